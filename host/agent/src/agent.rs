@@ -1,0 +1,312 @@
+//! Runs one node: probes what the machine allows, declares the node, and gives every Pod a task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::directory::{PodDirectory, make_private, pod_uids};
+use crate::events::{self, Events};
+use crate::images::Images;
+use crate::namespaces::{self, NamespaceError};
+use crate::node;
+use crate::options::AgentOptions;
+use crate::pod::{KubeClient, Node, Signals, live};
+use crate::processes::Processes;
+use crate::rootfs::Machine;
+use crate::strays::clean_up;
+use crate::watches::{WatchServer, Watches};
+
+/// How long Pods may take beyond the stop grace to end with the agent.
+const STOP_SLACK: Duration = Duration::from_secs(15);
+
+/// Why an agent could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// Its directory cannot be used.
+    #[error("prepare the agent's directory `{}`", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Containers cannot have a private root here.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The thread that starts processes could not be made.
+    #[error("start the thread that starts containers")]
+    Thread {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A task that must last as long as the agent has ended.
+    #[error("the agent's {task} task ended")]
+    TaskEnded {
+        /// Which one.
+        task: &'static str,
+    },
+}
+
+/// Runs the node until `stop`, then ends its containers.
+///
+/// Knows the API server through `client` only; survives its restarts. Several agents may run in one
+/// process, each with its own directory.
+///
+/// # Guarantees
+///
+/// When this returns, nothing that it started runs any more. If it is dropped or killed instead, the
+/// containers' processes die with it, and [`clean_up`] (which this calls first) ends what they left.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be used, the machine allows no private root (the error names the setting
+/// to change), or a vital task ends.
+pub async fn run(
+    client: Client,
+    options: AgentOptions,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let fail = |source| AgentError::Directory { path: options.directory.clone(), source };
+    make_private(&options.directory.join("pods")).map_err(fail)?;
+    let directory = options.directory.canonicalize().map_err(fail)?;
+    let options = AgentOptions { directory: directory.clone(), ..options };
+    let swept = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
+    let swept = swept.map_err(io::Error::other).and_then(|swept| swept);
+    let found = swept
+        .map_err(|source| AgentError::Directory { path: options.directory.clone(), source })?;
+    if found.processes > 0 {
+        tracing::warn!(processes = found.processes, "ended what a killed agent left behind");
+    }
+    let (processes, thread) = Processes::start(options.container_program.clone())
+        .map_err(|source| AgentError::Thread { source })?;
+    let result = serve(client, options, processes, stop).await;
+    // All handles are dropped, so the thread ends, and with it whatever it started.
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::error!("the thread that starts containers panicked");
+    }
+    result
+}
+
+async fn serve(
+    client: Client,
+    options: AgentOptions,
+    processes: Processes,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let user_namespace = namespaces::probe(&processes, &options.directory).await?;
+    let (watches, watch_server) = Watches::new();
+    let (events, queued) = Events::new();
+    let name = options.node.name.clone();
+    let node = Arc::new(Node {
+        client: KubeClient(client.clone()),
+        images: Images::new(options.images.clone()),
+        machine: Machine::look(),
+        processes,
+        watches,
+        events,
+        user_namespace,
+        options,
+    });
+    tokio::select! {
+        () = node::register(&client, &node.options.node) => {}
+        () = stop.cancelled() => return Ok(()),
+    }
+    tracing::info!(node = name, user_namespace, "node registered");
+    let mut background = Background::start(&client, &name, watch_server, queued);
+    let mut pods = Pods {
+        node: node.clone(),
+        tasks: JoinSet::new(),
+        known: BTreeMap::new(),
+        stop: CancellationToken::new(),
+    };
+    let api: Api<Pod> = Api::all(client);
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={name}"));
+    let events = pin!(watch_objects(api, config).default_backoff());
+    let result = tokio::select! {
+        () = pods.follow(events) => Err(AgentError::TaskEnded { task: "pod watch" }),
+        task = background.ended() => Err(AgentError::TaskEnded { task }),
+        () = stop.cancelled() => Ok(()),
+    };
+    pods.stop().await;
+    background.tasks.shutdown().await;
+    result
+}
+
+/// Tasks that must last as long as the agent.
+struct Background {
+    tasks: JoinSet<&'static str>,
+}
+
+impl Background {
+    fn start(
+        client: &Client,
+        name: &str,
+        watches: WatchServer,
+        queued: mpsc::Receiver<events::Queued>,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        let (lease_client, lease_name) = (client.clone(), name.to_owned());
+        tasks.spawn(async move {
+            node::renew_lease(lease_client, lease_name).await;
+            "lease"
+        });
+        let watch_client = client.clone();
+        tasks.spawn(async move {
+            watches.serve(watch_client).await;
+            "reference watch"
+        });
+        let (event_client, event_name) = (client.clone(), name.to_owned());
+        tasks.spawn(async move {
+            events::write(event_client, event_name, queued).await;
+            "event"
+        });
+        Self { tasks }
+    }
+
+    async fn ended(&mut self) -> &'static str {
+        self.tasks.join_next().await.and_then(Result::ok).unwrap_or("background")
+    }
+}
+
+/// The Pods of the node.
+struct Pods {
+    node: Arc<Node>,
+    /// Each returns the uid of the Pod that it lived.
+    tasks: JoinSet<String>,
+    known: BTreeMap<String, Known>,
+    /// Tells every Pod's task to end.
+    stop: CancellationToken,
+}
+
+struct Known {
+    name: (String, String),
+    pod: watch::Sender<Arc<Pod>>,
+    gone: CancellationToken,
+}
+
+impl Pods {
+    /// Follows the Pods until the watch ends, which it does not.
+    async fn follow(
+        &mut self,
+        mut events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Unpin,
+    ) {
+        let mut listed = BTreeSet::new();
+        let mut tidied = false;
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                Some(ended) = self.tasks.join_next() => {
+                    self.forget(ended);
+                    continue;
+                }
+            };
+            match event {
+                Some(Ok(Event::Init)) => listed.clear(),
+                Some(Ok(Event::InitApply(pod))) => {
+                    listed.extend(pod.uid());
+                    self.changed(pod);
+                }
+                Some(Ok(Event::InitDone)) => {
+                    let gone = self.known.keys().filter(|uid| !listed.contains(*uid));
+                    for uid in gone.cloned().collect::<Vec<_>>() {
+                        self.gone(&uid);
+                    }
+                    if !std::mem::replace(&mut tidied, true) {
+                        self.remove_unknown_directories();
+                    }
+                }
+                Some(Ok(Event::Apply(pod))) => self.changed(pod),
+                Some(Ok(Event::Delete(pod))) => {
+                    self.gone(&pod.uid().unwrap_or_default());
+                }
+                Some(Err(error)) => tracing::warn!(%error, "pod watch interrupted"),
+                None => return,
+            }
+        }
+    }
+
+    fn changed(&mut self, pod: Pod) {
+        let Some(uid) = pod.uid() else { return };
+        let name = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let pod = Arc::new(pod);
+        if let Some(known) = self.known.get(&uid) {
+            known.pod.send_replace(pod);
+            return;
+        }
+        // A missed deletion: another Pod has the name.
+        let same_name = self.known.iter().filter(|(_, known)| known.name == name);
+        for old in same_name.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+            self.gone(&old);
+        }
+        let (sender, receiver) = watch::channel(pod);
+        let gone = CancellationToken::new();
+        let signals = Signals { pod: receiver, gone: gone.clone(), stop: self.stop.clone() };
+        let node = self.node.clone();
+        let task_uid = uid.clone();
+        self.tasks.spawn(async move {
+            live(node, signals).await;
+            task_uid
+        });
+        self.known.insert(uid, Known { name, pod: sender, gone });
+    }
+
+    fn gone(&mut self, uid: &str) {
+        if let Some(known) = self.known.remove(uid) {
+            known.gone.cancel();
+        }
+    }
+
+    fn forget(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            // Kept until the API says that the object is gone, so that it is not begun anew.
+            Ok(uid) => tracing::debug!(uid, "pod task ended"),
+            Err(error) => tracing::error!(%error, "pod task panicked"),
+        }
+    }
+
+    /// Removes directories of Pods that were deleted while no agent ran.
+    fn remove_unknown_directories(&self) {
+        let directory = &self.node.options.directory;
+        for uid in pod_uids(directory).iter().filter(|uid| !self.known.contains_key(*uid)) {
+            if let Err(error) = PodDirectory::new(directory, uid).remove() {
+                tracing::warn!(uid, %error, "directory of a deleted pod not removed");
+            }
+        }
+    }
+
+    /// Ends all Pods' processes and waits for them.
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        let patience = self.node.options.stop_grace + STOP_SLACK;
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(patience, all).await.is_err() {
+            tracing::error!("some pods did not end with the agent; their processes are killed");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Makes an empty directory at `path`.
+pub(crate) fn empty_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    make_private(path)
+}

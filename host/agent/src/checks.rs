@@ -1,0 +1,311 @@
+//! Performs what a probe or a hook asks for: a program in the container, a connection, a GET.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Container, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::container::{Join, Process, Spec, Task};
+use crate::processes::{Output, Processes};
+use crate::strays;
+
+/// What of an HTTP answer is read: enough for the status line.
+const STATUS_LINE_BYTES_MAX: usize = 256;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Exec(Vec<String>),
+    Connect {
+        host: String,
+        port: u16,
+    },
+    Get {
+        host: String,
+        port: u16,
+        path: String,
+        headers: Vec<(String, String)>,
+    },
+    Sleep(Duration),
+    /// Cannot be done here, and why.
+    Impossible(String),
+}
+
+impl Action {
+    /// What `probe` of `container` asks for.
+    pub(crate) fn of_probe(probe: &Probe, container: &Container, pod_ip: &str) -> Self {
+        if let Some(exec) = &probe.exec {
+            Self::Exec(exec.command.clone().unwrap_or_default())
+        } else if let Some(get) = &probe.http_get {
+            Self::of_get(get, container, pod_ip)
+        } else if let Some(socket) = &probe.tcp_socket {
+            Self::of_socket(socket, container, pod_ip)
+        } else {
+            Self::Impossible("only exec, httpGet and tcpSocket probes are known here".into())
+        }
+    }
+
+    /// What a hook of `container` asks for.
+    pub(crate) fn of_hook(hook: &LifecycleHandler, container: &Container, pod_ip: &str) -> Self {
+        if let Some(exec) = &hook.exec {
+            Self::Exec(exec.command.clone().unwrap_or_default())
+        } else if let Some(get) = &hook.http_get {
+            Self::of_get(get, container, pod_ip)
+        } else if let Some(sleep) = &hook.sleep {
+            Self::Sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or_default()))
+        } else if let Some(socket) = &hook.tcp_socket {
+            Self::of_socket(socket, container, pod_ip)
+        } else {
+            Self::Impossible("the hook names nothing to do".into())
+        }
+    }
+
+    fn of_get(get: &HTTPGetAction, container: &Container, pod_ip: &str) -> Self {
+        if get.scheme.as_deref() == Some("HTTPS") {
+            return Self::Impossible("httpGet with scheme HTTPS is not known here".into());
+        }
+        let Some(port) = port_number(&get.port, container) else { return Self::no_port(&get.port) };
+        let headers = get.http_headers.iter().flatten();
+        Self::Get {
+            host: get.host.clone().unwrap_or_else(|| pod_ip.to_owned()),
+            port,
+            path: get.path.clone().unwrap_or_else(|| "/".into()),
+            headers: headers.map(|header| (header.name.clone(), header.value.clone())).collect(),
+        }
+    }
+
+    fn of_socket(socket: &TCPSocketAction, container: &Container, pod_ip: &str) -> Self {
+        match port_number(&socket.port, container) {
+            Some(port) => Self::Connect {
+                host: socket.host.clone().unwrap_or_else(|| pod_ip.to_owned()),
+                port,
+            },
+            None => Self::no_port(&socket.port),
+        }
+    }
+
+    fn no_port(port: &IntOrString) -> Self {
+        let port = match port {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(name) => name.clone(),
+        };
+        Self::Impossible(format!("the container has no port `{port}`"))
+    }
+}
+
+fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(name) => {
+            let mut ports = container.ports.iter().flatten();
+            let named = ports.find(|port| port.name.as_deref() == Some(name));
+            let number = named.map(|port| port.container_port);
+            number.and_then(|number| u16::try_from(number).ok()).or_else(|| name.parse().ok())
+        }
+    }
+}
+
+/// A running container, as far as programs started in it need to know.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pub processes: Processes,
+    /// The container's process.
+    pub pid: u32,
+    pub user_namespace: bool,
+    pub env: BTreeMap<String, String>,
+    pub workdir: PathBuf,
+    /// Where specifications are written.
+    pub directory: PathBuf,
+}
+
+/// Performs `action`; an error says what went wrong, in words for an event.
+///
+/// `name` is one word that tells concurrent uses in one container apart. Programs that take longer than
+/// `limit` are killed.
+pub(crate) async fn perform(
+    action: &Action,
+    inside: &Inside,
+    name: &str,
+    limit: Duration,
+) -> Result<(), String> {
+    match action {
+        Action::Exec(argv) => exec(argv, inside, name, limit).await,
+        Action::Connect { host, port } => within(limit, connect(host, *port)).await.map(drop),
+        Action::Get { host, port, path, headers } => {
+            within(limit, get(host, *port, path, headers)).await
+        }
+        Action::Sleep(pause) => {
+            tokio::time::sleep((*pause).min(limit)).await;
+            Ok(())
+        }
+        Action::Impossible(why) => Err(why.clone()),
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    action: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    timeout(limit, action).await.unwrap_or_else(|_| Err(timed_out(limit)))
+}
+
+fn timed_out(limit: Duration) -> String {
+    format!("timed out after {limit:?}")
+}
+
+async fn exec(argv: &[String], inside: &Inside, name: &str, limit: Duration) -> Result<(), String> {
+    let spec_file = inside.directory.join(format!("{name}.json"));
+    let spec = Spec {
+        parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        error_file: inside.directory.join(format!("{name}.error")),
+        task: Task::Join(Join {
+            pid: inside.pid,
+            user_namespace: inside.user_namespace,
+            process: Process {
+                argv: argv.to_vec(),
+                env: inside.env.clone(),
+                workdir: inside.workdir.clone(),
+            },
+        }),
+    };
+    spec.write(&spec_file).map_err(|error| format!("prepare the command: {error}"))?;
+    let launched = inside.processes.launch(spec_file, Output::Capture).await;
+    let mut launched = launched.map_err(|error| format!("start the command: {error}"))?;
+    let exit = match timeout(limit, &mut launched.exit).await {
+        Ok(exit) => exit,
+        Err(_) => {
+            strays::kill_session(launched.pid);
+            let _ = timeout(Duration::from_secs(1), &mut launched.exit).await;
+            return Err(format!("command {argv:?} {}", timed_out(limit)));
+        }
+    };
+    let exit = exit.map_err(|_| "the node agent is stopping".to_owned())?;
+    if exit.code == 0 {
+        return Ok(());
+    }
+    let why = std::fs::read_to_string(&spec.error_file).unwrap_or_default();
+    let said = if why.is_empty() { exit.output } else { why };
+    Err(format!("command {argv:?} exited with {}: {said}", exit.code))
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    TcpStream::connect((host, port))
+        .await
+        .map_err(|error| format!("connect to {host}:{port}: {error}"))
+}
+
+async fn get(
+    host: &str,
+    port: u16,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<(), String> {
+    let mut stream = connect(host, port).await?;
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
+    let named = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    if !named("host") {
+        request.push_str(&format!("Host: {host}:{port}\r\n"));
+    }
+    if !named("user-agent") {
+        request.push_str("User-Agent: kube-probe/tholepin\r\n");
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    let failed = |error: std::io::Error| format!("GET http://{host}:{port}{path}: {error}");
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    let mut chunk = [0_u8; STATUS_LINE_BYTES_MAX];
+    while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_BYTES_MAX {
+        let length = stream.read(&mut chunk).await.map_err(failed)?;
+        if length == 0 {
+            break;
+        }
+        answer.extend_from_slice(chunk.get(..length).unwrap_or_default());
+    }
+    match status_code(&answer) {
+        Some(200..400) => Ok(()),
+        Some(code) => Err(format!("GET http://{host}:{port}{path}: status {code}")),
+        None => Err(format!("GET http://{host}:{port}{path}: the answer is no HTTP")),
+    }
+}
+
+fn status_code(answer: &[u8]) -> Option<u16> {
+    let line = answer.split(|byte| *byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn container() -> Container {
+        serde_json::from_value(
+            json!({"name": "c", "ports": [{"name": "redis", "containerPort": 6379}]}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_probe_says_what_to_do() {
+        let connect = |host: &str, port| Action::Connect { host: host.into(), port };
+        let cases = [
+            (json!({"exec": {"command": ["true"]}}), Action::Exec(vec!["true".into()])),
+            (json!({"tcpSocket": {"port": "redis"}}), connect("127.23.1.7", 6379)),
+            (json!({"tcpSocket": {"port": 80, "host": "h"}}), connect("h", 80)),
+            (
+                json!({"tcpSocket": {"port": "none"}}),
+                Action::Impossible("the container has no port `none`".into()),
+            ),
+            (
+                json!({"httpGet": {"port": 80, "path": "/ok"}}),
+                Action::Get {
+                    host: "127.23.1.7".into(),
+                    port: 80,
+                    path: "/ok".into(),
+                    headers: Vec::new(),
+                },
+            ),
+        ];
+        for (probe, action) in cases {
+            let text = probe.to_string();
+            let probe = serde_json::from_value(probe).unwrap();
+            assert_eq!(Action::of_probe(&probe, &container(), "127.23.1.7"), action, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_get_passes_by_its_status() {
+        for (answer, passes) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.0 302 Found\r\n\r\n", true),
+            ("HTTP/1.1 503 Busy\r\n\r\n", false),
+            ("+PONG\r\n", false),
+            ("", false),
+        ] {
+            let listener = TcpListener::bind("127.23.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0_u8; 1024];
+                let _ = stream.read(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (result, ()) = tokio::join!(get("127.23.0.1", port, "/ok", &[]), serve);
+            assert_eq!(result.is_ok(), passes, "{answer}: {result:?}");
+        }
+    }
+}

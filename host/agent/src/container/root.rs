@@ -1,0 +1,104 @@
+//! Turns a directory into `/` and fills it.
+//!
+//! The new root is entered *before* it is filled, with the machine's root kept aside at [`HOST`]: so a
+//! symlink inside the container, wherever it points, can never lead a later step onto the machine.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::pivot_root;
+
+use super::{ContainerError, RootStep};
+
+/// Where the machine's root is while the container's is being filled.
+const HOST: &str = "/.host";
+
+/// Makes `directory` the root of this process, with the machine's root at [`HOST`].
+pub(super) fn enter(directory: &Path) -> Result<(), ContainerError> {
+    let named = |action: &str| format!("{action} `{}`", directory.display());
+    // `pivot_root` wants a mount point.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(directory), directory, None::<&str>, flags, None::<&str>)
+        .map_err(ContainerError::errno(named("bind")))?;
+    let host = directory.join(HOST.trim_start_matches('/'));
+    make_directory(&host, 0o700)?;
+    pivot_root(directory, &host).map_err(ContainerError::errno(named("pivot into")))?;
+    std::env::set_current_dir("/").map_err(ContainerError::system(named("enter")))
+}
+
+/// Lets go of the machine's root.
+pub(super) fn leave_host() -> Result<(), ContainerError> {
+    umount2(HOST, MntFlags::MNT_DETACH)
+        .map_err(ContainerError::errno("leave the machine's root"))?;
+    std::fs::remove_dir(HOST).map_err(ContainerError::system(format!("remove `{HOST}`")))
+}
+
+/// Performs one step of filling the root.
+pub(super) fn perform(step: &RootStep) -> Result<(), ContainerError> {
+    match step {
+        RootStep::Directory { target, mode } => {
+            make_directory(target, 0o755)?;
+            let Some(mode) = *mode else { return Ok(()) };
+            std::fs::set_permissions(target, Permissions::from_mode(mode))
+                .map_err(ContainerError::system(format!("set the mode of `{}`", target.display())))
+        }
+        RootStep::Symlink { target, to } => {
+            make_parent(target)?;
+            symlink(to, target)
+                .map_err(ContainerError::system(format!("link `{}`", target.display())))
+        }
+        RootStep::Bind { source, target, read_only } => bind(source, target, *read_only),
+    }
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), ContainerError> {
+    let named = format!("mount `{}` at `{}`", source.display(), target.display());
+    let source = PathBuf::from(format!("{HOST}{}", source.display()));
+    let kind = std::fs::metadata(&source).map_err(ContainerError::system(named.clone()))?;
+    if kind.is_dir() {
+        make_directory(target, 0o755)?;
+    } else if !target.exists() {
+        make_parent(target)?;
+        File::create(target).map_err(ContainerError::system(named.clone()))?;
+    }
+    // Recursive: in a user namespace the kernel refuses to show a directory without what is mounted on it.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(&source), target, None::<&str>, flags, None::<&str>)
+        .map_err(ContainerError::errno(named.clone()))?;
+    if !read_only {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept_flags(target);
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .map_err(ContainerError::errno(format!("{named} read-only")))
+}
+
+/// The flags that a remount must repeat: in a user namespace they are locked.
+fn kept_flags(target: &Path) -> MsFlags {
+    const PAIRS: [(FsFlags, MsFlags); 6] = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let Ok(filesystem) = statvfs(target) else { return MsFlags::empty() };
+    let set = filesystem.flags();
+    PAIRS.iter().filter(|(have, _)| set.contains(*have)).map(|(_, keep)| *keep).collect()
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), ContainerError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(ContainerError::system(format!("make the directory `{}`", path.display())))
+}
+
+fn make_parent(path: &Path) -> Result<(), ContainerError> {
+    path.parent().map_or(Ok(()), |parent| make_directory(parent, 0o755))
+}

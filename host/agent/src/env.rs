@@ -1,0 +1,192 @@
+//! A container's environment: literals, ConfigMap and Secret keys, fields of the Pod.
+//!
+//! Pure: what ConfigMaps and Secrets hold comes in as an argument. Variables for Services
+//! (`enableServiceLinks`) are not made: names resolve through `/etc/hosts`, and nothing here needs the
+//! older way.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
+
+use crate::downward::{self, FieldError, Place};
+use crate::expand::expand;
+use crate::reference::{self, RefKey, ReferenceError, References};
+
+/// Why a container has no environment yet; becomes `CreateContainerConfigError`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EnvError {
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    #[error("environment variable `{0}` has a source that the local node agent does not know")]
+    UnknownSource(String),
+}
+
+/// What an environment is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct EnvInput<'a> {
+    pub pod: &'a Pod,
+    pub place: &'a Place,
+    pub references: &'a References,
+    /// What the image sets; the container's own variables win.
+    pub image: &'a BTreeMap<String, String>,
+}
+
+/// The whole environment of `container`, with references expanded in declaration order.
+pub(crate) fn environment(
+    input: EnvInput<'_>,
+    container: &Container,
+) -> Result<BTreeMap<String, String>, EnvError> {
+    let mut declared = BTreeMap::new();
+    for source in container.env_from.iter().flatten() {
+        add_all(&mut declared, source, input.references)?;
+    }
+    for variable in container.env.iter().flatten() {
+        let value = match &variable.value_from {
+            Some(source) => from_source(input, container, &variable.name, source)?,
+            None => Some(expand(variable.value.as_deref().unwrap_or_default(), &declared)),
+        };
+        if let Some(value) = value {
+            declared.insert(variable.name.clone(), value);
+        }
+    }
+    let mut all = input.image.clone();
+    all.extend(declared);
+    Ok(all)
+}
+
+fn add_all(
+    declared: &mut BTreeMap<String, String>,
+    source: &EnvFromSource,
+    references: &References,
+) -> Result<(), ReferenceError> {
+    let prefix = source.prefix.as_deref().unwrap_or_default();
+    let config_map = source.config_map_ref.as_ref();
+    let secret = source.secret_ref.as_ref();
+    let named = config_map
+        .map(|from| (RefKey::config_map(&from.name), from.optional))
+        .into_iter()
+        .chain(secret.map(|from| (RefKey::secret(&from.name), from.optional)));
+    for (key, optional) in named {
+        let data = reference::data(references, &key, optional == Some(true))?;
+        for (name, value) in data.into_iter().flatten() {
+            let value = String::from_utf8_lossy(value).into_owned();
+            declared.insert(format!("{prefix}{name}"), value);
+        }
+    }
+    Ok(())
+}
+
+fn from_source(
+    input: EnvInput<'_>,
+    container: &Container,
+    name: &str,
+    source: &EnvVarSource,
+) -> Result<Option<String>, EnvError> {
+    let key_of = |reference: RefKey, key: &str, optional: Option<bool>| {
+        let optional = optional == Some(true);
+        let data = reference::data(input.references, &reference, optional)?;
+        match data.and_then(|data| data.get(key)) {
+            Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
+            None if optional => Ok(None),
+            None => Err(ReferenceError::NoKey { reference, key: key.to_owned() }),
+        }
+    };
+    if let Some(from) = &source.config_map_key_ref {
+        return Ok(key_of(RefKey::config_map(&from.name), &from.key, from.optional)?);
+    }
+    if let Some(from) = &source.secret_key_ref {
+        return Ok(key_of(RefKey::secret(&from.name), &from.key, from.optional)?);
+    }
+    if let Some(from) = &source.field_ref {
+        return Ok(Some(downward::field(input.pod, input.place, &from.field_path)?));
+    }
+    if let Some(from) = &source.resource_field_ref {
+        return Ok(Some(downward::resource(input.pod, input.place, Some(container), from)?));
+    }
+    Err(EnvError::UnknownSource(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reference::Reference;
+
+    fn references() -> References {
+        let present = |key: &str, value: &str| {
+            Reference::Present(Arc::new(BTreeMap::from([(key.into(), value.into())])))
+        };
+        BTreeMap::from([
+            (RefKey::config_map("settings"), present("mode", "fast")),
+            (RefKey::secret("auth"), present("password", "s3cret")),
+            (RefKey::config_map("absent"), Reference::Missing),
+        ])
+    }
+
+    #[track_caller]
+    fn check(container: Value, expected: Result<&[(&str, &str)], &str>) {
+        let mut container = container;
+        container["name"] = "c".into();
+        let container: Container = serde_json::from_value(container).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "a-0", "namespace": "ns"}}))
+                .unwrap();
+        let place = downward::tests::place();
+        let image = BTreeMap::from([("FROM_IMAGE".to_owned(), "1".to_owned())]);
+        let input = EnvInput { pod: &pod, place: &place, references: &references(), image: &image };
+        let found = environment(input, &container).map_err(|error| error.to_string());
+        let expected = expected.map_err(str::to_owned).map(|pairs| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            pairs.chain(image.clone()).collect::<BTreeMap<_, _>>()
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn later_variables_see_earlier_ones() {
+        let env = json!({"env": [
+            {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"}]});
+        check(env, Ok(&[("A", "1"), ("B", "1$(C)"), ("C", "3")]));
+    }
+
+    #[test]
+    fn every_source_is_read() {
+        let env = json!({
+            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "settings"}},
+                        {"configMapRef": {"name": "absent", "optional": true}}],
+            "env": [
+                {"name": "PW", "valueFrom": {"secretKeyRef": {"name": "auth", "key": "password"}}},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "URL", "value": "$(IP):6379"},
+                {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "auth", "key": "x", "optional": true}}}]});
+        let expected = [
+            ("P_mode", "fast"),
+            ("PW", "s3cret"),
+            ("IP", "127.23.1.7"),
+            ("URL", "127.23.1.7:6379"),
+        ];
+        check(env, Ok(&expected));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let from = |source: Value| json!({"env": [{"name": "A", "valueFrom": source}]});
+        check(
+            from(json!({"configMapKeyRef": {"name": "absent", "key": "k"}})),
+            Err("configmap \"absent\" not found"),
+        );
+        check(
+            from(json!({"secretKeyRef": {"name": "auth", "key": "k"}})),
+            Err("couldn't find key k in secret \"auth\""),
+        );
+        check(
+            from(json!({"secretKeyRef": {"name": "later", "key": "k"}})),
+            Err("secret \"later\" is not read yet"),
+        );
+    }
+}

@@ -1,0 +1,287 @@
+//! Which program of this machine stands for which container image.
+//!
+//! The local host has no registry and pulls nothing: a table maps repository and tag pattern to a
+//! program, and a program whose real version does not fit the tag is refused, so that a test of an
+//! upgrade cannot pass with the old engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+mod pull;
+
+pub(crate) use pull::{Images, PulledImage};
+
+/// The table, read from a file such as `host/local/images.yaml`.
+#[derive(Clone, Debug)]
+pub struct ImageTable {
+    file: PathBuf,
+    programs: PathBuf,
+    rules: Vec<Rule>,
+}
+
+/// Why an image has no program here. The message is what `kubectl describe pod` shows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The table could not be read.
+    #[error("read the image table `{}`", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No rule fits.
+    #[error(
+        "no program stands for image `{image}`: add a line to `images` in `{}`, such as \
+         `- {{repository: {repository}, tag: \"{tag}\", program: PROGRAM}}`",
+        table.display()
+    )]
+    NoRule {
+        /// The image as the Pod names it.
+        image: String,
+        /// Its repository, as a rule would name it.
+        repository: String,
+        /// Its tag.
+        tag: String,
+        /// The table to add to.
+        table: PathBuf,
+    },
+    /// The rule's program is not on this machine.
+    #[error(
+        "image `{image}` needs the program `{program}`, which is not on this machine: install it, or \
+         change `program` in `{}`",
+        table.display()
+    )]
+    NoProgram {
+        /// The image as the Pod names it.
+        image: String,
+        /// The program that was looked for.
+        program: String,
+        /// The table that names it.
+        table: PathBuf,
+    },
+    /// The program is of another version than the tag says.
+    #[error(
+        "image `{image}` asks for version {wanted}, but `{}` is version {found}",
+        program.display()
+    )]
+    Version {
+        /// The image as the Pod names it.
+        image: String,
+        /// What the tag asks for.
+        wanted: String,
+        /// The program that was asked.
+        program: PathBuf,
+        /// What it answered; `unknown` if no version could be read.
+        found: String,
+    },
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rule {
+    /// The repository, without `docker.io/` and `library/`; `*` stands for any text.
+    repository: String,
+    /// The tag; `*` stands for any text.
+    #[serde(default = "any")]
+    tag: String,
+    /// The program: a name (looked up on `PATH`), a path relative to the programs' directory, or absolute.
+    program: String,
+    /// A directory that the program needs beside its own, in the same notation; shown read-only.
+    #[serde(default)]
+    tree: Option<String>,
+    /// Further names under which programs are found on the container's `PATH`.
+    #[serde(default)]
+    commands: BTreeMap<String, String>,
+    /// The arguments with which the program prints its version; without them no version is checked.
+    #[serde(default)]
+    version_arguments: Vec<String>,
+    /// The image's ENTRYPOINT.
+    #[serde(default)]
+    entrypoint: Vec<String>,
+    /// The image's CMD.
+    #[serde(default)]
+    cmd: Vec<String>,
+    /// Put in front when the arguments begin with an option or a `*.conf`, as the entrypoint script of
+    /// the redis and valkey images does.
+    #[serde(default)]
+    options_go_to: Option<String>,
+    /// The image's WORKDIR.
+    #[serde(default = "root")]
+    working_dir: PathBuf,
+    /// The image's ENV.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableFile {
+    images: Vec<Rule>,
+}
+
+fn any() -> String {
+    "*".into()
+}
+
+fn root() -> PathBuf {
+    "/".into()
+}
+
+impl ImageTable {
+    /// Reads the table in `file`; programs with a relative path are looked for under `programs`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file is missing or is no such table; the error names it.
+    pub fn load(file: &Path, programs: &Path) -> Result<Self, ImageError> {
+        let fail = |source| ImageError::Table { path: file.to_owned(), source };
+        let text = std::fs::read_to_string(file).map_err(|source| fail(source.into()))?;
+        Self::parse(&text, file, programs)
+    }
+
+    /// Reads a table from `text`; `file` is named in messages.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no such table.
+    pub fn parse(text: &str, file: &Path, programs: &Path) -> Result<Self, ImageError> {
+        let table: TableFile = serde_saphyr::from_str(text)
+            .map_err(|source| ImageError::Table { path: file.to_owned(), source: source.into() })?;
+        Ok(Self { file: file.to_owned(), programs: programs.to_owned(), rules: table.images })
+    }
+
+    fn rule(&self, image: &str) -> Result<&Rule, ImageError> {
+        let (repository, tag) = split_reference(image);
+        let fits = |rule: &&Rule| matches(&rule.repository, repository) && matches(&rule.tag, tag);
+        self.rules.iter().find(fits).ok_or_else(|| ImageError::NoRule {
+            image: image.to_owned(),
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+            table: self.file.clone(),
+        })
+    }
+}
+
+/// Splits `registry/repository:tag@digest` into repository (Docker's defaults left out) and tag.
+fn split_reference(image: &str) -> (&str, &str) {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    // A colon before the last slash belongs to the registry's port.
+    let (repository, tag) = match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (name, "latest"),
+    };
+    let repository = repository.strip_prefix("docker.io/").unwrap_or(repository);
+    (repository.strip_prefix("library/").unwrap_or(repository), tag)
+}
+
+/// Whether `text` fits `pattern`, in which each `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            let mut ends = rest.char_indices().map(|(at, _)| at).chain([rest.len()]);
+            ends.any(|at| rest.get(at..).is_some_and(|rest| matches(after, rest)))
+        }),
+    }
+}
+
+/// The version that a tag asks for: its leading numbers, such as `7.2` of `7.2-alpine`.
+fn wanted_version(tag: &str) -> Option<&str> {
+    let tag = tag.strip_prefix('v').unwrap_or(tag);
+    let end = tag.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(tag.len());
+    tag.get(..end).map(|version| version.trim_end_matches('.')).filter(|v| !v.is_empty())
+}
+
+/// Whether the version `found` is one that `wanted` names: equal in every part that `wanted` has.
+fn version_fits(wanted: &str, found: &str) -> bool {
+    let mut found = found.split('.');
+    wanted.split('.').all(|part| found.next() == Some(part))
+}
+
+/// The first dotted number in what a program prints about itself.
+fn version_in(output: &str) -> Option<&str> {
+    output
+        .split(|c: char| !c.is_ascii_digit() && c != '.')
+        .map(|word| word.trim_matches('.'))
+        .find(|word| word.contains('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "
+images:
+- {repository: redis, tag: '6.2*', program: redis-6.2/redis-server}
+- {repository: redis, tag: '7*', program: redis-server, versionArguments: [--version]}
+- {repository: '*/valkey', tag: '9*', program: valkey-server}
+";
+
+    fn table() -> ImageTable {
+        ImageTable::parse(TABLE, Path::new("images.yaml"), Path::new("/programs")).unwrap()
+    }
+
+    #[test]
+    fn finds_the_rule_of_an_image() {
+        let cases = [
+            ("redis:7", "redis-server"),
+            ("redis:7.0.15-alpine", "redis-server"),
+            ("docker.io/library/redis:7.2", "redis-server"),
+            ("library/redis:6.2.5", "redis-6.2/redis-server"),
+            ("registry.example:5000/valkey:9.1", "valkey-server"),
+            ("valkey/valkey:9@sha256:00", "valkey-server"),
+        ];
+        for (image, program) in cases {
+            assert_eq!(table().rule(image).unwrap().program, program, "{image}");
+        }
+    }
+
+    #[test]
+    fn an_image_without_rule_names_the_file_and_the_line_to_add() {
+        let error = table().rule("nginx").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "no program stands for image `nginx`: add a line to `images` in `images.yaml`, such as \
+             `- {repository: nginx, tag: \"latest\", program: PROGRAM}`"
+        );
+    }
+
+    #[test]
+    fn a_table_with_an_unknown_word_is_refused() {
+        let text = "images: [{repository: a, program: b, comand: c}]";
+        let error = ImageTable::parse(text, Path::new("t.yaml"), Path::new("/")).unwrap_err();
+        assert!(error.to_string().contains("t.yaml"), "{error}");
+    }
+
+    #[test]
+    fn reads_versions_and_compares_them() {
+        assert_eq!(version_in("Redis server v=7.0.15 sha=00000000:0 malloc=j-5.3"), Some("7.0.15"));
+        assert_eq!(version_in("This is nutcracker-0.5.0\n"), Some("0.5.0"));
+        assert_eq!(version_in("no version"), None);
+        let cases = [
+            ("7", "7.0.15", true),
+            ("7.0", "7.0.15", true),
+            ("7.2", "7.0.15", false),
+            ("7.0.1", "7.0.15", false),
+            ("9.1.2", "9.1.2", true),
+            ("9.1.2.1", "9.1.2", false),
+        ];
+        for (wanted, found, fits) in cases {
+            assert_eq!(version_fits(wanted, found), fits, "{wanted} in {found}");
+        }
+        let tags = [
+            ("7.2-alpine", Some("7.2")),
+            ("latest", None),
+            ("v1.5", Some("1.5")),
+            ("8.", Some("8")),
+        ];
+        for (tag, version) in tags {
+            assert_eq!(wanted_version(tag), version, "{tag}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Finds an image's program and asks it for its version, once per program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use super::{
+    ImageError, ImageTable, Rule, split_reference, version_fits, version_in, wanted_version,
+};
+
+/// How long a program may take to print its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(5);
+
+/// An image that can be started here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PulledImage {
+    /// `local://PROGRAM@VERSION`.
+    pub id: String,
+    /// Programs by the name under which the container's `PATH` has them.
+    pub commands: BTreeMap<String, PathBuf>,
+    /// Directories outside the usual ones that the programs need, to be shown at the same path.
+    pub trees: Vec<PathBuf>,
+    /// The image's WORKDIR.
+    pub working_dir: PathBuf,
+    /// The image's ENV.
+    pub env: BTreeMap<String, String>,
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    options_go_to: Option<String>,
+}
+
+impl PulledImage {
+    #[cfg(test)]
+    pub(crate) fn for_tests(program: &str) -> Self {
+        let program = PathBuf::from(program);
+        let name = program.file_name().unwrap().to_str().unwrap().to_owned();
+        Self {
+            id: format!("local://{}", program.display()),
+            trees: vec![program.parent().unwrap().to_owned()],
+            commands: BTreeMap::from([(name.clone(), program)]),
+            working_dir: "/".into(),
+            env: BTreeMap::new(),
+            entrypoint: Vec::new(),
+            cmd: vec![name],
+            options_go_to: None,
+        }
+    }
+
+    /// The words to start: `command` replaces ENTRYPOINT and CMD, `args` replaces CMD.
+    pub(crate) fn argv(&self, command: &[String], args: &[String]) -> Vec<String> {
+        if !command.is_empty() {
+            return [command, args].concat();
+        }
+        let args = if args.is_empty() { &self.cmd } else { args };
+        let is_option = |word: &String| word.starts_with('-') || word.ends_with(".conf");
+        let in_front = self.options_go_to.iter().filter(|_| args.first().is_some_and(is_option));
+        self.entrypoint.iter().chain(in_front).chain(args).cloned().collect()
+    }
+}
+
+/// The images of one node: the table, and what its programs said about themselves.
+#[derive(Debug)]
+pub(crate) struct Images {
+    table: ImageTable,
+    /// By program and its modification time, so that an upgraded program is asked again. As many
+    /// entries as programs were ever named by the table.
+    versions: Mutex<BTreeMap<ProgramFile, Option<String>>>,
+}
+
+/// A program and when it was last changed.
+type ProgramFile = (PathBuf, Option<SystemTime>);
+
+impl Images {
+    pub(crate) const fn new(table: ImageTable) -> Self {
+        Self { table, versions: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Finds what stands for `image`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no rule, no program, or one of another version.
+    pub(crate) async fn pull(&self, image: &str) -> Result<PulledImage, ImageError> {
+        let rule = self.table.rule(image)?;
+        let program = self.find(image, &rule.program)?;
+        let version = self.checked_version(image, rule, &program).await?;
+        let mut commands = BTreeMap::new();
+        if let Some(name) = program.file_name() {
+            commands.insert(name.to_string_lossy().into_owned(), program.clone());
+        }
+        for (name, program) in &rule.commands {
+            commands.insert(name.clone(), self.find(image, program)?);
+        }
+        let mut trees: Vec<PathBuf> =
+            commands.values().filter_map(|program| program.parent()).map(Path::to_owned).collect();
+        if let Some(tree) = &rule.tree {
+            trees.push(self.find(image, tree)?);
+        }
+        trees.sort();
+        trees.dedup();
+        let id = match version {
+            Some(version) => format!("local://{}@{version}", program.display()),
+            None => format!("local://{}", program.display()),
+        };
+        Ok(PulledImage {
+            id,
+            commands,
+            trees,
+            working_dir: rule.working_dir.clone(),
+            env: rule.env.clone(),
+            entrypoint: rule.entrypoint.clone(),
+            cmd: rule.cmd.clone(),
+            options_go_to: rule.options_go_to.clone(),
+        })
+    }
+
+    /// Follows the table's three notations to a file or directory, with symlinks resolved: the
+    /// container sees another tree, in which they may lead elsewhere.
+    fn find(&self, image: &str, program: &str) -> Result<PathBuf, ImageError> {
+        let candidate = if program.contains('/') {
+            // An absolute path replaces the directory.
+            Some(self.table.programs.join(program))
+        } else {
+            std::env::var_os("PATH").and_then(|path| {
+                std::env::split_paths(&path)
+                    .map(|directory| directory.join(program))
+                    .find(|candidate| candidate.is_file())
+            })
+        };
+        let found = candidate.filter(|path| path.exists()).map(|path| keep_name(&path));
+        found.ok_or_else(|| ImageError::NoProgram {
+            image: image.to_owned(),
+            program: program.to_owned(),
+            table: self.table.file.clone(),
+        })
+    }
+
+    async fn checked_version(
+        &self,
+        image: &str,
+        rule: &Rule,
+        program: &Path,
+    ) -> Result<Option<String>, ImageError> {
+        if rule.version_arguments.is_empty() {
+            return Ok(None);
+        }
+        let found = self.version(program, &rule.version_arguments).await;
+        let Some(wanted) = wanted_version(split_reference(image).1) else { return Ok(found) };
+        if found.as_deref().is_some_and(|found| version_fits(wanted, found)) {
+            return Ok(found);
+        }
+        Err(ImageError::Version {
+            image: image.to_owned(),
+            wanted: wanted.to_owned(),
+            program: program.to_owned(),
+            found: found.unwrap_or_else(|| "unknown".into()),
+        })
+    }
+
+    async fn version(&self, program: &Path, arguments: &[String]) -> Option<String> {
+        let changed = std::fs::metadata(program).and_then(|file| file.modified()).ok();
+        let key = (program.to_owned(), changed);
+        let known = || self.versions.lock().ok()?.get(&key).cloned();
+        if let Some(version) = known() {
+            return version;
+        }
+        let mut command = tokio::process::Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_DEADLINE, command.output()).await.ok()?.ok()?;
+        // nutcracker prints its version to the other stream.
+        let text = [output.stdout, output.stderr].concat();
+        let version = version_in(&String::from_utf8_lossy(&text)).map(str::to_owned);
+        if let Ok(mut versions) = self.versions.lock() {
+            versions.insert(key, version.clone());
+        }
+        version
+    }
+}
+
+/// Resolves the symlinks of the directory but keeps the name: `redis-sentinel` is a link to
+/// `redis-server` and behaves by the name it is called by. If the link leaves its directory, the
+/// target is what must be shown.
+fn keep_name(path: &Path) -> PathBuf {
+    let Ok(target) = path.canonicalize() else { return path.to_owned() };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return target };
+    match parent.canonicalize() {
+        Ok(parent) if target.parent() == Some(&parent) => parent.join(name),
+        _ => target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn image(options_go_to: Option<&str>, entrypoint: &str, cmd: &str) -> PulledImage {
+        PulledImage {
+            id: String::new(),
+            commands: BTreeMap::new(),
+            trees: Vec::new(),
+            working_dir: "/".into(),
+            env: BTreeMap::new(),
+            entrypoint: words(entrypoint),
+            cmd: words(cmd),
+            options_go_to: options_go_to.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn command_and_args_override_as_in_kubernetes() {
+        let redis = image(Some("redis-server"), "", "redis-server");
+        let tool = image(None, "tool run", "fast");
+        let cases = [
+            (&redis, "", "", "redis-server"),
+            (&redis, "", "--port 7000", "redis-server --port 7000"),
+            (&redis, "", "/c/redis.conf --port 7", "redis-server /c/redis.conf --port 7"),
+            (&redis, "", "redis-server --port 7000", "redis-server --port 7000"),
+            (&redis, "sh -c", "true", "sh -c true"),
+            (&redis, "redis-cli", "", "redis-cli"),
+            (&tool, "", "", "tool run fast"),
+            (&tool, "", "slow", "tool run slow"),
+            (&tool, "other", "", "other"),
+        ];
+        for (image, command, args, expected) in cases {
+            let argv = image.argv(&words(command), &words(args));
+            assert_eq!(argv, words(expected), "command `{command}`, args `{args}`");
+        }
+    }
+
+    fn images(rule: &str) -> Images {
+        let text = format!("images: [{rule}]");
+        Images::new(ImageTable::parse(&text, Path::new("t.yaml"), Path::new("/programs")).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_program_of_another_version_is_refused_and_both_are_named() {
+        let images = images(
+            "{repository: tool, program: /bin/sh, versionArguments: ['-c', 'echo tool v=7.0.15']}",
+        );
+        let pulled = images.pull("tool:7.0").await.unwrap();
+        assert!(pulled.id.ends_with("@7.0.15"), "{}", pulled.id);
+        let error = images.pull("tool:7.2").await.unwrap_err().to_string();
+        assert!(error.contains("tool:7.2") && error.contains("7.0.15"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let images = images("{repository: tool, program: nosuch/tool}");
+        let error = images.pull("tool").await.unwrap_err().to_string();
+        assert!(error.contains("nosuch/tool") && error.contains("t.yaml"), "{error}");
+    }
+}

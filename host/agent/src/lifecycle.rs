@@ -1,0 +1,426 @@
+//! Decides what happens to a Pod's containers next.
+//!
+//! Pure: facts come in (a container started, ended, passed a probe; the Pod shall go), [`Effect`]s and
+//! the moment of the next look come out. Time is an argument. The rules are the kubelet's; see
+//! <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/> and
+//! <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>.
+//!
+//! Invariants:
+//! - A terminal phase is never left.
+//! - Init containers run one after the other; application containers start only after all of them.
+//! - While the Pod ends nothing is started; sidecars are stopped after the application containers,
+//!   last declared first.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+mod earlier;
+mod tracked;
+
+pub(crate) use tracked::{Ended, Tracked};
+
+/// What a container is to its Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container that goes on running beside the application.
+    Sidecar,
+    /// An application container.
+    Main,
+}
+
+/// When a container is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// The phase of a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// What a container is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    /// Not started; tried (again) at `retry_at`, or when its turn comes.
+    Waiting { reason: String, message: Option<String>, retry_at: Option<Timestamp> },
+    /// Being started.
+    Starting { reason: String, message: Option<String> },
+    /// Running. `stopping`: its end has been ordered.
+    Running { id: String, since: Timestamp, stopping: bool },
+    /// Ended; started again at `restart_at` if there is one.
+    Ended { ended: Ended, restart_at: Option<Timestamp> },
+}
+
+/// Why a Pod ends although its containers would go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The object is being deleted.
+    Deletion,
+    /// It ran longer than `activeDeadlineSeconds`.
+    Deadline,
+}
+
+/// What must be done now. Containers are named by their place in [`Lifecycle::containers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Start(usize),
+    Stop(usize),
+}
+
+/// Why a container could not be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StartFailure {
+    /// Such as `ErrImagePull` or `CreateContainerConfigError`.
+    pub reason: String,
+    pub message: String,
+}
+
+/// A Pod's containers, and where the Pod is in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lifecycle {
+    /// Init containers in order, then application containers in order.
+    pub containers: Vec<Tracked>,
+    pub initialized: bool,
+    pub ending: Option<Ending>,
+    /// Why the Pod failed, where no container says it.
+    pub failure: Option<(&'static str, String)>,
+    terminal: Option<Phase>,
+    start_time: Timestamp,
+    deadline: Option<Timestamp>,
+}
+
+impl Lifecycle {
+    /// Begins with `pod`, or goes on where an earlier agent that ran it left off: what was running then
+    /// has ended with that agent and is started again in the same Pod.
+    pub(crate) fn new(pod: &Pod, now: Timestamp) -> Self {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let policy = match spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        };
+        let init = spec.init_containers.iter().flatten().map(|container| {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            let role = if sidecar { Role::Sidecar } else { Role::Init };
+            Tracked::new(container, role, policy)
+        });
+        let main = spec.containers.iter().map(|main| Tracked::new(main, Role::Main, policy));
+        let status = pod.status.clone().unwrap_or_default();
+        let start_time = status.start_time.as_ref().map_or(now, |time| time.0);
+        let mut lifecycle = Self {
+            containers: init.chain(main).collect(),
+            initialized: false,
+            ending: None,
+            failure: None,
+            terminal: None,
+            start_time,
+            deadline: spec.active_deadline_seconds.and_then(|seconds| {
+                start_time.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
+            }),
+        };
+        lifecycle.continue_from(&status, now);
+        lifecycle
+    }
+
+    fn continue_from(&mut self, status: &PodStatus, now: Timestamp) {
+        let statuses = status.init_container_statuses.iter().chain(&status.container_statuses);
+        for status in statuses.flatten() {
+            let named = self.containers.iter_mut().find(|container| container.name == status.name);
+            if let Some(container) = named {
+                earlier::continue_from(container, status, now);
+            }
+        }
+        self.terminal = match status.phase.as_deref() {
+            Some("Succeeded") => Some(Phase::Succeeded),
+            Some("Failed") => Some(Phase::Failed),
+            _ => None,
+        };
+    }
+
+    /// When the Pod was first seen by an agent.
+    pub(crate) const fn start_time(&self) -> Timestamp {
+        self.start_time
+    }
+
+    /// Orders the Pod's end. The first reason stays.
+    pub(crate) fn end(&mut self, why: Ending) {
+        // A deletion outranks a deadline: it decides what becomes of the object.
+        if self.ending != Some(Ending::Deletion) {
+            self.ending = Some(why);
+        }
+    }
+
+    /// Whether the Pod ends and nothing of it runs any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        let settled = self.terminal.is_some() || self.ending.is_some();
+        settled && !self.containers.iter().any(Tracked::is_active)
+    }
+
+    /// What to do now. A container that shall start or stop is marked, so that it is asked for once.
+    pub(crate) fn decide(&mut self, now: Timestamp) -> Vec<Effect> {
+        if self.deadline.is_some_and(|deadline| deadline <= now)
+            && self.terminal.is_none()
+            && self.ending.is_none()
+        {
+            self.ending = Some(Ending::Deadline);
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.failure = Some(("DeadlineExceeded", message.into()));
+        }
+        if self.ending.is_some() || self.terminal.is_some() {
+            let effects = self.stop_next();
+            self.settle();
+            return effects;
+        }
+        let mut effects = self.start_init(now);
+        if self.initialized {
+            for index in self.indexes(Role::Main) {
+                effects.extend(self.start_if_due(index, now));
+            }
+        }
+        self.settle();
+        if self.terminal.is_some() {
+            effects.extend(self.stop_next());
+        }
+        effects
+    }
+
+    /// Walks the init containers in order up to the first that holds the others back.
+    fn start_init(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let count = self.containers.iter().filter(|one| one.role != Role::Main).count();
+        for index in 0..count {
+            let Some(container) = self.containers.get(index) else { break };
+            let through = match (container.role, &container.state) {
+                (Role::Sidecar, State::Running { .. }) => container.started,
+                (Role::Init, State::Ended { ended, .. }) => ended.code == 0,
+                _ => false,
+            };
+            let (role, begun) = (container.role, self.initialized);
+            // Once all were through, an init container is never run again.
+            let over = through || (begun && role == Role::Init);
+            if !over {
+                effects.extend(self.start_if_due(index, now));
+            }
+            // Once all were through, a sidecar that restarts holds nothing back.
+            if !through && !begun {
+                return effects;
+            }
+        }
+        self.initialized = true;
+        effects
+    }
+
+    fn start_if_due(&mut self, index: usize, now: Timestamp) -> Option<Effect> {
+        let container = self.containers.get_mut(index)?;
+        let (due, reason, message) = match &container.state {
+            State::Waiting { retry_at, reason, message } => {
+                (retry_at.is_none_or(|at| at <= now), reason.clone(), message.clone())
+            }
+            State::Ended { restart_at: Some(at), .. } => {
+                (*at <= now, "ContainerCreating".into(), None)
+            }
+            State::Ended { .. } | State::Starting { .. } | State::Running { .. } => return None,
+        };
+        if !due {
+            return None;
+        }
+        if let State::Ended { ended, .. } = &container.state {
+            container.last = Some(ended.clone());
+            container.restart_count = container.restart_count.saturating_add(1);
+        }
+        container.state = State::Starting { reason, message };
+        Some(Effect::Start(index))
+    }
+
+    /// Stops application containers all at once, then sidecars one after the other from the last.
+    fn stop_next(&mut self) -> Vec<Effect> {
+        for container in &mut self.containers {
+            if let State::Waiting { retry_at, .. } = &mut container.state {
+                *retry_at = None;
+            }
+            if let State::Ended { restart_at, .. } = &mut container.state {
+                *restart_at = None;
+            }
+        }
+        let first = |role: Role| move |container: &Tracked| container.role == role;
+        let is_sidecar = first(Role::Sidecar);
+        if self.containers.iter().any(|one| !is_sidecar(one) && one.is_active()) {
+            let all: Vec<_> =
+                self.indexes(Role::Init).into_iter().chain(self.indexes(Role::Main)).collect();
+            return all.into_iter().filter_map(|index| self.stop(index)).collect();
+        }
+        let sidecars = self.indexes(Role::Sidecar);
+        let last = sidecars
+            .into_iter()
+            .rev()
+            .find(|index| self.containers.get(*index).is_some_and(Tracked::is_active));
+        last.and_then(|index| self.stop(index)).into_iter().collect()
+    }
+
+    fn stop(&mut self, index: usize) -> Option<Effect> {
+        match &mut self.containers.get_mut(index)?.state {
+            State::Running { stopping: stopping @ false, .. } => {
+                *stopping = true;
+                Some(Effect::Stop(index))
+            }
+            State::Running { .. }
+            | State::Starting { .. }
+            | State::Waiting { .. }
+            | State::Ended { .. } => None,
+        }
+    }
+
+    /// Orders the end of one run: a probe or hook failed. `None` if it is ending already.
+    pub(crate) fn stop_failing(&mut self, index: usize) -> Option<Effect> {
+        self.stop(index)
+    }
+
+    fn indexes(&self, role: Role) -> Vec<usize> {
+        let all = self.containers.iter().enumerate();
+        all.filter(|(_, one)| one.role == role).map(|(index, _)| index).collect()
+    }
+
+    /// Notes that nothing will be started again, if so.
+    fn settle(&mut self) {
+        if self.terminal.is_some() {
+            return;
+        }
+        let failed_for_good = |one: &Tracked| matches!(&one.state, State::Ended { ended, restart_at: None } if ended.code != 0);
+        let ended = |one: &Tracked| matches!(one.state, State::Ended { restart_at: None, .. });
+        let init_failed =
+            self.containers.iter().any(|one| one.role == Role::Init && failed_for_good(one));
+        let mains: Vec<_> = self.containers.iter().filter(|one| one.role == Role::Main).collect();
+        let all_ended = mains.iter().all(|one| ended(one));
+        let ending_is_over =
+            self.ending.is_some() && !self.containers.iter().any(Tracked::is_active);
+        self.terminal = if self.failure.is_some() && ending_is_over {
+            Some(Phase::Failed)
+        } else if all_ended && (self.initialized || self.ending.is_some()) {
+            let failed = mains.iter().any(|one| failed_for_good(one));
+            Some(if failed { Phase::Failed } else { Phase::Succeeded })
+        } else if (init_failed && self.ending.is_none()) || ending_is_over {
+            Some(Phase::Failed)
+        } else {
+            None
+        };
+    }
+
+    /// When [`decide`](Self::decide) must be asked again though nothing happens.
+    pub(crate) fn next_look(&self) -> Option<Timestamp> {
+        let retries = self.containers.iter().filter_map(|one| match &one.state {
+            State::Waiting { retry_at, .. } => *retry_at,
+            State::Ended { restart_at, .. } => *restart_at,
+            State::Starting { .. } | State::Running { .. } => None,
+        });
+        let deadline = self.deadline.filter(|_| self.terminal.is_none() && self.ending.is_none());
+        retries.chain(deadline).min()
+    }
+
+    /// The phase to report. Sidecars that still run keep a Pod from its terminal phase.
+    pub(crate) fn phase(&self) -> Phase {
+        if let Some(phase) = self.terminal
+            && !self.containers.iter().any(Tracked::is_active)
+        {
+            return phase;
+        }
+        let waits_for_first_start = self.containers.iter().any(|one| {
+            one.role == Role::Main
+                && one.restart_count == 0
+                && one.last.is_none()
+                && one.is_waiting()
+        });
+        if self.initialized && !waits_for_first_start { Phase::Running } else { Phase::Pending }
+    }
+
+    /// What is known about the start of a container that failed.
+    pub(crate) fn start_failed(&mut self, index: usize, failure: StartFailure, now: Timestamp) {
+        let Some(container) = self.containers.get_mut(index) else { return };
+        let pause = if failure.reason.starts_with("ErrImage") {
+            container.failures.after_failure()
+        } else {
+            // What is missing may come at any moment; the driver also asks again when it does.
+            CONFIG_RETRY
+        };
+        let retry_at = now.saturating_add(pause).ok();
+        let StartFailure { reason, message } = failure;
+        container.state = State::Waiting { reason, message: Some(message), retry_at };
+    }
+
+    /// Whether nothing more is started.
+    pub(crate) const fn is_ending(&self) -> bool {
+        self.ending.is_some() || self.terminal.is_some()
+    }
+
+    /// A container that was to be started is not, because the Pod ends.
+    pub(crate) fn not_started(&mut self, index: usize) {
+        if let Some(container) = self.containers.get_mut(index) {
+            let reason = "ContainerCreating".into();
+            container.state = State::Waiting { reason, message: None, retry_at: None };
+        }
+    }
+
+    /// Something that a container waits for may be there now: tries at once.
+    pub(crate) fn retry_now(&mut self) {
+        for container in &mut self.containers {
+            if let State::Waiting { retry_at, .. } = &mut container.state {
+                *retry_at = None;
+            }
+        }
+    }
+
+    /// A container runs.
+    pub(crate) fn running(&mut self, index: usize, id: String, image_id: String, since: Timestamp) {
+        let Some(container) = self.containers.get_mut(index) else { return };
+        container.failures.reset();
+        container.image_id = image_id;
+        container.started = false;
+        container.passes_readiness = !container.has_readiness;
+        container.state = State::Running { id, since, stopping: false };
+    }
+
+    /// A container's postStart hook is through (or it has none), and it has no startup probe or passed it.
+    pub(crate) fn started(&mut self, index: usize) {
+        if let Some(container) = self.containers.get_mut(index) {
+            container.started = true;
+        }
+    }
+
+    /// A container's readiness probe changed its mind.
+    pub(crate) fn readiness(&mut self, index: usize, passes: bool) {
+        if let Some(container) = self.containers.get_mut(index) {
+            container.passes_readiness = passes;
+        }
+    }
+
+    /// A run of a container has ended.
+    pub(crate) fn ended(&mut self, index: usize, ended: Ended) {
+        let Some(container) = self.containers.get_mut(index) else { return };
+        container.started = false;
+        container.passes_readiness = false;
+        let again = match (container.role, container.policy) {
+            (Role::Sidecar, _) | (Role::Main, RestartPolicy::Always) => true,
+            // An init container that succeeded is through, whatever the policy.
+            (Role::Init | Role::Main, RestartPolicy::OnFailure)
+            | (Role::Init, RestartPolicy::Always) => ended.code != 0,
+            (Role::Init | Role::Main, RestartPolicy::Never) => false,
+        };
+        let restart_at =
+            again.then(|| container.restarts.after_end(ended.started_at, ended.finished_at));
+        container.state = State::Ended { ended, restart_at };
+    }
+}
+
+/// How long a container waits whose configuration or volume is not there.
+const CONFIG_RETRY: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! One container as the life cycle knows it, and how a run of it ended.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated};
+
+use super::{RestartPolicy, Role, State};
+use crate::backoff::Backoff;
+
+/// How a run of a container ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ended {
+    pub id: String,
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub reason: String,
+    pub message: Option<String>,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+}
+
+/// One container of the Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tracked {
+    pub name: String,
+    pub image: String,
+    pub role: Role,
+    pub state: State,
+    /// How the run before the current one ended.
+    pub last: Option<Ended>,
+    pub restart_count: u32,
+    pub image_id: String,
+    /// The startup probe has passed, or there is none, and postStart is through.
+    pub started: bool,
+    /// The readiness probe passes, or there is none.
+    pub passes_readiness: bool,
+    has_startup: bool,
+    pub(super) has_readiness: bool,
+    pub(super) policy: RestartPolicy,
+    pub(super) restarts: Backoff,
+    pub(super) failures: Backoff,
+}
+
+impl Tracked {
+    pub(super) fn new(container: &Container, role: Role, policy: RestartPolicy) -> Self {
+        let has_readiness = container.readiness_probe.is_some();
+        Self {
+            name: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            role,
+            state: State::Waiting {
+                reason: "PodInitializing".into(),
+                message: None,
+                retry_at: None,
+            },
+            last: None,
+            restart_count: 0,
+            image_id: String::new(),
+            started: false,
+            passes_readiness: false,
+            has_startup: container.startup_probe.is_some(),
+            has_readiness,
+            policy,
+            restarts: Backoff::default(),
+            failures: Backoff::default(),
+        }
+    }
+
+    /// Whether a startup probe decides when it has started.
+    pub(crate) const fn has_startup(&self) -> bool {
+        self.has_startup
+    }
+
+    /// Whether a process of it exists or is about to.
+    pub(crate) const fn is_active(&self) -> bool {
+        matches!(self.state, State::Running { .. } | State::Starting { .. })
+    }
+
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. } | State::Starting { .. })
+    }
+
+    /// Whether it counts as ready: an init container when it is through, any other while it runs,
+    /// has started and passes its readiness probe.
+    pub(crate) fn is_ready(&self) -> bool {
+        match (&self.state, self.role) {
+            (State::Ended { ended, .. }, Role::Init) => ended.code == 0,
+            (State::Running { .. }, Role::Main | Role::Sidecar) => {
+                self.started && self.passes_readiness
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Ended {
+    /// The word for an end that nobody explained otherwise.
+    pub(crate) fn reason_of(code: i32) -> &'static str {
+        if code == 0 { "Completed" } else { "Error" }
+    }
+
+    pub(crate) fn from_status(status: &ContainerStateTerminated, now: Timestamp) -> Self {
+        let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+            time.as_ref().map_or(now, |time| time.0)
+        };
+        Self {
+            id: status.container_id.clone().unwrap_or_default(),
+            code: status.exit_code,
+            signal: status.signal,
+            reason: status.reason.clone().unwrap_or_default(),
+            message: status.message.clone(),
+            started_at: time(&status.started_at),
+            finished_at: time(&status.finished_at),
+        }
+    }
+}

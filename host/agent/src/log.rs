@@ -1,0 +1,165 @@
+//! What containers print: written in the format of Kubernetes' container runtimes, bounded, rotated.
+//!
+//! Each line is `TIME stdout|stderr F|P TEXT`, where `P` marks a part of a line that was too long. A
+//! file that is full becomes `….1` and replaces the one before, so a container's log takes at most
+//! twice [`FILE_BYTES_MAX`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+mod read;
+
+pub use read::{LogError, LogOptions, PodLogFiles};
+
+/// When a log file is rotated.
+const FILE_BYTES_MAX: u64 = 5 * 1024 * 1024;
+
+/// The longest text that is kept in one piece.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Where a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// The log of one run of a container.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl LogFile {
+    /// Opens the log at `path`, appending.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be made.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, bytes, bytes_max: FILE_BYTES_MAX })
+    }
+
+    fn write(
+        &mut self,
+        now: Timestamp,
+        stream: Stream,
+        whole: bool,
+        text: &[u8],
+    ) -> io::Result<()> {
+        let stream = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        let tag = if whole { "F" } else { "P" };
+        let mut line = format!("{now:.9} {stream} {tag} ").into_bytes();
+        line.extend_from_slice(text);
+        line.push(b'\n');
+        let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        if self.bytes.saturating_add(length) > self.bytes_max && self.bytes > 0 {
+            std::fs::rename(&self.path, rotated(&self.path))?;
+            self.file = open(&self.path)?;
+            self.bytes = 0;
+        }
+        self.file.write_all(&line)?;
+        self.bytes = self.bytes.saturating_add(length);
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// The name that a full log file gets.
+fn rotated(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+/// Cuts one stream of bytes into lines.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes what was read and writes every line that is whole, or too long to wait for its end.
+    pub(crate) fn push(
+        &mut self,
+        bytes: &[u8],
+        stream: Stream,
+        log: &mut LogFile,
+    ) -> io::Result<()> {
+        let now = Timestamp::now();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.pending.extend_from_slice(piece);
+            if let Some(line) = self.pending.strip_suffix(b"\n") {
+                log.write(now, stream, true, line)?;
+                self.pending.clear();
+            } else if self.pending.len() >= LINE_BYTES_MAX {
+                log.write(now, stream, false, &self.pending)?;
+                self.pending.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left when the stream ends without a line end.
+    pub(crate) fn finish(&mut self, stream: Stream, log: &mut LogFile) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        log.write(Timestamp::now(), stream, true, &pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_whole_with_time_and_stream() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        let mut lines = Lines::default();
+        lines.push(b"one\ntw", Stream::Stdout, &mut log).unwrap();
+        lines.push(b"o\n\nthree", Stream::Stdout, &mut log).unwrap();
+        lines.finish(Stream::Stdout, &mut log).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let fields: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        let texts: Vec<_> = fields.iter().map(|(_, text)| *text).collect();
+        assert_eq!(texts, ["stdout F one", "stdout F two", "stdout F ", "stdout F three"]);
+        for (time, _) in fields {
+            assert!(time.parse::<Timestamp>().is_ok() && time.len() == 30, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_full_file_makes_room_and_long_lines_are_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.bytes_max = 40_000;
+        let mut lines = Lines::default();
+        for _ in 0..10 {
+            lines.push(&[b'x'; LINE_BYTES_MAX], Stream::Stderr, &mut log).unwrap();
+        }
+        let sizes = [&path, &rotated(&path)].map(|path| std::fs::metadata(path).unwrap().len());
+        assert!(sizes.iter().all(|size| (1..=40_000).contains(size)), "{sizes:?}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().all(|line| line.contains(" stderr P x")));
+    }
+}

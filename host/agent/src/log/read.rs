@@ -1,0 +1,263 @@
+//! Reads container logs back: what the API server's `log` endpoint answers.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::Stream;
+use jiff::Timestamp;
+
+use super::rotated;
+use crate::directory::PodDirectory;
+
+/// How often a followed log is looked at.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why a log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The container has not been started here, or not often enough for `previous`.
+    #[error("container `{container}` of this pod has no {which} log here")]
+    NoLog {
+        /// The container asked for.
+        container: String,
+        /// `current` or `previous`.
+        which: &'static str,
+    },
+    /// The file could not be read.
+    #[error("read the log of container `{container}`")]
+    Read {
+        /// The container asked for.
+        container: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// What of a log is wanted, in the words of the `log` endpoint's query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail_lines: Option<usize>,
+    /// The run before the current one.
+    pub previous: bool,
+    /// Each line begins with its time.
+    pub timestamps: bool,
+    /// Only lines that are not older.
+    pub since: Option<Timestamp>,
+}
+
+/// The logs under one or more agents' directories.
+#[derive(Clone, Debug)]
+pub struct PodLogFiles {
+    directories: Vec<PathBuf>,
+}
+
+impl PodLogFiles {
+    /// Reads the logs of the agents that were started with these directories.
+    #[must_use]
+    pub const fn new(directories: Vec<PathBuf>) -> Self {
+        Self { directories }
+    }
+
+    /// Opens a log; the stream yields whole lines, each with its line end, and ends with the log, or
+    /// with the container if it is followed.
+    ///
+    /// The file is read on the caller's task: at most [`super::FILE_BYTES_MAX`] twice.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no such log. The stream itself yields an error if the disk refuses.
+    pub fn open(
+        &self,
+        pod_uid: &str,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<impl Stream<Item = Result<Vec<u8>, LogError>> + Send + use<>, LogError> {
+        let which = if options.previous { "previous" } else { "current" };
+        let none = || LogError::NoLog { container: container.to_owned(), which };
+        let pods = self.directories.iter().map(|directory| PodDirectory::new(directory, pod_uid));
+        let mut found = pods.filter_map(|pod| {
+            let mut logs = pod.log_files(container);
+            let last = logs.pop_last()?.1;
+            let path = if options.previous { logs.pop_last()?.1 } else { last };
+            Some((pod, path))
+        });
+        let (pod, path) = found.next().ok_or_else(none)?;
+        let fail = {
+            let container = container.to_owned();
+            move |source| LogError::Read { container: container.clone(), source }
+        };
+        let mut reader = Reader { path, offset: 0, inode: 0, options };
+        let start = reader.start().map_err(&fail)?;
+        let following = options.follow && !options.previous;
+        let state = Follow { reader, pod, container: container.to_owned(), following };
+        let first = futures::stream::iter([Ok(start)]);
+        let rest = futures::stream::unfold(state, move |mut state| {
+            let fail = fail.clone();
+            async move { Some((state.more().await?.map_err(fail), state)) }
+        });
+        Ok(futures::StreamExt::chain(first, rest))
+    }
+}
+
+struct Follow {
+    reader: Reader,
+    pod: PodDirectory,
+    container: String,
+    following: bool,
+}
+
+impl Follow {
+    /// Waits for more; `None` when the container has ended and all is read.
+    async fn more(&mut self) -> Option<io::Result<Vec<u8>>> {
+        while self.following {
+            // Asked first: what was written before the end is then certainly in the file.
+            let ended = !self.pod.is_running(&self.container, &self.reader.path);
+            let more = self.reader.read_on();
+            if !matches!(&more, Ok(bytes) if bytes.is_empty()) {
+                return Some(more);
+            }
+            self.following = !ended;
+            if self.following {
+                tokio::time::sleep(FOLLOW_INTERVAL).await;
+            }
+        }
+        None
+    }
+}
+
+struct Reader {
+    path: PathBuf,
+    offset: u64,
+    inode: u64,
+    options: LogOptions,
+}
+
+impl Reader {
+    /// What is there now.
+    fn start(&mut self) -> io::Result<Vec<u8>> {
+        let mut lines = VecDeque::new();
+        let older = rotated(&self.path);
+        if older.exists() {
+            self.take(&older, 0, &mut lines)?;
+        }
+        (self.inode, self.offset) = self.take(&self.path, 0, &mut lines)?;
+        if let Some(tail) = self.options.tail_lines {
+            lines.drain(..lines.len().saturating_sub(tail));
+        }
+        Ok(lines.into_iter().flatten().collect())
+    }
+
+    /// What has come since; starts over if the file was rotated.
+    fn read_on(&mut self) -> io::Result<Vec<u8>> {
+        let mut lines = VecDeque::new();
+        if std::fs::metadata(&self.path)?.ino() != self.inode {
+            self.take(&rotated(&self.path), self.offset, &mut lines)?;
+            self.offset = 0;
+        }
+        (self.inode, self.offset) = self.take(&self.path, self.offset, &mut lines)?;
+        Ok(lines.into_iter().flatten().collect())
+    }
+
+    /// Reads whole lines from `offset` on; returns the file's inode and how far it was read.
+    fn take(
+        &self,
+        path: &Path,
+        offset: u64,
+        lines: &mut VecDeque<Vec<u8>>,
+    ) -> io::Result<(u64, u64)> {
+        let mut file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        file.seek(SeekFrom::Start(offset))?;
+        let mut reader = BufReader::new(file);
+        let mut offset = offset;
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
+            offset = offset.saturating_add(u64::try_from(line.len()).unwrap_or(u64::MAX));
+            lines.extend(shown(&line, self.options));
+            line.clear();
+        }
+        Ok((inode, offset))
+    }
+}
+
+/// A stored line as the reader wants it; `None` if it is too old or torn.
+fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
+    let mut fields = line.splitn(4, |byte| *byte == b' ');
+    let time = fields.next()?;
+    let _stream = fields.next()?;
+    let whole = fields.next()? == b"F";
+    let text = fields.next()?;
+    if let Some(since) = options.since {
+        let time: Timestamp = std::str::from_utf8(time).ok()?.parse().ok()?;
+        if time < since {
+            return None;
+        }
+    }
+    let mut shown = Vec::with_capacity(line.len());
+    if options.timestamps {
+        shown.extend_from_slice(time);
+        shown.push(b' ');
+    }
+    shown.extend_from_slice(text);
+    if !whole {
+        shown.pop();
+    }
+    Some(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::directory::PodDirectory;
+
+    const LINES: &str = "2026-01-01T00:00:01.000000000Z stdout F one\n\
+        2026-01-01T00:00:02.000000000Z stderr P tw\n\
+        2026-01-01T00:00:02.000000001Z stderr F o\n\
+        2026-01-01T00:00:03.000000000Z stdout F three\n";
+
+    #[track_caller]
+    fn check(options: LogOptions, expected: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let pod = PodDirectory::new(directory.path(), "u1");
+        std::fs::create_dir_all(pod.container("c")).unwrap();
+        std::fs::write(pod.log("c", 0), "2026-01-01T00:00:00.000000000Z stdout F old\n").unwrap();
+        std::fs::write(pod.log("c", 1), LINES).unwrap();
+        let logs = PodLogFiles::new(vec![directory.path().to_owned()]);
+        let stream = logs.open("u1", "c", options).unwrap();
+        let pieces = futures::executor::block_on(stream.collect::<Vec<_>>());
+        let text: Vec<u8> = pieces.into_iter().flat_map(Result::unwrap).collect();
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_log_is_read_as_asked() {
+        let all = LogOptions::default();
+        check(all, "one\ntwo\nthree\n");
+        check(LogOptions { previous: true, ..all }, "old\n");
+        check(LogOptions { tail_lines: Some(1), ..all }, "three\n");
+        check(LogOptions { tail_lines: Some(0), ..all }, "");
+        let since = Some("2026-01-01T00:00:03Z".parse().unwrap());
+        check(
+            LogOptions { since, timestamps: true, ..all },
+            "2026-01-01T00:00:03.000000000Z three\n",
+        );
+        check(LogOptions { follow: true, ..all }, "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_named() {
+        let logs = PodLogFiles::new(vec!["/nonexistent".into()]);
+        let error = logs.open("u1", "c", LogOptions::default()).err().unwrap();
+        assert!(error.to_string().contains("`c`"), "{error}");
+    }
+}

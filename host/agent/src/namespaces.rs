@@ -1,0 +1,156 @@
+//! Finds out how containers can have a private root on this machine, by trying.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::agent::empty_directory;
+use crate::container::{Spec, Task};
+use crate::processes::{Output, Processes};
+
+const CHECK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why containers cannot have a private root here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamespaceError {
+    /// The kernel or its settings forbid it.
+    #[error("containers cannot have a private root on this machine ({said}): {advice}")]
+    Forbidden {
+        /// What the kernel said.
+        said: String,
+        /// What to change.
+        advice: String,
+    },
+    /// It could not be tried.
+    #[error("try whether containers can have a private root")]
+    Check {
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Whether containers need a user namespace.
+///
+/// Root makes a mount namespace directly; anybody else, and a root without that right, needs a user
+/// namespace around it.
+///
+/// # Errors
+///
+/// Fails if neither is allowed; the error names the setting to change.
+pub(crate) async fn probe(processes: &Processes, directory: &Path) -> Result<bool, NamespaceError> {
+    let ways: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
+    let mut said = String::new();
+    for user_namespace in ways {
+        match check(processes, directory, *user_namespace).await {
+            Ok(None) => return Ok(*user_namespace),
+            Ok(Some(error)) => said = error,
+            Err(source) => return Err(NamespaceError::Check { source }),
+        }
+    }
+    let settings = Settings::read();
+    Err(NamespaceError::Forbidden { said, advice: settings.advice() })
+}
+
+/// Tries one way; `Some` says what was refused.
+async fn check(
+    processes: &Processes,
+    directory: &Path,
+    user_namespace: bool,
+) -> io::Result<Option<String>> {
+    let root = directory.join("check");
+    empty_directory(&root)?;
+    let (spec_file, error_file) = (directory.join("check.json"), directory.join("check.error"));
+    let spec = Spec {
+        parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        error_file: error_file.clone(),
+        task: Task::Check { directory: root.clone(), user_namespace },
+    };
+    spec.write(&spec_file)?;
+    let launched = processes.launch(spec_file.clone(), Output::Capture).await?;
+    let exit = tokio::time::timeout(CHECK_DEADLINE, launched.exit).await;
+    let exit = exit.map_err(io::Error::other)?.map_err(io::Error::other)?;
+    let why = std::fs::read_to_string(&error_file).unwrap_or_default();
+    for file in [spec_file, error_file] {
+        let _ = std::fs::remove_file(file);
+    }
+    let _ = std::fs::remove_dir_all(root);
+    if exit.code == 0 {
+        return Ok(None);
+    }
+    let said = if why.is_empty() { exit.output } else { why };
+    if said.is_empty() {
+        return Err(io::Error::other(format!("the container program exited with {}", exit.code)));
+    }
+    Ok(Some(said))
+}
+
+/// The kernel's settings that decide; absent ones do not exist on this kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Settings {
+    unprivileged_userns_clone: Option<u64>,
+    max_user_namespaces: Option<u64>,
+    apparmor_restricts: Option<u64>,
+}
+
+impl Settings {
+    fn read() -> Self {
+        let number = |path: &str| {
+            std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
+        };
+        Self {
+            unprivileged_userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
+            max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
+            apparmor_restricts: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+        }
+    }
+
+    fn advice(&self) -> String {
+        let command = if self.unprivileged_userns_clone == Some(0) {
+            "sysctl -w kernel.unprivileged_userns_clone=1"
+        } else if self.max_user_namespaces == Some(0) {
+            "sysctl -w user.max_user_namespaces=10000"
+        } else if self.apparmor_restricts == Some(1) {
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        } else {
+            return "run as root, or, inside a container, give it CAP_SYS_ADMIN and allow the system \
+                    calls unshare, mount and pivot_root"
+                .into();
+        };
+        format!("run `sudo {command}`, or start as root")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_names_the_setting_that_forbids_it() {
+        let none = Settings::default();
+        let cases = [
+            (
+                Settings { unprivileged_userns_clone: Some(0), ..none.clone() },
+                "kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                Settings { max_user_namespaces: Some(0), ..none.clone() },
+                "user.max_user_namespaces=10000",
+            ),
+            (
+                Settings {
+                    unprivileged_userns_clone: Some(1),
+                    max_user_namespaces: Some(9),
+                    apparmor_restricts: Some(1),
+                },
+                "kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
+            (none, "CAP_SYS_ADMIN"),
+        ];
+        for (settings, advice) in cases {
+            assert!(settings.advice().contains(advice), "{settings:?}: {}", settings.advice());
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The life of one Pod: performs what [`Lifecycle`] decides, and tells it what happened.
+//!
+//! ```text
+//! API object, ends of processes, probes, hooks, references ─► Happened ─► Lifecycle ─► Effect ─► tasks
+//!                                                                     └─► status ─► API server
+//! ```
+//!
+//! One task per Pod owns all of this, so nothing here needs a lock. Work that takes time (a start, a
+//! stop, a probe) is a task of its own, in a set that is joined or dropped with the Pod.
+//!
+//! Invariants:
+//! - The end of a process is in the status before anything is done about it.
+//! - A container is not started again while a process of its last run is alive.
+//! - The object is deleted only after nothing of the Pod runs and its directory is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use kube::{Client, ResourceExt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::directory::PodDirectory;
+use crate::downward::Place;
+use crate::events::{About, Events};
+use crate::images::Images;
+use crate::lifecycle::{Effect, Ended, Ending, Lifecycle, StartFailure};
+use crate::options::AgentOptions;
+use crate::probe::ProbeKind;
+use crate::processes::{Exit, Processes};
+use crate::reference::{self, RefKey, Reference, References};
+use crate::rootfs::Machine;
+use crate::status::{Addresses, status};
+use crate::storage::{self, Storage};
+use crate::watches::Watches;
+
+mod end;
+mod launch;
+mod probing;
+mod start;
+mod stop;
+mod write;
+
+pub(crate) use write::FIELD_MANAGER;
+
+use start::{Run, Started};
+
+/// Things that happened and wait to be looked at, per Pod.
+const HAPPENED_MAX: usize = 256;
+
+/// How often an address is asked for while there is none.
+const ADDRESS_RETRY: Duration = Duration::from_secs(1);
+
+/// What all Pods of one agent share.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub client: KubeClient,
+    pub options: AgentOptions,
+    pub images: Images,
+    pub machine: Machine,
+    pub processes: Processes,
+    pub watches: Watches,
+    pub events: Events,
+    pub user_namespace: bool,
+}
+
+/// A client that can be shown in debug output.
+#[derive(Clone)]
+pub(crate) struct KubeClient(pub Client);
+
+impl std::fmt::Debug for KubeClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KubeClient")
+    }
+}
+
+impl std::ops::Deref for KubeClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+/// What the agent tells a Pod's task. None of it can be missed, and none of it makes the agent wait.
+#[derive(Clone, Debug)]
+pub(crate) struct Signals {
+    /// The newest version of the object.
+    pub pod: watch::Receiver<Arc<Pod>>,
+    /// Cancelled when the object is gone.
+    pub gone: CancellationToken,
+    /// Cancelled when the agent stops.
+    pub stop: CancellationToken,
+}
+
+/// What the tasks of a Pod report.
+#[derive(Debug)]
+enum Happened {
+    Started { index: usize, result: Result<Box<Started>, StartFailure> },
+    Exited { index: usize, run: String, exit: Exit },
+    Swept { index: usize },
+    PostStart { index: usize, run: String, result: Result<(), String> },
+    Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, said: String },
+    Reference { key: RefKey, found: Reference },
+}
+
+/// A run that has not ended.
+#[derive(Debug)]
+struct Live {
+    run: Arc<Run>,
+    ended: CancellationToken,
+    /// Whether postStart is through; until then a passed startup probe does not count.
+    post_start_done: bool,
+    startup_passed: bool,
+    /// Why we ended it, to be told as the reason of its end.
+    message: Option<String>,
+}
+
+/// How a Pod's task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Its object was deleted, by us or by force.
+    Removed,
+    /// The agent stops; the Pod lives on in the API.
+    Stopped,
+}
+
+struct Driver {
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    place: Place,
+    directory: PodDirectory,
+    lifecycle: Lifecycle,
+    live: BTreeMap<usize, Live>,
+    /// Containers whose last run's stray processes are being ended.
+    sweeping: BTreeSet<usize>,
+    /// Containers to start as soon as they are swept and what the Pod names has been read.
+    held: BTreeSet<usize>,
+    references: References,
+    happened: mpsc::Sender<Happened>,
+    tasks: JoinSet<()>,
+    writer: JoinSet<()>,
+    statuses: Option<watch::Sender<Option<PodStatus>>>,
+    status: PodStatus,
+    deadline: watch::Sender<Option<Instant>>,
+}
+
+/// Lives one Pod's life; returns when nothing of it is left to do on this node.
+pub(crate) async fn live(node: Arc<Node>, mut signals: Signals) {
+    let pod = signals.pod.borrow_and_update().clone();
+    let uid = pod.uid().unwrap_or_default();
+    let Some(place) = find_place(&node, &mut signals).await else { return };
+    let (happened, events) = mpsc::channel(HAPPENED_MAX);
+    let mut driver = Driver::new(node.clone(), pod, place, happened);
+    if let Err(error) = driver.prepare().await {
+        tracing::warn!(pod = driver.pod.name_any(), %error, "pod directory not made");
+    }
+    let outcome = driver.run(signals, events).await;
+    if outcome == Outcome::Removed {
+        node.options.addresses.release(&uid);
+    }
+}
+
+/// Asks for the Pod's address until there is one; `None` if the Pod or the agent goes before.
+async fn find_place(node: &Node, signals: &mut Signals) -> Option<Place> {
+    loop {
+        let pod = signals.pod.borrow_and_update().clone();
+        let uid = pod.uid()?;
+        let wanted = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+        if let Some(pod_ip) = node.options.addresses.allocate(&uid, wanted) {
+            let options = &node.options.node;
+            let capacity = crate::node::quantities(&options.capacity);
+            let (node, host_ip) = (options.name.clone(), options.address);
+            return Some(Place { node, host_ip, pod_ip, capacity });
+        }
+        if pod.metadata.deletion_timestamp.is_some() {
+            write::remove(node.client.0.clone(), &pod).await;
+            return None;
+        }
+        let note = "no address is left in the node's block".to_owned();
+        node.events.warning(About::pod(&pod), "FailedCreatePodSandBox", note);
+        tokio::select! {
+            () = sleep(ADDRESS_RETRY) => {}
+            () = signals.gone.cancelled() => return None,
+            () = signals.stop.cancelled() => return None,
+        }
+    }
+}
+
+impl Driver {
+    fn new(node: Arc<Node>, pod: Arc<Pod>, place: Place, happened: mpsc::Sender<Happened>) -> Self {
+        let uid = pod.uid().unwrap_or_default();
+        let (statuses, to_write) = watch::channel(None);
+        let mut writer = JoinSet::new();
+        writer.spawn(write::write_statuses(node.client.0.clone(), Pod::clone(&pod), to_write));
+        Self {
+            directory: PodDirectory::new(&node.options.directory, &uid),
+            lifecycle: Lifecycle::new(&pod, Timestamp::now()),
+            live: BTreeMap::new(),
+            sweeping: BTreeSet::new(),
+            held: BTreeSet::new(),
+            references: References::new(),
+            happened,
+            tasks: JoinSet::new(),
+            writer,
+            statuses: Some(statuses),
+            status: pod.status.clone().unwrap_or_default(),
+            deadline: watch::Sender::new(None),
+            node,
+            pod,
+            place,
+        }
+    }
+
+    /// Makes the Pod's own files, and follows what it names.
+    async fn prepare(&mut self) -> std::io::Result<()> {
+        storage::write_pod_files(&self.pod, &self.directory)?;
+        let namespace = self.pod.namespace().unwrap_or_default();
+        for key in reference::named_by(&self.pod) {
+            let mut follow = self.node.watches.follow(&namespace, &key).await;
+            self.references.insert(key.clone(), follow.borrow_and_update().clone());
+            let happened = self.happened.clone();
+            self.tasks.spawn(async move {
+                while follow.changed().await.is_ok() {
+                    let found = follow.borrow_and_update().clone();
+                    let told = Happened::Reference { key: key.clone(), found };
+                    if happened.send(told).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, mut signals: Signals, mut events: mpsc::Receiver<Happened>) -> Outcome {
+        let mut names = self.node.options.hosts.lines(&self.pod.namespace().unwrap_or_default());
+        self.write_hosts(&mut names);
+        let pod = self.pod.clone();
+        self.pod_changed(pod);
+        loop {
+            self.act();
+            self.tell();
+            if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_leaving() {
+                tokio::select! {
+                    () = self.finish() => {}
+                    () = signals.gone.cancelled() => self.remove_directory().await,
+                    () = signals.stop.cancelled() => return Outcome::Stopped,
+                }
+                return Outcome::Removed;
+            }
+            let next_look = self.lifecycle.next_look();
+            tokio::select! {
+                biased;
+                Some(happened) = events.recv() => self.happened(happened),
+                () = signals.gone.cancelled() => {
+                    self.end_at_once(&mut events).await;
+                    return Outcome::Removed;
+                }
+                () = signals.stop.cancelled() => {
+                    self.end_with_agent(&mut events).await;
+                    return Outcome::Stopped;
+                }
+                Ok(()) = signals.pod.changed() => {
+                    let pod = signals.pod.borrow_and_update().clone();
+                    self.pod_changed(pod);
+                }
+                Some(_) = self.tasks.join_next() => {}
+                changed = names.changed(), if names.has_changed().is_ok() => {
+                    if changed.is_ok() {
+                        self.write_hosts(&mut names);
+                    }
+                }
+                () = until(next_look) => {}
+            }
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    fn write_hosts(&self, names: &mut watch::Receiver<Arc<str>>) {
+        let lines = names.borrow_and_update().clone();
+        let written = storage::write_hosts(&self.pod, &self.place, &self.directory, &lines);
+        if let Err(error) = written {
+            tracing::warn!(pod = self.pod.name_any(), %error, "hosts file not written");
+        }
+    }
+
+    /// Takes a new version of the object.
+    fn pod_changed(&mut self, pod: Arc<Pod>) {
+        self.pod = pod;
+        if self.is_leaving() {
+            let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+            let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
+            let deadline = Instant::now() + grace;
+            // A later deletion may shorten the time, never prolong it.
+            self.deadline.send_if_modified(|current| {
+                let shorter = current.is_none_or(|current| deadline < current);
+                if shorter {
+                    *current = Some(deadline);
+                }
+                shorter
+            });
+            self.lifecycle.end(Ending::Deletion);
+        }
+        // Labels and annotations may be in volumes.
+        self.storage().refresh(&self.references);
+    }
+
+    fn storage(&self) -> Storage<'_> {
+        Storage {
+            client: &self.node.client,
+            pod: &self.pod,
+            place: &self.place,
+            directory: &self.directory,
+            allow_host_path: self.node.options.allow_host_path,
+        }
+    }
+
+    /// Performs what is to be done now.
+    fn act(&mut self) {
+        if self.lifecycle.is_ending() {
+            for index in std::mem::take(&mut self.held) {
+                self.lifecycle.not_started(index);
+            }
+        }
+        for effect in self.lifecycle.decide(Timestamp::now()) {
+            match effect {
+                Effect::Start(index) => {
+                    self.held.insert(index);
+                }
+                Effect::Stop(index) => self.stop(index, None),
+            }
+        }
+        self.start_held();
+    }
+
+    /// Starts the containers that nothing holds back any more.
+    fn start_held(&mut self) {
+        if self.references.values().any(|found| *found == Reference::Unknown) {
+            return;
+        }
+        let free = self.held.iter().filter(|index| !self.sweeping.contains(*index)).copied();
+        for index in free.collect::<Vec<_>>() {
+            self.held.remove(&index);
+            self.start(index);
+        }
+    }
+
+    /// Tells the API server, if there is anything new.
+    fn tell(&mut self) {
+        let addresses = Addresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
+        let now = Timestamp::now();
+        let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
+        let first = self.statuses.as_ref().is_some_and(|statuses| statuses.borrow().is_none());
+        if status == self.status && !first {
+            return;
+        }
+        self.status = status.clone();
+        if let Some(statuses) = &self.statuses {
+            statuses.send_replace(Some(status));
+        }
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Started { index, result: Ok(started) } => self.runs(index, *started),
+            Happened::Started { index, result: Err(failure) } => self.start_failed(index, failure),
+            Happened::Exited { index, run, exit } => self.exited(index, &run, exit),
+            Happened::Swept { index } => {
+                self.sweeping.remove(&index);
+            }
+            Happened::PostStart { index, run, result } => self.post_start(index, &run, result),
+            Happened::Verdict { index, run, kind, passed, said } => {
+                if self.is_current(index, &run) {
+                    self.verdict(index, kind, passed, said);
+                }
+            }
+            Happened::Reference { key, found } => {
+                self.references.insert(key, found);
+                self.storage().refresh(&self.references);
+                self.lifecycle.retry_now();
+            }
+        }
+    }
+
+    fn is_current(&self, index: usize, run: &str) -> bool {
+        self.live.get(&index).is_some_and(|live| live.run.name == run)
+    }
+
+    fn exited(&mut self, index: usize, run: &str, exit: Exit) {
+        let Some(live) = self.live.remove(&index).filter(|live| live.run.name == run) else {
+            return;
+        };
+        live.ended.cancel();
+        let Some(container) = self.container(index) else { return };
+        let Some(since) = self.since(index) else { return };
+        let start_error = live.run.start_error();
+        let reason = match start_error {
+            Some(_) => "StartError",
+            None => Ended::reason_of(exit.code),
+        };
+        let ended = Ended {
+            id: live.run.id(),
+            code: exit.code,
+            signal: exit.signal,
+            reason: reason.into(),
+            message: start_error.or_else(|| live.run.last_words()).or(live.message),
+            started_at: since,
+            finished_at: exit.at,
+        };
+        self.lifecycle.ended(index, ended);
+        // Told before anything else is done: others act on the proof that the process is gone.
+        self.tell();
+        self.directory.forget(&container.name);
+        self.sweep(index, live.run);
+    }
+
+    fn container(&self, index: usize) -> Option<Container> {
+        let name = &self.lifecycle.containers.get(index)?.name;
+        let spec = self.pod.spec.as_ref()?;
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        all.find(|container| &container.name == name).cloned()
+    }
+}
+
+/// Waits until `moment`, or for ever.
+async fn until(moment: Option<Timestamp>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    let left = moment.duration_since(Timestamp::now());
+    sleep(Duration::try_from(left).unwrap_or_default()).await;
+}

@@ -1,0 +1,173 @@
+//! Everything that ends: one run, the whole Pod, the Pod's stay on this agent.
+
+use super::*;
+use crate::checks::Action;
+use crate::strays;
+
+/// How long the last status may take to be written.
+const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long killed processes may take to be reported.
+const KILLED_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// Ends a run because a probe or a hook failed; it is started again as its policy says.
+    pub(super) fn end_run(&mut self, index: usize, why: String, kind: Option<ProbeKind>) {
+        if self.lifecycle.stop_failing(index).is_none() {
+            return;
+        }
+        if let Some(live) = self.live.get_mut(&index) {
+            live.message = Some(why);
+        }
+        self.stop(index, kind);
+    }
+
+    /// Stops a container in the background. `failed` is the probe that gave up on it, if one did.
+    pub(super) fn stop(&mut self, index: usize, failed: Option<ProbeKind>) {
+        let (Some(container), Some(live)) = (self.container(index), self.live.get(&index)) else {
+            return;
+        };
+        let why = live
+            .message
+            .clone()
+            .unwrap_or_else(|| format!("Stopping container {}", container.name));
+        self.node.events.normal(About::container(&self.pod, &container.name), "Killing", why);
+        let probe = match failed {
+            Some(ProbeKind::Liveness) => container.liveness_probe.as_ref(),
+            Some(ProbeKind::Startup) => container.startup_probe.as_ref(),
+            Some(ProbeKind::Readiness) | None => None,
+        };
+        let spec_grace =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let deletion_grace = self.pod.metadata.deletion_grace_period_seconds;
+        let grace = probing::own_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
+        let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref());
+        let to_stop = stop::ToStop {
+            run: live.run.clone(),
+            ended: live.ended.clone(),
+            pre_stop: hook
+                .map(|hook| Action::of_hook(hook, &container, &self.place.pod_ip.to_string())),
+            grace: Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
+            deadline: self.deadline.subscribe(),
+        };
+        let (events, pod) = (self.node.events.clone(), self.pod.clone());
+        self.tasks.spawn(async move {
+            if let Err(said) = stop::stop(to_stop).await {
+                let about = About::container(&pod, &container.name);
+                events.warning(about, "FailedPreStopHook", format!("PreStopHook failed: {said}"));
+            }
+        });
+    }
+
+    /// Ends what a run left behind and removes its root, in the background.
+    pub(super) fn sweep(&mut self, index: usize, run: Arc<Run>) {
+        self.sweeping.insert(index);
+        let happened = self.happened.clone();
+        self.tasks.spawn(async move {
+            let swept = tokio::task::spawn_blocking(move || {
+                strays::end_runs(std::slice::from_ref(&run.name))?;
+                std::fs::remove_dir_all(&run.directory)
+            });
+            if let Ok(Err(error)) = swept.await {
+                tracing::warn!(%error, "container run not swept");
+            }
+            let _ = happened.send(Happened::Swept { index }).await;
+        });
+    }
+
+    /// Writes the last status, removes what is on disk, then the object.
+    pub(super) async fn finish(&mut self) {
+        self.tell();
+        self.statuses = None;
+        if timeout(LAST_STATUS_DEADLINE, self.writer.join_next()).await.is_err() {
+            tracing::warn!(pod = self.pod.name_any(), "last pod status not written in time");
+        }
+        self.tasks.shutdown().await;
+        self.remove_directory().await;
+        write::remove(self.node.client.0.clone(), &self.pod).await;
+    }
+
+    /// Kills everything: the object is gone, and nobody grants any time.
+    pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<Happened>) {
+        self.kill_all();
+        self.wait_for_ends(events, KILLED_DEADLINE).await;
+        self.tasks.shutdown().await;
+        self.end_strays().await;
+        self.remove_directory().await;
+    }
+
+    /// Ends the processes because the agent stops. The Pod lives on in the API and is started again by
+    /// the next agent; so its volumes stay, and no status is written.
+    pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<Happened>) {
+        self.statuses = None;
+        self.writer.abort_all();
+        for live in self.live.values().filter(|live| live.run.is_same_process()) {
+            strays::signal(live.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
+        }
+        self.wait_for_ends(events, self.node.options.stop_grace).await;
+        self.kill_all();
+        self.wait_for_ends(events, KILLED_DEADLINE).await;
+        self.tasks.shutdown().await;
+        self.end_strays().await;
+    }
+
+    fn kill_all(&self) {
+        for live in self.live.values() {
+            stop::kill(&live.run);
+        }
+    }
+
+    /// Waits until nothing runs; what is being started meanwhile is killed when it runs.
+    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<Happened>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.lifecycle.containers.iter().any(crate::lifecycle::Tracked::is_active)
+            || !self.live.is_empty()
+        {
+            let happened = match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(Some(happened)) => happened,
+                Ok(None) | Err(_) => return,
+            };
+            match happened {
+                Happened::Exited { index, run, exit } => self.exited(index, &run, exit),
+                Happened::Started { index, result: Ok(started) } => {
+                    stop::kill(&started.run);
+                    self.runs(index, *started);
+                }
+                Happened::Started { index, result: Err(failure) } => {
+                    self.start_failed(index, failure)
+                }
+                Happened::Swept { index } => {
+                    self.sweeping.remove(&index);
+                }
+                Happened::PostStart { .. }
+                | Happened::Verdict { .. }
+                | Happened::Reference { .. } => {}
+            }
+        }
+    }
+
+    async fn end_strays(&self) {
+        let directory = self.directory.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut runs = Vec::new();
+            for container in directory.containers() {
+                let path: PathBuf = directory.container(&container).join("runs");
+                let names = std::fs::read_dir(&path).into_iter().flatten().flatten();
+                runs.extend(names.filter_map(|entry| entry.file_name().into_string().ok()));
+                directory.forget(&container);
+            }
+            if runs.is_empty() { Ok(0) } else { strays::end_runs(&runs) }
+        });
+        if let Ok(Err(error)) = ended.await {
+            tracing::warn!(pod = self.pod.name_any(), %error, "a container's process survives");
+        }
+    }
+
+    pub(super) async fn remove_directory(&self) {
+        let directory = self.directory.clone();
+        let path = directory.path().to_owned();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || directory.remove()).await {
+            tracing::warn!(path = %path.display(), %error, "pod directory not removed");
+        }
+    }
+}

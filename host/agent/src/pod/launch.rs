@@ -1,0 +1,167 @@
+//! From a decision to start a container to the moment it has started.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::start::{Started, ToStart, start};
+use super::{Driver, Happened, Live};
+use crate::checks::{self, Action};
+use crate::events::About;
+use crate::lifecycle::{StartFailure, State};
+use crate::probe::ProbeKind;
+
+/// A hook without its own limit is waited for this long; the kubelet waits for ever.
+const POST_START_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
+
+impl Driver {
+    /// Starts a container in the background.
+    pub(super) fn start(&mut self, index: usize) {
+        let Some(container) = self.container(index) else { return };
+        let Some(tracked) = self.lifecycle.containers.get(index) else { return };
+        let to_start = ToStart {
+            node: self.node.clone(),
+            pod: self.pod.clone(),
+            container,
+            place: self.place.clone(),
+            directory: self.directory.clone(),
+            references: self.references.clone(),
+            restart_count: tracked.restart_count,
+        };
+        let happened = self.happened.clone();
+        self.tasks.spawn(async move {
+            let result = start(to_start).await.map(Box::new);
+            // Fails only when the Pod's task has ended; what was started is then found by its record.
+            let _ = happened.send(Happened::Started { index, result }).await;
+        });
+    }
+
+    pub(super) fn start_failed(&mut self, index: usize, failure: StartFailure) {
+        let StartFailure { reason, message } = &failure;
+        let event = match reason.as_str() {
+            "ContainerCreating" => "FailedMount",
+            _ => "Failed",
+        };
+        if let Some(container) = self.lifecycle.containers.get(index) {
+            let about = About::container(&self.pod, &container.name);
+            self.node.events.warning(about, event, message.clone());
+        }
+        tracing::info!(pod = self.pod.metadata.name, reason, message, "container not started");
+        self.lifecycle.start_failed(index, failure, Timestamp::now());
+    }
+
+    /// A process of a container exists.
+    pub(super) fn runs(&mut self, index: usize, started: Started) {
+        let Started { run, image_id, since, exit, suspicious } = started;
+        let Some(container) = self.container(index) else { return };
+        let note = format!("Started container {}", container.name);
+        let about = About::container(&self.pod, &container.name);
+        self.node.events.normal(about, "Started", note);
+        if let Some(word) = suspicious {
+            let note = format!(
+                "container {} binds `{word}`: Pods share one network on this local host, bind $(POD_IP) instead",
+                container.name
+            );
+            self.node.events.warning(about, "LoopbackBind", note);
+        }
+        self.lifecycle.running(index, run.id(), image_id, since);
+        let live = Live {
+            run: Arc::new(run),
+            ended: CancellationToken::new(),
+            post_start_done: false,
+            startup_passed: false,
+            message: None,
+        };
+        let (happened, name) = (self.happened.clone(), live.run.name.clone());
+        self.tasks.spawn(async move {
+            // An error means that the thread of all processes is gone: so is this agent.
+            if let Ok(exit) = exit.await {
+                let _ = happened.send(Happened::Exited { index, run: name, exit }).await;
+            }
+        });
+        let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
+        let hook =
+            hook.map(|hook| Action::of_hook(hook, &container, &self.place.pod_ip.to_string()));
+        self.spawn_probes(index, &container, &live);
+        let (run, ended) = (live.run.clone(), live.ended.clone());
+        self.live.insert(index, live);
+        match hook {
+            None => self.post_start_done(index),
+            Some(hook) => {
+                let happened = self.happened.clone();
+                self.tasks.spawn(async move {
+                    let performed =
+                        checks::perform(&hook, &run.inside, "post-start", POST_START_LIMIT);
+                    let result = tokio::select! {
+                        result = performed => result,
+                        () = ended.cancelled() => return,
+                    };
+                    let run = run.name.clone();
+                    let _ = happened.send(Happened::PostStart { index, run, result }).await;
+                });
+            }
+        }
+    }
+
+    pub(super) fn post_start(&mut self, index: usize, run: &str, result: Result<(), String>) {
+        if !self.is_current(index, run) {
+            return;
+        }
+        match result {
+            Ok(()) => self.post_start_done(index),
+            Err(said) => {
+                let note = format!("PostStartHook failed: {said}");
+                let name = self.container(index).map(|container| container.name);
+                let about = About { container: name.as_deref(), ..About::pod(&self.pod) };
+                self.node.events.warning(about, "FailedPostStartHook", note.clone());
+                self.end_run(index, note, None);
+            }
+        }
+    }
+
+    fn post_start_done(&mut self, index: usize) {
+        let Some(live) = self.live.get_mut(&index) else { return };
+        live.post_start_done = true;
+        self.note_started(index);
+    }
+
+    /// Notes that a container has started, if both its hook and its startup probe are through.
+    fn note_started(&mut self, index: usize) {
+        let Some(live) = self.live.get(&index) else { return };
+        let probed = self.lifecycle.containers.get(index).is_some_and(|one| one.has_startup());
+        if live.post_start_done && (live.startup_passed || !probed) {
+            self.lifecycle.started(index);
+        }
+    }
+
+    /// A probe has changed its mind.
+    pub(super) fn verdict(&mut self, index: usize, kind: ProbeKind, passed: bool, said: String) {
+        match (kind, passed) {
+            (ProbeKind::Startup, true) => {
+                if let Some(live) = self.live.get_mut(&index) {
+                    live.startup_passed = true;
+                }
+                self.note_started(index);
+            }
+            (ProbeKind::Readiness, passes) => self.lifecycle.readiness(index, passes),
+            (ProbeKind::Liveness, true) => {}
+            (ProbeKind::Startup | ProbeKind::Liveness, false) => {
+                let name = self.lifecycle.containers.get(index).map(|one| one.name.clone());
+                let name = name.unwrap_or_default();
+                let probe = kind.name().to_lowercase();
+                let note =
+                    format!("Container {name} failed {probe} probe, will be restarted: {said}");
+                self.end_run(index, note, Some(kind));
+            }
+        }
+    }
+
+    /// When the current run of a container began.
+    pub(super) fn since(&self, index: usize) -> Option<Timestamp> {
+        match &self.lifecycle.containers.get(index)?.state {
+            State::Running { since, .. } => Some(*since),
+            State::Waiting { .. } | State::Starting { .. } | State::Ended { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Performs a container's probes for as long as the run lasts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::start::Run;
+use super::{Driver, Happened, Live};
+use crate::checks::{self, Action};
+use crate::events::{About, Events};
+use crate::probe::{ProbeKind, Tally, Timing};
+
+/// Pauses between tries before results count.
+const EARLY_PAUSE_FIRST: Duration = Duration::from_millis(10);
+const EARLY_PAUSE_LONGEST: Duration = Duration::from_millis(200);
+
+impl Driver {
+    /// Starts the probes of a run. Liveness and readiness wait for the startup probe.
+    pub(super) fn spawn_probes(&mut self, index: usize, container: &Container, live: &Live) {
+        let pod_ip = self.place.pod_ip.to_string();
+        let (started, gate) = watch::channel(container.startup_probe.is_none());
+        let kinds = [
+            (ProbeKind::Startup, &container.startup_probe),
+            (ProbeKind::Liveness, &container.liveness_probe),
+            (ProbeKind::Readiness, &container.readiness_probe),
+        ];
+        for (kind, probe) in kinds {
+            let Some(probe) = probe else { continue };
+            let probing = Probing {
+                index,
+                kind,
+                timing: Timing::of(probe),
+                action: Action::of_probe(probe, container, &pod_ip),
+                run: live.run.clone(),
+                pod: self.pod.clone(),
+                container: container.name.clone(),
+                happened: self.happened.clone(),
+                events: self.node.events.clone(),
+                started: started.clone(),
+                gate: gate.clone(),
+            };
+            let ended = live.ended.clone();
+            self.tasks.spawn(probing.until(ended));
+        }
+    }
+}
+
+/// How long a container gets to end when `probe` gives up on it, if the probe says so itself.
+pub(super) fn own_grace(probe: Option<&Probe>) -> Option<i64> {
+    probe?.termination_grace_period_seconds
+}
+
+struct Probing {
+    index: usize,
+    kind: ProbeKind,
+    timing: Timing,
+    action: Action,
+    run: Arc<Run>,
+    pod: Arc<Pod>,
+    container: String,
+    happened: mpsc::Sender<Happened>,
+    events: Events,
+    /// Opened by the startup probe.
+    started: watch::Sender<bool>,
+    gate: watch::Receiver<bool>,
+}
+
+impl Probing {
+    async fn until(self, ended: CancellationToken) {
+        tokio::select! {
+            () = self.probe() => {}
+            () = ended.cancelled() => {}
+        }
+    }
+
+    async fn probe(mut self) {
+        sleep(self.timing.initial_delay).await;
+        if self.kind != ProbeKind::Startup && self.gate.wait_for(|open| *open).await.is_err() {
+            return;
+        }
+        if self.kind != ProbeKind::Liveness {
+            self.wait_briefly().await;
+        }
+        let name = self.kind.name().to_lowercase();
+        let mut tally = Tally::new(self.kind, self.timing);
+        let mut ticks = interval(self.timing.period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let result =
+                checks::perform(&self.action, &self.run.inside, &name, self.timing.timeout).await;
+            let said = result.err();
+            if let Some(said) = &said {
+                let note = format!("{} probe failed: {said}", self.kind.name());
+                let about = About::container(&self.pod, &self.container).doing(self.kind.name());
+                self.events.warning(about, "Unhealthy", note);
+            }
+            let Some(passed) = tally.count(said.is_none()) else { continue };
+            self.tell(passed, said.unwrap_or_default()).await;
+            // Startup has its answer; a container that failed liveness is on its way out.
+            let done = match self.kind {
+                ProbeKind::Startup => true,
+                ProbeKind::Liveness => !passed,
+                ProbeKind::Readiness => false,
+            };
+            if done {
+                let _ = self.started.send(passed);
+                return;
+            }
+        }
+    }
+
+    /// Tries until it passes, for at most one period, before results count.
+    ///
+    /// A program needs some milliseconds until it listens. The kubelet would find it not ready, say so
+    /// in an event, and look again a whole period later; here that period is used. What fails for longer
+    /// fails as often as in Kubernetes from then on.
+    async fn wait_briefly(&self) {
+        let name = format!("{}-early", self.kind.name().to_lowercase());
+        let deadline = Instant::now() + self.timing.period;
+        let mut pause = EARLY_PAUSE_FIRST;
+        loop {
+            let limit = self.timing.timeout;
+            let result = checks::perform(&self.action, &self.run.inside, &name, limit).await;
+            if result.is_ok() || Instant::now() + pause > deadline {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(EARLY_PAUSE_LONGEST);
+        }
+    }
+
+    async fn tell(&self, passed: bool, said: String) {
+        let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
+        let verdict = Happened::Verdict { index, run, kind, passed, said };
+        // Fails only when the Pod's task has ended.
+        let _ = self.happened.send(verdict).await;
+    }
+}

@@ -1,0 +1,227 @@
+//! Starts one container: image, environment, volumes, root, process.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use rand::Rng;
+use tokio::sync::oneshot;
+
+use super::Node;
+use crate::chain::chain;
+use crate::checks::Inside;
+use crate::container::{Process, Spec, Start, Task};
+use crate::directory::{PodDirectory, ProcessRecord, make_private};
+use crate::downward::Place;
+use crate::env::{EnvInput, environment};
+use crate::expand::expand;
+use crate::images::PulledImage;
+use crate::lifecycle::StartFailure;
+use crate::log::LogFile;
+use crate::processes::{Exit, Output};
+use crate::reference::References;
+use crate::rootfs::{self, Mount};
+use crate::storage::{self, Storage};
+use crate::strays;
+
+/// What names a container of ours in the API, in front of the run's name.
+const ID_SCHEME: &str = "tholepin://";
+
+/// What a container may write its last words to, unless its spec says otherwise.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// A container to start.
+pub(super) struct ToStart {
+    pub node: Arc<Node>,
+    pub pod: Arc<Pod>,
+    pub container: Container,
+    pub place: Place,
+    pub directory: PodDirectory,
+    pub references: References,
+    pub restart_count: u32,
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub run: Run,
+    pub image_id: String,
+    pub since: Timestamp,
+    pub exit: oneshot::Receiver<Exit>,
+    /// Words of the command that look like a bind to every address or to loopback.
+    pub suspicious: Option<String>,
+}
+
+/// One run of a container.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    /// Its name: random, and in the path of its root.
+    pub name: String,
+    pub directory: PathBuf,
+    pub start_ticks: u64,
+    pub inside: Arc<Inside>,
+}
+
+impl Run {
+    /// The container's id as the API shows it: another one at each start.
+    pub(super) fn id(&self) -> String {
+        format!("{ID_SCHEME}{}", self.name)
+    }
+
+    /// Whether the process is still the one that was started.
+    pub(super) fn is_same_process(&self) -> bool {
+        strays::start_ticks(self.inside.pid) == Some(self.start_ticks)
+    }
+
+    /// What stopped the process before it became its program; `None` if it became it.
+    pub(super) fn start_error(&self) -> Option<String> {
+        let why = std::fs::read_to_string(self.directory.join("error")).ok()?;
+        (!why.is_empty()).then_some(why)
+    }
+
+    /// What the program wrote to its termination log.
+    pub(super) fn last_words(&self) -> Option<String> {
+        const BYTES_MAX: usize = 4096;
+        let words = std::fs::read(self.directory.join("termination-log")).ok()?;
+        let words = words.get(..words.len().min(BYTES_MAX))?;
+        (!words.is_empty()).then(|| String::from_utf8_lossy(words).into_owned())
+    }
+}
+
+/// Starts the container, or says why it cannot be.
+pub(super) async fn start(to_start: ToStart) -> Result<Started, StartFailure> {
+    let ToStart { node, pod, container, place, directory, .. } = &to_start;
+    let image = container.image.as_deref().unwrap_or_default();
+    let image = node.images.pull(image).await.map_err(|error| fail("ErrImagePull", &error))?;
+    let references = &to_start.references;
+    let input = EnvInput { pod, place, references, image: &image.env };
+    let env = environment(input, container)
+        .map_err(|error| fail("CreateContainerConfigError", &error))?;
+    let allow_host_path = node.options.allow_host_path;
+    let storage = Storage { client: &node.client, pod, place, directory, allow_host_path };
+    let no_volume = |error| fail("ContainerCreating", &error);
+    let volumes = storage.prepare(references).await.map_err(no_volume)?;
+    let mounts = storage::mounts(container, &volumes, &env).map_err(no_volume)?;
+    let process = process(container, &image, env);
+    launch(&to_start, &image, mounts, process)
+        .await
+        .map_err(|error| fail("RunContainerError", &error))
+}
+
+fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
+    StartFailure { reason: reason.into(), message: chain(error) }
+}
+
+/// The program, with references to the environment expanded in command and arguments.
+fn process(container: &Container, image: &PulledImage, env: BTreeMap<String, String>) -> Process {
+    let expand_all = |words: &Option<Vec<String>>| -> Vec<String> {
+        words.iter().flatten().map(|word| expand(word, &env)).collect()
+    };
+    let argv = image.argv(&expand_all(&container.command), &expand_all(&container.args));
+    let workdir = container.working_dir.clone().filter(|workdir| !workdir.is_empty());
+    let workdir = workdir.map_or_else(|| image.working_dir.clone(), PathBuf::from);
+    let mut env = env;
+    env.entry("PATH".into()).or_insert_with(rootfs::default_path);
+    env.entry("HOME".into()).or_insert_with(|| "/root".into());
+    Process { argv, env, workdir }
+}
+
+async fn launch(
+    to_start: &ToStart,
+    image: &PulledImage,
+    mut mounts: Vec<Mount>,
+    mut process: Process,
+) -> std::io::Result<Started> {
+    let ToStart { node, pod, container, directory, .. } = to_start;
+    let name = run_name();
+    let run_directory = directory.run(&container.name, &name);
+    let root = run_directory.join("root");
+    make_private(&run_directory)?;
+    std::fs::create_dir(&root)?;
+    mounts.push(termination_log(container, &run_directory)?);
+    let hostname = storage::hostname(pod);
+    process.env.entry("HOSTNAME".into()).or_insert_with(|| hostname.clone());
+    let steps = rootfs::steps(&node.machine, image, &directory.files(), &process.workdir, &mounts);
+    let spec_file = run_directory.join("spec.json");
+    let user_namespace = node.user_namespace;
+    let spec = Spec {
+        parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        error_file: run_directory.join("error"),
+        task: Task::Start(Start {
+            user_namespace,
+            hostname,
+            root,
+            steps,
+            process: process.clone(),
+        }),
+    };
+    spec.write(&spec_file)?;
+    directory.drop_old_logs(&container.name);
+    let log = directory.log(&container.name, to_start.restart_count);
+    let launched = node.processes.launch(spec_file, Output::Log(LogFile::open(&log)?)).await?;
+    let (pid, start_ticks) = (launched.pid, launched.start_ticks);
+    let record = ProcessRecord { run: name.clone(), pid, start_ticks, log };
+    directory.record(&container.name, &record)?;
+    let suspicious = loopback_word(&process.argv);
+    let inside = Arc::new(Inside {
+        processes: node.processes.clone(),
+        pid,
+        user_namespace,
+        env: process.env,
+        workdir: process.workdir,
+        directory: run_directory.clone(),
+    });
+    let run = Run { name, directory: run_directory, start_ticks, inside };
+    let image_id = image.id.clone();
+    Ok(Started { run, image_id, since: launched.at, exit: launched.exit, suspicious })
+}
+
+fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<Mount> {
+    let source = run_directory.join("termination-log");
+    std::fs::File::create(&source)?;
+    let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    let target = PathBuf::from(target.unwrap_or(TERMINATION_LOG));
+    Ok(Mount { source: source.canonicalize()?, target, read_only: false })
+}
+
+/// A name for a run that no other run has ever had.
+fn run_name() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}
+
+/// The first word that binds to all addresses or to loopback: Pods share one network here, so the Pods
+/// of a StatefulSet would take each other's port.
+fn loopback_word(argv: &[String]) -> Option<String> {
+    let suspicious = |word: &&String| {
+        ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| word.contains(address))
+    };
+    argv.iter().find(suspicious).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_and_arguments_see_the_environment() {
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c", "args": ["--bind", "$(POD_IP)", "$(NONE)"]}))
+        .unwrap();
+        let env = BTreeMap::from([("POD_IP".to_owned(), "127.23.1.7".to_owned())]);
+        let process = process(&container, &PulledImage::for_tests("/bin/tool"), env);
+        assert_eq!(process.argv, ["--bind", "127.23.1.7", "$(NONE)"]);
+        assert!(process.env["PATH"].starts_with("/opt/image/bin:"));
+    }
+
+    #[test]
+    fn a_bind_to_every_address_is_noticed() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            loopback_word(&words("redis-server --bind 0.0.0.0")).as_deref(),
+            Some("0.0.0.0")
+        );
+        assert_eq!(loopback_word(&words("redis-server --bind 127.23.1.7")), None);
+    }
+}

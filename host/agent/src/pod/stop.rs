@@ -1,0 +1,116 @@
+//! Ends one run of a container: preStop, SIGTERM, patience, SIGKILL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::start::Run;
+use crate::checks::{self, Action};
+use crate::strays;
+
+/// What a container gets after its preStop hook, however long that took. Source: the kubelet's
+/// `minimumGracePeriodInSeconds`.
+const GRACE_MIN: Duration = Duration::from_secs(2);
+
+/// A run to end.
+pub(super) struct ToStop {
+    pub run: Arc<Run>,
+    /// Cancelled when the run has ended.
+    pub ended: CancellationToken,
+    pub pre_stop: Option<Action>,
+    /// How long the run may take, preStop included.
+    pub grace: Duration,
+    /// When it must be over in any case: the end of the Pod's own grace period.
+    pub deadline: watch::Receiver<Option<Instant>>,
+}
+
+/// Ends the run; returns when it has ended or was killed, with what went wrong in its preStop hook.
+pub(super) async fn stop(mut to_stop: ToStop) -> Result<(), String> {
+    let own = Instant::now() + to_stop.grace;
+    let mut result = Ok(());
+    let mut least = None;
+    if let Some(pre_stop) = to_stop.pre_stop.take() {
+        let patience = limit(own, *to_stop.deadline.borrow()).duration_since(Instant::now());
+        if patience > Duration::ZERO {
+            let mut deadline = to_stop.deadline.clone();
+            let hook = checks::perform(&pre_stop, &to_stop.run.inside, "pre-stop", patience);
+            tokio::select! {
+                performed = hook => result = performed,
+                // A deletion without grace does not wait for a hook.
+                () = at_deadline(own, &mut deadline) => {}
+                () = to_stop.ended.cancelled() => return Ok(()),
+            }
+            least = Some(Instant::now() + GRACE_MIN);
+        }
+    }
+    if to_stop.run.is_same_process() {
+        strays::signal(to_stop.run.inside.pid, Signal::SIGTERM);
+    }
+    let own = least.map_or(own, |least| own.max(least));
+    tokio::select! {
+        () = to_stop.ended.cancelled() => return result,
+        () = patience_ends(own, least, &mut to_stop.deadline) => {}
+    }
+    kill(&to_stop.run);
+    result
+}
+
+/// Kills the run's process and all of its session.
+pub(super) fn kill(run: &Run) {
+    if run.is_same_process() {
+        strays::kill_session(run.inside.pid);
+    }
+}
+
+fn limit(own: Instant, deadline: Option<Instant>) -> Instant {
+    deadline.map_or(own, |deadline| own.min(deadline))
+}
+
+async fn patience_ends(
+    own: Instant,
+    least: Option<Instant>,
+    deadline: &mut watch::Receiver<Option<Instant>>,
+) {
+    at_deadline(own, deadline).await;
+    if let Some(least) = least {
+        // The minimum after a hook, unless the Pod is being deleted without any grace at all.
+        let forced = deadline.borrow().is_some_and(|deadline| deadline + GRACE_MIN < least);
+        if !forced {
+            sleep_until(least).await;
+        }
+    }
+}
+
+/// Waits until `own` or the Pod's deadline, whichever is first; the latter may move.
+async fn at_deadline(own: Instant, deadline: &mut watch::Receiver<Option<Instant>>) {
+    loop {
+        let until = limit(own, *deadline.borrow_and_update());
+        tokio::select! {
+            () = sleep_until(until) => return,
+            changed = deadline.changed() => {
+                if changed.is_err() {
+                    return sleep_until(until).await;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shorter_grace_period_is_obeyed_while_waiting() {
+        let (sender, mut receiver) = watch::channel(None);
+        let begun = Instant::now();
+        let own = begun + Duration::from_secs(30);
+        let shorten = async { sender.send(Some(begun)).unwrap() };
+        let waits = async { tokio::join!(at_deadline(own, &mut receiver), shorten) };
+        tokio::time::timeout(Duration::from_secs(10), waits).await.unwrap();
+    }
+}

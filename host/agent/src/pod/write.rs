@@ -1,0 +1,125 @@
+//! Writes a Pod's status to the API server: only the newest one, only when it changed.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client, Error, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::error::Elapsed;
+use tokio::time::{sleep, timeout};
+
+/// The field manager that owns what this agent writes.
+pub(crate) const FIELD_MANAGER: &str = "tholepin-agent";
+
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// Writes every status that `statuses` brings until its sender is dropped; the last one is written even
+/// then. A status that a newer one overtakes is skipped. Ends early when the Pod is gone.
+pub(super) async fn write_statuses(
+    client: Client,
+    pod: Pod,
+    mut statuses: watch::Receiver<Option<PodStatus>>,
+) {
+    let api: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap_or_default());
+    loop {
+        let status = statuses.borrow_and_update().clone();
+        if let Some(status) = status
+            && write_until_overtaken(&api, &pod, status, &statuses).await == Written::PodGone
+        {
+            return;
+        }
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Written {
+    Done,
+    PodGone,
+}
+
+async fn write_until_overtaken(
+    api: &Api<Pod>,
+    pod: &Pod,
+    status: PodStatus,
+    newer: &watch::Receiver<Option<PodStatus>>,
+) -> Written {
+    let name = pod.name_any();
+    // The uid keeps the status of one Pod from the next one of that name.
+    let patch = Patch::Apply(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": pod.namespace(), "uid": pod.uid()},
+        "status": status,
+    }));
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let mut pause = RETRY_FIRST;
+    loop {
+        match judge(timeout(WRITE_DEADLINE, api.patch_status(&name, &parameters, &patch)).await) {
+            Judged::Done => return Written::Done,
+            Judged::Gone => return Written::PodGone,
+            Judged::Refused(error) => {
+                tracing::warn!(pod = name, error, "pod status refused");
+                return Written::Done;
+            }
+            Judged::TryAgain(error) => tracing::debug!(pod = name, error, "pod status not written"),
+        }
+        // A dropped sender is no newer status: the last one is worth trying again.
+        if matches!(newer.has_changed(), Ok(true)) {
+            return Written::Done;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
+}
+
+/// What an answer of the API server means for a writer.
+enum Judged {
+    Done,
+    Gone,
+    Refused(String),
+    TryAgain(String),
+}
+
+fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> Judged {
+    match answer {
+        Ok(Ok(_)) => Judged::Done,
+        Ok(Err(Error::Api(status))) if status.code == 404 => Judged::Gone,
+        Ok(Err(Error::Api(status))) if matches!(status.code, 400 | 403 | 405 | 415 | 422) => {
+            Judged::Refused(status.message)
+        }
+        Ok(Err(error)) => Judged::TryAgain(error.to_string()),
+        Err(_) => Judged::TryAgain(format!("no answer within {WRITE_DEADLINE:?}")),
+    }
+}
+
+/// Removes a Pod's object for good, now that nothing of it runs. Tries until the API server takes it.
+pub(super) async fn remove(client: Client, pod: &Pod) {
+    let api: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap_or_default());
+    let name = pod.name_any();
+    let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
+    let parameters =
+        DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
+    let mut pause = RETRY_FIRST;
+    loop {
+        let answer = timeout(WRITE_DEADLINE, api.delete(&name, &parameters)).await;
+        // Another Pod has the name by now.
+        if matches!(&answer, Ok(Err(Error::Api(status))) if status.code == 409) {
+            return;
+        }
+        match judge(answer) {
+            Judged::Done | Judged::Gone => return,
+            Judged::Refused(error) | Judged::TryAgain(error) => {
+                tracing::warn!(pod = name, error, "pod not removed");
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
+}

@@ -1,0 +1,163 @@
+//! The ConfigMaps and Secrets that a Pod names, and what is known of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
+
+/// A ConfigMap or a Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RefKind {
+    ConfigMap,
+    Secret,
+}
+
+/// One ConfigMap or Secret of the Pod's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RefKey {
+    pub kind: RefKind,
+    pub name: String,
+}
+
+impl RefKey {
+    pub(crate) fn config_map(name: &str) -> Self {
+        Self { kind: RefKind::ConfigMap, name: name.to_owned() }
+    }
+
+    pub(crate) fn secret(name: &str) -> Self {
+        Self { kind: RefKind::Secret, name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for RefKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            RefKind::ConfigMap => "configmap",
+            RefKind::Secret => "secret",
+        };
+        write!(f, "{kind} \"{}\"", self.name)
+    }
+}
+
+/// The keys of a ConfigMap or Secret with their bytes.
+pub(crate) type Data = BTreeMap<String, Vec<u8>>;
+
+/// What is known of a ConfigMap or Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reference {
+    /// Not read yet.
+    #[default]
+    Unknown,
+    /// Read: there is none.
+    Missing,
+    /// Read.
+    Present(Arc<Data>),
+}
+
+/// What is known of everything that a Pod names.
+pub(crate) type References = BTreeMap<RefKey, Reference>;
+
+/// Why something that a Pod names cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReferenceError {
+    #[error("{0} not found")]
+    Missing(RefKey),
+    #[error("{0} is not read yet")]
+    Unknown(RefKey),
+    #[error("couldn't find key {key} in {reference}")]
+    NoKey { reference: RefKey, key: String },
+}
+
+/// The data of `key`, or `None` if it is absent and `optional`.
+pub(crate) fn data<'a>(
+    references: &'a References,
+    key: &RefKey,
+    optional: bool,
+) -> Result<Option<&'a Data>, ReferenceError> {
+    match references.get(key) {
+        Some(Reference::Present(data)) => Ok(Some(data)),
+        Some(Reference::Missing) if optional => Ok(None),
+        Some(Reference::Missing) => Err(ReferenceError::Missing(key.clone())),
+        Some(Reference::Unknown) | None => Err(ReferenceError::Unknown(key.clone())),
+    }
+}
+
+/// Every ConfigMap and Secret that the Pod names, in environment or volumes.
+pub(crate) fn named_by(pod: &Pod) -> BTreeSet<RefKey> {
+    let mut keys = BTreeSet::new();
+    let Some(spec) = &pod.spec else { return keys };
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        keys.extend(named_by_env(container));
+    }
+    for volume in spec.volumes.iter().flatten() {
+        keys.extend(named_by_volume(volume));
+    }
+    keys
+}
+
+fn named_by_env(container: &Container) -> Vec<RefKey> {
+    let mut keys = Vec::new();
+    for source in container.env_from.iter().flatten() {
+        keys.extend(source.config_map_ref.iter().map(|from| RefKey::config_map(&from.name)));
+        keys.extend(source.secret_ref.iter().map(|from| RefKey::secret(&from.name)));
+    }
+    for source in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
+        keys.extend(source.config_map_key_ref.iter().map(|from| RefKey::config_map(&from.name)));
+        keys.extend(source.secret_key_ref.iter().map(|from| RefKey::secret(&from.name)));
+    }
+    keys
+}
+
+fn named_by_volume(volume: &Volume) -> Vec<RefKey> {
+    let mut keys = Vec::new();
+    keys.extend(volume.config_map.iter().map(|from| RefKey::config_map(&from.name)));
+    let secret = volume.secret.as_ref().and_then(|from| from.secret_name.as_deref());
+    keys.extend(secret.map(RefKey::secret));
+    let projected =
+        volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+    for source in projected {
+        keys.extend(source.config_map.iter().map(|from| RefKey::config_map(&from.name)));
+        keys.extend(source.secret.iter().map(|from| RefKey::secret(&from.name)));
+    }
+    keys
+}
+
+/// The data of a ConfigMap, text and binary alike.
+pub(crate) fn config_map_data(object: ConfigMap) -> Data {
+    let text =
+        object.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
+    let binary =
+        object.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
+    text.chain(binary).collect()
+}
+
+/// The data of a Secret.
+pub(crate) fn secret_data(object: Secret) -> Data {
+    object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_that_can_name_one_is_searched() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {
+                "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s1"}}]}],
+                "containers": [{"name": "c", "env": [
+                    {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c1", "key": "k"}}},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s2", "key": "k"}}}]}],
+                "volumes": [
+                    {"name": "a", "configMap": {"name": "c2"}},
+                    {"name": "b", "secret": {"secretName": "s3"}},
+                    {"name": "p", "projected": {"sources": [
+                        {"configMap": {"name": "c3"}}, {"secret": {"name": "s4"}}]}}]
+            }
+        }))
+        .unwrap();
+        let names: Vec<_> = named_by(&pod).into_iter().map(|key| key.name).collect();
+        assert_eq!(names, ["c1", "c2", "c3", "s1", "s2", "s3", "s4"]);
+    }
+}

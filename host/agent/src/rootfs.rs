@@ -1,0 +1,212 @@
+//! Which steps fill a container's root.
+//!
+//! A container sees the machine's programs and libraries read-only, its own `/tmp`, `/var`, `/run`,
+//! `/data`, an `/etc` of a few well-known files, and its volumes. `/usr` is shown child by child, so
+//! that a volume may be mounted at a path such as `/usr/local/etc/redis` that the machine lacks.
+//!
+//! This shields the machine from accidents; it is no boundary against a hostile program, which runs as
+//! the same user (see `SECURITY` in the crate's header).
+
+use std::path::{Path, PathBuf};
+
+use crate::container::RootStep;
+use crate::images::PulledImage;
+
+/// Where the image's commands are, first on the container's `PATH`.
+const COMMANDS: &str = "/opt/image/bin";
+
+/// Where the Pod's own `hosts`, `hostname` and `resolv.conf` are shown. A directory, not files: a file
+/// that is mounted alone could only be rewritten in place, and a reader could see half of it.
+const POD_FILES: &str = "/run/pod";
+
+/// The machine's directories that hold programs and libraries, besides `/usr`.
+const TOP: &[&str] = &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+const ETC: &[&str] = &[
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates",
+    "gai.conf",
+    "group",
+    "host.conf",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "nsswitch.conf",
+    "os-release",
+    "passwd",
+    "pki",
+    "profile",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+];
+
+const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+
+/// The `PATH` of a container whose image and spec set none.
+pub(crate) fn default_path() -> String {
+    format!("{COMMANDS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+/// A volume as a container wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// A directory or file of the machine, without symlinks.
+    pub source: PathBuf,
+    /// Where the container wants it.
+    pub target: PathBuf,
+    /// Whether it must not write there.
+    pub read_only: bool,
+}
+
+/// What this machine shows to every container: looked at once, when the agent starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Machine {
+    steps: Vec<RootStep>,
+}
+
+impl Machine {
+    /// Looks at the machine.
+    pub(crate) fn look() -> Self {
+        let mut steps = Vec::new();
+        for path in TOP {
+            steps.extend(show(Path::new(path)));
+        }
+        for parent in ["/usr", "/usr/local"] {
+            for child in children(Path::new(parent)) {
+                if !matches!(child.to_str(), Some("/usr/local" | "/usr/local/etc")) {
+                    steps.extend(show(&child));
+                }
+            }
+        }
+        for name in ETC {
+            let target = Path::new("/etc").join(name);
+            // The contents, not the link: its target may be one that the container does not see.
+            let source = target.canonicalize().ok();
+            steps.extend(source.map(|source| RootStep::Bind { source, target, read_only: true }));
+        }
+        for name in DEVICES {
+            let device = Path::new("/dev").join(name);
+            steps.extend(device.exists().then(|| bind(&device, &device, false)));
+        }
+        Self { steps }
+    }
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Shows a path as it is: a link as a link, a directory by mounting it.
+fn show(path: &Path) -> Option<RootStep> {
+    if let Ok(to) = std::fs::read_link(path) {
+        return Some(RootStep::Symlink { target: path.to_owned(), to });
+    }
+    path.exists().then(|| bind(path, path, true))
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> RootStep {
+    RootStep::Bind { source: source.to_owned(), target: target.to_owned(), read_only }
+}
+
+/// All steps for one container. `mounts` may come in any order.
+pub(crate) fn steps(
+    machine: &Machine,
+    image: &PulledImage,
+    pod_files: &Path,
+    workdir: &Path,
+    mounts: &[Mount],
+) -> Vec<RootStep> {
+    let directory =
+        |path: &str, mode| RootStep::Directory { target: path.into(), mode: Some(mode) };
+    let link = |path: PathBuf, to: PathBuf| RootStep::Symlink { target: path, to };
+    let mut steps = vec![
+        directory("/tmp", 0o1777),
+        directory("/var/tmp", 0o1777),
+        directory("/var/log", 0o755),
+        directory("/var/lib", 0o755),
+        directory("/var/cache", 0o755),
+        directory("/run", 0o755),
+        directory("/root", 0o700),
+        directory("/home", 0o755),
+        directory("/mnt", 0o755),
+        directory("/dev/shm", 0o1777),
+        link("/var/run".into(), "/run".into()),
+    ];
+    steps.extend(machine.steps.iter().cloned());
+    steps.push(bind(Path::new("/proc"), Path::new("/proc"), false));
+    steps.push(bind(Path::new("/sys"), Path::new("/sys"), true));
+    for (name, to) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        steps.push(link(Path::new("/dev").join(name), format!("/proc/self/fd{to}").into()));
+    }
+    steps.push(bind(pod_files, Path::new(POD_FILES), true));
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        steps.push(link(Path::new("/etc").join(name), Path::new(POD_FILES).join(name)));
+    }
+    let elsewhere = |tree: &&PathBuf| !tree.starts_with("/usr") && !is_top(tree);
+    steps.extend(image.trees.iter().filter(elsewhere).map(|tree| bind(tree, tree, true)));
+    for (name, program) in &image.commands {
+        steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
+    }
+    steps.push(RootStep::Directory { target: workdir.to_owned(), mode: None });
+    let mut mounts: Vec<&Mount> = mounts.iter().collect();
+    // A mount hides what was below it before, so the outer ones come first.
+    mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
+    steps.extend(mounts.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)));
+    steps
+}
+
+fn is_top(path: &Path) -> bool {
+    TOP.iter().any(|top| path.starts_with(top))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(source: &str, target: &str) -> Mount {
+        Mount { source: source.into(), target: target.into(), read_only: false }
+    }
+
+    #[test]
+    fn outer_volumes_are_mounted_before_inner_ones() {
+        let image = PulledImage::for_tests("/bin/sh");
+        let mounts = [mount("/v/b", "/data/inner"), mount("/v/a", "/data")];
+        let steps =
+            steps(&Machine::default(), &image, Path::new("/pod"), Path::new("/data"), &mounts);
+        let targets: Vec<_> = steps
+            .iter()
+            .filter_map(|step| match step {
+                RootStep::Bind { source, target, .. } if source.starts_with("/v") => Some(target),
+                RootStep::Bind { .. } | RootStep::Directory { .. } | RootStep::Symlink { .. } => {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(targets, [Path::new("/data"), Path::new("/data/inner")]);
+    }
+
+    #[test]
+    fn a_program_outside_the_usual_places_is_shown_with_its_directory() {
+        let image = PulledImage::for_tests("/engines/redis-8/redis-server");
+        let steps = steps(&Machine::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
+        assert!(steps.contains(&bind(
+            Path::new("/engines/redis-8"),
+            Path::new("/engines/redis-8"),
+            true
+        )));
+        let command = RootStep::Symlink {
+            target: "/opt/image/bin/redis-server".into(),
+            to: "/engines/redis-8/redis-server".into(),
+        };
+        assert!(steps.contains(&command));
+    }
+}

@@ -1,0 +1,301 @@
+//! Makes a Pod's volumes and its own `/etc` files on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, PersistentVolume, PersistentVolumeClaim, Pod, Volume, VolumeMount,
+};
+use kube::{Api, Client, ResourceExt};
+
+use crate::directory::PodDirectory;
+use crate::downward::Place;
+use crate::expand::expand;
+use crate::reference::References;
+use crate::rootfs::Mount;
+use crate::volume::{self, Content, VolumeError, is_inside, payload};
+
+/// A volume that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    pub path: PathBuf,
+    /// Containers never write it: it follows its source.
+    pub read_only: bool,
+}
+
+/// Why a volume is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StorageError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("volume `{volume}`: make it on disk")]
+    Disk { volume: String, source: io::Error },
+    #[error("volume `{volume}`: {why}")]
+    Claim { volume: String, why: String },
+    #[error("volume `{0}` is a hostPath, which this local host does not allow")]
+    HostPath(String),
+    #[error("container mounts volume `{0}`, which the pod does not have")]
+    NoVolume(String),
+    #[error("subPath `{sub_path}` of volume `{volume}` leaves the volume or is not there")]
+    SubPath { volume: String, sub_path: String },
+}
+
+/// What is needed to make volumes.
+#[derive(Clone, Copy)]
+pub(crate) struct Storage<'a> {
+    pub client: &'a Client,
+    pub pod: &'a Pod,
+    pub place: &'a Place,
+    pub directory: &'a PodDirectory,
+    pub allow_host_path: bool,
+}
+
+impl Storage<'_> {
+    /// Makes all volumes of the Pod, or brings those up to date that follow a source.
+    pub(crate) async fn prepare(
+        self,
+        references: &References,
+    ) -> Result<BTreeMap<String, Prepared>, StorageError> {
+        let mut prepared = BTreeMap::new();
+        for volume in self.volumes() {
+            prepared.insert(volume.name.clone(), self.prepare_one(volume, references).await?);
+        }
+        Ok(prepared)
+    }
+
+    /// Brings the volumes up to date that follow a ConfigMap, a Secret or the Pod itself. One whose
+    /// source is gone keeps what it had, as in Kubernetes.
+    pub(crate) fn refresh(self, references: &References) {
+        for volume in self.volumes() {
+            let Ok(Content::Files(files)) =
+                volume::content(self.pod, self.place, references, volume)
+            else {
+                continue;
+            };
+            let path = self.directory.volume(&volume.name);
+            if let Err(error) = payload::write(&path, &files, &stamp()) {
+                tracing::warn!(volume = volume.name, %error, "volume not updated");
+            }
+        }
+    }
+
+    fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+    }
+
+    async fn prepare_one(
+        self,
+        volume: &Volume,
+        references: &References,
+    ) -> Result<Prepared, StorageError> {
+        let path = self.directory.volume(&volume.name);
+        let disk = |source| StorageError::Disk { volume: volume.name.clone(), source };
+        let (path, read_only) = match volume::content(self.pod, self.place, references, volume)? {
+            Content::Empty => {
+                fs::create_dir_all(&path).map_err(disk)?;
+                // As Kubernetes does: any user of the container may write.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(disk)?;
+                (path, false)
+            }
+            Content::Files(files) => {
+                payload::write(&path, &files, &stamp()).map_err(disk)?;
+                (path, true)
+            }
+            Content::Claim(claim) => (self.claimed(&volume.name, &claim).await?, false),
+            Content::HostPath(path) if self.allow_host_path => (path, false),
+            Content::HostPath(_) => return Err(StorageError::HostPath(volume.name.clone())),
+        };
+        let path = path.canonicalize().map_err(disk)?;
+        Ok(Prepared { path, read_only })
+    }
+
+    /// The directory behind a claim: that of the `hostPath` or `local` volume it is bound to.
+    async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, StorageError> {
+        let fail = |why: String| StorageError::Claim { volume: volume.to_owned(), why };
+        let namespace = self.pod.namespace().unwrap_or_default();
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
+        let found = claims.get_opt(claim).await;
+        let found = found.map_err(|error| fail(format!("read the claim `{claim}`: {error}")))?;
+        let found =
+            found.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+        let bound = found.status.and_then(|status| status.phase).as_deref() == Some("Bound");
+        let name = found.spec.and_then(|spec| spec.volume_name).filter(|_| bound);
+        let name =
+            name.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" is not bound")))?;
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let found = volumes.get(&name).await;
+        let found = found.map_err(|error| fail(format!("read the volume `{name}`: {error}")))?;
+        let spec = found.spec.unwrap_or_default();
+        let host_path = spec.host_path.map(|host_path| host_path.path);
+        let path = host_path.or_else(|| spec.local.map(|local| local.path));
+        let path = path.map(PathBuf::from).ok_or_else(|| {
+            fail(format!("persistentvolume \"{name}\" is neither of type hostPath nor local"))
+        })?;
+        fs::create_dir_all(&path)
+            .map_err(|source| StorageError::Disk { volume: volume.to_owned(), source })?;
+        Ok(path)
+    }
+}
+
+/// A name for a generation of files; later ones sort later.
+fn stamp() -> String {
+    format!("{:.9}", Timestamp::now())
+}
+
+/// What `container` mounts of the Pod's volumes. `env` expands `subPathExpr`.
+pub(crate) fn mounts(
+    container: &Container,
+    volumes: &BTreeMap<String, Prepared>,
+    env: &BTreeMap<String, String>,
+) -> Result<Vec<Mount>, StorageError> {
+    let all = container.volume_mounts.iter().flatten();
+    all.map(|mount| {
+        let volume =
+            volumes.get(&mount.name).ok_or_else(|| StorageError::NoVolume(mount.name.clone()))?;
+        Ok(Mount {
+            source: source(mount, volume, env)?,
+            target: Path::new("/").join(&mount.mount_path),
+            read_only: volume.read_only || mount.read_only == Some(true),
+        })
+    })
+    .collect()
+}
+
+fn source(
+    mount: &VolumeMount,
+    volume: &Prepared,
+    env: &BTreeMap<String, String>,
+) -> Result<PathBuf, StorageError> {
+    let expression = mount.sub_path_expr.as_ref().map(|expression| expand(expression, env));
+    let sub_path = expression.or_else(|| mount.sub_path.clone()).unwrap_or_default();
+    if sub_path.is_empty() {
+        return Ok(volume.path.clone());
+    }
+    let fail = || StorageError::SubPath { volume: mount.name.clone(), sub_path: sub_path.clone() };
+    let path = volume.path.join(&sub_path);
+    if !is_inside(Path::new(&sub_path)) {
+        return Err(fail());
+    }
+    if !path.exists() && !volume.read_only {
+        fs::create_dir_all(&path).map_err(|_| fail())?;
+    }
+    // A symlink in the volume must not lead out of it.
+    let path = path.canonicalize().map_err(|_| fail())?;
+    if path.starts_with(&volume.path) { Ok(path) } else { Err(fail()) }
+}
+
+/// Writes the Pod's `hosts`, replacing the old one by a rename: a reader sees one or the other.
+pub(crate) fn write_hosts(
+    pod: &Pod,
+    place: &Place,
+    directory: &PodDirectory,
+    names: &str,
+) -> io::Result<()> {
+    let spec = pod.spec.as_ref();
+    let name = hostname(pod);
+    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref());
+    let namespace = pod.namespace().unwrap_or_default();
+    let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
+    let full =
+        subdomain.map(|subdomain| format!("{name}.{subdomain}.{namespace}.svc.cluster.local "));
+    text.push_str(&format!("{} {}{name}\n", place.pod_ip, full.unwrap_or_default()));
+    for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
+        let names = alias.hostnames.clone().unwrap_or_default().join(" ");
+        text.push_str(&format!("{} {names}\n", alias.ip));
+    }
+    text.push_str(names);
+    let files = directory.files();
+    fs::create_dir_all(&files)?;
+    let next = files.join(".hosts");
+    fs::write(&next, text)?;
+    fs::rename(next, files.join("hosts"))
+}
+
+/// Writes the files that do not change while the Pod lives.
+pub(crate) fn write_pod_files(pod: &Pod, directory: &PodDirectory) -> io::Result<()> {
+    let files = directory.files();
+    fs::create_dir_all(&files)?;
+    fs::write(files.join("hostname"), format!("{}\n", hostname(pod)))?;
+    let resolv = fs::read("/etc/resolv.conf").unwrap_or_default();
+    fs::write(files.join("resolv.conf"), resolv)
+}
+
+/// The host name inside: `spec.hostname`, else the Pod's name, cut to what a host name may be long.
+pub(crate) fn hostname(pod: &Pod) -> String {
+    const HOSTNAME_CHARS_MAX: usize = 63;
+    let named = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
+    let name = named.filter(|name| !name.is_empty()).unwrap_or_else(|| pod.name_any());
+    name.chars()
+        .take(HOSTNAME_CHARS_MAX)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::downward;
+
+    fn prepared(path: &Path, read_only: bool) -> BTreeMap<String, Prepared> {
+        let path = path.canonicalize().unwrap();
+        BTreeMap::from([("v".to_owned(), Prepared { path, read_only })])
+    }
+
+    fn container(mount: serde_json::Value) -> Container {
+        serde_json::from_value(json!({"name": "c", "volumeMounts": [mount]})).unwrap()
+    }
+
+    #[test]
+    fn a_sub_path_stays_in_its_volume() {
+        let directory = tempfile::tempdir().unwrap();
+        let volumes = prepared(directory.path(), false);
+        std::os::unix::fs::symlink("/", directory.path().join("out")).unwrap();
+        let env = BTreeMap::from([("POD".to_owned(), "a-0".to_owned())]);
+        let cases = [
+            (json!({"subPath": "x/y"}), Some("x/y")),
+            (json!({"subPathExpr": "$(POD)"}), Some("a-0")),
+            (json!({"subPath": "../x"}), None),
+            (json!({"subPath": "/etc"}), None),
+            (json!({"subPath": "out/etc"}), None),
+        ];
+        for (mut mount, expected) in cases {
+            mount["name"] = "v".into();
+            mount["mountPath"] = "/data".into();
+            let text = mount.to_string();
+            let found = mounts(&container(mount), &volumes, &env).ok();
+            let source = found.map(|mounts| mounts[0].source.clone());
+            assert_eq!(source, expected.map(|path| volumes["v"].path.join(path)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mount_of_an_unknown_volume_is_named() {
+        let container = container(json!({"name": "w", "mountPath": "/w"}));
+        let error = mounts(&container, &BTreeMap::new(), &BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("`w`"), "{error}");
+    }
+
+    #[test]
+    fn hosts_name_the_pod_its_aliases_and_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let pod_directory = PodDirectory::new(directory.path(), "u1");
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "a-0", "namespace": "ns"},
+            "spec": {"hostname": "a-0", "subdomain": "a", "containers": [],
+                "hostAliases": [{"ip": "127.0.0.9", "hostnames": ["x", "y"]}]}}))
+        .unwrap();
+        let place = downward::tests::place();
+        write_hosts(&pod, &place, &pod_directory, "127.23.1.8 b-0.b\n").unwrap();
+        let text = fs::read_to_string(pod_directory.files().join("hosts")).unwrap();
+        let expected = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
+            127.23.1.7 a-0.a.ns.svc.cluster.local a-0\n127.0.0.9 x y\n127.23.1.8 b-0.b\n";
+        assert_eq!(text, expected);
+    }
+}

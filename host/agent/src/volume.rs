@@ -1,0 +1,265 @@
+//! What a Pod's volumes hold.
+//!
+//! Pure: a volume is turned into what shall be there ([`Content`]); [`payload`] writes it.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume, VolumeProjection,
+};
+
+use crate::downward::{self, FieldError, Place};
+use crate::reference::{self, RefKey, ReferenceError, References};
+
+pub(crate) mod payload;
+
+/// The mode of files for which nobody asks another.
+const DEFAULT_MODE: i32 = 0o644;
+
+/// One file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct File {
+    pub bytes: Vec<u8>,
+    pub mode: u32,
+}
+
+/// The files of a volume by their path within it.
+pub(crate) type Payload = BTreeMap<PathBuf, File>;
+
+/// What a volume holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// An empty directory that lasts as long as the Pod.
+    Empty,
+    /// Files that follow their source; containers cannot write them.
+    Files(Payload),
+    /// The directory behind a PersistentVolumeClaim.
+    Claim(String),
+    /// A directory of the machine.
+    HostPath(PathBuf),
+}
+
+/// Why a volume cannot be made.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("volume `{volume}`")]
+    Reference { volume: String, source: ReferenceError },
+    #[error("volume `{volume}`")]
+    Field { volume: String, source: FieldError },
+    #[error("volume `{volume}` names the path `{path}`, which leaves the volume")]
+    Path { volume: String, path: String },
+    #[error(
+        "volume `{0}` is of a kind that the local node agent does not have: use emptyDir, configMap, \
+         secret, projected (of these), downwardAPI or persistentVolumeClaim"
+    )]
+    Kind(String),
+}
+
+/// What `volume` of `pod` holds.
+pub(crate) fn content(
+    pod: &Pod,
+    place: &Place,
+    references: &References,
+    volume: &Volume,
+) -> Result<Content, VolumeError> {
+    let mut maker = Maker { pod, place, references, volume: &volume.name, files: Payload::new() };
+    if volume.empty_dir.is_some() {
+        return Ok(Content::Empty);
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return Ok(Content::Claim(claim.claim_name.clone()));
+    }
+    if let Some(host) = &volume.host_path {
+        return Ok(Content::HostPath(host.path.clone().into()));
+    }
+    if let Some(from) = &volume.config_map {
+        let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
+        let wanted = Wanted { items, optional, mode: from.default_mode };
+        maker.add_keys(&RefKey::config_map(&from.name), wanted)?;
+    } else if let Some(from) = &volume.secret {
+        let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
+        let wanted = Wanted { items, optional, mode: from.default_mode };
+        maker.add_keys(&RefKey::secret(from.secret_name.as_deref().unwrap_or_default()), wanted)?;
+    } else if let Some(from) = &volume.downward_api {
+        maker.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
+    } else if let Some(from) = &volume.projected {
+        maker.add_projected(from)?;
+    } else {
+        return Err(VolumeError::Kind(volume.name.clone()));
+    }
+    Ok(Content::Files(maker.files))
+}
+
+struct Maker<'a> {
+    pod: &'a Pod,
+    place: &'a Place,
+    references: &'a References,
+    volume: &'a str,
+    files: Payload,
+}
+
+/// Which keys of a source are wanted, and how.
+struct Wanted<'a> {
+    items: Option<&'a [KeyToPath]>,
+    optional: bool,
+    mode: Option<i32>,
+}
+
+impl Maker<'_> {
+    fn add_projected(&mut self, from: &ProjectedVolumeSource) -> Result<(), VolumeError> {
+        for source in from.sources.iter().flatten() {
+            self.add_source(source, from.default_mode)?;
+        }
+        Ok(())
+    }
+
+    fn add_source(
+        &mut self,
+        source: &VolumeProjection,
+        mode: Option<i32>,
+    ) -> Result<(), VolumeError> {
+        if let Some(from) = &source.config_map {
+            let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
+            self.add_keys(&RefKey::config_map(&from.name), Wanted { items, optional, mode })
+        } else if let Some(from) = &source.secret {
+            let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
+            self.add_keys(&RefKey::secret(&from.name), Wanted { items, optional, mode })
+        } else if let Some(from) = &source.downward_api {
+            self.add_fields(from.items.as_deref().unwrap_or_default(), mode)
+        } else {
+            Err(VolumeError::Kind(self.volume.to_owned()))
+        }
+    }
+
+    fn add_keys(&mut self, key: &RefKey, wanted: Wanted<'_>) -> Result<(), VolumeError> {
+        let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
+        let Some(data) = reference::data(self.references, key, wanted.optional).map_err(fail)?
+        else {
+            return Ok(());
+        };
+        let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
+            for (name, bytes) in data {
+                self.add(name, bytes.clone(), wanted.mode)?;
+            }
+            return Ok(());
+        };
+        for item in items {
+            match data.get(&item.key) {
+                Some(bytes) => self.add(&item.path, bytes.clone(), item.mode.or(wanted.mode))?,
+                None if wanted.optional => {}
+                None => {
+                    let (reference, key) = (key.clone(), item.key.clone());
+                    return Err(fail(ReferenceError::NoKey { reference, key }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_fields(
+        &mut self,
+        items: &[DownwardAPIVolumeFile],
+        mode: Option<i32>,
+    ) -> Result<(), VolumeError> {
+        for item in items {
+            let value = if let Some(from) = &item.field_ref {
+                downward::field(self.pod, self.place, &from.field_path)
+            } else if let Some(from) = &item.resource_field_ref {
+                downward::resource(self.pod, self.place, None, from)
+            } else {
+                Err(FieldError::UnknownField(item.path.clone()))
+            };
+            let fail = |source| VolumeError::Field { volume: self.volume.to_owned(), source };
+            self.add(&item.path, value.map_err(fail)?.into_bytes(), item.mode.or(mode))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, bytes: Vec<u8>, mode: Option<i32>) -> Result<(), VolumeError> {
+        let inside = is_inside(Path::new(path)) && !path.starts_with("..");
+        if !inside {
+            return Err(VolumeError::Path {
+                volume: self.volume.to_owned(),
+                path: path.to_owned(),
+            });
+        }
+        let mode = u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o777;
+        self.files.insert(path.into(), File { bytes, mode });
+        Ok(())
+    }
+}
+
+/// Whether a relative path stays below where it starts.
+pub(crate) fn is_inside(path: &Path) -> bool {
+    let normal = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    path.components().all(normal) && path.components().next().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reference::Reference;
+
+    #[track_caller]
+    fn check(volume: Value, expected: Result<&[(&str, &str, u32)], &str>) {
+        let mut volume = volume;
+        volume["name"] = "v".into();
+        let volume: Volume = serde_json::from_value(volume).unwrap();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a-0"}})).unwrap();
+        let data = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
+        let data = Reference::Present(Arc::new(BTreeMap::from(data)));
+        let references = BTreeMap::from([
+            (RefKey::config_map("c"), data.clone()),
+            (RefKey::secret("s"), data),
+            (RefKey::config_map("absent"), Reference::Missing),
+        ]);
+        let found = content(&pod, &downward::tests::place(), &references, &volume);
+        let found = found.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            cause.unwrap_or_else(|| error.to_string())
+        });
+        let file = |(path, text, mode): &(&str, &str, u32)| {
+            (PathBuf::from(path), File { bytes: text.as_bytes().to_vec(), mode: *mode })
+        };
+        let expected = expected.map(|files| Content::Files(files.iter().map(file).collect()));
+        assert_eq!(found, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn keys_become_files() {
+        check(json!({"configMap": {"name": "c"}}), Ok(&[("a", "1", 0o644), ("b", "2", 0o644)]));
+        check(
+            json!({"secret": {"secretName": "s", "defaultMode": 256,
+                "items": [{"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 493}]}}),
+            Ok(&[("x/y", "1", 0o400), ("z", "2", 0o755)]),
+        );
+    }
+
+    #[test]
+    fn projected_sources_are_put_together() {
+        let volume = json!({"projected": {"sources": [
+            {"configMap": {"name": "c", "items": [{"key": "a", "path": "a"}]}},
+            {"configMap": {"name": "absent", "optional": true}},
+            {"secret": {"name": "s", "items": [{"key": "b", "path": "b"}]}},
+            {"downwardAPI": {"items": [{"path": "n", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}});
+        check(volume, Ok(&[("a", "1", 0o644), ("b", "2", 0o644), ("n", "a-0", 0o644)]));
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_named() {
+        check(json!({"configMap": {"name": "absent"}}), Err("configmap \"absent\" not found"));
+        check(
+            json!({"configMap": {"name": "c", "items": [{"key": "k", "path": "k"}]}}),
+            Err("couldn't find key k in configmap \"c\""),
+        );
+        check(
+            json!({"configMap": {"name": "c", "items": [{"key": "a", "path": "../a"}]}}),
+            Err("volume `v` names the path `../a`, which leaves the volume"),
+        );
+    }
+}

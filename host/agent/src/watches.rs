@@ -1,0 +1,148 @@
+//! Follows the ConfigMaps and Secrets that Pods of this node name: one watch for each, shared by the
+//! Pods, and dropped with the last of them.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::reference::{Data, RefKey, RefKind, Reference, config_map_data, secret_data};
+
+/// Watches that may wait to be started.
+const REQUESTS_MAX: usize = 1024;
+
+type Key = (String, RefKey);
+
+/// A handle for asking what is known of a ConfigMap or Secret.
+#[derive(Clone, Debug)]
+pub(crate) struct Watches {
+    known: Arc<Mutex<BTreeMap<Key, watch::Sender<Reference>>>>,
+    start: mpsc::Sender<Key>,
+}
+
+/// The other half: performs the watches. [`serve`](Self::serve) must run for anything to be known.
+#[derive(Debug)]
+pub(crate) struct WatchServer {
+    watches: Watches,
+    started: mpsc::Receiver<Key>,
+}
+
+impl Watches {
+    pub(crate) fn new() -> (Self, WatchServer) {
+        let (start, started) = mpsc::channel(REQUESTS_MAX);
+        let watches = Self { known: Arc::default(), start };
+        (watches.clone(), WatchServer { watches, started })
+    }
+
+    /// What is known of `key` in `namespace`, now and whenever it changes.
+    pub(crate) async fn follow(&self, namespace: &str, key: &RefKey) -> watch::Receiver<Reference> {
+        let key = (namespace.to_owned(), key.clone());
+        let (receiver, is_new) = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !known.contains_key(&key);
+            let sender =
+                known.entry(key.clone()).or_insert_with(|| watch::Sender::new(Reference::Unknown));
+            (sender.subscribe(), is_new)
+        };
+        if is_new {
+            // Fails only when the agent stops.
+            let _ = self.start.send(key).await;
+        }
+        receiver
+    }
+
+    /// Forgets `key` if nobody follows it any more; returns whether it did.
+    fn forget_unused(&self, key: &Key) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = known.get(key).is_none_or(|sender| sender.receiver_count() == 0);
+        if unused {
+            known.remove(key);
+        }
+        unused
+    }
+
+    fn sender(&self, key: &Key) -> Option<watch::Sender<Reference>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+}
+
+impl WatchServer {
+    /// Performs watches until every [`Watches`] is dropped, which never happens before the agent drops
+    /// this future: it holds one itself.
+    pub(crate) async fn serve(mut self, client: Client) {
+        let mut tasks = JoinSet::new();
+        loop {
+            let key = tokio::select! {
+                key = self.started.recv() => key,
+                Some(_) = tasks.join_next() => continue,
+            };
+            let Some(key) = key else { return };
+            let (client, watches) = (client.clone(), self.watches.clone());
+            tasks.spawn(async move {
+                match key.1.kind {
+                    RefKind::ConfigMap => {
+                        follow::<ConfigMap>(client, watches, key, config_map_data).await
+                    }
+                    RefKind::Secret => follow::<Secret>(client, watches, key, secret_data).await,
+                }
+            });
+        }
+    }
+}
+
+async fn follow<K>(client: Client, watches: Watches, key: Key, data: fn(K) -> Data)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api: Api<K> = Api::namespaced(client, &key.0);
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.1.name));
+    let mut events = pin!(watch_objects(api, config).default_backoff());
+    let Some(sender) = watches.sender(&key) else { return };
+    let mut listed = false;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = sender.closed() => {
+                if watches.forget_unused(&key) {
+                    return;
+                }
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(Event::Init)) => listed = false,
+            Some(Ok(Event::InitApply(object) | Event::Apply(object))) => {
+                listed = true;
+                tell(&sender, Reference::Present(Arc::new(data(object))));
+            }
+            Some(Ok(Event::InitDone)) if listed => {}
+            Some(Ok(Event::InitDone | Event::Delete(_))) => tell(&sender, Reference::Missing),
+            Some(Err(error)) => {
+                tracing::warn!(namespace = key.0, reference = %key.1, %error, "watch interrupted");
+            }
+            None => return,
+        }
+    }
+}
+
+/// Tells a change, and only a change: a relist wakes nobody.
+fn tell(sender: &watch::Sender<Reference>, reference: Reference) {
+    sender.send_if_modified(|known| {
+        let changed = *known != reference;
+        if changed {
+            *known = reference;
+        }
+        changed
+    });
+}

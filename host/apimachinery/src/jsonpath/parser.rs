@@ -1,0 +1,191 @@
+//! Parses the JSONPath subset. Never recurses deeper than one filter.
+
+use serde_json::Value;
+
+use super::{Filter, JsonPathError, Operator, Step};
+
+/// Parses a whole path.
+pub(super) fn parse(path: &str) -> Result<Vec<Step>, JsonPathError> {
+    let inner = match path.strip_prefix('{') {
+        Some(rest) => rest.strip_suffix('}').ok_or_else(|| JsonPathError {
+            path: path.to_owned(),
+            at: path.len(),
+            expected: "`}`",
+        })?,
+        None => path,
+    };
+    let end = path.len() - usize::from(path.starts_with('{'));
+    let mut parser = Parser { path, rest: inner.strip_prefix('$').unwrap_or(inner), end };
+    let mut steps = Vec::new();
+    // kubectl allows the first dot to be left out.
+    if parser.rest.starts_with(|c: char| c.is_alphanumeric() || c == '_') {
+        steps.push(parser.name()?);
+    }
+    parser.steps(&mut steps, FilterAllowed::Yes)?;
+    match (steps.is_empty(), parser.rest.is_empty()) {
+        (false, true) => Ok(steps),
+        (true, _) => Err(parser.expected("`.name` or `[…]`")),
+        (false, false) => Err(parser.expected("`.`, `[` or the end")),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FilterAllowed {
+    Yes,
+    No,
+}
+
+struct Parser<'a> {
+    path: &'a str,
+    rest: &'a str,
+    /// Offset in `path` where `rest` ends.
+    end: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn expected(&self, expected: &'static str) -> JsonPathError {
+        let at = self.end.saturating_sub(self.rest.len());
+        JsonPathError { path: self.path.to_owned(), at, expected }
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn skip_blanks(&mut self) {
+        self.rest = self.rest.trim_start();
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+        let length = self.rest.find(|c| !wanted(c)).unwrap_or(self.rest.len());
+        let (taken, rest) = self.rest.split_at_checked(length).unwrap_or((self.rest, ""));
+        self.rest = rest;
+        taken
+    }
+
+    fn steps(&mut self, steps: &mut Vec<Step>, filter: FilterAllowed) -> Result<(), JsonPathError> {
+        loop {
+            if self.eat(".") {
+                if self.eat("*") {
+                    steps.push(Step::Every);
+                } else if !self.rest.starts_with('[') {
+                    steps.push(self.name()?);
+                }
+            } else if self.eat("[") {
+                steps.push(self.bracket(filter)?);
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A member's name; a backslash makes the next character part of it.
+    fn name(&mut self) -> Result<Step, JsonPathError> {
+        let mut name = String::new();
+        loop {
+            name.push_str(
+                self.take_while(|c| {
+                    c.is_alphanumeric() || matches!(c, '_' | '-' | '/' | '@' | ':')
+                }),
+            );
+            if !self.eat("\\") {
+                break;
+            }
+            let mut characters = self.rest.chars();
+            name.push(characters.next().ok_or_else(|| self.expected("a character after `\\`"))?);
+            self.rest = characters.as_str();
+        }
+        if name.is_empty() { Err(self.expected("a name")) } else { Ok(Step::Member(name)) }
+    }
+
+    fn bracket(&mut self, filter: FilterAllowed) -> Result<Step, JsonPathError> {
+        self.skip_blanks();
+        let step = if self.eat("*") {
+            Step::Every
+        } else if self.rest.starts_with(['\'', '"']) {
+            Step::Member(self.quoted()?)
+        } else if filter == FilterAllowed::Yes && self.eat("?(") {
+            self.filter()?
+        } else {
+            self.index()?
+        };
+        self.skip_blanks();
+        if self.eat("]") { Ok(step) } else { Err(self.expected("`]`")) }
+    }
+
+    fn quoted(&mut self) -> Result<String, JsonPathError> {
+        let quote = if self.rest.starts_with('"') { "\"" } else { "'" };
+        self.eat(quote);
+        let text = self.take_while(|c| !quote.contains(c));
+        let closed = self.eat(quote);
+        if closed { Ok(text.to_owned()) } else { Err(self.expected("the closing quote")) }
+    }
+
+    fn index(&mut self) -> Result<Step, JsonPathError> {
+        let from = self.number()?;
+        if self.eat(":") {
+            return Ok(Step::Slice(from, self.number()?));
+        }
+        from.map(Step::Index).ok_or_else(|| self.expected("an index, `*`, a quoted name or `?(`"))
+    }
+
+    fn number(&mut self) -> Result<Option<i64>, JsonPathError> {
+        let digits = self.take_while(|c| c.is_ascii_digit() || c == '-');
+        if digits.is_empty() {
+            return Ok(None);
+        }
+        digits.parse().map(Some).map_err(|_| self.expected("a whole number before this"))
+    }
+
+    fn filter(&mut self) -> Result<Step, JsonPathError> {
+        self.skip_blanks();
+        if !self.eat("@") {
+            return Err(self.expected("`@`"));
+        }
+        let mut path = Vec::new();
+        self.steps(&mut path, FilterAllowed::No)?;
+        self.skip_blanks();
+        let comparison = match self.operator() {
+            Some(operator) => {
+                self.skip_blanks();
+                Some((operator, self.literal()?))
+            }
+            None => None,
+        };
+        self.skip_blanks();
+        if self.eat(")") {
+            Ok(Step::Filter(Filter { path, comparison }))
+        } else {
+            Err(self.expected("`)`"))
+        }
+    }
+
+    fn operator(&mut self) -> Option<Operator> {
+        let operators = [
+            ("==", Operator::Equal),
+            ("!=", Operator::NotEqual),
+            ("<=", Operator::LessOrEqual),
+            (">=", Operator::GreaterOrEqual),
+            ("<", Operator::Less),
+            (">", Operator::Greater),
+        ];
+        operators.into_iter().find_map(|(text, operator)| self.eat(text).then_some(operator))
+    }
+
+    fn literal(&mut self) -> Result<Value, JsonPathError> {
+        if self.rest.starts_with(['\'', '"']) {
+            return self.quoted().map(Value::String);
+        }
+        let word = self.take_while(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '+'));
+        match serde_json::from_str(word) {
+            Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => Ok(value),
+            _ => Err(self.expected("a quoted text, a number, true, false or null before this")),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Lists the kinds that the server offers, and reads more of them from CRDs.
+//!
+//! It knows names, scope and subresources, never a field's type: that is `schema` and `openapi`.
+//! Source of the names: the discovery documents of Kubernetes 1.33.
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+/// One kind in one version, as discovery describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// API group; empty for core.
+    pub group: String,
+    /// Version in the group: `v1`, `v1alpha1`.
+    pub version: String,
+    /// CamelCase name: `ConfigMap`.
+    pub kind: String,
+    /// Name of the list type: `ConfigMapList`.
+    pub list_kind: String,
+    /// Resource name in paths: `configmaps`.
+    pub plural: String,
+    /// Lower-case singular: `configmap`.
+    pub singular: String,
+    /// Abbreviations that kubectl takes: `cm`.
+    pub short_names: Vec<String>,
+    /// Groups of kinds that kubectl takes: `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Names of subresources: `status`, `log`.
+    pub subresources: Vec<String>,
+    /// Whether `metadata.generation` starts at 1 and counts changes outside `metadata` and
+    /// `status`.
+    pub tracks_generation: bool,
+    /// Field selectors beyond `metadata.name` and `metadata.namespace`, as dotted paths.
+    pub selectable_fields: Vec<String>,
+    /// Whether the kind comes from a CRD (its schema prunes and defaults; lists carry the kind).
+    pub custom: bool,
+}
+
+/// Why a CRD gives no kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CrdError {
+    /// A field that every CRD has is absent or has the wrong type.
+    #[error("the CRD has no usable `{0}`")]
+    Missing(&'static str),
+    /// The CRD does not list the version asked for.
+    #[error("the CRD has no version `{0}`")]
+    NoVersion(String),
+}
+
+impl Kind {
+    /// `v1` for core, else `group/version`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `configmaps` for core, else `statefulsets.apps`: how messages name the resource.
+    pub fn resource_name(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    /// Whether the kind has this subresource.
+    pub fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.iter().any(|subresource| subresource == name)
+    }
+
+    /// Reads one version of a `CustomResourceDefinition` (apiextensions.k8s.io/v1).
+    ///
+    /// Names come from `spec.names` (absent ones are derived: the singular is the lower-case kind,
+    /// the list kind ends in `List`).
+    ///
+    /// # Errors
+    ///
+    /// Fails if a needed field is missing or the version is not listed.
+    pub fn from_crd(crd: &Value, version: &str) -> Result<Self, CrdError> {
+        let text = |pointer: &str, name: &'static str| {
+            crd.pointer(pointer).and_then(Value::as_str).ok_or(CrdError::Missing(name))
+        };
+        let optional = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str);
+        let kind = text("/spec/names/kind", "spec.names.kind")?;
+        let entry = crd_version(crd, version)?;
+        let mut subresources = Vec::new();
+        if entry.pointer("/subresources/status").is_some_and(Value::is_object) {
+            subresources.push("status".to_owned());
+        }
+        let selectable = entry.get("selectableFields").and_then(Value::as_array);
+        let selectable_fields = selectable.into_iter().flatten();
+        let selectable_fields = selectable_fields
+            .filter_map(|field| field.get("jsonPath").and_then(Value::as_str))
+            .map(|path| path.trim_start_matches('.').to_owned())
+            .collect();
+        Ok(Self {
+            group: text("/spec/group", "spec.group")?.to_owned(),
+            version: version.to_owned(),
+            kind: kind.to_owned(),
+            list_kind: optional("/spec/names/listKind")
+                .map_or_else(|| format!("{kind}List"), str::to_owned),
+            plural: text("/spec/names/plural", "spec.names.plural")?.to_owned(),
+            singular: optional("/spec/names/singular")
+                .map_or_else(|| kind.to_lowercase(), str::to_owned),
+            short_names: strings(crd.pointer("/spec/names/shortNames")),
+            categories: strings(crd.pointer("/spec/names/categories")),
+            namespaced: text("/spec/scope", "spec.scope")? == "Namespaced",
+            subresources,
+            tracks_generation: true,
+            selectable_fields,
+            custom: true,
+        })
+    }
+}
+
+/// Finds the entry of `spec.versions` with this name.
+///
+/// # Errors
+///
+/// Fails if the CRD has no versions, or not this one.
+pub fn crd_version<'a>(crd: &'a Value, version: &str) -> Result<&'a Value, CrdError> {
+    let versions = crd
+        .pointer("/spec/versions")
+        .and_then(Value::as_array)
+        .ok_or(CrdError::Missing("spec.versions"))?;
+    versions
+        .iter()
+        .find(|entry| entry.get("name").and_then(Value::as_str) == Some(version))
+        .ok_or_else(|| CrdError::NoVersion(version.to_owned()))
+}
+
+/// The kinds that the server offers without any CRD, ordered by group, version and plural.
+pub fn builtin() -> &'static [Kind] {
+    static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(Row::kind).collect());
+    &KINDS
+}
+
+/// Finds a built-in kind by its resource name.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    builtin()
+        .iter()
+        .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+}
+
+/// One row of the table; lists are separated by spaces.
+struct Row {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static str,
+    categories: &'static str,
+    scope: Scope,
+    subresources: &'static str,
+    generation: Generation,
+    selectable: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    Tracked,
+    Absent,
+}
+
+impl Row {
+    const fn namespaced(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
+        Self {
+            group,
+            version: "v1",
+            kind,
+            plural,
+            short: "",
+            categories: "",
+            scope: Scope::Namespaced,
+            subresources: "",
+            generation: Generation::Absent,
+            selectable: "",
+        }
+    }
+
+    const fn cluster(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
+        Self { scope: Scope::Cluster, ..Self::namespaced(group, kind, plural) }
+    }
+
+    const fn short(self, short: &'static str) -> Self {
+        Self { short, ..self }
+    }
+
+    const fn in_all(self) -> Self {
+        Self { categories: "all", ..self }
+    }
+
+    const fn api_extensions(self) -> Self {
+        Self { categories: "api-extensions", ..self }
+    }
+
+    const fn subresources(self, subresources: &'static str) -> Self {
+        Self { subresources, ..self }
+    }
+
+    const fn tracked(self) -> Self {
+        Self { generation: Generation::Tracked, ..self }
+    }
+
+    const fn selectable(self, selectable: &'static str) -> Self {
+        Self { selectable, ..self }
+    }
+
+    fn kind(&self) -> Kind {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        Kind {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            kind: self.kind.to_owned(),
+            list_kind: format!("{}List", self.kind),
+            plural: self.plural.to_owned(),
+            singular: self.kind.to_lowercase(),
+            short_names: words(self.short),
+            categories: words(self.categories),
+            namespaced: self.scope == Scope::Namespaced,
+            subresources: words(self.subresources),
+            tracks_generation: self.generation == Generation::Tracked,
+            selectable_fields: words(self.selectable),
+            custom: false,
+        }
+    }
+}
+
+/// Field selectors of core/v1 events; kubectl describe uses the first four.
+const EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involvedObject.name \
+    involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion \
+    involvedObject.fieldPath reason reportingComponent source type";
+/// The same fields under the names of events.k8s.io/v1.
+const NEW_EVENT_FIELDS: &str = "regarding.kind regarding.namespace regarding.name regarding.uid \
+    regarding.apiVersion regarding.resourceVersion regarding.fieldPath reason \
+    reportingController type";
+/// Field selectors of pods; the scheduler and the node agent live by `spec.nodeName`.
+const POD_FIELDS: &str = "spec.nodeName spec.restartPolicy spec.schedulerName \
+    spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName";
+
+/// The table itself; the order is that of [`builtin`].
+const ROWS: &[Row] = &[
+    Row::namespaced("", "ConfigMap", "configmaps").short("cm"),
+    Row::namespaced("", "Endpoints", "endpoints").short("ep"),
+    Row::namespaced("", "Event", "events").short("ev").selectable(EVENT_FIELDS),
+    Row::cluster("", "Namespace", "namespaces")
+        .short("ns")
+        .subresources("status")
+        .selectable("status.phase"),
+    Row::cluster("", "Node", "nodes")
+        .short("no")
+        .subresources("status")
+        .selectable("spec.unschedulable"),
+    Row::namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims")
+        .short("pvc")
+        .subresources("status"),
+    Row::cluster("", "PersistentVolume", "persistentvolumes").short("pv").subresources("status"),
+    Row::namespaced("", "Pod", "pods")
+        .short("po")
+        .in_all()
+        .subresources("status log")
+        .tracked()
+        .selectable(POD_FIELDS),
+    Row::namespaced("", "Secret", "secrets").selectable("type"),
+    Row::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
+    Row::namespaced("", "Service", "services")
+        .short("svc")
+        .in_all()
+        .subresources("status")
+        .selectable("spec.clusterIP spec.type"),
+    Row::cluster("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions")
+        .short("crd crds")
+        .api_extensions()
+        .subresources("status")
+        .tracked(),
+    Row::namespaced("apps", "ControllerRevision", "controllerrevisions"),
+    Row::namespaced("apps", "StatefulSet", "statefulsets")
+        .short("sts")
+        .in_all()
+        .subresources("status")
+        .tracked(),
+    Row::namespaced("coordination.k8s.io", "Lease", "leases"),
+    Row::namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices").tracked(),
+    Row::namespaced("events.k8s.io", "Event", "events").short("ev").selectable(NEW_EVENT_FIELDS),
+    Row::namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets")
+        .short("pdb")
+        .subresources("status")
+        .tracked(),
+    Row::cluster("storage.k8s.io", "StorageClass", "storageclasses").short("sc"),
+];
+
+fn strings(list: Option<&Value>) -> Vec<String> {
+    let items = list.and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_ordered() {
+        let names: Vec<_> =
+            builtin().iter().map(|kind| (&kind.group, &kind.version, &kind.plural)).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        let mut unique = names.clone();
+        unique.dedup();
+        assert_eq!(unique, names);
+    }
+
+    #[test]
+    fn a_crd_gives_the_same_facts() {
+        let crd = json!({"spec": {
+            "group": "redis.tholepin.dev", "scope": "Namespaced",
+            "names": {"kind": "RedisCluster", "plural": "redisclusters", "shortNames": ["rc"]},
+            "versions": [{"name": "v1alpha1", "subresources": {"status": {}},
+                "selectableFields": [{"jsonPath": ".spec.color"}]}],
+        }});
+        let kind = Kind::from_crd(&crd, "v1alpha1").unwrap();
+        assert_eq!(kind.api_version(), "redis.tholepin.dev/v1alpha1");
+        assert_eq!(kind.resource_name(), "redisclusters.redis.tholepin.dev");
+        assert_eq!(kind.singular, "rediscluster");
+        assert_eq!(kind.list_kind, "RedisClusterList");
+        assert!(kind.namespaced && kind.has_subresource("status"));
+        assert_eq!(kind.selectable_fields, ["spec.color"]);
+        assert_eq!(Kind::from_crd(&crd, "v2"), Err(CrdError::NoVersion("v2".to_owned())));
+        assert_eq!(Kind::from_crd(&json!({}), "v1"), Err(CrdError::Missing("spec.names.kind")));
+    }
+}

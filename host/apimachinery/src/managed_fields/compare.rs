@@ -1,0 +1,225 @@
+//! Finds which fields an object sets, and which differ between two objects.
+//!
+//! A field is what can have an owner: a scalar, an atomic list or map, an item of a list with keys,
+//! an element of a set. A container counts as a field where it is empty or appears whole.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::field_set::{FieldSet, key_element, value_element};
+use crate::topology::{MapKey, Shape, Step, Topology};
+
+/// What differs between two objects.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    pub(super) added: FieldSet,
+    pub(super) modified: FieldSet,
+    pub(super) removed: FieldSet,
+}
+
+impl Difference {
+    pub(super) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+
+    /// What has a new value.
+    pub(super) fn changed(&self) -> FieldSet {
+        self.added.union(&self.modified)
+    }
+
+    fn insert(&mut self, element: &str, below: Self) {
+        self.added.insert(element.to_owned(), below.added);
+        self.modified.insert(element.to_owned(), below.modified);
+        self.removed.insert(element.to_owned(), below.removed);
+    }
+}
+
+/// The fields that an intent sets.
+///
+/// Fails with the message for items that lack their keys or occur twice.
+pub(super) fn field_set_of(intent: &Value, topology: &dyn Topology) -> Result<FieldSet, String> {
+    let mut set = fields(intent, &mut Vec::new(), topology, Whole::Leaves)?;
+    set.clear_member();
+    Ok(set)
+}
+
+/// Compares two objects field by field. Of items that occur twice, the first counts.
+pub(super) fn compare(old: &Value, new: &Value, topology: &dyn Topology) -> Difference {
+    differ(Some(old), Some(new), &mut Vec::new(), topology)
+}
+
+/// Whether containers that are not empty are fields themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// No: an apply owns what it mentions.
+    Leaves,
+    /// Yes: what appeared whole is owned whole.
+    Containers,
+}
+
+fn fields<'a>(
+    value: &'a Value,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+    whole: Whole,
+) -> Result<FieldSet, String> {
+    let mut set = FieldSet::default();
+    match value {
+        Value::Object(members) if topology.map_shape(path) != Shape::Atomic => {
+            for (name, member) in members {
+                path.push(Step::Field(name));
+                let below = fields(member, path, topology, whole);
+                path.pop();
+                set.insert(format!("f:{name}"), below?);
+            }
+            if members.is_empty() || whole == Whole::Containers {
+                set.insert_here();
+            }
+        }
+        Value::Array(items) => {
+            let shape = topology.list_shape(path);
+            if shape == Shape::Atomic {
+                return Ok(FieldSet::here());
+            }
+            for item in items {
+                let element = element(item, &shape)?;
+                if set.child(&element).is_some() && whole == Whole::Leaves {
+                    return Err(format!("duplicate entries for key {}", plain(&element)));
+                }
+                path.push(Step::Item);
+                let below = fields(item, path, topology, whole);
+                path.pop();
+                let mut below = below?;
+                below.insert_here();
+                set.insert(element, below);
+            }
+            if items.is_empty() || whole == Whole::Containers {
+                set.insert_here();
+            }
+        }
+        Value::Object(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            set.insert_here()
+        }
+    }
+    Ok(set)
+}
+
+fn differ<'a>(
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+) -> Difference {
+    let whole = |value: &'a Value, path: &mut Vec<Step<'a>>| {
+        // What cannot be told apart is one field.
+        fields(value, path, topology, Whole::Containers).unwrap_or_else(|_| FieldSet::here())
+    };
+    let mut difference = Difference::default();
+    match (old, new) {
+        (None, None) => {}
+        (None, Some(new)) => difference.added = whole(new, path),
+        (Some(old), None) => difference.removed = whole(old, path),
+        (Some(old), Some(new)) if old == new => {}
+        (Some(Value::Object(old)), Some(Value::Object(new)))
+            if topology.map_shape(path) != Shape::Atomic =>
+        {
+            differ_members(old, new, path, topology, &mut difference);
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new)))
+            if topology.list_shape(path) != Shape::Atomic =>
+        {
+            let shape = topology.list_shape(path);
+            differ_items((old, new), &shape, path, topology, &mut difference);
+        }
+        (Some(old), Some(new)) => {
+            difference.removed = whole(old, path);
+            difference.added = whole(new, path);
+            // The place itself stays and has another value; only what was below is gone.
+            difference.removed.clear_member();
+            difference.added.clear_member();
+            difference.modified.insert_here();
+        }
+    }
+    difference
+}
+
+fn differ_members<'a>(
+    old: &'a Map<String, Value>,
+    new: &'a Map<String, Value>,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+    difference: &mut Difference,
+) {
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    for name in old.keys().chain(added) {
+        path.push(Step::Field(name));
+        let below = differ(old.get(name), new.get(name), path, topology);
+        path.pop();
+        difference.insert(&format!("f:{name}"), below);
+    }
+}
+
+fn differ_items<'a>(
+    (old, new): (&'a [Value], &'a [Value]),
+    shape: &Shape,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+    difference: &mut Difference,
+) {
+    let (old, new) = (by_element(old, shape), by_element(new, shape));
+    let added = new.keys().filter(|element| !old.contains_key(*element));
+    for element in old.keys().chain(added) {
+        path.push(Step::Item);
+        let (old, new) = (old.get(element).copied(), new.get(element).copied());
+        let mut below = differ(old, new, path, topology);
+        path.pop();
+        match (old, new) {
+            (None, Some(_)) => below.added.insert_here(),
+            (Some(_), None) => below.removed.insert_here(),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        difference.insert(element, below);
+    }
+}
+
+fn by_element<'a>(items: &'a [Value], shape: &Shape) -> BTreeMap<String, &'a Value> {
+    let mut found = BTreeMap::new();
+    for item in items {
+        if let Ok(element) = element(item, shape) {
+            found.entry(element).or_insert(item);
+        }
+    }
+    found
+}
+
+/// What identifies an item of a list: its keys, or itself in a set.
+///
+/// Fails with the message for an item that lacks a key without default.
+pub(super) fn element(item: &Value, shape: &Shape) -> Result<String, String> {
+    let keys = match shape {
+        Shape::Map(keys) => keys,
+        Shape::Set | Shape::Atomic | Shape::Granular => return Ok(value_element(item)),
+    };
+    let mut found = BTreeMap::new();
+    for MapKey { name, default } in keys {
+        let value = item.get(name).filter(|value| !value.is_null()).or(default.as_ref());
+        // Of several keys some may be absent; an item without any has no identity.
+        if let Some(value) = value {
+            found.insert(name.as_str(), value);
+        }
+    }
+    if found.is_empty() {
+        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+        return Err(format!(
+            "associative list with keys has an element that omits key field \"{}\"",
+            names.join("\", \"")
+        ));
+    }
+    Ok(key_element(&found))
+}
+
+/// An element without the letter in front, for messages.
+fn plain(element: &str) -> &str {
+    element.split_at_checked(2).map_or(element, |(_, rest)| rest)
+}

@@ -1,0 +1,216 @@
+//! Reads and writes `metadata.managedFields`: who owns which fields, by which operation, since when.
+//!
+//! It moves ownership and compares no values.
+
+use serde_json::{Map, Value, json};
+
+use super::field_set::FieldSet;
+
+/// How many Update entries an object keeps; older ones are merged, as in the real server.
+const UPDATE_ENTRIES_MAX: usize = 10;
+/// The manager that stands for merged ones.
+const ANCIENT_CHANGES: &str = "ancient-changes";
+
+/// How a manager came to own fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Operation {
+    Apply,
+    Update,
+}
+
+/// What makes two entries the same one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub(super) operation: Operation,
+    pub(super) manager: String,
+    pub(super) subresource: Option<String>,
+    /// Only of Update entries: an applier has one entry, whatever version it speaks.
+    api_version: Option<String>,
+}
+
+impl Identity {
+    pub(super) fn apply(manager: &str, subresource: Option<&str>) -> Self {
+        Self {
+            operation: Operation::Apply,
+            manager: manager.to_owned(),
+            subresource: subresource.map(str::to_owned),
+            api_version: None,
+        }
+    }
+
+    pub(super) fn update(manager: &str, subresource: Option<&str>, api_version: &str) -> Self {
+        Self {
+            operation: Operation::Update,
+            api_version: Some(api_version.to_owned()),
+            ..Self::apply(manager, subresource)
+        }
+    }
+}
+
+/// One entry of `managedFields`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) identity: Identity,
+    pub(super) api_version: String,
+    pub(super) time: Option<String>,
+    pub(super) fields: FieldSet,
+}
+
+impl Entry {
+    fn read(json: &Value) -> Option<Self> {
+        let text = |name: &str| json.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
+        let manager = text("manager").unwrap_or_default();
+        let subresource = text("subresource");
+        let api_version = text("apiVersion")?;
+        let identity = match text("operation")? {
+            "Apply" => Identity::apply(manager, subresource),
+            "Update" => Identity::update(manager, subresource, api_version),
+            _ => return None,
+        };
+        Some(Self {
+            identity,
+            api_version: api_version.to_owned(),
+            time: text("time").map(str::to_owned),
+            fields: FieldSet::from_json(json.get("fieldsV1")?)?,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let Self { identity, api_version, time, fields } = self;
+        let mut members = Map::new();
+        members.insert("apiVersion".to_owned(), json!(api_version));
+        members.insert("fieldsType".to_owned(), json!("FieldsV1"));
+        members.insert("fieldsV1".to_owned(), fields.to_json());
+        members.insert("manager".to_owned(), json!(identity.manager));
+        members.insert("operation".to_owned(), json!(identity.operation.as_str()));
+        if let Some(subresource) = &identity.subresource {
+            members.insert("subresource".to_owned(), json!(subresource));
+        }
+        if let Some(time) = time {
+            members.insert("time".to_owned(), json!(time));
+        }
+        Value::Object(members)
+    }
+}
+
+/// All entries of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries(Vec<Entry>);
+
+impl Entries {
+    /// The entries of an object; none if any of them cannot be read, as in the real server.
+    pub(super) fn of(object: &Value) -> Self {
+        Self::read(object).unwrap_or_default()
+    }
+
+    /// The entries of an object, if there are any and all can be read.
+    fn read(object: &Value) -> Option<Self> {
+        let list = object.pointer("/metadata/managedFields")?.as_array()?;
+        let mut entries = Self::default();
+        for json in list {
+            entries.put(Entry::read(json)?);
+        }
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter()
+    }
+
+    /// Takes the entry of this identity out.
+    pub(super) fn take(&mut self, identity: &Identity) -> Option<Entry> {
+        let position = self.0.iter().position(|entry| entry.identity == *identity)?;
+        Some(self.0.remove(position))
+    }
+
+    /// Puts an entry in; one without fields is not kept, one of the same identity is replaced.
+    pub(super) fn put(&mut self, entry: Entry) {
+        self.take(&entry.identity);
+        if !entry.fields.is_empty() {
+            self.0.push(entry);
+        }
+    }
+
+    /// Takes fields away from everybody but this one.
+    pub(super) fn retreat(&mut self, except: &Identity, fields: &FieldSet) {
+        for entry in self.0.iter_mut().filter(|entry| entry.identity != *except) {
+            entry.fields = entry.fields.difference(fields);
+        }
+        self.0.retain(|entry| !entry.fields.is_empty());
+    }
+
+    /// What anybody owns.
+    pub(super) fn all_fields(&self) -> FieldSet {
+        self.0.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.fields))
+    }
+
+    /// Merges the oldest Update entries until few enough are left.
+    pub(super) fn bound_updates(&mut self) {
+        self.sort();
+        let is_update = |entry: &&Entry| entry.identity.operation == Operation::Update;
+        let surplus = self.0.iter().filter(is_update).count().saturating_sub(UPDATE_ENTRIES_MAX);
+        if surplus == 0 {
+            return;
+        }
+        // One more, because the merged entry takes a place itself.
+        let oldest: Vec<Identity> =
+            self.0.iter().filter(is_update).take(surplus + 1).map(|e| e.identity.clone()).collect();
+        for identity in oldest {
+            let Some(entry) = self.take(&identity) else { continue };
+            let ancient = Identity::update(
+                ANCIENT_CHANGES,
+                identity.subresource.as_deref(),
+                &entry.api_version,
+            );
+            let before = self.take(&ancient).map(|entry| entry.fields).unwrap_or_default();
+            let fields = before.union(&entry.fields);
+            self.put(Entry { identity: ancient, fields, ..entry });
+        }
+    }
+
+    /// Writes the entries into an object: appliers first, then by time and manager.
+    pub(super) fn write(mut self, object: &mut Value) {
+        self.sort();
+        let Some(object) = object.as_object_mut() else { return };
+        if self.is_empty() {
+            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove("managedFields");
+            }
+            return;
+        }
+        let metadata = object.entry("metadata").or_insert_with(|| json!({}));
+        if let Some(metadata) = metadata.as_object_mut() {
+            let list = self.0.iter().map(Entry::to_json).collect();
+            metadata.insert("managedFields".to_owned(), Value::Array(list));
+        }
+    }
+
+    fn sort(&mut self) {
+        let key =
+            |entry: &Entry| (entry.identity.operation, entry.time.clone(), entry.identity.clone());
+        self.0.sort_by_key(key);
+    }
+}
+
+/// The entries that hold after a request left `new` as it is, before its own changes count.
+pub(super) fn after_request(
+    old: Option<&Value>,
+    new: &Value,
+    subresource: Option<&str>,
+) -> Entries {
+    let of_old = || old.map(Entries::of).unwrap_or_default();
+    if subresource.is_some() {
+        return of_old();
+    }
+    let given = new.pointer("/metadata/managedFields").and_then(Value::as_array);
+    let is_reset = given
+        .is_some_and(|list| matches!(list.as_slice(), [Value::Object(entry)] if entry.is_empty()));
+    if is_reset {
+        return Entries::default();
+    }
+    Entries::read(new).unwrap_or_else(of_old)
+}

@@ -1,0 +1,178 @@
+//! Merges an intent into the live object, and removes what its manager gave up.
+//!
+//! It knows no managers. The order of merged lists follows structured-merge-diff `typed/merge.go`:
+//! the intent's order for what it names, the live object's for the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::compare::element;
+use super::field_set::FieldSet;
+use crate::topology::{Shape, Step, Topology};
+
+/// The live object with everything that the intent says.
+///
+/// Fails with the message for items that lack their keys.
+pub(super) fn merge(
+    live: &Value,
+    intent: &Value,
+    topology: &dyn Topology,
+) -> Result<Value, String> {
+    merge_at(Some(live), intent, &mut Vec::new(), topology)
+}
+
+fn merge_at<'a>(
+    live: Option<&'a Value>,
+    intent: &'a Value,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+) -> Result<Value, String> {
+    match (live, intent) {
+        (Some(Value::Object(live)), Value::Object(intent))
+            if topology.map_shape(path) != Shape::Atomic =>
+        {
+            let mut merged: Map<String, Value> = live.clone();
+            for (name, wanted) in intent {
+                path.push(Step::Field(name));
+                let value = merge_at(live.get(name), wanted, path, topology);
+                path.pop();
+                merged.insert(name.clone(), value?);
+            }
+            Ok(Value::Object(merged))
+        }
+        (Some(Value::Array(live)), Value::Array(intent)) => match topology.list_shape(path) {
+            Shape::Atomic => Ok(Value::Array(intent.clone())),
+            shape @ (Shape::Map(_) | Shape::Set | Shape::Granular) => {
+                merge_items(live, intent, &shape, path, topology).map(Value::Array)
+            }
+        },
+        (_, intent) => Ok(intent.clone()),
+    }
+}
+
+fn merge_items<'a>(
+    live: &'a [Value],
+    intent: &'a [Value],
+    shape: &Shape,
+    path: &mut Vec<Step<'a>>,
+    topology: &dyn Topology,
+) -> Result<Vec<Value>, String> {
+    let wanted = intent.iter().map(|item| element(item, shape)).collect::<Result<Vec<_>, _>>()?;
+    // Live items without identity stay where they are.
+    let existing: Vec<Option<String>> = live.iter().map(|item| element(item, shape).ok()).collect();
+    let mut live_by_element: BTreeMap<&str, &Value> = BTreeMap::new();
+    for (element, item) in existing.iter().zip(live) {
+        if let Some(element) = element {
+            live_by_element.entry(element).or_insert(item);
+        }
+    }
+    let named: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    let mut left = existing.iter().zip(live).peekable();
+    let mut merged = Vec::new();
+    for (index, (element, item)) in wanted.iter().zip(intent).enumerate() {
+        let rest = wanted.get(index..).unwrap_or_default().iter();
+        let next_shared = rest.map(String::as_str).find(|name| live_by_element.contains_key(name));
+        // What only the live object has keeps its place before the items that followed it.
+        while let Some((own, kept)) = left.peek().copied() {
+            if !own.as_deref().is_some_and(|own| named.contains(own)) {
+                merged.push(kept.clone());
+            } else if own.as_deref() == next_shared {
+                break;
+            }
+            left.next();
+        }
+        if left.peek().is_some_and(|(own, _)| own.as_ref() == Some(element)) {
+            left.next();
+        }
+        path.push(Step::Item);
+        let live_item = live_by_element.get(element.as_str()).copied();
+        let value = merge_at(live_item, item, path, topology);
+        path.pop();
+        merged.push(value?);
+    }
+    let rest = left.filter(|(own, _)| own.as_deref().is_none_or(|own| !named.contains(own)));
+    merged.extend(rest.map(|(_, item)| item.clone()));
+    Ok(merged)
+}
+
+/// Takes `dropped` out of the object, except for what is in `kept` or holds something that is.
+///
+/// A map that loses its last member this way goes too.
+pub(super) fn remove(
+    object: &mut Value,
+    dropped: &FieldSet,
+    kept: &FieldSet,
+    topology: &dyn Topology,
+) {
+    remove_at(object, dropped, Some(kept), &mut Vec::new(), topology);
+}
+
+fn remove_at(
+    value: &mut Value,
+    dropped: &FieldSet,
+    kept: Option<&FieldSet>,
+    path: &mut Vec<String>,
+    topology: &dyn Topology,
+) {
+    match value {
+        Value::Object(members) => {
+            for (element, below) in dropped.children() {
+                let Some(name) = element.strip_prefix("f:") else { continue };
+                let kept = kept.and_then(|kept| kept.child(element));
+                let Some(member) = members.get_mut(name) else { continue };
+                path.push(name.to_owned());
+                let gone = give_up(member, below, kept, path, topology);
+                path.pop();
+                if gone {
+                    members.remove(name);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let steps: Vec<Step<'_>> = path.iter().map(|name| step(name)).collect();
+            let shape = topology.list_shape(&steps);
+            path.push(ITEM.to_owned());
+            items.retain_mut(|item| {
+                let Ok(element) = element(item, &shape) else { return true };
+                let Some(below) = dropped.child(&element) else { return true };
+                let kept = kept.and_then(|kept| kept.child(&element));
+                !give_up(item, below, kept, path, topology)
+            });
+            path.pop();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Removes what was given up inside a value; `true` if the value itself is to go.
+fn give_up(
+    value: &mut Value,
+    dropped: &FieldSet,
+    kept: Option<&FieldSet>,
+    path: &mut Vec<String>,
+    topology: &dyn Topology,
+) -> bool {
+    if dropped.is_member() && kept.is_none() {
+        return true;
+    }
+    let was_empty = is_empty(value);
+    remove_at(value, dropped, kept, path, topology);
+    !was_empty && is_empty(value) && kept.is_none()
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// Stands for an item in a path of names; no member of an object can be named so in a path,
+/// because a zero byte is no part of a field's name.
+const ITEM: &str = "\0";
+
+fn step(name: &str) -> Step<'_> {
+    if name == ITEM { Step::Item } else { Step::Field(name) }
+}

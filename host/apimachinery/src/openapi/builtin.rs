@@ -1,0 +1,107 @@
+//! Holds the schemas of the built-in kinds, generated once from the types of `k8s-openapi`.
+//!
+//! Everything that must know a built-in kind's fields asks here: the OpenAPI documents, and the
+//! search for unknown fields.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use k8s_openapi::api::{apps, coordination, core, discovery, events, policy, storage};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
+use schemars::JsonSchema;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::Kind;
+
+/// The schema of `metadata`.
+pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+/// A kind whose `apiVersion` and `kind` are described as everywhere.
+pub(crate) const ANY_KIND: &str = "io.k8s.api.core.v1.ConfigMap";
+
+/// What the types of `k8s-openapi` can tell about one kind.
+struct BuiltinType {
+    group: &'static str,
+    kind: &'static str,
+    name: fn() -> String,
+    register: fn(&mut SchemaGenerator),
+    decode: fn(&Value) -> Result<(), serde_json::Error>,
+}
+
+impl BuiltinType {
+    const fn of<T: JsonSchema + DeserializeOwned>(group: &'static str, kind: &'static str) -> Self {
+        Self {
+            group,
+            kind,
+            name: || T::schema_name().into_owned(),
+            register: |generator| {
+                generator.subschema_for::<T>();
+            },
+            decode: |object| T::deserialize(object).map(|_| ()),
+        }
+    }
+}
+
+/// One row per built-in kind.
+const TYPES: [BuiltinType; 19] = [
+    BuiltinType::of::<core::v1::ConfigMap>("", "ConfigMap"),
+    BuiltinType::of::<core::v1::Endpoints>("", "Endpoints"),
+    BuiltinType::of::<core::v1::Event>("", "Event"),
+    BuiltinType::of::<core::v1::Namespace>("", "Namespace"),
+    BuiltinType::of::<core::v1::Node>("", "Node"),
+    BuiltinType::of::<core::v1::PersistentVolume>("", "PersistentVolume"),
+    BuiltinType::of::<core::v1::PersistentVolumeClaim>("", "PersistentVolumeClaim"),
+    BuiltinType::of::<core::v1::Pod>("", "Pod"),
+    BuiltinType::of::<core::v1::Secret>("", "Secret"),
+    BuiltinType::of::<core::v1::Service>("", "Service"),
+    BuiltinType::of::<core::v1::ServiceAccount>("", "ServiceAccount"),
+    BuiltinType::of::<apiextensions::v1::CustomResourceDefinition>(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+    ),
+    BuiltinType::of::<apps::v1::ControllerRevision>("apps", "ControllerRevision"),
+    BuiltinType::of::<apps::v1::StatefulSet>("apps", "StatefulSet"),
+    BuiltinType::of::<coordination::v1::Lease>("coordination.k8s.io", "Lease"),
+    BuiltinType::of::<discovery::v1::EndpointSlice>("discovery.k8s.io", "EndpointSlice"),
+    BuiltinType::of::<events::v1::Event>("events.k8s.io", "Event"),
+    BuiltinType::of::<policy::v1::PodDisruptionBudget>("policy", "PodDisruptionBudget"),
+    BuiltinType::of::<storage::v1::StorageClass>("storage.k8s.io", "StorageClass"),
+];
+
+fn find(kind: &Kind) -> Option<&'static BuiltinType> {
+    let is_builtin = !kind.custom && kind.version == "v1";
+    TYPES.iter().find(|row| is_builtin && row.group == kind.group && row.kind == kind.kind)
+}
+
+/// The name of a built-in kind's schema.
+pub(crate) fn schema_name(kind: &Kind) -> Option<String> {
+    find(kind).map(|row| (row.name)())
+}
+
+/// The schema of a built-in kind; its references point into [`schemas`].
+pub(crate) fn schema(kind: &Kind) -> Option<&'static Value> {
+    schemas().get(&schema_name(kind)?)
+}
+
+/// Decodes an object as its built-in type, for the errors alone; unknown fields are none.
+pub(crate) fn decode(kind: &Kind, object: &Value) -> Result<(), serde_json::Error> {
+    find(kind).map_or(Ok(()), |row| (row.decode)(object))
+}
+
+/// All schemas of built-in kinds and of their parts, by name.
+pub(crate) fn schemas() -> &'static BTreeMap<String, Value> {
+    static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+        let mut generator = SchemaSettings::openapi3().into_generator();
+        for row in &TYPES {
+            (row.register)(&mut generator);
+        }
+        generator.take_definitions(true).into_iter().collect()
+    });
+    &SCHEMAS
+}
+
+/// The schema's name in a `$ref`.
+pub(crate) fn reference(reference: &Value) -> Option<&str> {
+    reference.as_str()?.strip_prefix("#/components/schemas/")
+}

@@ -1,0 +1,275 @@
+//! Holds the structural schema of a CRD version: it defaults, prunes and validates custom resources.
+//!
+//! ```text
+//! openAPIV3Schema ─► parse (refuses what is not structural, compiles patterns and CEL rules)
+//! object ─► prune ─► apply_defaults ─► validate (values, then CEL rules)
+//! ```
+//!
+//! It judges one version's shape. `metadata` is left to `validation`; a schema may only narrow
+//! `metadata.name` and `metadata.generateName`.
+//!
+//! Invariants:
+//! - Patterns and rules are compiled once, in [`StructuralSchema::parse`].
+//! - An update that leaves a value as it was is never refused for that value (ratcheting, as in
+//!   Kubernetes ≥ 1.30); only transition rules look at it again.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::FieldError;
+use crate::topology::{MapKey, Shape, Step, Topology, is_atomic_metadata, metadata_list_shape};
+
+mod cel;
+mod formats;
+mod parse;
+mod rules;
+mod scope;
+mod shape;
+mod validate;
+
+/// A structural schema of one version of a CRD, compiled.
+#[derive(Debug)]
+pub struct StructuralSchema {
+    root: Node,
+}
+
+impl StructuralSchema {
+    /// Compiles `spec.versions[].schema.openAPIV3Schema`.
+    ///
+    /// # Errors
+    ///
+    /// Gives every fault that makes the schema not structural and every rule, pattern or default
+    /// that cannot be used. Fields are relative to the schema (`properties[spec].type`); the caller
+    /// puts `spec.versions[0].schema.openAPIV3Schema.` in front.
+    pub fn parse(open_api_v3: &Value) -> Result<Self, Vec<FieldError>> {
+        let (root, mut errors) = parse::parse(open_api_v3);
+        if errors.is_empty() {
+            errors = parse::check_defaults(&root);
+        }
+        if errors.is_empty() { Ok(Self { root }) } else { Err(errors) }
+    }
+
+    /// Fills absent fields that have a default, from the outside inwards.
+    ///
+    /// `null` counts as absent where the field is not nullable and has a default. `metadata` is
+    /// left alone.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        shape::apply_defaults(&self.root, object);
+    }
+
+    /// Drops fields that the schema does not know; returns their paths (`spec.foo`), sorted.
+    ///
+    /// Members that are `null` where the schema does not allow it go too, untold: they stand for
+    /// nothing, and defaults fill them.
+    ///
+    /// Keeps `apiVersion`, `kind` and `metadata` of the object and of embedded resources, and all
+    /// that lies under `x-kubernetes-preserve-unknown-fields`.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        let mut dropped = Vec::new();
+        shape::prune(&self.root, object, &mut dropped);
+        dropped.sort();
+        dropped
+    }
+
+    /// Checks `new`, and the transition from `old` where there is one.
+    ///
+    /// Both must be pruned and defaulted. Rules run only if the values themselves are valid, as in
+    /// the real server.
+    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        validate::validate(&self.root, new, old, &mut errors);
+        if errors.is_empty() && self.root.has_rules {
+            rules::check(&self.root, new, old, &mut errors);
+        }
+        errors
+    }
+
+    /// Finds the node of a place; items and values of maps are all alike.
+    fn node(&self, path: &[Step<'_>]) -> Option<&Node> {
+        path.iter().try_fold(&self.root, |node, step| match step {
+            Step::Field(name) => node.member(name),
+            Step::Item => node.items.as_deref(),
+        })
+    }
+}
+
+impl Topology for StructuralSchema {
+    fn list_shape(&self, path: &[Step<'_>]) -> Shape {
+        if let Some(shape) = metadata_list_shape(path) {
+            return shape;
+        }
+        let Some(node) = self.node(path) else { return Shape::Atomic };
+        match node.list_type {
+            ListType::Atomic => Shape::Atomic,
+            ListType::Set => Shape::Set,
+            ListType::Map => Shape::Map(node.keys().collect()),
+        }
+    }
+
+    fn map_shape(&self, path: &[Step<'_>]) -> Shape {
+        match self.node(path) {
+            _ if is_atomic_metadata(path) => Shape::Atomic,
+            Some(node) if node.atomic_map => Shape::Atomic,
+            _ => Shape::Granular,
+        }
+    }
+}
+
+/// One node of the schema.
+#[derive(Debug, Default)]
+struct Node {
+    /// Absent only for int-or-string, for preserved unknown values, and inside `allOf` and the like.
+    kind: Option<Type>,
+    nullable: bool,
+    int_or_string: bool,
+    preserve_unknown: bool,
+    embedded_resource: bool,
+    properties: BTreeMap<String, Self>,
+    additional: Option<Additional>,
+    items: Option<Box<Self>>,
+    default: Option<Value>,
+    list_type: ListType,
+    map_keys: Vec<String>,
+    atomic_map: bool,
+    checks: Checks,
+    rules: Vec<cel::Rule>,
+    /// Whether this node or any below has rules; without one no CEL context is built.
+    has_rules: bool,
+}
+
+/// The JSON type that a node asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+#[derive(Debug)]
+enum Additional {
+    /// `additionalProperties: true`.
+    Any,
+    /// Values of a map.
+    Values(Box<Node>),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+/// What a value must satisfy beyond its type.
+#[derive(Debug, Default)]
+struct Checks {
+    required: Vec<String>,
+    enumeration: Vec<Value>,
+    minimum: Option<Bound>,
+    maximum: Option<Bound>,
+    multiple_of: Option<f64>,
+    length_min: Option<u64>,
+    length_max: Option<u64>,
+    items_min: Option<u64>,
+    items_max: Option<u64>,
+    properties_min: Option<u64>,
+    properties_max: Option<u64>,
+    pattern: Option<Regex>,
+    format: Option<String>,
+    all_of: Vec<Node>,
+    any_of: Vec<Node>,
+    one_of: Vec<Node>,
+    not: Option<Box<Node>>,
+}
+
+/// A limit of a number.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    value: f64,
+    exclusive: bool,
+}
+
+impl Node {
+    /// The schema of a member: a property, else the values of the map.
+    fn member(&self, name: &str) -> Option<&Self> {
+        match (self.properties.get(name), &self.additional) {
+            (Some(node), _) => Some(node),
+            (None, Some(Additional::Values(values))) => Some(values),
+            (None, Some(Additional::Any) | None) => None,
+        }
+    }
+
+    /// The keys of a list of type map, with the defaults that its items' schema gives them.
+    fn keys(&self) -> impl Iterator<Item = MapKey> {
+        self.map_keys.iter().map(|name| {
+            let property = self.items.as_deref().and_then(|items| items.properties.get(name));
+            MapKey { name: name.clone(), default: property.and_then(|node| node.default.clone()) }
+        })
+    }
+
+    /// Properties, items and map values; not the branches of `allOf` and the like.
+    fn children(&self) -> impl Iterator<Item = &Self> {
+        let values = match &self.additional {
+            Some(Additional::Values(values)) => Some(values.as_ref()),
+            Some(Additional::Any) | None => None,
+        };
+        self.properties.values().chain(self.items.as_deref()).chain(values)
+    }
+}
+
+impl Type {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let all =
+            [Self::Object, Self::Array, Self::String, Self::Integer, Self::Number, Self::Boolean];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn accepts(self, value: &Value) -> bool {
+        match self {
+            Self::Object => value.is_object(),
+            Self::Array => value.is_array(),
+            Self::String => value.is_string(),
+            Self::Integer => is_integer(value),
+            Self::Number => value.is_number(),
+            Self::Boolean => value.is_boolean(),
+        }
+    }
+}
+
+/// Whether a value is a whole number; `1.0` is one, as in the real server.
+fn is_integer(value: &Value) -> bool {
+    value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
+}
+
+/// The JSON type of a value, in the words of OpenAPI.
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) if is_integer(value) => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests;

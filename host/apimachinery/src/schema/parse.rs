@@ -1,0 +1,479 @@
+//! Compiles OpenAPI v3 into a [`Node`] tree and refuses what is not structural.
+//!
+//! Source of the rules and their words: apiextensions-apiserver
+//! `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation/validation.go`.
+
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use super::{Additional, Bound, Checks, ListType, Node, Type, cel, shape, validate};
+use crate::{FieldError, Reason};
+
+/// How deep a schema may nest.
+const DEPTH_MAX: usize = 64;
+
+/// Keywords that a structural schema may not have.
+const FORBIDDEN: [&str; 13] = [
+    "$ref",
+    "definitions",
+    "dependencies",
+    "deprecated",
+    "discriminator",
+    "id",
+    "patternProperties",
+    "additionalItems",
+    "readOnly",
+    "writeOnly",
+    "xml",
+    "$recursiveRef",
+    "propertyNames",
+];
+
+/// Keywords that describe structure and so may not stand inside `allOf` and the like.
+const STRUCTURAL: [&str; 10] = [
+    "type",
+    "default",
+    "additionalProperties",
+    "nullable",
+    "title",
+    "description",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-validations",
+];
+
+/// Compiles the whole schema; the tree is only good if there are no faults.
+pub(super) fn parse(schema: &Value) -> (Node, Vec<FieldError>) {
+    let mut parser = Parser { errors: Vec::new() };
+    let place = Place { position: Position::Root, depth: 0, correlatable: true };
+    let root = parser.node(schema, "", place);
+    (root, parser.errors)
+}
+
+/// Checks that every default is valid against its own schema and holds no unknown field.
+pub(super) fn check_defaults(root: &Node) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    check_default(root, "", &mut errors);
+    errors
+}
+
+fn check_default(node: &Node, path: &str, errors: &mut Vec<FieldError>) {
+    if let Some(default) = &node.default {
+        let field = join(path, "default");
+        let mut full = default.clone();
+        shape::apply_defaults(node, &mut full);
+        let mut dropped = Vec::new();
+        shape::prune(node, &mut full, &mut dropped);
+        if !dropped.is_empty() {
+            let detail = format!("must not have unknown fields: {}", dropped.join(", "));
+            errors.push(FieldError::invalid(&field, default, detail));
+        }
+        let mut faults = Vec::new();
+        validate::validate(node, &full, None, &mut faults);
+        for fault in faults {
+            errors.push(FieldError::build(&field, fault.reason, fault.message));
+        }
+    }
+    for (name, property) in &node.properties {
+        check_default(property, &join(path, &format!("properties[{name}]")), errors);
+    }
+    if let Some(items) = &node.items {
+        check_default(items, &join(path, "items"), errors);
+    }
+    if let Some(Additional::Values(values)) = &node.additional {
+        check_default(values, &join(path, "additionalProperties"), errors);
+    }
+}
+
+/// Where a node stands; decides what it must and may not have.
+#[derive(Clone, Copy)]
+struct Place {
+    position: Position,
+    depth: usize,
+    /// Whether an old value can be found for it: not below atomic lists and sets.
+    correlatable: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Root,
+    Property,
+    Items,
+    Values,
+    /// Inside `allOf`, `anyOf`, `oneOf` or `not`; `Types` where int-or-string allows a type.
+    Branch(BranchTypes),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BranchTypes {
+    Forbidden,
+    Allowed,
+}
+
+impl Place {
+    fn inside(self, position: Position) -> Self {
+        // Below a branch all is branch, however it is reached.
+        let position = match self.position {
+            Position::Branch(_) => Position::Branch(BranchTypes::Forbidden),
+            Position::Root | Position::Property | Position::Items | Position::Values => position,
+        };
+        Self { position, depth: self.depth + 1, correlatable: self.correlatable }
+    }
+
+    fn is_branch(self) -> bool {
+        matches!(self.position, Position::Branch(_))
+    }
+}
+
+struct Parser {
+    errors: Vec<FieldError>,
+}
+
+impl Parser {
+    fn fault(&mut self, error: FieldError) {
+        self.errors.push(error);
+    }
+
+    fn forbid(&mut self, path: &str, keyword: &str, why: &str) {
+        self.fault(FieldError::forbidden(join(path, keyword), why));
+    }
+
+    fn node(&mut self, schema: &Value, path: &str, place: Place) -> Node {
+        let Some(members) = schema.as_object() else {
+            let found = super::type_name(schema);
+            self.fault(FieldError::type_invalid(shown(path), found, "must be a schema"));
+            return Node::default();
+        };
+        if DEPTH_MAX < place.depth {
+            let detail = format!("schemas may not nest deeper than {DEPTH_MAX}");
+            self.fault(FieldError::forbidden(shown(path), detail));
+            return Node::default();
+        }
+        self.check_keywords(members, path, place);
+        let mut node = Node {
+            kind: self.kind(members, path, place),
+            nullable: flag(members, "nullable"),
+            int_or_string: flag(members, "x-kubernetes-int-or-string"),
+            preserve_unknown: flag(members, "x-kubernetes-preserve-unknown-fields"),
+            embedded_resource: flag(members, "x-kubernetes-embedded-resource"),
+            default: members.get("default").cloned(),
+            list_type: self.list_type(members, path),
+            map_keys: strings(members.get("x-kubernetes-list-map-keys")),
+            atomic_map: text(members, "x-kubernetes-map-type") == Some("atomic"),
+            ..Node::default()
+        };
+        self.structure(&mut node, members, path, place);
+        node.checks = self.checks(members, path, place);
+        if node.int_or_string {
+            self.branches_of_int_or_string(&mut node.checks);
+        }
+        let rules = members.get("x-kubernetes-validations");
+        if let Some(rules) = rules {
+            let field = join(path, "x-kubernetes-validations");
+            node.rules = cel::compile(rules, &field, place.correlatable, &mut self.errors);
+        }
+        node.has_rules = !node.rules.is_empty() || node.children().any(|child| child.has_rules);
+        self.check_list(&node, path);
+        self.check_embedded(&node, path);
+        node
+    }
+
+    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, place: Place) {
+        for keyword in FORBIDDEN.iter().filter(|keyword| members.contains_key(**keyword)) {
+            self.forbid(path, keyword, &format!("{keyword} is not supported"));
+        }
+        if flag(members, "uniqueItems") {
+            let why =
+                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+            self.forbid(path, "uniqueItems", why);
+        }
+        let keyword = "x-kubernetes-preserve-unknown-fields";
+        if members.get(keyword) == Some(&Value::Bool(false)) {
+            let field = join(path, keyword);
+            self.fault(FieldError::invalid(field, &json!(false), "must be true or undefined"));
+        }
+        let Position::Branch(types) = place.position else { return };
+        for keyword in STRUCTURAL.iter().filter(|keyword| members.contains_key(**keyword)) {
+            if *keyword != "type" || types == BranchTypes::Forbidden {
+                self.forbid(path, keyword, "must be empty to be structural");
+            }
+        }
+    }
+
+    fn kind(&mut self, members: &Map<String, Value>, path: &str, place: Place) -> Option<Type> {
+        let field = join(path, "type");
+        let free = flag(members, "x-kubernetes-int-or-string")
+            || flag(members, "x-kubernetes-preserve-unknown-fields");
+        let Some(name) = text(members, "type") else {
+            let why = match place.position {
+                Position::Root => "must not be empty at the root",
+                Position::Property if !free => "must not be empty for specified object fields",
+                Position::Items if !free => "must not be empty for specified array items",
+                Position::Values if !free => {
+                    "must not be empty for specified object fields (additionalProperties)"
+                }
+                Position::Property | Position::Items | Position::Values | Position::Branch(_) => {
+                    return None;
+                }
+            };
+            self.fault(FieldError::required(field, why));
+            return None;
+        };
+        if flag(members, "x-kubernetes-int-or-string") {
+            let why = "must be empty if x-kubernetes-int-or-string is true";
+            self.fault(FieldError::invalid(&field, &json!(name), why));
+        }
+        let kind = Type::parse(name);
+        if kind.is_none() {
+            let all = ["array", "boolean", "integer", "number", "object", "string"];
+            self.fault(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
+        } else if place.position == Position::Root && kind != Some(Type::Object) {
+            self.fault(FieldError::invalid(&field, &json!(name), "must be object at the root"));
+        }
+        kind
+    }
+
+    fn structure(
+        &mut self,
+        node: &mut Node,
+        members: &Map<String, Value>,
+        path: &str,
+        place: Place,
+    ) {
+        if let Some(properties) = members.get("properties").and_then(Value::as_object) {
+            for (name, schema) in properties {
+                let path = join(path, &format!("properties[{name}]"));
+                let property = self.node(schema, &path, place.inside(Position::Property));
+                if place.position == Position::Root && name == "metadata" {
+                    self.check_metadata(&property, &path);
+                }
+                node.properties.insert(name.clone(), property);
+            }
+        }
+        self.additional(node, members, path, place);
+        match members.get("items") {
+            Some(schema) => {
+                let mut inside = place.inside(Position::Items);
+                inside.correlatable &= node.list_type == ListType::Map;
+                node.items = Some(Box::new(self.node(schema, &join(path, "items"), inside)));
+            }
+            None if node.kind == Some(Type::Array) && !place.is_branch() => {
+                self.fault(FieldError::required(join(path, "items"), "must be specified"));
+            }
+            None => {}
+        }
+    }
+
+    fn additional(
+        &mut self,
+        node: &mut Node,
+        members: &Map<String, Value>,
+        path: &str,
+        place: Place,
+    ) {
+        let keyword = "additionalProperties";
+        let Some(additional) = members.get(keyword) else { return };
+        if place.position == Position::Root {
+            self.forbid(path, keyword, "must not be used at the root");
+        }
+        if !node.properties.is_empty() {
+            self.forbid(path, keyword, "additionalProperties and properties are mutual exclusive");
+        }
+        if let Value::Bool(allowed) = additional {
+            if *allowed {
+                node.additional = Some(Additional::Any);
+            } else {
+                self.forbid(path, keyword, "additionalProperties cannot be set to false");
+            }
+            return;
+        }
+        let values = self.node(additional, &join(path, keyword), place.inside(Position::Values));
+        node.additional = Some(Additional::Values(Box::new(values)));
+    }
+
+    fn check_metadata(&mut self, node: &Node, path: &str) {
+        let narrows = ["name", "generateName"];
+        let others = node.properties.keys().filter(|name| !narrows.contains(&name.as_str()));
+        if others.count() != 0 || node.default.is_some() {
+            let why = "must not specify anything other than name and generateName, but metadata \
+                       is implicitly specified";
+            self.fault(FieldError::forbidden(path, why));
+        }
+    }
+
+    fn list_type(&mut self, members: &Map<String, Value>, path: &str) -> ListType {
+        let keyword = "x-kubernetes-list-type";
+        match text(members, keyword) {
+            None | Some("atomic") => ListType::Atomic,
+            Some("set") => ListType::Set,
+            Some("map") => ListType::Map,
+            Some(other) => {
+                let all = ["atomic", "map", "set"].map(Value::from);
+                self.fault(FieldError::not_supported(join(path, keyword), &json!(other), &all));
+                ListType::Atomic
+            }
+        }
+    }
+
+    fn check_list(&mut self, node: &Node, path: &str) {
+        let field = join(path, "x-kubernetes-list-map-keys");
+        if node.list_type != ListType::Map {
+            if !node.map_keys.is_empty() {
+                let why = "must not be specified if x-kubernetes-list-type is not map";
+                self.fault(FieldError::forbidden(field, why));
+            }
+            return;
+        }
+        if node.map_keys.is_empty() {
+            let why = "must not be empty if x-kubernetes-list-type is map";
+            self.fault(FieldError::required(&field, why));
+        }
+        let Some(items) = node.items.as_deref() else { return };
+        for (index, key) in node.map_keys.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            let Some(property) = items.properties.get(key) else {
+                let why = "entries of this list must all be names of item properties";
+                self.fault(FieldError::invalid(field, &json!(key), why));
+                continue;
+            };
+            if matches!(property.kind, Some(Type::Object | Type::Array)) {
+                let why = "items properties used as a key must be of a scalar type";
+                self.fault(FieldError::invalid(&field, &json!(key), why));
+            }
+            if property.default.is_none() && !items.checks.required.contains(key) {
+                let path = join(path, &format!("items.properties[{key}].default"));
+                let why = "this property is in x-kubernetes-list-map-keys, so it must have a \
+                           default or be a required property";
+                self.fault(FieldError::required(path, why));
+            }
+        }
+    }
+
+    fn check_embedded(&mut self, node: &Node, path: &str) {
+        if !node.embedded_resource {
+            return;
+        }
+        if node.kind != Some(Type::Object) {
+            let why = "must be object if x-kubernetes-embedded-resource is true";
+            self.fault(FieldError::required(join(path, "type"), why));
+        }
+        if node.properties.is_empty() && !node.preserve_unknown {
+            let why = "must not be empty if x-kubernetes-embedded-resource is true without \
+                       x-kubernetes-preserve-unknown-fields";
+            self.fault(FieldError::required(join(path, "properties"), why));
+        }
+    }
+
+    /// The one form in which branches may name types (`anyOf: [integer, string]`) says what
+    /// int-or-string says already; without the types its branches accept everything.
+    fn branches_of_int_or_string(&mut self, checks: &mut Checks) {
+        for branch in checks.any_of.iter_mut().chain(&mut checks.all_of) {
+            branch.kind = None;
+        }
+    }
+
+    fn checks(&mut self, members: &Map<String, Value>, path: &str, place: Place) -> Checks {
+        let types = if flag(members, "x-kubernetes-int-or-string") {
+            BranchTypes::Allowed
+        } else {
+            BranchTypes::Forbidden
+        };
+        let inherited = place.position == Position::Branch(BranchTypes::Allowed);
+        let types = if inherited { BranchTypes::Allowed } else { types };
+        let mut branches = |keyword: &str| self.branches(members, keyword, path, place, types);
+        let (all_of, any_of, one_of) = (branches("allOf"), branches("anyOf"), branches("oneOf"));
+        let not = members.get("not").map(|schema| {
+            let inside =
+                Place { position: Position::Branch(types), ..place.inside(place.position) };
+            Box::new(self.node(schema, &join(path, "not"), inside))
+        });
+        let count = |keyword: &str| members.get(keyword).and_then(Value::as_u64);
+        Checks {
+            required: strings(members.get("required")),
+            enumeration: members.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
+            minimum: bound(members, "minimum", "exclusiveMinimum"),
+            maximum: bound(members, "maximum", "exclusiveMaximum"),
+            multiple_of: members
+                .get("multipleOf")
+                .and_then(Value::as_f64)
+                .filter(|factor| 0.0 < *factor),
+            length_min: count("minLength"),
+            length_max: count("maxLength"),
+            items_min: count("minItems"),
+            items_max: count("maxItems"),
+            properties_min: count("minProperties"),
+            properties_max: count("maxProperties"),
+            pattern: self.pattern(members, path),
+            format: text(members, "format").map(str::to_owned),
+            all_of,
+            any_of,
+            one_of,
+            not,
+        }
+    }
+
+    fn branches(
+        &mut self,
+        members: &Map<String, Value>,
+        keyword: &str,
+        path: &str,
+        place: Place,
+        types: BranchTypes,
+    ) -> Vec<Node> {
+        let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
+        let inside = Place { position: Position::Branch(types), ..place.inside(place.position) };
+        let branches = schemas.enumerate();
+        branches
+            .map(|(index, schema)| {
+                self.node(schema, &join(path, &format!("{keyword}[{index}]")), inside)
+            })
+            .collect()
+    }
+
+    fn pattern(&mut self, members: &Map<String, Value>, path: &str) -> Option<Regex> {
+        let pattern = text(members, "pattern")?;
+        match Regex::new(pattern) {
+            Ok(regex) => Some(regex),
+            Err(source) => {
+                let detail = format!("must be a valid regular expression, but isn't: {source}");
+                let field = join(path, "pattern");
+                let message = format!("Invalid value: {}: {detail}", json!(pattern));
+                self.fault(FieldError::build(field, Reason::Invalid, message));
+                None
+            }
+        }
+    }
+}
+
+/// Appends a keyword to a path inside the schema.
+fn join(path: &str, keyword: &str) -> String {
+    crate::field_error::child(path, keyword)
+}
+
+/// The root of the schema has no path of its own.
+fn shown(path: &str) -> &str {
+    if path.is_empty() { "<nil>" } else { path }
+}
+
+fn flag(members: &Map<String, Value>, keyword: &str) -> bool {
+    members.get(keyword) == Some(&Value::Bool(true))
+}
+
+fn text<'a>(members: &'a Map<String, Value>, keyword: &str) -> Option<&'a str> {
+    members.get(keyword).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn strings(list: Option<&Value>) -> Vec<String> {
+    let items = list.and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// A limit with its exclusiveness; OpenAPI v3.0 writes a boolean, v3.1 a number.
+fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<Bound> {
+    if let Some(value) = members.get(exclusive).and_then(Value::as_f64) {
+        return Some(Bound { value, exclusive: true });
+    }
+    let value = members.get(keyword).and_then(Value::as_f64)?;
+    Some(Bound { value, exclusive: flag(members, exclusive) })
+}

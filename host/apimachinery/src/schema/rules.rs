@@ -1,0 +1,167 @@
+//! Runs the CEL rules of a schema against an object and what it replaces.
+//!
+//! An old value is found for properties, for values of maps and for items of lists of type map;
+//! where none is found, transition rules do not run.
+//!
+//! The real server bounds the cost of rules; nothing does here. Rules come with CRDs, from whoever
+//! may install them, and a rule over nested lists can take long on large ones.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kube_cel::cel::{Context, Value as CelValue};
+use serde_json::{Value, json};
+
+use super::Node;
+use super::cel::{self, Rule};
+use crate::field_error::child;
+use crate::{FieldError, Reason};
+
+/// Checks all rules at and below the root.
+pub(super) fn check(root: &Node, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    walk(root, new, old, "", &cel::context(), errors);
+}
+
+fn walk(
+    node: &Node,
+    new: &Value,
+    old: Option<&Value>,
+    path: &str,
+    context: &Context<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if !node.has_rules || new.is_null() {
+        return;
+    }
+    check_node(node, new, old, path, context, errors);
+    match new {
+        Value::Object(members) => {
+            for (name, member) in members {
+                if let Some(schema) = node.member(name) {
+                    let old = old.and_then(|old| old.get(name));
+                    walk(schema, member, old, &child(path, name), context, errors);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(schema) = node.items.as_deref() else { return };
+            for (index, item) in items.iter().enumerate() {
+                let old = old.and_then(|old| node.matching_item(old, item));
+                walk(schema, item, old, &format!("{path}[{index}]"), context, errors);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn check_node(
+    node: &Node,
+    new: &Value,
+    old: Option<&Value>,
+    path: &str,
+    context: &Context<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    if node.rules.is_empty() {
+        return;
+    }
+    let unchanged = old == Some(new);
+    let this = cel::value(Some(node), new);
+    let old = old.map(|old| cel::value(Some(node), old));
+    for rule in &node.rules {
+        let runs = match (rule.is_transition, &old) {
+            (true, Some(_)) => true,
+            (true, None) => rule.optional_old_self,
+            (false, _) => !unchanged,
+        };
+        if !runs {
+            continue;
+        }
+        let mut scope = context.new_inner_scope();
+        scope.add_variable_from_value("self", this.clone());
+        if rule.optional_old_self {
+            scope.add_variable_from_value("oldSelf", cel::optional(old.clone()));
+        } else if let Some(old) = &old {
+            scope.add_variable_from_value("oldSelf", old.clone());
+        }
+        if let Some(error) = rule.fault(node, new, path, &scope) {
+            errors.push(error);
+        }
+    }
+}
+
+impl Rule {
+    /// What the rule has against the value, if anything. A rule that cannot be run refuses it.
+    fn fault(
+        &self,
+        node: &Node,
+        new: &Value,
+        path: &str,
+        scope: &Context<'_>,
+    ) -> Option<FieldError> {
+        let field = self.field(path);
+        match self.run(scope) {
+            Ok(CelValue::Bool(true)) => None,
+            Ok(CelValue::Bool(false)) => Some(self.refusal(field, node, new, &self.text(scope))),
+            Ok(_) => {
+                let text = format!("rule must evaluate to a bool: {}", self.source);
+                Some(FieldError::invalid(field, &shown(node, new), text))
+            }
+            Err(error) => {
+                let text = format!("{error} evaluating rule: {}", self.source);
+                Some(FieldError::invalid(field, &shown(node, new), text))
+            }
+        }
+    }
+
+    /// Runs the rule. The interpreter is not known to be free of panics, and what it computes with
+    /// comes from clients.
+    fn run(&self, scope: &Context<'_>) -> Result<CelValue, String> {
+        catch_unwind(AssertUnwindSafe(|| self.program.execute(scope)))
+            .map_err(|_| "the rule cannot be computed".to_owned())?
+            .map_err(|error| error.to_string())
+    }
+
+    fn refusal(&self, field: String, node: &Node, new: &Value, text: &str) -> FieldError {
+        match self.reason {
+            Reason::Required => FieldError::required(field, text),
+            Reason::Forbidden => FieldError::forbidden(field, text),
+            Reason::Duplicate => FieldError::duplicate(field, &shown(node, new)),
+            Reason::Invalid
+            | Reason::TypeInvalid
+            | Reason::NotSupported
+            | Reason::TooLong
+            | Reason::TooMany
+            | Reason::NotFound
+            | Reason::Internal => FieldError::invalid(field, &shown(node, new), text),
+        }
+    }
+
+    /// `messageExpression` if it gives one non-empty line, else `message`, else the rule itself.
+    fn text(&self, scope: &Context<'_>) -> String {
+        if let Some(program) = &self.message_program
+            && let Ok(CelValue::String(text)) = program.execute(scope)
+            && !text.trim().is_empty()
+            && !text.contains('\n')
+        {
+            return text.trim().to_owned();
+        }
+        match &self.message {
+            Some(message) => message.clone(),
+            None => format!("failed rule: {}", self.source),
+        }
+    }
+
+    fn field(&self, path: &str) -> String {
+        let full = format!("{path}{}", self.field_path.as_deref().unwrap_or_default());
+        let full = full.strip_prefix('.').unwrap_or(&full);
+        if full.is_empty() { "<nil>".to_owned() } else { full.to_owned() }
+    }
+}
+
+/// What stands after `Invalid value:`: scalars themselves, the type's name for what is large.
+fn shown(node: &Node, value: &Value) -> Value {
+    match value {
+        Value::Object(_) | Value::Array(_) => json!(cel::type_name(node)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Gives an object the shape that its schema asks for: defaults in, unknown fields out.
+//!
+//! It never judges values. Recursion follows the object, whose depth the JSON parser bounds.
+
+use serde_json::Value;
+
+use super::{Additional, Node};
+use crate::field_error::child;
+
+/// Fields that the root and embedded resources have whether the schema says so or not.
+const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// Fills absent fields below the root.
+pub(super) fn apply_defaults(root: &Node, object: &mut Value) {
+    fill(root, object, Place::Resource);
+}
+
+/// Drops unknown fields below the root.
+pub(super) fn prune(root: &Node, object: &mut Value, dropped: &mut Vec<String>) {
+    drop_unknown(root, object, Place::Resource, "", dropped);
+}
+
+/// Whether a node stands for a whole resource, whose meta fields are not the schema's business.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Resource,
+    Inside,
+}
+
+impl Place {
+    fn of(node: &Node) -> Self {
+        if node.embedded_resource { Self::Resource } else { Self::Inside }
+    }
+
+    fn keeps(self, name: &str) -> bool {
+        self == Self::Resource && META_FIELDS.contains(&name)
+    }
+}
+
+fn fill(node: &Node, value: &mut Value, place: Place) {
+    match value {
+        Value::Object(members) => {
+            for (name, property) in &node.properties {
+                if place.keeps(name) {
+                    continue;
+                }
+                let Some(default) = &property.default else { continue };
+                let member = members.entry(name.clone()).or_insert_with(|| default.clone());
+                if member.is_null() && !property.nullable {
+                    *member = default.clone();
+                }
+            }
+            for (name, member) in members.iter_mut() {
+                if !place.keeps(name)
+                    && let Some(schema) = node.member(name)
+                {
+                    if let (true, false, Some(default)) =
+                        (member.is_null(), schema.nullable, &schema.default)
+                    {
+                        *member = default.clone();
+                    }
+                    fill(schema, member, Place::of(schema));
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = node.items.as_deref() {
+                for item in items {
+                    fill(schema, item, Place::of(schema));
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn drop_unknown(
+    node: &Node,
+    value: &mut Value,
+    place: Place,
+    path: &str,
+    dropped: &mut Vec<String>,
+) {
+    match value {
+        Value::Object(members) => {
+            let keeps_all =
+                node.preserve_unknown || matches!(node.additional, Some(Additional::Any));
+            members.retain(|name, member| {
+                if place.keeps(name) {
+                    return true;
+                }
+                match node.member(name) {
+                    Some(schema) => {
+                        let path = child(path, name);
+                        drop_unknown(schema, member, Place::of(schema), &path, dropped);
+                        schema.nullable || !member.is_null()
+                    }
+                    None if keeps_all => true,
+                    None => {
+                        dropped.push(child(path, name));
+                        false
+                    }
+                }
+            });
+        }
+        Value::Array(items) => {
+            if let Some(schema) = node.items.as_deref() {
+                for (index, item) in items.iter_mut().enumerate() {
+                    let path = format!("{path}[{index}]");
+                    drop_unknown(schema, item, Place::of(schema), &path, dropped);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

@@ -1,0 +1,281 @@
+//! Checks values against a schema: types, ranges, patterns, uniqueness. CEL rules come after.
+//!
+//! Wording follows go-openapi/validate as apiextensions-apiserver turns it into field errors.
+
+use serde_json::{Map, Value, json};
+
+use super::{Bound, Checks, ListType, Node, Type, formats, type_name};
+use crate::field_error::child;
+use crate::{FieldError, Reason};
+
+/// Checks `new` below the root; `old` mutes what has not changed.
+pub(super) fn validate(
+    root: &Node,
+    new: &Value,
+    old: Option<&Value>,
+    errors: &mut Vec<FieldError>,
+) {
+    walk(root, new, old, "", errors);
+}
+
+/// Whether a value satisfies a node, for branches of `anyOf` and the like, and for defaults.
+pub(super) fn holds(node: &Node, value: &Value) -> bool {
+    let mut errors = Vec::new();
+    walk(node, value, None, "", &mut errors);
+    errors.is_empty()
+}
+
+fn walk(node: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
+    if old == Some(value) {
+        return;
+    }
+    if value.is_null() && node.nullable {
+        return;
+    }
+    if !check_type(node, value, path, errors) {
+        return;
+    }
+    check_value(&node.checks, value, path, errors);
+    match value {
+        Value::Object(members) => walk_members(node, members, old, path, errors),
+        Value::Array(items) => walk_items(node, items, old, path, errors),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+    check_branches(&node.checks, value, path, errors);
+}
+
+fn check_type(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
+    let (accepted, wanted) = match node.kind {
+        Some(kind) => (kind.accepts(value), kind.name()),
+        None if node.int_or_string => {
+            (value.is_string() || Type::Integer.accepts(value), "integer,string")
+        }
+        None => (true, ""),
+    };
+    if !accepted {
+        let found = type_name(value);
+        let detail = format!("{} in body must be of type {wanted}: \"{found}\"", shown(path));
+        errors.push(FieldError::type_invalid(shown(path), found, detail));
+    }
+    accepted
+}
+
+fn walk_members(
+    node: &Node,
+    members: &Map<String, Value>,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    for (name, member) in members {
+        // Metadata has its own validation; a schema may narrow the name only.
+        if let Some(schema) = node.member(name) {
+            let old = old.and_then(|old| old.get(name));
+            walk(schema, member, old, &child(path, name), errors);
+        }
+    }
+    if node.embedded_resource {
+        for name in ["apiVersion", "kind"] {
+            if members.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                errors.push(FieldError::required(child(path, name), "must not be empty"));
+            }
+        }
+    }
+}
+
+fn walk_items(
+    node: &Node,
+    items: &[Value],
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    check_unique(node, items, path, errors);
+    let Some(schema) = node.items.as_deref() else { return };
+    for (index, item) in items.iter().enumerate() {
+        let old = old.and_then(|old| node.matching_item(old, item));
+        walk(schema, item, old, &format!("{path}[{index}]"), errors);
+    }
+}
+
+impl Node {
+    /// The item of the old list that is the same thing as `item`: by keys, or by value.
+    ///
+    /// Items of atomic lists have no identity, so nothing is found for them.
+    pub(super) fn matching_item<'a>(&self, old: &'a Value, item: &Value) -> Option<&'a Value> {
+        let old = old.as_array()?;
+        match self.list_type {
+            ListType::Map => {
+                let identity = self.identity(item);
+                old.iter().find(|candidate| self.identity(candidate) == identity)
+            }
+            ListType::Set => old.iter().find(|candidate| *candidate == item),
+            ListType::Atomic => None,
+        }
+    }
+
+    /// What makes an item of a list of type map itself: its keys with their values.
+    fn identity(&self, item: &Value) -> Value {
+        let keys = self.keys().map(|key| {
+            let value = item.get(&key.name).cloned().or(key.default);
+            (key.name, value.unwrap_or(Value::Null))
+        });
+        Value::Object(keys.filter(|(_, value)| !value.is_null()).collect())
+    }
+}
+
+fn check_unique(node: &Node, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+    let identities: Vec<Value> = match node.list_type {
+        ListType::Atomic => return,
+        ListType::Set => items.to_vec(),
+        ListType::Map => items.iter().map(|item| node.identity(item)).collect(),
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, identity) in identities.iter().enumerate() {
+        // Equal JSON has equal text, because members are ordered.
+        if !seen.insert(identity.to_string()) {
+            errors.push(FieldError::duplicate(format!("{path}[{index}]"), identity));
+        }
+    }
+}
+
+fn check_value(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    if !checks.enumeration.is_empty() && !checks.enumeration.contains(value) {
+        errors.push(FieldError::not_supported(shown(path), value, &checks.enumeration));
+    }
+    match value {
+        Value::Number(number) => {
+            if let Some(number) = number.as_f64() {
+                check_number(checks, number, value, path, errors);
+            }
+        }
+        Value::String(text) => check_string(checks, text, value, path, errors),
+        Value::Array(items) => {
+            let limits = (checks.items_min, checks.items_max);
+            check_count(items.len(), limits, "items", path, errors);
+        }
+        Value::Object(members) => {
+            for name in &checks.required {
+                if !members.contains_key(name) {
+                    errors.push(FieldError::required(child(path, name), ""));
+                }
+            }
+            let limits = (checks.properties_min, checks.properties_max);
+            check_count(members.len(), limits, "properties", path, errors);
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+fn check_number(
+    checks: &Checks,
+    number: f64,
+    value: &Value,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let mut fault = |detail: String| {
+        let detail = format!("{} in body {detail}", shown(path));
+        errors.push(FieldError::invalid(shown(path), value, detail));
+    };
+    if let Some(Bound { value: bound, exclusive }) = checks.minimum {
+        if exclusive && number <= bound {
+            fault(format!("should be greater than {bound}"));
+        } else if number < bound {
+            fault(format!("should be greater than or equal to {bound}"));
+        }
+    }
+    if let Some(Bound { value: bound, exclusive }) = checks.maximum {
+        if exclusive && bound <= number {
+            fault(format!("should be less than {bound}"));
+        } else if bound < number {
+            fault(format!("should be less than or equal to {bound}"));
+        }
+    }
+    if let Some(factor) = checks.multiple_of {
+        let quotient = number / factor;
+        if (quotient - quotient.round()).abs() > 1e-9 {
+            fault(format!("should be a multiple of {factor}"));
+        }
+    }
+    let range = match checks.format.as_deref() {
+        Some("int32") => f64::from(i32::MIN)..=f64::from(i32::MAX),
+        _ => return,
+    };
+    if !range.contains(&number) {
+        fault(format!("must be of type int32: \"{number}\""));
+    }
+}
+
+fn check_string(
+    checks: &Checks,
+    text: &str,
+    value: &Value,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let mut fault = |detail: String| {
+        let detail = format!("{} in body {detail}", shown(path));
+        errors.push(FieldError::invalid(shown(path), value, detail));
+    };
+    let length = text.chars().count() as u64;
+    if let Some(min) = checks.length_min.filter(|min| length < *min) {
+        fault(format!("should be at least {min} chars long"));
+    }
+    if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+        fault(format!("should match '{}'", pattern.as_str()));
+    }
+    if let Some(format) = checks.format.as_deref().filter(|format| !formats::holds(format, text)) {
+        fault(format!("must be of type {format}: \"{text}\""));
+    }
+    if let Some(max) = checks.length_max.filter(|max| *max < length) {
+        errors.push(FieldError::too_long(shown(path), max));
+    }
+}
+
+fn check_count(
+    count: usize,
+    (min, max): (Option<u64>, Option<u64>),
+    noun: &str,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let length = count as u64;
+    if let Some(min) = min.filter(|min| length < *min) {
+        let detail = format!("{} in body should have at least {min} {noun}", shown(path));
+        errors.push(FieldError::invalid(shown(path), &json!(count), detail));
+    }
+    if let Some(max) = max.filter(|max| *max < length) {
+        errors.push(FieldError::too_many(shown(path), count, max));
+    }
+}
+
+fn check_branches(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let count = |branches: &[Node]| branches.iter().filter(|branch| holds(branch, value)).count();
+    let mut fault = |detail: &str| {
+        let text = format!("Invalid value: \"{}\": \"{}\" {detail}", type_name(value), shown(path));
+        errors.push(FieldError::build(shown(path), Reason::Invalid, text));
+    };
+    if !checks.any_of.is_empty() && count(&checks.any_of) == 0 {
+        fault("must validate at least one schema (anyOf)");
+    }
+    match (checks.one_of.is_empty(), count(&checks.one_of)) {
+        (true, _) | (false, 1) => {}
+        (false, 0) => fault("must validate one and only one schema (oneOf). Found none valid"),
+        (false, valid) => fault(&format!(
+            "must validate one and only one schema (oneOf). Found {valid} valid alternatives"
+        )),
+    }
+    if checks.not.as_deref().is_some_and(|branch| holds(branch, value)) {
+        fault("must not validate the schema (not)");
+    }
+    // The faults of each branch say more than that one of them failed.
+    for branch in &checks.all_of {
+        walk(branch, value, None, path, errors);
+    }
+}
+
+/// How a path is printed: the object itself has a name of its own.
+fn shown(path: &str) -> &str {
+    if path.is_empty() { "<nil>" } else { path }
+}

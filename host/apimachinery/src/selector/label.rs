@@ -1,0 +1,366 @@
+//! Parses and matches label selectors, as query text and as `LabelSelector` objects.
+//!
+//! It checks the syntax of the selector, and of keys and values only as far as the grammar goes.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::SelectorError;
+
+/// A parsed label selector; the empty one matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<Requirement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Test {
+    Exists,
+    Absent,
+    /// One of these; the label must be there.
+    In(BTreeSet<String>),
+    /// None of these; an absent label is fine.
+    NotIn(BTreeSet<String>),
+    /// A whole number above this.
+    Above(i64),
+    /// A whole number below this.
+    Below(i64),
+}
+
+impl LabelSelector {
+    /// Parses the query parameter `labelSelector`: `a=b,c!=d,e in (x,y),g notin (z),f,!h,i>3`.
+    ///
+    /// # Errors
+    ///
+    /// Fails on anything outside the grammar.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut parser = Parser { tokens: tokens(text), at: 0, text };
+        let mut requirements = Vec::new();
+        if parser.peek().is_none() {
+            return Ok(Self::default());
+        }
+        loop {
+            requirements.push(parser.requirement()?);
+            match parser.next() {
+                None => return Ok(Self { requirements }),
+                Some(Token::Comma) => {}
+                Some(other) => return Err(parser.unexpected(&other, "`,` or the end")),
+            }
+        }
+    }
+
+    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    ///
+    /// # Errors
+    ///
+    /// Fails on an operator other than In, NotIn, Exists and DoesNotExist, and on a missing key.
+    pub fn from_object(selector: &Value) -> Result<Self, SelectorError> {
+        let mut requirements = Vec::new();
+        let labels = selector.get("matchLabels").and_then(Value::as_object);
+        for (key, value) in labels.into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default().to_owned();
+            requirements.push(Requirement { key: key.clone(), test: Test::In([value].into()) });
+        }
+        let expressions = selector.get("matchExpressions").and_then(Value::as_array);
+        for expression in expressions.into_iter().flatten() {
+            requirements.push(Requirement::from_expression(expression)?);
+        }
+        Ok(Self { requirements })
+    }
+
+    /// Reads a plain map of labels (`spec.selector` of a Service): all must be equal.
+    pub fn from_map(labels: &Map<String, Value>) -> Self {
+        let requirement = |(key, value): (&String, &Value)| Requirement {
+            key: key.clone(),
+            test: Test::In([value.as_str().unwrap_or_default().to_owned()].into()),
+        };
+        Self { requirements: labels.iter().map(requirement).collect() }
+    }
+
+    /// Whether the selector has no terms and so matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// Whether `metadata.labels` of this object match.
+    pub fn matches(&self, object: &Value) -> bool {
+        self.matches_labels(object.pointer("/metadata/labels").and_then(Value::as_object))
+    }
+
+    /// Whether these labels match; none is the same as an empty map.
+    pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
+        self.requirements.iter().all(|requirement| {
+            let label = labels.and_then(|labels| labels.get(&requirement.key));
+            requirement.test.holds(label.and_then(Value::as_str))
+        })
+    }
+}
+
+impl Requirement {
+    fn from_expression(expression: &Value) -> Result<Self, SelectorError> {
+        let text = |name: &str| expression.get(name).and_then(Value::as_str);
+        let key =
+            text("key").ok_or_else(|| SelectorError("a match expression has no key".into()))?;
+        let values = expression.get("values").and_then(Value::as_array);
+        let values = values.into_iter().flatten().filter_map(Value::as_str);
+        let values: BTreeSet<String> = values.map(str::to_owned).collect();
+        let test = match text("operator").unwrap_or_default() {
+            "In" => Test::In(values),
+            "NotIn" => Test::NotIn(values),
+            "Exists" => Test::Exists,
+            "DoesNotExist" => Test::Absent,
+            other => {
+                return Err(SelectorError(format!(
+                    "\"{other}\" is not a valid label selector operator"
+                )));
+            }
+        };
+        Ok(Self { key: key.to_owned(), test })
+    }
+}
+
+impl Test {
+    fn holds(&self, label: Option<&str>) -> bool {
+        match self {
+            Self::Exists => label.is_some(),
+            Self::Absent => label.is_none(),
+            Self::In(values) => label.is_some_and(|label| values.contains(label)),
+            Self::NotIn(values) => label.is_none_or(|label| !values.contains(label)),
+            Self::Above(bound) => number(label).is_some_and(|number| *bound < number),
+            Self::Below(bound) => number(label).is_some_and(|number| number < *bound),
+        }
+    }
+}
+
+fn number(label: Option<&str>) -> Option<i64> {
+    label?.parse().ok()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Comma,
+    Open,
+    Close,
+    Not,
+    Equal,
+    NotEqual,
+    Above,
+    Below,
+}
+
+/// Cuts the text at blanks and at the characters that mean something.
+fn tokens(text: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let (token, length) = match first {
+            ',' => (Token::Comma, 1),
+            '(' => (Token::Open, 1),
+            ')' => (Token::Close, 1),
+            '>' => (Token::Above, 1),
+            '<' => (Token::Below, 1),
+            '=' if rest.starts_with("==") => (Token::Equal, 2),
+            '=' => (Token::Equal, 1),
+            '!' if rest.starts_with("!=") => (Token::NotEqual, 2),
+            '!' => (Token::Not, 1),
+            _ => {
+                let ends = |c: char| c.is_whitespace() || ",()><=!".contains(c);
+                let length = rest.find(ends).unwrap_or(rest.len());
+                (Token::Word(rest.get(..length).unwrap_or_default().to_owned()), length)
+            }
+        };
+        tokens.push(token);
+        rest = rest.get(length..).unwrap_or_default().trim_start();
+    }
+    tokens
+}
+
+struct Parser<'a> {
+    tokens: Vec<Token>,
+    at: usize,
+    text: &'a str,
+}
+
+impl Parser<'_> {
+    fn peek(&self) -> Option<&Token> {
+        self.tokens.get(self.at)
+    }
+
+    fn next(&mut self) -> Option<Token> {
+        let token = self.tokens.get(self.at).cloned();
+        self.at += 1;
+        token
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, SelectorError> {
+        if self.peek() == Some(&Token::Not) {
+            self.at += 1;
+            return Ok(Requirement { key: self.key()?, test: Test::Absent });
+        }
+        let key = self.key()?;
+        let test = match self.peek() {
+            None | Some(Token::Comma) => return Ok(Requirement { key, test: Test::Exists }),
+            Some(operator) => {
+                let operator = operator.clone();
+                self.at += 1;
+                self.test(&operator)?
+            }
+        };
+        Ok(Requirement { key, test })
+    }
+
+    fn key(&mut self) -> Result<String, SelectorError> {
+        match self.next() {
+            Some(Token::Word(word)) => Ok(word),
+            Some(other) => Err(self.unexpected(&other, "a label key")),
+            None => Err(self.fault("a label key is missing at the end")),
+        }
+    }
+
+    fn test(&mut self, operator: &Token) -> Result<Test, SelectorError> {
+        match operator {
+            Token::Equal => Ok(Test::In([self.value()].into())),
+            Token::NotEqual => Ok(Test::NotIn([self.value()].into())),
+            Token::Above => self.bound().map(Test::Above),
+            Token::Below => self.bound().map(Test::Below),
+            Token::Word(word) if word == "in" => self.values().map(Test::In),
+            Token::Word(word) if word == "notin" => self.values().map(Test::NotIn),
+            Token::Word(_) | Token::Comma | Token::Open | Token::Close | Token::Not => {
+                Err(self.unexpected(operator, "one of: in, notin, =, ==, !=, >, <"))
+            }
+        }
+    }
+
+    /// A value after `=`; nothing there means the empty value.
+    fn value(&mut self) -> String {
+        match self.peek() {
+            Some(Token::Word(word)) => {
+                let word = word.clone();
+                self.at += 1;
+                word
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn bound(&mut self) -> Result<i64, SelectorError> {
+        let value = self.value();
+        value.parse().map_err(|_| self.fault(&format!("`{value}` is not a whole number")))
+    }
+
+    fn values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
+        if self.next() != Some(Token::Open) {
+            return Err(self.fault("`in` and `notin` need values in parentheses"));
+        }
+        let mut values = BTreeSet::new();
+        loop {
+            values.insert(self.value());
+            match self.next() {
+                Some(Token::Close) => return Ok(values),
+                Some(Token::Comma) => {}
+                Some(other) => return Err(self.unexpected(&other, "`,` or `)`")),
+                None => return Err(self.fault("`)` is missing at the end")),
+            }
+        }
+    }
+
+    fn unexpected(&self, token: &Token, expected: &str) -> SelectorError {
+        let found = match token {
+            Token::Word(word) => word,
+            Token::Comma => ",",
+            Token::Open => "(",
+            Token::Close => ")",
+            Token::Not => "!",
+            Token::Equal => "=",
+            Token::NotEqual => "!=",
+            Token::Above => ">",
+            Token::Below => "<",
+        };
+        self.fault(&format!("found '{found}', expected: {expected}"))
+    }
+
+    fn fault(&self, what: &str) -> SelectorError {
+        SelectorError(format!("unable to parse requirement: {what} (in \"{}\")", self.text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn matches(selector: &str, labels: Value) -> bool {
+        LabelSelector::parse(selector).unwrap().matches(&json!({"metadata": {"labels": labels}}))
+    }
+
+    #[test]
+    fn each_operator_decides_as_the_server_does() {
+        let labels = json!({"a": "b", "e": "x", "n": "5", "x.y/z": ""});
+        let cases = [
+            ("", true),
+            ("a", true),
+            ("z", false),
+            ("!z", true),
+            ("! a", false),
+            ("a=b", true),
+            ("a == b", true),
+            ("a=c", false),
+            ("a!=b", false),
+            ("z!=b", true),
+            ("e in (x,y)", true),
+            ("e in (y)", false),
+            ("z in (y)", false),
+            ("e notin (y, z)", true),
+            ("z notin (y)", true),
+            ("n>4", true),
+            ("n<5", false),
+            ("a>4", false),
+            ("x.y/z=", true),
+            ("a=b,e in (x),!z", true),
+            ("a=b,e notin (x)", false),
+        ];
+        for (selector, expected) in cases {
+            assert_eq!(matches(selector, labels.clone()), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn an_object_without_labels_has_none() {
+        assert!(LabelSelector::parse("!a").unwrap().matches(&json!({})));
+        assert!(!LabelSelector::parse("a").unwrap().matches(&json!({})));
+    }
+
+    #[test]
+    fn bad_syntax_is_refused() {
+        for selector in ["=b", ",", "a=b,", "a in", "a in (x", "a in x", "a b", "a=b c", "n>x", "!"]
+        {
+            let error = LabelSelector::parse(selector).unwrap_err();
+            assert!(error.0.starts_with("unable to parse requirement: "), "{selector}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_object_form_means_the_same() {
+        let selector = json!({
+            "matchLabels": {"a": "b"},
+            "matchExpressions": [
+                {"key": "e", "operator": "In", "values": ["x", "y"]},
+                {"key": "z", "operator": "DoesNotExist"},
+            ],
+        });
+        let parsed = LabelSelector::from_object(&selector).unwrap();
+        assert_eq!(parsed, LabelSelector::parse("a=b,e in (x,y),!z").unwrap());
+        assert!(LabelSelector::from_object(&json!({})).unwrap().is_empty());
+        let bad = json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]});
+        assert!(LabelSelector::from_object(&bad).is_err());
+    }
+}

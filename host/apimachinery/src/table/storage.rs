@@ -1,0 +1,113 @@
+//! The cells of volumes, claims and storage classes.
+
+use serde_json::{Value, json};
+
+use super::{Column, items, member_text, text};
+
+/// The columns of PersistentVolumeClaims.
+pub(super) fn claim_columns() -> Vec<Column> {
+    vec![
+        Column::name(),
+        Column::computed("Status", "string", |claim, _| json!(phase(claim))),
+        Column::computed("Volume", "string", |claim, _| member_text(claim, "/spec/volumeName")),
+        Column::computed("Capacity", "string", |claim, _| {
+            let is_bound = !text(claim, "/spec/volumeName").is_empty();
+            json!(if is_bound { text(claim, "/status/capacity/storage") } else { "" })
+        }),
+        Column::computed("Access Modes", "string", |claim, _| {
+            let is_bound = !text(claim, "/spec/volumeName").is_empty();
+            json!(if is_bound { modes(claim, "/status/accessModes") } else { String::new() })
+        }),
+        Column::computed("StorageClass", "string", |claim, _| {
+            member_text(claim, "/spec/storageClassName")
+        }),
+        Column::computed("VolumeAttributesClass", "string", |claim, _| json!(attributes(claim))),
+        Column::age(),
+        Column::computed("VolumeMode", "string", |claim, _| member_text(claim, "/spec/volumeMode"))
+            .wide(),
+    ]
+}
+
+/// The columns of PersistentVolumes.
+pub(super) fn volume_columns() -> Vec<Column> {
+    vec![
+        Column::name(),
+        Column::computed("Capacity", "string", |volume, _| {
+            member_text(volume, "/spec/capacity/storage")
+        }),
+        Column::computed("Access Modes", "string", |volume, _| {
+            json!(modes(volume, "/spec/accessModes"))
+        }),
+        Column::computed("Reclaim Policy", "string", |volume, _| {
+            member_text(volume, "/spec/persistentVolumeReclaimPolicy")
+        }),
+        Column::computed("Status", "string", |volume, _| json!(phase(volume))),
+        Column::computed("Claim", "string", |volume, _| {
+            let name = text(volume, "/spec/claimRef/name");
+            let namespace = text(volume, "/spec/claimRef/namespace");
+            json!(if name.is_empty() { String::new() } else { format!("{namespace}/{name}") })
+        }),
+        Column::computed("StorageClass", "string", |volume, _| {
+            member_text(volume, "/spec/storageClassName")
+        }),
+        Column::computed("VolumeAttributesClass", "string", |volume, _| json!(attributes(volume))),
+        Column::computed("Reason", "string", |volume, _| member_text(volume, "/status/reason")),
+        Column::age(),
+        Column::computed("VolumeMode", "string", |volume, _| {
+            member_text(volume, "/spec/volumeMode")
+        })
+        .wide(),
+    ]
+}
+
+/// The columns of StorageClasses.
+pub(super) fn class_columns() -> Vec<Column> {
+    vec![
+        Column {
+            cell: super::Cell::Computed(|class, _| {
+                let annotation =
+                    "/metadata/annotations/storageclass.kubernetes.io~1is-default-class";
+                let name = text(class, "/metadata/name");
+                let is_default = text(class, annotation) == "true";
+                json!(if is_default { format!("{name} (default)") } else { name.to_owned() })
+            }),
+            ..Column::name()
+        },
+        Column::computed("Provisioner", "string", |class, _| member_text(class, "/provisioner")),
+        Column::computed("ReclaimPolicy", "string", |class, _| {
+            let policy = text(class, "/reclaimPolicy");
+            json!(if policy.is_empty() { "Delete" } else { policy })
+        }),
+        Column::computed("VolumeBindingMode", "string", |class, _| {
+            let mode = text(class, "/volumeBindingMode");
+            json!(if mode.is_empty() { "Immediate" } else { mode })
+        }),
+        Column::computed("AllowVolumeExpansion", "boolean", |class, _| {
+            json!(class.pointer("/allowVolumeExpansion").and_then(Value::as_bool).unwrap_or(false))
+        }),
+        Column::age(),
+    ]
+}
+
+fn phase(object: &Value) -> &str {
+    let is_deleting = object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string);
+    if is_deleting { "Terminating" } else { text(object, "/status/phase") }
+}
+
+fn attributes(object: &Value) -> &str {
+    let class = text(object, "/spec/volumeAttributesClassName");
+    if class.is_empty() { "<unset>" } else { class }
+}
+
+/// Access modes by their abbreviations, in the order in which the real server prints them.
+fn modes(object: &Value, pointer: &str) -> String {
+    const MODES: [(&str, &str); 4] = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let given: Vec<&str> = items(object, pointer).iter().filter_map(Value::as_str).collect();
+    let shown = MODES.iter().filter(|(mode, _)| given.contains(mode)).map(|(_, short)| *short);
+    shown.collect::<Vec<_>>().join(",")
+}

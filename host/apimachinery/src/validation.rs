@@ -1,0 +1,221 @@
+//! Checks what all objects have in common: `metadata`, and that a built-in kind has only its fields.
+//!
+//! What is special to one kind (a Service's ports, a CRD's names) is checked elsewhere.
+//! Source of rules and wording: k8s.io/apimachinery `pkg/api/validation/objectmeta.go`,
+//! `pkg/util/validation/validation.go`.
+
+use serde_json::{Map, Value, json};
+
+use crate::field_error::child;
+use crate::openapi::builtin;
+use crate::{FieldError, Kind};
+
+mod names;
+mod unknown;
+
+pub use names::{
+    is_dns1035_label, is_dns1123_label, is_dns1123_subdomain, is_label_value, is_qualified_name,
+};
+
+/// Bytes that keys and values of all annotations may have together.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+/// Checks `metadata` of an object about to be stored, after `generateName` was resolved.
+pub fn object_meta(object: &Value, kind: &Kind) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let nothing = Map::new();
+    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&nothing);
+    let text = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default();
+
+    let generate_name = text("generateName");
+    if !generate_name.is_empty() {
+        // Five characters follow, so a dash at the end is none of the name's.
+        let stem = generate_name.strip_suffix('-').unwrap_or(generate_name);
+        let field = "metadata.generateName";
+        errors.extend(
+            check_name(kind, &format!("{stem}a"))
+                .map(|why| FieldError::invalid(field, &json!(generate_name), why)),
+        );
+    }
+    match text("name") {
+        "" => {
+            errors.push(FieldError::required("metadata.name", "name or generateName is required"))
+        }
+        name => errors.extend(
+            check_name(kind, name)
+                .map(|why| FieldError::invalid("metadata.name", &json!(name), why)),
+        ),
+    }
+    errors.extend(check_namespace(kind, text("namespace")));
+    check_labels("metadata.labels", metadata.get("labels"), &mut errors);
+    check_annotations(metadata.get("annotations"), &mut errors);
+    check_owners(metadata.get("ownerReferences"), &mut errors);
+    let finalizers = metadata.get("finalizers").and_then(Value::as_array);
+    for (index, finalizer) in finalizers.into_iter().flatten().enumerate() {
+        let why = finalizer.as_str().map_or(Some(NOT_TEXT), |name| is_qualified_name(name).err());
+        let field = format!("metadata.finalizers[{index}]");
+        errors.extend(why.map(|why| FieldError::invalid(field, finalizer, why)));
+    }
+    errors
+}
+
+/// Why a value that must be a string is refused.
+const NOT_TEXT: &str = "must be a string";
+
+/// Checks what may not change between two versions of an object's `metadata`.
+pub fn object_meta_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    const IMMUTABLE: [&str; 6] = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    let member = |object: &Value, name: &str| {
+        let found = object.get("metadata").and_then(|metadata| metadata.get(name)).cloned();
+        found.unwrap_or(Value::Null)
+    };
+    let mut errors: Vec<FieldError> = IMMUTABLE
+        .iter()
+        .filter(|name| member(new, name) != member(old, name))
+        .map(|name| {
+            let field = child("metadata", name);
+            FieldError::invalid(field, &member(new, name), "field is immutable")
+        })
+        .collect();
+    if member(old, "deletionTimestamp").is_string() {
+        let before = member(old, "finalizers");
+        let before = before.as_array().map(Vec::as_slice).unwrap_or_default();
+        let after = member(new, "finalizers");
+        let after = after.as_array().into_iter().flatten();
+        let added: Vec<String> =
+            after.filter(|name| !before.contains(name)).map(Value::to_string).collect();
+        if !added.is_empty() {
+            let why = format!(
+                "no new finalizers can be added if the object is being deleted, found new \
+                 finalizers []string{{{}}}",
+                added.join(", ")
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", why));
+        }
+    }
+    errors
+}
+
+/// Checks a map of labels, for `metadata` and for templates of Pods.
+pub fn check_labels(field: &str, labels: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let Some(labels) = map_of(field, labels, errors) else { return };
+    for (key, value) in labels {
+        errors.extend(
+            is_qualified_name(key).err().map(|why| FieldError::invalid(field, &json!(key), why)),
+        );
+        let why = value.as_str().map_or(Some(NOT_TEXT), |value| is_label_value(value).err());
+        errors.extend(why.map(|why| FieldError::invalid(field, value, why)));
+    }
+}
+
+fn check_annotations(annotations: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let field = "metadata.annotations";
+    let Some(annotations) = map_of(field, annotations, errors) else { return };
+    let mut bytes = 0;
+    for (key, value) in annotations {
+        bytes += key.len();
+        match value.as_str() {
+            Some(value) => bytes += value.len(),
+            None => errors.push(FieldError::invalid(field, value, NOT_TEXT)),
+        }
+        // Upper case is allowed here, also in the part before the slash.
+        errors.extend(
+            is_qualified_name(&key.to_lowercase())
+                .err()
+                .map(|why| FieldError::invalid(field, &json!(key), why)),
+        );
+    }
+    if ANNOTATIONS_BYTES_MAX < bytes {
+        errors.push(FieldError::too_long(field, ANNOTATIONS_BYTES_MAX as u64));
+    }
+}
+
+fn map_of<'a>(
+    field: &str,
+    map: Option<&'a Value>,
+    errors: &mut Vec<FieldError>,
+) -> Option<&'a Map<String, Value>> {
+    let map = map.filter(|map| !map.is_null())?;
+    if !map.is_object() {
+        errors.push(FieldError::invalid(field, map, "must be a map of strings"));
+    }
+    map.as_object()
+}
+
+fn check_owners(owners: Option<&Value>, errors: &mut Vec<FieldError>) {
+    let owners = owners.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut controllers = 0;
+    for (index, owner) in owners.iter().enumerate() {
+        for name in ["apiVersion", "kind", "name", "uid"] {
+            if owner.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                let field = format!("metadata.ownerReferences[{index}].{name}");
+                errors.push(FieldError::required(field, "must not be empty"));
+            }
+        }
+        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
+    }
+    if 1 < controllers {
+        let why = "Only one reference can have Controller set to true";
+        errors.push(FieldError::invalid("metadata.ownerReferences", &json!(controllers), why));
+    }
+}
+
+fn check_namespace(kind: &Kind, namespace: &str) -> Option<FieldError> {
+    let field = "metadata.namespace";
+    match (kind.namespaced, namespace) {
+        (false, "") => None,
+        (false, _) => Some(FieldError::forbidden(field, "not allowed on this type")),
+        (true, "") => Some(FieldError::required(field, "")),
+        (true, namespace) => is_dns1123_label(namespace)
+            .err()
+            .map(|why| FieldError::invalid(field, &json!(namespace), why)),
+    }
+}
+
+/// What is wrong with a name for objects of this kind, if anything.
+fn check_name(kind: &Kind, name: &str) -> Option<&'static str> {
+    let check = match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Namespace") => is_dns1123_label,
+        ("", "Service") => is_dns1035_label,
+        _ => is_dns1123_subdomain,
+    };
+    check(name).err()
+}
+
+/// Paths of fields that a built-in kind does not have (`spec.containers[0].imag`), sorted.
+///
+/// For `fieldValidation`; empty for other kinds, whose schema prunes and tells.
+pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
+    prune_builtin(kind, &mut object.clone())
+}
+
+/// Brings an object into the shape of its built-in kind, as decoding into a typed value would: drops
+/// fields that the kind does not have, and members that are `null`. Returns the paths of the
+/// former, sorted. Other kinds are left alone.
+pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
+    let mut dropped = Vec::new();
+    if let Some(schema) = builtin::schema(kind) {
+        unknown::prune(schema, object, "", &mut dropped);
+        dropped.sort();
+    }
+    dropped
+}
+
+/// Checks that the values of a built-in kind have their types: that an object could be decoded.
+///
+/// # Errors
+///
+/// Gives the decoder's words for the first value of a wrong type; the server answers 400.
+pub fn decode_builtin(kind: &Kind, object: &Value) -> Result<(), serde_json::Error> {
+    builtin::decode(kind, object)
+}
+
+#[cfg(test)]
+mod tests;

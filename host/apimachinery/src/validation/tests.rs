@@ -1,0 +1,184 @@
+use serde_json::json;
+
+use super::*;
+use crate::kinds;
+
+fn kind(group: &str, plural: &str) -> &'static Kind {
+    kinds::find(group, "v1", plural).unwrap()
+}
+
+fn faults(kind: &Kind, metadata: Value) -> Vec<String> {
+    let errors = object_meta(&json!({"metadata": metadata}), kind);
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn names_are_checked_by_kind() {
+    let cases = [
+        ("configmaps", "a.b-c", true),
+        ("configmaps", "A", false),
+        ("configmaps", "a_b", false),
+        ("configmaps", "-a", false),
+        ("configmaps", "a..b", false),
+        ("services", "a", true),
+        ("services", "1a", false),
+        ("services", "a.b", false),
+    ];
+    for (plural, name, is_good) in cases {
+        let faults = faults(kind("", plural), json!({"name": name, "namespace": "n"}));
+        assert_eq!(faults.is_empty(), is_good, "{plural} {name}: {faults:?}");
+    }
+    let namespaces = kind("", "namespaces");
+    assert!(faults(namespaces, json!({"name": "a"})).is_empty());
+    assert!(!faults(namespaces, json!({"name": "a.b"})).is_empty());
+    assert!(!faults(namespaces, json!({"name": "a".repeat(64)})).is_empty());
+}
+
+#[test]
+fn metadata_is_refused_in_the_servers_words() {
+    let maps = kind("", "configmaps");
+    let cases = [
+        (
+            json!({"namespace": "n"}),
+            "metadata.name: Required value: name or generateName is required",
+        ),
+        (json!({"name": "a"}), "metadata.namespace: Required value"),
+        (
+            json!({"name": "a", "namespace": "N"}),
+            r#"metadata.namespace: Invalid value: "N": a lowercase RFC 1123 label must consist of"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "generateName": "A-"}),
+            r#"metadata.generateName: Invalid value: "A-": a lowercase RFC 1123 subdomain"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "labels": {"a b": "c"}}),
+            r#"metadata.labels: Invalid value: "a b": name part must consist of alphanumeric"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "labels": {"a": "c d"}}),
+            r#"metadata.labels: Invalid value: "c d": a valid label must be an empty string or"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "labels": {"a": 1}}),
+            "metadata.labels: Invalid value: 1: must be a string",
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "annotations": {"/a": "c"}}),
+            r#"metadata.annotations: Invalid value: "/a": prefix part must be non-empty"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "annotations": {"a": "x".repeat(300_000)}}),
+            "metadata.annotations: Too long: may not be more than 262144 bytes",
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "finalizers": ["a/b/c"]}),
+            r#"metadata.finalizers[0]: Invalid value: "a/b/c": name part must consist of alphanumeric"#,
+        ),
+        (
+            json!({"name": "a", "namespace": "n", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
+            "metadata.ownerReferences[0].uid: Required value: must not be empty",
+        ),
+    ];
+    for (metadata, expected) in cases {
+        let found = faults(maps, metadata);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with(expected), "{found:?} must begin with {expected}");
+    }
+    assert_eq!(
+        faults(kind("", "nodes"), json!({"name": "a", "namespace": "n"})),
+        ["metadata.namespace: Forbidden: not allowed on this type"]
+    );
+    let good = json!({"name": "a", "namespace": "n", "generateName": "a-", "finalizers": ["x.y/z"],
+        "labels": {"app.kubernetes.io/name": "R_1.x", "e": ""}, "annotations": {"X.y/Z": "any text"}});
+    assert!(faults(maps, good).is_empty());
+}
+
+#[test]
+fn identity_may_not_change() {
+    let old = json!({"metadata": {"name": "a", "uid": "1", "finalizers": ["x/a"]}});
+    assert!(object_meta_update(&old, &old).is_empty());
+    let new = json!({"metadata": {"name": "a", "uid": "2", "finalizers": ["x/a", "x/b"]}});
+    let errors = object_meta_update(&new, &old);
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].to_string(), r#"metadata.uid: Invalid value: "2": field is immutable"#);
+}
+
+#[test]
+fn an_object_being_deleted_gets_no_new_finalizer() {
+    let mut old = json!({"metadata": {"name": "a", "finalizers": ["x/a"],
+        "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let mut new = old.clone();
+    new["metadata"]["finalizers"] = json!(["x/a", "x/b"]);
+    let errors = object_meta_update(&new, &old);
+    assert_eq!(
+        errors[0].to_string(),
+        r#"metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"x/b"}"#
+    );
+    std::mem::swap(&mut old, &mut new);
+    assert!(object_meta_update(&new, &old).is_empty(), "one may go");
+}
+
+#[test]
+fn unknown_fields_of_builtin_kinds_are_found_and_dropped() {
+    let set = kind("apps", "statefulsets");
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "s", "creationTimestamp": null, "labels": {"any": "x"}, "colour": "red",
+            "managedFields": [{"fieldsV1": {"f:spec": {}}}]},
+        "spec": {"replicas": 1, "replica": 2, "template": {"spec": {
+            "nodeSelector": {"any": "x"},
+            "containers": [{"name": "a", "imag": "x", "resources": {"limits": {"cpu": "1"}}}]}}},
+    });
+    let expected = ["metadata.colour", "spec.replica", "spec.template.spec.containers[0].imag"];
+    assert_eq!(unknown_fields(set, &object), expected);
+    assert_eq!(prune_builtin(set, &mut object), expected);
+    assert_eq!(unknown_fields(set, &object), [""; 0]);
+    assert!(object["metadata"].get("creationTimestamp").is_none(), "null is no value");
+    assert_eq!(object["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:spec": {}}));
+    assert_eq!(
+        object["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"],
+        "1"
+    );
+}
+
+#[test]
+fn the_schema_in_a_crd_is_known_to_its_depth() {
+    let crds = kind("apiextensions.k8s.io", "customresourcedefinitions");
+    let object = json!({"spec": {"group": "g", "versions": [{"name": "v1", "schema": {"openAPIV3Schema": {
+        "type": "object", "typo": 1, "properties": {"spec": {"type": "object", "default": {"free": null},
+            "x-kubernetes-validations": [{"rule": "true", "rool": 1}],
+            "additionalProperties": {"type": "string", "tipe": 1}}}}}}]}});
+    let root = "spec.versions[0].schema.openAPIV3Schema";
+    assert_eq!(
+        unknown_fields(crds, &object),
+        [
+            format!("{root}.properties.spec.additionalProperties.tipe"),
+            format!("{root}.properties.spec.x-kubernetes-validations[0].rool"),
+            format!("{root}.typo"),
+        ]
+    );
+    let mut object = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {
+        "default": null, "format": null}}}]}});
+    assert_eq!(prune_builtin(crds, &mut object), [""; 0]);
+    let schema = &object["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    assert_eq!(*schema, json!({"default": null}), "only in arbitrary JSON null means something");
+    let revisions = kind("apps", "controllerrevisions");
+    let mut object = json!({"data": {"any": {"thing": null}}, "revision": 1});
+    assert_eq!(prune_builtin(revisions, &mut object), [""; 0]);
+    assert_eq!(object["data"], json!({"any": {"thing": null}}));
+}
+
+#[test]
+fn values_of_wrong_types_cannot_be_decoded() {
+    let set = kind("apps", "statefulsets");
+    let object = |replicas: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+            "spec": {"replicas": replicas, "serviceName": "s", "selector": {},
+                "template": {"metadata": {}}}})
+    };
+    decode_builtin(set, &object(json!(3))).unwrap();
+    let error = decode_builtin(set, &object(json!("3"))).unwrap_err();
+    assert!(error.to_string().contains("invalid type: string \"3\""), "{error}");
+}

@@ -1,0 +1,60 @@
+//! Answers "may I?" and "who am I?": everybody with a token may do everything.
+
+use hyper::Method;
+use serde_json::json;
+
+use crate::http::answer::Answer;
+use crate::http::route::ResourcePath;
+use crate::server::Call;
+use crate::status::Failure;
+
+/// What a protobuf body of Kubernetes begins with.
+const PROTOBUF: &[u8] = b"k8s\0";
+
+/// Whether a path names a review.
+pub(crate) fn is_review(path: &ResourcePath) -> bool {
+    matches!(
+        (path.group.as_str(), path.version.as_str(), path.plural.as_str()),
+        ("authorization.k8s.io", "v1", "selfsubjectaccessreviews")
+            | ("authentication.k8s.io", "v1", "selfsubjectreviews")
+    ) && path.namespace.is_none()
+        && path.name.is_none()
+}
+
+/// Answers a review. kubectl sends its question as protobuf; the answer does not depend on it, so no
+/// more of it is read than its kind of encoding.
+///
+/// # Errors
+///
+/// 405 for other verbs than create, 415 for a body that is neither JSON nor Kubernetes' protobuf.
+pub(crate) fn review(call: &Call, path: &ResourcePath) -> Result<Answer, Failure> {
+    if call.method != Method::POST {
+        return Err(Failure::method_not_allowed());
+    }
+    let is_protobuf = call.content_type == "application/vnd.kubernetes.protobuf";
+    if is_protobuf && !call.body.starts_with(PROTOBUF) {
+        return Err(Failure::bad_request("the body is not Kubernetes' protobuf"));
+    }
+    let asked = if is_protobuf {
+        json!({})
+    } else {
+        let body = crate::verbs::document(call)?;
+        body.get("spec").cloned().unwrap_or_else(|| json!({}))
+    };
+    let (kind, status) = if path.plural == "selfsubjectreviews" {
+        let user =
+            json!({"username": call.user, "groups": ["system:masters", "system:authenticated"]});
+        ("SelfSubjectReview", json!({"userInfo": user}))
+    } else {
+        let reason = "whoever has a token may do everything";
+        ("SelfSubjectAccessReview", json!({"allowed": true, "reason": reason}))
+    };
+    let value = json!({
+        "kind": kind,
+        "apiVersion": format!("{}/{}", path.group, path.version),
+        "metadata": {},
+        "spec": asked,
+        "status": status,
+    });
+    Ok(Answer::Json { code: 201, value, warnings: Vec::new() })
+}

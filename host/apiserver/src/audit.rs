@@ -1,0 +1,122 @@
+//! Writes down who changed what: one JSON line per write, in a file that cannot grow without bound.
+//!
+//! A line that finds the buffer full waits for room, and its request with it, rather than be lost.
+//! The file is flushed whenever the buffer is empty.
+
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// How many lines may wait to be written.
+const LINES_WAITING_MAX: usize = 1_024;
+
+/// One write, accepted or refused.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    /// When the answer was ready, RFC 3339 with microseconds.
+    pub(crate) time: String,
+    /// The name behind the token.
+    pub(crate) user: String,
+    /// The field manager named or derived from the user agent.
+    pub(crate) field_manager: String,
+    /// `create`, `update`, `patch`, `apply`, `delete` or `deletecollection`.
+    pub(crate) verb: &'static str,
+    /// The API group.
+    pub(crate) group: String,
+    /// The plural resource name.
+    pub(crate) resource: String,
+    /// The subresource, possibly empty.
+    pub(crate) subresource: String,
+    /// The namespace, possibly empty.
+    pub(crate) namespace: String,
+    /// The object's name, possibly empty.
+    pub(crate) name: String,
+    /// Whether nothing was stored.
+    pub(crate) dry_run: bool,
+    /// The HTTP status.
+    pub(crate) code: u16,
+}
+
+/// Where lines are put.
+#[derive(Clone)]
+pub(crate) struct Audit {
+    lines: mpsc::Sender<Line>,
+}
+
+impl Audit {
+    /// Hands a line over; waits while the buffer is full.
+    pub(crate) async fn write(&self, line: Line) {
+        if self.lines.send(line).await.is_err() {
+            warn!("a write is missing from the audit log: its writer has ended");
+        }
+    }
+}
+
+/// The other end: the file.
+pub(crate) struct Writer {
+    lines: mpsc::Receiver<Line>,
+    path: PathBuf,
+    file: BufWriter<File>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+/// Opens the log at `path`, which is rotated once it holds `bytes_max` bytes.
+///
+/// # Errors
+///
+/// The file cannot be opened.
+pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(Audit, Writer)> {
+    let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
+    let file = append(&path).await?;
+    let bytes = file.metadata().await?.len();
+    let writer = Writer { lines, path, file: BufWriter::new(file), bytes, bytes_max };
+    Ok((Audit { lines: sender }, writer))
+}
+
+async fn append(path: &Path) -> io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    OpenOptions::from(options).open(path).await
+}
+
+impl Writer {
+    /// Writes lines until no sender is left; the last line is on disk when this returns.
+    pub(crate) async fn run(mut self) {
+        while let Some(line) = self.lines.recv().await {
+            if let Err(error) = self.write(&line).await {
+                warn!(%error, path = %self.path.display(), "cannot write the audit log");
+            }
+        }
+    }
+
+    async fn write(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        if self.bytes_max < self.bytes.saturating_add(text.len() as u64) {
+            self.rotate().await?;
+        }
+        self.file.write_all(&text).await?;
+        self.bytes += text.len() as u64;
+        if self.lines.is_empty() {
+            self.file.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn rotate(&mut self) -> io::Result<()> {
+        self.file.flush().await?;
+        let mut older = self.path.clone().into_os_string();
+        older.push(".1");
+        tokio::fs::rename(&self.path, older).await?;
+        self.file = BufWriter::new(append(&self.path).await?);
+        self.bytes = 0;
+        Ok(())
+    }
+}

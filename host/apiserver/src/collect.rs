@@ -1,0 +1,230 @@
+//! Deletes what nobody holds any more: dependents of absent owners, the contents of ending namespaces,
+//! the objects of ending CRDs, old events.
+//!
+//! It runs as one task, woken by changes. It only ever deletes as a client would, so finalizers and
+//! grace periods hold for it too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use tracing::{debug, warn};
+
+use crate::audit::Line;
+use crate::kinds::crd;
+use crate::object::{is_deleting, name, text};
+use crate::server::Server;
+use crate::status::Failure;
+use crate::store::{Key, Location, Resource, owner_uids};
+use crate::verbs::Context;
+use crate::verbs::delete::{self, Options};
+use crate::verbs::prepare::Part;
+use crate::verbs::update::{Edit, update};
+
+/// Who collects, in `managedFields` and in the audit log.
+const MANAGER: &str = "tholepin-collector";
+
+/// How long an event is kept after it was last seen, as in Kubernetes.
+const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
+/// How often old events are looked for.
+const EVENT_SWEEP: Duration = Duration::from_secs(60);
+
+/// Collects until the server stops.
+pub(crate) async fn run(server: Arc<Server>) {
+    let mut sweep = tokio::time::interval(EVENT_SWEEP);
+    loop {
+        tokio::select! {
+            () = server.stop.cancelled() => return,
+            () = server.store.work() => {}
+            _ = sweep.tick() => expire_events(&server, Timestamp::now()).await,
+        }
+        let (orphans, namespaces) = server.store.take_pending();
+        for location in orphans {
+            collect_orphan(&server, &location).await;
+        }
+        for key in namespaces {
+            purge_namespace(&server, &key).await;
+        }
+        purge_definitions(&server).await;
+    }
+}
+
+fn context(server: &Arc<Server>, (resource, key): &Location) -> Option<Context> {
+    Some(Context {
+        server: Arc::clone(server),
+        served: server.registry.of_resource(resource)?,
+        namespace: key.namespace.to_string(),
+        now: Timestamp::now(),
+        manager: MANAGER.to_owned(),
+        dry_run: false,
+    })
+}
+
+/// Deletes an object all of whose owners are absent, or takes the references to absent ones.
+async fn collect_orphan(server: &Arc<Server>, location: &Location) {
+    let (resource, key) = location;
+    let Some(object) = server.store.get(resource, key) else { return };
+    let Some(cx) = context(server, location) else { return };
+    let is_absent = |uid: &str| !server.store.owner_is_present(uid, &key.namespace);
+    if !owner_uids(&object).any(is_absent) {
+        return;
+    }
+    if !owner_uids(&object).all(is_absent) {
+        delete::drop_owners(&cx, location, &is_absent);
+        return;
+    }
+    debug!(resource = &*resource.plural, name = &*key.name, "collecting: all owners are gone");
+    // Only this very object: one of the same name may have taken its place.
+    let options =
+        Options { uid: text(&object, "/metadata/uid").map(str::to_owned), ..Options::default() };
+    remove(server, location, &options).await;
+}
+
+/// Deletes what is in an ending namespace, and the namespace once nothing is.
+async fn purge_namespace(server: &Arc<Server>, key: &Key) {
+    let location = (Resource::new("", "namespaces"), key.clone());
+    let Some(namespace) = server.store.get(&location.0, key) else { return };
+    if !is_deleting(&namespace) {
+        return;
+    }
+    let contents = server.store.in_namespace(&key.name);
+    if contents.is_empty() {
+        let options = Options { is_final: true, ..Options::default() };
+        remove(server, &location, &options).await;
+        return;
+    }
+    for (inside, object) in contents {
+        delete_inside(server, &inside, &object).await;
+    }
+}
+
+/// Deletes the objects of ending CRDs, and each CRD once none is left.
+async fn purge_definitions(server: &Arc<Server>) {
+    let definitions = Resource::new("apiextensions.k8s.io", "customresourcedefinitions");
+    let all = server.store.all(&definitions);
+    for definition in all.iter().filter(|definition| is_deleting(definition)) {
+        let group = text(definition, "/spec/group").unwrap_or("");
+        let plural = text(definition, "/spec/names/plural").unwrap_or("");
+        let resource = Resource::new(group, plural);
+        let objects = server.store.all(&resource);
+        let location = (definitions.clone(), Key::new("", name(definition)));
+        if objects.is_empty() {
+            release_definition(server, &location).await;
+        }
+        for object in objects {
+            let namespace = text(&object, "/metadata/namespace").unwrap_or("");
+            let inside = (resource.clone(), Key::new(namespace, name(&object)));
+            delete_inside(server, &inside, &object).await;
+        }
+    }
+}
+
+async fn delete_inside(server: &Arc<Server>, location: &Location, object: &Value) {
+    if !is_deleting(object) {
+        remove(server, location, &Options::default()).await;
+    }
+}
+
+/// Deletes the events that were last seen too long ago. They go unnoted, as they come by the hundred.
+async fn expire_events(server: &Arc<Server>, now: Timestamp) {
+    let events = Resource::new("", "events");
+    for event in server.store.all(&events) {
+        if !is_old(&event, now) {
+            continue;
+        }
+        let namespace = text(&event, "/metadata/namespace").unwrap_or("");
+        let location = (events.clone(), Key::new(namespace, name(&event)));
+        let Some(cx) = context(server, &location) else { return };
+        if let Err(failure) = delete::delete_object(&cx, name(&event), &Options::default()) {
+            debug!(message = %failure.message, "an old event stays");
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn is_old(event: &Value, now: Timestamp) -> bool {
+    let times = ["/metadata/creationTimestamp", "/lastTimestamp", "/series/lastObservedTime"];
+    let seen = times.iter().filter_map(|at| text(event, at)?.parse::<Timestamp>().ok()).max();
+    seen.is_none_or(|seen| EVENT_LIFE < now.duration_since(seen))
+}
+
+/// Deletes one object, and notes it.
+async fn remove(server: &Arc<Server>, location: &Location, options: &Options) {
+    let Some(cx) = context(server, location) else { return };
+    let deleted = delete::delete_object(&cx, &location.1.name, options).map(drop);
+    note(&cx, location, "delete", deleted).await;
+}
+
+/// Takes our finalizer from a CRD, whose deletion ends with the last one.
+async fn release_definition(server: &Arc<Server>, location: &Location) {
+    let Some(cx) = context(server, location) else { return };
+    let edit = |old: &Value| {
+        let mut new = old.clone();
+        let list = new.pointer_mut("/metadata/finalizers").and_then(Value::as_array_mut);
+        if let Some(list) = list {
+            list.retain(|finalizer| finalizer.as_str() != Some(crd::FINALIZER));
+        }
+        Ok(Edit::Put(new))
+    };
+    let released = update(&cx, &location.1.name, Part::Main, &edit).map(drop);
+    note(&cx, location, "patch", released).await;
+}
+
+/// Writes a line about what was done; an object that is gone already needs none.
+async fn note(
+    cx: &Context,
+    (resource, key): &Location,
+    verb: &'static str,
+    result: Result<(), Failure>,
+) {
+    let code = match &result {
+        Ok(()) => 200,
+        Err(failure) if failure.code == 404 => return,
+        Err(failure) => {
+            let (name, message) = (&*key.name, &failure.message);
+            warn!(resource = &*resource.plural, name, %message, "cannot collect");
+            failure.code
+        }
+    };
+    let line = Line {
+        time: format!("{:.6}", cx.now),
+        user: MANAGER.to_owned(),
+        field_manager: MANAGER.to_owned(),
+        verb,
+        group: resource.group.to_string(),
+        resource: resource.plural.to_string(),
+        subresource: String::new(),
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        dry_run: false,
+        code,
+    };
+    cx.server.audit.write(line).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_lives_an_hour_after_it_was_last_seen() {
+        let now = "2026-01-02T12:00:00Z".parse().unwrap();
+        let made = json!({"creationTimestamp": "2026-01-02T09:00:00Z"});
+        let cases = [
+            (json!({"metadata": {"creationTimestamp": "2026-01-02T11:00:00Z"}}), false),
+            (json!({"metadata": made}), true),
+            (json!({"metadata": made, "lastTimestamp": "2026-01-02T11:30:00Z"}), false),
+            (
+                json!({"metadata": made, "series": {"lastObservedTime": "2026-01-02T11:30:00.000000Z"}}),
+                false,
+            ),
+            (json!({"metadata": made, "lastTimestamp": null}), true),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(is_old(&event, now), expected, "{event}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Knows who may talk to the server: bearer tokens, kept as digests, and the kubeconfigs that carry
+//! them.
+//!
+//! Who has a token may do everything: there is one machine and one user. The name behind the token
+//! only says in the audit log who wrote.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::TryRngCore;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+/// The user of the kubeconfig that is always written.
+pub(crate) const ADMIN: &str = "admin";
+
+/// The most tokens kept; they are handed out to our own parts only.
+const TOKENS_MAX: usize = 1_000;
+
+/// The tokens handed out.
+#[derive(Default)]
+pub(crate) struct Credentials {
+    users: Mutex<BTreeMap<[u8; 32], String>>,
+}
+
+/// Why a token could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// The operating system gave no random bytes.
+    #[error("the operating system gives no random bytes")]
+    NoRandom,
+    /// Too many were made.
+    #[error("{TOKENS_MAX} tokens are handed out already; keep one per user")]
+    TooMany,
+}
+
+impl Credentials {
+    /// Makes a new token for `user`: 64 hex digits.
+    pub(crate) fn issue(&self, user: &str) -> Result<String, TokenError> {
+        let mut secret = [0_u8; 32];
+        rand::rngs::OsRng.try_fill_bytes(&mut secret).map_err(|_| TokenError::NoRandom)?;
+        let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if TOKENS_MAX <= users.len() {
+            return Err(TokenError::TooMany);
+        }
+        users.insert(digest(&token), user.to_owned());
+        Ok(token)
+    }
+
+    /// The user whose token an `Authorization` header carries.
+    ///
+    /// Looks up the digest, so the time it takes tells nothing about the token.
+    pub(crate) fn user(&self, authorization: Option<&str>) -> Option<String> {
+        let (scheme, token) = authorization?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.get(&digest(token.trim())).cloned()
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Writes a kubeconfig (JSON, which is YAML) that only this user can read.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub(crate) fn write_kubeconfig(
+    path: &Path,
+    address: SocketAddr,
+    authority_pem: &str,
+    user: &str,
+    token: &str,
+) -> io::Result<()> {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "tholepin", "cluster": {
+            "server": format!("https://{address}"),
+            "certificate-authority-data": STANDARD.encode(authority_pem),
+        }}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "tholepin", "context": {
+            "cluster": "tholepin", "user": user, "namespace": "default",
+        }}],
+        "current-context": "tholepin",
+    });
+    write_private(path, format!("{config:#}\n").as_bytes())
+}
+
+/// Writes a file that only this user can read: beside its place, then renamed.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("partial");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
+/// Creates a directory that only this user can enter, or closes an existing one to others.
+///
+/// # Errors
+///
+/// The directory cannot be created, or belongs to somebody else.
+pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_token_handed_out_names_a_user() {
+        let credentials = Credentials::default();
+        let token = credentials.issue("agent").unwrap();
+        let cases = [
+            (Some(format!("Bearer {token}")), Some("agent")),
+            (Some(format!("bearer {token}")), Some("agent")),
+            (Some(format!("Bearer {token}0")), None),
+            (Some(format!("Basic {token}")), None),
+            (Some(token), None),
+            (None, None),
+        ];
+        for (header, expected) in cases {
+            assert_eq!(credentials.user(header.as_deref()).as_deref(), expected, "{header:?}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Describes the server: health, version, the kinds it offers, and their OpenAPI documents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::http::answer::Answer;
+use crate::http::negotiate::Shape;
+use crate::http::route::Target;
+use crate::registry::Served;
+use crate::server::{Call, Server};
+use crate::status::Failure;
+
+/// The Kubernetes version whose API this follows.
+const VERSION: (&str, &str, &str) = ("1", "33", "v1.33.0+tholepin");
+/// What can be done to every kind.
+const VERBS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// The subresources that are served of a kind.
+pub(crate) fn subresources(served: &Served) -> impl Iterator<Item = &str> {
+    let own = served.kind.subresources.iter().map(String::as_str);
+    let of_pods = ["binding", "eviction"].into_iter().filter(|_| served.is("", "pods"));
+    own.filter(|word| matches!(*word, "status" | "log")).chain(of_pods)
+}
+
+/// Answers a GET of a document about the server.
+///
+/// # Errors
+///
+/// 404 for a group or version that is not offered.
+pub(crate) fn answer(
+    server: &Arc<Server>,
+    call: &Call,
+    target: &Target,
+) -> Result<Answer, Failure> {
+    match target {
+        Target::Health => Ok(Answer::Text { content_type: "text/plain", text: b"ok".to_vec() }),
+        Target::Version => Ok(Answer::ok(version())),
+        Target::CoreVersions => Ok(core_versions(server, call.shape)),
+        Target::Groups => Ok(groups(server, call.shape)),
+        Target::Group(name) => by_group(server)
+            .get(name)
+            .filter(|_| !name.is_empty())
+            .map(|versions| Answer::ok(headed("APIGroup", group(name, versions))))
+            .ok_or_else(Failure::no_such_path),
+        Target::Resources { group, version } => resources(server, group, version),
+        Target::OpenApiIndex => Ok(Answer::ok(server.registry.open_api_index())),
+        Target::OpenApi { group, version } => {
+            let text = server.registry.open_api(group, version);
+            let text = text.ok_or_else(Failure::no_such_path)?;
+            Ok(Answer::Text { content_type: "application/json", text })
+        }
+        Target::Resource(_) => Err(Failure::no_such_path()),
+    }
+}
+
+fn version() -> Value {
+    let (major, minor, version) = VERSION;
+    json!({
+        "major": major, "minor": minor, "gitVersion": version, "gitCommit": "",
+        "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+        "compiler": "rustc", "platform": format!("linux/{}", std::env::consts::ARCH),
+    })
+}
+
+/// Kinds by group and version, the preferred version first.
+type Groups = BTreeMap<String, Vec<(String, Vec<Arc<Served>>)>>;
+
+fn by_group(server: &Server) -> Groups {
+    let mut groups = Groups::new();
+    for served in server.registry.all() {
+        let versions = groups.entry(served.kind.group.clone()).or_default();
+        match versions.iter_mut().find(|(version, _)| *version == served.kind.version) {
+            Some((_, kinds)) => kinds.push(served),
+            None => versions.push((served.kind.version.clone(), vec![served])),
+        }
+    }
+    for versions in groups.values_mut() {
+        versions.sort_by_key(|(version, _)| std::cmp::Reverse(priority(version)));
+    }
+    groups
+}
+
+/// Orders versions as Kubernetes does: v2 before v1 before v1beta2 before v1alpha1 before others.
+fn priority(version: &str) -> (u8, u64, u64) {
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    let (word, stage) = if rest.contains("beta") {
+        ("beta", 2)
+    } else if rest.contains("alpha") {
+        ("alpha", 1)
+    } else {
+        return rest.parse().map_or((0, 0, 0), |major| (3, major, 0));
+    };
+    let (major, minor) = rest.split_once(word).unwrap_or((rest, ""));
+    match (major.parse(), minor.parse()) {
+        (Ok(major), Ok(minor)) => (stage, major, minor),
+        _ => (0, 0, 0),
+    }
+}
+
+fn headed(kind: &str, mut value: Value) -> Value {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("kind".into(), json!(kind));
+        map.insert("apiVersion".into(), json!("v1"));
+    }
+    value
+}
+
+fn core_versions(server: &Server, shape: Shape) -> Answer {
+    if let Some(answer) = aggregated(server, shape, &|group| group.is_empty()) {
+        return answer;
+    }
+    let address = server.address.to_string();
+    Answer::ok(json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    }))
+}
+
+fn groups(server: &Server, shape: Shape) -> Answer {
+    if let Some(answer) = aggregated(server, shape, &|group| !group.is_empty()) {
+        return answer;
+    }
+    let groups = by_group(server);
+    let named = groups.iter().filter(|(name, _)| !name.is_empty());
+    let list: Vec<Value> = named.map(|(name, versions)| group(name, versions)).collect();
+    Answer::ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
+}
+
+fn group(name: &str, versions: &[(String, Vec<Arc<Served>>)]) -> Value {
+    let entry =
+        |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    let all: Vec<Value> = versions.iter().map(|(version, _)| entry(version)).collect();
+    let preferred = all.first().cloned().unwrap_or(Value::Null);
+    json!({"name": name, "versions": all, "preferredVersion": preferred})
+}
+
+fn resources(server: &Server, group: &str, version: &str) -> Result<Answer, Failure> {
+    let kinds: Vec<Arc<Served>> = server
+        .registry
+        .all()
+        .into_iter()
+        .filter(|served| served.kind.group == group && served.kind.version == version)
+        .collect();
+    let first = kinds.first().ok_or_else(Failure::no_such_path)?;
+    let group_version = first.api_version.clone();
+    let mut list = Vec::new();
+    for served in &kinds {
+        let kind = &served.kind;
+        let mut entry = json!({
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
+            "kind": kind.kind, "verbs": VERBS, "shortNames": kind.short_names,
+            "categories": kind.categories,
+        });
+        if let Some(map) = entry.as_object_mut() {
+            map.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+        }
+        list.push(entry);
+        for word in subresources(served) {
+            let (_, kind_of_it, verbs) = subresource(served, word);
+            list.push(json!({
+                "name": format!("{}/{word}", kind.plural), "singularName": "",
+                "namespaced": kind.namespaced, "kind": kind_of_it, "verbs": verbs,
+            }));
+        }
+    }
+    Ok(Answer::ok(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
+        "resources": list,
+    })))
+}
+
+/// Group and version, kind and verbs of a subresource.
+fn subresource<'a>(
+    served: &'a Served,
+    word: &str,
+) -> ((&'a str, &'a str), &'a str, &'static [&'static str]) {
+    let kind = &served.kind;
+    let own = (kind.group.as_str(), kind.version.as_str());
+    match word {
+        "log" => (own, &kind.kind, &["get"]),
+        "binding" => (own, "Binding", &["create"]),
+        "eviction" => (("policy", "v1"), "Eviction", &["create"]),
+        _ => (own, &kind.kind, &["get", "patch", "update"]),
+    }
+}
+
+/// All groups that `wanted` names, in one document, if the client takes that.
+fn aggregated(server: &Server, shape: Shape, wanted: &dyn Fn(&str) -> bool) -> Option<Answer> {
+    let (version, content_type) = match shape {
+        Shape::DiscoveryV2 => ("v2", V2),
+        Shape::DiscoveryV2Beta1 => ("v2beta1", V2_BETA1),
+        Shape::Whole | Shape::Table | Shape::Metadata => return None,
+    };
+    let groups = by_group(server);
+    let items: Vec<Value> = groups
+        .iter()
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|(version, kinds)| {
+                    let resources: Vec<Value> =
+                        kinds.iter().map(|served| aggregated_resource(served)).collect();
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
+        })
+        .collect();
+    let document = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    });
+    let text = serde_json::to_vec(&document).unwrap_or_default();
+    Some(Answer::Text { content_type, text })
+}
+
+fn aggregated_resource(served: &Served) -> Value {
+    let kind = &served.kind;
+    let response = |(group, version): (&str, &str), kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let subresources: Vec<Value> = subresources(served)
+        .map(|word| {
+            let (place, kind, verbs) = subresource(served, word);
+            json!({"subresource": word, "responseKind": response(place, kind), "verbs": verbs})
+        })
+        .collect();
+    json!({
+        "resource": kind.plural,
+        "responseKind": response((&kind.group, &kind.version), &kind.kind),
+        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular,
+        "verbs": VERBS,
+        "shortNames": kind.short_names,
+        "categories": kind.categories,
+        "subresources": subresources,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_preferred_as_in_kubernetes() {
+        let mut versions = ["foo", "v1alpha1", "v2", "v1beta2", "v10", "v1beta1", "v1"];
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+        assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha1", "foo"]);
+    }
+}

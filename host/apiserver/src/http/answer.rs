@@ -1,0 +1,107 @@
+//! Turns what the verbs say into HTTP responses.
+
+use std::convert::Infallible;
+
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use serde_json::Value;
+
+use crate::status::Failure;
+
+/// The body of every response.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An answer that was not refused.
+pub(crate) enum Answer {
+    /// A JSON document.
+    Json {
+        /// The HTTP status.
+        code: u16,
+        /// The document.
+        value: Value,
+        /// Sentences for the client's user.
+        warnings: Vec<String>,
+    },
+    /// A JSON document with a media type of its own, or plain text.
+    Text {
+        /// The media type.
+        content_type: &'static str,
+        /// The document.
+        text: Vec<u8>,
+    },
+    /// Pieces until the end, each sent as soon as it is there.
+    Stream {
+        /// The media type.
+        content_type: &'static str,
+        /// The pieces.
+        pieces: BoxStream<'static, Bytes>,
+    },
+}
+
+impl Answer {
+    /// 200 with a document.
+    pub(crate) fn ok(value: Value) -> Self {
+        Self::Json { code: 200, value, warnings: Vec::new() }
+    }
+
+    /// The HTTP status.
+    pub(crate) const fn code(&self) -> u16 {
+        match self {
+            Self::Json { code, .. } => *code,
+            Self::Text { .. } | Self::Stream { .. } => 200,
+        }
+    }
+
+    /// The response to send.
+    pub(crate) fn into_response(self) -> Response<Body> {
+        match self {
+            Self::Json { code, value, warnings } => {
+                let mut text = serde_json::to_vec(&value).unwrap_or_default();
+                text.push(b'\n');
+                let mut response = whole(code, "application/json", text);
+                for warning in warnings {
+                    let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+                    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                        response.headers_mut().append("warning", value);
+                    }
+                }
+                response
+            }
+            Self::Text { content_type, text } => whole(200, content_type, text),
+            Self::Stream { content_type, pieces } => {
+                let frames = pieces.map(|piece| Ok(Frame::data(piece)));
+                headed(200, content_type, BodyExt::boxed_unsync(StreamBody::new(frames)))
+            }
+        }
+    }
+}
+
+/// The response that says a refusal.
+pub(crate) fn refusal(failure: &Failure) -> Response<Body> {
+    let mut text = serde_json::to_vec(&failure.to_value()).unwrap_or_default();
+    text.push(b'\n');
+    let mut response = whole(failure.code, "application/json", text);
+    if let Some(seconds) = failure.retry_after_s {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn whole(code: u16, content_type: &'static str, text: Vec<u8>) -> Response<Body> {
+    headed(code, content_type, Full::new(Bytes::from(text)).boxed_unsync())
+}
+
+fn headed(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}

@@ -1,0 +1,151 @@
+//! Tells what a path names. It does not know which resources exist.
+
+use crate::http::query::decode;
+use crate::status::Failure;
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `/healthz`, `/livez`, `/readyz`.
+    Health,
+    /// `/version`.
+    Version,
+    /// `/openapi/v3`.
+    OpenApiIndex,
+    /// `/openapi/v3/api/v1`, `/openapi/v3/apis/G/V`.
+    OpenApi {
+        /// The group, empty for core.
+        group: String,
+        /// The version.
+        version: String,
+    },
+    /// `/api`.
+    CoreVersions,
+    /// `/apis`.
+    Groups,
+    /// `/apis/G`.
+    Group(String),
+    /// `/api/v1`, `/apis/G/V`.
+    Resources {
+        /// The group, empty for core.
+        group: String,
+        /// The version.
+        version: String,
+    },
+    /// A collection, an object or its subresource.
+    Resource(ResourcePath),
+}
+
+/// A path below a group and version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ResourcePath {
+    /// The group, empty for core.
+    pub(crate) group: String,
+    /// The version.
+    pub(crate) version: String,
+    /// The namespace, where the path names one.
+    pub(crate) namespace: Option<String>,
+    /// The resource.
+    pub(crate) plural: String,
+    /// The object, if not the collection.
+    pub(crate) name: Option<String>,
+    /// The subresource.
+    pub(crate) subresource: Option<String>,
+}
+
+/// Parses a URL path.
+///
+/// # Errors
+///
+/// 404 where nothing can be there, 400 for a malformed escape.
+pub(crate) fn parse(path: &str) -> Result<Target, Failure> {
+    let parts = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| decode(part, false))
+        .collect::<Result<Vec<String>, Failure>>()?;
+    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => Ok(Target::Health),
+        ["version"] => Ok(Target::Version),
+        ["openapi", "v3"] => Ok(Target::OpenApiIndex),
+        ["openapi", "v3", "api", version] => {
+            Ok(Target::OpenApi { group: String::new(), version: (*version).to_owned() })
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            Ok(Target::OpenApi { group: (*group).to_owned(), version: (*version).to_owned() })
+        }
+        ["api"] => Ok(Target::CoreVersions),
+        ["apis"] => Ok(Target::Groups),
+        ["apis", group] => Ok(Target::Group((*group).to_owned())),
+        ["api", version] => {
+            Ok(Target::Resources { group: String::new(), version: (*version).to_owned() })
+        }
+        ["apis", group, version] => {
+            Ok(Target::Resources { group: (*group).to_owned(), version: (*version).to_owned() })
+        }
+        ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        _ => Err(Failure::no_such_path()),
+    }
+}
+
+fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Target, Failure> {
+    let (namespace, rest) = match rest {
+        // The namespace itself and its own subresources are resources of the cluster.
+        ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => (None, rest),
+        ["namespaces", namespace, rest @ ..] => (Some((*namespace).to_owned()), rest),
+        rest => (None, rest),
+    };
+    let (plural, name, subresource) = match rest {
+        [plural] => (plural, None, None),
+        [plural, name] => (plural, Some(name), None),
+        [plural, name, subresource] => (plural, Some(name), Some(subresource)),
+        _ => return Err(Failure::no_such_path()),
+    };
+    Ok(Target::Resource(ResourcePath {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        namespace,
+        plural: (*plural).to_owned(),
+        name: name.map(|name| (*name).to_owned()),
+        subresource: subresource.map(|word| (*word).to_owned()),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: &str) {
+        let Ok(Target::Resource(found)) = parse(path) else {
+            assert_eq!(expected, "-", "{path}");
+            return;
+        };
+        let show = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
+        let text = format!(
+            "{}|{}|{}|{}|{}|{}",
+            found.group,
+            found.version,
+            show(&found.namespace),
+            found.plural,
+            show(&found.name),
+            show(&found.subresource)
+        );
+        assert_eq!(text, expected, "{path}");
+    }
+
+    #[test]
+    fn paths_name_what_kubernetes_says() {
+        check("/api/v1/pods", "|v1|-|pods|-|-");
+        check("/api/v1/namespaces", "|v1|-|namespaces|-|-");
+        check("/api/v1/namespaces/a", "|v1|-|namespaces|a|-");
+        check("/api/v1/namespaces/a/status", "|v1|-|namespaces|a|status");
+        check("/api/v1/namespaces/a/pods", "|v1|a|pods|-|-");
+        check("/api/v1/namespaces/a/pods/p/log", "|v1|a|pods|p|log");
+        check("/apis/apps/v1/namespaces/a/statefulsets/s", "apps|v1|a|statefulsets|s|-");
+        check("/apis/g.x/v1/things/t%2e/status", "g.x|v1|-|things|t.|status");
+        check("/api/v1/namespaces/a/pods/p/log/x", "-");
+        check("/elsewhere", "-");
+    }
+}

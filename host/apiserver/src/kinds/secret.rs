@@ -1,0 +1,89 @@
+//! Secrets and ConfigMaps: `stringData`, types, and immutability.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tholepin_apimachinery::FieldError;
+
+use crate::object::{as_map_mut, child_mut, default};
+
+/// Turns `stringData` into `data`, and fills in the type.
+pub(super) fn defaults(object: &mut Value) {
+    default(as_map_mut(object), "type", json!("Opaque"));
+    let given = as_map_mut(object).remove("stringData");
+    if let Some(Value::Object(texts)) = given {
+        let data = child_mut(object, "data");
+        for (key, value) in texts {
+            let text = value.as_str().unwrap_or("");
+            data.insert(key, json!(STANDARD.encode(text)));
+        }
+    }
+}
+
+/// Checks keys, values, type and immutability.
+pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = keys(new, "data");
+    for (key, value) in new.get("data").and_then(Value::as_object).into_iter().flatten() {
+        let is_base64 = value.as_str().is_some_and(|text| STANDARD.decode(text).is_ok());
+        if !is_base64 {
+            let field = format!("data[{key}]");
+            errors.push(FieldError::invalid(field, &json!("<hidden>"), "must be base64"));
+        }
+    }
+    if let Some(old) = old {
+        if old.get("type") != new.get("type") {
+            let value = new.get("type").unwrap_or(&Value::Null);
+            errors.push(FieldError::invalid("type", value, "field is immutable"));
+        }
+        errors.extend(frozen(new, old, &["data"]));
+    }
+    errors
+}
+
+/// Checks keys and immutability.
+pub(super) fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = keys(new, "data");
+    errors.extend(keys(new, "binaryData"));
+    for (key, value) in new.get("data").and_then(Value::as_object).into_iter().flatten() {
+        if !value.is_string() {
+            errors.push(FieldError::invalid(format!("data[{key}]"), value, "must be a string"));
+        }
+    }
+    if let Some(old) = old {
+        errors.extend(frozen(new, old, &["data", "binaryData"]));
+    }
+    errors
+}
+
+fn keys(object: &Value, field: &str) -> Vec<FieldError> {
+    let map = object.get(field).and_then(Value::as_object);
+    let is_good = |key: &str| {
+        !key.is_empty()
+            && key.len() <= 253
+            && !matches!(key, "." | "..")
+            && !key.starts_with("..")
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let bad = map.into_iter().flatten().filter(|(key, _)| !is_good(key));
+    bad.map(|(key, _)| {
+        let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
+        FieldError::invalid(format!("{field}[{key}]"), &json!(key), detail)
+    })
+    .collect()
+}
+
+fn frozen(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
+    let is_immutable = |object: &Value| object.get("immutable") == Some(&Value::Bool(true));
+    if !is_immutable(old) {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    let forbidden =
+        |field: &str| FieldError::forbidden(field, "field is immutable when `immutable` is set");
+    if !is_immutable(new) {
+        errors.push(forbidden("immutable"));
+    }
+    let changed = fields.iter().filter(|field| old.get(**field) != new.get(**field));
+    errors.extend(changed.map(|field| forbidden(field)));
+    errors
+}

@@ -1,0 +1,59 @@
+//! Says which objects a list, a watch or a deletion of many is about.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_apimachinery::selector::{FieldSelector, LabelSelector, SelectorError};
+
+use crate::http::query::Query;
+use crate::registry::Served;
+use crate::status::Failure;
+use crate::view;
+
+/// The objects of one kind whose labels and fields match.
+pub(crate) struct Selection {
+    served: Arc<Served>,
+    labels: LabelSelector,
+    fields: FieldSelector,
+    name: Option<String>,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`; `name` narrows it to one object.
+    ///
+    /// # Errors
+    ///
+    /// 400 where a selector is malformed or names a field that the kind does not offer.
+    pub(crate) fn of(
+        served: &Arc<Served>,
+        query: &Query,
+        name: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let bad = |error: SelectorError| Failure::bad_request(error.to_string());
+        let labels = LabelSelector::parse(query.text("labelSelector").unwrap_or(""));
+        let fields = FieldSelector::parse(query.text("fieldSelector").unwrap_or(""), &served.kind);
+        Ok(Self {
+            served: Arc::clone(served),
+            labels: labels.map_err(bad)?,
+            fields: fields.map_err(bad)?,
+            name: name.map(str::to_owned),
+        })
+    }
+
+    /// Whether every object matches.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
+    }
+
+    /// Whether a stored object matches.
+    pub(crate) fn matches(&self, stored: &Arc<Value>) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        if self.name.as_deref().is_some_and(|name| name != crate::object::name(stored)) {
+            return false;
+        }
+        self.labels.matches(stored)
+            && (self.fields.is_empty() || self.fields.matches(&view::show(&self.served, stored)))
+    }
+}

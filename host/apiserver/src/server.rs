@@ -1,0 +1,184 @@
+//! Takes one request from its headers to its answer: who asks, for what, and in which shape.
+//!
+//! Order of the checks: the `Host` it was sent to, the token, the path, the body. What a verb does
+//! is the business of `verbs`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::audit::Audit;
+use crate::credentials::Credentials;
+use crate::http::answer::{Answer, Body, refusal};
+use crate::http::listener::Serve;
+use crate::http::negotiate::{self, Shape};
+use crate::http::query::Query;
+use crate::http::route::{self, Target};
+use crate::options::ApiServerOptions;
+use crate::registry::Registry;
+use crate::service_addresses::ServiceAddresses;
+use crate::status::Failure;
+use crate::store::Store;
+use crate::{discovery, verbs};
+
+/// The largest request body, as in Kubernetes.
+const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// The longest a client may take to send its body.
+const BODY: Duration = Duration::from_secs(60);
+
+/// What all requests share.
+pub(crate) struct Server {
+    /// Every object.
+    pub(crate) store: Store,
+    /// Every kind.
+    pub(crate) registry: Registry,
+    /// Every token.
+    pub(crate) credentials: Credentials,
+    /// Where writes are noted.
+    pub(crate) audit: Audit,
+    /// The addresses of Services.
+    pub(crate) addresses: ServiceAddresses,
+    /// What it was started with.
+    pub(crate) options: ApiServerOptions,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The `Host` names it answers to.
+    pub(crate) hosts: BTreeSet<String>,
+    /// Cancelled once the server stops.
+    pub(crate) stop: CancellationToken,
+}
+
+/// One authenticated request.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// The name behind the token.
+    pub(crate) user: String,
+    /// The `User-Agent`, possibly empty.
+    pub(crate) agent: String,
+    /// The HTTP method.
+    pub(crate) method: Method,
+    /// The query parameters.
+    pub(crate) query: Query,
+    /// The shape wanted.
+    pub(crate) shape: Shape,
+    /// The body's media type without parameters, in lower case, possibly empty.
+    pub(crate) content_type: String,
+    /// The body.
+    pub(crate) body: Bytes,
+}
+
+impl Call {
+    /// The field manager: as named, else the first word of the user agent, as Kubernetes does.
+    pub(crate) fn field_manager(&self) -> String {
+        let agent = self.agent.split('/').next().unwrap_or("");
+        let named = self.query.text("fieldManager").unwrap_or(agent);
+        named.chars().filter(|c| !c.is_control()).take(128).collect()
+    }
+
+    /// Whether nothing is to be stored.
+    ///
+    /// # Errors
+    ///
+    /// 400 for any other value than `All`.
+    pub(crate) fn dry_run(&self) -> Result<bool, Failure> {
+        let values = self.query.all("dryRun");
+        if let Some(other) = values.iter().find(|value| !value.is_empty() && *value != "All") {
+            let message = format!("dryRun: `{other}` is not supported; the only value is `All`");
+            return Err(Failure::bad_request(message));
+        }
+        Ok(values.iter().any(|value| value == "All"))
+    }
+}
+
+impl Serve for Server {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        match self.answer(&parts, body).await {
+            Ok(answer) => answer.into_response(),
+            Err(failure) => {
+                debug!(code = failure.code, message = %failure.message, "refused");
+                refusal(&failure)
+            }
+        }
+    }
+}
+
+impl Server {
+    async fn answer(self: &Arc<Self>, parts: &Parts, body: Incoming) -> Result<Answer, Failure> {
+        self.check_host(parts)?;
+        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let user = self
+            .credentials
+            .user(header(AUTHORIZATION))
+            .ok_or_else(|| Failure::new(401, "Unauthorized", "Unauthorized"))?;
+        if parts.headers.contains_key("impersonate-user") {
+            return Err(Failure::forbidden(
+                "impersonation is not served; use a kubeconfig of that user",
+            ));
+        }
+        let target = route::parse(parts.uri.path())?;
+        let media = header(CONTENT_TYPE).unwrap_or("").split(';').next().unwrap_or("");
+        let call = Call {
+            user,
+            agent: header(USER_AGENT).unwrap_or("").to_owned(),
+            method: parts.method.clone(),
+            query: Query::parse(parts.uri.query().unwrap_or(""))?,
+            shape: negotiate::choose(header(ACCEPT))?,
+            content_type: media.trim().to_ascii_lowercase(),
+            body: read_body(body).await?,
+        };
+        if let Target::Resource(path) = target {
+            return verbs::dispatch(self, &call, &path).await;
+        }
+        if !matches!(call.method, Method::GET | Method::HEAD) {
+            return Err(Failure::method_not_allowed());
+        }
+        discovery::answer(self, &call, &target)
+    }
+
+    /// Refuses requests that were sent to another name: a web page cannot reach the server by
+    /// pointing a name of its own at this address.
+    fn check_host(&self, parts: &Parts) -> Result<(), Failure> {
+        let authority = parts.uri.authority().map(|authority| authority.as_str());
+        let header = parts.headers.get(HOST).map(|value| value.to_str().unwrap_or(""));
+        let mut named = authority.into_iter().chain(header).peekable();
+        if named.peek().is_some() && named.all(|host| self.is_ours(host)) {
+            return Ok(());
+        }
+        let host = authority.or(header).unwrap_or("");
+        let message = format!("this server is not `{host}`; ask it as `{}`", self.address);
+        Err(Failure::new(421, "MisdirectedRequest", message))
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        self.hosts.contains(&name.to_ascii_lowercase())
+    }
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Failure> {
+    let collected = timeout(BODY, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    match collected {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {BODY_BYTES_MAX}"),
+        )),
+        Ok(Err(error)) => Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
+        Err(_) => Err(Failure::new(408, "Timeout", "the body did not arrive in time")),
+    }
+}

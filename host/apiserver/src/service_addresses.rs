@@ -1,0 +1,86 @@
+//! Gives each Service an address of its own, from one block.
+//!
+//! An address is given again only after all others were; so what still holds an old one does not
+//! reach a new Service at once.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
+
+/// The block and what is taken of it.
+pub(crate) struct ServiceAddresses {
+    first: u32,
+    last: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    taken: BTreeSet<u32>,
+    next: u32,
+}
+
+/// Why an address could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoAddress {
+    /// It lies outside the block.
+    Outside,
+    /// Another Service has it.
+    Taken,
+    /// All are taken.
+    Exhausted,
+}
+
+impl ServiceAddresses {
+    /// The block between two addresses, both included.
+    pub(crate) fn new((first, last): (Ipv4Addr, Ipv4Addr)) -> Self {
+        let (first, last) = (u32::from(first), u32::from(last));
+        let state = State { taken: BTreeSet::new(), next: first };
+        Self { first, last, state: Mutex::new(state) }
+    }
+
+    /// Takes the next free address.
+    pub(crate) fn take(&self) -> Result<Ipv4Addr, NoAddress> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let from_next = state.next..=self.last;
+        let free = from_next.chain(self.first..=self.last).find(|ip| !state.taken.contains(ip));
+        let free = free.ok_or(NoAddress::Exhausted)?;
+        state.taken.insert(free);
+        state.next = if free == self.last { self.first } else { free + 1 };
+        Ok(Ipv4Addr::from(free))
+    }
+
+    /// Takes this very address.
+    pub(crate) fn claim(&self, address: Ipv4Addr) -> Result<(), NoAddress> {
+        let number = u32::from(address);
+        if number < self.first || self.last < number {
+            return Err(NoAddress::Outside);
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.taken.insert(number) { Ok(()) } else { Err(NoAddress::Taken) }
+    }
+
+    /// Gives an address back.
+    pub(crate) fn release(&self, address: Ipv4Addr) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.taken.remove(&u32::from(address));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_returns_only_after_the_block_has_wrapped() {
+        let ip = |last| Ipv4Addr::new(127, 22, 240, last);
+        let block = ServiceAddresses::new((ip(1), ip(3)));
+        assert_eq!(block.take(), Ok(ip(1)));
+        block.release(ip(1));
+        assert_eq!(block.take(), Ok(ip(2)));
+        assert_eq!(block.claim(ip(2)), Err(NoAddress::Taken));
+        assert_eq!(block.claim(ip(4)), Err(NoAddress::Outside));
+        assert_eq!(block.take(), Ok(ip(3)));
+        assert_eq!(block.take(), Ok(ip(1)));
+        assert_eq!(block.take(), Err(NoAddress::Exhausted));
+    }
+}

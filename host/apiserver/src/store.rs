@@ -1,0 +1,462 @@
+//! Holds every object in memory, under one clock of revisions.
+//!
+//! One mutex guards all kinds, so a list, a watch position and a write are always about one moment.
+//! The store knows identity (resource, namespace, name, uid), owners, finality and history; it never
+//! defaults, validates or authorises: the verbs do that on a copy and then commit with the revision
+//! they read.
+//!
+//! Invariants:
+//! - The revision grows by one with every change of any kind, and each change carries its own.
+//! - An object in the store has `metadata.uid` and `metadata.resourceVersion` and is never edited in
+//!   place: readers share it.
+//! - History is bounded per resource; a reader that falls out of it is told so, and never blocks a
+//!   writer.
+
+mod history;
+mod page;
+mod pending;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use crate::object::text;
+use history::History;
+pub(crate) use history::{Change, Event};
+pub(crate) use page::{At, Page, PageRefused, PageRequest};
+
+/// Group and plural of a resource: the unit of storage, whatever the version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Resource {
+    /// The API group, empty for the core group.
+    pub(crate) group: Arc<str>,
+    /// The plural name.
+    pub(crate) plural: Arc<str>,
+}
+
+impl Resource {
+    /// Names a resource.
+    pub(crate) fn new(group: &str, plural: &str) -> Self {
+        Self { group: group.into(), plural: plural.into() }
+    }
+
+    /// Whether this is the resource so named in the core group.
+    pub(crate) fn is_core(&self, plural: &str) -> bool {
+        self.group.is_empty() && *self.plural == *plural
+    }
+
+    /// Whether this is the resource so named.
+    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
+        *self.group == *group && *self.plural == *plural
+    }
+}
+
+/// Namespace (empty for cluster scope) and name, in list order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// The namespace, empty for cluster scope.
+    pub(crate) namespace: Arc<str>,
+    /// The name.
+    pub(crate) name: Arc<str>,
+}
+
+impl Key {
+    /// Names an object within its resource.
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// An object of any resource.
+pub(crate) type Location = (Resource, Key);
+
+/// Why a commit was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The name is taken.
+    Exists,
+    /// There is no such object, or no longer.
+    Missing,
+    /// The object is not the one that was read.
+    Changed,
+    /// The namespace is not there.
+    NamespaceMissing,
+    /// The namespace is going away.
+    NamespaceTerminating,
+    /// As many objects are kept as the store takes.
+    Full,
+}
+
+/// The most objects kept, over all kinds; a bound against runaway loops, far above a local cluster.
+const OBJECTS_MAX: usize = 200_000;
+
+/// All objects of all kinds.
+pub(crate) struct Store {
+    state: Mutex<State>,
+    work: Notify,
+}
+
+struct State {
+    revision: u64,
+    objects: usize,
+    events_max: usize,
+    tables: BTreeMap<Resource, Table>,
+    by_uid: BTreeMap<String, Location>,
+    dependents: BTreeMap<String, BTreeSet<Location>>,
+    pending: pending::Pending,
+}
+
+struct Table {
+    objects: BTreeMap<Key, Arc<Value>>,
+    history: History,
+    latest: watch::Sender<u64>,
+}
+
+impl Table {
+    fn new(revision: u64) -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            history: History::default(),
+            latest: watch::Sender::new(revision),
+        }
+    }
+}
+
+impl Store {
+    /// An empty store that keeps at most `events_max` changes per resource.
+    pub(crate) fn new(events_max: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                revision: 1,
+                objects: 0,
+                events_max: events_max.max(1),
+                tables: BTreeMap::new(),
+                by_uid: BTreeMap::new(),
+                dependents: BTreeMap::new(),
+                pending: pending::Pending::default(),
+            }),
+            work: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock half way through a commit, so a poisoned state is
+        // still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revision of the last change.
+    pub(crate) fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// Reads one object.
+    pub(crate) fn get(&self, resource: &Resource, key: &Key) -> Option<Arc<Value>> {
+        self.lock().tables.get(resource)?.objects.get(key).cloned()
+    }
+
+    /// Every object of a resource, in list order.
+    pub(crate) fn all(&self, resource: &Resource) -> Vec<Arc<Value>> {
+        let state = self.lock();
+        state
+            .tables
+            .get(resource)
+            .map(|t| t.objects.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Every object within a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<(Location, Arc<Value>)> {
+        let state = self.lock();
+        let mut found = Vec::new();
+        for (resource, table) in &state.tables {
+            for (key, object) in table.objects.range(Key::new(namespace, "")..) {
+                if *key.namespace != *namespace {
+                    break;
+                }
+                found.push(((resource.clone(), key.clone()), Arc::clone(object)));
+            }
+        }
+        found
+    }
+
+    /// Stores a new object and gives it its first revision.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken, the namespace is missing or terminating, or the store is full.
+    pub(crate) fn insert(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, Refused> {
+        let mut state = self.lock();
+        if state.tables.get(resource).is_some_and(|table| table.objects.contains_key(key)) {
+            return Err(Refused::Exists);
+        }
+        state.check_namespace(&key.namespace)?;
+        if OBJECTS_MAX <= state.objects {
+            return Err(Refused::Full);
+        }
+        if dry_run {
+            return Ok(Arc::new(object));
+        }
+        let stored = state.put(resource, key, object, None);
+        drop(state);
+        self.work.notify_one();
+        Ok(stored)
+    }
+
+    /// Replaces `read`, provided it is still what is stored.
+    ///
+    /// # Errors
+    ///
+    /// The object is gone or was changed meanwhile.
+    pub(crate) fn replace(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        read: &Arc<Value>,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, Refused> {
+        let mut state = self.lock();
+        state.check_unchanged(resource, key, read)?;
+        if dry_run {
+            return Ok(Arc::new(object));
+        }
+        let stored = state.put(resource, key, object, Some(Arc::clone(read)));
+        drop(state);
+        self.work.notify_one();
+        Ok(stored)
+    }
+
+    /// Removes `read`, provided it is still what is stored; `last` is its final state. The DELETED
+    /// event carries a revision of its own.
+    ///
+    /// # Errors
+    ///
+    /// The object is gone or was changed meanwhile.
+    pub(crate) fn remove(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        read: &Arc<Value>,
+        last: Value,
+        dry_run: bool,
+    ) -> Result<Arc<Value>, Refused> {
+        let mut state = self.lock();
+        state.check_unchanged(resource, key, read)?;
+        if dry_run {
+            return Ok(Arc::new(last));
+        }
+        let stored = state.take(resource, key, last, Arc::clone(read));
+        drop(state);
+        self.work.notify_one();
+        Ok(stored)
+    }
+
+    /// Changes of a resource after `revision`, at most `limit`, and the revision up to which the
+    /// answer is complete.
+    ///
+    /// # Errors
+    ///
+    /// `None` where the history no longer reaches back that far.
+    pub(crate) fn changes(
+        &self,
+        resource: &Resource,
+        after: u64,
+        limit: usize,
+    ) -> Option<(Vec<Arc<Event>>, u64)> {
+        let state = self.lock();
+        let Some(table) = state.tables.get(resource) else {
+            return Some((Vec::new(), state.revision));
+        };
+        let events = table.history.after(after, limit)?;
+        let complete = match events.last() {
+            Some(last) if events.len() == limit => last.revision,
+            _ => state.revision,
+        };
+        Some((events, complete))
+    }
+
+    /// Tells of changes of a resource: the receiver holds the revision of the latest.
+    pub(crate) fn subscribe(&self, resource: &Resource) -> watch::Receiver<u64> {
+        let mut state = self.lock();
+        let revision = state.revision;
+        let table = state.tables.entry(resource.clone()).or_insert_with(|| Table::new(revision));
+        table.latest.subscribe()
+    }
+
+    /// Whether an object with this uid is stored, in `namespace` or in cluster scope.
+    pub(crate) fn owner_is_present(&self, uid: &str, namespace: &str) -> bool {
+        let state = self.lock();
+        state
+            .by_uid
+            .get(uid)
+            .is_some_and(|(_, key)| key.namespace.is_empty() || *key.namespace == *namespace)
+    }
+
+    /// Where the objects are that name `uid` as an owner.
+    pub(crate) fn dependents(&self, uid: &str) -> Vec<Location> {
+        let state = self.lock();
+        state.dependents.get(uid).map(|found| found.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Waits until a change may have left something to collect.
+    pub(crate) async fn work(&self) {
+        self.work.notified().await;
+    }
+
+    /// Takes what may have to be collected: objects with an absent owner, and namespaces to look at.
+    pub(crate) fn take_pending(&self) -> (Vec<Location>, Vec<Key>) {
+        self.lock().pending.take()
+    }
+}
+
+impl State {
+    fn check_namespace(&self, namespace: &str) -> Result<(), Refused> {
+        if namespace.is_empty() {
+            return Ok(());
+        }
+        let table = self.tables.get(&Resource::new("", "namespaces"));
+        let found = table.and_then(|table| table.objects.get(&Key::new("", namespace)));
+        match found {
+            None => Err(Refused::NamespaceMissing),
+            Some(object) if object.pointer("/metadata/deletionTimestamp").is_some() => {
+                Err(Refused::NamespaceTerminating)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn check_unchanged(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        read: &Arc<Value>,
+    ) -> Result<(), Refused> {
+        let stored = self.tables.get(resource).and_then(|table| table.objects.get(key));
+        match stored {
+            None => Err(Refused::Missing),
+            Some(stored) if Arc::ptr_eq(stored, read) => Ok(()),
+            Some(_) => Err(Refused::Changed),
+        }
+    }
+
+    fn put(
+        &mut self,
+        resource: &Resource,
+        key: &Key,
+        mut object: Value,
+        previous: Option<Arc<Value>>,
+    ) -> Arc<Value> {
+        self.revision += 1;
+        set_revision(&mut object, self.revision);
+        let object = Arc::new(object);
+        let location = (resource.clone(), key.clone());
+        if let Some(previous) = &previous {
+            self.forget_owners(previous, &location);
+        } else {
+            self.objects += 1;
+            if let Some(uid) = text(&object, "/metadata/uid") {
+                self.by_uid.insert(uid.to_owned(), location.clone());
+            }
+        }
+        for uid in owner_uids(&object) {
+            let present = self
+                .by_uid
+                .get(uid)
+                .is_some_and(|(_, k)| k.namespace.is_empty() || k.namespace == key.namespace);
+            if !present {
+                self.pending.orphan(location.clone());
+            }
+            self.dependents.entry(uid.to_owned()).or_default().insert(location.clone());
+        }
+        if resource.is_core("namespaces") {
+            self.pending.namespace(key.clone());
+        }
+        let change = if previous.is_some() { Change::Modified } else { Change::Added };
+        let event = Event {
+            revision: self.revision,
+            change,
+            key: key.clone(),
+            object: Arc::clone(&object),
+            previous,
+        };
+        self.record(resource, event, |table| {
+            table.objects.insert(key.clone(), Arc::clone(&object));
+        });
+        object
+    }
+
+    fn take(
+        &mut self,
+        resource: &Resource,
+        key: &Key,
+        mut last: Value,
+        previous: Arc<Value>,
+    ) -> Arc<Value> {
+        self.revision += 1;
+        set_revision(&mut last, self.revision);
+        let last = Arc::new(last);
+        let location = (resource.clone(), key.clone());
+        self.objects = self.objects.saturating_sub(1);
+        self.forget_owners(&previous, &location);
+        if let Some(uid) = text(&previous, "/metadata/uid") {
+            self.by_uid.remove(uid);
+            for dependent in self.dependents.get(uid).into_iter().flatten() {
+                self.pending.orphan(dependent.clone());
+            }
+        }
+        if !key.namespace.is_empty() {
+            self.pending.namespace(Key { namespace: "".into(), name: Arc::clone(&key.namespace) });
+        }
+        let event = Event {
+            revision: self.revision,
+            change: Change::Deleted,
+            key: key.clone(),
+            object: Arc::clone(&last),
+            previous: Some(previous),
+        };
+        self.record(resource, event, |table| {
+            table.objects.remove(key);
+        });
+        last
+    }
+
+    fn forget_owners(&mut self, object: &Value, location: &Location) {
+        for uid in owner_uids(object) {
+            if let Some(set) = self.dependents.get_mut(uid) {
+                set.remove(location);
+                if set.is_empty() {
+                    self.dependents.remove(uid);
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, resource: &Resource, event: Event, edit: impl FnOnce(&mut Table)) {
+        let before = self.revision.saturating_sub(1);
+        let table = self.tables.entry(resource.clone()).or_insert_with(|| Table::new(before));
+        edit(table);
+        table.history.push(event, self.events_max);
+        table.latest.send_replace(self.revision);
+    }
+}
+
+/// The uids that `metadata.ownerReferences` names.
+pub(crate) fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().filter_map(|owner| owner.get("uid").and_then(Value::as_str))
+}
+
+fn set_revision(object: &mut Value, revision: u64) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".into(), json!(revision.to_string()));
+    }
+}

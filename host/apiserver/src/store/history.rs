@@ -1,0 +1,115 @@
+//! Keeps the last changes of one resource, so that a watch can begin in the past.
+//!
+//! Invariant: every change after `complete_after` is kept; nothing is known about older ones.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Key;
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It was created.
+    Added,
+    /// It was changed.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+/// One change.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// The revision of the change.
+    pub(crate) revision: u64,
+    /// What happened.
+    pub(crate) change: Change,
+    /// The object's place.
+    pub(crate) key: Key,
+    /// The object after the change; for a deletion its last state with the deletion's revision.
+    pub(crate) object: Arc<Value>,
+    /// The object before the change.
+    pub(crate) previous: Option<Arc<Value>>,
+}
+
+impl Event {
+    /// The object before the change, with the change's revision: what a watch is told whose
+    /// selection the object has left.
+    pub(crate) fn last_seen(&self) -> Arc<Value> {
+        let mut object = self.previous.as_deref().unwrap_or(&self.object).clone();
+        super::set_revision(&mut object, self.revision);
+        Arc::new(object)
+    }
+}
+
+/// The last changes of one resource. One without any change is complete since the beginning.
+#[derive(Default)]
+pub(super) struct History {
+    events: VecDeque<Arc<Event>>,
+    complete_after: u64,
+}
+
+impl History {
+    /// Adds a change and drops the oldest beyond `max`.
+    pub(super) fn push(&mut self, event: Event, max: usize) {
+        self.events.push_back(Arc::new(event));
+        while max < self.events.len() {
+            if let Some(dropped) = self.events.pop_front() {
+                self.complete_after = dropped.revision;
+            }
+        }
+    }
+
+    /// Changes after `revision`, oldest first, at most `limit`; `None` where some are lost.
+    pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
+        if revision < self.complete_after {
+            return None;
+        }
+        let from = self.events.partition_point(|event| event.revision <= revision);
+        Some(self.events.iter().skip(from).take(limit).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn history(revisions: &[u64], max: usize) -> History {
+        let mut history = History::default();
+        for &revision in revisions {
+            let event = Event {
+                revision,
+                change: Change::Added,
+                key: Key::new("n", "a"),
+                object: Arc::new(json!({})),
+                previous: None,
+            };
+            history.push(event, max);
+        }
+        history
+    }
+
+    fn check(history: &History, after: u64, expected: Option<&[u64]>) {
+        let found = history.after(after, 10);
+        let found = found.map(|events| events.iter().map(|e| e.revision).collect::<Vec<_>>());
+        assert_eq!(found.as_deref(), expected, "after {after}");
+    }
+
+    #[test]
+    fn a_position_inside_the_history_is_served_and_an_older_one_is_not() {
+        let history = history(&[3, 5, 8], 2);
+        check(&history, 8, Some(&[]));
+        check(&history, 6, Some(&[8]));
+        check(&history, 3, Some(&[5, 8]));
+        check(&history, 2, None);
+    }
+
+    #[test]
+    fn a_history_that_lost_nothing_reaches_back_for_ever() {
+        check(&history(&[3, 5], 2), 0, Some(&[3, 5]));
+    }
+}

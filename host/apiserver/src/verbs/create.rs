@@ -1,0 +1,114 @@
+//! Creates objects, for clients and for the server itself.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use serde_json::{Value, json};
+use tholepin_apimachinery::FieldError;
+
+use crate::http::answer::Answer;
+use crate::object::{metadata_mut, name, text};
+use crate::status::Failure;
+use crate::store::Refused;
+use crate::verbs::input::{self, FieldValidation};
+use crate::verbs::prepare::{self, Part};
+use crate::verbs::{Context, Request, read};
+use crate::{kinds, view};
+
+/// How often a generated name is tried.
+const NAMES_TRIED_MAX: usize = 8;
+/// What generated names end in: no vowels, so no words.
+const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Length of the generated ending.
+const NAME_ENDING: usize = 5;
+/// Longest part of `generateName` that is used.
+const NAME_PREFIX_MAX: usize = 63 - NAME_ENDING;
+
+/// Who keeps the books of the fields of a new object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A create: the manager owns all it set.
+    Create,
+    /// An apply, which has entered its fields already.
+    Apply,
+}
+
+/// Answers a POST to a collection.
+pub(crate) fn post(request: &Request<'_>) -> Result<Answer, Failure> {
+    let mut object = input::object(request)?;
+    let mode = FieldValidation::of(request.call)?;
+    let warnings = input::prune(&request.served, &mut object, mode)?;
+    let created = create(&request.context()?, object, Origin::Create)?;
+    read::single(request, 201, &created, warnings)
+}
+
+/// Creates an object, and gives it as the kind's version shows it.
+///
+/// # Errors
+///
+/// As Kubernetes: 400, 404 for the namespace, 409 for the name, 422.
+pub(crate) fn create(
+    cx: &Context,
+    mut object: Value,
+    origin: Origin,
+) -> Result<Arc<Value>, Failure> {
+    prepare::identity(cx, &mut object)?;
+    let prefix = text(&object, "/metadata/generateName").unwrap_or("").to_owned();
+    if !name(&object).is_empty() {
+        return create_named(cx, object, origin);
+    }
+    if prefix.is_empty() {
+        let error = FieldError::required("metadata.name", "name or generateName is required");
+        return Err(Failure::invalid(cx.served.kind_subject(""), vec![error]));
+    }
+    for _ in 0..NAMES_TRIED_MAX {
+        let mut candidate = object.clone();
+        metadata_mut(&mut candidate).insert("name".into(), json!(generate(&prefix)));
+        match create_named(cx, candidate, origin) {
+            Err(failure) if failure.reason == "AlreadyExists" => {}
+            done => return done,
+        }
+    }
+    Err(Failure::new(
+        409,
+        "AlreadyExists",
+        format!("no free name beginning with `{prefix}` was found; try again"),
+    ))
+}
+
+fn create_named(cx: &Context, mut object: Value, origin: Origin) -> Result<Arc<Value>, Failure> {
+    prepare::defaults(cx, &mut object);
+    let claim = kinds::before_create(cx, &mut object)?;
+    let commit = || {
+        prepare::check(cx, &object, None)?;
+        if origin == Origin::Create {
+            prepare::track(cx, None, &mut object, Part::Main);
+        }
+        view::store(&cx.served, &mut object);
+        let object_name = name(&object).to_owned();
+        let key = cx.key(&object_name);
+        cx.server
+            .store
+            .insert(&cx.served.resource, &key, object, cx.dry_run)
+            .map_err(|refused: Refused| cx.refused(&refused, &object_name))
+    };
+    let stored = match commit() {
+        Ok(stored) if !cx.dry_run => stored,
+        other => {
+            claim.release(&cx.server);
+            return other.map(|stored| view::show(&cx.served, &stored));
+        }
+    };
+    kinds::after_create(cx, &stored);
+    Ok(view::show(&cx.served, &stored))
+}
+
+fn generate(prefix: &str) -> String {
+    let mut random = rand::rng();
+    let mut text: String = prefix.chars().take(NAME_PREFIX_MAX).collect();
+    for _ in 0..NAME_ENDING {
+        let index = random.random_range(0..NAME_LETTERS.len());
+        text.push(NAME_LETTERS.get(index).copied().map_or('x', char::from));
+    }
+    text
+}

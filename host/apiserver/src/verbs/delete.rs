@@ -1,0 +1,272 @@
+//! Deletes objects: at once, after a grace period, or when the last finalizer is taken.
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use crate::http::answer::Answer;
+use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
+use crate::selection::Selection;
+use crate::status::Failure;
+use crate::store::{At, Location, PageRequest, Refused};
+use crate::verbs::{Context, Request, input, read};
+use crate::{kinds, view};
+
+/// How often a deletion is repeated on what another writer stored meanwhile.
+const ATTEMPTS_MAX: usize = 16;
+/// The longest grace period, in seconds.
+const GRACE_S_MAX: u64 = 7 * 24 * 60 * 60;
+
+/// What happens to the objects that name the deleted one as their owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    /// They are deleted afterwards.
+    #[default]
+    Background,
+    /// They stay and lose the reference.
+    Orphan,
+}
+
+/// How to delete.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Seconds until it is gone, where the kind knows grace.
+    pub(crate) grace_s: Option<u64>,
+    /// What happens to its dependents.
+    pub(crate) propagation: Propagation,
+    /// The uid it must have.
+    pub(crate) uid: Option<String>,
+    /// The resourceVersion it must have.
+    pub(crate) resource_version: Option<String>,
+    /// The server itself is done with what the object had to wait for.
+    pub(crate) is_final: bool,
+}
+
+/// What became of the object.
+pub(crate) enum Deleted {
+    /// It is gone; this was its last state.
+    Gone(Arc<Value>),
+    /// It stays for a while, in this state.
+    Waiting(Arc<Value>),
+}
+
+/// Answers a DELETE of one object.
+pub(crate) fn delete(request: &Request<'_>) -> Result<Answer, Failure> {
+    let (options, cx) = options(request)?;
+    match delete_object(&cx, request.name(), &options)? {
+        Deleted::Waiting(object) => read::single(request, 200, &object, Vec::new()),
+        // As in Kubernetes, these kinds answer with what was deleted.
+        Deleted::Gone(object) if request.served.is("", "pods") => {
+            read::single(request, 200, &object, Vec::new())
+        }
+        Deleted::Gone(object) => Ok(Answer::ok(json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "details": {
+                "name": request.name(),
+                "group": request.served.kind.group,
+                "kind": request.served.kind.plural,
+                "uid": text(&object, "/metadata/uid"),
+            },
+        }))),
+    }
+}
+
+/// Answers a DELETE of a collection, with the objects it was about.
+pub(crate) fn delete_collection(request: &Request<'_>) -> Result<Answer, Failure> {
+    let (options, cx) = options(request)?;
+    let selection = Selection::of(&request.served, &request.call.query, None)?;
+    let page = request.server.store.page(&PageRequest {
+        resource: &request.served.resource,
+        namespace: request.path.namespace.as_deref(),
+        at: At::Latest,
+        after: None,
+        limit: None,
+        wanted: &|object| selection.matches(object),
+    });
+    let page = page.map_err(|_| Failure::internal("the present cannot be listed"))?;
+    let mut deleted = Vec::new();
+    for object in &page.objects {
+        let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
+        let cx = Context { namespace, ..cx.clone() };
+        match delete_object(&cx, name(object), &options) {
+            Ok(Deleted::Gone(object) | Deleted::Waiting(object)) => deleted.push(object),
+            Err(failure) if failure.code == 404 => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let items: Vec<&Value> = deleted.iter().map(Arc::as_ref).collect();
+    Ok(Answer::ok(json!({
+        "kind": request.served.kind.list_kind,
+        "apiVersion": request.served.api_version,
+        "metadata": {"resourceVersion": request.server.store.revision().to_string()},
+        "items": items,
+    })))
+}
+
+/// Reads the options from the query and the body.
+fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
+    let query = &request.call.query;
+    let body =
+        if request.call.body.is_empty() { Value::Null } else { input::document(request.call)? };
+    let mut cx = request.context()?;
+    cx.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+    let grace = body.get("gracePeriodSeconds").filter(|value| !value.is_null());
+    let grace_s = match grace {
+        Some(value) => Some(value.as_u64().ok_or_else(|| {
+            Failure::bad_request("gracePeriodSeconds: must be a whole number, 0 or more")
+        })?),
+        None => query.number("gracePeriodSeconds")?,
+    };
+    let policy = text(&body, "/propagationPolicy").or(query.text("propagationPolicy"));
+    let orphan = body.get("orphanDependents").and_then(Value::as_bool).unwrap_or(false)
+        || query.flag("orphanDependents");
+    let propagation = match policy {
+        None if orphan => Propagation::Orphan,
+        None | Some("Background" | "") => Propagation::Background,
+        Some("Orphan") => Propagation::Orphan,
+        Some("Foreground") => {
+            return Err(Failure::bad_request(
+                "propagationPolicy: `Foreground` is not served yet; use `Background` or `Orphan`",
+            ));
+        }
+        Some(other) => {
+            return Err(Failure::bad_request(format!(
+                "propagationPolicy: `{other}` is not one of `Background`, `Orphan`"
+            )));
+        }
+    };
+    let precondition = |field: &str| {
+        text(&body, &format!("/preconditions/{field}")).filter(|t| !t.is_empty()).map(str::to_owned)
+    };
+    let options = Options {
+        grace_s: grace_s.map(|seconds| seconds.min(GRACE_S_MAX)),
+        propagation,
+        uid: precondition("uid"),
+        resource_version: precondition("resourceVersion"),
+        is_final: false,
+    };
+    Ok((options, cx))
+}
+
+/// Deletes an object, or begins to.
+///
+/// # Errors
+///
+/// 404, 409 where a precondition does not hold, or 403 where the kind refuses.
+pub(crate) fn delete_object(
+    cx: &Context,
+    object_name: &str,
+    options: &Options,
+) -> Result<Deleted, Failure> {
+    let key = cx.key(object_name);
+    let resource = &cx.served.resource;
+    for _ in 0..ATTEMPTS_MAX {
+        let read = cx.server.store.get(resource, &key);
+        let read = read.ok_or_else(|| cx.refused(&Refused::Missing, object_name))?;
+        check_preconditions(cx, &read, options)?;
+        kinds::before_delete(cx, &read)?;
+        if options.propagation == Propagation::Orphan && !cx.dry_run {
+            orphan_dependents(cx, &read);
+        }
+        let (new, goes) = plan(cx, &read, options);
+        let committed = if goes {
+            cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
+        } else if new == *read {
+            return Ok(Deleted::Waiting(view::show(&cx.served, &read)));
+        } else {
+            cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
+        };
+        match committed {
+            Err(Refused::Changed) => {}
+            Err(refused) => return Err(cx.refused(&refused, object_name)),
+            Ok(stored) if goes => {
+                if !cx.dry_run {
+                    kinds::after_delete(cx, &stored);
+                }
+                return Ok(Deleted::Gone(view::show(&cx.served, &stored)));
+            }
+            Ok(stored) => return Ok(Deleted::Waiting(view::show(&cx.served, &stored))),
+        }
+    }
+    Err(cx.refused(&Refused::Changed, object_name))
+}
+
+fn check_preconditions(cx: &Context, object: &Value, options: &Options) -> Result<(), Failure> {
+    let checks = [
+        ("UID", "/metadata/uid", &options.uid),
+        ("ResourceVersion", "/metadata/resourceVersion", &options.resource_version),
+    ];
+    for (word, pointer, wanted) in checks {
+        let found = text(object, pointer).unwrap_or("");
+        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+            let why = format!(
+                "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}"
+            );
+            return Err(Failure::conflict(cx.served.subject(name(object)), &why));
+        }
+    }
+    Ok(())
+}
+
+/// The next state of an object to be deleted, and whether it goes at once.
+fn plan(cx: &Context, object: &Value, options: &Options) -> (Value, bool) {
+    let mut new = object.clone();
+    let grace_s = kinds::grace_s(&cx.served, object, options.grace_s);
+    let waits = kinds::waits_for_server(&cx.served, object) && !options.is_final;
+    if is_deleting(object) {
+        let pending = object.pointer("/metadata/deletionGracePeriodSeconds");
+        let pending = pending.and_then(Value::as_u64).unwrap_or(0);
+        // A grace period that runs can only be shortened.
+        if options.grace_s.is_some() && grace_s < pending {
+            mark(cx, &mut new, grace_s);
+        }
+        let goes = may_go(&new) && !waits;
+        return (new, goes);
+    }
+    mark(cx, &mut new, grace_s);
+    if may_go(&new) && !waits {
+        return (object.clone(), true);
+    }
+    bump_generation(&mut new);
+    kinds::begin_delete(&cx.served, &mut new);
+    (new, false)
+}
+
+fn mark(cx: &Context, object: &mut Value, grace_s: u64) {
+    let seconds_from_now = i64::try_from(grace_s).unwrap_or(i64::MAX);
+    let end = cx.now.checked_add(SignedDuration::from_secs(seconds_from_now)).unwrap_or(cx.now);
+    let metadata = metadata_mut(object);
+    metadata.insert("deletionTimestamp".into(), json!(seconds(end)));
+    metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_s));
+}
+
+/// Takes the reference to `owner` from all its dependents.
+fn orphan_dependents(cx: &Context, owner: &Value) {
+    let Some(uid) = text(owner, "/metadata/uid") else { return };
+    for (resource, key) in cx.server.store.dependents(uid) {
+        drop_owners(cx, &(resource, key), &|owner| owner == uid);
+    }
+}
+
+/// Takes those owner references from an object whose uid `gone` names. An object that changes all
+/// the time keeps them for now; the collector will look at it again.
+pub(crate) fn drop_owners(cx: &Context, (resource, key): &Location, gone: &dyn Fn(&str) -> bool) {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(read) = cx.server.store.get(resource, key) else { return };
+        let mut new = (*read).clone();
+        let metadata = metadata_mut(&mut new);
+        if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
+            owners.retain(|owner| !gone(text(owner, "/uid").unwrap_or("")));
+            if owners.is_empty() {
+                metadata.remove("ownerReferences");
+            }
+        }
+        if cx.server.store.replace(resource, key, &read, new, false) != Err(Refused::Changed) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Reads objects from request bodies, and says what is wrong with them as `fieldValidation` asks.
+
+use serde_json::Value;
+use tholepin_apimachinery::validation;
+
+use crate::registry::Served;
+use crate::server::Call;
+use crate::status::Failure;
+use crate::verbs::Request;
+
+/// The media types of bodies. How deep one may nest is bounded by the parsers.
+const JSON: [&str; 3] = ["", "application/json", "text/json"];
+const YAML: [&str; 2] = ["application/yaml", "application/apply-patch+yaml"];
+
+/// What to do about fields that the schema does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    /// Drop them.
+    Ignore,
+    /// Drop them and say so.
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+impl FieldValidation {
+    /// Reads the query parameter; `Warn` where it is absent, as in Kubernetes.
+    ///
+    /// # Errors
+    ///
+    /// 400 for an unknown word.
+    pub(crate) fn of(call: &Call) -> Result<Self, Failure> {
+        match call.query.text("fieldValidation") {
+            None | Some("Warn") => Ok(Self::Warn),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some("Strict") => Ok(Self::Strict),
+            Some(other) => Err(Failure::bad_request(format!(
+                "fieldValidation: `{other}` is not one of `Ignore`, `Warn`, `Strict`"
+            ))),
+        }
+    }
+}
+
+/// Parses the body as JSON or, where its type says so, YAML.
+///
+/// # Errors
+///
+/// 415 for other types, 400 for malformed text.
+pub(crate) fn document(call: &Call) -> Result<Value, Failure> {
+    let media = call.content_type.as_str();
+    if JSON.contains(&media) || media.ends_with("+json") {
+        return serde_json::from_slice(&call.body)
+            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")));
+    }
+    if YAML.contains(&media) {
+        // JSON is YAML, but its own parser is faster and stricter.
+        if let Ok(value) = serde_json::from_slice(&call.body) {
+            return Ok(value);
+        }
+        let text = std::str::from_utf8(&call.body)
+            .map_err(|_| Failure::bad_request("the body is not UTF-8"))?;
+        return serde_saphyr::from_str(text)
+            .map_err(|error| Failure::bad_request(format!("the body is no YAML: {error}")));
+    }
+    if media == "application/vnd.kubernetes.protobuf" {
+        return Err(Failure::unsupported_media_type(
+            "protobuf bodies are not served here: send JSON (with kubectl, write the object to a file \
+             or add `--dry-run=client -o yaml`, and use `kubectl apply --server-side -f`)",
+        ));
+    }
+    Err(Failure::unsupported_media_type(format!(
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json, application/yaml (got `{media}`)"
+    )))
+}
+
+/// Parses the body as an object of the kind that the path names.
+///
+/// # Errors
+///
+/// As [`document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the path says.
+pub(crate) fn object(request: &Request<'_>) -> Result<Value, Failure> {
+    let value = document(request.call)?;
+    check_object(request, &value)?;
+    Ok(value)
+}
+
+/// Checks that a document is an object of the kind, name and namespace that the path names.
+///
+/// # Errors
+///
+/// 400 where it is not.
+pub(crate) fn check_object(request: &Request<'_>, value: &Value) -> Result<(), Failure> {
+    let kind = &request.served.kind;
+    let Some(map) = value.as_object() else {
+        return Err(Failure::bad_request("the body is no object"));
+    };
+    let word = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
+    if word("kind") != kind.kind || word("apiVersion") != kind.api_version() {
+        return Err(Failure::bad_request(format!(
+            "the API version and kind in the data ({}, Kind={}) do not match the expected ones ({}, Kind={})",
+            word("apiVersion"),
+            word("kind"),
+            kind.api_version(),
+            kind.kind
+        )));
+    }
+    let metadata = map.get("metadata").unwrap_or(&Value::Null);
+    if !metadata.is_null() && !metadata.is_object() {
+        return Err(Failure::bad_request("metadata: not an object"));
+    }
+    let field = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or("");
+    let (name, namespace) = (field("name"), field("namespace"));
+    if !request.name().is_empty() && !name.is_empty() && name != request.name() {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            request.name()
+        )));
+    }
+    if !namespace.is_empty() && namespace != request.namespace() {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Drops fields that the kind does not have, and warns or refuses as the request asks.
+///
+/// # Errors
+///
+/// 400 in strict validation.
+pub(crate) fn prune(
+    served: &Served,
+    object: &mut Value,
+    mode: FieldValidation,
+) -> Result<Vec<String>, Failure> {
+    let unknown = match &served.custom {
+        Some(custom) => custom.schema.prune(object),
+        None => validation::prune_builtin(&served.kind, object),
+    };
+    let sentences: Vec<String> =
+        unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    match mode {
+        FieldValidation::Strict if !sentences.is_empty() => {
+            Err(Failure::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
+        }
+        FieldValidation::Warn => Ok(sentences),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,189 @@
+//! Patches objects: JSON merge patch, JSON patch, and server-side apply.
+
+use serde_json::{Value, json};
+use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conflict};
+use tholepin_apimachinery::{FieldError, patch as patches};
+
+use crate::http::answer::Answer;
+use crate::object::{as_map_mut, metadata_mut, seconds};
+use crate::server::Call;
+use crate::status::{Cause, Failure, Subject};
+use crate::verbs::create::{self, Origin};
+use crate::verbs::input::{self, FieldValidation};
+use crate::verbs::prepare::Part;
+use crate::verbs::update::{self, Edit};
+use crate::verbs::{Request, read};
+
+const APPLY: &str = "application/apply-patch+yaml";
+const MERGE: &str = "application/merge-patch+json";
+const JSON: &str = "application/json-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// Whether a PATCH is a server-side apply.
+pub(crate) fn is_apply(call: &Call) -> bool {
+    call.content_type == APPLY
+}
+
+/// Answers a PATCH.
+pub(crate) fn patch(request: &Request<'_>) -> Result<Answer, Failure> {
+    match request.call.content_type.as_str() {
+        APPLY => apply(request),
+        MERGE | JSON => edit(request),
+        STRATEGIC => Err(Failure::unsupported_media_type(format!(
+            "strategic merge patch is not served here: use --server-side with `kubectl apply`, or \
+             --type=merge with `kubectl patch` (accepted media types include: {JSON}, {MERGE}, {APPLY})"
+        ))),
+        other => Err(Failure::unsupported_media_type(format!(
+            "the body of the request was in an unknown format (`{other}`) - accepted media types \
+             include: {JSON}, {MERGE}, {APPLY}"
+        ))),
+    }
+}
+
+fn edit(request: &Request<'_>) -> Result<Answer, Failure> {
+    let patch: Value = serde_json::from_slice(&request.call.body)
+        .map_err(|error| Failure::bad_request(format!("the patch is no JSON: {error}")))?;
+    let is_merge = request.call.content_type == MERGE;
+    if is_merge && !patch.is_object() {
+        return Err(Failure::bad_request("a merge patch must be an object"));
+    }
+    let mode = FieldValidation::of(request.call)?;
+    let warnings = std::cell::RefCell::new(Vec::new());
+    let subject = request.served.subject(request.name());
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        if is_merge {
+            patches::merge_patch(&mut new, &patch);
+        } else {
+            patches::json_patch(&mut new, &patch)
+                .map_err(|error| patch_failure(&error, &subject))?;
+        }
+        input::check_object(request, &new)?;
+        *warnings.borrow_mut() = input::prune(&request.served, &mut new, mode)?;
+        Ok(Edit::Put(new))
+    };
+    let updated =
+        update::update(&request.context()?, request.name(), update::part(request), &change)?;
+    read::single(request, 200, &updated, warnings.into_inner())
+}
+
+fn patch_failure(error: &patches::PatchError, subject: &Subject) -> Failure {
+    let message = error.to_string();
+    let failure = match error.code() {
+        422 => Failure::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {message}"),
+        ),
+        413 => Failure::new(413, "RequestEntityTooLarge", message),
+        _ => Failure::bad_request(message),
+    };
+    failure.about(subject.clone())
+}
+
+fn apply(request: &Request<'_>) -> Result<Answer, Failure> {
+    let cx = request.context()?;
+    if request.call.query.text("fieldManager").is_none() {
+        let error = FieldError::required("fieldManager", "is required for apply patch");
+        let subject = Subject::new("meta.k8s.io", "PatchOptions", "");
+        return Err(Failure::invalid(subject, vec![error]));
+    }
+    let part = update::part(request);
+    let (intent, warnings) = intent(request, part)?;
+    let now = seconds(request.now);
+    let api_version = request.served.kind.api_version();
+    let options = ApplyOptions {
+        manager: &cx.manager,
+        force: request.call.query.flag("force"),
+        subresource: part.subresource(),
+        now: &now,
+        api_version: &api_version,
+    };
+    let merge = |live: Option<&Value>| {
+        let topology = request.served.topology();
+        match managed_fields::apply(live, &intent, &options, topology) {
+            Err(ApplyError::Conflicts(conflicts)) if may_take_over(&options, &conflicts) => {
+                let forced = ApplyOptions { force: true, ..options };
+                managed_fields::apply(live, &intent, &forced, topology)
+            }
+            done => done,
+        }
+        .map_err(|error| apply_failure(request, error))
+    };
+    let change = |old: &Value| {
+        let applied = merge(Some(old))?;
+        Ok(if applied.changed { Edit::Applied(applied.object) } else { Edit::Keep })
+    };
+    // Another writer may create or delete it in between; each way is tried once more then.
+    for _ in 0..2 {
+        match update::update(&cx, request.name(), part, &change) {
+            Err(failure) if failure.code == 404 && part == Part::Main => {}
+            done => return read::single(request, 200, &done?, warnings),
+        }
+        match create::create(&cx, merge(None)?.object, Origin::Apply) {
+            Err(failure) if failure.reason == "AlreadyExists" => {}
+            done => return read::single(request, 201, &done?, warnings),
+        }
+    }
+    Err(Failure::modified(request.served.subject(request.name())))
+}
+
+/// Whether all conflicts are with kubectl's own client-side apply, which `kubectl apply --server-side`
+/// takes over from. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
+fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
+    options.manager == "kubectl"
+        && conflicts
+            .iter()
+            .all(|conflict| conflict.by_update && conflict.manager == "kubectl-client-side-apply")
+}
+
+/// The object that the manager wants, reduced to the part that the request is about.
+fn intent(request: &Request<'_>, part: Part) -> Result<(Value, Vec<String>), Failure> {
+    let mut intent = input::object(request)?;
+    let managed = intent.pointer("/metadata/managedFields");
+    if managed.and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
+        return Err(Failure::bad_request("metadata.managedFields must be nil"));
+    }
+    let mode = FieldValidation::of(request.call)?;
+    let warnings = input::prune(&request.served, &mut intent, mode)?;
+    let map = as_map_mut(&mut intent);
+    match part {
+        Part::Status => {
+            map.retain(|name, _| {
+                matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")
+            });
+            metadata_mut(&mut intent).retain(|name, _| {
+                matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
+            });
+        }
+        Part::Main => {
+            if request.served.kind.has_subresource("status") {
+                map.remove("status");
+            }
+        }
+    }
+    let metadata = metadata_mut(&mut intent);
+    metadata.insert("name".into(), json!(request.name()));
+    if request.served.kind.namespaced {
+        metadata.insert("namespace".into(), json!(request.namespace()));
+    }
+    Ok((intent, warnings))
+}
+
+fn apply_failure(request: &Request<'_>, error: ApplyError) -> Failure {
+    match error {
+        ApplyError::Conflicts(conflicts) => {
+            let message = managed_fields::conflict_summary(&conflicts);
+            let causes = conflicts.iter().map(|conflict| Cause {
+                reason: "FieldManagerConflict".into(),
+                message: conflict.message(),
+                field: conflict.field.clone(),
+            });
+            Failure { causes: causes.collect(), ..Failure::new(409, "Conflict", message) }
+                .about(request.served.subject(request.name()))
+        }
+        ApplyError::Invalid(message) => {
+            Failure::bad_request(message).about(request.served.subject(request.name()))
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The subresources of Pods: log, binding and eviction.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+use tholepin_apimachinery::selector::LabelSelector;
+use tracing::debug;
+
+use crate::http::answer::Answer;
+use crate::object::{as_map_mut, child_mut, items, text};
+use crate::options::{LogError, LogOptions, LogTarget};
+use crate::status::Failure;
+use crate::store::{Refused, Resource};
+use crate::verbs::delete::{self, Options};
+use crate::verbs::prepare::Part;
+use crate::verbs::update::{Edit, update};
+use crate::verbs::{Request, input};
+
+/// Answers a GET of a Pod's log.
+pub(crate) async fn log(request: &Request<'_>) -> Result<Answer, Failure> {
+    let cx = request.context()?;
+    let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
+    let pod = pod.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;
+    let container = container(request, &pod)?;
+    let target = LogTarget {
+        namespace: request.namespace().to_owned(),
+        pod: request.name().to_owned(),
+        uid: text(&pod, "/metadata/uid").unwrap_or("").to_owned(),
+        node: text(&pod, "/spec/nodeName").unwrap_or("").to_owned(),
+        container,
+    };
+    let query = &request.call.query;
+    let options = LogOptions {
+        follow: query.flag("follow"),
+        tail_lines: query.number("tailLines")?,
+        previous: query.flag("previous"),
+        timestamps: query.flag("timestamps"),
+        since: query.number("sinceSeconds")?.map(Duration::from_secs),
+        since_time: query.text("sinceTime").map(str::to_owned),
+        limit_bytes: query.number("limitBytes")?,
+    };
+    let Some(logs) = &request.server.options.pod_logs else {
+        let message = "no node agent gives logs to this server";
+        return Err(Failure::new(501, "NotImplemented", message));
+    };
+    if target.node.is_empty() {
+        let message = format!("pod {} does not have a host assigned", target.pod);
+        return Err(Failure::bad_request(message));
+    }
+    let stream = logs.open(target, options).await.map_err(|error| match error {
+        LogError::NotFound(message) => Failure::bad_request(message),
+        LogError::Io(error) => Failure::internal(format!("the log cannot be read: {error}")),
+    })?;
+    let stop = request.server.stop.clone();
+    let pieces = stream
+        .take_until(async move { stop.cancelled().await })
+        .take_while(|piece| {
+            if let Err(error) = piece {
+                debug!(%error, "a log ended early");
+            }
+            std::future::ready(piece.is_ok())
+        })
+        .map(Result::unwrap_or_default)
+        .filter(|piece: &Bytes| std::future::ready(!piece.is_empty()));
+    Ok(Answer::Stream { content_type: "text/plain", pieces: pieces.boxed() })
+}
+
+/// The container named, or the Pod's only one.
+fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
+    let lists = ["/spec/containers", "/spec/initContainers"];
+    let names: Vec<&str> = lists
+        .iter()
+        .flat_map(|list| items(pod, list))
+        .filter_map(|container| text(container, "/name"))
+        .collect();
+    let choice = names.join(", ");
+    match (request.call.query.text("container"), names.as_slice()) {
+        (Some(named), all) if all.contains(&named) => Ok(named.to_owned()),
+        (Some(named), _) => Err(Failure::bad_request(format!(
+            "container {named} is not valid for pod {}; choose one of: [{choice}]",
+            request.name()
+        ))),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, _) if items(pod, "/spec/containers").len() == 1 => {
+            let only = items(pod, "/spec/containers").first();
+            Ok(only.and_then(|c| text(c, "/name")).unwrap_or("").to_owned())
+        }
+        (None, _) => Err(Failure::bad_request(format!(
+            "a container name must be specified for pod {}, choose one of: [{choice}]",
+            request.name()
+        ))),
+    }
+}
+
+/// Answers a POST of a Binding: puts the Pod on a node.
+pub(crate) fn bind(request: &Request<'_>) -> Result<Answer, Failure> {
+    let body = input::document(request.call)?;
+    let node = text(&body, "/target/name").unwrap_or("").to_owned();
+    if node.is_empty() {
+        return Err(Failure::bad_request("target.name: name the node to bind to"));
+    }
+    let cx = request.context()?;
+    let edit = |old: &Value| {
+        let bound = text(old, "/spec/nodeName").unwrap_or("");
+        if !bound.is_empty() {
+            let why = format!("pod {} is already assigned to node \"{bound}\"", request.name());
+            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+        }
+        if crate::object::is_deleting(old) {
+            let why = format!("pod {} is being deleted, cannot be assigned", request.name());
+            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+        }
+        let mut new = old.clone();
+        child_mut(&mut new, "spec").insert("nodeName".into(), json!(node));
+        Ok(Edit::Put(new))
+    };
+    update(&cx, request.name(), Part::Main, &edit)?;
+    let scheduled = json!({
+        "type": "PodScheduled", "status": "True",
+        "lastTransitionTime": crate::object::seconds(request.now),
+    });
+    let edit = |old: &Value| {
+        let mut new = old.clone();
+        let conditions =
+            child_mut(&mut new, "status").entry("conditions").or_insert_with(|| json!([]));
+        if let Some(list) = conditions.as_array_mut() {
+            list.retain(|condition| text(condition, "/type") != Some("PodScheduled"));
+            list.push(scheduled.clone());
+        }
+        Ok(Edit::Put(new))
+    };
+    if !cx.dry_run {
+        update(&cx, request.name(), Part::Status, &edit)?;
+    }
+    Ok(success(201))
+}
+
+/// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
+pub(crate) fn evict(request: &Request<'_>) -> Result<Answer, Failure> {
+    let mut body = input::document(request.call)?;
+    let cx = request.context()?;
+    let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
+    let pod = pod.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;
+    check_budgets(request, &pod)?;
+    let options = as_map_mut(&mut body).remove("deleteOptions").unwrap_or(Value::Null);
+    let options = Options {
+        grace_s: options.get("gracePeriodSeconds").and_then(Value::as_u64),
+        uid: text(&options, "/preconditions/uid").map(str::to_owned),
+        resource_version: text(&options, "/preconditions/resourceVersion").map(str::to_owned),
+        ..Options::default()
+    };
+    delete::delete_object(&cx, request.name(), &options)?;
+    Ok(success(201))
+}
+
+/// Refuses while a budget that selects the Pod allows no disruption, or does not say yet.
+fn check_budgets(request: &Request<'_>, pod: &Value) -> Result<(), Failure> {
+    let budgets = request.server.store.all(&Resource::new("policy", "poddisruptionbudgets"));
+    let here = |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
+    for budget in budgets.iter().filter(|budget| here(budget)) {
+        let Some(selector) = budget.pointer("/spec/selector") else { continue };
+        let is_selected = LabelSelector::from_object(selector).is_ok_and(|s| s.matches(pod));
+        let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_u64);
+        if is_selected && allowed.unwrap_or(0) == 0 {
+            let message = format!(
+                "Cannot evict pod as it would violate the pod's disruption budget \"{}\".",
+                crate::object::name(budget)
+            );
+            return Err(Failure::new(429, "TooManyRequests", message));
+        }
+    }
+    Ok(())
+}
+
+fn success(code: u16) -> Answer {
+    let value = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code,
+    });
+    Answer::Json { code, value, warnings: Vec::new() }
+}

@@ -1,0 +1,172 @@
+//! Brings an object into the form in which it is stored: identity, defaults, checks, ownership of
+//! fields. It commits nothing.
+
+use serde_json::{Map, Value, json};
+use tholepin_apimachinery::managed_fields::{UpdateOptions, track_update};
+use tholepin_apimachinery::{FieldError, validation};
+
+use crate::kinds;
+use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, spec_differs, text};
+use crate::status::Failure;
+use crate::verbs::Context;
+
+/// The metadata that only the server sets.
+const SERVER_OWNED: [&str; 5] = [
+    "selfLink",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+];
+
+/// Which part of an object a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but what has a subresource of its own.
+    Main,
+    /// The status only.
+    Status,
+}
+
+impl Part {
+    /// As `managedFields` names it.
+    pub(crate) const fn subresource(self) -> Option<&'static str> {
+        match self {
+            Self::Main => None,
+            Self::Status => Some("status"),
+        }
+    }
+}
+
+/// Gives a new object its identity and drops what clients may not set.
+///
+/// # Errors
+///
+/// 400 where a resourceVersion is given.
+pub(crate) fn identity(cx: &Context, object: &mut Value) -> Result<(), Failure> {
+    let kind = &cx.served.kind;
+    if text(object, "/metadata/resourceVersion").is_some_and(|version| !version.is_empty()) {
+        return Err(Failure::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let metadata = metadata_mut(object);
+    for field in SERVER_OWNED.iter().chain(&["resourceVersion", "namespace"]) {
+        metadata.remove(*field);
+    }
+    if kind.namespaced {
+        metadata.insert("namespace".into(), json!(cx.namespace));
+    }
+    metadata.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
+    metadata.insert("creationTimestamp".into(), json!(seconds(cx.now)));
+    if kind.tracks_generation {
+        metadata.insert("generation".into(), json!(1));
+    }
+    if kind.has_subresource("status") {
+        as_map_mut(object).remove("status");
+    }
+    Ok(())
+}
+
+/// Carries over from `old` what a write of this part may not change, and counts the generation.
+///
+/// # Errors
+///
+/// 409 where `new` names another resourceVersion than `old` has.
+pub(crate) fn carry_over(
+    cx: &Context,
+    old: &Value,
+    new: &mut Value,
+    part: Part,
+) -> Result<(), Failure> {
+    let version = text(new, "/metadata/resourceVersion").unwrap_or("");
+    if !version.is_empty() && Some(version) != text(old, "/metadata/resourceVersion") {
+        return Err(Failure::modified(cx.served.subject(name(old))));
+    }
+    if part == Part::Status {
+        let status = new.get("status").cloned();
+        let managed = new.pointer("/metadata/managedFields").cloned();
+        let uid = new.pointer("/metadata/uid").cloned();
+        *new = old.clone();
+        put_or_remove(as_map_mut(new), "status", status);
+        put_or_remove(metadata_mut(new), "managedFields", managed);
+        if let Some(uid) = uid {
+            metadata_mut(new).insert("uid".into(), uid);
+        }
+        return Ok(());
+    }
+    let empty = Map::new();
+    let had = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let metadata = metadata_mut(new);
+    for field in SERVER_OWNED.iter().chain(&["resourceVersion"]) {
+        put_or_remove(metadata, field, had.get(*field).cloned());
+    }
+    for field in ["name", "namespace", "uid"] {
+        let given = metadata.get(field).and_then(Value::as_str).unwrap_or("");
+        if given.is_empty() {
+            put_or_remove(metadata, field, had.get(field).cloned());
+        }
+    }
+    if cx.served.kind.has_subresource("status") {
+        put_or_remove(as_map_mut(new), "status", old.get("status").cloned());
+    }
+    Ok(())
+}
+
+/// Adds one to the generation where the specification differs.
+pub(crate) fn count_generation(cx: &Context, old: &Value, new: &mut Value) {
+    if cx.served.kind.tracks_generation && spec_differs(old, new) {
+        bump_generation(new);
+    }
+}
+
+/// Fills in what the kind has defaults for.
+pub(crate) fn defaults(cx: &Context, object: &mut Value) {
+    match &cx.served.custom {
+        Some(custom) => custom.schema.apply_defaults(object),
+        None => kinds::defaults(&cx.served, object),
+    }
+}
+
+/// Checks an object, and the step from `old` where there is one.
+///
+/// # Errors
+///
+/// 422 with a cause per fault.
+pub(crate) fn check(cx: &Context, new: &Value, old: Option<&Value>) -> Result<(), Failure> {
+    let mut errors: Vec<FieldError> = validation::object_meta(new, &cx.served.kind);
+    if let Some(old) = old {
+        errors.extend(validation::object_meta_update(new, old));
+    }
+    match &cx.served.custom {
+        Some(custom) => errors.extend(custom.schema.validate(new, old)),
+        None => errors.extend(kinds::validate(&cx.served, new, old)),
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::invalid(cx.served.kind_subject(name(new)), errors))
+    }
+}
+
+/// Notes who owns which field now.
+pub(crate) fn track(cx: &Context, old: Option<&Value>, new: &mut Value, part: Part) {
+    let options = UpdateOptions {
+        manager: &cx.manager,
+        subresource: part.subresource(),
+        now: &seconds(cx.now),
+        api_version: &cx.served.kind.api_version(),
+    };
+    track_update(old, new, &options, cx.served.topology());
+}
+
+fn put_or_remove(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    match value {
+        Some(value) => {
+            map.insert(name.to_owned(), value);
+        }
+        None => {
+            map.remove(name);
+        }
+    }
+}

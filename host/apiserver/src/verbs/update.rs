@@ -1,0 +1,103 @@
+//! Replaces objects: reads, lets an edit decide, and commits if nobody was faster.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::http::answer::Answer;
+use crate::object::{is_same, may_go};
+use crate::status::Failure;
+use crate::store::Refused;
+use crate::verbs::input::{self, FieldValidation};
+use crate::verbs::prepare::{self, Part};
+use crate::verbs::{Context, Request, read};
+use crate::{kinds, view};
+
+/// How often an edit is repeated on what another writer stored meanwhile.
+const ATTEMPTS_MAX: usize = 16;
+
+/// What an edit makes of an object.
+pub(crate) enum Edit {
+    /// Nothing.
+    Keep,
+    /// This; the fields' owners are still to be entered.
+    Put(Value),
+    /// This, with the fields' owners.
+    Applied(Value),
+}
+
+/// Answers a PUT.
+pub(crate) fn put(request: &Request<'_>) -> Result<Answer, Failure> {
+    let mut object = input::object(request)?;
+    let mode = FieldValidation::of(request.call)?;
+    let warnings = input::prune(&request.served, &mut object, mode)?;
+    let edit = |_: &Value| Ok(Edit::Put(object.clone()));
+    let updated = update(&request.context()?, request.name(), part(request), &edit)?;
+    read::single(request, 200, &updated, warnings)
+}
+
+/// The part of the object that a request is about.
+pub(crate) fn part(request: &Request<'_>) -> Part {
+    if request.path.subresource.is_some() { Part::Status } else { Part::Main }
+}
+
+/// Edits an object, and gives it as the kind's version shows it.
+///
+/// `edit` may run several times, each time on the newest state. An edit that changes nothing keeps
+/// the revision. The object goes if the edit took the last finalizer of a deleted one.
+///
+/// # Errors
+///
+/// 404, 409, 422, or what the edit refuses.
+pub(crate) fn update(
+    cx: &Context,
+    object_name: &str,
+    part: Part,
+    edit: &dyn Fn(&Value) -> Result<Edit, Failure>,
+) -> Result<Arc<Value>, Failure> {
+    let key = cx.key(object_name);
+    let resource = &cx.served.resource;
+    for _ in 0..ATTEMPTS_MAX {
+        let read = cx.server.store.get(resource, &key);
+        let read = read.ok_or_else(|| cx.refused(&Refused::Missing, object_name))?;
+        let old = view::show(&cx.served, &read);
+        let (mut new, tracked) = match edit(&old)? {
+            Edit::Keep => return Ok(old),
+            Edit::Put(new) => (new, false),
+            Edit::Applied(new) => (new, true),
+        };
+        prepare::carry_over(cx, &old, &mut new, part)?;
+        prepare::defaults(cx, &mut new);
+        kinds::before_update(cx, &old, &mut new, part)?;
+        prepare::count_generation(cx, &old, &mut new);
+        prepare::check(cx, &new, Some(&old))?;
+        if !tracked {
+            prepare::track(cx, Some(&old), &mut new, part);
+        }
+        if is_same(&old, &new) {
+            return Ok(old);
+        }
+        let goes = may_go(&new) && !kinds::ends_by_collector(&cx.served);
+        view::store(&cx.served, &mut new);
+        let committed = if goes {
+            cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
+        } else {
+            cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
+        };
+        match committed {
+            Err(Refused::Changed) => {}
+            Err(refused) => return Err(cx.refused(&refused, object_name)),
+            Ok(stored) => {
+                if !cx.dry_run {
+                    if goes {
+                        kinds::after_delete(cx, &stored);
+                    } else {
+                        kinds::after_update(cx, &stored, part);
+                    }
+                }
+                return Ok(view::show(&cx.served, &stored));
+            }
+        }
+    }
+    Err(cx.refused(&Refused::Changed, object_name))
+}

@@ -1,0 +1,233 @@
+//! Streams the changes of a resource, from now, from the past, or from a full state.
+//!
+//! A watch is a position in the history and no more: a client that reads slowly holds nobody up, and
+//! one that falls out of the history is told 410 in the stream, whose HTTP status stays 200.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use hyper::body::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+use crate::http::answer::Answer;
+use crate::selection::Selection;
+use crate::server::Server;
+use crate::status::Failure;
+use crate::store::{At, Change, Event, PageRequest, Resource};
+use crate::verbs::Request;
+use crate::verbs::read::{self, Shaper};
+use crate::view;
+
+/// How many events are written at once.
+const BATCH_MAX: usize = 256;
+
+struct Watch {
+    server: Arc<Server>,
+    served: Arc<crate::registry::Served>,
+    resource: Resource,
+    namespace: Option<String>,
+    selection: Selection,
+    shaper: Shaper,
+    latest: Receiver<u64>,
+    /// The state still to be sent before the changes.
+    initial: VecDeque<Arc<Value>>,
+    /// Whether the end of the state is still to be marked.
+    initial_end: bool,
+    /// All changes up to this revision are sent.
+    position: u64,
+    bookmarks: bool,
+    bookmark_at: Instant,
+    ends_at: Instant,
+    ended: bool,
+}
+
+/// Answers a GET with `watch=true`.
+pub(crate) fn watch(request: &Request<'_>) -> Result<Answer, Failure> {
+    let query = &request.call.query;
+    let send_initial = check(request)?;
+    let asked = read::revision(query)?.unwrap_or(0);
+    let server = request.server;
+    let resource = &request.served.resource;
+    let selection = Selection::of(&request.served, query, request.path.name.as_deref())?;
+    // Subscribed before the state is read, so no change falls between the two.
+    let latest = server.store.subscribe(resource);
+    let (initial, position) = if send_initial || asked == 0 {
+        let page = server.store.page(&PageRequest {
+            resource,
+            namespace: request.path.namespace.as_deref(),
+            at: At::NotOlderThan(asked),
+            after: None,
+            limit: None,
+            wanted: &|object| selection.matches(object),
+        });
+        let page =
+            page.map_err(|_| Failure::too_large_resource_version(asked, server.store.revision()))?;
+        (page.objects.into(), page.revision)
+    } else {
+        let current = server.store.revision();
+        if current < asked {
+            return Err(Failure::too_large_resource_version(asked, current));
+        }
+        (VecDeque::new(), asked)
+    };
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let now = Instant::now();
+    let timeout = query.number("timeoutSeconds")?.filter(|seconds| *seconds != 0);
+    let timeout = timeout.map_or(server.options.watch_timeout, Duration::from_secs);
+    let watch = Watch {
+        server: Arc::clone(server),
+        served: Arc::clone(&request.served),
+        resource: resource.clone(),
+        namespace: request.path.namespace.clone(),
+        selection,
+        shaper: Shaper::of(request)?,
+        latest,
+        initial,
+        initial_end: send_initial && bookmarks,
+        position,
+        bookmarks,
+        bookmark_at: now + server.options.bookmark_interval,
+        ends_at: now + timeout.min(TIMEOUT_MAX),
+        ended: false,
+    };
+    let pieces = futures::stream::unfold(watch, |mut watch| async {
+        let piece = watch.next().await?;
+        Some((piece, watch))
+    });
+    Ok(Answer::Stream { content_type: "application/json", pieces: pieces.boxed() })
+}
+
+/// The longest a watch lasts, whatever it asks for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Checks the parameters that only fit together; tells whether the state is to be sent first.
+fn check(request: &Request<'_>) -> Result<bool, Failure> {
+    let query = &request.call.query;
+    let rule = query.text("resourceVersionMatch");
+    let refuse = |message: &str| Err(Failure::new(422, "Invalid", message));
+    match (query.contains("sendInitialEvents"), rule) {
+        (false, None) => Ok(false),
+        (false, Some(_)) => refuse(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (true, Some("NotOlderThan")) => Ok(query.flag("sendInitialEvents")),
+        (true, _) => {
+            refuse("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+    }
+}
+
+impl Watch {
+    /// The next lines to send, or nothing once the watch has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.ended {
+                return None;
+            }
+            let mut lines = Vec::new();
+            self.collect(&mut lines);
+            if !lines.is_empty() {
+                return Some(Bytes::from(lines));
+            }
+            if self.ended {
+                return None;
+            }
+            let wake = self.bookmark_at.min(self.ends_at);
+            let stop = self.server.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => self.ended = true,
+                changed = self.latest.changed() => self.ended |= changed.is_err(),
+                () = sleep_until(wake) => {
+                    if let Some(line) = self.tick() {
+                        return Some(line);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bookmark that is due, and the end if that is.
+    fn tick(&mut self) -> Option<Bytes> {
+        let now = Instant::now();
+        self.ended |= self.ends_at <= now;
+        let kind = &self.served.kind;
+        self.ended |= self.server.registry.find(&kind.group, &kind.version, &kind.plural).is_err();
+        self.bookmark_at = now + self.server.options.bookmark_interval;
+        let mut line = Vec::new();
+        if self.bookmarks {
+            write(&mut line, "BOOKMARK", &self.shaper.bookmark(self.position, false));
+        }
+        (!line.is_empty()).then(|| Bytes::from(line))
+    }
+
+    /// Writes what there is to tell right now, at most one batch.
+    fn collect(&mut self, lines: &mut Vec<u8>) {
+        let now = Timestamp::now();
+        if !self.initial.is_empty() {
+            let count = self.initial.len().min(BATCH_MAX);
+            for stored in self.initial.drain(..count) {
+                let shown = view::show(&self.served, &stored);
+                write(lines, "ADDED", &self.shaper.one(&shown, now));
+            }
+            return;
+        }
+        if std::mem::take(&mut self.initial_end) {
+            write(lines, "BOOKMARK", &self.shaper.bookmark(self.position, true));
+            return;
+        }
+        loop {
+            self.latest.mark_unchanged();
+            let changes = self.server.store.changes(&self.resource, self.position, BATCH_MAX);
+            let Some((events, position)) = changes else {
+                let failure = Failure::expired(format!(
+                    "too old resource version: {}; list again",
+                    self.position
+                ));
+                write(lines, "ERROR", &failure.to_value());
+                self.ended = true;
+                return;
+            };
+            self.position = position;
+            for event in &events {
+                self.tell(lines, event, now);
+            }
+            if !lines.is_empty() || events.len() < BATCH_MAX {
+                return;
+            }
+        }
+    }
+
+    /// Writes one change as this watch sees it, if it does.
+    fn tell(&self, lines: &mut Vec<u8>, event: &Event, now: Timestamp) {
+        if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
+            return;
+        }
+        let before =
+            event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
+        let after = event.change != Change::Deleted && self.selection.matches(&event.object);
+        let (word, stored) = match (before, after) {
+            (false, false) => return,
+            (false, true) => ("ADDED", Arc::clone(&event.object)),
+            (true, true) => ("MODIFIED", Arc::clone(&event.object)),
+            (true, false) if event.change == Change::Deleted => {
+                ("DELETED", Arc::clone(&event.object))
+            }
+            (true, false) => ("DELETED", event.last_seen()),
+        };
+        let shown = view::show(&self.served, &stored);
+        write(lines, word, &self.shaper.one(&shown, now));
+    }
+}
+
+/// Writes an event; `type` comes first, because clients read the line from left to right.
+fn write(lines: &mut Vec<u8>, word: &str, object: &Value) {
+    lines.extend_from_slice(format!("{{\"type\":\"{word}\",\"object\":").as_bytes());
+    let text = serde_json::to_vec(object).unwrap_or_else(|_| b"null".to_vec());
+    lines.extend_from_slice(&text);
+    lines.extend_from_slice(b"}\n");
+}

@@ -1,0 +1,57 @@
+//! Shows stored objects in the version asked for, and reads requests back into the stored one.
+//!
+//! Versions of a CRD differ in `apiVersion` only (conversion strategy `None`). Events are stored as
+//! core/v1 and renamed field by field for events.k8s.io/v1; nothing is lost either way.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::object::as_map_mut;
+use crate::registry::Served;
+
+/// The fields of an event that have another name in events.k8s.io/v1: core first.
+const EVENT_FIELDS: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("source", "deprecatedSource"),
+];
+
+fn is_new_event(served: &Served) -> bool {
+    served.kind.group == "events.k8s.io" && served.kind.plural == "events"
+}
+
+/// A stored object as `served` shows it; shared where they are the same.
+pub(crate) fn show(served: &Served, stored: &Arc<Value>) -> Arc<Value> {
+    if stored.get("apiVersion").and_then(Value::as_str) == Some(&served.api_version) {
+        return Arc::clone(stored);
+    }
+    let mut object = (**stored).clone();
+    let map = as_map_mut(&mut object);
+    map.insert("apiVersion".into(), json!(served.api_version));
+    if is_new_event(served) {
+        for (core, new) in EVENT_FIELDS {
+            if let Some(value) = map.remove(core) {
+                map.insert(new.to_owned(), value);
+            }
+        }
+    }
+    Arc::new(object)
+}
+
+/// An object of a request, or shown by [`show`], as it is stored.
+pub(crate) fn store(served: &Served, object: &mut Value) {
+    let map = as_map_mut(object);
+    map.insert("apiVersion".into(), json!(served.stored_api_version));
+    if is_new_event(served) {
+        for (core, new) in EVENT_FIELDS {
+            if let Some(value) = map.remove(new) {
+                map.insert(core.to_owned(), value);
+            }
+        }
+    }
+}

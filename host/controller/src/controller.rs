@@ -1,0 +1,261 @@
+//! The loop: changes mark keys, workers reconcile them, plugins come and go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tholepin_core::{
+    ObjectKey, PluginName,
+    port::{Kubernetes, Marks, Redis, StoreChange, StoreEvent, WatchLease, WatchScope, Watches},
+};
+use tholepin_schema::manifest::{KindName, Manifest};
+use tokio::{
+    sync::mpsc,
+    task::{JoinSet, coop::consume_budget},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info_span, warn};
+
+use crate::{
+    ended::ended_containers,
+    mapper::{self, Routes},
+    notes::Notes,
+    plugins::{Passes, PluginEvent, Plugins, Wakes},
+    queue::{Priority, Queue, QueueStats, SharedQueue},
+    reconcile::reconcile,
+    strikes::Strikes,
+};
+
+/// How long calls in flight may take to finish after the stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the controller works with.
+pub struct Parts {
+    /// The store and the writes.
+    pub kubernetes: Arc<dyn Kubernetes>,
+    /// The watches that feed the store.
+    pub watches: Arc<dyn Watches>,
+    /// The host's own marks on objects.
+    pub marks: Arc<dyn Marks>,
+    /// Told when a member's container has ended.
+    pub redis: Arc<dyn Redis>,
+    /// The plugins that serve.
+    pub plugins: Arc<dyn Plugins>,
+    /// Opens passes of the gate.
+    pub passes: Arc<dyn Passes>,
+    /// Arms wakes.
+    pub wakes: Arc<dyn Wakes>,
+}
+
+/// How the controller works.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How many objects are reconciled at once.
+    pub concurrency: usize,
+    /// When a healthy object is looked at again.
+    pub resync: Duration,
+}
+
+/// The engine's loop.
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+/// What workers and loops share.
+pub(crate) struct Shared {
+    pub(crate) parts: Parts,
+    pub(crate) settings: Settings,
+    pub(crate) notes: Notes,
+    queue: SharedQueue,
+    strikes: Mutex<Strikes>,
+    routes: Mutex<Arc<Routes>>,
+}
+
+impl Shared {
+    /// Looks at the strikes or counts one.
+    pub(crate) fn strikes<T>(&self, look: impl FnOnce(&mut Strikes) -> T) -> T {
+        look(&mut self.strikes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn routes(&self) -> Arc<Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_routes(&self, routes: Routes) {
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
+    }
+}
+
+impl Controller {
+    /// A controller that does nothing yet.
+    #[must_use]
+    pub fn new(parts: Parts, settings: Settings) -> Self {
+        let shared = Shared {
+            parts,
+            settings,
+            notes: Notes::default(),
+            queue: SharedQueue::default(),
+            strikes: Mutex::default(),
+            routes: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Marks a key as urgent from outside, such as for a wake.
+    pub fn mark(&self, key: &ObjectKey, priority: Priority, cause: &str) {
+        self.shared.queue.add(key, priority, cause);
+    }
+
+    /// Works until told to stop, then lets the calls in flight finish.
+    ///
+    /// `events` tells which plugins changed; those that serve at the start are taken as changed.
+    pub async fn run(&self, events: mpsc::Receiver<PluginEvent>, stop: CancellationToken) {
+        let mut workers = JoinSet::new();
+        for number in 0..self.shared.settings.concurrency {
+            let (shared, stop) = (self.shared.clone(), stop.clone());
+            workers.spawn(work(shared, stop).instrument(info_span!("worker", number)));
+        }
+        let premature = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            // Without one of these the controller would be deaf, and nobody would notice.
+            () = self.follow_changes() => Some("the store ended".to_owned()),
+            () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
+            // A worker ends only with the stop: one that panicked must not go unseen.
+            ended = workers.join_next() => Some(format!("a worker ended: {ended:?}")),
+        };
+        if let Some(reason) = premature {
+            error!(reason, "the controller stops before it was told to");
+        }
+        stop.cancel();
+        finish(workers).await;
+    }
+
+    async fn follow_changes(&self) {
+        let mut changes = self.shared.parts.watches.changes();
+        while let Some(event) = changes.next().await {
+            match event {
+                StoreEvent::Changed(change) => self.changed(&change),
+                StoreEvent::Overflowed => self.mark_everything("overflow"),
+            }
+            // A long backlog must not keep this task from following the plugins.
+            consume_budget().await;
+        }
+    }
+
+    fn changed(&self, change: &StoreChange) {
+        let ended = ended_containers(change);
+        for container_id in &ended {
+            self.shared.parts.redis.member_ended(container_id);
+        }
+        let priority = if ended.is_empty() { Priority::Event } else { Priority::Urgent };
+        let view = self.shared.parts.kubernetes.view();
+        let cause = mapper::cause(change);
+        for key in self.shared.routes().keys(change, &*view) {
+            debug!(%key, cause, ?priority, "marked");
+            self.shared.queue.add(&key, priority, &cause);
+        }
+    }
+
+    fn mark_everything(&self, cause: &str) {
+        for plugin in self.shared.parts.plugins.all() {
+            self.mark_all_of(&plugin.name, &plugin.manifest, cause);
+        }
+    }
+
+    fn mark_all_of(&self, plugin: &PluginName, manifest: &Manifest, cause: &str) {
+        let view = self.shared.parts.kubernetes.view();
+        for key in mapper::all(plugin, manifest, &*view) {
+            self.shared.queue.add(&key, Priority::Resync, cause);
+        }
+    }
+
+    /// Numbers of the queue, for metrics.
+    #[must_use]
+    pub fn queue_stats(&self) -> QueueStats {
+        self.shared.queue.inspect(Queue::stats)
+    }
+
+    /// How many objects of a plugin are quarantined.
+    #[must_use]
+    pub fn quarantined(&self, plugin: &PluginName) -> usize {
+        self.shared.strikes(|strikes| strikes.quarantined(plugin))
+    }
+
+    /// Keeps routes and watches equal to what the manifests ask for, and calls the objects of a changed
+    /// plugin.
+    async fn follow_plugins(&self, mut events: mpsc::Receiver<PluginEvent>) {
+        let mut leases: BTreeMap<WatchScope, Box<dyn WatchLease>> = BTreeMap::new();
+        let mut known: BTreeMap<PluginName, Arc<Manifest>> = BTreeMap::new();
+        let mut changed: Vec<_> =
+            self.shared.parts.plugins.all().iter().map(|plugin| plugin.name.clone()).collect();
+        loop {
+            self.take_manifests(&mut known);
+            let routes = Routes::new(known.iter().map(|(name, manifest)| (name, &**manifest)));
+            self.renew_leases(&mut leases, routes.scopes());
+            self.shared.set_routes(routes);
+            for name in changed.drain(..) {
+                // The objects of a plugin that serves no more are called once, to be told.
+                if let Some(manifest) = known.get(&name) {
+                    self.mark_all_of(&name, manifest, "revision");
+                }
+            }
+            match events.recv().await {
+                Some(PluginEvent::Changed(name)) => changed.push(name),
+                None => return,
+            }
+        }
+    }
+
+    /// The manifests that serve, and of the plugins that serve no more those whose kinds nobody took
+    /// over: their objects are still told that the plugin is missing.
+    fn take_manifests(&self, known: &mut BTreeMap<PluginName, Arc<Manifest>>) {
+        let serving = self.shared.parts.plugins.all();
+        let kinds = serving.iter().flat_map(|plugin| &plugin.manifest.reconciles);
+        let claimed: BTreeSet<&KindName> = kinds.map(|reconciled| &reconciled.name).collect();
+        known.retain(|_, manifest| {
+            manifest.reconciles.iter().all(|reconciled| !claimed.contains(&reconciled.name))
+        });
+        known.extend(serving.iter().map(|plugin| (plugin.name.clone(), plugin.manifest.clone())));
+    }
+
+    /// New watches are asked for before old ones end, so that one that both need never stops.
+    fn renew_leases(
+        &self,
+        leases: &mut BTreeMap<WatchScope, Box<dyn WatchLease>>,
+        wanted: BTreeSet<WatchScope>,
+    ) {
+        for scope in &wanted {
+            if !leases.contains_key(scope) {
+                leases.insert(scope.clone(), self.shared.parts.watches.lease(scope.clone()));
+            }
+        }
+        leases.retain(|scope, _| wanted.contains(scope));
+    }
+}
+
+/// Lets the calls in flight finish, up to a bound.
+async fn finish(mut workers: JoinSet<()>) {
+    let finished = async { while workers.join_next().await.is_some() {} };
+    if timeout(STOP_DEADLINE, finished).await.is_err() {
+        warn!(deadline = ?STOP_DEADLINE, "calls in flight did not finish and are dropped");
+        workers.shutdown().await;
+    }
+}
+
+/// Takes keys until told to stop. A call that has begun is finished.
+async fn work(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let taken = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            taken = shared.queue.next() => taken,
+        };
+        let key = Arc::new(taken.key);
+        let done = reconcile(&shared, &key, taken.causes).await;
+        shared.queue.done(&key, done);
+    }
+}

@@ -1,0 +1,29 @@
+//! Decides when which plugin is called for which object, and what follows from its answer.
+//!
+//! ```text
+//! changes ─► mapper ─► queue ─► pass (validate, reconcile) ─► conditions, requeue, strikes
+//! ```
+//!
+//! It knows ports only: no Kubernetes client, no Wasm runtime, no gate.
+//!
+//! Invariants:
+//! - One pass per object at a time; different objects in parallel up to a bound.
+//! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
+//! - A fault of a plugin counts against that revision and that object alone.
+//! - Every task is joined.
+
+mod controller;
+mod ended;
+mod field;
+pub mod mapper;
+mod notes;
+mod plugins;
+pub mod queue;
+mod reconcile;
+pub mod strikes;
+
+#[cfg(test)]
+mod testing;
+
+pub use controller::{Controller, Parts, Settings};
+pub use plugins::{ActivePlugin, Passes, PluginEvent, Plugins, Wakes};

@@ -1,0 +1,258 @@
+//! Answers which reconciled objects a change of the store concerns, by what the manifests say.
+//!
+//! Pure over a view of the store.
+//!
+//! Invariants:
+//! - Kinds are compared by group and name, never by version: an owner reference may name another
+//!   version than the one watched.
+//! - An owner counts only if it still has the uid that the reference names.
+//! - Of the reconciled object itself, a change of its status alone concerns nobody: a plugin that
+//!   reports would otherwise wake itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tholepin_core::{
+    ObjectKey, ObjectMeta, ObjectRef, Owner, PluginName, StoredObject,
+    port::{StoreChange, StoreView, WatchScope},
+};
+use tholepin_schema::manifest::{KindName, Leads, Manifest};
+
+use crate::field;
+
+/// A chain of owners longer than this is a mistake: Pod, ReplicaSet, Deployment is three.
+const CHAIN_LENGTH_MAX: usize = 8;
+
+/// How changes of each kind lead to reconciled objects.
+#[derive(Default)]
+pub struct Routes {
+    by_kind: BTreeMap<GroupKind, Vec<Route>>,
+    /// In which version a kind is watched.
+    watched: BTreeMap<GroupKind, KindName>,
+}
+
+/// A kind whatever its version.
+type GroupKind = (String, String);
+
+struct Route {
+    plugin: PluginName,
+    reconciles: Arc<Vec<KindName>>,
+    lead: Lead,
+}
+
+enum Lead {
+    Itself,
+    By(Leads),
+}
+
+impl Routes {
+    /// The routes that these manifests ask for.
+    pub fn new<'a>(plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>) -> Self {
+        let mut routes = Self::default();
+        for (plugin, manifest) in plugins {
+            let kinds = manifest.reconciles.iter().map(|reconciled| reconciled.name.clone());
+            let reconciles = Arc::new(kinds.collect::<Vec<_>>());
+            for kind in &*reconciles {
+                routes.add(kind, plugin, &reconciles, Lead::Itself);
+            }
+            for watched in &manifest.watches {
+                let lead = Lead::By(watched.leads.clone());
+                routes.add(&watched.name, plugin, &reconciles, lead);
+            }
+        }
+        routes
+    }
+
+    fn add(
+        &mut self,
+        kind: &KindName,
+        plugin: &PluginName,
+        reconciles: &Arc<Vec<KindName>>,
+        lead: Lead,
+    ) {
+        let route = Route { plugin: plugin.clone(), reconciles: reconciles.clone(), lead };
+        self.by_kind.entry(group_kind(kind)).or_default().push(route);
+        self.watched.entry(group_kind(kind)).or_insert_with(|| kind.clone());
+    }
+
+    /// The watches that these routes need.
+    #[must_use]
+    pub fn scopes(&self) -> BTreeSet<WatchScope> {
+        self.watched.values().cloned().map(WatchScope::all).collect()
+    }
+
+    /// The keys that a change concerns.
+    #[must_use]
+    pub fn keys(&self, change: &StoreChange, view: &dyn StoreView) -> BTreeSet<ObjectKey> {
+        let mut keys = BTreeSet::new();
+        let routes = self.by_kind.get(&group_kind(&change.object.kind));
+        for route in routes.into_iter().flatten() {
+            let found = match &route.lead {
+                Lead::Itself if is_significant(change) => vec![change.object.clone()],
+                Lead::Itself => Vec::new(),
+                Lead::By(leads) => self.led_to(route, leads, change, view),
+            };
+            keys.extend(found.into_iter().map(|object| key(&route.plugin, object)));
+        }
+        keys
+    }
+
+    fn led_to(
+        &self,
+        route: &Route,
+        leads: &Leads,
+        change: &StoreChange,
+        view: &dyn StoreView,
+    ) -> Vec<ObjectRef> {
+        let StoreChange { object, before, after } = change;
+        let states = || before.iter().chain(after.iter());
+        match leads {
+            Leads::Owner => {
+                let ends = states().filter_map(|state| self.chain_end(route, state.meta(), view));
+                ends.collect()
+            }
+            Leads::Label(label) => {
+                let names = states().filter_map(|state| state.meta().labels.get(label));
+                names.flat_map(|name| route.named(&object.namespace, name, view)).collect()
+            }
+            Leads::Refers(path) => {
+                let names = states().flat_map(|state| {
+                    let value = state.value();
+                    field::texts(&value, path).into_iter().map(str::to_owned).collect::<Vec<_>>()
+                });
+                names.flat_map(|name| route.named(&object.namespace, &name, view)).collect()
+            }
+            Leads::ReferredBy(path) => route.referring(object, path, view),
+            // A lead that this host does not know was refused when the plugin was checked.
+            _ => Vec::new(),
+        }
+    }
+
+    /// The reconciled object at the end of an object's chain of controllers.
+    fn chain_end(
+        &self,
+        route: &Route,
+        meta: &ObjectMeta,
+        view: &dyn StoreView,
+    ) -> Option<ObjectRef> {
+        let namespace = &meta.object.namespace;
+        let mut owner = meta.controller()?.clone();
+        for _ in 0..CHAIN_LENGTH_MAX {
+            let kind = self.watched.get(&group_kind(&owner.kind))?;
+            let found = owner_in(view, kind, namespace, &owner)?;
+            if route.reconciles.iter().any(|reconciled| reconciled == kind) {
+                return Some(found.object.clone());
+            }
+            owner = found.controller()?.clone();
+        }
+        None
+    }
+}
+
+impl Route {
+    /// The reconciled objects of this name, beside the changed object or without namespace.
+    fn named(&self, namespace: &str, name: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
+        let kinds = self.reconciles.iter();
+        kinds.filter_map(|kind| Some(find(view, kind, namespace, name)?.object.clone())).collect()
+    }
+
+    /// The reconciled objects whose field holds the changed object's name.
+    fn referring(&self, changed: &ObjectRef, path: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
+        let mut found = Vec::new();
+        for kind in &*self.reconciles {
+            for object in view.list(kind, &changed.namespace, "").unwrap_or_default() {
+                if field::texts(&object, path).contains(&changed.name.as_str())
+                    && let Ok(meta) = ObjectMeta::of(&object)
+                {
+                    found.push(meta.object);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn group_kind(kind: &KindName) -> GroupKind {
+    (kind.group().to_owned(), kind.kind.clone())
+}
+
+fn key(plugin: &PluginName, object: ObjectRef) -> ObjectKey {
+    let ObjectRef { kind, namespace, name } = object;
+    ObjectKey { plugin: plugin.clone(), kind, namespace, name }
+}
+
+/// An object lies in the same namespace, or in none.
+fn find(
+    view: &dyn StoreView,
+    kind: &KindName,
+    namespace: &str,
+    name: &str,
+) -> Option<Arc<ObjectMeta>> {
+    let reference = |namespace: &str| ObjectRef {
+        kind: kind.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    view.meta(&reference(namespace)).or_else(|| view.meta(&reference("")))
+}
+
+fn owner_in(
+    view: &dyn StoreView,
+    kind: &KindName,
+    namespace: &str,
+    owner: &Owner,
+) -> Option<Arc<ObjectMeta>> {
+    find(view, kind, namespace, &owner.name).filter(|found| found.uid == owner.uid)
+}
+
+/// Whether a change of a reconciled object is more than a report about it.
+fn is_significant(change: &StoreChange) -> bool {
+    let (Some(before), Some(after)) = (&change.before, &change.after) else { return true };
+    let asks = |state: &StoredObject| {
+        let meta = state.meta();
+        (
+            meta.uid.clone(),
+            meta.labels.clone(),
+            meta.annotations.clone(),
+            meta.finalizers.clone(),
+            meta.deleting,
+        )
+    };
+    let version = |state: &StoredObject| match state.meta().generation {
+        Some(generation) => generation.to_string(),
+        None => state.meta().resource_version.clone(),
+    };
+    asks(before) != asks(after) || version(before) != version(after)
+}
+
+/// All objects that a plugin reconciles.
+#[must_use]
+pub fn all(plugin: &PluginName, manifest: &Manifest, view: &dyn StoreView) -> Vec<ObjectKey> {
+    let kinds = manifest.reconciles.iter();
+    let objects = kinds.flat_map(|reconciled| view.references(&reconciled.name, ""));
+    objects.map(|object| key(plugin, object)).collect()
+}
+
+/// The object that a key names.
+#[must_use]
+pub fn reference_of(key: &ObjectKey) -> ObjectRef {
+    let ObjectKey { plugin: _, kind, namespace, name } = key;
+    ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
+}
+
+/// Says what happened, for people.
+#[must_use]
+pub fn cause(change: &StoreChange) -> String {
+    let what = match (&change.before, &change.after) {
+        (None, _) => "appeared",
+        (Some(_), Some(_)) => "changed",
+        (Some(_), None) => "vanished",
+    };
+    format!("{} {what}", change.object)
+}
+
+#[cfg(test)]
+#[path = "mapper_tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+//! What the host remembers of an object between two passes. In memory only: nothing that must survive
+//! is here.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::Value;
+use tholepin_core::{ObjectKey, RevisionDigest};
+
+/// A state of an object that a revision has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) revision: RevisionDigest,
+    pub(crate) uid: String,
+    /// The generation, or the resource version of a kind that has none.
+    pub(crate) version: String,
+}
+
+/// What is remembered of one object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Note {
+    /// What the last outcome kept.
+    pub(crate) memo: Option<Value>,
+    /// The last state for which `validate` found nothing.
+    pub(crate) valid: Option<Seen>,
+    /// What was said last, so that only changes are logged.
+    pub(crate) said: String,
+}
+
+/// The notes of all objects; an object's note goes with it.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    notes: Mutex<HashMap<ObjectKey, Note>>,
+}
+
+impl Notes {
+    /// A copy of an object's note.
+    pub(crate) fn get(&self, key: &ObjectKey) -> Note {
+        self.lock().get(key).cloned().unwrap_or_default()
+    }
+
+    /// Changes an object's note.
+    pub(crate) fn change<T>(&self, key: &ObjectKey, change: impl FnOnce(&mut Note) -> T) -> T {
+        change(self.lock().entry(key.clone()).or_default())
+    }
+
+    /// Forgets an object.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        self.lock().remove(key);
+    }
+
+    /// Notes what is said of an object, and tells whether that is news.
+    pub(crate) fn is_news(&self, key: &ObjectKey, said: &str) -> bool {
+        self.change(key, |note| {
+            let news = note.said != said;
+            if news {
+                said.clone_into(&mut note.said);
+            }
+            news
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Note>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

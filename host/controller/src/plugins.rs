@@ -1,0 +1,74 @@
+//! What the controller needs from the plugin registry and from the gate, as traits that the binary
+//! wires.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_core::{Boxed, ObjectKey, Perform, PluginName, RevisionDigest, port::Guests};
+use tholepin_schema::{
+    manifest::{Grants, Manifest},
+    reconcile::Wake,
+};
+
+use crate::strikes::RollBack;
+
+/// A revision that serves.
+pub struct ActivePlugin {
+    /// The plugin.
+    pub name: PluginName,
+    /// Which revision.
+    pub revision: RevisionDigest,
+    /// What it said of itself.
+    pub manifest: Arc<Manifest>,
+    /// What it may do.
+    pub grants: Arc<Grants>,
+    /// Its parameters.
+    pub parameters: Arc<Value>,
+    /// Its code. A pass keeps it, so that a swap never takes the code away from a call in flight.
+    pub guests: Arc<dyn Guests>,
+}
+
+/// The plugins that serve now.
+pub trait Plugins: Send + Sync {
+    /// The revision of a plugin that serves, if one does.
+    fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>>;
+
+    /// All revisions that serve, in order of name.
+    fn all(&self) -> Vec<Arc<ActivePlugin>>;
+
+    /// Told at most once per revision that it fails on so many objects that the one before should come
+    /// back. The controller decides nothing more about it; by default it is only logged.
+    fn suspect(&self, _fault: &RollBack) {}
+}
+
+/// A change of the plugins that serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginEvent {
+    /// Another revision serves, or the first one, or none any more.
+    Changed(PluginName),
+}
+
+/// Opens passes of the gate.
+pub trait Passes: Send + Sync {
+    /// A live pass of a plugin for an object.
+    fn open(
+        &self,
+        plugin: &ActivePlugin,
+        key: &Arc<ObjectKey>,
+        object: &Arc<Value>,
+    ) -> Arc<dyn Perform>;
+}
+
+/// Arms what brings an object back besides its requeue. What arms again replaces what was armed.
+pub trait Wakes: Send + Sync {
+    /// Arms the wakes that an outcome declared; those of the last outcome end.
+    fn arm<'a>(
+        &'a self,
+        key: &'a Arc<ObjectKey>,
+        object: &'a Arc<Value>,
+        wakes: &'a [Wake],
+    ) -> Boxed<'a, ()>;
+
+    /// Ends what is armed for an object that is gone.
+    fn disarm(&self, key: &ObjectKey);
+}

@@ -1,0 +1,167 @@
+use super::*;
+use crate::testing::key;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn queue() -> (Queue, Instant) {
+    (Queue::new(1), Instant::now())
+}
+
+/// Takes everything that is due, and gives it back as done.
+fn drain(queue: &mut Queue, now: Instant) -> Vec<String> {
+    let mut taken = Vec::new();
+    while let Some(next) = queue.take(now) {
+        queue.done(&next.key, Done::AwaitChange, now);
+        taken.push(format!("{}/{}", next.key.plugin, next.key.name));
+    }
+    taken
+}
+
+#[test]
+fn a_key_waits_once_and_its_causes_are_merged() {
+    let (mut queue, now) = queue();
+    for cause in ["b", "a", "b"] {
+        queue.add(&key("p", "x"), Priority::Event, cause, now);
+    }
+    let taken = queue.take(now + SECOND).unwrap();
+    assert_eq!(taken.causes, ["a", "b"]);
+    assert_eq!(taken.waited, SECOND);
+    assert_eq!(queue.take(now), None);
+}
+
+#[test]
+fn causes_are_bounded() {
+    let (mut queue, now) = queue();
+    for number in 0..100 {
+        queue.add(&key("p", "x"), Priority::Event, &format!("{number:03}"), now);
+    }
+    let causes = queue.take(now).unwrap().causes;
+    assert_eq!(causes.len(), CAUSES_MAX + 1);
+    assert_eq!(causes.last().map(String::as_str), Some(MORE_CAUSES));
+}
+
+#[test]
+fn a_key_in_flight_is_not_taken_and_runs_again_if_it_was_added_meanwhile() {
+    let (mut queue, now) = queue();
+    let x = key("p", "x");
+    queue.add(&x, Priority::Event, "one", now);
+    assert!(queue.take(now).is_some());
+    queue.add(&x, Priority::Resync, "two", now);
+    queue.add(&x, Priority::Urgent, "three", now);
+    assert_eq!(queue.take(now), None, "in flight");
+    queue.add(&key("p", "y"), Priority::Event, "", now);
+    queue.done(&x, Done::After(SECOND), now);
+    let again = queue.take(now).unwrap();
+    assert_eq!((again.key.name.as_str(), again.causes), ("x", vec!["three".into(), "two".into()]));
+    queue.done(&x, Done::AwaitChange, now);
+    assert_eq!(
+        drain(&mut queue, now + SECOND),
+        ["p/y"],
+        "taking it dropped the delay of one second"
+    );
+}
+
+#[test]
+fn priorities_come_in_order_and_a_key_moves_up_but_never_down() {
+    let (mut queue, now) = queue();
+    queue.add(&key("p", "resync"), Priority::Resync, "", now);
+    queue.add(&key("p", "event"), Priority::Event, "", now);
+    queue.add(&key("p", "moved"), Priority::Resync, "", now);
+    queue.add(&key("p", "urgent"), Priority::Urgent, "", now);
+    queue.add(&key("p", "moved"), Priority::Urgent, "", now);
+    queue.add(&key("p", "urgent"), Priority::Resync, "", now);
+    assert_eq!(drain(&mut queue, now), ["p/urgent", "p/moved", "p/event", "p/resync"]);
+    assert_eq!(drain(&mut queue, now), Vec::<String>::new());
+}
+
+#[test]
+fn plugins_take_turns_within_a_priority() {
+    let (mut queue, now) = queue();
+    for name in ["1", "2", "3", "4"] {
+        queue.add(&key("many", name), Priority::Event, "", now);
+    }
+    queue.add(&key("few", "1"), Priority::Event, "", now);
+    queue.add(&key("few", "2"), Priority::Event, "", now);
+    assert_eq!(drain(&mut queue, now), ["many/1", "few/1", "many/2", "few/2", "many/3", "many/4"]);
+}
+
+#[test]
+fn of_several_delays_the_earliest_wins() {
+    let (mut queue, now) = queue();
+    let x = key("p", "x");
+    for seconds in [30, 10, 20] {
+        queue.add_after(&x, SECOND * seconds, now);
+    }
+    assert_eq!(queue.next_due(), Some(now + SECOND * 10));
+    assert_eq!(queue.take(now + SECOND * 9), None);
+    let taken = queue.take(now + SECOND * 11).unwrap();
+    assert_eq!((taken.causes, taken.waited), (vec!["requeue".to_owned()], SECOND));
+    queue.done(&x, Done::AwaitChange, now);
+    assert_eq!(queue.next_due(), None);
+    assert_eq!(queue.stats().delayed, 0);
+}
+
+#[test]
+fn failures_back_off_and_success_resets_them() {
+    let (mut queue, start) = queue();
+    let x = key("p", "x");
+    let mut now = start;
+    queue.add(&x, Priority::Event, "", now);
+    for failure in 0..30_u32 {
+        let taken = queue.take(now).unwrap();
+        assert_eq!(taken.failures, failure);
+        queue.done(&x, Done::Retry, now);
+        let due = queue.next_due().unwrap();
+        let full = backoff(failure);
+        assert!((full / 2..=full).contains(&(due - now)), "{failure}: {:?}", due - now);
+        now = due;
+    }
+    assert_eq!(backoff(0), BACKOFF_FIRST);
+    assert_eq!(backoff(1), BACKOFF_FIRST * 2);
+    assert_eq!(backoff(29), BACKOFF_MAX);
+    assert_eq!(backoff(u32::MAX), BACKOFF_MAX);
+    queue.take(now).unwrap();
+    queue.done(&x, Done::After(SECOND), now);
+    assert_eq!(queue.take(now + SECOND).unwrap().failures, 0);
+    assert_eq!(queue.stats().retries, 30);
+}
+
+#[test]
+fn a_change_runs_at_once_although_a_backoff_is_on() {
+    let (mut queue, now) = queue();
+    let x = key("p", "x");
+    queue.add(&x, Priority::Event, "", now);
+    queue.take(now).unwrap();
+    queue.done(&x, Done::Retry, now);
+    queue.add(&x, Priority::Event, "changed", now);
+    assert_eq!(queue.take(now).unwrap().causes, ["changed"]);
+}
+
+#[test]
+fn nothing_is_kept_of_a_key_that_is_done_or_gone() {
+    let (mut queue, now) = queue();
+    let (x, y) = (key("p", "x"), key("p", "y"));
+    queue.add(&x, Priority::Event, "", now);
+    queue.take(now).unwrap();
+    queue.done(&x, Done::AwaitChange, now);
+    queue.add(&y, Priority::Event, "", now);
+    queue.add_after(&y, SECOND, now);
+    queue.forget(&y);
+    assert!(queue.entries.is_empty() && queue.delays.is_empty());
+    assert_eq!(queue.take(now), None);
+}
+
+#[test]
+fn places_left_behind_are_swept_while_a_lane_starves() {
+    let (mut queue, now) = queue();
+    let x = key("p", "x");
+    queue.add(&key("p", "starves"), Priority::Resync, "", now);
+    for _ in 0..1000 {
+        queue.add(&x, Priority::Resync, "", now);
+        queue.add(&x, Priority::Urgent, "", now);
+        assert_eq!(queue.take(now).unwrap().key, x);
+        queue.done(&x, Done::AwaitChange, now);
+    }
+    assert!(queue.lanes[&Priority::Resync].places < 100);
+    assert_eq!(drain(&mut queue, now), ["p/starves"]);
+}

@@ -1,0 +1,309 @@
+//! One pass for one key: from the object in the store to what the queue is told.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tholepin_core::{
+    CallContext, ErrorChain, ObjectKey, ObjectMeta,
+    condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
+    port::GuestError,
+};
+use tholepin_schema::reconcile::{Failure, MEMO_BYTES_MAX, Outcome, Request, Wake};
+use tracing::{Span, field::Empty, info, instrument, warn};
+
+use crate::{
+    controller::Shared,
+    mapper::reference_of,
+    notes::{Note, Seen},
+    plugins::ActivePlugin,
+    queue::Done,
+    strikes::{ObjectState, RollBack, Verdict},
+};
+
+/// Stops the engine from writing to an object; plans still work.
+const PAUSED: &str = "tholepin.dev/paused";
+/// The shortest and the longest wait that an outcome can ask for.
+const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3600));
+
+/// Reconciles one key and tells when it is due again.
+#[instrument(
+    skip_all,
+    fields(plugin = %key.plugin, object = %key, revision = Empty, outcome = Empty)
+)]
+pub(crate) async fn reconcile(shared: &Shared, key: &Arc<ObjectKey>, causes: Vec<String>) -> Done {
+    let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
+        forget(shared, key);
+        return Done::AwaitChange;
+    };
+    let Ok(meta) = ObjectMeta::of(&object) else { return Done::AwaitChange };
+    if meta.annotations.get(PAUSED).is_some_and(|value| value != "false") {
+        say(shared, key, "paused by annotation");
+        return Done::AwaitChange;
+    }
+    let Some(plugin) = shared.parts.plugins.active(&key.plugin) else {
+        let text = format!("no revision of plugin `{}` is loaded", key.plugin);
+        mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
+        return Done::AwaitChange;
+    };
+    Span::current().record("revision", plugin.revision.short());
+    let pass = One { shared, key, plugin: &plugin, meta: &meta };
+    let done = pass.run(object, causes).await;
+    Span::current().record("outcome", name(done));
+    done
+}
+
+/// One pass with what it began with.
+struct One<'a> {
+    shared: &'a Shared,
+    key: &'a Arc<ObjectKey>,
+    plugin: &'a Arc<ActivePlugin>,
+    meta: &'a ObjectMeta,
+}
+
+impl One<'_> {
+    async fn run(&self, mut object: Arc<Value>, causes: Vec<String>) -> Done {
+        let finalizer = format!("tholepin.dev/{}", self.key.plugin);
+        let has_finalizer = self.meta.finalizers.contains(&finalizer);
+        let wants_finalizer = self.plugin.manifest.finalizer;
+        if has_finalizer && !wants_finalizer {
+            // An earlier revision set it; nobody would ever remove it.
+            return self.finish(&finalizer).await;
+        }
+        if self.meta.deleting && !has_finalizer {
+            // Whoever deletes it has all it needs; what it owns goes with it.
+            return Done::AwaitChange;
+        }
+        if wants_finalizer && !has_finalizer {
+            let marks = &self.shared.parts.marks;
+            match marks.add_finalizer(reference_of(self.key), finalizer.clone()).await {
+                Ok(stored) => object = Arc::new(stored),
+                Err(error) => {
+                    say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
+                    return Done::Retry;
+                }
+            }
+        }
+        let (revision, state) = (&self.plugin.revision, self.state());
+        if self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state)) {
+            return Done::AwaitChange;
+        }
+        let note = self.shared.notes.get(self.key);
+        if let Some(done) = self.validate(&object, &note).await {
+            return done;
+        }
+        let outcome = self.call(&object, note, causes).await;
+        self.conclude(&object, &finalizer, outcome).await
+    }
+
+    fn state(&self) -> ObjectState {
+        ObjectState { uid: self.meta.uid.clone(), generation: self.meta.generation }
+    }
+
+    fn context(&self) -> CallContext {
+        CallContext {
+            plugin: self.key.plugin.clone(),
+            revision: self.plugin.revision.clone(),
+            object: Some(self.key.clone()),
+        }
+    }
+
+    /// Asks the plugin about a generation that it has not seen. Answers when there is nothing more to
+    /// do in this pass.
+    async fn validate(&self, object: &Arc<Value>, note: &Note) -> Option<Done> {
+        let version = match self.meta.generation {
+            Some(generation) => generation.to_string(),
+            None => self.meta.resource_version.clone(),
+        };
+        let seen =
+            Seen { revision: self.plugin.revision.clone(), uid: self.meta.uid.clone(), version };
+        if self.meta.deleting || note.valid.as_ref() == Some(&seen) {
+            return None;
+        }
+        let guests = &self.plugin.guests;
+        match guests.validate(self.context(), None, (**object).clone()).await {
+            Ok(violations) if violations.is_empty() => {
+                self.shared.notes.change(self.key, |note| note.valid = Some(seen));
+                None
+            }
+            Ok(violations) => {
+                let lines: Vec<_> = violations
+                    .iter()
+                    .map(|violation| format!("{}: {}", violation.field, violation.message))
+                    .collect();
+                let text = lines.join("; ");
+                say(self.shared, self.key, &format!("the spec is invalid: {text}"));
+                self.mark(Reason::InvalidSpec, &text).await;
+                Some(Done::AwaitChange)
+            }
+            Err(error) => Some(self.strike(&error).await),
+        }
+    }
+
+    async fn call(
+        &self,
+        object: &Arc<Value>,
+        note: Note,
+        causes: Vec<String>,
+    ) -> Result<Result<Outcome, Failure>, GuestError> {
+        let request = Request {
+            object: (**object).clone(),
+            deleting: self.meta.deleting,
+            causes,
+            memo: note.memo,
+        };
+        let pass = self.shared.parts.passes.open(self.plugin, self.key, object);
+        self.plugin.guests.reconcile(self.context(), request, pass).await
+    }
+
+    async fn conclude(
+        &self,
+        object: &Arc<Value>,
+        finalizer: &str,
+        outcome: Result<Result<Outcome, Failure>, GuestError>,
+    ) -> Done {
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(failure)) => return self.fail(failure).await,
+            Err(error) => return self.strike(&error).await,
+        };
+        let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
+        if MEMO_BYTES_MAX < memo_bytes {
+            let message = format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed");
+            let error = GuestError::BadAnswer { export: "reconcile", message };
+            return self.strike(&error).await;
+        }
+        self.shared.strikes(|strikes| strikes.succeeded(&self.plugin.revision, self.key));
+        if !outcome.summary.is_empty() {
+            say(self.shared, self.key, &outcome.summary);
+        }
+        self.clear_marks(object).await;
+        if outcome.finished && self.meta.deleting {
+            return self.finish(finalizer).await;
+        }
+        let Outcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
+        self.shared.notes.change(self.key, |note| note.memo = memo);
+        self.shared.parts.wakes.arm(self.key, object, &wake).await;
+        let after = wake.iter().filter_map(|wake| match wake {
+            Wake::After { ms } => Some(*ms),
+            Wake::Change { .. } | _ => None,
+        });
+        let asked = after.chain(requeue_ms).min().map(Duration::from_millis);
+        let (shortest, longest) = REQUEUE;
+        Done::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
+    }
+
+    async fn finish(&self, finalizer: &str) -> Done {
+        let marks = &self.shared.parts.marks;
+        match marks.remove_finalizer(reference_of(self.key), finalizer.to_owned()).await {
+            Ok(()) => Done::AwaitChange,
+            Err(error) => {
+                say(self.shared, self.key, &format!("cannot remove the finalizer: {error}"));
+                Done::Retry
+            }
+        }
+    }
+
+    async fn fail(&self, failure: Failure) -> Done {
+        let Failure { reason, message, retry } = failure;
+        let text = format!("{reason}: {message}");
+        say(self.shared, self.key, &text);
+        self.mark(Reason::Failed, &text).await;
+        if retry { Done::Retry } else { Done::After(self.shared.settings.resync) }
+    }
+
+    async fn strike(&self, error: &GuestError) -> Done {
+        let text = ErrorChain(error).to_string();
+        warn!(error = text, "strike");
+        let (revision, state) = (&self.plugin.revision, self.state());
+        let (verdict, roll_back) =
+            self.shared.strikes(|strikes| strikes.struck(revision, self.key, state));
+        if let Some(fault) = roll_back {
+            let RollBack { plugin, revision, quarantined, called } = &fault;
+            warn!(%plugin, revision = revision.short(), quarantined, called, "a revision fails widely");
+            self.shared.parts.plugins.suspect(&fault);
+        }
+        match verdict {
+            Verdict::Retry => {
+                self.mark(reason(error), &text).await;
+                return Done::Retry;
+            }
+            Verdict::Quarantine => {}
+        }
+        let way_out = "change the object or the plugin to have it called again";
+        let message = format!("two strikes in a row, {way_out}; the last: {text}");
+        mark(self.shared, self.key, self.meta, QUARANTINED, Reason::TooManyStrikes, &message).await;
+        Done::AwaitChange
+    }
+
+    async fn mark(&self, reason: Reason, message: &str) {
+        mark(self.shared, self.key, self.meta, RECONCILED, reason, message).await;
+    }
+
+    /// All is well: the host has nothing to say on the object. Asked only where it has said something,
+    /// so that a kind without conditions is never written.
+    async fn clear_marks(&self, object: &Value) {
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+        let is_ours = |condition: &Value| {
+            let name = condition.get("type").and_then(Value::as_str);
+            name == Some(RECONCILED) || name == Some(QUARANTINED)
+        };
+        if conditions.is_some_and(|conditions| conditions.iter().any(is_ours)) {
+            let marks = &self.shared.parts.marks;
+            if let Err(error) = marks.set_conditions(reference_of(self.key), Vec::new()).await {
+                warn!(%error, "cannot clear the host's conditions");
+            }
+        }
+    }
+}
+
+/// Writes one host condition in place of those that the host has on the object.
+async fn mark(
+    shared: &Shared,
+    key: &ObjectKey,
+    meta: &ObjectMeta,
+    condition_type: &'static str,
+    reason: Reason,
+    message: &str,
+) {
+    let condition = HostCondition {
+        condition_type,
+        status: condition_type == QUARANTINED,
+        reason,
+        message: message.to_owned(),
+        observed_generation: meta.generation,
+    };
+    if let Err(error) = shared.parts.marks.set_conditions(reference_of(key), vec![condition]).await
+    {
+        warn!(%error, "cannot write the host's condition");
+    }
+}
+
+fn forget(shared: &Shared, key: &ObjectKey) {
+    shared.notes.forget(key);
+    shared.strikes(|strikes| strikes.forget(key));
+    shared.parts.wakes.disarm(key);
+}
+
+/// Logs what is said of an object when it is news.
+fn say(shared: &Shared, key: &ObjectKey, text: &str) {
+    if shared.notes.is_news(key, text) {
+        info!("{text}");
+    }
+}
+
+const fn reason(error: &GuestError) -> Reason {
+    match error {
+        GuestError::Trapped { .. } => Reason::Trapped,
+        GuestError::TimedOut { .. } => Reason::TimedOut,
+        GuestError::OutOfMemory { .. } => Reason::OutOfMemory,
+        GuestError::BadAnswer { .. } => Reason::BadOutcome,
+    }
+}
+
+const fn name(done: Done) -> &'static str {
+    match done {
+        Done::AwaitChange => "idle",
+        Done::After(_) => "requeued",
+        Done::Retry => "failed",
+    }
+}

@@ -1,0 +1,362 @@
+//! Ports without a world: a store that tests write, guests that do as told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes, strikes::RollBack};
+use tholepin_core::{
+    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName,
+    RespReply, RevisionDigest, StoredObject,
+    condition::HostCondition,
+    port::{
+        ApplyRequest, Changes, DeleteRequest, GuestError, Guests, Kubernetes, Marks, Members,
+        PublishRequest, Redis, StoreChange, StoreEvent, StoreView, WatchLease, WatchScope,
+        WatchState, Watches,
+    },
+};
+use tholepin_schema::{
+    action::{Action, Outcome as ActionOutcome},
+    manifest::{KindName, Manifest},
+    reconcile::{Failure, Outcome, Request, Violation, Wake},
+    snapshot::Snapshot,
+};
+use tokio::sync::{Semaphore, mpsc};
+
+/// A store that tests write, and the marks that the host leaves.
+#[derive(Default)]
+pub(crate) struct World {
+    objects: Mutex<BTreeMap<ObjectRef, Value>>,
+    readers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
+    pub(crate) marks: Mutex<Vec<(String, Vec<HostCondition>)>>,
+}
+
+impl World {
+    pub(crate) fn put(&self, object: Value) {
+        let stored = StoredObject::new(object.clone()).unwrap();
+        let reference = stored.meta().object.clone();
+        let before = self.objects.lock().unwrap().insert(reference.clone(), object);
+        let before = before.map(|before| StoredObject::new(before).unwrap());
+        self.tell(StoreChange { object: reference, before, after: Some(stored) });
+    }
+
+    pub(crate) fn remove(&self, reference: &ObjectRef) {
+        let before = self.objects.lock().unwrap().remove(reference);
+        let before = before.map(|before| StoredObject::new(before).unwrap());
+        self.tell(StoreChange { object: reference.clone(), before, after: None });
+    }
+
+    pub(crate) fn get(&self, reference: &ObjectRef) -> Option<Value> {
+        self.objects.lock().unwrap().get(reference).cloned()
+    }
+
+    fn tell(&self, change: StoreChange) {
+        let event = StoreEvent::Changed(Box::new(change));
+        self.readers.lock().unwrap().retain(|reader| reader.send(event.clone()).is_ok());
+    }
+
+    fn change(&self, reference: &ObjectRef, change: impl FnOnce(&mut Value)) -> Value {
+        let mut object = self.get(reference).unwrap();
+        change(&mut object);
+        self.put(object.clone());
+        object
+    }
+}
+
+struct View(BTreeMap<ObjectRef, Arc<Value>>);
+
+impl StoreView for View {
+    fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
+        self.0.get(object).cloned()
+    }
+
+    fn list(&self, kind: &KindName, _: &str, _: &str) -> Result<Vec<Arc<Value>>, CallError> {
+        Ok(self
+            .0
+            .iter()
+            .filter(|(object, _)| object.kind == *kind)
+            .map(|(_, v)| v.clone())
+            .collect())
+    }
+
+    fn owned_by(&self, _: &str) -> Vec<Arc<Value>> {
+        Vec::new()
+    }
+
+    fn covers(&self, _: &KindName) -> bool {
+        true
+    }
+
+    fn with(&self, _: Value) -> Arc<dyn StoreView> {
+        unreachable!("passes are fakes here")
+    }
+
+    fn without(&self, _: &ObjectRef) -> Arc<dyn StoreView> {
+        unreachable!("passes are fakes here")
+    }
+}
+
+/// The world behind all Kubernetes ports.
+pub(crate) struct FakeKubernetes(pub(crate) Arc<World>);
+
+impl Kubernetes for FakeKubernetes {
+    fn view(&self) -> Arc<dyn StoreView> {
+        let objects = self.0.objects.lock().unwrap();
+        Arc::new(View(objects.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect()))
+    }
+
+    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+        let found = self.0.get(&object).ok_or(CallError::NotFound(object.to_string()));
+        Box::pin(async { found })
+    }
+
+    fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+        unreachable!()
+    }
+
+    fn apply(&self, _: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+        unreachable!()
+    }
+
+    fn merge_patch(
+        &self,
+        _: ObjectRef,
+        _: Value,
+        _: String,
+        _: bool,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        unreachable!()
+    }
+
+    fn delete(&self, _: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+        unreachable!()
+    }
+
+    fn publish(&self, _: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+        unreachable!()
+    }
+
+    fn secret_value(
+        &self,
+        _: String,
+        _: String,
+        _: String,
+    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+        unreachable!()
+    }
+}
+
+impl Marks for FakeKubernetes {
+    fn set_conditions(
+        &self,
+        object: ObjectRef,
+        conditions: Vec<HostCondition>,
+    ) -> Boxed<'_, Result<(), CallError>> {
+        self.0.change(&object, |object| {
+            let types: Vec<_> =
+                conditions.iter().map(|c| json!({"type": c.condition_type})).collect();
+            object["status"]["conditions"] = types.into();
+        });
+        self.0.marks.lock().unwrap().push((object.name, conditions));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn add_finalizer(
+        &self,
+        object: ObjectRef,
+        finalizer: String,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        let stored =
+            self.0.change(&object, |object| object["metadata"]["finalizers"] = json!([finalizer]));
+        Box::pin(async { Ok(stored) })
+    }
+
+    fn remove_finalizer(&self, object: ObjectRef, _: String) -> Boxed<'_, Result<(), CallError>> {
+        if self.0.get(&object).is_some_and(|o| o["metadata"].get("deletionTimestamp").is_some()) {
+            self.0.remove(&object);
+        } else {
+            self.0.change(&object, |object| object["metadata"]["finalizers"] = json!([]));
+        }
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Lease;
+
+impl WatchLease for Lease {
+    fn state(&self) -> WatchState {
+        WatchState::Following
+    }
+
+    fn following(&self) -> Boxed<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+struct Reader(mpsc::UnboundedReceiver<StoreEvent>);
+
+impl Changes for Reader {
+    fn next(&mut self) -> Boxed<'_, Option<StoreEvent>> {
+        Box::pin(self.0.recv())
+    }
+}
+
+impl Watches for FakeKubernetes {
+    fn lease(&self, _: WatchScope) -> Box<dyn WatchLease> {
+        Box::new(Lease)
+    }
+
+    fn changes(&self) -> Box<dyn Changes> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.readers.lock().unwrap().push(sender);
+        Box::new(Reader(receiver))
+    }
+}
+
+/// What a guest does when it is called for an object.
+#[derive(Clone, Debug)]
+pub(crate) enum Script {
+    Answer(Result<Outcome, Failure>),
+    Trap,
+    /// Waits for a permit of the guests' gate before it answers well.
+    Wait,
+}
+
+/// The object's name, the revision and whether it was deleting, of each call.
+pub(crate) type Calls = Arc<Mutex<Vec<(String, &'static str, bool)>>>;
+
+/// Guests that follow a script by the object's name and remember how they were called.
+pub(crate) struct FakeGuests {
+    pub(crate) revision: &'static str,
+    pub(crate) scripts: Mutex<BTreeMap<String, Script>>,
+    pub(crate) invalid: Mutex<BTreeSet<String>>,
+    pub(crate) calls: Calls,
+    pub(crate) gate: Arc<Semaphore>,
+}
+
+impl Guests for FakeGuests {
+    fn reconcile<'a>(
+        &'a self,
+        _: CallContext,
+        request: Request,
+        _: Arc<dyn Perform>,
+    ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>> {
+        Box::pin(async move {
+            let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
+            let call = (name.clone(), self.revision, request.deleting);
+            self.calls.lock().unwrap().push(call);
+            let script = self.scripts.lock().unwrap().get(&name).cloned();
+            match script.unwrap_or(Script::Answer(Ok(Outcome::default()))) {
+                Script::Answer(answer) => Ok(answer),
+                Script::Trap => {
+                    Err(GuestError::Trapped { export: "reconcile", message: "boom".into() })
+                }
+                Script::Wait => {
+                    self.gate.acquire().await.unwrap().forget();
+                    Ok(Ok(Outcome::default()))
+                }
+            }
+        })
+    }
+
+    fn validate<'a>(
+        &'a self,
+        _: CallContext,
+        _: Option<Value>,
+        new: Value,
+    ) -> Boxed<'a, Result<Vec<Violation>, GuestError>> {
+        let name = new["metadata"]["name"].as_str().unwrap().to_owned();
+        let invalid = self.invalid.lock().unwrap().contains(&name);
+        let violation = || Violation { field: ".spec.x".into(), message: "must be 1".into() };
+        Box::pin(async move { Ok(invalid.then(violation).into_iter().collect()) })
+    }
+}
+
+/// One plugin whose revision tests replace.
+pub(crate) struct FakePlugins {
+    pub(crate) active: Mutex<Option<Arc<ActivePlugin>>>,
+    pub(crate) suspected: Mutex<Vec<RollBack>>,
+}
+
+impl Plugins for FakePlugins {
+    fn active(&self, _: &PluginName) -> Option<Arc<ActivePlugin>> {
+        self.active.lock().unwrap().clone()
+    }
+
+    fn all(&self) -> Vec<Arc<ActivePlugin>> {
+        self.active.lock().unwrap().clone().into_iter().collect()
+    }
+
+    fn suspect(&self, fault: &RollBack) {
+        self.suspected.lock().unwrap().push(fault.clone());
+    }
+}
+
+pub(crate) fn plugin(guests: FakeGuests, manifest: Manifest) -> Arc<ActivePlugin> {
+    Arc::new(ActivePlugin {
+        name: "p".parse().unwrap(),
+        revision: RevisionDigest(guests.revision.into()),
+        grants: Arc::new(manifest.grants.clone()),
+        manifest: Arc::new(manifest),
+        parameters: Arc::new(Value::Null),
+        guests: Arc::new(guests),
+    })
+}
+
+/// Passes, wakes and Redis that nobody uses.
+pub(crate) struct Nothing;
+
+impl Perform for Nothing {
+    fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> Boxed<'a, Answer> {
+        Box::pin(async { Err(CallError::Denied("a fake".into())) })
+    }
+}
+
+impl Passes for Nothing {
+    fn open(&self, _: &ActivePlugin, _: &Arc<ObjectKey>, _: &Arc<Value>) -> Arc<dyn Perform> {
+        Arc::new(Self)
+    }
+}
+
+impl Wakes for Nothing {
+    fn arm<'a>(&'a self, _: &'a Arc<ObjectKey>, _: &'a Arc<Value>, _: &'a [Wake]) -> Boxed<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn disarm(&self, _: &ObjectKey) {}
+}
+
+impl Redis for Nothing {
+    fn pipeline<'a>(
+        &'a self,
+        _: &'a Members,
+        _: &'a str,
+        _: &'a [Vec<Vec<u8>>],
+        _: Duration,
+    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+        unreachable!()
+    }
+
+    fn observe<'a>(&'a self, _: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        unreachable!()
+    }
+
+    fn act<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<ActionOutcome>> {
+        unreachable!()
+    }
+
+    fn refuses(&self, _: std::net::SocketAddr) -> Boxed<'_, bool> {
+        unreachable!()
+    }
+
+    fn member_ended(&self, _: &str) {}
+
+    fn watch(&self, _: &Members) -> Result<(), CallError> {
+        unreachable!()
+    }
+
+    fn unwatch(&self, _: &str) {}
+}

@@ -1,0 +1,332 @@
+//! The controller against ports without a world.
+#![cfg(test)]
+
+mod fake;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fake::{Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, World, plugin};
+use serde_json::{Value, json};
+use tholepin_controller::{Controller, Parts, PluginEvent, Settings};
+use tholepin_core::{ObjectRef, condition::Reason};
+use tholepin_schema::{
+    manifest::{KindName, Leads, Manifest, ReconciledKind, WatchedKind},
+    reconcile::{Failure, Outcome},
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+struct Bench {
+    world: Arc<World>,
+    plugins: Arc<FakePlugins>,
+    calls: Calls,
+    gate: Arc<Semaphore>,
+    events: mpsc::Sender<PluginEvent>,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+}
+
+fn kind(kind: &str) -> KindName {
+    KindName { api_version: "tests.tholepin.dev/v1".into(), kind: kind.into() }
+}
+
+fn manifest(finalizer: bool) -> Manifest {
+    let secret = KindName { api_version: "v1".into(), kind: "Secret".into() };
+    let watches =
+        vec![WatchedKind { name: secret, leads: Leads::ReferredBy(".spec.secret".into()) }];
+    Manifest {
+        name: "p".into(),
+        version: "1".into(),
+        reconciles: vec![ReconciledKind { name: kind("Thing"), crd: None }],
+        finalizer,
+        watches,
+        grants: Default::default(),
+        parameters: None,
+        safety: Default::default(),
+    }
+}
+
+fn thing(name: &str, generation: i64) -> Value {
+    json!({
+        "apiVersion": "tests.tholepin.dev/v1", "kind": "Thing",
+        "metadata": {"name": name, "namespace": "n", "uid": name, "generation": generation},
+        "spec": {"secret": format!("{name}-secret")}
+    })
+}
+
+fn reference(name: &str) -> ObjectRef {
+    ObjectRef { kind: kind("Thing"), namespace: "n".into(), name: name.into() }
+}
+
+impl Bench {
+    fn start(finalizer: bool) -> Self {
+        let world = Arc::new(World::default());
+        let plugins =
+            Arc::new(FakePlugins { active: Mutex::default(), suspected: Mutex::default() });
+        let (events, receiver) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let parts = Parts {
+            kubernetes: Arc::new(FakeKubernetes(world.clone())),
+            watches: Arc::new(FakeKubernetes(world.clone())),
+            marks: Arc::new(FakeKubernetes(world.clone())),
+            redis: Arc::new(Nothing),
+            plugins: plugins.clone(),
+            passes: Arc::new(Nothing),
+            wakes: Arc::new(Nothing),
+        };
+        let settings = Settings { concurrency: 2, resync: Duration::from_secs(3600) };
+        let mut bench = Self {
+            world,
+            plugins,
+            calls: Calls::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            events,
+            stop: stop.clone(),
+            running: JoinSet::new(),
+        };
+        *bench.plugins.active.lock().unwrap() =
+            Some(plugin(bench.guests("1"), manifest(finalizer)));
+        let controller = Controller::new(parts, settings);
+        bench.running.spawn(async move { controller.run(receiver, stop).await });
+        bench
+    }
+
+    fn guests(&self, revision: &'static str) -> FakeGuests {
+        FakeGuests {
+            revision,
+            scripts: Mutex::default(),
+            invalid: Mutex::default(),
+            calls: self.calls.clone(),
+            gate: self.gate.clone(),
+        }
+    }
+
+    /// Replaces the revision that serves by one that follows these scripts.
+    async fn swap(&self, revision: &'static str, scripts: &[(&str, Script)]) {
+        let guests = self.guests(revision);
+        let scripts = scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone()));
+        guests.scripts.lock().unwrap().extend(scripts);
+        let manifest = self.plugins.active.lock().unwrap().as_ref().unwrap().manifest.clone();
+        *self.plugins.active.lock().unwrap() = Some(plugin(guests, (*manifest).clone()));
+        self.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    }
+
+    fn calls_of(&self, name: &str, revision: &str) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.0 == name && call.1 == revision).count()
+    }
+
+    fn reasons_of(&self, name: &str) -> Vec<Reason> {
+        let marks = self.world.marks.lock().unwrap();
+        let of_name = marks.iter().filter(|(object, _)| object == name);
+        of_name.flat_map(|(_, conditions)| conditions.iter().map(|c| c.reason)).collect()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        self.running.join_next().await.unwrap().unwrap();
+    }
+}
+
+#[track_caller]
+fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(5), "waited too long at {caller}");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_appears_is_reconciled_and_one_whose_status_changes_is_not() {
+    let bench = Bench::start(false);
+    bench.swap("1", &[]).await;
+    bench.world.put(thing("a", 1));
+    until(|| bench.calls_of("a", "1") == 1).await;
+    let mut with_status = thing("a", 1);
+    with_status["status"]["x"] = json!(1);
+    bench.world.put(with_status);
+    bench.world.put(thing("b", 1));
+    until(|| bench.calls_of("b", "1") == 1).await;
+    assert_eq!(bench.calls_of("a", "1"), 1, "its own status is no news");
+    bench.world.put(thing("a", 2));
+    until(|| bench.calls_of("a", "1") == 2).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_referred_object_brings_back_the_one_that_refers_to_it() {
+    let bench = Bench::start(false);
+    for name in ["a", "b"] {
+        bench.world.put(thing(name, 1));
+    }
+    bench.swap("1", &[]).await;
+    until(|| bench.calls_of("a", "1") == 1 && bench.calls_of("b", "1") == 1).await;
+    bench.world.put(json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "a-secret", "namespace": "n", "uid": "s"}
+    }));
+    until(|| bench.calls_of("a", "1") == 2).await;
+    assert_eq!(bench.calls_of("b", "1"), 1);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_failure_is_told_on_the_object_and_cleared_when_all_is_well() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("a", 1));
+    let failure = Failure { reason: "NoLuck".into(), message: "try".into(), retry: true };
+    bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
+    until(|| 3 <= bench.calls_of("a", "1")).await;
+    assert!(bench.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
+    bench.swap("2", &[]).await;
+    until(|| 1 <= bench.calls_of("a", "2")).await;
+    until(|| bench.world.marks.lock().unwrap().last().unwrap().1.is_empty()).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
+    let bench = Bench::start(false);
+    for name in ["bad", "good"] {
+        bench.world.put(thing(name, 1));
+    }
+    bench.swap("1", &[("bad", Script::Trap)]).await;
+    until(|| bench.reasons_of("bad").contains(&Reason::TooManyStrikes)).await;
+    assert_eq!(bench.calls_of("bad", "1"), 2);
+    for generation in 2..5 {
+        bench.world.put(thing("good", generation));
+    }
+    until(|| 2 <= bench.calls_of("good", "1")).await;
+    assert_eq!(bench.calls_of("bad", "1"), 2, "it is not called any more");
+    bench.swap("2", &[]).await;
+    until(|| bench.calls_of("bad", "2") == 1).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_call_in_flight_finishes_on_the_old_revision_and_others_go_on() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("slow", 1));
+    bench.swap("1", &[("slow", Script::Wait)]).await;
+    until(|| bench.calls_of("slow", "1") == 1).await;
+    bench.swap("2", &[]).await;
+    bench.world.put(thing("other", 1));
+    until(|| bench.calls_of("other", "2") == 1).await;
+    assert_eq!(bench.calls_of("slow", "2"), 0, "at most one pass per object");
+    bench.gate.add_permits(1);
+    until(|| bench.calls_of("slow", "2") == 1).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_invalid_spec_is_told_and_not_reconciled() {
+    let bench = Bench::start(false);
+    let guests = bench.guests("1");
+    guests.invalid.lock().unwrap().insert("a".into());
+    *bench.plugins.active.lock().unwrap() = Some(plugin(guests, manifest(false)));
+    bench.world.put(thing("a", 1));
+    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| bench.reasons_of("a") == [Reason::InvalidSpec]).await;
+    assert_eq!(bench.calls_of("a", "1"), 0);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
+    let bench = Bench::start(true);
+    bench.world.put(thing("a", 1));
+    bench.swap("1", &[]).await;
+    let finalizers =
+        || bench.world.get(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
+    until(|| finalizers() == Some(json!(["tholepin.dev/p"]))).await;
+    let finished = Outcome { finished: true, ..Outcome::default() };
+    bench.swap("2", &[("a", Script::Answer(Ok(finished)))]).await;
+    until(|| bench.calls_of("a", "2") == 1).await;
+    assert!(bench.world.get(&reference("a")).is_some(), "finished means nothing while it lives");
+    let mut deleting = bench.world.get(&reference("a")).unwrap();
+    deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    bench.world.put(deleting);
+    until(|| bench.world.get(&reference("a")).is_none()).await;
+    assert!(bench.calls.lock().unwrap().contains(&("a".into(), "2", true)));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_paused_object_is_left_alone() {
+    let bench = Bench::start(false);
+    let mut paused = thing("a", 1);
+    paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": ""});
+    bench.world.put(paused);
+    bench.world.put(thing("b", 1));
+    bench.swap("1", &[]).await;
+    until(|| bench.calls_of("b", "1") == 1).await;
+    assert_eq!(bench.calls_of("a", "1"), 0);
+    bench.world.put(thing("a", 1));
+    until(|| bench.calls_of("a", "1") == 1).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_outcome_says_when_the_object_is_due_again() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("a", 1));
+    let soon = Outcome { requeue_ms: Some(20), ..Outcome::default() };
+    bench.swap("1", &[("a", Script::Answer(Ok(soon)))]).await;
+    until(|| 4 <= bench.calls_of("a", "1")).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_revision_that_fails_on_most_objects_is_reported_once() {
+    let bench = Bench::start(false);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        bench.world.put(thing(name, 1));
+    }
+    bench.swap("bad", &names.map(|name| (name, Script::Trap))).await;
+    until(|| names.iter().all(|name| bench.reasons_of(name).contains(&Reason::TooManyStrikes)))
+        .await;
+    let suspected = bench.plugins.suspected.lock().unwrap().clone();
+    assert_eq!(suspected.len(), 1);
+    assert_eq!((suspected[0].revision.0.as_str(), suspected[0].quarantined), ("bad", 3));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn objects_of_an_unloaded_plugin_say_so_new_ones_too() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("old", 1));
+    bench.swap("1", &[]).await;
+    until(|| bench.calls_of("old", "1") == 1).await;
+    *bench.plugins.active.lock().unwrap() = None;
+    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| bench.reasons_of("old") == [Reason::PluginMissing]).await;
+    bench.world.put(thing("new", 1));
+    until(|| bench.reasons_of("new") == [Reason::PluginMissing]).await;
+    assert_eq!(bench.calls_of("new", "1"), 0);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_finalizer_that_the_manifest_no_longer_wants_is_removed() {
+    let bench = Bench::start(false);
+    let mut left = thing("a", 1);
+    left["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);
+    bench.world.put(left);
+    bench.swap("1", &[]).await;
+    until(|| bench.calls_of("a", "1") == 1).await;
+    let stored = bench.world.get(&reference("a")).unwrap();
+    assert_eq!(stored["metadata"]["finalizers"], json!([]));
+    bench.end().await;
+}

@@ -1,0 +1,300 @@
+//! What a plugin asks the host to do, as values.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tholepin_schema::manifest::KindName;
+
+/// One host call of a plugin.
+///
+/// Serialises as `{"interface": …, "function": …, "arguments": …}`, the names being those of the
+/// WIT, so that a saved call can be read beside the contract.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "interface", rename_all = "kebab-case")]
+pub enum Call {
+    /// `tholepin:kubernetes`.
+    Kubernetes(KubernetesCall),
+    /// `tholepin:redis`.
+    Redis(RedisCall),
+    /// `tholepin:runtime`.
+    Runtime(RuntimeCall),
+}
+
+/// Which object a call is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// Its kind.
+    #[serde(flatten)]
+    pub kind: KindName,
+    /// Its namespace; empty for a cluster-scoped object.
+    #[serde(default)]
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, namespace, name } = self;
+        write!(f, "{} {namespace}/{name}", kind.kind)
+    }
+}
+
+/// Where a read is answered from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadMode {
+    /// From the store: one revision per pass, plus the pass' own writes.
+    #[default]
+    Cached,
+    /// From the API server.
+    Live,
+}
+
+/// Whether an event tells of something ordinary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum EventType {
+    /// Something ordinary.
+    Normal,
+    /// Something that somebody may want to look at.
+    Warning,
+}
+
+/// A call of `tholepin:kubernetes`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "function", content = "arguments", rename_all = "kebab-case")]
+pub enum KubernetesCall {
+    /// Reads one object.
+    #[serde(rename_all = "camelCase")]
+    Get {
+        /// Which object.
+        object: ObjectRef,
+        /// Where from.
+        #[serde(default)]
+        read: ReadMode,
+        /// Field paths to keep (`.spec`, `.status.phase`); everything if empty. Identity
+        /// (`apiVersion`, `kind`, `metadata`) is always kept.
+        #[serde(default)]
+        fields: Vec<String>,
+    },
+    /// Reads the objects of a kind in one namespace.
+    #[serde(rename_all = "camelCase")]
+    List {
+        /// Which kind.
+        kind: KindName,
+        /// In which namespace; empty for all, or for a cluster-scoped kind.
+        #[serde(default)]
+        namespace: String,
+        /// A label selector as kubectl writes it; empty for all.
+        #[serde(default)]
+        selector: String,
+        /// Where from.
+        #[serde(default)]
+        read: ReadMode,
+        /// Field paths to keep; everything if empty.
+        #[serde(default)]
+        fields: Vec<String>,
+    },
+    /// Server-side apply of an object under the plugin's own field manager.
+    #[serde(rename_all = "camelCase")]
+    Apply {
+        /// The intent: a whole object with the fields that the plugin wants to own.
+        object: Value,
+        /// Whether to take fields from other managers; needs a grant.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Server-side apply of the status subresource under the plugin's own field manager.
+    ApplyStatus {
+        /// `apiVersion`, `kind`, `metadata.namespace`, `metadata.name` and `status`.
+        object: Value,
+    },
+    /// JSON merge patch (RFC 7386).
+    MergePatch {
+        /// Which object.
+        object: ObjectRef,
+        /// The patch.
+        patch: Value,
+    },
+    /// Deletes one object.
+    #[serde(rename_all = "camelCase")]
+    Delete {
+        /// Which object.
+        object: ObjectRef,
+        /// Only if it still has this uid.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
+        /// Only if it still has this resource version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resource_version: Option<String>,
+        /// Seconds until it is killed; the object's own grace period if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_seconds: Option<u32>,
+    },
+    /// Publishes an event about the reconciled object. Repeats of one event are merged.
+    #[serde(rename_all = "camelCase")]
+    Publish {
+        /// Ordinary or not.
+        event_type: EventType,
+        /// A stable CamelCase name.
+        reason: String,
+        /// One line for people.
+        message: String,
+    },
+}
+
+/// A call of `tholepin:redis`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "function", content = "arguments", rename_all = "kebab-case")]
+pub enum RedisCall {
+    /// Sends commands to one member, in order, on one connection.
+    Pipeline(Pipeline),
+    /// Sends several pipelines at once; one result per pipeline, in order.
+    FanOut {
+        /// The pipelines.
+        pipelines: Vec<Pipeline>,
+    },
+    /// Looks at every member of an instance in one fan-out.
+    Observe {
+        /// The instance (`tholepin_schema::instance::Instance`).
+        instance: Value,
+    },
+    /// Performs verbs under the guards they carry.
+    Act {
+        /// The instance.
+        instance: Value,
+        /// The actions (`tholepin_schema::action::Action`), in waves by `after`.
+        actions: Vec<Value>,
+    },
+}
+
+/// Commands for one member of an instance.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pipeline {
+    /// The instance.
+    pub instance: Value,
+    /// The member, by the name of its Pod.
+    pub pod: String,
+    /// The commands with their arguments: any bytes.
+    pub commands: Vec<Vec<Vec<u8>>>,
+    /// How long the whole may take, at most 5000 ms.
+    pub deadline_ms: u32,
+}
+
+/// A call of `tholepin:runtime`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "function", content = "arguments", rename_all = "kebab-case")]
+pub enum RuntimeCall {
+    /// The wall clock in milliseconds since 1970.
+    Now,
+    /// This many random bytes.
+    Random {
+        /// How many; at most 1024.
+        bytes: u32,
+    },
+    /// The plugin's parameters, as its `Plugin` object gives them.
+    Parameters,
+    /// A line for the log.
+    Log {
+        /// `trace`, `debug`, `info`, `warn` or `error`.
+        level: String,
+        /// The line.
+        message: String,
+    },
+}
+
+/// What finds a call's answer again: what was asked, and how often it was asked before in this pass.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+pub struct CallKey {
+    /// The call as canonical JSON: keys sorted, no white space.
+    pub call: String,
+    /// How many equal calls this pass made before.
+    pub occurrence: u32,
+}
+
+impl Call {
+    /// The call as canonical JSON: keys sorted, no white space. Equal calls give equal texts.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        // `Value` sorts its keys: the workspace does not enable `preserve_order`, and a test says so.
+        serde_json::to_value(self).map(|value| value.to_string()).unwrap_or_default()
+    }
+
+    /// Whether the call can change anything outside the host.
+    #[must_use]
+    pub const fn is_write(&self) -> bool {
+        match self {
+            Self::Kubernetes(call) => match call {
+                KubernetesCall::Get { .. } | KubernetesCall::List { .. } => false,
+                KubernetesCall::Apply { .. }
+                | KubernetesCall::ApplyStatus { .. }
+                | KubernetesCall::MergePatch { .. }
+                | KubernetesCall::Delete { .. }
+                | KubernetesCall::Publish { .. } => true,
+            },
+            Self::Redis(call) => match call {
+                RedisCall::Observe { .. } => false,
+                // The gate's command table knows better; a caller that asks here must be safe.
+                RedisCall::Act { .. } | RedisCall::Pipeline(_) | RedisCall::FanOut { .. } => true,
+            },
+            Self::Runtime(_) => false,
+        }
+    }
+
+    /// The WIT function, such as `kubernetes/apply`: a closed set, fit for labels.
+    #[must_use]
+    pub const fn function(&self) -> &'static str {
+        match self {
+            Self::Kubernetes(call) => match call {
+                KubernetesCall::Get { .. } => "kubernetes/get",
+                KubernetesCall::List { .. } => "kubernetes/list",
+                KubernetesCall::Apply { .. } => "kubernetes/apply",
+                KubernetesCall::ApplyStatus { .. } => "kubernetes/apply-status",
+                KubernetesCall::MergePatch { .. } => "kubernetes/merge-patch",
+                KubernetesCall::Delete { .. } => "kubernetes/delete",
+                KubernetesCall::Publish { .. } => "kubernetes/publish",
+            },
+            Self::Redis(call) => match call {
+                RedisCall::Pipeline(_) => "redis/pipeline",
+                RedisCall::FanOut { .. } => "redis/fan-out",
+                RedisCall::Observe { .. } => "redis/observe",
+                RedisCall::Act { .. } => "redis/act",
+            },
+            Self::Runtime(call) => match call {
+                RuntimeCall::Now => "runtime/now",
+                RuntimeCall::Random { .. } => "runtime/random",
+                RuntimeCall::Parameters => "runtime/parameters",
+                RuntimeCall::Log { .. } => "runtime/log",
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn equal_calls_have_equal_keys_whatever_the_order_of_their_fields() {
+        let one = json!({"metadata": {"name": "a"}, "data": {"x": "1", "b": "2"}});
+        let other: Value =
+            serde_json::from_str(r#"{"data":{"b":"2","x":"1"},"metadata":{"name":"a"}}"#).unwrap();
+        let call = |object| Call::Kubernetes(KubernetesCall::Apply { object, force: false });
+        assert_eq!(call(one).canonical(), call(other).canonical());
+    }
+
+    #[test]
+    fn a_call_reads_like_the_contract() {
+        let call = Call::Redis(RedisCall::Observe { instance: json!({"port": 6379}) });
+        assert_eq!(
+            call.canonical(),
+            r#"{"arguments":{"instance":{"port":6379}},"function":"observe","interface":"redis"}"#
+        );
+        let back: Call = serde_json::from_str(&call.canonical()).unwrap();
+        assert_eq!(back, call);
+    }
+}

@@ -1,0 +1,31 @@
+//! The vocabulary that the host's parts share: keys, calls, answers, and the ports as traits.
+//!
+//! This crate does no I/O and knows no Kubernetes client, no Redis client and no Wasm runtime, so
+//! that whatever is written against it can be tested against a fake.
+//!
+//! Invariants:
+//! - Every effect of a plugin is a [`Call`], every result an [`Answer`]; both are serialisable.
+//! - A call is found again by its [`CallKey`], never by its position.
+//! - A secret value never appears in a call or an answer: only its fingerprint.
+
+mod answer;
+mod call;
+pub mod condition;
+mod error_chain;
+mod name;
+mod object;
+mod perform;
+pub mod port;
+mod recording;
+mod resp;
+
+pub use answer::{Answer, CallError, Reply};
+pub use call::{
+    Call, CallKey, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RedisCall, RuntimeCall,
+};
+pub use error_chain::ErrorChain;
+pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
+pub use object::{ObjectError, ObjectMeta, Owner, StoredObject};
+pub use perform::{Boxed, CallContext, Perform};
+pub use recording::{Recorded, Recording};
+pub use resp::{RespNode, RespReply};

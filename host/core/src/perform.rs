@@ -1,0 +1,36 @@
+//! The one way from a guest to the world.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use crate::{Answer, Call, ObjectKey, PluginName, RevisionDigest};
+
+/// A future that can be kept behind a trait object.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// On whose behalf a call is made.
+#[derive(Clone, Debug)]
+pub struct CallContext {
+    /// The plugin.
+    pub plugin: PluginName,
+    /// Its revision.
+    pub revision: RevisionDigest,
+    /// The object being reconciled; absent in `describe` and `validate`.
+    pub object: Option<Arc<ObjectKey>>,
+}
+
+/// Performs the calls of one guest call (one *pass*).
+///
+/// The guest runtime knows only this. In production the gate implements it; tests answer from a
+/// saved list.
+pub trait Perform: Send + Sync {
+    /// Performs one call.
+    ///
+    /// # Guarantees
+    ///
+    /// Answers within the call's deadline: a port that hangs becomes [`CallError::Timeout`].
+    /// Dropping the future leaves nothing half written inside the host; whether a write happened
+    /// outside is then unknown.
+    ///
+    /// [`CallError::Timeout`]: crate::CallError::Timeout
+    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> Boxed<'a, Answer>;
+}

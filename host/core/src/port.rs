@@ -1,0 +1,28 @@
+//! The ports: what the host's deciding parts need from the world, as traits.
+//!
+//! Each is implemented once for production and once as a fake in tests. All methods have deadlines of
+//! their own; an implementation that cannot keep its deadline answers [`CallError::Timeout`].
+
+mod guests;
+mod kubernetes;
+mod redis;
+mod watches;
+
+pub use guests::{GuestError, Guests};
+pub use kubernetes::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView};
+pub use redis::{Credentials, Member, Members, Redis};
+pub use watches::{
+    Changes, Marks, StoreChange, StoreEvent, WatchLease, WatchScope, WatchState, Watches,
+};
+
+/// Gives random bytes.
+pub trait Entropy: Send + Sync {
+    /// `count` bytes that nobody can guess.
+    fn bytes(&self, count: usize) -> Vec<u8>;
+}
+
+/// Reads the wall clock.
+pub trait Clock: Send + Sync {
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+}

@@ -1,0 +1,72 @@
+//! The port to the plugins.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_schema::reconcile::{Failure, Outcome, Request, Violation};
+
+use crate::{Boxed, CallContext, Perform};
+
+/// Calls one revision of one plugin. A new instance serves each call.
+pub trait Guests: Send + Sync {
+    /// Calls `reconcile`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the guest trapped or broke a limit. `Ok(Err(_))` is a failure the plugin understood.
+    fn reconcile<'a>(
+        &'a self,
+        context: CallContext,
+        request: Request,
+        perform: Arc<dyn Perform>,
+    ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>>;
+
+    /// Calls `validate`; every import but `log` is denied meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the guest trapped or broke a limit.
+    fn validate<'a>(
+        &'a self,
+        context: CallContext,
+        old: Option<Value>,
+        new: Value,
+    ) -> Boxed<'a, Result<Vec<Violation>, GuestError>>;
+}
+
+/// How a guest call went wrong: always the plugin's fault, always a strike.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// The guest trapped, or broke the component ABI.
+    #[error("the plugin trapped in `{export}`: {message}")]
+    Trapped {
+        /// The export that was running.
+        export: &'static str,
+        /// The panic's text and line where the guest told them, else the trap.
+        message: String,
+    },
+    /// The guest computed or waited longer than allowed.
+    #[error("the plugin used more than {limit_ms} ms in `{export}`")]
+    TimedOut {
+        /// The export that was running.
+        export: &'static str,
+        /// The limit in milliseconds.
+        limit_ms: u64,
+    },
+    /// The guest wanted more memory than allowed.
+    #[error("the plugin wanted more than {limit_bytes} bytes of memory in `{export}`")]
+    OutOfMemory {
+        /// The export that was running.
+        export: &'static str,
+        /// The limit in bytes.
+        limit_bytes: usize,
+    },
+    /// The guest answered something that is no document of the kind expected, or one too large.
+    #[error("the plugin's answer from `{export}` is unusable: {message}")]
+    BadAnswer {
+        /// The export that answered.
+        export: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}

@@ -1,0 +1,105 @@
+//! The port to Redis.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tholepin_schema::{
+    action::{Action, Outcome},
+    snapshot::Snapshot,
+};
+
+use crate::{Boxed, CallError, RespReply};
+
+/// One process that belongs to an instance, as Kubernetes tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The Pod's name: how actions and snapshots name the member.
+    pub pod: String,
+    /// The Pod's uid.
+    pub pod_uid: String,
+    /// The Kubernetes node it runs on.
+    pub kube_node: String,
+    /// The container's id, new at each start; empty while it has none.
+    pub container_id: String,
+    /// Whether the container runs.
+    pub running: bool,
+    /// Where it listens; absent while the Pod has no address.
+    pub address: Option<SocketAddr>,
+    /// Facts about the Pod that the snapshot shows as they are (phase, readiness, restarts, limits,
+    /// deletion).
+    pub facts: Value,
+}
+
+/// The members of an instance with what is needed to talk to them.
+#[derive(Clone, Debug)]
+pub struct Members {
+    /// Names the instance in caches, locks and the ledger: the owner's uid and the port.
+    pub instance: String,
+    /// All Pods that match and belong, in order of name.
+    pub members: Vec<Member>,
+    /// Pods that match the selector and belong elsewhere: shown, never written.
+    pub strangers: Vec<String>,
+    /// How to authenticate.
+    pub credentials: Credentials,
+}
+
+/// How to authenticate; never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The ACL user; `default` if absent.
+    pub user: Option<String>,
+    /// The password; none if absent.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .field("password", &self.password.as_ref().map(|_| "…"))
+            .finish()
+    }
+}
+
+/// Redis as the gate sees it. It performs; whether it may is the gate's question.
+pub trait Redis: Send + Sync {
+    /// Sends commands to one member, in order, on one connection. A timeout closes the connection;
+    /// the commands may have run.
+    fn pipeline<'a>(
+        &'a self,
+        members: &'a Members,
+        pod: &'a str,
+        commands: &'a [Vec<Vec<u8>>],
+        deadline: Duration,
+    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>>;
+
+    /// Looks at every member in one fan-out, 300 ms at most per member; a member that does not answer
+    /// is in the snapshot with the reason. `settings` are shown beside the usual ones.
+    fn observe<'a>(&'a self, members: &'a Members, settings: &'a [String]) -> Boxed<'a, Snapshot>;
+
+    /// Performs one wave of actions that the guards let pass, concurrently per node and in order on
+    /// each, and gives one outcome per action. Speaks to the addresses in `members` and to no other.
+    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>>;
+
+    /// Whether a dial to this address is refused: nobody listens there. A dial that is answered, or
+    /// not answered in time, is not refused. Nothing is said on the connection.
+    fn refuses(&self, address: SocketAddr) -> Boxed<'_, bool>;
+
+    /// Says that this container's process has ended: calls to it that are under way fail at once with
+    /// [`CallError::Gone`].
+    fn member_ended(&self, container_id: &str);
+
+    /// Looks at each member once a second (settable) and reports the instance's name, on the channel
+    /// that the implementation was made with, when a role, an epoch, the slot map or the peers differ
+    /// from the last look, and at once when a connection is lost. One look serves all who watch the
+    /// same instance; a second call for an instance replaces its members. Ends with
+    /// [`unwatch`](Self::unwatch).
+    ///
+    /// # Errors
+    ///
+    /// Fails if too many instances are watched already.
+    fn watch(&self, members: &Members) -> Result<(), CallError>;
+
+    /// Ends the look at an instance.
+    fn unwatch(&self, instance: &str);
+}

@@ -1,0 +1,180 @@
+//! Performs a list of actions in waves: each wave is judged on a snapshot taken for it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tholepin_core::{CallError, port::Members};
+use tholepin_schema::{
+    action::{self, Action, ActionResult, Outcome, Verb},
+    instance::Instance,
+    manifest::SafetyPaths,
+    snapshot::Snapshot,
+    word::NodeId,
+};
+
+use crate::{
+    book::Book,
+    context::Mode,
+    field, grant,
+    guard::{self, Policy, Proof, Scene},
+    ledger,
+    pass::Pass,
+    witness,
+};
+
+/// Performs the actions and gives one result for each, in the order of the list.
+///
+/// # Errors
+///
+/// Fails before anything is sent if a verb is not granted, the list has no order, or the instance
+/// cannot be resolved. What happens to a single action is in its result.
+pub(crate) async fn perform(
+    pass: &Pass,
+    instance: &Instance,
+    actions: &[Action],
+) -> Result<Vec<ActionResult>, CallError> {
+    for action in actions {
+        grant::redis_verb(&pass.context.grants, action.verb.name())?;
+    }
+    let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
+    guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
+    let name = pass.members(instance).await?.instance;
+    let mut book = pass.gate.books.take(pass, &name).await?;
+    let mut run = Run { pass, instance, actions, book: &mut book, outcomes: BTreeMap::new() };
+    for wave in waves {
+        run.wave(&wave).await?;
+    }
+    let Run { mut outcomes, .. } = run;
+    book.save(pass).await?;
+    let result = |(index, action): (usize, &Action)| {
+        let missing = || Outcome::Skipped { after: String::new() };
+        let outcome = outcomes.remove(&index).unwrap_or_else(missing);
+        ActionResult { id: action.id.clone(), outcome }
+    };
+    Ok(actions.iter().enumerate().map(result).collect())
+}
+
+/// A list on its way.
+struct Run<'a> {
+    pass: &'a Pass,
+    instance: &'a Instance,
+    actions: &'a [Action],
+    book: &'a mut Book,
+    /// By index in the list.
+    outcomes: BTreeMap<usize, Outcome>,
+}
+
+impl Run<'_> {
+    async fn wave(&mut self, wave: &[usize]) -> Result<(), CallError> {
+        let ports = &self.pass.gate.ports;
+        let members = self.pass.members(self.instance).await?;
+        let snapshot = ports.redis.observe(&members, &self.instance.settings).await;
+        let now_ms = ports.clock.now_ms();
+        ledger::learn(&mut self.book.ledger, &snapshot, now_ms);
+        let deaths = self.deaths(&snapshot, wave).await;
+        let policy = policy(&self.pass.context.safety, &self.pass.context.object);
+        let ledger = &self.book.ledger;
+        let scene = Scene { snapshot: &snapshot, ledger, policy, deaths: &deaths, now_ms };
+        let mut sent = Vec::new();
+        for index in wave.iter().copied() {
+            let Some(action) = self.actions.get(index) else { continue };
+            let outcome = match self.held_back_by(action) {
+                Some(after) => Outcome::Skipped { after },
+                None => match guard::judge(action, &scene) {
+                    Ok(()) => {
+                        sent.push((index, action.clone()));
+                        continue;
+                    }
+                    Err(refusal) => refusal.into(),
+                },
+            };
+            self.outcomes.insert(index, outcome);
+        }
+        if self.pass.context.mode == Mode::Plan {
+            self.pretend(&sent);
+            return Ok(());
+        }
+        self.send(&members, &snapshot, sent, now_ms).await
+    }
+
+    /// Notes what a later guard must know, then sends what the guards let pass.
+    async fn send(
+        &mut self,
+        members: &Members,
+        snapshot: &Snapshot,
+        sent: Vec<(usize, Action)>,
+        now_ms: u64,
+    ) -> Result<(), CallError> {
+        let (indexes, list): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+        if list.is_empty() {
+            return Ok(());
+        }
+        for action in &list {
+            ledger::tried(&mut self.book.ledger, action, now_ms);
+            ledger::suspend(&mut self.book.ledger, action, snapshot, now_ms);
+        }
+        self.book.save(self.pass).await?;
+        let outcomes = self.pass.gate.ports.redis.act(members, &list).await;
+        for (action, outcome) in list.iter().zip(&outcomes) {
+            if let (Verb::Forget { node }, true) = (&action.verb, outcome.is_done()) {
+                ledger::forgot(&mut self.book.ledger, *node, now_ms);
+            }
+        }
+        self.outcomes.extend(indexes.into_iter().zip(outcomes));
+        Ok(())
+    }
+
+    /// Which recorded nodes are proven dead: by what the Pods of the snapshot say, and for primaries
+    /// that this wave would replace, whose Pod is no member any more, by live reads.
+    async fn deaths(&self, snapshot: &Snapshot, wave: &[usize]) -> BTreeMap<NodeId, Proof> {
+        let mut deaths = guard::deaths(snapshot, &self.book.ledger);
+        let actions = wave.iter().filter_map(|index| self.actions.get(*index));
+        let replaced = actions.filter_map(|action| match &action.verb {
+            Verb::Failover { primary, .. } => Some(*primary),
+            _ => None,
+        });
+        for primary in replaced {
+            let known = self.book.ledger.nodes.get(&primary);
+            let Some(known) = known.filter(|_| !deaths.contains_key(&primary)) else { continue };
+            if snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid) {
+                continue;
+            }
+            let witness = witness::of(self.pass, self.instance, known).await;
+            if let Some(proof) = guard::proof_of_death(known, &witness) {
+                deaths.insert(primary, proof);
+            }
+        }
+        deaths
+    }
+
+    /// The action that must be done first and was not.
+    fn held_back_by(&self, action: &Action) -> Option<String> {
+        let is_done = |id: &&String| {
+            let index = self.actions.iter().position(|other| other.id.as_ref() == Some(*id));
+            let outcome = index.and_then(|index| self.outcomes.get(&index));
+            outcome.is_some_and(Outcome::is_done)
+        };
+        action.after.iter().find(|id| !is_done(id)).cloned()
+    }
+
+    /// In a plan what the guards let pass is taken as done; what comes after it is judged on the state
+    /// of now, which is as far as a plan can see.
+    fn pretend(&mut self, sent: &[(usize, Action)]) {
+        for (index, _) in sent {
+            let note = "planned; not sent".to_owned();
+            self.outcomes.insert(*index, Outcome::Done { took_ms: 0, note });
+        }
+    }
+}
+
+/// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
+fn policy(paths: &SafetyPaths, object: &Value) -> Policy {
+    let says = |path: &Option<String>, word: &str| {
+        let found = path.as_deref().and_then(|path| field::at(object, path));
+        found.and_then(Value::as_str) == Some(word)
+    };
+    Policy {
+        tail_loss: says(&paths.tail_loss, "force"),
+        data_loss: says(&paths.durability, "cache"),
+    }
+}

@@ -1,0 +1,60 @@
+//! What the gate must know about a pass before its first call.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_core::{ObjectKey, ObjectRef};
+use tholepin_schema::manifest::{Grants, SafetyPaths};
+
+/// Whether writes reach the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Reads and writes are executed.
+    Live,
+    /// Reads are executed; writes are recorded: Kubernetes checks them by a dry run, and later reads
+    /// of the pass see them; Redis is not asked.
+    Plan,
+}
+
+/// One pass: on whose behalf, about what, and what is allowed.
+#[derive(Clone, Debug)]
+pub struct PassContext {
+    /// The plugin and the object.
+    pub key: Arc<ObjectKey>,
+    /// The object as the request shows it.
+    pub object: Arc<Value>,
+    /// What the plugin may do.
+    pub grants: Arc<Grants>,
+    /// Where the object holds its safety policy.
+    pub safety: Arc<SafetyPaths>,
+    /// The plugin's parameters.
+    pub parameters: Arc<Value>,
+    /// Whether writes reach the world.
+    pub mode: Mode,
+    /// The most calls that this pass may make.
+    pub calls_max: u32,
+    /// The most writes that this pass may make.
+    pub writes_max: u32,
+}
+
+impl PassContext {
+    /// The reconciled object's uid; empty if it has none, which no object from a server has.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        crate::ownership::text(&self.object, "/metadata/uid")
+    }
+
+    /// The reconciled object as calls name it.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        let ObjectKey { plugin: _, kind, namespace, name } = &*self.key;
+        ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
+    }
+
+    /// The field manager under which the plugin applies: no revision in it, so that the next revision
+    /// owns what this one applied.
+    #[must_use]
+    pub fn field_manager(&self) -> String {
+        format!("tholepin:{}", self.key.plugin)
+    }
+}

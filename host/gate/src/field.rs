@@ -1,0 +1,62 @@
+//! Keeps the fields of an object that a plugin asked for.
+
+use serde_json::{Map, Value};
+
+/// Always kept: without them an object cannot be named.
+const IDENTITY: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// A copy of `object` with its identity and the fields at `paths` (`.spec`, `.status.phase`); all of
+/// it if there are no paths. A path that leads nowhere keeps nothing.
+pub(crate) fn keep(object: &Value, paths: &[String]) -> Value {
+    if paths.is_empty() {
+        return object.clone();
+    }
+    let mut kept = Value::Object(Map::new());
+    for name in IDENTITY {
+        copy(object, &mut kept, &[name]);
+    }
+    for path in paths {
+        let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+        copy(object, &mut kept, &steps);
+    }
+    kept
+}
+
+/// The value at a path such as `.spec.failover.onPodDeath`.
+pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').filter(|step| !step.is_empty()).try_fold(object, |value, step| value.get(step))
+}
+
+fn copy(from: &Value, to: &mut Value, steps: &[&str]) {
+    let Some((step, rest)) = steps.split_first() else { return };
+    let (Some(source), Some(target)) = (from.get(step), to.as_object_mut()) else { return };
+    if rest.is_empty() {
+        target.insert((*step).to_owned(), source.clone());
+    } else if source.is_object() {
+        let next = target.entry(*step).or_insert_with(|| Value::Object(Map::new()));
+        copy(source, next, rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn keeps_identity_and_what_was_asked_for() {
+        let object = json!({
+            "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running", "x": 1}
+        });
+        let kept = keep(&object, &[".status.phase".to_owned(), ".spec.absent".to_owned()]);
+        assert_eq!(
+            kept,
+            json!({"kind": "Pod", "metadata": {"name": "a"}, "spec": {},
+                "status": {"phase": "Running"}})
+        );
+        assert_eq!(keep(&object, &[]), object);
+        assert_eq!(at(&object, ".spec.nodeName"), Some(&json!("n")));
+        assert_eq!(at(&object, ".spec.nodeName.deeper"), None);
+    }
+}

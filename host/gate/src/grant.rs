@@ -1,0 +1,137 @@
+//! Decides whether a plugin's grants cover a call. Pure: what is looked at arrives as arguments.
+
+use tholepin_core::CallError;
+use tholepin_schema::manifest::{Grants, KindName, KubernetesGrant, Scope};
+
+/// Groups whose objects decide over permissions or over other plugins: never granted.
+const NEVER_GRANTED: &[&str] = &[
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "rbac.authorization.k8s.io",
+    "tholepin.dev",
+];
+
+/// The grant that covers a Kubernetes verb on a kind.
+///
+/// # Errors
+///
+/// Fails with the grant that is missing, written as it would stand in the `Plugin` object.
+pub(crate) fn kubernetes<'a>(
+    grants: &'a Grants,
+    kind: &KindName,
+    verb: &str,
+) -> Result<&'a KubernetesGrant, CallError> {
+    if NEVER_GRANTED.contains(&kind.group()) {
+        let group = kind.group();
+        return Err(CallError::Denied(format!("objects of group {group} are never granted")));
+    }
+    let covers = |grant: &&KubernetesGrant| {
+        grant.name == *kind && grant.verbs.iter().any(|granted| granted == verb)
+    };
+    grants.kubernetes.iter().find(covers).ok_or_else(|| {
+        CallError::Denied(format!(
+            "no grant for `{verb}` on {kind}; the Plugin's spec.grants.kubernetes needs \
+             {{apiVersion: {}, kind: {}, verbs: [{verb}]}}",
+            kind.api_version, kind.kind
+        ))
+    })
+}
+
+/// Whether a verb of `redis/topology` is granted.
+///
+/// # Errors
+///
+/// Fails with the grant that is missing.
+pub(crate) fn redis_verb(grants: &Grants, verb: &str) -> Result<(), CallError> {
+    if grants.redis.verbs.iter().any(|granted| granted == verb) {
+        return Ok(());
+    }
+    Err(CallError::Denied(format!(
+        "no grant for the verb `{verb}`; the Plugin's spec.grants.redis.verbs needs it"
+    )))
+}
+
+/// Whether the grant's scope reaches an object, given who owns it and where it is.
+///
+/// # Errors
+///
+/// Fails with the scope that would be needed.
+pub(crate) fn scope(
+    grant: &KubernetesGrant,
+    what: &str,
+    is_owned: bool,
+    is_in_namespace: bool,
+) -> Result<(), CallError> {
+    let (reaches, wider) = match grant.scope {
+        Scope::Owned => (is_owned, "namespace"),
+        Scope::Namespace => (is_owned || is_in_namespace, "cluster"),
+        Scope::Cluster => (true, ""),
+        _ => (false, "a scope that this host knows"),
+    };
+    if reaches {
+        return Ok(());
+    }
+    Err(CallError::Denied(format!(
+        "{what} is outside the scope of the grant for {}; it needs scope `{wider}`",
+        grant.name
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(api_version: &str, kind: &str) -> KindName {
+        KindName { api_version: api_version.to_owned(), kind: kind.to_owned() }
+    }
+
+    fn grants(verbs: &[&str], scope: Scope) -> Grants {
+        let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
+        let grant = KubernetesGrant { name: kind("v1", "Secret"), verbs, scope, force: false };
+        Grants { kubernetes: vec![grant], ..Grants::default() }
+    }
+
+    #[test]
+    fn a_verb_must_be_granted_for_the_kind() {
+        let grants = grants(&["get"], Scope::Owned);
+        assert!(kubernetes(&grants, &kind("v1", "Secret"), "get").is_ok());
+        for (asked, verb) in [("Secret", "delete"), ("ConfigMap", "get")] {
+            let denied = kubernetes(&grants, &kind("v1", asked), verb).unwrap_err();
+            let CallError::Denied(text) = denied else { panic!("{denied}") };
+            assert!(text.contains(&format!("kind: {asked}, verbs: [{verb}]")), "{text}");
+        }
+    }
+
+    #[test]
+    fn permissions_themselves_are_never_granted() {
+        let role = kind("rbac.authorization.k8s.io/v1", "Role");
+        let grant = KubernetesGrant {
+            name: role.clone(),
+            verbs: vec!["apply".to_owned()],
+            scope: Scope::Cluster,
+            force: true,
+        };
+        let grants = Grants { kubernetes: vec![grant], ..Grants::default() };
+        assert!(matches!(kubernetes(&grants, &role, "apply"), Err(CallError::Denied(_))));
+    }
+
+    #[test]
+    fn a_scope_reaches_as_far_as_it_says() {
+        // scope, owned, in the object's namespace, reaches
+        let rows = [
+            (Scope::Owned, true, true, true),
+            (Scope::Owned, false, true, false),
+            (Scope::Namespace, false, true, true),
+            (Scope::Namespace, false, false, false),
+            (Scope::Cluster, false, false, true),
+        ];
+        for (reach, is_owned, is_in_namespace, reaches) in rows {
+            let grants = grants(&["get"], reach);
+            let grant = kubernetes(&grants, &kind("v1", "Secret"), "get").unwrap();
+            let result = scope(grant, "Secret a/b", is_owned, is_in_namespace);
+            assert_eq!(result.is_ok(), reaches, "{reach:?} {is_owned} {is_in_namespace}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What must be so before a verb is sent, whatever the plugin says.
+//!
+//! Pure functions over a live snapshot, the ledger, the object's policy and the clock. They follow
+//! what Redis does and what Redis does not check itself: `redis.md` §1.8 and §4 say why each is there.
+//!
+//! Invariants:
+//! - What the snapshot does not tell counts as not so.
+//! - Nothing is sent to a Pod that is no running member which answered, and no member is told an
+//!   address of one that is not.
+//! - A verb that can lose data needs the object's policy; proof that a primary is dead never comes
+//!   from its silence.
+//! - A refusal says what was wanted and what was seen.
+
+mod common;
+mod death;
+mod failover;
+mod forget;
+mod topology;
+
+pub(crate) use death::is_reported_terminated;
+pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tholepin_schema::{
+    action::{Action, FailoverMode, Outcome, Verb},
+    command,
+    ledger::Ledger,
+    snapshot::Snapshot,
+    word::{NodeId, SlotSet},
+};
+
+/// How old a snapshot may be when an action is sent after it.
+pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
+
+/// What the object's owner allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether a primary that died may be replaced though writes that only it had are lost.
+    pub tail_loss: bool,
+    /// Whether everything may be lost: the object is a cache.
+    pub data_loss: bool,
+}
+
+/// What an action can lose, by its effect on this snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Nothing.
+    Safe,
+    /// Writes that were acknowledged and not replicated.
+    TailLoss,
+    /// More than that.
+    DataLoss,
+}
+
+/// All that a guard may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Taken for this wave.
+    pub snapshot: &'a Snapshot,
+    /// With this snapshot learnt.
+    pub ledger: &'a Ledger,
+    /// The object's.
+    pub policy: Policy,
+    /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
+    pub deaths: &'a BTreeMap<NodeId, Proof>,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// Why an action is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{guard}: {message}")]
+pub struct Refusal {
+    /// The guard, from a closed set.
+    pub guard: &'static str,
+    /// What was wanted and the value seen.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(guard: &'static str, message: impl Into<String>) -> Self {
+        Self { guard, message: message.into() }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { guard, message } = refusal;
+        Self::Refused { guard: guard.to_owned(), message }
+    }
+}
+
+/// Checks one action on a snapshot, with no other proof of death than the snapshot's own Pod facts.
+///
+/// # Errors
+///
+/// Fails with the first guard that does not hold.
+pub fn check(
+    action: &Action,
+    snapshot: &Snapshot,
+    ledger: &Ledger,
+    policy: &Policy,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let deaths = deaths(snapshot, ledger);
+    judge(action, &Scene { snapshot, ledger, policy: *policy, deaths: &deaths, now_ms })
+}
+
+/// Checks what only the whole list shows: the actions of one wave are judged on one snapshot, and two
+/// of them must not be right by themselves and wrong together.
+///
+/// # Errors
+///
+/// Fails if two actions assign the same slot to two Pods, or fail over the same primary.
+pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
+    let mut assigned: Vec<(&str, &SlotSet)> = Vec::new();
+    let mut replaced: BTreeSet<NodeId> = BTreeSet::new();
+    for action in actions {
+        match &action.verb {
+            Verb::AssignSlots { pod, slots } => {
+                for (other, theirs) in assigned.iter().filter(|(other, _)| other != pod) {
+                    let both = theirs.intersection(slots);
+                    if !both.is_empty() {
+                        let text = format!("`{other}` and `{pod}` would both own {both}");
+                        return Err(Refusal::new("list", text));
+                    }
+                }
+                assigned.push((pod, slots));
+            }
+            Verb::Failover { primary, .. } => {
+                if !replaced.insert(*primary) {
+                    let text = format!("{} would be replaced twice", primary.short());
+                    return Err(Refusal::new("list", text));
+                }
+            }
+            Verb::Meet { .. }
+            | Verb::SetConfigEpoch { .. }
+            | Verb::Replicate { .. }
+            | Verb::Forget { .. }
+            | Verb::Configure { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks one action with all that is known.
+///
+/// # Errors
+///
+/// Fails with the first guard that does not hold.
+pub fn judge(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
+    let Scene { snapshot, ledger, .. } = scene;
+    common::is_fresh(scene)?;
+    common::presumed(action, snapshot)?;
+    match &action.verb {
+        // It changes no topology: a frozen instance may be calmed by it.
+        Verb::Configure { pod, settings, temporary } => {
+            return configure(snapshot, pod, settings, *temporary);
+        }
+        Verb::Meet { pod, with } => topology::meet(scene, pod, with)?,
+        Verb::SetConfigEpoch { pod, epoch } => topology::set_epoch(scene, pod, *epoch)?,
+        Verb::AssignSlots { pod, slots } => topology::assign(scene, pod, slots)?,
+        Verb::Replicate { pod, primary } => topology::replicate(scene, pod, *primary)?,
+        Verb::Failover { pod, primary, mode } => failover::failover(scene, pod, *primary, *mode)?,
+        Verb::Forget { node } => forget::forget(scene, *node)?,
+    }
+    common::no_foreign(snapshot, ledger)?;
+    common::allowed(class(action, snapshot, ledger), scene)
+}
+
+fn configure(
+    snapshot: &Snapshot,
+    pod: &str,
+    settings: &BTreeMap<String, String>,
+    temporary: bool,
+) -> Result<(), Refusal> {
+    let (member, facts) = common::answering(snapshot, pod)?;
+    let address = member.address.as_deref().and_then(|address| address.rsplit_once(':'));
+    command::check_settings(settings, address.map(|(ip, _)| ip))
+        .map_err(|error| Refusal::new("setting", error.to_string()))?;
+    let unknown = settings.keys().find(|name| temporary && !facts.settings.contains_key(*name));
+    let Some(name) = unknown else { return Ok(()) };
+    let text = format!(
+        "the value of `{name}` to go back to is not known: name it in the instance's `settings`"
+    );
+    Err(Refusal::new("restore", text))
+}
+
+/// What an action can lose.
+#[must_use]
+pub fn class(action: &Action, snapshot: &Snapshot, ledger: &Ledger) -> Class {
+    match &action.verb {
+        Verb::Failover { mode: FailoverMode::Graceful, .. } => Class::Safe,
+        Verb::Failover { mode: FailoverMode::Force | FailoverMode::Takeover, .. } => {
+            Class::TailLoss
+        }
+        // Slots that a node had which is away: its keys are given up.
+        Verb::AssignSlots { pod, slots } => {
+            let own = snapshot.member(pod).and_then(|member| member.node());
+            let had = |node: &NodeId| Some(*node) != own;
+            let mut others = ledger.nodes.iter().filter(|(node, _)| had(node));
+            let lost = others.any(|(_, known)| !known.slots.intersection(slots).is_empty());
+            if lost { Class::DataLoss } else { Class::Safe }
+        }
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::Replicate { .. }
+        | Verb::Forget { .. }
+        | Verb::Configure { .. } => Class::Safe,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Guards that several verbs share.
+
+use tholepin_schema::{
+    action::{Action, Presume, Verb},
+    ledger::Ledger,
+    snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
+    word::{ConfigEpoch, NodeId},
+};
+
+use super::{Class, Refusal, SNAPSHOT_AGE_MS_MAX, Scene};
+use crate::ledger::foreign_nodes;
+
+/// The snapshot is young enough to act on.
+pub(super) fn is_fresh(scene: &Scene<'_>) -> Result<(), Refusal> {
+    let age_ms = scene.now_ms.saturating_sub(scene.snapshot.observed_at_ms);
+    if SNAPSHOT_AGE_MS_MAX < age_ms {
+        let text = format!("the snapshot is {age_ms} ms old, {SNAPSHOT_AGE_MS_MAX} are allowed");
+        return Err(Refusal::new("fresh", text));
+    }
+    Ok(())
+}
+
+/// The member in this Pod, which runs and answered.
+pub(super) fn answering<'a>(
+    snapshot: &'a Snapshot,
+    pod: &str,
+) -> Result<(&'a Member, &'a Facts), Refusal> {
+    let refused = |text: String| Err(Refusal::new("member", text));
+    if snapshot.strangers.iter().any(|stranger| stranger == pod) {
+        return refused(format!("`{pod}` matches the selector and belongs to another owner"));
+    }
+    let Some(member) = snapshot.member(pod) else {
+        return refused(format!("`{pod}` is no Pod of this instance"));
+    };
+    if !member.running {
+        return refused(format!("the container of `{pod}` does not run"));
+    }
+    match &member.answer {
+        MemberAnswer::Answered(facts) => Ok((member, facts)),
+        MemberAnswer::Unreachable { message, .. } => {
+            refused(format!("`{pod}` does not answer: {message}"))
+        }
+    }
+}
+
+/// The id and the own row of a member that answered.
+pub(super) fn own_row<'a>(
+    snapshot: &'a Snapshot,
+    pod: &str,
+) -> Result<(NodeId, &'a NodeRow), Refusal> {
+    let (member, facts) = answering(snapshot, pod)?;
+    let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
+    row.ok_or_else(|| Refusal::new("member", format!("`{pod}` does not tell how it sees itself")))
+}
+
+/// No process that is no member answers to an id that a member knows.
+pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Refusal> {
+    let foreign = foreign_nodes(snapshot, ledger);
+    let Some(first) = foreign.first() else { return Ok(()) };
+    let address = snapshot
+        .members
+        .iter()
+        .find_map(|member| snapshot.row_seen_by(member, *first)?.address.clone())
+        .unwrap_or_default();
+    let count = foreign.len();
+    let text = format!(
+        "{count} foreign nodes are known to members, {} at {address} among them: two clusters may \
+         have merged; nothing is changed until a person has looked",
+        first.short()
+    );
+    Err(Refusal::new("foreign", text))
+}
+
+/// The object's policy allows what the action can lose, and an instance that is not adopted yet
+/// risks nothing.
+pub(super) fn allowed(class: Class, scene: &Scene<'_>) -> Result<(), Refusal> {
+    let is_allowed = match class {
+        Class::Safe => return Ok(()),
+        Class::TailLoss => scene.policy.tail_loss,
+        Class::DataLoss => scene.policy.data_loss,
+    };
+    if scene.ledger.adopted_at_ms.is_none() {
+        let text = "not all members have answered and agreed yet, even once";
+        return Err(Refusal::new("adopted", text));
+    }
+    let loses = match class {
+        Class::Safe | Class::TailLoss => "writes that were not replicated",
+        Class::DataLoss => "data",
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "policy",
+        format!("it can lose {loses}, and the object's policy does not allow that"),
+    ))
+}
+
+/// What the action presumes is so.
+pub(super) fn presumed(action: &Action, snapshot: &Snapshot) -> Result<(), Refusal> {
+    let Presume { node, run_id, role, epoch } = &action.presume;
+    let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
+    let facts = member.and_then(Member::facts);
+    let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
+    is_so("node", node.as_ref(), facts.and_then(|facts| facts.node.as_ref()))?;
+    is_so("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
+    is_so("role", role.as_ref(), own.map(|row| &row.role))?;
+    let agreed = |node: &NodeId| snapshot.view.get(node).map(|row| row.epoch);
+    let seen: Option<ConfigEpoch> = match &action.verb {
+        Verb::Failover { primary, .. } | Verb::Replicate { primary, .. } => agreed(primary),
+        Verb::Forget { node } => agreed(node),
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::AssignSlots { .. }
+        | Verb::Configure { .. } => own.map(|row| row.epoch),
+    };
+    is_so("epoch", epoch.as_ref(), seen.as_ref())
+}
+
+fn is_so<T: PartialEq + std::fmt::Display>(
+    what: &str,
+    presumed: Option<&T>,
+    seen: Option<&T>,
+) -> Result<(), Refusal> {
+    match (presumed, seen) {
+        (None, _) => Ok(()),
+        (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
+        (Some(presumed), Some(seen)) => {
+            let text = format!("the {what} was presumed to be {presumed} and is {seen}");
+            Err(Refusal::new("presume", text))
+        }
+        (Some(presumed), None) => {
+            let text = format!("the {what} was presumed to be {presumed} and is not told");
+            Err(Refusal::new("presume", text))
+        }
+    }
+}

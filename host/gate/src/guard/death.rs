@@ -1,0 +1,86 @@
+//! Proof that a primary is dead.
+//!
+//! A silent Redis proves nothing: a hung process and a cut network look the same, and the process may
+//! go on taking writes. Two things prove that a process has ended: Kubernetes reports that the
+//! container which ran it has terminated, or its Pod is gone, the machine it ran on is alive to say
+//! so, and nobody listens where it listened.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tholepin_schema::{
+    ledger::{KnownNode, Ledger},
+    snapshot::Snapshot,
+    word::NodeId,
+};
+
+/// What proves that a node is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The container recorded for its process is reported terminated.
+    Terminated,
+    /// Its Pod is gone from a live read, its Kubernetes node is Ready, and a dial was refused.
+    /// A forced deletion removes the Pod before the process ends, so that this alone never allows a
+    /// takeover.
+    PodGone,
+}
+
+/// What live reads say about a node that is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Witness {
+    /// The status of its container in the Pod that has the recorded *uid*; none if that Pod is gone.
+    pub container_status: Option<Value>,
+    /// Whether its Kubernetes node is Ready.
+    pub kube_node_ready: bool,
+    /// What a dial to its last address gave.
+    pub dial: Dial,
+}
+
+/// What a dial gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dial {
+    /// Nobody listens.
+    Refused,
+    /// Somebody answered, or nobody did in time, or it was not tried.
+    Inconclusive,
+}
+
+/// Whether what live reads say proves that the recorded process has ended.
+#[must_use]
+pub fn proof_of_death(known: &KnownNode, witness: &Witness) -> Option<Proof> {
+    match &witness.container_status {
+        Some(status) => is_terminated(known, status).then_some(Proof::Terminated),
+        None => {
+            let is_gone = witness.kube_node_ready && witness.dial == Dial::Refused;
+            is_gone.then_some(Proof::PodGone)
+        }
+    }
+}
+
+/// The recorded nodes whose death the snapshot's own Pod facts prove, or whose end was recorded. A
+/// node that answers is not dead, whatever is reported of its container.
+#[must_use]
+pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, Proof> {
+    let is_dead = |(node, known): &(&NodeId, &KnownNode)| {
+        let answers = snapshot.members.iter().any(|member| member.node() == Some(**node));
+        !answers && (known.ended_at_ms.is_some() || is_reported_terminated(known, snapshot))
+    };
+    ledger.nodes.iter().filter(is_dead).map(|(node, _)| (*node, Proof::Terminated)).collect()
+}
+
+/// Whether the snapshot's Pod facts report the recorded container as terminated.
+pub(crate) fn is_reported_terminated(known: &KnownNode, snapshot: &Snapshot) -> bool {
+    let same_pod = snapshot.members.iter().find(|member| member.pod_uid == known.pod_uid);
+    same_pod.is_some_and(|member| is_terminated(known, &member.kubernetes))
+}
+
+/// Whether a container's `state` or `lastState` says that the recorded container has terminated.
+fn is_terminated(known: &KnownNode, status: &Value) -> bool {
+    let says = |state: &str| {
+        status
+            .get(state)
+            .and_then(|state| state.pointer("/terminated/containerID"))
+            .is_some_and(|id| id.as_str().is_some_and(|id| id == known.container_id))
+    };
+    !known.container_id.is_empty() && (says("state") || says("lastState"))
+}

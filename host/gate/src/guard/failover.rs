@@ -1,0 +1,204 @@
+//! Guards of the three ways to fail over.
+
+use tholepin_schema::{
+    action::FailoverMode,
+    snapshot::{Member, NodeFlag, Snapshot},
+    word::{NodeId, Role},
+};
+
+use super::{Proof, Refusal, Scene, common};
+use crate::ledger::shard_changed_at_ms;
+
+/// How far behind, in bytes, a replica may be for a graceful failover: the primary holds writes until
+/// it has them, and this much takes no time.
+pub(super) const BEHIND_BYTES_MAX: u64 = 1024 * 1024;
+
+pub(super) fn failover(
+    scene: &Scene<'_>,
+    pod: &str,
+    primary: NodeId,
+    mode: FailoverMode,
+) -> Result<(), Refusal> {
+    let snapshot = scene.snapshot;
+    let node = is_its_replica(snapshot, pod, primary)?;
+    is_quiet(scene, pod, primary)?;
+    no_open_slots(snapshot, pod, primary)?;
+    match mode {
+        FailoverMode::Graceful => {
+            has_majority(snapshot)?;
+            let in_sync = snapshot.check_in_sync(pod, BEHIND_BYTES_MAX);
+            in_sync.map_err(|error| Refusal::new("in-sync", error.to_string()))
+        }
+        FailoverMode::Force => {
+            has_majority(snapshot)?;
+            is_lost(scene, primary)?;
+            is_furthest(snapshot, pod, node, primary)
+        }
+        FailoverMode::Takeover => {
+            has_no_majority(scene)?;
+            is_proven_dead(scene, primary)?;
+            is_furthest(snapshot, pod, node, primary)
+        }
+    }
+}
+
+/// The node in the Pod is a replica of this primary in its own view and in the majority's, and the
+/// primary has slots: without, Redis never elects anybody.
+fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, Refusal> {
+    let (node, row) = common::own_row(snapshot, pod)?;
+    let (_, facts) = common::answering(snapshot, pod)?;
+    let refused = |text: String| Err(Refusal::new("replica", text));
+    if row.role != Role::Replica || row.primary != Some(primary) {
+        return refused(format!("`{pod}` does not say to be a replica of {}", primary.short()));
+    }
+    let agreed = snapshot.view.get(&node);
+    if !agreed.is_some_and(|row| row.role == Role::Replica && row.primary == Some(primary)) {
+        return refused(format!(
+            "the majority does not know `{pod}` as a replica of {}",
+            primary.short()
+        ));
+    }
+    if snapshot.view.get(&primary).is_none_or(|row| row.slots.is_empty()) {
+        return refused(format!("{} has no slots in the majority's view", primary.short()));
+    }
+    if facts.loading != Some(false) {
+        return refused(format!("`{pod}` still reads its data"));
+    }
+    Ok(node)
+}
+
+/// Voters refuse a shard that changed roles within twice the node timeout, and the primary then holds
+/// writes for five seconds for nothing.
+fn is_quiet(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result<(), Refusal> {
+    let (_, facts) = common::answering(scene.snapshot, pod)?;
+    let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
+    let Some(timeout_ms): Option<u64> = timeout else {
+        let text = format!("`{pod}` does not tell its cluster-node-timeout");
+        return Err(Refusal::new("quiet", text));
+    };
+    let Some(changed_at_ms) = shard_changed_at_ms(scene.ledger, scene.snapshot, primary) else {
+        return Ok(());
+    };
+    let since_ms = scene.now_ms.saturating_sub(changed_at_ms);
+    let wanted_ms = timeout_ms.saturating_mul(2).saturating_add(1_000);
+    if since_ms < wanted_ms {
+        let text = format!(
+            "the shard of {} changed roles or was told to {since_ms} ms ago, {wanted_ms} are wanted",
+            primary.short()
+        );
+        return Err(Refusal::new("quiet", text));
+    }
+    Ok(())
+}
+
+/// A failover with an open slot takes the other end of it down, too.
+fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), Refusal> {
+    let both = [snapshot.member(pod), snapshot.member_of(primary)];
+    let mut open = both.into_iter().flatten().filter_map(Member::facts);
+    if let Some(slot) = open.find_map(|facts| facts.open_slots.first()) {
+        return Err(Refusal::new(
+            "open-slots",
+            format!("slot {} of the shard is being moved", slot.slot),
+        ));
+    }
+    Ok(())
+}
+
+fn has_majority(snapshot: &Snapshot) -> Result<(), Refusal> {
+    let quorum = snapshot.quorum();
+    if quorum.is_majority() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} of {} primaries answered and {} agree on who owns what: no majority",
+        quorum.heard, quorum.voters, quorum.agreeing
+    );
+    Err(Refusal::new("majority", text))
+}
+
+/// Nobody can vote, and every primary that was not heard is proven dead: silence could be the other
+/// side of a cut network, which goes on without us.
+fn has_no_majority(scene: &Scene<'_>) -> Result<(), Refusal> {
+    let quorum = scene.snapshot.quorum();
+    if quorum.voters < quorum.heard * 2 {
+        let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
+        return Err(Refusal::new("no-majority", text));
+    }
+    for (voter, _) in scene.snapshot.primaries() {
+        if scene.snapshot.member_of(voter).is_none() {
+            is_proven_dead(scene, voter)?;
+        }
+    }
+    Ok(())
+}
+
+/// The primary is proven dead, or the majority of the cluster itself has given it up.
+fn is_lost(scene: &Scene<'_>, primary: NodeId) -> Result<(), Refusal> {
+    is_silent(scene.snapshot, primary)?;
+    let agreed = scene.snapshot.view.get(&primary);
+    let is_given_up = agreed.is_some_and(|row| {
+        row.flags.contains(&NodeFlag::Fail) || row.flags.contains(&NodeFlag::NoAddress)
+    });
+    if is_given_up || scene.deaths.contains_key(&primary) {
+        return Ok(());
+    }
+    let text = format!(
+        "nothing proves that {} is dead, and the majority has not given it up",
+        primary.short()
+    );
+    Err(Refusal::new("death", text))
+}
+
+/// The container that ran the node is reported terminated.
+fn is_proven_dead(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
+    is_silent(scene.snapshot, node)?;
+    match scene.deaths.get(&node) {
+        Some(Proof::Terminated) => Ok(()),
+        Some(Proof::PodGone) => {
+            let text = format!(
+                "the Pod of {} is gone, which does not prove that its process is",
+                node.short()
+            );
+            Err(Refusal::new("death", text))
+        }
+        None => Err(Refusal::new("death", format!("nothing proves that {} is dead", node.short()))),
+    }
+}
+
+fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {
+    let mut answering = snapshot.members.iter().filter(|member| member.node() == Some(node));
+    match answering.next() {
+        Some(member) => {
+            let text = format!("{} answers in `{}`", node.short(), member.pod);
+            Err(Refusal::new("death", text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// No other replica that answers has more of the primary's writes.
+fn is_furthest(
+    snapshot: &Snapshot,
+    pod: &str,
+    node: NodeId,
+    primary: NodeId,
+) -> Result<(), Refusal> {
+    let stream = |node: NodeId| snapshot.member_of(node)?.facts()?.replication.as_ref();
+    let Some(own) = stream(node) else {
+        return Err(Refusal::new("furthest", format!("`{pod}` does not tell how far it is")));
+    };
+    for (other, _) in snapshot.replicas_of(primary) {
+        let further = stream(other)
+            .filter(|theirs| theirs.id == own.id && own.offset_bytes < theirs.offset_bytes);
+        if let Some(theirs) = further {
+            let text = format!(
+                "{} is at {} bytes, `{pod}` at {}",
+                other.short(),
+                theirs.offset_bytes,
+                own.offset_bytes
+            );
+            return Err(Refusal::new("furthest", text));
+        }
+    }
+    Ok(())
+}

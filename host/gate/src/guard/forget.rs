@@ -1,0 +1,37 @@
+//! Guard of forgetting: only who is gone for good, owns nothing and is followed by nobody.
+
+use tholepin_schema::word::NodeId;
+
+use super::{Refusal, Scene};
+use crate::ledger::{Identity, identify, silent_member_at};
+
+pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
+    let Scene { snapshot, ledger, .. } = scene;
+    let refused = |text: String| Err(Refusal::new("ghost", text));
+    match identify(node, snapshot, ledger) {
+        Identity::Absent | Identity::Ghost => {}
+        Identity::Member => return refused(format!("{} is a member that answers", node.short())),
+        Identity::Handshake => return refused(format!("{} is being met", node.short())),
+        Identity::Foreign => {
+            return refused(format!("a process answers to {} that is no member", node.short()));
+        }
+    }
+    // A Pod that is silent may come back with this very id.
+    let known = ledger.nodes.get(&node).and_then(|known| snapshot.member(&known.pod));
+    let silent = known.filter(|member| member.node().is_none());
+    if let Some(member) = silent.or_else(|| silent_member_at(snapshot, node)) {
+        return refused(format!("{} may come back in `{}`", node.short(), member.pod));
+    }
+    for member in snapshot.members.iter().filter(|member| member.running) {
+        let Some(rows) = snapshot.seen_by(member) else {
+            return refused(format!("`{}` does not answer and would bring it back", member.pod));
+        };
+        if let Some(row) = rows.get(&node).filter(|row| !row.slots.is_empty()) {
+            return refused(format!("`{}` knows it as owner of {}", member.pod, row.slots));
+        }
+        if let Some((follower, _)) = rows.iter().find(|(_, row)| row.primary == Some(node)) {
+            return refused(format!("`{}` knows {} as its replica", member.pod, follower.short()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,687 @@
+//! Each guard in both directions, on a cluster of three primaries (pods 0-2) and three replicas
+//! (pods 3-5, pod 3 following pod 0, and so on).
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+use tholepin_schema::{
+    action::{Action, FailoverMode, Presume, Verb},
+    ledger::{KnownNode, Ledger},
+    snapshot::{
+        Direction, Facts, MemberAnswer, NodeFlag, NodeRow, OpenSlot, Snapshot, UnreachableReason,
+    },
+    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
+};
+
+use super::*;
+use crate::ledger::learn;
+
+const NOW_MS: u64 = 1_000_000;
+
+/// What a test changes before it asks.
+struct World {
+    snapshot: Snapshot,
+    ledger: Ledger,
+    policy: Policy,
+    deaths: BTreeMap<NodeId, Proof>,
+}
+
+fn node(index: usize) -> NodeId {
+    format!("{index:040x}").parse().unwrap()
+}
+
+fn pod(index: usize) -> String {
+    format!("pod-{index}")
+}
+
+fn slots(text: &str) -> SlotSet {
+    text.split(' ').map(|range| range.parse::<SlotRange>().unwrap()).collect()
+}
+
+fn address(index: usize) -> String {
+    format!("10.0.0.{index}:7000")
+}
+
+fn row(index: usize) -> NodeRow {
+    let owned = ["0-5460", "5461-10922", "10923-16383"];
+    let primary = index.checked_sub(3).map(node);
+    NodeRow {
+        role: if primary.is_some() { Role::Replica } else { Role::Primary },
+        address: Some(address(index)),
+        primary,
+        epoch: ConfigEpoch(index as u64 % 3 + 1),
+        slots: owned.get(index).map(|text| slots(text)).unwrap_or_default(),
+        flags: Default::default(),
+        connected: true,
+    }
+}
+
+fn facts(index: usize) -> Facts {
+    let replication = if index < 3 {
+        json!({"id": "a".repeat(40), "offsetBytes": 1000, "replicas": [
+            {"address": address(index + 3), "state": "online", "offsetBytes": 1000, "lagS": 0},
+        ]})
+    } else {
+        json!({"id": "a".repeat(40), "offsetBytes": 1000, "upstream": {
+            "address": address(index - 3), "linkUp": true, "syncInProgress": false,
+        }})
+    };
+    serde_json::from_value(json!({
+        "answeredAtMs": NOW_MS, "node": node(index), "runId": format!("{index:a>40}"),
+        "loading": false, "keys": 7, "replication": replication,
+        "settings": {"cluster-node-timeout": "2000", "save": ""},
+    }))
+    .unwrap()
+}
+
+impl World {
+    fn healthy() -> Self {
+        let members = (0..6).map(|index| {
+            serde_json::from_value(json!({
+                "pod": pod(index), "podUid": format!("uid-{index}"), "kubeNode": "n",
+                "containerId": format!("c-{index}"), "running": true, "ready": true,
+                "address": address(index), "kubernetes": {},
+                "answer": {"answered": facts(index)},
+            }))
+            .unwrap()
+        });
+        let snapshot = Snapshot {
+            observed_at_ms: NOW_MS - 10,
+            view: (0..6).map(|index| (node(index), row(index))).collect(),
+            members: members.collect(),
+            strangers: vec!["stranger".to_owned()],
+        };
+        let mut ledger = Ledger::default();
+        learn(&mut ledger, &snapshot, NOW_MS - 60_000);
+        let policy = Policy { tail_loss: true, data_loss: false };
+        Self { snapshot, ledger, policy, deaths: BTreeMap::new() }
+    }
+
+    /// Six nodes that know nobody and own nothing.
+    fn unformed() -> Self {
+        let mut world = Self::healthy();
+        world.snapshot.view.clear();
+        for index in 0..6 {
+            let lone = NodeRow {
+                role: Role::Primary,
+                primary: None,
+                epoch: ConfigEpoch(0),
+                slots: SlotSet::EMPTY,
+                ..row(index)
+            };
+            let facts = world.facts(index);
+            facts.keys = Some(0);
+            facts.differs = [(node(index), lone)].into();
+        }
+        world.ledger = Ledger::default();
+        let World { snapshot, ledger, .. } = &mut world;
+        learn(ledger, snapshot, NOW_MS);
+        world
+    }
+
+    fn facts(&mut self, index: usize) -> &mut Facts {
+        match &mut self.snapshot.members[index].answer {
+            MemberAnswer::Answered(facts) => facts,
+            MemberAnswer::Unreachable { .. } => panic!("pod-{index} does not answer"),
+        }
+    }
+
+    fn own(&mut self, index: usize) -> &mut NodeRow {
+        self.facts(index).differs.get_mut(&node(index)).unwrap()
+    }
+
+    fn silence(&mut self, index: usize) {
+        let reason = UnreachableReason::Timeout;
+        let message = "no answer".to_owned();
+        self.snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message };
+    }
+
+    /// Silent, and its recorded container is reported terminated.
+    fn kill(&mut self, index: usize) {
+        self.silence(index);
+        self.snapshot.members[index].running = false;
+        self.snapshot.members[index].kubernetes =
+            json!({"state": {"terminated": {"containerID": format!("c-{index}")}}});
+        self.deaths = deaths(&self.snapshot, &self.ledger);
+    }
+
+    fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
+        let Self { snapshot, ledger, policy, deaths, .. } = self;
+        let scene = Scene { snapshot, ledger, policy: *policy, deaths, now_ms: NOW_MS };
+        judge(&action.into(), &scene).map_err(|refusal| {
+            assert!(!refusal.message.is_empty());
+            refusal.guard
+        })
+    }
+}
+
+fn fail_over(index: usize, primary: usize, mode: FailoverMode) -> Verb {
+    Verb::Failover { pod: pod(index), primary: node(primary), mode }
+}
+
+fn meet(one: usize, other: usize) -> Verb {
+    Verb::Meet { pod: pod(one), with: pod(other) }
+}
+
+use FailoverMode::{Force, Graceful, Takeover};
+
+/// Changes a healthy cluster and wants an answer.
+#[track_caller]
+fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut World)) {
+    let mut world = World::healthy();
+    change(&mut world);
+    assert_eq!(world.judge(verb), expected);
+}
+
+/// Changes an unformed instance and wants an answer.
+#[track_caller]
+fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut World)) {
+    let mut world = World::unformed();
+    change(&mut world);
+    assert_eq!(world.judge(verb), expected);
+}
+
+#[test]
+fn an_old_snapshot_is_not_acted_on() {
+    check_that(meet(0, 1), Ok(()), |world| world.snapshot.observed_at_ms = NOW_MS - 2_000);
+    check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS - 2_001);
+}
+
+#[test]
+fn what_an_action_presumes_must_be_so() {
+    let judge = |presume: Presume| {
+        let verb = fail_over(3, 0, Graceful);
+        World::healthy().judge(Action { presume, ..verb.into() })
+    };
+    let right = Presume {
+        node: Some(node(3)),
+        run_id: facts(3).run_id,
+        role: Some(Role::Replica),
+        epoch: Some(ConfigEpoch(1)),
+    };
+    assert_eq!(judge(right.clone()), Ok(()));
+    let wrong = [
+        Presume { node: Some(node(4)), ..right.clone() },
+        Presume { run_id: facts(4).run_id, ..right.clone() },
+        Presume { role: Some(Role::Primary), ..right.clone() },
+        Presume { epoch: Some(ConfigEpoch(2)), ..right },
+    ];
+    for presume in wrong {
+        assert_eq!(judge(presume.clone()), Err("presume"), "{presume:?}");
+    }
+}
+
+#[test]
+fn what_is_not_told_is_not_so() {
+    check_that(fail_over(3, 0, Graceful), Err("member"), |world| world.silence(3));
+    let presume = Presume { node: Some(node(3)), ..Presume::default() };
+    let mut world = World::healthy();
+    world.silence(3);
+    let action = Action { presume, ..fail_over(3, 0, Graceful).into() };
+    assert_eq!(world.judge(action), Err("presume"));
+}
+
+#[test]
+fn only_members_that_run_and_answer_are_told_anything() {
+    let stranger = Verb::Meet { pod: "stranger".into(), with: pod(1) };
+    check_that(stranger, Err("member"), |_| {});
+    check_that(Verb::Meet { pod: pod(0), with: "stranger".into() }, Err("member"), |_| {});
+    check_that(Verb::Meet { pod: pod(0), with: "nobody".into() }, Err("member"), |_| {});
+    check_that(meet(0, 1), Err("member"), |world| world.silence(1));
+    check_that(meet(0, 1), Err("member"), |world| world.snapshot.members[0].running = false);
+    check_that(meet(0, 1), Err("member"), |world| world.snapshot.members[1].address = None);
+    check_that(meet(0, 0), Err("meet"), |_| {});
+}
+
+#[test]
+fn nobody_who_brings_foreign_nodes_along_is_met() {
+    check_unformed(meet(0, 1), Ok(()), |_| {});
+    let brings = |world: &mut World, change: fn(&mut NodeRow)| {
+        let mut foreign = NodeRow { slots: SlotSet::EMPTY, ..row(1) };
+        change(&mut foreign);
+        world.facts(1).differs.insert(node(99), foreign);
+    };
+    check_unformed(meet(0, 1), Err("meet-foreign"), |world| brings(world, |_| {}));
+    // A whole foreign cluster that is down looks like a ghost.
+    check_unformed(meet(0, 1), Err("meet-foreign"), |world| {
+        brings(world, |row| row.connected = false)
+    });
+    check_unformed(meet(0, 1), Ok(()), |world| {
+        brings(world, |row| row.connected = false);
+        world.ledger.forgotten.insert(node(99), 1);
+    });
+    check_unformed(meet(0, 1), Ok(()), |world| {
+        brings(world, |row| {
+            row.flags.insert(NodeFlag::Handshake);
+        });
+    });
+}
+
+#[test]
+fn nobody_who_claims_the_others_slots_is_met() {
+    let claim = |world: &mut World, index: usize, text: &str| world.own(index).slots = slots(text);
+    check_unformed(meet(0, 1), Ok(()), |world| {
+        claim(world, 0, "0-5460");
+        claim(world, 1, "5461-10922");
+    });
+    check_unformed(meet(0, 1), Err("meet-slots"), |world| {
+        claim(world, 0, "0-5460");
+        claim(world, 1, "5460-10922");
+    });
+}
+
+#[test]
+fn a_forgotten_primary_that_was_replaced_may_come_back() {
+    // Pod 0 holds the old primary of pod 3's slots and knows itself only; nobody knows it.
+    let returns = |world: &mut World, old_epoch: u64| {
+        let lone = NodeRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
+        world.snapshot.view.remove(&node(0));
+        let promoted =
+            NodeRow { role: Role::Primary, primary: None, epoch: ConfigEpoch(7), ..row(0) };
+        world.snapshot.view.insert(node(3), promoted);
+        let others: Vec<NodeId> = world.snapshot.view.keys().copied().collect();
+        let facts = world.facts(0);
+        facts.differs = [(node(0), lone)].into();
+        facts.lacks = others.into_iter().collect();
+        world.ledger.forgotten.insert(node(0), 1);
+    };
+    check_that(meet(3, 0), Ok(()), |world| returns(world, 1));
+    check_that(meet(0, 3), Ok(()), |world| returns(world, 1));
+    check_that(meet(3, 0), Err("meet-slots"), |world| returns(world, 8));
+    check_that(meet(3, 0), Err("meet-slots"), |world| {
+        returns(world, 1);
+        world.ledger.forgotten.clear();
+    });
+}
+
+#[test]
+fn a_foreign_node_freezes_everything_but_settings() {
+    let foreign = |world: &mut World| {
+        world.facts(4).differs.insert(node(99), row(1));
+    };
+    check_that(fail_over(3, 0, Graceful), Err("foreign"), foreign);
+    check_that(meet(0, 1), Err("foreign"), foreign);
+    let settings = [("cluster-node-timeout".to_owned(), "5000".to_owned())].into();
+    check_that(Verb::Configure { pod: pod(0), settings, temporary: true }, Ok(()), foreign);
+    check_that(fail_over(3, 0, Graceful), Ok(()), |world| {
+        foreign(world);
+        world.facts(4).differs.get_mut(&node(99)).unwrap().connected = false;
+    });
+}
+
+#[test]
+fn an_epoch_is_set_on_a_lone_node_only() {
+    let verb = |epoch| Verb::SetConfigEpoch { pod: pod(0), epoch: ConfigEpoch(epoch) };
+    check_unformed(verb(5), Ok(()), |_| {});
+    check_unformed(verb(5), Err("lone-node"), |world| world.own(0).epoch = ConfigEpoch(4));
+    check_unformed(verb(5), Ok(()), |world| world.own(0).epoch = ConfigEpoch(5));
+    check_that(verb(5), Err("lone-node"), |_| {});
+    check_that(verb(1), Ok(()), |_| {});
+}
+
+#[test]
+fn slots_are_assigned_if_nobody_could_own_them() {
+    let verb = |index: usize| Verb::AssignSlots { pod: pod(index), slots: slots("0-5460") };
+    check_unformed(verb(0), Ok(()), |_| {});
+    check_unformed(verb(0), Ok(()), |world| world.own(0).slots = slots("0-99"));
+    check_unformed(verb(0), Err("slots"), |world| world.own(1).slots = slots("5460"));
+    check_unformed(verb(0), Err("slots"), |world| world.silence(5));
+    check_that(verb(0), Ok(()), |_| {});
+    check_that(verb(1), Err("slots"), |_| {});
+    check_that(verb(3), Err("role"), |_| {});
+    let none = Verb::AssignSlots { pod: pod(0), slots: SlotSet::EMPTY };
+    check_unformed(none, Err("slots"), |_| {});
+}
+
+#[test]
+fn giving_away_a_lost_shards_slots_is_data_loss() {
+    let lose = |world: &mut World| {
+        world.ledger.adopted_at_ms = Some(1);
+        let lost = KnownNode { slots: slots("0-9"), ..world.ledger.nodes[&node(5)].clone() };
+        world.ledger.nodes.insert(node(77), lost);
+    };
+    let verb = || Verb::AssignSlots { pod: pod(0), slots: slots("0-5460") };
+    check_unformed(verb(), Err("policy"), lose);
+    check_unformed(verb(), Ok(()), |world| {
+        lose(world);
+        world.policy.data_loss = true;
+    });
+    check_unformed(verb(), Err("adopted"), |world| {
+        lose(world);
+        world.ledger.adopted_at_ms = None;
+    });
+}
+
+#[test]
+fn a_replica_has_nothing_to_lose() {
+    let verb = || Verb::Replicate { pod: pod(3), primary: node(0) };
+    let met = |world: &mut World| {
+        for index in 0..6 {
+            let lone: BTreeMap<_, _> = world.facts(index).differs.clone();
+            world.snapshot.view.extend(lone);
+        }
+        for index in 0..6 {
+            world.facts(index).differs.clear();
+        }
+    };
+    check_unformed(verb(), Ok(()), met);
+    check_unformed(verb(), Err("primary"), |_| {});
+    check_unformed(verb(), Err("empty"), |world| {
+        met(world);
+        world.facts(3).keys = Some(1);
+    });
+    check_unformed(verb(), Err("empty"), |world| {
+        met(world);
+        world.facts(3).keys = None;
+    });
+    check_unformed(verb(), Err("slots"), |world| {
+        met(world);
+        world.snapshot.view.get_mut(&node(3)).unwrap().slots = slots("5");
+    });
+    check_unformed(verb(), Err("primary"), |world| {
+        met(world);
+        world.silence(0);
+    });
+    check_that(verb(), Ok(()), |_| {});
+    check_that(Verb::Replicate { pod: pod(3), primary: node(4) }, Err("primary"), |_| {});
+    check_that(Verb::Replicate { pod: pod(3), primary: node(3) }, Err("primary"), |_| {});
+    check_that(Verb::Replicate { pod: pod(3), primary: node(1) }, Ok(()), |_| {});
+    check_that(Verb::Replicate { pod: pod(3), primary: node(1) }, Err("only-copy"), |world| {
+        world.kill(0);
+    });
+}
+
+#[test]
+fn a_graceful_failover_needs_a_replica_in_sync() {
+    let verb = || fail_over(3, 0, Graceful);
+    check_that(verb(), Ok(()), |_| {});
+    check_that(fail_over(4, 0, Graceful), Err("replica"), |_| {});
+    check_that(fail_over(0, 0, Graceful), Err("replica"), |_| {});
+    check_that(verb(), Err("in-sync"), |world| world.silence(0));
+    check_that(verb(), Err("replica"), |world| world.facts(3).loading = Some(true));
+    check_that(verb(), Err("in-sync"), |world| {
+        let replication = world.facts(3).replication.as_mut().unwrap();
+        replication.upstream.as_mut().unwrap().link_up = false;
+    });
+    check_that(verb(), Err("in-sync"), |world| {
+        world.facts(0).replication.as_mut().unwrap().replicas.clear();
+    });
+    check_that(verb(), Err("in-sync"), |world| {
+        world.facts(0).replication.as_mut().unwrap().offset_bytes = 1_000 + (1 << 21);
+    });
+    check_that(verb(), Err("open-slots"), |world| {
+        let slot = Slot::new(7).unwrap();
+        let open = OpenSlot { slot, direction: Direction::Migrating, peer: node(1) };
+        world.facts(0).open_slots.push(open);
+    });
+}
+
+#[test]
+fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
+    let changed = |world: &mut World, index: usize, ago_ms: u64| {
+        let known = world.ledger.nodes.get_mut(&node(index)).unwrap();
+        known.role_changed_at_ms = Some(NOW_MS - ago_ms);
+    };
+    let verb = || fail_over(3, 0, Graceful);
+    check_that(verb(), Err("quiet"), |world| changed(world, 0, 4_999));
+    check_that(verb(), Err("quiet"), |world| changed(world, 3, 4_999));
+    check_that(verb(), Ok(()), |world| changed(world, 0, 5_000));
+    check_that(verb(), Ok(()), |world| changed(world, 1, 10));
+    check_that(verb(), Err("quiet"), |world| {
+        world.ledger.nodes.get_mut(&node(3)).unwrap().failover_tried_at_ms = Some(NOW_MS - 10);
+    });
+    check_that(verb(), Err("quiet"), |world| world.facts(3).settings.clear());
+}
+
+#[test]
+fn a_failover_needs_a_majority_that_agrees() {
+    let disagree = |world: &mut World, index: usize| {
+        let other = NodeRow { slots: slots("0-100"), ..row(0) };
+        world.facts(index).differs.insert(node(0), other);
+    };
+    check_that(fail_over(3, 0, Graceful), Ok(()), |world| disagree(world, 1));
+    check_that(fail_over(3, 0, Graceful), Err("majority"), |world| {
+        disagree(world, 1);
+        disagree(world, 2);
+    });
+    check_that(fail_over(3, 0, Force), Err("majority"), |world| {
+        world.kill(0);
+        world.silence(1);
+    });
+}
+
+#[test]
+fn force_needs_a_primary_that_is_dead_or_given_up() {
+    let verb = || fail_over(3, 0, Force);
+    check_that(verb(), Ok(()), |world| world.kill(0));
+    check_that(verb(), Err("death"), |_| {});
+    check_that(verb(), Err("death"), |world| world.silence(0));
+    check_that(verb(), Ok(()), |world| {
+        world.silence(0);
+        world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::Fail);
+    });
+    check_that(verb(), Err("death"), |world| {
+        world.silence(0);
+        world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::MaybeFail);
+    });
+    check_that(verb(), Ok(()), |world| {
+        world.silence(0);
+        world.deaths.insert(node(0), Proof::PodGone);
+    });
+    check_that(verb(), Err("policy"), |world| {
+        world.kill(0);
+        world.policy.tail_loss = false;
+    });
+    check_that(verb(), Err("adopted"), |world| {
+        world.kill(0);
+        world.ledger.adopted_at_ms = None;
+    });
+}
+
+#[test]
+fn the_replica_that_is_furthest_is_promoted() {
+    let two_replicas = |world: &mut World, offset_bytes: u64| {
+        world.kill(0);
+        let follows = NodeRow { primary: Some(node(0)), ..row(4) };
+        world.snapshot.view.insert(node(4), follows);
+        world.facts(4).replication.as_mut().unwrap().offset_bytes = offset_bytes;
+    };
+    check_that(fail_over(3, 0, Force), Err("furthest"), |world| two_replicas(world, 1_001));
+    check_that(fail_over(3, 0, Force), Ok(()), |world| two_replicas(world, 1_000));
+    check_that(fail_over(4, 0, Force), Ok(()), |world| two_replicas(world, 1_001));
+}
+
+#[test]
+fn takeover_needs_proof_for_every_voter_that_is_not_heard() {
+    let verb = || fail_over(3, 0, Takeover);
+    check_that(verb(), Err("no-majority"), |world| world.kill(0));
+    check_that(verb(), Ok(()), |world| {
+        world.kill(0);
+        world.kill(1);
+    });
+    check_that(verb(), Err("death"), |world| {
+        world.kill(0);
+        world.silence(1);
+    });
+    check_that(verb(), Err("death"), |world| {
+        world.kill(1);
+        world.silence(0);
+        world.deaths.insert(node(0), Proof::PodGone);
+    });
+}
+
+#[test]
+fn only_who_is_gone_for_good_is_forgotten() {
+    let ghost = |world: &mut World, change: fn(&mut NodeRow)| {
+        let mut row = NodeRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
+        change(&mut row);
+        world.snapshot.view.insert(node(99), row);
+    };
+    let verb = || Verb::Forget { node: node(99) };
+    check_that(verb(), Ok(()), |world| ghost(world, |_| {}));
+    check_that(verb(), Err("ghost"), |world| ghost(world, |row| row.connected = true));
+    check_that(verb(), Err("ghost"), |world| ghost(world, |row| row.slots = slots("5")));
+    check_that(verb(), Err("ghost"), |world| {
+        ghost(world, |_| {});
+        world.snapshot.view.get_mut(&node(3)).unwrap().primary = Some(node(99));
+    });
+    check_that(verb(), Err("ghost"), |world| {
+        ghost(world, |_| {});
+        world.silence(5);
+    });
+    check_that(verb(), Ok(()), |world| {
+        ghost(world, |_| {});
+        world.silence(5);
+        world.snapshot.members[5].running = false;
+    });
+    // A Pod that never answered is at its address: it may be that one.
+    check_that(verb(), Err("ghost"), |world| {
+        ghost(world, |row| row.address = Some(address(5)));
+        world.silence(5);
+        world.snapshot.members[5].running = false;
+    });
+    check_that(Verb::Forget { node: node(4) }, Err("ghost"), |_| {});
+    // Its Pod is there and silent: it may come back with this id.
+    check_that(Verb::Forget { node: node(4) }, Err("ghost"), |world| world.kill(4));
+    check_that(Verb::Forget { node: node(4) }, Ok(()), |world| {
+        world.snapshot.members.remove(4);
+    });
+}
+
+#[test]
+fn settings_come_from_the_table_and_can_be_put_back() {
+    let verb = |name: &str, value: &str, temporary| Verb::Configure {
+        pod: pod(0),
+        settings: [(name.to_owned(), value.to_owned())].into(),
+        temporary,
+    };
+    check_that(verb("cluster-node-timeout", "500", true), Ok(()), |_| {});
+    check_that(verb("cluster-node-timeout", "1", true), Err("setting"), |_| {});
+    check_that(verb("requirepass", "x", false), Err("setting"), |_| {});
+    check_that(verb("slowlog-max-len", "5", true), Err("restore"), |_| {});
+    check_that(verb("slowlog-max-len", "5", false), Ok(()), |_| {});
+    check_that(verb("cluster-announce-ip", "10.0.0.0", false), Ok(()), |_| {});
+    check_that(verb("cluster-announce-ip", "10.0.0.1", false), Err("setting"), |_| {});
+}
+
+#[test]
+fn actions_of_one_list_must_fit_together() {
+    let assign = |index, text: &str| Verb::AssignSlots { pod: pod(index), slots: slots(text) };
+    let list = |verbs: Vec<Verb>| {
+        let list: Vec<Action> = verbs.into_iter().map(Action::from).collect();
+        check_list(&list).map_err(|refusal| refusal.guard)
+    };
+    assert_eq!(list(vec![assign(0, "0-9"), assign(1, "10-19"), assign(0, "5-9")]), Ok(()));
+    assert_eq!(list(vec![assign(0, "0-9"), assign(1, "9-19")]), Err("list"));
+    assert_eq!(list(vec![fail_over(3, 0, Force), fail_over(4, 1, Force)]), Ok(()));
+    assert_eq!(list(vec![fail_over(3, 0, Force), fail_over(4, 0, Force)]), Err("list"));
+}
+
+#[test]
+fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
+    let known = &World::healthy().ledger.nodes[&node(0)];
+    let terminated = |id: &str| json!({"lastState": {"terminated": {"containerID": id}}});
+    let witness = |container_status, kube_node_ready, dial| {
+        proof_of_death(known, &Witness { container_status, kube_node_ready, dial })
+    };
+    use Dial::{Inconclusive, Refused};
+    assert_eq!(witness(Some(terminated("c-0")), false, Inconclusive), Some(Proof::Terminated));
+    assert_eq!(witness(Some(terminated("c-1")), true, Refused), None);
+    assert_eq!(witness(Some(json!({"state": {"running": {}}})), true, Refused), None);
+    assert_eq!(witness(None, true, Refused), Some(Proof::PodGone));
+    assert_eq!(witness(None, true, Inconclusive), None);
+    assert_eq!(witness(None, false, Refused), None);
+    let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
+    let witness =
+        Witness { container_status: Some(terminated("")), kube_node_ready: true, dial: Refused };
+    assert_eq!(proof_of_death(&uncertain, &witness), None);
+}
+
+#[test]
+fn a_node_that_answers_is_not_dead() {
+    let mut world = World::healthy();
+    world.snapshot.members[0].kubernetes =
+        json!({"lastState": {"terminated": {"containerID": "c-0"}}});
+    assert!(deaths(&world.snapshot, &world.ledger).is_empty());
+    world.silence(0);
+    assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), Proof::Terminated)].into());
+    // What was learnt stays proven when the Pod is gone, until the node answers again.
+    let mut later = World::healthy();
+    learn(&mut later.ledger, &world.snapshot, NOW_MS);
+    let mut gone = world.snapshot.clone();
+    gone.members.remove(0);
+    assert_eq!(deaths(&gone, &later.ledger), [(node(0), Proof::Terminated)].into());
+    assert!(deaths(&later.snapshot, &later.ledger).is_empty());
+    learn(&mut later.ledger, &later.snapshot, NOW_MS);
+    assert!(deaths(&gone, &later.ledger).is_empty());
+    // Another Pod of the same name says nothing about the one that is recorded.
+    world.snapshot.members[0].pod_uid = "another".to_owned();
+    assert!(deaths(&world.snapshot, &world.ledger).is_empty());
+}
+
+#[test]
+fn classes_follow_what_can_be_lost() {
+    let world = World::healthy();
+    let class = |verb: Verb| class(&verb.into(), &world.snapshot, &world.ledger);
+    assert_eq!(class(fail_over(3, 0, Graceful)), Class::Safe);
+    assert_eq!(class(fail_over(3, 0, Force)), Class::TailLoss);
+    assert_eq!(class(fail_over(3, 0, Takeover)), Class::TailLoss);
+    assert_eq!(class(meet(0, 1)), Class::Safe);
+    assert_eq!(class(Verb::AssignSlots { pod: pod(0), slots: slots("0-9") }), Class::Safe);
+    assert_eq!(class(Verb::AssignSlots { pod: pod(1), slots: slots("0-9") }), Class::DataLoss);
+}
+
+fn verbs_for(pod: &str, other: &str) -> Vec<Verb> {
+    let (pod, with) = (pod.to_owned(), other.to_owned());
+    let settings: BTreeMap<String, String> =
+        [("cluster-node-timeout".to_owned(), "500".to_owned())].into();
+    let failover = |mode| Verb::Failover { pod: pod.clone(), primary: node(0), mode };
+    vec![
+        Verb::Meet { pod: pod.clone(), with: with.clone() },
+        Verb::Meet { pod: with, with: pod.clone() },
+        Verb::SetConfigEpoch { pod: pod.clone(), epoch: ConfigEpoch(1) },
+        Verb::AssignSlots { pod: pod.clone(), slots: slots("0-5460") },
+        Verb::Replicate { pod: pod.clone(), primary: node(0) },
+        failover(Graceful),
+        failover(Force),
+        failover(Takeover),
+        Verb::Configure { pod: pod.clone(), settings, temporary: false },
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_guard_accepts_an_unknown_pod(
+        name in "[a-z0-9-]{0,12}",
+        formed in any::<bool>(),
+        dead in proptest::collection::btree_set(0_usize..6, 0..4),
+        policy in any::<(bool, bool)>(),
+    ) {
+        prop_assume!((0..6).all(|index| pod(index) != name));
+        let mut world = if formed { World::healthy() } else { World::unformed() };
+        world.ledger.adopted_at_ms = Some(1);
+        world.policy = Policy { tail_loss: policy.0, data_loss: policy.1 };
+        for index in dead {
+            world.kill(index);
+        }
+        for verb in verbs_for(&name, "pod-1").into_iter().chain(verbs_for("stranger", "pod-1")) {
+            prop_assert!(world.judge(verb.clone()).is_err(), "{verb:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_can_lose_data_passes_without_a_policy(
+        silent in proptest::collection::btree_set(0_usize..6, 0..4),
+        dead in proptest::collection::btree_set(0_usize..6, 0..4),
+        replica in 3_usize..6,
+    ) {
+        let mut world = World::healthy();
+        world.policy = Policy::default();
+        silent.into_iter().for_each(|index| world.silence(index));
+        dead.into_iter().for_each(|index| world.kill(index));
+        for mode in [Force, Takeover] {
+            prop_assert!(world.judge(fail_over(replica, replica - 3, mode)).is_err());
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Finds the members of an instance: which Pods belong to it, and how to talk to them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+use tholepin_core::{
+    CallError, ObjectKey,
+    port::{Credentials, Kubernetes, Member, Members, StoreView},
+};
+use tholepin_schema::{
+    instance::{CredentialsRef, Instance},
+    manifest::KindName,
+};
+
+use crate::ownership::{leads_to, text};
+
+/// The members of `instance` as the store has them now, for the object reconciled.
+///
+/// The newest view and not a pass' own: what a Redis call does must fit the Pods of now.
+///
+/// # Errors
+///
+/// Fails if the instance names somebody else's objects, if its Pods are not watched, or if its
+/// password cannot be read.
+pub(crate) async fn members(
+    kubernetes: &dyn Kubernetes,
+    key: &ObjectKey,
+    object: &Value,
+    instance: &Instance,
+) -> Result<Members, CallError> {
+    let namespace = &key.namespace;
+    if instance.namespace != *namespace {
+        let text = format!(
+            "the instance is in namespace `{}`; members of `{namespace}` only",
+            instance.namespace
+        );
+        return Err(CallError::Denied(text));
+    }
+    let is_own = instance.owner.as_ref().is_none_or(|owner| {
+        let kind = KindName { api_version: owner.api_version.clone(), kind: owner.kind.clone() };
+        kind == key.kind && owner.name == key.name
+    });
+    if !is_own {
+        let text =
+            "an instance of another owner cannot be granted yet; leave `owner` out".to_owned();
+        return Err(CallError::Unsupported(text));
+    }
+    if instance.selector.is_empty() {
+        let text = "the instance's selector is empty and would match every Pod".to_owned();
+        return Err(CallError::Invalid(text));
+    }
+    let (members, strangers) = select(&*kubernetes.view(), instance, uid(object))?;
+    let credentials = match &instance.credentials {
+        Some(reference) => credentials(kubernetes, namespace, object, reference).await?,
+        None => Credentials::default(),
+    };
+    let name = format!("{}:{}", uid(object), instance.port);
+    Ok(Members { instance: name, members, strangers, credentials })
+}
+
+fn select(
+    view: &dyn StoreView,
+    instance: &Instance,
+    owner_uid: &str,
+) -> Result<(Vec<Member>, Vec<String>), CallError> {
+    let pods = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
+    if !view.covers(&pods) {
+        let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";
+        return Err(CallError::Transient(text.to_owned()));
+    }
+    let mut members = Vec::new();
+    let mut strangers = Vec::new();
+    for pod in view.list(&pods, &instance.namespace, &instance.selector)? {
+        if leads_to(view, &pod, owner_uid) {
+            members.push(member(&pod, instance));
+        } else {
+            strangers.push(text(&pod, "/metadata/name").to_owned());
+        }
+    }
+    Ok((members, strangers))
+}
+
+/// A secret value goes from the port to the connection and nowhere else.
+async fn credentials(
+    kubernetes: &dyn Kubernetes,
+    namespace: &str,
+    object: &Value,
+    reference: &CredentialsRef,
+) -> Result<Credentials, CallError> {
+    let CredentialsRef { secret, key, user } = reference;
+    if !names_secret(object, secret) {
+        let text = format!("the object's spec does not name the Secret `{secret}`");
+        return Err(CallError::Denied(text));
+    }
+    let value = kubernetes.secret_value(namespace.to_owned(), secret.clone(), key.clone()).await?;
+    let password = String::from_utf8(value).map_err(|_| {
+        CallError::Invalid(format!("key `{key}` of Secret `{secret}` is no UTF-8 text"))
+    })?;
+    Ok(Credentials { user: user.clone(), password: Some(password) })
+}
+
+/// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
+/// object's author named.
+fn names_secret(object: &Value, secret: &str) -> bool {
+    fn contains(value: &Value, secret: &str) -> bool {
+        match value {
+            Value::String(text) => text == secret,
+            Value::Array(items) => items.iter().any(|item| contains(item, secret)),
+            Value::Object(fields) => fields.values().any(|field| contains(field, secret)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        }
+    }
+    object.get("spec").is_some_and(|spec| contains(spec, secret))
+}
+
+fn member(pod: &Value, instance: &Instance) -> Member {
+    let container = container_status(pod, &instance.container);
+    let address: Option<IpAddr> = text(pod, "/status/podIP").parse().ok();
+    Member {
+        pod: text(pod, "/metadata/name").to_owned(),
+        pod_uid: uid(pod).to_owned(),
+        kube_node: text(pod, "/spec/nodeName").to_owned(),
+        container_id: container
+            .map(|status| text(status, "/containerID"))
+            .unwrap_or_default()
+            .to_owned(),
+        running: container.is_some_and(|status| status.pointer("/state/running").is_some()),
+        address: address.map(|address| SocketAddr::new(address, instance.port)),
+        facts: facts(pod, container),
+    }
+}
+
+/// What a snapshot shows of a Pod, beside what [`Member`] has.
+fn facts(pod: &Value, container: Option<&Value>) -> Value {
+    let is_ready = |condition: &Value| {
+        text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
+    };
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    json!({
+        "phase": text(pod, "/status/phase"),
+        "ready": conditions.is_some_and(|conditions| conditions.iter().any(is_ready)),
+        "deleting": pod.pointer("/metadata/deletionTimestamp").is_some(),
+        "labels": pod.pointer("/metadata/labels"),
+        "annotations": pod.pointer("/metadata/annotations"),
+        "state": container.and_then(|status| status.get("state")),
+        "lastState": container.and_then(|status| status.get("lastState")),
+        "restartCount": container.and_then(|status| status.get("restartCount")),
+    })
+}
+
+/// The status of a Pod's container.
+pub(crate) fn container_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
+    let statuses = pod.pointer("/status/containerStatuses")?.as_array()?;
+    statuses.iter().find(|status| text(status, "/name") == name)
+}
+
+fn uid(object: &Value) -> &str {
+    text(object, "/metadata/uid")
+}

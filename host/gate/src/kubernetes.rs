@@ -1,0 +1,216 @@
+//! Performs the calls of `tholepin:kubernetes` that the grants cover.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_core::{
+    Answer, CallError, KubernetesCall, ObjectRef, ReadMode, Reply, condition,
+    port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
+};
+use tholepin_schema::manifest::{KindName, KubernetesGrant};
+
+use crate::{
+    context::Mode,
+    field, grant,
+    ownership::{self, leads_to},
+    pass::Pass,
+};
+
+pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
+    match call {
+        KubernetesCall::Get { object, read, fields } => get(pass, object, read, &fields).await,
+        KubernetesCall::List { kind, namespace, selector, read, fields } => {
+            list(pass, kind, namespace, selector, read, &fields).await
+        }
+        KubernetesCall::Apply { object, force } => apply(pass, object, force).await,
+        KubernetesCall::ApplyStatus { object } => apply_status(pass, object).await,
+        KubernetesCall::MergePatch { object, patch } => merge_patch(pass, object, patch).await,
+        KubernetesCall::Delete { object, uid, resource_version, grace_seconds } => {
+            let dry_run = pass.context.mode == Mode::Plan;
+            delete(pass, DeleteRequest { object, uid, resource_version, grace_seconds, dry_run })
+                .await
+        }
+        KubernetesCall::Publish { event_type, reason, message } => {
+            pass.granted(&event_kind(), "publish")?;
+            let context = &pass.context;
+            let request = PublishRequest {
+                reporter: context.field_manager(),
+                regarding: context.reference(),
+                regarding_uid: context.uid().to_owned(),
+                event_type,
+                reason,
+                message,
+            };
+            if context.mode == Mode::Live {
+                pass.gate.ports.kubernetes.publish(request).await?;
+            }
+            Ok(Reply::Done)
+        }
+    }
+}
+
+fn event_kind() -> KindName {
+    KindName { api_version: "events.k8s.io/v1".to_owned(), kind: "Event".to_owned() }
+}
+
+/// A cached read of a kind that nobody watches is answered by the API server.
+async fn get(pass: &Pass, object: ObjectRef, read: ReadMode, fields: &[String]) -> Answer {
+    let granted = pass.granted(&object.kind, "get")?;
+    let found = current(pass, &object, read).await?;
+    let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
+    in_scope(pass, granted, &object, &found)?;
+    Ok(Reply::Document(field::keep(&found, fields)))
+}
+
+/// Under scope `owned` the others are left out, not refused: a list is a question.
+async fn list(
+    pass: &Pass,
+    kind: KindName,
+    namespace: String,
+    selector: String,
+    read: ReadMode,
+    fields: &[String],
+) -> Answer {
+    let granted = pass.granted(&kind, "list")?;
+    let view = pass.view();
+    let found: Vec<Arc<Value>> = if read == ReadMode::Cached && view.covers(&kind) {
+        view.list(&kind, &namespace, &selector)?
+    } else {
+        let live = pass.gate.ports.kubernetes.list(kind, namespace, selector).await?;
+        live.into_iter().map(Arc::new).collect()
+    };
+    let reaches = |object: &&Arc<Value>| {
+        ownership::reference(object)
+            .is_ok_and(|reference| in_scope(pass, granted, &reference, object).is_ok())
+    };
+    let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
+    Ok(Reply::Documents(kept.collect()))
+}
+
+async fn apply(pass: &Pass, mut object: Value, force: bool) -> Answer {
+    let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
+    let granted = pass.granted(&reference.kind, "apply")?;
+    if force && !granted.force {
+        let what = &reference.kind;
+        return Err(CallError::Denied(format!("the grant for {what} does not say `force: true`")));
+    }
+    if reference.namespace.is_empty() && !pass.context.key.namespace.is_empty() {
+        // What a plugin applies for a namespaced object lies beside it unless it says otherwise.
+        let namespace = pass.context.key.namespace.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("namespace".to_owned(), Value::String(namespace.clone()));
+        }
+        reference.namespace = namespace;
+    }
+    in_scope(pass, granted, &reference, &object)?;
+    if let Some(live) = pass.view().get(&reference) {
+        // An intent that names us as owner must not capture somebody else's object.
+        in_scope(pass, granted, &reference, &live)?;
+    }
+    send_apply(pass, object, force, false).await
+}
+
+async fn apply_status(pass: &Pass, object: Value) -> Answer {
+    let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
+    let granted = pass.granted(&reference.kind, "apply-status")?;
+    if reference != pass.context.reference() {
+        in_scope(pass, granted, &reference, &object)?;
+    }
+    refuse_reserved_conditions(&object)?;
+    send_apply(pass, object, false, true).await
+}
+
+fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    for kind in conditions.into_iter().flatten().map(|entry| ownership::text(entry, "/type")) {
+        if condition::RESERVED.contains(&kind) {
+            let text = format!("the condition type `{kind}` is written by the host alone");
+            return Err(CallError::Invalid(text));
+        }
+    }
+    Ok(())
+}
+
+async fn send_apply(pass: &Pass, object: Value, force: bool, status: bool) -> Answer {
+    let request = ApplyRequest {
+        field_manager: pass.context.field_manager(),
+        object,
+        force,
+        status,
+        dry_run: pass.context.mode == Mode::Plan,
+    };
+    let stored = pass.gate.ports.kubernetes.apply(request).await?;
+    pass.saw(stored.clone());
+    Ok(Reply::Document(stored))
+}
+
+async fn merge_patch(pass: &Pass, object: ObjectRef, patch: Value) -> Answer {
+    let granted = pass.granted(&object.kind, "merge-patch")?;
+    let found = current(pass, &object, ReadMode::Cached).await?;
+    let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
+    in_scope(pass, granted, &object, &found)?;
+    if granted.scope == tholepin_schema::manifest::Scope::Owned
+        && patch.pointer("/metadata/ownerReferences").is_some()
+    {
+        let text = format!("a patch of {object} must not change its owner references");
+        return Err(CallError::Denied(text));
+    }
+    let dry_run = pass.context.mode == Mode::Plan;
+    let manager = pass.context.field_manager();
+    let stored = pass.gate.ports.kubernetes.merge_patch(object, patch, manager, dry_run).await?;
+    pass.saw(stored.clone());
+    Ok(Reply::Document(stored))
+}
+
+/// Deletes what was looked at and not its successor: the uid seen becomes a precondition.
+async fn delete(pass: &Pass, mut request: DeleteRequest) -> Answer {
+    let granted = pass.granted(&request.object.kind, "delete")?;
+    let found = current(pass, &request.object, ReadMode::Cached).await?;
+    let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
+    in_scope(pass, granted, &request.object, &found)?;
+    let seen = ownership::text(&found, "/metadata/uid");
+    match &request.uid {
+        Some(uid) if uid != seen => {
+            let text = format!("{} has the uid {seen}, not {uid}", request.object);
+            return Err(CallError::Conflict(text));
+        }
+        Some(_) => {}
+        None => request.uid = Some(seen.to_owned()),
+    }
+    let object = request.object.clone();
+    pass.gate.ports.kubernetes.delete(request).await?;
+    if pass.context.mode == Mode::Plan {
+        pass.lost(&object);
+    }
+    Ok(Reply::Done)
+}
+
+/// The object as the pass sees it, or as the API server has it.
+async fn current(
+    pass: &Pass,
+    object: &ObjectRef,
+    read: ReadMode,
+) -> Result<Option<Arc<Value>>, CallError> {
+    let view = pass.view();
+    if read == ReadMode::Cached && view.covers(&object.kind) {
+        return Ok(view.get(object));
+    }
+    match pass.gate.ports.kubernetes.get(object.clone()).await {
+        Ok(found) => Ok(Some(Arc::new(found))),
+        Err(CallError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn in_scope(
+    pass: &Pass,
+    granted: &KubernetesGrant,
+    reference: &ObjectRef,
+    object: &Value,
+) -> Result<(), CallError> {
+    let context = &pass.context;
+    let view: &dyn StoreView = &*pass.view();
+    let is_owned = *reference == context.reference() || leads_to(view, object, context.uid());
+    let is_in_namespace = reference.namespace == context.key.namespace;
+    grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace)
+}

@@ -1,0 +1,176 @@
+//! How the ledger changes: pure functions from what was seen to what is remembered.
+//!
+//! Reading and writing the ConfigMap is another's work; nothing here knows where the ledger is kept.
+//!
+//! Invariants:
+//! - A container is recorded for a process only if no other container can have been it: a wrong pair
+//!   would prove the death of a process that lives.
+//! - Equal sights change nothing the second time, so that the ledger is written on change only.
+
+mod identity;
+mod suspend;
+
+pub(crate) use identity::silent_member_at;
+pub use identity::{Identity, foreign_nodes, identify};
+pub use suspend::{lifted, lifts, suspend};
+
+use crate::guard;
+use tholepin_schema::{
+    action::{Action, Verb},
+    ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
+    snapshot::{Facts, Member, Snapshot},
+    word::{NodeId, Role, RunId},
+};
+
+/// Takes in a snapshot. Says whether the ledger has changed and must be written.
+pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
+    let before = ledger.clone();
+    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed() {
+        ledger.adopted_at_ms = Some(now_ms);
+    }
+    for member in &snapshot.members {
+        let Some(facts) = member.facts() else { continue };
+        if let (Some(node), Some(run_id)) = (facts.node, facts.run_id) {
+            learn_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
+        }
+    }
+    learn_absent(ledger, snapshot, now_ms);
+    drop_unknown(ledger, snapshot, now_ms);
+    *ledger != before
+}
+
+/// Takes in what others say of nodes that did not answer. Kubernetes: that the recorded container has
+/// terminated, which the Pod's status tells only until the next restart. The majority: a primary that
+/// was replaced while it was away has lost its slots then, not when it comes back.
+fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+    for (node, known) in &mut ledger.nodes {
+        if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
+            continue;
+        }
+        if known.ended_at_ms.is_none() && guard::is_reported_terminated(known, snapshot) {
+            known.ended_at_ms = Some(now_ms);
+            known.changed_at_ms = now_ms;
+        }
+        if let Some(row) = snapshot.view.get(node).filter(|row| row.slots != known.slots) {
+            known.slots = row.slots.clone();
+            known.changed_at_ms = now_ms;
+        }
+    }
+}
+
+fn learn_node(
+    ledger: &mut Ledger,
+    snapshot: &Snapshot,
+    (member, facts): (&Member, &Facts),
+    (node, run_id): (NodeId, RunId),
+    now_ms: u64,
+) {
+    let old = ledger.nodes.get(&node);
+    // The member's own word for its role; the majority's for the slots, because a primary that was
+    // away still claims what it has lost.
+    let own = snapshot.row_seen_by(member, node);
+    let role = own.map(|row| row.role).or(facts.role).unwrap_or(Role::Primary);
+    let seen = snapshot.view.get(&node).or(own);
+    let slots = seen.map(|row| row.slots.clone()).unwrap_or_default();
+    let stale = stale_container(old, member, run_id);
+    let is_certain = stale.is_none() && member.running;
+    let new = KnownNode {
+        pod: member.pod.clone(),
+        pod_uid: member.pod_uid.clone(),
+        container_id: if is_certain { member.container_id.clone() } else { String::new() },
+        stale_container_id: stale,
+        ended_at_ms: None,
+        run_id,
+        kube_node: member.kube_node.clone(),
+        address: member.address.clone(),
+        role,
+        role_changed_at_ms: role_change(
+            old,
+            role,
+            own.is_some_and(|row| !row.slots.is_empty()),
+            now_ms,
+        ),
+        slots,
+        changed_at_ms: old.map_or(now_ms, |old| old.changed_at_ms),
+        failover_tried_at_ms: old.and_then(|old| old.failover_tried_at_ms),
+    };
+    if old != Some(&new) {
+        ledger.nodes.insert(node, KnownNode { changed_at_ms: now_ms, ..new });
+    }
+}
+
+/// A container that is not that of the process which answered, though the Pod's status names it.
+///
+/// The status was read before the process was asked. A container that it calls running and that is
+/// not the one recorded has therefore replaced it, and what answered runs in the new one. But another
+/// *process* than the one recorded, in the container that is, means that the status is older than the
+/// process: its container is not known until the status names another.
+fn stale_container(old: Option<&KnownNode>, member: &Member, run_id: RunId) -> Option<String> {
+    let old = old.filter(|old| old.pod_uid == member.pod_uid)?;
+    let is_stale = old.run_id != run_id && old.container_id == member.container_id;
+    let was_stale = old.stale_container_id.as_ref() == Some(&member.container_id);
+    (is_stale || was_stale).then(|| member.container_id.clone())
+}
+
+/// When the node last became primary of slots that it had followed, or a replica after it had them.
+fn role_change(
+    old: Option<&KnownNode>,
+    role: Role,
+    claims_slots: bool,
+    now_ms: u64,
+) -> Option<u64> {
+    let old = old?;
+    let promoted = old.role == Role::Replica && role == Role::Primary && claims_slots;
+    let demoted = old.role == Role::Primary && role == Role::Replica && !old.slots.is_empty();
+    if promoted || demoted { Some(now_ms) } else { old.role_changed_at_ms }
+}
+
+/// Drops nodes that nobody knows any more, if everybody could have told.
+fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+    let all_answered = snapshot.members.iter().all(|member| member.node().is_some());
+    if !all_answered || snapshot.members.is_empty() {
+        return;
+    }
+    let is_known = |node: NodeId| {
+        snapshot.members.iter().any(|member| snapshot.row_seen_by(member, node).is_some())
+    };
+    let gone: Vec<NodeId> = ledger.nodes.keys().copied().filter(|node| !is_known(*node)).collect();
+    for node in gone {
+        forgot(ledger, node, now_ms);
+    }
+}
+
+/// Takes in that a node was forgotten everywhere.
+pub fn forgot(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
+    ledger.nodes.remove(&node);
+    ledger.forgotten.insert(node, now_ms);
+    while FORGOTTEN_MAX < ledger.forgotten.len() {
+        let oldest = ledger.forgotten.iter().min_by_key(|(_, at)| **at).map(|(node, _)| *node);
+        if let Some(oldest) = oldest {
+            ledger.forgotten.remove(&oldest);
+        }
+    }
+}
+
+/// Takes in that an action is about to be sent, as far as a later guard must know: when a failover was
+/// last tried, with whatever result. Write the ledger before sending.
+pub fn tried(ledger: &mut Ledger, action: &Action, now_ms: u64) {
+    if let Verb::Failover { pod, primary, .. } = &action.verb {
+        for (node, known) in &mut ledger.nodes {
+            if node == primary || known.pod == *pod {
+                known.failover_tried_at_ms = Some(now_ms);
+            }
+        }
+    }
+}
+
+/// When the shard of this primary last changed roles, or was last told to; none if never seen.
+#[must_use]
+pub fn shard_changed_at_ms(ledger: &Ledger, snapshot: &Snapshot, primary: NodeId) -> Option<u64> {
+    let replicas = snapshot.replicas_of(primary).map(|(node, _)| node);
+    let known = replicas.chain([primary]).filter_map(|node| ledger.nodes.get(&node));
+    known.flat_map(|node| [node.role_changed_at_ms, node.failover_tried_at_ms]).flatten().max()
+}
+
+#[cfg(test)]
+mod tests;

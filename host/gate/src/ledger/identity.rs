@@ -1,0 +1,73 @@
+//! Who a node id is: ours, once ours, nobody, or somebody else.
+
+use std::collections::BTreeSet;
+
+use tholepin_schema::{
+    ledger::Ledger,
+    snapshot::{Member, NodeFlag, NodeRow, Snapshot},
+    word::NodeId,
+};
+
+/// Who a node id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Identity {
+    /// A member answers to it.
+    Member,
+    /// The ledger knows it, or it is at the address of a member that is silent; no member answers to
+    /// it now.
+    Absent,
+    /// Nobody who knows it can reach it, and the ledger does not know it either: it may be forgotten,
+    /// never met.
+    Ghost,
+    /// A meeting is under way, and the id is made up for so long.
+    Handshake,
+    /// A process answers to it that is no member: two clusters may have merged.
+    Foreign,
+}
+
+/// Who a node id is.
+#[must_use]
+pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> Identity {
+    if snapshot.members.iter().any(|member| member.node() == Some(node)) {
+        return Identity::Member;
+    }
+    if ledger.nodes.contains_key(&node) || silent_member_at(snapshot, node).is_some() {
+        return Identity::Absent;
+    }
+    let rows: Vec<&NodeRow> = rows(snapshot, node).collect();
+    let reaches = |row: &&NodeRow| {
+        row.connected && !row.is_failing() && !row.flags.contains(&NodeFlag::NoAddress)
+    };
+    if rows.iter().any(|row| row.flags.contains(&NodeFlag::Handshake)) {
+        return Identity::Handshake;
+    }
+    if rows.iter().any(reaches) && !ledger.forgotten.contains_key(&node) {
+        return Identity::Foreign;
+    }
+    Identity::Ghost
+}
+
+/// The ids in any member's view to which somebody answers who is no member.
+#[must_use]
+pub fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
+    let differing = snapshot.members.iter().filter_map(|member| member.facts());
+    let ids = differing.flat_map(|facts| facts.differs.keys()).chain(snapshot.view.keys());
+    let ids: BTreeSet<NodeId> = ids.copied().collect();
+    ids.into_iter().filter(|id| identify(*id, snapshot, ledger) == Identity::Foreign).collect()
+}
+
+/// The member that does not answer, at whose address somebody sees this node: it is very likely that
+/// member's.
+pub(crate) fn silent_member_at(snapshot: &Snapshot, node: NodeId) -> Option<&Member> {
+    let addresses: BTreeSet<&String> =
+        rows(snapshot, node).filter_map(|row| row.address.as_ref()).collect();
+    snapshot.members.iter().find(|member| {
+        let is_there = member.address.as_ref().is_some_and(|there| addresses.contains(there));
+        is_there && member.node().is_none()
+    })
+}
+
+/// How those who know a node see it.
+fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
+    snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node))
+}

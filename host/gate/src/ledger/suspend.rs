@@ -1,0 +1,57 @@
+//! What an act suspends, and how it is put back.
+
+use tholepin_schema::{
+    action::{Action, Presume, Verb},
+    ledger::{Ledger, Suspension},
+    snapshot::{Facts, Member, Snapshot},
+};
+
+/// Takes in that a temporary setting is about to be sent: the value that it replaces. The first one
+/// counts; a second temporary value does not make the first the one to go back to. Write the ledger
+/// before sending.
+pub fn suspend(ledger: &mut Ledger, action: &Action, snapshot: &Snapshot, now_ms: u64) {
+    let Verb::Configure { pod, settings, temporary: true } = &action.verb else { return };
+    let Some(facts) = snapshot.member(pod).and_then(Member::facts) else { return };
+    let Some(run_id) = facts.run_id else { return };
+    for (setting, value) in settings {
+        let is_known = ledger.suspensions.iter().any(|suspension| {
+            suspension.pod == *pod && suspension.run_id == run_id && suspension.setting == *setting
+        });
+        let old = facts.settings.get(setting).filter(|old| *old != value);
+        if let (false, Some(old)) = (is_known, old) {
+            ledger.suspensions.push(Suspension {
+                pod: pod.clone(),
+                run_id,
+                setting: setting.clone(),
+                value: old.clone(),
+                since_ms: now_ms,
+            });
+        }
+    }
+}
+
+/// The actions that put back what is suspended, one per suspension, in the ledger's order. Each
+/// presumes the process that was told: another has read its configuration anew.
+#[must_use]
+pub fn lifts(ledger: &Ledger) -> Vec<Action> {
+    let lift = |suspension: &Suspension| {
+        let Suspension { pod, run_id, setting, value, since_ms: _ } = suspension;
+        let settings = [(setting.clone(), value.clone())].into();
+        let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
+        let presume = Presume { run_id: Some(*run_id), ..Presume::default() };
+        Action { presume, ..verb.into() }
+    };
+    ledger.suspensions.iter().map(lift).collect()
+}
+
+/// Drops the suspensions that are put back, or that went with their process: the snapshot shows the
+/// old value or another process. What no snapshot tells stays.
+pub fn lifted(ledger: &mut Ledger, snapshot: &Snapshot) {
+    ledger.suspensions.retain(|suspension| {
+        let Some(member) = snapshot.member(&suspension.pod) else { return false };
+        let Some(Facts { run_id: Some(run_id), settings, .. }) = member.facts() else {
+            return true;
+        };
+        *run_id == suspension.run_id && settings.get(&suspension.setting) != Some(&suspension.value)
+    });
+}

@@ -1,0 +1,241 @@
+//! What is remembered, and what is not taken for proven.
+
+use serde_json::json;
+use tholepin_schema::{
+    action::{FailoverMode, Verb},
+    snapshot::{MemberAnswer, NodeFlag, NodeRow, UnreachableReason},
+    word::ConfigEpoch,
+};
+
+use super::*;
+
+fn node(digit: char) -> NodeId {
+    digit.to_string().repeat(40).parse().unwrap()
+}
+
+fn run(digit: char) -> RunId {
+    digit.to_string().repeat(40).parse().unwrap()
+}
+
+fn row(slots: &str, primary: Option<NodeId>) -> NodeRow {
+    NodeRow {
+        role: if primary.is_some() { Role::Replica } else { Role::Primary },
+        address: Some("10.0.0.1:7000".into()),
+        primary,
+        epoch: ConfigEpoch(1),
+        slots: slots
+            .parse()
+            .map(|range: tholepin_schema::word::SlotRange| range.into())
+            .unwrap_or_default(),
+        flags: Default::default(),
+        connected: true,
+    }
+}
+
+/// Node `a` in Pod `a`, a primary with all slots, and its replica `b` in Pod `b`.
+fn snapshot() -> Snapshot {
+    let member = |name: char| {
+        json!({
+            "pod": name.to_string(), "podUid": format!("uid-{name}"), "running": true,
+            "containerId": format!("container-{name}"), "kubernetes": {},
+            "answer": {"answered": {
+                "answeredAtMs": 1, "node": node(name), "runId": run(name),
+                "settings": {"cluster-node-timeout": "5000"},
+            }},
+        })
+    };
+    Snapshot {
+        observed_at_ms: 1,
+        view: [(node('a'), row("0-16383", None)), (node('b'), row("", Some(node('a'))))].into(),
+        members: ['a', 'b'].map(|name| serde_json::from_value(member(name)).unwrap()).into(),
+        strangers: vec![],
+    }
+}
+
+fn facts(snapshot: &mut Snapshot, index: usize) -> &mut Facts {
+    match &mut snapshot.members[index].answer {
+        MemberAnswer::Answered(facts) => facts,
+        MemberAnswer::Unreachable { .. } => panic!("it is silent"),
+    }
+}
+
+fn silence(snapshot: &mut Snapshot, index: usize) {
+    let reason = UnreachableReason::Timeout;
+    snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message: String::new() };
+}
+
+/// Learnt at 100 ms.
+fn learnt() -> Ledger {
+    let mut ledger = Ledger::default();
+    assert!(learn(&mut ledger, &snapshot(), 100));
+    ledger
+}
+
+#[test]
+fn equal_sights_change_nothing() {
+    let mut ledger = learnt();
+    let before = ledger.clone();
+    assert!(!learn(&mut ledger, &snapshot(), 200));
+    assert_eq!(ledger, before);
+    assert_eq!(ledger.nodes[&node('a')].container_id, "container-a");
+    assert_eq!(ledger.nodes[&node('b')].role, Role::Replica);
+}
+
+#[test]
+fn an_instance_is_adopted_when_all_have_answered_and_agreed_once() {
+    let mut seen = snapshot();
+    silence(&mut seen, 1);
+    let mut ledger = Ledger::default();
+    learn(&mut ledger, &seen, 100);
+    assert_eq!(ledger.adopted_at_ms, None);
+    learn(&mut ledger, &snapshot(), 200);
+    assert_eq!(ledger.adopted_at_ms, Some(200));
+    learn(&mut ledger, &seen, 300);
+    assert_eq!(ledger.adopted_at_ms, Some(200));
+}
+
+#[test]
+fn a_process_is_never_tied_to_a_container_that_may_not_be_its_own() {
+    let mut ledger = learnt();
+    let mut seen = snapshot();
+    // Another process answers, but the Pod's status still names the old container.
+    facts(&mut seen, 0).run_id = Some(run('c'));
+    learn(&mut ledger, &seen, 200);
+    assert_eq!(ledger.nodes[&node('a')].container_id, "");
+    learn(&mut ledger, &seen, 300);
+    assert_eq!(ledger.nodes[&node('a')].container_id, "", "it stays in doubt");
+    seen.members[0].container_id = "container-c".into();
+    learn(&mut ledger, &seen, 400);
+    assert_eq!(ledger.nodes[&node('a')].container_id, "container-c");
+    assert_eq!(ledger.nodes[&node('a')].run_id, run('c'));
+}
+
+#[test]
+fn a_silent_member_stays_as_it_was() {
+    let mut ledger = learnt();
+    let mut seen = snapshot();
+    silence(&mut seen, 0);
+    seen.members[0].container_id = "container-z".into();
+    assert!(!learn(&mut ledger, &seen, 200));
+    assert_eq!(ledger.nodes[&node('a')].container_id, "container-a");
+}
+
+#[test]
+fn a_change_of_roles_is_remembered_for_the_shard() {
+    let mut ledger = learnt();
+    let quiet = snapshot();
+    assert_eq!(shard_changed_at_ms(&ledger, &quiet, node('a')), None);
+    // `b` has replaced `a`, which is silent.
+    let mut seen = snapshot();
+    silence(&mut seen, 0);
+    seen.view = [(node('a'), row("", None)), (node('b'), row("0-16383", None))].into();
+    learn(&mut ledger, &seen, 200);
+    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
+    assert!(ledger.nodes[&node('a')].slots.is_empty());
+    // That `a` comes back as a replica is no new change.
+    let mut seen = snapshot();
+    seen.view = [(node('a'), row("", Some(node('b')))), (node('b'), row("0-16383", None))].into();
+    learn(&mut ledger, &seen, 900);
+    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
+    // A failover that is tried counts, too, from either end.
+    let verb = Verb::Failover { pod: "a".into(), primary: node('b'), mode: FailoverMode::Graceful };
+    tried(&mut ledger, &verb.into(), 950);
+    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(950));
+}
+
+#[test]
+fn becoming_a_replica_without_having_had_slots_is_no_change_of_roles() {
+    let mut seen = snapshot();
+    seen.view.insert(node('b'), row("", None));
+    let mut ledger = Ledger::default();
+    learn(&mut ledger, &seen, 100);
+    learn(&mut ledger, &snapshot(), 200);
+    assert_eq!(ledger.nodes[&node('b')].role, Role::Replica);
+    assert_eq!(shard_changed_at_ms(&ledger, &snapshot(), node('a')), None);
+}
+
+#[test]
+fn who_nobody_knows_any_more_is_forgotten_but_still_no_stranger() {
+    let mut ledger = learnt();
+    let mut seen = snapshot();
+    seen.members.pop();
+    learn(&mut ledger, &seen, 200);
+    assert!(ledger.nodes.contains_key(&node('b')), "`a` still knows it");
+    seen.view.remove(&node('b'));
+    learn(&mut ledger, &seen, 300);
+    assert!(!ledger.nodes.contains_key(&node('b')));
+    assert_eq!(ledger.forgotten.get(&node('b')), Some(&300));
+    for index in 0..300_u64 {
+        forgot(&mut ledger, format!("{index:040x}").parse().unwrap(), 1_000 + index);
+    }
+    assert_eq!(ledger.forgotten.len(), FORGOTTEN_MAX);
+    assert!(!ledger.forgotten.contains_key(&node('b')), "the oldest go first");
+}
+
+#[test]
+fn who_somebody_is_follows_from_all_views_and_the_ledger() {
+    let ledger = learnt();
+    let mut seen = snapshot();
+    let with = |seen: &mut Snapshot, row: NodeRow| {
+        seen.view.insert(node('f'), row);
+    };
+    assert_eq!(identify(node('a'), &seen, &ledger), Identity::Member);
+    silence(&mut seen, 0);
+    assert_eq!(identify(node('a'), &seen, &ledger), Identity::Absent);
+    with(&mut seen, row("", None));
+    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Foreign);
+    assert_eq!(foreign_nodes(&seen, &ledger), [node('f')].into());
+    with(&mut seen, NodeRow { connected: false, ..row("", None) });
+    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Ghost);
+    for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
+        with(&mut seen, NodeRow { flags: [flag].into(), ..row("", None) });
+        assert_eq!(identify(node('f'), &seen, &ledger), Identity::Ghost, "{flag:?}");
+    }
+    with(&mut seen, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
+    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Handshake);
+    // What the ledger has forgotten is nobody's cluster.
+    with(&mut seen, row("", None));
+    let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
+    assert_eq!(identify(node('f'), &seen, &forgotten), Identity::Ghost);
+}
+
+#[test]
+fn what_is_suspended_is_put_back_once() {
+    let mut ledger = learnt();
+    let mut seen = snapshot();
+    let set = |value: &str| -> Action {
+        let settings = [("cluster-node-timeout".to_owned(), value.to_owned())].into();
+        Verb::Configure { pod: "a".into(), settings, temporary: true }.into()
+    };
+    suspend(&mut ledger, &set("500"), &seen, 100);
+    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "500".into());
+    suspend(&mut ledger, &set("700"), &seen, 200);
+    assert_eq!(ledger.suspensions.len(), 1, "{:?}", ledger.suspensions);
+    let [lift] = &lifts(&ledger)[..] else { panic!() };
+    assert_eq!(lift.presume.run_id, Some(run('a')));
+    let Verb::Configure { settings, temporary: false, .. } = &lift.verb else { panic!("{lift:?}") };
+    assert_eq!(settings["cluster-node-timeout"], "5000");
+
+    lifted(&mut ledger, &seen);
+    assert_eq!(ledger.suspensions.len(), 1, "it is not put back yet");
+    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "5000".into());
+    lifted(&mut ledger, &seen);
+    assert!(ledger.suspensions.is_empty());
+}
+
+#[test]
+fn a_suspension_goes_with_its_process() {
+    let mut ledger = learnt();
+    let mut seen = snapshot();
+    let settings = [("cluster-node-timeout".to_owned(), "500".to_owned())].into();
+    let verb = Verb::Configure { pod: "a".into(), settings, temporary: true };
+    suspend(&mut ledger, &verb.into(), &seen, 100);
+    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "500".into());
+    let mut silent = seen.clone();
+    silence(&mut silent, 0);
+    lifted(&mut ledger, &silent);
+    assert_eq!(ledger.suspensions.len(), 1, "silence says nothing");
+    facts(&mut seen, 0).run_id = Some(run('c'));
+    lifted(&mut ledger, &seen);
+    assert!(ledger.suspensions.is_empty());
+}

@@ -1,0 +1,69 @@
+//! The gate: the one place where a plugin's calls meet the world.
+//!
+//! A [`Pass`] performs the calls of one guest call. For each it asks, in this order: is it granted,
+//! is there budget left, is the guard met, which mode is this. Then it calls a port, and nobody else
+//! does on a plugin's behalf.
+//!
+//! Invariants:
+//! - Whatever a plugin says, a write reaches a port only under a grant and, on Redis, under the guards
+//!   of [`guard`] evaluated on a snapshot taken for that wave.
+//! - In plan mode no write reaches Redis, and Kubernetes gets dry runs only.
+//! - Reads of a pass agree with each other: one revision of the store plus the pass' own writes.
+//! - Guards and grants are pure functions; the ports are called here and decide nothing.
+
+use std::sync::Arc;
+
+use tholepin_core::port::{Clock, Entropy, Kubernetes, Redis};
+
+mod act;
+mod book;
+mod context;
+mod field;
+mod grant;
+pub mod guard;
+mod instance;
+mod kubernetes;
+pub mod ledger;
+mod ownership;
+mod pass;
+mod redis;
+mod wake;
+mod witness;
+
+pub use context::{Mode, PassContext};
+pub use pass::Pass;
+
+/// What the gate performs calls with.
+#[derive(Clone)]
+pub struct Ports {
+    /// Kubernetes.
+    pub kubernetes: Arc<dyn Kubernetes>,
+    /// Redis.
+    pub redis: Arc<dyn Redis>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Opens passes.
+pub struct Gate {
+    ports: Ports,
+    books: book::Books,
+    armed: wake::Armed,
+}
+
+impl Gate {
+    /// A gate in front of these ports.
+    #[must_use]
+    pub fn new(ports: Ports) -> Arc<Self> {
+        let (books, armed) = (book::Books::default(), wake::Armed::default());
+        Arc::new(Self { ports, books, armed })
+    }
+
+    /// Opens a pass: its reads begin at the store as it is now.
+    #[must_use]
+    pub fn pass(self: &Arc<Self>, context: PassContext) -> Arc<Pass> {
+        Arc::new(Pass::new(self.clone(), context))
+    }
+}

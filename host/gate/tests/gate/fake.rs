@@ -1,0 +1,214 @@
+//! Ports that remember what reached them.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tholepin_core::{
+    Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
+    port::{
+        ApplyRequest, Clock, DeleteRequest, Entropy, Kubernetes, Members, PublishRequest, Redis,
+        StoreView,
+    },
+};
+use tholepin_schema::{
+    action::{Action, Outcome},
+    manifest::KindName,
+    snapshot::Snapshot,
+};
+
+type Objects = BTreeMap<ObjectRef, Arc<Value>>;
+
+/// A world of objects; writes are remembered as lines.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) objects: Mutex<Objects>,
+    pub(crate) writes: Mutex<Vec<String>>,
+    pub(crate) snapshot: Mutex<Snapshot>,
+}
+
+#[derive(Clone)]
+struct View(Objects);
+
+impl World {
+    pub(crate) fn put(&self, object: Value) {
+        let reference = ObjectMeta::of(&object).unwrap().object;
+        self.objects.lock().unwrap().insert(reference, Arc::new(object));
+    }
+
+    fn wrote(&self, line: String) {
+        self.writes.lock().unwrap().push(line);
+    }
+}
+
+impl StoreView for View {
+    fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
+        self.0.get(object).cloned()
+    }
+
+    fn list(
+        &self,
+        kind: &KindName,
+        namespace: &str,
+        _: &str,
+    ) -> Result<Vec<Arc<Value>>, CallError> {
+        let matches = |object: &ObjectRef| {
+            object.kind == *kind && (namespace.is_empty() || object.namespace == namespace)
+        };
+        Ok(self.0.iter().filter(|(object, _)| matches(object)).map(|(_, v)| v.clone()).collect())
+    }
+
+    fn owned_by(&self, _: &str) -> Vec<Arc<Value>> {
+        Vec::new()
+    }
+
+    fn covers(&self, _: &KindName) -> bool {
+        true
+    }
+
+    fn with(&self, object: Value) -> Arc<dyn StoreView> {
+        let mut next = self.clone();
+        next.0.insert(ObjectMeta::of(&object).unwrap().object, Arc::new(object));
+        Arc::new(next)
+    }
+
+    fn without(&self, object: &ObjectRef) -> Arc<dyn StoreView> {
+        let mut next = self.clone();
+        next.0.remove(object);
+        Arc::new(next)
+    }
+}
+
+impl Kubernetes for World {
+    fn view(&self) -> Arc<dyn StoreView> {
+        Arc::new(View(self.objects.lock().unwrap().clone()))
+    }
+
+    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+        let found = self.objects.lock().unwrap().get(&object).map(|found| (**found).clone());
+        Box::pin(async move { found.ok_or(CallError::NotFound(object.to_string())) })
+    }
+
+    fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+        unreachable!("all kinds are watched here")
+    }
+
+    fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+        let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
+        let kept = if request.dry_run { "dry run" } else { "kept" };
+        self.wrote(format!("apply {name} by {} {kept}", request.field_manager));
+        if !request.dry_run {
+            self.put(request.object.clone());
+        }
+        Box::pin(async { Ok(request.object) })
+    }
+
+    fn merge_patch(
+        &self,
+        object: ObjectRef,
+        _: Value,
+        _: String,
+        _: bool,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        self.wrote(format!("patch {}", object.name));
+        self.get(object)
+    }
+
+    fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+        let kept = if request.dry_run { "dry run" } else { "kept" };
+        let uid = request.uid.unwrap_or_default();
+        self.wrote(format!("delete {} uid {uid} {kept}", request.object.name));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+        self.wrote(format!("publish {}", request.reason));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn secret_value(
+        &self,
+        _: String,
+        name: String,
+        _: String,
+    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+        self.wrote(format!("read secret {name}"));
+        Box::pin(async { Ok(b"word".to_vec()) })
+    }
+}
+
+impl Redis for World {
+    fn pipeline<'a>(
+        &'a self,
+        _: &'a Members,
+        pod: &'a str,
+        commands: &'a [Vec<Vec<u8>>],
+        _: Duration,
+    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+        self.wrote(format!("pipeline of {} to {pod}", commands.len()));
+        Box::pin(async { Ok(commands.iter().map(|_| RespReply::default()).collect()) })
+    }
+
+    fn observe<'a>(&'a self, _: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        let snapshot = self.snapshot.lock().unwrap().clone();
+        Box::pin(async { snapshot })
+    }
+
+    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
+        for action in wave {
+            self.wrote(format!("{} to {}", action.verb.name(), action.verb.pod().unwrap_or("all")));
+        }
+        let done = || Outcome::Done { took_ms: 1, note: String::new() };
+        Box::pin(async move { wave.iter().map(|_| done()).collect() })
+    }
+
+    fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn member_ended(&self, _: &str) {}
+
+    fn watch(&self, _: &Members) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn unwatch(&self, _: &str) {}
+}
+
+/// A clock that stands still and bytes that everybody can guess.
+pub(crate) struct Still;
+
+/// The time that [`Still`] shows.
+pub(crate) const NOW_MS: u64 = 1_000_000;
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        NOW_MS
+    }
+}
+
+impl Entropy for Still {
+    fn bytes(&self, count: usize) -> Vec<u8> {
+        vec![7; count]
+    }
+}
+
+/// An object of a kind in namespace `n`, controlled by the owner if one is named.
+pub(crate) fn object(api_version: &str, kind: &str, name: &str, owner: Option<&str>) -> Value {
+    let references: Vec<_> = owner
+        .iter()
+        .map(|owner| {
+            json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Thing", "name": owner,
+                "uid": format!("uid-{owner}"), "controller": true})
+        })
+        .collect();
+    json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": {"name": name, "namespace": "n", "uid": format!("uid-{name}"),
+            "ownerReferences": references}
+    })
+}

@@ -1,0 +1,298 @@
+//! What the gate lets pass, and what reaches the ports when it does not.
+#![cfg(test)]
+
+mod fake;
+
+use std::sync::Arc;
+
+use fake::{NOW_MS, Still, World, object};
+use serde_json::{Value, json};
+use tholepin_core::{
+    Answer, Call, CallContext, CallError, KubernetesCall, ObjectKey, ObjectRef, Perform, Pipeline,
+    ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall,
+};
+use tholepin_gate::{Gate, Mode, Pass, PassContext, Ports};
+use tholepin_schema::manifest::{
+    Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths, Scope,
+};
+
+fn kind(api_version: &str, kind: &str) -> KindName {
+    KindName { api_version: api_version.into(), kind: kind.into() }
+}
+
+fn config_map(name: &str) -> ObjectRef {
+    ObjectRef { kind: kind("v1", "ConfigMap"), namespace: "n".into(), name: name.into() }
+}
+
+/// Everything on ConfigMaps of this scope, reads on Pods, and observation.
+fn grants(scope: Scope) -> Grants {
+    let all = ["get", "list", "apply", "merge-patch", "delete"].map(str::to_owned).to_vec();
+    let name = kind("v1", "ConfigMap");
+    let status = KubernetesGrant {
+        name: kind("tests.tholepin.dev/v1", "Thing"),
+        verbs: vec!["apply-status".into()],
+        scope: Scope::Owned,
+        force: false,
+    };
+    Grants {
+        kubernetes: vec![KubernetesGrant { name, verbs: all, scope, force: false }, status],
+        redis: RedisGrants { commands: vec!["+get".into()], verbs: vec!["meet".into()] },
+    }
+}
+
+struct Bench {
+    world: Arc<World>,
+    pass: Arc<Pass>,
+    context: CallContext,
+}
+
+impl Bench {
+    fn new(grants: Grants, mode: Mode) -> Self {
+        let world = Arc::new(World::default());
+        let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
+        thing["spec"] = json!({"secret": "mine"});
+        world.put(thing.clone());
+        for (name, owner) in [("mine", Some("me")), ("theirs", Some("them")), ("free", None)] {
+            world.put(object("v1", "ConfigMap", name, owner));
+        }
+        let ports = Ports {
+            kubernetes: world.clone(),
+            redis: world.clone(),
+            clock: Arc::new(Still),
+            entropy: Arc::new(Still),
+        };
+        let key = Arc::new(ObjectKey {
+            plugin: "p".parse().unwrap(),
+            kind: kind("tests.tholepin.dev/v1", "Thing"),
+            namespace: "n".into(),
+            name: "me".into(),
+        });
+        let pass = Gate::new(ports).pass(PassContext {
+            key: key.clone(),
+            object: Arc::new(thing),
+            grants: Arc::new(grants),
+            safety: Arc::new(SafetyPaths::default()),
+            parameters: Arc::new(json!({"a": 1})),
+            mode,
+            calls_max: 20,
+            writes_max: 8,
+        });
+        let context = CallContext {
+            plugin: "p".parse().unwrap(),
+            revision: RevisionDigest("r".into()),
+            object: Some(key),
+        };
+        Self { world, pass, context }
+    }
+
+    async fn kubernetes(&self, call: KubernetesCall) -> Answer {
+        self.pass.perform(&self.context, Call::Kubernetes(call)).await
+    }
+
+    async fn redis(&self, call: RedisCall) -> Answer {
+        self.pass.perform(&self.context, Call::Redis(call)).await
+    }
+
+    async fn apply(&self, name: &str, owner: Option<&str>) -> Answer {
+        let mut intent = object("v1", "ConfigMap", name, owner);
+        intent["metadata"].as_object_mut().unwrap().remove("uid");
+        self.kubernetes(KubernetesCall::Apply { object: intent, force: false }).await
+    }
+
+    async fn get(&self, name: &str) -> Answer {
+        let object = config_map(name);
+        self.kubernetes(KubernetesCall::Get { object, read: ReadMode::Cached, fields: vec![] })
+            .await
+    }
+
+    fn writes(&self) -> Vec<String> {
+        self.world.writes.lock().unwrap().clone()
+    }
+}
+
+fn instance() -> Value {
+    json!({"namespace": "n", "selector": "app=x", "container": "redis", "port": 7000})
+}
+
+#[tokio::test]
+async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
+    let bench = Bench::new(Grants::default(), Mode::Live);
+    let object = config_map("mine");
+    let patch = json!({});
+    let calls = [
+        KubernetesCall::Get { object: object.clone(), read: ReadMode::Live, fields: vec![] },
+        KubernetesCall::List {
+            kind: object.kind.clone(),
+            namespace: "n".into(),
+            selector: String::new(),
+            read: ReadMode::Live,
+            fields: vec![],
+        },
+        KubernetesCall::MergePatch { object: object.clone(), patch },
+        KubernetesCall::Delete { object, uid: None, resource_version: None, grace_seconds: None },
+        KubernetesCall::Publish {
+            event_type: tholepin_core::EventType::Normal,
+            reason: "R".into(),
+            message: String::new(),
+        },
+    ];
+    for call in calls {
+        let answer = bench.kubernetes(call.clone()).await;
+        assert!(matches!(answer, Err(CallError::Denied(_))), "{call:?}: {answer:?}");
+    }
+    let act = json!([{"verb": "meet", "args": {"pod": "a", "with": "b"}}]);
+    let actions = serde_json::from_value(act).unwrap();
+    let pipeline = Pipeline {
+        instance: instance(),
+        pod: "a".into(),
+        commands: vec![vec![b"GET".to_vec(), b"k".to_vec()]],
+        deadline_ms: 100,
+    };
+    for call in [
+        RedisCall::Observe { instance: instance() },
+        RedisCall::Act { instance: instance(), actions },
+        RedisCall::Pipeline(pipeline),
+    ] {
+        let answer = bench.redis(call.clone()).await;
+        assert!(matches!(answer, Err(CallError::Denied(_))), "{call:?}: {answer:?}");
+    }
+    assert_eq!(bench.writes(), [] as [String; 0]);
+}
+
+#[tokio::test]
+async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    assert!(bench.get("mine").await.is_ok());
+    for name in ["theirs", "free"] {
+        assert!(matches!(bench.get(name).await, Err(CallError::Denied(_))), "{name}");
+    }
+    assert!(matches!(bench.get("absent").await, Err(CallError::NotFound(_))));
+    let list = KubernetesCall::List {
+        kind: kind("v1", "ConfigMap"),
+        namespace: "n".into(),
+        selector: String::new(),
+        read: ReadMode::Cached,
+        fields: vec![".data".into()],
+    };
+    let Ok(Reply::Documents(found)) = bench.kubernetes(list).await else { panic!() };
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["metadata"]["name"], "mine");
+}
+
+#[tokio::test]
+async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    for (name, owner) in
+        [("new", None), ("new", Some("them")), ("theirs", Some("me")), ("free", Some("me"))]
+    {
+        let answer = bench.apply(name, owner).await;
+        assert!(matches!(answer, Err(CallError::Denied(_))), "{name} {answer:?}");
+    }
+    assert!(bench.apply("new", Some("me")).await.is_ok());
+    assert_eq!(bench.writes(), ["apply new by tholepin:p kept"]);
+}
+
+#[tokio::test]
+async fn a_delete_means_the_object_that_was_seen() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let delete = |uid: Option<&str>| KubernetesCall::Delete {
+        object: config_map("mine"),
+        uid: uid.map(str::to_owned),
+        resource_version: None,
+        grace_seconds: None,
+    };
+    assert!(matches!(bench.kubernetes(delete(Some("other"))).await, Err(CallError::Conflict(_))));
+    assert!(bench.kubernetes(delete(None)).await.is_ok());
+    assert_eq!(bench.writes(), ["delete mine uid uid-mine kept"]);
+}
+
+#[tokio::test]
+async fn the_hosts_own_conditions_cannot_be_applied() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let status = |condition: &str| {
+        let mut object = object("tests.tholepin.dev/v1", "Thing", "me", None);
+        object["status"] = json!({"conditions": [{"type": condition}]});
+        KubernetesCall::ApplyStatus { object }
+    };
+    let refused = bench.kubernetes(status("Quarantined")).await;
+    assert!(matches!(refused, Err(CallError::Invalid(_))), "{refused:?}");
+    assert!(bench.kubernetes(status("Ready")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_plan_sees_its_own_writes_and_keeps_none() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Plan);
+    bench.apply("new", Some("me")).await.unwrap();
+    assert!(bench.get("new").await.is_ok(), "the pass sees what it applied");
+    let delete = KubernetesCall::Delete {
+        object: config_map("mine"),
+        uid: None,
+        resource_version: None,
+        grace_seconds: None,
+    };
+    bench.kubernetes(delete).await.unwrap();
+    assert!(matches!(bench.get("mine").await, Err(CallError::NotFound(_))));
+    assert_eq!(
+        bench.writes(),
+        ["apply new by tholepin:p dry run", "delete mine uid uid-mine dry run"]
+    );
+}
+
+#[tokio::test]
+async fn a_pass_that_writes_too_much_is_throttled() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    for number in 0..8 {
+        bench.apply(&format!("new{number}"), Some("me")).await.unwrap();
+    }
+    assert!(matches!(bench.apply("new8", Some("me")).await, Err(CallError::Throttled(_))));
+    assert_eq!(bench.writes().len(), 8);
+}
+
+#[tokio::test]
+async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
+    let bench = Bench::new(Grants::default(), Mode::Live);
+    let ask = |call| bench.pass.perform(&bench.context, Call::Runtime(call));
+    assert_eq!(ask(RuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
+    assert_eq!(ask(RuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
+    assert_eq!(ask(RuntimeCall::Random { bytes: 2 }).await, Ok(Reply::Bytes(vec![7, 7])));
+    let much = ask(RuntimeCall::Random { bytes: 4096 }).await;
+    assert!(matches!(much, Err(CallError::Invalid(_))));
+    let recording = bench.pass.recording();
+    assert_eq!(recording.calls().len(), 4);
+    assert_eq!(recording.answers().values().filter(|answer| answer.is_ok()).count(), 3);
+}
+
+#[tokio::test]
+async fn an_action_that_its_guard_refuses_is_not_sent() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let act = json!([{"verb": "meet", "args": {"pod": "nobody-0", "with": "nobody-1"}}]);
+    let actions = serde_json::from_value(act).unwrap();
+    let answer = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
+    let Ok(Reply::Document(results)) = answer else { panic!("{answer:?}") };
+    assert!(results[0]["outcome"]["refused"]["guard"].is_string(), "{results}");
+    assert!(!bench.writes().iter().any(|line| line.starts_with("meet")), "{:?}", bench.writes());
+}
+
+#[tokio::test]
+async fn a_secret_is_read_only_if_the_object_names_it_and_another_namespace_never() {
+    let bench = Bench::new(
+        Grants {
+            redis: RedisGrants { commands: vec![], verbs: vec!["observe".into()] },
+            ..Grants::default()
+        },
+        Mode::Live,
+    );
+    for (change, reads) in [
+        (json!({"credentials": {"secret": "other", "key": "k"}}), false),
+        (json!({"credentials": {"secret": "mine", "key": "k"}}), true),
+        (json!({"namespace": "elsewhere"}), false),
+        (json!({"selector": ""}), false),
+    ] {
+        let mut instance = instance();
+        instance.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let answer = bench.redis(RedisCall::Observe { instance }).await;
+        assert_eq!(answer.is_ok(), reads, "{change}: {answer:?}");
+    }
+    let secrets = bench.writes().iter().filter(|line| line.starts_with("read secret")).count();
+    assert_eq!(secrets, 1, "{:?}", bench.writes());
+}

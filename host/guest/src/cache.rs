@@ -1,0 +1,284 @@
+//! Compiles components, and keeps what was compiled in a directory that only this user can read.
+//!
+//! An entry is found by the digest of the component and by the compiler's own compatibility hash. It is
+//! written beside and renamed, never in place: a running guest may have it mapped. A checksum tells a
+//! damaged entry, which is thrown away and made anew. Nothing but this module writes or reads there.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+use crate::engine::GuestEngine;
+
+/// The largest component that is compiled, in bytes: it bounds the time that compiling can take.
+pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
+
+/// How much compiled code is kept; the least recently used goes first.
+const CACHE_BYTES_MAX: u64 = 256 << 20;
+
+/// Files of compiled code end so.
+const SUFFIX: &str = "cwasm";
+
+/// The directory of compiled code.
+#[derive(Clone, Debug)]
+pub struct CompileCache {
+    directory: PathBuf,
+    bytes_max: u64,
+}
+
+/// Why there is no compiled component.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The directory cannot be made, or belongs to somebody else.
+    #[error("cannot use the directory `{path}` for compiled code")]
+    Directory {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The component is larger than allowed.
+    #[error(
+        "the component has {bytes} bytes, more than {WASM_BYTES_MAX}: build it with `--profile plugin`"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The bytes are no WebAssembly component.
+    #[error("this is no WebAssembly component ({0}): build it with `--target wasm32-wasip2`")]
+    NotAComponent(&'static str),
+    /// The compiler refused it.
+    #[error("the component does not compile: {0}")]
+    Compile(String),
+    /// What was compiled cannot be loaded, even freshly made.
+    #[error("the compiled component does not load: {0}")]
+    Load(String),
+}
+
+/// Where a component came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The directory had it.
+    Kept,
+    /// It was compiled.
+    Compiled,
+}
+
+impl CompileCache {
+    /// Uses a directory, which is made if it is missing, and closed to others (0700).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory cannot be made, is a link, or belongs to another user.
+    pub fn open(directory: PathBuf) -> Result<Self, CacheError> {
+        secure(&directory)
+            .map_err(|source| CacheError::Directory { path: directory.clone(), source })?;
+        Ok(Self { directory, bytes_max: CACHE_BYTES_MAX })
+    }
+
+    /// Gives the compiled component. Blocks: compiling takes tens of milliseconds and more.
+    pub(crate) fn component(
+        &self,
+        engine: &GuestEngine,
+        digest: &str,
+        wasm: &[u8],
+    ) -> Result<(Component, Origin), CacheError> {
+        check(wasm)?;
+        let path = self.path(engine, digest);
+        if let Some(component) = self.kept(engine, &path) {
+            return Ok((component, Origin::Kept));
+        }
+        let compiler =
+            GuestEngine::throw_away().map_err(|error| CacheError::Compile(error.to_string()))?;
+        let compiled = compiler
+            .precompile_component(wasm)
+            .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
+        drop(compiler);
+        let in_directory = |source| CacheError::Directory { path: self.directory.clone(), source };
+        self.keep(&path, &compiled).map_err(in_directory)?;
+        let component =
+            load(engine, &path).map_err(|error| CacheError::Load(format!("{error:#}")))?;
+        self.shrink(&path).map_err(in_directory)?;
+        Ok((component, Origin::Compiled))
+    }
+
+    fn path(&self, engine: &GuestEngine, digest: &str) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        engine.wasmtime().precompile_compatibility_hash().hash(&mut hasher);
+        self.directory.join(format!("{digest}-{:016x}.{SUFFIX}", hasher.finish()))
+    }
+
+    /// The entry, if it is there and whole.
+    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<Component> {
+        let bytes = fs::read(path).ok()?;
+        let sum = fs::read_to_string(sum_path(path)).ok()?;
+        if sum != hex(&Sha256::digest(&bytes)) {
+            tracing::warn!(path = %path.display(), "a compiled plugin is damaged; compiling it anew");
+            return None;
+        }
+        let component = load(engine, path)
+            .inspect_err(|error| tracing::info!(%error, "a compiled plugin does not load; compiling it anew"))
+            .ok()?;
+        // For the order in which entries go; a failure costs a compilation some day.
+        let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(component)
+    }
+
+    fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+        self.write(path, compiled)?;
+        self.write(&sum_path(path), hex(&Sha256::digest(compiled)).as_bytes())
+    }
+
+    /// Writes beside, then renames.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let beside = self.directory.join(format!(".{}-{number}.new", process::id()));
+        let written = File::create(&beside)
+            .and_then(|mut file| file.write_all(bytes))
+            .and_then(|()| fs::rename(&beside, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        written
+    }
+
+    /// Removes the least recently used entries until the rest fits; never `newest`.
+    fn shrink(&self, newest: &Path) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == SUFFIX) {
+                let metadata = entry.metadata()?;
+                entries.push((metadata.modified()?, metadata.len(), entry.path()));
+            }
+        }
+        entries.sort();
+        let mut total: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, bytes, path) in entries {
+            if total <= self.bytes_max {
+                break;
+            }
+            if path != newest {
+                fs::remove_file(&path)?;
+                let _ = fs::remove_file(sum_path(&path));
+                total = total.saturating_sub(bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Maps compiled code into memory.
+#[expect(
+    unsafe_code,
+    reason = "compiled code is trusted: the directory is ours alone (0700), only `keep` writes to it, by rename, and the checksum was compared"
+)]
+fn load(engine: &GuestEngine, path: &Path) -> wasmtime::Result<Component> {
+    unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+}
+
+/// Whether the bytes can be a component at all: said here in words that help.
+fn check(wasm: &[u8]) -> Result<(), CacheError> {
+    if WASM_BYTES_MAX < wasm.len() {
+        return Err(CacheError::TooLarge { bytes: wasm.len() });
+    }
+    match (wasm.get(..4), wasm.get(4..8)) {
+        (Some(b"\0asm"), Some([0x0d, 0, 1, 0])) => Ok(()),
+        (Some(b"\0asm"), Some([1, 0, 0, 0])) => {
+            Err(CacheError::NotAComponent("it is a core module"))
+        }
+        (Some(b"\0asm"), _) => Err(CacheError::NotAComponent("its format's version is unknown")),
+        _ => Err(CacheError::NotAComponent("it is not even WebAssembly")),
+    }
+}
+
+/// Makes the directory if it is missing, and closes it to others.
+fn secure(directory: &Path) -> io::Result<()> {
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let metadata = fs::symlink_metadata(directory)?;
+    let ours = fs::metadata("/proc/self")?.uid();
+    if !metadata.is_dir() || metadata.uid() != ours {
+        let text = "it is a link or belongs to another user; name another directory";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn sum_path(path: &Path) -> PathBuf {
+    path.with_extension("sum")
+}
+
+/// Bytes as hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_the_newest_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let mut cache = CompileCache::open(home.path().join("cache")).unwrap();
+        cache.bytes_max = 25;
+        let path = |name: &str| cache.directory.join(format!("{name}.{SUFFIX}"));
+        for (name, age_s) in [("old", 300), ("used", 100), ("new", 200)] {
+            cache.keep(&path(name), &[0; 10]).unwrap();
+            let time = SystemTime::now() - std::time::Duration::from_secs(age_s);
+            File::open(path(name)).and_then(|file| file.set_modified(time)).unwrap();
+        }
+        cache.shrink(&path("new")).unwrap();
+        let left = ["old", "used", "new"].map(|name| path(name).exists());
+        assert_eq!(left, [false, true, true]);
+        assert!(!sum_path(&path("old")).exists());
+    }
+
+    #[test]
+    fn the_directory_is_closed_to_others() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("cache");
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        CompileCache::open(directory.clone()).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        assert!(CompileCache::open(link).is_err());
+    }
+
+    #[test]
+    fn what_is_no_component_is_told_apart() {
+        for (bytes, word) in [
+            (b"".as_slice(), "not even"),
+            (b"hello world", "not even"),
+            (b"\0asm\x01\0\0\0", "core module"),
+            (b"\0asm\x09\0\0\0", "unknown"),
+        ] {
+            let error = check(bytes).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("wasm32-wasip2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A component that is compiled and linked, and the calls of its exports.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tholepin_core::{Boxed, CallContext, Perform, port::GuestError};
+use tholepin_schema::{
+    manifest::Manifest,
+    reconcile::{Failure, Outcome, Request, Violation},
+};
+use tokio::{task, time};
+use wasmtime::{
+    Store, Trap,
+    component::{Component, HasSelf, Linker},
+};
+
+use crate::{
+    bindings::{Reconciler, ReconcilerPre},
+    cache::{self, CacheError, CompileCache, Origin},
+    engine::GuestEngine,
+    limits::{ANSWER_BYTES_MAX, Limits},
+    state::{ComputedTooLong, GuestState, World},
+    wasi,
+};
+
+/// The interfaces that this host offers, without their version.
+const OFFERED: &[&str] = &[
+    "tholepin:kubernetes/events",
+    "tholepin:kubernetes/objects",
+    "tholepin:redis/commands",
+    "tholepin:redis/topology",
+    "tholepin:runtime/clock",
+    "tholepin:runtime/logging",
+    "tholepin:runtime/parameters",
+    "tholepin:runtime/random",
+    "tholepin:types/types",
+];
+
+/// The version of all packages of the contract.
+const CONTRACT_VERSION: &str = "0.1.0";
+
+/// A component, ready to be called.
+pub struct Loaded {
+    engine: Arc<GuestEngine>,
+    digest: String,
+    imports: Vec<String>,
+    instances: ReconcilerPre<GuestState>,
+}
+
+/// Why a component cannot be called.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// It does not compile.
+    #[error(transparent)]
+    Compile(#[from] CacheError),
+    /// It imports what this host does not offer.
+    #[error("the component imports `{import}`: {way_out}")]
+    UnknownImport {
+        /// The import as the component names it.
+        import: String,
+        /// What to do about it.
+        way_out: String,
+    },
+    /// Its imports or exports do not fit the contract.
+    #[error("the component does not fit the contract {CONTRACT_VERSION}: {0}")]
+    NotLinkable(String),
+}
+
+impl Loaded {
+    /// Compiles on a blocking thread; [`link`](Self::link) is the next step.
+    pub(crate) async fn compile(
+        engine: &Arc<GuestEngine>,
+        cache: &CompileCache,
+        wasm: Arc<[u8]>,
+    ) -> Result<(Component, Origin), CacheError> {
+        let (engine, cache) = (Arc::clone(engine), cache.clone());
+        let digest = wasm_digest(&wasm);
+        let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
+        work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
+    }
+
+    /// Links a compiled component with what this host offers.
+    pub(crate) fn link(
+        engine: &Arc<GuestEngine>,
+        component: &Component,
+        digest: String,
+    ) -> Result<Self, LoadError> {
+        let imports: Vec<String> = component
+            .component_type()
+            .imports(engine.wasmtime())
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for import in &imports {
+            check_import(import)?;
+        }
+        let not_linkable = |error: wasmtime::Error| LoadError::NotLinkable(format!("{error:#}"));
+        let mut linker = Linker::new(engine.wasmtime());
+        Reconciler::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
+            .map_err(not_linkable)?;
+        wasi::define(&mut linker, component).map_err(not_linkable)?;
+        let linked = linker.instantiate_pre(component).map_err(not_linkable)?;
+        let instances = ReconcilerPre::new(linked).map_err(not_linkable)?;
+        Ok(Self { engine: Arc::clone(engine), digest, imports, instances })
+    }
+
+    /// The component's SHA-256 in hex.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What it imports, by name and version.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.imports
+    }
+
+    /// Calls `describe`; every import but `log` is denied. `label` names the plugin in log lines.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the guest traps, breaks a limit, or answers something that is no manifest.
+    pub async fn describe(&self, label: &str) -> Result<Manifest, GuestError> {
+        let state = GuestState::new(label.to_owned(), None, "describe", Limits::DESCRIBE);
+        let text = self
+            .run(state, Limits::DESCRIBE, |exports, store| {
+                Box::pin(exports.tholepin_plugin_description().call_describe(store))
+            })
+            .await?;
+        parse("describe", &text)
+    }
+
+    /// Calls `validate`; every import but `log` is denied.
+    pub(crate) async fn validate(
+        &self,
+        context: CallContext,
+        limits: Limits,
+        old: Option<Value>,
+        new: Value,
+    ) -> Result<Vec<Violation>, GuestError> {
+        let label = context.plugin.to_string();
+        let state = GuestState::new(label, None, "validate", limits);
+        let (old, new) = (old.map(|old| old.to_string()), new.to_string());
+        let text = self
+            .run(state, limits, move |exports, store| {
+                Box::pin(async move {
+                    let exports = exports.tholepin_plugin_reconciliation();
+                    exports.call_validate(store, old.as_ref(), &new).await
+                })
+            })
+            .await?;
+        parse("validate", &text)
+    }
+
+    /// Calls `reconcile`.
+    pub(crate) async fn reconcile(
+        &self,
+        context: CallContext,
+        limits: Limits,
+        request: &Request,
+        perform: Arc<dyn Perform>,
+    ) -> Result<Result<Outcome, Failure>, GuestError> {
+        const EXPORT: &str = "reconcile";
+        let label = context.plugin.to_string();
+        let state = GuestState::new(label, Some(World { context, perform }), EXPORT, limits);
+        let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
+        let result = self
+            .run(state, limits, move |exports, store| {
+                Box::pin(async move {
+                    let exports = exports.tholepin_plugin_reconciliation();
+                    exports.call_reconcile(store, &request).await
+                })
+            })
+            .await?;
+        match result {
+            Ok(outcome) => parse(EXPORT, &outcome).map(Ok),
+            Err(failure) => parse(EXPORT, &failure).map(Err),
+        }
+    }
+
+    /// Makes an instance, calls an export within the limits, drops the instance.
+    async fn run<R, C>(&self, state: GuestState, limits: Limits, call: C) -> Result<R, GuestError>
+    where
+        C: for<'a> FnOnce(
+            &'a Reconciler,
+            &'a mut Store<GuestState>,
+        ) -> Boxed<'a, wasmtime::Result<R>>,
+    {
+        let export = state.export();
+        let mut store = state.into_store(&self.engine);
+        let work = async {
+            // The semaphore is never closed; were it, the pool itself would refuse.
+            let _slot = self.engine.slots().acquire().await.ok();
+            let exports = self.instances.instantiate_async(&mut store).await?;
+            call(&exports, &mut store).await
+        };
+        match time::timeout(limits.wall_clock, work).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(explain(export, limits, store.data(), &error)),
+            Err(_) => Err(timed_out(export, limits.wall_clock)),
+        }
+    }
+}
+
+/// Says what went wrong, in the guest's own words where it had any.
+fn explain(
+    export: &'static str,
+    limits: Limits,
+    state: &GuestState,
+    error: &wasmtime::Error,
+) -> GuestError {
+    if error.is::<ComputedTooLong>() {
+        return timed_out(export, limits.compute);
+    }
+    if state.wanted_more_memory() {
+        return GuestError::OutOfMemory { export, limit_bytes: limits.memory_bytes };
+    }
+    let message = state.last_words().unwrap_or_else(|| {
+        let trap = error.root_cause().to_string();
+        match error.downcast_ref() {
+            // A compiled language keeps a stack of its own below address 0 of its memory.
+            Some(Trap::MemoryOutOfBounds) => format!("{trap}; mostly a recursion without end"),
+            Some(_) | None => trap,
+        }
+    });
+    GuestError::Trapped { export, message }
+}
+
+fn timed_out(export: &'static str, limit: Duration) -> GuestError {
+    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    GuestError::TimedOut { export, limit_ms }
+}
+
+fn parse<T: DeserializeOwned>(export: &'static str, text: &str) -> Result<T, GuestError> {
+    if ANSWER_BYTES_MAX < text.len() {
+        let message = format!("it has {} bytes, more than {ANSWER_BYTES_MAX}", text.len());
+        return Err(GuestError::BadAnswer { export, message });
+    }
+    serde_json::from_str(text).map_err(|error| bad_answer(export, error))
+}
+
+fn bad_answer(export: &'static str, error: serde_json::Error) -> GuestError {
+    GuestError::BadAnswer { export, message: error.to_string() }
+}
+
+/// Whether this host offers an import, with the way out if not.
+fn check_import(import: &str) -> Result<(), LoadError> {
+    if import.starts_with(wasi::NAMESPACE) {
+        return Ok(());
+    }
+    let (name, version) = import.split_once('@').unwrap_or((import, ""));
+    let way_out = if !OFFERED.contains(&name) {
+        "this host offers no such interface; build the plugin with this host's `tholepin-sdk`"
+            .to_owned()
+    } else if compatible(version) {
+        return Ok(());
+    } else {
+        format!(
+            "this host offers version {CONTRACT_VERSION}; use a host that has {version}, or build the \
+             plugin against {CONTRACT_VERSION}"
+        )
+    };
+    Err(LoadError::UnknownImport { import: import.to_owned(), way_out })
+}
+
+/// Whether two versions are of one compatible line: before 1.0, major and minor are equal. A newer
+/// patch links as long as the functions used are there.
+fn compatible(version: &str) -> bool {
+    let line = |version: &str| {
+        let mut parts = version.split('.').map(str::to_owned);
+        (parts.next(), parts.next())
+    };
+    line(version) == line(CONTRACT_VERSION)
+}
+
+/// The SHA-256 of a component in hex.
+pub(crate) fn wasm_digest(wasm: &[u8]) -> String {
+    cache::hex(&Sha256::digest(wasm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_that_is_not_offered_says_what_to_do() {
+        let rows = [
+            ("tholepin:runtime/clock@0.1.0", None),
+            ("tholepin:runtime/clock@0.1.7", None),
+            ("wasi:cli/stderr@0.2.6", None),
+            ("tholepin:runtime/clock@0.2.0", Some("offers version 0.1.0")),
+            ("tholepin:runtime/clock", Some("offers version 0.1.0")),
+            ("tholepin:network/sockets@0.1.0", Some("no such interface")),
+            ("acme:secrets/all@1.0.0", Some("no such interface")),
+        ];
+        for (import, words) in rows {
+            let refused = check_import(import).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), words.is_some(), "{import}");
+            if let (Some(text), Some(words)) = (refused, words) {
+                assert!(text.contains(words) && text.contains(import), "{text}");
+            }
+        }
+    }
+}

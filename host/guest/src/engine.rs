@@ -1,0 +1,172 @@
+//! The wasmtime engine: its configuration, and the thread that makes computing guests stop.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::limits::Limits;
+
+/// How often a computing guest is looked at: limits of computing are rounded up to it.
+pub(crate) const TICK: Duration = Duration::from_millis(5);
+
+/// The most guest calls at once; one more waits for a slot, within its wall clock.
+const CALLS_MAX: u32 = 64;
+
+/// Core instances of one component: its module, and the small ones that join it to the component model.
+const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
+
+/// Where instances live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// In slots reserved at the start: fast, and needs some 300 GiB of address space.
+    Pooling,
+    /// Reserved at each call: for systems that limit address space.
+    OnDemand,
+}
+
+/// Runs guests. Cheap to share by `Arc`; ends its ticker thread when dropped.
+pub struct GuestEngine {
+    engine: Engine,
+    allocation: Allocation,
+    slots: Arc<Semaphore>,
+    _ticker: Ticker,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// This machine cannot run compiled Wasm, or a limit of address space is too narrow.
+    #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)? {0}")]
+    Engine(String),
+    /// No thread could be started.
+    #[error("cannot start the ticker thread")]
+    Ticker(#[source] io::Error),
+}
+
+impl GuestEngine {
+    /// Sets up an engine with pooled instances, or on-demand ones where the address space for a pool
+    /// cannot be reserved.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
+    pub fn new() -> Result<Self, EngineError> {
+        Self::with_allocation(Allocation::Pooling).or_else(|error| {
+            tracing::info!(%error, "no address space for pooled instances; allocating on demand");
+            Self::with_allocation(Allocation::OnDemand)
+        })
+    }
+
+    /// Sets up an engine with the allocation named, without a second choice.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_allocation(allocation: Allocation) -> Result<Self, EngineError> {
+        let engine = build(allocation)?;
+        let ticker = Ticker::start(engine.clone()).map_err(EngineError::Ticker)?;
+        let slots = Arc::new(Semaphore::new(CALLS_MAX as usize));
+        Ok(Self { engine, allocation, slots, _ticker: ticker })
+    }
+
+    /// Where instances live.
+    #[must_use]
+    pub const fn allocation(&self) -> Allocation {
+        self.allocation
+    }
+
+    pub(crate) const fn wasmtime(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) const fn slots(&self) -> &Arc<Semaphore> {
+        &self.slots
+    }
+
+    /// An engine for one compilation. Wasmtime 48 keeps compiler memory in the engine for ever, so the one
+    /// that serves must never compile.
+    pub(crate) fn throw_away() -> Result<Engine, EngineError> {
+        build(Allocation::OnDemand)
+    }
+}
+
+fn build(allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(2 << 20)
+        // A swap waits for the compiler; guests spend their time waiting for the host.
+        .cranelift_opt_level(OptLevel::None)
+        // What could make two runs differ.
+        .wasm_relaxed_simd(false)
+        .cranelift_nan_canonicalization(true);
+    match allocation {
+        Allocation::Pooling => {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        }
+        Allocation::OnDemand => {
+            config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        }
+    }
+    Engine::new(&config).map_err(|error| EngineError::Engine(format!("{error:#}")))
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(CALLS_MAX)
+        .total_core_instances(CALLS_MAX * CORE_INSTANCES_PER_COMPONENT_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
+        .total_memories(CALLS_MAX)
+        .max_memories_per_component(1)
+        .max_memory_size(Limits::MEMORY_BYTES_MAX)
+        .total_tables(CALLS_MAX * 4)
+        .max_tables_per_component(4)
+        .total_stacks(CALLS_MAX)
+        .max_unused_warm_slots(16)
+        .linear_memory_keep_resident(256 << 10);
+    pool
+}
+
+/// Advances the engine's epoch. A thread and not a task: a guest that never yields can keep every
+/// worker of the runtime busy, and must be stopped all the same.
+struct Ticker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: Engine) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let tick = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        };
+        let thread = thread::Builder::new().name("guest-ticker".to_owned()).spawn(tick)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // It ends within a tick. A panic in it has been printed; there is nobody else to tell.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Decides whether what a plugin asks for is covered by what it was granted. Pure.
+
+use tholepin_schema::manifest::{Grants, KubernetesGrant, RedisGrants, Scope};
+
+/// What is asked for and not granted, each as a line for people; empty if all is covered.
+pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
+    let Grants { kubernetes, redis } = requested;
+    let mut missing: Vec<String> = kubernetes
+        .iter()
+        .flat_map(|wanted| missing_kubernetes(wanted, &granted.kubernetes))
+        .collect();
+    let RedisGrants { commands, verbs } = redis;
+    let lists =
+        [("command", commands, &granted.redis.commands), ("verb", verbs, &granted.redis.verbs)];
+    for (what, wanted, granted) in lists {
+        let lacking = wanted.iter().filter(|word| !granted.contains(word));
+        missing.extend(lacking.map(|word| format!("the redis {what} `{word}`")));
+    }
+    missing
+}
+
+/// The verbs of one wish that no grant covers. Verbs may be granted by several entries.
+fn missing_kubernetes(wanted: &KubernetesGrant, granted: &[KubernetesGrant]) -> Vec<String> {
+    let KubernetesGrant { name, verbs, scope, force } = wanted;
+    let covers = |grant: &KubernetesGrant, verb: &String| {
+        grant.name == *name
+            && grant.verbs.contains(verb)
+            && width(*scope) <= width(grant.scope)
+            && (!force || grant.force)
+    };
+    let lacking = verbs.iter().filter(|verb| !granted.iter().any(|grant| covers(grant, verb)));
+    let with_force = if *force { " with force" } else { "" };
+    lacking.map(|verb| format!("`{verb}` on {name} (scope {}{with_force})", word(*scope))).collect()
+}
+
+/// How far a scope reaches; one that this host does not know reaches furthest when asked for.
+const fn width(scope: Scope) -> u8 {
+    match scope {
+        Scope::Owned => 0,
+        Scope::Namespace => 1,
+        Scope::Cluster => 2,
+        _ => u8::MAX,
+    }
+}
+
+/// The scope as YAML writes it.
+pub(crate) const fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Owned => "owned",
+        Scope::Namespace => "namespace",
+        Scope::Cluster => "cluster",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_asked_must_be_granted() {
+        let config_map = |verbs: &[&str], scope: &str| json!({"kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": verbs, "scope": scope}]});
+        let rows = [
+            (config_map(&["get"], "owned"), config_map(&["get", "apply"], "owned"), None),
+            (config_map(&["get"], "owned"), config_map(&["get"], "cluster"), None),
+            (
+                config_map(&["get", "delete"], "owned"),
+                config_map(&["get"], "owned"),
+                Some("`delete` on v1/ConfigMap"),
+            ),
+            (
+                config_map(&["get"], "cluster"),
+                config_map(&["get"], "namespace"),
+                Some("scope cluster"),
+            ),
+            (json!({"redis": {"verbs": ["meet"]}}), json!({}), Some("redis verb `meet`")),
+            (
+                json!({"redis": {"commands": ["+info"]}}),
+                json!({"redis": {"commands": ["+info"]}}),
+                None,
+            ),
+        ];
+        for (requested, granted, expected) in rows {
+            let parse = |value: &serde_json::Value| serde_json::from_value(value.clone()).unwrap();
+            let missing = missing(&parse(&requested), &parse(&granted)).join("; ");
+            match expected {
+                None => assert_eq!(missing, "", "{requested} by {granted}"),
+                Some(words) => assert!(missing.contains(words), "{missing}"),
+            }
+        }
+    }
+
+    #[test]
+    fn force_is_granted_apart() {
+        let grants = |force: bool| Grants {
+            kubernetes: vec![KubernetesGrant {
+                name: serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service"}))
+                    .unwrap(),
+                verbs: vec!["apply".to_owned()],
+                scope: Scope::Owned,
+                force,
+            }],
+            ..Grants::default()
+        };
+        assert_eq!(missing(&grants(true), &grants(false)).len(), 1);
+        assert_eq!(missing(&grants(false), &grants(true)).len(), 0);
+    }
+}

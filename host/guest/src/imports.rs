@@ -1,0 +1,110 @@
+//! Each import of the contract as a [`Call`](tholepin_core::Call), and each answer in the contract's types.
+//!
+//! Converts, bounds and nothing else. Every conversion names every case, so that a case added on one
+//! side does not compile until the other has it.
+
+mod kubernetes;
+mod redis;
+mod runtime;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tholepin_core::{Answer, CallError, Reply};
+
+use crate::{
+    bindings::tholepin::types::types::{self, Error},
+    limits::ANSWER_BYTES_MAX,
+    state::GuestState,
+};
+
+impl types::Host for GuestState {}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::NotFound(text) => Self::NotFound(text),
+            CallError::Conflict(text) => Self::Conflict(text),
+            CallError::Denied(text) => Self::Denied(text),
+            CallError::Refused(text) => Self::Refused(text),
+            CallError::Busy(text) => Self::Busy(text),
+            CallError::NeedsApproval(text) => Self::NeedsApproval(text),
+            CallError::Timeout(text) => Self::Timeout(text),
+            CallError::Gone(text) => Self::Gone(text),
+            CallError::Interrupted => Self::Interrupted,
+            CallError::Throttled(ms) => Self::Throttled(ms),
+            CallError::Transient(text) => Self::Transient(text),
+            CallError::Invalid(text) => Self::Invalid(text),
+            CallError::Unsupported(text) => Self::Unsupported(text),
+            CallError::PlanEnds(text) => Self::PlanEnds(text),
+            CallError::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+/// Reads a JSON argument.
+fn read<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
+}
+
+/// The answer to a call that returns nothing.
+fn done(answer: Answer) -> Result<(), Error> {
+    let Reply::Done = answer? else {
+        return Err(unfit("nothing"));
+    };
+    Ok(())
+}
+
+/// The answer to a call that returns one document.
+fn document(answer: Answer) -> Result<String, Error> {
+    let Reply::Document(document) = answer? else {
+        return Err(unfit("a document"));
+    };
+    bounded(&document)
+}
+
+/// The answer to a call that returns several documents.
+fn documents(answer: Answer) -> Result<Vec<String>, Error> {
+    let Reply::Documents(documents) = answer? else {
+        return Err(unfit("documents"));
+    };
+    let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
+    check_size(texts.iter().map(String::len).sum())?;
+    Ok(texts)
+}
+
+fn bounded(document: &Value) -> Result<String, Error> {
+    let text = document.to_string();
+    check_size(text.len())?;
+    Ok(text)
+}
+
+/// Whether an answer of this size is handed over.
+fn check_size(bytes: usize) -> Result<(), Error> {
+    if bytes <= ANSWER_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
+    )))
+}
+
+/// An answer of another shape than the call has: a bug in whoever performs.
+fn unfit(expected: &str) -> Error {
+    Error::Other(format!("the host's answer does not fit the call: it is not {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_large_says_what_to_do() {
+        let document_of =
+            |bytes: usize| document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
+        assert!(document_of(ANSWER_BYTES_MAX - 2).is_ok());
+        let Err(Error::Invalid(text)) = document_of(ANSWER_BYTES_MAX) else {
+            panic!("must be refused")
+        };
+        assert!(text.contains("fewer fields"), "{text}");
+    }
+}

@@ -1,0 +1,151 @@
+//! `tholepin:redis`.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tholepin_core::{Call, Pipeline, RedisCall, Reply, RespNode, RespReply};
+
+use super::{bounded, check_size, document, read, unfit};
+use crate::{
+    bindings::tholepin::{
+        redis::{commands, topology},
+        types::types::Error,
+    },
+    state::GuestState,
+};
+
+/// How long a pipeline may take if the guest does not say.
+const DEADLINE_MS_DEFAULT: u32 = 1000;
+
+/// The longest that a pipeline may take.
+const DEADLINE_MS_MAX: u32 = 5000;
+
+/// A server, as the guest names it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Server {
+    instance: Value,
+    pod: String,
+}
+
+/// The options of a pipeline.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Options {
+    #[serde(default = "deadline_ms_default")]
+    deadline_ms: u32,
+}
+
+const fn deadline_ms_default() -> u32 {
+    DEADLINE_MS_DEFAULT
+}
+
+impl commands::Host for GuestState {
+    async fn pipeline(
+        &mut self,
+        server: String,
+        commands: Vec<commands::Command>,
+        options: String,
+    ) -> Result<Vec<commands::Reply>, Error> {
+        let call = RedisCall::Pipeline(pipeline(&server, commands, &options)?);
+        let Reply::Replies(found) = self.ask(Call::Redis(call)).await? else {
+            return Err(unfit("replies"));
+        };
+        replies(found)
+    }
+
+    async fn fan_out(
+        &mut self,
+        pipelines: Vec<commands::PipelineRequest>,
+    ) -> Result<Vec<Result<Vec<commands::Reply>, Error>>, Error> {
+        let read = |request: commands::PipelineRequest| {
+            let commands::PipelineRequest { server, commands, options } = request;
+            pipeline(&server, commands, &options)
+        };
+        let pipelines = pipelines.into_iter().map(read).collect::<Result<_, _>>()?;
+        let Reply::FanOut(results) = self.ask(Call::Redis(RedisCall::FanOut { pipelines })).await?
+        else {
+            return Err(unfit("results of a fan-out"));
+        };
+        check_size(results.iter().flatten().map(|replies| size(replies)).sum())?;
+        Ok(results.into_iter().map(|result| replies(result?)).collect())
+    }
+}
+
+impl topology::Host for GuestState {
+    async fn observe(&mut self, instance: String) -> Result<String, Error> {
+        let call = RedisCall::Observe { instance: read("instance", &instance)? };
+        document(self.ask(Call::Redis(call)).await)
+    }
+
+    async fn act(
+        &mut self,
+        instance: String,
+        actions: Vec<String>,
+    ) -> Result<Vec<Result<String, Error>>, Error> {
+        let instance = read("instance", &instance)?;
+        let actions =
+            actions.iter().map(|action| read("actions", action)).collect::<Result<_, _>>()?;
+        let Reply::Results(results) =
+            self.ask(Call::Redis(RedisCall::Act { instance, actions })).await?
+        else {
+            return Err(unfit("results"));
+        };
+        Ok(results.into_iter().map(|result| bounded(&result?)).collect())
+    }
+}
+
+fn pipeline(
+    server: &str,
+    commands: Vec<commands::Command>,
+    options: &str,
+) -> Result<Pipeline, Error> {
+    let Server { instance, pod } = read("server", server)?;
+    let Options { deadline_ms } = read("options", options)?;
+    if commands.is_empty() || commands.iter().any(Vec::is_empty) {
+        return Err(Error::Invalid(
+            "`commands`: each pipeline needs a command with a name".to_owned(),
+        ));
+    }
+    if DEADLINE_MS_MAX < deadline_ms {
+        let text = format!("`options`: `deadlineMs` is {deadline_ms}, at most {DEADLINE_MS_MAX}");
+        return Err(Error::Invalid(text));
+    }
+    Ok(Pipeline { instance, pod, commands, deadline_ms })
+}
+
+fn replies(replies: Vec<RespReply>) -> Result<Vec<commands::Reply>, Error> {
+    check_size(size(&replies))?;
+    let reply =
+        |reply: RespReply| commands::Reply { nodes: reply.nodes.into_iter().map(node).collect() };
+    Ok(replies.into_iter().map(reply).collect())
+}
+
+/// Roughly what the replies weigh in the guest's memory.
+fn size(replies: &[RespReply]) -> usize {
+    const NODE_BYTES: usize = 16;
+    let node_size = |node: &RespNode| {
+        NODE_BYTES
+            + match node {
+                RespNode::Nil | RespNode::Int(_) | RespNode::Double(_) | RespNode::Boolean(_) => 0,
+                RespNode::Bulk(bytes) => bytes.len(),
+                RespNode::Status(text) | RespNode::Error(text) => text.len(),
+                RespNode::Array(children) => children.len() * 4,
+                RespNode::Map(pairs) => pairs.len() * 8,
+            }
+    };
+    replies.iter().flat_map(|reply| &reply.nodes).map(node_size).sum()
+}
+
+fn node(node: RespNode) -> commands::Node {
+    match node {
+        RespNode::Nil => commands::Node::Nil,
+        RespNode::Int(number) => commands::Node::Int(number),
+        RespNode::Bulk(bytes) => commands::Node::Bulk(bytes),
+        RespNode::Status(text) => commands::Node::Status(text),
+        RespNode::Error(text) => commands::Node::Error(text),
+        RespNode::Double(number) => commands::Node::Double(number),
+        RespNode::Boolean(truth) => commands::Node::Boolean(truth),
+        RespNode::Array(children) => commands::Node::Array(children),
+        RespNode::Map(pairs) => commands::Node::Map(pairs),
+    }
+}

@@ -1,0 +1,57 @@
+//! `tholepin:runtime`.
+
+use tholepin_core::{Call, Reply, RuntimeCall};
+
+use super::{document, unfit};
+use crate::{
+    bindings::tholepin::{
+        runtime::{clock, logging, parameters, random},
+        types::types::Error,
+    },
+    state::GuestState,
+};
+
+/// The most random bytes that one call gives.
+const RANDOM_BYTES_MAX: u32 = 1024;
+
+impl logging::Host for GuestState {
+    async fn log(&mut self, level: logging::Level, message: String) {
+        let level = match level {
+            logging::Level::Trace => "trace",
+            logging::Level::Debug => "debug",
+            logging::Level::Info => "info",
+            logging::Level::Warn => "warn",
+            logging::Level::Error => "error",
+        };
+        Self::log(self, level, message).await;
+    }
+}
+
+impl clock::Host for GuestState {
+    async fn now(&mut self) -> Result<u64, Error> {
+        let Reply::Number(now_ms) = self.ask(Call::Runtime(RuntimeCall::Now)).await? else {
+            return Err(unfit("a number"));
+        };
+        Ok(now_ms)
+    }
+}
+
+impl random::Host for GuestState {
+    async fn random(&mut self, bytes: u32) -> Result<Vec<u8>, Error> {
+        if RANDOM_BYTES_MAX < bytes {
+            let text = format!("`bytes` is {bytes}, at most {RANDOM_BYTES_MAX}");
+            return Err(Error::Invalid(text));
+        }
+        let Reply::Bytes(found) = self.ask(Call::Runtime(RuntimeCall::Random { bytes })).await?
+        else {
+            return Err(unfit("bytes"));
+        };
+        Ok(found)
+    }
+}
+
+impl parameters::Host for GuestState {
+    async fn parameters(&mut self) -> Result<String, Error> {
+        document(self.ask(Call::Runtime(RuntimeCall::Parameters)).await)
+    }
+}

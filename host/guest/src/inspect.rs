@@ -1,0 +1,130 @@
+//! What the command line tells about a component's file, without loading it into the host.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use serde_json::{Value, json};
+use tholepin_core::port::GuestError;
+use tholepin_schema::manifest::Manifest;
+use tokio::task;
+
+use crate::{
+    Allocation, CacheError, CompileCache, EngineError, GuestEngine, LoadError, Loaded,
+    component::wasm_digest, grants,
+};
+
+/// What a component tells about itself.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// What it imports, by name and version.
+    pub imports: Vec<String>,
+    /// Its SHA-256 in hex.
+    pub digest: String,
+    /// Its size in bytes.
+    pub bytes: usize,
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { manifest, imports, digest, bytes } = self;
+        let Manifest { name, version, reconciles, finalizer, watches, grants, .. } = manifest;
+        writeln!(f, "plugin      {name} {version}")?;
+        writeln!(f, "digest      {digest}")?;
+        writeln!(f, "size        {bytes} bytes")?;
+        for kind in reconciles {
+            let brings = if kind.crd.is_some() { " (brings its definition)" } else { "" };
+            writeln!(f, "reconciles  {}{brings}", kind.name)?;
+        }
+        writeln!(f, "finalizer   {}", if *finalizer { "yes" } else { "no" })?;
+        for watched in watches {
+            writeln!(f, "watches     {}", watched.name)?;
+        }
+        for grant in &grants.kubernetes {
+            let verbs = grant.verbs.join(", ");
+            let scope = grants::word(grant.scope);
+            let force = if grant.force { ", with force" } else { "" };
+            writeln!(f, "asks for    {}: {verbs} (scope {scope}{force})", grant.name)?;
+        }
+        for word in grants.redis.commands.iter().chain(&grants.redis.verbs) {
+            writeln!(f, "asks for    redis: {word}")?;
+        }
+        imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
+    }
+}
+
+/// Why a file tells nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// It cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It cannot be called.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It could not describe itself.
+    #[error(transparent)]
+    Describe(#[from] GuestError),
+    /// What it tells cannot be written as YAML.
+    #[error("cannot write the settings as YAML: {0}")]
+    Write(String),
+}
+
+/// Asks a component's file what it is. Compiles it in the directory of compiled code.
+///
+/// # Errors
+///
+/// Fails if the file cannot be read, does not compile or link, or cannot describe itself.
+pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, InspectError> {
+    let file = path.to_owned();
+    let read = task::spawn_blocking(move || std::fs::read(file)).await;
+    let wasm = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let wasm =
+        wasm.map_err(|source| InspectError::Read { path: path.display().to_string(), source })?;
+    let (digest, bytes) = (wasm_digest(&wasm), wasm.len());
+    let engine = Arc::new(GuestEngine::with_allocation(Allocation::OnDemand)?);
+    let compiled = Loaded::compile(&engine, cache, wasm.into()).await;
+    let (component, _) = compiled.map_err(|error: CacheError| LoadError::from(error))?;
+    let loaded = Loaded::link(&engine, &component, digest.clone())?;
+    let manifest = loaded.describe(&path.display().to_string()).await?;
+    Ok(Inspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
+}
+
+/// The settings that grant a component all it asks for, as `NAME.yaml` holds them. Whoever puts the file
+/// there grants.
+///
+/// # Errors
+///
+/// As [`inspect`].
+pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, InspectError> {
+    let Inspection { manifest, imports: _, digest, bytes: _ } = inspect(path, cache).await?;
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let settings = json!({
+        "apiVersion": "tholepin.dev/v1alpha1",
+        "kind": "Plugin",
+        "metadata": {"name": manifest.name},
+        "spec": {
+            "source": {"file": file.unwrap_or_default()},
+            "grants": manifest.grants,
+        }
+    });
+    let text = to_yaml(&settings)?;
+    Ok(format!(
+        "# Grants the plugin `{}` {} all that it asks for; remove what it should not have.\n\
+         # To accept this very file only, add to spec:  digest: {digest}\n{text}",
+        manifest.name, manifest.version
+    ))
+}
+
+fn to_yaml(value: &Value) -> Result<String, InspectError> {
+    serde_saphyr::to_string(value).map_err(|error| InspectError::Write(error.to_string()))
+}

@@ -1,0 +1,44 @@
+//! Runs plugins: everything that is about Wasm, and the registry that swaps plugins while they run.
+//!
+//! Knows how to turn files into a [`LoadedPlugin`] and how to call one. It reaches the world through
+//! [`Perform`](tholepin_core::Perform) alone, and never talks to Kubernetes or Redis.
+//!
+//! ```text
+//! NAME.yaml + NAME.wasm ─► fetch ─► verify ─► compile (cached) ─► check (link, describe, grants) ─► publish
+//!                                        a failure at any step leaves the previous revision serving
+//! call ─► fresh instance ─► export ─► import ─► Call ─► Perform ─► Answer ─► … ─► outcome or GuestError
+//! ```
+//!
+//! Invariants:
+//! - Each call has an instance of its own: a trap in one leaves nothing behind for another.
+//! - A guest has no authority: an import is a recorded [`Call`](tholepin_core::Call), an answer without
+//!   any content (WASI's environment), or a trap.
+//! - Every call ends: by its result, its limits of computing and memory, or its wall clock.
+//! - Compiled code comes from this process' own compiler, through a directory that is private to the
+//!   user, and from nowhere else.
+
+mod bindings;
+mod cache;
+mod component;
+mod engine;
+mod grants;
+mod imports;
+mod inspect;
+mod limits;
+mod parameters;
+mod plugin;
+mod registry;
+mod settings;
+mod state;
+mod wasi;
+
+pub use cache::{CacheError, CompileCache};
+pub use component::{LoadError, Loaded};
+pub use engine::{Allocation, EngineError, GuestEngine};
+pub use inspect::{InspectError, Inspection, grant_yaml, inspect};
+pub use limits::Limits;
+pub use plugin::LoadedPlugin;
+pub use registry::{
+    DirectoryWatch, PluginReport, Registry, RegistryError, RegistryOptions, RejectReason, Stage,
+};
+pub use settings::{GrantSetting, LimitSettings, PluginObject, PluginSettings, Source};

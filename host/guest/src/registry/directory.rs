@@ -1,0 +1,151 @@
+//! Looks at the directory of plugins: which files are there, and whether they are the same as before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use serde_json::Value;
+use tholepin_core::PluginName;
+
+use crate::settings::PluginObject;
+
+/// The largest `NAME.yaml` in bytes.
+const SETTINGS_BYTES_MAX: u64 = 256 << 10;
+
+/// What the directory holds.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Plugins with a `NAME.yaml`.
+    pub(super) plugins: BTreeMap<PluginName, Found>,
+    /// Components that no settings name, by the name of the file without `.wasm`.
+    pub(super) orphans: BTreeSet<PluginName>,
+    /// Files whose names cannot be a plugin's.
+    pub(super) misnamed: BTreeSet<String>,
+}
+
+/// One plugin as found.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Found {
+    /// Its settings, or why they cannot be read.
+    pub(super) settings: Result<Settings, String>,
+    /// Its component's file; absent if there is none.
+    pub(super) component: Option<Fingerprint>,
+}
+
+/// Settings as read, in both forms.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    /// For us.
+    pub(super) plugin: PluginObject,
+    /// For the `Plugin` object in Kubernetes: with everything that the user wrote.
+    pub(super) object: Value,
+}
+
+/// Tells whether a file is the same as before, links followed: a file written in place, replaced by a
+/// rename, or behind another link has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    /// Looks at a file; absent if it cannot be seen.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// Looks at the whole directory. Blocks.
+pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
+    let mut survey = Survey::default();
+    let mut components = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+        if let Some(stem) = name.strip_suffix(".yaml") {
+            match stem.parse::<PluginName>() {
+                Ok(plugin) => {
+                    let found = look(directory, name, &plugin);
+                    survey.plugins.insert(plugin, found);
+                }
+                Err(_) => {
+                    survey.misnamed.insert(name.to_owned());
+                }
+            }
+        } else if name.ends_with(".wasm") {
+            components.insert(name.to_owned());
+        }
+    }
+    for found in survey.plugins.values() {
+        if let Ok(settings) = &found.settings {
+            components.remove(&settings.plugin.spec.source.file);
+        }
+    }
+    for name in components {
+        match name.trim_end_matches(".wasm").parse::<PluginName>() {
+            Ok(plugin) if survey.plugins.contains_key(&plugin) => {}
+            Ok(plugin) => {
+                survey.orphans.insert(plugin);
+            }
+            Err(_) => {
+                survey.misnamed.insert(name);
+            }
+        }
+    }
+    Ok(survey)
+}
+
+fn look(directory: &Path, file: &str, name: &PluginName) -> Found {
+    let settings = read_settings(&directory.join(file), name);
+    let component = settings
+        .as_ref()
+        .ok()
+        .and_then(|settings| Fingerprint::of(&directory.join(&settings.plugin.spec.source.file)));
+    Found { settings, component }
+}
+
+fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
+    let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if SETTINGS_BYTES_MAX < bytes {
+        return Err(format!("it has {bytes} bytes, more than {SETTINGS_BYTES_MAX}"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let plugin: PluginObject = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+    let object: Value = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+    check(&plugin, name)?;
+    Ok(Settings { plugin, object })
+}
+
+/// Whether the object is one that this host reads, and names what its file names.
+fn check(plugin: &PluginObject, name: &PluginName) -> Result<(), String> {
+    let kind = (plugin.api_version.as_str(), plugin.kind.as_str());
+    if kind != ("tholepin.dev/v1alpha1", "Plugin") {
+        let (api_version, kind) = kind;
+        return Err(format!("it is a {api_version} {kind}; use tholepin.dev/v1alpha1 Plugin"));
+    }
+    if plugin.metadata.name != name.as_str() {
+        return Err(format!(
+            "metadata.name is `{}`, but the file is `{name}.yaml`: they must be equal",
+            plugin.metadata.name
+        ));
+    }
+    let file = &plugin.spec.source.file;
+    if file.contains('/') || file.starts_with('.') || !file.ends_with(".wasm") {
+        return Err(format!("spec.source.file is `{file}`: name a .wasm file beside this one"));
+    }
+    plugin.spec.limits.unwrap_or_default().limits().map(|_| ())
+}

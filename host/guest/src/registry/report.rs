@@ -1,0 +1,124 @@
+//! What the registry tells about a plugin, as values.
+
+use std::{fmt, sync::Arc};
+
+use serde_json::Value;
+use tholepin_core::{PluginName, RevisionDigest};
+
+/// How far a revision has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Settings and component were read.
+    Fetched,
+    /// The component has the digest that the settings pin, if they do.
+    Verified,
+    /// It is machine code.
+    Compiled,
+    /// It links, describes itself, and fits its settings.
+    Checked,
+    /// It serves.
+    Active,
+    /// Its files are gone; it serves no more.
+    Unloaded,
+}
+
+/// Why a revision does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// There is a component without a `Plugin` object.
+    SettingsMissing,
+    /// The `Plugin` object cannot be read or names something impossible.
+    SettingsInvalid,
+    /// The component's file cannot be read.
+    ComponentMissing,
+    /// The component is not the one that the settings pin.
+    DigestMismatch,
+    /// It is no component, or too large.
+    NotAComponent,
+    /// It does not compile.
+    CompileFailed,
+    /// It imports what this host does not offer.
+    UnknownImport,
+    /// Its imports or exports do not fit the contract.
+    NotLinkable,
+    /// `describe` trapped, broke a limit, or gave no manifest.
+    DescribeFailed,
+    /// The manifest contradicts itself or its file.
+    ManifestInvalid,
+    /// It asks for more than it was granted.
+    GrantsMissing,
+    /// Another plugin reconciles this kind.
+    KindClaimed,
+    /// The parameters do not fit the schema in the manifest.
+    ParametersInvalid,
+}
+
+/// What happened to a plugin.
+#[derive(Clone, Debug)]
+pub struct PluginReport {
+    /// Which plugin.
+    pub name: PluginName,
+    /// The last stage that the newest revision reached; absent if it reached none.
+    pub stage: Option<Stage>,
+    /// The newest revision, as far as it is known.
+    pub candidate: Option<RevisionDigest>,
+    /// The revision that serves.
+    pub active: Option<RevisionDigest>,
+    /// The version that the serving revision tells.
+    pub version: Option<String>,
+    /// Why the newest revision does not serve; absent while it does, or is on its way.
+    pub reason: Option<RejectReason>,
+    /// The reason in words, with the way out; empty without a reason.
+    pub message: String,
+    /// The `Plugin` object of the file, if it could be read.
+    pub object: Option<Arc<Value>>,
+}
+
+impl Stage {
+    /// The stage as status and labels show it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetched => "Fetched",
+            Self::Verified => "Verified",
+            Self::Compiled => "Compiled",
+            Self::Checked => "Checked",
+            Self::Active => "Active",
+            Self::Unloaded => "Unloaded",
+        }
+    }
+}
+
+impl RejectReason {
+    /// The reason as status, events and labels show it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SettingsMissing => "SettingsMissing",
+            Self::SettingsInvalid => "SettingsInvalid",
+            Self::ComponentMissing => "ComponentMissing",
+            Self::DigestMismatch => "DigestMismatch",
+            Self::NotAComponent => "NotAComponent",
+            Self::CompileFailed => "CompileFailed",
+            Self::UnknownImport => "UnknownImport",
+            Self::NotLinkable => "NotLinkable",
+            Self::DescribeFailed => "DescribeFailed",
+            Self::ManifestInvalid => "ManifestInvalid",
+            Self::GrantsMissing => "GrantsMissing",
+            Self::KindClaimed => "KindClaimed",
+            Self::ParametersInvalid => "ParametersInvalid",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

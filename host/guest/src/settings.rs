@@ -1,0 +1,202 @@
+//! The `Plugin` object as this crate reads it: which file, which digest, what it may do.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tholepin_schema::manifest::Grants;
+
+use crate::Limits;
+
+/// A `Plugin` object, as `NAME.yaml` holds it.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginObject {
+    /// `tholepin.dev/v1alpha1`.
+    pub api_version: String,
+    /// `Plugin`.
+    pub kind: String,
+    /// Its name, the same as the file's; labels and annotations are the user's own.
+    pub metadata: PluginMetadata,
+    /// What is wanted.
+    pub spec: PluginSettings,
+}
+
+/// The metadata of a `Plugin` object.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginMetadata {
+    /// The plugin's name.
+    pub name: String,
+}
+
+/// What is wanted of a plugin.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginSettings {
+    /// Where the component comes from.
+    pub source: Source,
+    /// The component's SHA-256 in hex; any other file is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What it may do.
+    pub grants: GrantSetting,
+    /// What one call may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitSettings>,
+    /// Handed to the plugin; must fit the schema in its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+}
+
+/// Where a component comes from.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// A file beside the YAML file, by its bare name.
+    pub file: String,
+}
+
+/// What a plugin is granted.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum GrantSetting {
+    /// Whatever the manifest asks for (`asRequested`); only where the host allows it.
+    AsRequested,
+    /// This and no more.
+    Granted(Grants),
+}
+
+/// What `asRequested` is called in YAML.
+const AS_REQUESTED: &str = "asRequested";
+
+impl TryFrom<Value> for GrantSetting {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        if value == AS_REQUESTED {
+            return Ok(Self::AsRequested);
+        }
+        serde_json::from_value(value).map(Self::Granted).map_err(|error| {
+            format!("grants: {error}; give `{AS_REQUESTED}`, or `kubernetes` and `redis` grants")
+        })
+    }
+}
+
+impl From<GrantSetting> for Value {
+    fn from(setting: GrantSetting) -> Self {
+        match setting {
+            GrantSetting::AsRequested => Self::from(AS_REQUESTED),
+            // String keys only, so this cannot fail.
+            GrantSetting::Granted(grants) => serde_json::to_value(grants).unwrap_or_default(),
+        }
+    }
+}
+
+/// What one call may use; the host's defaults where absent.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Linear memory in MiB.
+    #[serde(default, rename = "memoryMiB", skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// The whole call in milliseconds, waiting included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_clock_ms: Option<u32>,
+    /// Computing between two host calls, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_ms: Option<u32>,
+}
+
+impl LimitSettings {
+    /// The limits, with the host's defaults where nothing is set.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is out of range.
+    pub(crate) fn limits(self) -> Result<Limits, String> {
+        let Self { memory_mib, wall_clock_ms, compute_ms } = self;
+        let default = Limits::default();
+        let memory_bytes = match memory_mib {
+            Some(mib) => usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20),
+            None => default.memory_bytes,
+        };
+        if !(1 << 20..=Limits::MEMORY_BYTES_MAX).contains(&memory_bytes) {
+            return Err(format!(
+                "limits.memoryMiB must be 1 to {}",
+                Limits::MEMORY_BYTES_MAX >> 20
+            ));
+        }
+        let duration = |name: &str, ms: Option<u32>, default: Duration, max: Duration| {
+            let limit = ms.map_or(default, |ms| Duration::from_millis(ms.into()));
+            if limit.is_zero() || max < limit {
+                return Err(format!("limits.{name} must be 1 to {}", max.as_millis()));
+            }
+            Ok(limit)
+        };
+        Ok(Limits {
+            memory_bytes,
+            wall_clock: duration(
+                "wallClockMs",
+                wall_clock_ms,
+                default.wall_clock,
+                Limits::WALL_CLOCK_MAX,
+            )?,
+            compute: duration("computeMs", compute_ms, default.compute, Limits::COMPUTE_MAX)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "
+apiVersion: tholepin.dev/v1alpha1
+kind: Plugin
+metadata: {name: a, labels: {team: x}}
+spec:
+  source: {file: a.wasm}
+  grants:
+    kubernetes:
+      - {apiVersion: v1, kind: ConfigMap, verbs: [get]}
+  limits: {memoryMiB: 32, wallClockMs: 500}
+  parameters: {suffix: '!'}
+";
+
+    #[test]
+    fn a_plugin_object_is_read() {
+        let plugin: PluginObject = serde_saphyr::from_str(WHOLE).unwrap();
+        assert_eq!(plugin.spec.source.file, "a.wasm");
+        assert!(matches!(plugin.spec.grants, GrantSetting::Granted(_)));
+        let limits = plugin.spec.limits.unwrap().limits().unwrap();
+        assert_eq!((limits.memory_bytes, limits.wall_clock.as_millis()), (32 << 20, 500));
+        assert_eq!(limits.compute, Limits::default().compute);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let rows = [
+            (WHOLE.replace("limits:", "limit:"), "limit"),
+            (WHOLE.replace("verbs:", "verb:"), "verb"),
+            (WHOLE.replace("kubernetes:\n", "kubernets:\n"), "asRequested"),
+            (WHOLE.replace("apiVersion: v1, ", ""), "apiVersion"),
+        ];
+        for (text, word) in rows {
+            let error = serde_saphyr::from_str::<PluginObject>(&text).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_out_of_range_is_refused() {
+        for limits in [
+            LimitSettings { memory_mib: Some(0), ..LimitSettings::default() },
+            LimitSettings { memory_mib: Some(1025), ..LimitSettings::default() },
+            LimitSettings { wall_clock_ms: Some(600_001), ..LimitSettings::default() },
+            LimitSettings { compute_ms: Some(0), ..LimitSettings::default() },
+        ] {
+            assert!(limits.limits().is_err(), "{limits:?}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What belongs to one running guest: on whose behalf it runs, what it has used, what it last said.
+
+use std::sync::Arc;
+
+use tholepin_core::{Answer, Call, CallContext, CallError, Perform, RuntimeCall};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+
+use crate::{
+    engine::{GuestEngine, TICK},
+    limits::{HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Limits},
+};
+
+/// How the SDK's panic hook begins the line that it logs.
+const PANIC_PREFIX: &str = "panicked at ";
+
+/// How much of a guest's standard error is kept to explain a trap.
+const STDERR_BYTES_MAX: usize = 4 << 10;
+
+/// One running guest's own things.
+pub(crate) struct GuestState {
+    /// The plugin's name or its file, for log lines.
+    label: String,
+    /// Absent in `describe` and `validate`: every import but `log` is denied.
+    world: Option<World>,
+    export: &'static str,
+    ticks: u32,
+    ticks_max: u32,
+    memory: MemoryLimit,
+    log_lines: u32,
+    last_words: Option<String>,
+    stderr: String,
+}
+
+/// Who answers a guest's calls, and on whose behalf it makes them.
+pub(crate) struct World {
+    pub(crate) context: CallContext,
+    pub(crate) perform: Arc<dyn Perform>,
+}
+
+/// The guest computed longer than allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("computed longer than allowed without a host call")]
+pub(crate) struct ComputedTooLong;
+
+impl GuestState {
+    pub(crate) fn new(
+        label: String,
+        world: Option<World>,
+        export: &'static str,
+        limits: Limits,
+    ) -> Self {
+        let ticks_max = limits.compute.as_millis().div_ceil(TICK.as_millis());
+        Self {
+            label,
+            world,
+            export,
+            ticks: 0,
+            ticks_max: u32::try_from(ticks_max).unwrap_or(u32::MAX),
+            memory: MemoryLimit { bytes_max: limits.memory_bytes, was_refused: false },
+            log_lines: 0,
+            last_words: None,
+            stderr: String::new(),
+        }
+    }
+
+    /// Puts the guest into a store whose limits are armed.
+    pub(crate) fn into_store(self, engine: &GuestEngine) -> Store<Self> {
+        let mut store = Store::new(engine.wasmtime(), self);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let state = context.data_mut();
+            state.ticks += 1;
+            if state.ticks_max < state.ticks {
+                return Err(ComputedTooLong.into());
+            }
+            // Lets the worker look after others, and the wall clock ring.
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store
+    }
+
+    /// Performs one call; the guest's computing is counted anew afterwards, so that waiting earns no
+    /// strike.
+    pub(crate) async fn ask(&mut self, call: Call) -> Answer {
+        let answer = match &self.world {
+            Some(World { context, perform }) => perform.perform(context, call).await,
+            None => Err(CallError::Denied(format!(
+                "`{}` is not answered in `{}`: only log is",
+                call.function(),
+                self.export
+            ))),
+        };
+        self.ticks = 0;
+        answer
+    }
+
+    /// Takes a log line of the guest: cut, counted, and handed on.
+    pub(crate) async fn log(&mut self, level: &'static str, message: String) {
+        let message = cut(message, LOG_LINE_BYTES_MAX);
+        if message.starts_with(PANIC_PREFIX) {
+            self.last_words = Some(message.clone());
+        }
+        self.log_lines = self.log_lines.saturating_add(1);
+        let (level, message) = match self.log_lines.cmp(&LOG_LINES_MAX) {
+            std::cmp::Ordering::Less => (level, message),
+            std::cmp::Ordering::Equal => {
+                ("warn", format!("further lines of this call are dropped after {LOG_LINES_MAX}"))
+            }
+            std::cmp::Ordering::Greater => return,
+        };
+        if self.world.is_some() {
+            let level = level.to_owned();
+            let line = Call::Runtime(RuntimeCall::Log { level, message });
+            if let Err(error) = self.ask(line).await {
+                tracing::debug!(%error, plugin = self.label, "a log line was not taken");
+            }
+        } else {
+            tracing::info!(plugin = self.label, export = self.export, level, "{message}");
+        }
+    }
+
+    /// Keeps what the guest writes to standard error or output, and logs it line by line.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let room = STDERR_BYTES_MAX.saturating_sub(self.stderr.len());
+        self.stderr.extend(text.chars().take(room));
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            self.log("warn", line.to_owned()).await;
+        }
+    }
+
+    pub(crate) const fn is_sealed(&self) -> bool {
+        self.world.is_none()
+    }
+
+    pub(crate) const fn export(&self) -> &'static str {
+        self.export
+    }
+
+    /// Whether the guest was refused memory.
+    pub(crate) const fn wanted_more_memory(&self) -> bool {
+        self.memory.was_refused
+    }
+
+    /// The guest's own explanation of a trap: its panic, else what it wrote to standard error.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let stderr = self.stderr.trim();
+        let written = (!stderr.is_empty()).then(|| stderr.to_owned());
+        self.last_words.clone().or(written)
+    }
+}
+
+/// Refuses memory beyond the limit, and remembers that it did.
+struct MemoryLimit {
+    bytes_max: usize,
+    was_refused: bool,
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let is_allowed = desired <= self.bytes_max;
+        self.was_refused |= !is_allowed;
+        Ok(is_allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= 20_000)
+    }
+}
+
+/// Cuts a text at a character's border and says how much is missing.
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let end = text.floor_char_boundary(bytes_max);
+    let missing = text.len() - end;
+    text.truncate(end);
+    text.push_str(&format!("… ({missing} bytes cut)"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("short".to_owned(), 5), "short");
+        assert_eq!(cut("äää".to_owned(), 3), "ä… (4 bytes cut)");
+    }
+}

@@ -1,0 +1,56 @@
+//! Compiled code is kept, found again, and made anew when it is damaged.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{build, setting::Setting};
+
+/// Loads the probe in a new registry on this cache.
+async fn load(cache: &Path) {
+    let mut setting = Setting::with(cache.to_owned(), true);
+    setting.install("probe", &build::probe(), "");
+    setting.watch.scan().await;
+    assert!(setting.active("probe").is_some(), "{:?}", setting.report("probe"));
+}
+
+/// The one file of compiled code.
+fn entry(cache: &Path) -> PathBuf {
+    let files = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
+    let mut compiled: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "cwasm")).collect();
+    assert_eq!(compiled.len(), 1, "{compiled:?}");
+    compiled.pop().unwrap()
+}
+
+#[tokio::test]
+async fn compiled_code_is_used_again() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    load(&cache).await;
+    let inode = fs::metadata(entry(&cache)).unwrap().ino();
+    load(&cache).await;
+    assert_eq!(fs::metadata(entry(&cache)).unwrap().ino(), inode, "it was compiled twice");
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_made_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    load(&cache).await;
+    let whole = fs::read(entry(&cache)).unwrap();
+    let mut flipped = whole.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    for damaged in [whole[..whole.len() / 2].to_vec(), flipped, b"garbage".to_vec(), Vec::new()] {
+        // By a rename: the entry may be mapped.
+        let beside = home.path().join("damaged");
+        fs::write(&beside, damaged).unwrap();
+        fs::rename(beside, entry(&cache)).unwrap();
+        load(&cache).await;
+        assert_eq!(fs::read(entry(&cache)).unwrap(), whole);
+    }
+}

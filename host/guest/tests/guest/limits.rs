@@ -1,0 +1,152 @@
+//! A guest that breaks a limit ends with an error that says so, and the next call is as if nothing was.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tholepin_core::port::{GuestError, Guests};
+use tokio::time;
+
+use crate::{
+    perform::{Gated, World, friendly},
+    setting::{probe, run, summary},
+};
+
+/// Lets a guest break a limit and then work.
+async fn broken(spec: &str, task: serde_json::Value) -> GuestError {
+    let plugin = probe(spec).await;
+    let error = run(&plugin, task.clone(), World::friendly()).await.expect_err(&task.to_string());
+    let after = summary(&plugin, json!({"do": "nothing"}), World::friendly()).await;
+    assert_eq!(after, "", "a call after `{task}` must not notice it");
+    error
+}
+
+#[tokio::test]
+async fn a_panic_tells_its_text_and_line() {
+    let error = broken("", json!({"do": "panic", "number": 7})).await;
+    let GuestError::Trapped { export: "reconcile", message } = &error else { panic!("{error}") };
+    assert!(message.contains("told to panic with number 7"), "{message}");
+    assert!(message.contains("probe/src/lib.rs:"), "{message}");
+}
+
+#[tokio::test]
+async fn a_panic_is_logged_too() {
+    let plugin = probe("").await;
+    let world = World::friendly();
+    let _ = run(&plugin, json!({"do": "panic", "number": 7}), Arc::clone(&world) as _).await;
+    let logged = world.logged().join("\n");
+    assert!(logged.starts_with("error: panicked at "), "{logged}");
+}
+
+#[tokio::test]
+async fn a_trap_is_told() {
+    let error = broken("", json!({"do": "trap"})).await;
+    assert!(matches!(error, GuestError::Trapped { export: "reconcile", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_loop_ends_after_its_time_of_computing() {
+    let error = broken("limits: {computeMs: 50}", json!({"do": "loop"})).await;
+    assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 50 });
+}
+
+#[tokio::test]
+async fn a_recursion_without_end_ends_and_is_named() {
+    let error = broken("", json!({"do": "recurse"})).await;
+    let GuestError::Trapped { message, .. } = &error else { panic!("{error}") };
+    assert!(message.contains("recursion"), "{message}");
+}
+
+#[tokio::test]
+async fn memory_ends_at_the_limit() {
+    let error = broken("limits: {memoryMiB: 16}", json!({"do": "eat-memory"})).await;
+    assert_eq!(error, GuestError::OutOfMemory { export: "reconcile", limit_bytes: 16 << 20 });
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_refused() {
+    let error = broken("", json!({"do": "return-huge", "number": 2 << 20})).await;
+    let GuestError::BadAnswer { export: "reconcile", message } = &error else { panic!("{error}") };
+    assert!(message.contains("1048576"), "{message}");
+}
+
+#[tokio::test]
+async fn a_host_call_takes_only_so_many_bytes() {
+    let plugin = probe("").await;
+    let send =
+        |bytes: u32| run(&plugin, json!({"do": "send-huge", "number": bytes}), World::friendly());
+    assert!(send(1 << 20).await.is_ok());
+    let error = send(5 << 20).await.unwrap_err();
+    assert!(matches!(error, GuestError::Trapped { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_call_ends_by_the_wall_clock_while_it_waits() {
+    let plugin = probe("limits: {wallClockMs: 100}").await;
+    let world = Gated::at("runtime/now");
+    let task = json!({"do": "call", "function": "runtime/now"});
+    let error = run(&plugin, task, world).await.unwrap_err();
+    assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 100 });
+}
+
+/// Waiting for the host is no computing: a slow Redis must not earn the plugin a strike.
+#[tokio::test]
+async fn waiting_does_not_count_as_computing() {
+    let plugin = probe("limits: {computeMs: 50}").await;
+    let world = Gated::at("runtime/now");
+    let released = Arc::clone(&world);
+    let wait = async move {
+        let _reached = released.reached.acquire().await.unwrap();
+        // Longer than the guest may compute; there is no event to wait for, as time itself is the matter.
+        time::sleep(Duration::from_millis(150)).await;
+        released.released.add_permits(1);
+    };
+    let task = json!({"do": "call", "function": "runtime/now"});
+    let (result, ()) = tokio::join!(run(&plugin, task, world), wait);
+    assert_eq!(result.unwrap().unwrap().summary, "ok 1700000000123");
+}
+
+#[tokio::test]
+async fn a_loop_of_host_calls_ends_by_the_wall_clock() {
+    let plugin = probe("limits: {wallClockMs: 200}").await;
+    let world = World::new(friendly);
+    let task = json!({"do": "many-calls", "number": u32::MAX});
+    let error = run(&plugin, task, world).await.unwrap_err();
+    assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 200 });
+}
+
+#[tokio::test]
+async fn log_lines_are_bounded_in_length_and_number() {
+    let plugin = probe("").await;
+    let world = World::friendly();
+    run(&plugin, json!({"do": "long-log", "number": 10_000}), Arc::clone(&world) as _)
+        .await
+        .unwrap()
+        .unwrap();
+    let line = world.logged().pop().unwrap();
+    assert!(line.len() < 8300 && line.ends_with("bytes cut)"), "{} bytes", line.len());
+
+    let world = World::friendly();
+    run(&plugin, json!({"do": "many-logs", "number": 3000}), Arc::clone(&world) as _)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(world.logged().len(), 1000);
+    assert!(world.logged().pop().unwrap().contains("dropped"));
+}
+
+#[tokio::test]
+async fn a_trap_in_validate_is_told() {
+    let plugin = probe("").await;
+    let new = json!({"spec": {"do": "trap-in-validate"}});
+    let error = plugin.validate(plugin.context(None), None, new).await.unwrap_err();
+    let GuestError::Trapped { export: "validate", message } = &error else { panic!("{error}") };
+    assert!(message.contains("validate was told to trap"), "{message}");
+}
+
+#[tokio::test]
+async fn a_failure_that_the_plugin_understood_is_a_value() {
+    let plugin = probe("").await;
+    let failure =
+        run(&plugin, json!({"do": "fail"}), World::friendly()).await.unwrap().unwrap_err();
+    assert_eq!((failure.reason.as_str(), failure.retry), ("Told", true));
+}

@@ -1,0 +1,12 @@
+//! Real guests in the real runtime, with the world behind it scripted.
+
+mod build;
+mod cache;
+mod imports;
+mod inspect;
+mod limits;
+mod perform;
+mod registry;
+mod replay;
+mod setting;
+mod wasi;

@@ -1,0 +1,136 @@
+//! Worlds for guests: scripted, recording, replaying, and one that waits to be released.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::json;
+use tholepin_core::{
+    Answer, Boxed, Call, CallContext, CallError, CallKey, Perform, Recording, Reply, RespNode,
+    RespReply, RuntimeCall,
+};
+use tokio::sync::Semaphore;
+
+/// Answers by a function, and records.
+pub(crate) struct World {
+    answer: Box<dyn Fn(&Call) -> Answer + Send + Sync>,
+    recording: Mutex<Recording>,
+}
+
+impl World {
+    /// Answers everything in the shape that the call has.
+    pub(crate) fn friendly() -> Arc<Self> {
+        Self::new(friendly)
+    }
+
+    pub(crate) fn new(answer: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { answer: Box::new(answer), recording: Mutex::default() })
+    }
+
+    pub(crate) fn recording(&self) -> Recording {
+        self.recording.lock().unwrap().clone()
+    }
+
+    /// The functions called, in order.
+    pub(crate) fn called(&self) -> Vec<&'static str> {
+        self.recording().calls().iter().map(|recorded| recorded.call.function()).collect()
+    }
+
+    /// The lines logged, in order.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        let line = |call: &Call| match call {
+            Call::Runtime(RuntimeCall::Log { level, message }) => {
+                Some(format!("{level}: {message}"))
+            }
+            _ => None,
+        };
+        self.recording().calls().iter().filter_map(|recorded| line(&recorded.call)).collect()
+    }
+}
+
+impl Perform for World {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        Box::pin(async move {
+            let answer = (self.answer)(&call);
+            let mut recording = self.recording.lock().unwrap();
+            let key = recording.key(&call);
+            recording.keep(call, key.occurrence, answer.clone());
+            answer
+        })
+    }
+}
+
+/// Answers each call in its shape.
+pub(crate) fn friendly(call: &Call) -> Answer {
+    let reply = || vec![RespReply { nodes: vec![RespNode::Status("PONG".to_owned())] }];
+    Ok(match call.function() {
+        "kubernetes/list" => Reply::Documents(vec![json!({"kind": "ConfigMap"})]),
+        "kubernetes/delete" | "kubernetes/publish" | "runtime/log" => Reply::Done,
+        "redis/pipeline" => Reply::Replies(reply()),
+        "redis/fan-out" => Reply::FanOut(vec![Ok(reply()), Err(CallError::Gone("a-0".to_owned()))]),
+        "redis/act" => Reply::Results(vec![Err(CallError::Refused("G3".to_owned()))]),
+        "runtime/now" => Reply::Number(1_700_000_000_123),
+        "runtime/random" => {
+            let Call::Runtime(RuntimeCall::Random { bytes }) = call else { panic!("{call:?}") };
+            Reply::Bytes((0..*bytes).map(|byte| u8::try_from(byte % 256).unwrap()).collect())
+        }
+        "runtime/parameters" => Reply::Document(json!({"suffix": "!"})),
+        _ => Reply::Document(json!({"kind": "ConfigMap"})),
+    })
+}
+
+/// Answers from a saved recording, by key; what it does not hold is noted and never invented.
+pub(crate) struct Replay {
+    answers: BTreeMap<CallKey, Answer>,
+    asked: Mutex<Recording>,
+    missing: Mutex<Vec<CallKey>>,
+}
+
+impl Replay {
+    pub(crate) fn of(recording: &Recording) -> Arc<Self> {
+        let answers = recording.answers();
+        Arc::new(Self { answers, asked: Mutex::default(), missing: Mutex::default() })
+    }
+
+    pub(crate) fn missing(&self) -> Vec<CallKey> {
+        self.missing.lock().unwrap().clone()
+    }
+}
+
+impl Perform for Replay {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        Box::pin(async move {
+            let key = self.asked.lock().unwrap().key(&call);
+            self.answers.get(&key).cloned().unwrap_or_else(|| {
+                self.missing.lock().unwrap().push(key.clone());
+                Err(CallError::Other(format!("no answer recorded for {}", key.call)))
+            })
+        })
+    }
+}
+
+/// Answers a function only when released; everything else at once.
+pub(crate) struct Gated {
+    pub(crate) function: &'static str,
+    pub(crate) reached: Semaphore,
+    pub(crate) released: Semaphore,
+}
+
+impl Gated {
+    pub(crate) fn at(function: &'static str) -> Arc<Self> {
+        Arc::new(Self { function, reached: Semaphore::new(0), released: Semaphore::new(0) })
+    }
+}
+
+impl Perform for Gated {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        Box::pin(async move {
+            if call.function() == self.function {
+                self.reached.add_permits(1);
+                self.released.acquire().await.unwrap().forget();
+            }
+            friendly(&call)
+        })
+    }
+}

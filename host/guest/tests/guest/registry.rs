@@ -1,0 +1,319 @@
+//! Plugins are found, checked, swapped and refused while others go on serving.
+
+use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tholepin_core::port::Guests;
+use tholepin_guest::{PluginReport, RejectReason, Stage};
+use tokio::{sync::broadcast, task::JoinSet, time};
+
+use crate::{
+    build,
+    perform::{Gated, World},
+    setting::{Setting, plugin, request, settings, summary},
+};
+
+const SPEC: fn() -> serde_json::Value = || json!({"text": "world"});
+
+/// Waits for a report that fits.
+async fn until(
+    reports: &mut broadcast::Receiver<PluginReport>,
+    fits: impl Fn(&PluginReport) -> bool,
+) -> PluginReport {
+    let wait = async {
+        loop {
+            let report = reports.recv().await.unwrap();
+            if fits(&report) {
+                return report;
+            }
+        }
+    };
+    time::timeout(Duration::from_secs(30), wait).await.expect("the report must come")
+}
+
+/// A setting with `config-maker` serving and its watch running.
+async fn running() -> (Setting2, JoinSet<()>) {
+    let mut setting = Setting::new();
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    setting.watch.scan().await;
+    let Setting { home, registry, watch } = setting;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch.run());
+    (Setting2 { home, registry }, tasks)
+}
+
+/// A [`Setting`] whose watch runs by itself.
+struct Setting2 {
+    home: tempfile::TempDir,
+    registry: Arc<tholepin_guest::Registry>,
+}
+
+impl Setting2 {
+    fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
+        let directory = self.home.path().join("plugins");
+        let beside = directory.join(format!(".{file}.new"));
+        fs::write(&beside, bytes).unwrap();
+        fs::rename(beside, directory.join(file)).unwrap();
+    }
+
+    async fn says(&self) -> String {
+        let active = self.registry.active(&plugin("config-maker")).unwrap();
+        summary(&active, SPEC(), World::friendly()).await
+    }
+}
+
+#[tokio::test]
+async fn a_revision_goes_through_its_stages() {
+    let mut setting = Setting::new();
+    let mut reports = setting.registry.subscribe();
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    setting.watch.scan().await;
+    let mut stages = Vec::new();
+    while let Ok(report) = reports.try_recv() {
+        assert_eq!(report.reason, None, "{}", report.message);
+        stages.extend(report.stage);
+    }
+    use Stage::{Active, Checked, Compiled, Fetched, Verified};
+    assert_eq!(stages, [Fetched, Verified, Compiled, Checked, Active]);
+    let report = setting.report("config-maker");
+    assert_eq!(report.version.as_deref(), Some("Hello"));
+    assert_eq!(report.active, report.candidate);
+    assert_eq!(report.object.unwrap()["spec"]["grants"], "asRequested");
+}
+
+#[tokio::test]
+async fn a_renamed_file_is_swapped_in() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    assert_eq!(setting.says().await, "Hello, world!");
+    setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
+    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    assert_eq!(setting.says().await, "Howdy, world!");
+}
+
+#[tokio::test]
+async fn a_swapped_link_is_swapped_in() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    let store = setting.home.path().join("store");
+    fs::create_dir(&store).unwrap();
+    fs::copy(build::config_maker("Howdy"), store.join("v2.wasm")).unwrap();
+    let directory = setting.home.path().join("plugins");
+    symlink(store.join("v2.wasm"), directory.join(".link")).unwrap();
+    fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
+    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    assert_eq!(setting.says().await, "Howdy, world!");
+}
+
+#[tokio::test]
+async fn a_change_behind_a_link_is_found_without_a_notice() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    let target = setting.home.path().join("elsewhere.wasm");
+    fs::copy(build::config_maker("Howdy"), &target).unwrap();
+    let directory = setting.home.path().join("plugins");
+    symlink(&target, directory.join(".link")).unwrap();
+    fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
+    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    fs::copy(build::config_maker("Ahoy"), &target).unwrap();
+    until(&mut reports, |report| report.version.as_deref() == Some("Ahoy")).await;
+}
+
+#[tokio::test]
+async fn changed_settings_are_a_new_revision() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    let before = setting.registry.active(&plugin("config-maker")).unwrap();
+    let spec = "grants: asRequested\nparameters: {suffix: '?'}";
+    setting.put("config-maker.yaml", settings("config-maker", spec));
+    until(&mut reports, |report| {
+        report.stage == Some(Stage::Active) && report.active.as_ref() != Some(&before.digest)
+    })
+    .await;
+    let after = setting.registry.active(&plugin("config-maker")).unwrap();
+    assert_eq!(*after.parameters, json!({"suffix": "?"}));
+    assert_eq!(after.component_digest, before.component_digest);
+}
+
+#[tokio::test]
+async fn a_call_in_flight_finishes_on_its_revision() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    let old = setting.registry.active(&plugin("config-maker")).unwrap();
+    let world = Gated::at("kubernetes/apply");
+    let call = old.reconcile(old.context(None), request(SPEC()), Arc::clone(&world) as _);
+    let swap = async {
+        let _reached = world.reached.acquire().await.unwrap();
+        setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
+        until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+        assert_eq!(setting.says().await, "Howdy, world!");
+        world.released.add_permits(1);
+    };
+    let (result, ()) = tokio::join!(call, swap);
+    assert_eq!(result.unwrap().unwrap().summary, "Hello, world!");
+}
+
+#[tokio::test]
+async fn a_removed_file_unloads_the_plugin() {
+    let (setting, _tasks) = running().await;
+    let mut reports = setting.registry.subscribe();
+    fs::remove_file(setting.home.path().join("plugins/config-maker.yaml")).unwrap();
+    let report = until(&mut reports, |report| report.stage == Some(Stage::Unloaded)).await;
+    assert_eq!(report.active, None);
+    assert!(setting.registry.plugins().is_empty());
+}
+
+/// Puts a bad revision in the place of a good one, and checks that the good one goes on.
+async fn refused(
+    file: &str,
+    bytes: &[u8],
+    reason: RejectReason,
+    stage: Option<Stage>,
+    words: &str,
+) {
+    let mut setting = Setting::new();
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    setting.watch.scan().await;
+    setting.put(file, bytes);
+    setting.watch.scan().await;
+    let report = setting.report("config-maker");
+    assert_eq!((report.reason, report.stage), (Some(reason), stage), "{}", report.message);
+    assert!(report.message.contains(words), "{}", report.message);
+    let active = setting.active("config-maker").expect("the old revision must go on serving");
+    assert_eq!(report.active.as_ref(), Some(&active.digest));
+    assert_eq!(summary(&active, SPEC(), World::friendly()).await, "Hello, world!");
+    // The good file comes back: the report is clean again.
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    setting.watch.scan().await;
+    assert_eq!(setting.report("config-maker").reason, None);
+}
+
+#[tokio::test]
+async fn a_bad_component_leaves_the_old_code_serving() {
+    let file = "config-maker.wasm";
+    let fetched = Some(Stage::Verified);
+    refused(file, b"not wasm", RejectReason::NotAComponent, fetched, "wasm32-wasip2").await;
+    refused(file, b"\0asm\x01\0\0\0", RejectReason::NotAComponent, fetched, "core module").await;
+    let whole = fs::read(build::config_maker("Hello")).unwrap();
+    let half = &whole[..whole.len() / 2];
+    refused(file, half, RejectReason::CompileFailed, fetched, "does not compile").await;
+}
+
+#[tokio::test]
+async fn a_component_that_does_not_fit_the_contract_is_refused() {
+    let file = "config-maker.wasm";
+    let stage = Some(Stage::Compiled);
+    let rows = [
+        ("acme:secrets/all@1.0.0", "steal", RejectReason::UnknownImport, "no such interface"),
+        (
+            "tholepin:runtime/clock@0.2.0",
+            "now",
+            RejectReason::UnknownImport,
+            "offers version 0.1.0",
+        ),
+        ("tholepin:runtime/clock@0.1.9", "later", RejectReason::NotLinkable, "later"),
+        ("wasi:cli/environment@0.2.0", "unknown", RejectReason::NotLinkable, "tholepin:plugin"),
+    ];
+    for (interface, function, reason, words) in rows {
+        refused(file, &build::importing(interface, function), reason, stage, words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_component_that_cannot_describe_itself_is_refused() {
+    let file = "config-maker.wasm";
+    let stage = Some(Stage::Compiled);
+    let bytes = |variant| {
+        let variables = [("PLUGIN_NAME", "config-maker"), ("PROBE_DESCRIBE", variant)];
+        fs::read(build::build("guest-probe", &variables)).unwrap()
+    };
+    let words = "describe was told to trap";
+    refused(file, &bytes("trap"), RejectReason::DescribeFailed, stage, words).await;
+    refused(file, &bytes("garbage"), RejectReason::ManifestInvalid, stage, "no kind").await;
+    let other = fs::read(build::probe()).unwrap();
+    refused(file, &other, RejectReason::ManifestInvalid, stage, "calls itself `probe`").await;
+}
+
+#[tokio::test]
+async fn bad_settings_leave_the_old_code_serving() {
+    let file = "config-maker.yaml";
+    let yaml = |spec: &str| settings("config-maker", spec).into_bytes();
+    let invalid = RejectReason::SettingsInvalid;
+    refused(file, b"spec: [", invalid, None, "config-maker.yaml").await;
+    refused(file, &yaml("grants: all"), invalid, None, "asRequested").await;
+    refused(file, &yaml("grants: asRequested\ngrant: {}"), invalid, None, "grant").await;
+    refused(file, settings("other", "grants: asRequested").as_bytes(), invalid, None, "`other`")
+        .await;
+    let limits = "grants: asRequested\nlimits: {memoryMiB: 9999}";
+    refused(file, &yaml(limits), invalid, None, "memoryMiB").await;
+    let checked = Some(Stage::Compiled);
+    refused(
+        file,
+        &yaml("grants: {}"),
+        RejectReason::GrantsMissing,
+        checked,
+        "`apply` on v1/ConfigMap",
+    )
+    .await;
+    let parameters = "grants: asRequested\nparameters: {sufix: '!'}";
+    let words = "`parameters.sufix` is unknown; known: suffix";
+    refused(file, &yaml(parameters), RejectReason::ParametersInvalid, checked, words).await;
+    let digest = format!("grants: asRequested\ndigest: {}", "0".repeat(64));
+    refused(
+        file,
+        &yaml(&digest),
+        RejectReason::DigestMismatch,
+        Some(Stage::Fetched),
+        "spec.digest",
+    )
+    .await;
+    let missing =
+        settings("config-maker", "grants: asRequested").replace("config-maker.wasm", "gone.wasm");
+    refused(file, missing.as_bytes(), RejectReason::ComponentMissing, None, "gone.wasm").await;
+}
+
+#[tokio::test]
+async fn all_that_is_asked_is_granted_only_where_the_host_allows_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut setting = Setting::with(home.path().join("cache"), false);
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    setting.watch.scan().await;
+    let report = setting.report("config-maker");
+    assert_eq!(report.reason, Some(RejectReason::GrantsMissing));
+    assert!(
+        report.message.contains("tholepin plugin grant config-maker.wasm"),
+        "{}",
+        report.message
+    );
+}
+
+#[tokio::test]
+async fn a_component_without_settings_is_refused_with_the_command_that_writes_them() {
+    let mut setting = Setting::new();
+    setting.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
+    setting.watch.scan().await;
+    let report = setting.report("config-maker");
+    assert_eq!(report.reason, Some(RejectReason::SettingsMissing));
+    assert!(
+        report.message.contains("tholepin plugin grant config-maker.wasm"),
+        "{}",
+        report.message
+    );
+    assert!(setting.active("config-maker").is_none());
+}
+
+#[tokio::test]
+async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
+    let mut setting = Setting::new();
+    setting.install("config-maker", &build::config_maker("Hello"), "");
+    let variables = [("PLUGIN_NAME", "late"), ("GREETING", "Howdy")];
+    let second = build::build("guest-config-maker", &variables);
+    setting.install("late", &second, "");
+    setting.watch.scan().await;
+    let report = setting.report("late");
+    assert_eq!(report.reason, Some(RejectReason::KindClaimed));
+    assert!(report.message.contains("`config-maker` reconciles tests.tholepin.dev/v1/Greeting"));
+    fs::remove_file(setting.path("config-maker.yaml")).unwrap();
+    setting.watch.scan().await;
+    assert!(setting.active("late").is_some(), "{:?}", setting.report("late"));
+}

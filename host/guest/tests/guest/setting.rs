@@ -1,0 +1,116 @@
+//! A plugin directory with a registry on it, and short ways to call what it loaded.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tholepin_core::{
+    Perform, PluginName,
+    port::{GuestError, Guests},
+};
+use tholepin_guest::{
+    DirectoryWatch, GuestEngine, LoadedPlugin, PluginReport, Registry, RegistryOptions,
+};
+use tholepin_schema::reconcile::{Failure, Outcome, Request};
+
+/// All tests share one engine, as all plugins of a host do.
+pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
+    LazyLock::new(|| Arc::new(GuestEngine::new().unwrap()));
+
+pub(crate) struct Setting {
+    pub(crate) home: TempDir,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) watch: DirectoryWatch,
+}
+
+impl Setting {
+    pub(crate) fn new() -> Self {
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
+        Self::with(cache, true)
+    }
+
+    pub(crate) fn with(cache: PathBuf, allow_as_requested: bool) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("plugins");
+        fs::create_dir(&directory).unwrap();
+        let options = RegistryOptions { directory, cache, allow_as_requested };
+        let (registry, watch) = Registry::open(Arc::clone(&ENGINE), options).unwrap();
+        Self { home, registry, watch }
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.home.path().join("plugins").join(file)
+    }
+
+    /// Puts a file there by a rename, as one should.
+    pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
+        let beside = self.path(&format!(".{file}.new"));
+        fs::write(&beside, bytes).unwrap();
+        fs::rename(beside, self.path(file)).unwrap();
+    }
+
+    /// Puts a component and settings that grant it all; `more` are further lines of the spec.
+    pub(crate) fn install(&self, name: &str, wasm: &Path, more: &str) {
+        self.put(&format!("{name}.wasm"), fs::read(wasm).unwrap());
+        self.put(&format!("{name}.yaml"), settings(name, &format!("grants: asRequested\n{more}")));
+    }
+
+    pub(crate) fn active(&self, name: &str) -> Option<Arc<LoadedPlugin>> {
+        self.registry.active(&plugin(name))
+    }
+
+    pub(crate) fn report(&self, name: &str) -> PluginReport {
+        let reports = self.registry.reports();
+        reports.get(&plugin(name)).unwrap_or_else(|| panic!("no report about {name}")).clone()
+    }
+}
+
+pub(crate) fn plugin(name: &str) -> PluginName {
+    name.parse().unwrap()
+}
+
+/// `NAME.yaml` with these lines in its spec.
+pub(crate) fn settings(name: &str, spec: &str) -> String {
+    let lines: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "apiVersion: tholepin.dev/v1alpha1\nkind: Plugin\nmetadata:\n  name: {name}\nspec:\n  \
+         source:\n    file: {name}.wasm\n{lines}"
+    )
+}
+
+/// A loaded probe, with these lines in its spec.
+pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
+    let mut setting = Setting::new();
+    setting.install("probe", &crate::build::probe(), spec);
+    setting.watch.scan().await;
+    let report = setting.report("probe");
+    setting.active("probe").unwrap_or_else(|| panic!("{report:?}"))
+}
+
+/// Lets the probe do something.
+pub(crate) async fn run(
+    plugin: &LoadedPlugin,
+    spec: Value,
+    world: Arc<dyn Perform>,
+) -> Result<Result<Outcome, Failure>, GuestError> {
+    plugin.reconcile(plugin.context(None), request(spec), world).await
+}
+
+/// Lets the probe do something that goes well, and gives its summary.
+pub(crate) async fn summary(plugin: &LoadedPlugin, spec: Value, world: Arc<dyn Perform>) -> String {
+    run(plugin, spec, world).await.unwrap().unwrap().summary
+}
+
+pub(crate) fn request(spec: Value) -> Request {
+    let object = json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": "Greeting",
+        "metadata": {"name": "a", "namespace": "default", "uid": "u", "generation": 3},
+        "spec": spec
+    });
+    Request { object, deleting: false, causes: Vec::new(), memo: None }
+}

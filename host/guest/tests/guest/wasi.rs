@@ -1,0 +1,61 @@
+//! What the standard library wants of WASI is there without any authority behind it.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tholepin_core::{Reply, port::GuestError};
+
+use crate::{
+    perform::{Replay, World, friendly},
+    setting::{probe, run, summary},
+};
+
+#[tokio::test]
+async fn there_is_no_environment_and_no_file() {
+    let plugin = probe("").await;
+    let told = summary(&plugin, json!({"do": "environment"}), World::friendly()).await;
+    assert_eq!(told, "0 0");
+    assert_eq!(summary(&plugin, json!({"do": "file"}), World::friendly()).await, "false");
+}
+
+#[tokio::test]
+async fn standard_error_is_the_log() {
+    let plugin = probe("").await;
+    let world = World::friendly();
+    summary(&plugin, json!({"do": "stderr"}), Arc::clone(&world) as _).await;
+    assert!(world.logged().concat().contains("a line on stderr"), "{:?}", world.logged());
+}
+
+#[tokio::test]
+async fn exit_is_a_trap() {
+    let plugin = probe("").await;
+    let error = run(&plugin, json!({"do": "exit"}), World::friendly()).await.unwrap_err();
+    let GuestError::Trapped { message, .. } = &error else { panic!("{error}") };
+    assert!(message.contains("exit"), "{message}");
+}
+
+#[tokio::test]
+async fn the_clock_is_a_recorded_call() {
+    let plugin = probe("").await;
+    let world = World::friendly();
+    let told = summary(&plugin, json!({"do": "clock"}), Arc::clone(&world) as _).await;
+    assert_eq!(told, "1700000000123 0");
+    assert!(world.called().iter().all(|function| *function == "runtime/now"));
+}
+
+/// The order of a hash map is random, so it must be the recorded random: else a replay would differ.
+#[tokio::test]
+async fn a_hash_map_has_the_recorded_order() {
+    let plugin = probe("").await;
+    let world = World::friendly();
+    let first = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&world) as _).await;
+    let replay = Replay::of(&world.recording());
+    let again = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&replay) as _).await;
+    assert_eq!(first, again);
+    assert_eq!(replay.missing(), []);
+    let other = World::new(|call| match friendly(call) {
+        Ok(Reply::Bytes(bytes)) => Ok(Reply::Bytes(vec![9; bytes.len()])),
+        answer => answer,
+    });
+    assert_ne!(summary(&plugin, json!({"do": "hash-map"}), other).await, first);
+}

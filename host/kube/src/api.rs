@@ -1,0 +1,380 @@
+//! The connection to one API server, and the host's port to it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kube::{
+    Client, Config,
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::Value;
+use tholepin_core::{
+    Boxed, CallError, ObjectMeta, ObjectRef, StoredObject,
+    port::{
+        ApplyRequest, Changes, DeleteRequest, Kubernetes, PublishRequest, StoreView, WatchLease,
+        WatchScope, Watches,
+    },
+};
+use tholepin_schema::manifest::KindName;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    FingerprintKey, HubOptions, WatchReport,
+    applied::{Applied, IntentHash, Target},
+    events::EventBook,
+    fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
+    hub::Hub,
+    intent,
+    kinds::{Kinds, Served},
+    raw::RawObject,
+    store::Store,
+    template,
+};
+
+/// The most pages that a live list reads, of [`PAGE_SIZE`] objects each.
+const PAGES_MAX: usize = 20;
+/// Objects per page of a live list.
+const PAGE_SIZE: u32 = 500;
+
+/// How to reach the API server.
+pub struct ConnectOptions {
+    /// The kubeconfig file; if absent, what `KUBECONFIG`, the home folder or the Pod says.
+    pub kubeconfig: Option<PathBuf>,
+    /// The key under which Secret values are told apart.
+    pub fingerprint_key: FingerprintKey,
+    /// Names this process in events; at most 128 characters.
+    pub reporting_instance: String,
+    /// How watches are treated.
+    pub hub: HubOptions,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig is missing or wrong.
+    #[error("the kubeconfig cannot be used; name a valid one with --kubeconfig")]
+    Kubeconfig(#[source] Box<kube::config::KubeconfigError>),
+    /// Nothing says where the API server is.
+    #[error("no API server is configured; name a kubeconfig with --kubeconfig")]
+    Infer(#[source] Box<kube::config::InferConfigError>),
+    /// The client cannot be built from it.
+    #[error("no client can be built from the kubeconfig")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// One API server: watches, store and requests. Implements [`Kubernetes`], [`Watches`] and
+/// [`Marks`](tholepin_core::port::Marks).
+pub struct KubernetesApi {
+    pub(crate) client: Client,
+    pub(crate) store: Arc<Store>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) events: EventBook,
+    hub: Arc<Hub>,
+    key: FingerprintKey,
+    applied: Applied,
+}
+
+impl KubernetesApi {
+    /// Reads the configuration and builds the client. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the configuration is missing or unusable.
+    pub async fn connect(options: ConnectOptions) -> Result<Arc<Self>, ConnectError> {
+        let ConnectOptions { kubeconfig, fingerprint_key: key, reporting_instance, hub } = options;
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let kubeconfig_error = |error| ConnectError::Kubeconfig(Box::new(error));
+                let file = Kubeconfig::read_from(path).map_err(kubeconfig_error)?;
+                let options = KubeConfigOptions::default();
+                Config::from_custom_kubeconfig(file, &options).await.map_err(kubeconfig_error)?
+            }
+            None => Config::infer().await.map_err(|error| ConnectError::Infer(Box::new(error)))?,
+        };
+        // The client would repeat a refused request for minutes while a pass waits.
+        config.default_retry = false;
+        // Longer than the server lets a watch live (290 s), so that a dead connection ends some day.
+        config.read_timeout = Some(std::time::Duration::from_secs(295));
+        let client =
+            Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+        let store = Arc::new(Store::default());
+        let kinds = Arc::new(Kinds::new(client.clone()));
+        let hub = Hub::new(client.clone(), store.clone(), kinds.clone(), key.clone(), hub);
+        let events = EventBook::new(reporting_instance);
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, applied: Applied::default() }))
+    }
+
+    /// Runs the watches until `stop`. Without it no lease is ever followed.
+    pub async fn run(&self, stop: CancellationToken) {
+        self.hub.run(stop).await;
+    }
+
+    /// All watches in order of scope.
+    #[must_use]
+    pub fn watches(&self) -> Vec<WatchReport> {
+        self.hub.reports()
+    }
+
+    pub(crate) async fn served(&self, kind: &KindName) -> Result<Served, CallError> {
+        self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
+    }
+
+    /// Asks for something about one object, within the deadline.
+    pub(crate) async fn ask<T>(
+        &self,
+        served: &Served,
+        (verb, object, status): (&'static str, &ObjectRef, bool),
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        let answer = served.asked(verb, object, status).within(request).await;
+        if matches!(answer, Err(CallError::NotFound(_))) {
+            self.kinds.doubt(&object.kind);
+        }
+        answer
+    }
+
+    /// Reads one object, with clear Secret values.
+    async fn read(&self, object: &ObjectRef) -> Result<Value, CallError> {
+        let served = self.served(&object.kind).await?;
+        let api = served.api(self.client.clone(), &object.namespace);
+        let raw = self.ask(&served, ("get", object, false), api.get(&object.name)).await?;
+        parse(&raw, &served)
+    }
+
+    /// Takes an answer over the border: without Secret values and `managedFields`.
+    fn admit(&self, served: &Served, raw: &RawObject) -> Result<StoredObject, CallError> {
+        let mut object = parse(raw, served)?;
+        self.key.hide(&mut object);
+        StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
+    }
+
+    async fn apply_object(&self, request: ApplyRequest) -> Result<Value, CallError> {
+        let ApplyRequest { field_manager, object: mut intent, force, status, dry_run } = request;
+        let invalid = |error: tholepin_core::ObjectError| CallError::Invalid(error.to_string());
+        let reference = ObjectMeta::of(&intent).map_err(invalid)?.object;
+        if is_secret(&intent) {
+            refuse_fingerprints(&intent)?;
+            self.fill(&reference, &mut intent).await?;
+        }
+        let mut shown = intent.clone();
+        self.key.hide(&mut shown);
+        let hash = IntentHash::of(&shown);
+        let target = |uid: &str| Target {
+            field_manager: field_manager.clone(),
+            status,
+            uid: uid.to_owned(),
+        };
+        if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
+            let target = target(&cached.meta().uid);
+            if self.applied.is_last(&target, hash) {
+                let value = cached.value();
+                if intent::holds(&shown, &value) {
+                    return Ok(value);
+                }
+            }
+            self.applied.forget(&target);
+        }
+        let params = PatchParams {
+            dry_run,
+            force,
+            field_manager: Some(field_manager.clone()),
+            ..Default::default()
+        };
+        let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
+        if !dry_run {
+            self.applied.remember(target(&stored.meta().uid), hash);
+        }
+        Ok(stored.value())
+    }
+
+    /// Sends a patch; what the server answers enters the store.
+    pub(crate) async fn patch(
+        &self,
+        object: &ObjectRef,
+        patch: &Patch<Value>,
+        params: &PatchParams,
+        status: bool,
+    ) -> Result<StoredObject, CallError> {
+        let served = self.served(&object.kind).await?;
+        let api = served.api(self.client.clone(), &object.namespace);
+        let what = ("patch", object, status);
+        let raw = if status {
+            self.ask(&served, what, api.patch_status(&object.name, params, patch)).await?
+        } else {
+            self.ask(&served, what, api.patch(&object.name, params, patch)).await?
+        };
+        let stored = self.admit(&served, &raw)?;
+        if !params.dry_run {
+            self.store.wrote(stored.clone());
+        }
+        Ok(stored)
+    }
+
+    /// Fills the templates in the values of a Secret. What is made at random is made once: while the
+    /// stored Secret has the key, its value stays.
+    async fn fill(&self, secret: &ObjectRef, intent: &mut Value) -> Result<(), CallError> {
+        let wants = template::wants(intent)?;
+        if wants.is_empty() {
+            return Ok(());
+        }
+        let mut sources = template::Sources::default();
+        for name in wants.secrets {
+            let source = ObjectRef { name: name.clone(), ..secret.clone() };
+            sources.secrets.insert(name, decoded(&self.read(&source).await?));
+        }
+        if wants.random {
+            match self.read(secret).await {
+                Ok(stored) => sources.stored = decoded(&stored),
+                Err(CallError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        template::fill(intent, &sources)
+    }
+
+    async fn list_objects(
+        &self,
+        kind: KindName,
+        namespace: String,
+        selector: String,
+    ) -> Result<Vec<Value>, CallError> {
+        let served = self.served(&kind).await?;
+        let api = served.api(self.client.clone(), &namespace);
+        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
+        let mut params = ListParams::default().labels(&selector).limit(PAGE_SIZE);
+        let mut objects = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let page = self.ask(&served, ("list", &named, false), api.list(&params)).await?;
+            for raw in &page.items {
+                objects.push(self.admit(&served, raw)?.value());
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(objects),
+            }
+        }
+        Err(CallError::Unsupported(format!(
+            "{named}: more than {} objects; narrow the namespace or the selector",
+            objects.len()
+        )))
+    }
+
+    async fn delete_object(&self, request: DeleteRequest) -> Result<(), CallError> {
+        let DeleteRequest { object, uid, resource_version, grace_seconds, dry_run } = request;
+        let served = self.served(&object.kind).await?;
+        let api = served.api(self.client.clone(), &object.namespace);
+        let conditional = uid.is_some() || resource_version.is_some();
+        let params = DeleteParams {
+            dry_run,
+            grace_period_seconds: grace_seconds,
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: conditional.then_some(Preconditions { resource_version, uid }),
+        };
+        let deletion = api.delete(&object.name, &params);
+        let answer = self.ask(&served, ("delete", &object, false), deletion).await?;
+        if let (Some(raw), false) = (answer.left(), dry_run) {
+            // It goes on with a deletion timestamp; the watch tells when it is gone.
+            self.store.wrote(self.admit(&served, &raw)?);
+        }
+        Ok(())
+    }
+
+    async fn secret_bytes(
+        &self,
+        namespace: String,
+        name: String,
+        key: String,
+    ) -> Result<Vec<u8>, CallError> {
+        let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
+        let secret = ObjectRef { kind, namespace, name };
+        let missing = || CallError::NotFound(format!("key `{key}` of {secret}"));
+        decoded(&self.read(&secret).await?).remove(&key).ok_or_else(missing)
+    }
+}
+
+/// The clear values of a Secret.
+fn decoded(secret: &Value) -> template::Values {
+    let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
+    let decoded = entries
+        .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
+    decoded.collect()
+}
+
+fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {
+    let unreadable =
+        |error| CallError::Other(format!("the API server's answer is no object: {error}"));
+    raw.value(&served.resource).map_err(unreadable)
+}
+
+impl Kubernetes for KubernetesApi {
+    fn view(&self) -> Arc<dyn StoreView> {
+        self.store.view()
+    }
+
+    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(async move {
+            let mut value = self.read(&object).await?;
+            self.key.hide(&mut value);
+            let stored = StoredObject::new(value);
+            Ok(stored.map_err(|error| CallError::Other(error.to_string()))?.value())
+        })
+    }
+
+    fn list(
+        &self,
+        kind: KindName,
+        namespace: String,
+        selector: String,
+    ) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+        Box::pin(self.list_objects(kind, namespace, selector))
+    }
+
+    fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(self.apply_object(request))
+    }
+
+    fn merge_patch(
+        &self,
+        object: ObjectRef,
+        patch: Value,
+        field_manager: String,
+        dry_run: bool,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(async move {
+            if is_secret_kind(&object.kind) {
+                refuse_fingerprints(&patch)?;
+            }
+            let field_manager = Some(field_manager);
+            let params = PatchParams { dry_run, field_manager, ..Default::default() };
+            Ok(self.patch(&object, &Patch::Merge(patch), &params, false).await?.value())
+        })
+    }
+
+    fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+        Box::pin(self.delete_object(request))
+    }
+
+    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+        Box::pin(self.publish_event(request))
+    }
+
+    fn secret_value(
+        &self,
+        namespace: String,
+        name: String,
+        key: String,
+    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+        Box::pin(self.secret_bytes(namespace, name, key))
+    }
+}
+
+impl Watches for KubernetesApi {
+    fn lease(&self, scope: WatchScope) -> Box<dyn WatchLease> {
+        Box::new(self.hub.lease(scope))
+    }
+
+    fn changes(&self) -> Box<dyn Changes> {
+        self.store.changes()
+    }
+}

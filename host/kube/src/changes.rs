@@ -1,0 +1,171 @@
+//! Tells readers what changed in the store, without ever waiting for them.
+//!
+//! Invariants:
+//! - A reader's backlog holds each object at most once: two changes of one object become one.
+//! - A backlog is bounded: a reader that is too far behind is told to look at everything.
+//! - The store never waits for a reader.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tholepin_core::{
+    Boxed, ObjectRef,
+    port::{Changes, StoreChange, StoreEvent},
+};
+use tokio::sync::Notify;
+
+/// The most objects that wait for one reader.
+const BACKLOG_MAX: usize = 65_536;
+
+/// The writing end: the store's.
+#[derive(Default)]
+pub(crate) struct Readers {
+    readers: Mutex<Vec<Weak<Backlog>>>,
+}
+
+/// What one reader has not read yet.
+pub(crate) struct Backlog {
+    waiting: Mutex<Waiting>,
+    notify: Notify,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    order: VecDeque<ObjectRef>,
+    changes: HashMap<ObjectRef, StoreChange>,
+    overflowed: bool,
+    ended: bool,
+}
+
+/// The reading end.
+struct Reader(Arc<Backlog>);
+
+impl Readers {
+    /// Begins to read.
+    pub(crate) fn subscribe(&self) -> Box<dyn Changes> {
+        Box::new(Reader(self.backlog(BACKLOG_MAX)))
+    }
+
+    fn backlog(&self, limit: usize) -> Arc<Backlog> {
+        let backlog = Arc::new(Backlog { waiting: Mutex::default(), notify: Notify::new(), limit });
+        let mut readers = lock(&self.readers);
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(&backlog));
+        backlog
+    }
+
+    /// Tells every reader of a change.
+    pub(crate) fn tell(&self, change: &StoreChange) {
+        for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
+            reader.push(change.clone());
+        }
+    }
+
+    /// Tells every reader that nothing more comes.
+    pub(crate) fn end(&self) {
+        for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
+            lock(&reader.waiting).ended = true;
+            reader.notify.notify_one();
+        }
+    }
+}
+
+impl Backlog {
+    fn push(&self, change: StoreChange) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(known) = waiting.changes.get_mut(&change.object) {
+            known.after = change.after;
+        } else if waiting.changes.len() >= self.limit {
+            *waiting = Waiting { overflowed: true, ..Waiting::default() };
+        } else {
+            waiting.order.push_back(change.object.clone());
+            waiting.changes.insert(change.object.clone(), change);
+        }
+        drop(waiting);
+        self.notify.notify_one();
+    }
+
+    /// The next event; `Err` means that there is none yet, or none ever.
+    fn pop(&self) -> Result<StoreEvent, Ended> {
+        let mut waiting = lock(&self.waiting);
+        if std::mem::take(&mut waiting.overflowed) {
+            return Ok(StoreEvent::Overflowed);
+        }
+        while let Some(object) = waiting.order.pop_front() {
+            if let Some(change) = waiting.changes.remove(&object) {
+                return Ok(StoreEvent::Changed(Box::new(change)));
+            }
+        }
+        Err(Ended(waiting.ended))
+    }
+}
+
+/// Whether no event will come any more.
+struct Ended(bool);
+
+impl Changes for Reader {
+    fn next(&mut self) -> Boxed<'_, Option<StoreEvent>> {
+        Box::pin(async {
+            loop {
+                match self.0.pop() {
+                    Ok(event) => return Some(event),
+                    Err(Ended(true)) => return None,
+                    Err(Ended(false)) => self.0.notify.notified().await,
+                }
+            }
+        })
+    }
+}
+
+/// A poisoned lock is taken as it is: every change under it leaves whole values.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{object, stored};
+
+    fn change(name: &str, before: Option<&str>, after: Option<&str>) -> StoreChange {
+        let version = |version: Option<&str>| version.map(|v| stored(object(name, "u", v)));
+        let object = stored(object(name, "u", "0")).meta().object.clone();
+        StoreChange { object, before: version(before), after: version(after) }
+    }
+
+    fn version(object: &Option<tholepin_core::StoredObject>) -> Option<&str> {
+        object.as_ref().map(|object| object.meta().resource_version.as_str())
+    }
+
+    #[tokio::test]
+    async fn changes_of_one_object_become_one_and_keep_the_order_of_objects() {
+        let readers = Readers::default();
+        let mut reader = readers.subscribe();
+        readers.tell(&change("a", None, Some("1")));
+        readers.tell(&change("b", None, Some("2")));
+        readers.tell(&change("a", Some("1"), Some("3")));
+        readers.tell(&change("a", Some("3"), None));
+        readers.end();
+        let mut seen = Vec::new();
+        while let Some(StoreEvent::Changed(change)) = reader.next().await {
+            let StoreChange { object, before, after } = &*change;
+            seen.push(format!("{} {:?} {:?}", object.name, version(before), version(after)));
+        }
+        assert_eq!(seen, ["a None None", "b None Some(\"2\")"]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_too_far_behind_is_told_to_look_at_everything() {
+        let readers = Readers::default();
+        let mut reader = Reader(readers.backlog(2));
+        for name in ["a", "b", "c", "d"] {
+            readers.tell(&change(name, None, Some("1")));
+        }
+        assert!(matches!(reader.next().await, Some(StoreEvent::Overflowed)));
+        let Some(StoreEvent::Changed(change)) = reader.next().await else { panic!("a change") };
+        assert_eq!(change.object.name, "d", "what came after the overflow is kept");
+    }
+}

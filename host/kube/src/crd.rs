@@ -1,0 +1,85 @@
+//! Installs CustomResourceDefinitions and waits until the server serves them.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tholepin_core::{
+    CallError, ObjectMeta,
+    condition::HOST_FIELD_MANAGER,
+    port::{ApplyRequest, Kubernetes},
+};
+use tholepin_schema::manifest::KindName;
+use tokio::time::{Instant, sleep};
+
+use crate::{KubernetesApi, kinds::Unserved};
+
+/// How long a definition may take to be served.
+const SERVED_WITHIN: Duration = Duration::from_secs(10);
+/// The pause between two looks.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+impl KubernetesApi {
+    /// Applies a CustomResourceDefinition and returns when its kind is served: `Established`, and in
+    /// discovery, which comes a little later. Watches that wait for the kind look again at once.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the server refuses the definition, or does not serve it within ten seconds.
+    pub async fn install_crd(&self, definition: &Value) -> Result<(), CallError> {
+        let invalid = |text: &str| CallError::Invalid(text.to_owned());
+        let meta = ObjectMeta::of(definition).map_err(|error| invalid(&error.to_string()))?;
+        let kind = defined(definition)
+            .ok_or_else(|| invalid("the CustomResourceDefinition names no served version"))?;
+        let request = ApplyRequest {
+            field_manager: HOST_FIELD_MANAGER.to_owned(),
+            object: definition.clone(),
+            // Definitions come from one place; whoever edited one by hand is overruled.
+            force: true,
+            status: false,
+            dry_run: false,
+        };
+        Kubernetes::apply(self, request).await?;
+        let until = Instant::now() + SERVED_WITHIN;
+        while !(self.is_established(&meta).await? && self.is_served(&kind).await?) {
+            if Instant::now() >= until {
+                let seconds = SERVED_WITHIN.as_secs();
+                return Err(CallError::Timeout(format!(
+                    "the API server does not serve {kind} {seconds} s after its definition was \
+                     applied; see `kubectl describe crd {}`",
+                    meta.object.name
+                )));
+            }
+            sleep(LOOK_AGAIN_AFTER).await;
+        }
+        self.kinds.appeared.notify_waiters();
+        Ok(())
+    }
+
+    async fn is_established(&self, meta: &ObjectMeta) -> Result<bool, CallError> {
+        let stored = Kubernetes::get(self, meta.object.clone()).await?;
+        let conditions = stored.pointer("/status/conditions").and_then(Value::as_array);
+        let mut conditions = conditions.into_iter().flatten();
+        Ok(conditions.any(|condition| {
+            condition.get("type").is_some_and(|name| name == "Established")
+                && condition.get("status").is_some_and(|status| status == "True")
+        }))
+    }
+
+    async fn is_served(&self, kind: &KindName) -> Result<bool, CallError> {
+        match self.kinds.find(kind).await {
+            Ok(_) => Ok(true),
+            Err(Unserved::Missing) => Ok(false),
+            Err(Unserved::Failed(error)) => Err(error),
+        }
+    }
+}
+
+/// The kind that a definition defines, in the first version it serves.
+fn defined(definition: &Value) -> Option<KindName> {
+    let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str);
+    let versions = definition.pointer("/spec/versions")?.as_array()?;
+    let served = |version: &&Value| version.get("served") == Some(&Value::Bool(true));
+    let version = versions.iter().find(served)?.get("name")?.as_str()?;
+    let api_version = format!("{}/{version}", text("/spec/group")?);
+    Some(KindName { api_version, kind: text("/spec/names/kind")?.to_owned() })
+}

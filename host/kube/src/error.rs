@@ -1,0 +1,161 @@
+//! Turns what the API server refuses into the errors that plugins know, by the `reason` of its Status
+//! and never by its text; and puts a deadline on every request.
+
+use std::time::Duration;
+
+use kube::core::{Status, response::StatusCause};
+use tholepin_core::{CallError, ErrorChain};
+
+/// How long one request to the API server may take.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What was asked of the API server, for messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// The RBAC verb: `get`, `list`, `watch`, `create`, `patch`, `delete`.
+    pub(crate) verb: &'static str,
+    /// The API group, empty for the core group.
+    pub(crate) group: String,
+    /// The resource with its subresource: `statefulsets`, `pods/status`.
+    pub(crate) resource: String,
+    /// The object or the kind, for people.
+    pub(crate) what: String,
+}
+
+impl Asked {
+    /// Waits for a request at most [`REQUEST_DEADLINE`].
+    pub(crate) async fn within<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout(REQUEST_DEADLINE, request).await {
+            Ok(answer) => answer.map_err(|error| self.error(&error)),
+            Err(_) => {
+                let Self { verb, what, .. } = self;
+                let seconds = REQUEST_DEADLINE.as_secs();
+                Err(CallError::Timeout(format!(
+                    "the API server did not answer {verb} {what} within {seconds} s"
+                )))
+            }
+        }
+    }
+
+    fn error(&self, error: &kube::Error) -> CallError {
+        let Self { verb, what, .. } = self;
+        if let kube::Error::Api(status) = error {
+            return self.refused(status);
+        }
+        let text = format!("{verb} {what}: {}", ErrorChain(error));
+        if matches!(error, kube::Error::SerdeError(_) | kube::Error::BuildRequest(_)) {
+            return CallError::Invalid(text);
+        }
+        // Everything else happened on the way: no answer is known, and repeating can help.
+        CallError::Transient(text)
+    }
+
+    fn refused(&self, status: &Status) -> CallError {
+        let Self { verb, group, resource, what } = self;
+        let Status { message, reason, code, details, .. } = status;
+        let causes = details.as_ref().map_or(&[][..], |details| &details.causes);
+        let has_cause = |name: &str| causes.iter().any(|cause| cause.reason == name);
+        let text = format!("{verb} {what}: {message}");
+        match reason.as_str() {
+            "NotFound" => CallError::NotFound(what.clone()),
+            "Conflict" if has_cause("FieldManagerConflict") => {
+                CallError::Conflict(format!("{what}: {}", field_conflicts(causes)))
+            }
+            "Conflict" | "AlreadyExists" => CallError::Conflict(text),
+            "Forbidden" if has_cause("NamespaceTerminating") => CallError::Conflict(text),
+            "Forbidden" | "Unauthorized" => CallError::Denied(format!(
+                "{text}; the host needs RBAC `apiGroups: [\"{group}\"], resources: \
+                 [\"{resource}\"], verbs: [\"{verb}\"]`"
+            )),
+            "Timeout" | "ServerTimeout" => CallError::Timeout(text),
+            "TooManyRequests" => {
+                let seconds = details.as_ref().map_or(0, |details| details.retry_after_seconds);
+                CallError::Throttled(seconds.max(1).saturating_mul(1000))
+            }
+            "Invalid" | "BadRequest" | "RequestEntityTooLarge" => CallError::Invalid(text),
+            "MethodNotAllowed" | "NotAcceptable" | "UnsupportedMediaType" => {
+                CallError::Unsupported(text)
+            }
+            "Expired" | "Gone" | "InternalError" | "ServiceUnavailable" => {
+                CallError::Transient(text)
+            }
+            _ => by_code(*code, what, text),
+        }
+    }
+}
+
+/// A proxy on the way answers without a reason.
+fn by_code(code: u16, what: &str, text: String) -> CallError {
+    match code {
+        404 => CallError::NotFound(what.to_owned()),
+        409 => CallError::Conflict(text),
+        401 | 403 => CallError::Denied(text),
+        408 | 504 => CallError::Timeout(text),
+        429 => CallError::Throttled(1000),
+        400..500 => CallError::Invalid(text),
+        500..600 => CallError::Transient(text),
+        _ => CallError::Other(text),
+    }
+}
+
+/// `.data.a` (conflict with "kubectl"), …
+fn field_conflicts(causes: &[StatusCause]) -> String {
+    const SHOWN_MAX: usize = 10;
+    let conflicts = causes.iter().filter(|cause| cause.reason == "FieldManagerConflict");
+    let mut parts: Vec<String> =
+        conflicts.map(|cause| format!("`{}` ({})", cause.field, cause.message)).collect();
+    let more = parts.len().saturating_sub(SHOWN_MAX);
+    parts.truncate(SHOWN_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("other managers own {}{more}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn refused(reason: &str, code: u16, details: Value) -> CallError {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+            "status": "Failure", "message": "no", "reason": reason, "code": code,
+            "details": details});
+        let status: Status = serde_json::from_value(status).unwrap();
+        let asked = Asked {
+            verb: "patch",
+            group: "apps".to_owned(),
+            resource: "statefulsets/status".to_owned(),
+            what: "StatefulSet s/a".to_owned(),
+        };
+        asked.error(&kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn a_refusal_becomes_what_a_plugin_can_act_on() {
+        let conflict = json!({"causes": [{"reason": "FieldManagerConflict", "field": ".data.a",
+            "message": "conflict with \"kubectl\""}]});
+        let terminating = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+        let cases = [
+            ("NotFound", 404, json!({}), "NotFound", "StatefulSet s/a does not exist"),
+            ("Conflict", 409, conflict, "Conflict", "`.data.a` (conflict with \"kubectl\")"),
+            ("Conflict", 409, json!({}), "Conflict", "no"),
+            ("AlreadyExists", 409, json!({}), "Conflict", "no"),
+            ("Forbidden", 403, json!({}), "Denied", "resources: [\"statefulsets/status\"]"),
+            ("Forbidden", 403, terminating, "Conflict", "no"),
+            ("Invalid", 422, json!({}), "Invalid", "no"),
+            ("Timeout", 504, json!({}), "Timeout", "no"),
+            ("TooManyRequests", 429, json!({"retryAfterSeconds": 3}), "Throttled", "3000 ms"),
+            ("UnsupportedMediaType", 415, json!({}), "Unsupported", "no"),
+            ("InternalError", 500, json!({}), "Transient", "no"),
+            ("", 502, json!({}), "Transient", "no"),
+            ("", 404, json!({}), "NotFound", "StatefulSet s/a"),
+        ];
+        for (reason, code, details, expected, part) in cases {
+            let error = refused(reason, code, details);
+            assert_eq!(error.reason(), expected, "{reason} {code}");
+            assert!(error.to_string().contains(part), "{reason} {code}: {error}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Follows one watch: finds its kind, lists, watches, and starts again after whatever goes wrong.
+//!
+//! Lists are read by list-then-watch, which every server knows; streaming lists need a feature that
+//! may be off.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use rand::Rng;
+use tholepin_core::{
+    ErrorChain, StoredObject,
+    port::{WatchScope, WatchState},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tracing::{debug, warn};
+
+use crate::{
+    changes::lock,
+    hub::Hub,
+    kinds::{Served, Unserved},
+    raw::RawObject,
+    store::WatchId,
+};
+
+/// What the task of one watch shares with the hub.
+pub(crate) struct Followed {
+    pub(crate) id: WatchId,
+    pub(crate) scope: WatchScope,
+    pub(crate) state: watch::Sender<WatchState>,
+    pub(crate) freshness: Arc<Freshness>,
+}
+
+/// When a watch was last heard of.
+pub(crate) struct Freshness {
+    heard: Mutex<Instant>,
+    events: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        let (events, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { heard: Mutex::new(Instant::now()), events, failures }
+    }
+}
+
+impl Freshness {
+    pub(crate) fn quiet_for(&self) -> Duration {
+        lock(&self.heard).elapsed()
+    }
+
+    pub(crate) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    fn heard(&self) {
+        *lock(&self.heard) = Instant::now();
+        self.events.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A pause that doubles up to a bound, with jitter: between half and the whole of it.
+struct Pause {
+    bounds: (Duration, Duration),
+    next: Duration,
+}
+
+impl Pause {
+    const fn new(bounds: (Duration, Duration)) -> Self {
+        Self { bounds, next: bounds.0 }
+    }
+
+    const fn reset(&mut self) {
+        self.next = self.bounds.0;
+    }
+
+    fn take(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.bounds.1);
+        pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+/// Follows a watch until the task is aborted.
+pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
+    let mut missing = Pause::new(hub.options.missing_kind_pause);
+    let mut failure = Pause::new(hub.options.failure_pause);
+    loop {
+        match hub.kinds.find(&followed.scope.kind).await {
+            Ok(served) => {
+                missing.reset();
+                listen(&hub, &followed, &served, &mut failure).await;
+                // Only a missing kind ends it: look whether it is really gone. A server that names the
+                // kind and does not serve it yet must not be asked without pause.
+                hub.kinds.forget(&followed.scope.kind);
+                sleep(failure.take()).await;
+            }
+            Err(Unserved::Missing) => {
+                followed.now(WatchState::KindMissing);
+                hub.store.forget(followed.id);
+                tokio::select! {
+                    () = sleep(missing.take()) => {}
+                    () = hub.kinds.appeared.notified() => {}
+                }
+            }
+            Err(Unserved::Failed(error)) => {
+                followed.freshness.failed();
+                followed.now(WatchState::Failing(error.to_string()));
+                sleep(failure.take()).await;
+            }
+        }
+    }
+}
+
+/// Listens until the server says that it does not know the kind.
+async fn listen(hub: &Hub, followed: &Followed, served: &Served, failure: &mut Pause) {
+    let Followed { scope, freshness, .. } = followed;
+    let api = served.api(hub.client.clone(), &scope.namespace);
+    let config = watcher::Config::default().labels(&scope.selector);
+    let mut events = pin!(watcher(api, config));
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                freshness.heard();
+                if !matches!(event, Event::Init) {
+                    failure.reset();
+                }
+                take(hub, followed, served, event);
+            }
+            Err(error) if is_kind_missing(&error) => return,
+            Err(error) => {
+                freshness.failed();
+                followed.now(WatchState::Failing(ErrorChain(&error).to_string()));
+                sleep(failure.take()).await;
+            }
+        }
+    }
+}
+
+fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>) {
+    let Followed { id, scope, .. } = followed;
+    let stored = |raw: RawObject| admit(hub, served, &raw);
+    match event {
+        Event::Init => hub.store.list_begins(*id),
+        Event::InitApply(raw) => {
+            if let Some(object) = stored(raw) {
+                hub.store.saw(*id, object);
+            }
+        }
+        Event::InitDone => {
+            hub.store.list_ends(*id, scope);
+            followed.now(WatchState::Following);
+        }
+        Event::Apply(raw) => {
+            if let Some(object) = stored(raw) {
+                hub.store.saw(*id, object);
+            }
+            followed.now(WatchState::Following);
+        }
+        Event::Delete(raw) => {
+            if let Some(object) = stored(raw) {
+                hub.store.saw_go(*id, &object);
+            }
+            followed.now(WatchState::Following);
+        }
+    }
+}
+
+/// Takes an object over the border: with its kind, without Secret values. A malformed object is left
+/// out, and does not end the watch.
+fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
+    let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
+    let admitted = admitted.and_then(|mut object| {
+        hub.key.hide(&mut object);
+        StoredObject::new(object).map_err(|error| error.to_string())
+    });
+    admitted
+        .inspect_err(|error| {
+            warn!(resource = served.resource.plural, error, "an unreadable object is left out");
+        })
+        .ok()
+}
+
+impl Followed {
+    /// Says how the watch stands; one log line per change.
+    fn now(&self, state: WatchState) {
+        let kind = &self.scope.kind;
+        let changed = self.state.send_if_modified(|known| {
+            let changed = *known != state;
+            known.clone_from(&state);
+            changed
+        });
+        if !changed {
+            return;
+        }
+        match state {
+            WatchState::Starting | WatchState::Following => debug!(%kind, ?state, "watch changed"),
+            WatchState::KindMissing | WatchState::Failing(_) => {
+                warn!(%kind, ?state, "watch waits and will be tried again");
+            }
+        }
+    }
+}
+
+fn is_kind_missing(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchError(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => false,
+    }
+}

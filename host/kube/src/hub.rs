@@ -1,0 +1,294 @@
+//! Keeps one watch per (kind, namespace, selector) running for as long as somebody holds a lease on it.
+//!
+//! It uses `kube::runtime::watcher` alone: not `Controller`, whose watches cannot change at run time and
+//! share one backoff, and not shared streams, which lose deletions and wake-ups.
+//!
+//! ```text
+//! lease() ─► registry ◄─ run(): starts and stops one task per watch ─► follow ─► store
+//! ```
+//!
+//! Invariants:
+//! - A watch that fails, or whose kind is missing, delays no other.
+//! - A watch without leases stays for [`HubOptions::linger`], so that a swap does not list anew.
+//! - Every task is joined by [`Hub::run`]; a task that panics is started again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kube::Client;
+use tholepin_core::{
+    Boxed,
+    port::{WatchLease, WatchScope, WatchState},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::{
+    changes::lock,
+    fingerprint::FingerprintKey,
+    follow::{Followed, Freshness, follow},
+    kinds::Kinds,
+    store::{Store, WatchId},
+};
+
+/// How long a watch whose task panicked rests.
+const RESTART_AFTER: Duration = Duration::from_secs(5);
+
+/// How the hub treats its watches.
+#[derive(Clone, Copy, Debug)]
+pub struct HubOptions {
+    /// How long a watch without leases goes on.
+    pub linger: Duration,
+    /// The shortest and the longest pause between two looks for a missing kind.
+    pub missing_kind_pause: (Duration, Duration),
+    /// The shortest and the longest pause after a failure.
+    pub failure_pause: (Duration, Duration),
+}
+
+impl Default for HubOptions {
+    /// 30 s; 1 s to 30 s; 0.5 s to 30 s.
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_secs(30),
+            missing_kind_pause: (Duration::from_secs(1), Duration::from_secs(30)),
+            failure_pause: (Duration::from_millis(500), Duration::from_secs(30)),
+        }
+    }
+}
+
+/// One watch, as metrics and readiness see it.
+#[derive(Clone, Debug)]
+pub struct WatchReport {
+    /// What it covers.
+    pub scope: WatchScope,
+    /// How it stands.
+    pub state: WatchState,
+    /// How many leases hold it.
+    pub leases: usize,
+    /// Since when nothing came; watches of quiet kinds are renewed about every five minutes.
+    pub quiet_for: Duration,
+    /// How many events came.
+    pub events: u64,
+    /// How many attempts failed.
+    pub failures: u64,
+}
+
+/// The watch hub.
+pub(crate) struct Hub {
+    pub(crate) client: Client,
+    pub(crate) store: Arc<Store>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) key: FingerprintKey,
+    pub(crate) options: HubOptions,
+    registry: Mutex<Registry>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Registry {
+    watches: BTreeMap<WatchScope, Entry>,
+    last_id: u64,
+}
+
+struct Entry {
+    id: WatchId,
+    leases: usize,
+    unused_since: Option<Instant>,
+    task: Option<AbortHandle>,
+    start_at: Instant,
+    state: watch::Sender<WatchState>,
+    freshness: Arc<Freshness>,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        client: Client,
+        store: Arc<Store>,
+        kinds: Arc<Kinds>,
+        key: FingerprintKey,
+        options: HubOptions,
+    ) -> Arc<Self> {
+        let (registry, changed) = (Mutex::default(), Notify::new());
+        Arc::new(Self { client, store, kinds, key, options, registry, changed })
+    }
+
+    /// Asks for a watch.
+    pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> Lease {
+        let mut registry = lock(&self.registry);
+        let id = WatchId(registry.last_id + 1);
+        let entry = registry.watches.entry(scope.clone()).or_insert_with(|| Entry::new(id));
+        entry.leases += 1;
+        entry.unused_since = None;
+        let state = entry.state.subscribe();
+        if entry.id == id {
+            registry.last_id = id.0;
+        }
+        drop(registry);
+        self.changed.notify_one();
+        Lease { hub: self.clone(), scope, state }
+    }
+
+    fn release(&self, scope: &WatchScope) {
+        if let Some(entry) = lock(&self.registry).watches.get_mut(scope) {
+            entry.leases = entry.leases.saturating_sub(1);
+            if entry.leases == 0 {
+                entry.unused_since = Some(Instant::now());
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// All watches in order of scope.
+    pub(crate) fn reports(&self) -> Vec<WatchReport> {
+        let registry = lock(&self.registry);
+        let report = |(scope, entry): (&WatchScope, &Entry)| WatchReport {
+            scope: scope.clone(),
+            state: entry.state.borrow().clone(),
+            leases: entry.leases,
+            quiet_for: entry.freshness.quiet_for(),
+            events: entry.freshness.events(),
+            failures: entry.freshness.failures(),
+        };
+        registry.watches.iter().map(report).collect()
+    }
+
+    /// Runs the watches until `stop`; then ends them all, and the readers of the store.
+    pub(crate) async fn run(self: &Arc<Self>, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        let mut scopes = HashMap::new();
+        loop {
+            let next = self.settle(&mut tasks, &mut scopes);
+            let wait = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.changed.notified() => {}
+                () = wait => {}
+                Some(ended) = tasks.join_next_with_id() => self.ended(ended, &mut scopes),
+            }
+        }
+        tasks.shutdown().await;
+        self.store.end();
+    }
+
+    /// Starts what is leased and not running, stops what has lingered, and says when to look again.
+    fn settle(
+        self: &Arc<Self>,
+        tasks: &mut JoinSet<()>,
+        scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let mut look_again = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        lock(&self.registry).watches.retain(|scope, entry| {
+            if let Some(since) = entry.unused_since {
+                if now >= since + self.options.linger {
+                    if let Some(task) = entry.task.take() {
+                        task.abort();
+                    }
+                    self.store.forget(entry.id);
+                    return false;
+                }
+                look_again(since + self.options.linger);
+            }
+            if entry.task.is_none() {
+                if now < entry.start_at {
+                    look_again(entry.start_at);
+                    return true;
+                }
+                let task = tasks.spawn(follow(self.clone(), entry.followed(scope)));
+                scopes.insert(task.id(), (scope.clone(), entry.id));
+                entry.task = Some(task);
+            }
+            true
+        });
+        next
+    }
+
+    fn ended(
+        &self,
+        ended: Result<(Id, ()), JoinError>,
+        scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
+    ) {
+        let (id, panic) = match &ended {
+            Ok((id, ())) => (*id, None),
+            Err(failed) => (failed.id(), failed.is_panic().then(|| failed.to_string())),
+        };
+        let Some((scope, watch)) = scopes.remove(&id) else { return };
+        if let Some(panic) = panic {
+            error!(kind = %scope.kind, %panic, "a watch panicked and is started again");
+        }
+        let mut registry = lock(&self.registry);
+        // A watch of the same scope may have been leased anew since this task was stopped.
+        match registry.watches.get_mut(&scope) {
+            Some(entry) if entry.id == watch => {
+                entry.task = None;
+                entry.start_at = Instant::now() + RESTART_AFTER;
+            }
+            // It may have taken in one more object between its stop and its end.
+            _ => self.store.forget(watch),
+        }
+    }
+}
+
+impl Entry {
+    fn new(id: WatchId) -> Self {
+        Self {
+            id,
+            leases: 0,
+            unused_since: None,
+            task: None,
+            start_at: Instant::now(),
+            state: watch::Sender::new(WatchState::Starting),
+            freshness: Arc::default(),
+        }
+    }
+
+    fn followed(&self, scope: &WatchScope) -> Followed {
+        Followed {
+            id: self.id,
+            scope: scope.clone(),
+            state: self.state.clone(),
+            freshness: self.freshness.clone(),
+        }
+    }
+}
+
+/// A lease; the watch may end when the last one is dropped.
+pub(crate) struct Lease {
+    hub: Arc<Hub>,
+    scope: WatchScope,
+    state: watch::Receiver<WatchState>,
+}
+
+impl WatchLease for Lease {
+    fn state(&self) -> WatchState {
+        self.state.borrow().clone()
+    }
+
+    fn following(&self) -> Boxed<'_, ()> {
+        let mut state = self.state.clone();
+        Box::pin(async move {
+            // The sender lives as long as the lease does.
+            let _ended = state.wait_for(|state| *state == WatchState::Following).await;
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.hub.release(&self.scope);
+    }
+}

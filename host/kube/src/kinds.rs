@@ -1,0 +1,134 @@
+//! Finds the resource of a kind (`ConfigMap` → `configmaps`, namespaced) by asking the API server once.
+//!
+//! Invariants:
+//! - What was found is kept until somebody meets a 404 with it.
+//! - A kind that the server does not know is no failure of the others.
+
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+
+use kube::{
+    Api, Client,
+    core::{ApiResource, GroupVersionKind},
+    discovery::{Scope, pinned_kind},
+};
+use tholepin_core::{CallError, ErrorChain, ObjectRef};
+use tholepin_schema::manifest::KindName;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    changes::lock,
+    error::{Asked, REQUEST_DEADLINE},
+    raw::RawObject,
+};
+
+/// More kinds than this are no cluster of ours; the memory is then begun anew.
+const KINDS_MAX: usize = 1024;
+
+/// A 404 for an object says nothing about its kind, so one makes the kind be looked up again only if
+/// the last look-up is this old.
+const TRUSTED_FOR: Duration = Duration::from_secs(10);
+
+/// Where the objects of a kind are found.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) resource: ApiResource,
+    scope: Scope,
+    found_at: Instant,
+}
+
+impl Served {
+    /// The API of the kind in one namespace; an empty one means all.
+    pub(crate) fn api(&self, client: Client, namespace: &str) -> Api<RawObject> {
+        Api::dynamic(client, &self.resource, &self.scope).constrain(namespace)
+    }
+
+    /// What is asked, for messages.
+    pub(crate) fn asked(&self, verb: &'static str, object: &ObjectRef, status: bool) -> Asked {
+        let subresource = if status { "/status" } else { "" };
+        Asked {
+            verb,
+            group: self.resource.group.clone(),
+            resource: format!("{}{subresource}", self.resource.plural),
+            what: object.to_string(),
+        }
+    }
+}
+
+/// Why a kind was not found.
+#[derive(Debug)]
+pub(crate) enum Unserved {
+    /// The server does not know it.
+    Missing,
+    /// The server could not be asked.
+    Failed(CallError),
+}
+
+impl Unserved {
+    pub(crate) fn into_error(self, kind: &KindName) -> CallError {
+        match self {
+            Self::Missing => CallError::NotFound(format!(
+                "kind `{kind}` (install its CustomResourceDefinition, or mend its apiVersion)"
+            )),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// The kinds found so far.
+pub(crate) struct Kinds {
+    client: Client,
+    known: Mutex<BTreeMap<KindName, Served>>,
+    /// Told when a kind may have come into being.
+    pub(crate) appeared: Notify,
+}
+
+impl Kinds {
+    pub(crate) const fn new(client: Client) -> Self {
+        let known = Mutex::new(BTreeMap::new());
+        Self { client, known, appeared: Notify::const_new() }
+    }
+
+    /// Finds a kind, in memory or at the server.
+    pub(crate) async fn find(&self, kind: &KindName) -> Result<Served, Unserved> {
+        if let Some(served) = lock(&self.known).get(kind) {
+            return Ok(served.clone());
+        }
+        let asked = GroupVersionKind::gvk(kind.group(), kind.version(), &kind.kind);
+        let answer = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &asked));
+        let (resource, capabilities) = match answer.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(kube::Error::Discovery(_))) => return Err(Unserved::Missing),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                return Err(Unserved::Missing);
+            }
+            Ok(Err(error)) => {
+                let text = format!("discovery of {kind}: {}", ErrorChain(&error));
+                return Err(Unserved::Failed(CallError::Transient(text)));
+            }
+            Err(_) => {
+                let text = format!("the API server did not answer discovery of {kind}");
+                return Err(Unserved::Failed(CallError::Timeout(text)));
+            }
+        };
+        let served = Served { resource, scope: capabilities.scope, found_at: Instant::now() };
+        let mut known = lock(&self.known);
+        if known.len() >= KINDS_MAX {
+            known.clear();
+        }
+        known.insert(kind.clone(), served.clone());
+        Ok(served)
+    }
+
+    /// Forgets a kind that answered 404.
+    pub(crate) fn forget(&self, kind: &KindName) {
+        lock(&self.known).remove(kind);
+    }
+
+    /// Something of the kind answered 404: the kind itself may be gone.
+    pub(crate) fn doubt(&self, kind: &KindName) {
+        let mut known = lock(&self.known);
+        if known.get(kind).is_some_and(|served| served.found_at.elapsed() >= TRUSTED_FOR) {
+            known.remove(kind);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Kubernetes as the host sees it: watches, the store they feed, and requests to the API server.
+//!
+//! The only crate of the host, besides the local one, that knows the `kube` client. It performs what it
+//! is asked and decides nothing: whether a plugin may do something is the gate's question.
+//!
+//! Invariants:
+//! - Every request has a deadline of five seconds, and is sent once: who asked decides about repeats.
+//! - A Secret's clear value leaves only through `secret_value`; everywhere else is its fingerprint.
+//! - An apply that would change nothing is not sent.
+
+mod api;
+mod applied;
+mod changes;
+mod crd;
+mod error;
+mod events;
+mod fingerprint;
+mod follow;
+mod hub;
+mod intent;
+mod kinds;
+mod marks;
+mod raw;
+mod selector;
+mod store;
+mod template;
+mod view;
+
+#[cfg(test)]
+mod testing;
+
+pub use api::{ConnectError, ConnectOptions, KubernetesApi};
+pub use fingerprint::FingerprintKey;
+pub use hub::{HubOptions, WatchReport};

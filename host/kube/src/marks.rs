@@ -1,0 +1,217 @@
+//! What the host itself leaves on a reconciled object: its conditions, and finalizers.
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tholepin_core::{
+    Boxed, CallError, ObjectRef,
+    condition::{HOST_FIELD_MANAGER, HostCondition, RESERVED},
+    port::{Kubernetes, Marks},
+};
+
+use crate::KubernetesApi;
+
+/// How often a finalizer is tried again after somebody else changed the object in between.
+const ATTEMPTS_MAX: u32 = 4;
+
+impl KubernetesApi {
+    /// The object as the store has it, or as the server has it if the store does not.
+    async fn known(&self, object: &ObjectRef) -> Result<Value, CallError> {
+        match self.store.get(object) {
+            Some(stored) => Ok(stored.value()),
+            None => Kubernetes::get(self, object.clone()).await,
+        }
+    }
+
+    async fn write_conditions(
+        &self,
+        object: ObjectRef,
+        wanted: Vec<HostCondition>,
+    ) -> Result<(), CallError> {
+        let known = match self.known(&object).await {
+            Err(CallError::NotFound(_)) => return Ok(()),
+            known => known?,
+        };
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let Some(conditions) = next_conditions(&known, &wanted, &now) else { return Ok(()) };
+        let mut metadata = json!({"name": object.name, "uid": known.pointer("/metadata/uid")});
+        if !object.namespace.is_empty()
+            && let Some(metadata) = metadata.as_object_mut()
+        {
+            metadata.insert("namespace".to_owned(), object.namespace.clone().into());
+        }
+        let intent = json!({
+            "apiVersion": object.kind.api_version,
+            "kind": object.kind.kind,
+            "metadata": metadata,
+            "status": {"conditions": conditions},
+        });
+        // The types are reserved, so whoever else wrote them must not have.
+        let params = PatchParams::apply(HOST_FIELD_MANAGER).force();
+        match self.patch(&object, &Patch::Apply(intent), &params, true).await {
+            Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the list of finalizers unless it is as wanted. The patch carries the resource version,
+    /// so that nobody else's finalizer is lost.
+    async fn change_finalizers(
+        &self,
+        object: &ObjectRef,
+        change: impl Fn(&Value) -> Result<Option<Vec<String>>, CallError>,
+    ) -> Result<Value, CallError> {
+        let field_manager = Some(HOST_FIELD_MANAGER.to_owned());
+        let params = PatchParams { field_manager, ..Default::default() };
+        let mut known = self.known(object).await?;
+        let mut attempt = 1;
+        loop {
+            let Some(finalizers) = change(&known)? else { return Ok(known) };
+            let patch = json!({"metadata": {
+                "resourceVersion": known.pointer("/metadata/resourceVersion"),
+                "finalizers": finalizers,
+            }});
+            match self.patch(object, &Patch::Merge(patch), &params, false).await {
+                Ok(stored) => return Ok(stored.value()),
+                Err(CallError::Conflict(_)) if attempt < ATTEMPTS_MAX => attempt += 1,
+                Err(error) => return Err(error),
+            }
+            known = Kubernetes::get(self, object.clone()).await?;
+        }
+    }
+}
+
+impl Marks for KubernetesApi {
+    fn set_conditions(
+        &self,
+        object: ObjectRef,
+        conditions: Vec<HostCondition>,
+    ) -> Boxed<'_, Result<(), CallError>> {
+        Box::pin(self.write_conditions(object, conditions))
+    }
+
+    fn add_finalizer(
+        &self,
+        object: ObjectRef,
+        finalizer: String,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(async move {
+            let change = |known: &Value| {
+                let mut finalizers = finalizers(known);
+                if finalizers.contains(&finalizer) {
+                    return Ok(None);
+                }
+                if known.pointer("/metadata/deletionTimestamp").is_some() {
+                    return Err(CallError::Conflict(format!("{object} is being deleted")));
+                }
+                finalizers.push(finalizer.clone());
+                Ok(Some(finalizers))
+            };
+            self.change_finalizers(&object, change).await
+        })
+    }
+
+    fn remove_finalizer(
+        &self,
+        object: ObjectRef,
+        finalizer: String,
+    ) -> Boxed<'_, Result<(), CallError>> {
+        Box::pin(async move {
+            let change = |known: &Value| {
+                let all = finalizers(known);
+                let kept: Vec<_> = all.iter().filter(|name| **name != finalizer).cloned().collect();
+                Ok((kept.len() < all.len()).then_some(kept))
+            };
+            match self.change_finalizers(&object, change).await {
+                Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
+    }
+}
+
+fn finalizers(object: &Value) -> Vec<String> {
+    let names = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The host's conditions as they should be written, or nothing if the object has them. A condition
+/// whose status stays keeps its `lastTransitionTime`.
+fn next_conditions(object: &Value, wanted: &[HostCondition], now: &str) -> Option<Vec<Value>> {
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    let is_ours = |condition: &&Value| {
+        condition.get("type").and_then(Value::as_str).is_some_and(|name| RESERVED.contains(&name))
+    };
+    let known: Vec<&Value> = all.into_iter().flatten().filter(is_ours).collect();
+    let next: Vec<Value> = wanted
+        .iter()
+        .map(|condition| {
+            let before = known.iter().find(|known| known["type"] == condition.condition_type);
+            document(condition, before.copied(), now)
+        })
+        .collect();
+    let same = next.len() == known.len() && next.iter().all(|next| known.contains(&next));
+    (!same).then_some(next)
+}
+
+fn document(condition: &HostCondition, before: Option<&Value>, now: &str) -> Value {
+    let HostCondition { condition_type, status, reason, message, observed_generation } = condition;
+    let status = if *status { "True" } else { "False" };
+    let before = before.filter(|before| before["status"] == status);
+    let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(now);
+    let mut document = json!({
+        "type": condition_type,
+        "status": status,
+        "reason": reason.as_str(),
+        "message": message,
+        "lastTransitionTime": since,
+    });
+    if let (Some(generation), Some(document)) = (observed_generation, document.as_object_mut()) {
+        document.insert("observedGeneration".to_owned(), (*generation).into());
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tholepin_core::condition::{QUARANTINED, RECONCILED, Reason};
+
+    fn condition(status: bool, reason: Reason, generation: i64) -> HostCondition {
+        HostCondition {
+            condition_type: RECONCILED,
+            status,
+            reason,
+            message: "m".to_owned(),
+            observed_generation: Some(generation),
+        }
+    }
+
+    #[test]
+    fn conditions_are_written_on_change_only_and_time_moves_with_the_status() {
+        let plugins = json!({"type": "Ready", "status": "False"});
+        let mut object = json!({"status": {"conditions": [plugins]}});
+        let good = condition(true, Reason::Succeeded, 1);
+        let first = next_conditions(&object, std::slice::from_ref(&good), "t1").unwrap();
+        assert_eq!(first[0]["lastTransitionTime"], "t1");
+        object["status"]["conditions"] = json!([plugins, first[0]]);
+        assert_eq!(next_conditions(&object, &[good], "t2"), None);
+
+        let newer = condition(true, Reason::Succeeded, 2);
+        let newer = next_conditions(&object, &[newer], "t2").unwrap();
+        assert_eq!(newer[0]["lastTransitionTime"], "t1");
+        assert_eq!(newer[0]["observedGeneration"], 2);
+
+        let bad = next_conditions(&object, &[condition(false, Reason::Failed, 1)], "t3").unwrap();
+        assert_eq!(bad[0]["lastTransitionTime"], "t3");
+    }
+
+    #[test]
+    fn a_condition_of_ours_that_is_no_longer_wanted_goes() {
+        let good = condition(true, Reason::Succeeded, 1);
+        let mut object = json!({});
+        let first = next_conditions(&object, std::slice::from_ref(&good), "t1").unwrap();
+        object["status"] = json!({"conditions": [first[0],
+            {"type": QUARANTINED, "status": "True", "reason": "TooManyStrikes"}]});
+        assert_eq!(next_conditions(&object, &[good], "t2").map(|next| next.len()), Some(1));
+    }
+}

@@ -1,0 +1,89 @@
+//! Label selectors as kubectl writes them: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+
+use kube::core::{Expression, Selector};
+use tholepin_core::CallError;
+
+/// Parses a label selector; the empty text selects everything.
+///
+/// # Errors
+///
+/// Fails on a text that kubectl would not take either, naming the part.
+pub(crate) fn parse(text: &str) -> Result<Selector, CallError> {
+    let parts = split(text);
+    let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    parts.map(requirement).collect::<Result<Vec<_>, _>>().map(Selector::from_iter)
+}
+
+/// Splits at the commas that are not in parentheses.
+fn split(text: &str) -> Vec<&str> {
+    let mut depth = 0_i32;
+    text.split(|character| {
+        depth += i32::from(character == '(') - i32::from(character == ')');
+        character == ',' && depth == 0
+    })
+    .collect()
+}
+
+fn requirement(part: &str) -> Result<Expression, CallError> {
+    let invalid = || CallError::Invalid(format!("`{part}` is no label selector"));
+    let checked = |key: &str| {
+        let key = key.trim();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        let valid = !key.is_empty() && key.chars().all(allowed);
+        if valid { Ok(key.to_owned()) } else { Err(invalid()) }
+    };
+    if let Some((key, values)) = part.strip_suffix(')').and_then(|part| part.split_once('(')) {
+        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        return match key.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [key, "in"] => Ok(Expression::In(checked(key)?, values)),
+            [key, "notin"] => Ok(Expression::NotIn(checked(key)?, values)),
+            _ => Err(invalid()),
+        };
+    }
+    if let Some((key, value)) = part.split_once("!=") {
+        return Ok(Expression::NotEqual(checked(key)?, value.trim().to_owned()));
+    }
+    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+        return Ok(Expression::Equal(checked(key)?, value.trim().to_owned()));
+    }
+    match part.strip_prefix('!') {
+        Some(key) => Ok(Expression::DoesNotExist(checked(key)?)),
+        None => Ok(Expression::Exists(checked(part)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::SelectorExt;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_selector_means_what_it_means_to_kubectl() {
+        let labels: BTreeMap<String, String> = [("app", "web"), ("tier", "a"), ("x.io/part", "1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let cases = [
+            ("", true),
+            ("app=web", true),
+            ("app==web", true),
+            ("app = web , tier=a", true),
+            ("app=web,tier=b", false),
+            ("app!=web", false),
+            ("none!=web", true),
+            ("tier in (a,b)", true),
+            ("tier notin (a, b)", false),
+            ("none notin (a)", true),
+            ("x.io/part", true),
+            ("!app", false),
+            ("!none", true),
+            ("tier in (a,b),app=db", false),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text).unwrap().matches(&labels), expected, "{text}");
+        }
+        for text in ["a b", "in (a)", "a near (b)", "=b", "a in b)"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The local copy of everything that is watched.
+//!
+//! ```text
+//! watches ─► Store ─► view(): one revision, in O(1) ─► gate, controller
+//!              └────► changes, one per object ───────► controller
+//! ```
+//!
+//! Invariants:
+//! - Only watches and answers to our own writes change the store; an older state never replaces a
+//!   newer one, and an answer never brings back what a watch saw deleted.
+//! - An object stays as long as at least one watch sees it.
+//! - A view never changes.
+//! - No Secret value is in it: fingerprints are made before an object comes here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use kube::core::SelectorExt;
+use tholepin_core::{
+    ObjectRef, StoredObject,
+    port::{Changes, StoreChange, StoreView, WatchScope},
+};
+use tholepin_schema::manifest::KindName;
+
+use crate::{
+    changes::{Readers, lock},
+    selector,
+    view::{Tables, View},
+};
+
+/// How many deleted objects are remembered, so that a late answer does not bring one back.
+const GRAVES_MAX: usize = 4096;
+
+/// Names one watch to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WatchId(pub(crate) u64);
+
+/// The store.
+#[derive(Default)]
+pub(crate) struct Store {
+    inner: Mutex<Inner>,
+    readers: Readers,
+}
+
+#[derive(Default)]
+struct Inner {
+    tables: Tables,
+    /// Which watches see an object.
+    seen_by: HashMap<ObjectRef, BTreeSet<WatchId>>,
+    /// What a watch that lists anew has met so far.
+    relisting: HashMap<WatchId, HashSet<ObjectRef>>,
+    /// Watches that have been listed.
+    following: BTreeMap<WatchId, WatchScope>,
+    graves: Graves,
+}
+
+impl Store {
+    /// The store as it is now.
+    pub(crate) fn view(&self) -> Arc<dyn StoreView> {
+        Arc::new(View::new(lock(&self.inner).tables.clone()))
+    }
+
+    /// One object as it is now, unparsed.
+    pub(crate) fn get(&self, object: &ObjectRef) -> Option<StoredObject> {
+        lock(&self.inner).tables.get(object).cloned()
+    }
+
+    /// Begins to read changes.
+    pub(crate) fn changes(&self) -> Box<dyn Changes> {
+        self.readers.subscribe()
+    }
+
+    /// Ends all readers of changes.
+    pub(crate) fn end(&self) {
+        self.readers.end();
+    }
+
+    /// A watch begins to list.
+    pub(crate) fn list_begins(&self, watch: WatchId) {
+        lock(&self.inner).relisting.insert(watch, HashSet::new());
+    }
+
+    /// A watch has listed everything: what it saw before and did not meet again is gone.
+    pub(crate) fn list_ends(&self, watch: WatchId, scope: &WatchScope) {
+        let mut inner = lock(&self.inner);
+        let met = inner.relisting.remove(&watch).unwrap_or_default();
+        let gone = inner.seen(watch).filter(|object| !met.contains(object));
+        for object in gone.collect::<Vec<_>>() {
+            self.unsee(&mut inner, watch, &object);
+        }
+        inner.following.insert(watch, scope.clone());
+        inner.cover();
+    }
+
+    /// A watch saw an object.
+    pub(crate) fn saw(&self, watch: WatchId, object: StoredObject) {
+        let mut inner = lock(&self.inner);
+        let reference = object.meta().object.clone();
+        inner.see(watch, reference);
+        self.put(&mut inner, object);
+    }
+
+    /// A watch saw an object go, or leave its selector.
+    pub(crate) fn saw_go(&self, watch: WatchId, object: &StoredObject) {
+        let mut inner = lock(&self.inner);
+        let reference = &object.meta().object;
+        let same = |known: &StoredObject| known.meta().uid == object.meta().uid;
+        if inner.tables.get(reference).is_some_and(same) {
+            self.unsee(&mut inner, watch, reference);
+        }
+    }
+
+    /// The server answered a write with this object: it enters if a watch will follow it, and if it
+    /// is newer.
+    pub(crate) fn wrote(&self, object: StoredObject) {
+        let mut inner = lock(&self.inner);
+        if inner.graves.contains(&object.meta().uid) {
+            return;
+        }
+        let Some(watch) = inner.follower(&object) else { return };
+        inner.see(watch, object.meta().object.clone());
+        self.put(&mut inner, object);
+    }
+
+    /// A watch has ended, or its kind is gone: what nobody else sees is gone.
+    pub(crate) fn forget(&self, watch: WatchId) {
+        let mut inner = lock(&self.inner);
+        inner.relisting.remove(&watch);
+        inner.following.remove(&watch);
+        for object in inner.seen(watch).collect::<Vec<_>>() {
+            self.unsee(&mut inner, watch, &object);
+        }
+        inner.cover();
+    }
+
+    fn put(&self, inner: &mut Inner, object: StoredObject) {
+        let reference = object.meta().object.clone();
+        let before = inner.tables.get(&reference).cloned();
+        if before.as_ref().is_some_and(|before| !is_newer(&object, before)) {
+            return;
+        }
+        inner.tables.insert(object.clone());
+        let after = Some(object);
+        self.readers.tell(&StoreChange { object: reference, before, after });
+    }
+
+    fn unsee(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
+        if let Some(watches) = inner.seen_by.get_mut(object) {
+            watches.remove(&watch);
+            if !watches.is_empty() {
+                return;
+            }
+        }
+        inner.seen_by.remove(object);
+        let Some(before) = inner.tables.remove(object) else { return };
+        inner.graves.dig(before.meta().uid.clone());
+        let object = object.clone();
+        self.readers.tell(&StoreChange { object, before: Some(before), after: None });
+    }
+}
+
+impl Inner {
+    fn see(&mut self, watch: WatchId, object: ObjectRef) {
+        if let Some(met) = self.relisting.get_mut(&watch) {
+            met.insert(object.clone());
+        }
+        self.seen_by.entry(object).or_default().insert(watch);
+    }
+
+    fn seen(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
+        let sees = self.seen_by.iter().filter(move |(_, watches)| watches.contains(&watch));
+        sees.map(|(object, _)| object.clone())
+    }
+
+    /// A listed watch whose scope this object is in.
+    fn follower(&self, object: &StoredObject) -> Option<WatchId> {
+        let meta = object.meta();
+        let holds = |scope: &WatchScope| {
+            scope.kind == meta.object.kind
+                && (scope.namespace.is_empty() || scope.namespace == meta.object.namespace)
+                && selector::parse(&scope.selector)
+                    .is_ok_and(|selector| selector.matches(&meta.labels))
+        };
+        self.following.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
+    }
+
+    /// Computes which kinds are watched whole.
+    fn cover(&mut self) {
+        let whole = |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
+        let kinds: BTreeSet<KindName> =
+            self.following.values().filter(whole).map(|scope| scope.kind.clone()).collect();
+        self.tables.set_covered(kinds);
+    }
+}
+
+/// Whether a state is newer than another of the same name. Resource versions are numbers that grow,
+/// over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where one is
+/// none, what arrives later counts as newer.
+fn is_newer(candidate: &StoredObject, known: &StoredObject) -> bool {
+    let number = |object: &StoredObject| object.meta().resource_version.parse::<u64>().ok();
+    match (number(candidate), number(known)) {
+        (Some(candidate), Some(known)) => candidate > known,
+        _ => candidate.meta().resource_version != known.meta().resource_version,
+    }
+}
+
+/// The uids deleted last.
+#[derive(Default)]
+struct Graves {
+    order: VecDeque<String>,
+    uids: HashSet<String>,
+}
+
+impl Graves {
+    fn contains(&self, uid: &str) -> bool {
+        self.uids.contains(uid)
+    }
+
+    fn dig(&mut self, uid: String) {
+        if uid.is_empty() || !self.uids.insert(uid.clone()) {
+            return;
+        }
+        self.order.push_back(uid);
+        if self.order.len() > GRAVES_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+use serde_json::{Value, json};
+use tholepin_core::port::StoreEvent;
+
+use super::*;
+use crate::testing::{object, stored};
+
+const FIRST: WatchId = WatchId(1);
+const SECOND: WatchId = WatchId(2);
+
+fn scope() -> WatchScope {
+    WatchScope::all(KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() })
+}
+
+fn reference(name: &str) -> ObjectRef {
+    ObjectRef { kind: scope().kind, namespace: "space".to_owned(), name: name.to_owned() }
+}
+
+fn listed(objects: &[(&str, &str, &str)]) -> Store {
+    let store = Store::default();
+    relist(&store, FIRST, objects);
+    store
+}
+
+fn relist(store: &Store, watch: WatchId, objects: &[(&str, &str, &str)]) {
+    store.list_begins(watch);
+    for (name, uid, version) in objects {
+        store.saw(watch, stored(object(name, uid, version)));
+    }
+    store.list_ends(watch, &scope());
+}
+
+fn version(store: &Store, name: &str) -> Option<String> {
+    store.get(&reference(name)).map(|object| object.meta().resource_version.clone())
+}
+
+async fn drain(store: &Store, mut changes: Box<dyn Changes>) -> Vec<String> {
+    store.end();
+    let mut seen = Vec::new();
+    while let Some(StoreEvent::Changed(change)) = changes.next().await {
+        let at = |object: &Option<StoredObject>| {
+            object.as_ref().map_or("-".to_owned(), |object| object.meta().resource_version.clone())
+        };
+        let StoreChange { object, before, after } = &*change;
+        seen.push(format!("{} {}>{}", object.name, at(before), at(after)));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_relist_tells_only_what_differs() {
+    let store = listed(&[("a", "ua", "1"), ("b", "ub", "2"), ("c", "uc", "3")]);
+    let changes = store.changes();
+    relist(&store, FIRST, &[("a", "ua", "1"), ("b", "ub", "5"), ("d", "ud", "6")]);
+    assert_eq!(drain(&store, changes).await, ["b 2>5", "d ->6", "c 3>-"]);
+}
+
+#[test]
+fn an_older_state_never_replaces_a_newer_one() {
+    let store = listed(&[("a", "ua", "10")]);
+    for (arrives, expected) in
+        [("9", "10"), ("10", "10"), ("11", "11"), ("100", "100"), ("99", "100")]
+    {
+        store.saw(FIRST, stored(object("a", "ua", arrives)));
+        assert_eq!(version(&store, "a").as_deref(), Some(expected), "after {arrives}");
+    }
+}
+
+#[test]
+fn an_answer_enters_if_a_watch_will_follow_it_and_never_from_the_grave() {
+    let store = listed(&[("a", "ua", "1")]);
+    store.wrote(stored(object("b", "ub", "2")));
+    assert_eq!(version(&store, "b").as_deref(), Some("2"));
+    store.saw_go(FIRST, &stored(object("b", "ub", "3")));
+    store.wrote(stored(object("b", "ub", "3")));
+    assert_eq!(version(&store, "b"), None, "a late answer");
+    store.wrote(stored(object("b", "new uid", "4")));
+    assert_eq!(version(&store, "b").as_deref(), Some("4"), "made anew");
+    store.saw_go(FIRST, &stored(object("b", "ub", "3")));
+    assert_eq!(
+        version(&store, "b").as_deref(),
+        Some("4"),
+        "the old one's end is not the new one's"
+    );
+
+    let nobody_watches = Store::default();
+    nobody_watches.wrote(stored(object("a", "ua", "1")));
+    assert_eq!(version(&nobody_watches, "a"), None);
+}
+
+#[test]
+fn an_answer_that_arrives_while_a_list_is_read_stays() {
+    let store = listed(&[]);
+    store.list_begins(FIRST);
+    store.wrote(stored(object("a", "ua", "7")));
+    store.list_ends(FIRST, &scope());
+    assert_eq!(version(&store, "a").as_deref(), Some("7"));
+}
+
+#[test]
+fn an_object_stays_while_one_watch_sees_it() {
+    let store = listed(&[("a", "ua", "1"), ("b", "ub", "2")]);
+    relist(&store, SECOND, &[("a", "ua", "1")]);
+    store.forget(FIRST);
+    assert_eq!(version(&store, "a").as_deref(), Some("1"));
+    assert_eq!(version(&store, "b"), None);
+    store.forget(SECOND);
+    assert_eq!(version(&store, "a"), None);
+    assert!(!store.view().covers(&scope().kind));
+}
+
+fn child(name: &str, owner_uid: &str, version: &str, labels: Value) -> StoredObject {
+    let mut child = object(name, &format!("uid of {name}"), version);
+    child["metadata"]["labels"] = labels;
+    child["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "x/v1", "kind": "Owner", "name": "o", "uid": owner_uid, "controller": true}
+    ]);
+    stored(child)
+}
+
+fn names(objects: &[Arc<Value>]) -> Vec<&str> {
+    objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_view_answers_by_owner_namespace_and_label_and_never_changes() {
+    let store = listed(&[("z", "uz", "1")]);
+    store.saw(FIRST, child("b", "owner", "2", json!({"app": "x"})));
+    store.saw(FIRST, child("a", "owner", "3", json!({"app": "y"})));
+    let view = store.view();
+    store.saw(FIRST, child("a", "another", "4", json!({})));
+    store.saw_go(FIRST, &child("b", "owner", "5", json!({})));
+
+    let kind = scope().kind;
+    assert!(view.covers(&kind));
+    assert_eq!(names(&view.owned_by("owner")), ["a", "b"]);
+    assert_eq!(names(&view.list(&kind, "space", "").unwrap()), ["a", "b", "z"]);
+    assert_eq!(names(&view.list(&kind, "", "app in (x,y)").unwrap()), ["a", "b"]);
+    assert_eq!(names(&view.list(&kind, "elsewhere", "").unwrap()), Vec::<&str>::new());
+    assert!(view.list(&kind, "", "not a selector").is_err());
+
+    let now = store.view();
+    assert_eq!(names(&now.owned_by("owner")), Vec::<&str>::new());
+    assert_eq!(names(&now.owned_by("another")), ["a"]);
+}
+
+#[test]
+fn a_pass_sees_its_own_writes_and_nobody_else_does() {
+    let store = listed(&[("a", "ua", "1")]);
+    let view = store.view();
+    let mine = view.with(child("b", "ua", "9", json!({})).value()).without(&reference("a"));
+    assert_eq!(names(&mine.list(&scope().kind, "", "").unwrap()), ["b"]);
+    assert_eq!(names(&mine.owned_by("ua")), ["b"]);
+    assert_eq!(names(&view.list(&scope().kind, "", "").unwrap()), ["a"]);
+}

@@ -1,0 +1,202 @@
+//! Fills `${secret:NAME/KEY}` and `${random:N}` in the values of a Secret that a plugin applies.
+//!
+//! Pure but for the random characters. It runs behind the recorder, so that a recording, a plan and a
+//! log hold the template and never the value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rand::{Rng, distr::Alphanumeric};
+use serde_json::{Map, Value};
+use tholepin_core::CallError;
+
+/// The most random characters that one template asks for.
+const RANDOM_MAX: usize = 1024;
+
+/// Clear values by key; never printed.
+pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+
+/// What the templates of an intent need.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    /// Secrets of the same namespace.
+    pub(crate) secrets: BTreeSet<String>,
+    /// Whether anything is made at random.
+    pub(crate) random: bool,
+}
+
+impl Wants {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.secrets.is_empty() && !self.random
+    }
+}
+
+/// What the templates are filled from.
+#[derive(Default)]
+pub(crate) struct Sources {
+    /// The values of the Secrets named.
+    pub(crate) secrets: BTreeMap<String, Values>,
+    /// The values that the Secret itself has now.
+    pub(crate) stored: Values,
+}
+
+enum Part<'a> {
+    Text(&'a str),
+    Secret { name: &'a str, key: &'a str },
+    Random(usize),
+}
+
+/// Reads what the templates in `stringData` need.
+///
+/// # Errors
+///
+/// Fails on a template that is none of ours.
+pub(crate) fn wants(intent: &Value) -> Result<Wants, CallError> {
+    let mut wants = Wants::default();
+    for (_, text) in texts(intent) {
+        for part in parts(text)? {
+            match part {
+                Part::Text(_) => {}
+                Part::Secret { name, .. } => {
+                    wants.secrets.insert(name.to_owned());
+                }
+                Part::Random(_) => wants.random = true,
+            }
+        }
+    }
+    Ok(wants)
+}
+
+/// Replaces the templates: what was `stringData` with a template becomes `data`.
+///
+/// # Errors
+///
+/// Fails if a Secret lacks the key.
+pub(crate) fn fill(intent: &mut Value, sources: &Sources) -> Result<(), CallError> {
+    let mut filled = Map::new();
+    for (key, text) in texts(intent) {
+        let parts = parts(text)?;
+        let is_random = parts.iter().any(|part| matches!(part, Part::Random(_)));
+        let value = match sources.stored.get(key).filter(|_| is_random) {
+            Some(stored) => stored.clone(),
+            None => joined(&parts, sources)?,
+        };
+        filled.insert(key.to_owned(), STANDARD.encode(value).into());
+    }
+    let Some(object) = intent.as_object_mut() else { return Ok(()) };
+    if let Some(texts) = object.get_mut("stringData").and_then(Value::as_object_mut) {
+        texts.retain(|key, _| !filled.contains_key(key));
+    }
+    match object.get_mut("data").and_then(Value::as_object_mut) {
+        Some(data) => data.extend(filled),
+        None => {
+            object.insert("data".to_owned(), Value::Object(filled));
+        }
+    }
+    Ok(())
+}
+
+/// The values that hold a template.
+fn texts(intent: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let entries = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
+    let texts = entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    texts.filter(|(_, text)| text.contains("${"))
+}
+
+fn parts(text: &str) -> Result<Vec<Part<'_>>, CallError> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((before, template)) = rest.split_once("${") {
+        let (inside, after) = template.split_once('}').ok_or_else(|| unknown(template))?;
+        parts.push(Part::Text(before));
+        parts.push(part(inside)?);
+        rest = after;
+    }
+    parts.push(Part::Text(rest));
+    Ok(parts)
+}
+
+fn part(inside: &str) -> Result<Part<'_>, CallError> {
+    let part = match inside.split_once(':') {
+        Some(("secret", place)) => {
+            place.split_once('/').map(|(name, key)| Part::Secret { name, key })
+        }
+        Some(("random", count)) => {
+            let count = count.parse().ok().filter(|count| (1..=RANDOM_MAX).contains(count));
+            count.map(Part::Random)
+        }
+        _ => None,
+    };
+    part.ok_or_else(|| unknown(inside))
+}
+
+fn unknown(inside: &str) -> CallError {
+    CallError::Invalid(format!(
+        "`${{{inside}` is no template: use `${{secret:NAME/KEY}}` or `${{random:N}}` with N from 1 \
+         to {RANDOM_MAX}"
+    ))
+}
+
+fn joined(parts: &[Part<'_>], sources: &Sources) -> Result<Vec<u8>, CallError> {
+    let mut value = Vec::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => value.extend_from_slice(text.as_bytes()),
+            Part::Secret { name, key } => {
+                let found = sources.secrets.get(*name).and_then(|values| values.get(*key));
+                let missing = || CallError::NotFound(format!("key `{key}` of Secret `{name}`"));
+                value.extend_from_slice(found.ok_or_else(missing)?);
+            }
+            Part::Random(count) => value.extend(rand::rng().sample_iter(Alphanumeric).take(*count)),
+        }
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sources(stored: &[(&str, &str)]) -> Sources {
+        let values = |pairs: &[(&str, &str)]| -> Values {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
+                .collect()
+        };
+        let secrets = [("auth".to_owned(), values(&[("password", "hunter2")]))].into();
+        Sources { secrets, stored: values(stored) }
+    }
+
+    fn filled(text: &str, sources: &Sources) -> Result<String, CallError> {
+        let mut intent = json!({"stringData": {"k": text, "plain": "p"}, "data": {"d": "eA=="}});
+        fill(&mut intent, sources)?;
+        assert_eq!(intent["stringData"], json!({"plain": "p"}));
+        assert_eq!(intent["data"]["d"], "eA==");
+        let bytes = STANDARD.decode(intent["data"]["k"].as_str().unwrap()).unwrap();
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_template_is_filled_and_what_is_random_is_made_once() {
+        let text = "user:${secret:auth/password}@host";
+        assert_eq!(filled(text, &sources(&[])).unwrap(), "user:hunter2@host");
+        let made = filled("${random:32}", &sources(&[])).unwrap();
+        assert_eq!(made.len(), 32);
+        assert_ne!(made, filled("${random:32}", &sources(&[])).unwrap());
+        assert_eq!(filled("${random:32}", &sources(&[("k", &made)])).unwrap(), made);
+        assert_eq!(filled(text, &sources(&[("k", "old")])).unwrap(), "user:hunter2@host");
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused_and_what_is_missing_named() {
+        for text in ["${", "${x}", "${random:0}", "${random:9999}", "${secret:auth}", "${env:HOME}"]
+        {
+            let intent = json!({"stringData": {"k": text}});
+            assert_eq!(wants(&intent).unwrap_err().reason(), "Invalid", "{text}");
+        }
+        let missing = filled("${secret:auth/other}", &sources(&[])).unwrap_err();
+        assert_eq!(missing.to_string(), "key `other` of Secret `auth` does not exist");
+    }
+}

@@ -1,0 +1,15 @@
+//! Objects for the tests of this crate.
+
+use serde_json::{Value, json};
+use tholepin_core::StoredObject;
+
+pub(crate) fn object(name: &str, uid: &str, version: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "space", "name": name, "uid": uid, "resourceVersion": version},
+    })
+}
+
+pub(crate) fn stored(object: Value) -> StoredObject {
+    StoredObject::new(object).unwrap()
+}

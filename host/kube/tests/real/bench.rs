@@ -1,0 +1,149 @@
+//! A host's connection to an embedded API server of its own.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    panic::Location,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tholepin_apiserver::{ApiServer, ApiServerOptions, start};
+use tholepin_core::{
+    ObjectRef,
+    port::{ApplyRequest, Kubernetes, StoreView},
+};
+use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_schema::manifest::KindName;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) struct Bench {
+    pub(crate) api: Arc<KubernetesApi>,
+    server: ApiServer,
+    directory: TempDir,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listen = SocketAddr::from((Ipv4Addr::new(127, 27, 0, 1), 0));
+        let server = start(ApiServerOptions::new(listen, directory.path())).await.unwrap();
+        let hub = HubOptions {
+            linger: Duration::from_millis(50),
+            missing_kind_pause: (Duration::from_millis(20), Duration::from_millis(100)),
+            failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),
+        };
+        let options = ConnectOptions {
+            kubeconfig: Some(server.kubeconfig.clone()),
+            fingerprint_key: FingerprintKey::new([27; 32]),
+            reporting_instance: "test".to_owned(),
+            hub,
+        };
+        let api = KubernetesApi::connect(options).await.unwrap();
+        let stop = CancellationToken::new();
+        let mut running = JoinSet::new();
+        let (run, until) = (api.clone(), stop.clone());
+        running.spawn(async move { run.run(until).await });
+        Self { api, server, directory, stop, running }
+    }
+
+    pub(crate) async fn end(mut self) {
+        self.stop.cancel();
+        self.running.join_next().await.unwrap().unwrap();
+        drop(self.api);
+        self.server.shutdown().await;
+    }
+
+    /// Applies an object as a plugin would.
+    pub(crate) async fn apply(&self, object: Value) -> Value {
+        self.api.apply(apply(object)).await.unwrap()
+    }
+
+    pub(crate) fn view(&self) -> Arc<dyn StoreView> {
+        self.api.view()
+    }
+
+    /// How many writes of an object the server has noted. A last write makes sure that the notes of
+    /// those before it are in the file.
+    pub(crate) async fn writes(&self, resource: &str, name: &str) -> usize {
+        self.apply(config_map("fence", json!({}))).await;
+        let lines = || -> Vec<Value> {
+            let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        };
+        until(|| lines().iter().any(|line| line["name"] == "fence")).await;
+        let is_one = |line: &&Value| line["resource"] == resource && line["name"] == name;
+        lines().iter().filter(is_one).count()
+    }
+}
+
+pub(crate) fn apply(object: Value) -> ApplyRequest {
+    ApplyRequest {
+        field_manager: "tholepin:test".to_owned(),
+        object,
+        force: false,
+        status: false,
+        dry_run: false,
+    }
+}
+
+pub(crate) fn kind(api_version: &str, kind: &str) -> KindName {
+    KindName { api_version: api_version.to_owned(), kind: kind.to_owned() }
+}
+
+pub(crate) fn reference(kind: KindName, name: &str) -> ObjectRef {
+    ObjectRef { kind, namespace: "default".to_owned(), name: name.to_owned() }
+}
+
+pub(crate) fn config_map(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "default", "name": name}, "data": data})
+}
+
+pub(crate) fn version(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap()
+}
+
+/// A kind with conditions as a map list and a status subresource.
+pub(crate) fn definition(plural: &str, kind: &str) -> Value {
+    let conditions = json!({"type": "array", "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {"type": "object", "required": ["type"],
+            "properties": {"type": {"type": "string"}, "status": {"type": "string"},
+                "reason": {"type": "string"}, "message": {"type": "string"},
+                "lastTransitionTime": {"type": "string"},
+                "observedGeneration": {"type": "integer", "format": "int64"}}}});
+    let spec = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let schema = json!({"type": "object", "properties": {"spec": spec,
+        "status": {"type": "object", "properties": {"conditions": conditions}}}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.test.tholepin.dev")},
+        "spec": {
+            "group": "test.tholepin.dev", "scope": "Namespaced",
+            "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "subresources": {"status": {}}, "schema": {"openAPIV3Schema": schema}}],
+        },
+    })
+}
+
+/// Waits until a condition holds, at most ten seconds.
+#[track_caller]
+pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(10), "waited too long at {caller}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The port to Kubernetes against a real server: the embedded one, over TLS.
+#![cfg(test)]
+
+mod bench;
+
+use bench::{Bench, apply, config_map, definition, kind, reference, until, version};
+use serde_json::{Value, json};
+use tholepin_core::{
+    CallError, EventType,
+    condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
+    port::{
+        ApplyRequest, DeleteRequest, Kubernetes, Marks, PublishRequest, StoreEvent, WatchScope,
+        WatchState, Watches,
+    },
+};
+
+#[tokio::test]
+async fn watches_come_and_go_while_the_host_runs() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    bench.apply(config_map("a", json!({"k": "1"}))).await;
+    assert!(!bench.view().covers(&maps));
+
+    let lease = bench.api.lease(WatchScope::all(maps.clone()));
+    let second = bench.api.lease(WatchScope::all(maps.clone()));
+    lease.following().await;
+    let a = reference(maps.clone(), "a");
+    let seen = bench.view().get(&a).unwrap();
+    assert_eq!(seen["kind"], "ConfigMap", "an item of a list has no kind of its own");
+    assert!(seen.pointer("/metadata/managedFields").is_none());
+    assert_eq!(bench.api.watches().len(), 1, "one watch serves both leases");
+
+    drop(lease);
+    bench.apply(config_map("b", json!({}))).await;
+    let b = reference(maps.clone(), "b");
+    until(|| bench.view().get(&b).is_some()).await;
+    drop(second);
+    until(|| bench.api.watches().is_empty()).await;
+    until(|| !bench.view().covers(&maps) && bench.view().get(&a).is_none()).await;
+
+    let again = bench.api.lease(WatchScope::all(maps.clone()));
+    again.following().await;
+    assert_eq!(bench.view().list(&maps, "default", "").unwrap().len(), 2);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_kind_that_is_missing_waits_and_delays_no_other() {
+    let bench = Bench::start().await;
+    let things = bench.api.lease(WatchScope::all(kind("test.tholepin.dev/v1", "Thing")));
+    let maps = bench.api.lease(WatchScope::all(kind("v1", "ConfigMap")));
+    maps.following().await;
+    until(|| things.state() == WatchState::KindMissing).await;
+
+    let thing = json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
+        "metadata": {"namespace": "default", "name": "a"}, "spec": {}});
+    let refused = bench.api.apply(apply(thing.clone())).await.unwrap_err();
+    assert_eq!(refused.reason(), "NotFound", "{refused}");
+
+    bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
+    things.following().await;
+    bench.apply(thing).await;
+    let a = reference(kind("test.tholepin.dev/v1", "Thing"), "a");
+    until(|| bench.view().get(&a).is_some()).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_watch_with_a_selector_covers_only_what_it_selects() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    let scope = WatchScope { kind: maps.clone(), namespace: String::new(), selector: "a=1".into() };
+    let lease = bench.api.lease(scope);
+    lease.following().await;
+    let labelled = |name: &str, value: &str| {
+        let mut map = config_map(name, json!({}));
+        map["metadata"]["labels"] = json!({"a": value});
+        map
+    };
+    for (name, value) in [("in", "1"), ("out", "2")] {
+        bench.apply(labelled(name, value)).await;
+    }
+    until(|| bench.view().get(&reference(maps.clone(), "in")).is_some()).await;
+    assert!(bench.view().get(&reference(maps.clone(), "out")).is_none());
+    assert!(!bench.view().covers(&maps), "a part is not the whole");
+    bench.apply(labelled("in", "2")).await;
+    until(|| bench.view().get(&reference(maps.clone(), "in")).is_none()).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_apply_that_would_change_nothing_is_not_sent() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    let lease = bench.api.lease(WatchScope::all(maps.clone()));
+    lease.following().await;
+
+    let intent = config_map("a", json!({"k": "1"}));
+    let first = bench.apply(intent.clone()).await;
+    until(|| bench.view().get(&reference(maps.clone(), "a")).is_some()).await;
+    let second = bench.apply(intent.clone()).await;
+    assert_eq!(version(&second), version(&first));
+    assert_eq!(bench.writes("configmaps", "a").await, 1, "the second apply was not sent");
+
+    let mut rival = apply(config_map("a", json!({"k": "2"})));
+    rival.field_manager = "rival".to_owned();
+    let conflict = bench.api.apply(rival.clone()).await.unwrap_err();
+    assert!(
+        matches!(&conflict, CallError::Conflict(text) if text.contains(".data.k")),
+        "{conflict}"
+    );
+    rival.force = true;
+    let taken = bench.api.apply(rival).await.unwrap();
+    until(|| bench.view().get(&reference(maps.clone(), "a")).unwrap()["data"]["k"] == "2").await;
+    let conflict = bench.api.apply(apply(intent.clone())).await.unwrap_err();
+    assert_eq!(conflict.reason(), "Conflict", "the drift was seen, so the apply was sent");
+    let back = bench.api.apply(ApplyRequest { force: true, ..apply(intent) }).await.unwrap();
+    assert_eq!(back["data"]["k"], "1");
+    assert_ne!(version(&back), version(&taken));
+
+    let fewer = bench.apply(config_map("a", json!({"other": "1"}))).await;
+    assert_eq!(fewer["data"], json!({"other": "1"}), "another intent is always sent");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    let lease = bench.api.lease(WatchScope::all(maps.clone()));
+    lease.following().await;
+    let dry = ApplyRequest { dry_run: true, ..apply(config_map("a", json!({"k": "1"}))) };
+    assert_eq!(bench.api.apply(dry).await.unwrap()["data"]["k"], "1");
+    let missing = bench.api.get(reference(maps.clone(), "a")).await.unwrap_err();
+    assert_eq!(missing.reason(), "NotFound");
+    assert!(bench.view().get(&reference(maps, "a")).is_none());
+    bench.end().await;
+}
+
+fn secret(data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": {"namespace": "default", "name": "s"}, "stringData": data})
+}
+
+#[tokio::test]
+async fn secret_values_are_fingerprints_everywhere_but_in_one_place() {
+    let bench = Bench::start().await;
+    let secrets = kind("v1", "Secret");
+    let lease = bench.api.lease(WatchScope::all(secrets.clone()));
+    lease.following().await;
+    let answer = bench.apply(secret(json!({"a": "hunter2", "b": "hunter2", "c": "other"}))).await;
+    let s = reference(secrets.clone(), "s");
+    until(|| bench.view().get(&s).is_some()).await;
+    let cached = (*bench.view().get(&s).unwrap()).clone();
+    let live = bench.api.get(s).await.unwrap();
+    let listed = bench.api.list(secrets, "default".to_owned(), String::new()).await.unwrap();
+    for object in [&answer, &cached, &live, &listed[0]] {
+        assert!(
+            !object.to_string().contains("hunter2") && !object.to_string().contains("aHVudGVy")
+        );
+        assert_eq!(object["data"], cached["data"]);
+        assert_eq!(object["data"]["a"], object["data"]["b"]);
+        assert_ne!(object["data"]["a"], object["data"]["c"]);
+    }
+    let value = |key: &str| bench.api.secret_value("default".into(), "s".into(), key.into());
+    assert_eq!(value("a").await.unwrap(), b"hunter2");
+    assert_eq!(value("none").await.unwrap_err().reason(), "NotFound");
+    let copied = secret(json!({"d": cached["data"]["a"]}));
+    assert_eq!(bench.api.apply(apply(copied)).await.unwrap_err().reason(), "Invalid");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn templates_are_filled_behind_the_border_and_random_ones_once() {
+    let bench = Bench::start().await;
+    let lease = bench.api.lease(WatchScope::all(kind("v1", "Secret")));
+    lease.following().await;
+    bench.apply(secret(json!({"password": "hunter2"}))).await;
+    let mut target =
+        secret(json!({"url": "redis://:${secret:s/password}@h", "token": "${random:32}"}));
+    target["metadata"]["name"] = json!("t");
+    let first = bench.apply(target.clone()).await;
+    let value = |key: &str| bench.api.secret_value("default".into(), "t".into(), key.into());
+    assert_eq!(value("url").await.unwrap(), b"redis://:hunter2@h");
+    let token = value("token").await.unwrap();
+    assert_eq!(token.len(), 32);
+
+    let again = bench.apply(target.clone()).await;
+    assert_eq!(version(&again), version(&first));
+    bench.apply(secret(json!({"password": "changed"}))).await;
+    bench.apply(target).await;
+    assert_eq!(value("url").await.unwrap(), b"redis://:changed@h");
+    assert_eq!(value("token").await.unwrap(), token, "made once");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn repeats_of_an_event_are_a_count() {
+    let bench = Bench::start().await;
+    let map = bench.apply(config_map("a", json!({}))).await;
+    let request = |reason: &str| PublishRequest {
+        reporter: "tholepin:test".to_owned(),
+        regarding: reference(kind("v1", "ConfigMap"), "a"),
+        regarding_uid: map["metadata"]["uid"].as_str().unwrap().to_owned(),
+        event_type: EventType::Warning,
+        reason: reason.to_owned(),
+        message: "look at it".to_owned(),
+    };
+    for reason in ["First", "First", "First", "Second"] {
+        bench.api.publish(request(reason)).await.unwrap();
+    }
+    let events = kind("events.k8s.io/v1", "Event");
+    let events = bench.api.list(events, "default".to_owned(), String::new()).await.unwrap();
+    let mut seen: Vec<_> = events
+        .iter()
+        .map(|event| (event["reason"].as_str().unwrap(), event["series"]["count"].as_u64()))
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [("First", Some(3)), ("Second", None)]);
+    assert_eq!(events[0]["regarding"]["uid"], map["metadata"]["uid"]);
+    bench.end().await;
+}
+
+fn condition(condition_type: &'static str, status: bool, reason: Reason) -> HostCondition {
+    HostCondition {
+        condition_type,
+        status,
+        reason,
+        message: "m".to_owned(),
+        observed_generation: Some(1),
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_conditions_stand_beside_the_plugins() {
+    let bench = Bench::start().await;
+    bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
+    let things = kind("test.tholepin.dev/v1", "Thing");
+    let a = reference(things.clone(), "a");
+    let mut thing = json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
+        "metadata": {"namespace": "default", "name": "a"}});
+    bench.apply(thing.clone()).await;
+    thing["status"] = json!({"conditions": [{"type": "Ready", "status": "False"}]});
+    bench.api.apply(ApplyRequest { status: true, ..apply(thing) }).await.unwrap();
+
+    let set = |conditions: Vec<HostCondition>| bench.api.set_conditions(a.clone(), conditions);
+    let failed = || condition(RECONCILED, false, Reason::Failed);
+    set(vec![failed(), condition(QUARANTINED, true, Reason::TooManyStrikes)]).await.unwrap();
+    let types = |object: &Value| -> Vec<String> {
+        let conditions = object["status"]["conditions"].as_array().unwrap();
+        conditions.iter().map(|one| one["type"].as_str().unwrap().to_owned()).collect()
+    };
+    let after = bench.api.get(a.clone()).await.unwrap();
+    assert_eq!(types(&after), ["Ready", "Reconciled", "Quarantined"]);
+
+    set(vec![failed()]).await.unwrap();
+    let fewer = bench.api.get(a.clone()).await.unwrap();
+    assert_eq!(types(&fewer), ["Ready", "Reconciled"]);
+    set(vec![failed()]).await.unwrap();
+    assert_eq!(version(&bench.api.get(a.clone()).await.unwrap()), version(&fewer), "no change");
+    set(Vec::new()).await.unwrap();
+    assert_eq!(types(&bench.api.get(a).await.unwrap()), ["Ready"]);
+    let gone = reference(things, "gone");
+    bench.api.set_conditions(gone, vec![failed()]).await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn finalizers_keep_each_other_and_delay_a_deletion() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    let lease = bench.api.lease(WatchScope::all(maps.clone()));
+    lease.following().await;
+    let a = reference(maps, "a");
+    let made = bench.apply(config_map("a", json!({}))).await;
+    let (one, other) = ("tholepin.dev/one".to_owned(), "tholepin.dev/other".to_owned());
+    // Both begin with the same cached state; the one that comes second meets a conflict and repeats.
+    let (first, second) = tokio::join!(
+        bench.api.add_finalizer(a.clone(), one.clone()),
+        bench.api.add_finalizer(a.clone(), other.clone())
+    );
+    first.unwrap();
+    second.unwrap();
+    let mut names = bench.api.get(a.clone()).await.unwrap()["metadata"]["finalizers"].clone();
+    names.as_array_mut().unwrap().sort_by_key(ToString::to_string);
+    assert_eq!(names, json!([one, other]));
+
+    let delete = |uid: &str| DeleteRequest {
+        object: a.clone(),
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+        grace_seconds: None,
+        dry_run: false,
+    };
+    assert_eq!(bench.api.delete(delete("another")).await.unwrap_err().reason(), "Conflict");
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    bench.api.delete(delete(uid)).await.unwrap();
+    until(|| bench.view().meta(&a).is_some_and(|meta| meta.deleting)).await;
+    let refused = bench.api.add_finalizer(a.clone(), "tholepin.dev/late".to_owned()).await;
+    assert_eq!(refused.unwrap_err().reason(), "Conflict");
+    bench.api.remove_finalizer(a.clone(), one).await.unwrap();
+    bench.api.remove_finalizer(a.clone(), other.clone()).await.unwrap();
+    until(|| bench.view().get(&a).is_none()).await;
+    bench.api.remove_finalizer(a, other).await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn changes_are_told_as_values_until_the_store_ends() {
+    let bench = Bench::start().await;
+    let mut changes = bench.api.changes();
+    let lease = bench.api.lease(WatchScope::all(kind("v1", "ConfigMap")));
+    lease.following().await;
+    bench.apply(config_map("a", json!({"k": "1"}))).await;
+    let appeared = loop {
+        match changes.next().await {
+            Some(StoreEvent::Changed(change)) if change.object.name == "a" => break change,
+            Some(_) => {}
+            None => panic!("the store ended early"),
+        }
+    };
+    assert!(appeared.before.is_none());
+    assert_eq!(appeared.after.unwrap().value()["data"]["k"], "1");
+    bench.end().await;
+    while let Some(event) = changes.next().await {
+        assert!(matches!(event, StoreEvent::Changed(_)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_by_kind_of_error() {
+    let bench = Bench::start().await;
+    let maps = kind("v1", "ConfigMap");
+    let patch = bench.api.merge_patch(
+        reference(maps.clone(), "none"),
+        json!({"data": {"a": "1"}}),
+        "tholepin:test".to_owned(),
+        false,
+    );
+    assert_eq!(patch.await.unwrap_err().reason(), "NotFound");
+    let mut wrong = config_map("a", json!({}));
+    wrong["metadata"]["name"] = json!("Not A Name");
+    assert_eq!(bench.api.apply(apply(wrong)).await.unwrap_err().reason(), "Invalid");
+    let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}});
+    assert_eq!(bench.api.apply(apply(nameless)).await.unwrap_err().reason(), "Invalid");
+    bench.apply(config_map("a", json!({"k": "1"}))).await;
+    let a = reference(maps.clone(), "a");
+    let patch = json!({"data": {"k": null, "l": "2"}});
+    let patched = bench.api.merge_patch(a, patch, "tholepin:test".to_owned(), false).await.unwrap();
+    assert_eq!(patched["data"], json!({"l": "2"}));
+    let selected = bench.api.list(maps, "default".to_owned(), "not a selector".to_owned()).await;
+    assert_eq!(selected.unwrap_err().reason(), "Invalid");
+    bench.end().await;
+}

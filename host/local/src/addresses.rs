@@ -1,0 +1,320 @@
+//! Gives a local host its own block of loopback addresses, and each Pod one of its own.
+//!
+//! ```text
+//! 127.N.0.1                    the API server
+//! 127.N.1.0 - 127.N.239.255    Pods
+//! 127.N.240.0 - 127.N.255.254  Services
+//! ```
+//!
+//! The block is held by a file lock, so it is free again as soon as its holder's process ends,
+//! however it ends. It opens no socket and hands out no Service address.
+//!
+//! Invariants:
+//! - Two local hosts of one user never hold the same block.
+//! - A Pod address in use is not given out again, and a released one only after the block has
+//!   wrapped: whoever still dials a dead Pod's address reaches nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tholepin_agent::AddressPool;
+
+/// The blocks (N in 127.N.0.0/16) that are tried in turn when none is asked for.
+pub const BLOCKS: RangeInclusive<u8> = 100..=250;
+
+/// The offsets within a block that Pods get: 127.N.1.0 to 127.N.239.255.
+const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
+
+/// Why no block could be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// The directory of the locks cannot be used.
+    #[error("directory `{}` for address locks is not usable: {problem}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// The lock file cannot be opened.
+    #[error("lock file `{}` cannot be opened", path.display())]
+    Open {
+        /// The lock file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The block that was asked for is held.
+    #[error(
+        "address block 127.{block}.0.0/16 is held by another local host: stop it or choose another block"
+    )]
+    Taken {
+        /// The block's number.
+        block: u8,
+    },
+    /// Every block is held.
+    #[error("all address blocks 127.{}.0.0/16 to 127.{}.0.0/16 are held by other local hosts", BLOCKS.start(), BLOCKS.end())]
+    AllTaken,
+}
+
+/// A block 127.N.0.0/16, ours until this value is dropped.
+#[derive(Debug)]
+pub struct Block {
+    number: u8,
+    // Held for its lock only.
+    _lock: File,
+}
+
+impl Block {
+    /// Takes the block of that number, or the first free one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the wanted block, or every block, is held by another local host, or if `locks` is
+    /// not a directory that belongs to this user alone.
+    pub fn take(locks: &Path, wanted: Option<u8>) -> Result<Self, BlockError> {
+        private_directory(locks)?;
+        if let Some(block) = wanted {
+            return Self::try_take(locks, block)?.ok_or(BlockError::Taken { block });
+        }
+        for block in BLOCKS {
+            if let Some(taken) = Self::try_take(locks, block)? {
+                return Ok(taken);
+            }
+        }
+        Err(BlockError::AllTaken)
+    }
+
+    fn try_take(locks: &Path, number: u8) -> Result<Option<Self>, BlockError> {
+        let path = locks.join(format!("block-{number}.lock"));
+        let opened =
+            OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
+        let lock = opened.map_err(|source| BlockError::Open { path: path.clone(), source })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Self { number, _lock: lock })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(source)) => Err(BlockError::Open { path, source }),
+        }
+    }
+
+    /// N in 127.N.0.0/16.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The API server's address.
+    pub fn api(&self) -> Ipv4Addr {
+        self.at(1)
+    }
+
+    /// The first and the last address that Services get.
+    pub fn services(&self) -> RangeInclusive<Ipv4Addr> {
+        self.at(0xF000)..=self.at(0xFFFE)
+    }
+
+    fn at(&self, offset: u16) -> Ipv4Addr {
+        address(self.number, offset)
+    }
+}
+
+/// The directory of the address locks: one per user, the same for all local hosts of that user.
+pub fn lock_directory() -> PathBuf {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    match base {
+        Some(base) => base.join("tholepin"),
+        None => std::env::temp_dir().join(format!("tholepin-{}", nix::unistd::getuid())),
+    }
+}
+
+/// Makes the directory with mode 0700, or checks that the existing one is ours and closed to others:
+/// in a shared folder such as `/tmp` anybody may have made it first.
+fn private_directory(path: &Path) -> Result<(), BlockError> {
+    let bad = |problem: String| BlockError::Directory { path: path.to_owned(), problem };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(bad(error.to_string())),
+    }
+    let found = fs::symlink_metadata(path).map_err(|error| bad(error.to_string()))?;
+    if !found.is_dir() {
+        return Err(bad("it is no directory; remove it".to_owned()));
+    }
+    if found.uid() != nix::unistd::getuid().as_raw() {
+        return Err(bad("it belongs to another user".to_owned()));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(bad("others may enter it; run `chmod 700` on it".to_owned()));
+    }
+    Ok(())
+}
+
+/// Hands out the Pod addresses of one block, in order.
+#[derive(Debug)]
+pub struct PodAddresses {
+    block: u8,
+    state: Mutex<PoolState>,
+}
+
+#[derive(Debug)]
+struct PoolState {
+    next: u16,
+    taken: BTreeSet<u16>,
+    by_pod: BTreeMap<String, u16>,
+}
+
+impl PodAddresses {
+    /// Starts at the first Pod address of the block.
+    pub fn new(block: &Block) -> Self {
+        let next = *POD_OFFSETS.start();
+        let state = PoolState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
+        Self { block: block.number(), state: Mutex::new(state) }
+    }
+
+    /// The offset of an address in the Pods' part of this block.
+    fn offset(&self, address: Ipv4Addr) -> Option<u16> {
+        let [net, block, high, low] = address.octets();
+        let offset = u16::from_be_bytes([high, low]);
+        (net == 127 && block == self.block && POD_OFFSETS.contains(&offset)).then_some(offset)
+    }
+}
+
+impl AddressPool for PodAddresses {
+    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(offset) = state.by_pod.get(uid) {
+            return Some(address(self.block, *offset));
+        }
+        let wanted = wanted.and_then(|wanted| self.offset(wanted));
+        let offset = match wanted.filter(|wanted| !state.taken.contains(wanted)) {
+            Some(wanted) => wanted,
+            None => state.advance()?,
+        };
+        state.taken.insert(offset);
+        state.by_pod.insert(uid.to_owned(), offset);
+        Some(address(self.block, offset))
+    }
+
+    fn release(&self, uid: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(offset) = state.by_pod.remove(uid) {
+            state.taken.remove(&offset);
+        }
+    }
+}
+
+impl PoolState {
+    /// The next offset in turn that is not in use.
+    fn advance(&mut self) -> Option<u16> {
+        for _ in POD_OFFSETS {
+            let offset = self.next;
+            let is_last = offset == *POD_OFFSETS.end();
+            self.next = if is_last { *POD_OFFSETS.start() } else { offset + 1 };
+            if !self.taken.contains(&offset) {
+                return Some(offset);
+            }
+        }
+        None
+    }
+}
+
+fn address(block: u8, offset: u16) -> Ipv4Addr {
+    let [high, low] = offset.to_be_bytes();
+    Ipv4Addr::new(127, block, high, low)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn block(number: u8) -> (tempfile::TempDir, Block) {
+        let folder = tempfile::tempdir().unwrap();
+        let block = Block::take(&folder.path().join("locks"), Some(number)).unwrap();
+        (folder, block)
+    }
+
+    #[test]
+    fn a_block_is_held_by_one_and_free_after_it() {
+        let (folder, first) = block(124);
+        let locks = folder.path().join("locks");
+        assert!(matches!(Block::take(&locks, Some(124)), Err(BlockError::Taken { block: 124 })));
+        assert_eq!(Block::take(&locks, Some(125)).unwrap().number(), 125);
+        drop(first);
+        assert_eq!(Block::take(&locks, Some(124)).unwrap().number(), 124);
+    }
+
+    #[test]
+    fn without_a_wish_the_first_free_block_is_taken() {
+        let (folder, _first) = block(100);
+        let second = Block::take(&folder.path().join("locks"), None).unwrap();
+        assert_eq!(second.number(), 101);
+        assert_eq!(second.api(), Ipv4Addr::new(127, 101, 0, 1));
+        let services = second.services();
+        assert_eq!(*services.start(), Ipv4Addr::new(127, 101, 240, 0));
+        assert_eq!(*services.end(), Ipv4Addr::new(127, 101, 255, 254));
+    }
+
+    #[test]
+    fn a_lock_directory_that_others_may_enter_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let locks = folder.path().join("locks");
+        fs::create_dir(&locks).unwrap();
+        fs::set_permissions(&locks, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = Block::take(&locks, None).unwrap_err().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn a_released_address_returns_only_after_the_block_has_wrapped() {
+        let (_folder, block) = block(124);
+        let pool = PodAddresses::new(&block);
+        let first = pool.allocate("first", None).unwrap();
+        assert_eq!(first, Ipv4Addr::new(127, 124, 1, 0));
+        pool.release("first");
+        let second = pool.allocate("second", None).unwrap();
+        assert_eq!(second, Ipv4Addr::new(127, 124, 1, 1));
+        // `second` stays in use, so one turn later it is passed over.
+        for _ in POD_OFFSETS.skip(2) {
+            assert_ne!(pool.allocate("passing", None), Some(first));
+            pool.release("passing");
+        }
+        assert_eq!(pool.allocate("third", None), Some(first));
+        assert_eq!(pool.allocate("fourth", None), Some(Ipv4Addr::new(127, 124, 1, 2)));
+    }
+
+    #[test]
+    fn a_pod_keeps_its_address_and_may_ask_for_the_one_it_had() {
+        let (_folder, block) = block(124);
+        let pool = PodAddresses::new(&block);
+        let had = Ipv4Addr::new(127, 124, 7, 7);
+        assert_eq!(pool.allocate("a", Some(had)), Some(had));
+        assert_eq!(pool.allocate("a", None), Some(had));
+        let others = [had, Ipv4Addr::new(127, 124, 0, 1), Ipv4Addr::new(127, 125, 1, 9)];
+        for (number, wanted) in others.into_iter().enumerate() {
+            let given = pool.allocate(&format!("b{number}"), Some(wanted)).unwrap();
+            assert_ne!(given, wanted, "in use, the API's, and another block's");
+        }
+    }
+
+    #[test]
+    fn a_full_block_gives_nothing() {
+        let (_folder, block) = block(124);
+        let pool = PodAddresses::new(&block);
+        let all: BTreeSet<_> =
+            POD_OFFSETS.filter_map(|offset| pool.allocate(&offset.to_string(), None)).collect();
+        assert_eq!(all.len(), 61_184);
+        assert_eq!(pool.allocate("one more", None), None);
+        pool.release("one more");
+        assert_eq!(pool.allocate("one more", None), None);
+        pool.release("4000");
+        assert!(pool.allocate("one more", None).is_some());
+    }
+}

@@ -1,0 +1,310 @@
+//! Starts and stops a whole local host: API server, controllers, node agents.
+//!
+//! ```text
+//! take the directory and an address block ─► clean up after a predecessor ─► API server ─► controllers ─► agents
+//! ```
+//!
+//! Stopping goes the other way round: first nobody makes anything new, then the containers end, then the
+//! API. It decides nothing about workloads.
+//!
+//! Invariants:
+//! - Every task is joined; one that ends by itself ends the local host, with its reason ([`LocalCluster::wait`]).
+//! - Only one local host works in a directory, and what a killed one left there is gone before the next starts.
+
+mod client;
+mod control;
+mod options;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tholepin_apiserver::{ApiServer, ApiServerOptions};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use options::{ImageSource, LocalOptions};
+
+use crate::addresses::{Block, BlockError, PodAddresses};
+use crate::agents::{self, AgentSetup};
+use crate::mirrors::Mirrors;
+use crate::names::Names;
+
+/// How long controllers may take to finish what they are writing.
+const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long agents may take to end all containers, beyond the grace that these have.
+const AGENTS_STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Why a local host does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// The state directory cannot be used.
+    #[error("cannot use the directory `{}`", path.display())]
+    Directory {
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another local host works in the directory.
+    #[error("another local host works in `{}`: stop it or choose another directory", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is no free address block.
+    #[error(transparent)]
+    Addresses(#[from] BlockError),
+    /// What a killed predecessor left behind cannot be removed.
+    #[error("cannot clean up what an earlier local host left in `{}`", path.display())]
+    CleanUp {
+        /// The directory of the agent concerned.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The image table is wrong.
+    #[error(transparent)]
+    Images(#[from] tholepin_agent::ImageError),
+    /// The API server does not start.
+    #[error("the API server does not start")]
+    Api(#[from] tholepin_apiserver::StartError),
+    /// No client can be made for the API server that has just started.
+    #[error("no client for the API server")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The first objects cannot be made.
+    #[error("cannot create the initial objects: {0}")]
+    Initial(String),
+    /// A part that everything rests on ended.
+    #[error("`{part}` ended: {reason}")]
+    Ended {
+        /// Which part.
+        part: String,
+        /// Why, on one line.
+        reason: String,
+    },
+}
+
+/// A running local host. Dropping it kills its tasks without grace: use [`LocalCluster::shutdown`].
+pub struct LocalCluster {
+    /// The admin's kubeconfig, readable by this user only.
+    pub kubeconfig: PathBuf,
+    /// Where the API server listens.
+    pub api_address: SocketAddr,
+    /// N of its address block 127.N.0.0/16.
+    pub block: u8,
+    server: ApiServer,
+    controllers: Parts,
+    agents: Parts,
+    agents_grace: Duration,
+    // Held for their locks; the block must outlive everything that listens in it.
+    _block: Block,
+    _lock: File,
+}
+
+/// Tasks that stop together.
+pub(crate) struct Parts {
+    stop: CancellationToken,
+    tasks: JoinSet<(String, Result<(), String>)>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    /// What tells the parts to stop.
+    pub(crate) fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs a part, which ends with a reason on one line.
+    pub(crate) fn spawn(
+        &mut self,
+        part: impl Into<String>,
+        run: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) {
+        let part = part.into();
+        self.tasks.spawn(async move { (part, run.await) });
+    }
+
+    async fn ended(&mut self) -> LocalError {
+        let (part, reason) = match self.tasks.join_next().await {
+            None => return std::future::pending().await,
+            Some(Ok((part, Ok(())))) => (part, "nobody told it to".to_owned()),
+            Some(Ok((part, Err(reason)))) => (part, reason),
+            Some(Err(error)) => ("a task".to_owned(), error.to_string()),
+        };
+        LocalError::Ended { part, reason }
+    }
+
+    /// Tells all to stop and joins them; whoever does not end in time is dropped.
+    async fn finish(&mut self, deadline: Duration) {
+        self.stop.cancel();
+        let drain = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(deadline, drain).await.is_err() {
+            warn!(left = self.tasks.len(), "parts did not stop in time");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+/// Starts a local host; when this returns, the API serves and the nodes are about to be ready.
+///
+/// # Errors
+///
+/// Fails if the directory or the address block is in use, if what an earlier host left cannot be
+/// removed, or if a part does not start. Nothing keeps running then.
+pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
+    let lock = take_directory(&options.directory)?;
+    let block = Block::take(&options.lock_directory, options.block)?;
+    let images = options.image_table()?;
+    let directory = options.directory.clone();
+    let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
+    cleaned.map_err(|error| LocalError::Initial(error.to_string()))??;
+
+    let nodes: Vec<String> =
+        (1..=options.node_count()).map(|number| format!("node-{number}")).collect();
+    let server = start_api(&options, &block, &nodes).await?;
+    let mut cluster = LocalCluster {
+        kubeconfig: server.kubeconfig.clone(),
+        api_address: server.address,
+        block: block.number(),
+        server,
+        controllers: Parts::new(),
+        agents: Parts::new(),
+        agents_grace: options.stop_grace,
+        _block: block,
+        _lock: lock,
+    };
+    if options.api_only {
+        return Ok(cluster);
+    }
+    let started = cluster.start_parts(&options, &nodes, images).await;
+    match started {
+        Ok(()) => Ok(cluster),
+        Err(error) => {
+            cluster.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+impl LocalCluster {
+    async fn start_parts(
+        &mut self,
+        options: &LocalOptions,
+        nodes: &[String],
+        images: tholepin_agent::ImageTable,
+    ) -> Result<(), LocalError> {
+        let client = self.client("controllers")?;
+        control::create_initial(&client).await?;
+        let mirrors = Mirrors::default();
+        let names = Names::new(&mirrors);
+        let volumes = options.directory.join("volumes");
+        control::start(&client, &mirrors, Arc::clone(&names), volumes, &mut self.controllers);
+        let setup = AgentSetup {
+            client: self.client("agent")?,
+            directory: options.directory.join("nodes"),
+            block: self.block,
+            images,
+            container_program: options.container_program.clone(),
+            addresses: Arc::new(PodAddresses::new(&self._block)),
+            hosts: names,
+            zones: options.zones,
+            stop_grace: options.stop_grace,
+        };
+        for (index, node) in nodes.iter().enumerate() {
+            agents::start(&setup, index, node, &mut self.agents);
+        }
+        Ok(())
+    }
+
+    /// A client that appears as `user` in the API's audit log.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no token or no client can be made.
+    pub fn client(&self, user: &str) -> Result<Client, LocalError> {
+        client::client(&self.server, user)
+    }
+
+    /// Waits until a part that everything rests on ends, and says why. While all is well it waits
+    /// for ever.
+    pub async fn wait(&mut self) -> LocalError {
+        tokio::select! {
+            error = self.controllers.ended() => error,
+            error = self.agents.ended() => error,
+        }
+    }
+
+    /// Stops everything: no process and no task is left. Takes as long as the containers' grace and
+    /// some seconds at most.
+    pub async fn shutdown(mut self) {
+        self.controllers.finish(CONTROLLERS_STOP_DEADLINE).await;
+        self.agents.finish(self.agents_grace + AGENTS_STOP_DEADLINE).await;
+        self.server.shutdown().await;
+    }
+}
+
+async fn start_api(
+    options: &LocalOptions,
+    block: &Block,
+    nodes: &[String],
+) -> Result<ApiServer, LocalError> {
+    let listen = SocketAddr::from((block.api(), options.api_port));
+    let services = block.services();
+    let directories = nodes.iter().map(|node| options.directory.join("nodes").join(node)).collect();
+    let api = ApiServerOptions {
+        service_addresses: (*services.start(), *services.end()),
+        pod_logs: Some(Arc::new(agents::Logs::new(directories))),
+        ..ApiServerOptions::new(listen, &options.directory)
+    };
+    Ok(tholepin_apiserver::start(api).await?)
+}
+
+/// Makes the directory, for this user only, and locks it.
+fn take_directory(path: &Path) -> Result<File, LocalError> {
+    let bad = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LocalError::Directory { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(bad(path))?;
+    let file = path.join("lock");
+    let opened =
+        OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&file);
+    let lock = opened.map_err(bad(&file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(LocalError::InUse { path: path.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(bad(&file)(source)),
+    }
+}
+
+/// Ends processes and removes files that an earlier local host left in this directory. The API that
+/// knew its volumes has forgotten them, so they go too.
+fn clean_up(directory: &Path) -> Result<(), LocalError> {
+    let nodes = fs::read_dir(directory.join("nodes")).into_iter().flatten().flatten();
+    for node in nodes {
+        let path = node.path();
+        let found = tholepin_agent::clean_up(&path);
+        let found = found.map_err(|source| LocalError::CleanUp { path: path.clone(), source })?;
+        if 0 < found.processes {
+            info!(node = %path.display(), processes = found.processes, "ended what was left behind");
+        }
+        fs::remove_dir_all(&path).map_err(|source| LocalError::CleanUp { path, source })?;
+    }
+    let volumes = crate::volumes::remove_all(&directory.join("volumes"));
+    if !volumes.is_empty() {
+        info!(?volumes, "removed the volumes of an earlier run");
+    }
+    Ok(())
+}

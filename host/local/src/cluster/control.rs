@@ -1,0 +1,115 @@
+//! Starts the controllers of a local host.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Api, Client};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{LocalError, Parts};
+use crate::forwarder::Forwarder;
+use crate::mirrors::Mirrors;
+use crate::names::Names;
+use crate::scheduler::Scheduler;
+use crate::service::EndpointSlices;
+use crate::statefulset::StatefulSets;
+use crate::volumes::{self, Volumes};
+use crate::work::WorkError;
+use crate::writes::Writer;
+
+/// How often the API server is asked whether it is there.
+const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long it may take to answer.
+const API_CHECK_DEADLINE: Duration = Duration::from_secs(5);
+/// So many failures in a row end the local host.
+const API_MISSES_MAX: u32 = 3;
+
+/// Creates what a cluster has from the beginning: the storage class.
+pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
+    let writer = Writer::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
+    let applied = writer.apply(volumes::CLASS, &volumes::storage_class()).await;
+    applied.map(|_| ()).map_err(|error| LocalError::Initial(error.chain()))
+}
+
+/// Starts all controllers. Listeners are registered before the mirrors follow, and nothing is decided
+/// before they are full.
+pub(super) fn start(
+    client: &Client,
+    mirrors: &Mirrors,
+    names: Arc<Names>,
+    volume_directory: PathBuf,
+    parts: &mut Parts,
+) {
+    let stop = parts.stop();
+    let sets = StatefulSets::new(client.clone(), mirrors);
+    let scheduler = Scheduler::new(client.clone(), mirrors);
+    let slices = EndpointSlices::new(client.clone(), mirrors);
+    let forwarder = Forwarder::new(mirrors);
+    let volumes = Volumes::new(client.clone(), mirrors, volume_directory);
+    spawn(parts, mirrors, "StatefulSet controller", |stop| sets.run(stop));
+    spawn(parts, mirrors, "scheduler", |stop| scheduler.run(stop));
+    spawn(parts, mirrors, "EndpointSlice controller", |stop| slices.run(stop));
+    spawn(parts, mirrors, "forwarder", |stop| forwarder.run(stop));
+    spawn(parts, mirrors, "volume controller", |stop| volumes.run(stop));
+    let until = stop.clone();
+    parts.spawn("names", async move {
+        names.run(until).await;
+        Ok(())
+    });
+    parts.spawn("API server", watch_api(client.clone(), stop.clone()));
+    let (mirrors, client) = (mirrors.clone(), client.clone());
+    parts.spawn("mirrors", async move {
+        tokio::select! {
+            never = mirrors.follow(client) => match never {},
+            () = stop.cancelled() => Ok(()),
+        }
+    });
+}
+
+/// Asks the API server now and then whether it is there: nothing works without it.
+async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
+    let mut misses = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = sleep(API_CHECK_INTERVAL) => {}
+        }
+        let answer = match timeout(API_CHECK_DEADLINE, client.apiserver_version()).await {
+            Ok(Ok(_)) => {
+                misses = 0;
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {API_CHECK_DEADLINE:?}"),
+        };
+        misses += 1;
+        if API_MISSES_MAX <= misses {
+            return Err(answer);
+        }
+    }
+}
+
+fn spawn<F>(
+    parts: &mut Parts,
+    mirrors: &Mirrors,
+    name: &'static str,
+    run: impl FnOnce(CancellationToken) -> F + Send + 'static,
+) where
+    F: Future<Output = Result<(), WorkError>> + Send + 'static,
+{
+    let (mirrors, stop) = (mirrors.clone(), parts.stop());
+    parts.spawn(name, async move {
+        tokio::select! {
+            () = mirrors.wait_synced() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        run(stop).await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error}: {}", cause.unwrap_or_default())
+        })
+    });
+}

@@ -1,0 +1,123 @@
+//! Tells people in Kubernetes events what a controller did or why it cannot.
+//!
+//! An event's name follows from what it says about whom, so saying the same again raises a counter
+//! instead of adding an object, and no memory of what was said is needed. A failure to tell is logged and
+//! nothing more: no work depends on events.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::statefulset::hash;
+
+/// How long telling may take; the controller waits for it.
+const TELL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The kind of news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Something happened as it should.
+    Normal,
+    /// Somebody may have to do something.
+    Warning,
+}
+
+/// Publishes events in the name of one controller.
+#[derive(Clone)]
+pub struct Events {
+    client: Client,
+    component: &'static str,
+}
+
+impl Events {
+    /// Publishes as `component`.
+    pub fn new(client: Client, component: &'static str) -> Self {
+        Self { client, component }
+    }
+
+    /// Says something about an object. `reason` is one CamelCase word of a closed set.
+    pub async fn tell<K>(&self, about: &K, tone: Tone, reason: &'static str, message: &str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let event = self.event(about, tone, reason, message, Timestamp::now());
+        match timeout(TELL_DEADLINE, self.publish(&event)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(reason, %error, "event not published"),
+            Err(_) => debug!(reason, "event not published in time"),
+        }
+    }
+
+    async fn publish(&self, event: &Event) -> kube::Result<()> {
+        let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        let params =
+            PostParams { field_manager: Some(self.component.to_owned()), ..PostParams::default() };
+        match api.create(&params, event).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            other => return other.map(|_| ()),
+        }
+        let name = event.metadata.name.as_deref().unwrap_or_default();
+        let count = api.get(name).await?.count.unwrap_or(1).saturating_add(1);
+        let patch = json!({"count": count, "lastTimestamp": event.last_timestamp});
+        let params = PatchParams {
+            field_manager: Some(self.component.to_owned()),
+            ..PatchParams::default()
+        };
+        api.patch(name, &params, &Patch::Merge(patch)).await.map(|_| ())
+    }
+
+    fn event<K>(
+        &self,
+        about: &K,
+        tone: Tone,
+        reason: &'static str,
+        message: &str,
+        now: Timestamp,
+    ) -> Event
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let meta = about.meta();
+        let name = meta.name.clone().unwrap_or_default();
+        let uid = meta.uid.clone().unwrap_or_default();
+        let identity = hash(&format!("{uid}\n{reason}\n{message}"));
+        let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let tone = match tone {
+            Tone::Normal => "Normal",
+            Tone::Warning => "Warning",
+        };
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{identity}")),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some(K::api_version(&()).into_owned()),
+                kind: Some(K::kind(&()).into_owned()),
+                name: Some(name),
+                namespace: meta.namespace.clone(),
+                uid: Some(uid),
+                resource_version: meta.resource_version.clone(),
+                field_path: None,
+            },
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            type_: Some(tone.to_owned()),
+            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
+            reporting_component: Some(self.component.to_owned()),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            count: Some(1),
+            ..Event::default()
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Makes the addresses of Services work: accepts connections at ClusterIP:port and passes them to a ready endpoint.
+//!
+//! Runs in user space, TCP only, ClusterIP only (no NodePort). Where to listen and whither to forward is
+//! decided in [`routes`], without I/O.
+//!
+//! Invariants:
+//! - A Service without a ready endpoint is not listened on, so its clients are refused at once.
+//! - A connection whose dial fails goes to another endpoint; when all fail it is reset, never left open.
+//! - The number of connections has a bound; beyond it new ones wait to be accepted.
+
+mod connection;
+pub(crate) mod routes;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::mirror::Change;
+use crate::mirrors::Mirrors;
+use crate::work::{Marks, Next, WorkError, Worker};
+use connection::{Connections, accept};
+use routes::{Backends, routes};
+
+/// This part's name in log lines.
+const NAME: &str = "forwarder";
+/// Connections over all Services together.
+const CONNECTIONS_MAX: usize = 4_096;
+/// When to try again to listen where it did not work.
+const LISTEN_RETRY: Duration = Duration::from_millis(500);
+/// How long connections may take to end when the forwarder stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The forwarder.
+pub struct Forwarder {
+    mirrors: Mirrors,
+    marks: Arc<Marks<Everything>>,
+}
+
+/// The only key: routes are compared as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Everything;
+
+impl std::fmt::Display for Everything {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("all Services")
+    }
+}
+
+/// Where it listens now, and the tasks that do.
+struct Listening {
+    listeners: BTreeMap<SocketAddr, Listener>,
+    tasks: JoinSet<()>,
+    permits: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+struct Listener {
+    backends: watch::Sender<Backends>,
+    // Ends the accepting; connections that exist go on.
+    accepting: CancellationToken,
+}
+
+impl Forwarder {
+    /// Listens to the mirrors, which must not be followed yet.
+    pub fn new(mirrors: &Mirrors) -> Self {
+        let marks = Arc::new(Marks::default());
+        let on_service = Arc::clone(&marks);
+        mirrors.services.listen(move |_: &Change<'_, Service>| on_service.mark(Everything));
+        let on_slice = Arc::clone(&marks);
+        mirrors.slices.listen(move |_: &Change<'_, EndpointSlice>| on_slice.mark(Everything));
+        Self { mirrors: mirrors.clone(), marks }
+    }
+
+    /// Forwards until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a task panics.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+        let listening = Arc::new(Mutex::new(Listening {
+            listeners: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            stop: stop.clone(),
+        }));
+        let worker = Worker { name: NAME, marks: self.marks, concurrency: 1, stop };
+        let (mirrors, shared) = (self.mirrors, Arc::clone(&listening));
+        let worked = worker
+            .run(move |Everything| {
+                let (mirrors, listening) = (mirrors.clone(), Arc::clone(&shared));
+                async move { reconcile(&mirrors, &listening).await }
+            })
+            .await;
+        let mut tasks = {
+            let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.stop.cancel();
+            std::mem::take(&mut listening.tasks)
+        };
+        let drain = async { while tasks.join_next().await.is_some() {} };
+        if timeout(STOP_DEADLINE, drain).await.is_err() {
+            tasks.shutdown().await;
+        }
+        worked
+    }
+}
+
+async fn reconcile(mirrors: &Mirrors, listening: &Mutex<Listening>) -> Result<Next, JoinError> {
+    let wanted = routes(&mirrors.services.all(), &mirrors.slices.all());
+    let missing = {
+        let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+        listening.follow(wanted)?
+    };
+    let mut next = Next::AwaitChange;
+    for (address, backends) in missing {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
+                listening.add(address, listener, backends);
+                debug!(%address, "forwarding");
+            }
+            Err(error) => {
+                warn!(%address, %error, "cannot listen for a Service; trying again");
+                next = Next::After(LISTEN_RETRY);
+            }
+        }
+    }
+    Ok(next)
+}
+
+impl Listening {
+    /// Updates what is listened on already, ends what is not wanted, and returns what is missing.
+    fn follow(
+        &mut self,
+        wanted: BTreeMap<SocketAddr, Backends>,
+    ) -> Result<Vec<(SocketAddr, Backends)>, JoinError> {
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended?;
+        }
+        self.listeners.retain(|address, listener| {
+            let is_wanted = wanted.contains_key(address);
+            if !is_wanted {
+                listener.accepting.cancel();
+            }
+            is_wanted
+        });
+        let mut missing = Vec::new();
+        for (address, backends) in wanted {
+            match self.listeners.get(&address) {
+                Some(listener) => drop(listener.backends.send_replace(backends)),
+                None => missing.push((address, backends)),
+            }
+        }
+        Ok(missing)
+    }
+
+    fn add(&mut self, address: SocketAddr, listener: TcpListener, backends: Backends) {
+        let (sender, backends) = watch::channel(backends);
+        let accepting = CancellationToken::new();
+        let connections = Connections {
+            backends,
+            permits: Arc::clone(&self.permits),
+            accepting: accepting.clone(),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(accept(listener, connections));
+        self.listeners.insert(address, Listener { backends: sender, accepting });
+    }
+}

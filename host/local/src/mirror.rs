@@ -1,0 +1,360 @@
+//! Keeps a local copy of all objects of one kind, and tells the controllers which keys a change concerns.
+//!
+//! One [`Mirror`] per kind serves all controllers, so that the API server is watched once and every
+//! decision reads from memory. A mirror never writes to the API; a controller that has just written
+//! may hand it the answer with [`Mirror::learn`], so that its next decision does not act on the past.
+//!
+//! Invariants:
+//! - Listeners are registered before the watch starts and are called after the copy has changed.
+//! - An object never goes back to an older resourceVersion than the one stored, nor comes back after
+//!   its deletion was seen.
+//! - Listeners only mark keys (see [`crate::work`]); they never wait and never do I/O.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tracing::debug;
+
+/// Shortest pause before a failed watch is opened again.
+const WATCH_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a failed watch is opened again: the API server is in this very process.
+const WATCH_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Which object within a kind: namespace (empty for cluster-scoped kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace; empty for a cluster-scoped object.
+    pub namespace: String,
+    /// The object's name.
+    pub name: String,
+}
+
+impl Key {
+    /// Names an object by its namespace (empty if it has none) and name.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Reads the key off an object.
+    pub fn of<K: kube::ResourceExt>(object: &K) -> Self {
+        Self::new(object.namespace().unwrap_or_default(), object.name_any())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One change of the copy: an object appeared (`before` absent), changed, or went (`after` absent).
+#[derive(Debug)]
+pub struct Change<'a, K> {
+    /// The object as it was stored.
+    pub before: Option<&'a K>,
+    /// The object as it is stored now.
+    pub after: Option<&'a K>,
+}
+
+impl<'a, K> Change<'a, K> {
+    /// The states that this change touches, for listeners to which old and new are alike.
+    pub fn states(&self) -> impl Iterator<Item = &'a K> + use<'a, K> {
+        self.before.into_iter().chain(self.after)
+    }
+}
+
+type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
+
+/// A local copy of all objects of kind `K`.
+pub struct Mirror<K> {
+    state: RwLock<State<K>>,
+    listeners: RwLock<Vec<Listener<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+struct State<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// The highest resourceVersion that the watch has delivered. An answer of a write that is older
+    /// may be about an object whose deletion has been seen since.
+    delivered: u64,
+}
+
+impl<K> Debug for Mirror<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl<K> Default for Mirror<K> {
+    fn default() -> Self {
+        Self {
+            state: RwLock::new(State { objects: BTreeMap::new(), delivered: 0 }),
+            listeners: RwLock::default(),
+            synced: watch::Sender::new(false),
+        }
+    }
+}
+
+impl<K> Mirror<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Registers what is called after each change. Changes from before the call are not repeated.
+    pub fn listen(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        listeners.push(Box::new(listener));
+    }
+
+    /// Returns the stored object of that key.
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.objects.get(key).cloned()
+    }
+
+    /// Returns all stored objects, ordered by namespace and name.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.objects.values().cloned().collect()
+    }
+
+    /// Returns the stored objects of one namespace, ordered by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let from = Key::new(namespace, "");
+        let rest = state.objects.range(from..);
+        rest.take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| Arc::clone(object))
+            .collect()
+    }
+
+    /// Waits until the first full list has arrived.
+    pub async fn wait_synced(&self) {
+        let mut synced = self.synced.subscribe();
+        // The sender lives in `self`, so waiting can only end by the value.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Stores what the API answered to a write, unless the watch has already been further.
+    pub fn learn(&self, object: K) {
+        let version = version_of(&object);
+        self.put(object, |state, _| state.delivered < version);
+    }
+
+    /// Stores what is known to become true, at the version of the stored object: the next event
+    /// about the object replaces it.
+    pub fn assume(&self, object: K) {
+        let version = version_of(&object);
+        self.put(object, |_, stored| stored.is_some_and(|stored| version_of(stored) == version));
+    }
+
+    /// Follows the API for ever, reconnecting as often as needed. Cancel by dropping.
+    pub async fn follow(&self, client: Client) {
+        let backoff = WatchBackoff { next: WATCH_RETRY_MIN };
+        let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(backoff);
+        let mut stream = std::pin::pin!(stream);
+        let mut listing: Option<BTreeMap<Key, K>> = None;
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(Event::Init) => listing = Some(BTreeMap::new()),
+                Ok(Event::InitApply(object)) => {
+                    if let Some(listing) = &mut listing {
+                        listing.insert(Key::of(&object), object);
+                    }
+                }
+                Ok(Event::InitDone) => {
+                    self.replace_all(listing.take().unwrap_or_default());
+                    self.synced.send_replace(true);
+                }
+                Ok(Event::Apply(object)) => {
+                    self.delivered(version_of(&object));
+                    self.put(object, |_, _| true);
+                }
+                Ok(Event::Delete(object)) => {
+                    self.delivered(version_of(&object));
+                    self.remove(&Key::of(&object), Some(&object));
+                }
+                Err(error) => debug!(kind = %K::kind(&()), %error, "watch interrupted"),
+            }
+        }
+    }
+
+    fn delivered(&self, version: u64) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.delivered = state.delivered.max(version);
+    }
+
+    fn replace_all(&self, listing: BTreeMap<Key, K>) {
+        for stored in self.all() {
+            let key = Key::of(&*stored);
+            if !listing.contains_key(&key) {
+                self.remove(&key, None);
+            }
+        }
+        for object in listing.into_values() {
+            self.delivered(version_of(&object));
+            self.put(object, |_, _| true);
+        }
+    }
+
+    /// Stores an object if it is not older than the stored one and `admits` it, which is asked under
+    /// the lock: between asking and storing, nothing may be delivered.
+    fn put(&self, mut object: K, admits: impl FnOnce(&State<K>, Option<&K>) -> bool) {
+        object.meta_mut().managed_fields = None;
+        let key = Key::of(&object);
+        let object = Arc::new(object);
+        let before = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let stored = state.objects.get(&key).map(|stored| &**stored);
+            let is_older = stored.is_some_and(|stored| version_of(&*object) < version_of(stored));
+            if is_older || !admits(&state, stored) {
+                return;
+            }
+            state.objects.insert(key, Arc::clone(&object))
+        };
+        self.tell(&Change { before: before.as_deref(), after: Some(&object) });
+    }
+
+    /// Removes the object of that key. `seen` is the object of the deletion, whose uid must fit: a
+    /// successor of the same name may have been learnt before its predecessor's end was delivered.
+    fn remove(&self, key: &Key, seen: Option<&K>) {
+        let before = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(stored) = state.objects.get(key) else { return };
+            if seen.is_some_and(|seen| seen.meta().uid != stored.meta().uid) {
+                return;
+            }
+            state.objects.remove(key)
+        };
+        self.tell(&Change { before: before.as_deref(), after: None });
+    }
+
+    fn tell(&self, change: &Change<'_, K>) {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        for listener in listeners.iter() {
+            listener(change);
+        }
+    }
+}
+
+#[cfg(test)]
+impl<K> Mirror<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    /// Stores an object as the watch would.
+    pub(crate) fn deliver(&self, object: K) {
+        self.delivered(version_of(&object));
+        self.put(object, |_, _| true);
+    }
+
+    /// Removes an object as the watch would.
+    pub(crate) fn deliver_deletion(&self, object: &K) {
+        self.delivered(version_of(object));
+        self.remove(&Key::of(object), Some(object));
+    }
+}
+
+/// Pauses between attempts to open a watch: doubling, and short again after a success.
+struct WatchBackoff {
+    next: Duration,
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(WATCH_RETRY_MAX);
+        Some(pause)
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        self.next = WATCH_RETRY_MIN;
+    }
+}
+
+/// The resourceVersion as a number; 0 if the object has none. Versions are global and grow, which
+/// Kubernetes guarantees since 1.35 and every server before it did.
+fn version_of<K: Resource>(object: &K) -> u64 {
+    let version = object.meta().resource_version.as_deref();
+    version.and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(name: &str, uid: &str, version: u64) -> ConfigMap {
+        let metadata = json!({"namespace": "a", "name": name, "uid": uid, "resourceVersion": version.to_string()});
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    fn version(mirror: &Mirror<ConfigMap>, name: &str) -> Option<u64> {
+        mirror.get(&Key::new("a", name)).map(|object| version_of(&*object))
+    }
+
+    #[test]
+    fn an_older_event_does_not_undo_what_was_learnt() {
+        let mirror = Mirror::default();
+        mirror.deliver(map("x", "1", 5));
+        mirror.learn(map("x", "1", 9));
+        mirror.deliver(map("x", "1", 7));
+        assert_eq!(version(&mirror, "x"), Some(9));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_back_a_deleted_object() {
+        let mirror = Mirror::default();
+        mirror.deliver(map("x", "1", 5));
+        mirror.deliver_deletion(&map("x", "1", 8));
+        mirror.learn(map("x", "1", 7));
+        assert_eq!(version(&mirror, "x"), None);
+    }
+
+    #[test]
+    fn a_successor_survives_the_late_end_of_its_predecessor() {
+        let mirror = Mirror::default();
+        mirror.deliver(map("x", "1", 5));
+        mirror.learn(map("x", "2", 9));
+        mirror.deliver_deletion(&map("x", "1", 8));
+        assert_eq!(version(&mirror, "x"), Some(9));
+    }
+
+    #[test]
+    fn a_new_list_tells_what_has_gone() {
+        let mirror = Mirror::default();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        mirror.deliver(map("gone", "1", 5));
+        mirror.deliver(map("stays", "2", 6));
+        mirror.listen(move |change: &Change<'_, ConfigMap>| {
+            let names = (change.before.map(Key::of), change.after.map(Key::of));
+            sink.lock().unwrap().push(names);
+        });
+        mirror.replace_all(BTreeMap::from([(Key::new("a", "stays"), map("stays", "2", 6))]));
+        let gone = Key::new("a", "gone");
+        assert_eq!(told.lock().unwrap().first(), Some(&(Some(gone), None)));
+        assert_eq!(mirror.in_namespace("a").len(), 1);
+        assert!(mirror.in_namespace("b").is_empty());
+    }
+}

@@ -1,0 +1,67 @@
+//! The local copies of everything the controllers look at: one watch per kind, shared by all.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+
+use crate::mirror::Mirror;
+
+/// One mirror per kind. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each field is the mirror of the kind that it names")]
+pub struct Mirrors {
+    pub namespaces: Arc<Mirror<Namespace>>,
+    pub nodes: Arc<Mirror<Node>>,
+    pub pods: Arc<Mirror<Pod>>,
+    pub claims: Arc<Mirror<PersistentVolumeClaim>>,
+    pub volumes: Arc<Mirror<PersistentVolume>>,
+    pub classes: Arc<Mirror<StorageClass>>,
+    pub services: Arc<Mirror<Service>>,
+    pub slices: Arc<Mirror<EndpointSlice>>,
+    pub sets: Arc<Mirror<StatefulSet>>,
+    pub revisions: Arc<Mirror<ControllerRevision>>,
+}
+
+impl Mirrors {
+    /// Follows the API for ever. Listeners must have been registered. Cancel by dropping.
+    pub async fn follow(self, client: Client) -> Infallible {
+        let of = || client.clone();
+        tokio::join!(
+            self.namespaces.follow(of()),
+            self.nodes.follow(of()),
+            self.pods.follow(of()),
+            self.claims.follow(of()),
+            self.volumes.follow(of()),
+            self.classes.follow(of()),
+            self.services.follow(of()),
+            self.slices.follow(of()),
+            self.sets.follow(of()),
+            self.revisions.follow(of()),
+        );
+        std::future::pending().await
+    }
+
+    /// Waits until the first full list of every kind has arrived: before that, what is missing here
+    /// may well exist.
+    pub async fn wait_synced(&self) {
+        tokio::join!(
+            self.namespaces.wait_synced(),
+            self.nodes.wait_synced(),
+            self.pods.wait_synced(),
+            self.claims.wait_synced(),
+            self.volumes.wait_synced(),
+            self.classes.wait_synced(),
+            self.services.wait_synced(),
+            self.slices.wait_synced(),
+            self.sets.wait_synced(),
+            self.revisions.wait_synced(),
+        );
+    }
+}

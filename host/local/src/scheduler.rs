@@ -1,0 +1,290 @@
+//! Binds each Pod to a node, or says on the Pod why none suits, and tries again when something changes.
+//!
+//! Where a Pod goes is decided in [`decide`], without I/O. One Pod is decided at a time, and what was
+//! bound counts at once, before the watch brings it back: two Pods never take the same room. It never
+//! moves or evicts a Pod that is bound.
+
+mod affinity;
+mod decide;
+mod fit;
+mod spread;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+pub use decide::{Decision, Snapshot, decide};
+pub(crate) use fit::claims_of;
+
+use crate::events::{Events, Tone};
+use crate::mirror::{Change, Key, Mirror};
+use crate::mirrors::Mirrors;
+use crate::work::{Marks, Next, WorkError, Worker};
+use crate::writes::{WriteError, Writer};
+
+/// This scheduler's name: Pods that name another one are not its business.
+const NAME: &str = "default-scheduler";
+
+/// How long a new Pod may wait for its volumes before that is said on it.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a Pod is still without a node.
+#[derive(Debug, thiserror::Error)]
+enum ScheduleError {
+    #[error("cannot bind the Pod to node `{node}`")]
+    Bind { node: String, source: Box<kube::Error> },
+    #[error(transparent)]
+    Report(#[from] WriteError),
+}
+
+/// The controller.
+#[derive(Clone)]
+pub struct Scheduler {
+    client: Client,
+    mirrors: Mirrors,
+    marks: Arc<Marks<Key>>,
+    events: Events,
+}
+
+impl Scheduler {
+    /// Listens to the mirrors, which must not be followed yet.
+    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
+        let marks = Arc::new(Marks::default());
+        let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
+        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+            if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
+                on_pod.mark(Key::of(pod));
+            } else if gives_way(change) {
+                mark_waiting(&pods, &on_pod);
+            }
+        });
+        let retry = || {
+            let (marks, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
+            move || mark_waiting(&pods, &marks)
+        };
+        let again = retry();
+        mirrors.nodes.listen(move |change: &Change<'_, Node>| {
+            if change.before.is_none() || has_changed(change, node_facts) {
+                again();
+            }
+        });
+        let again = retry();
+        mirrors.claims.listen(move |_: &Change<'_, PersistentVolumeClaim>| again());
+        let again = retry();
+        mirrors.volumes.listen(move |_: &Change<'_, PersistentVolume>| again());
+        let again = retry();
+        mirrors.namespaces.listen(move |_: &Change<'_, Namespace>| again());
+        let events = Events::new(client.clone(), NAME);
+        Self { client, mirrors: mirrors.clone(), marks, events }
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a pass panics.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+        let marks = Arc::clone(&self.marks);
+        // One at a time: each decision counts on the one before.
+        let worker = Worker { name: NAME, marks, concurrency: 1, stop };
+        worker
+            .run(|key| {
+                let this = self.clone();
+                async move { this.schedule(&key).await.map_err(|error| chain(&error)) }
+            })
+            .await
+    }
+
+    async fn schedule(&self, key: &Key) -> Result<Next, ScheduleError> {
+        let Some(pod) = self.mirrors.pods.get(key).filter(|pod| is_waiting(pod)) else {
+            return Ok(Next::AwaitChange);
+        };
+        match decide(&pod, &self.snapshot()) {
+            Decision::Bind { node } => self.bind(&pod, node).await?,
+            // The binder is about to make the volume: a warning now would be noise.
+            Decision::AwaitVolumes { .. } if is_new(&pod, Timestamp::now()) => {
+                return Ok(Next::After(VOLUME_PATIENCE));
+            }
+            Decision::AwaitVolumes { message } | Decision::Unschedulable { message } => {
+                self.report(&pod, &message).await?;
+            }
+        }
+        Ok(Next::AwaitChange)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let Mirrors { nodes, pods, claims, volumes, namespaces, .. } = &self.mirrors;
+        let claims = claims.all().into_iter().map(|claim| (Key::of(&*claim), claim));
+        let volumes = volumes.all().into_iter().map(|volume| (Key::of(&*volume).name, volume));
+        let labels = |namespace: Arc<Namespace>| {
+            (Key::of(&*namespace).name, namespace.metadata.labels.clone().unwrap_or_default())
+        };
+        Snapshot {
+            nodes: nodes.all(),
+            pods: pods.all(),
+            claims: claims.collect(),
+            volumes: volumes.collect(),
+            namespaces: namespaces.all().into_iter().map(labels).collect(),
+        }
+    }
+
+    async fn bind(&self, pod: &Pod, node: String) -> Result<(), ScheduleError> {
+        let key = Key::of(pod);
+        let binding = json!({
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"namespace": key.namespace, "name": key.name, "uid": pod.metadata.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        let params = PostParams { field_manager: Some(NAME.to_owned()), ..PostParams::default() };
+        let bound: kube::Result<serde_json::Value> =
+            api.create_subresource("binding", &key.name, &params, &binding).await;
+        match bound {
+            Ok(_) => {}
+            // Gone, or bound by an earlier pass whose news is on its way.
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                return Ok(());
+            }
+            Err(source) => return Err(ScheduleError::Bind { node, source: Box::new(source) }),
+        }
+        let mut assumed = pod.clone();
+        assumed.spec.get_or_insert_default().node_name = Some(node.clone());
+        self.mirrors.pods.assume(assumed);
+        let message = format!("Successfully assigned {key} to {node}");
+        self.events.tell(pod, Tone::Normal, "Scheduled", &message).await;
+        Ok(())
+    }
+
+    async fn report(&self, pod: &Pod, message: &str) -> Result<(), ScheduleError> {
+        let key = Key::of(pod);
+        let Some(condition) = unschedulable_condition(pod, message, Timestamp::now()) else {
+            return Ok(());
+        };
+        let intent = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": key.namespace, "name": key.name},
+            "status": {"conditions": [condition]},
+        });
+        let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        Writer::new(api, NAME).apply_status(&key.name, &intent).await?;
+        self.events.tell(pod, Tone::Warning, "FailedScheduling", message).await;
+        Ok(())
+    }
+}
+
+/// The condition that says why a Pod waits; `None` if it says so already.
+fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<PodCondition> {
+    let conditions = || pod.status.as_ref()?.conditions.as_deref();
+    let mut scheduled =
+        conditions().unwrap_or_default().iter().filter(|it| it.type_ == "PodScheduled");
+    let before = scheduled.next().filter(|before| before.status == "False");
+    if before.is_some_and(|before| before.message.as_deref() == Some(message)) {
+        return None;
+    }
+    let since = before.and_then(|before| before.last_transition_time.clone());
+    Some(PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("Unschedulable".to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(since.unwrap_or(Time(now))),
+        ..PodCondition::default()
+    })
+}
+
+/// A Pod that was created a moment ago.
+fn is_new(pod: &Pod, now: Timestamp) -> bool {
+    let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
+    age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age < VOLUME_PATIENCE)
+}
+
+/// A Pod that this scheduler has to find a node for.
+fn is_waiting(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    fit::node_of(pod).is_none()
+        && pod.metadata.deletion_timestamp.is_none()
+        && !fit::is_finished(pod)
+        && gates.is_empty()
+        && spec.scheduler_name.as_deref().is_none_or(|name| name == NAME)
+}
+
+/// A change after which a Pod that fitted nowhere may fit: one ended, went, or has other labels. A
+/// new one on a node matters too: somebody may want its company.
+fn gives_way(change: &Change<'_, Pod>) -> bool {
+    let facts = |pod: &Pod| {
+        let node = fit::node_of(pod).map(str::to_owned);
+        (node, fit::is_finished(pod), pod.metadata.labels.clone())
+    };
+    change.after.is_none() || has_changed(change, facts)
+}
+
+/// What of a node a decision rests on; its heartbeat changes without meaning anything.
+fn node_facts(node: &Node) -> impl PartialEq + use<> {
+    let spec = node.spec.clone().unwrap_or_default();
+    let status = node.status.clone().unwrap_or_default();
+    (node.metadata.labels.clone(), spec.taints, spec.unschedulable, status.allocatable)
+}
+
+fn has_changed<K, F: PartialEq>(change: &Change<'_, K>, facts: impl Fn(&K) -> F) -> bool {
+    change.before.map(&facts) != change.after.map(&facts)
+}
+
+fn mark_waiting(pods: &Mirror<Pod>, marks: &Marks<Key>) {
+    pods.all().iter().filter(|pod| is_waiting(pod)).for_each(|pod| marks.mark(Key::of(&**pod)));
+}
+
+fn chain(error: &ScheduleError) -> String {
+    match error {
+        ScheduleError::Bind { source, .. } => format!("{error}: {source}"),
+        ScheduleError::Report(error) => error.chain(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(value: serde_json::Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn only_unbound_living_pods_of_ours_wait() {
+        let cases = [
+            (json!({"spec": {}}), true),
+            (json!({"spec": {"schedulerName": "default-scheduler"}}), true),
+            (json!({"spec": {"schedulerName": "other"}}), false),
+            (json!({"spec": {"nodeName": "n1"}}), false),
+            (json!({"spec": {"nodeName": ""}}), true),
+            (json!({"spec": {"schedulingGates": [{"name": "g"}]}}), false),
+            (json!({"spec": {}, "status": {"phase": "Failed"}}), false),
+            (json!({"spec": {}, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), false),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(is_waiting(&pod(value.clone())), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_reported_once_and_keeps_its_beginning() {
+        let early = Timestamp::UNIX_EPOCH;
+        let fresh = pod(json!({"spec": {}}));
+        let condition = unschedulable_condition(&fresh, "no room", early).unwrap();
+        let told = pod(json!({"spec": {}, "status": {"conditions": [condition]}}));
+        assert_eq!(unschedulable_condition(&told, "no room", Timestamp::now()), None);
+        let other = unschedulable_condition(&told, "no node", Timestamp::now()).unwrap();
+        assert_eq!(other.last_transition_time, Some(Time(early)));
+    }
+}

@@ -1,0 +1,215 @@
+//! Decides which nodes a Pod may share with which other Pods: required and preferred affinity and anti-affinity.
+//!
+//! Pure. Nearness is measured in the domains that a node label spans (`topologyKey`). A required
+//! anti-affinity also holds the other way round: a Pod that is there already keeps newcomers away.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
+
+use super::Snapshot;
+use super::fit::NodeView;
+use crate::labels::{Labels, selects};
+
+/// How much an existing Pod's required affinity towards the newcomer counts among preferences.
+const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
+
+/// What affinity says about one Pod, worked out once for all nodes.
+#[derive(Debug)]
+pub(super) struct Affinities<'a> {
+    /// Domains (label, value) that an existing Pod's anti-affinity keeps this Pod out of.
+    guarded: Vec<(&'a str, &'a str)>,
+    /// Domains that this Pod's anti-affinity keeps it out of.
+    avoided: Vec<(&'a str, &'a str)>,
+    /// Per required affinity term: its label, and the values of that label where its company is.
+    wanted: Vec<(&'a str, Vec<&'a str>)>,
+    /// The Pod is the first of the company it asks for.
+    is_first: bool,
+    /// What each domain is worth to the Pod and its neighbours.
+    worth: BTreeMap<(&'a str, &'a str), i64>,
+}
+
+impl<'a> Affinities<'a> {
+    /// Looks at all Pods on all nodes from the newcomer's point of view.
+    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeView<'a>], snapshot: &'a Snapshot) -> Self {
+        let required = required(pod);
+        let against = required_against(pod);
+        let seen = Seen { snapshot, nodes };
+        let guarded = seen.domains(|there| {
+            required_against(there)
+                .iter()
+                .filter(|term| seen.term_is_met(term, there, pod))
+                .collect()
+        });
+        let avoided = seen.domains(|there| {
+            against.iter().filter(|term| seen.term_is_met(term, pod, there)).collect()
+        });
+        // Only Pods that meet all terms are company.
+        let is_company =
+            |there: &Pod| required.iter().all(|term| seen.term_is_met(term, pod, there));
+        let company =
+            seen.domains(
+                |there| {
+                    if is_company(there) { required.iter().collect() } else { Vec::new() }
+                },
+            );
+        let values = |key: &str| {
+            company.iter().filter(|(label, _)| *label == key).map(|(_, value)| *value).collect()
+        };
+        let has_company = nodes.iter().flat_map(|node| &node.pods).any(|there| is_company(there));
+        Self {
+            guarded,
+            avoided,
+            wanted: required
+                .iter()
+                .map(|term| (term.topology_key.as_str(), values(&term.topology_key)))
+                .collect(),
+            is_first: !has_company && is_company(pod),
+            worth: seen.worth(pod),
+        }
+    }
+
+    /// Why affinity forbids the node; `None` if it does not.
+    pub(super) fn obstacle(&self, node: &NodeView<'_>) -> Option<&'static str> {
+        let value = |key: &str| node.labels.get(key).map(String::as_str);
+        let near = self.wanted.iter().all(|(key, values)| {
+            value(key).is_some_and(|value| self.is_first || values.contains(&value))
+        });
+        if !near {
+            return Some("node(s) didn't match pod affinity rules");
+        }
+        if self.avoided.iter().any(|(key, avoided)| value(key) == Some(avoided)) {
+            return Some("node(s) didn't match pod anti-affinity rules");
+        }
+        if self.guarded.iter().any(|(key, guarded)| value(key) == Some(guarded)) {
+            return Some("node(s) didn't satisfy existing pods anti-affinity rules");
+        }
+        None
+    }
+
+    /// What the preferences say for (or, below 0, against) the node.
+    pub(super) fn preference(&self, node: &NodeView<'_>) -> i64 {
+        let here = self.worth.iter();
+        here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
+            .map(|(_, worth)| worth)
+            .sum()
+    }
+}
+
+/// The nodes with their Pods, and what terms need to know besides.
+struct Seen<'a> {
+    snapshot: &'a Snapshot,
+    nodes: &'a [NodeView<'a>],
+}
+
+impl<'a> Seen<'a> {
+    /// The domains of all terms that `terms` finds for the Pods on the nodes.
+    fn domains<'t: 'a>(
+        &self,
+        terms: impl Fn(&'a Pod) -> Vec<&'t PodAffinityTerm>,
+    ) -> Vec<(&'a str, &'a str)> {
+        let mut domains = Vec::new();
+        for node in self.nodes {
+            for there in &node.pods {
+                for term in terms(there) {
+                    if let Some(value) = node.labels.get(&term.topology_key) {
+                        domains.push((term.topology_key.as_str(), value.as_str()));
+                    }
+                }
+            }
+        }
+        domains.sort_unstable();
+        domains.dedup();
+        domains
+    }
+
+    /// Adds up what domains are worth: the newcomer's preferences towards each Pod that is there, and
+    /// theirs towards the newcomer.
+    fn worth(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
+        let mut worth = BTreeMap::new();
+        for node in self.nodes {
+            for there in &node.pods {
+                let mut count = |term: &'a PodAffinityTerm, weight: i64| {
+                    if let Some(value) = node.labels.get(&term.topology_key) {
+                        *worth.entry((term.topology_key.as_str(), value.as_str())).or_insert(0) +=
+                            weight;
+                    }
+                };
+                for (owner, other) in [(pod, *there), (*there, pod)] {
+                    for (sign, preferred) in [(1, preferred(owner)), (-1, preferred_against(owner))]
+                    {
+                        for weighted in preferred {
+                            let term = &weighted.pod_affinity_term;
+                            if self.term_is_met(term, owner, other) {
+                                count(term, sign * i64::from(weighted.weight));
+                            }
+                        }
+                    }
+                }
+                for term in required(there) {
+                    if self.term_is_met(term, there, pod) {
+                        count(term, REQUIRED_AFFINITY_WEIGHT);
+                    }
+                }
+            }
+        }
+        worth
+    }
+
+    /// Tells whether `other` is one of the Pods that a term of `owner` speaks of.
+    fn term_is_met(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
+        let empty = Labels::new();
+        let labels = other.metadata.labels.as_ref().unwrap_or(&empty);
+        let own = owner.metadata.labels.as_ref().unwrap_or(&empty);
+        let mut alike = term.match_label_keys.iter().flatten();
+        let mut unlike = term.mismatch_label_keys.iter().flatten();
+        self.is_in_namespaces(term, owner, other)
+            && selects(term.label_selector.as_ref(), labels)
+            && alike.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
+            && unlike.all(|key| own.get(key).is_none_or(|value| labels.get(key) != Some(value)))
+    }
+
+    fn is_in_namespaces(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
+        let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
+        let named = term.namespaces.as_deref().unwrap_or_default();
+        if named.is_empty() && term.namespace_selector.is_none() {
+            return owner.metadata.namespace.as_deref().unwrap_or_default() == namespace;
+        }
+        let empty = Labels::new();
+        let labels = self.snapshot.namespaces.get(namespace).unwrap_or(&empty);
+        named.iter().any(|name| name == namespace)
+            || selects(term.namespace_selector.as_ref(), labels)
+    }
+}
+
+fn required(pod: &Pod) -> &[PodAffinityTerm] {
+    let terms = || {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_affinity.as_ref()?;
+        affinity.required_during_scheduling_ignored_during_execution.as_deref()
+    };
+    terms().unwrap_or_default()
+}
+
+fn preferred(pod: &Pod) -> &[WeightedPodAffinityTerm] {
+    let terms = || {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_affinity.as_ref()?;
+        affinity.preferred_during_scheduling_ignored_during_execution.as_deref()
+    };
+    terms().unwrap_or_default()
+}
+
+fn required_against(pod: &Pod) -> &[PodAffinityTerm] {
+    let terms = || {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
+        affinity.required_during_scheduling_ignored_during_execution.as_deref()
+    };
+    terms().unwrap_or_default()
+}
+
+fn preferred_against(pod: &Pod) -> &[WeightedPodAffinityTerm] {
+    let terms = || {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
+        affinity.preferred_during_scheduling_ignored_during_execution.as_deref()
+    };
+    terms().unwrap_or_default()
+}

@@ -1,0 +1,174 @@
+//! Decides on which node a Pod runs, or says why on none.
+//!
+//! Pure: equal snapshots give equal decisions. Among the nodes that suit, the one with the best
+//! score wins; equal scores go to where fewest of the Pod's siblings are (zone, then node), then to
+//! the emptiest node, then to the first name, so that replicas spread without being asked to.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+
+use super::affinity::Affinities;
+use super::fit::{NodeView, claims_of};
+use super::spread::Spread;
+use crate::labels::Labels;
+use crate::mirror::Key;
+
+/// The label that names a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Weights of the scores, as kube-scheduler's default profile has them.
+const TAINT_WEIGHT: i64 = 3;
+const NODE_AFFINITY_WEIGHT: i64 = 2;
+const POD_AFFINITY_WEIGHT: i64 = 2;
+const SPREAD_WEIGHT: i64 = 2;
+
+/// All that a decision rests on.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The nodes, ordered by name.
+    pub nodes: Vec<Arc<Node>>,
+    /// All Pods, bound or not.
+    pub pods: Vec<Arc<Pod>>,
+    /// The volume claims by namespace and name.
+    pub claims: BTreeMap<Key, Arc<PersistentVolumeClaim>>,
+    /// The volumes by name.
+    pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
+    /// The labels of each namespace.
+    pub namespaces: BTreeMap<String, Labels>,
+}
+
+/// What becomes of one Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a Pod about which nothing is done stays pending without a reason"]
+pub enum Decision {
+    /// Bind it to this node.
+    Bind {
+        /// The node's name.
+        node: String,
+    },
+    /// A volume that the Pod names is not there yet, which is usual for a moment.
+    AwaitVolumes {
+        /// Which, worded as kube-scheduler does.
+        message: String,
+    },
+    /// No node suits now.
+    Unschedulable {
+        /// Why, worded as kube-scheduler does.
+        message: String,
+    },
+}
+
+/// Decides about one Pod that is bound to no node yet.
+pub fn decide(pod: &Pod, snapshot: &Snapshot) -> Decision {
+    if snapshot.nodes.is_empty() {
+        let message = "no nodes available to schedule pods".to_owned();
+        return Decision::Unschedulable { message };
+    }
+    if let Some(reason) = missing_volume(pod, snapshot) {
+        let message = format!("0/{} nodes are available: {reason}.", snapshot.nodes.len());
+        return Decision::AwaitVolumes { message };
+    }
+    let none = Labels::new();
+    let nodes: Vec<NodeView<'_>> =
+        snapshot.nodes.iter().map(|node| NodeView::new(node, &snapshot.pods, &none)).collect();
+    let affinities = Affinities::new(pod, &nodes, snapshot);
+    let spread = Spread::new(pod, &nodes);
+
+    let mut reasons = BTreeMap::new();
+    let mut suitable = Vec::new();
+    for node in &nodes {
+        let mut obstacles = node.obstacles(pod, snapshot);
+        if obstacles.is_empty() {
+            let other = spread.obstacle(node).or_else(|| affinities.obstacle(node));
+            obstacles.extend(other.map(str::to_owned));
+        }
+        if obstacles.is_empty() {
+            suitable.push(node);
+        }
+        for obstacle in obstacles {
+            *reasons.entry(obstacle).or_insert(0) += 1;
+        }
+    }
+    let Some(best) = best(pod, &suitable, &nodes, &affinities, &spread) else {
+        return unschedulable(nodes.len(), reasons);
+    };
+    Decision::Bind { node: best.name.to_owned() }
+}
+
+/// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
+fn unschedulable(nodes: usize, reasons: BTreeMap<String, usize>) -> Decision {
+    let texts = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}"));
+    let mut texts: Vec<String> = texts.collect();
+    texts.sort();
+    let message = format!("0/{nodes} nodes are available: {}.", texts.join(", "));
+    Decision::Unschedulable { message }
+}
+
+/// Why the Pod's claims keep it from any node.
+fn missing_volume(pod: &Pod, snapshot: &Snapshot) -> Option<String> {
+    claims_of(pod).find_map(|key| {
+        let Some(claim) = snapshot.claims.get(&key) else {
+            return Some(format!("persistentvolumeclaim \"{}\" not found", key.name));
+        };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some(format!("persistentvolumeclaim \"{}\" is being deleted", key.name));
+        }
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        (phase != Some("Bound"))
+            .then(|| "pod has unbound immediate PersistentVolumeClaims".to_owned())
+    })
+}
+
+fn best<'a>(
+    pod: &Pod,
+    suitable: &[&'a NodeView<'a>],
+    nodes: &[NodeView<'_>],
+    affinities: &Affinities<'_>,
+    spread: &Spread<'_>,
+) -> Option<&'a NodeView<'a>> {
+    let scores = [
+        (TAINT_WEIGHT, scaled(suitable, |node| -node.discouraging_taints(pod))),
+        (NODE_AFFINITY_WEIGHT, scaled(suitable, |node| node.preference(pod))),
+        (POD_AFFINITY_WEIGHT, scaled(suitable, |node| affinities.preference(node))),
+        (SPREAD_WEIGHT, scaled(suitable, |node| -spread.crowding(node))),
+    ];
+    let total = |index: usize| -> i64 {
+        let at = scores.iter().map(|(weight, scores)| weight * scores.get(index).unwrap_or(&0));
+        at.sum()
+    };
+    let siblings =
+        |node: &NodeView<'_>| node.pods.iter().filter(|there| are_siblings(pod, there)).count();
+    let in_zone = |node: &NodeView<'_>| -> usize {
+        let zone = node.labels.get(ZONE);
+        nodes.iter().filter(|other| other.labels.get(ZONE) == zone).map(siblings).sum()
+    };
+    let rank = |index: usize, node: &NodeView<'a>| {
+        (Reverse(total(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
+    };
+    let ranked = suitable.iter().enumerate();
+    ranked.min_by_key(|(index, node)| rank(*index, node)).map(|(_, node)| *node)
+}
+
+/// Scores spread over 0 to 100: the best node gets 100, the worst 0, and all the same if all are equal.
+fn scaled(nodes: &[&NodeView<'_>], score: impl Fn(&NodeView<'_>) -> i64) -> Vec<i64> {
+    let raw: Vec<i64> = nodes.iter().map(|node| score(node)).collect();
+    let least = raw.iter().min().copied().unwrap_or(0);
+    let range = raw.iter().max().copied().unwrap_or(0).saturating_sub(least);
+    raw.iter()
+        .map(|score| (score - least).saturating_mul(100).checked_div(range).unwrap_or(0))
+        .collect()
+}
+
+fn are_siblings(pod: &Pod, other: &Pod) -> bool {
+    let controller = |pod: &Pod| {
+        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    };
+    controller(pod).is_some_and(|uid| controller(other) == Some(uid))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Decides how evenly a Pod's kind must be spread over domains: `topologySpreadConstraints`.
+//!
+//! Pure. Counts, per domain, the Pods of the same namespace that a constraint selects; Pods that are
+//! being deleted do not count. Nodes that the Pod's own node selector excludes are no domain
+//! (`nodeAffinityPolicy: Honor`, the default); tainted ones are (`nodeTaintsPolicy: Ignore`, the
+//! default; `Honor` is not read). Source:
+//! <https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/>.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
+
+use super::fit::NodeView;
+use crate::labels::{Labels, selects};
+
+/// One constraint with its domains counted.
+#[derive(Debug)]
+struct Counted<'a> {
+    constraint: &'a TopologySpreadConstraint,
+    pods: BTreeMap<&'a str, i64>,
+    counts_itself: bool,
+}
+
+/// What a Pod's spread constraints say, worked out once for all nodes.
+#[derive(Debug)]
+pub(super) struct Spread<'a> {
+    counted: Vec<Counted<'a>>,
+}
+
+impl<'a> Spread<'a> {
+    /// Counts the domains of each of the Pod's constraints.
+    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeView<'a>]) -> Self {
+        let constraints = || pod.spec.as_ref()?.topology_spread_constraints.as_deref();
+        let counted = constraints().unwrap_or_default().iter();
+        Self { counted: counted.map(|constraint| count(constraint, pod, nodes)).collect() }
+    }
+
+    /// Why a required constraint forbids the node; `None` if none does.
+    pub(super) fn obstacle(&self, node: &NodeView<'_>) -> Option<&'static str> {
+        self.counted.iter().filter(|counted| is_required(counted.constraint)).find_map(|counted| {
+            let Some(domain) = node.labels.get(&counted.constraint.topology_key) else {
+                return Some(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                );
+            };
+            let skew = counted.after(domain).saturating_sub(counted.least());
+            (i64::from(counted.constraint.max_skew) < skew)
+                .then_some("node(s) didn't match pod topology spread constraints")
+        })
+    }
+
+    /// How crowded the node's domains are by the constraints that only wish; less is better.
+    pub(super) fn crowding(&self, node: &NodeView<'_>) -> i64 {
+        let wished = self.counted.iter().filter(|counted| !is_required(counted.constraint));
+        wished
+            .map(|counted| match node.labels.get(&counted.constraint.topology_key) {
+                Some(domain) => counted.after(domain),
+                // No domain at all is worse than the fullest one.
+                None => counted.pods.values().max().map_or(1, |most| most.saturating_add(2)),
+            })
+            .sum()
+    }
+}
+
+impl Counted<'_> {
+    fn after(&self, domain: &str) -> i64 {
+        self.pods.get(domain).copied().unwrap_or(0) + i64::from(self.counts_itself)
+    }
+
+    /// The emptiest domain's count; 0 while there are fewer domains than the constraint asks for.
+    fn least(&self) -> i64 {
+        let domains_min = usize::try_from(self.constraint.min_domains.unwrap_or(1)).unwrap_or(1);
+        if self.pods.len() < domains_min {
+            return 0;
+        }
+        self.pods.values().min().copied().unwrap_or(0)
+    }
+}
+
+fn is_required(constraint: &TopologySpreadConstraint) -> bool {
+    constraint.when_unsatisfiable == "DoNotSchedule"
+}
+
+fn count<'a>(
+    constraint: &'a TopologySpreadConstraint,
+    pod: &Pod,
+    nodes: &'a [NodeView<'a>],
+) -> Counted<'a> {
+    let honour = constraint.node_affinity_policy.as_deref() != Some("Ignore");
+    let mut pods = BTreeMap::new();
+    for node in nodes {
+        let Some(domain) = node.labels.get(&constraint.topology_key) else { continue };
+        if honour && !node.is_selected_by(pod) {
+            continue;
+        }
+        let alike = node.pods.iter().filter(|there| is_counted(constraint, pod, there)).count();
+        *pods.entry(domain.as_str()).or_insert(0) += i64::try_from(alike).unwrap_or(i64::MAX);
+    }
+    Counted { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
+}
+
+fn is_counted(constraint: &TopologySpreadConstraint, pod: &Pod, there: &Pod) -> bool {
+    let empty = Labels::new();
+    let labels = there.metadata.labels.as_ref().unwrap_or(&empty);
+    let own = pod.metadata.labels.as_ref().unwrap_or(&empty);
+    let mut alike = constraint.match_label_keys.iter().flatten();
+    there.metadata.deletion_timestamp.is_none()
+        && there.metadata.namespace == pod.metadata.namespace
+        && selects(constraint.label_selector.as_ref(), labels)
+        && alike.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
+}

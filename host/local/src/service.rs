@@ -1,0 +1,119 @@
+//! Keeps the EndpointSlices of Services: which Pods serve, at which address, in which state.
+//!
+//! Which slices there should be is decided in [`slices`], without I/O. It gives Services no address
+//! (the API server does) and forwards no connection ([`crate::forwarder`] does).
+
+pub(crate) mod slices;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::labels::{Labels, selects_equal};
+use crate::mirror::{Change, Key};
+use crate::mirrors::Mirrors;
+use crate::work::{Marks, Next, WorkError, Worker};
+use crate::writes::{WriteError, Writer};
+
+/// This controller's name.
+const NAME: &str = "endpointslice-controller";
+/// How many Services are worked on at once.
+const CONCURRENCY: usize = 8;
+
+/// The controller.
+#[derive(Clone)]
+pub struct EndpointSlices {
+    client: Client,
+    mirrors: Mirrors,
+    marks: Arc<Marks<Key>>,
+}
+
+impl EndpointSlices {
+    /// Listens to the mirrors, which must not be followed yet.
+    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
+        let marks = Arc::new(Marks::default());
+        let on_service = Arc::clone(&marks);
+        mirrors.services.listen(move |change: &Change<'_, Service>| {
+            change.states().for_each(|service| on_service.mark(Key::of(service)));
+        });
+        let (on_pod, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
+        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+            let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
+            for service in services.in_namespace(&namespace.unwrap_or_default()) {
+                if change.states().any(|pod| is_selected(&service, pod)) {
+                    on_pod.mark(Key::of(&*service));
+                }
+            }
+        });
+        let on_slice = Arc::clone(&marks);
+        mirrors.slices.listen(move |change: &Change<'_, EndpointSlice>| {
+            for slice in change.states() {
+                let labels = slice.metadata.labels.as_ref();
+                let service = labels.and_then(|labels| labels.get(slices::SERVICE_NAME));
+                let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+                service.into_iter().for_each(|name| on_slice.mark(Key::new(&*namespace, name)));
+            }
+        });
+        // A node's zone is part of its endpoints.
+        let (on_node, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
+        mirrors.nodes.listen(move |change: &Change<'_, Node>| {
+            let labels = |node: &Node| node.metadata.labels.clone();
+            if change.before.map(labels) != change.after.map(labels) {
+                services.all().iter().for_each(|service| on_node.mark(Key::of(&**service)));
+            }
+        });
+        Self { client, mirrors: mirrors.clone(), marks }
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a pass panics.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+        let marks = Arc::clone(&self.marks);
+        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        worker
+            .run(|key| {
+                let this = self.clone();
+                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+            })
+            .await
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
+        // The slices of a Service that has gone are the garbage collection's.
+        let Some(service) = self.mirrors.services.get(key) else { return Ok(Next::AwaitChange) };
+        let pods = self.mirrors.pods.in_namespace(&key.namespace);
+        let wanted = slices::slices(&service, &pods, &self.mirrors.nodes.all());
+        let existing = self.mirrors.slices.in_namespace(&key.namespace);
+        let writes = slices::slice_writes(&key.name, wanted, &existing);
+        let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
+        let writer = Writer::new(api, NAME);
+        for slice in writes.apply {
+            let name = slice.metadata.name.clone().unwrap_or_default();
+            let mut intent = json!(slice);
+            if let Some(fields) = intent.as_object_mut() {
+                fields.insert("apiVersion".to_owned(), json!("discovery.k8s.io/v1"));
+                fields.insert("kind".to_owned(), json!("EndpointSlice"));
+            }
+            let applied = writer.apply(&name, &intent).await?;
+            applied.into_iter().for_each(|applied| self.mirrors.slices.learn(applied));
+        }
+        for name in writes.delete {
+            writer.delete(&name, None).await?;
+        }
+        Ok(Next::AwaitChange)
+    }
+}
+
+fn is_selected(service: &Service, pod: &Pod) -> bool {
+    let empty = Labels::new();
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
+    selects_equal(selector.unwrap_or(&empty), labels)
+}

@@ -1,0 +1,203 @@
+//! Keeps the Pods, claims and revisions of StatefulSets as their specs want them.
+//!
+//! What to do is decided in [`plan`], without I/O; this module performs the writes and hands their
+//! answers to the mirrors, so that the next pass does not act on the past. It runs no container and
+//! binds nothing to a node.
+
+mod claims;
+mod plan;
+mod pods;
+mod revision;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Client, Resource};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+pub use plan::{Observed, Plan, Write, plan};
+pub(crate) use revision::hash;
+
+use crate::events::{Events, Tone};
+use crate::mirror::{Change, Key, Mirror};
+use crate::mirrors::Mirrors;
+use crate::work::{Marks, Next, WorkError, Worker};
+use crate::writes::{WriteError, Writer};
+
+/// This controller's name: as field manager, in events and in log lines.
+const NAME: &str = "statefulset-controller";
+/// How many sets are worked on at once.
+const CONCURRENCY: usize = 8;
+
+/// The controller.
+#[derive(Clone)]
+pub struct StatefulSets {
+    client: Client,
+    mirrors: Mirrors,
+    marks: Arc<Marks<Key>>,
+    events: Events,
+}
+
+impl StatefulSets {
+    /// Listens to the mirrors, which must not be followed yet.
+    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
+        let marks = Arc::new(Marks::default());
+        let on_set = Arc::clone(&marks);
+        mirrors.sets.listen(move |change: &Change<'_, StatefulSet>| {
+            change.states().for_each(|set| on_set.mark(Key::of(set)));
+        });
+        mark_owner(&mirrors.pods, &marks);
+        mark_owner(&mirrors.revisions, &marks);
+        // A retained claim has no owner, so a change of any claim concerns the sets of its namespace.
+        let (on_claim, sets) = (Arc::clone(&marks), Arc::clone(&mirrors.sets));
+        mirrors.claims.listen(move |change: &Change<'_, PersistentVolumeClaim>| {
+            let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
+            for set in sets.in_namespace(&namespace.unwrap_or_default()) {
+                on_claim.mark(Key::of(&*set));
+            }
+        });
+        let events = Events::new(client.clone(), NAME);
+        Self { client, mirrors: mirrors.clone(), marks, events }
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a pass panics.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+        let marks = Arc::clone(&self.marks);
+        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        worker
+            .run(|key| {
+                let this = self.clone();
+                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+            })
+            .await
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
+        let Some(set) = self.mirrors.sets.get(key) else { return Ok(Next::AwaitChange) };
+        let now = Timestamp::now();
+        let Plan { writes, look_again_at } = plan(&Observed {
+            set: &set,
+            pods: &self.mirrors.pods.in_namespace(&key.namespace),
+            claims: &self.mirrors.claims.in_namespace(&key.namespace),
+            revisions: &self.mirrors.revisions.in_namespace(&key.namespace),
+            now,
+        });
+        for write in writes {
+            self.perform(&set, write).await?;
+        }
+        Ok(look_again_at.map_or(Next::AwaitChange, |at| {
+            Next::After(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+        }))
+    }
+
+    async fn perform(&self, set: &StatefulSet, write: Write) -> Result<(), WriteError> {
+        match write {
+            Write::CreateRevision(revision) => {
+                let created = self.writer::<ControllerRevision>(set).create(&revision).await?;
+                created.into_iter().for_each(|created| self.mirrors.revisions.learn(created));
+            }
+            Write::RaiseRevision { name, revision } => {
+                let patch = json!({ "revision": revision });
+                let raised = self.writer::<ControllerRevision>(set).merge(&name, &patch).await?;
+                raised.into_iter().for_each(|raised| self.mirrors.revisions.learn(raised));
+            }
+            Write::DeleteRevision { name } => {
+                self.writer::<ControllerRevision>(set).delete(&name, None).await?;
+            }
+            Write::CreateClaim(claim) => {
+                let created = self.writer::<PersistentVolumeClaim>(set).create(&claim).await?;
+                created.into_iter().for_each(|created| self.mirrors.claims.learn(created));
+            }
+            Write::SetClaimOwners { name, resource_version, owners } => {
+                let metadata =
+                    json!({"resourceVersion": resource_version, "ownerReferences": owners});
+                let patch = json!({ "metadata": metadata });
+                let changed =
+                    self.writer::<PersistentVolumeClaim>(set).merge(&name, &patch).await?;
+                changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+            }
+            Write::CreatePod(pod) => self.create_pod(set, &pod).await?,
+            Write::DeletePod { name, uid } => {
+                self.writer::<Pod>(set).delete(&name, uid.as_deref()).await?;
+                let set_name = set.metadata.name.as_deref().unwrap_or_default();
+                let message = format!("delete Pod {name} in StatefulSet {set_name} successful");
+                self.events.tell(set, Tone::Normal, "SuccessfulDelete", &message).await;
+            }
+            Write::SetStatus(status) => {
+                let name = set.metadata.name.as_deref().unwrap_or_default();
+                let patch = json!({ "status": status });
+                let changed = self.writer::<StatefulSet>(set).merge_status(name, &patch).await?;
+                changed.into_iter().for_each(|changed| self.mirrors.sets.learn(changed));
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_pod(&self, set: &StatefulSet, pod: &Pod) -> Result<(), WriteError> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let set_name = set.metadata.name.as_deref().unwrap_or_default();
+        match self.writer::<Pod>(set).create(pod).await {
+            Ok(created) => {
+                created.into_iter().for_each(|created| self.mirrors.pods.learn(created));
+                let message = format!("create Pod {name} in StatefulSet {set_name} successful");
+                self.events.tell(set, Tone::Normal, "SuccessfulCreate", &message).await;
+                Ok(())
+            }
+            Err(error) => {
+                let chain = error.chain();
+                let message =
+                    format!("create Pod {name} in StatefulSet {set_name} failed: {chain}");
+                self.events.tell(set, Tone::Warning, "FailedCreate", &message).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn writer<K>(&self, set: &StatefulSet) -> Writer<K>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + Debug
+            + serde::de::DeserializeOwned
+            + serde::Serialize,
+    {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        Writer::new(Api::namespaced(self.client.clone(), namespace), NAME)
+    }
+}
+
+/// Marks the set that controls a changed object, by the object's own word.
+fn mark_owner<K>(mirror: &Mirror<K>, marks: &Arc<Marks<Key>>)
+where
+    K: Resource<DynamicType = ()>
+        + k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Clone
+        + Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let marks = Arc::clone(marks);
+    mirror.listen(move |change: &Change<'_, K>| {
+        for object in change.states() {
+            let meta = Resource::meta(object);
+            let owners = meta.owner_references.as_deref().unwrap_or_default();
+            let set =
+                owners.iter().find(|it| it.kind == "StatefulSet" && it.controller == Some(true));
+            if let Some(set) = set {
+                marks.mark(Key::new(meta.namespace.clone().unwrap_or_default(), &*set.name));
+            }
+        }
+    });
+}

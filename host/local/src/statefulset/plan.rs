@@ -1,0 +1,342 @@
+//! Decides how a StatefulSet moves from the Pods that exist towards the Pods that are wanted.
+//!
+//! Pure: observed objects and the time in, writes out. What is decided here follows Kubernetes'
+//! `stateful_set_control.go`; what differs on purpose: `status` counts what was observed and not what
+//! is about to be written, because the watch brings the difference at once.
+//!
+//! Invariants:
+//! - With `OrderedReady`, a Pod is created only when all before it are available, and at most one Pod
+//!   is created or deleted per pass.
+//! - A claim is made, and its owner set, before the Pod that it concerns is created or deleted.
+//! - Nothing is created while its claim is still going away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use super::claims::{are_in_the_way, claim_owners, owners_at_creation};
+use super::pods::{PodState, new_claims, new_pod, ordinal_of, pod_name};
+use super::revision::{Revisions, at_revision, revisions};
+
+/// All that a decision about one StatefulSet rests on.
+#[derive(Clone, Debug)]
+pub struct Observed<'a> {
+    /// The set itself.
+    pub set: &'a StatefulSet,
+    /// The Pods of its namespace.
+    pub pods: &'a [Arc<Pod>],
+    /// The claims of its namespace.
+    pub claims: &'a [Arc<PersistentVolumeClaim>],
+    /// The ControllerRevisions of its namespace.
+    pub revisions: &'a [Arc<ControllerRevision>],
+    /// When this was observed.
+    pub now: Timestamp,
+}
+
+/// One write, to be performed in the order of the plan; a failure ends the pass.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Record a new template.
+    CreateRevision(Box<ControllerRevision>),
+    /// Number a revision as the newest: the template went back to it.
+    RaiseRevision {
+        /// Its name.
+        name: String,
+        /// Its new number.
+        revision: i64,
+    },
+    /// Forget a template beyond the history limit.
+    DeleteRevision {
+        /// Its name.
+        name: String,
+    },
+    /// Make a claim.
+    CreateClaim(Box<PersistentVolumeClaim>),
+    /// Change who owns a claim, and so with whose end it goes.
+    SetClaimOwners {
+        /// The claim's name.
+        name: String,
+        /// The claim's resourceVersion when observed; another one makes this write fail.
+        resource_version: Option<String>,
+        /// All owners from now on.
+        owners: Vec<OwnerReference>,
+    },
+    /// Make a Pod.
+    CreatePod(Box<Pod>),
+    /// Delete a Pod, gracefully, provided it is still this one.
+    DeletePod {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: Option<String>,
+    },
+    /// Report.
+    SetStatus(Box<StatefulSetStatus>),
+}
+
+/// What to do about one StatefulSet in one pass.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "a plan nobody performs leaves the set as it is"]
+pub struct Plan {
+    /// The writes, in order.
+    pub writes: Vec<Write>,
+    /// When to look again although nothing changes: a ready Pod becomes available then.
+    pub look_again_at: Option<Timestamp>,
+}
+
+/// Decides what to do about a StatefulSet.
+pub fn plan(observed: &Observed<'_>) -> Plan {
+    let mut plan = Plan { writes: Vec::new(), look_again_at: None };
+    if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
+        return plan;
+    }
+    let view = View::new(observed);
+    plan.look_again_at = view.pods.values().filter_map(|pod| pod.available_at).min();
+
+    let Revisions { update, is_new, raise, surplus, .. } = &view.revisions;
+    if *is_new {
+        plan.writes.push(Write::CreateRevision(Box::new(update.clone())));
+    }
+    let update_name = update.metadata.name.clone().unwrap_or_default();
+    let raise = raise.map(|revision| Write::RaiseRevision { name: update_name, revision });
+    plan.writes.extend(raise);
+    view.own_claims(&mut plan.writes);
+    // Pods first, then the bookkeeping: a successor must not wait for it.
+    let _: ControlFlow<()> = view.move_pods(&mut plan.writes);
+    let surplus = surplus.iter().cloned().map(|name| Write::DeleteRevision { name });
+    plan.writes.extend(surplus);
+    let status = view.status();
+    if observed.set.status.as_ref() != Some(&status) {
+        plan.writes.push(Write::SetStatus(Box::new(status)));
+    }
+    plan
+}
+
+/// The observed objects, read from the set's point of view.
+struct View<'a> {
+    set: &'a StatefulSet,
+    pods: BTreeMap<i32, PodState<'a>>,
+    /// Names that Pods of somebody else have.
+    taken: BTreeSet<&'a str>,
+    claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
+    revisions: Revisions,
+    wanted: Range<i32>,
+    is_ordered: bool,
+}
+
+impl<'a> View<'a> {
+    fn new(observed: &'a Observed<'a>) -> Self {
+        let set = observed.set;
+        let uid = set.metadata.uid.as_deref();
+        let spec = set.spec.as_ref();
+        let ready_seconds_min = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
+        let mut pods = BTreeMap::new();
+        let mut taken = BTreeSet::new();
+        for pod in observed.pods {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            let Some(ordinal) = ordinal_of(set, name) else { continue };
+            if is_owned(pod.metadata.owner_references.as_deref(), uid) {
+                let state = PodState::new(pod, ordinal, ready_seconds_min, observed.now);
+                pods.insert(ordinal, state);
+            } else {
+                taken.insert(name);
+            }
+        }
+        let owned: Vec<&ControllerRevision> = observed.revisions.iter().map(|it| &**it).collect();
+        let owned: Vec<&ControllerRevision> = owned
+            .into_iter()
+            .filter(|it| is_owned(it.metadata.owner_references.as_deref(), uid))
+            .collect();
+        let in_use = pods.values().map(PodState::revision).collect();
+        let claims = observed.claims.iter();
+        let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or(0);
+        let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1).max(0);
+        let policy = spec.and_then(|spec| spec.pod_management_policy.as_deref());
+        Self {
+            set,
+            revisions: revisions(set, &owned, &in_use),
+            pods,
+            taken,
+            claims: claims
+                .filter_map(|claim| Some((claim.metadata.name.as_deref()?, &**claim)))
+                .collect(),
+            wanted: start..start.saturating_add(replicas),
+            is_ordered: policy != Some("Parallel"),
+        }
+    }
+
+    /// Creates, deletes and replaces Pods. `Break` says that the rest has to wait.
+    fn move_pods(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+        for ordinal in self.wanted.clone() {
+            self.fill(ordinal, writes)?;
+        }
+        self.shrink(writes)?;
+        self.update(writes)
+    }
+
+    /// Sees that one wanted Pod is there and, if order matters, that it serves.
+    fn fill(&self, ordinal: i32, writes: &mut Vec<Write>) -> ControlFlow<()> {
+        let Some(pod) = self.pods.get(&ordinal) else {
+            self.create(ordinal, writes);
+            return self.pause();
+        };
+        if pod.is_finished {
+            delete(pod, writes);
+            return self.pause();
+        }
+        if !pod.is_terminating {
+            self.create_claims(ordinal, writes);
+        }
+        if pod.is_healthy() { ControlFlow::Continue(()) } else { self.pause() }
+    }
+
+    fn create(&self, ordinal: i32, writes: &mut Vec<Write>) {
+        let name = pod_name(self.set, ordinal);
+        if self.taken.contains(name.as_str()) || are_in_the_way(self.set, ordinal, &self.claims) {
+            return;
+        }
+        self.create_claims(ordinal, writes);
+        let revision = self.revision_for(ordinal);
+        let revision_name = revision.metadata.name.as_deref().unwrap_or_default();
+        let pod = new_pod(&at_revision(self.set, revision), revision_name, ordinal);
+        writes.push(Write::CreatePod(Box::new(pod)));
+    }
+
+    fn create_claims(&self, ordinal: i32, writes: &mut Vec<Write>) {
+        let claims = new_claims(self.set, ordinal, &owners_at_creation(self.set));
+        let missing = claims.into_iter().filter(|claim| {
+            !claim.metadata.name.as_deref().is_some_and(|name| self.claims.contains_key(name))
+        });
+        writes.extend(missing.map(|claim| Write::CreateClaim(Box::new(claim))));
+    }
+
+    /// Below the partition a missing Pod returns as it was; above it, and without rolling updates, it
+    /// gets the newest template.
+    fn revision_for(&self, ordinal: i32) -> &ControllerRevision {
+        match self.partition() {
+            Some(partition) if ordinal < self.wanted.start.saturating_add(partition) => {
+                &self.revisions.current
+            }
+            _ => &self.revisions.update,
+        }
+    }
+
+    /// Deletes the Pods that are no longer wanted, the highest first.
+    fn shrink(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+        let first_unhealthy =
+            self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
+        for pod in self.pods.values().rev().filter(|pod| !self.wanted.contains(&pod.ordinal)) {
+            // An unhealthy Pod goes only if no other is unhealthy before it.
+            let may_go = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
+            if !pod.is_terminating && (may_go || !self.is_ordered) {
+                delete(pod, writes);
+            }
+            self.pause()?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Replaces Pods of another revision one by one, the highest first, down to the partition.
+    fn update(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+        let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
+        let first = self.wanted.start.saturating_add(partition);
+        let update = self.revisions.update.metadata.name.as_deref();
+        for ordinal in (first..self.wanted.end).rev() {
+            let Some(pod) = self.pods.get(&ordinal) else { return ControlFlow::Break(()) };
+            if update != Some(pod.revision()) && !pod.is_terminating {
+                delete(pod, writes);
+                return ControlFlow::Break(());
+            }
+            if !pod.is_healthy() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The partition of rolling updates; `None` if Pods are replaced only when somebody deletes them.
+    fn partition(&self) -> Option<i32> {
+        let strategy = self.set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+        if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
+            return None;
+        }
+        let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+        Some(rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0))
+    }
+
+    fn pause(&self) -> ControlFlow<()> {
+        if self.is_ordered { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Sets the owners of the claims that exist, by the retention policy.
+    fn own_claims(&self, writes: &mut Vec<Write>) {
+        let ordinals: BTreeSet<i32> =
+            self.wanted.clone().chain(self.pods.keys().copied()).collect();
+        for ordinal in ordinals {
+            let pod = self.pods.get(&ordinal).map(|state| state.pod);
+            let is_wanted = self.wanted.contains(&ordinal);
+            for (claim, owners) in claim_owners(self.set, ordinal, is_wanted, pod, &self.claims) {
+                writes.push(Write::SetClaimOwners {
+                    name: claim.metadata.name.clone().unwrap_or_default(),
+                    resource_version: claim.metadata.resource_version.clone(),
+                    owners,
+                });
+            }
+        }
+    }
+
+    fn status(&self) -> StatefulSetStatus {
+        let before = self.set.status.clone().unwrap_or_default();
+        let name = |revision: &ControllerRevision| revision.metadata.name.clone();
+        let (current, update) = (name(&self.revisions.current), name(&self.revisions.update));
+        let count = |counted: &dyn Fn(&PodState<'_>) -> bool| {
+            i32::try_from(self.pods.values().filter(|pod| counted(pod)).count()).unwrap_or(i32::MAX)
+        };
+        let of = |revision: &Option<String>| {
+            count(&|pod| !pod.is_terminating && revision.as_deref() == Some(pod.revision()))
+        };
+        let mut status = StatefulSetStatus {
+            replicas: count(&|_| true),
+            ready_replicas: Some(count(&|pod| pod.is_ready)),
+            available_replicas: Some(count(&|pod| pod.is_available)),
+            current_replicas: Some(of(&current)),
+            updated_replicas: Some(of(&update)),
+            current_revision: current,
+            update_revision: update,
+            observed_generation: self.set.metadata.generation,
+            collision_count: Some(before.collision_count.unwrap_or(0)),
+            conditions: before.conditions,
+        };
+        let all = Some(self.wanted.end.saturating_sub(self.wanted.start));
+        let is_complete = status.updated_replicas == all
+            && status.ready_replicas == all
+            && Some(status.replicas) == all;
+        if self.partition().is_some() && is_complete {
+            status.current_revision.clone_from(&status.update_revision);
+            status.current_replicas = status.updated_replicas;
+        }
+        status
+    }
+}
+
+fn delete(pod: &PodState<'_>, writes: &mut Vec<Write>) {
+    if !pod.is_terminating {
+        writes.push(Write::DeletePod {
+            name: pod.pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.pod.metadata.uid.clone(),
+        });
+    }
+}
+
+fn is_owned(owners: Option<&[OwnerReference]>, uid: Option<&str>) -> bool {
+    let mut owners = owners.unwrap_or_default().iter();
+    owners.any(|owner| owner.controller == Some(true) && Some(owner.uid.as_str()) == uid)
+}
+
+#[cfg(test)]
+mod tests;

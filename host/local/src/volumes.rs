@@ -1,0 +1,268 @@
+//! Makes a volume for each claim, binds the two, protects claims in use, and removes what was released.
+//!
+//! What a claim needs is decided in [`claim`], without I/O; directories are made and removed in
+//! [`disk`]. Volumes of one local host can be reached from all its nodes, so they carry no node
+//! affinity and are bound at once.
+//!
+//! Invariant: a directory is removed only after a live read of the API says that its claim is gone.
+
+pub mod claim;
+mod disk;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+pub use disk::{data_directory, remove_all};
+
+use crate::events::{Events, Tone};
+use crate::mirror::{Change, Key};
+use crate::mirrors::Mirrors;
+use crate::work::{Marks, Next, WorkError, Worker};
+use crate::writes::{WriteError, Writer};
+use claim::Step;
+
+/// The storage class of a local host, which is also the default.
+pub const CLASS: &str = "local";
+/// Who makes volumes of that class.
+pub const PROVISIONER: &str = "tholepin.dev/local";
+/// The annotation that names who made a volume.
+const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// This controller's name.
+const NAME: &str = "persistentvolume-controller";
+/// How many claims and volumes are worked on at once.
+const CONCURRENCY: usize = 8;
+
+/// The storage class that a local host offers.
+pub fn storage_class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {
+            "name": CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "Immediate",
+    })
+}
+
+/// Why a claim or a volume is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum VolumeError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("cannot read claim `{claim}`")]
+    Read { claim: String, source: Box<kube::Error> },
+    #[error("the directory of volume `{volume}`")]
+    Disk { volume: String, source: std::io::Error },
+    #[error("a task that works on files broke")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+/// A claim, or a volume.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Claim(Key),
+    Volume(Key),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Claim(key) => write!(f, "claim {key}"),
+            Self::Volume(key) => write!(f, "volume {key}"),
+        }
+    }
+}
+
+/// The controller.
+#[derive(Clone)]
+pub struct Volumes {
+    client: Client,
+    mirrors: Mirrors,
+    marks: Arc<Marks<Subject>>,
+    events: Events,
+    directory: PathBuf,
+}
+
+impl Volumes {
+    /// Listens to the mirrors, which must not be followed yet. `directory` takes the volumes.
+    pub fn new(client: Client, mirrors: &Mirrors, directory: PathBuf) -> Self {
+        let marks = Arc::new(Marks::default());
+        let on_claim = Arc::clone(&marks);
+        mirrors.claims.listen(move |change: &Change<'_, PersistentVolumeClaim>| {
+            for claim in change.states() {
+                on_claim.mark(Subject::Claim(Key::of(claim)));
+                let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+                volume.into_iter().for_each(|it| on_claim.mark(Subject::Volume(Key::new("", it))));
+            }
+        });
+        let on_volume = Arc::clone(&marks);
+        mirrors.volumes.listen(move |change: &Change<'_, PersistentVolume>| {
+            for volume in change.states() {
+                on_volume.mark(Subject::Volume(Key::of(volume)));
+                let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
+                let key = claim.and_then(|claim| Some(Key::new(claim.namespace?, claim.name?)));
+                key.into_iter().for_each(|key| on_volume.mark(Subject::Claim(key)));
+            }
+        });
+        let (on_class, claims) = (Arc::clone(&marks), Arc::clone(&mirrors.claims));
+        mirrors.classes.listen(move |_: &Change<'_, StorageClass>| {
+            claims.all().iter().for_each(|it| on_class.mark(Subject::Claim(Key::of(&**it))));
+        });
+        // A Pod that has gone lets go of its claims.
+        let on_pod = Arc::clone(&marks);
+        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+            for pod in change.states() {
+                crate::scheduler::claims_of(pod).for_each(|key| on_pod.mark(Subject::Claim(key)));
+            }
+        });
+        let events = Events::new(client.clone(), NAME);
+        Self { client, mirrors: mirrors.clone(), marks, events, directory }
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a pass panics.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+        let marks = Arc::clone(&self.marks);
+        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        worker
+            .run(|subject| {
+                let this = self.clone();
+                async move { this.reconcile(&subject).await.map_err(|error| chain(&error)) }
+            })
+            .await
+    }
+
+    async fn reconcile(&self, subject: &Subject) -> Result<Next, VolumeError> {
+        match subject {
+            Subject::Claim(key) => self.reconcile_claim(key).await?,
+            Subject::Volume(key) => self.reconcile_volume(key).await?,
+        }
+        Ok(Next::AwaitChange)
+    }
+
+    async fn reconcile_claim(&self, key: &Key) -> Result<(), VolumeError> {
+        let Some(claim) = self.mirrors.claims.get(key) else { return Ok(()) };
+        let steps = claim::decide(&claim::Observed {
+            claim: &claim,
+            pods: &self.mirrors.pods.in_namespace(&key.namespace),
+            classes: &self.mirrors.classes.all(),
+            volumes: &self.mirrors.volumes.all(),
+            directory: &self.directory,
+        });
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
+        let writer = Writer::new(api, NAME);
+        for step in steps {
+            let changed = match step {
+                Step::Change(patch) => writer.merge(&key.name, &patch).await?,
+                Step::Report(status) => {
+                    writer.merge_status(&key.name, &json!({ "status": status })).await?
+                }
+                Step::Provision(volume) => {
+                    self.provision(&volume, key).await?;
+                    None
+                }
+                Step::Complain { reason, message } => {
+                    self.events.tell(&*claim, Tone::Warning, reason, &message).await;
+                    None
+                }
+            };
+            changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+        }
+        Ok(())
+    }
+
+    async fn provision(&self, volume: &PersistentVolume, claim: &Key) -> Result<(), VolumeError> {
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        let (directory, volume_name, owner) = (self.directory.clone(), name, claim.to_string());
+        on_disk(volume_name, move |name| disk::make(&directory, name, &owner)).await?;
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let created = Writer::new(api, NAME).create(volume).await?;
+        created.into_iter().for_each(|created| self.mirrors.volumes.learn(created));
+        Ok(())
+    }
+
+    /// Reports whether a volume is bound, and removes one that was made here and is released.
+    async fn reconcile_volume(&self, key: &Key) -> Result<(), VolumeError> {
+        let Some(volume) = self.mirrors.volumes.get(key) else { return Ok(()) };
+        let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let owner = reference.map(|it| {
+            Key::new(it.namespace.clone().unwrap_or_default(), it.name.clone().unwrap_or_default())
+        });
+        let uid = reference.and_then(|it| it.uid.as_deref());
+        let claim = owner.as_ref().and_then(|owner| self.mirrors.claims.get(owner));
+        let is_held =
+            claim.is_some_and(|claim| uid.is_none() || claim.metadata.uid.as_deref() == uid);
+        let phase = match (&owner, is_held) {
+            (None, _) => "Available",
+            (Some(_), true) => "Bound",
+            (Some(_), false) => "Released",
+        };
+        let writer = Writer::new(Api::<PersistentVolume>::all(self.client.clone()), NAME);
+        let before = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        if before != Some(phase) {
+            let patch = json!({"status": {"phase": phase}});
+            let changed = writer.merge_status(&key.name, &patch).await?;
+            changed.into_iter().for_each(|changed| self.mirrors.volumes.learn(changed));
+        }
+        let Some(owner) = owner.filter(|_| !is_held && is_ours_to_delete(&volume)) else {
+            return Ok(());
+        };
+        if self.claim_is_gone(&owner, uid).await? {
+            let (directory, name) = (self.directory.clone(), key.name.clone());
+            on_disk(name, move |name| disk::remove(&directory, name)).await?;
+            writer.delete(&key.name, volume.metadata.uid.as_deref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the API itself: a mirror may be behind, and what is removed never comes back.
+    async fn claim_is_gone(&self, claim: &Key, uid: Option<&str>) -> Result<bool, VolumeError> {
+        let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &claim.namespace);
+        match api.get_metadata_opt(&claim.name).await {
+            Ok(found) => Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != uid)),
+            Err(source) => {
+                Err(VolumeError::Read { claim: claim.to_string(), source: Box::new(source) })
+            }
+        }
+    }
+}
+
+fn is_ours_to_delete(volume: &PersistentVolume) -> bool {
+    let annotations = volume.metadata.annotations.as_ref();
+    let maker = annotations.and_then(|annotations| annotations.get(PROVISIONED_BY));
+    let policy =
+        volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    maker.is_some_and(|maker| maker == PROVISIONER) && policy == Some("Delete")
+}
+
+/// Does work on files aside, so that a slow disk holds up no controller.
+async fn on_disk(
+    volume: String,
+    work: impl FnOnce(&str) -> std::io::Result<()> + Send + 'static,
+) -> Result<(), VolumeError> {
+    tokio::task::spawn_blocking(move || {
+        work(&volume).map_err(|source| VolumeError::Disk { volume, source })
+    })
+    .await?
+}
+
+fn chain(error: &VolumeError) -> String {
+    match error {
+        VolumeError::Write(error) => error.chain(),
+        VolumeError::Read { source, .. } => format!("{error}: {source}"),
+        VolumeError::Disk { source, .. } => format!("{error}: {source}"),
+        VolumeError::Broken(source) => format!("{error}: {source}"),
+    }
+}

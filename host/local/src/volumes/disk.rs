@@ -1,0 +1,124 @@
+//! Makes and removes the directories of volumes.
+//!
+//! ```text
+//! DIRECTORY/pvc-UID/volume.json   who it belongs to: the mark that we made it
+//! DIRECTORY/pvc-UID/data/         what Pods see
+//! ```
+//!
+//! Invariant: removes only a directory directly under ours, no symbolic link, whose mark names the very
+//! volume.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The mark's file name.
+const MARK: &str = "volume.json";
+/// How the names of volumes begin that are made on demand.
+const PREFIX: &str = "pvc-";
+
+/// What the mark says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    volume: String,
+    claim: String,
+}
+
+/// Where the data of a volume lies.
+pub fn data_directory(directory: &Path, volume: &str) -> PathBuf {
+    directory.join(volume).join("data")
+}
+
+/// Makes the directory of a volume for `claim` (namespace/name). One that exists already stays as it is.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be made.
+pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()> {
+    let data = data_directory(directory, volume);
+    DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
+    let mark = Mark { volume: volume.to_owned(), claim: claim.to_owned() };
+    fs::write(directory.join(volume).join(MARK), serde_json::to_vec(&mark)?)
+}
+
+/// Removes the directory of a volume with all data. One that does not exist is fine.
+///
+/// # Errors
+///
+/// Fails if it is none of ours, or cannot be removed.
+pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
+    let path = directory.join(volume);
+    let is_plain = volume.starts_with(PREFIX) && !volume.contains('/') && volume != PREFIX;
+    if !is_plain {
+        return Err(refused(&path, "its name is not that of a volume made here"));
+    }
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.is_dir() => return Err(refused(&path, "it is no directory")),
+        Ok(_) => {}
+    }
+    let mark = fs::read(path.join(MARK)).ok();
+    let mark = mark.and_then(|mark| serde_json::from_slice::<Mark>(&mark).ok());
+    if mark.is_none_or(|mark| mark.volume != volume) {
+        return Err(refused(&path, "it does not carry the mark of this volume"));
+    }
+    fs::remove_dir_all(path)
+}
+
+/// Removes all volumes that a predecessor left: the API that knew them has forgotten them. Returns
+/// their names; what is none of ours stays.
+pub fn remove_all(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut removed: Vec<String> = names.filter(|name| remove(directory, name).is_ok()).collect();
+    removed.sort();
+    removed
+}
+
+fn refused(path: &Path, why: &str) -> io::Error {
+    io::Error::other(format!("`{}` is not removed: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_made_kept_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path(), "pvc-1", "a/c").unwrap();
+        let file = data_directory(folder.path(), "pvc-1").join("dump.rdb");
+        fs::write(&file, "data").unwrap();
+        make(folder.path(), "pvc-1", "a/c").unwrap();
+        assert!(file.exists(), "making it again keeps the data");
+        remove(folder.path(), "pvc-1").unwrap();
+        assert!(!folder.path().join("pvc-1").exists());
+        remove(folder.path(), "pvc-1").unwrap();
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        make(elsewhere.path(), "pvc-link", "a/c").unwrap();
+        fs::create_dir(folder.path().join("pvc-unmarked")).unwrap();
+        make(folder.path(), "pvc-1", "a/c").unwrap();
+        fs::rename(folder.path().join("pvc-1"), folder.path().join("pvc-other")).unwrap();
+        let link = folder.path().join("pvc-link");
+        std::os::unix::fs::symlink(elsewhere.path().join("pvc-link"), link).unwrap();
+        fs::create_dir(folder.path().join("precious")).unwrap();
+        for name in
+            ["pvc-unmarked", "pvc-other", "pvc-link", "precious", "pvc-", "pvc-/../precious", ".."]
+        {
+            assert!(remove(folder.path(), name).is_err(), "{name}");
+        }
+        make(folder.path(), "pvc-2", "a/c").unwrap();
+        assert_eq!(remove_all(folder.path()), ["pvc-2"]);
+        assert!(folder.path().join("precious").exists());
+        assert!(elsewhere.path().join("pvc-link").exists());
+    }
+}

@@ -1,0 +1,274 @@
+//! Runs a controller: takes the keys that changed, one reconcile per key at a time, and tries again later what failed.
+//!
+//! ```text
+//! mirrors ─► Marks (a set: deduplicated, bounded by the number of objects) ─► work ─► reconcile(key)
+//! ```
+//!
+//! It knows nothing about what a reconcile does. It never runs two reconciles of one key at once, and
+//! never drops a mark: one that arrives during a reconcile of its key leads to another one after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Debug, Display};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// The pause after a key's first failure; it doubles with each further one.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// The longest pause between two attempts at a key.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Failures after which a key is reported at `warn`: one or two are races that the retry settles.
+const FAILURES_QUIET: u32 = 3;
+/// How long one reconcile may take, all its API calls together.
+const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the running reconciles may go on once the controller is told to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Keys that have to be looked at: a set, so a key marked often is looked at once.
+#[derive(Debug)]
+pub struct Marks<K> {
+    keys: Mutex<BTreeSet<K>>,
+    wake: Notify,
+}
+
+impl<K> Default for Marks<K> {
+    fn default() -> Self {
+        Self { keys: Mutex::default(), wake: Notify::new() }
+    }
+}
+
+impl<K: Ord> Marks<K> {
+    /// Asks for a look at `key`, soon.
+    pub fn mark(&self, key: K) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        self.wake.notify_one();
+    }
+
+    /// Takes all marks.
+    pub fn take(&self) -> BTreeSet<K> {
+        std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until something may have been marked since the last [`take`](Self::take).
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// When a reconcile wants to be called again although nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Only when its key is marked.
+    AwaitChange,
+    /// After this time, or earlier when its key is marked.
+    After(Duration),
+}
+
+/// Who works, how many keys at once, and until when.
+#[derive(Debug)]
+pub struct Worker<K> {
+    /// The controller's name, for log lines.
+    pub name: &'static str,
+    /// Where its keys arrive.
+    pub marks: Arc<Marks<K>>,
+    /// How many keys are reconciled at once; at least 1.
+    pub concurrency: usize,
+    /// Ends the work.
+    pub stop: CancellationToken,
+}
+
+/// Why a controller ended without being told to.
+#[derive(Debug, thiserror::Error)]
+#[error("the controller `{controller}` broke")]
+pub struct WorkError {
+    controller: &'static str,
+    source: tokio::task::JoinError,
+}
+
+impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
+    /// Reconciles marked keys until told to stop; a failing key is tried again with growing pauses.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a reconcile panics: nobody knows in which state it left what it was doing.
+    pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkError>
+    where
+        F: Future<Output = Result<Next, E>> + Send + 'static,
+        E: Display + Send + 'static,
+    {
+        let mut agenda = Agenda::default();
+        let mut running = JoinSet::new();
+        loop {
+            for key in self.marks.take() {
+                agenda.mark(key);
+            }
+            while running.len() < self.concurrency.max(1)
+                && let Some(key) = agenda.start(Instant::now())
+            {
+                let reconciling = reconcile(key.clone());
+                running.spawn(async move {
+                    let result = timeout(RECONCILE_DEADLINE, reconciling).await;
+                    (key, result.map(|result| result.map_err(|error| error.to_string())))
+                });
+            }
+            let timer = agenda.next_timer();
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = self.marks.changed() => {}
+                Some(ended) = running.join_next() => {
+                    let (key, result) =
+                        ended.map_err(|source| WorkError { controller: self.name, source })?;
+                    let result = result.unwrap_or_else(|_| Err("no result in time".to_owned()));
+                    self.settle(&mut agenda, key, result);
+                }
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+            }
+        }
+        let drain = async { while running.join_next().await.is_some() {} };
+        if timeout(STOP_DEADLINE, drain).await.is_err() {
+            running.shutdown().await;
+        }
+        Ok(())
+    }
+
+    fn settle(&self, agenda: &mut Agenda<K>, key: K, result: Result<Next, String>) {
+        match result {
+            Ok(next) => agenda.succeeded(&key, next, Instant::now()),
+            Err(error) => {
+                let failures = agenda.failed(&key, Instant::now());
+                if FAILURES_QUIET <= failures {
+                    warn!(controller = self.name, %key, failures, %error, "reconcile failed");
+                } else {
+                    debug!(controller = self.name, %key, failures, %error, "reconcile failed");
+                }
+            }
+        }
+    }
+}
+
+/// Which keys wait, run, or are due at a later time.
+struct Agenda<K> {
+    waiting: BTreeSet<K>,
+    running: BTreeSet<K>,
+    due: BTreeMap<K, Instant>,
+    failures: BTreeMap<K, u32>,
+}
+
+impl<K> Default for Agenda<K> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeSet::new(),
+            running: BTreeSet::new(),
+            due: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Ord + Clone> Agenda<K> {
+    /// A change wins over a back-off: what failed may work now.
+    fn mark(&mut self, key: K) {
+        self.due.remove(&key);
+        self.waiting.insert(key);
+    }
+
+    /// Picks a key that waits and does not run.
+    fn start(&mut self, now: Instant) -> Option<K> {
+        let due: Vec<K> =
+            self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            self.mark(key);
+        }
+        let key = self.waiting.iter().find(|key| !self.running.contains(*key))?.clone();
+        self.waiting.remove(&key);
+        self.due.remove(&key);
+        self.running.insert(key.clone());
+        Some(key)
+    }
+
+    fn succeeded(&mut self, key: &K, next: Next, now: Instant) {
+        self.running.remove(key);
+        self.failures.remove(key);
+        if let Next::After(pause) = next {
+            self.due.insert(key.clone(), now + pause);
+        }
+    }
+
+    fn failed(&mut self, key: &K, now: Instant) -> u32 {
+        self.running.remove(key);
+        let failures = self.failures.entry(key.clone()).or_insert(0);
+        let pause = RETRY_MIN.saturating_mul(1 << (*failures).min(16)).min(RETRY_MAX);
+        *failures = failures.saturating_add(1);
+        self.due.insert(key.clone(), now + pause);
+        *failures
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.due.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_mark_during_a_run_leads_to_another_run() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        agenda.mark("a");
+        assert_eq!(agenda.start(now), Some("a"));
+        agenda.mark("a");
+        assert_eq!(agenda.start(now), None, "one run of a key at a time");
+        agenda.succeeded(&"a", Next::AwaitChange, now);
+        assert_eq!(agenda.start(now), Some("a"));
+    }
+
+    #[test]
+    fn pauses_grow_and_a_success_resets_them() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        let mut pauses = Vec::new();
+        for _ in 0..3 {
+            agenda.mark("a");
+            agenda.start(now);
+            agenda.failed(&"a", now);
+            pauses.push(agenda.next_timer().unwrap() - now);
+        }
+        assert_eq!(pauses, [RETRY_MIN, RETRY_MIN * 2, RETRY_MIN * 4]);
+        agenda.mark("a");
+        agenda.start(now);
+        agenda.succeeded(&"a", Next::AwaitChange, now);
+        assert_eq!((agenda.next_timer(), agenda.failures.len()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn a_failing_key_is_tried_again_and_stop_ends_the_work() {
+        let marks = Arc::new(Marks::default());
+        let stop = CancellationToken::new();
+        let attempts = Arc::new(AtomicUsize::new(0));
+        marks.mark("a");
+        let worker = Worker { name: "test", marks, concurrency: 2, stop: stop.clone() };
+        let count = Arc::clone(&attempts);
+        let run = worker.run(move |_| {
+            let (count, stop) = (Arc::clone(&count), stop.clone());
+            async move {
+                if count.fetch_add(1, Ordering::Relaxed) < 2 {
+                    return Err("not yet");
+                }
+                stop.cancel();
+                Ok(Next::AwaitChange)
+            }
+        });
+        timeout(Duration::from_secs(60), run).await.unwrap().unwrap();
+        assert_eq!(attempts.load(Ordering::Relaxed), 3);
+    }
+}

@@ -1,0 +1,151 @@
+//! The few ways in which controllers write, each harmless when it comes too late or twice.
+//!
+//! A controller decides on what it saw; meanwhile an object may have been made, changed or deleted by
+//! another. Such an answer is no failure here: the watch will bring the news, and the decision is made anew.
+
+use std::fmt::Debug;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Why the API refused a write.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {kind} `{name}`")]
+pub struct WriteError {
+    verb: &'static str,
+    kind: String,
+    name: String,
+    source: Box<kube::Error>,
+}
+
+impl WriteError {
+    /// The cause as one line, for log lines and events.
+    pub fn chain(&self) -> String {
+        format!("{self}: {}", self.source)
+    }
+}
+
+/// Writes objects of one kind as one field manager.
+#[derive(Clone, Debug)]
+pub struct Writer<K> {
+    api: Api<K>,
+    manager: &'static str,
+}
+
+impl<K> Writer<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+{
+    /// Writes through `api`, as `manager`.
+    pub fn new(api: Api<K>, manager: &'static str) -> Self {
+        Self { api, manager }
+    }
+
+    /// Creates an object; `None` if there is one of that name already.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses for any other reason.
+    pub async fn create(&self, object: &K) -> Result<Option<K>, WriteError> {
+        let params =
+            PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
+        match self.api.create(&params, object).await {
+            Ok(created) => Ok(Some(created)),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+            Err(source) => {
+                let name = object.meta().name.clone().unwrap_or_default();
+                Err(self.refused("create", &name, source))
+            }
+        }
+    }
+
+    /// Deletes an object, provided it still is the one of that uid.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses; an object that has gone or was replaced is fine.
+    pub async fn delete(&self, name: &str, uid: Option<&str>) -> Result<(), WriteError> {
+        let preconditions =
+            uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match self.api.delete(name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                Ok(())
+            }
+            Err(source) => Err(self.refused("delete", name, source)),
+        }
+    }
+
+    /// Merges fields into an object; `None` if it has gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses, also for a resourceVersion that is no longer current.
+    pub async fn merge(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
+        let params = self.patch_params(false);
+        self.settle("change", name, self.api.patch(name, &params, &Patch::Merge(patch)).await)
+    }
+
+    /// Merges fields into an object's status; `None` if it has gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses.
+    pub async fn merge_status(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
+        let params = self.patch_params(false);
+        let answer = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
+        self.settle("report on", name, answer)
+    }
+
+    /// Applies an object's status, server-side, taking the fields from whoever had them; `None` if it
+    /// has gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses.
+    pub async fn apply_status(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
+        let params = self.patch_params(true);
+        let answer = self.api.patch_status(name, &params, &Patch::Apply(intent)).await;
+        self.settle("report on", name, answer)
+    }
+
+    /// Applies an object, server-side, taking the fields from whoever had them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses.
+    pub async fn apply(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
+        let params = self.patch_params(true);
+        self.settle("apply", name, self.api.patch(name, &params, &Patch::Apply(intent)).await)
+    }
+
+    fn patch_params(&self, force: bool) -> PatchParams {
+        PatchParams {
+            field_manager: Some(self.manager.to_owned()),
+            force,
+            ..PatchParams::default()
+        }
+    }
+
+    fn settle(
+        &self,
+        verb: &'static str,
+        name: &str,
+        answer: kube::Result<K>,
+    ) -> Result<Option<K>, WriteError> {
+        match answer {
+            Ok(object) => Ok(Some(object)),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(source) => Err(self.refused(verb, name, source)),
+        }
+    }
+
+    fn refused(&self, verb: &'static str, name: &str, source: kube::Error) -> WriteError {
+        let kind = K::kind(&()).into_owned();
+        WriteError { verb, kind, name: name.to_owned(), source: Box::new(source) }
+    }
+}

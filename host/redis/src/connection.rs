@@ -1,0 +1,165 @@
+//! One connection to one process: dial, authenticate, send commands, read their replies.
+//!
+//! Invariants:
+//! - After an error the connection is of no use: what is still under way would be taken for the reply
+//!   to the next command.
+//! - Nothing here waits by itself for longer than its caller lets it: deadlines are the pool's.
+
+use std::{io, net::SocketAddr};
+
+use tholepin_core::{CallError, RespReply, port::Credentials};
+use tholepin_schema::snapshot::UnreachableReason;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    error,
+    resp::{Decoder, RespError, encode},
+};
+
+/// Why a process gave no replies.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Its container does not run.
+    #[error("its container does not run")]
+    NotRunning,
+    /// Its Pod has no address.
+    #[error("its Pod has no address yet")]
+    NoAddress,
+    /// Nobody listens at its address, or it cannot be reached.
+    #[error("cannot connect")]
+    Dial(#[source] io::Error),
+    /// It closed or broke the connection.
+    #[error("the connection was lost")]
+    Lost(#[source] io::Error),
+    /// Its container has ended.
+    #[error("its container has ended")]
+    Ended,
+    /// It does not take the credentials.
+    #[error("the credentials are not accepted: {0}")]
+    Auth(String),
+    /// What came back is no reply.
+    #[error("it does not speak Redis' protocol")]
+    Protocol(#[from] RespError),
+    /// The deadline passed.
+    #[error("no answer within {0} ms")]
+    Timeout(u128),
+}
+
+impl Failure {
+    /// The reason as a snapshot gives it.
+    pub(crate) fn reason(&self) -> UnreachableReason {
+        match self {
+            Self::NotRunning => UnreachableReason::NotRunning,
+            Self::NoAddress => UnreachableReason::NoAddress,
+            Self::Dial(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                UnreachableReason::Refused
+            }
+            Self::Dial(_) | Self::Timeout(_) => UnreachableReason::Timeout,
+            Self::Lost(_) | Self::Ended => UnreachableReason::Gone,
+            Self::Auth(_) => UnreachableReason::Auth,
+            Self::Protocol(_) => UnreachableReason::Protocol,
+        }
+    }
+
+    /// The error of a call to the member in `pod`.
+    pub(crate) fn into_call_error(self, pod: &str) -> CallError {
+        let text = format!("`{pod}`: {}", tholepin_core::ErrorChain(&self));
+        match self {
+            Self::NotRunning | Self::Lost(_) | Self::Ended => CallError::Gone(text),
+            Self::Dial(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                CallError::Gone(text)
+            }
+            Self::Dial(_) | Self::NoAddress => CallError::Transient(text),
+            Self::Auth(_) => CallError::Denied(text),
+            Self::Protocol(_) => CallError::Other(text),
+            Self::Timeout(_) => CallError::Timeout(text),
+        }
+    }
+
+    /// Whether commands may have reached the process before this.
+    pub(crate) const fn may_have_run(&self) -> bool {
+        match self {
+            Self::NotRunning | Self::NoAddress | Self::Dial(_) | Self::Auth(_) => false,
+            Self::Lost(_) | Self::Ended | Self::Protocol(_) | Self::Timeout(_) => true,
+        }
+    }
+}
+
+/// An open, authenticated connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    decoder: Decoder,
+}
+
+impl Connection {
+    /// Dials and authenticates.
+    pub(crate) async fn open(
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(address).await.map_err(Failure::Dial)?;
+        stream.set_nodelay(true).map_err(Failure::Dial)?;
+        let mut connection = Self { stream, decoder: Decoder::default() };
+        let Credentials { user, password } = credentials;
+        if let Some(password) = password {
+            let words = [Some("AUTH"), user.as_deref(), Some(password)];
+            let auth = words.into_iter().flatten().map(|word| word.as_bytes().to_vec()).collect();
+            let replies = connection.exchange(&[auth]).await?;
+            if let Some(text) = replies.first().and_then(error::error_text) {
+                return Err(Failure::Auth(text.to_owned()));
+            }
+        }
+        Ok(connection)
+    }
+
+    /// Sends commands and reads one reply for each.
+    pub(crate) async fn exchange(
+        &mut self,
+        commands: &[Vec<Vec<u8>>],
+    ) -> Result<Vec<RespReply>, Failure> {
+        let bytes = encode(commands);
+        let Self { stream, decoder } = self;
+        let (mut reader, mut writer) = stream.split();
+        // At once: a server that cannot send its replies stops reading commands.
+        let send = async { writer.write_all(&bytes).await.map_err(Failure::Lost) };
+        let receive = async {
+            let mut replies = Vec::with_capacity(commands.len());
+            let mut chunk = vec![0; 16 * 1024];
+            while replies.len() < commands.len() {
+                if let Some(reply) = decoder.next_reply()? {
+                    replies.push(reply);
+                    continue;
+                }
+                let count = reader.read(&mut chunk).await.map_err(Failure::Lost)?;
+                if count == 0 {
+                    return Err(Failure::Lost(io::ErrorKind::UnexpectedEof.into()));
+                }
+                decoder.push(chunk.get(..count).unwrap_or_default());
+            }
+            Ok(replies)
+        };
+        let ((), replies) = tokio::try_join!(send, receive)?;
+        Ok(replies)
+    }
+
+    /// Whether the connection is open and nothing unasked has come.
+    pub(crate) fn is_usable(&self) -> bool {
+        let waiting = self.stream.try_read(&mut [0; 1]);
+        let is_quiet = matches!(waiting, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        is_quiet && self.decoder.is_clean()
+    }
+
+    /// Returns when the process closes the connection, or says something unasked.
+    pub(crate) async fn disturbed(&self) {
+        // An error of `readable` is a disturbance, too.
+        while self.stream.readable().await.is_ok() {
+            if !self.is_usable() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Puts the members' opinions together: the majority's view once, and per member what differs.
+//!
+//! Pure. Equal answers give an equal snapshot, in whatever order they came.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tholepin_schema::{
+    snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
+    word::{NodeId, Role},
+};
+
+use super::{Seen, told::Told};
+
+type Rows = BTreeMap<NodeId, NodeRow>;
+
+/// Makes the snapshot of what the members told.
+pub(super) fn fold(
+    observed_at_ms: u64,
+    mut seen: Vec<(Member, Seen)>,
+    mut strangers: Vec<String>,
+) -> Snapshot {
+    seen.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
+    strangers.sort_unstable();
+    let told: Vec<&Told> = seen.iter().filter_map(|(_, seen)| seen.as_ref().ok()).collect();
+    let view = majority(&told);
+    let members = seen.into_iter().map(|(member, seen)| {
+        let answer = match seen {
+            Ok(told) => MemberAnswer::Answered(compared(told, &view)),
+            Err((reason, message)) => MemberAnswer::Unreachable { reason, message },
+        };
+        Member { answer, ..member }
+    });
+    let members = members.collect();
+    Snapshot { observed_at_ms, view, members, strangers }
+}
+
+/// What most voters see. Voters are those who say of themselves to be primaries with slots; before
+/// there are any, all that answered.
+fn majority(told: &[&Told]) -> Rows {
+    let serves = |told: &Told| {
+        let own = told.facts.node.and_then(|id| told.rows.get(&id));
+        own.is_some_and(|row| row.role == Role::Primary && !row.slots.is_empty())
+    };
+    let answered: Vec<&Rows> =
+        told.iter().filter(|told| told.facts.node.is_some()).map(|told| &told.rows).collect();
+    let serving: Vec<&Rows> =
+        told.iter().filter(|told| serves(told)).map(|told| &told.rows).collect();
+    let voters = if serving.is_empty() { answered } else { serving };
+    let ids: BTreeSet<NodeId> = voters.iter().flat_map(|rows| rows.keys().copied()).collect();
+    let row_of = |id: NodeId| {
+        let mut votes: BTreeMap<&NodeRow, usize> = BTreeMap::new();
+        for row in voters.iter().filter_map(|rows| rows.get(&id)) {
+            *votes.entry(row).or_default() += 1;
+        }
+        let knowing: usize = votes.values().sum();
+        if knowing * 2 <= voters.len() {
+            return None;
+        }
+        // Of equally many votes the first row in order wins, so that each host sees the same.
+        let most = votes.values().copied().max()?;
+        let row = votes.into_iter().find(|(_, count)| *count == most)?.0;
+        Some((id, row.clone()))
+    };
+    ids.into_iter().filter_map(row_of).collect()
+}
+
+/// A member's facts with its own rows reduced to what differs from the view.
+fn compared(told: Told, view: &Rows) -> Facts {
+    let Told { mut facts, rows } = told;
+    // Who would not tell lacks nothing and differs in nothing: it has no opinion.
+    if facts.node.is_some() {
+        facts.lacks = view.keys().filter(|id| !rows.contains_key(id)).copied().collect();
+        facts.differs = rows.into_iter().filter(|(id, row)| view.get(id) != Some(row)).collect();
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::cluster_nodes;
+    use tholepin_schema::snapshot::UnreachableReason;
+
+    fn id(digit: char) -> NodeId {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    /// `("a", "a:0-9 b c")`: node `a` says of itself, `b` and `c`; with slots after the colon.
+    fn answer(pod: &str, rows: &str) -> (Member, Seen) {
+        let text: Vec<String> = rows
+            .split(' ')
+            .map(|row| {
+                let (node, slots) = row.split_once(':').unwrap_or((row, ""));
+                let flags = if node == pod { "myself,master" } else { "master" };
+                format!("{} 10.0.0.1:7000@17000 {flags} - 0 0 1 connected {slots}", node.repeat(40))
+            })
+            .collect();
+        let nodes = cluster_nodes(&text.join("\n")).unwrap();
+        let facts = Facts { node: Some(nodes.myself), ..Facts::default() };
+        (member(pod), Ok(Told { facts, rows: nodes.rows }))
+    }
+
+    fn member(pod: &str) -> Member {
+        let json = serde_json::json!({
+            "pod": pod, "podUid": pod, "running": true,
+            "answer": {"unreachable": {"reason": "timeout", "message": ""}},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn what_most_voters_see_is_told_once() {
+        let answers = || {
+            vec![
+                answer("a", "a:0-5 b:6-9 c:10-16383"),
+                answer("b", "a:0-5 b:6-9 c:10-16383"),
+                answer("c", "a:0-5 b:6-9 c:10-16383 d"),
+                // Not a voter: its opinion shows at itself only.
+                answer("e", "e a:0-5 b:6-10"),
+            ]
+        };
+        let snapshot = fold(1, answers(), vec!["z".into(), "x".into()]);
+        assert_eq!(snapshot.view.keys().copied().collect::<Vec<_>>(), [id('a'), id('b'), id('c')]);
+        let facts = |pod: &str| snapshot.member(pod).unwrap().facts().unwrap().clone();
+        assert!(facts("a").differs.is_empty() && facts("a").lacks.is_empty());
+        assert_eq!(facts("c").differs.keys().copied().collect::<Vec<_>>(), [id('d')]);
+        assert_eq!(facts("e").differs.keys().copied().collect::<Vec<_>>(), [id('b'), id('e')]);
+        assert_eq!(facts("e").lacks, [id('c')].into());
+        assert_eq!(snapshot.strangers, ["x", "z"]);
+        let quorum = snapshot.quorum();
+        assert_eq!((quorum.voters, quorum.heard, quorum.agreeing), (3, 3, 3));
+        assert!(!snapshot.is_agreed());
+
+        let mut reversed = answers();
+        reversed.reverse();
+        assert_eq!(fold(1, reversed, vec!["x".into(), "z".into()]), snapshot);
+    }
+
+    #[test]
+    fn a_members_own_view_can_be_put_together_again() {
+        let answers =
+            vec![answer("a", "a:0-5 b:6-9"), answer("b", "a:0-5 b:6-8"), answer("c", "c d")];
+        let told: Vec<Rows> =
+            answers.iter().map(|(_, seen)| seen.as_ref().unwrap().rows.clone()).collect();
+        let snapshot = fold(1, answers, vec![]);
+        for (member, rows) in snapshot.members.iter().zip(told) {
+            assert_eq!(snapshot.seen_by(member), Some(rows.clone()), "{}", member.pod);
+            for id in ['a', 'b', 'c', 'd'].map(id) {
+                assert_eq!(snapshot.row_seen_by(member, id), rows.get(&id));
+            }
+        }
+        let quorum = snapshot.quorum();
+        assert_eq!((quorum.voters, quorum.heard, quorum.agreeing), (2, 2, 1));
+        assert!(!quorum.is_majority());
+    }
+
+    #[test]
+    fn strangers_to_each_other_have_no_common_view() {
+        let snapshot = fold(1, vec![answer("a", "a"), answer("b", "b"), answer("c", "c")], vec![]);
+        assert!(snapshot.view.is_empty());
+        assert!(!snapshot.is_agreed());
+        assert_eq!(snapshot.members[0].facts().unwrap().differs.len(), 1);
+    }
+
+    #[test]
+    fn who_did_not_answer_is_there_with_the_reason() {
+        let silent = Err((UnreachableReason::Timeout, "no answer".to_owned()));
+        let snapshot = fold(1, vec![(member("b"), silent), answer("a", "a:0-16383")], vec![]);
+        assert_eq!(snapshot.members[1].pod, "b");
+        assert_eq!(snapshot.members[1].facts(), None);
+        assert!(!snapshot.is_agreed());
+        let json = serde_json::to_value(&snapshot).unwrap();
+        assert_eq!(json["members"][1]["answer"]["unreachable"]["reason"], "timeout");
+        assert_eq!(serde_json::from_value::<Snapshot>(json).unwrap(), snapshot);
+    }
+}

@@ -1,0 +1,147 @@
+//! What one member is asked, and what its replies tell. Pure but for nothing.
+
+use std::collections::BTreeMap;
+
+use tholepin_core::{RespNode, RespReply};
+use tholepin_schema::{
+    snapshot::{Facts, NodeRow, UnreachableReason},
+    word::NodeId,
+};
+
+use super::{Seen, command};
+use crate::{
+    error::{ErrorKind, classify, error_text, text},
+    parse::{cluster_info, cluster_nodes, info},
+};
+
+/// What a member told: facts about itself, and how it sees all nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) facts: Facts,
+    pub(crate) rows: BTreeMap<NodeId, NodeRow>,
+}
+
+/// The commands, in the order in which [`told`] reads the replies.
+pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
+    let fixed: [&[&str]; 4] = [&["INFO"], &["CLUSTER", "INFO"], &["CLUSTER", "NODES"], &["DBSIZE"]];
+    let settings = settings.iter().map(|name| command(&["CONFIG", "GET", name]));
+    fixed.into_iter().map(command).chain(settings).collect()
+}
+
+/// Reads the replies to [`commands`]. What cannot be read is named in [`Facts::errors`].
+pub(super) fn told(answered_at_ms: u64, replies: &[RespReply], settings: &[&str]) -> Seen {
+    let [general, cluster, nodes, keys, rest @ ..] = replies else {
+        return Err((UnreachableReason::Protocol, "it answered less than was asked".to_owned()));
+    };
+    if let Some(error) = error_text(general).filter(|text| classify(text) == ErrorKind::Auth) {
+        return Err((UnreachableReason::Auth, error.to_owned()));
+    }
+    let mut told = Told::default();
+    told.facts.answered_at_ms = answered_at_ms;
+    let read = [
+        ("INFO", text(general).and_then(|text| told.read_info(text))),
+        ("CLUSTER INFO", text(cluster).and_then(|text| told.read_cluster(text))),
+        ("CLUSTER NODES", text(nodes).and_then(|text| told.read_nodes(text))),
+        ("DBSIZE", told.read_keys(keys)),
+    ];
+    for (what, result) in read {
+        told.note(what, result);
+    }
+    for (name, reply) in settings.iter().zip(rest) {
+        match error_text(reply) {
+            Some(error) => told.note(&format!("CONFIG GET {name}"), Err(error.to_owned())),
+            None => told.facts.settings.extend(setting(reply)),
+        }
+    }
+    Ok(told)
+}
+
+impl Told {
+    fn note(&mut self, what: &str, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.facts.errors.insert(what.to_owned(), error);
+        }
+    }
+
+    fn read_info(&mut self, text: &str) -> Result<(), String> {
+        let (facts, fields) = (&mut self.facts, info(text));
+        // Each by itself: an engine that lacks one still tells the others.
+        facts.run_id = fields.number("run_id").ok();
+        facts.version = fields.text("redis_version").ok().map(str::to_owned);
+        facts.uptime_s = fields.number("uptime_in_seconds").ok();
+        facts.loading = fields.flag("loading").ok();
+        facts.used_memory_bytes = fields.number("used_memory").ok();
+        facts.role = Some(fields.role().map_err(|error| error.to_string())?);
+        facts.replication = Some(fields.replication().map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn read_cluster(&mut self, text: &str) -> Result<(), String> {
+        self.facts.cluster = Some(cluster_info(text).map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn read_nodes(&mut self, text: &str) -> Result<(), String> {
+        let nodes = cluster_nodes(text).map_err(|error| error.to_string())?;
+        self.facts.node = Some(nodes.myself);
+        self.facts.open_slots = nodes.open_slots;
+        self.rows = nodes.rows;
+        Ok(())
+    }
+
+    fn read_keys(&mut self, reply: &RespReply) -> Result<(), String> {
+        let Some(RespNode::Int(count)) = reply.nodes.first() else {
+            return text(reply).and(Err("the reply is no number".to_owned()));
+        };
+        self.facts.keys = u64::try_from(*count).ok();
+        Ok(())
+    }
+}
+
+/// `["name", "value"]`; nothing for a setting that this version does not have.
+fn setting(reply: &RespReply) -> Option<(String, String)> {
+    let word = |node: &RespNode| match node {
+        RespNode::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        RespNode::Status(text) => Some(text.clone()),
+        RespNode::Array(_) | RespNode::Map(_) | RespNode::Nil => None,
+        RespNode::Int(_) | RespNode::Error(_) | RespNode::Double(_) | RespNode::Boolean(_) => None,
+    };
+    let words: Vec<String> = reply.nodes.iter().filter_map(word).collect();
+    match <[String; 2]>::try_from(words) {
+        Ok([name, value]) => Some((name, value)),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(node: RespNode) -> RespReply {
+        RespReply { nodes: vec![node] }
+    }
+
+    fn error(text: &str) -> RespReply {
+        one(RespNode::Error(text.to_owned()))
+    }
+
+    #[test]
+    fn a_loading_member_tells_what_it_can() {
+        let loading = || error("LOADING Redis is loading the dataset in memory");
+        let info = one(RespNode::Bulk(b"run_id:00\r\nloading:1\r\nrole:master\r\n".to_vec()));
+        let replies = [info, loading(), loading(), loading(), loading()];
+        let told = told(7, &replies, &["save"]).unwrap();
+        assert_eq!(told.facts.loading, Some(true));
+        assert_eq!((told.facts.run_id, told.facts.keys, told.facts.node), (None, None, None));
+        let missing: Vec<_> = told.facts.errors.keys().map(String::as_str).collect();
+        let expected = ["CLUSTER INFO", "CLUSTER NODES", "CONFIG GET save", "DBSIZE", "INFO"];
+        assert_eq!(missing, expected);
+    }
+
+    #[test]
+    fn missing_credentials_are_a_reason_of_their_own() {
+        let replies = vec![error("NOAUTH Authentication required."); 4];
+        assert_eq!(told(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
+        assert_eq!(told(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);
+    }
+}

@@ -1,0 +1,61 @@
+//! `CLUSTER INFO`: how a node judges the cluster.
+
+use tholepin_schema::{snapshot::ClusterFacts, word::ConfigEpoch};
+
+use super::{
+    ParseError,
+    info::{Info, info},
+};
+
+/// Reads a reply to `CLUSTER INFO`. Source of the fields:
+/// <https://redis.io/docs/latest/commands/cluster-info/>.
+///
+/// # Errors
+///
+/// Fails if a field is missing or is not what it should be.
+pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
+    let fields: Info<'_> = info(text);
+    let ok = match fields.text("cluster_state")? {
+        "ok" => true,
+        "fail" => false,
+        other => {
+            return Err(ParseError::Value { field: "cluster_state", value: other.to_owned() });
+        }
+    };
+    Ok(ClusterFacts {
+        ok,
+        known_nodes: fields.number("cluster_known_nodes")?,
+        size: fields.number("cluster_size")?,
+        current_epoch: fields.number("cluster_current_epoch")?,
+        epoch: ConfigEpoch(fields.number("cluster_my_epoch")?),
+        slots_assigned: fields.number("cluster_slots_assigned")?,
+        slots_ok: fields.number("cluster_slots_ok")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\n\
+        cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:6\r\ncluster_size:3\r\n\
+        cluster_current_epoch:6\r\ncluster_my_epoch:2\r\n";
+
+    #[test]
+    fn the_judgement_is_read() {
+        let facts = cluster_info(TEXT).unwrap();
+        assert!(facts.ok);
+        assert_eq!((facts.known_nodes, facts.size, facts.current_epoch), (6, 3, 6));
+        assert_eq!((facts.epoch, facts.slots_assigned), (ConfigEpoch(2), 16_384));
+        assert!(!cluster_info(&TEXT.replace(":ok", ":fail")).unwrap().ok);
+    }
+
+    #[test]
+    fn a_missing_or_strange_field_is_an_error() {
+        let missing = TEXT.replace("cluster_size", "cluster_girth");
+        assert_eq!(cluster_info(&missing), Err(ParseError::Missing("cluster_size")));
+        for strange in [TEXT.replace(":ok", ":well"), TEXT.replace(":6", ":-6")] {
+            assert!(matches!(cluster_info(&strange), Err(ParseError::Value { .. })), "{strange}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! `CLUSTER NODES`: one node's opinion of all nodes.
+//!
+//! Source of the format: <https://redis.io/docs/latest/commands/cluster-nodes/>.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tholepin_schema::{
+    snapshot::{Direction, NodeFlag, NodeRow, OpenSlot},
+    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
+};
+
+use super::ParseError;
+
+/// What a node says of all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNodes {
+    /// Who says it.
+    pub myself: NodeId,
+    /// All nodes it knows, itself included.
+    pub rows: BTreeMap<NodeId, NodeRow>,
+    /// Its own slots that are being moved. A node tells this of itself only.
+    pub open_slots: Vec<OpenSlot>,
+}
+
+impl ClusterNodes {
+    /// What it says of itself.
+    #[must_use]
+    pub fn own(&self) -> Option<&NodeRow> {
+        self.rows.get(&self.myself)
+    }
+}
+
+/// Reads a reply to `CLUSTER NODES`.
+///
+/// # Errors
+///
+/// Fails with the first line that is not well formed, or if not exactly one line is `myself`.
+pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
+    let mut rows = BTreeMap::new();
+    let mut open_slots = Vec::new();
+    let mut myself = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let node = |why: String| ParseError::Node { line: line.to_owned(), why };
+        let parsed = line_of(line).map_err(node)?;
+        if parsed.is_myself {
+            myself.insert(parsed.id);
+        }
+        open_slots.extend(parsed.open_slots);
+        if rows.insert(parsed.id, parsed.row).is_some() {
+            return Err(node("its id was there before".to_owned()));
+        }
+    }
+    match (myself.first(), myself.len()) {
+        (Some(&myself), 1) => Ok(ClusterNodes { myself, rows, open_slots }),
+        (_, count) => Err(ParseError::Myself(count)),
+    }
+}
+
+struct Line {
+    id: NodeId,
+    is_myself: bool,
+    row: NodeRow,
+    open_slots: Vec<OpenSlot>,
+}
+
+/// `<id> <ip:port@busport[,hostname…]> <flags> <primary> <ping> <pong> <epoch> <link> <slot>…`
+fn line_of(line: &str) -> Result<Line, String> {
+    let mut words = line.split_ascii_whitespace();
+    let mut word = |what: &str| words.next().ok_or_else(|| format!("the {what} is missing"));
+    let id = parsed(word("id")?)?;
+    let address = address(word("address")?)?;
+    let flags = flags(word("flags")?)?;
+    let primary = match word("primary")? {
+        "-" => None,
+        id => Some(parsed(id)?),
+    };
+    // Times of the last ping and pong: they differ at each look and say nothing that `link` does not.
+    word("ping time")?;
+    word("pong time")?;
+    let epoch = ConfigEpoch(parsed(word("epoch")?)?);
+    let connected = match word("link state")? {
+        "connected" => true,
+        "disconnected" => false,
+        other => return Err(format!("the link state cannot be `{other}`")),
+    };
+    let (mut slots, mut open_slots) = (SlotSet::EMPTY, Vec::new());
+    for text in words {
+        match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+            Some(text) => open_slots.push(open_slot(text)?),
+            None => slots.insert(parsed::<SlotRange>(text)?),
+        }
+    }
+    let Flags { role, is_myself, rest } = flags;
+    let row = NodeRow { role, address, primary, epoch, slots, flags: rest, connected };
+    Ok(Line { id, is_myself, row, open_slots })
+}
+
+/// `ip:port` of `ip:port@busport[,hostname[,…]]`; none if the IP or the port is not known.
+fn address(text: &str) -> Result<Option<String>, String> {
+    let client = text.split(['@', ',']).next().unwrap_or_default();
+    let (ip, port) = client.rsplit_once(':').ok_or("the address has no port")?;
+    let port: u16 = parsed(port)?;
+    Ok((!ip.is_empty() && port != 0).then(|| format!("{ip}:{port}")))
+}
+
+struct Flags {
+    role: Role,
+    is_myself: bool,
+    rest: BTreeSet<NodeFlag>,
+}
+
+fn flags(text: &str) -> Result<Flags, String> {
+    // A node that is being met is neither `master` nor `slave` yet: it owns nothing.
+    let mut flags = Flags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
+    for flag in text.split(',') {
+        let flag = match flag {
+            "myself" => {
+                flags.is_myself = true;
+                continue;
+            }
+            "master" | "noflags" => continue,
+            "slave" => {
+                flags.role = Role::Replica;
+                continue;
+            }
+            "fail" => NodeFlag::Fail,
+            "fail?" => NodeFlag::MaybeFail,
+            "handshake" => NodeFlag::Handshake,
+            "noaddr" => NodeFlag::NoAddress,
+            "nofailover" => NodeFlag::NoFailover,
+            other => return Err(format!("the flag `{other}` is unknown")),
+        };
+        flags.rest.insert(flag);
+    }
+    Ok(flags)
+}
+
+/// `slot->-id` away from here, `slot-<-id` to here.
+fn open_slot(text: &str) -> Result<OpenSlot, String> {
+    let (slot, direction, peer) = if let Some((slot, peer)) = text.split_once("->-") {
+        (slot, Direction::Migrating, peer)
+    } else if let Some((slot, peer)) = text.split_once("-<-") {
+        (slot, Direction::Importing, peer)
+    } else {
+        return Err(format!("`[{text}]` is no open slot"));
+    };
+    Ok(OpenSlot { slot: parsed::<Slot>(slot)?, direction, peer: parsed(peer)? })
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("`{text}`: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "07c37dfeb235213a872192d90877d0cd55635b91";
+    const B: &str = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1";
+
+    fn one(rest: &str) -> Result<NodeRow, ParseError> {
+        let own = format!("{B} 127.26.0.9:7000@17000 myself,master - 0 0 9 connected");
+        let text = format!("{A} {rest}\n{own}\n");
+        cluster_nodes(&text).map(|nodes| nodes.rows[&A.parse().unwrap()].clone())
+    }
+
+    #[test]
+    fn rows_are_read_as_redis_prints_them() {
+        let row =
+            one("127.26.0.1:7000@17000 master - 0 1426238316232 2 connected 0-5460 9000").unwrap();
+        assert_eq!(row.role, Role::Primary);
+        assert_eq!(row.address.as_deref(), Some("127.26.0.1:7000"));
+        assert_eq!((row.epoch, row.connected), (ConfigEpoch(2), true));
+        assert_eq!(row.slots.to_string(), "0-5460 9000");
+
+        let row =
+            one(&format!("10.0.0.1:7000@17000,host.example slave,fail? {B} 0 0 3 disconnected"));
+        let row = row.unwrap();
+        assert_eq!((row.role, row.primary), (Role::Replica, Some(B.parse().unwrap())));
+        assert_eq!(row.flags, [NodeFlag::MaybeFail].into());
+        assert!(!row.connected && row.slots.is_empty());
+
+        let row = one(":0@0 master,fail,noaddr - 0 0 1 disconnected 5").unwrap();
+        assert_eq!(row.address, None);
+        assert_eq!(row.flags, [NodeFlag::Fail, NodeFlag::NoAddress].into());
+
+        let row = one("10.0.0.1:7000@17000 handshake - 0 0 0 connected").unwrap();
+        assert_eq!(row.flags, [NodeFlag::Handshake].into());
+
+        let row = one("fd00::1:7000@17000 master - 0 0 0 connected").unwrap();
+        assert_eq!(row.address.as_deref(), Some("fd00::1:7000"));
+    }
+
+    #[test]
+    fn open_slots_are_read() {
+        let own =
+            format!("{A} :7000@17000 myself,master - 0 0 1 connected 0-9 [3->-{B}] [77-<-{B}]");
+        let nodes = cluster_nodes(&own).unwrap();
+        let open = |number, direction| OpenSlot {
+            slot: Slot::new(number).unwrap(),
+            direction,
+            peer: B.parse().unwrap(),
+        };
+        let expected = [open(3, Direction::Migrating), open(77, Direction::Importing)];
+        assert_eq!(nodes.open_slots, expected);
+        assert_eq!(nodes.own().unwrap().address, None, "a node does not know its address at first");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let cases = [
+            "127.26.0.1:7000@17000 master - 0 0 2 connected 0-99999",
+            "127.26.0.1:7000@17000 master - 0 0 2 connected 9-0",
+            "127.26.0.1:7000@17000 primary - 0 0 2 connected",
+            "127.26.0.1 master - 0 0 2 connected",
+            "127.26.0.1:7000@17000 slave xyz 0 0 2 connected",
+            "127.26.0.1:7000@17000 master - 0 0 x connected",
+            "127.26.0.1:7000@17000 master - 0 0 2 perhaps",
+            "127.26.0.1:7000@17000 master - 0 0 2",
+            "127.26.0.1:7000@17000 master - 0 0 2 connected [3->-zz]",
+            "127.26.0.1:7000@17000 master - 0 0 2 connected [3]",
+        ];
+        for rest in cases {
+            assert!(matches!(one(rest), Err(ParseError::Node { .. })), "{rest}");
+        }
+        assert_eq!(cluster_nodes(""), Err(ParseError::Myself(0)));
+        let twice = format!("{A} :1@1 myself,master - 0 0 0 connected\n").repeat(2);
+        assert!(matches!(cluster_nodes(&twice), Err(ParseError::Node { .. })));
+        let both = format!(
+            "{A} :1@1 myself,master - 0 0 0 connected\n{B} :1@1 myself,master - 0 0 0 connected\n"
+        );
+        assert_eq!(cluster_nodes(&both), Err(ParseError::Myself(2)));
+    }
+}

@@ -1,0 +1,200 @@
+//! `INFO`: fields with values, and what is read from them.
+//!
+//! Source of the fields: <https://redis.io/docs/latest/commands/info/>.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use tholepin_schema::{
+    snapshot::{AttachedReplica, Replication, Upstream},
+    word::{ReplicationId, Role},
+};
+
+use super::ParseError;
+
+/// The fields of an `INFO` reply by name.
+#[derive(Clone, Debug, Default)]
+pub struct Info<'a> {
+    fields: BTreeMap<&'a str, &'a str>,
+}
+
+/// Reads a reply to `INFO`. Section titles and lines that are no field are no facts.
+#[must_use]
+pub fn info(text: &str) -> Info<'_> {
+    let fields = text.lines().filter(|line| !line.starts_with('#'));
+    Info { fields: fields.filter_map(|line| line.split_once(':')).collect() }
+}
+
+impl<'a> Info<'a> {
+    /// A field as it is.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is missing.
+    pub fn text(&self, field: &'static str) -> Result<&'a str, ParseError> {
+        self.fields.get(field).copied().ok_or(ParseError::Missing(field))
+    }
+
+    /// A field as a number or an identifier.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is missing or is none.
+    pub fn number<T: FromStr>(&self, field: &'static str) -> Result<T, ParseError> {
+        let value = self.text(field)?;
+        value.parse().map_err(|_| ParseError::Value { field, value: value.to_owned() })
+    }
+
+    /// A field that is `1` or `0`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it is missing or is neither.
+    pub fn flag(&self, field: &'static str) -> Result<bool, ParseError> {
+        match self.text(field)? {
+            "1" => Ok(true),
+            "0" => Ok(false),
+            value => Err(ParseError::Value { field, value: value.to_owned() }),
+        }
+    }
+
+    /// The role.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the field is missing or names no role.
+    pub fn role(&self) -> Result<Role, ParseError> {
+        match self.text("role")? {
+            "master" => Ok(Role::Primary),
+            "slave" => Ok(Role::Replica),
+            value => Err(ParseError::Value { field: "role", value: value.to_owned() }),
+        }
+    }
+
+    /// Where the process stands in the stream of writes.
+    ///
+    /// A replica's offset is `slave_repl_offset` and not `slave_read_repl_offset`, which also counts
+    /// what is received and not yet applied.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a field is missing or is not what it should be.
+    pub fn replication(&self) -> Result<Replication, ParseError> {
+        let previous: ReplicationId = self.number("master_replid2")?;
+        let is_none = previous.to_string().bytes().all(|digit| digit == b'0');
+        let (offset_bytes, upstream) = match self.role()? {
+            Role::Primary => (self.number("master_repl_offset")?, None),
+            Role::Replica => (self.number("slave_repl_offset")?, Some(self.upstream()?)),
+        };
+        Ok(Replication {
+            id: self.number("master_replid")?,
+            previous_id: (!is_none).then_some(previous),
+            offset_bytes,
+            upstream,
+            replicas: self.attached()?,
+        })
+    }
+
+    fn upstream(&self) -> Result<Upstream, ParseError> {
+        let link_up = match self.text("master_link_status")? {
+            "up" => true,
+            "down" => false,
+            value => {
+                let value = value.to_owned();
+                return Err(ParseError::Value { field: "master_link_status", value });
+            }
+        };
+        let seconds = |field| self.number::<i64>(field).map(|number| u64::try_from(number).ok());
+        Ok(Upstream {
+            address: format!(
+                "{}:{}",
+                self.text("master_host")?,
+                self.number::<u16>("master_port")?
+            ),
+            link_up,
+            sync_in_progress: self.flag("master_sync_in_progress")?,
+            // -1 means never.
+            last_io_s: seconds("master_last_io_seconds_ago")?,
+            down_since_s: if link_up { None } else { seconds("master_link_down_since_seconds")? },
+        })
+    }
+
+    /// `slave0:ip=127.0.0.1,port=7001,state=online,offset=42,lag=0`
+    fn attached(&self) -> Result<Vec<AttachedReplica>, ParseError> {
+        let numbered = |name: &str| {
+            let number = name.strip_prefix("slave").unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+        };
+        let lines = self.fields.iter().filter(|(name, _)| numbered(name));
+        let mut replicas: Vec<_> =
+            lines.map(|(_, line)| attached(line)).collect::<Result<_, _>>()?;
+        replicas.sort_by(|a, b| a.address.cmp(&b.address));
+        Ok(replicas)
+    }
+}
+
+fn attached(line: &str) -> Result<AttachedReplica, ParseError> {
+    let strange = || ParseError::Value { field: "slaveN", value: line.to_owned() };
+    let parts: BTreeMap<&str, &str> =
+        line.split(',').filter_map(|part| part.split_once('=')).collect();
+    let part = |name| parts.get(name).copied().ok_or_else(strange);
+    let lag: i64 = part("lag")?.parse().map_err(|_| strange())?;
+    Ok(AttachedReplica {
+        address: format!("{}:{}", part("ip")?, part("port")?),
+        state: part("state")?.to_owned(),
+        offset_bytes: part("offset")?.parse().map_err(|_| strange())?,
+        // -1 means that it has not acknowledged yet.
+        lag_s: u64::try_from(lag).ok(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRIMARY: &str = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
+        slave0:ip=127.26.0.5,port=7000,state=online,offset=980,lag=1\r\n\
+        slave1:ip=127.26.0.4,port=7000,state=wait_bgsave,offset=0,lag=-1\r\n\
+        master_failover_state:no-failover\r\nmaster_replid:8ab94aa2c8cba3a28a8c2e0c1b3a1c7e1e4e7d7a\r\n\
+        master_replid2:0000000000000000000000000000000000000000\r\nmaster_repl_offset:1000\r\n";
+    const REPLICA: &str = "role:slave\r\nmaster_host:127.26.0.1\r\nmaster_port:7000\r\n\
+        master_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\nmaster_sync_in_progress:1\r\n\
+        slave_read_repl_offset:980\r\nslave_repl_offset:970\r\nmaster_link_down_since_seconds:7\r\n\
+        slave_priority:100\r\nconnected_slaves:0\r\n\
+        master_replid:8ab94aa2c8cba3a28a8c2e0c1b3a1c7e1e4e7d7a\r\n\
+        master_replid2:1111111111111111111111111111111111111111\r\nmaster_repl_offset:970\r\n";
+
+    #[test]
+    fn a_primary_tells_who_follows_it() {
+        let told = info(PRIMARY).replication().unwrap();
+        assert_eq!((told.offset_bytes, told.previous_id, told.upstream), (1_000, None, None));
+        let [late, online] = &told.replicas[..] else { panic!("{:?}", told.replicas) };
+        assert_eq!((online.address.as_str(), online.lag_s), ("127.26.0.5:7000", Some(1)));
+        assert_eq!((late.state.as_str(), late.lag_s), ("wait_bgsave", None));
+    }
+
+    #[test]
+    fn a_replica_tells_what_it_has_applied() {
+        let told = info(REPLICA).replication().unwrap();
+        assert_eq!(told.offset_bytes, 970);
+        assert!(told.previous_id.is_some());
+        let upstream = told.upstream.unwrap();
+        assert_eq!(upstream.address, "127.26.0.1:7000");
+        assert_eq!((upstream.link_up, upstream.sync_in_progress), (false, true));
+        assert_eq!((upstream.last_io_s, upstream.down_since_s), (None, Some(7)));
+    }
+
+    #[test]
+    fn what_is_missing_or_strange_is_an_error() {
+        let cases = [
+            (PRIMARY.replace("role:master", "role:sentinel"), "role"),
+            (PRIMARY.replace("master_repl_offset:1000\r\n", ""), "master_repl_offset"),
+            (PRIMARY.replace(",lag=1", ""), "slaveN"),
+            (REPLICA.replace(":down", ":sideways"), "master_link_status"),
+            (REPLICA.replace("master_port:7000", "master_port:x"), "master_port"),
+        ];
+        for (text, field) in cases {
+            let error = info(&text).replication().unwrap_err();
+            assert!(error.to_string().contains(field), "{field}: {error}");
+        }
+    }
+}

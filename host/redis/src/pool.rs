@@ -1,0 +1,179 @@
+//! Connections that are kept for the next call.
+//!
+//! Keyed by address and credentials: a changed password never travels over a connection that the old
+//! one opened.
+//!
+//! Invariants:
+//! - A call ends at its deadline, and its connection with it.
+//! - At most so many connections to one address; who finds none free waits within its deadline.
+//! - One hung process takes connections from nobody but those who call it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tholepin_core::{
+    RespReply,
+    port::{Credentials, Member, Members},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Limits,
+    connection::{Connection, Failure},
+    ended::Ended,
+};
+
+/// Whom a call goes to, and as whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    /// The member.
+    pub(crate) member: &'a Member,
+    /// How to authenticate.
+    pub(crate) credentials: &'a Credentials,
+}
+
+impl<'a> Target<'a> {
+    /// All members as targets.
+    pub(crate) fn all(members: &'a Members) -> impl Iterator<Item = Self> {
+        let credentials = &members.credentials;
+        members.members.iter().map(move |member| Self { member, credentials })
+    }
+
+    /// Where it listens, if it can listen at all.
+    pub(crate) fn address(&self) -> Result<SocketAddr, Failure> {
+        if !self.member.running {
+            return Err(Failure::NotRunning);
+        }
+        self.member.address.ok_or(Failure::NoAddress)
+    }
+}
+
+/// One address under one name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    address: SocketAddr,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    // The one used last comes last and is taken first, so that the others grow old and are closed.
+    idle: Vec<(Connection, Instant)>,
+    // One permit per connection, idle or not.
+    permits: Option<Arc<Semaphore>>,
+}
+
+/// The connections of this host.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    limits: Limits,
+    shelves: Mutex<BTreeMap<Key, Shelf>>,
+    ended: Ended,
+}
+
+impl Pool {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, shelves: Mutex::default(), ended: Ended::new() }
+    }
+
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) const fn ended(&self) -> &Ended {
+        &self.ended
+    }
+
+    /// Sends commands to a member and reads one reply for each, all within `deadline`.
+    pub(crate) async fn call(
+        &self,
+        target: Target<'_>,
+        commands: &[Vec<Vec<u8>>],
+        deadline: Duration,
+    ) -> Result<Vec<RespReply>, Failure> {
+        let address = target.address()?;
+        let key = Key {
+            address,
+            user: target.credentials.user.clone(),
+            password: target.credentials.password.clone(),
+        };
+        let permits = self.permits(&key);
+        let exchange = async {
+            // The semaphore is never closed; if it were, a call without a permit would do no harm.
+            let _permit = permits.acquire().await;
+            let mut connection = match self.take(&key) {
+                Some(connection) => connection,
+                None => self.dial(address, target.credentials).await?,
+            };
+            let replies = connection.exchange(commands).await?;
+            self.keep(key, connection);
+            Ok(replies)
+        };
+        // Whichever is first; the others are dropped, and a connection under way with them.
+        tokio::select! {
+            biased;
+            () = self.ended.wait(&target.member.container_id) => Err(Failure::Ended),
+            result = timeout(deadline, exchange) => {
+                result.unwrap_or(Err(Failure::Timeout(deadline.as_millis())))
+            }
+        }
+    }
+
+    /// Opens a connection within the deadline for dialling.
+    pub(crate) async fn dial(
+        &self,
+        address: SocketAddr,
+        credentials: &Credentials,
+    ) -> Result<Connection, Failure> {
+        let dial = self.limits.dial;
+        let open = timeout(dial, Connection::open(address, credentials));
+        open.await.unwrap_or(Err(Failure::Timeout(dial.as_millis())))
+    }
+
+    fn permits(&self, key: &Key) -> Arc<Semaphore> {
+        let mut shelves = locked(&self.shelves);
+        let shelf = shelves.entry(key.clone()).or_default();
+        let count = self.limits.connections_per_address;
+        shelf.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
+    }
+
+    fn take(&self, key: &Key) -> Option<Connection> {
+        let mut shelves = locked(&self.shelves);
+        let idle = &mut shelves.get_mut(key)?.idle;
+        while let Some((connection, since)) = idle.pop() {
+            if since.elapsed() < self.limits.idle && connection.is_usable() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, key: Key, connection: Connection) {
+        let now = Instant::now();
+        let mut shelves = locked(&self.shelves);
+        shelves.entry(key).or_default().idle.push((connection, now));
+        let mut left = self.limits.idle_connections;
+        shelves.retain(|_, shelf| {
+            shelf.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
+            shelf.idle.truncate(left);
+            left -= shelf.idle.len();
+            // A semaphore that a call still holds must stay, or the bound would not hold.
+            let is_used =
+                shelf.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits));
+            is_used || !shelf.idle.is_empty()
+        });
+    }
+}
+
+/// Locks; a panic of another holder left nothing half done here.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

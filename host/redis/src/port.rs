@@ -1,0 +1,87 @@
+//! The port that the gate calls, made of this crate's parts.
+
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
+
+use tholepin_core::{
+    Boxed, CallError, RespReply,
+    port::{Clock, Members, Redis},
+};
+use tholepin_schema::{
+    action::{Action, Outcome},
+    snapshot::Snapshot,
+};
+use tokio::{net::TcpStream, sync::mpsc, time::timeout};
+
+use crate::{
+    Limits, act, observe,
+    pool::{Pool, Target},
+    watch::Watches,
+};
+
+/// Redis for the gate: one per host.
+pub struct RedisPort {
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    watches: Watches,
+}
+
+impl RedisPort {
+    /// A port that reports the names of watched instances that changed on `changed`.
+    #[must_use]
+    pub fn new(limits: Limits, clock: Arc<dyn Clock>, changed: mpsc::Sender<String>) -> Self {
+        Self { pool: Pool::new(limits), clock, watches: Watches::new(changed) }
+    }
+
+    /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
+    /// [`watch`](Redis::watch) reports nothing.
+    pub async fn run_watches(&self) {
+        self.watches.run(&self.pool).await;
+    }
+}
+
+impl Redis for RedisPort {
+    fn pipeline<'a>(
+        &'a self,
+        members: &'a Members,
+        pod: &'a str,
+        commands: &'a [Vec<Vec<u8>>],
+        deadline: Duration,
+    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+        Box::pin(async move {
+            let mut targets = Target::all(members);
+            let found = targets.find(|target| target.member.pod == pod);
+            let target = found.ok_or_else(|| CallError::NotFound(format!("member `{pod}`")))?;
+            let call = self.pool.call(target, commands, deadline).await;
+            call.map_err(|failure| failure.into_call_error(pod))
+        })
+    }
+
+    fn observe<'a>(&'a self, members: &'a Members, settings: &'a [String]) -> Boxed<'a, Snapshot> {
+        Box::pin(observe::observe(&self.pool, &*self.clock, members, settings))
+    }
+
+    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
+        Box::pin(act::act(&self.pool, members, wave))
+    }
+
+    fn refuses(&self, address: SocketAddr) -> Boxed<'_, bool> {
+        let deadline = self.pool.limits().dial;
+        Box::pin(async move {
+            let dial = timeout(deadline, TcpStream::connect(address)).await;
+            let error = dial.ok().and_then(Result::err);
+            error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        })
+    }
+
+    fn member_ended(&self, container_id: &str) {
+        self.pool.ended().add(container_id);
+    }
+
+    fn watch(&self, members: &Members) -> Result<(), CallError> {
+        self.watches.add(members, self.pool.limits().watched_instances)
+    }
+
+    fn unwatch(&self, instance: &str) {
+        self.watches.remove(instance);
+    }
+}

@@ -1,0 +1,99 @@
+//! The command table against what a real server names.
+
+use std::collections::BTreeMap;
+
+use tholepin_core::{RespNode, RespReply};
+use tholepin_schema::command::{Access, access_of, is_granted};
+
+use crate::server::Fleet;
+
+/// What `COMMAND` says of each command and subcommand: its flags and its categories.
+fn commands(reply: &RespReply) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
+    fn children(reply: &RespReply, at: u32) -> &[u32] {
+        let RespNode::Array(children) = &reply.nodes[at as usize] else { panic!("no array") };
+        children
+    }
+    fn text(reply: &RespReply, at: u32) -> String {
+        let node = &reply.nodes[at as usize];
+        let RespNode::Status(text) = node else {
+            let RespNode::Bulk(bytes) = node else { panic!("no text: {node:?}") };
+            return String::from_utf8(bytes.clone()).unwrap();
+        };
+        text.clone()
+    }
+    fn add(reply: &RespReply, at: u32, all: &mut BTreeMap<String, (Vec<String>, Vec<String>)>) {
+        let fields = children(reply, at);
+        let texts = |at| children(reply, at).iter().map(|&at| text(reply, at)).collect();
+        all.insert(text(reply, fields[0]), (texts(fields[2]), texts(fields[6])));
+        for &subcommand in children(reply, fields[9]) {
+            add(reply, subcommand, all);
+        }
+    }
+    let mut all = BTreeMap::new();
+    for &command in children(reply, 0) {
+        add(reply, command, &mut all);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_a_real_server_is_in_the_table() {
+    let fleet = Fleet::start(1, true, None);
+    let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
+    let all = commands(&replies[0]);
+    assert!(300 < all.len(), "{}", all.len());
+    for (name, (flags, categories)) in &all {
+        let access = access_of(name).unwrap_or_else(|| panic!("`{name}` is not in the table"));
+        let has = |flag: &str| flags.iter().any(|one| one == flag);
+        if let Ok(access) = access {
+            assert!(!(has("write") && access == Access::Read), "`{name}` writes");
+            assert!(!has("blocking") || name == "wait", "`{name}` blocks");
+        }
+        for category in categories {
+            let words = [format!("+{category}")];
+            assert!(is_granted(&words, name), "`{name}` is in {category}");
+        }
+        assert!(!is_granted(&["+@nosuch".to_owned()], name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_dangerous_is_allowed() {
+    let fleet = Fleet::start(1, true, None);
+    let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
+    // What the table allows although Redis calls it dangerous or administrative: looks, and the
+    // reset of a statistic. Whoever adds to the table has to add here, and think.
+    let mut allowed: Vec<String> = commands(&replies[0])
+        .into_iter()
+        .filter(|(_, (_, categories))| {
+            categories.iter().any(|one| one == "@dangerous" || one == "@admin")
+        })
+        .map(|(name, _)| name)
+        .filter(|name| access_of(name).is_some_and(|access| access.is_ok()))
+        .collect();
+    allowed.sort();
+    let expected = [
+        "client|list",
+        "cluster|count-failure-reports",
+        "cluster|replicas",
+        "cluster|slaves",
+        "config|get",
+        "config|resetstat",
+        "info",
+        "lastsave",
+        "latency|doctor",
+        "latency|graph",
+        "latency|histogram",
+        "latency|history",
+        "latency|latest",
+        "latency|reset",
+        "module|list",
+        "role",
+        "slowlog|get",
+        "slowlog|len",
+        "slowlog|reset",
+        "sort",
+        "sort_ro",
+    ];
+    assert_eq!(allowed, expected);
+}

@@ -1,0 +1,98 @@
+//! Connections: kept, bounded, closed at a deadline, ended with their process.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tholepin_core::{RespNode, RespReply, port::Redis};
+
+use crate::server::{Fleet, command, pod};
+
+/// `connected_clients` of one server, this look included.
+async fn clients(fleet: &Fleet) -> String {
+    let replies = fleet.pipeline(0, &["INFO clients"]).await.unwrap();
+    let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
+    let text = String::from_utf8(text.clone()).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("connected_clients:")).unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_used_again_and_its_number_is_bounded() {
+    let fleet = Fleet::start(1, false, Some("secret"));
+    for _ in 0..20 {
+        fleet.pipeline(0, &["PING"]).await.unwrap();
+    }
+    assert_eq!(clients(&fleet).await, "1");
+    let many = (0..50).map(|_| fleet.pipeline(0, &["PING", "PING"]));
+    let all = futures::future::join_all(many).await;
+    assert!(all.iter().all(|replies| replies.as_ref().is_ok_and(|all| all.len() == 2)));
+    let count: usize = clients(&fleet).await.parse().unwrap();
+    assert!(count <= 8, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_stay_in_their_place() {
+    let fleet = Fleet::start(1, false, None);
+    let replies = fleet.pipeline(0, &["SET a x", "INCR a", "GET a", "HGETALL h"]).await.unwrap();
+    assert!(matches!(&replies[1].nodes[0], RespNode::Error(text) if text.starts_with("ERR")));
+    assert_eq!(replies[2], RespReply { nodes: vec![RespNode::Bulk(b"x".to_vec())] });
+    assert_eq!(replies[3].nodes, [RespNode::Array(vec![])]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
+    let fleet = Fleet::start(1, false, None);
+    fleet.pipeline(0, &["PING"]).await.unwrap();
+    fleet.servers[0].signal(Signal::SIGSTOP);
+    let deadline = Duration::from_millis(100);
+    let echo = [command("ECHO first")];
+    let since = Instant::now();
+    let error = fleet.port.pipeline(&fleet.members, &pod(0), &echo, deadline).await.unwrap_err();
+    assert!(since.elapsed() < Duration::from_millis(200), "{:?}", since.elapsed());
+    assert_eq!(error.reason(), "Timeout");
+    fleet.servers[0].signal(Signal::SIGCONT);
+    let replies = fleet.pipeline(0, &["ECHO second"]).await.unwrap();
+    assert_eq!(replies[0].nodes, [RespNode::Bulk(b"second".to_vec())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_process_that_is_killed_ends_at_once() {
+    let mut fleet = Fleet::start(1, false, None);
+    fleet.pipeline(0, &["PING"]).await.unwrap();
+    let (members, port) = (fleet.members.clone(), fleet.port.clone());
+    let blocked = [command("BLPOP nothing 0")];
+    let call = async { port.pipeline(&members, "pod-0", &blocked, Duration::from_secs(5)).await };
+    let killed = async {
+        // The call must have arrived, or nothing is killed in mid-flight.
+        while !client_is_blocked(&fleet).await {}
+        fleet.servers[0].kill();
+        Instant::now()
+    };
+    let (result, killed_at) = tokio::join!(call, killed);
+    assert_eq!(result.unwrap_err().reason(), "Gone");
+    assert!(killed_at.elapsed() < Duration::from_millis(100), "{:?}", killed_at.elapsed());
+    let error = fleet.pipeline(0, &["PING"]).await.unwrap_err();
+    assert_eq!(error.reason(), "Gone", "nobody listens: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
+    let fleet = Fleet::start(1, false, None);
+    fleet.servers[0].signal(Signal::SIGSTOP);
+    let call = fleet.pipeline(0, &["PING"]);
+    let ended = async {
+        tokio::task::yield_now().await;
+        fleet.port.member_ended("container-0");
+        Instant::now()
+    };
+    let (result, ended_at) = tokio::join!(call, ended);
+    assert_eq!(result.unwrap_err().reason(), "Gone");
+    assert!(ended_at.elapsed() < Duration::from_millis(100), "{:?}", ended_at.elapsed());
+    assert_eq!(fleet.pipeline(0, &["PING"]).await.unwrap_err().reason(), "Gone");
+    fleet.servers[0].signal(Signal::SIGCONT);
+}
+
+async fn client_is_blocked(fleet: &Fleet) -> bool {
+    let replies = fleet.pipeline(0, &["INFO clients"]).await.unwrap();
+    let RespNode::Bulk(text) = &replies[0].nodes[0] else { return false };
+    String::from_utf8_lossy(text).contains("blocked_clients:1")
+}

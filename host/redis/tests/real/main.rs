@@ -1,0 +1,10 @@
+//! `tholepin-redis` against real servers: what a fake would only repeat is asked of Redis itself.
+#![cfg(test)]
+
+mod commands;
+mod connections;
+mod failover;
+mod formation;
+mod server;
+mod snapshot;
+mod watch;

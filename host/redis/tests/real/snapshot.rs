@@ -1,0 +1,69 @@
+//! The snapshot when members are slow, dead, foreign or closed.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tholepin_core::port::{Credentials, Redis};
+use tholepin_schema::snapshot::{MemberAnswer, Snapshot, UnreachableReason};
+
+use crate::server::Fleet;
+
+fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
+    match &snapshot.members[index].answer {
+        MemberAnswer::Answered(_) => None,
+        MemberAnswer::Unreachable { reason, .. } => Some(*reason),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_member_costs_its_deadline_and_nothing_else() {
+    let fleet = Fleet::start(3, true, None);
+    fleet.observe().await;
+    fleet.servers[1].signal(Signal::SIGSTOP);
+    let since = Instant::now();
+    let snapshot = fleet.observe().await;
+    let took = since.elapsed();
+    fleet.servers[1].signal(Signal::SIGCONT);
+    assert_eq!(reason(&snapshot, 1), Some(UnreachableReason::Timeout));
+    assert_eq!((reason(&snapshot, 0), reason(&snapshot, 2)), (None, None));
+    assert!(Duration::from_millis(290) <= took && took < Duration::from_millis(450), "{took:?}");
+    // The answers of the other two are as old as they are, not as old as the slowest.
+    let age = |index: usize| {
+        snapshot.members[index].facts().unwrap().answered_at_ms - snapshot.observed_at_ms
+    };
+    assert!(age(0) < 250 && age(2) < 250, "{} {}", age(0), age(2));
+    fleet.see("it answers again", |snapshot| reason(snapshot, 1).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_of_not_answering_has_its_reason() {
+    let mut fleet = Fleet::start(4, true, Some("secret"));
+    fleet.observe().await;
+    fleet.servers[0].kill();
+    fleet.members.members[1].running = false;
+    fleet.members.members[2].address = None;
+    let snapshot = fleet.observe().await;
+    assert_eq!(reason(&snapshot, 0), Some(UnreachableReason::Refused));
+    assert_eq!(reason(&snapshot, 1), Some(UnreachableReason::NotRunning));
+    assert_eq!(reason(&snapshot, 2), Some(UnreachableReason::NoAddress));
+    assert_eq!(reason(&snapshot, 3), None);
+    for password in [None, Some("wrong".to_owned())] {
+        fleet.members.credentials = Credentials { user: None, password };
+        let snapshot = fleet.observe().await;
+        assert_eq!(reason(&snapshot, 3), Some(UnreachableReason::Auth));
+        let text = serde_json::to_string(&snapshot).unwrap();
+        assert!(!text.contains("secret") && !text.contains("\"wrong"), "{text}");
+    }
+    let error = fleet.pipeline(3, &["PING"]).await.unwrap_err();
+    assert_eq!(error.reason(), "Denied", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_cluster_mode_still_tells_about_itself() {
+    let fleet = Fleet::start(1, false, None);
+    let snapshot = fleet.port.observe(&fleet.members, &[]).await;
+    let facts = snapshot.members[0].facts().unwrap();
+    assert!(facts.run_id.is_some() && facts.replication.is_some());
+    assert_eq!((facts.node, facts.cluster.as_ref()), (None, None));
+    assert!(facts.errors.contains_key("CLUSTER NODES"), "{:?}", facts.errors);
+}

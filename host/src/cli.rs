@@ -1,0 +1,189 @@
+//! What can be asked on the command line. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
+///
+/// Exit codes: 0 done, 1 failed (the last line on stderr says why), 2 wrong usage, 3 not ready in time
+/// (`demo --ci`).
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to log, as tracing's filter syntax has it
+    #[arg(
+        long,
+        env = "THOLEPIN_LOG",
+        value_name = "FILTER",
+        default_value = "info",
+        global = true
+    )]
+    pub(crate) log: String,
+    /// How to write log lines
+    #[arg(long, env = "THOLEPIN_LOG_FORMAT", default_value = "text", global = true)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to write log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster on this machine: API server, nodes, and the host with its plugins
+    ///
+    /// Containers are local processes; neither Docker nor a Kubernetes cluster is needed. Runs until
+    /// Ctrl-C, which ends every process that it started.
+    Local(LocalArgs),
+    /// Watch a Kubernetes cluster and reconcile until told to stop
+    Run(RunArgs),
+    /// Start a local cluster, create an example RedisCluster and show it become Ready
+    Demo(DemoArgs),
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Print the CustomResourceDefinitions of the engine's own kinds as YAML
+    Crds,
+    /// Become the first process of a container (the node agent calls this)
+    #[command(hide = true)]
+    Container {
+        /// What to become
+        spec: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// Show the plugins of a running host: stage, version, revision, reason
+    List {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Show what a component says of itself: manifest, imports, digest
+    Inspect {
+        /// The component
+        file: PathBuf,
+        /// Print only the CustomResourceDefinitions that it brings, as YAML
+        #[arg(long)]
+        crds: bool,
+    },
+    /// Print the Plugin object that grants a component everything it asks for, to be read before use
+    Grant {
+        /// The component
+        file: PathBuf,
+    },
+}
+
+/// Which Kubernetes cluster.
+#[derive(Args, Debug)]
+pub(crate) struct ClusterArgs {
+    /// The kubeconfig; the usual places if absent
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// The engine's own options.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
+    #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
+    pub(crate) plugins: PathBuf,
+    /// How many objects to reconcile at once
+    #[arg(
+        long,
+        env = "THOLEPIN_CONCURRENCY",
+        value_name = "COUNT",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+    )]
+    pub(crate) concurrency: u16,
+    /// Seconds after which a healthy object is looked at again
+    #[arg(
+        long,
+        env = "THOLEPIN_RESYNC_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=86_400),
+    )]
+    pub(crate) resync_seconds: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Accept `grants: asRequested` and install the kinds that plugins bring; for local clusters
+    #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
+    pub(crate) trust_plugins: bool,
+}
+
+/// The local cluster's own options.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterOptions {
+    /// Where the cluster keeps its state, logs and kubeconfig; a temporary one if absent
+    #[arg(long, env = "THOLEPIN_DIRECTORY", value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// The address block 127.N.0.0/16 to use; the first free one if absent
+    #[arg(long, env = "THOLEPIN_BLOCK", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=254))]
+    pub(crate) block: Option<u8>,
+    /// How many nodes, spread over three zones
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+    /// The table that maps images to programs; the built-in one if absent
+    #[arg(long, env = "THOLEPIN_IMAGES", value_name = "FILE")]
+    pub(crate) images: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LocalArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterOptions,
+    /// Start the cluster without the host; `tholepin run` is the host alone
+    #[arg(long, conflicts_with = "plugins")]
+    pub(crate) no_host: bool,
+    /// Start the API server alone
+    #[arg(long, conflicts_with = "plugins")]
+    pub(crate) api_only: bool,
+    /// Directory to load plugins from and to watch for changes
+    #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
+    pub(crate) plugins: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterOptions,
+    /// Directory to load plugins from and to watch for changes
+    #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
+    pub(crate) plugins: PathBuf,
+    /// End when Ready, after a write and a read through the cluster; fail after 120 s
+    #[arg(long)]
+    pub(crate) ci: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_have_their_documented_code() {
+        let error = Cli::try_parse_from(["tholepin", "no-such-command"]).unwrap_err();
+        assert_eq!(error.exit_code(), i32::from(crate::exit::USAGE));
+    }
+}

@@ -1,0 +1,98 @@
+//! The subcommands: each a few lines from arguments to the parts that do the work.
+
+pub(crate) mod container;
+mod demo;
+mod local;
+mod plugin;
+
+use std::{
+    future::Future,
+    io::{self, Write},
+};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use plugin::cache_directory;
+
+use crate::{
+    cli::{Cli, Command, RunArgs},
+    engine::{self, EngineOptions},
+    exit, telemetry,
+};
+
+/// Runs a subcommand to its end and gives the exit code.
+///
+/// # Errors
+///
+/// Fails with what is printed as the last line on stderr.
+pub(crate) fn run(cli: Cli) -> Result<u8> {
+    telemetry::start(&cli.log, cli.log_format)?;
+    match cli.command {
+        Command::Local(arguments) => on_runtime(local::run(arguments)),
+        Command::Run(arguments) => on_runtime(run_engine(arguments)),
+        Command::Demo(arguments) => on_runtime(demo::run(arguments)),
+        Command::Plugin(command) => on_runtime(plugin::run(command)),
+        Command::Crds => {
+            print(&tholepin_crd::definitions_yaml()?)?;
+            Ok(exit::DONE)
+        }
+        // `main` has taken it before any thread.
+        Command::Container { .. } => Ok(exit::FAILED),
+    }
+}
+
+/// Prints a result on stdout.
+///
+/// # Errors
+///
+/// Fails if nobody reads it.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Prints an error as the last line on stderr, each fact once.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let chain = tholepin_core::ErrorChain(error.as_ref());
+    // Nobody can be told if stderr is closed; the exit code says it too.
+    writeln!(io::stderr(), "tholepin: {chain}").ok();
+}
+
+/// Cancelled by SIGINT and SIGTERM.
+///
+/// # Errors
+///
+/// Fails if the signals cannot be received.
+pub(crate) fn until_told(tasks: &mut tokio::task::JoinSet<()>) -> Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot receive SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot receive SIGTERM")?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+fn on_runtime(command: impl Future<Output = Result<u8>>) -> Result<u8> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+async fn run_engine(arguments: RunArgs) -> Result<u8> {
+    let mut signals = tokio::task::JoinSet::new();
+    let stop = until_told(&mut signals)?;
+    let options = EngineOptions {
+        kubeconfig: arguments.cluster.kubeconfig,
+        arguments: arguments.engine,
+        trusts_plugins: arguments.trust_plugins,
+    };
+    engine::run(options, stop, || print("ready\n")).await?;
+    Ok(exit::DONE)
+}

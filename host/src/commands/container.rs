@@ -1,0 +1,18 @@
+//! `tholepin container`: becomes a container's first process.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use tholepin_agent::{START_FAILED_EXIT_CODE, container_main};
+use tholepin_core::ErrorChain;
+
+/// Returns only if it does not become the container.
+pub(crate) fn run(spec: &Path) -> ExitCode {
+    let Err(error) = container_main(spec);
+    // The agent reads the reason from a file; a person who calls this by hand reads it here.
+    writeln!(io::stderr(), "tholepin container: {}", ErrorChain(&error)).ok();
+    ExitCode::from(u8::try_from(START_FAILED_EXIT_CODE).unwrap_or(u8::MAX))
+}

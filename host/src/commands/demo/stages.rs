@@ -1,0 +1,135 @@
+//! What the demo waits for, a line per stage.
+
+use std::{
+    io::{IsTerminal, stdout},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tholepin_core::{
+    CallError, ObjectRef,
+    port::{ApplyRequest, Kubernetes},
+};
+use tholepin_kube::KubernetesApi;
+use tholepin_schema::manifest::KindName;
+
+use super::{super::print, pause, text};
+use crate::engine;
+
+/// The demo's own field manager.
+const FIELD_MANAGER: &str = "tholepin-demo";
+
+/// Looks at the cluster and tells what it sees.
+pub(super) struct Stages {
+    kubernetes: Arc<KubernetesApi>,
+    /// What was told last: a line is printed on change only.
+    told: String,
+}
+
+impl Stages {
+    pub(super) async fn connect(kubeconfig: &Path) -> Result<Self> {
+        let kubernetes = engine::connect(Some(kubeconfig.to_owned())).await?;
+        Ok(Self { kubernetes, told: String::new() })
+    }
+
+    /// Waits until a plugin serves.
+    pub(super) async fn plugin_active(&mut self, name: &str) -> Result<()> {
+        let api_version = format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION);
+        let plugin = reference(&api_version, "Plugin", "", name);
+        loop {
+            let found = self.look(&plugin).await?;
+            let (stage, reason) = match &found {
+                Some(found) => (text(found, "/status/stage"), text(found, "/status/message")),
+                None => ("", ""),
+            };
+            if stage == "Active" {
+                return self.tell(&format!("  plugin      {name}: Active")).map(drop);
+            }
+            let stage = if stage.is_empty() { "waiting for its file" } else { stage };
+            self.tell(&format!("  plugin      {name}: {stage} {reason}"))?;
+            pause().await;
+        }
+    }
+
+    /// Applies each document of a YAML stream.
+    pub(super) async fn apply(&mut self, stream: &str) -> Result<()> {
+        for document in stream.split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(document).context("the example is YAML")?;
+            let name = format!("{} {}", text(&object, "/kind"), text(&object, "/metadata/name"));
+            let request = ApplyRequest {
+                field_manager: FIELD_MANAGER.to_owned(),
+                object,
+                force: false,
+                status: false,
+                dry_run: false,
+            };
+            self.kubernetes
+                .apply(request)
+                .await
+                .with_context(|| format!("cannot create {name}"))?;
+            self.tell(&format!("  created     {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a RedisCluster is Ready, and gives the address of its client Service.
+    pub(super) async fn cluster_ready(
+        &mut self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(String, u16)> {
+        let cluster = reference("redis.tholepin.dev/v1alpha1", "RedisCluster", namespace, name);
+        loop {
+            let found = self.look(&cluster).await?.unwrap_or_default();
+            let conditions = found.pointer("/status/conditions").and_then(Value::as_array);
+            let ready =
+                conditions.into_iter().flatten().find(|found| text(found, "/type") == "Ready");
+            if ready.is_some_and(|ready| text(ready, "/status") == "True") {
+                break;
+            }
+            let message = ready.map_or("waiting for the plugin", |ready| text(ready, "/message"));
+            self.tell(&format!("  waiting     {message}"))?;
+            pause().await;
+        }
+        let service = self.look(&reference("v1", "Service", namespace, name)).await?;
+        let service = service.context("the cluster has no client Service")?;
+        let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64);
+        let port =
+            port.and_then(|port| u16::try_from(port).ok()).context("the Service has no port")?;
+        Ok((text(&service, "/spec/clusterIP").to_owned(), port))
+    }
+
+    async fn look(&self, object: &ObjectRef) -> Result<Option<Value>> {
+        match Kubernetes::get(&*self.kubernetes, object.clone()).await {
+            Ok(found) => Ok(Some(found)),
+            // The kind itself may be missing at first, and the API server may be busy.
+            Err(CallError::NotFound(_) | CallError::Timeout(_) | CallError::Transient(_)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Prints a line when it says something new; on a terminal in the place of the last wait.
+    fn tell(&mut self, line: &str) -> Result<bool> {
+        let line = line.trim_end();
+        if self.told == line {
+            return Ok(false);
+        }
+        let replaces = stdout().is_terminal() && self.told.trim_start().starts_with("waiting");
+        let back = if replaces { "\x1b[1A\x1b[2K" } else { "" };
+        print(&format!("{back}{line}\n"))?;
+        line.clone_into(&mut self.told);
+        Ok(true)
+    }
+}
+
+fn reference(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectRef {
+    ObjectRef {
+        kind: KindName { api_version: api_version.to_owned(), kind: kind.to_owned() },
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}

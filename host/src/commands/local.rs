@@ -1,0 +1,112 @@
+//! `tholepin local`: a cluster on this machine, with or without the host.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use tholepin_local::{ImageSource, LocalCluster, LocalOptions};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{print, until_told};
+use crate::{
+    cli::{ClusterOptions, EngineArgs, LocalArgs},
+    engine::{self, EngineOptions},
+    exit,
+};
+
+pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
+    let LocalArgs { cluster, no_host: _, api_only, plugins } = arguments;
+    let mut signals = JoinSet::new();
+    let stop = until_told(&mut signals)?;
+    let mut running = start(&cluster, api_only).await?;
+    print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
+    let result = match plugins {
+        Some(plugins) => running.with_engine(plugins, stop, || print("ready\n")).await,
+        None => running.until(stop).await,
+    };
+    running.end().await;
+    result.map(|()| exit::DONE)
+}
+
+/// A local cluster and the directory that goes with it.
+pub(crate) struct Running {
+    pub(crate) cluster: LocalCluster,
+    /// Removed at the end, if the user named none.
+    temporary: Option<TempDir>,
+}
+
+/// Starts a cluster in the directory that was named, or in a temporary one.
+///
+/// # Errors
+///
+/// Fails if the cluster does not start.
+pub(crate) async fn start(options: &ClusterOptions, api_only: bool) -> Result<Running> {
+    let temporary = match options.directory {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("tholepin-").tempdir()?),
+    };
+    let named = options.directory.clone();
+    let directory = named.or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
+    let directory = directory.context("a directory is named or made")?;
+    let program = env::current_exe().context("cannot find this program's own file")?;
+    let mut local = LocalOptions::new(directory, program);
+    local.block = options.block;
+    local.nodes = options.nodes;
+    local.api_only = api_only;
+    if let Some(images) = &options.images {
+        local.images = ImageSource::File(images.clone());
+    }
+    Ok(Running { cluster: tholepin_local::start(local).await?, temporary })
+}
+
+impl Running {
+    /// Runs until told to stop, or until a part of the cluster ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a part of the cluster ends by itself.
+    pub(crate) async fn until(&mut self, stop: CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            error = self.cluster.wait() => Err(error.into()),
+        }
+    }
+
+    /// Runs the host beside the cluster until told to stop, or until either ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the host does not start, or if a part ends by itself.
+    pub(crate) async fn with_engine(
+        &mut self,
+        plugins: PathBuf,
+        stop: CancellationToken,
+        ready: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<()> {
+        let options = EngineOptions {
+            kubeconfig: Some(self.cluster.kubeconfig.clone()),
+            arguments: EngineArgs { plugins, concurrency: 8, resync_seconds: 30 },
+            trusts_plugins: true,
+        };
+        let engine_stop = stop.child_token();
+        let engine = engine::run(options, engine_stop.clone(), ready);
+        tokio::pin!(engine);
+        tokio::select! {
+            result = &mut engine => result,
+            error = self.cluster.wait() => {
+                engine_stop.cancel();
+                // The cluster's end is the reason; what the host says after it is a consequence.
+                engine.await.ok();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends the cluster and removes a temporary directory.
+    pub(crate) async fn end(self) {
+        let Self { cluster, temporary } = self;
+        cluster.shutdown().await;
+        drop(temporary);
+    }
+}

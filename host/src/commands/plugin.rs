@@ -1,0 +1,101 @@
+//! `tholepin plugin`: looks at components and at the plugins of a running host.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tholepin_core::port::Kubernetes;
+use tholepin_guest::{CompileCache, grant_yaml, inspect};
+use tholepin_schema::manifest::KindName;
+
+use super::print;
+use crate::{cli::PluginCommand, engine, exit};
+
+pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
+    match command {
+        PluginCommand::List { cluster } => list(cluster.kubeconfig).await?,
+        PluginCommand::Inspect { file, crds } => {
+            let inspection = inspect(&file, &cache()?).await?;
+            if crds {
+                let brought = inspection.manifest.reconciles.iter();
+                for definition in brought.filter_map(|kind| kind.crd.as_ref()) {
+                    print(&format!("---\n{}", serde_saphyr::to_string(definition)?))?;
+                }
+            } else {
+                print(&inspection.to_string())?;
+            }
+        }
+        PluginCommand::Grant { file } => print(&grant_yaml(&file, &cache()?).await?)?,
+    }
+    Ok(exit::DONE)
+}
+
+/// Where compiled code is kept, private to the user.
+///
+/// # Errors
+///
+/// Fails if there is no home folder, or the cache cannot be used.
+pub(crate) fn cache() -> Result<CompileCache> {
+    Ok(CompileCache::open(cache_directory()?)?)
+}
+
+/// The directory of compiled code.
+///
+/// # Errors
+///
+/// Fails if there is no home folder.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let home = || env::home_dir().map(|home| home.join(".cache"));
+    let base = cache.or_else(home).context("no home folder; set XDG_CACHE_HOME")?;
+    Ok(base.join("tholepin").join("compiled"))
+}
+
+async fn list(kubeconfig: Option<PathBuf>) -> Result<()> {
+    let kubernetes = engine::connect(kubeconfig).await?;
+    let kind = KindName {
+        api_version: format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION),
+        kind: "Plugin".to_owned(),
+    };
+    let mut rows = vec![["NAME", "STAGE", "VERSION", "REVISION", "REASON"].map(str::to_owned)];
+    for plugin in kubernetes.list(kind, String::new(), String::new()).await? {
+        let text = |pointer: &str| {
+            plugin.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned()
+        };
+        let revision: String = text("/status/active").chars().take(12).collect();
+        let reason = match text("/status/message") {
+            message if message == "-" => text("/status/reason"),
+            message => format!("{}: {message}", text("/status/reason")),
+        };
+        let (stage, version) = (text("/status/stage"), text("/status/version"));
+        rows.push([text("/metadata/name"), stage, version, revision, reason]);
+    }
+    print(&table(&rows))?;
+    Ok(())
+}
+
+/// Columns as wide as their widest cell; the last one is as it is.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column).filter(|_| column + 1 < N).unwrap_or_default();
+            text.push_str(&format!("{cell:width$}"));
+            text.push_str(if column + 1 < N { "  " } else { "\n" });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_aligned_columns() {
+        let rows = [["NAME", "X"], ["a", "long"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "NAME  X\na     long\n");
+    }
+}

@@ -1,0 +1,217 @@
+//! The host: connects the parts and runs them until told to stop.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
+use tholepin_core::{ErrorChain, PluginName, RevisionDigest, port::Kubernetes};
+use tholepin_gate::{Gate, Ports};
+use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
+use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_redis::{Limits, RedisPort};
+use tokio::{
+    sync::{broadcast, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    adapters::{GatePasses, ServingPlugins, SystemClock, SystemEntropy},
+    cli::EngineArgs,
+    commands::cache_directory,
+    mirror,
+};
+
+/// Signals about plugins and instances that wait to be taken in.
+const SIGNALS_MAX: usize = 1024;
+
+/// How the host is started.
+pub(crate) struct EngineOptions {
+    /// The kubeconfig; the usual places if absent.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The command line's.
+    pub(crate) arguments: EngineArgs,
+    /// Accept `grants: asRequested`, and install the kinds that plugins bring.
+    pub(crate) trusts_plugins: bool,
+}
+
+/// Connects to a cluster without starting anything.
+///
+/// # Errors
+///
+/// Fails if the kubeconfig cannot be used.
+pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<KubernetesApi>> {
+    let options = ConnectOptions {
+        kubeconfig,
+        fingerprint_key: FingerprintKey::new(rand::random()),
+        reporting_instance: format!("tholepin-{}", std::process::id()),
+        hub: HubOptions::default(),
+    };
+    Ok(KubernetesApi::connect(options).await?)
+}
+
+/// Runs the host until `stop`. Calls `ready` when the plugins of the directory were looked at once.
+///
+/// # Errors
+///
+/// Fails if a part does not start, or if one that everything rests on ends by itself.
+pub(crate) async fn run(
+    options: EngineOptions,
+    stop: CancellationToken,
+    ready: impl FnOnce() -> std::io::Result<()>,
+) -> Result<()> {
+    let kubernetes = connect(options.kubeconfig.clone()).await?;
+    for definition in tholepin_crd::definitions() {
+        kubernetes.install_crd(&definition).await.context("cannot install the engine's kinds")?;
+    }
+    let (registry, mut directory) = open_registry(&options)?;
+    let (changed, instances) = mpsc::channel(SIGNALS_MAX);
+    let redis = Arc::new(RedisPort::new(Limits::default(), Arc::new(SystemClock), changed));
+    let gate = Gate::new(Ports {
+        kubernetes: kubernetes.clone(),
+        redis: redis.clone(),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+    });
+    let passes = Arc::new(GatePasses(gate.clone()));
+    let parts = Parts {
+        kubernetes: kubernetes.clone(),
+        watches: kubernetes.clone(),
+        marks: kubernetes.clone(),
+        redis: redis.clone(),
+        plugins: Arc::new(ServingPlugins(registry.clone())),
+        passes: passes.clone(),
+        wakes: passes,
+    };
+    let EngineArgs { plugins: _, concurrency, resync_seconds } = options.arguments;
+    let resync = Duration::from_secs(resync_seconds);
+    let controller =
+        Arc::new(Controller::new(parts, Settings { concurrency: concurrency.into(), resync }));
+
+    let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
+    let follower = Follower {
+        registry: registry.clone(),
+        kubernetes: kubernetes.clone(),
+        events,
+        installs_kinds: options.trusts_plugins,
+    };
+    let reports = registry.subscribe();
+    tasks.spawn(named("plugin reports", follower.run(reports)));
+    directory.scan().await;
+    tasks.spawn(named("plugin directory", directory.run()));
+    {
+        let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
+        tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
+    }
+    tasks.spawn(named("redis watches", async move { redis.run_watches().await }));
+    tasks.spawn(named("wakes", wake(gate, controller.clone(), instances)));
+    {
+        let stop = stop.clone();
+        tasks.spawn(named("controller", async move { controller.run(plugin_events, stop).await }));
+    }
+    info!("ready");
+    ready()?;
+    finish(tasks, stop).await
+}
+
+/// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight.
+async fn finish(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Result<()> {
+    let first = tasks.join_next().await;
+    if !stop.is_cancelled() {
+        stop.cancel();
+        return match first {
+            Some(Ok(part)) => Err(anyhow!("`{part}` ended although nobody told it to")),
+            Some(Err(error)) => Err(anyhow!(error)),
+            None => Err(anyhow!("nothing was started")),
+        };
+    }
+    let mut ended = first;
+    while !matches!(ended, Some(Ok("controller")) | None) {
+        ended = tasks.join_next().await;
+    }
+    tasks.shutdown().await;
+    Ok(())
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+fn open_registry(
+    options: &EngineOptions,
+) -> Result<(Arc<Registry>, tholepin_guest::DirectoryWatch)> {
+    let registry = RegistryOptions {
+        directory: options.arguments.plugins.clone(),
+        cache: cache_directory()?,
+        allow_as_requested: options.trusts_plugins,
+    };
+    Ok(Registry::open(Arc::new(GuestEngine::new()?), registry)?)
+}
+
+/// Marks the objects that want to hear of a change inside an instance.
+async fn wake(gate: Arc<Gate>, controller: Arc<Controller>, mut instances: mpsc::Receiver<String>) {
+    while let Some(instance) = instances.recv().await {
+        for key in gate.woken_by(&instance) {
+            controller.mark(&key, Priority::Event, "change in Redis");
+        }
+    }
+}
+
+/// Takes in what the registry reports: kinds first, then the controller, then the object for people.
+struct Follower {
+    registry: Arc<Registry>,
+    kubernetes: Arc<KubernetesApi>,
+    events: mpsc::Sender<PluginEvent>,
+    installs_kinds: bool,
+}
+
+impl Follower {
+    async fn run(self, mut reports: broadcast::Receiver<PluginReport>) {
+        let mut serving = std::collections::BTreeMap::new();
+        loop {
+            match reports.recv().await {
+                Ok(report) => self.take_in(&report, &mut serving).await,
+                // Too many at once: what they said last is still known.
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    for report in self.registry.reports().values() {
+                        self.take_in(report, &mut serving).await;
+                    }
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn take_in(
+        &self,
+        report: &PluginReport,
+        serving: &mut std::collections::BTreeMap<PluginName, Option<RevisionDigest>>,
+    ) {
+        let before = serving.insert(report.name.clone(), report.active.clone()).flatten();
+        if before != report.active {
+            self.install_kinds(&report.name).await;
+            // Closed only when the host ends.
+            self.events.send(PluginEvent::Changed(report.name.clone())).await.ok();
+        }
+        let settled = report.reason.is_some()
+            || matches!(report.stage, Some(Stage::Active | Stage::Unloaded));
+        if settled {
+            let kubernetes: Arc<dyn Kubernetes> = self.kubernetes.clone();
+            mirror::show(&kubernetes, report).await;
+        }
+    }
+
+    async fn install_kinds(&self, name: &PluginName) {
+        let Some(plugin) = self.registry.active(name).filter(|_| self.installs_kinds) else {
+            return;
+        };
+        for definition in plugin.manifest.reconciles.iter().filter_map(|kind| kind.crd.as_ref()) {
+            if let Err(error) = self.kubernetes.install_crd(definition).await {
+                warn!(plugin = %name, error = %ErrorChain(&error), "cannot install the plugin's kind");
+            }
+        }
+    }
+}

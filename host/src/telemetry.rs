@@ -1,0 +1,20 @@
+//! Where log lines go: stderr, as text or JSON. Results go to stdout and never pass here.
+
+use tracing_subscriber::{EnvFilter, fmt, prelude::*, registry};
+
+use crate::cli::LogFormat;
+
+/// Starts logging for the rest of the process.
+///
+/// # Errors
+///
+/// Fails if the filter cannot be parsed.
+pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter: EnvFilter = filter.parse()?;
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => registry().with(layer.compact().with_filter(filter)).init(),
+        LogFormat::Json => registry().with(layer.json().with_filter(filter)).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Lints a plan: what no plan may ask for, whatever led to it.
+//!
+//! It is written against the snapshot and not against the decisions, so that a fault in a decision
+//! does not hide in its own check. Tests run it on every plan, and so does the plugin before it acts.
+
+use alloc::{collections::BTreeSet, string::String, vec::Vec};
+
+use tholepin_schema::{
+    action::{Action, Verb, WaveError, waves},
+    snapshot::{Member, Snapshot},
+    word::{NodeId, Role, SlotSet},
+};
+
+use crate::{Observed, Plan};
+
+/// Something that a plan must not ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// An action goes to a Pod that is no member or did not answer.
+    #[error("`{verb}` goes to `{pod}`, which did not answer as a member")]
+    NotAMember {
+        /// The verb.
+        verb: &'static str,
+        /// The Pod.
+        pod: String,
+    },
+    /// An action names a node that nobody knows.
+    #[error("`{verb}` names the node {node}, which nobody knows")]
+    UnknownNode {
+        /// The verb.
+        verb: &'static str,
+        /// The node.
+        node: NodeId,
+    },
+    /// Slots are assigned that another node claims.
+    #[error("slots {slots} are assigned to `{pod}` but claimed by another")]
+    Claimed {
+        /// Who would get them.
+        pod: String,
+        /// The slots.
+        slots: SlotSet,
+    },
+    /// Slots are assigned to two nodes.
+    #[error("slots {0} are assigned twice")]
+    AssignedTwice(SlotSet),
+    /// A node that answers as a member would be forgotten.
+    #[error("the member {0} would be forgotten")]
+    ForgetsMember(NodeId),
+    /// A node would be forgotten that owns slots.
+    #[error("the node {0} would be forgotten although it owns slots")]
+    ForgetsOwner(NodeId),
+    /// More than one failover.
+    #[error("{0} failovers at once")]
+    Failovers(usize),
+    /// A failover to a node that does not follow the one it replaces.
+    #[error("`{pod}` is no replica of {primary}")]
+    NotItsReplica {
+        /// Who would be promoted.
+        pod: String,
+        /// Whom it would replace.
+        primary: NodeId,
+    },
+    /// The actions have no order.
+    #[error(transparent)]
+    Order(#[from] WaveError),
+}
+
+impl Plan {
+    /// Finds what the plan must not ask for; nothing in any plan that is made here.
+    #[must_use]
+    pub fn check(&self, observed: &Observed) -> Vec<Violation> {
+        let snapshot = &observed.snapshot;
+        let actions = self.actions();
+        let mut violations = Vec::new();
+        violations.extend(waves(&actions).err().map(Violation::Order));
+        let failovers =
+            actions.iter().filter(|action| matches!(action.verb, Verb::Failover { .. })).count();
+        if 1 < failovers {
+            violations.push(Violation::Failovers(failovers));
+        }
+        let mut assigned = SlotSet::EMPTY;
+        for action in &actions {
+            check_pods(snapshot, action, &mut violations);
+            check_verb(snapshot, action, &mut assigned, &mut violations);
+        }
+        violations
+    }
+}
+
+fn answers(snapshot: &Snapshot, pod: &str) -> bool {
+    snapshot.member(pod).is_some_and(|member| member.node().is_some())
+}
+
+fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<Violation>) {
+    let with = if let Verb::Meet { with, .. } = &action.verb { Some(with.as_str()) } else { None };
+    for pod in action.verb.pod().into_iter().chain(with) {
+        if !answers(snapshot, pod) {
+            let verb = action.verb.name();
+            violations.push(Violation::NotAMember { verb, pod: pod.into() });
+        }
+    }
+}
+
+fn check_verb(
+    snapshot: &Snapshot,
+    action: &Action,
+    assigned: &mut SlotSet,
+    violations: &mut Vec<Violation>,
+) {
+    match &action.verb {
+        Verb::AssignSlots { pod, slots } => {
+            let own = snapshot.member(pod).and_then(Member::node);
+            let claimed = claimed_by_others(snapshot, own).intersection(slots);
+            if !claimed.is_empty() {
+                violations.push(Violation::Claimed { pod: pod.clone(), slots: claimed });
+            }
+            let twice = assigned.intersection(slots);
+            if !twice.is_empty() {
+                violations.push(Violation::AssignedTwice(twice));
+            }
+            *assigned = assigned.union(slots);
+        }
+        Verb::Replicate { primary, .. } => known(snapshot, action, *primary, violations),
+        Verb::Failover { pod, primary, .. } => {
+            known(snapshot, action, *primary, violations);
+            let member = snapshot.member(pod);
+            let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
+            if !own.is_some_and(|row| row.role == Role::Replica && row.primary == Some(*primary)) {
+                let (pod, primary) = (pod.clone(), *primary);
+                violations.push(Violation::NotItsReplica { pod, primary });
+            }
+        }
+        Verb::Forget { node } => {
+            known(snapshot, action, *node, violations);
+            if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
+                violations.push(Violation::ForgetsMember(*node));
+            }
+            if rows(snapshot).any(|(id, row)| id == *node && !row.slots.is_empty()) {
+                violations.push(Violation::ForgetsOwner(*node));
+            }
+        }
+        Verb::Meet { .. } | Verb::SetConfigEpoch { .. } | Verb::Configure { .. } => {}
+    }
+}
+
+fn rows(
+    snapshot: &Snapshot,
+) -> impl Iterator<Item = (NodeId, &tholepin_schema::snapshot::NodeRow)> {
+    let facts = snapshot.members.iter().filter_map(Member::facts);
+    let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
+    rows.map(|(id, row)| (*id, row))
+}
+
+fn claimed_by_others(snapshot: &Snapshot, own: Option<NodeId>) -> SlotSet {
+    let others = rows(snapshot).filter(|(id, _)| Some(*id) != own);
+    others.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots))
+}
+
+fn known(snapshot: &Snapshot, action: &Action, node: NodeId, violations: &mut Vec<Violation>) {
+    let ids: BTreeSet<NodeId> = rows(snapshot).map(|(id, _)| id).collect();
+    if !ids.contains(&node) {
+        violations.push(Violation::UnknownNode { verb: action.verb.name(), node });
+    }
+}

@@ -1,0 +1,36 @@
+//! Puts the decisions about the parts together to a plan.
+
+mod common;
+mod heal;
+mod shard;
+
+use alloc::vec::Vec;
+
+use tholepin_redis_types::redis_cluster::RedisClusterSpec;
+
+use crate::{Decision, Observed, Plan, ShardPlan, Stage, picture::Picture};
+
+/// Decides what to do next about a cluster.
+///
+/// `cluster` is the object's name, and `spec` must have passed validation. One pass plans at most one
+/// failover; everything else that can be done is planned at once, because it does not get into each
+/// other's way: introductions and settings are idempotent, and slots and replicas concern one node.
+pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan {
+    let picture = Picture::new(cluster, spec, observed);
+    let mut fails_over = false;
+    let shards: Vec<ShardPlan> = (0..picture.layout.shards)
+        .map(|shard| shard::plan(&picture, shard, &mut fails_over))
+        .collect();
+    let common = common::decide(&picture);
+    let done =
+        common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
+    let stage = match (picture.is_covered(), done) {
+        (false, _) => Stage::Forming,
+        (true, false) => Stage::Healing,
+        (true, true) => Stage::Steady,
+    };
+    let serving = picture.live.values().filter(|live| live.serves());
+    let served =
+        serving.fold(tholepin_schema::word::SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
+    Plan { stage, shards, common, slots_served: served.slot_count() }
+}

@@ -1,0 +1,172 @@
+//! Decides who takes over a shard whose primary is gone or must go.
+//!
+//! Whether a primary is dead is proven by the host, right before the effect. What is decided here
+//! rests on what the snapshot shows: nothing listens where the primary was, or its Pod is gone.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use core::cmp::Reverse;
+
+use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_schema::{
+    action::{Action, FailoverMode, Presume, Verb},
+    snapshot::Member,
+    word::{NodeId, Role},
+};
+
+use crate::{
+    Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
+    picture::{Absence, Live, Picture},
+};
+
+/// The owner of a shard's slots does not answer.
+pub(super) fn lost(
+    picture: &Picture<'_>,
+    shard: u16,
+    owner: NodeId,
+    fails_over: &mut bool,
+) -> Decision {
+    let address = address(picture, owner);
+    let member = match picture.absence(owner, address.as_deref()) {
+        Absence::Gone(member) => member,
+        Absence::Silent(member) => {
+            return Decision::Wait(WaitReason::PrimarySilent { pod: member.pod.clone() });
+        }
+        Absence::Loading(member) => {
+            return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
+        }
+    };
+    let name = member.map_or_else(|| owner.short(), |member| member.pod.clone());
+    let replicas: Vec<Live<'_>> = picture
+        .live
+        .values()
+        .filter(|live| live.own.role == Role::Replica && live.own.primary == Some(owner))
+        .copied()
+        .collect();
+    if replicas.is_empty() {
+        return nobody_left(picture, shard, owner, member);
+    }
+    if picture.spec.failover.on_pod_death == OnPodDeath::Wait {
+        return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
+    }
+    let eligible = replicas.iter().filter(|live| may_lead(picture, live));
+    // Of those that are not about to go themselves, the one that is furthest along; among equals the
+    // lowest id, so that everybody who looks picks the same one.
+    let best = eligible.min_by_key(|live| (live.member.deleting, Reverse(offset(live)), live.node));
+    let Some(best) = best else {
+        return Decision::Wait(WaitReason::NoReplicaInSync { pod: name });
+    };
+    let mode = match vote(picture) {
+        Ok(mode) => mode,
+        Err(reason) => return Decision::Wait(reason),
+    };
+    fail_over(picture, *best, owner, mode, fails_over)
+}
+
+/// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.
+pub(super) fn hand_over(
+    picture: &Picture<'_>,
+    shard: u16,
+    owner: Live<'_>,
+    fails_over: &mut bool,
+) -> Decision {
+    let snapshot = picture.snapshot();
+    let replicas = picture.live_of(shard).filter(|live| {
+        live.own.role == Role::Replica
+            && live.own.primary == Some(owner.node)
+            && !live.member.deleting
+            && snapshot.check_in_sync(&live.member.pod, REPLICA_BEHIND_BYTES_MAX).is_ok()
+    });
+    let best = replicas.min_by_key(|live| (Reverse(offset(live)), live.node));
+    match best {
+        Some(best) => fail_over(picture, best, owner.node, FailoverMode::Graceful, fails_over),
+        None => Decision::Wait(WaitReason::NobodyToTakeOver { pod: owner.member.pod.clone() }),
+    }
+}
+
+/// No replica of the dead owner answers.
+fn nobody_left(
+    picture: &Picture<'_>,
+    shard: u16,
+    owner: NodeId,
+    member: Option<&Member>,
+) -> Decision {
+    // With its Pod still there, or with volumes, it may return with what it had.
+    let may_return = member.is_some() || picture.spec.storage.is_some();
+    let seats = picture.layout.seats_of(shard);
+    let absent = seats.filter(|seat| !picture.live.contains_key(seat)).count();
+    if may_return && absent != 0 {
+        let pod = member.map_or_else(|| picture.names.shard(shard), |member| member.pod.clone());
+        let why = String::from("it owns the shard's slots and no replica is left");
+        return Decision::Wait(WaitReason::PodsNotAnswering { count: absent, pod, why });
+    }
+    let slots = picture.claims.get(&owner).map(ToString::to_string).unwrap_or_default();
+    Decision::Wait(WaitReason::SlotsLost { node: owner, slots })
+}
+
+/// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw
+/// away more than the tail: it may have nothing at all.
+fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
+    let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+    let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
+    let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
+    is_whole && (was_in_sync || picture.spec.durability == Durability::Cache)
+}
+
+/// Bytes of the primary's stream that a replica has applied.
+fn offset(live: &Live<'_>) -> u64 {
+    live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
+}
+
+/// How a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
+/// without one only if all that do not answer are gone as well.
+fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
+    let voters: Vec<NodeId> = picture.snapshot().primaries().map(|(id, _)| id).collect();
+    let heard = voters.iter().filter(|id| picture.live_node(**id).is_some()).count();
+    if voters.len() < heard * 2 {
+        return Ok(FailoverMode::Force);
+    }
+    let absent = voters.iter().filter(|id| picture.live_node(**id).is_none());
+    let all_gone = absent
+        .copied()
+        .all(|id| matches!(picture.absence(id, address(picture, id).as_deref()), Absence::Gone(_)));
+    if all_gone {
+        Ok(FailoverMode::Takeover)
+    } else {
+        Err(WaitReason::NoMajority { heard, voters: voters.len() })
+    }
+}
+
+/// Where a node was seen last: by the majority, else by anybody.
+fn address(picture: &Picture<'_>, node: NodeId) -> Option<String> {
+    let mut rows = picture.rows().filter(|(id, _)| *id == node);
+    rows.find_map(|(_, row)| row.address.clone())
+}
+
+fn fail_over(
+    picture: &Picture<'_>,
+    replica: Live<'_>,
+    primary: NodeId,
+    mode: FailoverMode,
+    fails_over: &mut bool,
+) -> Decision {
+    if core::mem::replace(fails_over, true) {
+        return Decision::Wait(WaitReason::OtherShardFirst);
+    }
+    let pod = replica.member.pod.clone();
+    Decision::Act(vec![Action {
+        id: Some(format!("failover:{pod}")),
+        verb: Verb::Failover { pod, primary, mode },
+        presume: Presume {
+            node: Some(replica.node),
+            run_id: replica.facts.run_id,
+            role: Some(Role::Replica),
+            epoch: picture.snapshot().view.get(&primary).map(|row| row.epoch),
+        },
+        after: Vec::new(),
+    }])
+}

@@ -1,0 +1,238 @@
+//! Decides about one shard: who owns its slots, who follows, and whether that is as wanted.
+
+use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
+
+use tholepin_redis_types::redis_cluster::MemberRole;
+use tholepin_schema::{
+    action::{Action, Presume, Verb},
+    snapshot::{MemberAnswer, NodeFlag, NotInSync},
+    word::{NodeId, Role, SlotSet},
+};
+
+use super::{common::first_epoch_id, heal};
+use crate::{
+    Decision, MemberView, REPLICA_BEHIND_BYTES_MAX, Seat, ShardPlan, WaitReason,
+    picture::{Live, Picture},
+};
+
+/// Decides about one shard. `fails_over` tells whether a failover is planned already.
+pub(super) fn plan(picture: &Picture<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
+    let owner = picture.owners.get(usize::from(shard)).copied().flatten();
+    let live_owner = owner.and_then(|id| picture.live_node(id));
+    let decision = match (owner, live_owner) {
+        (None, _) => begin(picture, shard),
+        (Some(owner), None) => heal::lost(picture, shard, owner, fails_over),
+        (Some(_), Some(owner)) => keep(picture, shard, owner, fails_over),
+    };
+    let slots = live_owner.filter(Live::serves).map(|live| live.own.slots.clone());
+    ShardPlan {
+        name: picture.names.shard(shard),
+        slots: slots.unwrap_or_else(|| picture.layout.slots(shard)),
+        primary: live_owner.filter(Live::serves).map(|live| live.member.pod.clone()),
+        members: members(picture, shard),
+        decision,
+    }
+}
+
+/// Nobody claims the shard's slots: gives them to its first empty member.
+fn begin(picture: &Picture<'_>, shard: u16) -> Decision {
+    let primaries = picture.live_of(shard).filter(|live| live.own.role == Role::Primary);
+    let mut empty =
+        primaries.filter(|live| live.facts.keys == Some(0) || was_primary(picture, live));
+    let Some(chosen) = empty.next() else {
+        let holds_keys = picture.live_of(shard).find(|live| live.facts.keys != Some(0));
+        return match holds_keys {
+            Some(live) => Decision::Wait(WaitReason::HoldsKeys {
+                pod: live.member.pod.clone(),
+                keys: live.facts.keys.unwrap_or_default(),
+            }),
+            None => Decision::Wait(silent(picture, shard).unwrap_or(WaitReason::Gossip)),
+        };
+    };
+    assign(picture, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
+}
+
+fn was_primary(picture: &Picture<'_>, live: &Live<'_>) -> bool {
+    let shards = &picture.observed.previous.shards;
+    let members = shards.iter().flat_map(|shard| &shard.members);
+    members.into_iter().any(|member| {
+        member.role == MemberRole::Primary
+            && member.node.as_deref().and_then(|id| id.parse().ok()) == Some(live.node)
+    })
+}
+
+/// The shard's slots that nobody owns, and those that the owner alone does not know to be its own, go
+/// to the owner. None if there are no such slots.
+fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision> {
+    let wanted = picture.layout.slots(shard);
+    let free = wanted.difference(&picture.claimed());
+    let slots = free.union(&dropped(picture, owner));
+    if slots.is_empty() {
+        return None;
+    }
+    let verb = Verb::AssignSlots { pod: owner.member.pod.clone(), slots };
+    let presume = Presume {
+        node: Some(owner.node),
+        run_id: owner.facts.run_id,
+        role: Some(Role::Primary),
+        epoch: None,
+    };
+    let id = Some(format!("slots:{}", owner.member.pod));
+    let after = first_epoch_id(picture, &owner).into_iter().collect();
+    Some(Decision::Act(vec![Action { id, verb, presume, after }]))
+}
+
+/// What the majority gives to the owner while the owner itself gives it to nobody, as after a
+/// `CLUSTER DELSLOTS` on it.
+fn dropped(picture: &Picture<'_>, owner: Live<'_>) -> SlotSet {
+    let agreed = picture.snapshot().view.get(&owner.node).map(|row| &row.slots);
+    let rows = picture.snapshot().seen_by(owner.member).unwrap_or_default();
+    let known = rows.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
+    agreed.map_or(SlotSet::EMPTY, |slots| slots.difference(&known))
+}
+
+/// The owner answers: hands over if its Pod must go, completes its slots, and makes the others follow.
+fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut bool) -> Decision {
+    if owner.member.deleting && owner.serves() {
+        return heal::hand_over(picture, shard, owner, fails_over);
+    }
+    if owner.own.role == Role::Primary
+        && let Some(decision) = assign(picture, shard, owner)
+    {
+        return decision;
+    }
+    let mut actions = Vec::new();
+    let mut reasons = Vec::new();
+    for live in picture.live_of(shard).filter(|live| live.node != owner.node) {
+        match follow(picture, live, owner) {
+            Decision::Act(more) => actions.extend(more),
+            Decision::Wait(reason) => reasons.push(reason),
+            Decision::Done => {}
+        }
+    }
+    if !actions.is_empty() {
+        return Decision::Act(actions);
+    }
+    reasons.extend(silent(picture, shard));
+    reasons.extend(not_ok(picture, shard));
+    // What needs a person is said first, then what comes first in the order of seats.
+    let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
+    if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
+}
+
+/// Makes one member follow the shard's owner.
+fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
+    let pod = &live.member.pod;
+    if live.serves() {
+        return Decision::Wait(WaitReason::OldPrimary { pod: pod.clone() });
+    }
+    if live.own.role == Role::Replica && live.own.primary == Some(owner.node) {
+        return match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+            Ok(()) => Decision::Done,
+            Err(why) => Decision::Wait(WaitReason::Syncing { pod: pod.clone(), why: stage(&why) }),
+        };
+    }
+    let keys = live.facts.keys.unwrap_or_default();
+    if live.own.role == Role::Primary && keys != 0 {
+        return Decision::Wait(WaitReason::HoldsKeys { pod: pod.clone(), keys });
+    }
+    let known = picture.snapshot().row_seen_by(live.member, owner.node);
+    if known.is_none_or(|row| row.flags.contains(&NodeFlag::Handshake)) || !owner.serves() {
+        return Decision::Wait(WaitReason::Gossip);
+    }
+    let agreed = picture.snapshot().view.get(&owner.node);
+    Decision::Act(vec![Action {
+        id: Some(format!("follow:{pod}")),
+        verb: Verb::Replicate { pod: pod.clone(), primary: owner.node },
+        presume: Presume {
+            node: Some(live.node),
+            run_id: live.facts.run_id,
+            role: Some(live.own.role),
+            epoch: agreed.map(|row| row.epoch),
+        },
+        after: Vec::new(),
+    }])
+}
+
+/// What a replica lacks to be in sync, without numbers: they change all the time, and the status must
+/// not.
+const fn stage(why: &NotInSync) -> &'static str {
+    match why {
+        NotInSync::NoReplica(_) => "it is no replica yet",
+        NotInSync::NoPrimary(_) => "its primary does not answer",
+        NotInSync::LinkDown(_) => "it is not linked to its primary",
+        NotInSync::Syncing(_) => "it copies the data",
+        NotInSync::WrongAddress { .. } => "it follows an old address of its primary",
+        NotInSync::OtherHistory(_) => "it has another history of writes than its primary",
+        NotInSync::NotOnline { .. } => "its primary does not count it as online",
+        NotInSync::Behind { .. } => "it is behind",
+        NotInSync::Silent { .. } => "it acknowledges nothing",
+    }
+}
+
+/// The seats of a shard from which no answer came.
+fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+    let absent: Vec<Seat> =
+        picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
+    let first = *absent.first()?;
+    let pod = picture.names.pod(first);
+    let why = match picture.seated.get(&first).map(|member| &member.answer) {
+        None => String::from("it does not exist yet"),
+        Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
+        Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
+            return Some(WaitReason::Loading { pod });
+        }
+        Some(MemberAnswer::Answered(facts)) if facts.node.is_some() => {
+            return Some(WaitReason::TwoWithOneId { pod });
+        }
+        Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
+            Some((command, error)) => format!("to `{command}` it says `{error}`"),
+            None => String::from("it does not say who it is"),
+        },
+    };
+    Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
+}
+
+/// The first member of a shard that does not find the cluster well.
+fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+    let mut live = picture.live_of(shard);
+    let unwell =
+        live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
+    Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone() })
+}
+
+/// The members of a shard as they are now; of those that do not answer, what was reported last.
+fn members(picture: &Picture<'_>, shard: u16) -> BTreeMap<String, MemberView> {
+    let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+    let previous: BTreeMap<&str, _> = previous.map(|it| (it.pod.as_str(), it)).collect();
+    let view = |seat: Seat| {
+        let pod = picture.names.pod(seat);
+        let view = match picture.live.get(&seat) {
+            Some(live) => live_view(picture, live),
+            None => {
+                let before = previous.get(pod.as_str());
+                let id = before.and_then(|it| it.node.as_deref());
+                let node: Option<NodeId> = id.and_then(|id| id.parse().ok());
+                MemberView { node, role: MemberRole::Silent, in_sync: false }
+            }
+        };
+        (pod, view)
+    };
+    picture.layout.seats_of(shard).map(view).collect()
+}
+
+fn live_view(picture: &Picture<'_>, live: &Live<'_>) -> MemberView {
+    let pod = &live.member.pod;
+    let role = match live.own.role {
+        Role::Primary if live.own.slots.is_empty() => MemberRole::Joining,
+        Role::Primary => MemberRole::Primary,
+        Role::Replica => MemberRole::Replica,
+    };
+    let in_sync = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+        Ok(()) => true,
+        // Nobody can be asked any more: what was so last counts.
+        Err(NotInSync::NoPrimary(_)) => picture.was_in_sync(pod, live.node),
+        Err(_) => false,
+    };
+    MemberView { node: Some(live.node), role, in_sync: in_sync && role == MemberRole::Replica }
+}

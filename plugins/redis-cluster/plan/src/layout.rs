@@ -1,0 +1,107 @@
+//! Which slots and which seats a spec asks for.
+
+use tholepin_redis_types::redis_cluster::RedisClusterSpec;
+use tholepin_schema::word::{ConfigEpoch, Slot, SlotRange, SlotSet};
+
+/// A member's place: which shard, and which Pod of its StatefulSet. It says nothing about a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat {
+    /// The shard's number, from 0.
+    pub shard: u16,
+    /// The Pod's number in its StatefulSet, from 0.
+    pub ordinal: u16,
+}
+
+/// What a spec asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// How many shards; the definition allows 1 to 100.
+    pub shards: u16,
+    /// How many replicas each shard has.
+    pub replicas: u16,
+}
+
+impl Layout {
+    /// The layout of a spec.
+    #[must_use]
+    pub const fn of(spec: &RedisClusterSpec) -> Self {
+        Self { shards: spec.shards, replicas: spec.replicas_per_shard }
+    }
+
+    /// The slots of a shard: as even as can be, in one run, the larger ones first.
+    ///
+    /// Empty for a shard that is not wanted, and for shards beyond the number of slots.
+    #[must_use]
+    pub fn slots(self, shard: u16) -> SlotSet {
+        if self.shards <= shard {
+            return SlotSet::EMPTY;
+        }
+        let (each, larger) = (Slot::COUNT / self.shards, Slot::COUNT % self.shards);
+        let first = shard * each + shard.min(larger);
+        let count = each + u16::from(shard < larger);
+        let last = first + count.saturating_sub(1);
+        let run = Slot::new(first).and_then(|first| SlotRange::new(first, Slot::new(last)?));
+        run.ok().filter(|_| count != 0).map_or(SlotSet::EMPTY, SlotSet::from)
+    }
+
+    /// Whether a seat is wanted.
+    #[must_use]
+    pub const fn has(self, seat: Seat) -> bool {
+        seat.shard < self.shards && seat.ordinal <= self.replicas
+    }
+
+    /// All seats, in order.
+    pub fn seats(self) -> impl Iterator<Item = Seat> {
+        (0..self.shards).flat_map(move |shard| self.seats_of(shard))
+    }
+
+    /// The seats of a shard, in order.
+    pub fn seats_of(self, shard: u16) -> impl Iterator<Item = Seat> {
+        (0..=self.replicas).map(move |ordinal| Seat { shard, ordinal })
+    }
+
+    /// The epoch that the node in a seat begins with. No two seats have the same, so that no two
+    /// nodes have to settle who is older; primaries come first.
+    #[must_use]
+    pub fn first_epoch(self, seat: Seat, is_primary: bool) -> ConfigEpoch {
+        let epoch = if is_primary {
+            u64::from(seat.shard) + 1
+        } else {
+            let before = u64::from(seat.shard) * (u64::from(self.replicas) + 1);
+            u64::from(self.shards) + before + u64::from(seat.ordinal) + 1
+        };
+        ConfigEpoch(epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{collections::BTreeSet, string::ToString, vec::Vec};
+
+    #[test]
+    fn slots_are_even_and_cover_everything() {
+        for shards in [1, 2, 3, 7, 100] {
+            let layout = Layout { shards, replicas: 0 };
+            let sets: Vec<SlotSet> = (0..shards).map(|shard| layout.slots(shard)).collect();
+            let all = sets.iter().fold(SlotSet::EMPTY, |all, set| all.union(set));
+            assert_eq!(all, SlotSet::from(SlotRange::ALL), "{shards}");
+            let counts: BTreeSet<u16> = sets.iter().map(SlotSet::slot_count).collect();
+            assert!(counts.last().unwrap() - counts.first().unwrap() <= 1, "{shards}: {counts:?}");
+            assert!(layout.slots(shards).is_empty());
+        }
+        assert_eq!(Layout { shards: 3, replicas: 0 }.slots(0).to_string(), "0-5461");
+    }
+
+    #[test]
+    fn no_two_seats_begin_with_one_epoch() {
+        let layout = Layout { shards: 3, replicas: 2 };
+        for primary in 0..=2 {
+            let epochs: BTreeSet<_> = layout
+                .seats()
+                .map(|seat| layout.first_epoch(seat, seat.ordinal == primary))
+                .collect();
+            assert_eq!(epochs.len(), 9);
+        }
+    }
+}

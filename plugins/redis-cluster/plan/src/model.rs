@@ -1,0 +1,386 @@
+//! A small Redis Cluster in memory, for tests: it obeys actions, gossips, dies and returns, and gives
+//! snapshots as the host does.
+//!
+//! It models what plans rest on (who knows whom, who claims what, who follows whom), not time. An
+//! action that real nodes would refuse panics: a plan must not ask for it.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use tholepin_redis_types::redis_cluster::{
+    MemberStatus, RedisClusterSpec, RedisClusterStatus, ShardStatus,
+};
+use tholepin_schema::{
+    action::{Action, FailoverMode, Verb, waves},
+    snapshot::{NodeFlag, NodeRow, UnreachableReason},
+    word::{ConfigEpoch, NodeId, Role, SlotSet},
+};
+
+use crate::{Layout, Names, Observed, Plan, ShardPlan};
+
+mod view;
+
+pub(crate) const CLUSTER: &str = "demo";
+
+/// A node's table of nodes, as its `nodes.conf`.
+type Table = BTreeMap<NodeId, NodeRow>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub id: NodeId,
+    pub table: Table,
+    pub banned: BTreeSet<NodeId>,
+    pub node_timeout_ms: u32,
+    pub keys: u64,
+    pub offset_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub address: String,
+    pub deleting: bool,
+    /// None while its server does not run.
+    pub process: Option<Process>,
+    pub silent: Option<UnreachableReason>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub spec: RedisClusterSpec,
+    pub pods: BTreeMap<String, Pod>,
+    pub previous: RedisClusterStatus,
+    /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
+    stopped: BTreeMap<String, Process>,
+    next: u32,
+}
+
+pub(crate) fn spec(shards: u16, replicas: u16) -> RedisClusterSpec {
+    serde_json::from_value(serde_json::json!({"shards": shards, "replicasPerShard": replicas}))
+        .unwrap()
+}
+
+impl Model {
+    /// Fresh servers in all seats.
+    pub(crate) fn new(spec: RedisClusterSpec) -> Self {
+        let mut model = Self {
+            spec,
+            pods: BTreeMap::new(),
+            previous: RedisClusterStatus::default(),
+            stopped: BTreeMap::new(),
+            next: 1,
+        };
+        for seat in Layout::of(&model.spec).seats() {
+            model.create(&Names { cluster: CLUSTER }.pod(seat));
+        }
+        model
+    }
+
+    /// A cluster that is as wanted.
+    pub(crate) fn formed(spec: RedisClusterSpec) -> Self {
+        let mut model = Self::new(spec);
+        model.converge();
+        model
+    }
+
+    /// Plans and performs until nothing is left to do.
+    pub(crate) fn converge(&mut self) {
+        const ROUNDS_MAX: usize = 30;
+        for _ in 0..ROUNDS_MAX {
+            let plan = self.plan();
+            self.perform(&plan, |_| true);
+            if plan.stage == crate::Stage::Steady {
+                return;
+            }
+            self.gossip();
+        }
+        panic!("not steady after {ROUNDS_MAX} rounds: {:#?}", self.plan());
+    }
+
+    pub(crate) fn create(&mut self, pod: &str) {
+        let number = self.next;
+        self.next += 1;
+        let address = format!("10.0.{}.{}:6379", number / 250, number % 250 + 1);
+        let process = fresh(number, &address, &self.spec);
+        let made = Pod { address, deleting: false, process: Some(process), silent: None };
+        self.pods.insert(pod.to_string(), made);
+    }
+
+    /// The server's process ends; its Pod and its memory stay.
+    pub(crate) fn kill(&mut self, pod: &str) {
+        let slot = self.pods.get_mut(pod).unwrap();
+        slot.silent = Some(UnreachableReason::Refused);
+        if let Some(process) = slot.process.take() {
+            self.stopped.insert(pod.to_string(), process);
+        }
+    }
+
+    /// The Pod goes, and a new one comes with a new address, with or without the old memory.
+    pub(crate) fn recreate(&mut self, pod: &str, keeps_volume: bool) {
+        self.kill(pod);
+        let kept = self.stopped.remove(pod);
+        self.create(pod);
+        let made = self.pods.get_mut(pod).unwrap();
+        if let (true, Some(mut process)) = (keeps_volume, kept) {
+            let own = process.table.get_mut(&process.id).unwrap();
+            own.address = Some(made.address.clone());
+            made.process = Some(process);
+        }
+    }
+
+    /// The server starts again in its Pod, with its memory.
+    pub(crate) fn restart(&mut self, pod: &str) {
+        let slot = self.pods.get_mut(pod).unwrap();
+        if let Some(process) = self.stopped.remove(pod) {
+            slot.process = Some(process);
+            slot.silent = None;
+        }
+    }
+
+    pub(crate) fn observed(&self) -> Observed {
+        Observed { snapshot: self.snapshot(), previous: self.previous.clone() }
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        let observed = self.observed();
+        let plan = crate::plan(CLUSTER, &self.spec, &observed);
+        assert_eq!(plan.check(&observed), [], "{plan:#?}");
+        plan
+    }
+
+    /// Performs those actions of a plan that `chosen` picks, wave by wave, and keeps the report.
+    pub(crate) fn perform(&mut self, plan: &Plan, mut chosen: impl FnMut(&Action) -> bool) {
+        let actions = plan.actions();
+        let mut missed: BTreeSet<String> = BTreeSet::new();
+        for wave in waves(&actions).unwrap() {
+            for index in wave {
+                let action = &actions[index];
+                let blocked = action.after.iter().any(|id| missed.contains(id));
+                if blocked || !chosen(action) {
+                    missed.extend(action.id.clone());
+                } else {
+                    self.obey(action);
+                }
+            }
+        }
+        self.previous.shards = plan.shards.iter().map(report).collect();
+    }
+
+    pub(crate) fn process(&mut self, pod: &str) -> &mut Process {
+        self.pods.get_mut(pod).unwrap().process.as_mut().unwrap()
+    }
+
+    pub(crate) fn id(&self, pod: &str) -> NodeId {
+        self.pods[pod].process.as_ref().unwrap().id
+    }
+
+    fn obey(&mut self, action: &Action) {
+        match &action.verb {
+            Verb::Meet { pod, with } => {
+                let rows = [pod, with].map(|pod| {
+                    let process = self.process(pod);
+                    process.table[&process.id].clone()
+                });
+                let ids = [self.id(pod), self.id(with)];
+                // A meeting is heard in spite of the ban.
+                self.process(pod).table.insert(ids[1], rows[1].clone());
+                self.process(with).table.insert(ids[0], rows[0].clone());
+            }
+            Verb::SetConfigEpoch { pod, epoch } => {
+                let process = self.process(pod);
+                assert_eq!(process.table.len(), 1, "{pod} must be alone");
+                let own = process.table.get_mut(&process.id).unwrap();
+                assert_eq!(own.epoch, ConfigEpoch(0), "{pod}");
+                own.epoch = *epoch;
+            }
+            Verb::AssignSlots { pod, slots } => {
+                self.assert_free(pod, slots);
+                let process = self.process(pod);
+                let own = process.table.get_mut(&process.id).unwrap();
+                own.slots = own.slots.union(slots);
+            }
+            Verb::Replicate { pod, primary } => {
+                let process = self.process(pod);
+                assert!(process.table.contains_key(primary), "{pod} must know {primary}");
+                let epoch = process.table[primary].epoch;
+                let own = process.table.get_mut(&process.id).unwrap();
+                assert!(own.slots.is_empty(), "{pod} has slots");
+                (own.role, own.primary, own.epoch) = (Role::Replica, Some(*primary), epoch);
+            }
+            Verb::Failover { pod, primary, mode } => self.fail_over(pod, *primary, *mode),
+            Verb::Forget { node } => {
+                for pod in self.pods.values_mut() {
+                    if let Some(process) = &mut pod.process {
+                        assert_ne!(process.id, *node, "a member is forgotten");
+                        process.table.remove(node);
+                        process.banned.insert(*node);
+                    }
+                }
+            }
+            Verb::Configure { pod, settings, .. } => {
+                if let Some(timeout) = settings.get("cluster-node-timeout") {
+                    self.process(pod).node_timeout_ms = timeout.parse().unwrap();
+                }
+            }
+        }
+    }
+
+    /// A slot that any process claims is never given to another.
+    fn assert_free(&self, to: &str, slots: &SlotSet) {
+        for (name, pod) in self.pods.iter().filter(|(name, _)| *name != to) {
+            let Some(process) = &pod.process else { continue };
+            let taken = process.table[&process.id].slots.intersection(slots);
+            assert!(taken.is_empty(), "{taken} given to {to} belong to {name}");
+        }
+    }
+
+    fn fail_over(&mut self, pod: &str, primary: NodeId, mode: FailoverMode) {
+        let old = self.process(pod).table.get(&primary).cloned();
+        let epochs = self.pods.values().filter_map(|pod| pod.process.as_ref());
+        let highest =
+            epochs.flat_map(|process| process.table.values().map(|row| row.epoch.0)).max();
+        let alive =
+            self.pods.values().any(|it| it.process.as_ref().is_some_and(|p| p.id == primary));
+        assert_eq!(alive, mode == FailoverMode::Graceful, "{mode:?}");
+        let process = self.process(pod);
+        let id = process.id;
+        let own = process.table.get_mut(&id).unwrap();
+        assert_eq!(own.primary, Some(primary), "{pod}");
+        own.slots = old.unwrap().slots;
+        (own.role, own.primary) = (Role::Primary, None);
+        own.epoch = ConfigEpoch(highest.unwrap() + 1);
+        process.table.get_mut(&primary).unwrap().slots = SlotSet::EMPTY;
+    }
+
+    /// Everybody hears everything that those tell whom it knows.
+    pub(crate) fn gossip(&mut self) {
+        for _ in 0..3 {
+            let before = self.pods.clone();
+            let running = || before.values().filter(|pod| pod.silent.is_none());
+            for pod in self.pods.values_mut().filter(|pod| pod.silent.is_none()) {
+                let Some(hearer) = &mut pod.process else { continue };
+                for teller in running().filter_map(|pod| pod.process.as_ref()) {
+                    let knows = teller.table.contains_key(&hearer.id);
+                    if teller.id != hearer.id && hearer.table.contains_key(&teller.id) && knows {
+                        hear(hearer, teller);
+                    }
+                }
+            }
+        }
+        self.look();
+        self.replicate();
+    }
+
+    /// Everybody notices who does not answer where it is expected.
+    fn look(&mut self) {
+        let here = self.pods.values().filter(|pod| pod.silent.is_none());
+        let here: BTreeMap<NodeId, String> =
+            here.filter_map(|pod| Some((pod.process.as_ref()?.id, pod.address.clone()))).collect();
+        for process in self.pods.values_mut().filter_map(|pod| pod.process.as_mut()) {
+            for (id, row) in &mut process.table {
+                let answers = here.get(id) == row.address.as_ref();
+                row.connected = answers;
+                if answers {
+                    row.flags.remove(&NodeFlag::Fail);
+                } else {
+                    row.flags.insert(NodeFlag::Fail);
+                }
+            }
+        }
+    }
+
+    fn replicate(&mut self) {
+        let primaries: BTreeMap<NodeId, (u64, u64)> = self
+            .pods
+            .values()
+            .filter_map(|pod| pod.process.as_ref())
+            .map(|process| (process.id, (process.keys, process.offset_bytes)))
+            .collect();
+        for process in self.pods.values_mut().filter_map(|pod| pod.process.as_mut()) {
+            let primary = process.table[&process.id].primary;
+            if let Some((keys, offset)) = primary.and_then(|id| primaries.get(&id)) {
+                (process.keys, process.offset_bytes) = (*keys, *offset);
+            }
+        }
+    }
+}
+
+fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
+    let id: NodeId = format!("{number:040x}").parse().unwrap();
+    let own = NodeRow {
+        role: Role::Primary,
+        address: Some(address.into()),
+        primary: None,
+        epoch: ConfigEpoch(0),
+        slots: SlotSet::EMPTY,
+        flags: BTreeSet::new(),
+        connected: true,
+    };
+    Process {
+        id,
+        table: Table::from([(id, own)]),
+        banned: BTreeSet::new(),
+        node_timeout_ms: spec.failover.node_timeout_ms,
+        keys: 0,
+        offset_bytes: 0,
+    }
+}
+
+/// One node hears what another says of itself and of those that the hearer does not know.
+fn hear(hearer: &mut Process, teller: &Process) {
+    let told = &teller.table[&teller.id];
+    // Of two primaries with one epoch, the one with the lower id takes a new one.
+    let highest = hearer.table.values().map(|row| row.epoch.0).max().unwrap_or_default();
+    let own = hearer.table.get_mut(&hearer.id).unwrap();
+    let both = own.role == Role::Primary && told.role == Role::Primary;
+    if both && own.epoch == told.epoch && hearer.id < teller.id {
+        own.epoch = ConfigEpoch(highest + 1);
+    }
+    // Slots go to the higher epoch.
+    for (id, row) in &mut hearer.table {
+        if *id != teller.id && row.epoch < told.epoch {
+            let lost = row.slots.intersection(&told.slots);
+            row.slots = row.slots.difference(&lost);
+            let emptied = !lost.is_empty() && row.slots.is_empty();
+            if emptied && *id == hearer.id {
+                (row.role, row.primary) = (Role::Replica, Some(teller.id));
+            }
+        }
+    }
+    let own_primary = hearer.table[&hearer.id].primary;
+    let followed_loser = own_primary.is_some_and(|primary| {
+        primary != teller.id
+            && hearer.table.get(&primary).is_none_or(|row| row.slots.is_empty())
+            && !told.slots.is_empty()
+            && teller.table.get(&primary).is_some_and(|row| row.slots.is_empty())
+            && hearer.table.get(&teller.id).is_some_and(|row| row.primary == Some(primary))
+    });
+    if followed_loser && let Some(own) = hearer.table.get_mut(&hearer.id) {
+        own.primary = Some(teller.id);
+    }
+    let others = hearer.table.iter().filter(|(id, _)| **id != teller.id);
+    let taken = others.filter(|(_, row)| told.epoch <= row.epoch);
+    let taken = taken.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
+    let mut row = told.clone();
+    row.slots = row.slots.difference(&taken);
+    hearer.table.insert(teller.id, row);
+    for (id, row) in &teller.table {
+        if !hearer.table.contains_key(id) && !hearer.banned.contains(id) && *id != hearer.id {
+            let slots = SlotSet::EMPTY;
+            hearer.table.insert(*id, NodeRow { slots, ..row.clone() });
+        }
+    }
+}
+
+fn report(shard: &ShardPlan) -> ShardStatus {
+    let members = shard.members.iter().map(|(pod, view)| MemberStatus {
+        pod: pod.clone(),
+        node: view.node.map(|id| id.to_string()),
+        role: view.role,
+        in_sync: view.in_sync,
+    });
+    ShardStatus { name: shard.name.clone(), members: members.collect(), ..ShardStatus::default() }
+}

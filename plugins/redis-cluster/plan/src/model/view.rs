@@ -1,0 +1,141 @@
+//! How the model looks to the host: the majority's view once, and where each member differs.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::ToString,
+    vec::Vec,
+};
+
+use tholepin_schema::{
+    snapshot::{
+        AttachedReplica, ClusterFacts, Facts, Member, MemberAnswer, NodeRow, Replication, Snapshot,
+        UnreachableReason, Upstream,
+    },
+    word::{NodeId, SlotRange, SlotSet},
+};
+
+use super::{Model, Pod, Process, Table};
+
+impl Model {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let running = || self.pods.values().filter(|it| it.silent.is_none());
+        let tables: Vec<(&Process, Table)> = running()
+            .filter_map(|pod| pod.process.as_ref())
+            .map(|it| (it, it.table.clone()))
+            .collect();
+        let votes = |process: &Process| !process.table[&process.id].slots.is_empty();
+        let mut voters: Vec<&Table> =
+            tables.iter().filter(|(it, _)| votes(it)).map(|(_, table)| table).collect();
+        if voters.is_empty() {
+            voters = tables.iter().map(|(_, table)| table).collect();
+        }
+        let ids: BTreeSet<NodeId> = voters.iter().flat_map(|table| table.keys()).copied().collect();
+        let mut view = Table::new();
+        for id in ids {
+            let mut counts: BTreeMap<&NodeRow, usize> = BTreeMap::new();
+            voters
+                .iter()
+                .filter_map(|it| it.get(&id))
+                .for_each(|it| *counts.entry(it).or_default() += 1);
+            if voters.len() < counts.values().sum::<usize>() * 2 {
+                let most = counts.into_iter().max_by_key(|(_, count)| *count).unwrap().0;
+                view.insert(id, most.clone());
+            }
+        }
+        let members = self.pods.iter().map(|(name, pod)| self.member(name, pod, &view)).collect();
+        Snapshot { observed_at_ms: 0, view, members, strangers: Vec::new() }
+    }
+
+    fn member(&self, name: &str, pod: &Pod, view: &Table) -> Member {
+        let answer = match (&pod.process, pod.silent) {
+            (Some(process), None) => MemberAnswer::Answered(self.facts(process, view)),
+            (_, reason) => MemberAnswer::Unreachable {
+                reason: reason.unwrap_or(UnreachableReason::Refused),
+                message: "refused".into(),
+            },
+        };
+        Member {
+            pod: name.into(),
+            pod_uid: pod.address.clone(),
+            kube_node: "n".into(),
+            container_id: "c".into(),
+            running: pod.process.is_some(),
+            ready: true,
+            deleting: pod.deleting,
+            address: Some(pod.address.clone()),
+            kubernetes: serde_json::Value::Null,
+            answer,
+        }
+    }
+
+    fn facts(&self, process: &Process, view: &Table) -> Facts {
+        let own = &process.table[&process.id];
+        let owned = process.table.values().fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
+        let well = process.table.values().filter(|it| !it.is_failing());
+        let served = well.fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
+        let differs = process.table.iter().filter(|(id, row)| view.get(id) != Some(row));
+        Facts {
+            node: Some(process.id),
+            keys: Some(process.keys),
+            role: Some(own.role),
+            replication: Some(self.replication(process)),
+            cluster: Some(ClusterFacts {
+                ok: served == SlotSet::from(SlotRange::ALL),
+                known_nodes: process.table.len() as u64,
+                size: 0,
+                current_epoch: 0,
+                epoch: own.epoch,
+                slots_assigned: owned.slot_count().into(),
+                slots_ok: served.slot_count().into(),
+            }),
+            settings: BTreeMap::from([(
+                "cluster-node-timeout".into(),
+                process.node_timeout_ms.to_string(),
+            )]),
+            differs: differs.map(|(id, row)| (*id, row.clone())).collect(),
+            lacks: view.keys().filter(|id| !process.table.contains_key(id)).copied().collect(),
+            ..Facts::default()
+        }
+    }
+
+    fn replication(&self, process: &Process) -> Replication {
+        let own = &process.table[&process.id];
+        let running = |id: NodeId| {
+            self.pods.values().find(|pod| {
+                pod.silent.is_none() && pod.process.as_ref().is_some_and(|it| it.id == id)
+            })
+        };
+        let upstream = own.primary.map(|primary| Upstream {
+            address: process
+                .table
+                .get(&primary)
+                .and_then(|it| it.address.clone())
+                .unwrap_or_default(),
+            link_up: running(primary).is_some(),
+            sync_in_progress: false,
+            last_io_s: Some(0),
+            down_since_s: None,
+        });
+        let followers = self.pods.values().filter(|pod| {
+            pod.silent.is_none()
+                && pod
+                    .process
+                    .as_ref()
+                    .is_some_and(|it| it.table[&it.id].primary == Some(process.id))
+        });
+        Replication {
+            id: own.primary.unwrap_or(process.id).to_string().parse().unwrap(),
+            previous_id: None,
+            offset_bytes: process.offset_bytes,
+            upstream,
+            replicas: followers
+                .map(|pod| AttachedReplica {
+                    address: pod.address.clone(),
+                    state: "online".into(),
+                    offset_bytes: pod.process.as_ref().unwrap().offset_bytes,
+                    lag_s: Some(0),
+                })
+                .collect(),
+        }
+    }
+}

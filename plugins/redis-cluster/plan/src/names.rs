@@ -1,0 +1,74 @@
+//! The names of everything that is made for one RedisCluster, and the way back from a Pod's name.
+//!
+//! No name says a role: a primary today is a replica tomorrow.
+
+use alloc::{format, string::String};
+
+use crate::layout::Seat;
+
+/// The names for one RedisCluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// The object's name.
+    pub cluster: &'a str,
+}
+
+impl Names<'_> {
+    /// The Service for clients.
+    #[must_use]
+    pub fn client_service(&self) -> String {
+        String::from(self.cluster)
+    }
+
+    /// The headless Service that gives each Pod a name.
+    #[must_use]
+    pub fn headless_service(&self) -> String {
+        format!("{}-nodes", self.cluster)
+    }
+
+    /// The ConfigMap with `redis.conf` and the scripts.
+    #[must_use]
+    pub fn config_map(&self) -> String {
+        format!("{}-config", self.cluster)
+    }
+
+    /// A shard, and its StatefulSet.
+    #[must_use]
+    pub fn shard(&self, shard: u16) -> String {
+        format!("{}-shard-{shard}", self.cluster)
+    }
+
+    /// The Pod of a seat.
+    #[must_use]
+    pub fn pod(&self, seat: Seat) -> String {
+        format!("{}-{}", self.shard(seat.shard), seat.ordinal)
+    }
+
+    /// The seat of a Pod; none for a name that is not made here.
+    #[must_use]
+    pub fn seat(&self, pod: &str) -> Option<Seat> {
+        let rest = pod.strip_prefix(self.cluster)?.strip_prefix("-shard-")?;
+        let (shard, ordinal) = rest.split_once('-')?;
+        let seat = Seat { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
+        // `007` parses and is no name of ours.
+        (self.pod(seat) == pod).then_some(seat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_leads_back_to_its_seat() {
+        let names = Names { cluster: "demo" };
+        let seat = Seat { shard: 2, ordinal: 11 };
+        assert_eq!(names.pod(seat), "demo-shard-2-11");
+        assert_eq!(names.seat("demo-shard-2-11"), Some(seat));
+        for other in
+            ["demo-2-11", "demox-shard-2-1", "demo-shard-2", "demo-shard-02-1", "demo-shard--1-0"]
+        {
+            assert_eq!(names.seat(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a plan is: plain data between the one who decides and the one who does.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+use tholepin_redis_types::redis_cluster::{MemberRole, RedisClusterStatus};
+use tholepin_schema::{
+    action::Action,
+    snapshot::Snapshot,
+    word::{NodeId, SlotSet},
+};
+
+use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
+
+/// All that a decision rests on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct Observed {
+    /// What every member said at one moment.
+    pub snapshot: Snapshot,
+    /// What was reported last: the only memory there is. It says which replicas were in sync while
+    /// their primary could still be asked.
+    pub previous: RedisClusterStatus,
+}
+
+/// What to do next, and what is waited for.
+#[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How far the cluster is.
+    pub stage: Stage,
+    /// The shards, in order of their numbers.
+    pub shards: Vec<ShardPlan>,
+    /// What concerns no single shard: settings, introductions, forgetting.
+    pub common: Decision,
+    /// How many slots a primary serves that answers.
+    pub slots_served: u16,
+}
+
+/// How far a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Some slots have no owner yet.
+    Forming,
+    /// All slots have an owner, and something is not as wanted.
+    Healing,
+    /// Everything is as wanted.
+    Steady,
+}
+
+/// What to do about one shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardPlan {
+    /// Its name.
+    pub name: String,
+    /// The slots it serves; those it should serve while it serves none.
+    pub slots: SlotSet,
+    /// The Pod of its primary, if that answers.
+    pub primary: Option<String>,
+    /// Its members by Pod.
+    pub members: BTreeMap<String, MemberView>,
+    /// What to do next.
+    pub decision: Decision,
+}
+
+/// A member as a plan sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its id: what it says, or what it said last.
+    pub node: Option<NodeId>,
+    /// What it is.
+    pub role: MemberRole,
+    /// Whether it is, or was when its primary was last heard, in sync.
+    pub in_sync: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Perform these, then observe again.
+    Act(Vec<Action>),
+    /// Nothing may be done yet, for this reason.
+    Wait(WaitReason),
+    /// All is as wanted.
+    Done,
+}
+
+impl Decision {
+    /// The actions, if there are any.
+    #[must_use]
+    pub fn actions(&self) -> &[Action] {
+        match self {
+            Self::Act(actions) => actions,
+            Self::Wait(_) | Self::Done => &[],
+        }
+    }
+
+    /// What is waited for.
+    #[must_use]
+    pub const fn reason(&self) -> Option<&WaitReason> {
+        match self {
+            Self::Wait(reason) => Some(reason),
+            Self::Act(_) | Self::Done => None,
+        }
+    }
+}
+
+impl Plan {
+    /// All actions as one list, ordered by `after` alone.
+    #[must_use]
+    pub fn actions(&self) -> Vec<Action> {
+        self.decisions().flat_map(Decision::actions).cloned().collect()
+    }
+
+    /// Everything that is waited for.
+    pub fn reasons(&self) -> impl Iterator<Item = &WaitReason> {
+        self.decisions().filter_map(Decision::reason)
+    }
+
+    /// How many shards are as wanted.
+    #[must_use]
+    pub fn shards_done(&self) -> usize {
+        self.shards.iter().filter(|shard| shard.decision == Decision::Done).count()
+    }
+
+    /// Milliseconds until the cluster should be looked at again, change or no change.
+    #[must_use]
+    pub fn requeue_ms(&self) -> u64 {
+        let acts = self.decisions().any(|decision| !decision.actions().is_empty());
+        let goes_on = |reason: &WaitReason| {
+            matches!(
+                reason,
+                WaitReason::Gossip | WaitReason::StateNotOk { .. } | WaitReason::OtherShardFirst
+            )
+        };
+        match self.stage {
+            Stage::Steady => HEALTHY_REQUEUE_MS,
+            Stage::Forming | Stage::Healing if acts || self.reasons().any(goes_on) => {
+                BUSY_REQUEUE_MS
+            }
+            Stage::Forming | Stage::Healing => WAITING_REQUEUE_MS,
+        }
+    }
+
+    fn decisions(&self) -> impl Iterator<Item = &Decision> {
+        core::iter::once(&self.common).chain(self.shards.iter().map(|shard| &shard.decision))
+    }
+}

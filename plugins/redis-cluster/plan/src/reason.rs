@@ -1,0 +1,185 @@
+//! What a plan can wait for. Each reason becomes a condition's `reason` and `message`.
+
+use alloc::string::String;
+
+use tholepin_schema::word::NodeId;
+
+/// Why nothing may be done about something yet. Its text says what is waited for and, where a person
+/// is needed, the way out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum WaitReason {
+    /// A primary's process is gone and no replica may take its place.
+    #[error(
+        "the primary `{pod}` is gone and no replica was in sync with it; if its volume is lost too, \
+         restore a backup"
+    )]
+    NoReplicaInSync {
+        /// The primary, by its Pod or else by its id.
+        pod: String,
+    },
+    /// A shard's slots belong to a node that is gone for good.
+    #[error(
+        "the node {node} owns the slots {slots} but is gone, and no replica is left: the data is \
+         lost unless the Pod returns with its volume"
+    )]
+    SlotsLost {
+        /// The node's id.
+        node: NodeId,
+        /// The slots.
+        slots: String,
+    },
+    /// Too few primaries answer to elect one, and not all others are known to be dead.
+    #[error("{heard} of {voters} primaries answer, which is no majority; waiting for the others")]
+    NoMajority {
+        /// How many answer.
+        heard: usize,
+        /// How many there are.
+        voters: usize,
+    },
+    /// A primary does not answer, but nothing says that it is dead.
+    #[error(
+        "the primary `{pod}` does not answer; a process that hangs is left to the node timeout"
+    )]
+    PrimarySilent {
+        /// Its Pod.
+        pod: String,
+    },
+    /// The spec leaves failing over to the cluster.
+    #[error(
+        "the primary `{pod}` is gone; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
+         elects a replica after its node timeout"
+    )]
+    LeftToTheCluster {
+        /// Its Pod, or else its id.
+        pod: String,
+    },
+    /// Two failovers are never under way at once.
+    #[error("another shard fails over first")]
+    OtherShardFirst,
+    /// A primary's Pod is being deleted and nobody can take over without loss.
+    #[error(
+        "the Pod of the primary `{pod}` is being deleted and no replica is in sync to take over"
+    )]
+    NobodyToTakeOver {
+        /// Its Pod.
+        pod: String,
+    },
+    /// A process that is no member takes part in the cluster.
+    #[error(
+        "the node {node} takes part in the cluster but is no Pod of it; if it does not vanish, find \
+         its process at `{address}` and stop it"
+    )]
+    ForeignNode {
+        /// Its id.
+        node: NodeId,
+        /// Where it is.
+        address: String,
+    },
+    /// Pods do not answer yet.
+    #[error("{count} of the Pods wanted do not answer, the first is `{pod}`: {why}")]
+    PodsNotAnswering {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        pod: String,
+        /// Why, as far as it is known.
+        why: String,
+    },
+    /// A member reads its data from disk.
+    #[error("`{pod}` reads its data from disk")]
+    Loading {
+        /// The member.
+        pod: String,
+    },
+    /// A former primary has not heard yet that another serves its slots.
+    #[error("`{pod}` has not heard yet that another node serves its slots")]
+    OldPrimary {
+        /// The member.
+        pod: String,
+    },
+    /// Two processes say to be one node.
+    #[error(
+        "`{pod}` has the node id of another Pod, as after copying a volume: delete the Pod and the \
+         volume that hold the copy"
+    )]
+    TwoWithOneId {
+        /// One of the two.
+        pod: String,
+    },
+    /// A member that should follow holds keys of its own.
+    #[error(
+        "`{pod}` should follow its shard's primary but holds {keys} keys of its own: save what you \
+         need and empty it"
+    )]
+    HoldsKeys {
+        /// The member.
+        pod: String,
+        /// How many.
+        keys: u64,
+    },
+    /// The nodes do not know each other yet.
+    #[error("the nodes are getting to know each other")]
+    Gossip,
+    /// Replicas copy their primary's data.
+    #[error("`{pod}` is not in sync yet: {why}")]
+    Syncing {
+        /// The first such replica.
+        pod: String,
+        /// What is missing.
+        why: &'static str,
+    },
+    /// The members do not find the cluster well yet.
+    #[error("`{pod}` does not say `cluster_state:ok` yet")]
+    StateNotOk {
+        /// The first such member.
+        pod: String,
+    },
+}
+
+impl WaitReason {
+    /// The reason as a condition, an event and a label show it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoReplicaInSync { .. } => "NoReplicaInSync",
+            Self::SlotsLost { .. } => "SlotsLost",
+            Self::NoMajority { .. } => "NoMajority",
+            Self::PrimarySilent { .. } => "PrimarySilent",
+            Self::LeftToTheCluster { .. } => "LeftToTheCluster",
+            Self::OtherShardFirst => "OtherShardFirst",
+            Self::NobodyToTakeOver { .. } => "NobodyToTakeOver",
+            Self::ForeignNode { .. } => "ForeignNode",
+            Self::PodsNotAnswering { .. } => "PodsNotAnswering",
+            Self::Loading { .. } => "Loading",
+            Self::OldPrimary { .. } => "OldPrimary",
+            Self::TwoWithOneId { .. } => "TwoWithOneId",
+            Self::HoldsKeys { .. } => "HoldsKeys",
+            Self::Gossip => "Gossip",
+            Self::Syncing { .. } => "Syncing",
+            Self::StateNotOk { .. } => "StateNotOk",
+        }
+    }
+
+    /// Whether something is broken, other than merely not finished.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        match self {
+            Self::NoReplicaInSync { .. }
+            | Self::SlotsLost { .. }
+            | Self::NoMajority { .. }
+            | Self::PrimarySilent { .. }
+            | Self::LeftToTheCluster { .. }
+            | Self::OtherShardFirst
+            | Self::NobodyToTakeOver { .. }
+            | Self::ForeignNode { .. }
+            | Self::TwoWithOneId { .. }
+            | Self::HoldsKeys { .. } => true,
+            Self::PodsNotAnswering { .. }
+            | Self::Loading { .. }
+            | Self::OldPrimary { .. }
+            | Self::Gossip
+            | Self::Syncing { .. }
+            | Self::StateNotOk { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What plans do, told on the model.
+
+use alloc::{format, string::String, vec::Vec};
+
+use proptest::prelude::*;
+use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_schema::{
+    action::{FailoverMode, Verb},
+    snapshot::UnreachableReason,
+    word::SlotSet,
+};
+
+use crate::{
+    Stage, WaitReason,
+    model::{CLUSTER, Model, spec},
+};
+
+/// The verbs planned, without what varies: `failover demo-shard-0-1 force`.
+fn verbs(model: &Model) -> Vec<String> {
+    let actions = model.plan().actions();
+    let text = |verb: &Verb| match verb {
+        Verb::Failover { pod, mode, .. } => format!("failover {pod} {}", mode.name()),
+        Verb::Meet { pod, with } => format!("meet {pod} {with}"),
+        Verb::AssignSlots { pod, slots } => format!("assign {pod} {slots}"),
+        Verb::Forget { node } => format!("forget {}", node.short()),
+        Verb::SetConfigEpoch { .. } | Verb::Replicate { .. } | Verb::Configure { .. } => {
+            format!("{} {}", verb.name(), verb.pod().unwrap_or_default())
+        }
+    };
+    actions.iter().map(|action| text(&action.verb)).collect()
+}
+
+fn reasons(model: &Model) -> Vec<&'static str> {
+    let mut reasons: Vec<_> = model.plan().reasons().map(WaitReason::as_str).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    reasons
+}
+
+#[test]
+fn a_cluster_forms_and_then_nothing_is_left_to_do() {
+    for (shards, replicas) in [(1, 0), (1, 2), (2, 1), (3, 0), (3, 1), (5, 2)] {
+        let model = Model::formed(spec(shards, replicas));
+        let plan = model.plan();
+        assert_eq!((plan.stage, plan.actions().len()), (Stage::Steady, 0), "{shards} {replicas}");
+        assert_eq!(plan.slots_served, 16_384);
+        assert_eq!(plan.shards_done(), usize::from(shards));
+        let timeouts = model.pods.values().map(|pod| pod.process.as_ref().unwrap().node_timeout_ms);
+        assert!(timeouts.into_iter().all(|ms| ms == 5000), "the short timeout must be taken back");
+    }
+}
+
+#[test]
+fn the_first_plan_prepares_everybody_before_they_meet() {
+    let model = Model::new(spec(2, 0));
+    let expected = [
+        "configure demo-shard-0-0",
+        "configure demo-shard-1-0",
+        "set-config-epoch demo-shard-0-0",
+        "set-config-epoch demo-shard-1-0",
+        "meet demo-shard-0-0 demo-shard-1-0",
+        "assign demo-shard-0-0 0-8191",
+        "assign demo-shard-1-0 8192-16383",
+    ];
+    assert_eq!(verbs(&model), expected);
+    let actions = model.plan().actions();
+    let meet = actions.iter().find(|action| action.verb.name() == "meet").unwrap();
+    assert_eq!(meet.after, ["epoch:demo-shard-0-0", "epoch:demo-shard-1-0"]);
+}
+
+#[test]
+fn a_dead_primary_is_replaced_by_its_replica() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-1-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-1-1 force"]);
+    let plan = model.plan();
+    model.perform(&plan, |_| true);
+    model.gossip();
+    // The process returns with its memory, hears the news and follows.
+    model.restart("demo-shard-1-0");
+    model.converge();
+    assert_eq!(model.plan().shards[1].primary.as_deref(), Some("demo-shard-1-1"));
+}
+
+#[test]
+fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
+    let mut model = Model::formed(spec(3, 2));
+    model.kill("demo-shard-0-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
+    model.process("demo-shard-0-2").offset_bytes = 10;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-2 force"], "the larger offset");
+    model.previous.shards[0].members[2].in_sync = false;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "in sync comes first");
+}
+
+#[test]
+fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-0-0");
+    model.previous.shards[0].members[1].in_sync = false;
+    assert_eq!(verbs(&model), [""; 0]);
+    assert!(reasons(&model).contains(&"NoReplicaInSync"));
+    model.spec.durability = Durability::Cache;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+}
+
+#[test]
+fn a_silent_primary_is_left_alone() {
+    for reason in [UnreachableReason::Timeout, UnreachableReason::Auth] {
+        let mut model = Model::formed(spec(3, 1));
+        model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(reason);
+        model.gossip();
+        assert_eq!(verbs(&model), [""; 0], "{reason:?}");
+        assert!(reasons(&model).contains(&"PrimarySilent"), "{reason:?}");
+    }
+}
+
+#[test]
+fn a_silent_replica_is_waited_for() {
+    let mut model = Model::formed(spec(3, 1));
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Timeout);
+    model.gossip();
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["PodsNotAnswering"]);
+}
+
+#[test]
+fn the_spec_can_leave_it_to_the_cluster() {
+    let mut model = Model::formed(spec(3, 1));
+    model.spec.failover.on_pod_death = OnPodDeath::Wait;
+    model.kill("demo-shard-0-0");
+    assert_eq!(verbs(&model), [""; 0]);
+    assert!(reasons(&model).contains(&"LeftToTheCluster"));
+}
+
+#[test]
+fn without_a_majority_only_deaths_allow_a_takeover() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-0-0");
+    model.kill("demo-shard-1-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 takeover"], "one at a time");
+    assert!(reasons(&model).contains(&"OtherShardFirst"));
+    model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
+    assert_eq!(verbs(&model), [""; 0], "it may be alive behind a cut network");
+    assert!(reasons(&model).contains(&"NoMajority"));
+}
+
+#[test]
+fn a_primary_hands_over_before_its_pod_goes() {
+    let mut model = Model::formed(spec(3, 1));
+    model.pods.get_mut("demo-shard-2-0").unwrap().deleting = true;
+    assert_eq!(verbs(&model), ["failover demo-shard-2-1 graceful"]);
+    model.pods.get_mut("demo-shard-2-1").unwrap().deleting = true;
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["NobodyToTakeOver"]);
+}
+
+#[test]
+fn a_recreated_pod_joins_as_replica_and_its_old_node_is_forgotten() {
+    let mut model = Model::formed(spec(3, 1));
+    let old = model.id("demo-shard-0-0");
+    model.recreate("demo-shard-0-0", false);
+    model.gossip();
+    assert!(verbs(&model).contains(&String::from("failover demo-shard-0-1 force")));
+    model.converge();
+    let known = model.pods.values().flat_map(|pod| pod.process.as_ref().unwrap().table.keys());
+    assert!(!known.into_iter().any(|id| *id == old));
+    assert_eq!(model.plan().shards[0].primary.as_deref(), Some("demo-shard-0-1"));
+}
+
+#[test]
+fn a_pod_with_its_volume_keeps_its_id_at_a_new_address() {
+    let mut model = Model::formed(spec(3, 1));
+    let id = model.id("demo-shard-0-1");
+    model.recreate("demo-shard-0-1", true);
+    model.gossip();
+    model.converge();
+    assert_eq!(model.id("demo-shard-0-1"), id);
+}
+
+#[test]
+fn all_pods_at_new_addresses_find_each_other() {
+    let mut model = Model::formed(spec(3, 1));
+    let pods: Vec<String> = model.pods.keys().cloned().collect();
+    let ids: Vec<_> = pods.iter().map(|pod| model.id(pod)).collect();
+    for pod in &pods {
+        model.recreate(pod, true);
+    }
+    model.gossip();
+    model.converge();
+    assert_eq!(pods.iter().map(|pod| model.id(pod)).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn a_forgotten_node_is_introduced_by_those_who_forgot_it() {
+    let mut model = Model::formed(spec(3, 1));
+    let id = model.id("demo-shard-1-1");
+    for pod in ["demo-shard-0-0", "demo-shard-0-1", "demo-shard-2-0"] {
+        model.process(pod).table.remove(&id);
+        model.process(pod).banned.insert(id);
+    }
+    let expected = ["demo-shard-0-0", "demo-shard-0-1", "demo-shard-2-0"]
+        .map(|pod| if pod < "demo-shard-1-1" { pod } else { "demo-shard-2-0" })
+        .map(|pod| format!("meet {pod} demo-shard-1-1"));
+    assert_eq!(verbs(&model), expected);
+    model.converge();
+}
+
+#[test]
+fn slots_that_the_owner_dropped_go_back_to_it() {
+    let mut model = Model::formed(spec(3, 1));
+    let owner = model.process("demo-shard-1-0");
+    let own = owner.table.get_mut(&owner.id.clone()).unwrap();
+    let dropped: SlotSet = SlotSet::from_iter(["5500-5509".parse().unwrap()]);
+    own.slots = own.slots.difference(&dropped);
+    assert_eq!(
+        verbs(&model),
+        ["configure demo-shard-1-0", "assign demo-shard-1-0 5500-5509"],
+        "only the owner does not know"
+    );
+    for pod in model.pods.values_mut() {
+        for row in pod.process.as_mut().unwrap().table.values_mut() {
+            row.slots = row.slots.difference(&dropped);
+        }
+    }
+    assert!(
+        verbs(&model).contains(&String::from("assign demo-shard-1-0 5500-5509")),
+        "nobody knows"
+    );
+    model.converge();
+}
+
+#[test]
+fn lost_slots_are_not_given_away() {
+    let mut model = Model::formed(spec(3, 0));
+    model.recreate("demo-shard-0-0", false);
+    model.gossip();
+    let plan = model.plan();
+    model.perform(&plan, |_| true);
+    model.gossip();
+    assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
+    assert_eq!(reasons(&model), ["SlotsLost", "StateNotOk"]);
+}
+
+#[test]
+fn a_stranger_in_the_cluster_is_reported_and_left_alone() {
+    let mut model = Model::formed(spec(3, 0));
+    let foreign = Model::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
+    let mut foreign = foreign.process.unwrap();
+    let id = "ff".repeat(20).parse().unwrap();
+    let row = foreign.table.remove(&foreign.id).unwrap();
+    for pod in model.pods.values_mut() {
+        pod.process.as_mut().unwrap().table.insert(id, row.clone());
+    }
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["ForeignNode"]);
+}
+
+#[test]
+fn a_member_with_keys_of_its_own_is_not_emptied() {
+    let mut model = Model::formed(spec(3, 1));
+    model.recreate("demo-shard-0-1", false);
+    model.process("demo-shard-0-1").keys = 5;
+    for _ in 0..3 {
+        let plan = model.plan();
+        model.perform(&plan, |_| true);
+        model.gossip();
+    }
+    assert!(reasons(&model).contains(&"HoldsKeys"));
+}
+
+/// What may happen to a cluster between two looks.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Some of the planned actions are performed, those whose bit is set.
+    Act(u64),
+    /// News spreads.
+    Gossip,
+    /// The process of the n-th Pod ends.
+    Kill(usize),
+    /// It starts again.
+    Restart(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => any::<u64>().prop_map(Event::Act),
+        3 => Just(Event::Gossip),
+        1 => any::<usize>().prop_map(Event::Kill),
+        2 => any::<usize>().prop_map(Event::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+
+    /// Wherever formation was dropped, and whoever died meanwhile, it ends where it should; on the
+    /// way no plan asks for what a plan must not ask for (the model and `Model::plan` check that).
+    #[test]
+    fn formation_goes_on_from_any_state(
+        (shards, replicas) in prop_oneof![Just((1, 1)), Just((2, 1)), Just((3, 1)), Just((3, 2))],
+        events in prop::collection::vec(event(), 0..24),
+    ) {
+        let mut model = Model::new(spec(shards, replicas));
+        let pods: Vec<String> = model.pods.keys().cloned().collect();
+        for event in events {
+            match event {
+                Event::Act(bits) => {
+                    let plan = model.plan();
+                    let mut bit = 0;
+                    model.perform(&plan, |_| {
+                        bit += 1;
+                        bits >> (bit % 64) & 1 == 1
+                    });
+                }
+                Event::Gossip => model.gossip(),
+                Event::Kill(n) => model.kill(&pods[n % pods.len()]),
+                Event::Restart(n) => model.restart(&pods[n % pods.len()]),
+            }
+        }
+        for pod in &pods {
+            model.restart(pod);
+        }
+        model.gossip();
+        model.converge();
+        prop_assert_eq!(model.plan().slots_served, 16_384);
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_matter(
+        kills in prop::collection::vec(0_usize..9, 0..3),
+        shuffle in Just((0..9).collect::<Vec<usize>>()).prop_shuffle(),
+    ) {
+        let mut model = Model::formed(spec(3, 2));
+        let pods: Vec<String> = model.pods.keys().cloned().collect();
+        for kill in kills {
+            model.kill(&pods[kill]);
+        }
+        let observed = model.observed();
+        let mut shuffled = observed.clone();
+        shuffled.snapshot.members =
+            shuffle.iter().map(|index| observed.snapshot.members[*index].clone()).collect();
+        prop_assert_eq!(
+            crate::plan(CLUSTER, &model.spec, &observed),
+            crate::plan(CLUSTER, &model.spec, &shuffled)
+        );
+    }
+}
+
+#[test]
+fn a_plan_that_asks_too_much_is_found_out() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-1-0");
+    let observed = model.observed();
+    let mut plan = model.plan();
+    let crate::Decision::Act(actions) = &mut plan.shards[1].decision else { panic!("{plan:?}") };
+    let member = model.id("demo-shard-0-0");
+    let stranger = "ee".repeat(20).parse().unwrap();
+    actions.push(actions[0].clone());
+    actions.extend([
+        Verb::Failover {
+            pod: "demo-shard-2-1".into(),
+            primary: member,
+            mode: FailoverMode::Takeover,
+        }
+        .into(),
+        Verb::Forget { node: member }.into(),
+        Verb::Forget { node: stranger }.into(),
+        Verb::Meet { pod: "demo-shard-0-0".into(), with: "demo-shard-1-0".into() }.into(),
+        Verb::AssignSlots {
+            pod: "demo-shard-2-0".into(),
+            slots: SlotSet::from_iter(["5-6".parse().unwrap()]),
+        }
+        .into(),
+    ]);
+    let violations: Vec<String> = plan.check(&observed).iter().map(|it| format!("{it}")).collect();
+    let expected = [
+        "two actions have the id",
+        "3 failovers at once",
+        "is no replica of",
+        "would be forgotten",
+        "which nobody knows",
+        "`meet` goes to `demo-shard-1-0`",
+        "claimed by another",
+    ];
+    for text in expected {
+        assert!(violations.iter().any(|it| it.contains(text)), "{text}: {violations:#?}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The Kubernetes objects that one RedisCluster needs, as server-side apply intents.
+//!
+//! They say what is wanted and nothing else: every pass gives the same objects for the same spec, so
+//! that applying them again changes nothing. No secret value is in them, only the Secret's name.
+//!
+//! Invariants:
+//! - Every object has the RedisCluster as its controller: deleting that deletes all.
+//! - Nothing binds to all addresses or to the loopback: a member listens on its Pod's address.
+//! - A change of the template restarts no Pod (`OnDelete`): restarts are decided, one at a time.
+
+mod config;
+mod template;
+
+use alloc::{string::String, vec, vec::Vec};
+
+use serde_json::{Value, json};
+use tholepin_redis_types::{
+    API_VERSION,
+    redis_cluster::{KIND, OnDelete, RedisClusterSpec},
+};
+use tholepin_schema::instance::{CredentialsRef, Instance};
+
+use crate::Names;
+
+/// The label that says to which RedisCluster a Pod belongs.
+pub const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
+/// The label that says to which shard of it.
+pub const SHARD_LABEL: &str = "redis.tholepin.dev/shard";
+/// The container that runs the server.
+pub const CONTAINER: &str = "redis";
+/// How much higher the port of the cluster bus is.
+const BUS_PORT_OFFSET: u16 = 10_000;
+
+/// The object that all others belong to.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
+}
+
+/// Everything that is needed, in the order in which to apply it.
+#[must_use]
+pub fn objects(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+    let mut objects = vec![
+        config::config_map(owner, spec),
+        headless_service(owner, spec),
+        client_service(owner, spec),
+    ];
+    for shard in 0..spec.shards {
+        objects.push(stateful_set(owner, spec, shard));
+        objects.push(disruption_budget(owner, shard));
+    }
+    objects
+}
+
+/// The instance, as the host's Redis functions take it.
+#[must_use]
+pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
+    let credentials = spec.auth.as_ref().map(|auth| CredentialsRef {
+        secret: auth.secret_name.clone(),
+        key: auth.key.clone(),
+        user: None,
+    });
+    Instance {
+        namespace: owner.namespace.into(),
+        selector: alloc::format!("{CLUSTER_LABEL}={}", owner.name),
+        container: CONTAINER.into(),
+        port: spec.port,
+        credentials,
+        owner: None,
+        // Their live values are compared with the spec's.
+        settings: spec.settings.keys().cloned().collect(),
+    }
+}
+
+fn names(owner: Owner<'_>) -> Names<'_> {
+    Names { cluster: owner.name }
+}
+
+/// Labels of everything; `shard` narrows them to one shard.
+fn labels(owner: Owner<'_>, shard: Option<u16>) -> Value {
+    let mut labels = json!({
+        "app.kubernetes.io/name": "redis-cluster",
+        "app.kubernetes.io/instance": owner.name,
+        "app.kubernetes.io/managed-by": "tholepin",
+        CLUSTER_LABEL: owner.name,
+    });
+    if let (Some(shard), Some(labels)) = (shard, labels.as_object_mut()) {
+        labels.insert(SHARD_LABEL.into(), alloc::format!("{shard}").into());
+    }
+    labels
+}
+
+fn selector(owner: Owner<'_>, shard: Option<u16>) -> Value {
+    match shard {
+        Some(shard) => {
+            json!({CLUSTER_LABEL: owner.name, SHARD_LABEL: alloc::format!("{shard}")})
+        }
+        None => json!({CLUSTER_LABEL: owner.name}),
+    }
+}
+
+fn metadata(owner: Owner<'_>, name: &str, shard: Option<u16>) -> Value {
+    json!({
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": labels(owner, shard),
+        "ownerReferences": [{
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }],
+    })
+}
+
+/// Gives each Pod a name, ready or not: members must find each other before they are ready.
+fn headless_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
+    let bus = spec.port.saturating_add(BUS_PORT_OFFSET);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, &names(owner).headless_service(), None),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": true,
+            "selector": selector(owner, None),
+            "ports": [
+                {"name": "redis", "port": spec.port, "targetPort": "redis", "protocol": "TCP"},
+                {"name": "bus", "port": bus, "targetPort": "bus", "protocol": "TCP"},
+            ],
+        },
+    })
+}
+
+/// Where clients begin: any member tells them about all others.
+fn client_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, &names(owner).client_service(), None),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(owner, None),
+            "ports": [
+                {"name": "redis", "port": spec.port, "targetPort": "redis", "protocol": "TCP"},
+            ],
+        },
+    })
+}
+
+/// Evictions take at most one Pod of a shard at a time.
+fn disruption_budget(owner: Owner<'_>, shard: u16) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, &names(owner).shard(shard), Some(shard)),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": selector(owner, Some(shard))},
+        },
+    })
+}
+
+fn stateful_set(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
+    let mut set = json!({
+        "replicas": spec.replicas_per_shard.saturating_add(1),
+        "serviceName": names(owner).headless_service(),
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "selector": {"matchLabels": selector(owner, Some(shard))},
+        "template": {
+            "metadata": {"labels": labels(owner, Some(shard))},
+            "spec": template::pod_spec(owner, spec, shard),
+        },
+    });
+    if let (Some(storage), Some(fields)) = (&spec.storage, set.as_object_mut()) {
+        let when_deleted = match storage.on_delete {
+            OnDelete::Retain => "Retain",
+            OnDelete::Delete => "Delete",
+        };
+        let policy = json!({"whenDeleted": when_deleted, "whenScaled": "Retain"});
+        fields.insert("persistentVolumeClaimRetentionPolicy".into(), policy);
+        let mut claim = json!({
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": storage.size}},
+        });
+        if let (Some(class), Some(claim)) = (&storage.storage_class_name, claim.as_object_mut()) {
+            claim.insert("storageClassName".into(), class.as_str().into());
+        }
+        let labels = labels(owner, Some(shard));
+        let claims = json!([{"metadata": {"name": DATA, "labels": labels}, "spec": claim}]);
+        fields.insert("volumeClaimTemplates".into(), claims);
+    }
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": metadata(owner, &names(owner).shard(shard), Some(shard)),
+        "spec": set,
+    })
+}
+
+/// The volume of the data, and the claim's name where there is one.
+const DATA: &str = "data";
+
+/// Names the objects for messages: `StatefulSet demo-shard-0`.
+#[must_use]
+pub fn title(object: &Value) -> String {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    alloc::format!("{} {}", text("/kind"), text("/metadata/name"))
+}
+
+#[cfg(test)]
+mod tests;

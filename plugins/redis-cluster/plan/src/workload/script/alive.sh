@@ -1,0 +1,4 @@
+#!/bin/sh
+# Alive: waiting in the start guard, or answering anything at all, an error too.
+[ -e "${RUN_DIR:-/run/redis}/guard" ] && exit 0
+[ -n "$(timeout 4 redis-cli -h "$POD_IP" -p "$PORT" ping 2>/dev/null)" ]

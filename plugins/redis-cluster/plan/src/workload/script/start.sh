@@ -1,0 +1,123 @@
+#!/bin/sh
+# Starts the server, but not before that is safe for the data that others hold.
+# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no), GUARD_S; REDISCLI_AUTH if there is a password.
+set -eu
+umask 077
+data=${DATA_DIR:-/data}
+run=${RUN_DIR:-/run/redis}
+conf=${CONF_DIR:-/etc/redis}
+cd "$data"
+
+say() { printf 'start guard: %s\n' "$1" >&2; }
+
+ask() { # HOST PORT: the nodes as that peer sees them
+    timeout 1 redis-cli -h "$1" -p "$2" cluster nodes 2>/dev/null
+}
+
+has_data() {
+    for file in dump.rdb appendonly.aof appendonlydir/*.rdb appendonlydir/*.aof; do
+        if [ -s "$file" ]; then return 0; fi
+    done
+    return 1
+}
+
+# A volume of another cluster must not be mixed in: its nodes.conf knows that cluster's nodes.
+if [ -s instance ] && [ "$(cat instance)" != "$INSTANCE" ]; then
+    say "this volume belongs to $(cat instance), not to $INSTANCE; give this Pod a volume of its own"
+    exit 1
+fi
+printf '%s\n' "$INSTANCE" > instance
+
+if [ "$DURABLE" = no ]; then
+    # What a synchronisation left behind is old; serving it would undo writes.
+    rm -f dump.rdb temp-*.rdb
+fi
+
+# Without its manifest the server would ignore the append-only files and start empty.
+if [ -d appendonlydir ] && [ -n "$(ls appendonlydir)" ] \
+    && ! ls appendonlydir/*.manifest >/dev/null 2>&1; then
+    say "appendonlydir has files but no manifest; restore the manifest or move the directory away"
+    exit 1
+fi
+
+# Data without an identity: a new node would claim the slots of the keys it finds. It is kept aside,
+# and this node starts empty and joins as a replica.
+if [ ! -s nodes.conf ]; then
+    rm -f nodes.conf
+    if has_data; then
+        aside="aside-$(date +%s)"
+        mkdir "$aside"
+        for file in dump.rdb appendonly.aof appendonlydir; do
+            if [ -e "$file" ]; then mv "$file" "$aside/"; fi
+        done
+        say "nodes.conf is gone; the data found was moved to $data/$aside"
+    fi
+fi
+
+# A primary that comes back empty empties its replicas. So one that has nothing to load waits until
+# its slots are somebody else's; if nobody follows it, nobody could take over and waiting is no use.
+me='' slots='' followed='' peers=''
+if [ -s nodes.conf ] && ! has_data; then
+    while read -r id address flags _ _ _ _ _ rest; do
+        case $flags in
+            *myself*master* | *master*myself*) me=$id slots=$rest ;;
+            *myself* | *noaddr* | *handshake*) ;;
+            *master* | *slave*) peers="$peers ${address%%@*}" ;;
+        esac
+    done < nodes.conf
+    while read -r _ _ flags primary _; do
+        case $flags in *slave*) if [ "$primary" = "$me" ]; then followed=yes; fi ;; esac
+    done < nodes.conf
+fi
+
+taken_over() { # whether a peer says that this node owns nothing any more
+    for peer in $peers; do
+        nodes=$(ask "${peer%:*}" "${peer##*:}") || continue
+        case $nodes in *myself*) ;; *) continue ;; esac
+        mine=$(printf '%s\n' "$nodes" | while read -r id _ flags _ _ _ _ _ rest; do
+            if [ "$id" = "$me" ]; then
+                case $flags in *slave*) ;; *) printf '%s' "$rest" ;; esac
+            fi
+        done)
+        if [ -z "$mine" ]; then return 0; fi
+    done
+    return 1
+}
+
+if [ -n "$slots" ] && [ -n "$followed" ]; then
+    say "was a primary and has nothing to load; waiting up to $GUARD_S s for another to take over"
+    : > "$run/guard"
+    end=$(($(date +%s) + GUARD_S))
+    until taken_over; do
+        if [ "$end" -le "$(date +%s)" ]; then
+            say "nobody took over in $GUARD_S s; starting"
+            break
+        fi
+        sleep 0.1
+    done
+    rm -f "$run/guard"
+fi
+
+case ${REDISCLI_AUTH:-} in
+    *'
+'*)
+        say 'the password has a line break; write the Secret anew without one'
+        exit 1
+        ;;
+esac
+
+{
+    printf 'include %s/redis.conf\n' "$conf"
+    printf 'bind %s\n' "$POD_IP"
+    printf 'cluster-announce-ip %s\n' "$POD_IP"
+    # Peers answer to where a message comes from. The engine knows this from 7.0 on.
+    case $(redis-server --version) in
+        *v=[1-6].*) ;;
+        *) printf 'bind-source-addr %s\n' "$POD_IP" ;;
+    esac
+    if [ -n "${REDISCLI_AUTH:-}" ]; then
+        quoted=$(printf '%s' "$REDISCLI_AUTH" | sed 's/[\\"]/\\&/g')
+        printf 'requirepass "%s"\nmasterauth "%s"\n' "$quoted" "$quoted"
+    fi
+} > "$run/redis.conf"
+exec redis-server "$run/redis.conf"

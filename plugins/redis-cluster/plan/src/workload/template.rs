@@ -1,0 +1,138 @@
+//! The Pod template.
+//!
+//! A Pod is ready when its server answers, whatever the cluster's state: members must be reachable
+//! while the cluster is formed and healed. Liveness is for a server that hangs for a minute; loading,
+//! waiting in the start guard, and a cluster that is down are no reasons to kill.
+
+use alloc::{vec, vec::Vec};
+
+use serde_json::{Map, Value, json};
+use tholepin_redis_types::redis_cluster::RedisClusterSpec;
+
+use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, selector};
+
+/// How long the preStop hook waits for another member to take over, in seconds.
+const HAND_OVER_S_MAX: u32 = 20;
+/// How long the server then has to stop, in seconds: it waits up to 10 s for its replicas, and writes
+/// what is left of its append-only file.
+const SHUTDOWN_S_MAX: u32 = 25;
+/// The start guard waits twice the node timeout and this long, in milliseconds: by then the cluster
+/// has elected another primary, if it can.
+const GUARD_EXTRA_MS: u32 = 5000;
+
+pub(super) fn pod_spec(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
+    json!({
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": HAND_OVER_S_MAX + SHUTDOWN_S_MAX,
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": selector(owner, Some(shard))},
+            },
+        }]}},
+        "topologySpreadConstraints": [
+            spread("topology.kubernetes.io/zone", &selector(owner, Some(shard))),
+            spread("kubernetes.io/hostname", &selector(owner, None)),
+        ],
+        "containers": [container(owner, spec)],
+        "volumes": volumes(owner, spec),
+    })
+}
+
+fn spread(topology_key: &str, selector: &Value) -> Value {
+    json!({
+        "maxSkew": 1,
+        "topologyKey": topology_key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector},
+    })
+}
+
+fn container(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
+    let bus = spec.port.saturating_add(BUS_PORT_OFFSET);
+    let script = |name: &str| json!({"command": ["sh", alloc::format!("/etc/redis/{name}.sh")]});
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": spec.image,
+        "command": ["sh", "/etc/redis/start.sh"],
+        "env": environment(owner, spec),
+        "ports": [
+            {"name": "redis", "containerPort": spec.port, "protocol": "TCP"},
+            {"name": "bus", "containerPort": bus, "protocol": "TCP"},
+        ],
+        "volumeMounts": [
+            {"name": DATA, "mountPath": "/data"},
+            {"name": "config", "mountPath": "/etc/redis", "readOnly": true},
+            {"name": "run", "mountPath": "/run/redis"},
+        ],
+        "readinessProbe": {
+            "exec": script("ready"),
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "successThreshold": 1,
+            "failureThreshold": 2,
+        },
+        "livenessProbe": {
+            "exec": script("alive"),
+            "initialDelaySeconds": 10,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "successThreshold": 1,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"exec": script("stop")}},
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    });
+    if let Some(fields) = container.as_object_mut().filter(|_| !spec.resources.is_empty()) {
+        fields.insert("resources".into(), resources(spec));
+    }
+    container
+}
+
+fn resources(spec: &RedisClusterSpec) -> Value {
+    let mut resources = Map::new();
+    for (name, quantities) in
+        [("requests", &spec.resources.requests), ("limits", &spec.resources.limits)]
+    {
+        if !quantities.is_empty() {
+            resources.insert(name.into(), json!(quantities));
+        }
+    }
+    resources.into()
+}
+
+fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+    let guard_ms = spec.failover.node_timeout_ms.saturating_mul(2).saturating_add(GUARD_EXTRA_MS);
+    let mut environment = vec![
+        json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
+        json!({"name": "PORT", "value": alloc::format!("{}", spec.port)}),
+        json!({"name": "INSTANCE", "value": alloc::format!("{}/{}", owner.namespace, owner.name)}),
+        json!({"name": "DURABLE", "value": if spec.storage.is_some() { "yes" } else { "no" }}),
+        json!({"name": "GUARD_S", "value": alloc::format!("{}", guard_ms.div_ceil(1000))}),
+        json!({"name": "HAND_OVER_S", "value": alloc::format!("{HAND_OVER_S_MAX}")}),
+    ];
+    if let Some(auth) = &spec.auth {
+        // The name that redis-cli reads; the server gets it from `start.sh`.
+        environment.push(json!({
+            "name": "REDISCLI_AUTH",
+            "valueFrom": {"secretKeyRef": {"name": auth.secret_name, "key": auth.key}},
+        }));
+    }
+    environment
+}
+
+fn volumes(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+    let mut volumes = vec![
+        json!({"name": "config", "configMap": {"name": names(owner).config_map()}}),
+        json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+    ];
+    if spec.storage.is_none() {
+        volumes.push(json!({"name": DATA, "emptyDir": {}}));
+    }
+    volumes
+}

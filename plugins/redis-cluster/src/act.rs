@@ -1,0 +1,127 @@
+//! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
+
+use serde_json::Value;
+use tholepin_redis_cluster_plan::Plan;
+use tholepin_schema::action::{Action, ActionResult, Outcome, Verb};
+use tholepin_sdk::{Error, EventType, Failure, Host, Retry};
+
+use crate::observe::Target;
+
+/// What became of a plan's actions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acted {
+    /// How many are as wanted.
+    pub done: usize,
+    /// Why others are not: a guard's or the engine's words, in the order of the plan.
+    pub held_up: Vec<HeldUp>,
+}
+
+/// An action that was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldUp {
+    /// As a condition's reason.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Acted {
+    /// Whether nothing was done although something was planned.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.done == 0 && !self.held_up.is_empty()
+    }
+}
+
+/// Performs a plan.
+///
+/// # Errors
+///
+/// Fails if the host takes no list from this plugin at all, or if something more urgent has come up;
+/// what becomes of single actions is no error.
+pub(crate) fn act(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted, Error> {
+    let actions = plan.actions();
+    if actions.is_empty() {
+        return Ok(Acted::default());
+    }
+    let documents: Result<Vec<Value>, _> = actions.iter().map(serde_json::to_value).collect();
+    let documents = documents
+        .map_err(|error| Error::Invalid(format!("an action cannot be written down: {error}")))?;
+    let results = match host.act(&target.instance, &documents) {
+        Ok(results) => results,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        // The next pass looks and decides anew.
+        Err(error) if error.retry() != Retry::Never => {
+            let held_up = HeldUp { reason: error.reason().into(), message: error.to_string() };
+            return Ok(Acted { done: 0, held_up: vec![held_up] });
+        }
+        Err(error) => return Err(error),
+    };
+    let mut acted = Acted::default();
+    for (action, result) in actions.iter().zip(results) {
+        match judge(action, result) {
+            Ok(note) => {
+                acted.done += 1;
+                announce(host, action, &note);
+            }
+            Err(held_up) => acted.held_up.extend(held_up),
+        }
+    }
+    Ok(acted)
+}
+
+/// What became of one action: a note, or what holds it up; nothing for one that was only skipped.
+fn judge(action: &Action, result: Result<Value, Error>) -> Result<String, Option<HeldUp>> {
+    let what = describe(&action.verb);
+    let held_up = |reason: &str, message: String| {
+        Err(Some(HeldUp { reason: reason.into(), message: format!("{what}: {message}") }))
+    };
+    let document = match result {
+        Ok(document) => document,
+        Err(error) => return held_up(error.reason(), error.to_string()),
+    };
+    match serde_json::from_value::<ActionResult>(document).map(|result| result.outcome) {
+        Ok(Outcome::Done { note, .. }) => Ok(note),
+        Ok(Outcome::Refused { guard, message }) => {
+            held_up("Refused", format!("{guard}: {message}"))
+        }
+        Ok(Outcome::Failed { reason, message, .. }) => held_up(&reason, message),
+        // What it came after says why.
+        Ok(Outcome::Skipped { .. }) => Err(None),
+        Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
+        Err(error) => held_up("Other", format!("the answer cannot be read: {error}")),
+    }
+}
+
+/// Tells people about what they would ask for later. Forming is told by the conditions.
+fn announce(host: &dyn Host, action: &Action, note: &str) {
+    let Verb::Failover { pod, mode, .. } = &action.verb else { return };
+    let message = format!("`{pod}` took over ({}): {note}", mode.name());
+    host.info(&message);
+    // An event that is lost changes nothing.
+    if let Err(error) = host.publish(EventType::Normal, "FailedOver", &message) {
+        host.warn(&format!("the event was not published: {error}"));
+    }
+}
+
+/// An action in a few words.
+fn describe(verb: &Verb) -> String {
+    if let Verb::Forget { node } = verb {
+        format!("forget {}", node.short())
+    } else {
+        format!("{} `{}`", verb.name(), verb.pod().unwrap_or_default())
+    }
+}
+
+/// An object could not be applied.
+pub(crate) fn apply_failure(title: &str, error: &Error) -> Failure {
+    let mut failure: Failure = error.clone().into();
+    if matches!(error, Error::Conflict(_)) {
+        failure.message = format!(
+            "{error}; somebody else owns a field of {title}: remove the field from their manifest, \
+             or rename the RedisCluster"
+        );
+    } else {
+        failure.message = format!("{title} was not applied: {error}");
+    }
+    failure
+}

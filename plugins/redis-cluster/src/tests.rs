@@ -1,0 +1,275 @@
+//! Whole passes against a host that answers from a script.
+
+use std::cell::RefCell;
+
+use super::*;
+use tholepin_redis_cluster_plan::workload::Owner;
+use tholepin_sdk::{
+    DeleteOptions, Error, EventType, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
+};
+
+/// A host with one object, one Secret and one snapshot. It does what it is told and writes it down.
+#[derive(Default)]
+struct Scripted {
+    secret: Option<Value>,
+    snapshot: Value,
+    /// Answers for the actions, by verb; `done` for those that are not named.
+    refusals: Vec<(&'static str, Value)>,
+    applied: RefCell<Vec<String>>,
+    acted: RefCell<Vec<Value>>,
+    status: RefCell<Option<Value>>,
+    events: RefCell<Vec<String>>,
+}
+
+fn unused<T>(what: &str) -> Result<T, Error> {
+    Err(Error::Unsupported(what.to_owned()))
+}
+
+impl Host for Scripted {
+    fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
+        assert_eq!((object.kind.kind.as_str(), object.name.as_str()), ("Secret", "demo-auth"));
+        self.secret.clone().ok_or_else(|| Error::NotFound("Secret demo-auth".to_owned()))
+    }
+
+    fn list(&self, _: &ListQuery) -> Result<Vec<Value>, Error> {
+        unused("list")
+    }
+
+    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
+        assert!(!force);
+        self.applied.borrow_mut().push(workload::title(object));
+        Ok(object.clone())
+    }
+
+    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
+        *self.status.borrow_mut() = Some(object["status"].clone());
+        Ok(object.clone())
+    }
+
+    fn merge_patch(&self, _: &ObjectRef, _: &Value) -> Result<Value, Error> {
+        unused("merge_patch")
+    }
+
+    fn delete(&self, _: &ObjectRef, _: &DeleteOptions) -> Result<(), Error> {
+        unused("delete")
+    }
+
+    fn publish(&self, _: EventType, reason: &str, _: &str) -> Result<(), Error> {
+        self.events.borrow_mut().push(reason.to_owned());
+        Ok(())
+    }
+
+    fn pipeline(&self, _: &Pipeline) -> Result<Vec<Reply>, Error> {
+        unused("pipeline")
+    }
+
+    fn fan_out(&self, _: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
+        unused("fan_out")
+    }
+
+    fn observe(&self, instance: &Value) -> Result<Value, Error> {
+        assert_eq!(instance["selector"], "redis.tholepin.dev/cluster=demo");
+        Ok(self.snapshot.clone())
+    }
+
+    fn act(&self, _: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
+        self.acted.borrow_mut().extend_from_slice(actions);
+        let answer = |action: &Value| {
+            let refusal = self.refusals.iter().find(|(verb, _)| action["verb"] == *verb);
+            let done = || json!({"done": {"tookMs": 1, "note": "ok"}});
+            Ok(json!({"outcome": refusal.map_or_else(done, |(_, outcome)| outcome.clone())}))
+        };
+        Ok(actions.iter().map(answer).collect())
+    }
+
+    fn now_ms(&self) -> Result<u64, Error> {
+        Ok(1_795_236_169_024)
+    }
+
+    fn random(&self, _: u32) -> Result<Vec<u8>, Error> {
+        unused("random")
+    }
+
+    fn parameters(&self) -> Result<Value, Error> {
+        unused("parameters")
+    }
+
+    fn log(&self, _: Level, _: &str) {}
+}
+
+fn id(digit: char) -> String {
+    digit.to_string().repeat(40)
+}
+
+fn object(spec: Value) -> Value {
+    json!({
+        "apiVersion": "redis.tholepin.dev/v1alpha1",
+        "kind": "RedisCluster",
+        "metadata": {"name": "demo", "namespace": "default", "uid": "u-1", "generation": 4},
+        "spec": spec,
+    })
+}
+
+/// A server that is alone.
+fn fresh(pod: &str, address: &str, id: &str) -> Value {
+    let own = json!({"role": "primary", "address": address, "epoch": 0, "connected": true});
+    json!({
+        "pod": pod, "podUid": "p", "running": true, "address": address,
+        "answer": {"answered": {
+            "answeredAtMs": 1, "node": id, "runId": id, "keys": 0, "role": "primary",
+            "cluster": {"ok": false, "knownNodes": 1, "size": 0, "currentEpoch": 0, "epoch": 0,
+                "slotsAssigned": 0, "slotsOk": 0},
+            "settings": {"cluster-node-timeout": "5000"},
+            "differs": {id: own},
+        }},
+    })
+}
+
+/// The only server of a cluster of one shard, with all slots.
+fn serving(pod: &str, address: &str, id: &str) -> Value {
+    let row = json!({"role": "primary", "address": address, "epoch": 1, "slots": ["0-16383"],
+        "connected": true});
+    json!({
+        "observedAtMs": 1,
+        "view": {id: row},
+        "members": [{
+            "pod": pod, "podUid": "p", "running": true, "address": address,
+            "answer": {"answered": {
+                "answeredAtMs": 1, "node": id, "keys": 7, "role": "primary",
+                "cluster": {"ok": true, "knownNodes": 1, "size": 1, "currentEpoch": 1, "epoch": 1,
+                    "slotsAssigned": 16384, "slotsOk": 16384},
+                "settings": {"cluster-node-timeout": "5000"},
+            }},
+        }],
+    })
+}
+
+fn reconcile(host: &Scripted, object: Value) -> Outcome {
+    let request = Request { object, deleting: false, causes: Vec::new(), memo: None };
+    RedisCluster::reconcile(host, request).unwrap()
+}
+
+fn condition(host: &Scripted, name: &str) -> (String, String, String) {
+    let status = host.status.borrow().clone().unwrap();
+    let conditions = status["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|condition| condition["type"] == name).unwrap();
+    let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"), text("message"))
+}
+
+#[test]
+fn a_new_object_gets_its_workload_and_its_first_actions() {
+    let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
+    let host = Scripted {
+        snapshot: json!({"observedAtMs": 1, "members": members}),
+        ..Scripted::default()
+    };
+    let outcome = reconcile(&host, object(json!({"shards": 2, "replicasPerShard": 0})));
+    let applied = host.applied.borrow();
+    assert_eq!(applied.first().unwrap(), "ConfigMap demo-config");
+    assert_eq!(applied.iter().filter(|title| title.starts_with("StatefulSet")).count(), 2);
+    let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
+    assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
+    assert_eq!(outcome.requeue_ms, Some(tholepin_redis_cluster_plan::BUSY_REQUEUE_MS));
+    assert!(matches!(outcome.wake.as_slice(), [Wake::Change { .. }]));
+    let (status, reason, message) = condition(&host, "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "PodsNotAnswering"));
+    assert!(message.contains("demo-shard-1-0"), "{message}");
+    assert_eq!(condition(&host, "Progressing").0, "True");
+    assert_eq!(condition(&host, "Degraded").0, "False");
+}
+
+#[test]
+fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
+    let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
+    let host = Scripted { snapshot, ..Scripted::default() };
+    let mut object = object(json!({"shards": 1, "replicasPerShard": 0}));
+    let outcome = reconcile(&host, object.clone());
+    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS));
+    assert!(outcome.summary.starts_with("ready: 1/1 shards"), "{}", outcome.summary);
+    let status = host.status.borrow().clone().unwrap();
+    assert_eq!((&status["readyShards"], &status["slotsServed"]), (&json!("1/1"), &json!(16384)));
+    assert_eq!(condition(&host, "Ready").0, "True");
+    assert_eq!(*host.events.borrow(), ["Ready"]);
+
+    // Looking again changes nothing, and nothing is said twice.
+    object["status"] = status.clone();
+    reconcile(&host, object);
+    assert_eq!(host.status.borrow().clone().unwrap(), status);
+    assert_eq!(host.events.borrow().len(), 1);
+    assert!(host.acted.borrow().is_empty());
+}
+
+#[test]
+fn a_missing_secret_stops_everything_and_names_the_way_out() {
+    let auth = json!({"shards": 1, "auth": {"secretName": "demo-auth"}});
+    let cases = [
+        (None, "SecretMissing", "kubectl --namespace default create secret generic demo-auth"),
+        (Some(json!({"data": {"pw": "x"}})), "SecretKeyMissing", ".spec.auth.key"),
+    ];
+    for (secret, expected, way_out) in cases {
+        let host = Scripted { secret, ..Scripted::default() };
+        reconcile(&host, object(auth.clone()));
+        let (status, reason, message) = condition(&host, "Ready");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
+        assert!(message.contains(way_out), "{message}");
+        assert!(host.applied.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_refusal_is_reported_with_the_guards_words() {
+    let snapshot = json!({"observedAtMs": 1, "members": [
+        fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a')),
+    ]});
+    let refusal = json!({"refused": {"guard": "empty", "message": "it holds 3 keys"}});
+    let refusals = ["configure", "set-config-epoch", "assign-slots"]
+        .map(|verb| (verb, refusal.clone()))
+        .to_vec();
+    let host = Scripted { snapshot, refusals, ..Scripted::default() };
+    let outcome = reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
+    let (status, reason, message) = condition(&host, "Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Refused"));
+    assert!(message.contains("empty: it holds 3 keys"), "{message}");
+    assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
+}
+
+#[test]
+fn deleting_is_finished_at_once_and_writes_nothing() {
+    let host = Scripted::default();
+    let request =
+        Request { object: object(json!({})), deleting: true, causes: Vec::new(), memo: None };
+    assert!(RedisCluster::reconcile(&host, request).unwrap().finished);
+    assert!(host.applied.borrow().is_empty() && host.status.borrow().is_none());
+}
+
+#[test]
+fn validation_names_field_and_way_out() {
+    let violations = RedisCluster::validate(None, object(json!({"settings": {"port": 1}})));
+    assert_eq!(violations.len(), 1);
+    assert_eq!(violations[0].field, ".spec.settings.port");
+    assert!(violations[0].message.contains("`.spec.port`"), "{}", violations[0].message);
+    assert!(RedisCluster::validate(None, object(json!({}))).is_empty());
+    assert_eq!(RedisCluster::validate(None, object(json!({"shards": "many"}))).len(), 1);
+}
+
+#[test]
+fn the_manifest_asks_for_what_is_used() {
+    let manifest = RedisCluster::describe();
+    assert_eq!(manifest.name, "redis-cluster");
+    let crd = manifest.reconciles[0].crd.as_ref().unwrap();
+    assert_eq!(crd["metadata"]["name"], "redisclusters.redis.tholepin.dev");
+    let granted: Vec<&str> =
+        manifest.grants.kubernetes.iter().map(|grant| grant.name.kind.as_str()).collect();
+    let spec = serde_json::from_value(json!({})).unwrap();
+    let owner = Owner { name: "demo", namespace: "default", uid: "u" };
+    for made in workload::objects(owner, &spec) {
+        assert!(granted.contains(&made["kind"].as_str().unwrap()), "{}", workload::title(&made));
+    }
+    for path in [&manifest.safety.durability, &manifest.safety.tail_loss] {
+        let pointer = path.as_ref().unwrap().replace('.', "/");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let pointer = pointer.replace('/', "/properties/");
+        assert!(schema.pointer(&pointer).is_some(), "{pointer}");
+    }
+}

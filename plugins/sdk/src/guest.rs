@@ -1,0 +1,75 @@
+//! The exports as functions over JSON text: what [`export!`](crate::export) calls. Not for plugins.
+
+use tholepin_schema::reconcile::{Failure, Request};
+
+use crate::Reconciler;
+
+/// Answers `describe`.
+#[must_use]
+pub fn describe<R: Reconciler>() -> String {
+    prepare();
+    write(&R::describe())
+}
+
+/// Answers `validate`.
+#[must_use]
+pub fn validate<R: Reconciler>(old: Option<&str>, new: &str) -> String {
+    prepare();
+    let old = old.map(read);
+    write(&R::validate(old, read(new)))
+}
+
+/// Answers `reconcile`.
+///
+/// # Errors
+///
+/// Fails with the plugin's failure as JSON.
+pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
+    prepare();
+    let request: Request = match serde_json::from_str(request) {
+        Ok(request) => request,
+        Err(error) => {
+            let message = format!("the host's request is none that this SDK reads: {error}");
+            return Err(write(&Failure { reason: "BadRequest".to_owned(), message, retry: false }));
+        }
+    };
+    let Some(host) = host() else {
+        let message =
+            "there is no host outside Wasm; call `Reconciler::reconcile` with one".to_owned();
+        return Err(write(&Failure { reason: "NoHost".to_owned(), message, retry: false }));
+    };
+    R::reconcile(host, request).map(|outcome| write(&outcome)).map_err(|failure| write(&failure))
+}
+
+/// The host that runs this guest; none outside Wasm.
+#[must_use]
+pub fn host() -> Option<&'static dyn crate::Host> {
+    #[cfg(target_family = "wasm")]
+    return Some(&crate::wit::WitHost);
+    #[cfg(not(target_family = "wasm"))]
+    None
+}
+
+/// Sends a panic's text and line to the host's log, where the host looks for it after a trap.
+fn prepare() {
+    #[cfg(target_family = "wasm")]
+    std::panic::set_hook(Box::new(|panic| {
+        use crate::Host as _;
+        let text = panic.payload_as_str().unwrap_or("a value that is no text");
+        let line = match panic.location() {
+            Some(place) => format!("panicked at {place}: {text}"),
+            None => format!("panicked at an unknown place: {text}"),
+        };
+        crate::wit::WitHost.log(crate::Level::Error, &line);
+    }));
+}
+
+/// The host gives JSON by contract; anything else reads as null, which no spec is.
+fn read(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Writes a document of the schema; these have string keys only, so writing cannot fail.
+fn write<T: serde::Serialize>(document: &T) -> String {
+    serde_json::to_string(document).unwrap_or_default()
+}

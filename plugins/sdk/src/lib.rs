@@ -1,0 +1,92 @@
+//! What a plugin is written with: the host's functions behind the trait [`Host`], and the trait
+//! [`Reconciler`] that a plugin implements and hands to [`export!`].
+//!
+//! A plugin reaches the world through [`Host`] and through nothing else, so that the same code runs in
+//! the host (where [`Host`] is the WIT contract), and in a native test (where it is a [`Replayed`]
+//! recording or a list of answers).
+//!
+//! ```
+//! use tholepin_sdk::{Failure, Host, Manifest, Outcome, Reconciler, Request, Violation};
+//!
+//! struct Greeter;
+//!
+//! impl Reconciler for Greeter {
+//!     fn describe() -> Manifest {
+//!         Manifest { name: "greeter".to_owned(), version: "1".to_owned(), ..tholepin_sdk::manifest() }
+//!     }
+//!
+//!     fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+//!         let seen = request.object["spec"]["text"].as_str().unwrap_or_default();
+//!         host.info(&format!("saw {seen}"));
+//!         Ok(Outcome { summary: "greeted".to_owned(), ..Outcome::default() })
+//!     }
+//! }
+//!
+//! tholepin_sdk::export!(Greeter);
+//! ```
+//!
+//! Invariants:
+//! - Nothing here decides: no retry, no cache, no default that changes what a call does.
+//! - A call that the host answers with an error is a value, never a panic.
+
+mod error;
+#[doc(hidden)]
+pub mod guest;
+mod host;
+mod object;
+mod reconciler;
+mod replayed;
+mod reply;
+pub mod topology;
+#[cfg(target_family = "wasm")]
+mod wit;
+
+pub use error::{Error, Retry};
+pub use host::{DeleteOptions, EventType, Host, Level, ListQuery, Pipeline, ReadMode};
+pub use object::{KindName, ObjectRef};
+pub use reconciler::{Reconciler, manifest};
+pub use replayed::{Replayed, ReplayedError};
+pub use reply::{Node, Reply};
+pub use serde_json;
+pub use tholepin_schema as schema;
+pub use tholepin_schema::{
+    manifest::{
+        Grants, KubernetesGrant, Leads, Manifest, ReconciledKind, RedisGrants, Scope, WatchedKind,
+    },
+    reconcile::{Failure, Outcome, Request, Violation, Wake},
+};
+
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub use wit::bindings;
+
+/// Makes a [`Reconciler`] the plugin that this crate exports. Once per crate, which must be a `cdylib`.
+///
+/// Expands to nothing when the crate is not built for Wasm, so that its tests link natively.
+#[macro_export]
+macro_rules! export {
+    ($reconciler:ty) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+    $crate::bindings::export!(Exported with_types_in $crate::bindings);
+
+            struct Exported;
+
+            impl $crate::bindings::exports::tholepin::plugin::description::Guest for Exported {
+                fn describe() -> String {
+                    $crate::guest::describe::<$reconciler>()
+                }
+            }
+
+            impl $crate::bindings::exports::tholepin::plugin::reconciliation::Guest for Exported {
+                fn reconcile(request: String) -> Result<String, String> {
+                    $crate::guest::reconcile::<$reconciler>(&request)
+                }
+
+                fn validate(old: Option<String>, new: String) -> String {
+                    $crate::guest::validate::<$reconciler>(old.as_deref(), &new)
+                }
+            }
+        };
+    };
+}

@@ -1,0 +1,311 @@
+//! A host for native tests that answers from a list: a recording, or answers written by hand.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    DeleteOptions, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
+};
+
+/// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
+/// replay in the host does: never by position, and never with anything invented. A call that the list
+/// does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
+#[derive(Debug, Default)]
+pub struct Replayed {
+    answers: BTreeMap<(String, u32), Result<Answered, Error>>,
+    /// Holds the canonical text of each call made, in order.
+    asked: RefCell<Vec<String>>,
+    missing: RefCell<Vec<String>>,
+    logged: RefCell<Vec<(Level, String)>>,
+}
+
+/// Why a text is no recording.
+#[derive(Debug)]
+pub struct ReplayedError(serde_json::Error);
+
+impl std::fmt::Display for ReplayedError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("this is no recording of a pass")
+    }
+}
+
+impl std::error::Error for ReplayedError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// What a call returned, in the form in which recordings keep it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answered {
+    Done,
+    Document(Value),
+    Documents(Vec<Value>),
+    Results(Vec<Result<Value, Error>>),
+    Number(u64),
+    Bytes(Vec<u8>),
+    Replies(Vec<Reply>),
+    FanOut(Vec<Result<Vec<Reply>, Error>>),
+}
+
+#[derive(Deserialize)]
+struct Recording {
+    calls: Vec<Recorded>,
+}
+
+#[derive(Deserialize)]
+struct Recorded {
+    call: Value,
+    occurrence: u32,
+    answer: Result<Answered, Error>,
+}
+
+impl Replayed {
+    /// Reads a recording as the host writes it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no recording.
+    pub fn from_recording(json: &str) -> Result<Self, ReplayedError> {
+        let recording: Recording = serde_json::from_str(json).map_err(ReplayedError)?;
+        let mut replayed = Self::default();
+        for Recorded { call, occurrence, answer } in recording.calls {
+            replayed.answers.insert((call.to_string(), occurrence), answer);
+        }
+        Ok(replayed)
+    }
+
+    /// Adds an object that `get` finds, cached or live, however often it is asked without a field mask.
+    #[must_use]
+    pub fn with_object(self, object: &Value) -> Self {
+        let Some(name) = ObjectRef::of(object) else { return self };
+        let reads = [ReadMode::Cached, ReadMode::Live];
+        reads.into_iter().fold(self, |host, read| {
+            let call = get_call(&name, read, &[]);
+            host.always(&call, Ok(Answered::Document(object.clone())))
+        })
+    }
+
+    /// Adds the answer of `observe` for an instance, however often it is asked.
+    #[must_use]
+    pub fn with_snapshot(self, instance: &Value, answer: Result<Value, Error>) -> Self {
+        let call = call("redis", "observe", json!({"instance": instance}));
+        self.always(&call, answer.map(Answered::Document))
+    }
+
+    /// Adds the time that the clock shows, however often it is asked.
+    #[must_use]
+    pub fn with_now_ms(self, now_ms: u64) -> Self {
+        let call = json!({"interface": "runtime", "function": "now"});
+        self.always(&call, Ok(Answered::Number(now_ms)))
+    }
+
+    /// Adds the plugin's parameters.
+    #[must_use]
+    pub fn with_parameters(self, parameters: Value) -> Self {
+        let call = json!({"interface": "runtime", "function": "parameters"});
+        self.always(&call, Ok(Answered::Document(parameters)))
+    }
+
+    /// The calls made so far, logs left out, as canonical JSON in order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.borrow().clone()
+    }
+
+    /// The calls that found no answer.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        self.missing.borrow().clone()
+    }
+
+    /// The lines logged so far.
+    #[must_use]
+    pub fn logged(&self) -> Vec<(Level, String)> {
+        self.logged.borrow().clone()
+    }
+
+    fn always(mut self, call: &Value, answer: Result<Answered, Error>) -> Self {
+        self.answers.insert((call.to_string(), ALWAYS), answer);
+        self
+    }
+
+    fn ask(&self, call: &Value) -> Result<Answered, Error> {
+        let text = call.to_string();
+        let asked_before = self.asked.borrow().iter().filter(|asked| **asked == text).count();
+        self.asked.borrow_mut().push(text.clone());
+        let occurrence = u32::try_from(asked_before).unwrap_or(ALWAYS);
+        let found = self
+            .answers
+            .get(&(text.clone(), occurrence))
+            .or_else(|| self.answers.get(&(text.clone(), ALWAYS)));
+        found.cloned().unwrap_or_else(|| {
+            self.missing.borrow_mut().push(text.clone());
+            Err(Error::Other(format!("the replay holds no answer number {occurrence} to {text}")))
+        })
+    }
+}
+
+/// The occurrence under which an answer stands that serves every time.
+const ALWAYS: u32 = u32::MAX;
+
+impl Host for Replayed {
+    fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
+        document(self.ask(&get_call(object, read, fields))?)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
+        let Answered::Documents(documents) = self.ask(&call("kubernetes", "list", json!(query)))?
+        else {
+            return Err(unfit("documents"));
+        };
+        Ok(documents)
+    }
+
+    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
+        let arguments = json!({"object": object, "force": force});
+        document(self.ask(&call("kubernetes", "apply", arguments))?)
+    }
+
+    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
+        document(self.ask(&call("kubernetes", "apply-status", json!({"object": object})))?)
+    }
+
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Value, Error> {
+        let arguments = json!({"object": object, "patch": patch});
+        document(self.ask(&call("kubernetes", "merge-patch", arguments))?)
+    }
+
+    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
+        let mut arguments = json!(options);
+        if let Some(arguments) = arguments.as_object_mut() {
+            arguments.insert("object".to_owned(), json!(object));
+        }
+        done(self.ask(&call("kubernetes", "delete", arguments))?)
+    }
+
+    fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error> {
+        let arguments = json!({"eventType": event_type, "reason": reason, "message": message});
+        done(self.ask(&call("kubernetes", "publish", arguments))?)
+    }
+
+    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
+        let Answered::Replies(replies) = self.ask(&call("redis", "pipeline", json!(pipeline)))?
+        else {
+            return Err(unfit("replies"));
+        };
+        Ok(replies)
+    }
+
+    fn fan_out(&self, pipelines: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
+        let Answered::FanOut(results) =
+            self.ask(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
+        else {
+            return Err(unfit("results of a fan-out"));
+        };
+        Ok(results)
+    }
+
+    fn observe(&self, instance: &Value) -> Result<Value, Error> {
+        document(self.ask(&call("redis", "observe", json!({"instance": instance})))?)
+    }
+
+    fn act(&self, instance: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
+        let arguments = json!({"instance": instance, "actions": actions});
+        let Answered::Results(results) = self.ask(&call("redis", "act", arguments))? else {
+            return Err(unfit("results"));
+        };
+        Ok(results)
+    }
+
+    fn now_ms(&self) -> Result<u64, Error> {
+        let Answered::Number(number) =
+            self.ask(&json!({"interface": "runtime", "function": "now"}))?
+        else {
+            return Err(unfit("a number"));
+        };
+        Ok(number)
+    }
+
+    fn random(&self, bytes: u32) -> Result<Vec<u8>, Error> {
+        let Answered::Bytes(bytes) =
+            self.ask(&call("runtime", "random", json!({"bytes": bytes})))?
+        else {
+            return Err(unfit("bytes"));
+        };
+        Ok(bytes)
+    }
+
+    fn parameters(&self) -> Result<Value, Error> {
+        document(self.ask(&json!({"interface": "runtime", "function": "parameters"}))?)
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        self.logged.borrow_mut().push((level, message.to_owned()));
+    }
+}
+
+/// A call in the form in which recordings keep it; `Value` sorts its keys.
+fn call(interface: &str, function: &str, arguments: Value) -> Value {
+    json!({"interface": interface, "function": function, "arguments": arguments})
+}
+
+fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {
+    call("kubernetes", "get", json!({"object": object, "read": read, "fields": fields}))
+}
+
+fn document(answer: Answered) -> Result<Value, Error> {
+    let Answered::Document(document) = answer else {
+        return Err(unfit("a document"));
+    };
+    Ok(document)
+}
+
+fn done(answer: Answered) -> Result<(), Error> {
+    let Answered::Done = answer else {
+        return Err(unfit("nothing"));
+    };
+    Ok(())
+}
+
+fn unfit(expected: &str) -> Error {
+    Error::Other(format!("the recorded answer does not fit the call: it is not {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_given_is_found_and_another_is_missing() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "b"}
+        });
+        let host = Replayed::default().with_object(&object).with_now_ms(7);
+        let name = ObjectRef::new("v1", "Secret", "b", "a");
+        for read in [ReadMode::Cached, ReadMode::Live, ReadMode::Live] {
+            assert_eq!(host.get(&name, read, &[]), Ok(object.clone()));
+        }
+        assert_eq!(host.now_ms(), Ok(7));
+        assert_eq!(host.missing(), Vec::<String>::new());
+        let other = ObjectRef::new("v1", "Secret", "b", "c");
+        assert!(matches!(host.get(&other, ReadMode::Cached, &[]), Err(Error::Other(_))));
+        assert_eq!(host.missing().len(), 1);
+    }
+
+    #[test]
+    fn equal_calls_are_answered_by_occurrence() {
+        let recording = r#"{"calls": [
+            {"call": {"interface": "runtime", "function": "now"}, "occurrence": 0, "answer": {"Ok": {"number": 5}}},
+            {"call": {"interface": "runtime", "function": "now"}, "occurrence": 1, "answer": {"Err": {"timeout": "slow"}}}
+        ]}"#;
+        let host = Replayed::from_recording(recording).unwrap();
+        assert_eq!(host.now_ms(), Ok(5));
+        assert_eq!(host.now_ms(), Err(Error::Timeout("slow".to_owned())));
+        assert!(matches!(host.now_ms(), Err(Error::Other(_))));
+        assert!(Replayed::from_recording("{}").is_err());
+    }
+}

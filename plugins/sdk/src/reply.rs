@@ -1,0 +1,92 @@
+//! Redis replies: an arena of nodes with a view that reads like a tree.
+
+use serde::{Deserialize, Serialize};
+
+/// One node of a reply. Children are indexes into [`Reply::nodes`].
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Node {
+    /// Null.
+    Nil,
+    /// An integer.
+    Int(i64),
+    /// A bulk string: any bytes.
+    Bulk(Vec<u8>),
+    /// A simple string such as `OK`.
+    Status(String),
+    /// An error in its place; its first word is the code.
+    Error(String),
+    /// A double.
+    Double(f64),
+    /// A boolean.
+    Boolean(bool),
+    /// An array or a set.
+    Array(Vec<u32>),
+    /// A map, as pairs of key and value.
+    Map(Vec<(u32, u32)>),
+    /// A kind of value that this version does not name.
+    Other(String),
+}
+
+/// One reply. Node 0 is the root; a node's children come after it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Reply {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+}
+
+impl Reply {
+    /// The root; null if the reply is empty, which the contract rules out.
+    #[must_use]
+    pub fn root(&self) -> &Node {
+        self.node(0)
+    }
+
+    /// A node by its index; null if there is none.
+    #[must_use]
+    pub fn node(&self, index: u32) -> &Node {
+        usize::try_from(index).ok().and_then(|index| self.nodes.get(index)).unwrap_or(&Node::Nil)
+    }
+
+    /// The root as text, if it is a bulk or simple string in UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.root().text()
+    }
+
+    /// The children of the root, if it is an array.
+    pub fn items(&self) -> impl Iterator<Item = &Node> {
+        let children = match self.root() {
+            Node::Array(children) => children.as_slice(),
+            Node::Nil
+            | Node::Int(_)
+            | Node::Bulk(_)
+            | Node::Status(_)
+            | Node::Error(_)
+            | Node::Double(_)
+            | Node::Boolean(_)
+            | Node::Map(_)
+            | Node::Other(_) => &[],
+        };
+        children.iter().map(|child| self.node(*child))
+    }
+}
+
+impl Node {
+    /// The node as text, if it is a bulk or simple string in UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Bulk(bytes) => str::from_utf8(bytes).ok(),
+            Self::Status(text) => Some(text),
+            Self::Nil
+            | Self::Int(_)
+            | Self::Error(_)
+            | Self::Double(_)
+            | Self::Boolean(_)
+            | Self::Array(_)
+            | Self::Map(_)
+            | Self::Other(_) => None,
+        }
+    }
+}

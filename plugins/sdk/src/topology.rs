@@ -1,0 +1,46 @@
+//! `redis/topology` in the types of the schema instead of JSON.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tholepin_schema::{
+    action::{Action, ActionResult},
+    instance::Instance,
+    snapshot::Snapshot,
+};
+
+use crate::{Error, Host};
+
+/// Asks every member of an instance at once; see [`Host::observe`].
+///
+/// # Errors
+///
+/// As [`Host::observe`]; [`Error::Other`] if the host's snapshot is none that this SDK reads.
+pub fn observe(host: &dyn Host, instance: &Instance) -> Result<Snapshot, Error> {
+    read("snapshot", host.observe(&write("instance", instance)?)?)
+}
+
+/// Performs actions; one result per action, in their order; see [`Host::act`].
+///
+/// # Errors
+///
+/// As [`Host::act`]: the outer error means that nothing was sent.
+pub fn act(
+    host: &dyn Host,
+    instance: &Instance,
+    actions: &[Action],
+) -> Result<Vec<Result<ActionResult, Error>>, Error> {
+    let actions: Vec<Value> =
+        actions.iter().map(|action| write("action", action)).collect::<Result<_, _>>()?;
+    let results = host.act(&write("instance", instance)?, &actions)?;
+    Ok(results.into_iter().map(|result| read("result of an action", result?)).collect())
+}
+
+fn write<T: Serialize>(what: &str, document: &T) -> Result<Value, Error> {
+    serde_json::to_value(document)
+        .map_err(|error| Error::Invalid(format!("the {what} cannot be written as JSON: {error}")))
+}
+
+fn read<T: DeserializeOwned>(what: &str, document: Value) -> Result<T, Error> {
+    serde_json::from_value(document)
+        .map_err(|error| Error::Other(format!("the {what} is none that this SDK reads: {error}")))
+}

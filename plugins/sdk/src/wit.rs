@@ -1,0 +1,198 @@
+//! The host behind the contract: [`Host`] over the generated bindings. Wasm only.
+//!
+//! Converts and nothing else; each conversion names every case, so that a case added on one side does
+//! not compile until the other has it.
+
+use serde_json::Value;
+
+use crate::{
+    DeleteOptions, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline, ReadMode,
+    Reply,
+};
+
+/// What wit-bindgen makes of `wit/`.
+#[doc(hidden)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "tholepin:host/reconciler",
+        pub_export_macro: true,
+        default_bindings_module: "tholepin_sdk::bindings",
+        generate_all,
+    });
+}
+
+use bindings::tholepin::{
+    kubernetes::{events, objects},
+    redis::{commands, topology},
+    runtime::{clock, logging, parameters, random},
+    types::types,
+};
+
+/// The host that runs this plugin.
+pub(crate) struct WitHost;
+
+impl Host for WitHost {
+    fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
+        let fields: Vec<String> = fields.iter().map(|&field| field.to_owned()).collect();
+        document(objects::get(&object_ref(object), read_mode(read), &fields))
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
+        let ListQuery { kind, namespace, selector, read, fields } = query;
+        let read = read_mode(*read);
+        let texts =
+            objects::list(&kind.api_version, &kind.kind, namespace, selector, read, fields)?;
+        texts.iter().map(|text| parse(text)).collect()
+    }
+
+    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
+        document(objects::apply(&object.to_string(), force))
+    }
+
+    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
+        document(objects::apply_status(&object.to_string()))
+    }
+
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Value, Error> {
+        document(objects::merge_patch(&object_ref(object), &patch.to_string()))
+    }
+
+    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
+        Ok(objects::delete(&object_ref(object), &write(options))?)
+    }
+
+    fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error> {
+        let event_type = match event_type {
+            EventType::Normal => events::EventType::Normal,
+            EventType::Warning => events::EventType::Warning,
+        };
+        Ok(events::publish(event_type, reason, message)?)
+    }
+
+    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
+        let Pipeline { instance: _, pod: _, commands, deadline_ms: _ } = pipeline;
+        Ok(replies(commands::pipeline(&server(pipeline), commands, &options(pipeline))?))
+    }
+
+    fn fan_out(&self, pipelines: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
+        let request = |pipeline: &Pipeline| commands::PipelineRequest {
+            server: server(pipeline),
+            commands: pipeline.commands.clone(),
+            options: options(pipeline),
+        };
+        let requests: Vec<_> = pipelines.iter().map(request).collect();
+        let results = commands::fan_out(&requests)?;
+        Ok(results.into_iter().map(|result| Ok(replies(result?))).collect())
+    }
+
+    fn observe(&self, instance: &Value) -> Result<Value, Error> {
+        document(topology::observe(&instance.to_string()))
+    }
+
+    fn act(&self, instance: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
+        let actions: Vec<String> = actions.iter().map(Value::to_string).collect();
+        let results = topology::act(&instance.to_string(), &actions)?;
+        Ok(results.into_iter().map(document).collect())
+    }
+
+    fn now_ms(&self) -> Result<u64, Error> {
+        Ok(clock::now()?)
+    }
+
+    fn random(&self, bytes: u32) -> Result<Vec<u8>, Error> {
+        Ok(random::random(bytes)?)
+    }
+
+    fn parameters(&self) -> Result<Value, Error> {
+        document(parameters::parameters())
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        let level = match level {
+            Level::Trace => logging::Level::Trace,
+            Level::Debug => logging::Level::Debug,
+            Level::Info => logging::Level::Info,
+            Level::Warn => logging::Level::Warn,
+            Level::Error => logging::Level::Error,
+        };
+        logging::log(level, message);
+    }
+}
+
+fn document(text: Result<String, types::Error>) -> Result<Value, Error> {
+    parse(&text?)
+}
+
+fn parse(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::Other(format!("the host's answer is no JSON: {error}")))
+}
+
+/// Writes a document of this crate; these have string keys only, so writing cannot fail.
+fn write<T: serde::Serialize>(document: &T) -> String {
+    serde_json::to_string(document).unwrap_or_default()
+}
+
+fn server(pipeline: &Pipeline) -> String {
+    serde_json::json!({"instance": pipeline.instance, "pod": pipeline.pod}).to_string()
+}
+
+fn options(pipeline: &Pipeline) -> String {
+    serde_json::json!({"deadlineMs": pipeline.deadline_ms}).to_string()
+}
+
+fn object_ref(object: &ObjectRef) -> objects::ObjectRef {
+    let ObjectRef { kind, namespace, name } = object.clone();
+    objects::ObjectRef { api_version: kind.api_version, kind: kind.kind, namespace, name }
+}
+
+const fn read_mode(read: ReadMode) -> objects::ReadMode {
+    match read {
+        ReadMode::Cached => objects::ReadMode::Cached,
+        ReadMode::Live => objects::ReadMode::Live,
+    }
+}
+
+fn replies(replies: Vec<commands::Reply>) -> Vec<Reply> {
+    let reply =
+        |reply: commands::Reply| Reply { nodes: reply.nodes.into_iter().map(node).collect() };
+    replies.into_iter().map(reply).collect()
+}
+
+fn node(node: commands::Node) -> Node {
+    match node {
+        commands::Node::Nil => Node::Nil,
+        commands::Node::Int(number) => Node::Int(number),
+        commands::Node::Bulk(bytes) => Node::Bulk(bytes),
+        commands::Node::Status(text) => Node::Status(text),
+        commands::Node::Error(text) => Node::Error(text),
+        commands::Node::Double(number) => Node::Double(number),
+        commands::Node::Boolean(truth) => Node::Boolean(truth),
+        commands::Node::Array(children) => Node::Array(children),
+        commands::Node::Map(pairs) => Node::Map(pairs),
+        commands::Node::Other(text) => Node::Other(text),
+    }
+}
+
+impl From<types::Error> for Error {
+    fn from(error: types::Error) -> Self {
+        match error {
+            types::Error::NotFound(text) => Self::NotFound(text),
+            types::Error::Conflict(text) => Self::Conflict(text),
+            types::Error::Denied(text) => Self::Denied(text),
+            types::Error::Refused(text) => Self::Refused(text),
+            types::Error::Busy(text) => Self::Busy(text),
+            types::Error::NeedsApproval(text) => Self::NeedsApproval(text),
+            types::Error::Timeout(text) => Self::Timeout(text),
+            types::Error::Gone(text) => Self::Gone(text),
+            types::Error::Interrupted => Self::Interrupted,
+            types::Error::Throttled(ms) => Self::Throttled(ms),
+            types::Error::Transient(text) => Self::Transient(text),
+            types::Error::Invalid(text) => Self::Invalid(text),
+            types::Error::Unsupported(text) => Self::Unsupported(text),
+            types::Error::PlanEnds(text) => Self::PlanEnds(text),
+            types::Error::Other(text) => Self::Other(text),
+        }
+    }
+}

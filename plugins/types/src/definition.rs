@@ -1,0 +1,71 @@
+//! The CustomResourceDefinitions, made from the types.
+//!
+//! What `schemars` makes of a type is a JSON Schema; Kubernetes wants its structural subset. The
+//! difference is taken out in [`structural`]: it drops, merges and renames, and never invents.
+
+pub mod rules;
+mod structural;
+
+use alloc::{format, string::String};
+
+use serde_json::{Value, json};
+
+use crate::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
+use crate::{GROUP, VERSION};
+
+/// The definition of `RedisCluster`.
+#[must_use]
+pub fn redis_cluster() -> Value {
+    let mut spec = structural::schema_of::<RedisClusterSpec>();
+    structural::add_rules(&mut spec, &rules::spec());
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("redisclusters.{GROUP}")},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": format!("{KIND}List"),
+                "plural": "redisclusters",
+                "singular": "rediscluster",
+                "shortNames": ["rdc"],
+                "categories": ["tholepin"],
+            },
+            "versions": [{
+                "name": VERSION,
+                "served": true,
+                "storage": true,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [
+                    column("Ready", ".status.conditions[?(@.type==\"Ready\")].status", "string"),
+                    column("Shards", ".status.readyShards", "string"),
+                    column("Slots", ".status.slotsServed", "integer"),
+                    column("Age", ".metadata.creationTimestamp", "date"),
+                ],
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "description": "A Redis Cluster that Tholepin creates and keeps alive.",
+                    "required": ["spec"],
+                    "properties": {
+                        "spec": spec,
+                        "status": structural::schema_of::<RedisClusterStatus>(),
+                    },
+                    "x-kubernetes-validations": rules::object(),
+                }},
+            }],
+        },
+    })
+}
+
+fn column(name: &str, path: &str, kind: &str) -> Value {
+    json!({"name": name, "jsonPath": path, "type": kind})
+}
+
+/// The name of the file in `crds/` that holds a definition.
+#[must_use]
+pub fn file_name(definition: &Value) -> String {
+    let name = definition.pointer("/metadata/name").and_then(Value::as_str);
+    format!("{}.yaml", name.unwrap_or_default())
+}

@@ -1,0 +1,71 @@
+//! What the definition says in CEL: what must not change, and what several fields must agree on.
+//!
+//! Each message names the way out, because it is all that `kubectl apply` shows.
+
+use alloc::{format, string::String};
+
+use serde_json::{Value, json};
+
+use crate::redis_cluster::NAME_LENGTH_MAX;
+
+fn rule(rule: &str, message: &str) -> Value {
+    json!({"rule": rule, "message": message})
+}
+
+/// Of the whole object.
+pub(crate) fn object() -> Value {
+    let length = rule(
+        &format!("self.metadata.name.size() <= {NAME_LENGTH_MAX}"),
+        &format!(
+            "the name must have at most {NAME_LENGTH_MAX} characters, because Pods and Services are \
+             named after it"
+        ),
+    );
+    let letters = rule(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "the name must begin with a letter and have lower-case letters, digits and `-` only, because \
+         Services are named after it",
+    );
+    json!([length, letters])
+}
+
+/// Of the spec.
+pub(crate) fn spec() -> Value {
+    let storage = "storage can be neither added nor removed: create a new RedisCluster";
+    json!([rule("has(self.storage) == has(oldSelf.storage)", storage)])
+}
+
+/// Of `.spec.shards`.
+pub(crate) fn shards() -> Value {
+    let message = String::from(
+        "changing the number of shards moves slots, which is not served yet: create a new \
+         RedisCluster with the number wanted",
+    );
+    json!([rule("self == oldSelf", &message)])
+}
+
+/// Of `.spec.replicasPerShard`.
+pub(crate) fn replicas_per_shard() -> Value {
+    let message = "removing replicas is not served yet: keep at least as many as there are";
+    json!([rule("self >= oldSelf", message)])
+}
+
+/// Of `.spec.port`.
+pub(crate) fn port() -> Value {
+    json!([rule("self == oldSelf", "the port cannot be changed: create a new RedisCluster")])
+}
+
+/// Of `.spec.storage.size`.
+pub(crate) fn storage_size() -> Value {
+    let message = "resizing volumes is not served yet: keep the size";
+    json!([rule("self == oldSelf", message)])
+}
+
+/// Of `.spec.storage`.
+pub(crate) fn storage() -> Value {
+    json!([rule(
+        "has(self.storageClassName) == has(oldSelf.storageClassName) && \
+         (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+        "the storage class cannot be changed: create a new RedisCluster",
+    )])
+}

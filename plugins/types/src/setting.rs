@@ -1,0 +1,173 @@
+//! Which settings of the engine a spec may give, and which the plugin gives itself.
+//!
+//! One table answers for validation, messages and documentation. A setting that is in no table is
+//! refused: a typing error must not be found by a crashing server.
+
+mod table;
+mod value;
+
+pub use table::{Kind, MANAGED, Managed, OFFERED, Offered};
+pub use value::SettingValue;
+
+/// Checks one setting of a spec.
+///
+/// # Errors
+///
+/// Fails with what is wrong and what to do instead.
+pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
+    if let Some(managed) = MANAGED.iter().find(|managed| managed.covers(name)) {
+        return Err(SettingError::Managed { way_out: managed.way_out });
+    }
+    let Some(offered) = OFFERED.iter().find(|offered| offered.name == name) else {
+        return Err(SettingError::Unknown { similar: similar(name) });
+    };
+    // A line break would start a line of its own in `redis.conf`, with any setting in it.
+    if value.chars().any(char::is_control) {
+        return Err(SettingError::ControlCharacter);
+    }
+    if offered.kind.accepts(value) {
+        Ok(())
+    } else {
+        Err(SettingError::Value { wants: offered.kind })
+    }
+}
+
+/// Why a setting is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingError {
+    /// No such setting is offered.
+    Unknown {
+        /// The offered name that is most like it, if one is.
+        similar: Option<&'static str>,
+    },
+    /// The plugin gives it itself.
+    Managed {
+        /// What to do instead.
+        way_out: &'static str,
+    },
+    /// The value has a line break or the like.
+    ControlCharacter,
+    /// The value is not of its kind.
+    Value {
+        /// What it should be.
+        wants: Kind,
+    },
+}
+
+impl core::fmt::Display for SettingError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Unknown { similar: Some(similar) } => {
+                write!(f, "is no setting that can be given here; did you mean `{similar}`?")
+            }
+            Self::Unknown { similar: None } => f.write_str(
+                "is no setting that can be given here; remove it (`kubectl explain \
+                 rediscluster.spec.settings`)",
+            ),
+            Self::Managed { way_out } => write!(f, "is managed by Tholepin: {way_out}"),
+            Self::ControlCharacter => f.write_str("must not contain control characters"),
+            Self::Value { wants } => write!(f, "must be {wants}"),
+        }
+    }
+}
+
+impl core::error::Error for SettingError {}
+
+/// The offered name that a wrong one was probably meant to be.
+fn similar(name: &str) -> Option<&'static str> {
+    const DISTANCE_MAX: usize = 3;
+    let distances = OFFERED.iter().map(|offered| (distance(name, offered.name), offered.name));
+    distances.filter(|(distance, _)| *distance <= DISTANCE_MAX).min().map(|(_, name)| name)
+}
+
+/// How many letters must be put in, left out or changed to make one word from the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: alloc::vec::Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            *cell = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
+            (diagonal, left) = (above, *cell);
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn offered_settings_take_values_of_their_kind() {
+        let good = [
+            ("maxmemory", "100mb"),
+            ("maxmemory", "0"),
+            ("maxmemory-policy", "allkeys-lru"),
+            ("slowlog-log-slower-than", "-1"),
+            ("appendfsync", "always"),
+            ("client-output-buffer-limit", "replica 256mb 64mb 60"),
+        ];
+        for (name, value) in good {
+            assert_eq!(check(name, value), Ok(()), "{name} {value}");
+        }
+        let bad = [
+            ("maxmemory", "lots"),
+            ("maxmemory", "10 mb"),
+            ("maxmemory-policy", "lru"),
+            ("maxclients", "0"),
+            ("maxclients", ""),
+            ("activedefrag", "true"),
+        ];
+        for (name, value) in bad {
+            assert!(
+                matches!(check(name, value), Err(SettingError::Value { .. })),
+                "{name} {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_way_out() {
+        let cases = [
+            ("port", "6380", "`.spec.port`"),
+            ("requirepass", "x", "`.spec.auth`"),
+            ("cluster-announce-hostname", "x", "managed"),
+            ("tls-port", "1", "not served yet"),
+            ("maxmemory-polcy", "noeviction", "did you mean `maxmemory-policy`?"),
+            ("frobnicate", "1", "remove it"),
+            ("maxclients", "many", "a whole number from 1 to"),
+            ("notify-keyspace-events", "E\nrequirepass x", "control characters"),
+        ];
+        for (name, value, expected) in cases {
+            let error = check(name, value).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_tables_are_sorted_and_disjoint() {
+        assert!(OFFERED.is_sorted_by(|a, b| a.name < b.name));
+        assert!(MANAGED.is_sorted_by(|a, b| a.name < b.name));
+        for offered in OFFERED {
+            assert!(
+                !MANAGED.iter().any(|managed| managed.covers(offered.name)),
+                "{}",
+                offered.name
+            );
+        }
+    }
+
+    #[test]
+    fn a_typing_error_is_near() {
+        assert_eq!(distance("", ""), 0);
+        assert_eq!(distance("hz", "hz"), 0);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+}

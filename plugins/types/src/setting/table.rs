@@ -1,0 +1,234 @@
+//! The two tables. Names and ranges are those of Redis 7.0 (`config.c`); all of them exist from 6.2 to
+//! Valkey 9 unless a line says otherwise.
+
+use core::fmt;
+
+/// A setting that a spec may give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+}
+
+/// A setting, or a family of settings, that the plugin gives itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Managed {
+    /// Its name; a family ends in `-`.
+    pub name: &'static str,
+    /// What to do instead.
+    pub way_out: &'static str,
+}
+
+impl Managed {
+    /// Whether it speaks of this setting.
+    #[must_use]
+    pub fn covers(&self, setting: &str) -> bool {
+        self.name == setting || self.name.ends_with('-') && setting.starts_with(self.name)
+    }
+}
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number, both ends included.
+    Integer {
+        /// The smallest.
+        min: i64,
+        /// The largest.
+        max: i64,
+    },
+    /// A number of bytes, with or without a unit.
+    Memory,
+    /// `yes` or `no`.
+    YesNo,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Words of letters, digits and `$`: nothing that `redis.conf` would read otherwise.
+    Text,
+}
+
+impl Kind {
+    /// Whether a value is of this kind.
+    #[must_use]
+    pub fn accepts(self, value: &str) -> bool {
+        match self {
+            Self::Integer { min, max } => {
+                value.parse::<i64>().is_ok_and(|number| min <= number && number <= max)
+            }
+            Self::Memory => {
+                let unit = value.trim_start_matches(|letter: char| letter.is_ascii_digit());
+                let digits = value.len() - unit.len();
+                let units = ["", "b", "k", "kb", "m", "mb", "g", "gb"];
+                // 18 digits fit into Redis' 64 bits.
+                (1..=18).contains(&digits) && units.iter().any(|u| u.eq_ignore_ascii_case(unit))
+            }
+            Self::YesNo => matches!(value, "yes" | "no"),
+            Self::OneOf(words) => words.contains(&value),
+            Self::Text => {
+                value.chars().all(|letter| letter.is_ascii_alphanumeric() || " $".contains(letter))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Memory => f.write_str("a number of bytes such as `100mb`"),
+            Self::YesNo => f.write_str("`yes` or `no`, in quotes"),
+            Self::OneOf(words) => {
+                f.write_str("one of")?;
+                words.iter().enumerate().try_for_each(|(index, word)| {
+                    write!(f, "{} `{word}`", if index == 0 { "" } else { "," })
+                })
+            }
+            Self::Text => f.write_str("words of letters, digits and `$`"),
+        }
+    }
+}
+
+const fn integer(name: &'static str, min: i64, max: i64) -> Offered {
+    Offered { name, kind: Kind::Integer { min, max } }
+}
+
+const fn memory(name: &'static str) -> Offered {
+    Offered { name, kind: Kind::Memory }
+}
+
+const fn yes_no(name: &'static str) -> Offered {
+    Offered { name, kind: Kind::YesNo }
+}
+
+const fn one_of(name: &'static str, words: &'static [&'static str]) -> Offered {
+    Offered { name, kind: Kind::OneOf(words) }
+}
+
+const fn text(name: &'static str) -> Offered {
+    Offered { name, kind: Kind::Text }
+}
+
+const fn managed(name: &'static str, way_out: &'static str) -> Managed {
+    Managed { name, way_out }
+}
+
+const INT_MAX: i64 = i32::MAX as i64;
+const LONG_MAX: i64 = i64::MAX;
+
+/// What a spec may give, by name.
+pub const OFFERED: &[Offered] = &[
+    integer("active-expire-effort", 1, 10),
+    yes_no("activedefrag"),
+    one_of("appendfsync", &["always", "everysec", "no"]),
+    memory("auto-aof-rewrite-min-size"),
+    integer("auto-aof-rewrite-percentage", 0, INT_MAX),
+    text("client-output-buffer-limit"),
+    integer("cluster-replica-validity-factor", 0, INT_MAX),
+    yes_no("dynamic-hz"),
+    integer("hash-max-listpack-entries", 0, LONG_MAX),
+    memory("hash-max-listpack-value"),
+    integer("hz", 1, 500),
+    integer("io-threads", 1, 128),
+    integer("latency-monitor-threshold", 0, LONG_MAX),
+    yes_no("lazyfree-lazy-eviction"),
+    yes_no("lazyfree-lazy-expire"),
+    yes_no("lazyfree-lazy-server-del"),
+    yes_no("lazyfree-lazy-user-del"),
+    yes_no("lazyfree-lazy-user-flush"),
+    integer("lfu-decay-time", 0, INT_MAX),
+    integer("lfu-log-factor", 0, INT_MAX),
+    integer("list-max-listpack-size", -5, INT_MAX),
+    one_of("loglevel", &["debug", "verbose", "notice", "warning"]),
+    integer("maxclients", 1, INT_MAX),
+    memory("maxmemory"),
+    one_of(
+        "maxmemory-policy",
+        &[
+            "noeviction",
+            "allkeys-lru",
+            "allkeys-lfu",
+            "allkeys-random",
+            "volatile-lru",
+            "volatile-lfu",
+            "volatile-random",
+            "volatile-ttl",
+        ],
+    ),
+    integer("maxmemory-samples", 1, 64),
+    integer("min-replicas-max-lag", 0, INT_MAX),
+    integer("min-replicas-to-write", 0, INT_MAX),
+    yes_no("no-appendfsync-on-rewrite"),
+    text("notify-keyspace-events"),
+    memory("proto-max-bulk-len"),
+    memory("repl-backlog-size"),
+    integer("repl-backlog-ttl", 0, INT_MAX),
+    integer("repl-ping-replica-period", 1, INT_MAX),
+    integer("repl-timeout", 1, INT_MAX),
+    integer("set-max-intset-entries", 0, LONG_MAX),
+    integer("slowlog-log-slower-than", -1, LONG_MAX),
+    integer("slowlog-max-len", 0, LONG_MAX),
+    memory("stream-node-max-bytes"),
+    integer("stream-node-max-entries", 0, LONG_MAX),
+    integer("tcp-backlog", 0, INT_MAX),
+    integer("tcp-keepalive", 0, INT_MAX),
+    integer("timeout", 0, INT_MAX),
+    integer("tracking-table-max-keys", 0, LONG_MAX),
+    integer("zset-max-listpack-entries", 0, LONG_MAX),
+    memory("zset-max-listpack-value"),
+];
+
+const AUTH: &str = "name a Secret in `.spec.auth` instead";
+const FILES: &str = "the Pod template lays out the files; remove it";
+const NETWORK: &str = "every member listens on its Pod's address; remove it";
+const PERSISTENCE: &str = "give `.spec.storage` instead";
+const TLS: &str = "TLS is not served yet; remove it";
+const TOPOLOGY: &str =
+    "the topology follows `.spec.shards` and `.spec.replicasPerShard`; remove it";
+const UNSAFE: &str = "it would take commands away that healing needs; remove it";
+
+/// What the plugin gives itself, by name.
+pub const MANAGED: &[Managed] = &[
+    managed("aclfile", AUTH),
+    managed("aof-", PERSISTENCE),
+    managed("appenddirname", FILES),
+    managed("appendfilename", FILES),
+    managed("appendonly", PERSISTENCE),
+    managed("bind", NETWORK),
+    managed("bind-", NETWORK),
+    managed("cluster-allow-", TOPOLOGY),
+    managed("cluster-announce-", NETWORK),
+    managed("cluster-config-file", FILES),
+    managed("cluster-enabled", TOPOLOGY),
+    managed("cluster-migration-barrier", TOPOLOGY),
+    managed("cluster-node-timeout", "give `.spec.failover.nodeTimeoutMs` instead"),
+    managed("cluster-port", "give `.spec.port` instead; the bus uses that plus 10000"),
+    managed("cluster-require-full-coverage", "give `.spec.failover.requireFullCoverage` instead"),
+    managed("daemonize", FILES),
+    managed("databases", "a cluster has database 0 only; remove it"),
+    managed("dbfilename", FILES),
+    managed("dir", FILES),
+    managed("enable-", UNSAFE),
+    managed("include", FILES),
+    managed("loadmodule", "modules are not served yet; remove it"),
+    managed("logfile", FILES),
+    managed("masterauth", AUTH),
+    managed("masteruser", AUTH),
+    managed("pidfile", FILES),
+    managed("port", "give `.spec.port` instead"),
+    managed("protected-mode", NETWORK),
+    managed("rename-command", UNSAFE),
+    managed("repl-diskless-", "replicas are synchronised without a file and at once; remove it"),
+    managed("replica-announce-", NETWORK),
+    managed("replicaof", TOPOLOGY),
+    managed("requirepass", AUTH),
+    managed("save", PERSISTENCE),
+    managed("shutdown-", "the Pod's grace period decides; remove it"),
+    managed("slaveof", TOPOLOGY),
+    managed("supervised", FILES),
+    managed("tls-", TLS),
+    managed("unixsocket", NETWORK),
+    managed("unixsocketperm", NETWORK),
+    managed("user", AUTH),
+];

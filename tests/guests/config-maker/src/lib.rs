@@ -1,0 +1,176 @@
+//! A well-behaved plugin for tests: turns a `Greeting` into a ConfigMap that it owns, and tells in the
+//! status what it made.
+//!
+//! [`GREETING`] is what the tests of hot swap change: in the source, or by the environment variable
+//! `GREETING` at build time.
+
+use serde_json::{Value, json};
+use tholepin_sdk::{
+    Error, Failure, Grants, Host, KindName, KubernetesGrant, Leads, Manifest, ObjectRef, Outcome,
+    ReadMode, ReconciledKind, Reconciler, Request, Scope, Violation, WatchedKind, manifest,
+};
+
+/// What precedes the text in the ConfigMap.
+pub const GREETING: &str = match option_env!("GREETING") {
+    Some(greeting) => greeting,
+    None => "Hello",
+};
+
+/// The kind that the plugin reconciles and brings.
+const API_VERSION: &str = "tests.tholepin.dev/v1";
+
+/// The plugin.
+pub struct ConfigMaker;
+
+tholepin_sdk::export!(ConfigMaker);
+
+impl Reconciler for ConfigMaker {
+    fn describe() -> Manifest {
+        Manifest {
+            name: option_env!("PLUGIN_NAME").unwrap_or("config-maker").to_owned(),
+            version: GREETING.to_owned(),
+            reconciles: vec![ReconciledKind {
+                name: kind(API_VERSION, "Greeting"),
+                crd: Some(crd()),
+            }],
+            finalizer: true,
+            watches: vec![WatchedKind { name: kind("v1", "ConfigMap"), leads: Leads::Owner }],
+            grants: Grants {
+                kubernetes: vec![
+                    grant("v1", "ConfigMap", &["get", "apply", "delete"]),
+                    grant(API_VERSION, "Greeting", &["get", "apply-status", "publish"]),
+                ],
+                ..Grants::default()
+            },
+            parameters: Some(json!({
+                "type": "object",
+                "properties": {"suffix": {"type": "string"}},
+                "additionalProperties": false
+            })),
+            ..manifest()
+        }
+    }
+
+    fn validate(_old: Option<Value>, new: Value) -> Vec<Violation> {
+        if text(&new).is_empty() {
+            let message = "must not be empty; say what to greet".to_owned();
+            return vec![Violation { field: ".spec.text".to_owned(), message }];
+        }
+        Vec::new()
+    }
+
+    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+        let greeting = &request.object;
+        let name = ObjectRef::of(greeting).ok_or_else(|| Failure {
+            reason: "NoName".to_owned(),
+            message: "the object has no name".to_owned(),
+            retry: false,
+        })?;
+        if request.deleting {
+            return clean_up(host, &name);
+        }
+        let suffix = host.parameters()?;
+        let suffix = suffix.get("suffix").and_then(Value::as_str).unwrap_or_default();
+        let data = format!("{GREETING}, {}{suffix}", text(greeting));
+        host.apply(&config_map(greeting, &name, &data), false)?;
+        host.apply_status(&status(greeting, &name, &data))?;
+        host.info(&format!("{name} greets with {data}", name = name.name));
+        Ok(Outcome { summary: data, ..Outcome::default() })
+    }
+}
+
+/// Deletes the ConfigMap, and is finished when it is gone.
+fn clean_up(host: &dyn Host, greeting: &ObjectRef) -> Result<Outcome, Failure> {
+    let made = ObjectRef::new("v1", "ConfigMap", &greeting.namespace, &greeting.name);
+    match host.get(&made, ReadMode::Cached, &[".metadata"]) {
+        Ok(_) => host.delete(&made, &tholepin_sdk::DeleteOptions::default())?,
+        Err(Error::NotFound(_)) => {
+            let summary = "cleaned up".to_owned();
+            return Ok(Outcome { finished: true, summary, ..Outcome::default() });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Outcome { summary: "waits for the ConfigMap to go".to_owned(), ..Outcome::default() })
+}
+
+fn text(greeting: &Value) -> &str {
+    greeting.pointer("/spec/text").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn config_map(greeting: &Value, name: &ObjectRef, data: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name.name,
+            "namespace": name.namespace,
+            "ownerReferences": [{
+                "apiVersion": API_VERSION,
+                "kind": "Greeting",
+                "name": name.name,
+                "uid": greeting.pointer("/metadata/uid"),
+                "controller": true
+            }]
+        },
+        "data": {"greeting": data}
+    })
+}
+
+fn status(greeting: &Value, name: &ObjectRef, data: &str) -> Value {
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "Greeting",
+        "metadata": {"name": name.name, "namespace": name.namespace},
+        "status": {
+            "greeting": data,
+            "observedGeneration": greeting.pointer("/metadata/generation")
+        }
+    })
+}
+
+fn kind(api_version: &str, kind: &str) -> KindName {
+    KindName { api_version: api_version.to_owned(), kind: kind.to_owned() }
+}
+
+fn grant(api_version: &str, name: &str, verbs: &[&str]) -> KubernetesGrant {
+    KubernetesGrant {
+        name: kind(api_version, name),
+        verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
+        scope: Scope::Owned,
+        force: false,
+    }
+}
+
+fn crd() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "greetings.tests.tholepin.dev"},
+        "spec": {
+            "group": "tests.tholepin.dev",
+            "scope": "Namespaced",
+            "names": {"kind": "Greeting", "listKind": "GreetingList", "plural": "greetings", "singular": "greeting"},
+            "versions": [{
+                "name": "v1",
+                "served": true,
+                "storage": true,
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {
+                        "spec": {
+                            "type": "object",
+                            "required": ["text"],
+                            "properties": {"text": {"type": "string"}}
+                        },
+                        "status": {
+                            "type": "object",
+                            "x-kubernetes-preserve-unknown-fields": true
+                        }
+                    }
+                }}
+            }]
+        }
+    })
+}

@@ -1,0 +1,192 @@
+//! A plugin that misbehaves as the object's `spec.do` says: one guest for every way to break a limit.
+//!
+//! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
+//! kinds).
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use tholepin_sdk::{
+    DeleteOptions, Error, EventType, Failure, Host, KindName, Level, ListQuery, Manifest,
+    ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler, Request, Violation,
+    manifest,
+};
+
+/// The plugin.
+pub struct Probe;
+
+tholepin_sdk::export!(Probe);
+
+impl Reconciler for Probe {
+    fn describe() -> Manifest {
+        let reconciles = match option_env!("PROBE_DESCRIBE") {
+            Some("trap") => panic!("describe was told to trap"),
+            Some("garbage") => Vec::new(),
+            _ => {
+                let name = KindName {
+                    api_version: "tests.tholepin.dev/v1".to_owned(),
+                    kind: "Probe".to_owned(),
+                };
+                vec![ReconciledKind { name, crd: None }]
+            }
+        };
+        Manifest {
+            name: option_env!("PLUGIN_NAME").unwrap_or("probe").to_owned(),
+            version: "1".to_owned(),
+            reconciles,
+            ..manifest()
+        }
+    }
+
+    fn validate(_old: Option<Value>, new: Value) -> Vec<Violation> {
+        if task(&new) == "trap-in-validate" {
+            panic!("validate was told to trap");
+        }
+        // A map with random keys asks for randomness, which is answered but not recorded here.
+        let seen: HashMap<&str, &str> = HashMap::from([("do", task(&new))]);
+        match seen.get("do") {
+            // The SDK gives `validate` no host; a guest in another language could still call it.
+            Some(&"call") => {
+                let function = new.pointer("/spec/function").and_then(Value::as_str);
+                let host = tholepin_sdk::guest::host();
+                let message = host.map(|host| call(host, function.unwrap_or_default()));
+                let message = message.unwrap_or_default();
+                vec![Violation { field: ".spec.function".to_owned(), message }]
+            }
+            Some(&"be-invalid") => {
+                let message = "was told to be invalid".to_owned();
+                vec![Violation { field: ".spec.do".to_owned(), message }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+        let spec = &request.object["spec"];
+        let number = spec["number"].as_u64().unwrap_or_default();
+        let summary = match task(&request.object) {
+            "nothing" => String::new(),
+            "panic" => panic!("told to panic with number {number}"),
+            "trap" => std::process::abort(),
+            "exit" => std::process::exit(3),
+            "loop" => spin(),
+            "recurse" => recurse(number).to_string(),
+            "eat-memory" => eat_memory(),
+            "return-huge" => "x".repeat(usize_of(number)),
+            "send-huge" => told(host.apply(&json!({"huge": "x".repeat(usize_of(number))}), false)),
+            "many-calls" => many_calls(host, number),
+            "many-logs" => {
+                (0..number).for_each(|line| host.info(&format!("line {line}")));
+                String::new()
+            }
+            "long-log" => {
+                host.info(&"ä".repeat(usize_of(number)));
+                String::new()
+            }
+            "hash-map" => hash_map(),
+            "environment" => {
+                format!("{:?} {:?}", std::env::vars().count(), std::env::args().count())
+            }
+            "stderr" => {
+                eprintln!("a line on stderr");
+                String::new()
+            }
+            "clock" => wall_clock(),
+            "file" => format!("{:?}", std::fs::read_to_string("/etc/hostname").is_ok()),
+            "call" => call(host, spec["function"].as_str().unwrap_or_default()),
+            "fail" => {
+                let message = "was told to fail".to_owned();
+                return Err(Failure { reason: "Told".to_owned(), message, retry: true });
+            }
+            other => format!("does not know {other}"),
+        };
+        Ok(Outcome { summary, memo: request.memo, ..Outcome::default() })
+    }
+}
+
+fn task(object: &Value) -> &str {
+    object.pointer("/spec/do").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn usize_of(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn spin() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
+    }
+}
+
+fn recurse(depth: u64) -> u64 {
+    let here = std::hint::black_box([depth; 32]);
+    if depth == u64::MAX { 0 } else { recurse(depth + 1).wrapping_add(here[0]) }
+}
+
+fn eat_memory() -> String {
+    let mut eaten: Vec<Vec<u8>> = Vec::new();
+    loop {
+        eaten.push(std::hint::black_box(vec![1; 1 << 20]));
+    }
+}
+
+fn many_calls(host: &dyn Host, count: u64) -> String {
+    let object = ObjectRef::new("v1", "ConfigMap", "default", "a");
+    let found = (0..count).filter(|_| host.get(&object, ReadMode::Cached, &[]).is_ok()).count();
+    found.to_string()
+}
+
+fn hash_map() -> String {
+    let map: HashMap<u32, u32> = (0..100).map(|number| (number, number * 2)).collect();
+    let sum: u32 = map.values().sum();
+    // The order depends on the seed: two passes with the same recording must agree.
+    let first: Vec<String> = map.keys().take(8).map(u32::to_string).collect();
+    format!("{sum} {}", first.join(","))
+}
+
+fn wall_clock() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let elapsed = std::time::Instant::now().elapsed();
+    format!("{} {}", since.unwrap_or_default().as_millis(), elapsed.as_secs())
+}
+
+/// Calls one import and tells how it was answered.
+fn call(host: &dyn Host, function: &str) -> String {
+    let object = ObjectRef::new("v1", "ConfigMap", "default", "a");
+    let intent = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "default"}});
+    let instance =
+        json!({"namespace": "default", "selector": "app=a", "container": "redis", "port": 6379});
+    let pipeline = Pipeline::new(&instance, "a-0", &[&["PING"]]);
+    match function {
+        "kubernetes/get" => told(host.get(&object, ReadMode::Live, &[".spec"])),
+        "kubernetes/list" => told(host.list(&ListQuery::new("v1", "ConfigMap", "default"))),
+        "kubernetes/apply" => told(host.apply(&intent, true)),
+        "kubernetes/apply-status" => told(host.apply_status(&intent)),
+        "kubernetes/merge-patch" => told(host.merge_patch(&object, &json!({"data": null}))),
+        "kubernetes/delete" => {
+            let options = DeleteOptions { uid: Some("u".to_owned()), ..DeleteOptions::default() };
+            told(host.delete(&object, &options))
+        }
+        "kubernetes/publish" => told(host.publish(EventType::Warning, "Told", "to publish")),
+        "redis/pipeline" => told(host.pipeline(&pipeline)),
+        "redis/fan-out" => told(host.fan_out(&[pipeline.clone(), pipeline])),
+        "redis/observe" => told(host.observe(&instance)),
+        "redis/act" => told(host.act(&instance, &[json!({"verb": "meet"})])),
+        "runtime/now" => told(host.now_ms()),
+        "runtime/random" => told(host.random(4)),
+        "runtime/parameters" => told(host.parameters()),
+        "runtime/log" => {
+            host.log(Level::Warn, "told to log");
+            "logged".to_owned()
+        }
+        other => format!("does not know {other}"),
+    }
+}
+
+fn told<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Ok(value) => format!("ok {value:?}"),
+        Err(error) => format!("{} {error}", error.reason()),
+    }
+}

@@ -1,0 +1,120 @@
+//! A cluster of the test's own: `tholepin local --no-host`, and `tholepin run` as a second process, so
+//! that either can be killed alone.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tempfile::TempDir;
+
+use crate::{kubectl::Kubectl, process::Process};
+
+/// How long the cluster or the host may take to say that it is ready.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A local cluster without the host.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The process; first in the list, so that it ends before its directory goes.
+    pub process: Process,
+    kubeconfig: PathBuf,
+    directory: TempDir,
+}
+
+impl Cluster {
+    /// Starts API server, controllers and nodes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&["--no-host"])
+    }
+
+    /// Starts the API server alone.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready.
+    pub fn start_api_only() -> Result<Self> {
+        Self::start_with(&["--api-only"])
+    }
+
+    fn start_with(flags: &[&str]) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tholepin-test-").tempdir()?;
+        let state = directory.path().join("cluster");
+        let log = directory.path().join("cluster.log");
+        let state_text = state.to_str().context("a temporary path is UTF-8")?;
+        let mut arguments = vec!["local", "--directory", state_text];
+        arguments.extend(flags);
+        let (process, kubeconfig) =
+            Process::start("tholepin local", &arguments, &log, "kubeconfig", START_DEADLINE)?;
+        Ok(Self { process, kubeconfig: kubeconfig.into(), directory })
+    }
+
+    /// The directory that goes with the cluster.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// kubectl as the administrator.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no kubectl.
+    pub fn kubectl(&self) -> Result<Kubectl> {
+        Kubectl::new(&self.kubeconfig)
+    }
+
+    /// A client as the administrator.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<Client> {
+        let config = Kubeconfig::read_from(&self.kubeconfig)?;
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        Ok(Client::try_from(config)?)
+    }
+
+    /// A folder for plugins, beside the cluster's own.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be made.
+    pub fn plugins(&self) -> Result<PathBuf> {
+        let folder = self.directory.path().join("plugins");
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// Starts the host against this cluster with its folder of plugins.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready.
+    pub fn host(&self) -> Result<Process> {
+        let plugins = self.plugins()?;
+        let log = self.directory.path().join("host.log");
+        let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
+        let (kubeconfig, plugins) = (path(&self.kubeconfig)?, path(&plugins)?);
+        let arguments =
+            ["run", "--trust-plugins", "--kubeconfig", &kubeconfig, "--plugins", &plugins];
+        let (process, _) =
+            Process::start("tholepin run", &arguments, &log, "ready", START_DEADLINE)?;
+        Ok(process)
+    }
+}

@@ -1,0 +1,65 @@
+//! The real kubectl.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// kubectl against one cluster.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    /// The first kubectl of `$KUBECTL`, `$KUBEBUILDER_ASSETS` and PATH.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none.
+    pub fn new(kubeconfig: &Path) -> Result<Self> {
+        let named = env::var_os("KUBECTL").map(PathBuf::from);
+        let assets =
+            env::var_os("KUBEBUILDER_ASSETS").map(|dir| PathBuf::from(dir).join("kubectl"));
+        let on_path = env::split_paths(&env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join("kubectl"))
+            .find(|path| path.exists());
+        let program = named.or(assets.filter(|path| path.exists())).or(on_path);
+        let program = program.context("no kubectl: set KUBECTL to one of version 1.27 or newer")?;
+        Ok(Self { program, kubeconfig: kubeconfig.to_owned() })
+    }
+
+    /// Runs kubectl and gives its stdout.
+    ///
+    /// # Errors
+    ///
+    /// Fails with kubectl's stderr if it ends with another code than 0.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with(arguments, "")
+    }
+
+    /// Runs kubectl with a text on stdin and gives its stdout.
+    ///
+    /// # Errors
+    ///
+    /// Fails with kubectl's stderr if it ends with another code than 0.
+    pub fn run_with(&self, arguments: &[&str], stdin: &str) -> Result<String> {
+        use std::io::Write;
+        let mut command = Command::new(&self.program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command.env("HOME", self.kubeconfig.parent().context("a kubeconfig is in a folder")?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start kubectl")?;
+        child.stdin.take().context("stdin is piped")?.write_all(stdin.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("kubectl {}: {}", arguments.join(" "), stderr.trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}

@@ -1,0 +1,12 @@
+//! What the tests of the whole product share: a cluster of their own, made from the real binary as two
+//! processes, and what watches it.
+//!
+//! Every test takes its addresses and directories from here and everything ends with the value that
+//! started it, also when the test fails.
+
+pub mod cluster;
+pub mod kubectl;
+pub mod oracle;
+pub mod process;
+pub mod router;
+pub mod wait;

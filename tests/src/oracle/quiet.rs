@@ -1,0 +1,83 @@
+//! After convergence nothing changes and nothing is written.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, bail};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+
+/// Kinds whose objects change by themselves on any cluster.
+const RESTLESS: &[&str] = &["Lease", "Event", "Node"];
+
+/// Watches for `pause` that no object's resource version changes, kinds that are restless by nature
+/// aside.
+///
+/// # Errors
+///
+/// Fails with the objects that changed, came or went.
+pub async fn quiet(client: &Client, pause: Duration) -> Result<()> {
+    let before = versions(client).await?;
+    tokio::time::sleep(pause).await;
+    let after = versions(client).await?;
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(object, version)| before.get(*object) != Some(version))
+        .map(|(object, _)| object.as_str())
+        .chain(before.keys().filter(|object| !after.contains_key(*object)).map(String::as_str))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    bail!("not quiet for {pause:?}: {}", changed.join(", "))
+}
+
+/// Every object's resource version by kind, namespace and name.
+async fn versions(client: &Client) -> Result<BTreeMap<String, String>> {
+    let mut versions = BTreeMap::new();
+    for resource in kinds(client).await? {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        for object in api.list(&ListParams::default()).await? {
+            let metadata = object.metadata;
+            let namespace = metadata.namespace.unwrap_or_default();
+            let name = metadata.name.unwrap_or_default();
+            let kind = &resource.kind;
+            versions.insert(
+                format!("{kind} {namespace}/{name}"),
+                metadata.resource_version.unwrap_or_default(),
+            );
+        }
+    }
+    Ok(versions)
+}
+
+/// The kinds that the server lists and that hold still.
+pub(super) async fn kinds(client: &Client) -> Result<Vec<ApiResource>> {
+    let mut kinds = Vec::new();
+    let mut group_versions = vec![("api".to_owned(), String::new(), "v1".to_owned())];
+    for group in client.list_api_groups().await?.groups {
+        let Some(version) = group.preferred_version.or_else(|| group.versions.first().cloned())
+        else {
+            continue;
+        };
+        group_versions.push(("apis".to_owned(), group.name, version.version));
+    }
+    for (_, group, version) in group_versions {
+        let resources = if group.is_empty() {
+            client.list_core_api_resources(&version).await?
+        } else {
+            client.list_api_group_resources(&format!("{group}/{version}")).await?
+        };
+        for resource in resources.resources {
+            let can_list = resource.verbs.iter().any(|verb| verb == "list");
+            if resource.name.contains('/') || !can_list || RESTLESS.contains(&&*resource.kind) {
+                continue;
+            }
+            let kind = GroupVersionKind::gvk(&group, &version, &resource.kind);
+            kinds.push(ApiResource::from_gvk_with_plural(&kind, &resource.name));
+        }
+    }
+    Ok(kinds)
+}

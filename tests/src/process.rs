@@ -1,0 +1,138 @@
+//! Processes of the product under test, ended with the value that holds them.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How long a process may take to end after SIGTERM before it is killed.
+const END_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The `tholepin` binary that was built beside this test.
+///
+/// # Errors
+///
+/// Fails with the command that builds it.
+pub fn tholepin() -> Result<PathBuf> {
+    let test = env::current_exe()?;
+    let built = test.ancestors().nth(2).map(|profile| profile.join("tholepin"));
+    let built = built.filter(|path| path.exists());
+    built.context("the binary is not built; run `cargo build --workspace`, as `make test` does")
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: &'static str,
+}
+
+impl Process {
+    /// Starts `tholepin` with these arguments, its stderr in a file, and waits for a line on stdout
+    /// that starts with `until`; gives the rest of that line.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it ends or says nothing before the deadline, with the end of its stderr.
+    pub fn start(
+        name: &'static str,
+        arguments: &[&str],
+        log: &Path,
+        until: &'static str,
+        deadline: Duration,
+    ) -> Result<(Self, String)> {
+        let mut command = Command::new(tholepin()?);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(std::fs::File::create(log)?);
+        let mut child = command.spawn().context("cannot start tholepin")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let (sender, lines) = mpsc::channel();
+        // Reads to the end, so that the process never blocks on a full pipe; ends with the process.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some(rest) = line.strip_prefix(until) {
+                    // Nobody listens any more once the line has come; then there is nothing to tell.
+                    sender.send(rest.trim().to_owned()).ok();
+                }
+            }
+        });
+        let process = Self { child, name };
+        match lines.recv_timeout(deadline) {
+            Ok(rest) => Ok((process, rest)),
+            Err(_) => {
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                let tail: Vec<_> = log.lines().rev().take(20).collect();
+                let tail: Vec<_> = tail.into_iter().rev().collect();
+                bail!("{name} did not say `{until}` within {deadline:?}:\n{}", tail.join("\n"))
+            }
+        }
+    }
+
+    /// The process' id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once, without a chance to clean up.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Ends it as Ctrl-C would and waits.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it had to be killed, or if it ended with another code than 0.
+    pub fn end(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} had ended already: {status}", self.name);
+        }
+        self.terminate()?;
+        let start = Instant::now();
+        while start.elapsed() < END_DEADLINE {
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::ensure!(status.success(), "{} ended with {status}", self.name);
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.kill()?;
+        bail!("{} did not end within {END_DEADLINE:?} after SIGTERM", self.name)
+    }
+
+    fn terminate(&self) -> Result<()> {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status()?;
+        anyhow::ensure!(status.success(), "cannot signal {} ({pid})", self.name);
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A test that failed must not leave processes behind; there is nobody to tell of an error.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.terminate().ok();
+            let start = Instant::now();
+            while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < END_DEADLINE {
+                thread::sleep(Duration::from_millis(10));
+            }
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The embedded API server, asked as its users ask it: by kube's client and by the real kubectl.
+//!
+//! Every test has a server of its own, in memory, on a free port of an address that no other test
+//! program uses. The server ends with the test's runtime, also when the test fails.
+#![cfg(test)]
+
+#[path = "api_server/crds.rs"]
+mod crds;
+#[path = "api_server/deletion.rs"]
+mod deletion;
+#[path = "api_server/door.rs"]
+mod door;
+#[path = "api_server/fixture.rs"]
+mod fixture;
+#[path = "api_server/kubectl.rs"]
+mod kubectl;
+#[path = "api_server/lists.rs"]
+mod lists;
+#[path = "api_server/objects.rs"]
+mod objects;
+#[path = "api_server/patches.rs"]
+mod patches;
+#[path = "api_server/watches.rs"]
+mod watches;

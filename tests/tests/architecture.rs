@@ -1,0 +1,212 @@
+//! The rules of `design.md` section 3 and of `ARCHITECTURE.md`, as far as a test can hold them.
+#![cfg(test)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use cargo_metadata::{DependencyKind, MetadataCommand, Package};
+
+static PACKAGES: LazyLock<Vec<Package>> = LazyLock::new(|| {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec();
+    metadata.expect("cargo metadata must run").packages
+});
+
+/// R1: `core` depends on `schema` and on nothing that does I/O.
+#[test]
+fn core_depends_on_vocabulary_only() {
+    let may_use = ["serde", "serde_json", "tholepin-schema", "thiserror"];
+    assert_uses_only("tholepin-core", &may_use);
+    assert_uses_only("tholepin-schema", &["serde", "serde_json", "thiserror"]);
+}
+
+/// R2: each large library is named by the crate that wraps it and by nobody else.
+#[test]
+fn each_library_has_one_home() {
+    let homes: &[(&str, &[&str])] = &[
+        (
+            "kube",
+            &[
+                "tholepin-agent",
+                "tholepin-apimachinery",
+                "tholepin-crd",
+                "tholepin-kube",
+                "tholepin-local",
+            ],
+        ),
+        ("redis", &["tholepin-redis"]),
+        ("wasmtime", &["tholepin-guest"]),
+        ("wit-bindgen", &["tholepin-sdk"]),
+        ("clap", &["tholepin"]),
+        ("hyper", &["tholepin-apiserver"]),
+        ("rcgen", &["tholepin-apiserver"]),
+        ("nix", &["tholepin-agent", "tholepin-local"]),
+    ];
+    for (library, allowed) in homes {
+        for package in shipped() {
+            if normal(package).any(|name| name == *library) {
+                let name = package.name.as_str();
+                assert!(allowed.contains(&name), "{name} must not use {library}");
+            }
+        }
+    }
+}
+
+/// R3: the host's parts see the vocabulary and not each other; the binary alone wires them.
+#[test]
+fn parts_of_the_host_do_not_know_each_other() {
+    let may_see: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("tholepin-core", &["tholepin-schema"] as &[_]),
+        ("tholepin-controller", &["tholepin-core", "tholepin-schema"]),
+        ("tholepin-gate", &["tholepin-core", "tholepin-schema"]),
+        ("tholepin-guest", &["tholepin-core", "tholepin-schema"]),
+        ("tholepin-redis", &["tholepin-core", "tholepin-schema"]),
+        ("tholepin-kube", &["tholepin-core", "tholepin-crd", "tholepin-schema"]),
+        ("tholepin-crd", &[]),
+        // The local host stands apart from the engine: it is a cluster, not a part of the host.
+        ("tholepin-apimachinery", &[]),
+        ("tholepin-apiserver", &["tholepin-apimachinery"]),
+        ("tholepin-agent", &[]),
+        ("tholepin-local", &["tholepin-agent", "tholepin-apiserver", "tholepin-crd"]),
+    ]);
+    for package in shipped().filter(|package| is_under(package, "host")) {
+        let Some(allowed) = may_see.get(package.name.as_str()) else {
+            assert_eq!(package.name.as_str(), "tholepin", "a new part needs a line in this table");
+            continue;
+        };
+        for name in normal(package).filter(|name| name.starts_with("tholepin")) {
+            assert!(allowed.contains(&name), "{} must not see {name}", package.name);
+        }
+    }
+}
+
+/// R4: planners decide, so they must not be able to do.
+#[test]
+fn planners_depend_on_nothing_that_acts() {
+    let may_use = ["serde", "serde_json", "tholepin-redis-types", "tholepin-schema", "thiserror"];
+    let planners = PACKAGES.iter().filter(|package| package.name.ends_with("-plan"));
+    for package in planners {
+        assert_uses_only(package.name.as_str(), &may_use);
+        let root = fs::read_to_string(directory(package).join("src/lib.rs")).unwrap();
+        assert!(root.contains("#![no_std]"), "{} must be no_std", package.name);
+    }
+}
+
+/// R5: host and plugins meet in `wit/`.
+#[test]
+fn host_and_plugins_do_not_import_each_other() {
+    let names = |root| -> BTreeSet<&str> {
+        shipped().filter(|package| is_under(package, root)).map(|package| &**package.name).collect()
+    };
+    let (host, plugins) = (names("host"), names("plugins"));
+    for package in shipped() {
+        for name in normal(package) {
+            let crosses = is_under(package, "host") && plugins.contains(name)
+                || is_under(package, "plugins") && host.contains(name);
+            assert!(!crosses, "{} must not use {name}", package.name);
+        }
+    }
+}
+
+/// Every source file is reached from a crate root: a file that nobody compiles looks tested and is
+/// not.
+#[test]
+fn every_source_file_is_compiled() {
+    for package in PACKAGES.iter() {
+        let mut reached = BTreeSet::new();
+        for target in &package.targets {
+            reach(target.src_path.as_std_path(), true, &mut reached);
+        }
+        for folder in ["src", "tests", "examples"] {
+            for file in rust_files(&directory(package).join(folder)) {
+                assert!(reached.contains(&file), "nobody compiles {}", file.display());
+            }
+        }
+    }
+}
+
+/// A file beyond 500 lines without its tests usually holds a second concept.
+#[test]
+fn files_are_short() {
+    const LINES_MAX: usize = 500;
+    let long: Vec<_> = shipped()
+        .flat_map(|package| rust_files(&directory(package).join("src")))
+        .filter_map(|file| {
+            let text = fs::read_to_string(&file).unwrap();
+            let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+            (LINES_MAX < lines).then(|| format!("{}: {lines} lines", file.display()))
+        })
+        .collect();
+    assert!(long.is_empty(), "split by reason to change:\n{}", long.join("\n"));
+}
+
+/// Adds `file` and the files of its `mod name;` lines.
+fn reach(file: &Path, is_root: bool, reached: &mut BTreeSet<PathBuf>) {
+    let Ok(text) = fs::read_to_string(file) else { return };
+    if !reached.insert(file.to_owned()) {
+        return;
+    }
+    let parent = file.parent().unwrap();
+    let folder = if is_root { parent.to_owned() } else { parent.join(file.file_stem().unwrap()) };
+    let mut path_attribute = None;
+    for line in text.lines() {
+        let line = line.trim();
+        if let Some(path) = line.strip_prefix("#[path = \"") {
+            path_attribute = path.split('"').next().map(|path| parent.join(path));
+            continue;
+        }
+        let declaration = line.split_once("mod ").filter(|(before, _)| {
+            before.is_empty() || before.starts_with("pub") && before.ends_with(' ')
+        });
+        let Some(name) = declaration.and_then(|(_, name)| name.strip_suffix(';')) else {
+            continue;
+        };
+        let path = path_attribute.take().unwrap_or_else(|| folder.join(format!("{name}.rs")));
+        let path = if path.exists() { path } else { folder.join(name).join("mod.rs") };
+        reach(&path, path.ends_with("mod.rs"), reached);
+    }
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// What users get: everything but the tests and their guests.
+fn shipped() -> impl Iterator<Item = &'static Package> {
+    PACKAGES.iter().filter(|package| !is_under(package, "tests"))
+}
+
+#[track_caller]
+fn assert_uses_only(package: &str, may_use: &[&str]) {
+    let package = PACKAGES.iter().find(|candidate| *candidate.name == package).unwrap();
+    for name in normal(package) {
+        assert!(may_use.contains(&name), "{} must not use {name}", package.name);
+    }
+}
+
+fn normal(package: &Package) -> impl Iterator<Item = &str> {
+    let normal = package.dependencies.iter().filter(|dep| dep.kind == DependencyKind::Normal);
+    normal.map(|dependency| dependency.name.as_str())
+}
+
+fn directory(package: &Package) -> &Path {
+    package.manifest_path.parent().unwrap().as_std_path()
+}
+
+fn is_under(package: &Package, root: &str) -> bool {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    directory(package).strip_prefix(tree).is_ok_and(|path| path.starts_with(root))
+}

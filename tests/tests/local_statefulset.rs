@@ -1,0 +1,322 @@
+//! A hand-written StatefulSet of real Redis on the local host: it runs, dies, returns, scales, is updated and
+//! goes, all by the real kubectl and without the engine.
+
+#![cfg(test)]
+#![expect(clippy::print_stdout, reason = "the measured times are part of the story")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::cluster::Cluster;
+use tests::kubectl::Kubectl;
+use tests::wait::{Look, until};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The set in its first form. Every Pod binds its own address, as Pods of the local host must.
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: redis-config}
+data:
+  redis.conf: |
+    dir /data
+    appendonly yes
+    protected-mode no
+---
+apiVersion: v1
+kind: Service
+metadata: {name: peers}
+spec:
+  clusterIP: None
+  selector: {app: redis}
+  ports: [{name: redis, port: 6379}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: redis}
+spec:
+  selector: {app: redis}
+  ports: [{name: redis, port: 6379, targetPort: redis}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: redis}
+spec:
+  serviceName: peers
+  replicas: 3
+  selector: {matchLabels: {app: redis}}
+  template:
+    metadata: {labels: {app: redis}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: redis
+        image: redis:7
+        command: [redis-server, /etc/redis/redis.conf, --bind, $(POD_IP)]
+        env:
+        - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+        - {name: ROUND, value: "1"}
+        ports: [{name: redis, containerPort: 6379}]
+        readinessProbe:
+          exec: {command: [sh, -c, "redis-cli -h $POD_IP ping | grep -q PONG"]}
+          periodSeconds: 1
+        volumeMounts:
+        - {name: config, mountPath: /etc/redis}
+        - {name: data, mountPath: /data}
+      volumes:
+      - {name: config, configMap: {name: redis-config}}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec:
+      accessModes: [ReadWriteOnce]
+      resources: {requests: {storage: 1Gi}}
+"#;
+
+/// A Pod that asks by name and ends.
+const ASKS_BY_NAME: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: asks}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: asks
+    image: redis:7
+    command:
+    - sh
+    - -c
+    - redis-cli -h redis ping && redis-cli -h redis-1.peers.default.svc.cluster.local get key
+"#;
+
+/// The set, as kubectl sees it.
+struct Story {
+    kubectl: Kubectl,
+}
+
+impl Story {
+    fn get(&self, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl.run(&["get", what, "-o", "json"])?)?)
+    }
+
+    fn pod(&self, ordinal: u32) -> Result<Value> {
+        self.get(&format!("pod/redis-{ordinal}"))
+    }
+
+    fn patch(&self, spec: &Value) -> Result<()> {
+        let patch = json!({ "spec": spec }).to_string();
+        let arguments = ["patch", "statefulset/redis", "--type=merge", "-p", &patch];
+        self.kubectl.run(&arguments).map(drop)
+    }
+
+    /// Changes the template without changing what it runs.
+    fn round(&self, round: &str) -> Result<()> {
+        let path = "/spec/template/spec/containers/0/env/1/value";
+        let patch = json!([{"op": "replace", "path": path, "value": round}]).to_string();
+        let arguments = ["patch", "statefulset/redis", "--type=json", "-p", &patch];
+        self.kubectl.run(&arguments).map(drop)
+    }
+
+    /// The rounds that the Pods were made in, by ordinal.
+    fn rounds(&self) -> Result<String> {
+        let pods = self.get("pods")?;
+        let items = pods["items"].as_array().context("a list of Pods")?;
+        let of = |pod: &Value| {
+            let env = &pod["spec"]["containers"][0]["env"][1]["value"];
+            env.as_str().unwrap_or("?").to_owned()
+        };
+        Ok(items.iter().map(of).collect::<Vec<_>>().join(" "))
+    }
+
+    /// Waits until so many Pods exist and are ready, in the set's newest generation.
+    async fn wait_ready(&self, replicas: u32) -> Result<Duration> {
+        let (_, took) = until(format!("{replicas} ready replicas"), DEADLINE, async || {
+            let set = self.get("statefulset/redis")?;
+            let status = &set["status"];
+            let is_there = status["observedGeneration"] == set["metadata"]["generation"]
+                && status["replicas"] == replicas
+                && status["readyReplicas"].as_u64().unwrap_or(0) == u64::from(replicas);
+            Ok(if is_there { Look::There(()) } else { Look::NotYet(status.to_string()) })
+        })
+        .await?;
+        Ok(took)
+    }
+
+    /// Waits until a Pod is another one than `before` and ready.
+    async fn wait_successor(&self, ordinal: u32, before: &Value) -> Result<Value> {
+        let what = format!("the successor of redis-{ordinal}");
+        let (pod, took) = until(what, DEADLINE, async || {
+            let pod = self.pod(ordinal)?;
+            let is_there = pod["metadata"]["uid"] != before["metadata"]["uid"] && is_ready(&pod);
+            Ok(if is_there { Look::There(pod) } else { Look::NotYet(pod["status"].to_string()) })
+        })
+        .await?;
+        println!("redis-{ordinal} returned after {took:?}");
+        Ok(pod)
+    }
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().any(|it| it["type"] == "Ready" && it["status"] == "True")
+}
+
+fn address(pod: &Value) -> Result<String> {
+    Ok(pod["status"]["podIP"].as_str().context("the Pod has an address")?.to_owned())
+}
+
+/// What a Redis answers to one command.
+fn redis(address: &str, command: &[&str]) -> Result<String> {
+    let output =
+        Command::new("timeout").args(["5", "redis-cli", "-h", address]).args(command).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success() && error.is_empty(), "redis-cli -h {address}: {error}{text}");
+    Ok(text.trim().to_owned())
+}
+
+fn process_id(address: &str) -> Result<String> {
+    let info = redis(address, &["info", "server"])?;
+    let line = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+    Ok(line.context("INFO names the process")?.trim().to_owned())
+}
+
+fn is_alive(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_of_real_redis_runs_dies_and_returns() -> Result<()> {
+    let mut cluster = Cluster::start()?;
+    let story = Story { kubectl: cluster.kubectl()? };
+    story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], MANIFEST)?;
+    println!("three replicas are ready after {:?}", story.wait_ready(3).await?);
+
+    serves_by_address_and_name(&story).await?;
+    restarts_in_the_same_pod(&story).await?;
+    returns_with_its_volume(&story).await?;
+    scales(&story).await?;
+    updates(&story).await?;
+    leaves_nothing(&story).await?;
+    cluster.process.end()
+}
+
+/// The client Service reaches all replicas; Pods find Services and each other by name.
+async fn serves_by_address_and_name(story: &Story) -> Result<()> {
+    let service = story.get("service/redis")?;
+    let service = service["spec"]["clusterIP"].as_str().context("the Service has an address")?;
+    until("the Service answers", DEADLINE, async || Ok(Look::There(redis(service, &["ping"])?)))
+        .await?;
+    let mut answered = Vec::new();
+    for _ in 0..6 {
+        answered.push(process_id(service)?);
+    }
+    answered.sort();
+    answered.dedup();
+    ensure!(answered.len() == 3, "connections take turns: {answered:?}");
+
+    redis(&address(&story.pod(1)?)?, &["set", "key", "of redis-1"])?;
+    story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], ASKS_BY_NAME)?;
+    until("the asking Pod ends", DEADLINE, async || {
+        let phase = story.get("pod/asks")?["status"]["phase"].clone();
+        Ok(if phase == "Succeeded" { Look::There(()) } else { Look::NotYet(phase.to_string()) })
+    })
+    .await
+    .with_context(|| story.kubectl.run(&["logs", "asks"]).unwrap_or_default())?;
+    ensure!(story.kubectl.run(&["logs", "asks"])?.trim() == "PONG\nof redis-1");
+    story.kubectl.run(&["delete", "pod", "asks"]).map(drop)
+}
+
+/// A process that is killed is followed by another in the same Pod, at the same address.
+async fn restarts_in_the_same_pod(story: &Story) -> Result<()> {
+    let before = story.pod(0)?;
+    let home = address(&before)?;
+    redis(&home, &["set", "key", "of redis-0"])?;
+    let killed = process_id(&home)?;
+    ensure!(Command::new("kill").args(["-9", &killed]).status()?.success());
+    let (after, took) = until("the restart", DEADLINE, async || {
+        let pod = story.pod(0)?;
+        let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+        let is_there = *restarts == 1 && is_ready(&pod);
+        Ok(if is_there { Look::There(pod) } else { Look::NotYet(restarts.to_string()) })
+    })
+    .await?;
+    println!("a killed process was followed by another after {took:?}");
+    ensure!(after["metadata"]["uid"] == before["metadata"]["uid"] && address(&after)? == home);
+    ensure!(process_id(&home)? != killed);
+    ensure!(redis(&home, &["get", "key"])? == "of redis-0");
+    story.wait_ready(3).await.map(drop)
+}
+
+/// A Pod that is deleted returns under its name, with its volume, at another address.
+async fn returns_with_its_volume(story: &Story) -> Result<()> {
+    let before = story.pod(0)?;
+    let pid = process_id(&address(&before)?)?;
+    story.kubectl.run(&["delete", "pod", "redis-0", "--wait=false"])?;
+    let after = story.wait_successor(0, &before).await?;
+    ensure!(address(&after)? != address(&before)?, "a new Pod has a new address");
+    ensure!(redis(&address(&after)?, &["get", "key"])? == "of redis-0");
+    ensure!(!is_alive(&pid), "the predecessor's process has ended");
+    story.wait_ready(3).await.map(drop)
+}
+
+async fn scales(story: &Story) -> Result<()> {
+    let pid = process_id(&address(&story.pod(2)?)?)?;
+    story.patch(&json!({"replicas": 1}))?;
+    story.wait_ready(1).await?;
+    ensure!(!is_alive(&pid), "the process of redis-2 has ended");
+    let claims = story.get("persistentvolumeclaims")?;
+    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "claims stay");
+    story.patch(&json!({"replicas": 3}))?;
+    println!("one became three after {:?}", story.wait_ready(3).await?);
+    ensure!(redis(&address(&story.pod(1)?)?, &["get", "key"])? == "of redis-1");
+    Ok(())
+}
+
+/// A rolling update stops at its partition; with OnDelete only a deleted Pod gets the new template.
+async fn updates(story: &Story) -> Result<()> {
+    let strategy = |partition: u32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
+    let wait_rounds = async |expected: &str| {
+        until(format!("rounds {expected}"), DEADLINE, async || {
+            let rounds = story.rounds()?;
+            Ok(if rounds == expected { Look::There(()) } else { Look::NotYet(rounds) })
+        })
+        .await?;
+        story.wait_ready(3).await
+    };
+    story.patch(&strategy(2))?;
+    story.round("2")?;
+    wait_rounds("1 1 2").await?;
+    story.patch(&strategy(0))?;
+    wait_rounds("2 2 2").await?;
+
+    story.patch(&json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}))?;
+    story.round("3")?;
+    story.wait_ready(3).await?;
+    let before = story.pod(1)?;
+    story.kubectl.run(&["delete", "pod", "redis-1", "--wait=false"])?;
+    story.wait_successor(1, &before).await?;
+    ensure!(story.rounds()? == "2 3 2", "only the deleted Pod is new: {}", story.rounds()?);
+    Ok(())
+}
+
+async fn leaves_nothing(story: &Story) -> Result<()> {
+    let mut pids = Vec::new();
+    for ordinal in 0..3 {
+        pids.push(process_id(&address(&story.pod(ordinal)?)?)?);
+    }
+    story.kubectl.run(&["delete", "statefulset/redis", "service/redis", "service/peers"])?;
+    until("no process and no Pod", DEADLINE, async || {
+        let left = story.kubectl.run(&["get", "pods,statefulsets,endpointslices", "-o", "name"])?;
+        let alive: Vec<&String> = pids.iter().filter(|pid| is_alive(pid)).collect();
+        let is_there = left.trim().is_empty() && alive.is_empty();
+        Ok(if is_there { Look::There(()) } else { Look::NotYet(format!("{left} {alive:?}")) })
+    })
+    .await?;
+    let claims = story.get("persistentvolumeclaims")?;
+    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "claims stay");
+    Ok(())
+}

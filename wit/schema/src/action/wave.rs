@@ -1,0 +1,103 @@
+//! The order of a list of actions: waves, each of which can run at once.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    vec::Vec,
+};
+
+use super::Action;
+
+/// The longest list of actions. A full mesh of 30 nodes has 435 meetings.
+pub const ACTIONS_MAX: usize = 1024;
+
+/// Why a list of actions has no order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaveError {
+    /// The list is too long.
+    #[error("{0} actions are too many, {ACTIONS_MAX} are allowed: send them in several lists")]
+    TooMany(usize),
+    /// Two actions have one id.
+    #[error("two actions have the id `{0}`")]
+    Duplicate(String),
+    /// `after` names an action that is not in the list.
+    #[error("`after` names `{0}`, which is not in the list")]
+    Unknown(String),
+    /// The actions wait for each other.
+    #[error("the action `{0}` waits for itself through `after`")]
+    Cycle(String),
+}
+
+/// Divides a list into waves, as indexes into it: each action comes after those it names, as early as
+/// possible, and within a wave in the order of the list.
+///
+/// # Errors
+///
+/// Fails if the list is too long, an id occurs twice, or `after` names what is not there or leads in
+/// a circle.
+pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, WaveError> {
+    if ACTIONS_MAX < actions.len() {
+        return Err(WaveError::TooMany(actions.len()));
+    }
+    let mut ids = BTreeSet::new();
+    for id in actions.iter().filter_map(|action| action.id.as_deref()) {
+        if !ids.insert(id) {
+            return Err(WaveError::Duplicate(id.into()));
+        }
+    }
+    let mut named = actions.iter().flat_map(|action| &action.after);
+    if let Some(unknown) = named.find(|id| !ids.contains(id.as_str())) {
+        return Err(WaveError::Unknown(unknown.clone()));
+    }
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    let mut left: BTreeMap<usize, &Action> = actions.iter().enumerate().collect();
+    let mut order = Vec::new();
+    while let Some((_, first)) = left.first_key_value() {
+        let ready = |action: &Action| action.after.iter().all(|id| done.contains(id.as_str()));
+        let wave: Vec<usize> =
+            left.iter().filter(|(_, action)| ready(action)).map(|(index, _)| *index).collect();
+        if wave.is_empty() {
+            return Err(WaveError::Cycle(first.id.clone().unwrap_or_default()));
+        }
+        for index in &wave {
+            done.extend(left.remove(index).and_then(|action| action.id.as_deref()));
+        }
+        order.push(wave);
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::Verb;
+    use alloc::vec;
+
+    fn action(id: &str, after: &[&str]) -> Action {
+        let verb = Verb::Meet { pod: "a".into(), with: "b".into() };
+        let id = (!id.is_empty()).then(|| id.into());
+        Action { id, after: after.iter().map(|&id| id.into()).collect(), ..verb.into() }
+    }
+
+    #[test]
+    fn an_action_comes_right_after_those_it_names() {
+        let list =
+            [action("", &["b", "c"]), action("b", &["c"]), action("c", &[]), action("", &[])];
+        assert_eq!(waves(&list), Ok(vec![vec![2, 3], vec![1], vec![0]]));
+        assert_eq!(waves(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_list_without_order_is_refused() {
+        let cases = [
+            (vec![action("a", &["b"]), action("b", &["a"])], WaveError::Cycle("a".into())),
+            (vec![action("a", &["a"])], WaveError::Cycle("a".into())),
+            (vec![action("a", &["z"])], WaveError::Unknown("z".into())),
+            (vec![action("a", &[]), action("a", &[])], WaveError::Duplicate("a".into())),
+            (vec![action("", &[]); 1025], WaveError::TooMany(1025)),
+        ];
+        for (list, error) in cases {
+            assert_eq!(waves(&list), Err(error));
+        }
+    }
+}

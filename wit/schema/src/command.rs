@@ -1,0 +1,332 @@
+//! Which commands a plugin may send through `redis/commands`, and which settings through `configure`.
+//!
+//! The table is closed: a command or subcommand that it does not name is refused, whatever the grant.
+//! It allows reads, and writes of single keys; nothing that changes the topology, data at large,
+//! credentials, the server or the connection. Those are verbs or jobs, or nobody's business.
+//!
+//! Invariants:
+//! - Scripts and functions are refused: a script calls what the table forbids.
+//! - No setting that holds a secret can be read or written.
+
+mod setting;
+mod table;
+
+pub use setting::{RUNTIME_SETTINGS, RuntimeSetting, SettingError, SettingValues, check_settings};
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use table::{ROWS, Row};
+
+/// The most commands in one pipeline.
+pub const COMMANDS_MAX: usize = 1024;
+
+/// What an allowed command does to data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Changes nothing.
+    Read,
+    /// Changes the keys that it names, or a statistic.
+    Write,
+}
+
+/// Why a command that the table knows is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It runs a script, which could call anything.
+    Script,
+    /// It changes or takes over the connection, which belongs to the host.
+    Connection,
+    /// It changes who is who: that is a verb's work, under guards.
+    Topology,
+    /// It concerns all keys at once: that is a verb's or a job's work.
+    AtLarge,
+    /// It waits for somebody else.
+    Blocking,
+    /// It stops, debugs or configures the server.
+    Server,
+    /// It shows or changes credentials.
+    Credentials,
+    /// It is nothing without a subcommand.
+    Container,
+}
+
+impl Why {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Script => "scripts and functions could call what is forbidden",
+            Self::Connection => "the connection belongs to the host",
+            Self::Topology => "topology is changed by the verbs of `redis/topology` only",
+            Self::AtLarge => "it concerns all keys at once: use a verb, or SCAN instead of KEYS",
+            Self::Blocking => "it waits for somebody else",
+            Self::Server => {
+                "it stops, debugs or configures the server: settings have the verb `configure`"
+            }
+            Self::Credentials => "it shows or changes credentials",
+            Self::Container => "it needs a subcommand",
+        }
+    }
+}
+
+/// Why a command or a list of commands is not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is nothing to send.
+    #[error("a command has at least a name")]
+    Empty,
+    /// The list is too long.
+    #[error(
+        "{0} commands are too many, {COMMANDS_MAX} are allowed: send them in several pipelines"
+    )]
+    TooMany(usize),
+    /// The table does not name it.
+    #[error("the command `{0}` is unknown to this host")]
+    Unknown(String),
+    /// The table forbids it.
+    #[error("the command `{name}` is not allowed: {}", why.text())]
+    Forbidden {
+        /// The command.
+        name: String,
+        /// Why.
+        why: Why,
+    },
+    /// A setting that holds a secret, or a pattern that could match one.
+    #[error(
+        "the setting `{0}` cannot be asked: name each setting in full, none that holds a secret"
+    )]
+    Setting(String),
+    /// A transaction is not one whole list.
+    #[error("a transaction is one whole list that begins with MULTI and ends with EXEC")]
+    Transaction,
+}
+
+/// Checks a list of commands that is sent on one connection, and says whether any of them writes. A
+/// transaction must be the whole list: `MULTI`, its commands, `EXEC`.
+///
+/// # Errors
+///
+/// Fails with the first command that must not be sent.
+pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<Access, Refused> {
+    if COMMANDS_MAX < commands.len() {
+        return Err(Refused::TooMany(commands.len()));
+    }
+    let is = |command: Option<&Vec<Vec<u8>>>, name: &[u8]| match command.map(Vec::as_slice) {
+        Some([word]) => word.eq_ignore_ascii_case(name),
+        _ => false,
+    };
+    let inner = match (is(commands.first(), b"multi"), is(commands.last(), b"exec")) {
+        (true, true) => commands.get(1..commands.len().saturating_sub(1)).unwrap_or_default(),
+        (false, false) => commands,
+        (true, false) | (false, true) => return Err(Refused::Transaction),
+    };
+    let mut access = Access::Read;
+    for command in inner {
+        access = access.max(check(command)?);
+    }
+    Ok(access)
+}
+
+/// Checks one command with its arguments, and says whether it writes.
+///
+/// # Errors
+///
+/// Fails if the table does not name it, forbids it, or it asks for a setting that holds a secret.
+pub fn check(command: &[Vec<u8>]) -> Result<Access, Refused> {
+    let (name, (_, access, _)) = row_of(command)?;
+    let access = access.map_err(|why| Refused::Forbidden { name: name.clone(), why })?;
+    if name == "config|get" {
+        setting::check_readable(command.get(2..).unwrap_or_default())?;
+    }
+    Ok(access)
+}
+
+/// The name by which grants and the table know a command: `get`, `config|get`.
+///
+/// # Errors
+///
+/// Fails if the table does not name it.
+pub fn name_of(command: &[Vec<u8>]) -> Result<String, Refused> {
+    row_of(command).map(|(name, _)| name)
+}
+
+/// What the table makes of a command by its name (`get`, `config|get`): `None` if it does not name it.
+#[must_use]
+pub fn access_of(name: &str) -> Option<Result<Access, Why>> {
+    row(name).map(|(_, access, _)| *access)
+}
+
+/// Whether Redis' own ACL words (`+@read`, `-keys`, `+config|get`), read from left to right, allow a
+/// command by its name. Nothing is allowed at first.
+#[must_use]
+pub fn is_granted(words: &[String], name: &str) -> bool {
+    let Some((_, _, categories)) = row(name) else { return false };
+    let top = name.split_once('|').map_or(name, |(top, _)| top);
+    let covers = |what: &str| match what.strip_prefix('@') {
+        Some("all") => true,
+        Some(category) => categories.split(' ').any(|one| one == category),
+        None => what == name || what == top,
+    };
+    words.iter().fold(false, |granted, word| {
+        let word = word.to_ascii_lowercase();
+        match (word.strip_prefix('+'), word.strip_prefix('-')) {
+            (Some(what), _) if covers(what) => true,
+            (_, Some(what)) if covers(what) => false,
+            _ => granted,
+        }
+    })
+}
+
+/// Checks a word of a grant.
+///
+/// # Errors
+///
+/// Fails, with the way out, if it is no `+` or `-` with a category or a command that the table names.
+pub fn check_grant_word(word: &str) -> Result<(), String> {
+    let lower = word.to_ascii_lowercase();
+    let Some(what) = lower.strip_prefix(['+', '-']) else {
+        return Err(format!("`{word}` must begin with `+` or `-`"));
+    };
+    let known = match what.strip_prefix('@') {
+        Some("all") => true,
+        Some(category) => ROWS.iter().any(|(_, _, all)| all.split(' ').any(|one| one == category)),
+        None => row(what).is_some(),
+    };
+    if known { Ok(()) } else { Err(format!("`{word}` names no command or category of Redis 7.0")) }
+}
+
+fn row(name: &str) -> Option<&'static Row> {
+    ROWS.binary_search_by_key(&name, |(name, _, _)| name).ok().and_then(|at| ROWS.get(at))
+}
+
+fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static Row), Refused> {
+    let word = |at: usize| command.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase());
+    let top = word(0).filter(|word| !word.is_empty()).ok_or(Refused::Empty)?;
+    // `config|get` is one word for the table and none for Redis.
+    if top.contains('|') {
+        return Err(Refused::Unknown(top));
+    }
+    let found = row(&top).ok_or_else(|| Refused::Unknown(top.clone()))?;
+    let is_container = ROWS.iter().any(|(name, _, _)| {
+        name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('|'))
+    });
+    // `COMMAND` alone is a command and a container.
+    let Some(sub) = word(1).filter(|_| is_container) else { return Ok((top, found)) };
+    let name = [top.as_str(), sub.as_str()].join("|").to_string();
+    let found = row(&name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+    Ok((name, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn command(line: &str) -> Vec<Vec<u8>> {
+        line.split(' ')
+            .filter(|word| !word.is_empty())
+            .map(|word| word.as_bytes().to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_names_each_command_once() {
+        assert!(ROWS.is_sorted_by(|(a, _, _), (b, _, _)| a < b));
+    }
+
+    #[test]
+    fn reads_and_writes_of_single_keys_are_allowed() {
+        let cases = [
+            ("GET a", Access::Read),
+            ("info replication", Access::Read),
+            ("CLUSTER NODES", Access::Read),
+            ("config get maxmemory save", Access::Read),
+            ("COMMAND", Access::Read),
+            ("set a 1", Access::Write),
+            ("SORT a STORE b", Access::Write),
+            ("slowlog reset", Access::Write),
+        ];
+        for (line, access) in cases {
+            assert_eq!(check(&command(line)), Ok(access), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_reaches_further_is_refused() {
+        let forbidden = [
+            ("EVAL x 0", Why::Script),
+            ("function list", Why::Script),
+            ("cluster failover takeover", Why::Topology),
+            ("replicaof no one", Why::Topology),
+            ("FlushAll", Why::AtLarge),
+            ("client pause 1000", Why::Connection),
+            ("auth x", Why::Connection),
+            ("config set requirepass x", Why::Server),
+            ("acl list", Why::Credentials),
+            ("blpop a 0", Why::Blocking),
+            ("cluster", Why::Container),
+            ("multi", Why::Connection),
+        ];
+        for (line, why) in forbidden {
+            let refused = check(&command(line)).unwrap_err();
+            assert!(matches!(refused, Refused::Forbidden { why: w, .. } if w == why), "{line}");
+        }
+        for line in ["nosuch", "cluster nosuch", "config|get maxmemory", "get\0 a"] {
+            assert!(matches!(check(&command(line)), Err(Refused::Unknown(_))), "{line}");
+        }
+        assert_eq!(check(&[]), Err(Refused::Empty));
+        assert_eq!(check(&[vec![]]), Err(Refused::Empty));
+    }
+
+    #[test]
+    fn no_secret_setting_can_be_read() {
+        for line in
+            ["requirepass", "MasterAuth", "*", "max*", "tls-key-file-pass", "m?xmemory", "[a]"]
+        {
+            let line = format!("config get maxmemory {line}");
+            assert!(matches!(check(&command(&line)), Err(Refused::Setting(_))), "{line}");
+        }
+        assert!(check(&command("config get")).is_ok(), "Redis itself refuses this");
+    }
+
+    #[test]
+    fn a_transaction_is_one_whole_list() {
+        let list = |lines: &[&str]| -> Vec<_> { lines.iter().map(|line| command(line)).collect() };
+        assert_eq!(check_list(&list(&["MULTI", "set a 1", "EXEC"])), Ok(Access::Write));
+        assert_eq!(check_list(&list(&["get a", "get b"])), Ok(Access::Read));
+        for lines in [&["MULTI", "set a 1"][..], &["set a 1", "exec"]] {
+            assert_eq!(check_list(&list(lines)), Err(Refused::Transaction), "{lines:?}");
+        }
+        for lines in [&["multi", "watch a", "exec"][..], &["get a", "multi", "get b"]] {
+            assert!(check_list(&list(lines)).is_err(), "{lines:?}");
+        }
+        assert_eq!(check_list(&vec![command("get a"); 1025]), Err(Refused::TooMany(1025)));
+    }
+
+    #[test]
+    fn grants_read_as_redis_reads_its_acl_words() {
+        let cases = [
+            ("+@read", "get", true),
+            ("+@read", "set", false),
+            ("+@read", "config|get", false),
+            ("+@all -@dangerous", "info", false),
+            ("+@all -@dangerous +info", "info", true),
+            ("+config|get", "config|get", true),
+            ("+config|get", "config|resetstat", false),
+            ("+config", "config|get", true),
+            ("+config -config|get", "config|get", false),
+            ("+GET", "get", true),
+            ("", "get", false),
+            ("+@all", "nosuch", false),
+        ];
+        for (words, name, granted) in cases {
+            let list: Vec<String> = words.split(' ').map(ToString::to_string).collect();
+            assert_eq!(is_granted(&list, name), granted, "{words} for {name}");
+        }
+        assert!(check_grant_word("+@read").is_ok() && check_grant_word("-config|get").is_ok());
+        for word in ["get", "+@raed", "+nosuch", ""] {
+            assert!(check_grant_word(word).is_err(), "{word}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Settings: which may be read, and which may be changed at run time by the verb `configure`.
+
+use alloc::{
+    collections::BTreeMap,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use super::Refused;
+
+/// Settings whose values are secrets, or where secrets are kept.
+const SECRET: &[&str] =
+    &["masterauth", "requirepass", "tls-client-key-file-pass", "tls-key-file-pass"];
+
+/// Checks that every name is one setting, spelled out, that holds no secret.
+pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), Refused> {
+    for name in names {
+        let name = String::from_utf8_lossy(name).to_lowercase();
+        // A glob could match what must not be shown; settings have letters, digits and hyphens.
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !is_plain || SECRET.contains(&name.as_str()) {
+            return Err(Refused::Setting(name));
+        }
+    }
+    Ok(())
+}
+
+/// A setting that the verb `configure` may change while the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeSetting {
+    /// Its name.
+    pub name: &'static str,
+    /// The values that are allowed.
+    pub values: SettingValues,
+}
+
+/// Which values a setting may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingValues {
+    /// `yes` or `no`.
+    YesNo,
+    /// A decimal number, both ends included.
+    Number {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+    /// The member's own address: a guard compares it with the Pod's.
+    OwnAddress,
+}
+
+/// The settings that `configure` may change: none of them can lose data by itself, open or close
+/// access, or stop the server. In ascending order of name.
+///
+/// `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times faster
+/// while they are low; `cluster-announce-ip` cures a node that shows clients an old address.
+pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
+    yes_no("cluster-allow-replica-migration"),
+    RuntimeSetting { name: "cluster-announce-ip", values: SettingValues::OwnAddress },
+    number("cluster-node-timeout", 250, 300_000),
+    yes_no("cluster-replica-no-failover"),
+    number("cluster-replica-validity-factor", 0, 1_000),
+    yes_no("cluster-require-full-coverage"),
+    number("latency-monitor-threshold", 0, 600_000),
+    number("repl-backlog-size", 16_384, 1 << 36),
+    number("repl-diskless-sync-delay", 0, 60),
+    number("slowlog-log-slower-than", 0, 60_000_000),
+    number("slowlog-max-len", 0, 10_000),
+];
+
+const fn number(name: &'static str, min: u64, max: u64) -> RuntimeSetting {
+    RuntimeSetting { name, values: SettingValues::Number { min, max } }
+}
+
+const fn yes_no(name: &'static str) -> RuntimeSetting {
+    RuntimeSetting { name, values: SettingValues::YesNo }
+}
+
+/// Why settings cannot be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// There is nothing to change.
+    #[error("name at least one setting")]
+    Empty,
+    /// The table does not have it.
+    #[error("the setting `{0}` cannot be changed at run time by `configure`")]
+    NotInTable(String),
+    /// The value is not allowed.
+    #[error("the setting `{name}` cannot be `{value}`: {wanted}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// The value wanted.
+        value: String,
+        /// What would be right.
+        wanted: String,
+    },
+}
+
+/// Checks that all settings may be changed at run time to these values. `own_address` is the IP of
+/// the Pod.
+///
+/// # Errors
+///
+/// Fails with the first setting that may not.
+pub fn check_settings(
+    settings: &BTreeMap<String, String>,
+    own_address: Option<&str>,
+) -> Result<(), SettingError> {
+    if settings.is_empty() {
+        return Err(SettingError::Empty);
+    }
+    for (name, value) in settings {
+        let found = RUNTIME_SETTINGS.iter().find(|setting| setting.name == name);
+        let setting = found.ok_or_else(|| SettingError::NotInTable(name.clone()))?;
+        let wanted = match setting.values {
+            SettingValues::YesNo if value == "yes" || value == "no" => continue,
+            SettingValues::YesNo => "it is `yes` or `no`".to_string(),
+            SettingValues::Number { min, max } => {
+                let plain = value.bytes().all(|digit| digit.is_ascii_digit());
+                match value.parse() {
+                    Ok(number) if plain && min <= number && number <= max => continue,
+                    _ => alloc::format!("it is a number from {min} to {max}"),
+                }
+            }
+            SettingValues::OwnAddress if Some(value.as_str()) == own_address => continue,
+            SettingValues::OwnAddress => match own_address {
+                Some(address) => alloc::format!("the Pod's address is {address}"),
+                None => "the Pod has no address".to_string(),
+            },
+        };
+        return Err(SettingError::Value { name: name.clone(), value: value.clone(), wanted });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str) -> Result<(), SettingError> {
+        check_settings(&[(name.to_string(), value.to_string())].into(), Some("10.0.0.7"))
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_has_no_secret() {
+        assert!(RUNTIME_SETTINGS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(RUNTIME_SETTINGS.iter().all(|setting| !SECRET.contains(&setting.name)));
+    }
+
+    #[test]
+    fn values_are_checked() {
+        let cases = [
+            ("cluster-node-timeout", "500", true),
+            ("cluster-node-timeout", "10", false),
+            ("cluster-node-timeout", "+500", false),
+            ("cluster-node-timeout", "", false),
+            ("cluster-allow-replica-migration", "no", true),
+            ("cluster-allow-replica-migration", "off", false),
+            ("cluster-announce-ip", "10.0.0.7", true),
+            ("cluster-announce-ip", "10.0.0.8", false),
+            ("requirepass", "x", false),
+            ("dir", "/etc", false),
+        ];
+        for (name, value, allowed) in cases {
+            assert_eq!(check(name, value).is_ok(), allowed, "{name} {value}");
+        }
+        assert_eq!(check_settings(&BTreeMap::new(), None), Err(SettingError::Empty));
+    }
+}

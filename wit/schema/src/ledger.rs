@@ -1,0 +1,139 @@
+//! What the host remembers of an instance beyond its own life: who was who.
+//!
+//! Kept in one ConfigMap per instance, written on change and before a risky step. Redis forgets which
+//! Pod a node was in and which process said what; Kubernetes never knew which node a Pod was. Only
+//! both together prove a death. How the document changes is `host/gate`'s work.
+//!
+//! Invariants:
+//! - A plugin never writes it.
+//! - A time in it was read from the host's clock, in milliseconds since 1970.
+
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+use crate::word::{NodeId, Role, RunId, SlotSet};
+
+/// How many forgotten nodes are remembered.
+pub const FORGOTTEN_MAX: usize = 256;
+
+/// What is remembered of one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ledger {
+    /// When all members answered and agreed for the first time; absent before. Until then only safe
+    /// verbs are allowed on an instance that was there before the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_at_ms: Option<u64>,
+    /// Every node that has been seen in a Pod of the instance and is not forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<NodeId, KnownNode>,
+    /// Nodes that were forgotten, and when. A member that comes back with an old `nodes.conf` still
+    /// names them; they are no strangers. At most [`FORGOTTEN_MAX`], the oldest go first.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<NodeId, u64>,
+    /// What an act suspended and the host has yet to put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspensions: Vec<Suspension>,
+}
+
+/// Where a node was when it last answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KnownNode {
+    /// Its Pod's name.
+    pub pod: String,
+    /// Its Pod's uid.
+    pub pod_uid: String,
+    /// The container its process runs or ran in; empty while that is not certain, which proves
+    /// nothing.
+    #[serde(default)]
+    pub container_id: String,
+    /// A container that the Pod's status still named when another process answered already: whatever
+    /// happens to it says nothing about this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_container_id: Option<String>,
+    /// When Kubernetes was first seen to report that container as terminated, while no member
+    /// answered to this node; absent again as soon as one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at_ms: Option<u64>,
+    /// Its process.
+    pub run_id: RunId,
+    /// The Kubernetes node its Pod was on.
+    pub kube_node: String,
+    /// `ip:port`; absent if it never had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What it said to be.
+    pub role: Role,
+    /// The slots that it served in the majority's view.
+    #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
+    pub slots: SlotSet,
+    /// When this entry was last changed. Not when the node last answered: the ledger is written on
+    /// change only.
+    pub changed_at_ms: u64,
+    /// When it last became primary of slots that another served, or lost its slots to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role_changed_at_ms: Option<u64>,
+    /// When a failover that would replace it or promote it was last tried, with whatever result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover_tried_at_ms: Option<u64>,
+}
+
+/// Something that the host must put back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Suspension {
+    /// The Pod.
+    pub pod: String,
+    /// The process that was told. Another process has read its configuration anew.
+    pub run_id: RunId,
+    /// The setting.
+    pub setting: String,
+    /// The value it had.
+    pub value: String,
+    /// When it was suspended.
+    pub since_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_round_trips_and_an_unknown_field_is_refused() {
+        let run_id: RunId = "ab".repeat(20).parse().unwrap();
+        let known = KnownNode {
+            pod: "demo-0-0".into(),
+            pod_uid: "u".into(),
+            container_id: "c".into(),
+            stale_container_id: None,
+            ended_at_ms: Some(5),
+            run_id,
+            kube_node: "n".into(),
+            address: Some("127.26.0.1:7000".into()),
+            role: Role::Primary,
+            slots: crate::word::SlotRange::ALL.into(),
+            changed_at_ms: 1,
+            role_changed_at_ms: None,
+            failover_tried_at_ms: Some(2),
+        };
+        let suspension = Suspension {
+            pod: "demo-0-0".into(),
+            run_id,
+            setting: "cluster-node-timeout".into(),
+            value: "5000".into(),
+            since_ms: 3,
+        };
+        let ledger = Ledger {
+            adopted_at_ms: Some(1),
+            nodes: [("cd".repeat(20).parse().unwrap(), known)].into(),
+            forgotten: [("ef".repeat(20).parse().unwrap(), 4)].into(),
+            suspensions: [suspension].into(),
+        };
+        let mut json = serde_json::to_value(&ledger).unwrap();
+        assert_eq!(serde_json::from_value::<Ledger>(json.clone()).unwrap(), ledger);
+        assert_eq!(serde_json::from_str::<Ledger>("{}").unwrap(), Ledger::default());
+        json["turn"] = 1.into();
+        assert!(serde_json::from_value::<Ledger>(json).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! What a plugin says about itself: the answer of `describe`.
+
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A plugin's self-description. Asks for everything the plugin will need; grants nothing.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Manifest {
+    /// The plugin's name, a DNS label; must equal the `Plugin` object's name.
+    pub name: String,
+    /// The plugin's own version, free text for people.
+    pub version: String,
+    /// The kinds whose objects the plugin reconciles; at least one.
+    pub reconciles: Vec<ReconciledKind>,
+    /// Whether an object may only vanish after `reconcile` answered `finished` with `deleting` set.
+    #[serde(default)]
+    pub finalizer: bool,
+    /// Further kinds whose changes concern a reconciled object.
+    #[serde(default)]
+    pub watches: Vec<WatchedKind>,
+    /// What the plugin asks to be allowed.
+    #[serde(default)]
+    pub grants: Grants,
+    /// JSON Schema of the parameters it takes; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+    /// Where a reconciled object holds its safety policy.
+    #[serde(default)]
+    pub safety: SafetyPaths,
+}
+
+/// A kind by its group, version and name.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KindName {
+    /// `apps/v1`, or `v1` for the core group.
+    pub api_version: String,
+    /// `StatefulSet`.
+    pub kind: String,
+}
+
+impl KindName {
+    /// The API group: empty for the core group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// The version without its group.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.api_version.split_once('/').map_or(self.api_version.as_str(), |(_, version)| version)
+    }
+}
+
+impl core::fmt::Display for KindName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}/{}", self.api_version, self.kind)
+    }
+}
+
+/// A kind that the plugin reconciles, with its definition if the plugin brings it.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReconciledKind {
+    /// Which kind.
+    #[serde(flatten)]
+    pub name: KindName,
+    /// The whole CustomResourceDefinition object, if the plugin brings its own kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crd: Option<Value>,
+}
+
+/// A kind whose changes concern a reconciled object, and how they lead to it.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WatchedKind {
+    /// Which kind.
+    #[serde(flatten)]
+    pub name: KindName,
+    /// How an object of this kind leads to the object reconciled.
+    pub leads: Leads,
+}
+
+/// How a watched object leads to the object reconciled.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Leads {
+    /// Its chain of controller references ends there.
+    Owner,
+    /// This label of it holds the reconciled object's name, in the same namespace.
+    Label(String),
+    /// This field of the reconciled object (`.spec.auth.secretName`) holds its name.
+    ReferredBy(String),
+    /// This field of it holds the reconciled object's name, in the same namespace.
+    Refers(String),
+}
+
+/// What a plugin asks for, or what a `Plugin` object grants it: the same shape, so that the one can
+/// be compared with the other.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Grants {
+    /// Kubernetes kinds and what may be done to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kubernetes: Vec<KubernetesGrant>,
+    /// Redis commands and verbs.
+    #[serde(default, skip_serializing_if = "RedisGrants::is_empty")]
+    pub redis: RedisGrants,
+}
+
+/// Permission to use one Kubernetes kind.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubernetesGrant {
+    /// Which kind.
+    #[serde(flatten)]
+    pub name: KindName,
+    /// `get`, `list`, `apply`, `apply-status`, `merge-patch`, `delete`, `publish`.
+    pub verbs: Vec<String>,
+    /// Which objects of the kind.
+    #[serde(default)]
+    pub scope: Scope,
+    /// Whether `apply` may take fields from another manager.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub force: bool,
+}
+
+/// Which objects a Kubernetes grant covers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Scope {
+    /// The reconciled object, and objects whose controller chain ends at it.
+    #[default]
+    Owned,
+    /// Objects in the reconciled object's namespace.
+    Namespace,
+    /// All objects.
+    Cluster,
+}
+
+/// Permission to use Redis.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisGrants {
+    /// Redis' own ACL words, such as `+@read` or `+config|set`, within the host's command table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// Verbs of `redis/topology` by name (`observe`, `meet`, `failover`, …).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verbs: Vec<String>,
+}
+
+impl RedisGrants {
+    /// Whether nothing is granted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.verbs.is_empty()
+    }
+}
+
+/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy, which the host reads.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SafetyPaths {
+    /// Holds `data` (the default) or `cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<String>,
+    /// Holds `force` if losing an unreplicated tail is allowed when a primary's Pod died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail_loss: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"{
+        "name": "a", "version": "1",
+        "reconciles": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Greeting"}],
+        "watches": [{"apiVersion": "v1", "kind": "Secret", "leads": {"referredBy": ".spec.secret"}},
+                    {"apiVersion": "v1", "kind": "ConfigMap", "leads": "owner"}],
+        "grants": {"kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get"], "scope": "namespace"}],
+                   "redis": {"verbs": ["observe"]}}
+    }"#;
+
+    #[test]
+    fn a_manifest_is_read_and_written() {
+        let manifest: Manifest = serde_json::from_str(WHOLE).unwrap();
+        assert_eq!(manifest.watches[0].leads, Leads::ReferredBy(".spec.secret".into()));
+        assert_eq!(manifest.grants.kubernetes[0].scope, Scope::Namespace);
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+    }
+
+    /// Whoever writes a field that is not known would otherwise believe it had been heard.
+    #[test]
+    fn an_unknown_field_is_refused_at_every_depth() {
+        for (known, unknown) in [
+            ("\"version\"", "\"versions\": 1, \"version\""),
+            ("\"kind\": \"Greeting\"", "\"kind\": \"Greeting\", \"crds\": []"),
+            ("\"leads\": \"owner\"", "\"leads\": \"owner\", \"lead\": 1"),
+            ("\"scope\"", "\"scopes\": 1, \"scope\""),
+            ("\"verbs\": [\"observe\"]", "\"verbs\": [], \"verb\": 1"),
+        ] {
+            let text = WHOLE.replacen(known, unknown, 1);
+            assert_ne!(text, WHOLE, "{known}");
+            let refused = serde_json::from_str::<Manifest>(&text).unwrap_err();
+            assert!(alloc::format!("{refused}").contains("unknown field"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Questions to a snapshot that planners and guards must answer alike.
+
+use alloc::{collections::BTreeMap, string::String};
+
+use super::{Member, NodeFlag, NodeRow, Snapshot};
+use crate::word::{NodeId, Role, SlotSet};
+
+/// How long ago, in seconds, a replica in sync acknowledged last. Redis acknowledges once a second.
+pub const SYNC_LAG_S_MAX: u64 = 1;
+
+/// Who votes in the cluster, and how many of them were heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quorum {
+    /// Primaries with slots in the majority's view.
+    pub voters: usize,
+    /// Those of them that answered the fan-out.
+    pub heard: usize,
+    /// Those of them whose own view gives every slot the same owner as the majority's view, and whose
+    /// own `cluster_state` does not matter here.
+    pub agreeing: usize,
+}
+
+impl Quorum {
+    /// Whether more than half of the voters answered and agree who owns what.
+    #[must_use]
+    pub const fn is_majority(self) -> bool {
+        self.voters < self.agreeing * 2
+    }
+}
+
+/// Why a replica does not count as in sync with its primary.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotInSync {
+    /// It did not answer, or is no replica.
+    #[error("`{0}` does not answer as a replica")]
+    NoReplica(String),
+    /// Its primary is no member that answers.
+    #[error("the primary of `{0}` does not answer")]
+    NoPrimary(String),
+    /// The link to the primary is down.
+    #[error("the link of `{0}` to its primary is down")]
+    LinkDown(String),
+    /// A full synchronisation is under way.
+    #[error("`{0}` is being synchronised")]
+    Syncing(String),
+    /// It follows another address than its primary has.
+    #[error("`{pod}` follows {follows}, its primary listens on {address}")]
+    WrongAddress {
+        /// The replica's Pod.
+        pod: String,
+        /// The address it follows.
+        follows: String,
+        /// The primary's address.
+        address: String,
+    },
+    /// It has another history of writes than its primary.
+    #[error("`{0}` has another history of writes than its primary")]
+    OtherHistory(String),
+    /// The primary does not count it as online.
+    #[error("the primary of `{pod}` has it as {state}")]
+    NotOnline {
+        /// The replica's Pod.
+        pod: String,
+        /// What the primary says of it.
+        state: String,
+    },
+    /// It is too far behind.
+    #[error("`{pod}` is {behind_bytes} bytes behind, {allowed_bytes} are allowed")]
+    Behind {
+        /// The replica's Pod.
+        pod: String,
+        /// How far, in bytes of the stream.
+        behind_bytes: u64,
+        /// How far it may be.
+        allowed_bytes: u64,
+    },
+    /// Its last acknowledgement is too old.
+    #[error("`{pod}` acknowledged {lag_s} s ago")]
+    Silent {
+        /// The replica's Pod.
+        pod: String,
+        /// How long ago.
+        lag_s: u64,
+    },
+}
+
+impl Snapshot {
+    /// The member in this Pod.
+    #[must_use]
+    pub fn member(&self, pod: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.pod == pod)
+    }
+
+    /// The member whose process says to have this id. If two do, which cannot be but for copied data,
+    /// none is given.
+    #[must_use]
+    pub fn member_of(&self, node: NodeId) -> Option<&Member> {
+        let mut found = self.members.iter().filter(|member| member.node() == Some(node));
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// The nodes as this member sees them; absent if it did not answer or would not tell.
+    #[must_use]
+    pub fn seen_by(&self, member: &Member) -> Option<BTreeMap<NodeId, NodeRow>> {
+        let facts = member.facts().filter(|facts| facts.node.is_some())?;
+        let mut rows = self.view.clone();
+        rows.retain(|id, _| !facts.lacks.contains(id));
+        rows.extend(facts.differs.iter().map(|(id, row)| (*id, row.clone())));
+        Some(rows)
+    }
+
+    /// How this member sees one node.
+    #[must_use]
+    pub fn row_seen_by<'a>(&'a self, member: &'a Member, node: NodeId) -> Option<&'a NodeRow> {
+        let facts = member.facts().filter(|facts| facts.node.is_some())?;
+        if facts.lacks.contains(&node) {
+            return None;
+        }
+        facts.differs.get(&node).or_else(|| self.view.get(&node))
+    }
+
+    /// The primaries with slots, as the majority sees them.
+    pub fn primaries(&self) -> impl Iterator<Item = (NodeId, &NodeRow)> {
+        let serving = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
+        self.view.iter().filter(move |(_, row)| serving(row)).map(|(id, row)| (*id, row))
+    }
+
+    /// The replicas of a primary, as the majority sees them.
+    pub fn replicas_of(&self, primary: NodeId) -> impl Iterator<Item = (NodeId, &NodeRow)> {
+        let follows = move |row: &NodeRow| row.primary == Some(primary);
+        self.view.iter().filter(move |(_, row)| follows(row)).map(|(id, row)| (*id, row))
+    }
+
+    /// Whether all members answered and all of them know the same nodes with the same roles, slots
+    /// and epochs.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        !self.members.is_empty()
+            && self.members.iter().all(|member| {
+                member.facts().is_some_and(|facts| {
+                    let same = |(id, row): (&NodeId, &NodeRow)| {
+                        self.view.get(id).is_some_and(|agreed| agreed.is_same_topology(row))
+                    };
+                    facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
+                })
+            })
+    }
+
+    /// Who votes and who of them was heard.
+    #[must_use]
+    pub fn quorum(&self) -> Quorum {
+        let mut quorum = Quorum::default();
+        let owners = |rows: &BTreeMap<NodeId, NodeRow>| -> BTreeMap<NodeId, SlotSet> {
+            let owning = rows.iter().filter(|(_, row)| !row.slots.is_empty());
+            owning.map(|(id, row)| (*id, row.slots.clone())).collect()
+        };
+        let agreed = owners(&self.view);
+        for (id, _) in self.primaries() {
+            quorum.voters += 1;
+            let Some(rows) = self.member_of(id).and_then(|member| self.seen_by(member)) else {
+                continue;
+            };
+            quorum.heard += 1;
+            quorum.agreeing += usize::from(owners(&rows) == agreed);
+        }
+        quorum
+    }
+
+    /// Checks that a replica would lose nothing but at most `behind_bytes_max` if it were promoted
+    /// now. Both ends are asked: a link that is up is not enough, because after a synchronisation the
+    /// primary holds the stream back for up to a second.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first thing that is not as it should be.
+    pub fn check_in_sync(&self, pod: &str, behind_bytes_max: u64) -> Result<(), NotInSync> {
+        let pod = String::from(pod);
+        let member = self.member(&pod);
+        let told = member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
+        let (Some(member), Some(told)) = (member, told) else {
+            return Err(NotInSync::NoReplica(pod));
+        };
+        let Some(upstream) = &told.upstream else { return Err(NotInSync::NoReplica(pod)) };
+        let own = member.node().and_then(|id| self.row_seen_by(member, id));
+        let primary = own.and_then(|row| row.primary).and_then(|id| self.member_of(id));
+        let stream = primary.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
+        let (Some(primary), Some(stream)) = (primary, stream) else {
+            return Err(NotInSync::NoPrimary(pod));
+        };
+        if !upstream.link_up {
+            return Err(NotInSync::LinkDown(pod));
+        }
+        if upstream.sync_in_progress {
+            return Err(NotInSync::Syncing(pod));
+        }
+        let address = primary.address.clone().unwrap_or_default();
+        if upstream.address != address {
+            let follows = upstream.address.clone();
+            return Err(NotInSync::WrongAddress { pod, follows, address });
+        }
+        if told.id != stream.id {
+            return Err(NotInSync::OtherHistory(pod));
+        }
+        let attached =
+            stream.replicas.iter().find(|seen| Some(&seen.address) == member.address.as_ref());
+        let Some(attached) = attached else {
+            return Err(NotInSync::NotOnline { pod, state: "unknown".into() });
+        };
+        if attached.state != "online" {
+            return Err(NotInSync::NotOnline { pod, state: attached.state.clone() });
+        }
+        let lag_s = attached.lag_s.unwrap_or(u64::MAX);
+        if SYNC_LAG_S_MAX < lag_s {
+            return Err(NotInSync::Silent { pod, lag_s });
+        }
+        let behind_bytes =
+            stream.offset_bytes.saturating_sub(told.offset_bytes.max(attached.offset_bytes));
+        if behind_bytes_max < behind_bytes {
+            return Err(NotInSync::Behind { pod, behind_bytes, allowed_bytes: behind_bytes_max });
+        }
+        Ok(())
+    }
+}
+
+impl NodeRow {
+    /// Whether both say the same role, primary, epoch and slots; reachability may differ.
+    #[must_use]
+    pub fn is_same_topology(&self, other: &Self) -> bool {
+        (self.role, self.primary, self.epoch) == (other.role, other.primary, other.epoch)
+            && self.slots == other.slots
+    }
+
+    /// Whether the one who says this holds it for failed, or suspects so.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.flags.contains(&NodeFlag::Fail) || self.flags.contains(&NodeFlag::MaybeFail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use serde_json::{Value, json};
+
+    /// Node `a` in Pod `a` is a primary with all slots, node `b` in Pod `b` its replica, as JSON.
+    fn pair() -> Value {
+        let id = |digit: &str| digit.repeat(40);
+        let member = |pod: &str, replication: Value| {
+            json!({
+                "pod": pod, "podUid": pod, "running": true, "address": format!("{pod}:7000"),
+                "answer": {"answered": {
+                    "answeredAtMs": 1, "node": id(pod), "replication": replication,
+                }},
+            })
+        };
+        let stream = json!({"id": id("c"), "offsetBytes": 1000, "replicas": [
+            {"address": "b:7000", "state": "online", "offsetBytes": 990, "lagS": 1},
+        ]});
+        let link = json!({"id": id("c"), "offsetBytes": 995, "upstream": {
+            "address": "a:7000", "linkUp": true, "syncInProgress": false,
+        }});
+        json!({
+            "observedAtMs": 1,
+            "view": {
+                id("a"): {"role": "primary", "epoch": 1, "slots": ["0-16383"], "connected": true},
+                id("b"): {"role": "replica", "primary": id("a"), "epoch": 1, "connected": true},
+            },
+            "members": [member("a", stream), member("b", link)],
+        })
+    }
+
+    /// Sets one field and asks whether `b` is in sync, five bytes being allowed.
+    fn check(path: &str, value: Value) -> Result<(), NotInSync> {
+        let mut json = pair();
+        *json.pointer_mut(path).unwrap() = value;
+        serde_json::from_value::<Snapshot>(json).unwrap().check_in_sync("b", 5)
+    }
+
+    #[test]
+    fn in_sync_is_what_both_ends_say() {
+        const A: &str = "/members/0/answer/answered/replication";
+        const B: &str = "/members/1/answer/answered/replication";
+        let pod = || String::from("b");
+        assert_eq!(check("/observedAtMs", json!(2)), Ok(()));
+        let unreachable = json!({"unreachable": {"reason": "timeout", "message": ""}});
+        let cases = [
+            (String::from("/members/1/answer"), unreachable.clone(), NotInSync::NoReplica(pod())),
+            (format!("{B}/upstream"), Value::Null, NotInSync::NoReplica(pod())),
+            (String::from("/members/0/answer"), unreachable, NotInSync::NoPrimary(pod())),
+            (format!("{B}/upstream/linkUp"), json!(false), NotInSync::LinkDown(pod())),
+            (format!("{B}/upstream/syncInProgress"), json!(true), NotInSync::Syncing(pod())),
+            (format!("{B}/id"), json!("d".repeat(40)), NotInSync::OtherHistory(pod())),
+            (format!("{A}/replicas/0/lagS"), json!(2), NotInSync::Silent { pod: pod(), lag_s: 2 }),
+            (
+                format!("{B}/upstream/address"),
+                json!("x:7000"),
+                NotInSync::WrongAddress {
+                    pod: pod(),
+                    follows: "x:7000".into(),
+                    address: "a:7000".into(),
+                },
+            ),
+            (
+                format!("{A}/replicas/0/state"),
+                json!("wait_bgsave"),
+                NotInSync::NotOnline { pod: pod(), state: "wait_bgsave".into() },
+            ),
+            (
+                format!("{A}/replicas"),
+                json!([]),
+                NotInSync::NotOnline { pod: pod(), state: "unknown".into() },
+            ),
+            (
+                format!("{A}/offsetBytes"),
+                json!(1001),
+                NotInSync::Behind { pod: pod(), behind_bytes: 6, allowed_bytes: 5 },
+            ),
+        ];
+        for (path, value, expected) in cases {
+            assert_eq!(check(&path, value), Err(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_majority_is_more_than_half_of_those_who_vote() {
+        let quorum = |voters, agreeing| Quorum { voters, heard: voters, agreeing };
+        assert!(quorum(3, 2).is_majority() && quorum(1, 1).is_majority());
+        assert!(!quorum(3, 1).is_majority() && !quorum(2, 1).is_majority());
+        assert!(!quorum(0, 0).is_majority());
+    }
+
+    #[test]
+    fn two_processes_with_one_id_are_nobody() {
+        let mut json = pair();
+        json["members"][1]["answer"]["answered"]["node"] = json!("a".repeat(40));
+        let snapshot: Snapshot = serde_json::from_value(json).unwrap();
+        assert!(snapshot.member_of("a".repeat(40).parse().unwrap()).is_none());
+    }
+}

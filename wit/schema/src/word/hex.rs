@@ -1,0 +1,154 @@
+//! Identifiers that Redis draws at random: 20 bytes, written as 40 hex digits.
+
+use core::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Why a text is no identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HexIdError {
+    /// It has another length.
+    #[error("an id has 40 hex digits, not {0} characters")]
+    Length(usize),
+    /// It holds something else than hex digits.
+    #[error("an id has hex digits only")]
+    Digit,
+}
+
+/// The 20 bytes behind every identifier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Hex20([u8; 20]);
+
+impl Hex20 {
+    fn parse(text: &str) -> Result<Self, HexIdError> {
+        let digits = text.as_bytes();
+        if digits.len() != 40 {
+            return Err(HexIdError::Length(digits.len()));
+        }
+        let mut bytes = [0; 20];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            for digit in pair {
+                *byte = (*byte << 4) | nibble(*digit).ok_or(HexIdError::Digit)?;
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Hex20 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Reads an identifier from a JSON string without taking ownership of it.
+struct Visit<T>(core::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = HexIdError>> de::Visitor<'_> for Visit<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("40 hex digits")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Hex20);
+
+        impl FromStr for $name {
+            type Err = HexIdError;
+
+            fn from_str(text: &str) -> Result<Self, HexIdError> {
+                Hex20::parse(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Visit(core::marker::PhantomData))
+            }
+        }
+    };
+}
+
+hex_id! {
+    /// The name a Redis Cluster node chose for itself.
+    ///
+    /// It survives restarts and address changes for as long as the node keeps its `nodes.conf`, so
+    /// plans name nodes by it and never by address.
+    NodeId
+}
+hex_id! {
+    /// The name of one process of Redis: new at each start.
+    RunId
+}
+hex_id! {
+    /// The name of one history of writes: a primary and its in-sync replicas have the same.
+    ReplicationId
+}
+
+impl NodeId {
+    /// The first eight digits, for messages to people.
+    #[must_use]
+    pub fn short(&self) -> alloc::string::String {
+        alloc::format!("{self}").chars().take(8).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_id_prints_as_it_was_written() {
+        let text = "07c37dfeb235213a872192d90877d0cd55635b91";
+        let id: NodeId = text.parse().unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(text.to_uppercase().parse(), Ok(id));
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        assert_eq!("abc".parse::<NodeId>(), Err(HexIdError::Length(3)));
+        assert_eq!("g".repeat(40).parse::<NodeId>(), Err(HexIdError::Digit));
+        assert!(serde_json::from_str::<RunId>("\"\"").is_err());
+        assert!(serde_json::from_str::<RunId>("7").is_err());
+    }
+}
