@@ -25,7 +25,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Makes a handle, and the queue to give to [`write`].
+    /// Makes a handle, and the queue to give to [`write()`].
     pub(crate) fn new() -> (Self, mpsc::Receiver<Queued>) {
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         (Self { queue }, queued)

@@ -347,8 +347,12 @@ impl Lifecycle {
         let pause = if failure.reason.starts_with("ErrImage") {
             container.failures.after_failure()
         } else {
-            // What is missing may come at any moment; the driver also asks again when it does.
-            CONFIG_RETRY
+            // What is missing may come at any moment. The driver asks again when a ConfigMap or Secret
+            // does; this is for the rest, such as a claim that is being bound.
+            container.unprepared = container.unprepared.saturating_add(1);
+            UNPREPARED_FIRST
+                .saturating_mul(1 << (container.unprepared - 1).min(8))
+                .min(UNPREPARED_LONGEST)
         };
         let retry_at = now.saturating_add(pause).ok();
         let StartFailure { reason, message } = failure;
@@ -381,6 +385,7 @@ impl Lifecycle {
     pub(crate) fn running(&mut self, index: usize, id: String, image_id: String, since: Timestamp) {
         let Some(container) = self.containers.get_mut(index) else { return };
         container.failures.reset();
+        container.unprepared = 0;
         container.image_id = image_id;
         container.started = false;
         container.passes_readiness = !container.has_readiness;
@@ -419,8 +424,9 @@ impl Lifecycle {
     }
 }
 
-/// How long a container waits whose configuration or volume is not there.
-const CONFIG_RETRY: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// How long a container waits whose configuration or volume is not there: doubling between these.
+const UNPREPARED_FIRST: jiff::SignedDuration = jiff::SignedDuration::from_millis(100);
+const UNPREPARED_LONGEST: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -129,11 +129,8 @@ impl Run<'_> {
     async fn deaths(&self, snapshot: &Snapshot, wave: &[usize]) -> BTreeMap<NodeId, Proof> {
         let mut deaths = guard::deaths(snapshot, &self.book.ledger);
         let actions = wave.iter().filter_map(|index| self.actions.get(*index));
-        let replaced = actions.filter_map(|action| match &action.verb {
-            Verb::Failover { primary, .. } => Some(*primary),
-            _ => None,
-        });
-        for primary in replaced {
+        for action in actions {
+            let Verb::Failover { primary, .. } = action.verb else { continue };
             let known = self.book.ledger.nodes.get(&primary);
             let Some(known) = known.filter(|_| !deaths.contains_key(&primary)) else { continue };
             if snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid) {

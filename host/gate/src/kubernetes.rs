@@ -31,8 +31,9 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
                 .await
         }
         KubernetesCall::Publish { event_type, reason, message } => {
-            pass.granted(&event_kind(), "publish")?;
             let context = &pass.context;
+            // Events are about the reconciled object, so it is its kind that must be granted.
+            pass.granted(&context.key.kind, "publish")?;
             let request = PublishRequest {
                 reporter: context.field_manager(),
                 regarding: context.reference(),
@@ -47,10 +48,6 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
             Ok(Reply::Done)
         }
     }
-}
-
-fn event_kind() -> KindName {
-    KindName { api_version: "events.k8s.io/v1".to_owned(), kind: "Event".to_owned() }
 }
 
 /// A cached read of a kind that nobody watches is answered by the API server.

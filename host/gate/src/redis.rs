@@ -27,7 +27,7 @@ pub(crate) async fn perform(pass: &Pass, call: RedisCall) -> Answer {
             let instance = parse(instance)?;
             let actions = actions.into_iter().map(parse).collect::<Result<Vec<Action>, _>>()?;
             let results = act::perform(pass, &instance, &actions).await?;
-            document(&results)
+            Ok(Reply::Results(results.iter().map(json).collect()))
         }
     }
 }
@@ -39,7 +39,7 @@ async fn observe(pass: &Pass, instance: &Instance) -> Answer {
     let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
     ledger::learn(&mut book.ledger, &snapshot, pass.gate.ports.clock.now_ms());
     book.save(pass).await?;
-    document(&snapshot)
+    json(&snapshot).map(Reply::Document)
 }
 
 async fn fan_out(pass: &Pass, pipelines: &[Pipeline]) -> Answer {
@@ -93,7 +93,6 @@ fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, CallError> {
     serde_json::from_value(value).map_err(|error| CallError::Invalid(error.to_string()))
 }
 
-fn document<T: serde::Serialize>(value: &T) -> Answer {
-    let value = serde_json::to_value(value).map_err(|error| CallError::Other(error.to_string()))?;
-    Ok(Reply::Document(value))
+fn json<T: serde::Serialize>(value: &T) -> Result<Value, CallError> {
+    serde_json::to_value(value).map_err(|error| CallError::Other(error.to_string()))
 }

@@ -185,9 +185,6 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
         _block: block,
         _lock: lock,
     };
-    if options.api_only {
-        return Ok(cluster);
-    }
     let started = cluster.start_parts(&options, &nodes, images).await;
     match started {
         Ok(()) => Ok(cluster),
@@ -206,6 +203,11 @@ impl LocalCluster {
         images: tholepin_agent::ImageTable,
     ) -> Result<(), LocalError> {
         let client = self.client("controllers")?;
+        let watching = control::watch_api(client.clone(), self.controllers.stop());
+        self.controllers.spawn("API server", watching);
+        if options.api_only {
+            return Ok(());
+        }
         control::create_initial(&client).await?;
         let mirrors = Mirrors::default();
         let names = Names::new(&mirrors);

@@ -1,6 +1,6 @@
 //! Binds each Pod to a node, or says on the Pod why none suits, and tries again when something changes.
 //!
-//! Where a Pod goes is decided in [`decide`], without I/O. One Pod is decided at a time, and what was
+//! Where a Pod goes is decided in [`decide()`], without I/O. One Pod is decided at a time, and what was
 //! bound counts at once, before the watch brings it back: two Pods never take the same room. It never
 //! moves or evicts a Pod that is bound.
 

@@ -1,6 +1,6 @@
 //! Keeps the Pods, claims and revisions of StatefulSets as their specs want them.
 //!
-//! What to do is decided in [`plan`], without I/O; this module performs the writes and hands their
+//! What to do is decided in [`plan()`], without I/O; this module performs the writes and hands their
 //! answers to the mirrors, so that the next pass does not act on the past. It runs no container and
 //! binds nothing to a node.
 

@@ -170,7 +170,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
     assert_eq!(applied.iter().filter(|title| title.starts_with("StatefulSet")).count(), 2);
     let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
     assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
-    assert_eq!(outcome.requeue_ms, Some(tholepin_redis_cluster_plan::BUSY_REQUEUE_MS));
+    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS));
     assert!(matches!(outcome.wake.as_slice(), [Wake::Change { .. }]));
     let (status, reason, message) = condition(&host, "Ready");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "PodsNotAnswering"));

@@ -188,9 +188,10 @@ fn a_start_that_fails_is_tried_again_after_a_pause_or_when_told() {
     let mut pod = one("Always");
     pod.decide(at(0));
     fail(&mut pod, "CreateContainerConfigError", 0);
-    assert_eq!((pod.decide(at(1)), pod.next_look()), (vec![], Some(at(2))));
+    let soon = at(0).checked_add(jiff::SignedDuration::from_millis(100)).unwrap();
+    assert_eq!((pod.decide(at(0)), pod.next_look()), (vec![], Some(soon)));
     pod.retry_now();
-    assert_eq!(pod.decide(at(1)), [Effect::Start(0)]);
+    assert_eq!(pod.decide(at(0)), [Effect::Start(0)]);
     fail(&mut pod, "ErrImagePull", 1);
     assert_eq!(pod.next_look(), Some(at(11)));
     assert_eq!(pod.decide(at(11)), [Effect::Start(0)]);

@@ -37,7 +37,10 @@ pub(crate) struct Tracked {
     pub(super) has_readiness: bool,
     pub(super) policy: RestartPolicy,
     pub(super) restarts: Backoff,
+    /// Starts in a row that failed for want of an image.
     pub(super) failures: Backoff,
+    /// Starts in a row that failed for want of anything else.
+    pub(super) unprepared: u32,
 }
 
 impl Tracked {
@@ -62,6 +65,7 @@ impl Tracked {
             policy,
             restarts: Backoff::default(),
             failures: Backoff::default(),
+            unprepared: 0,
         }
     }
 

@@ -69,7 +69,7 @@ impl PodLogFiles {
     /// Opens a log; the stream yields whole lines, each with its line end, and ends with the log, or
     /// with the container if it is followed.
     ///
-    /// The file is read on the caller's task: at most [`super::FILE_BYTES_MAX`] twice.
+    /// The file is read on the caller's task: at most two files of some megabytes.
     ///
     /// # Errors
     ///
@@ -98,7 +98,8 @@ impl PodLogFiles {
         let start = reader.start().map_err(&fail)?;
         let following = options.follow && !options.previous;
         let state = Follow { reader, pod, container: container.to_owned(), following };
-        let first = futures::stream::iter([Ok(start)]);
+        // No empty piece: a reader may take it for the end.
+        let first = futures::stream::iter((!start.is_empty()).then_some(Ok(start)));
         let rest = futures::stream::unfold(state, move |mut state| {
             let fail = fail.clone();
             async move { Some((state.more().await?.map_err(fail), state)) }

@@ -268,8 +268,9 @@ async fn an_action_that_its_guard_refuses_is_not_sent() {
     let act = json!([{"verb": "meet", "args": {"pod": "nobody-0", "with": "nobody-1"}}]);
     let actions = serde_json::from_value(act).unwrap();
     let answer = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
-    let Ok(Reply::Document(results)) = answer else { panic!("{answer:?}") };
-    assert!(results[0]["outcome"]["refused"]["guard"].is_string(), "{results}");
+    let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
+    let outcome = results[0].clone().unwrap();
+    assert!(outcome["outcome"]["refused"]["guard"].is_string(), "{outcome}");
     assert!(!bench.writes().iter().any(|line| line.starts_with("meet")), "{:?}", bench.writes());
 }
 

@@ -107,11 +107,11 @@ async fn waiting_does_not_count_as_computing() {
 
 #[tokio::test]
 async fn a_loop_of_host_calls_ends_by_the_wall_clock() {
-    let plugin = probe("limits: {wallClockMs: 200}").await;
+    let plugin = probe("limits: {wallClockMs: 400, computeMs: 50}").await;
     let world = World::new(friendly);
     let task = json!({"do": "many-calls", "number": u32::MAX});
     let error = run(&plugin, task, world).await.unwrap_err();
-    assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 200 });
+    assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 400 });
 }
 
 #[tokio::test]

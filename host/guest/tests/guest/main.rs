@@ -1,4 +1,5 @@
 //! Real guests in the real runtime, with the world behind it scripted.
+#![cfg(test)]
 
 mod build;
 mod cache;

@@ -39,11 +39,9 @@ impl World {
 
     /// The lines logged, in order.
     pub(crate) fn logged(&self) -> Vec<String> {
-        let line = |call: &Call| match call {
-            Call::Runtime(RuntimeCall::Log { level, message }) => {
-                Some(format!("{level}: {message}"))
-            }
-            _ => None,
+        let line = |call: &Call| {
+            let Call::Runtime(RuntimeCall::Log { level, message }) = call else { return None };
+            Some(format!("{level}: {message}"))
         };
         self.recording().calls().iter().filter_map(|recorded| line(&recorded.call)).collect()
     }

@@ -60,7 +60,6 @@ pub(super) fn start(
         names.run(until).await;
         Ok(())
     });
-    parts.spawn("API server", watch_api(client.clone(), stop.clone()));
     let (mirrors, client) = (mirrors.clone(), client.clone());
     parts.spawn("mirrors", async move {
         tokio::select! {
@@ -71,7 +70,7 @@ pub(super) fn start(
 }
 
 /// Asks the API server now and then whether it is there: nothing works without it.
-async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
+pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
     let mut misses = 0;
     loop {
         tokio::select! {

@@ -8,7 +8,6 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::{String, ToString},
-    vec::Vec,
 };
 
 use tholepin_redis_types::redis_cluster::{

@@ -3,6 +3,13 @@
 //! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
 //! kinds).
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "to misbehave is what it is for"
+)]
+
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
