@@ -11,15 +11,9 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// What to log, as tracing's filter syntax has it
-    #[arg(
-        long,
-        env = "THOLEPIN_LOG",
-        value_name = "FILTER",
-        default_value = "info",
-        global = true
-    )]
-    pub(crate) log: String,
+    /// What to log, such as `info` or `warn,plugin=debug` [default: info, for `demo` warn]
+    #[arg(long, env = "THOLEPIN_LOG", value_name = "FILTER", global = true)]
+    pub(crate) log: Option<String>,
     /// How to write log lines
     #[arg(long, env = "THOLEPIN_LOG_FORMAT", default_value = "text", global = true)]
     pub(crate) log_format: LogFormat,

@@ -28,7 +28,9 @@ use crate::{
 ///
 /// Fails with what is printed as the last line on stderr.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    telemetry::start(&cli.log, cli.log_format)?;
+    // The demo tells its story itself.
+    let usual = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    telemetry::start(cli.log.as_deref().unwrap_or(usual), cli.log_format)?;
     match cli.command {
         Command::Local(arguments) => on_runtime(local::run(arguments)),
         Command::Run(arguments) => on_runtime(run_engine(arguments)),

@@ -1,6 +1,6 @@
 //! The host: connects the parts and runs them until told to stop.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
@@ -98,8 +98,12 @@ pub(crate) async fn run(
         installs_kinds: options.trusts_plugins,
     };
     let reports = registry.subscribe();
-    tasks.spawn(named("plugin reports", follower.run(reports)));
     directory.scan().await;
+    // Before anybody watches: a kind that is not there yet is looked for again only after a while.
+    for name in registry.plugins().keys() {
+        follower.install_kinds(name).await;
+    }
+    tasks.spawn(named("plugin reports", follower.run(reports)));
     tasks.spawn(named("plugin directory", directory.run()));
     {
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
@@ -170,7 +174,7 @@ struct Follower {
 
 impl Follower {
     async fn run(self, mut reports: broadcast::Receiver<PluginReport>) {
-        let mut serving = std::collections::BTreeMap::new();
+        let mut serving = BTreeMap::new();
         loop {
             match reports.recv().await {
                 Ok(report) => self.take_in(&report, &mut serving).await,
@@ -188,7 +192,7 @@ impl Follower {
     async fn take_in(
         &self,
         report: &PluginReport,
-        serving: &mut std::collections::BTreeMap<PluginName, Option<RevisionDigest>>,
+        serving: &mut BTreeMap<PluginName, Option<RevisionDigest>>,
     ) {
         let before = serving.insert(report.name.clone(), report.active.clone()).flatten();
         if before != report.active {

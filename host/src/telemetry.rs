@@ -1,5 +1,7 @@
 //! Where log lines go: stderr, as text or JSON. Results go to stdout and never pass here.
 
+use std::io::{IsTerminal, stderr};
+
 use tracing_subscriber::{EnvFilter, fmt, prelude::*, registry};
 
 use crate::cli::LogFormat;
@@ -11,7 +13,7 @@ use crate::cli::LogFormat;
 /// Fails if the filter cannot be parsed.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter: EnvFilter = filter.parse()?;
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => registry().with(layer.compact().with_filter(filter)).init(),
         LogFormat::Json => registry().with(layer.json().with_filter(filter)).init(),

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     ended::ended_containers,
@@ -114,9 +114,9 @@ impl Controller {
     /// `events` tells which plugins changed; those that serve at the start are taken as changed.
     pub async fn run(&self, events: mpsc::Receiver<PluginEvent>, stop: CancellationToken) {
         let mut workers = JoinSet::new();
-        for number in 0..self.shared.settings.concurrency {
+        for _ in 0..self.shared.settings.concurrency {
             let (shared, stop) = (self.shared.clone(), stop.clone());
-            workers.spawn(work(shared, stop).instrument(info_span!("worker", number)));
+            workers.spawn(work(shared, stop));
         }
         let premature = tokio::select! {
             biased;

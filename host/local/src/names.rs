@@ -1,8 +1,9 @@
 //! Keeps the names that Pods can resolve: those of Services, and of the Pods behind headless Services.
 //!
-//! Which names there are is decided in [`host_names`], without I/O. The names go into the Pods' hosts files, as a cluster's DNS would answer them: a headless
-//! Service is all its ready endpoints, and one that publishes Pods before they are ready says so in
-//! its slices. Names of the own namespace are also given in their short form.
+//! Which names there are is decided in [`host_names`], without I/O. The names go into the Pods' hosts
+//! files, as a cluster's DNS would answer them: a headless Service is all its ready endpoints, and one
+//! that publishes Pods before they are ready says so in its slices. Names of the own namespace are
+//! also given in their short form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

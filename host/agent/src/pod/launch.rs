@@ -9,7 +9,7 @@ use super::start::{Started, ToStart, start};
 use super::{Driver, Happened, Live};
 use crate::checks::{self, Action};
 use crate::events::About;
-use crate::lifecycle::{StartFailure, State};
+use crate::lifecycle::{StartFailure, State, Tracked};
 use crate::probe::ProbeKind;
 
 /// A hook without its own limit is waited for this long; the kubelet waits for ever.
@@ -43,11 +43,13 @@ impl Driver {
             "ContainerCreating" => "FailedMount",
             _ => "Failed",
         };
-        if let Some(container) = self.lifecycle.containers.get(index) {
+        // Told once, not at every try.
+        let is_new = |tracked: &&Tracked| !matches!(&tracked.state, State::Starting { message: Some(told), .. } if told == message);
+        if let Some(container) = self.lifecycle.containers.get(index).filter(is_new) {
             let about = About::container(&self.pod, &container.name);
             self.node.events.warning(about, event, message.clone());
         }
-        tracing::info!(pod = self.pod.metadata.name, reason, message, "container not started");
+        tracing::debug!(pod = self.pod.metadata.name, reason, message, "container not started");
         self.lifecycle.start_failed(index, failure, Timestamp::now());
     }
 

@@ -87,6 +87,7 @@ impl Probing {
         }
         let name = self.kind.name().to_lowercase();
         let mut tally = Tally::new(self.kind, self.timing);
+        let mut told = None;
         let mut ticks = interval(self.timing.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -94,7 +95,9 @@ impl Probing {
             let result =
                 checks::perform(&self.action, &self.run.inside, &name, self.timing.timeout).await;
             let said = result.err();
-            if let Some(said) = &said {
+            let is_new = said.is_some() && said != told;
+            told.clone_from(&said);
+            if let Some(said) = said.as_ref().filter(|_| is_new) {
                 let note = format!("{} probe failed: {said}", self.kind.name());
                 let about = About::container(&self.pod, &self.container).doing(self.kind.name());
                 self.events.warning(about, "Unhealthy", note);

@@ -47,7 +47,7 @@ impl Stages {
             if stage == "Active" {
                 return self.tell(&format!("  plugin      {name}: Active")).map(drop);
             }
-            let stage = if stage.is_empty() { "waiting for its file" } else { stage };
+            let stage = if stage.is_empty() { "is being compiled" } else { stage };
             self.tell(&format!("  plugin      {name}: {stage} {reason}"))?;
             pause().await;
         }

@@ -231,6 +231,14 @@ fn slots_that_the_owner_dropped_go_back_to_it() {
 }
 
 #[test]
+fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
+    let mut model = Model::new(spec(2, 1));
+    model.kill("demo-shard-1-1");
+    assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
+    assert_eq!(reasons(&model), ["PodsNotAnswering"]);
+}
+
+#[test]
 fn lost_slots_are_not_given_away() {
     let mut model = Model::formed(spec(3, 0));
     model.recreate("demo-shard-0-0", false);

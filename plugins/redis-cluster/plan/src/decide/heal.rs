@@ -114,7 +114,7 @@ fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (true || was_in_sync || picture.spec.durability == Durability::Cache)
+    is_whole && (was_in_sync || picture.spec.durability == Durability::Cache)
 }
 
 /// Bytes of the primary's stream that a replica has applied.

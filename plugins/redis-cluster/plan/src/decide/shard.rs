@@ -70,6 +70,10 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
     if slots.is_empty() {
         return None;
     }
+    // Who does not answer may own them: a Pod that was killed right after it got them still has them.
+    if let Some(reason) = anybody_silent(picture) {
+        return Some(Decision::Wait(reason));
+    }
     let verb = Verb::AssignSlots { pod: owner.member.pod.clone(), slots };
     let presume = Presume {
         node: Some(owner.node),
@@ -80,6 +84,18 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
     let id = Some(format!("slots:{}", owner.member.pod));
     let after = first_epoch_id(picture, &owner).into_iter().collect();
     Some(Decision::Act(vec![Action { id, verb, presume, after }]))
+}
+
+/// The first Pod, of whatever seat, that exists and does not tell who it is.
+fn anybody_silent(picture: &Picture<'_>) -> Option<WaitReason> {
+    let members = &picture.snapshot().members;
+    let mut silent = members.iter().filter(|member| member.node().is_none());
+    let count = silent.clone().count();
+    silent.next().map(|member| WaitReason::PodsNotAnswering {
+        count,
+        pod: member.pod.clone(),
+        why: String::from("slots are given only when every Pod has said what it owns"),
+    })
 }
 
 /// What the majority gives to the owner while the owner itself gives it to nobody, as after a

@@ -1,0 +1,21 @@
+//! The engine as its users meet it: `tholepin local --api-only` and `tholepin run` as two processes,
+//! plugins as files in a directory, objects by the real kubectl.
+//!
+//! No test here needs Redis: the guests of `tests/guests` reconcile kinds of their own. Every test has a
+//! cluster and a host of its own, which start in a tenth of a second and end with the test.
+#![cfg(test)]
+
+#[path = "engine_host/bad_plugins.rs"]
+mod bad_plugins;
+#[path = "engine_host/cli.rs"]
+mod cli;
+#[path = "engine_host/denied.rs"]
+mod denied;
+#[path = "engine_host/greetings.rs"]
+mod greetings;
+#[path = "engine_host/guests.rs"]
+mod guests;
+#[path = "engine_host/story.rs"]
+mod story;
+#[path = "engine_host/swap.rs"]
+mod swap;

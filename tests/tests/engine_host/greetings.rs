@@ -1,0 +1,163 @@
+//! A greeting becomes a ConfigMap and stays one, whatever is done to either, or to the host.
+
+use serde_json::{Value, json};
+use tests::{oracle, wait};
+
+use crate::{
+    guests,
+    story::{
+        CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order, settings,
+    },
+};
+
+const DATA: &str = "/data/greeting";
+
+#[tokio::test]
+async fn an_object_becomes_a_config_map_that_follows_it() {
+    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "follow").await;
+    let (a, b) = (("follow", "a"), ("follow", "b"));
+    story.apply(&greeting("follow", "a", "world"));
+    story.apply(&greeting("follow", "b", "neighbour"));
+    let (made, _) = story.says(&CONFIG_MAP, a, DATA, "Hello, world").await;
+    assert_eq!(made["metadata"]["ownerReferences"][0]["controller"], true);
+    story.says(&GREETING, a, "/status/greeting", "Hello, world").await;
+
+    story.apply(&greeting("follow", "a", "moon"));
+    story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
+    let (told, _) = story.says(&GREETING, a, "/status/greeting", "Hello, moon").await;
+    assert_eq!(told["metadata"]["generation"], 2);
+    assert_eq!(told["status"]["observedGeneration"], 2);
+
+    let by_hand = ["patch", "configmap", "a", "-n", "follow", "--type=merge"];
+    let patch = ["-p", r#"{"data":{"greeting":"by hand"}}"#];
+    story.kubectl.run(&[by_hand.as_slice(), &patch].concat()).unwrap();
+    story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
+
+    let uid = made["metadata"]["uid"].clone();
+    story.kubectl.run(&["delete", "configmap", "a", "-n", "follow"]).unwrap();
+    let (remade, _) = story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
+    assert_ne!(remade["metadata"]["uid"], uid);
+
+    // kubectl waits until the finalizer is off, which is after the plugin's own clean-up.
+    story.kubectl.run(&["delete", "greeting", "a", "-n", "follow", "--timeout=20s"]).unwrap();
+    assert_eq!(story.get(&CONFIG_MAP, "follow", "a").await, None);
+    story.says(&CONFIG_MAP, b, DATA, "Hello, neighbour").await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_when_nothing_changes() {
+    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "still").await;
+    for name in ["a", "b", "c"] {
+        story.apply(&greeting("still", name, name));
+    }
+    for name in ["a", "b", "c"] {
+        story.says(&GREETING, ("still", name), "/status/greeting", "Hello").await;
+    }
+    let before = story.writes();
+    // Reconciles that have nothing to change: an annotation, and new code that does the same.
+    story.kubectl.run(&["annotate", "greeting", "--all", "-n", "still", "a=b"]).unwrap();
+    let more = "  limits: {wallClockMs: 1234}\n";
+    story.put("config-maker.yaml", settings("config-maker", more));
+    let host_is_done = || async {
+        let revision = story.log().lines().rev().find_map(|line| {
+            line.contains("Active").then(|| line.to_owned())
+        });
+        let count = story.log().matches("greets with").count();
+        // Each of the three: made, seen again, annotated, called by the new revision.
+        Ok(if 9 <= count && story.log().matches("Active").count() == 2 {
+            wait::Look::There(())
+        } else {
+            wait::Look::NotYet(format!("{count} passes, {revision:?}"))
+        })
+    };
+    wait::until("passes without change", DEADLINE, host_is_done).await.unwrap();
+    oracle::quiet::quiet(&story.client, std::time::Duration::from_secs(1)).await.unwrap();
+    let after: Vec<Value> = story.writes().into_iter().skip(before.len()).collect();
+    let others: Vec<&Value> = after.iter().filter(|line| line["resource"] != "plugins").collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[tokio::test]
+async fn a_host_killed_at_work_goes_on_after_its_restart() {
+    let component = guests::config_maker("Hello");
+    let mut story = Story::with(&[("config-maker", &component)], "killed").await;
+    let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
+    let items: Vec<Value> = names.iter().map(|name| greeting("killed", name, "one")).collect();
+    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    // Some are done and some are not: kill it now.
+    story.host.kill().unwrap();
+    let items: Vec<Value> =
+        names.iter().skip(1).map(|name| greeting("killed", name, "two")).collect();
+    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.kubectl.run(&["delete", "greeting", "g0", "-n", "killed", "--wait=false"]).unwrap();
+    story.kubectl.run(&["delete", "configmap", "--all", "-n", "killed"]).unwrap();
+    story.restart();
+    for name in names.iter().skip(1) {
+        story.says(&CONFIG_MAP, ("killed", name), DATA, "Hello, two").await;
+    }
+    story.gone(&GREETING, "killed", "g0").await;
+    story.gone(&CONFIG_MAP, "killed", "g0").await;
+    assert_eq!(story.count(&CONFIG_MAP, "killed").await, 19);
+    story.host.end().unwrap();
+}
+
+#[tokio::test]
+async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
+    let (maker, probe) = (guests::config_maker("Hello"), guests::probe());
+    let story = Story::with(&[("config-maker", &maker), ("probe", &probe)], "two").await;
+    let bad = [
+        ("panics", json!({"do": "panic", "number": 42}), "told to panic with number 42"),
+        ("traps", json!({"do": "trap"}), "trapped"),
+        ("loops", json!({"do": "loop"}), "computed"),
+        ("eats", json!({"do": "eat-memory"}), "memory"),
+    ];
+    let items: Vec<Value> = bad.iter().map(|(name, spec, _)| order("two", name, spec.clone())).collect();
+    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.apply(&order("two", "calm", json!({"do": "call", "function": "runtime/parameters"})));
+    story.apply(&greeting("two", "a", "world"));
+    // Neither waits for those that misbehave.
+    story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, world").await;
+    story.logged(&["two/calm", "ok "]).await;
+    for (name, _, words) in bad {
+        let (told, _) =
+            story.says(&PROBE, ("two", name), "/status/conditions", "TooManyStrikes").await;
+        let condition = &told["status"]["conditions"][0];
+        assert_eq!(condition["type"], "Quarantined");
+        let message = condition["message"].as_str().unwrap();
+        assert!(message.contains(words), "{name}: {message}");
+        assert!(message.contains("change the object or the plugin"), "{name}: {message}");
+    }
+    // The way out works.
+    story.apply(&order("two", "panics", json!({"do": "nothing"})));
+    let look = || async {
+        let object = story.get(&PROBE, "two", "panics").await.unwrap();
+        let left = object.pointer("/status/conditions/0").cloned();
+        Ok(left.map_or(wait::Look::There(()), |left| wait::Look::NotYet(left.to_string())))
+    };
+    wait::until("the condition to go", DEADLINE, look).await.unwrap();
+    story.apply(&greeting("two", "a", "moon"));
+    story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, moon").await;
+}
+
+#[tokio::test]
+async fn a_paused_object_is_left_alone_until_it_goes_on() {
+    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "paused").await;
+    let (a, b) = (("paused", "a"), ("paused", "b"));
+    story.apply(&greeting("paused", "a", "one"));
+    story.says(&CONFIG_MAP, a, DATA, "Hello, one").await;
+    story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused=true"]).unwrap();
+    story.logged(&["paused/a", "paused by annotation"]).await;
+    story.apply(&json!({
+        "apiVersion": "tests.tholepin.dev/v1", "kind": "Greeting",
+        "metadata": {"name": "a", "namespace": "paused", "annotations": {"tholepin.dev/paused": "true"}},
+        "spec": {"text": "two"}
+    }));
+    story.kubectl.run(&["delete", "configmap", "a", "-n", "paused"]).unwrap();
+    // What comes later is done, so what was skipped was skipped on purpose.
+    story.apply(&greeting("paused", "b", "later"));
+    story.says(&GREETING, b, "/status/greeting", "Hello, later").await;
+    assert_eq!(story.get(&CONFIG_MAP, "paused", "a").await, None);
+    story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused-"]).unwrap();
+    story.says(&CONFIG_MAP, a, DATA, "Hello, two").await;
+    story.says(&GREETING, a, "/status/observedGeneration", "2").await;
+}

@@ -1,0 +1,67 @@
+//! Builds the guests from source, once per variant; nothing that is built is ever committed.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+static BUILT: LazyLock<Mutex<BTreeMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// The guest that turns greetings into ConfigMaps, with a greeting of its own.
+pub(crate) fn config_maker(greeting: &str) -> PathBuf {
+    build("guest-config-maker", &[("GREETING", greeting)])
+}
+
+/// The guest that does whatever its object says.
+pub(crate) fn probe() -> PathBuf {
+    build("guest-probe", &[])
+}
+
+/// Builds a guest with these variables set and gives a copy that no other build overwrites. Builds of all
+/// test programs exclude each other, because they share the place where cargo puts the result.
+pub(crate) fn build(package: &str, variables: &[(&str, &str)]) -> PathBuf {
+    let variant: Vec<String> =
+        variables.iter().map(|(name, value)| format!("-{name}-{value}")).collect();
+    let file = format!("{package}{}.wasm", variant.concat());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(&file) {
+        return path.clone();
+    }
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = scratch.parent().unwrap();
+    let lock = fs::File::create(target.join("guests.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--profile", "plugin", "--target", "wasm32-wasip2"])
+        .args(["--package", package])
+        .env("CARGO_TARGET_DIR", target)
+        .env_remove("RUSTFLAGS")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    for name in ["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE"] {
+        cargo.env_remove(name);
+    }
+    let status = cargo.envs(variables.iter().copied()).status().unwrap();
+    assert!(status.success(), "cannot build {package} for wasm32-wasip2");
+    let made = target.join("wasm32-wasip2/plugin").join(package.replace('-', "_") + ".wasm");
+    let copy = scratch.join(format!("engine-{file}"));
+    fs::copy(made, &copy).unwrap();
+    built.insert(file, copy.clone());
+    copy
+}
+
+/// A component without code that imports one interface with one function.
+pub(crate) fn importing(interface: &str, function: &str) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+    let name = |text: &str| [&[0, length(text.as_bytes())], text.as_bytes()].concat();
+    let section = |id: u8, body: &[u8]| [&[id, length(body)], body].concat();
+    // One instance type: a function type without parameters and results, and an export of it.
+    let function_type = [0x01, 0x40, 0x00, 0x01, 0x00];
+    let export = [&[0x04], name(function).as_slice(), &[0x01, 0x00]].concat();
+    let types = [&[0x01, 0x42, 0x02], function_type.as_slice(), &export].concat();
+    let imports = [&[0x01], name(interface).as_slice(), &[0x05, 0x00]].concat();
+    [b"\0asm\x0d\0\x01\0".as_slice(), &section(7, &types), &section(10, &imports)].concat()
+}

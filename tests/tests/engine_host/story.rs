@@ -1,0 +1,210 @@
+//! What every story of the engine starts from: a cluster, a host, and hands for kubectl and files.
+
+use std::{fs, path::Path, time::Duration};
+
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    kubectl::Kubectl,
+    process::Process,
+    wait::{Look, until},
+};
+
+/// How long anything may take; an idle machine needs a hundredth of it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The kind of the guest `probe`, which brings none.
+const PROBES: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: probes.tests.tholepin.dev}
+spec:
+  group: tests.tholepin.dev
+  scope: Namespaced
+  names: {kind: Probe, listKind: ProbeList, plural: probes, singular: probe}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {status: {}}
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
+            status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+"#;
+
+/// A cluster with its host. The host ends first.
+pub(crate) struct Story {
+    pub(crate) host: Process,
+    pub(crate) client: Client,
+    pub(crate) kubectl: Kubectl,
+    pub(crate) cluster: Cluster,
+}
+
+impl Story {
+    /// A cluster whose host serves these plugins, each with all that it asks for, and a namespace.
+    pub(crate) async fn with(plugins: &[(&str, &Path)], namespace: &str) -> Self {
+        let cluster = Cluster::start_api_only().unwrap();
+        let (kubectl, client) = (cluster.kubectl().unwrap(), cluster.client().await.unwrap());
+        let make = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        kubectl.run_with(&["apply", "-f", "-"], &make.to_string()).unwrap();
+        kubectl.run_with(&["apply", "-f", "-"], PROBES).unwrap();
+        for (name, component) in plugins {
+            put(&cluster, &format!("{name}.wasm"), &fs::read(component).unwrap());
+            put(&cluster, &format!("{name}.yaml"), settings(name, "").as_bytes());
+        }
+        let host = cluster.host().unwrap();
+        Self { host, client, kubectl, cluster }
+    }
+
+    /// Puts a whole file into the directory of plugins by a rename.
+    pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
+        put(&self.cluster, file, bytes.as_ref());
+    }
+
+    /// `kubectl apply` of one object.
+    pub(crate) fn apply(&self, object: &Value) {
+        self.kubectl.run_with(&["apply", "-f", "-"], &object.to_string()).unwrap();
+    }
+
+    /// An object as the server has it, if it does.
+    pub(crate) async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<Value> {
+        let found = self.api(kind, namespace).get_opt(name).await.unwrap();
+        found.map(|object| serde_json::to_value(object).unwrap())
+    }
+
+    /// How many objects of a kind a namespace has.
+    pub(crate) async fn count(&self, kind: &Kind, namespace: &str) -> usize {
+        self.api(kind, namespace).list(&ListParams::default()).await.unwrap().items.len()
+    }
+
+    fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
+        let (group, version, kind_name, plural) = *kind;
+        let kind = GroupVersionKind::gvk(group, version, kind_name);
+        let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+        if namespace.is_empty() {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), namespace, &resource)
+        }
+    }
+
+    /// Waits until the text at a path of an object contains `wanted`; gives the object and how long that
+    /// took.
+    pub(crate) async fn says(
+        &self,
+        kind: &Kind,
+        (namespace, name): (&str, &str),
+        pointer: &str,
+        wanted: &str,
+    ) -> (Value, Duration) {
+        let what = format!("{} {name}{pointer} to say {wanted:?}", kind.2);
+        let look = || async {
+            let Some(object) = self.get(kind, namespace, name).await else {
+                return Ok(Look::NotYet("no such object".to_owned()));
+            };
+            let found = object.pointer(pointer).cloned().unwrap_or_default();
+            let text = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+            if text.contains(wanted) {
+                return Ok(Look::There(object));
+            }
+            Ok(Look::NotYet(object.to_string()))
+        };
+        until(what, DEADLINE, look).await.unwrap()
+    }
+
+    /// Waits until an object is gone.
+    pub(crate) async fn gone(&self, kind: &Kind, namespace: &str, name: &str) {
+        let look = || async {
+            let found = self.get(kind, namespace, name).await;
+            Ok(found.map_or(Look::There(()), |object| Look::NotYet(object.to_string())))
+        };
+        until(format!("{} {name} to go", kind.2), DEADLINE, look).await.unwrap();
+    }
+
+    /// Waits until the host's log has a line with all these words; gives the line.
+    pub(crate) async fn logged(&self, words: &[&str]) -> String {
+        let look = || async {
+            let lines = self.log();
+            let found = lines.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            let last = lines.lines().last().unwrap_or_default();
+            Ok(found.map_or_else(
+                || Look::NotYet(last.to_owned()),
+                |line| Look::There(line.to_owned()),
+            ))
+        };
+        until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
+    }
+
+    /// What the host has logged, without colours.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.cluster.directory().join("host.log")).unwrap()
+    }
+
+    /// The writes that came from the host, as the API server's audit log has them.
+    pub(crate) fn writes(&self) -> Vec<Value> {
+        let log = self.cluster.directory().join("cluster/audit.jsonl");
+        let text = fs::read_to_string(log).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let is_host = |line: &Value| {
+            line["field_manager"].as_str().unwrap_or_default().starts_with("tholepin")
+        };
+        lines.filter(is_host).collect()
+    }
+
+    /// Starts the host again after it was killed or ended.
+    pub(crate) fn restart(&mut self) {
+        self.host = self.cluster.host().unwrap();
+    }
+}
+
+/// Group, version, kind, plural.
+pub(crate) type Kind = (&'static str, &'static str, &'static str, &'static str);
+
+pub(crate) const GREETING: Kind = ("tests.tholepin.dev", "v1", "Greeting", "greetings");
+pub(crate) const PROBE: Kind = ("tests.tholepin.dev", "v1", "Probe", "probes");
+pub(crate) const CONFIG_MAP: Kind = ("", "v1", "ConfigMap", "configmaps");
+pub(crate) const PLUGIN: Kind = ("tholepin.dev", "v1alpha1", "Plugin", "plugins");
+pub(crate) const EVENT: Kind = ("events.k8s.io", "v1", "Event", "events");
+
+/// A greeting.
+pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
+    json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": "Greeting",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"text": text}
+    })
+}
+
+/// An order to the guest `probe`.
+pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": "Probe",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec
+    })
+}
+
+/// A `Plugin` object as a file, with all that the plugin asks for and more lines of `spec`.
+pub(crate) fn settings(name: &str, more: &str) -> String {
+    let start = "apiVersion: tholepin.dev/v1alpha1\nkind: Plugin\n";
+    format!(
+        "{start}metadata: {{name: {name}}}\nspec:\n  source: {{file: {name}.wasm}}\n  grants: asRequested\n{more}"
+    )
+}
+
+fn put(cluster: &Cluster, file: &str, bytes: &[u8]) {
+    let directory = cluster.plugins().unwrap();
+    let beside = directory.join(format!(".{file}.new"));
+    fs::write(&beside, bytes).unwrap();
+    fs::rename(beside, directory.join(file)).unwrap();
+}
