@@ -1,12 +1,17 @@
 # What README and .ci/run call. `make` alone lists the targets.
 
-export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tholepin/target
-DEBUG := $(CARGO_TARGET_DIR)/debug
-PLUGIN_BUILD := $(CARGO_TARGET_DIR)/wasm32-wasip2/plugin
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tholepin
+export CARGO_TARGET_DIR ?= $(CACHE)/target
 # Where the running demo looks for plugins; outside the tree, so that a rename is all it sees.
-PLUGINS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tholepin/plugins
+PLUGINS ?= $(CACHE)/plugins
 
-.PHONY: help setup build plugins demo test check fmt clippy doc crds clean
+WASM := $(CARGO_TARGET_DIR)/wasm32-wasip2/plugin
+BUILD_WASM := cargo build --locked --profile plugin --target wasm32-wasip2
+# The set-up puts a kubectl there only if the machine has none that is new enough.
+KUBECTL_OWN = $(wildcard $(CACHE)/bin/kubectl)
+WITH_KUBECTL = $(if $(KUBECTL_OWN),KUBECTL=$${KUBECTL:-$(KUBECTL_OWN)})
+
+.PHONY: help setup setup-tests build wasm plugins demo test scenarios oracles bench check fmt clippy doc crds clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -14,22 +19,28 @@ help: ## List the targets
 setup: ## Install what this machine lacks
 	@./setup
 
-build: setup ## Build the host
+setup-tests:
+	@./setup --tests
+
+build: setup
 	cargo build --locked --workspace
 
+wasm: setup
+	$(BUILD_WASM) --package redis-cluster --package guest-config-maker --package guest-probe
+
 plugins: setup ## Build the plugins and put them where the running demo sees them
-	cargo build --locked --profile plugin --target wasm32-wasip2 --package redis-cluster
+	$(BUILD_WASM) --package redis-cluster
 	@mkdir -p $(PLUGINS)
 	@cp -f plugins/redis-cluster/redis-cluster.yaml $(PLUGINS)/.redis-cluster.yaml.new
-	@cp -f $(PLUGIN_BUILD)/redis_cluster.wasm $(PLUGINS)/.redis-cluster.wasm.new
+	@cp -f $(WASM)/redis_cluster.wasm $(PLUGINS)/.redis-cluster.wasm.new
 	@mv -f $(PLUGINS)/.redis-cluster.wasm.new $(PLUGINS)/redis-cluster.wasm
 	@mv -f $(PLUGINS)/.redis-cluster.yaml.new $(PLUGINS)/redis-cluster.yaml
 
 demo: build plugins ## Start the local host with an example RedisCluster (CI=1: end when Ready)
-	$(DEBUG)/tholepin demo --plugins $(PLUGINS) $(if $(CI),--ci)
+	$(CARGO_TARGET_DIR)/debug/tholepin demo --plugins $(PLUGINS) $(if $(CI),--ci)
 
-test: setup build ## Run all tests
-	cargo test --locked --workspace
+test: setup-tests build wasm ## Run all tests
+	$(WITH_KUBECTL) cargo test --locked --workspace
 
 check: setup fmt clippy doc ## Check format, lints and documentation
 
@@ -41,6 +52,9 @@ clippy:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+crds: ## Write the generated CustomResourceDefinitions
+	cargo run --locked --quiet --package tholepin-redis-types --features schema --example crds -- crds
 
 clean: ## Remove what was built
 	rm -rf $(CARGO_TARGET_DIR) $(PLUGINS)

@@ -45,12 +45,24 @@ async fn write(
     let reference = reference(&report.name);
     // A file that cannot be read leaves the object as it was; if there is none, there is a component
     // without settings, which is shown with the least that the definition asks for.
-    if object.is_some() || kubernetes.get(reference.clone()).await.is_err() {
-        let without = json!({"source": {"file": format!("{}.wasm", report.name)}, "grants": {}});
-        let spec = object.and_then(|object| object.get("spec")).cloned().unwrap_or(without);
-        apply(kubernetes, named(&reference, "spec", spec), false).await?;
+    let stored = match object {
+        Some(_) => None,
+        None => kubernetes.get(reference.clone()).await.ok(),
+    };
+    let stored = match stored {
+        Some(stored) => stored,
+        None => {
+            let file = format!("{}.wasm", report.name);
+            let without = json!({"source": {"file": file}, "grants": {}});
+            let spec = object.and_then(|object| object.get("spec")).cloned().unwrap_or(without);
+            apply(kubernetes, named(&reference, "spec", spec), false).await?
+        }
+    };
+    let mut status = status(report);
+    if let Some(generation) = stored.pointer("/metadata/generation") {
+        status.insert("observedGeneration".to_owned(), generation.clone());
     }
-    apply(kubernetes, named(&reference, "status", status(report)), true).await
+    apply(kubernetes, named(&reference, "status", status.into()), true).await.map(drop)
 }
 
 async fn remove(kubernetes: &Arc<dyn Kubernetes>, name: &PluginName) -> Result<(), CallError> {
@@ -67,7 +79,7 @@ async fn remove(kubernetes: &Arc<dyn Kubernetes>, name: &PluginName) -> Result<(
     }
 }
 
-fn status(report: &PluginReport) -> Value {
+fn status(report: &PluginReport) -> Map<String, Value> {
     let PluginReport { name: _, stage, candidate, active, version, reason, message, object: _ } =
         report;
     let mut status = Map::new();
@@ -82,14 +94,14 @@ fn status(report: &PluginReport) -> Value {
     say("version", version.clone());
     say("reason", reason.map(|reason| reason.to_string()));
     say("message", Some(message.clone()));
-    Value::Object(status)
+    status
 }
 
 async fn apply(
     kubernetes: &Arc<dyn Kubernetes>,
     object: Value,
     is_status: bool,
-) -> Result<(), CallError> {
+) -> Result<Value, CallError> {
     let request = ApplyRequest {
         field_manager: HOST_FIELD_MANAGER.to_owned(),
         object,
@@ -98,7 +110,7 @@ async fn apply(
         status: is_status,
         dry_run: false,
     };
-    kubernetes.apply(request).await.map(drop)
+    kubernetes.apply(request).await
 }
 
 fn named(reference: &ObjectRef, field: &str, value: Value) -> Value {

@@ -70,6 +70,18 @@ impl Cluster {
         &self.kubeconfig
     }
 
+    /// The API server's audit log: one JSON object a line, writes only.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory.path().join("cluster/audit.jsonl")
+    }
+
+    /// The logs of the cluster and of the host, by name.
+    #[must_use]
+    pub fn logs(&self) -> [PathBuf; 2] {
+        ["cluster.log", "host.log"].map(|name| self.directory.path().join(name))
+    }
+
     /// kubectl as the administrator.
     ///
     /// # Errors

@@ -5,8 +5,12 @@
 //! started it, also when the test fails.
 
 pub mod cluster;
+pub mod guests;
 pub mod kubectl;
+pub mod member;
 pub mod oracle;
 pub mod process;
+pub mod redis_cluster;
 pub mod router;
+pub mod story;
 pub mod wait;

@@ -9,5 +9,5 @@ mod writer;
 
 pub use invariants::Invariants;
 pub use quiet::quiet;
-pub use same_end::shape;
+pub use same_end::{differences, shape};
 pub use writer::{Report, Writer};

@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail};
 /// How long a process may take to end after SIGTERM before it is killed.
 const END_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How many lines of a log are shown of a test that failed.
+const TAIL_LINES: usize = 25;
+
 /// The `tholepin` binary that was built beside this test.
 ///
 /// # Errors
@@ -25,6 +28,26 @@ pub fn tholepin() -> Result<PathBuf> {
     let built = test.ancestors().nth(2).map(|profile| profile.join("tholepin"));
     let built = built.filter(|path| path.exists());
     built.context("the binary is not built; run `cargo build --workspace`, as `make test` does")
+}
+
+/// Sends a signal, such as `KILL` or `STOP`, to a process that the cluster under test started.
+///
+/// # Errors
+///
+/// Fails if there is no such process.
+pub fn signal(pid: u32, signal: &str) -> Result<()> {
+    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
+    anyhow::ensure!(status.success(), "cannot send {signal} to process {pid}");
+    Ok(())
+}
+
+/// The last lines of a log; empty if there is none.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let from = lines.len().saturating_sub(TAIL_LINES);
+    lines.into_iter().skip(from).collect::<Vec<_>>().join("\n")
 }
 
 /// A running process.
@@ -49,6 +72,7 @@ impl Process {
         deadline: Duration,
     ) -> Result<(Self, String)> {
         let mut command = Command::new(tholepin()?);
+        command.env("NO_COLOR", "1");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(log)?);
         let mut child = command.spawn().context("cannot start tholepin")?;
@@ -67,10 +91,7 @@ impl Process {
         match lines.recv_timeout(deadline) {
             Ok(rest) => Ok((process, rest)),
             Err(_) => {
-                let log = std::fs::read_to_string(log).unwrap_or_default();
-                let tail: Vec<_> = log.lines().rev().take(20).collect();
-                let tail: Vec<_> = tail.into_iter().rev().collect();
-                bail!("{name} did not say `{until}` within {deadline:?}:\n{}", tail.join("\n"))
+                bail!("{name} did not say `{until}` within {deadline:?}:\n{}", tail(log))
             }
         }
     }
@@ -115,10 +136,7 @@ impl Process {
     }
 
     fn terminate(&self) -> Result<()> {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status()?;
-        anyhow::ensure!(status.success(), "cannot signal {} ({pid})", self.name);
-        Ok(())
+        signal(self.child.id(), "TERM").with_context(|| self.name)
     }
 }
 

@@ -13,8 +13,6 @@ mod cli;
 mod denied;
 #[path = "engine_host/greetings.rs"]
 mod greetings;
-#[path = "engine_host/guests.rs"]
-mod guests;
 #[path = "engine_host/story.rs"]
 mod story;
 #[path = "engine_host/swap.rs"]

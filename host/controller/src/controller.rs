@@ -179,12 +179,6 @@ impl Controller {
         self.shared.queue.inspect(Queue::stats)
     }
 
-    /// How many objects of a plugin are quarantined.
-    #[must_use]
-    pub fn quarantined(&self, plugin: &PluginName) -> usize {
-        self.shared.strikes(|strikes| strikes.quarantined(plugin))
-    }
-
     /// Keeps routes and watches equal to what the manifests ask for, and calls the objects of a changed
     /// plugin.
     async fn follow_plugins(&self, mut events: mpsc::Receiver<PluginEvent>) {

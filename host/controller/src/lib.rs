@@ -15,12 +15,12 @@
 mod controller;
 mod ended;
 mod field;
-pub mod mapper;
+mod mapper;
 mod notes;
 mod plugins;
 pub mod queue;
 mod reconcile;
-pub mod strikes;
+mod strikes;
 
 #[cfg(test)]
 mod testing;

@@ -27,7 +27,7 @@ const CHAIN_LENGTH_MAX: usize = 8;
 
 /// How changes of each kind lead to reconciled objects.
 #[derive(Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     by_kind: BTreeMap<GroupKind, Vec<Route>>,
     /// In which version a kind is watched.
     watched: BTreeMap<GroupKind, KindName>,
@@ -49,7 +49,9 @@ enum Lead {
 
 impl Routes {
     /// The routes that these manifests ask for.
-    pub fn new<'a>(plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>) -> Self {
+    pub(crate) fn new<'a>(
+        plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>,
+    ) -> Self {
         let mut routes = Self::default();
         for (plugin, manifest) in plugins {
             let kinds = manifest.reconciles.iter().map(|reconciled| reconciled.name.clone());
@@ -79,13 +81,13 @@ impl Routes {
 
     /// The watches that these routes need.
     #[must_use]
-    pub fn scopes(&self) -> BTreeSet<WatchScope> {
+    pub(crate) fn scopes(&self) -> BTreeSet<WatchScope> {
         self.watched.values().cloned().map(WatchScope::all).collect()
     }
 
     /// The keys that a change concerns.
     #[must_use]
-    pub fn keys(&self, change: &StoreChange, view: &dyn StoreView) -> BTreeSet<ObjectKey> {
+    pub(crate) fn keys(&self, change: &StoreChange, view: &dyn StoreView) -> BTreeSet<ObjectKey> {
         let mut keys = BTreeSet::new();
         let routes = self.by_kind.get(&group_kind(&change.object.kind));
         for route in routes.into_iter().flatten() {
@@ -229,7 +231,11 @@ fn is_significant(change: &StoreChange) -> bool {
 
 /// All objects that a plugin reconciles.
 #[must_use]
-pub fn all(plugin: &PluginName, manifest: &Manifest, view: &dyn StoreView) -> Vec<ObjectKey> {
+pub(crate) fn all(
+    plugin: &PluginName,
+    manifest: &Manifest,
+    view: &dyn StoreView,
+) -> Vec<ObjectKey> {
     let kinds = manifest.reconciles.iter();
     let objects = kinds.flat_map(|reconciled| view.references(&reconciled.name, ""));
     objects.map(|object| key(plugin, object)).collect()
@@ -237,14 +243,14 @@ pub fn all(plugin: &PluginName, manifest: &Manifest, view: &dyn StoreView) -> Ve
 
 /// The object that a key names.
 #[must_use]
-pub fn reference_of(key: &ObjectKey) -> ObjectRef {
+pub(crate) fn reference_of(key: &ObjectKey) -> ObjectRef {
     let ObjectKey { plugin: _, kind, namespace, name } = key;
     ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
 }
 
 /// Says what happened, for people.
 #[must_use]
-pub fn cause(change: &StoreChange) -> String {
+pub(crate) fn cause(change: &StoreChange) -> String {
     let what = match (&change.before, &change.after) {
         (None, _) => "appeared",
         (Some(_), Some(_)) => "changed",

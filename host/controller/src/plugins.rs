@@ -10,8 +10,6 @@ use tholepin_schema::{
     reconcile::Wake,
 };
 
-use crate::strikes::RollBack;
-
 /// A revision that serves.
 pub struct ActivePlugin {
     /// The plugin.
@@ -35,10 +33,6 @@ pub trait Plugins: Send + Sync {
 
     /// All revisions that serve, in order of name.
     fn all(&self) -> Vec<Arc<ActivePlugin>>;
-
-    /// Told at most once per revision that it fails on so many objects that the one before should come
-    /// back. The controller decides nothing more about it; by default it is only logged.
-    fn suspect(&self, _fault: &RollBack) {}
 }
 
 /// A change of the plugins that serve.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallContext, ErrorChain, ObjectKey, ObjectMeta,
+    CallContext, ErrorChain, ObjectKey, ObjectMeta, PluginName,
     condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
     port::GuestError,
 };
@@ -17,7 +17,7 @@ use crate::{
     notes::{Note, Seen},
     plugins::ActivePlugin,
     queue::Done,
-    strikes::{ObjectState, RollBack, Verdict},
+    strikes::{ObjectState, Verdict},
 };
 
 /// Stops the engine from writing to an object; plans still work.
@@ -41,7 +41,7 @@ pub(crate) async fn reconcile(shared: &Shared, key: &Arc<ObjectKey>, causes: Vec
         return Done::AwaitChange;
     }
     let Some(plugin) = shared.parts.plugins.active(&key.plugin) else {
-        let text = format!("no revision of plugin `{}` is loaded", key.plugin);
+        let text = missing(&key.plugin, meta.deleting);
         mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
         return Done::AwaitChange;
     };
@@ -172,7 +172,7 @@ impl One<'_> {
             let error = GuestError::BadAnswer { export: "reconcile", message };
             return self.strike(&error).await;
         }
-        self.shared.strikes(|strikes| strikes.succeeded(&self.plugin.revision, self.key));
+        self.shared.strikes(|strikes| strikes.clear(self.key));
         if !outcome.summary.is_empty() {
             say(self.shared, self.key, &outcome.summary);
         }
@@ -215,14 +215,7 @@ impl One<'_> {
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
         let (revision, state) = (&self.plugin.revision, self.state());
-        let (verdict, roll_back) =
-            self.shared.strikes(|strikes| strikes.struck(revision, self.key, state));
-        if let Some(fault) = roll_back {
-            let RollBack { plugin, revision, quarantined, called } = &fault;
-            warn!(%plugin, revision = revision.short(), quarantined, called, "a revision fails widely");
-            self.shared.parts.plugins.suspect(&fault);
-        }
-        match verdict {
+        match self.shared.strikes(|strikes| strikes.strike(revision, self.key, state)) {
             Verdict::Retry => {
                 self.mark(reason(error), &text).await;
                 return Done::Retry;
@@ -278,9 +271,22 @@ async fn mark(
     }
 }
 
+/// Says what an object waits for whose plugin serves no more, and how that ends.
+fn missing(plugin: &PluginName, deleting: bool) -> String {
+    let put_back =
+        format!("put `{plugin}.wasm` and `{plugin}.yaml` back into the directory of plugins");
+    if deleting {
+        return format!(
+            "the plugin `{plugin}` is not loaded, so nothing cleans up: {put_back}, or remove the \
+             finalizer `tholepin.dev/{plugin}` to let the object go as it is"
+        );
+    }
+    format!("the plugin `{plugin}` is not loaded, so nothing is reconciled: {put_back}")
+}
+
 fn forget(shared: &Shared, key: &ObjectKey) {
     shared.notes.forget(key);
-    shared.strikes(|strikes| strikes.forget(key));
+    shared.strikes(|strikes| strikes.clear(key));
     shared.parts.wakes.disarm(key);
 }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::header::{HeaderValue, USER_AGENT};
 use kube::{
     Client, Config,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
@@ -96,6 +97,9 @@ impl KubernetesApi {
         config.default_retry = false;
         // Longer than the server lets a watch live (290 s), so that a dead connection ends some day.
         config.read_timeout = Some(std::time::Duration::from_secs(295));
+        // A delete names no field manager: an audit log then takes the first word of the user agent.
+        let agent = HeaderValue::from_static(concat!("tholepin/", env!("CARGO_PKG_VERSION")));
+        config.headers.push((USER_AGENT, agent));
         let client =
             Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         let store = Arc::new(Store::default());

@@ -5,55 +5,60 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use redis::cmd;
+use redis::Connection;
 use serde_json::Value;
 
-use crate::router::connect;
+use crate::{member::Member, router::connect};
 
 /// Pause between two samples.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most samples: the loop is bounded whatever happens.
 const SAMPLES_MAX: usize = 6000;
-/// Commands that destroy data; no scenario grants one.
-const DESTROYS: &[&str] = &["flushall", "flushdb"];
+/// The most servers that are sampled; the oldest address goes when more are learnt.
+const SERVERS_MAX: usize = 64;
+/// How long a living primary's slots may be without service: a server takes up to half a second to
+/// believe that all is well again, and a sample may be late.
+const UNSERVED_MAX: Duration = Duration::from_secs(2);
+/// Commands that destroy data, as `INFO commandstats` names them; no scenario grants one.
+const DESTROYS: &[&str] = &["cmdstat_flushall", "cmdstat_flushdb"];
 
-/// Samples every server that it knows of until it is finished.
+/// Samples every server until it is finished; servers are learnt from each other's `CLUSTER NODES`.
 pub struct Invariants {
     stop: Arc<AtomicBool>,
-    /// Addresses `ip:port` of the servers; tests add what they learn.
-    servers: Arc<Mutex<BTreeSet<String>>>,
-    sampler: JoinHandle<Vec<String>>,
+    sampler: JoinHandle<BTreeSet<String>>,
     audit_log: PathBuf,
     /// How many lines the audit log had at the start.
     audit_start: usize,
 }
 
 impl Invariants {
-    /// Starts to sample. `audit_log` is the API server's.
+    /// Starts to sample, beginning at these addresses `ip:port`. `audit_log` is the API server's.
     #[must_use]
-    pub fn start(password: Option<&str>, audit_log: &Path) -> Self {
+    pub fn start(servers: &[String], password: Option<&str>, audit_log: &Path) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let servers = Arc::new(Mutex::new(BTreeSet::new()));
         let sampler = {
-            let (stop, servers) = (stop.clone(), servers.clone());
-            let password = password.map(str::to_owned);
-            thread::spawn(move || sample_until(&stop, &servers, password.as_deref()))
+            let stop = stop.clone();
+            let addresses = servers.iter().cloned().map(|address| (address, Server::default()));
+            let mut sampler = Sampler {
+                servers: addresses.collect(),
+                password: password.map(str::to_owned),
+                broken: BTreeSet::new(),
+            };
+            thread::spawn(move || {
+                sampler.run(&stop);
+                sampler.broken
+            })
         };
         let audit_start = writes(audit_log).map_or(0, |writes| writes.len());
-        Self { stop, servers, sampler, audit_log: audit_log.to_owned(), audit_start }
-    }
-
-    /// Adds servers to sample.
-    pub fn watch(&self, addresses: impl IntoIterator<Item = String>) {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).extend(addresses);
+        Self { stop, sampler, audit_log: audit_log.to_owned(), audit_start }
     }
 
     /// Stops and judges.
@@ -64,82 +69,160 @@ impl Invariants {
     pub fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let mut broken = self.sampler.join().map_err(|_| anyhow!("the sampler panicked"))?;
-        broken.extend(deletions(&writes(&self.audit_log)?[self.audit_start..]));
-        broken.sort();
-        broken.dedup();
-        if broken.is_empty() { Ok(()) } else { bail!("broken invariants: {}", broken.join("; ")) }
-    }
-}
-
-fn sample_until(
-    stop: &AtomicBool,
-    servers: &Mutex<BTreeSet<String>>,
-    password: Option<&str>,
-) -> Vec<String> {
-    let mut broken = Vec::new();
-    for _ in 0..SAMPLES_MAX {
-        let last = stop.load(Ordering::Relaxed);
-        let addresses = servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let claims: BTreeMap<_, _> = addresses
-            .into_iter()
-            .filter_map(|address| {
-                sample(&address, password, &mut broken).ok().map(|claim| (address, claim))
-            })
-            .collect();
-        broken.extend(double_claims(&claims));
-        if last {
-            break;
+        let writes = writes(&self.audit_log)?;
+        broken.extend(deletions(writes.get(self.audit_start..).unwrap_or_default()));
+        if broken.is_empty() {
+            return Ok(());
         }
-        thread::sleep(PAUSE);
+        bail!("broken invariants: {}", broken.into_iter().collect::<Vec<_>>().join("; "))
     }
-    broken
 }
 
-/// What a server claims: its slots with the epoch of the claim, while it serves them.
+struct Sampler {
+    servers: BTreeMap<String, Server>,
+    password: Option<String>,
+    broken: BTreeSet<String>,
+}
+
+/// What is known of the server at one address.
+#[derive(Default)]
+struct Server {
+    connection: Option<Connection>,
+    /// Which process answered last, and the node id that it had.
+    seen: Option<(String, String)>,
+    /// The slots that this process was seen to serve last.
+    served: Vec<(u16, u16)>,
+    /// Since when some of these are served by nobody.
+    unserved: Option<Instant>,
+}
+
+/// What a server claims now: the slots that it serves, with the epoch of the claim.
 struct Claim {
     epoch: u64,
     slots: Vec<(u16, u16)>,
 }
 
-/// One server's claim. A server that does not answer claims nothing.
-fn sample(address: &str, password: Option<&str>, broken: &mut Vec<String>) -> Result<Claim> {
-    let mut connection = connect(address, password)?;
-    let stats: String = cmd("INFO").arg("commandstats").query(&mut connection)?;
-    for command in DESTROYS {
-        if stats.lines().any(|line| line.starts_with(&format!("cmdstat_{command}:"))) {
-            broken.push(format!("{address} was sent {}", command.to_uppercase()));
+impl Sampler {
+    fn run(&mut self, stop: &AtomicBool) {
+        for _ in 0..SAMPLES_MAX {
+            let last = stop.load(Ordering::Relaxed);
+            self.sample();
+            if last {
+                break;
+            }
+            thread::sleep(PAUSE);
         }
     }
-    let info: String = cmd("CLUSTER").arg("INFO").query(&mut connection)?;
-    let nodes: String = cmd("CLUSTER").arg("NODES").query(&mut connection)?;
-    let own = nodes.lines().find(|line| line.contains("myself")).context("no row `myself`")?;
-    let fields: Vec<_> = own.split(' ').collect();
-    let serves = info.contains("cluster_state:ok")
-        && fields.get(2).is_some_and(|flags| flags.contains("master"));
-    let epoch = fields.get(6).context("a row has an epoch")?.parse()?;
-    let slots = fields.iter().skip(8).filter(|range| serves && !range.starts_with('['));
-    let range = |text: &&str| -> Result<(u16, u16)> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        Ok((first.parse()?, last.parse()?))
-    };
-    Ok(Claim { epoch, slots: slots.map(range).collect::<Result<_>>()? })
+
+    fn sample(&mut self) {
+        let mut claims = BTreeMap::new();
+        let mut learnt = BTreeSet::new();
+        for (address, server) in &mut self.servers {
+            // A server that does not answer claims nothing, and whether it lives is not known.
+            let Ok(member) = ask(server, address, self.password.as_deref()) else {
+                server.connection = None;
+                server.unserved = None;
+                continue;
+            };
+            self.broken.extend(destroyed(address, &member));
+            self.broken.extend(server.is_the_same(address, &member));
+            let known = member.rows.iter().filter(|row| !row.is("noaddr"));
+            learnt.extend(known.map(|row| row.address.clone()));
+            if let Ok(own) = member.own() {
+                let serves = own.is("master") && member.is_serving();
+                let slots = if serves { own.slots.clone() } else { Vec::new() };
+                claims.insert(address.clone(), Claim { epoch: own.epoch, slots });
+            }
+        }
+        self.broken.extend(double_claims(&claims));
+        self.judge_service(&claims);
+        for address in learnt.into_iter().filter(|address| !address.starts_with(':')) {
+            if self.servers.len() < SERVERS_MAX {
+                self.servers.entry(address).or_default();
+            }
+        }
+    }
+
+    /// Slots of a living primary must stay served, by it or by another.
+    fn judge_service(&mut self, claims: &BTreeMap<String, Claim>) {
+        let claimed: Vec<_> = claims.values().flat_map(|claim| claim.slots.clone()).collect();
+        for (address, server) in &mut self.servers {
+            let Some(claim) = claims.get(address) else { continue };
+            let lost = server.served.iter().find(|range| !covered(**range, &claimed)).copied();
+            let Some((first, last)) = lost else {
+                server.unserved = None;
+                server.served.clone_from(&claim.slots);
+                continue;
+            };
+            let since = *server.unserved.get_or_insert_with(Instant::now);
+            if UNSERVED_MAX < since.elapsed() {
+                let text =
+                    format!("slots of {first}-{last} are unserved although {address} lives");
+                self.broken.insert(text);
+            }
+        }
+    }
+}
+
+impl Server {
+    /// A process keeps its node id unless it is told to forget everything.
+    fn is_the_same(&mut self, address: &str, member: &Member) -> Option<String> {
+        let id = member.own().ok()?.id.clone();
+        let run = member.field("run_id").to_owned();
+        let before = self.seen.replace((run.clone(), id.clone()));
+        let (run_before, id_before) = before?;
+        if run_before != run {
+            // Another process: what the one before served is not this one's to serve.
+            self.served.clear();
+            self.unserved = None;
+            return None;
+        }
+        (id_before != id).then(|| format!("{address} was sent CLUSTER RESET HARD"))
+    }
+}
+
+fn ask(server: &mut Server, address: &str, password: Option<&str>) -> Result<Member> {
+    if server.connection.is_none() {
+        server.connection = Some(connect(address, password)?);
+    }
+    Member::ask(server.connection.as_mut().context("just connected")?)
+}
+
+fn destroyed(address: &str, member: &Member) -> Vec<String> {
+    let sent = DESTROYS.iter().filter(|command| member.info.contains_key(**command));
+    sent.map(|command| {
+        let name = command.trim_start_matches("cmdstat_").to_uppercase();
+        format!("{address} was sent {name}")
+    })
+    .collect()
+}
+
+fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
+    let mut next = u32::from(range.0);
+    // Each turn passes at least one range, so as many turns as ranges are enough.
+    for _ in claimed {
+        let holder = claimed.iter().find(|(first, last)| {
+            u32::from(*first) <= next && next <= u32::from(*last)
+        });
+        match holder {
+            Some((_, last)) => next = u32::from(*last) + 1,
+            None => break,
+        }
+    }
+    u32::from(range.1) < next
 }
 
 /// Two servers that serve a slot at once under the same epoch. Under different epochs the one with the
 /// lower is about to learn of its demotion, which Redis itself settles.
 fn double_claims(claims: &BTreeMap<String, Claim>) -> Vec<String> {
     let mut broken = Vec::new();
-    for (one, first) in claims {
-        for (other, second) in
-            claims.range::<String, _>((std::ops::Bound::Excluded(one), std::ops::Bound::Unbounded))
-        {
+    let claims: Vec<_> = claims.iter().collect();
+    for (at, (one, first)) in claims.iter().enumerate() {
+        for (other, second) in claims.iter().skip(at + 1) {
             let overlap =
                 first.slots.iter().any(|a| second.slots.iter().any(|b| a.0 <= b.1 && b.0 <= a.1));
             if overlap && first.epoch == second.epoch {
-                broken.push(format!(
-                    "{one} and {other} serve the same slot at epoch {}",
-                    first.epoch
-                ));
+                broken.push(format!("{one} and {other} serve one slot at epoch {}", first.epoch));
             }
         }
     }
@@ -149,19 +232,21 @@ fn double_claims(claims: &BTreeMap<String, Claim>) -> Vec<String> {
 /// Lines of the audit log as they are: writes only.
 fn writes(audit_log: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(audit_log).with_context(|| format!("{}", audit_log.display()))?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    Ok(whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
-/// Two Pods of one shard deleted by the host within a minute of each other. A Pod's name is
-/// `<shard>-<ordinal>`; deletions by people and by the cluster's controllers are not ours.
+/// Two Pods of one shard deleted by the host. A Pod's name is `<shard>-<ordinal>`; deletions by people
+/// and by the cluster's controllers are not ours. No scenario asks the host to delete a Pod at all.
 fn deletions(writes: &[Value]) -> Vec<String> {
     let text = |write: &Value, field: &str| {
         write.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let mut by_shard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for write in writes {
-        let is_ours =
-            text(write, "user") == "host" || text(write, "field_manager").starts_with("tholepin");
+        let manager = text(write, "field_manager");
+        let is_ours = manager == "tholepin" || manager.starts_with("tholepin:");
         let deletes = text(write, "verb") == "delete" && text(write, "resource") == "pods";
         let dry_run = write.get("dry_run") == Some(&Value::Bool(true));
         if is_ours && deletes && !dry_run {
@@ -172,4 +257,16 @@ fn deletions(writes: &[Value]) -> Vec<String> {
     }
     let broken = by_shard.into_iter().filter(|(_, pods)| 1 < pods.len());
     broken.map(|(shard, pods)| format!("the host deleted {pods:?} of shard {shard}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covered;
+
+    #[test]
+    fn slots_are_covered_by_several_servers_together() {
+        assert!(covered((10, 20), &[(15, 30), (0, 14)]));
+        assert!(!covered((10, 20), &[(16, 30), (0, 14)]));
+        assert!(!covered((0, 16_383), &[]));
+    }
 }

@@ -1,24 +1,28 @@
 //! After convergence nothing changes and nothing is written.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kube::{
     Api, Client,
     api::ListParams,
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
+use serde_json::Value;
 
 /// Kinds whose objects change by themselves on any cluster.
 const RESTLESS: &[&str] = &["Lease", "Event", "Node"];
+/// The same, as the audit log names them.
+const RESTLESS_PLURALS: &[&str] = &["leases", "events", "nodes"];
 
-/// Watches for `pause` that no object's resource version changes, kinds that are restless by nature
-/// aside.
+/// Watches for `pause` that no object's resource version changes and that nothing is written, as the
+/// API server's audit logs tell; kinds that are restless by nature aside.
 ///
 /// # Errors
 ///
-/// Fails with the objects that changed, came or went.
-pub async fn quiet(client: &Client, pause: Duration) -> Result<()> {
+/// Fails with the objects that changed, came or went, or with the first write.
+pub async fn quiet(client: &Client, audit_logs: &[PathBuf], pause: Duration) -> Result<()> {
+    let lengths = audit_logs.iter().map(fs::metadata).collect::<Result<Vec<_>, _>>()?;
     let before = versions(client).await?;
     tokio::time::sleep(pause).await;
     let after = versions(client).await?;
@@ -28,10 +32,22 @@ pub async fn quiet(client: &Client, pause: Duration) -> Result<()> {
         .map(|(object, _)| object.as_str())
         .chain(before.keys().filter(|object| !after.contains_key(*object)).map(String::as_str))
         .collect();
-    if changed.is_empty() {
-        return Ok(());
+    ensure!(changed.is_empty(), "not quiet for {pause:?}: {}", changed.join(", "));
+    for (log, length) in audit_logs.iter().zip(lengths) {
+        let text = fs::read_to_string(log)?;
+        let start = usize::try_from(length.len())?;
+        let new = text.get(start..).context("an audit log only grows")?;
+        // The last line may be half written; it is whole for whoever looks next.
+        let whole = new.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        for line in whole.lines() {
+            let write: Value = serde_json::from_str(line)?;
+            let plural = write.get("resource").and_then(Value::as_str).unwrap_or_default();
+            if !RESTLESS_PLURALS.contains(&plural) {
+                bail!("not quiet for {pause:?}: {line}");
+            }
+        }
     }
-    bail!("not quiet for {pause:?}: {}", changed.join(", "))
+    Ok(())
 }
 
 /// Every object's resource version by kind, namespace and name.

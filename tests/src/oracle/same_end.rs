@@ -1,14 +1,15 @@
 //! The state reached by a change equals the state of a fresh start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use kube::{Api, Client, api::ListParams, core::DynamicObject};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::quiet::kinds;
 
-/// Fields that differ between any two clusters although nothing is different about them.
+/// Fields that differ between any two clusters although nothing is different about them: identities,
+/// addresses, times, and which of two equal members happens to be the primary.
 const OWN: &[&str] = &[
     "clusterIP",
     "clusterIPs",
@@ -18,15 +19,19 @@ const OWN: &[&str] = &[
     "generation",
     "hostIP",
     "hostIPs",
+    "inSync",
     "lastState",
     "lastTransitionTime",
     "managedFields",
+    "node",
     "nodeName",
     "observedGeneration",
     "podIP",
     "podIPs",
+    "primary",
     "resourceVersion",
     "restartCount",
+    "role",
     "startTime",
     "startedAt",
     "uid",
@@ -61,6 +66,44 @@ pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, 
         }
     }
     Ok(objects)
+}
+
+/// What differs between two shapes: one line per object that came, went or became another.
+#[must_use]
+pub fn differences(
+    wanted: &BTreeMap<String, Value>,
+    found: &BTreeMap<String, Value>,
+) -> Vec<String> {
+    let gone = wanted.keys().filter(|name| !found.contains_key(*name));
+    let gone = gone.map(|name| format!("{name} is missing"));
+    let others = found.iter().filter_map(|(name, value)| match wanted.get(name) {
+        None => Some(format!("{name} is left behind")),
+        Some(before) => {
+            let mut paths = Vec::new();
+            differing(String::new(), before, value, &mut paths);
+            (!paths.is_empty()).then(|| format!("{name} differs at {}", paths.join(", ")))
+        }
+    });
+    gone.chain(others).collect()
+}
+
+fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+            for name in names {
+                let of = |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+                differing(format!("{path}.{name}"), &of(one), &of(other), paths);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (at, (one, other)) in one.iter().zip(other).enumerate() {
+                differing(format!("{path}[{at}]"), one, other, paths);
+            }
+        }
+        _ if one == other => {}
+        _ => paths.push(format!("{path} ({one} became {other})")),
+    }
 }
 
 fn strip(value: &mut Value) {

@@ -1,8 +1,10 @@
 //! Writes continuously through the public address and remembers what was acknowledged.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,7 +17,7 @@ use redis::cmd;
 use crate::router::Router;
 
 /// Pause between two writes of one tag.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(4);
 /// How long a key may take to be readable at the end, when no fault is injected any more.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// The most writes of one tag: the loop is bounded whatever happens.
@@ -24,9 +26,18 @@ const WRITES_MAX: usize = 200_000;
 /// A writer with one thread per tag; tags are chosen so that each shard has one.
 pub struct Writer {
     stop: Arc<AtomicBool>,
+    /// When each tag was written last, and the longest time without a write since the last question.
+    pulse: Arc<Mutex<BTreeMap<String, Pulse>>>,
     threads: Vec<JoinHandle<Result<Acknowledged>>>,
     entry: String,
     password: Option<String>,
+}
+
+/// How one tag's writes go.
+#[derive(Clone, Copy)]
+struct Pulse {
+    last: Instant,
+    longest: Duration,
 }
 
 /// What one tag's thread has seen.
@@ -60,13 +71,36 @@ impl Writer {
             let first = cmd("SET").arg(format!("{{{tag}}}:first")).arg(tag).to_owned();
             router.send::<String>(tag, &first).with_context(|| format!("first write of {tag}"))?;
         }
+        let now = Pulse { last: Instant::now(), longest: Duration::ZERO };
+        let pulse = tags.iter().map(|tag| (tag.clone(), now)).collect();
+        let pulse = Arc::new(Mutex::new(pulse));
         let threads = tags.iter().map(|tag| {
+            let pulse = pulse.clone();
             let (entry, password) = (entry.to_owned(), password.map(str::to_owned));
             let (tag, stop) = (tag.clone(), stop.clone());
-            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop)))
+            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &pulse)))
         });
         let threads = threads.collect();
-        Ok(Self { stop, threads, entry: entry.to_owned(), password: password.map(str::to_owned) })
+        Ok(Self { stop, pulse, threads, entry: entry.to_owned(), password: password.map(str::to_owned) })
+    }
+
+    /// Forgets the outages so far.
+    pub fn forget_outages(&self) {
+        for pulse in lock(&self.pulse).values_mut() {
+            pulse.longest = Duration::ZERO;
+        }
+    }
+
+    /// The longest time in which keys with this tag could not be written, since outages were forgotten
+    /// last; one that lasts is counted to now.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a tag that is not written.
+    pub fn outage(&self, tag: &str) -> Result<Duration> {
+        let pulse = lock(&self.pulse).get(tag).copied();
+        let pulse = pulse.with_context(|| format!("nobody writes {tag}"))?;
+        Ok(pulse.longest.max(pulse.last.elapsed()))
     }
 
     /// Stops writing, reads every acknowledged key and reports.
@@ -93,7 +127,17 @@ impl Writer {
     }
 }
 
-fn write(tag: String, entry: &str, password: Option<&str>, stop: &AtomicBool) -> Acknowledged {
+fn lock(pulse: &Mutex<BTreeMap<String, Pulse>>) -> MutexGuard<'_, BTreeMap<String, Pulse>> {
+    pulse.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(
+    tag: String,
+    entry: &str,
+    password: Option<&str>,
+    stop: &AtomicBool,
+    pulse: &Mutex<BTreeMap<String, Pulse>>,
+) -> Acknowledged {
     let mut router = Router::new(entry, password);
     let mut keys = Vec::new();
     let mut last = Instant::now();
@@ -106,8 +150,12 @@ fn write(tag: String, entry: &str, password: Option<&str>, stop: &AtomicBool) ->
         let set = cmd("SET").arg(&key).arg(number).to_owned();
         // A refused or unanswered write is an outage and not a loss: only what was acknowledged counts.
         if router.send::<String>(&tag, &set).is_ok() {
-            longest_outage = longest_outage.max(last.elapsed());
+            let pause = last.elapsed();
+            longest_outage = longest_outage.max(pause);
             last = Instant::now();
+            if let Some(pulse) = lock(pulse).get_mut(&tag) {
+                *pulse = Pulse { last, longest: pulse.longest.max(pause) };
+            }
             keys.push(key);
         }
         thread::sleep(PAUSE);

@@ -1,1 +1,132 @@
-//! Later.
+//! A bad file changes nothing but what `kubectl get plugins` says: the stage it reached, the reason, and
+//! the way out.
+
+use std::fs;
+
+use serde_json::Value;
+use tests::guests;
+
+use crate::story::{CONFIG_MAP, PLUGIN, PROBE, Story, greeting, order, settings};
+
+const DATA: &str = "/data/greeting";
+const NAME: &str = "config-maker";
+
+/// Grants less than the guest asks for: it may not delete.
+const TOO_LITTLE: &str = r#"
+apiVersion: tholepin.dev/v1alpha1
+kind: Plugin
+metadata: {name: config-maker}
+spec:
+  source: {file: config-maker.wasm}
+  grants:
+    kubernetes:
+      - {apiVersion: v1, kind: ConfigMap, verbs: [get, apply]}
+      - {apiVersion: tests.tholepin.dev/v1, kind: Greeting, verbs: [get, apply-status, publish]}
+"#;
+
+/// Waits until the plugin is refused so, and checks what it says.
+async fn refused(story: &Story, plugin: &str, stage: &str, reason: &str, words: &[&str]) {
+    let (object, _) = story.says(&PLUGIN, ("", plugin), "/status/reason", reason).await;
+    let message = object["status"]["message"].as_str().unwrap();
+    for word in words {
+        assert!(message.contains(word), "{reason}: no {word:?} in {message:?}");
+    }
+    let reached = object["status"]["stage"].as_str().unwrap_or("-");
+    assert_eq!(reached, stage, "{reason}: {message}");
+    let shown = story.kubectl.run(&["get", "plugins", plugin]).unwrap();
+    assert!(shown.contains(reason), "{shown}");
+}
+
+/// The old code still serves: a change is taken in.
+async fn serves(story: &Story, text: &str) {
+    story.apply(&greeting("bad", "a", text));
+    story.says(&CONFIG_MAP, ("bad", "a"), DATA, &format!("Hello, {text}")).await;
+}
+
+#[tokio::test]
+async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
+    let hello = guests::config_maker("Hello").unwrap();
+    let good = hello.clone();
+    let story = Story::with(&[(NAME, &hello)], "bad").await;
+    serves(&story, "first").await;
+    let other = guests::build("guest-config-maker", &[("PLUGIN_NAME", "other-maker")]).unwrap();
+    let trapping =
+        guests::build("guest-probe", &[("PROBE_DESCRIBE", "trap"), ("PLUGIN_NAME", NAME)]).unwrap();
+    let foreign = guests::importing("wasi:sockets/tcp@0.2.0", "connect");
+    let newer = guests::importing("tholepin:kubernetes/objects@0.9.0", "get");
+    let rows: [(&str, Vec<u8>, &str, &str, &[&str]); 7] = [
+        ("text", b"not wasm".to_vec(), "Verified", "NotAComponent", &["component"]),
+        ("module", b"\0asm\x01\0\0\0".to_vec(), "Verified", "NotAComponent", &["wasm32-wasip2"]),
+        ("half", good[..good.len() / 2].to_vec(), "Verified", "CompileFailed", &[]),
+        ("foreign", foreign, "Compiled", "UnknownImport", &["wasi:sockets/tcp@0.2.0"]),
+        ("newer", newer, "Compiled", "UnknownImport", &["tholepin:kubernetes/objects@0.9.0"]),
+        ("traps", trapping, "Compiled", "DescribeFailed", &["describe was told to trap"]),
+        ("named", other.clone(), "Compiled", "ManifestInvalid", &["other-maker.yaml"]),
+    ];
+    for (what, bytes, stage, reason, words) in rows {
+        story.put("config-maker.wasm", &bytes);
+        refused(&story, NAME, stage, reason, words).await;
+        serves(&story, what).await;
+    }
+    story.put("config-maker.wasm", &good);
+    let (object, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
+    assert_eq!(object["status"].get("reason"), None, "{object}");
+
+    // Settings: what is not granted, what is no settings, and another file than the one pinned.
+    let digest = "0".repeat(64);
+    let rows: [(String, &str, &str, &[&str]); 3] = [
+        (
+            TOO_LITTLE.to_owned(),
+            "Compiled",
+            "GrantsMissing",
+            &["`delete` on v1/ConfigMap", "tholepin plugin grant"],
+        ),
+        ("kind: [".to_owned(), "-", "SettingsInvalid", &["config-maker.yaml"]),
+        (
+            settings(NAME, &format!("  digest: '{digest}'\n")),
+            "Fetched",
+            "DigestMismatch",
+            &["put the right file"],
+        ),
+    ];
+    for (text, stage, reason, words) in rows {
+        story.put("config-maker.yaml", text);
+        refused(&story, NAME, stage, reason, words).await;
+        serves(&story, reason).await;
+    }
+    story.put("config-maker.yaml", settings(NAME, ""));
+    story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
+
+    // A second one for the same kind, and one that nobody has granted anything.
+    story.put("other-maker.wasm", other);
+    refused(
+        &story,
+        "other-maker",
+        "-",
+        "SettingsMissing",
+        &["tholepin plugin grant other-maker.wasm"],
+    )
+    .await;
+    story.put("other-maker.yaml", settings("other-maker", ""));
+    refused(&story, "other-maker", "Compiled", "KindClaimed", &[NAME, "remove one of the two"])
+        .await;
+    serves(&story, "claimed").await;
+    // Once the one is gone the other takes over.
+    let directory = story.cluster.plugins().unwrap();
+    fs::remove_file(directory.join("config-maker.yaml")).unwrap();
+    story.says(&PLUGIN, ("", "other-maker"), "/status/stage", "Active").await;
+}
+
+#[tokio::test]
+async fn new_code_that_fails_leaves_other_plugins_alone() {
+    let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
+    let story = Story::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
+    story.put("probe.wasm", b"broken");
+    refused(&story, "probe", "Verified", "NotAComponent", &[]).await;
+    serves(&story, "neighbour").await;
+    // Its own objects are still served by the old code.
+    story.apply(&order("bad", "p", serde_json::json!({"do": "be-invalid"})));
+    let (told, _) = story.says(&PROBE, ("bad", "p"), "/status/conditions", "InvalidSpec").await;
+    let condition: &Value = &told["status"]["conditions"][0];
+    assert_eq!(condition["message"], ".spec.do: was told to be invalid");
+}

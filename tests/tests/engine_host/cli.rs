@@ -1,1 +1,113 @@
-//! Later.
+//! The command line as a newcomer uses it: what it prints can be used as it is, and the exit code tells
+//! how it went.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tests::{cluster::Cluster, guests, process::tholepin};
+
+use crate::story::{CONFIG_MAP, PLUGIN, Story, greeting};
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(tholepin().unwrap());
+    command.args(arguments).current_dir(folder).env_remove("KUBECONFIG");
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Ends with this code and, as the last line on stderr, these words.
+fn fails(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "no {word:?} in {stderr}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[tokio::test]
+async fn what_is_printed_can_be_used_as_it_is() {
+    let component = guests::config_maker("Hello").unwrap();
+    let story = Story::with(&[], "printed").await;
+    let folder = story.cluster.plugins().unwrap();
+    let here = |arguments: &[&str]| run(&folder, arguments);
+    for round in ["created", "unchanged"] {
+        let definitions = stdout(&here(&["crds"]));
+        let said = story
+            .kubectl
+            .run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &definitions);
+        assert!(said.unwrap().contains("plugins.tholepin.dev"), "{round}");
+    }
+    // The component comes without settings, the host says what to run, and that is what is needed.
+    story.put("config-maker.wasm", &component);
+    let (refused, _) =
+        story.says(&PLUGIN, ("", "config-maker"), "/status/reason", "SettingsMissing").await;
+    let message = refused["status"]["message"].as_str().unwrap();
+    assert!(message.contains("`tholepin plugin grant config-maker.wasm`"), "{message}");
+    let settings = stdout(&here(&["plugin", "grant", "config-maker.wasm"]));
+    story.put("config-maker.yaml", &settings);
+    story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    story.apply(&greeting("printed", "a", "world"));
+    story.says(&CONFIG_MAP, ("printed", "a"), "/data/greeting", "Hello, world").await;
+
+    let inspected = stdout(&here(&["plugin", "inspect", "config-maker.wasm"]));
+    for words in ["config-maker Hello", "tests.tholepin.dev/v1/Greeting", "apply-status", "sha256"]
+    {
+        let found = inspected.contains(words) || words == "sha256" && inspected.contains("digest");
+        assert!(found, "no {words:?} in {inspected}");
+    }
+    let definition = stdout(&here(&["plugin", "inspect", "--crds", "config-maker.wasm"]));
+    let dry = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"];
+    let said = story.kubectl.run_with(&dry, &definition).unwrap();
+    assert!(said.contains("greetings.tests.tholepin.dev"), "{said}");
+
+    let kubeconfig = story.cluster.kubeconfig().to_str().unwrap();
+    let listed = stdout(&here(&["plugin", "list", "--kubeconfig", kubeconfig]));
+    let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[2]), ("config-maker", "Active", "Hello"), "{listed}");
+    let shown = story.kubectl.run(&["get", "plugins"]).unwrap();
+    assert!(shown.contains("Active") && shown.contains("STAGE"), "{shown}");
+}
+
+#[test]
+fn the_exit_code_and_the_last_line_tell_how_it_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |arguments: &[&str]| run(folder.path(), arguments);
+    fs::write(folder.path().join("text.wasm"), "no component").unwrap();
+    fs::write(folder.path().join("bad.kubeconfig"), "no: [yaml").unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    let rows: [(&[&str], i32, &[&str]); 11] = [
+        (&["--version"], 0, &[]),
+        (&["--help"], 0, &[]),
+        (&[], 2, &["Usage:"]),
+        (&["nonsense"], 2, &["unrecognized subcommand"]),
+        (&["run"], 2, &["--plugins"]),
+        (&["local"], 2, &["--plugins"]),
+        (&["--log", "a=b=c", "crds"], 1, &["filter"]),
+        (&["plugin", "inspect", "absent.wasm"], 1, &["absent.wasm", "No such file"]),
+        (&["plugin", "grant", "text.wasm"], 1, &["text.wasm", "component"]),
+        (&["plugin", "list", "--kubeconfig", "bad.kubeconfig"], 1, &["bad.kubeconfig"]),
+        (&["run", "--kubeconfig", "bad.kubeconfig", "--plugins", "absent"], 1, &["bad.kubeconfig"]),
+    ];
+    for (arguments, code, words) in rows {
+        let output = here(arguments);
+        println!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        fails(&output, code, words);
+    }
+}
+
+#[test]
+fn a_missing_plugin_directory_is_named_with_the_way_out() {
+    let cluster = Cluster::start_api_only().unwrap();
+    let kubeconfig = cluster.kubeconfig().to_str().unwrap();
+    let output =
+        run(cluster.directory(), &["run", "--kubeconfig", kubeconfig, "--plugins", "absent"]);
+    fails(&output, 1, &["absent", "--plugins"]);
+}

@@ -1,1 +1,57 @@
-//! Later.
+//! A plugin without a grant: every import that reaches the world is denied with the grant that is
+//! missing, and nothing reached Kubernetes.
+
+use serde_json::{Value, json};
+use tests::guests;
+
+use crate::story::{CONFIG_MAP, EVENT, Story, order};
+
+/// Each import, and what its refusal must name.
+const DENIED: &[(&str, &str)] = &[
+    ("kubernetes/get", "`get`"),
+    ("kubernetes/list", "`get`"),
+    ("kubernetes/apply", "`apply`"),
+    ("kubernetes/apply-status", "`apply-status`"),
+    ("kubernetes/merge-patch", "`apply`"),
+    ("kubernetes/delete", "`delete`"),
+    ("kubernetes/publish", "`publish`"),
+    ("redis/pipeline", "ping"),
+    ("redis/fan-out", "ping"),
+    ("redis/observe", "observe"),
+    ("redis/act", "meet"),
+];
+
+/// What needs no grant: it reaches nothing.
+const ALLOWED: &[&str] = &["runtime/now", "runtime/random", "runtime/parameters"];
+
+#[tokio::test]
+async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
+    let story = Story::with(&[("probe", &guests::probe().unwrap())], "denied").await;
+    let functions = DENIED.iter().map(|(function, _)| *function).chain(ALLOWED.iter().copied());
+    let items: Vec<Value> = functions
+        .map(|function| {
+            let name = function.replace('/', "-");
+            order("denied", &name, json!({"do": "call", "function": function}))
+        })
+        .collect();
+    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    for (function, grant) in DENIED {
+        let name = format!("denied/{}", function.replace('/', "-"));
+        let line = story.logged(&[&name, "enied"]).await;
+        println!("{function}: {line}");
+        assert!(line.to_lowercase().contains(&grant.to_lowercase()), "{function}: {line}");
+    }
+    for function in ALLOWED {
+        story.logged(&[&format!("denied/{}", function.replace('/', "-")), "ok "]).await;
+    }
+    let others: Vec<Value> = story
+        .writes()
+        .into_iter()
+        .filter(|line| {
+            line["resource"] != "plugins" && line["resource"] != "customresourcedefinitions"
+        })
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    assert_eq!(story.count(&CONFIG_MAP, "default").await, 0);
+    assert_eq!(story.count(&EVENT, "denied").await, 0);
+}

@@ -1,20 +1,16 @@
 //! A greeting becomes a ConfigMap and stays one, whatever is done to either, or to the host.
 
 use serde_json::{Value, json};
-use tests::{oracle, wait};
+use tests::{guests, oracle, wait};
 
-use crate::{
-    guests,
-    story::{
-        CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order, settings,
-    },
-};
+use crate::story::{CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order, settings};
 
 const DATA: &str = "/data/greeting";
 
 #[tokio::test]
 async fn an_object_becomes_a_config_map_that_follows_it() {
-    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "follow").await;
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "follow").await;
     let (a, b) = (("follow", "a"), ("follow", "b"));
     story.apply(&greeting("follow", "a", "world"));
     story.apply(&greeting("follow", "b", "neighbour"));
@@ -46,7 +42,8 @@ async fn an_object_becomes_a_config_map_that_follows_it() {
 
 #[tokio::test]
 async fn nothing_is_written_when_nothing_changes() {
-    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "still").await;
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "still").await;
     for name in ["a", "b", "c"] {
         story.apply(&greeting("still", name, name));
     }
@@ -59,9 +56,11 @@ async fn nothing_is_written_when_nothing_changes() {
     let more = "  limits: {wallClockMs: 1234}\n";
     story.put("config-maker.yaml", settings("config-maker", more));
     let host_is_done = || async {
-        let revision = story.log().lines().rev().find_map(|line| {
-            line.contains("Active").then(|| line.to_owned())
-        });
+        let revision = story
+            .log()
+            .lines()
+            .rev()
+            .find_map(|line| line.contains("Active").then(|| line.to_owned()));
         let count = story.log().matches("greets with").count();
         // Each of the three: made, seen again, annotated, called by the new revision.
         Ok(if 9 <= count && story.log().matches("Active").count() == 2 {
@@ -71,7 +70,7 @@ async fn nothing_is_written_when_nothing_changes() {
         })
     };
     wait::until("passes without change", DEADLINE, host_is_done).await.unwrap();
-    oracle::quiet::quiet(&story.client, std::time::Duration::from_secs(1)).await.unwrap();
+    oracle::quiet(&story.client, std::time::Duration::from_secs(1)).await.unwrap();
     let after: Vec<Value> = story.writes().into_iter().skip(before.len()).collect();
     let others: Vec<&Value> = after.iter().filter(|line| line["resource"] != "plugins").collect();
     assert!(others.is_empty(), "{others:?}");
@@ -79,7 +78,7 @@ async fn nothing_is_written_when_nothing_changes() {
 
 #[tokio::test]
 async fn a_host_killed_at_work_goes_on_after_its_restart() {
-    let component = guests::config_maker("Hello");
+    let component = guests::config_maker("Hello").unwrap();
     let mut story = Story::with(&[("config-maker", &component)], "killed").await;
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
     let items: Vec<Value> = names.iter().map(|name| greeting("killed", name, "one")).collect();
@@ -103,7 +102,7 @@ async fn a_host_killed_at_work_goes_on_after_its_restart() {
 
 #[tokio::test]
 async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
-    let (maker, probe) = (guests::config_maker("Hello"), guests::probe());
+    let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
     let story = Story::with(&[("config-maker", &maker), ("probe", &probe)], "two").await;
     let bad = [
         ("panics", json!({"do": "panic", "number": 42}), "told to panic with number 42"),
@@ -111,7 +110,8 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
         ("loops", json!({"do": "loop"}), "computed"),
         ("eats", json!({"do": "eat-memory"}), "memory"),
     ];
-    let items: Vec<Value> = bad.iter().map(|(name, spec, _)| order("two", name, spec.clone())).collect();
+    let items: Vec<Value> =
+        bad.iter().map(|(name, spec, _)| order("two", name, spec.clone())).collect();
     story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
     story.apply(&order("two", "calm", json!({"do": "call", "function": "runtime/parameters"})));
     story.apply(&greeting("two", "a", "world"));
@@ -141,11 +141,15 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
 
 #[tokio::test]
 async fn a_paused_object_is_left_alone_until_it_goes_on() {
-    let story = Story::with(&[("config-maker", &guests::config_maker("Hello"))], "paused").await;
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "paused").await;
     let (a, b) = (("paused", "a"), ("paused", "b"));
     story.apply(&greeting("paused", "a", "one"));
     story.says(&CONFIG_MAP, a, DATA, "Hello, one").await;
-    story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused=true"]).unwrap();
+    story
+        .kubectl
+        .run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused=true"])
+        .unwrap();
     story.logged(&["paused/a", "paused by annotation"]).await;
     story.apply(&json!({
         "apiVersion": "tests.tholepin.dev/v1", "kind": "Greeting",
@@ -157,7 +161,10 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
     story.apply(&greeting("paused", "b", "later"));
     story.says(&GREETING, b, "/status/greeting", "Hello, later").await;
     assert_eq!(story.get(&CONFIG_MAP, "paused", "a").await, None);
-    story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused-"]).unwrap();
+    story
+        .kubectl
+        .run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused-"])
+        .unwrap();
     story.says(&CONFIG_MAP, a, DATA, "Hello, two").await;
     story.says(&GREETING, a, "/status/observedGeneration", "2").await;
 }

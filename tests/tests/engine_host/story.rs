@@ -1,6 +1,6 @@
 //! What every story of the engine starts from: a cluster, a host, and hands for kubectl and files.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use kube::{
     Api, Client,
@@ -10,6 +10,7 @@ use kube::{
 use serde_json::{Value, json};
 use tests::{
     cluster::Cluster,
+    guests,
     kubectl::Kubectl,
     process::Process,
     wait::{Look, until},
@@ -50,15 +51,18 @@ pub(crate) struct Story {
 
 impl Story {
     /// A cluster whose host serves these plugins, each with all that it asks for, and a namespace.
-    pub(crate) async fn with(plugins: &[(&str, &Path)], namespace: &str) -> Self {
+    pub(crate) async fn with(plugins: &[(&str, &[u8])], namespace: &str) -> Self {
         let cluster = Cluster::start_api_only().unwrap();
         let (kubectl, client) = (cluster.kubectl().unwrap(), cluster.client().await.unwrap());
-        let make = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let make =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         kubectl.run_with(&["apply", "-f", "-"], &make.to_string()).unwrap();
         kubectl.run_with(&["apply", "-f", "-"], PROBES).unwrap();
         for (name, component) in plugins {
-            put(&cluster, &format!("{name}.wasm"), &fs::read(component).unwrap());
-            put(&cluster, &format!("{name}.yaml"), settings(name, "").as_bytes());
+            let directory = cluster.plugins().unwrap();
+            guests::put(&directory, &format!("{name}.wasm"), component).unwrap();
+            guests::put(&directory, &format!("{name}.yaml"), settings(name, "").as_bytes())
+                .unwrap();
         }
         let host = cluster.host().unwrap();
         Self { host, client, kubectl, cluster }
@@ -66,7 +70,7 @@ impl Story {
 
     /// Puts a whole file into the directory of plugins by a rename.
     pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
-        put(&self.cluster, file, bytes.as_ref());
+        guests::put(&self.cluster.plugins().unwrap(), file, bytes.as_ref()).unwrap();
     }
 
     /// `kubectl apply` of one object.
@@ -135,10 +139,8 @@ impl Story {
             let lines = self.log();
             let found = lines.lines().find(|line| words.iter().all(|word| line.contains(word)));
             let last = lines.lines().last().unwrap_or_default();
-            Ok(found.map_or_else(
-                || Look::NotYet(last.to_owned()),
-                |line| Look::There(line.to_owned()),
-            ))
+            Ok(found
+                .map_or_else(|| Look::NotYet(last.to_owned()), |line| Look::There(line.to_owned())))
         };
         until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
     }
@@ -150,7 +152,7 @@ impl Story {
 
     /// The writes that came from the host, as the API server's audit log has them.
     pub(crate) fn writes(&self) -> Vec<Value> {
-        let log = self.cluster.directory().join("cluster/audit.jsonl");
+        let log = self.cluster.audit_log();
         let text = fs::read_to_string(log).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let is_host = |line: &Value| {
@@ -196,15 +198,5 @@ pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
 
 /// A `Plugin` object as a file, with all that the plugin asks for and more lines of `spec`.
 pub(crate) fn settings(name: &str, more: &str) -> String {
-    let start = "apiVersion: tholepin.dev/v1alpha1\nkind: Plugin\n";
-    format!(
-        "{start}metadata: {{name: {name}}}\nspec:\n  source: {{file: {name}.wasm}}\n  grants: asRequested\n{more}"
-    )
-}
-
-fn put(cluster: &Cluster, file: &str, bytes: &[u8]) {
-    let directory = cluster.plugins().unwrap();
-    let beside = directory.join(format!(".{file}.new"));
-    fs::write(&beside, bytes).unwrap();
-    fs::rename(beside, directory.join(file)).unwrap();
+    guests::settings(name) + more
 }

@@ -1,1 +1,153 @@
-//! Later.
+//! New code is used from the next reconcile on, however its file comes, and a call in flight is finished
+//! by the code that began it.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use tests::guests;
+
+use crate::story::{CONFIG_MAP, GREETING, PLUGIN, Story, greeting, order, settings};
+
+const DATA: &str = "/data/greeting";
+const OBJECTS: usize = 20;
+
+/// How long it may take from the file to the last object; the aim is a second for the first.
+const SWAP_MAX: Duration = Duration::from_secs(10);
+
+/// Waits until all greetings say `word`; gives the time until the first and the last.
+async fn all_say(story: &Story, namespace: &str, word: &str) -> (Duration, Duration) {
+    let start = Instant::now();
+    let mut first = None;
+    for number in 0..OBJECTS {
+        let name = format!("g{number}");
+        story.says(&CONFIG_MAP, (namespace, &name), DATA, word).await;
+        first.get_or_insert(start.elapsed());
+    }
+    let last = start.elapsed();
+    assert!(last < SWAP_MAX, "{last:?}");
+    (first.unwrap(), last)
+}
+
+#[tokio::test]
+async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
+    let (hello, ahoy) =
+        (guests::config_maker("Hello").unwrap(), guests::config_maker("Ahoy").unwrap());
+    let story = Story::with(&[("config-maker", &hello)], "swap").await;
+    let items: Vec<_> =
+        (0..OBJECTS).map(|number| greeting("swap", &format!("g{number}"), "you")).collect();
+    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    all_say(&story, "swap", "Hello, you").await;
+    let directory = story.cluster.plugins().unwrap();
+    let file = directory.join("config-maker.wasm");
+
+    let begun = Instant::now();
+    story.put("config-maker.wasm", &ahoy);
+    let renamed = all_say(&story, "swap", "Ahoy, you").await;
+    let (plugin, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/version", "Ahoy").await;
+    assert_eq!(plugin["status"]["stage"], "Active");
+    println!(
+        "swap by rename: first {:?}, last of {OBJECTS} {:?}, in all {:?}",
+        renamed.0,
+        renamed.1,
+        begun.elapsed()
+    );
+
+    // In place and in pieces, as a slow copy does: no half of it may be taken.
+    let mut open = fs::File::create(&file).unwrap();
+    for piece in hello.chunks(hello.len() / 5) {
+        std::io::Write::write_all(&mut open, piece).unwrap();
+    }
+    drop(open);
+    let written = all_say(&story, "swap", "Hello, you").await;
+    println!("swap by writing in place: first {:?}, last {:?}", written.0, written.1);
+
+    // As Kubernetes mounts a ConfigMap: the file is a link through `..data`, which is swapped.
+    for (folder, component) in [("..1", &hello), ("..2", &ahoy)] {
+        fs::create_dir(directory.join(folder)).unwrap();
+        fs::write(directory.join(folder).join("config-maker.wasm"), component).unwrap();
+    }
+    symlink("..1", directory.join("..data")).unwrap();
+    symlink("..data/config-maker.wasm", directory.join(".link")).unwrap();
+    fs::rename(directory.join(".link"), &file).unwrap();
+    symlink("..2", directory.join("..tmp")).unwrap();
+    fs::rename(directory.join("..tmp"), directory.join("..data")).unwrap();
+    let linked = all_say(&story, "swap", "Ahoy, you").await;
+    println!("swap behind a link: first {:?}, last {:?}", linked.0, linked.1);
+}
+
+#[tokio::test]
+async fn other_settings_are_another_revision() {
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "yaml").await;
+    story.apply(&greeting("yaml", "a", "you"));
+    story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, you").await;
+    let (before, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    story.put("config-maker.yaml", settings("config-maker", "  parameters: {suffix: '!!'}\n"));
+    story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, you!!").await;
+    let (after, _) =
+        story.says(&PLUGIN, ("", "config-maker"), "/spec/parameters/suffix", "!!").await;
+    assert_ne!(before["status"]["active"], after["status"]["active"]);
+
+    story.put("config-maker.yaml", settings("config-maker", "  parameters: {sufix: '?'}\n"));
+    let (refused, _) =
+        story.says(&PLUGIN, ("", "config-maker"), "/status/reason", "ParametersInvalid").await;
+    let message = refused["status"]["message"].as_str().unwrap();
+    assert!(message.contains("sufix"), "{message}");
+    story.apply(&greeting("yaml", "a", "all"));
+    story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, all!!").await;
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
+    let story = Story::with(&[("probe", &guests::probe().unwrap())], "flight").await;
+    let (before, _) = story.says(&PLUGIN, ("", "probe"), "/status/stage", "Active").await;
+    let old = before["status"]["active"].as_str().unwrap().to_owned();
+    // Long enough to be in flight during the swap: the host answers each call with a refusal.
+    story.apply(&order("flight", "slow", json!({"do": "many-calls", "number": 300_000})));
+    story.apply(&order("flight", "sign", json!({"do": "call", "function": "runtime/parameters"})));
+    story.logged(&["flight/sign", "ok "]).await;
+    story.put("probe.yaml", settings("probe", "  limits: {wallClockMs: 25000}\n"));
+    story.logged(&["Active", "plugin=probe", "revision="]).await;
+    let finished = story.logged(&["flight/slow", ": 0 "]).await;
+    assert!(finished.contains(&old[..12]), "{finished}");
+    let log = story.log();
+    let published = log.lines().rposition(|line| line.contains("Active")).unwrap();
+    let ended = log.lines().position(|line| line == finished).unwrap();
+    assert!(published < ended, "the call was over before the swap: make it longer\n{log}");
+}
+
+#[tokio::test]
+async fn without_its_plugin_an_object_stays_and_says_so() {
+    let component = guests::config_maker("Hello").unwrap();
+    let story = Story::with(&[("config-maker", &component)], "removed").await;
+    let a = ("removed", "a");
+    story.apply(&greeting("removed", "a", "you"));
+    story.says(&CONFIG_MAP, a, DATA, "Hello, you").await;
+    let directory = story.cluster.plugins().unwrap();
+    fs::remove_file(directory.join("config-maker.yaml")).unwrap();
+    fs::remove_file(directory.join("config-maker.wasm")).unwrap();
+    let (told, _) = story.says(&GREETING, a, "/status/conditions", "PluginMissing").await;
+    let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("config-maker.wasm"), "no way out: {message}");
+    story.gone(&PLUGIN, "", "config-maker").await;
+    assert!(story.get(&CONFIG_MAP, "removed", "a").await.is_some());
+
+    story.put("config-maker.wasm", &component);
+    story.put("config-maker.yaml", settings("config-maker", ""));
+    let (back, _) = story.says(&GREETING, a, "/status/conditions", "").await;
+    let _ = back;
+    story.apply(&greeting("removed", "a", "again"));
+    story.says(&CONFIG_MAP, a, DATA, "Hello, again").await;
+    let look = || async {
+        let object = story.get(&GREETING, "removed", "a").await.unwrap();
+        let left = object.pointer("/status/conditions/0").cloned();
+        Ok(left.map_or(tests::wait::Look::There(()), |left| {
+            tests::wait::Look::NotYet(left.to_string())
+        }))
+    };
+    tests::wait::until("the condition to go", SWAP_MAX, look).await.unwrap();
+}

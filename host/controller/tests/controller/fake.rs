@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes, strikes::RollBack};
+use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes};
 use tholepin_core::{
     Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName,
     RespReply, RevisionDigest, StoredObject,
@@ -278,7 +278,6 @@ impl Guests for FakeGuests {
 /// One plugin whose revision tests replace.
 pub(crate) struct FakePlugins {
     pub(crate) active: Mutex<Option<Arc<ActivePlugin>>>,
-    pub(crate) suspected: Mutex<Vec<RollBack>>,
 }
 
 impl Plugins for FakePlugins {
@@ -288,10 +287,6 @@ impl Plugins for FakePlugins {
 
     fn all(&self) -> Vec<Arc<ActivePlugin>> {
         self.active.lock().unwrap().clone().into_iter().collect()
-    }
-
-    fn suspect(&self, fault: &RollBack) {
-        self.suspected.lock().unwrap().push(fault.clone());
     }
 }
 

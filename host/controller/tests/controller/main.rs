@@ -68,8 +68,7 @@ fn reference(name: &str) -> ObjectRef {
 impl Bench {
     fn start(finalizer: bool) -> Self {
         let world = Arc::new(World::default());
-        let plugins =
-            Arc::new(FakePlugins { active: Mutex::default(), suspected: Mutex::default() });
+        let plugins = Arc::new(FakePlugins { active: Mutex::default() });
         let (events, receiver) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let parts = Parts {
@@ -284,22 +283,6 @@ async fn an_outcome_says_when_the_object_is_due_again() {
     let soon = Outcome { requeue_ms: Some(20), ..Outcome::default() };
     bench.swap("1", &[("a", Script::Answer(Ok(soon)))]).await;
     until(|| 4 <= bench.calls_of("a", "1")).await;
-    bench.end().await;
-}
-
-#[tokio::test]
-async fn a_revision_that_fails_on_most_objects_is_reported_once() {
-    let bench = Bench::start(false);
-    let names = ["a", "b", "c", "d"];
-    for name in names {
-        bench.world.put(thing(name, 1));
-    }
-    bench.swap("bad", &names.map(|name| (name, Script::Trap))).await;
-    until(|| names.iter().all(|name| bench.reasons_of(name).contains(&Reason::TooManyStrikes)))
-        .await;
-    let suspected = bench.plugins.suspected.lock().unwrap().clone();
-    assert_eq!(suspected.len(), 1);
-    assert_eq!((suspected[0].revision.0.as_str(), suspected[0].quarantined), ("bad", 3));
     bench.end().await;
 }
 

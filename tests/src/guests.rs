@@ -1,0 +1,127 @@
+//! Plugins as files, built from source when a test first asks for them; nothing built is ever committed.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process;
+
+/// The variables that change what a guest is; each build says them all.
+const VARIABLES: &[&str] = &["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE"];
+
+static BUILT: LazyLock<Mutex<BTreeMap<String, Vec<u8>>>> = LazyLock::new(Mutex::default);
+
+/// The plugin `redis-cluster`, as it ships.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn redis_cluster() -> Result<Vec<u8>> {
+    build("redis-cluster", &[])
+}
+
+/// The guest that turns a `Greeting` into a ConfigMap, with a greeting of its own.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn config_maker(greeting: &str) -> Result<Vec<u8>> {
+    build("guest-config-maker", &[("GREETING", greeting)])
+}
+
+/// The guest that misbehaves as its object says.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn probe() -> Result<Vec<u8>> {
+    build("guest-probe", &[])
+}
+
+/// Builds a package for plugins with these variables set, once per run, and gives the component.
+///
+/// # Errors
+///
+/// Fails if cargo does.
+pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let variant = format!("{package} {variables:?}");
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(component) = built.get(&variant) {
+        return Ok(component.clone());
+    }
+    let target = target()?;
+    // All test programs put what they build in one place and use it before the next build.
+    let lock = fs::File::create(target.join("guests.lock"))?;
+    lock.lock()?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--locked", "--profile", "plugin"])
+        .args(["--target", "wasm32-wasip2", "--package", package])
+        .env("CARGO_TARGET_DIR", &target)
+        .env_remove("RUSTFLAGS")
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    for name in VARIABLES {
+        cargo.env_remove(name);
+    }
+    let status = cargo.envs(variables.iter().copied()).status().context("cannot start cargo")?;
+    ensure!(status.success(), "cannot build {package} for wasm32-wasip2");
+    let file = package.replace('-', "_") + ".wasm";
+    let component = fs::read(target.join("wasm32-wasip2/plugin").join(file))?;
+    built.insert(variant, component.clone());
+    Ok(component)
+}
+
+/// The same component under another digest: a section that nobody reads is added.
+#[must_use]
+pub fn renamed(component: &[u8], mark: u8) -> Vec<u8> {
+    // A custom section (0) of three bytes: a name of one byte, and one byte of content.
+    [component, &[0, 3, 1, b'm', mark]].concat()
+}
+
+/// A component without code that imports one interface with one function. Both names are shorter than
+/// 100 bytes, so that each length is one byte.
+#[must_use]
+pub fn importing(interface: &str, function: &str) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap_or(u8::MAX);
+    let name = |text: &str| [&[0, length(text.as_bytes())], text.as_bytes()].concat();
+    let section = |id: u8, body: &[u8]| [&[id, length(body)], body].concat();
+    // One instance type: a function type without parameters and results, and an export of it.
+    let function_type = [0x01, 0x40, 0x00, 0x01, 0x00];
+    let export = [&[0x04], name(function).as_slice(), &[0x01, 0x00]].concat();
+    let types = [&[0x01, 0x42, 0x02], function_type.as_slice(), &export].concat();
+    let imports = [&[0x01], name(interface).as_slice(), &[0x05, 0x00]].concat();
+    [b"\0asm\x0d\0\x01\0".as_slice(), &section(7, &types), &section(10, &imports)].concat()
+}
+
+/// The `Plugin` object for a component `NAME.wasm` that is granted what it asks for.
+#[must_use]
+pub fn settings(name: &str) -> String {
+    format!(
+        "apiVersion: tholepin.dev/v1alpha1\nkind: Plugin\nmetadata:\n  name: {name}\nspec:\n  \
+         source:\n    file: {name}.wasm\n  grants: asRequested\n"
+    )
+}
+
+/// Puts a whole file into a directory by a rename, as a deployment does.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be written.
+pub fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<()> {
+    let new = directory.join(format!(".{file}.new"));
+    fs::write(&new, bytes)?;
+    Ok(fs::rename(new, directory.join(file))?)
+}
+
+/// The target directory that this test was built in.
+fn target() -> Result<PathBuf> {
+    let profile = process::tholepin()?;
+    let target = profile.ancestors().nth(2).context("the binary lies in a profile's folder")?;
+    Ok(target.to_owned())
+}

@@ -1,0 +1,144 @@
+//! One server of a Redis Cluster, as it tells of itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use redis::{Connection, cmd};
+
+/// What a server says.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// `INFO` by field, all sections that the engine shows by default and `commandstats`.
+    pub info: BTreeMap<String, String>,
+    /// `CLUSTER INFO` by field.
+    pub cluster: BTreeMap<String, String>,
+    /// `CLUSTER NODES`, row by row.
+    pub rows: Vec<Row>,
+}
+
+/// One row of `CLUSTER NODES`.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The node's id.
+    pub id: String,
+    /// `ip:port`; without an ip if the server knows none.
+    pub address: String,
+    /// Such as `myself,master`.
+    pub flags: String,
+    /// The epoch of the claim.
+    pub epoch: u64,
+    /// Slots, both ends included.
+    pub slots: Vec<(u16, u16)>,
+}
+
+impl Row {
+    /// Whether the flag is set.
+    #[must_use]
+    pub fn is(&self, flag: &str) -> bool {
+        self.flags.split(',').any(|set| set == flag)
+    }
+}
+
+impl Member {
+    /// Asks a server.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not answer or is no member of a cluster.
+    pub fn ask(connection: &mut Connection) -> Result<Self> {
+        let info: String = cmd("INFO").arg("everything").query(connection)?;
+        let cluster: String = cmd("CLUSTER").arg("INFO").query(connection)?;
+        let rows: String = cmd("CLUSTER").arg("NODES").query(connection)?;
+        let rows = rows.lines().map(row).collect::<Result<_>>()?;
+        Ok(Self { info: fields(&info), cluster: fields(&cluster), rows })
+    }
+
+    /// Its own row.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none.
+    pub fn own(&self) -> Result<&Row> {
+        self.rows.iter().find(|row| row.is("myself")).context("no row `myself`")
+    }
+
+    /// A field of `INFO`; empty if absent.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        self.info.get(name).map_or("", String::as_str)
+    }
+
+    /// The server's process id.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it tells none.
+    pub fn pid(&self) -> Result<u32> {
+        self.field("process_id").parse().context("INFO has no process_id")
+    }
+
+    /// Whether it is a primary with slots.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.own().is_ok_and(|own| own.is("master") && !own.slots.is_empty())
+    }
+
+    /// Whether it considers the cluster able to serve.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.cluster.get("cluster_state").is_some_and(|state| state == "ok")
+    }
+
+    /// Whether it sees a cluster of this size, whole and at peace.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first thing that is not so.
+    pub fn at_peace(&self, nodes: usize, shards: usize) -> Result<()> {
+        let says = |name: &str| self.cluster.get(name).map_or("", String::as_str);
+        let wanted = [
+            ("cluster_state", "ok".to_owned()),
+            ("cluster_slots_assigned", "16384".to_owned()),
+            ("cluster_slots_ok", "16384".to_owned()),
+            ("cluster_known_nodes", nodes.to_string()),
+            ("cluster_size", shards.to_string()),
+        ];
+        for (name, value) in wanted {
+            ensure!(says(name) == value, "{name} is {} and not {value}", says(name));
+        }
+        for row in &self.rows {
+            let troubled = ["fail", "fail?", "handshake", "noaddr"];
+            ensure!(!troubled.iter().any(|flag| row.is(flag)), "{} is {}", row.id, row.flags);
+        }
+        if self.field("role") == "slave" {
+            let link = self.field("master_link_status");
+            ensure!(link == "up", "its link to the primary is {link}");
+        } else {
+            ensure!(self.is_primary(), "it is a primary without slots");
+        }
+        Ok(())
+    }
+}
+
+fn fields(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.lines().filter_map(|line| line.trim().split_once(':'));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn row(line: &str) -> Result<Row> {
+    let fields: Vec<_> = line.split(' ').collect();
+    let field = |at: usize| fields.get(at).copied().with_context(|| format!("short row: {line}"));
+    let address = field(1)?.split(['@', ',']).next().unwrap_or_default().to_owned();
+    let slots = fields.iter().skip(8).filter(|range| !range.starts_with('['));
+    let range = |text: &&str| -> Result<(u16, u16)> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Ok((first.parse()?, last.parse()?))
+    };
+    Ok(Row {
+        id: field(0)?.to_owned(),
+        address,
+        flags: field(2)?.to_owned(),
+        epoch: field(6)?.parse()?,
+        slots: slots.map(range).collect::<Result<_>>()?,
+    })
+}

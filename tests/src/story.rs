@@ -1,0 +1,203 @@
+//! A scenario from its first process to its verdict: what runs, and the four oracles that watch.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use kube::Client;
+use serde_json::Value;
+
+use crate::{
+    cluster::Cluster,
+    guests,
+    kubectl::Kubectl,
+    oracle::{Invariants, Report, Writer, differences, quiet, shape},
+    process::{Process, tail},
+    redis_cluster::{NAMESPACE, PASSWORD, RedisCluster, Seat},
+    wait::{Look, until},
+};
+
+/// How long the product may take to be well before a scenario is given up; the bounds are checked
+/// afterwards, so that a slow one is told from one that never ends.
+pub const GIVE_UP: Duration = Duration::from_secs(90);
+/// How long nothing may happen after a scenario.
+pub const QUIET: Duration = Duration::from_secs(3);
+/// How long the last writes of a change may take to be made after all is well.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// A scenario that runs. Everything that it started ends with it; if it did not come to its end, the
+/// ends of the logs are printed.
+pub struct Story {
+    /// The host; before the cluster, so that it ends first.
+    pub host: Process,
+    /// The administrator's client.
+    pub client: Client,
+    /// The administrator's kubectl.
+    pub kubectl: Kubectl,
+    /// Where the plugins are.
+    pub plugins: PathBuf,
+    /// The cluster that clients write to.
+    pub redis: RedisCluster,
+    /// Last, so that its directory goes last.
+    pub cluster: Cluster,
+    watch: Option<Watch>,
+    has_ended: bool,
+}
+
+/// The oracles that watch all through, and the state that must be reached again.
+struct Watch {
+    writer: Writer,
+    invariants: Invariants,
+    fresh: BTreeMap<String, Value>,
+}
+
+impl Story {
+    /// Starts a cluster, and a host with the plugin `redis-cluster` and these others.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one does not become ready.
+    pub async fn begin(redis: RedisCluster, others: &[(&str, Vec<u8>)]) -> Result<Self> {
+        let component = guests::redis_cluster()?;
+        let cluster = Cluster::start()?;
+        let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
+        let plugins = cluster.plugins()?;
+        let mine = ("redis-cluster", component);
+        for (name, component) in std::iter::once(&mine).chain(others) {
+            fs::write(plugins.join(format!("{name}.wasm")), component)?;
+            fs::write(plugins.join(format!("{name}.yaml")), guests::settings(name))?;
+        }
+        let host = cluster.host()?;
+        let story =
+            Self { host, client, kubectl, plugins, redis, cluster, watch: None, has_ended: false };
+        story.active("redis-cluster").await?;
+        for (name, _) in others {
+            story.active(name).await?;
+        }
+        Ok(story)
+    }
+
+    /// Starts with a RedisCluster that is well and watched.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become so.
+    pub async fn with_redis(redis: RedisCluster, others: &[(&str, Vec<u8>)]) -> Result<Self> {
+        let mut story = Self::begin(redis, others).await?;
+        story.redis.create(&story.kubectl)?;
+        story.well().await?;
+        story.watch().await?;
+        Ok(story)
+    }
+
+    /// Puts a plugin's file in place by a rename.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be written.
+    pub fn put(&self, file: &str, bytes: &[u8]) -> Result<()> {
+        guests::put(&self.plugins, file, bytes)
+    }
+
+    /// A `Plugin` object as it is now.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none.
+    pub fn plugin(&self, name: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl.run(&["get", "plugin", name, "-o", "json"])?)?)
+    }
+
+    async fn active(&self, name: &str) -> Result<()> {
+        let look = || async {
+            let plugin = self.plugin(name)?;
+            let active = plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
+            Ok(if active { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+        };
+        until(format!("plugin {name} to be active"), GIVE_UP, look).await.map(drop)
+    }
+
+    /// Waits until the RedisCluster is well; gives its Pods and how long that took.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is not well after a long time.
+    pub async fn well(&self) -> Result<(Vec<Seat>, Duration)> {
+        let look = || async {
+            Ok(Look::There(self.redis.well(&self.kubectl, &self.client).await?))
+        };
+        until(format!("{} to be well", self.redis.name), GIVE_UP, look).await
+    }
+
+    /// Starts the oracles on a RedisCluster that is well, and keeps its present state as the one that
+    /// must be reached again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be written to.
+    pub async fn watch(&mut self) -> Result<()> {
+        self.settle(Duration::from_secs(1)).await?;
+        let fresh = shape(&self.client, NAMESPACE).await?;
+        let seats = self.redis.seats(&self.client).await?;
+        let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
+        let audit_log = self.cluster.audit_log();
+        let invariants = Invariants::start(&servers, Some(PASSWORD), &audit_log);
+        let entry = self.redis.entry(&self.client).await?;
+        let writer = Writer::start(&entry, Some(PASSWORD), &self.redis.tags())?;
+        self.watch = Some(Watch { writer, invariants, fresh });
+        Ok(())
+    }
+
+    /// The writer, to ask when it could write last.
+    ///
+    /// # Errors
+    ///
+    /// Fails before the oracles were started.
+    pub fn writer(&self) -> Result<&Writer> {
+        Ok(&self.watch.as_ref().context("the oracles watch")?.writer)
+    }
+
+    /// Lets the last writes of a change be made: waits for a moment as long as this without any.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none for a long time.
+    pub async fn settle(&self, pause: Duration) -> Result<()> {
+        let look = || async { Ok(Look::There(quiet(&self.client, &[], pause).await?)) };
+        until("the cluster to settle", SETTLE, look).await.map(drop)
+    }
+
+    /// Hears the oracles, ends everything and gives what the writer saw.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an oracle is red, or if a process does not end as it should.
+    pub async fn end(mut self, pause: Duration) -> Result<Report> {
+        let watch = self.watch.take().context("the oracles watch")?;
+        self.well().await?;
+        // What was noticed last may still be written, but not for long.
+        self.settle(Duration::from_secs(1)).await?;
+        quiet(&self.client, &[self.cluster.audit_log()], pause).await.context("oracle Quiet")?;
+        let end = shape(&self.client, NAMESPACE).await?;
+        let differences = differences(&watch.fresh, &end);
+        ensure!(differences.is_empty(), "oracle Same end: {}", differences.join("; "));
+        let report = watch.writer.finish().context("oracle Writer")?;
+        let lost = report.lost.len();
+        ensure!(lost == 0, "oracle Writer: {lost} lost, the first {:?}", report.lost.first());
+        watch.invariants.finish().context("oracle Invariants")?;
+        self.host.end()?;
+        self.cluster.process.end()?;
+        self.has_ended = true;
+        Ok(report)
+    }
+}
+
+impl Drop for Story {
+    #[expect(clippy::print_stderr, reason = "a test that failed shows why")]
+    fn drop(&mut self) {
+        if !self.has_ended {
+            for log in self.cluster.logs() {
+                eprintln!("--- the end of {}\n{}", log.display(), tail(&log));
+            }
+        }
+    }
+}

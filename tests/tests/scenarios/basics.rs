@@ -1,0 +1,52 @@
+//! What is created becomes ready, and then nothing happens.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use redis::cmd;
+use tests::{
+    oracle::shape,
+    redis_cluster::{NAMESPACE, RedisCluster},
+    router::connect,
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::Outcome;
+
+/// A1: C(3,1) with a password, created twice. The second must end as the first.
+pub(crate) async fn three_shards_are_created() -> Result<Outcome> {
+    created(RedisCluster::USUAL, 15.0).await
+}
+
+/// A2: C(1,0).
+pub(crate) async fn a_lone_primary_is_created() -> Result<Outcome> {
+    created(RedisCluster { shards: 1, replicas: 0, ..RedisCluster::USUAL }, 10.0).await
+}
+
+async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
+    let mut story = Story::begin(redis, &[]).await?;
+    let before = shape(&story.client, NAMESPACE).await?;
+    let start = Instant::now();
+    story.redis.create(&story.kubectl)?;
+    let (seats, _) = story.well().await?;
+    let took = start.elapsed();
+    for seat in seats {
+        let mut stranger = connect(&seat.address, None)?;
+        let refused = cmd("DBSIZE").query::<i64>(&mut stranger);
+        ensure!(refused.is_err(), "{} answers without a password", seat.pod);
+    }
+    story.watch().await?;
+    // The Writer writes while nothing is done to the cluster.
+    let report = story.end(QUIET).await?;
+    let _ = before;
+    Ok(Outcome::new("ready", took, bound_s, &report))
+}
+
+/// A6: nothing happens to a cluster that is ready.
+pub(crate) async fn nothing_happens() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let idle = Duration::from_secs(60);
+    let report = story.end(idle).await?;
+    Ok(Outcome::new("quiet", idle, 60.0, &report))
+}

@@ -1,0 +1,151 @@
+//! Members die, hang and are forgotten; the cluster heals.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use redis::cmd;
+use tests::{
+    process::signal,
+    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    router::connect,
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::Outcome;
+
+/// From the death of a primary to the first write to its slots.
+const FIRST_WRITE_S: f64 = 0.5;
+
+/// F1a: the process of a primary is killed.
+pub(crate) async fn a_primary_is_killed() -> Result<Outcome> {
+    killed(RedisCluster::USUAL).await
+}
+
+/// F1 with storage, a.
+pub(crate) async fn a_primary_with_storage_is_killed() -> Result<Outcome> {
+    killed(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
+}
+
+/// F1b: the Pod of a primary is deleted at once.
+pub(crate) async fn a_primary_s_pod_is_deleted() -> Result<Outcome> {
+    deleted(RedisCluster::USUAL).await
+}
+
+/// F1 with storage, b.
+pub(crate) async fn a_primary_s_pod_with_storage_is_deleted() -> Result<Outcome> {
+    deleted(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
+}
+
+async fn killed(redis: RedisCluster) -> Result<Outcome> {
+    let story = Story::with_redis(redis, &[]).await?;
+    let (first_write, healed, _) = kill_a_primary(&story, 0).await?;
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("first write", first_write, FIRST_WRITE_S, &report);
+    Ok(outcome.note(format!("healed after {:.1} s", healed.as_secs_f64())))
+}
+
+/// Kills the primary of a shard's process; gives how long its slots could not be written, how long it
+/// took until all was well, and the Pod that had it.
+pub(crate) async fn kill_a_primary(
+    story: &Story,
+    shard: usize,
+) -> Result<(Duration, Duration, Seat)> {
+    let (tag, primary) = primary(story, shard).await?;
+    story.writer()?.forget_outages();
+    let start = Instant::now();
+    signal(primary.member.pid()?, "KILL")?;
+    let seats = healed(story, &primary).await?;
+    let took = start.elapsed();
+    let first_write = story.writer()?.outage(&tag)?;
+    let now = find(&seats, &primary.pod)?;
+    ensure!(now.uid == primary.uid, "{} is another Pod", now.pod);
+    ensure!(now.address == primary.address, "{} has another address", now.pod);
+    if !story.redis.storage {
+        ensure!(!now.member.is_primary(), "{} came back empty and is the primary", now.pod);
+    }
+    Ok((first_write, took, primary))
+}
+
+async fn deleted(redis: RedisCluster) -> Result<Outcome> {
+    let story = Story::with_redis(redis, &[]).await?;
+    let (tag, primary) = primary(&story, 1).await?;
+    story.writer()?.forget_outages();
+    let start = Instant::now();
+    let pod = primary.pod.as_str();
+    story.kubectl.run(&["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"])?;
+    let seats = healed(&story, &primary).await?;
+    let took = start.elapsed();
+    let first_write = story.writer()?.outage(&tag)?;
+    let now = find(&seats, pod)?;
+    ensure!(now.uid != primary.uid, "{pod} is the same Pod");
+    ensure!(now.address != primary.address, "{pod} has the same address");
+    ensure!(!now.member.is_primary(), "{pod} came back as the primary");
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("first write", first_write, FIRST_WRITE_S, &report);
+    Ok(outcome.note(format!("healed after {:.1} s", took.as_secs_f64())))
+}
+
+/// F7: a replica hangs for 30 s. Nothing fails over, and it follows again.
+pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+    let pid = replica.member.pid()?;
+    signal(pid, "STOP")?;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let start = Instant::now();
+    signal(pid, "CONT")?;
+    let (after, _) = story.well().await?;
+    let took = start.elapsed();
+    for (before, now) in seats.iter().zip(&after) {
+        let same = before.member.is_primary() == now.member.is_primary();
+        ensure!(same, "{} changed its role", now.pod);
+        let same = before.member.field("run_id") == now.member.field("run_id");
+        ensure!(same, "{} was started again", now.pod);
+    }
+    let report = story.end(QUIET).await?;
+    Ok(Outcome::new("back in sync", took, 5.0, &report))
+}
+
+/// F9: all others forget a replica.
+pub(crate) async fn a_replica_is_forgotten() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    let forgotten = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+    let id = &forgotten.member.own()?.id;
+    let start = Instant::now();
+    for other in seats.iter().filter(|seat| seat.pod != forgotten.pod) {
+        let mut connection = connect(&other.address, Some(PASSWORD))?;
+        cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
+    }
+    let (after, _) = story.well().await?;
+    let took = start.elapsed();
+    let now = find(&after, &forgotten.pod)?;
+    ensure!(now.uid == forgotten.uid, "{} was replaced", now.pod);
+    let report = story.end(QUIET).await?;
+    Ok(Outcome::new("known again", took, 10.0, &report))
+}
+
+/// The primary of the n-th run of slots, and a tag of keys there.
+async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
+    let tag = story.redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
+    let seats = story.redis.seats(&story.client).await?;
+    let primary = seats.into_iter().find(|seat| seat.serves(&tag));
+    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+}
+
+/// Waits until all is well and the server that died is not what answers; gives the Pods.
+async fn healed(story: &Story, died: &Seat) -> Result<Vec<Seat>> {
+    let look = || async {
+        let seats = story.redis.well(&story.kubectl, &story.client).await?;
+        let now = find(&seats, &died.pod)?;
+        let same = now.member.field("run_id") == died.member.field("run_id");
+        Ok(if same { Look::NotYet("the same process".to_owned()) } else { Look::There(seats) })
+    };
+    Ok(until(format!("{} to be healed", died.pod), GIVE_UP, look).await?.0)
+}
+
+fn find<'a>(seats: &'a [Seat], pod: &str) -> Result<&'a Seat> {
+    seats.iter().find(|seat| seat.pod == pod).with_context(|| format!("no Pod {pod}"))
+}

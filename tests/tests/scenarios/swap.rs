@@ -1,0 +1,50 @@
+//! The policy is swapped while a cluster needs it.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use tests::{
+    guests,
+    redis_cluster::RedisCluster,
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::{Outcome, healing::kill_a_primary};
+
+/// U14 under F1a: an equal policy under another digest arrives just before a primary dies, and a file
+/// that is no plugin just before another dies.
+pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let before = story.plugin("redis-cluster")?;
+
+    let next = guests::renamed(&guests::redis_cluster()?, 1);
+    let start = Instant::now();
+    story.put("redis-cluster.wasm", &next)?;
+    let (first, ..) = kill_a_primary(&story, 0).await?;
+    let look = || async {
+        let now = story.plugin("redis-cluster")?;
+        let swapped = now.pointer("/status/active") != before.pointer("/status/active");
+        Ok(if swapped { Look::There(now) } else { Look::NotYet(now.to_string()) })
+    };
+    let (serving, _) = until("the new revision to serve", GIVE_UP, look).await?;
+    let swapped = start.elapsed();
+
+    story.put("redis-cluster.wasm", b"no component")?;
+    let (second, ..) = kill_a_primary(&story, 2).await?;
+    let look = || async {
+        let now = story.plugin("redis-cluster")?;
+        let refused = now.pointer("/status/reason").is_some();
+        Ok(if refused { Look::There(now) } else { Look::NotYet(now.to_string()) })
+    };
+    let (refused, _) = until("the bad file to be refused", GIVE_UP, look).await?;
+    let active = |plugin: &serde_json::Value| plugin.pointer("/status/active").cloned();
+    ensure!(active(&refused) == active(&serving), "the bad file serves: {refused}");
+
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("first write after either", first.max(second), 0.5, &report);
+    let reason = refused.pointer("/status/reason").cloned().unwrap_or_default();
+    Ok(outcome
+        .note(format!("swapped and healed after {:.1} s", swapped.as_secs_f64()))
+        .note(format!("the bad file was refused: {reason}")))
+}
