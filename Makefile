@@ -37,7 +37,7 @@ plugins: setup ## Build the plugins and put them where the running demo sees the
 	@mv -f $(PLUGINS)/.redis-cluster.yaml.new $(PLUGINS)/redis-cluster.yaml
 
 demo: build plugins ## Start the local host with an example RedisCluster (CI=1: end when Ready)
-	$(CARGO_TARGET_DIR)/debug/tholepin demo --plugins $(PLUGINS) $(if $(CI),--ci)
+	$(CARGO_TARGET_DIR)/debug/tholepin demo --directory $(CACHE)/demo --plugins $(PLUGINS) $(if $(CI),--ci)
 
 test: setup-tests build wasm ## Run all tests
 	$(WITH_KUBECTL) cargo test --locked --workspace

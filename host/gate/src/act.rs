@@ -35,6 +35,11 @@ pub(crate) async fn perform(
 ) -> Result<Vec<ActionResult>, CallError> {
     for action in actions {
         grant::redis_verb(&pass.context.grants, action.verb.name())?;
+        if matches!(action.verb, Verb::Configure { temporary: true, .. }) {
+            // Nobody would put the value back yet.
+            let text = "`temporary` settings are not served yet; set the value and set it back";
+            return Err(CallError::Unsupported(text.to_owned()));
+        }
     }
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
     guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
@@ -94,14 +99,13 @@ impl Run<'_> {
             self.pretend(&sent);
             return Ok(());
         }
-        self.send(&members, &snapshot, sent, now_ms).await
+        self.send(&members, sent, now_ms).await
     }
 
     /// Notes what a later guard must know, then sends what the guards let pass.
     async fn send(
         &mut self,
         members: &Members,
-        snapshot: &Snapshot,
         sent: Vec<(usize, Action)>,
         now_ms: u64,
     ) -> Result<(), CallError> {
@@ -111,7 +115,6 @@ impl Run<'_> {
         }
         for action in &list {
             ledger::tried(&mut self.book.ledger, action, now_ms);
-            ledger::suspend(&mut self.book.ledger, action, snapshot, now_ms);
         }
         self.book.save(self.pass).await?;
         let outcomes = self.pass.gate.ports.redis.act(members, &list).await;

@@ -101,7 +101,7 @@ async fn credentials(
 
 /// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
 /// object's author named.
-fn names_secret(object: &Value, secret: &str) -> bool {
+pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
     fn contains(value: &Value, secret: &str) -> bool {
         match value {
             Value::String(text) => text == secret,

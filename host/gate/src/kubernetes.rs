@@ -11,7 +11,7 @@ use tholepin_schema::manifest::{KindName, KubernetesGrant};
 
 use crate::{
     context::Mode,
-    field, grant,
+    field, grant, instance,
     ownership::{self, leads_to},
     pass::Pass,
 };
@@ -100,11 +100,29 @@ async fn apply(pass: &Pass, mut object: Value, force: bool) -> Answer {
         reference.namespace = namespace;
     }
     in_scope(pass, granted, &reference, &object)?;
+    only_named_secrets(&pass.context.object, &object)?;
     if let Some(live) = pass.view().get(&reference) {
         // An intent that names us as owner must not capture somebody else's object.
         in_scope(pass, granted, &reference, &live)?;
     }
     send_apply(pass, object, force, false).await
+}
+
+/// A template (`${secret:NAME/KEY}`) copies a value that the plugin itself never sees; it may name only
+/// what the object's author named.
+fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallError> {
+    const TEMPLATE: &str = "${secret:";
+    let texts = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
+    for text in texts.filter_map(|(_, value)| value.as_str()) {
+        for template in text.split(TEMPLATE).skip(1) {
+            let name = template.split(['/', '}']).next().unwrap_or_default();
+            if !instance::names_secret(reconciled, name) {
+                let text = format!("the object's spec does not name the Secret `{name}`");
+                return Err(CallError::Denied(text));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn apply_status(pass: &Pass, object: Value) -> Answer {

@@ -168,7 +168,8 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let block = Block::take(&options.lock_directory, options.block)?;
     let images = options.image_table()?;
     let directory = options.directory.clone();
-    let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
+    let discard = options.discard_volumes;
+    let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory, discard)).await;
     cleaned.map_err(|error| LocalError::Initial(error.to_string()))??;
 
     let nodes: Vec<String> =
@@ -292,8 +293,8 @@ fn take_directory(path: &Path) -> Result<File, LocalError> {
 }
 
 /// Ends processes and removes files that an earlier local host left in this directory. The API that
-/// knew its volumes has forgotten them, so they go too.
-fn clean_up(directory: &Path) -> Result<(), LocalError> {
+/// knew its volumes has forgotten them: they are put aside, or go too if nobody wants them back.
+fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
     let nodes = fs::read_dir(directory.join("nodes")).into_iter().flatten().flatten();
     for node in nodes {
         let path = node.path();
@@ -304,9 +305,17 @@ fn clean_up(directory: &Path) -> Result<(), LocalError> {
         }
         fs::remove_dir_all(&path).map_err(|source| LocalError::CleanUp { path, source })?;
     }
-    let volumes = crate::volumes::remove_all(&directory.join("volumes"));
-    if !volumes.is_empty() {
-        info!(?volumes, "removed the volumes of an earlier run");
+    let volumes = directory.join("volumes");
+    if discard_volumes {
+        crate::volumes::remove_all(&volumes);
+        return Ok(());
+    }
+    match crate::volumes::put_aside(&volumes) {
+        Ok(None) => {}
+        Ok(Some(aside)) => {
+            warn!(path = %aside.display(), "put the volumes of an earlier run aside")
+        }
+        Err(source) => return Err(LocalError::CleanUp { path: volumes, source }),
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use disk::{data_directory, remove_all};
+pub use disk::{data_directory, put_aside, remove_all};
 
 use crate::events::{Events, Tone};
 use crate::mirror::{Change, Key};

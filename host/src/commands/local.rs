@@ -19,7 +19,7 @@ pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
     let LocalArgs { cluster, no_host: _, api_only, plugins } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
-    let mut running = start(&cluster, api_only).await?;
+    let mut running = start(&cluster, |options| options.api_only = api_only).await?;
     print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
     let result = match plugins {
         Some(plugins) => running.with_engine(plugins, stop, || print("ready\n")).await,
@@ -36,12 +36,16 @@ pub(crate) struct Running {
     temporary: Option<TempDir>,
 }
 
-/// Starts a cluster in the directory that was named, or in a temporary one.
+/// Starts a cluster in the directory that was named, or in a temporary one; `adjust` has the last word on
+/// its options.
 ///
 /// # Errors
 ///
 /// Fails if the cluster does not start.
-pub(crate) async fn start(options: &ClusterOptions, api_only: bool) -> Result<Running> {
+pub(crate) async fn start(
+    options: &ClusterOptions,
+    adjust: impl FnOnce(&mut LocalOptions),
+) -> Result<Running> {
     let temporary = match options.directory {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("tholepin-").tempdir()?),
@@ -53,10 +57,10 @@ pub(crate) async fn start(options: &ClusterOptions, api_only: bool) -> Result<Ru
     let mut local = LocalOptions::new(directory, program);
     local.block = options.block;
     local.nodes = options.nodes;
-    local.api_only = api_only;
     if let Some(images) = &options.images {
         local.images = ImageSource::File(images.clone());
     }
+    adjust(&mut local);
     Ok(Running { cluster: tholepin_local::start(local).await?, temporary })
 }
 

@@ -193,6 +193,21 @@ async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
 }
 
 #[tokio::test]
+async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
+    let mut grants = grants(Scope::Owned);
+    grants.kubernetes[0].name = kind("v1", "Secret");
+    let bench = Bench::new(grants, Mode::Live);
+    for (template, applied) in
+        [("x${secret:mine/k}", true), ("${secret:mine/k}${secret:other/k}", false)]
+    {
+        let mut intent = object("v1", "Secret", "copy", Some("me"));
+        intent["stringData"] = json!({"k": template});
+        let call = KubernetesCall::Apply { object: intent, force: false };
+        assert_eq!(bench.kubernetes(call).await.is_ok(), applied, "{template}");
+    }
+}
+
+#[tokio::test]
 async fn a_delete_means_the_object_that_was_seen() {
     let bench = Bench::new(grants(Scope::Owned), Mode::Live);
     let delete = |uid: Option<&str>| KubernetesCall::Delete {

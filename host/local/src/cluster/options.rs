@@ -35,6 +35,9 @@ pub struct LocalOptions {
     pub programs: PathBuf,
     /// The executable whose `container SPEC` calls [`tholepin_agent::container_main`].
     pub container_program: PathBuf,
+    /// Whether volumes that an earlier run left in the directory are removed. Otherwise they are put
+    /// aside: the objects that knew them are gone, and only their owner can say what they are worth.
+    pub discard_volumes: bool,
     /// Only the API server: no controller, no node.
     pub api_only: bool,
     /// How long containers may take to end when the local host stops; then they are killed.
@@ -54,6 +57,7 @@ impl LocalOptions {
             images: ImageSource::Embedded,
             programs: PathBuf::from("/usr/bin"),
             container_program: container_program.into(),
+            discard_volumes: false,
             api_only: false,
             stop_grace: Duration::from_secs(5),
         }

@@ -69,6 +69,23 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
+/// Puts the volumes that a predecessor left aside, under the first free name `volumes-N`, and says where
+/// they are now; nothing if there are none.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be renamed.
+pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
+    if fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none()) {
+        return Ok(None);
+    }
+    let names = (1..=u32::MAX).map(|number| directory.with_file_name(format!("volumes-{number}")));
+    let free = names.into_iter().find(|path| !path.exists());
+    let free = free.ok_or_else(|| io::Error::other("no name is free to put the volumes aside"))?;
+    fs::rename(directory, &free)?;
+    Ok(Some(free))
+}
+
 /// Removes all volumes that a predecessor left: the API that knew them has forgotten them. Returns
 /// their names; what is none of ours stays.
 pub fn remove_all(directory: &Path) -> Vec<String> {
@@ -98,6 +115,20 @@ mod tests {
         remove(folder.path(), "pvc-1").unwrap();
         assert!(!folder.path().join("pvc-1").exists());
         remove(folder.path(), "pvc-1").unwrap();
+    }
+
+    #[test]
+    fn volumes_of_a_predecessor_are_put_aside_and_none_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let volumes = folder.path().join("volumes");
+        assert_eq!(put_aside(&volumes).unwrap(), None);
+        for number in 1..=2 {
+            make(&volumes, "pvc-1", "a/c").unwrap();
+            fs::write(data_directory(&volumes, "pvc-1").join("dump.rdb"), "data").unwrap();
+            let aside = put_aside(&volumes).unwrap().unwrap();
+            assert_eq!(aside, folder.path().join(format!("volumes-{number}")));
+            assert!(data_directory(&aside, "pvc-1").join("dump.rdb").exists());
+        }
     }
 
     #[test]
