@@ -97,6 +97,8 @@ pub enum LocalError {
 pub struct LocalCluster {
     /// The admin's kubeconfig, readable by this user only.
     pub kubeconfig: PathBuf,
+    /// The host's kubeconfig: its writes appear in the audit log under the user `host`.
+    pub host_kubeconfig: PathBuf,
     /// Where the API server listens.
     pub api_address: SocketAddr,
     /// N of its address block 127.N.0.0/16.
@@ -175,7 +177,10 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let nodes: Vec<String> =
         (1..=options.node_count()).map(|number| format!("node-{number}")).collect();
     let server = start_api(&options, &block, &nodes).await?;
+    let host_kubeconfig = options.directory.join("host.kubeconfig");
+    server.write_kubeconfig("host", &host_kubeconfig)?;
     let mut cluster = LocalCluster {
+        host_kubeconfig,
         kubeconfig: server.kubeconfig.clone(),
         api_address: server.address,
         block: block.number(),

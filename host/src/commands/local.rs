@@ -89,7 +89,7 @@ impl Running {
         ready: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<()> {
         let options = EngineOptions {
-            kubeconfig: Some(self.cluster.kubeconfig.clone()),
+            kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
             arguments: EngineArgs { plugins, concurrency: 8, resync_seconds: 30 },
             trusts_plugins: true,
         };
