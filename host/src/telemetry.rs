@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
+use anyhow::Context;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*, registry};
 
 use crate::cli::LogFormat;
@@ -12,7 +13,9 @@ use crate::cli::LogFormat;
 ///
 /// Fails if the filter cannot be parsed.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter: EnvFilter = filter.parse()?;
+    let filter: EnvFilter = filter
+        .parse()
+        .with_context(|| format!("cannot log by `{filter}`; give --log such as `info`"))?;
     let layer = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => registry().with(layer.compact().with_filter(filter)).init(),

@@ -43,7 +43,7 @@ mod options;
 mod pod;
 mod probe;
 mod processes;
-mod quantity;
+pub mod quantity;
 mod reference;
 mod rootfs;
 mod status;

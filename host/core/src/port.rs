@@ -1,7 +1,7 @@
 //! The ports: what the host's deciding parts need from the world, as traits.
 //!
 //! Each is implemented once for production and once as a fake in tests. All methods have deadlines of
-//! their own; an implementation that cannot keep its deadline answers [`CallError::Timeout`].
+//! their own; an implementation that cannot keep its deadline answers [`CallError::Timeout`](crate::CallError::Timeout).
 
 mod guests;
 mod kubernetes;

@@ -69,8 +69,13 @@ pub enum InspectError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// It cannot be called.
-    #[error(transparent)]
-    Load(#[from] LoadError),
+    #[error("cannot use `{path}`")]
+    Load {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: LoadError,
+    },
     /// It could not describe itself.
     #[error(transparent)]
     Describe(#[from] GuestError),
@@ -93,8 +98,10 @@ pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, In
     let (digest, bytes) = (wasm_digest(&wasm), wasm.len());
     let engine = Arc::new(GuestEngine::with_allocation(Allocation::OnDemand)?);
     let compiled = Loaded::compile(&engine, cache, wasm.into()).await;
-    let (component, _) = compiled.map_err(|error: CacheError| LoadError::from(error))?;
-    let loaded = Loaded::link(&engine, &component, digest.clone())?;
+    let cannot =
+        |source: LoadError| InspectError::Load { path: path.display().to_string(), source };
+    let (component, _) = compiled.map_err(|error: CacheError| cannot(error.into()))?;
+    let loaded = Loaded::link(&engine, &component, digest.clone()).map_err(cannot)?;
     let manifest = loaded.describe(&path.display().to_string()).await?;
     Ok(Inspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
 }

@@ -54,8 +54,13 @@ pub struct ConnectOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kubeconfig is missing or wrong.
-    #[error("the kubeconfig cannot be used; name a valid one with --kubeconfig")]
-    Kubeconfig(#[source] Box<kube::config::KubeconfigError>),
+    #[error("the kubeconfig `{path}` cannot be used; name a valid one with --kubeconfig")]
+    Kubeconfig {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
     /// Nothing says where the API server is.
     #[error("no API server is configured; name a kubeconfig with --kubeconfig")]
     Infer(#[source] Box<kube::config::InferConfigError>),
@@ -86,8 +91,11 @@ impl KubernetesApi {
         let ConnectOptions { kubeconfig, fingerprint_key: key, reporting_instance, hub } = options;
         let mut config = match kubeconfig {
             Some(path) => {
-                let kubeconfig_error = |error| ConnectError::Kubeconfig(Box::new(error));
-                let file = Kubeconfig::read_from(path).map_err(kubeconfig_error)?;
+                let kubeconfig_error = |error| ConnectError::Kubeconfig {
+                    path: path.display().to_string(),
+                    source: Box::new(error),
+                };
+                let file = Kubeconfig::read_from(&path).map_err(kubeconfig_error)?;
                 let options = KubeConfigOptions::default();
                 Config::from_custom_kubeconfig(file, &options).await.map_err(kubeconfig_error)?
             }

@@ -110,7 +110,10 @@ fn field_conflicts(causes: &[StatusCause]) -> String {
     let more = parts.len().saturating_sub(SHOWN_MAX);
     parts.truncate(SHOWN_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("other managers own {}{more}", parts.join(", "))
+    format!(
+        "other managers own {}{more}: undo their change, or grant `force` and apply with it",
+        parts.join(", ")
+    )
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Makes the addresses of Services work: accepts connections at ClusterIP:port and passes them to a ready endpoint.
 //!
 //! Runs in user space, TCP only, ClusterIP only (no NodePort). Where to listen and whither to forward is
-//! decided in [`routes()`], without I/O.
+//! decided in `routes`, without I/O.
 //!
 //! Invariants:
 //! - A Service without a ready endpoint is not listened on, so its clients are refused at once.

@@ -16,7 +16,6 @@ pub mod labels;
 pub mod mirror;
 pub mod mirrors;
 pub mod names;
-pub mod quantity;
 pub mod scheduler;
 pub mod service;
 pub mod statefulset;

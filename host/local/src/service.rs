@@ -1,6 +1,6 @@
 //! Keeps the EndpointSlices of Services: which Pods serve, at which address, in which state.
 //!
-//! Which slices there should be is decided in [`slices`], without I/O. It gives Services no address
+//! Which slices there should be is decided in `slices`, without I/O. It gives Services no address
 //! (the API server does) and forwards no connection ([`crate::forwarder`] does).
 
 pub(crate) mod slices;

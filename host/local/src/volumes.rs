@@ -1,7 +1,7 @@
 //! Makes a volume for each claim, binds the two, protects claims in use, and removes what was released.
 //!
 //! What a claim needs is decided in [`claim`], without I/O; directories are made and removed in
-//! [`disk`]. Volumes of one local host can be reached from all its nodes, so they carry no node
+//! `disk`. Volumes of one local host can be reached from all its nodes, so they carry no node
 //! affinity and are bound at once.
 //!
 //! Invariant: a directory is removed only after a live read of the API says that its claim is gone.

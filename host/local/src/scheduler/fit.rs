@@ -11,11 +11,11 @@ use k8s_openapi::api::core::v1::{
     Container, Node, NodeAffinity, Pod, ResourceRequirements, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use tholepin_agent::quantity::milli;
 
 use super::Snapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
 use crate::mirror::Key;
-use crate::quantity::milli;
 
 /// What is kept per resource name, in thousandths of its unit.
 pub(super) type Amounts = BTreeMap<String, i128>;
