@@ -60,7 +60,7 @@ pub enum CacheError {
     #[error("this is no WebAssembly component ({0}): build it with `--target wasm32-wasip2`")]
     NotAComponent(&'static str),
     /// The compiler refused it.
-    #[error("the component does not compile: {0}")]
+    #[error("the component does not compile, put the whole file of a new build there: {0}")]
     Compile(String),
     /// What was compiled cannot be loaded, even freshly made.
     #[error("the compiled component does not load: {0}")]
