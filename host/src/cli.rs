@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
 ///
-/// Exit codes: 0 done, 1 failed (the last line on stderr says why), 2 wrong usage, 3 not ready in time
+/// Exit codes: 0 done, 1 failed (the end of stderr says why), 2 wrong usage, 3 not ready in time
 /// (`demo --ci`).
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -41,10 +41,11 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Start a local cluster, create an example RedisCluster and show it become Ready
     Demo(DemoArgs),
-    /// Look at plugins
+    /// List plugins of a running host, or examine a .wasm file
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Print the CustomResourceDefinitions of the engine's own kinds as YAML
+    /// Print the CustomResourceDefinitions of the engine's own kinds (`Plugin`) as YAML; for a plugin's own
+    /// kinds see `plugin inspect --crds`
     Crds,
     /// Become the first process of a container (the node agent calls this)
     #[command(hide = true)]
@@ -63,15 +64,17 @@ pub(crate) enum PluginCommand {
     },
     /// Show what a component says of itself: manifest, imports, digest
     Inspect {
-        /// The component
+        /// The plugin's component, a .wasm file
         file: PathBuf,
         /// Print only the CustomResourceDefinitions that it brings, as YAML
         #[arg(long)]
         crds: bool,
     },
-    /// Print the Plugin object that grants a component everything it asks for, to be read before use
+    /// Print NAME.yaml for a component: the Plugin object that grants all it asks for
+    ///
+    /// Read it, remove what it should not have, and save it beside the .wasm.
     Grant {
-        /// The component
+        /// The plugin's component, a .wasm file
         file: PathBuf,
     },
 }
@@ -79,8 +82,8 @@ pub(crate) enum PluginCommand {
 /// Which Kubernetes cluster.
 #[derive(Args, Debug)]
 pub(crate) struct ClusterArgs {
-    /// The kubeconfig; the usual places if absent
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    /// The kubeconfig [default: $KUBECONFIG, ~/.kube/config, or the Pod's service account]
+    #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
@@ -116,7 +119,8 @@ pub(crate) struct RunArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
-    /// Accept `grants: asRequested` and install the kinds that plugins bring; for local clusters
+    /// Let plugins have whatever they ask for (`grants: asRequested`) and install the kinds that they
+    /// bring; never on a shared cluster
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
     pub(crate) trust_plugins: bool,
 }
@@ -145,10 +149,10 @@ pub(crate) struct LocalArgs {
     /// Start the cluster without the host; `tholepin run` is the host alone
     #[arg(long, conflicts_with = "plugins")]
     pub(crate) no_host: bool,
-    /// Start the API server alone
+    /// Start the API server alone: no nodes, so Pods never run
     #[arg(long, conflicts_with = "plugins")]
     pub(crate) api_only: bool,
-    /// Directory to load plugins from and to watch for changes
+    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
     pub(crate) plugins: Option<PathBuf>,
 }
@@ -157,7 +161,7 @@ pub(crate) struct LocalArgs {
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterOptions,
-    /// Directory to load plugins from and to watch for changes
+    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
     /// End when Ready, after a write and a read through the cluster; fail after 120 s

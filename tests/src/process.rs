@@ -18,15 +18,15 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 /// How many lines of a log are shown of a test that failed.
 const TAIL_LINES: usize = 25;
 
-/// The `tholepin` binary that was built beside this test.
+/// The `tholepin` binary of the same build: beside this program, or beside the folder of test programs.
 ///
 /// # Errors
 ///
 /// Fails with the command that builds it.
 pub fn tholepin() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    let built = test.ancestors().nth(2).map(|profile| profile.join("tholepin"));
-    let built = built.filter(|path| path.exists());
+    let this = env::current_exe()?;
+    let folders = this.ancestors().skip(1).take(2);
+    let built = folders.map(|folder| folder.join("tholepin")).find(|path| path.is_file());
     built.context("the binary is not built; run `cargo build --workspace`, as `make test` does")
 }
 
@@ -71,7 +71,10 @@ impl Process {
         until: &'static str,
         deadline: Duration,
     ) -> Result<(Self, String)> {
-        let mut command = Command::new(tholepin()?);
+        // A harness that is killed cannot end anything: the kernel then does, when the thread goes that
+        // starts this, which lasts as long as the test.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]).arg(tholepin()?);
         command.env("NO_COLOR", "1");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(log)?);

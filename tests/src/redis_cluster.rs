@@ -77,8 +77,8 @@ impl RedisCluster {
         {
             spec.insert("storage".to_owned(), json!({"size": "1Gi", "onDelete": "Delete"}));
         }
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": [secret, object]});
-        kubectl.run_with(&["apply", "--server-side", "-f", "-"], &list.to_string()).map(drop)
+        let stream = format!("{secret}\n---\n{object}\n");
+        kubectl.run_with(&["apply", "--server-side", "-f", "-"], &stream).map(drop)
     }
 
     /// How many Pods it has when it is whole.

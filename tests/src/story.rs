@@ -22,7 +22,7 @@ pub const GIVE_UP: Duration = Duration::from_secs(90);
 /// How long nothing may happen after a scenario.
 pub const QUIET: Duration = Duration::from_secs(3);
 /// How long the last writes of a change may take to be made after all is well.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(8);
 
 /// A scenario that runs. Everything that it started ends with it; if it did not come to its end, the
 /// ends of the logs are printed.
@@ -45,21 +45,29 @@ pub struct Story {
 
 /// The oracles that watch all through, and the state that must be reached again.
 struct Watch {
-    writer: Writer,
+    writer: Option<Writer>,
     invariants: Invariants,
     fresh: BTreeMap<String, Value>,
 }
 
 impl Story {
-    /// Starts a cluster, and a host with the plugin `redis-cluster` and these others.
+    /// Starts a cluster with these objects (YAML), and a host with the plugin `redis-cluster` and these
+    /// others.
     ///
     /// # Errors
     ///
     /// Fails if one does not become ready.
-    pub async fn begin(redis: RedisCluster, others: &[(&str, Vec<u8>)]) -> Result<Self> {
+    pub async fn begin(
+        redis: RedisCluster,
+        others: &[(&str, Vec<u8>)],
+        objects: &str,
+    ) -> Result<Self> {
         let component = guests::redis_cluster()?;
         let cluster = Cluster::start()?;
         let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
+        if !objects.is_empty() {
+            kubectl.run_with(&["apply", "--server-side", "-f", "-"], objects)?;
+        }
         let plugins = cluster.plugins()?;
         let mine = ("redis-cluster", component);
         for (name, component) in std::iter::once(&mine).chain(others) {
@@ -81,8 +89,8 @@ impl Story {
     /// # Errors
     ///
     /// Fails if it does not become so.
-    pub async fn with_redis(redis: RedisCluster, others: &[(&str, Vec<u8>)]) -> Result<Self> {
-        let mut story = Self::begin(redis, others).await?;
+    pub async fn with_redis(redis: RedisCluster) -> Result<Self> {
+        let mut story = Self::begin(redis, &[], "").await?;
         story.redis.create(&story.kubectl)?;
         story.well().await?;
         story.watch().await?;
@@ -122,9 +130,8 @@ impl Story {
     ///
     /// Fails with what is not well after a long time.
     pub async fn well(&self) -> Result<(Vec<Seat>, Duration)> {
-        let look = || async {
-            Ok(Look::There(self.redis.well(&self.kubectl, &self.client).await?))
-        };
+        let look =
+            || async { Ok(Look::There(self.redis.well(&self.kubectl, &self.client).await?)) };
         until(format!("{} to be well", self.redis.name), GIVE_UP, look).await
     }
 
@@ -141,9 +148,29 @@ impl Story {
         let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
         let audit_log = self.cluster.audit_log();
         let invariants = Invariants::start(&servers, Some(PASSWORD), &audit_log);
+        self.watch = Some(Watch { writer: None, invariants, fresh });
+        self.watch_writes().await
+    }
+
+    /// Lets the writer end without a verdict: keys may go from now on.
+    ///
+    /// # Errors
+    ///
+    /// Fails before the oracles were started, or if what was written cannot be read.
+    pub fn forget_writes(&mut self) -> Result<()> {
+        let watch = self.watch.as_mut().context("the oracles watch")?;
+        watch.writer.take().context("the writer writes")?.finish().map(drop)
+    }
+
+    /// Starts a writer after [`forget_writes`](Self::forget_writes).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the cluster cannot be written to.
+    pub async fn watch_writes(&mut self) -> Result<()> {
         let entry = self.redis.entry(&self.client).await?;
         let writer = Writer::start(&entry, Some(PASSWORD), &self.redis.tags())?;
-        self.watch = Some(Watch { writer, invariants, fresh });
+        self.watch.as_mut().context("the oracles watch")?.writer = Some(writer);
         Ok(())
     }
 
@@ -153,7 +180,8 @@ impl Story {
     ///
     /// Fails before the oracles were started.
     pub fn writer(&self) -> Result<&Writer> {
-        Ok(&self.watch.as_ref().context("the oracles watch")?.writer)
+        let watch = self.watch.as_ref().context("the oracles watch")?;
+        watch.writer.as_ref().context("the writer writes")
     }
 
     /// Lets the last writes of a change be made: waits for a moment as long as this without any.
@@ -175,12 +203,13 @@ impl Story {
         let watch = self.watch.take().context("the oracles watch")?;
         self.well().await?;
         // What was noticed last may still be written, but not for long.
-        self.settle(Duration::from_secs(1)).await?;
+        self.settle(Duration::from_secs(1)).await.context("oracle Quiet")?;
         quiet(&self.client, &[self.cluster.audit_log()], pause).await.context("oracle Quiet")?;
         let end = shape(&self.client, NAMESPACE).await?;
         let differences = differences(&watch.fresh, &end);
         ensure!(differences.is_empty(), "oracle Same end: {}", differences.join("; "));
-        let report = watch.writer.finish().context("oracle Writer")?;
+        let writer = watch.writer.context("the writer writes")?;
+        let report = writer.finish().context("oracle Writer")?;
         let lost = report.lost.len();
         ensure!(lost == 0, "oracle Writer: {lost} lost, the first {:?}", report.lost.first());
         watch.invariants.finish().context("oracle Invariants")?;

@@ -95,6 +95,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("F1d", false, healing::a_primary_s_pod_with_storage_is_deleted),
     scenario!("F7", false, healing::a_replica_hangs),
     scenario!("F9", true, healing::a_replica_is_forgotten),
+    scenario!("F9b", false, healing::a_primary_is_forgotten),
     scenario!("U14", false, swap::the_policy_is_swapped_while_a_primary_dies),
     scenario!("E1", true, engine::the_plugin_is_overwritten_twenty_times),
     scenario!("E2", false, engine::bad_plugins_are_refused),
@@ -119,13 +120,13 @@ fn run() -> Result<bool> {
         chosen.iter().for_each(|scenario| say(&format!("{}: test", scenario.name)));
         return Ok(true);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all();
-    let runtime = { runtime }.build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let mut failed = Vec::new();
     for scenario in &chosen {
-        // On a worker, so that a panic is this scenario's failure and not the end of all.
-        let told = runtime.block_on(async { tokio::time::timeout(GIVE_UP, (scenario.tell)()).await });
+        let told =
+            runtime.block_on(async { tokio::time::timeout(GIVE_UP, (scenario.tell)()).await });
         let told = told.unwrap_or_else(|_| bail!("not at its end after {GIVE_UP:?}"));
         if let Err(error) = told.and_then(|outcome| judge(scenario.name, &outcome)) {
             say(&format!("{} FAILED: {error:#}", scenario.name));

@@ -72,7 +72,7 @@ fn pass(host: &dyn Host, target: &Target) -> Result<Situation, Failure> {
         return Ok(Situation::Blocked(missing));
     }
     for object in workload::objects(target.owner(), &target.spec) {
-        match host.apply(&object, false) {
+        match host.apply(&object, true) {
             Ok(_) => {}
             Err(Error::Interrupted) => return Ok(Situation::Unseen(Error::Interrupted)),
             Err(error) => return Err(act::apply_failure(&workload::title(&object), &error)),

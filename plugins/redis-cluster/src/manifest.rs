@@ -57,8 +57,12 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         force: false,
     };
     let own = grant(kind(API_VERSION, KIND), &["apply-status", "publish"], Scope::Owned);
-    let applied =
-        APPLIED.iter().map(|(version, name)| grant(kind(version, name), &["apply"], Scope::Owned));
+    // With force: a field that somebody edited by hand would else be a conflict at every pass, and the
+    // cluster would no longer be healed because of it.
+    let applied = APPLIED.iter().map(|(version, name)| KubernetesGrant {
+        force: true,
+        ..grant(kind(version, name), &["apply"], Scope::Owned)
+    });
     // To say that it is missing; its values are fingerprints.
     let secret = grant(kind("v1", "Secret"), &["get"], Scope::Namespace);
     std::iter::once(own).chain(applied).chain([secret]).collect()

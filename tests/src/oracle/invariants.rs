@@ -156,8 +156,7 @@ impl Sampler {
             };
             let since = *server.unserved.get_or_insert_with(Instant::now);
             if UNSERVED_MAX < since.elapsed() {
-                let text =
-                    format!("slots of {first}-{last} are unserved although {address} lives");
+                let text = format!("slots of {first}-{last} are unserved although {address} lives");
                 self.broken.insert(text);
             }
         }
@@ -201,9 +200,9 @@ fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
     let mut next = u32::from(range.0);
     // Each turn passes at least one range, so as many turns as ranges are enough.
     for _ in claimed {
-        let holder = claimed.iter().find(|(first, last)| {
-            u32::from(*first) <= next && next <= u32::from(*last)
-        });
+        let holder = claimed
+            .iter()
+            .find(|(first, last)| u32::from(*first) <= next && next <= u32::from(*last));
         match holder {
             Some((_, last)) => next = u32::from(*last) + 1,
             None => break,

@@ -92,7 +92,8 @@ fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) 
         (Value::Object(one), Value::Object(other)) => {
             let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
             for name in names {
-                let of = |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
+                let of =
+                    |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
                 differing(format!("{path}.{name}"), &of(one), &of(other), paths);
             }
         }
@@ -112,7 +113,14 @@ fn strip(value: &mut Value) {
             fields.retain(|name, _| !OWN.contains(&name.as_str()));
             fields.values_mut().for_each(strip);
         }
-        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::Array(items) => {
+            items.iter_mut().for_each(strip);
+            // Conditions are a map by type, whatever the order in which they are written.
+            let kind = |item: &Value| item.get("type").map(ToString::to_string);
+            if items.iter().all(|item| kind(item).is_some()) {
+                items.sort_by_key(kind);
+            }
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

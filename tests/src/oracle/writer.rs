@@ -3,8 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -81,7 +80,13 @@ impl Writer {
             thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &pulse)))
         });
         let threads = threads.collect();
-        Ok(Self { stop, pulse, threads, entry: entry.to_owned(), password: password.map(str::to_owned) })
+        Ok(Self {
+            stop,
+            pulse,
+            threads,
+            entry: entry.to_owned(),
+            password: password.map(str::to_owned),
+        })
     }
 
     /// Forgets the outages so far.

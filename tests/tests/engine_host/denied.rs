@@ -4,15 +4,15 @@
 use serde_json::{Value, json};
 use tests::guests;
 
-use crate::story::{CONFIG_MAP, EVENT, Story, order};
+use crate::story::{CONFIG_MAP, EVENT, PROBE, Story, order};
 
 /// Each import, and what its refusal must name.
 const DENIED: &[(&str, &str)] = &[
     ("kubernetes/get", "`get`"),
-    ("kubernetes/list", "`get`"),
+    ("kubernetes/list", "`list`"),
     ("kubernetes/apply", "`apply`"),
     ("kubernetes/apply-status", "`apply-status`"),
-    ("kubernetes/merge-patch", "`apply`"),
+    ("kubernetes/merge-patch", "`merge-patch`"),
     ("kubernetes/delete", "`delete`"),
     ("kubernetes/publish", "`publish`"),
     ("redis/pipeline", "ping"),
@@ -31,24 +31,31 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
     let items: Vec<Value> = functions
         .map(|function| {
             let name = function.replace('/', "-");
-            order("denied", &name, json!({"do": "call", "function": function}))
+            order("denied", &name, json!({"do": "call-in-reconcile", "function": function}))
         })
         .collect();
-    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.apply_all(items);
     for (function, grant) in DENIED {
         let name = format!("denied/{}", function.replace('/', "-"));
         let line = story.logged(&[&name, "enied"]).await;
-        println!("{function}: {line}");
         assert!(line.to_lowercase().contains(&grant.to_lowercase()), "{function}: {line}");
     }
     for function in ALLOWED {
         story.logged(&[&format!("denied/{}", function.replace('/', "-")), "ok "]).await;
     }
+    // `validate` decides about the object alone: there even the clock is denied.
+    story.apply(&order("denied", "early", json!({"do": "call", "function": "runtime/now"})));
+    let (told, _) =
+        story.says(&PROBE, ("denied", "early"), "/status/conditions", "InvalidSpec").await;
+    let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("`runtime/now` is not answered in `validate`"), "{message}");
     let others: Vec<Value> = story
         .writes()
         .into_iter()
         .filter(|line| {
-            line["resource"] != "plugins" && line["resource"] != "customresourcedefinitions"
+            line["resource"] != "plugins"
+                && line["resource"] != "customresourcedefinitions"
+                && line["name"] != "early"
         })
         .collect();
     assert!(others.is_empty(), "{others:?}");

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tests::{guests, oracle, wait};
 
-use crate::story::{CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order, settings};
+use crate::story::{
+    CONFIG_MAP, DEADLINE, GREETING, PLUGIN, PROBE, Story, greeting, order, settings,
+};
 
 const DATA: &str = "/data/greeting";
 
@@ -51,28 +53,32 @@ async fn nothing_is_written_when_nothing_changes() {
         story.says(&GREETING, ("still", name), "/status/greeting", "Hello").await;
     }
     let before = story.writes();
+    let plugin = story.get(&PLUGIN, "", "config-maker").await.unwrap();
+    let first = Some(plugin["status"]["active"].clone());
     // Reconciles that have nothing to change: an annotation, and new code that does the same.
     story.kubectl.run(&["annotate", "greeting", "--all", "-n", "still", "a=b"]).unwrap();
     let more = "  limits: {wallClockMs: 1234}\n";
     story.put("config-maker.yaml", settings("config-maker", more));
+    let digest = |plugin: Option<Value>| plugin.map(|plugin| plugin["status"]["active"].clone());
     let host_is_done = || async {
-        let revision = story
-            .log()
-            .lines()
-            .rev()
-            .find_map(|line| line.contains("Active").then(|| line.to_owned()));
+        let swapped = digest(story.get(&PLUGIN, "", "config-maker").await) != first;
         let count = story.log().matches("greets with").count();
         // Each of the three: made, seen again, annotated, called by the new revision.
-        Ok(if 9 <= count && story.log().matches("Active").count() == 2 {
+        Ok(if 12 <= count && swapped {
             wait::Look::There(())
         } else {
-            wait::Look::NotYet(format!("{count} passes, {revision:?}"))
+            wait::Look::NotYet(format!("{count} passes, swapped: {swapped}"))
         })
     };
     wait::until("passes without change", DEADLINE, host_is_done).await.unwrap();
-    oracle::quiet(&story.client, std::time::Duration::from_secs(1)).await.unwrap();
+    oracle::quiet(&story.client, &[story.cluster.audit_log()], std::time::Duration::from_secs(1))
+        .await
+        .unwrap();
     let after: Vec<Value> = story.writes().into_iter().skip(before.len()).collect();
-    let others: Vec<&Value> = after.iter().filter(|line| line["resource"] != "plugins").collect();
+    let others: Vec<&Value> = after
+        .iter()
+        .filter(|line| line["group"] == "" || line["resource"] == "greetings")
+        .collect();
     assert!(others.is_empty(), "{others:?}");
 }
 
@@ -82,12 +88,12 @@ async fn a_host_killed_at_work_goes_on_after_its_restart() {
     let mut story = Story::with(&[("config-maker", &component)], "killed").await;
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
     let items: Vec<Value> = names.iter().map(|name| greeting("killed", name, "one")).collect();
-    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.apply_all(items);
     // Some are done and some are not: kill it now.
     story.host.kill().unwrap();
     let items: Vec<Value> =
         names.iter().skip(1).map(|name| greeting("killed", name, "two")).collect();
-    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.apply_all(items);
     story.kubectl.run(&["delete", "greeting", "g0", "-n", "killed", "--wait=false"]).unwrap();
     story.kubectl.run(&["delete", "configmap", "--all", "-n", "killed"]).unwrap();
     story.restart();
@@ -107,13 +113,17 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
     let bad = [
         ("panics", json!({"do": "panic", "number": 42}), "told to panic with number 42"),
         ("traps", json!({"do": "trap"}), "trapped"),
-        ("loops", json!({"do": "loop"}), "computed"),
+        ("loops", json!({"do": "loop"}), "used more than 1000 ms"),
         ("eats", json!({"do": "eat-memory"}), "memory"),
     ];
     let items: Vec<Value> =
         bad.iter().map(|(name, spec, _)| order("two", name, spec.clone())).collect();
-    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
-    story.apply(&order("two", "calm", json!({"do": "call", "function": "runtime/parameters"})));
+    story.apply_all(items);
+    story.apply(&order(
+        "two",
+        "calm",
+        json!({"do": "call-in-reconcile", "function": "runtime/parameters"}),
+    ));
     story.apply(&greeting("two", "a", "world"));
     // Neither waits for those that misbehave.
     story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, world").await;

@@ -75,7 +75,13 @@ impl Story {
 
     /// `kubectl apply` of one object.
     pub(crate) fn apply(&self, object: &Value) {
-        self.kubectl.run_with(&["apply", "-f", "-"], &object.to_string()).unwrap();
+        self.apply_all([object.clone()]);
+    }
+
+    /// `kubectl apply` of several objects as one stream.
+    pub(crate) fn apply_all(&self, objects: impl IntoIterator<Item = Value>) {
+        let stream: Vec<String> = objects.into_iter().map(|object| object.to_string()).collect();
+        self.kubectl.run_with(&["apply", "-f", "-"], &stream.join("\n---\n")).unwrap();
     }
 
     /// An object as the server has it, if it does.

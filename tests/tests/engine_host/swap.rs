@@ -32,6 +32,11 @@ async fn all_say(story: &Story, namespace: &str, word: &str) -> (Duration, Durat
     (first.unwrap(), last)
 }
 
+#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
+fn tell(how: &str, (first, last): (Duration, Duration)) {
+    println!("swap {how}: first object after {first:?}, last of {OBJECTS} after {last:?}");
+}
+
 #[tokio::test]
 async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     let (hello, ahoy) =
@@ -39,22 +44,16 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     let story = Story::with(&[("config-maker", &hello)], "swap").await;
     let items: Vec<_> =
         (0..OBJECTS).map(|number| greeting("swap", &format!("g{number}"), "you")).collect();
-    story.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    story.apply_all(items);
     all_say(&story, "swap", "Hello, you").await;
     let directory = story.cluster.plugins().unwrap();
     let file = directory.join("config-maker.wasm");
 
-    let begun = Instant::now();
     story.put("config-maker.wasm", &ahoy);
     let renamed = all_say(&story, "swap", "Ahoy, you").await;
     let (plugin, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/version", "Ahoy").await;
     assert_eq!(plugin["status"]["stage"], "Active");
-    println!(
-        "swap by rename: first {:?}, last of {OBJECTS} {:?}, in all {:?}",
-        renamed.0,
-        renamed.1,
-        begun.elapsed()
-    );
+    tell("by rename", renamed);
 
     // In place and in pieces, as a slow copy does: no half of it may be taken.
     let mut open = fs::File::create(&file).unwrap();
@@ -63,7 +62,7 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     }
     drop(open);
     let written = all_say(&story, "swap", "Hello, you").await;
-    println!("swap by writing in place: first {:?}, last {:?}", written.0, written.1);
+    tell("by writing in place", written);
 
     // As Kubernetes mounts a ConfigMap: the file is a link through `..data`, which is swapped.
     for (folder, component) in [("..1", &hello), ("..2", &ahoy)] {
@@ -76,7 +75,7 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     symlink("..2", directory.join("..tmp")).unwrap();
     fs::rename(directory.join("..tmp"), directory.join("..data")).unwrap();
     let linked = all_say(&story, "swap", "Ahoy, you").await;
-    println!("swap behind a link: first {:?}, last {:?}", linked.0, linked.1);
+    tell("behind a link", linked);
 }
 
 #[tokio::test]
@@ -108,14 +107,19 @@ async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
     let old = before["status"]["active"].as_str().unwrap().to_owned();
     // Long enough to be in flight during the swap: the host answers each call with a refusal.
     story.apply(&order("flight", "slow", json!({"do": "many-calls", "number": 300_000})));
-    story.apply(&order("flight", "sign", json!({"do": "call", "function": "runtime/parameters"})));
+    story.apply(&order(
+        "flight",
+        "sign",
+        json!({"do": "call-in-reconcile", "function": "runtime/parameters"}),
+    ));
     story.logged(&["flight/sign", "ok "]).await;
     story.put("probe.yaml", settings("probe", "  limits: {wallClockMs: 25000}\n"));
     story.logged(&["Active", "plugin=probe", "revision="]).await;
     let finished = story.logged(&["flight/slow", ": 0 "]).await;
     assert!(finished.contains(&old[..12]), "{finished}");
     let log = story.log();
-    let published = log.lines().rposition(|line| line.contains("Active")).unwrap();
+    let published = log.lines().enumerate().filter(|(_, line)| line.contains("Active")).last();
+    let published = published.unwrap().0;
     let ended = log.lines().position(|line| line == finished).unwrap();
     assert!(published < ended, "the call was over before the swap: make it longer\n{log}");
 }
@@ -138,8 +142,6 @@ async fn without_its_plugin_an_object_stays_and_says_so() {
 
     story.put("config-maker.wasm", &component);
     story.put("config-maker.yaml", settings("config-maker", ""));
-    let (back, _) = story.says(&GREETING, a, "/status/conditions", "").await;
-    let _ = back;
     story.apply(&greeting("removed", "a", "again"));
     story.says(&CONFIG_MAP, a, DATA, "Hello, again").await;
     let look = || async {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use redis::cmd;
 use tests::{
-    oracle::shape,
+    oracle::{differences, shape},
     redis_cluster::{NAMESPACE, RedisCluster},
     router::connect,
     story::{GIVE_UP, QUIET, Story},
@@ -25,27 +25,45 @@ pub(crate) async fn a_lone_primary_is_created() -> Result<Outcome> {
 }
 
 async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
-    let mut story = Story::begin(redis, &[]).await?;
-    let before = shape(&story.client, NAMESPACE).await?;
+    let mut story = Story::begin(redis, &[], "").await?;
     let start = Instant::now();
     story.redis.create(&story.kubectl)?;
-    let (seats, _) = story.well().await?;
+    story.well().await?;
     let took = start.elapsed();
+    story.settle(Duration::from_secs(1)).await?;
+    let first = shape(&story.client, NAMESPACE).await?;
+
+    let start = Instant::now();
+    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
+    let look = || async {
+        // What is deleted last goes with its owner, after the command has ended.
+        let rest = shape(&story.client, NAMESPACE).await?;
+        let rest: Vec<_> =
+            rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
+        Ok(if rest.is_empty() { Look::There(()) } else { Look::NotYet(rest.join(", ")) })
+    };
+    until("everything to be deleted", GIVE_UP, look).await?;
+    let deleted = start.elapsed();
+
+    story.redis.create(&story.kubectl)?;
+    let (seats, _) = story.well().await?;
     for seat in seats {
         let mut stranger = connect(&seat.address, None)?;
         let refused = cmd("DBSIZE").query::<i64>(&mut stranger);
         ensure!(refused.is_err(), "{} answers without a password", seat.pod);
     }
     story.watch().await?;
-    // The Writer writes while nothing is done to the cluster.
+    let again = shape(&story.client, NAMESPACE).await?;
+    let differences = differences(&first, &again);
+    ensure!(differences.is_empty(), "created again, it differs: {}", differences.join("; "));
     let report = story.end(QUIET).await?;
-    let _ = before;
-    Ok(Outcome::new("ready", took, bound_s, &report))
+    let outcome = Outcome::new("ready", took, bound_s, &report);
+    Ok(outcome.note(format!("deleted in {:.1} s and created again", deleted.as_secs_f64())))
 }
 
 /// A6: nothing happens to a cluster that is ready.
 pub(crate) async fn nothing_happens() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
     let idle = Duration::from_secs(60);
     let report = story.end(idle).await?;
     Ok(Outcome::new("quiet", idle, 60.0, &report))

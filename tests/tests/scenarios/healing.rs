@@ -38,7 +38,7 @@ pub(crate) async fn a_primary_s_pod_with_storage_is_deleted() -> Result<Outcome>
 }
 
 async fn killed(redis: RedisCluster) -> Result<Outcome> {
-    let story = Story::with_redis(redis, &[]).await?;
+    let story = Story::with_redis(redis).await?;
     let (first_write, healed, _) = kill_a_primary(&story, 0).await?;
     let report = story.end(QUIET).await?;
     let outcome = Outcome::new("first write", first_write, FIRST_WRITE_S, &report);
@@ -68,7 +68,7 @@ pub(crate) async fn kill_a_primary(
 }
 
 async fn deleted(redis: RedisCluster) -> Result<Outcome> {
-    let story = Story::with_redis(redis, &[]).await?;
+    let story = Story::with_redis(redis).await?;
     let (tag, primary) = primary(&story, 1).await?;
     story.writer()?.forget_outages();
     let start = Instant::now();
@@ -88,7 +88,7 @@ async fn deleted(redis: RedisCluster) -> Result<Outcome> {
 
 /// F7: a replica hangs for 30 s. Nothing fails over, and it follows again.
 pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
     let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
     let pid = replica.member.pid()?;
@@ -110,12 +110,25 @@ pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
 
 /// F9: all others forget a replica.
 pub(crate) async fn a_replica_is_forgotten() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
-    let forgotten = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+    let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+    forgotten(story, &seats, replica).await
+}
+
+/// F9 again: all others forget a primary, but for its replica, which Redis does not let.
+pub(crate) async fn a_primary_is_forgotten() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    let primary = seats.iter().find(|seat| seat.member.is_primary()).context("a primary")?;
+    forgotten(story, &seats, primary).await
+}
+
+async fn forgotten(story: Story, seats: &[Seat], forgotten: &Seat) -> Result<Outcome> {
     let id = &forgotten.member.own()?.id;
     let start = Instant::now();
-    for other in seats.iter().filter(|seat| seat.pod != forgotten.pod) {
+    let follows = |seat: &Seat| seat.shard == forgotten.shard && forgotten.member.is_primary();
+    for other in seats.iter().filter(|seat| seat.pod != forgotten.pod && !follows(seat)) {
         let mut connection = connect(&other.address, Some(PASSWORD))?;
         cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
     }

@@ -15,7 +15,7 @@ use crate::{Outcome, healing::kill_a_primary};
 /// U14 under F1a: an equal policy under another digest arrives just before a primary dies, and a file
 /// that is no plugin just before another dies.
 pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL, &[]).await?;
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
     let before = story.plugin("redis-cluster")?;
 
     let next = guests::renamed(&guests::redis_cluster()?, 1);

@@ -37,7 +37,11 @@ impl Reconciler for ConfigMaker {
             watches: vec![WatchedKind { name: kind("v1", "ConfigMap"), leads: Leads::Owner }],
             grants: Grants {
                 kubernetes: vec![
-                    grant("v1", "ConfigMap", &["get", "apply", "delete"]),
+                    // With force: whoever edits the ConfigMap by hand is overruled.
+                    KubernetesGrant {
+                        force: true,
+                        ..grant("v1", "ConfigMap", &["get", "apply", "delete"])
+                    },
                     grant(API_VERSION, "Greeting", &["get", "apply-status", "publish"]),
                 ],
                 ..Grants::default()
@@ -72,7 +76,7 @@ impl Reconciler for ConfigMaker {
         let suffix = host.parameters()?;
         let suffix = suffix.get("suffix").and_then(Value::as_str).unwrap_or_default();
         let data = format!("{GREETING}, {}{suffix}", text(greeting));
-        host.apply(&config_map(greeting, &name, &data), false)?;
+        host.apply(&config_map(greeting, &name, &data), true)?;
         host.apply_status(&status(greeting, &name, &data))?;
         host.info(&format!("{name} greets with {data}", name = name.name));
         Ok(Outcome { summary: data, ..Outcome::default() })

@@ -100,7 +100,10 @@ impl Reconciler for Probe {
             }
             "clock" => wall_clock(),
             "file" => format!("{:?}", std::fs::read_to_string("/etc/hostname").is_ok()),
-            "call" => call(host, spec["function"].as_str().unwrap_or_default()),
+            // Where the host validates first, `call` ends there.
+            "call" | "call-in-reconcile" => {
+                call(host, spec["function"].as_str().unwrap_or_default())
+            }
             "fail" => {
                 let message = "was told to fail".to_owned();
                 return Err(Failure { reason: "Told".to_owned(), message, retry: true });
@@ -179,7 +182,10 @@ fn call(host: &dyn Host, function: &str) -> String {
         "redis/pipeline" => told(host.pipeline(&pipeline)),
         "redis/fan-out" => told(host.fan_out(&[pipeline.clone(), pipeline])),
         "redis/observe" => told(host.observe(&instance)),
-        "redis/act" => told(host.act(&instance, &[json!({"verb": "meet"})])),
+        "redis/act" => {
+            let meet = json!({"verb": "meet", "args": {"pod": "a-0", "with": "a-1"}});
+            told(host.act(&instance, &[meet]))
+        }
         "runtime/now" => told(host.now_ms()),
         "runtime/random" => told(host.random(4)),
         "runtime/parameters" => told(host.parameters()),

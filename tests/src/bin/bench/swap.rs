@@ -1,0 +1,195 @@
+//! How long a hot swap takes: from the rename of a plugin's file until the effect of the new code's first
+//! reconcile is seen in Kubernetes.
+//!
+//! Each variant of a component differs in a text that the plugin writes into an object, so that only
+//! code that really ran is counted. The text is replaced in the binary: that costs no build, and as the
+//! digest is another, it is code that the host never compiled.
+
+use std::{
+    fs,
+    path::Path,
+    pin::pin,
+    process,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::{Stream, TryStreamExt};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind, WatchEvent, WatchParams},
+};
+use tests::{cluster::Cluster, guests, redis_cluster::NAMESPACE, wait};
+
+use crate::table::{Row, say};
+
+/// How many swaps are measured of each sort.
+const COUNT: u64 = 20;
+/// After this a swap is given up.
+const SWAP_MAX: Duration = Duration::from_secs(10);
+/// How long the host has between two swaps to write down what it did.
+const PAUSE: Duration = Duration::from_millis(150);
+const GOAL_NEW: Duration = Duration::from_millis(150);
+const GOAL_SEEN: Duration = Duration::from_millis(20);
+
+/// As long as every text that is replaced.
+const GREETING: &str = "what the benchmark says.";
+
+/// A plugin and where its text is seen.
+struct Subject {
+    plugin: &'static str,
+    component: Vec<u8>,
+    /// What is replaced in the component.
+    text: &'static str,
+    /// The kind that is reconciled and the object of it, as YAML.
+    object: &'static str,
+    /// `group`, `version`, `kind` of the object `bench` that shows the text.
+    shown_by: [&'static str; 3],
+    /// The CRD that must be there before.
+    crd: &'static str,
+}
+
+/// Measures new and seen code of a small and of a large plugin.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let small = Subject {
+        plugin: "config-maker",
+        component: guests::config_maker(GREETING)?,
+        text: GREETING,
+        object: "{apiVersion: tests.tholepin.dev/v1, kind: Greeting, metadata: {name: bench, namespace: \
+                 default}, spec: {text: you}}",
+        shown_by: ["", "v1", "ConfigMap"],
+        crd: "greetings.tests.tholepin.dev",
+    };
+    let large = Subject {
+        plugin: "redis-cluster",
+        component: guests::redis_cluster()?,
+        // Of the message that the Secret is missing: a pass that needs no server.
+        text: "does not exist: `kubectl",
+        object: "{apiVersion: redis.tholepin.dev/v1alpha1, kind: RedisCluster, metadata: {name: bench, \
+                 namespace: default}, spec: {shards: 3, image: 'redis:7.0', auth: {secretName: none}}}",
+        shown_by: ["redis.tholepin.dev", "v1alpha1", "RedisCluster"],
+        crd: "redisclusters.redis.tholepin.dev",
+    };
+    let mut rows = Vec::new();
+    for subject in [small, large] {
+        rows.extend(subject.measure().await.with_context(|| subject.plugin)?);
+    }
+    Ok(rows)
+}
+
+impl Subject {
+    async fn measure(&self) -> Result<[Row; 2]> {
+        say(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
+        let cluster = Cluster::start_api_only()?;
+        let plugins = cluster.plugins()?;
+        guests::put(
+            &plugins,
+            &format!("{}.yaml", self.plugin),
+            guests::settings(self.plugin).as_bytes(),
+        )?;
+        guests::put(&plugins, &format!("{}.wasm", self.plugin), &self.component)?;
+        let _host = cluster.host()?;
+        let kubectl = cluster.kubectl()?;
+        let apply = || async {
+            let arguments = ["apply", "--server-side", "-f", "-"];
+            Ok(wait::Look::There(kubectl.run_with(&arguments, self.object)?))
+        };
+        wait::until(self.crd, SWAP_MAX, apply).await?;
+        let client = cluster.client().await?;
+        let events = self.events(&client, self.text).await?;
+        let mut events = pin!(events);
+
+        // Later runs must not find what this one left in the cache of compiled code.
+        let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+        let mark = |number: u64| {
+            let mark = format!("n{number}-{begun:x}-{}", process::id());
+            format!("{mark:-<width$}", width = self.text.len())
+        };
+        let mut new = Vec::new();
+        for number in 0..COUNT {
+            new.push(self.swap(&plugins, &mark(number), &mut events).await?);
+        }
+        let mut seen = Vec::new();
+        for number in 0..COUNT {
+            seen.push(self.swap(&plugins, &mark(number % 2), &mut events).await?);
+        }
+        let row = |sort, samples| Row::new(format!("swap {}, {sort} code", self.plugin), samples);
+        Ok([row("new", new).goal(GOAL_NEW), row("seen", seen).goal(GOAL_SEEN)])
+    }
+
+    /// The changes of the object that shows the text, as JSON; begins after it shows this one.
+    async fn events(
+        &self,
+        client: &Client,
+        first: &str,
+    ) -> Result<impl Stream<Item = Result<String>> + use<>> {
+        let [group, version, kind] = self.shown_by;
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
+        let look = || async {
+            let object = api.get("bench").await?;
+            let text = serde_json::to_string(&object)?;
+            let version = object.metadata.resource_version.unwrap_or_default();
+            Ok(if text.contains(first) {
+                wait::Look::There(version)
+            } else {
+                wait::Look::NotYet(text)
+            })
+        };
+        let (version, _) = wait::until("the first code's effect", SWAP_MAX, look).await?;
+        let params = WatchParams::default().fields("metadata.name=bench");
+        let events = api.watch(&params, &version).await?;
+        Ok(events.map_err(anyhow::Error::from).and_then(|event| async {
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    Ok(serde_json::to_string(&object)?)
+                }
+                WatchEvent::Bookmark(_) => Ok(String::new()),
+                other @ (WatchEvent::Deleted(_) | WatchEvent::Error(_)) => {
+                    bail!("the watch ended: {other:?}")
+                }
+            }
+        }))
+    }
+
+    /// Renames the variant with this mark into place, and waits for its effect.
+    async fn swap(
+        &self,
+        plugins: &Path,
+        mark: &str,
+        events: &mut (impl Stream<Item = Result<String>> + Unpin),
+    ) -> Result<Duration> {
+        tokio::time::sleep(PAUSE).await;
+        let file = plugins.join(format!("{}.wasm", self.plugin));
+        let fresh = plugins.join(format!(".{}.wasm.new", self.plugin));
+        fs::write(&fresh, replaced(&self.component, self.text, mark)?)?;
+        let start = Instant::now();
+        fs::rename(fresh, file)?;
+        let effect = async {
+            while let Some(object) = events.try_next().await? {
+                if object.contains(mark) {
+                    return Ok(start.elapsed());
+                }
+            }
+            bail!("the watch ended")
+        };
+        let effect = tokio::time::timeout(SWAP_MAX, effect).await;
+        effect.with_context(|| format!("`{mark}` was not seen within {SWAP_MAX:?}"))?
+    }
+}
+
+/// The component with another text of the same length in place of this one, wherever it is.
+fn replaced(component: &[u8], text: &str, by: &str) -> Result<Vec<u8>> {
+    ensure!(text.len() == by.len(), "`{by}` is not as long as `{text}`");
+    let mut fresh = component.to_vec();
+    let places = component.windows(text.len()).enumerate();
+    let places = places.filter(|(_, bytes)| *bytes == text.as_bytes());
+    let mut count = 0;
+    for (place, _) in places {
+        let bytes = fresh.get_mut(place..place + by.len()).context("a place that was found")?;
+        bytes.copy_from_slice(by.as_bytes());
+        count += 1;
+    }
+    ensure!(count > 0, "the component does not contain `{text}`");
+    Ok(fresh)
+}

@@ -1,0 +1,123 @@
+//! Bad RedisClusters on a whole local cluster: each is refused or says what to do, and a good one beside
+//! them becomes Ready and stays it.
+#![cfg(test)]
+
+use std::{fs, time::Duration};
+
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    guests,
+    kubectl::Kubectl,
+    wait::{Look, until},
+};
+
+/// How long a cluster of one member may take; an idle machine needs a few seconds.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a message may take.
+const TOLD_DEADLINE: Duration = Duration::from_secs(30);
+const NAMESPACE: &str = "bad";
+
+/// A RedisCluster of one member with these fields of `spec` beside.
+fn redis_cluster(name: &str, fields: &Value) -> String {
+    let mut object = json!({
+        "apiVersion": "redis.tholepin.dev/v1alpha1",
+        "kind": "RedisCluster",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"shards": 1, "replicasPerShard": 0, "image": "redis:7.0"}
+    });
+    let spec = object["spec"].as_object_mut().unwrap();
+    spec.extend(fields.as_object().unwrap().clone());
+    object.to_string()
+}
+
+fn apply(kubectl: &Kubectl, text: &str) -> Result<String, String> {
+    kubectl.run_with(&["apply", "-f", "-"], text).map_err(|error| error.to_string())
+}
+
+/// Waits until what kubectl prints contains all these words; gives it.
+async fn tells(
+    kubectl: &Kubectl,
+    arguments: &[&str],
+    words: &[&str],
+    deadline: Duration,
+) -> String {
+    let arguments = [arguments, &["--namespace", NAMESPACE]].concat();
+    let look = || async {
+        let text = kubectl.run(&arguments)?;
+        Ok(if words.iter().all(|word| text.contains(word)) {
+            Look::There(text)
+        } else {
+            Look::NotYet(text)
+        })
+    };
+    until(format!("kubectl {arguments:?} to say {words:?}"), deadline, look).await.unwrap().0
+}
+
+async fn is_ready(kubectl: &Kubectl, name: &str) {
+    let condition = ["get", "rediscluster", name, "-o"];
+    let path = [r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#];
+    tells(kubectl, &[condition.as_slice(), &path].concat(), &["True"], READY_DEADLINE).await;
+}
+
+/// Refused at once, with these words for the user.
+fn refused(kubectl: &Kubectl, fields: &Value, words: &[&str]) {
+    let error = apply(kubectl, &redis_cluster("refused", fields)).unwrap_err();
+    for word in words {
+        assert!(error.contains(word), "no {word:?} in {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
+    let cluster = Cluster::start().unwrap();
+    let directory = cluster.plugins().unwrap();
+    let component = guests::redis_cluster().unwrap();
+    guests::put(&directory, "redis-cluster.wasm", &component).unwrap();
+    let settings = guests::settings("redis-cluster");
+    guests::put(&directory, "redis-cluster.yaml", settings.as_bytes()).unwrap();
+    let mut host = cluster.host().unwrap();
+    let kubectl = cluster.kubectl().unwrap();
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    apply(&kubectl, &namespace.to_string()).unwrap();
+    apply(&kubectl, &redis_cluster("good", &json!({}))).unwrap();
+
+    // What the definition knows is refused before anything is stored.
+    refused(&kubectl, &json!({"shards": 0}), &["spec.shards", "greater than or equal to 1"]);
+    refused(&kubectl, &json!({"sharts": 3}), &["unknown field", "spec.sharts"]);
+    refused(&kubectl, &json!({"port": 80}), &["spec.port", "1024"]);
+
+    // What only the plugin knows is told on the object.
+    let describe = |name: &'static str| ["describe", "rediscluster", name];
+    let unknown = json!({"settings": {"maxmemroy": "1gb"}});
+    apply(&kubectl, &redis_cluster("unknown", &unknown)).unwrap();
+    let words = ["InvalidSpec", ".spec.settings.maxmemroy", "did you mean `maxmemory`"];
+    tells(&kubectl, &describe("unknown"), &words, TOLD_DEADLINE).await;
+
+    let secret = json!({"auth": {"secretName": "absent", "key": "password"}});
+    apply(&kubectl, &redis_cluster("secretless", &secret)).unwrap();
+    let words = ["SecretMissing", "kubectl", "create secret generic absent"];
+    tells(&kubectl, &describe("secretless"), &words, TOLD_DEADLINE).await;
+
+    apply(&kubectl, &redis_cluster("imageless", &json!({"image": "acme/none:1.0"}))).unwrap();
+    let words = ["acme/none:1.0", "no program", "images"];
+    tells(&kubectl, &["describe", "pods"], &words, TOLD_DEADLINE).await;
+    let words = ["imageless", "ErrImagePull"];
+    tells(&kubectl, &["get", "pods"], &words, TOLD_DEADLINE).await;
+    tells(&kubectl, &describe("imageless"), &["imageless-"], TOLD_DEADLINE).await;
+
+    // The neighbour is well, and each way out works.
+    is_ready(&kubectl, "good").await;
+    apply(&kubectl, &redis_cluster("unknown", &json!({"settings": {"maxmemory": "1gb"}}))).unwrap();
+    let create = ["create", "secret", "generic", "absent", "--from-literal=password=p"];
+    let made = kubectl
+        .run(&[create.as_slice(), &["-n", NAMESPACE, "--dry-run=client", "-ojson"]].concat());
+    apply(&kubectl, &made.unwrap()).unwrap();
+    is_ready(&kubectl, "unknown").await;
+    is_ready(&kubectl, "secretless").await;
+    is_ready(&kubectl, "good").await;
+    host.end().unwrap_or_else(|error| {
+        panic!("{error}\n{}", fs::read_to_string(&cluster.logs()[1]).unwrap_or_default())
+    });
+}

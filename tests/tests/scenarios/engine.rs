@@ -1,0 +1,267 @@
+//! Plugins are overwritten, refused and misbehave, with many objects of a test kind and one RedisCluster
+//! under the Writer beside them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use serde_json::{Value, json};
+use tests::{
+    guests,
+    redis_cluster::{NAMESPACE, RedisCluster},
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    Outcome,
+    objects::{Objects, PROBES, conditions},
+};
+
+/// How often E1 overwrites the plugin.
+const SWAPS: usize = 20;
+/// How much more memory a misbehaving guest may cost the host, in KiB: four times what one guest may
+/// have, because two calls may overlap and what is given back is not all returned.
+const GROWTH_MAX_KIB: u64 = 256 << 10;
+
+/// E1: the plugin is overwritten twenty times, alternating between two versions.
+pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<Outcome> {
+    let versions = [guests::config_maker("Howdy")?, guests::config_maker("Hello")?];
+    let [_, hello] = &versions;
+    let plugins = [("config-maker", hello.clone())];
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, "").await?;
+    story.redis.create(&story.kubectl)?;
+    let greetings = Objects::new(&story.client, "Greeting");
+    let names = greetings.create(&story.kubectl, 50, |name| json!({ "text": name }))?;
+    story.well().await?;
+    greeted(&story, "Hello", &names).await?;
+    story.watch().await?;
+
+    let mut firsts = Vec::new();
+    for swap in 0..SWAPS {
+        let greeting = if swap % 2 == 0 { "Howdy" } else { "Hello" };
+        let component = versions.get(swap % 2).context("two versions")?;
+        let first = tokio::time::timeout(GIVE_UP, overwrite(&story, component, greeting, &names));
+        let first = first.await.with_context(|| format!("swap {swap} is not done"))?;
+        firsts.push(first.with_context(|| format!("swap {swap}"))?);
+    }
+    for (name, greeting) in greetings.all().await? {
+        let found = conditions(&greeting);
+        ensure!(found.is_empty(), "a pass of {name} failed: {found:?}");
+    }
+    let report = story.end(QUIET).await?;
+    firsts.sort();
+    let p50 = *firsts.get(SWAPS / 2).context("twenty swaps")?;
+    let slowest = firsts.last().copied().unwrap_or_default();
+    let outcome = Outcome::new("first new reconcile (p50)", p50, 0.5, &report);
+    Ok(outcome.note(format!("slowest of {SWAPS} swaps {:.2} s", slowest.as_secs_f64())))
+}
+
+/// Overwrites the plugin and waits until every object was reconciled by it; gives how long the first
+/// took. No object may be reconciled by the old version after the new one.
+async fn overwrite(
+    story: &Story,
+    component: &[u8],
+    greeting: &str,
+    names: &[String],
+) -> Result<Duration> {
+    let api: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
+    let now = api.list(&ListParams::default()).await?;
+    let version = now.metadata.resource_version.unwrap_or_default();
+    let mut events = api.watch(&WatchParams::default(), &version).await?.boxed();
+    let start = Instant::now();
+    story.put("config-maker.wasm", component)?;
+    let mut greeted: BTreeMap<String, Duration> = BTreeMap::new();
+    while greeted.len() < names.len() {
+        let event = events.try_next().await?.context("the watch ended")?;
+        let WatchEvent::Modified(map) = event else { continue };
+        let name = map.name_any();
+        let Some(text) = map.data.as_ref().and_then(|data| data.get("greeting")) else { continue };
+        if text.starts_with(greeting) {
+            greeted.entry(name).or_insert_with(|| start.elapsed());
+        } else if greeted.contains_key(&name) {
+            bail!("{name} went back to `{text}`");
+        }
+    }
+    greeted.into_values().min().context("there are objects")
+}
+
+/// Waits until every object's ConfigMap greets so.
+async fn greeted(story: &Story, greeting: &str, names: &[String]) -> Result<()> {
+    let api: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
+    let look = || async {
+        let maps = api.list(&ListParams::default()).await?;
+        let texts = maps.items.iter().filter_map(|map| map.data.as_ref()?.get("greeting"));
+        let done = texts.filter(|text| text.starts_with(greeting)).count();
+        let all = done == names.len();
+        Ok(if all { Look::There(()) } else { Look::NotYet(format!("{done} greeted")) })
+    };
+    until(format!("all to be greeted with {greeting}"), GIVE_UP, look).await.map(drop)
+}
+
+/// E2: files that are no good plugin; the revision before serves throughout.
+pub(crate) async fn bad_plugins_are_refused() -> Result<Outcome> {
+    let good = guests::config_maker("Hello")?;
+    let plugins = [("config-maker", good.clone())];
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, "").await?;
+    story.redis.create(&story.kubectl)?;
+    let greetings = Objects::new(&story.client, "Greeting");
+    let names = greetings.create(&story.kubectl, 100, |_| json!({"text": "you"}))?;
+    story.well().await?;
+    greeted(&story, "Hello, you", &names).await?;
+    story.watch().await?;
+
+    let trap = [("PLUGIN_NAME", "config-maker"), ("PROBE_DESCRIBE", "trap")];
+    let bad: [(&str, Vec<u8>); 4] = [
+        ("NotAComponent", b"no component".to_vec()),
+        ("UnknownImport", guests::importing("example:other/thing@1.0.0", "go")),
+        ("UnknownImport", guests::importing("tholepin:kubernetes/objects@9.0.0", "get")),
+        ("DescribeFailed", guests::build("guest-probe", &trap)?),
+    ];
+    let mut slowest = Duration::ZERO;
+    for (reason, component) in &bad {
+        let start = Instant::now();
+        story.put("config-maker.wasm", component)?;
+        refused(&story, reason).await?;
+        slowest = slowest.max(start.elapsed());
+        serves(&story, &greetings, &names, reason).await?;
+    }
+    story.put("config-maker.wasm", &good)?;
+    serving(&story).await?;
+    // The same component, but its author is granted nothing.
+    let settings = guests::settings("config-maker");
+    let start = Instant::now();
+    let nothing = settings.replace("asRequested", "{}");
+    story.put("config-maker.yaml", nothing.as_bytes())?;
+    refused(&story, "GrantsMissing").await?;
+    slowest = slowest.max(start.elapsed());
+    serves(&story, &greetings, &names, "without grants").await?;
+    story.put("config-maker.yaml", settings.as_bytes())?;
+    serving(&story).await?;
+    let report = story.end(QUIET).await?;
+    Ok(Outcome::new("refused (slowest of 5)", slowest, 2.0, &report))
+}
+
+/// Waits until the plugin is refused for this reason while another revision serves.
+async fn refused(story: &Story, reason: &str) -> Result<()> {
+    let look = || async {
+        let plugin = story.plugin("config-maker")?;
+        let says = |field: &str| plugin.pointer(field).and_then(Value::as_str).unwrap_or_default();
+        let complete = !says("/status/active").is_empty() && !says("/status/message").is_empty();
+        let done = says("/status/reason") == reason && complete;
+        Ok(if done { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+    };
+    until(format!("the plugin to be refused: {reason}"), GIVE_UP, look).await.map(drop)
+}
+
+/// Waits until nothing is said against the plugin.
+async fn serving(story: &Story) -> Result<()> {
+    let look = || async {
+        let plugin = story.plugin("config-maker")?;
+        let done = plugin.pointer("/status/reason").is_none();
+        Ok(if done { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+    };
+    until("the plugin to serve", GIVE_UP, look).await.map(drop)
+}
+
+/// The revision that serves reconciles every object: all are changed and changed back.
+async fn serves(story: &Story, all: &Objects, names: &[String], text: &str) -> Result<()> {
+    for text in [text, "you"] {
+        all.change(names, &json!({ "text": text })).await?;
+        greeted(story, &format!("Hello, {text}"), names).await?;
+    }
+    Ok(())
+}
+
+/// E3: on one object the plugin traps, loops for ever, or takes memory without end.
+pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<Outcome> {
+    let plugins = [("probe", guests::probe()?)];
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, PROBES).await?;
+    story.redis.create(&story.kubectl)?;
+    let probes = Objects::new(&story.client, "Probe");
+    let names = probes.create(&story.kubectl, 100, |_| json!({"do": "nothing"}))?;
+    let (bad, others) = names.split_first().context("there are objects")?;
+    story.well().await?;
+    // The misbehaving one too, so that it has a status to come back to.
+    let alone = round(&probes, &names).await?;
+    story.watch().await?;
+    let memory = resident_kib(story.host.pid())?;
+
+    let mut slowest = Duration::ZERO;
+    let mut meanwhile = Duration::ZERO;
+    for task in ["trap", "loop", "eat-memory"] {
+        let bad = std::slice::from_ref(bad);
+        let start = Instant::now();
+        probes.change(bad, &json!({ "do": task })).await?;
+        let quarantine = has(&probes, bad, &["Quarantined"]);
+        let (others, quarantined) = tokio::join!(round(&probes, others), quarantine);
+        meanwhile = meanwhile.max(others.with_context(|| format!("others meanwhile {task}"))?);
+        quarantined.with_context(|| task)?;
+        slowest = slowest.max(start.elapsed());
+        // Changed, it is called again, and well.
+        probes.change(bad, &json!({"do": "nothing"})).await?;
+        has(&probes, bad, &[]).await.context("after a change")?;
+    }
+    let growth = peak_kib(story.host.pid())?.saturating_sub(memory);
+    ensure!(growth <= GROWTH_MAX_KIB, "the host grew by {growth} KiB");
+    let limit = alone * 3 + Duration::from_secs(1);
+    ensure!(meanwhile <= limit, "the other 99 took {meanwhile:?}; alone they take {alone:?}");
+    let report = story.end(QUIET).await?;
+    let (alone, meanwhile) = (alone.as_secs_f64(), meanwhile.as_secs_f64());
+    Ok(Outcome::new("quarantined (slowest of 3)", slowest, 5.0, &report)
+        .note(format!("the other 99 twice: {alone:.2} s alone, {meanwhile:.2} s meanwhile"))
+        .note(format!("the host grew by {} MiB", growth >> 10)))
+}
+
+/// Makes these objects invalid and valid again, and waits each time until the host says so of all.
+async fn round(probes: &Objects, names: &[String]) -> Result<Duration> {
+    let start = Instant::now();
+    probes.change(names, &json!({"do": "be-invalid"})).await?;
+    has(probes, names, &["Reconciled"]).await?;
+    probes.change(names, &json!({"do": "nothing"})).await?;
+    has(probes, names, &[]).await?;
+    Ok(start.elapsed())
+}
+
+/// Waits until each of these objects has exactly these conditions of the host.
+async fn has(probes: &Objects, names: &[String], wanted: &[&str]) -> Result<()> {
+    let look = || async {
+        let all = probes.all().await?;
+        for name in names {
+            let object = all.get(name).with_context(|| format!("no {name}"))?;
+            let found = conditions(object);
+            let fits = found.iter().map(|(name, _)| name.as_str()).eq(wanted.iter().copied());
+            // A condition of an earlier generation is one that the host has not yet taken back.
+            let old = wanted.is_empty() && object.pointer("/status/conditions/0").is_some();
+            if !fits || old {
+                return Ok(Look::NotYet(format!("{name}: {object}")));
+            }
+        }
+        Ok(Look::There(()))
+    };
+    until(format!("{} objects to have {wanted:?}", names.len()), GIVE_UP, look).await.map(drop)
+}
+
+fn resident_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+fn peak_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let line = line.with_context(|| format!("no {field}"))?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}

@@ -1,0 +1,104 @@
+//! Many objects of the test kinds.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use serde_json::{Value, json};
+use tests::{kubectl::Kubectl, redis_cluster::NAMESPACE};
+
+/// The kind of the guest `probe`, which brings none.
+pub(crate) const PROBES: &str = r"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: probes.tests.tholepin.dev}
+spec:
+  group: tests.tholepin.dev
+  scope: Namespaced
+  names: {kind: Probe, listKind: ProbeList, plural: probes, singular: probe}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {status: {}}
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
+            status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+";
+
+/// The objects of one test kind.
+pub(crate) struct Objects {
+    api: Api<DynamicObject>,
+    kind: &'static str,
+}
+
+impl Objects {
+    /// `Greeting` or `Probe`.
+    pub(crate) fn new(client: &Client, kind: &'static str) -> Self {
+        let plural = kind.to_lowercase() + "s";
+        let gvk = GroupVersionKind::gvk("tests.tholepin.dev", "v1", kind);
+        let resource = ApiResource::from_gvk_with_plural(&gvk, &plural);
+        Self { api: Api::namespaced_with(client.clone(), NAMESPACE, &resource), kind }
+    }
+
+    /// Creates this many, each with the spec of its name.
+    pub(crate) fn create(
+        &self,
+        kubectl: &Kubectl,
+        count: usize,
+        spec: impl Fn(&str) -> Value,
+    ) -> Result<Vec<String>> {
+        let names: Vec<_> = (0..count).map(|number| format!("object-{number:03}")).collect();
+        let item = |name: &String| {
+            json!({
+                "apiVersion": "tests.tholepin.dev/v1",
+                "kind": self.kind,
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": spec(name),
+            })
+            .to_string()
+        };
+        let stream: Vec<_> = names.iter().map(item).collect();
+        kubectl.run_with(&["create", "-f", "-"], &stream.join("\n---\n"))?;
+        Ok(names)
+    }
+
+    /// Changes the specs of these objects, all at once.
+    pub(crate) async fn change(&self, names: &[String], spec: &Value) -> Result<()> {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let parameters = PatchParams::default();
+        let changes = names.iter().map(|name| self.api.patch(name, &parameters, &patch));
+        try_join_all(changes).await?;
+        Ok(())
+    }
+
+    /// All objects by name.
+    pub(crate) async fn all(&self) -> Result<BTreeMap<String, Value>> {
+        let list = self.api.list(&ListParams::default()).await?;
+        let named = list.items.into_iter().map(|object| {
+            let name = object.name_any();
+            Ok((name, serde_json::to_value(object).context("an object is JSON")?))
+        });
+        named.collect()
+    }
+}
+
+/// The host's conditions on an object: type and reason, for its present generation.
+pub(crate) fn conditions(object: &Value) -> Vec<(String, String)> {
+    let text = |condition: &Value, field: &str| {
+        condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let generation = object.pointer("/metadata/generation");
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    let of_now =
+        all.into_iter().flatten().filter(|one| one.get("observedGeneration") == generation);
+    of_now.map(|condition| (text(condition, "type"), text(condition, "reason"))).collect()
+}
