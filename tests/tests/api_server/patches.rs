@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::fixture::{CONFIG_MAPS, Fixture, config_map};
 
 const MERGE: &str = "application/merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
 const JSON: &str = "application/json-patch+json";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,6 +80,23 @@ async fn apply_creates_owns_conflicts_yields_and_lets_go() -> Result<()> {
     assert_eq!(forced["data"], json!({"a": "2", "b": "1"}));
     let less = fixture.apply(&path, "one", &config_map("a", json!({}))).await?;
     assert_eq!(less["data"], json!({"a": "2"}), "what one owned alone is gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apply_that_names_a_uid_means_that_object_and_not_its_successor() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let path = format!("{CONFIG_MAPS}/a?fieldManager=one&force=true");
+    let created = fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "1"}))).await?;
+    let mut intent = config_map("a", json!({"x": "2"}));
+    for (field, other) in [("uid", "another"), ("resourceVersion", "1")] {
+        intent["metadata"][field] = json!(other);
+        let refused = fixture.ask("PATCH", &path, APPLY, &intent).await.unwrap_err();
+        assert_eq!((refused.code, refused.reason.as_str()), (409, "Conflict"), "{field}");
+        intent["metadata"][field] = created["metadata"][field].clone();
+    }
+    let applied = fixture.ask("PATCH", &path, APPLY, &intent).await?;
+    assert_eq!(applied["data"]["x"], "2");
     Ok(())
 }
 

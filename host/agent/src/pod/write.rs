@@ -68,7 +68,15 @@ async fn write_until_overtaken(
                 tracing::warn!(pod = name, error, "pod status refused");
                 return Written::Done;
             }
-            Judged::TryAgain(error) => tracing::debug!(pod = name, error, "pod status not written"),
+            Judged::TryAgain(error) => {
+                tracing::debug!(pod = name, error, "pod status not written");
+                // Another Pod may have the name by now: its status is not ours to write.
+                if let Ok(Ok(found)) = timeout(WRITE_DEADLINE, api.get_opt(&name)).await
+                    && found.and_then(|found| found.uid()) != pod.uid()
+                {
+                    return Written::PodGone;
+                }
+            }
         }
         // A dropped sender is no newer status: the last one is worth trying again.
         if matches!(newer.has_changed(), Ok(true)) {

@@ -111,6 +111,7 @@ fn apply(request: &Request<'_>) -> Result<Answer, Failure> {
         .map_err(|error| apply_failure(request, error))
     };
     let change = |old: &Value| {
+        same_object(request, old, &intent)?;
         let applied = merge(Some(old))?;
         Ok(if applied.changed { Edit::Applied(applied.object) } else { Edit::Keep })
     };
@@ -126,6 +127,24 @@ fn apply(request: &Request<'_>) -> Result<Answer, Failure> {
         }
     }
     Err(Failure::modified(request.served.subject(request.name())))
+}
+
+/// An intent that names a uid or a resource version means that very object: not its successor under the
+/// same name, nor a later state.
+fn same_object(request: &Request<'_>, old: &Value, intent: &Value) -> Result<(), Failure> {
+    for (field, pointer) in
+        [("UID", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")]
+    {
+        let wanted = intent.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let found = old.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        if !wanted.is_empty() && wanted != found {
+            let why = format!(
+                "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
+            );
+            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+        }
+    }
+    Ok(())
 }
 
 /// Whether all conflicts are with kubectl's own client-side apply, which `kubectl apply --server-side`
