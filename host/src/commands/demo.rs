@@ -140,7 +140,7 @@ The cluster answers on {ip}:{port}. Three things to try, each in another termina
   kubectl --kubeconfig {kubeconfig} get redisclusters,plugins,pods{optional}
 
   change HEALTHY_REQUEUE_MS in plugins/redis-cluster/plan/src/lib.rs, run `make plugins`, watch:
-  the host takes the new code from {plugins} within a second, and no Redis restarts
+  the host takes the new code from {plugins} in about a second, and no Redis restarts
 
 Ctrl-C stops everything.
 "
