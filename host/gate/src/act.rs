@@ -1,11 +1,13 @@
 //! Performs a list of actions in waves: each wave is judged on a snapshot taken for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::join_all;
 use serde_json::Value;
-use tholepin_core::{CallError, port::Members};
+use tholepin_core::{CallError, ObjectRef, ReadMode, port::Members};
 use tholepin_schema::{
     action::{self, Action, ActionResult, Outcome, Verb},
+    fact::Fact,
     instance::Instance,
     manifest::SafetyPaths,
     snapshot::Snapshot,
@@ -15,9 +17,10 @@ use tholepin_schema::{
 use crate::{
     book::Book,
     context::Mode,
+    fact::{self, Objects},
     field, grant,
     guard::{self, Policy, Proof, Scene},
-    ledger,
+    kubernetes, ledger,
     pass::Pass,
     witness,
 };
@@ -35,6 +38,7 @@ pub(crate) async fn perform(
 ) -> Result<Vec<ActionResult>, CallError> {
     for action in actions {
         grant::redis_verb(&pass.context.grants, action.verb.name())?;
+        admit_facts(pass, &action.presume.facts)?;
         if matches!(action.verb, Verb::Configure { temporary: true, .. }) {
             // Nobody would put the value back yet.
             let text = "`temporary` settings are not served yet; set the value and set it back";
@@ -59,6 +63,24 @@ pub(crate) async fn perform(
     Ok(actions.iter().enumerate().map(result).collect())
 }
 
+/// Whether what an action presumes beside the rest can be read.
+fn admit_facts(pass: &Pass, facts: &[Fact]) -> Result<(), CallError> {
+    fact::bounded(facts)?;
+    for fact in facts {
+        if fact.subject().instance().is_some() {
+            let text = format!(
+                "the presumption that {fact} names an instance; it is about the instance acted on: \
+                 leave `instance` out"
+            );
+            return Err(CallError::Invalid(text));
+        }
+        if let Some(object) = fact::object(fact) {
+            pass.granted(&object.kind, "get")?;
+        }
+    }
+    Ok(())
+}
+
 /// A list on its way.
 struct Run<'a> {
     pass: &'a Pass,
@@ -77,9 +99,11 @@ impl Run<'_> {
         let now_ms = ports.clock.now_ms();
         ledger::learn(&mut self.book.ledger, &snapshot, now_ms);
         let deaths = self.deaths(&snapshot, wave).await;
+        let objects = self.objects(wave).await;
         let policy = policy(&self.pass.context.safety, &self.pass.context.object);
         let ledger = &self.book.ledger;
-        let scene = Scene { snapshot: &snapshot, ledger, policy, deaths: &deaths, now_ms };
+        let (snapshot, deaths, objects) = (&snapshot, &deaths, &objects);
+        let scene = Scene { snapshot, ledger, policy, deaths, objects, now_ms };
         let mut sent = Vec::new();
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
@@ -145,6 +169,23 @@ impl Run<'_> {
             }
         }
         deaths
+    }
+
+    /// What the API server says of the objects that this wave presumes something about. In a plan, what
+    /// the pass would have written counts.
+    async fn objects(&self, wave: &[usize]) -> Objects {
+        let read = match self.pass.context.mode {
+            Mode::Live => ReadMode::Live,
+            Mode::Plan => ReadMode::Cached,
+        };
+        let actions = wave.iter().filter_map(|index| self.actions.get(*index));
+        let facts = actions.flat_map(|action| &action.presume.facts);
+        let names: BTreeSet<ObjectRef> = facts.filter_map(fact::object).collect();
+        let look = async |name: ObjectRef| {
+            let found = kubernetes::look_up(self.pass, &name, read).await;
+            (name, found.map_err(|error| error.to_string()))
+        };
+        join_all(names.into_iter().map(look)).await.into_iter().collect()
     }
 
     /// The action that must be done first and was not.

@@ -30,6 +30,8 @@ use tholepin_schema::{
     word::{NodeId, SlotSet},
 };
 
+use crate::fact::Objects;
+
 /// How old a snapshot may be when an action is sent after it.
 pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
 
@@ -64,6 +66,8 @@ pub struct Scene<'a> {
     pub policy: Policy,
     /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
     pub deaths: &'a BTreeMap<NodeId, Proof>,
+    /// What live reads say of the objects that actions presume something about.
+    pub objects: &'a Objects,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
 }
@@ -91,7 +95,8 @@ impl From<Refusal> for Outcome {
     }
 }
 
-/// Checks one action on a snapshot, with no other proof of death than the snapshot's own Pod facts.
+/// Checks one action on a snapshot, with no other proof of death than the snapshot's own Pod facts and
+/// without a look at any object.
 ///
 /// # Errors
 ///
@@ -104,7 +109,10 @@ pub fn check(
     now_ms: u64,
 ) -> Result<(), Refusal> {
     let deaths = deaths(snapshot, ledger);
-    judge(action, &Scene { snapshot, ledger, policy: *policy, deaths: &deaths, now_ms })
+    let objects = Objects::new();
+    let policy = *policy;
+    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    judge(action, &scene)
 }
 
 /// Checks what only the whole list shows: the actions of one wave are judged on one snapshot, and two
@@ -152,7 +160,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
 pub fn judge(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
     let Scene { snapshot, ledger, .. } = scene;
     common::is_fresh(scene)?;
-    common::presumed(action, snapshot)?;
+    common::presumed(action, scene)?;
     match &action.verb {
         // It changes no topology: a frozen instance may be calmed by it.
         Verb::Configure { pod, settings, temporary } => {

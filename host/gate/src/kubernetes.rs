@@ -52,11 +52,23 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
 
 /// A cached read of a kind that nobody watches is answered by the API server.
 async fn get(pass: &Pass, object: ObjectRef, read: ReadMode, fields: &[String]) -> Answer {
-    let granted = pass.granted(&object.kind, "get")?;
-    let found = current(pass, &object, read).await?;
+    let found = look_up(pass, &object, read).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, &found)?;
     Ok(Reply::Document(field::keep(&found, fields)))
+}
+
+/// One object, or none, under the grant of `get`.
+pub(crate) async fn look_up(
+    pass: &Pass,
+    object: &ObjectRef,
+    read: ReadMode,
+) -> Result<Option<Arc<Value>>, CallError> {
+    let granted = pass.granted(&object.kind, "get")?;
+    let found = current(pass, object, read).await?;
+    if let Some(found) = &found {
+        in_scope(pass, granted, object, found)?;
+    }
+    Ok(found)
 }
 
 /// Under scope `owned` the others are left out, not refused: a list is a question.

@@ -18,6 +18,7 @@ use tholepin_core::port::{Clock, Entropy, Kubernetes, Redis};
 mod act;
 mod book;
 mod context;
+mod fact;
 mod field;
 mod grant;
 pub mod guard;
@@ -31,6 +32,7 @@ mod wake;
 mod witness;
 
 pub use context::{Mode, PassContext};
+pub use fact::Objects;
 pub use pass::Pass;
 
 /// What the gate performs calls with.

@@ -16,7 +16,10 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::word::{ConfigEpoch, NodeId, Role, RunId, SlotSet};
+use crate::{
+    fact::Fact,
+    word::{ConfigEpoch, NodeId, Role, RunId, SlotSet},
+};
 
 /// One step: `{"id": …, "verb": …, "args": …, "presume": …, "after": […]}`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -169,6 +172,10 @@ impl FailoverMode {
 
 /// What must be so right before an action: what is absent is not asked. Read from a live snapshot;
 /// what the snapshot does not tell counts as not so.
+///
+/// The first four are about the action's own node, and what they mean depends on the verb: a role and
+/// an epoch are those of a row that the snapshot tells folded (a member's own, or the majority's), which
+/// no path leads to. Everything else that an action can rest on is a [`Fact`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Presume {
@@ -186,6 +193,11 @@ pub struct Presume {
     /// of the node in the action's Pod, as it sees itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<ConfigEpoch>,
+    /// Whatever else must hold, at most [`FACTS_MAX`](crate::fact::FACTS_MAX): about another member, the
+    /// view or an object of Kubernetes. Facts about members and the view are read from the wave's
+    /// snapshot and name no instance, those about objects from the API server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<Fact>,
 }
 
 impl Presume {
@@ -328,7 +340,10 @@ mod tests {
         let text = json!({
             "verb": "failover",
             "args": {"pod": "demo-1-0", "primary": id("a"), "mode": "force"},
-            "presume": {"epoch": 7, "runId": id("d").to_string()},
+            "presume": {"epoch": 7, "runId": id("d").to_string(), "facts": [{
+                "subject": {"member": {"pod": "demo-1-1"}},
+                "field": ".answer.answered.role", "op": "equals", "value": "primary",
+            }]},
         });
         let action: Action = serde_json::from_value(text.clone()).unwrap();
         assert_eq!(action.presume.epoch, Some(ConfigEpoch(7)));
@@ -343,6 +358,12 @@ mod tests {
             (json!({"verb": "forget", "args": {"node": id("a")}, "force": true}), "force"),
             (json!({"verb": "forget", "args": {"node": id("a")}, "presume": {"uid": 1}}), "uid"),
             (json!({"verb": "forget", "args": {"node": "10.0.0.1:7000"}}), "hex"),
+            (
+                json!({"verb": "forget", "args": {"node": id("a")}, "presume": {"facts": [
+                    {"subject": {"member": {"pod": "a"}}, "field": ".rol", "op": "exists"}
+                ]}}),
+                "no field `rol`",
+            ),
             (json!({"verb": "forget"}), "args"),
         ];
         for (json, word) in cases {

@@ -13,6 +13,7 @@ extern crate alloc;
 
 pub mod action;
 pub mod command;
+pub mod fact;
 pub mod instance;
 pub mod ledger;
 pub mod manifest;

@@ -2,13 +2,17 @@
 
 use tholepin_schema::{
     action::{Action, Presume, Verb},
+    fact::Held,
     ledger::Ledger,
     snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
     word::{ConfigEpoch, NodeId},
 };
 
 use super::{Class, Refusal, SNAPSHOT_AGE_MS_MAX, Scene};
-use crate::ledger::foreign_nodes;
+use crate::{
+    fact::{self, Documents},
+    ledger::foreign_nodes,
+};
 
 /// The snapshot is young enough to act on.
 pub(super) fn is_fresh(scene: &Scene<'_>) -> Result<(), Refusal> {
@@ -97,8 +101,9 @@ pub(super) fn allowed(class: Class, scene: &Scene<'_>) -> Result<(), Refusal> {
 }
 
 /// What the action presumes is so.
-pub(super) fn presumed(action: &Action, snapshot: &Snapshot) -> Result<(), Refusal> {
-    let Presume { node, run_id, role, epoch } = &action.presume;
+pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
+    let Scene { snapshot, objects, .. } = scene;
+    let Presume { node, run_id, role, epoch, facts: presumed } = &action.presume;
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
@@ -114,7 +119,18 @@ pub(super) fn presumed(action: &Action, snapshot: &Snapshot) -> Result<(), Refus
         | Verb::AssignSlots { .. }
         | Verb::Configure { .. } => own.map(|row| row.epoch),
     };
-    is_so("epoch", epoch.as_ref(), seen.as_ref())
+    is_so("epoch", epoch.as_ref(), seen.as_ref())?;
+    let documents = Documents::of(snapshot, presumed);
+    for fact in presumed {
+        let held = fact::held(fact, Some(&documents), objects);
+        if held != Held::Yes {
+            return Err(Refusal::new(
+                "presume",
+                format!("it was presumed that {fact}, and {held}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn is_so<T: PartialEq + std::fmt::Display>(

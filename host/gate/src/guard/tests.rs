@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tholepin_schema::{
     action::{Action, FailoverMode, Presume, Verb},
+    fact::Fact,
     ledger::{KnownNode, Ledger},
     snapshot::{
         Direction, Facts, MemberAnswer, NodeFlag, NodeRow, OpenSlot, Snapshot, UnreachableReason,
@@ -148,7 +149,8 @@ impl World {
 
     fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
         let Self { snapshot, ledger, policy, deaths, .. } = self;
-        let scene = Scene { snapshot, ledger, policy: *policy, deaths, now_ms: NOW_MS };
+        let objects = &Objects::new();
+        let scene = Scene { snapshot, ledger, policy: *policy, deaths, objects, now_ms: NOW_MS };
         judge(&action.into(), &scene).map_err(|refusal| {
             assert!(!refusal.message.is_empty());
             refusal.guard
@@ -188,6 +190,12 @@ fn an_old_snapshot_is_not_acted_on() {
     check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS - 2_001);
 }
 
+fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
+    let text = json!({"subject": {"member": {"pod": pod}}, "field": field, "op": "equals",
+        "value": value});
+    serde_json::from_value(text).unwrap()
+}
+
 #[test]
 fn what_an_action_presumes_must_be_so() {
     let judge = |presume: Presume| {
@@ -199,13 +207,16 @@ fn what_an_action_presumes_must_be_so() {
         run_id: facts(3).run_id,
         role: Some(Role::Replica),
         epoch: Some(ConfigEpoch(1)),
+        facts: vec![fact_about("pod-0", ".podUid", "uid-0")],
     };
     assert_eq!(judge(right.clone()), Ok(()));
     let wrong = [
         Presume { node: Some(node(4)), ..right.clone() },
         Presume { run_id: facts(4).run_id, ..right.clone() },
         Presume { role: Some(Role::Primary), ..right.clone() },
-        Presume { epoch: Some(ConfigEpoch(2)), ..right },
+        Presume { epoch: Some(ConfigEpoch(2)), ..right.clone() },
+        Presume { facts: vec![fact_about("pod-0", ".podUid", "uid-1")], ..right.clone() },
+        Presume { facts: vec![fact_about("nobody", ".podUid", "x")], ..right },
     ];
     for presume in wrong {
         assert_eq!(judge(presume.clone()), Err("presume"), "{presume:?}");

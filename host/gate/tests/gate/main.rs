@@ -12,8 +12,9 @@ use tholepin_core::{
     ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall,
 };
 use tholepin_gate::{Gate, Mode, Pass, PassContext, Ports};
-use tholepin_schema::manifest::{
-    Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths, Scope,
+use tholepin_schema::{
+    manifest::{Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths, Scope},
+    snapshot::Snapshot,
 };
 
 fn kind(api_version: &str, kind: &str) -> KindName {
@@ -36,7 +37,10 @@ fn grants(scope: Scope) -> Grants {
     };
     Grants {
         kubernetes: vec![KubernetesGrant { name, verbs: all, scope, force: false }, status],
-        redis: RedisGrants { commands: vec!["+get".into()], verbs: vec!["meet".into()] },
+        redis: RedisGrants {
+            commands: vec!["+get".into()],
+            verbs: vec!["configure".into(), "meet".into()],
+        },
     }
 }
 
@@ -287,6 +291,58 @@ async fn an_action_that_its_guard_refuses_is_not_sent() {
     let outcome = results[0].clone().unwrap();
     assert!(outcome["outcome"]["refused"]["guard"].is_string(), "{outcome}");
     assert!(!bench.writes().iter().any(|line| line.starts_with("meet")), "{:?}", bench.writes());
+}
+
+/// One member that answers.
+fn snapshot() -> Snapshot {
+    let facts = json!({"answeredAtMs": NOW_MS, "node": "a".repeat(40), "runId": "b".repeat(40),
+        "settings": {"maxmemory": "0"}});
+    let member = json!({"pod": "a-0", "podUid": "u", "running": true, "address": "127.0.0.1:7000",
+        "answer": {"answered": facts}});
+    serde_json::from_value(json!({"observedAtMs": NOW_MS, "members": [member]})).unwrap()
+}
+
+#[tokio::test]
+async fn what_an_action_presumes_of_an_object_is_read_anew() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    *bench.world.snapshot.lock().unwrap() = snapshot();
+    let act = async |subject: Value, field: &str, value: &str| {
+        let fact = json!({"subject": subject, "field": field, "op": "equals", "value": value});
+        let action = json!({"verb": "configure", "presume": {"facts": [fact]},
+            "args": {"pod": "a-0", "settings": {"repl-diskless-sync-delay": "5"}}});
+        bench.redis(RedisCall::Act { instance: instance(), actions: vec![action] }).await
+    };
+    let of = |kind: &str, name: &str| json!({"object": {"apiVersion": "v1", "kind": kind, "namespace": "n", "name": name}});
+    let mine = of("ConfigMap", "mine");
+    let rows = [
+        (act(mine.clone(), ".metadata.uid", "uid-mine").await, None),
+        (act(mine, ".metadata.uid", "uid-other").await, Some("it is \"uid-mine\"")),
+        (act(of("ConfigMap", "no"), ".metadata.uid", "x").await, Some("it is not there")),
+        (act(of("ConfigMap", "theirs"), ".metadata.uid", "x").await, Some("outside the scope")),
+        (act(json!({"member": {"pod": "b-0"}}), ".podUid", "u").await, Some("it is not there")),
+        (act(json!({"view": {}}), ".a.role", "primary").await, Some("it is not there")),
+    ];
+    for (answer, refused) in rows {
+        let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
+        let outcome = &results[0].as_ref().unwrap()["outcome"];
+        match refused {
+            None => assert!(outcome["done"].is_object(), "{outcome}"),
+            Some(words) => {
+                assert_eq!(outcome["refused"]["guard"], "presume");
+                let text = outcome["refused"]["message"].as_str().unwrap();
+                assert!(text.contains(words), "{text}");
+            }
+        }
+    }
+    let sent = bench.writes().iter().filter(|line| line.starts_with("configure")).count();
+    assert_eq!(sent, 1, "{:?}", bench.writes());
+    let secret = act(of("Secret", "mine"), ".metadata.uid", "x").await;
+    assert!(matches!(&secret, Err(CallError::Denied(text)) if text.contains("verbs: [get]")));
+    let named =
+        act(json!({"member": {"pod": "a-0", "instance": instance()}}), ".podUid", "u").await;
+    assert!(
+        matches!(&named, Err(CallError::Invalid(text)) if text.contains("leave `instance` out"))
+    );
 }
 
 #[tokio::test]

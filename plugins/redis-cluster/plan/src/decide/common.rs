@@ -56,8 +56,8 @@ fn first_epoch(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
     let presume = Presume {
         node: Some(live.node),
         run_id: live.facts.run_id,
-        role: None,
         epoch: Some(ConfigEpoch(0)),
+        ..Presume::default()
     };
     let verb = Verb::SetConfigEpoch { pod, epoch };
     Some(Action { id: Some(id), verb, presume, after: Vec::new() })

@@ -166,6 +166,7 @@ fn fail_over(
             run_id: replica.facts.run_id,
             role: Some(Role::Replica),
             epoch: picture.snapshot().view.get(&primary).map(|row| row.epoch),
+            ..Presume::default()
         },
         after: Vec::new(),
     }])

@@ -79,7 +79,7 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
         node: Some(owner.node),
         run_id: owner.facts.run_id,
         role: Some(Role::Primary),
-        epoch: None,
+        ..Presume::default()
     };
     let id = Some(format!("slots:{}", owner.member.pod));
     let after = first_epoch_id(picture, &owner).into_iter().collect();
@@ -165,6 +165,7 @@ fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
             run_id: live.facts.run_id,
             role: Some(live.own.role),
             epoch: agreed.map(|row| row.epoch),
+            ..Presume::default()
         },
         after: Vec::new(),
     }])

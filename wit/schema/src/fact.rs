@@ -1,0 +1,450 @@
+//! One statement about the world, and whether it holds.
+//!
+//! The same statement is used three times: an action *presumes* it, a pass *waits* for it, an outcome
+//! wants to be *woken* by it. It names a document (what a member says, what the majority sees, an
+//! object of Kubernetes), a field in it, and a test. Looking is the host's work; whether the fact holds
+//! is decided here, by [`holds`], from the document alone.
+//!
+//! Invariants:
+//! - A [`Fact`] is well-formed: a field that the snapshot does not document, a value of another type
+//!   than the field has, or an operator without its value is refused where the fact is read, with the
+//!   name of what is wrong. It is never a fact that silently does not hold.
+//! - What the document does not tell does not hold. Only `absent` asks for that.
+
+mod path;
+mod shape;
+
+pub use path::{FieldPath, PathError};
+
+use alloc::{
+    format,
+    string::{String, ToString},
+};
+use core::{cmp::Ordering, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
+
+use crate::{instance::Instance, manifest::KindName};
+use shape::Shape;
+
+/// The most facts of one wait, of one action's presumptions, and of one outcome's wakes.
+pub const FACTS_MAX: usize = 64;
+
+/// How much of a value is shown to people.
+const SHOWN_CHARS_MAX: usize = 120;
+
+/// A statement about one field of one document: `{"subject": …, "field": …, "op": …, "value": …}`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Raw", into = "Raw")]
+pub struct Fact {
+    subject: Subject,
+    // Leads into the subject's documented shape, and `test` fits what is there.
+    field: FieldPath,
+    test: Test,
+}
+
+/// Which document a fact is about.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Subject {
+    /// What a snapshot shows of one member ([`crate::snapshot::Member`]).
+    Member {
+        /// The instance; absent where an action presumes the fact, which is about its own instance.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Instance>,
+        /// The member, by its Pod's name.
+        pod: String,
+    },
+    /// What the majority of an instance sees ([`crate::snapshot::Snapshot::view`]): the nodes by id.
+    View {
+        /// As in `Member`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<Instance>,
+    },
+    /// An object of Kubernetes. Needs a grant of `get`; to wait for it or be woken by it, its kind must
+    /// be watched, too.
+    #[serde(rename_all = "camelCase")]
+    Object {
+        /// `apps/v1`, or `v1` for the core group.
+        api_version: String,
+        /// `StatefulSet`.
+        kind: String,
+        /// Its namespace; empty for a cluster-scoped object.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Subject {
+    /// The instance that the fact is about, if it is about one and names it.
+    #[must_use]
+    pub const fn instance(&self) -> Option<&Instance> {
+        match self {
+            Self::Member { instance, .. } | Self::View { instance } => instance.as_ref(),
+            Self::Object { .. } => None,
+        }
+    }
+
+    /// An object, by its kind and name.
+    #[must_use]
+    pub fn object(kind: KindName, namespace: &str, name: &str) -> Self {
+        let KindName { api_version, kind } = kind;
+        Self::Object { api_version, kind, namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member { instance: _, pod } => write!(f, "member `{pod}`"),
+            Self::View { instance: _ } => f.write_str("the majority's view"),
+            Self::Object { api_version: _, kind, namespace, name } => {
+                write!(f, "{kind} {namespace}/{name}")
+            }
+        }
+    }
+}
+
+/// What must be so about the field's value.
+///
+/// In JSON `{"op": …, "value": …}`. Every test but `absent` wants the field to be there: a field that is
+/// not there differs from nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// `equals`: it is this value.
+    Equals(Value),
+    /// `not-equals`: it is there and is another value.
+    NotEquals(Value),
+    /// `at-least`: it is a number and no smaller than this.
+    AtLeast(Number),
+    /// `at-most`: it is a number and no larger than this.
+    AtMost(Number),
+    /// `contains`: it is a list, and one of its items is this value.
+    Contains(Value),
+    /// `exists`: it is there, whatever its value.
+    Exists,
+    /// `absent`: it is not there.
+    Absent,
+}
+
+impl Test {
+    const fn op(&self) -> Op {
+        match self {
+            Self::Equals(_) => Op::Equals,
+            Self::NotEquals(_) => Op::NotEquals,
+            Self::AtLeast(_) => Op::AtLeast,
+            Self::AtMost(_) => Op::AtMost,
+            Self::Contains(_) => Op::Contains,
+            Self::Exists => Op::Exists,
+            Self::Absent => Op::Absent,
+        }
+    }
+
+    fn value(&self) -> Option<Value> {
+        match self {
+            Self::Equals(value) | Self::NotEquals(value) | Self::Contains(value) => {
+                Some(value.clone())
+            }
+            Self::AtLeast(bound) | Self::AtMost(bound) => Some(Value::Number(bound.clone())),
+            Self::Exists | Self::Absent => None,
+        }
+    }
+}
+
+/// An operator as JSON writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Op {
+    Equals,
+    NotEquals,
+    AtLeast,
+    AtMost,
+    Contains,
+    Exists,
+    Absent,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equals => "equals",
+            Self::NotEquals => "not-equals",
+            Self::AtLeast => "at-least",
+            Self::AtMost => "at-most",
+            Self::Contains => "contains",
+            Self::Exists => "exists",
+            Self::Absent => "absent",
+        })
+    }
+}
+
+/// Why something is no fact.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FactError {
+    /// The field is no path.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The subject's document has no such field.
+    #[error("`{field}`: a {document} has no field `{name}`; it has {known}")]
+    UnknownField {
+        /// The path.
+        field: String,
+        /// What the document is called.
+        document: &'static str,
+        /// The step that leads nowhere.
+        name: String,
+        /// The fields that are there.
+        known: String,
+    },
+    /// The path goes on where the document ends, or steps into it the wrong way.
+    #[error("`{field}`: what stands before `{name}` is {is}, so that the path leads nowhere")]
+    NoWay {
+        /// The path.
+        field: String,
+        /// The step that cannot be taken.
+        name: String,
+        /// What it would be taken from.
+        is: &'static str,
+    },
+    /// The operator needs a value, has one too many, or one of the wrong type.
+    #[error("`{field}`: `{op}` wants {wants}, not {is}")]
+    Value {
+        /// The path.
+        field: String,
+        /// The operator.
+        op: String,
+        /// What it wants.
+        wants: &'static str,
+        /// What it got.
+        is: String,
+    },
+    /// The operator does not fit the field.
+    #[error("`{field}` is {is}: `{op}` cannot be asked of it")]
+    Operator {
+        /// The path.
+        field: String,
+        /// The operator.
+        op: String,
+        /// What the field is.
+        is: &'static str,
+    },
+}
+
+impl Fact {
+    /// A fact.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `field` is no path, the subject's document has no such field, or the test does not fit
+    /// it. Of an object of Kubernetes only the path and the test by itself are checked: its fields are
+    /// its definition's business.
+    pub fn new(subject: Subject, field: &str, test: Test) -> Result<Self, FactError> {
+        let path: FieldPath = field.parse()?;
+        let (shape, document) = match subject {
+            Subject::Member { .. } => (&shape::MEMBER, "member"),
+            Subject::View { .. } => (&shape::VIEW, "node row"),
+            Subject::Object { .. } => (&Shape::Any, "object"),
+        };
+        shape.follow(&path, document)?.check(&path, &test)?;
+        Ok(Self { subject, field: path, test })
+    }
+
+    /// A fact about what a snapshot shows of a member.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of_member(
+        instance: &Instance,
+        pod: &str,
+        field: &str,
+        test: Test,
+    ) -> Result<Self, FactError> {
+        let subject = Subject::Member { instance: Some(instance.clone()), pod: pod.into() };
+        Self::new(subject, field, test)
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Which field it is about.
+    #[must_use]
+    pub const fn field(&self) -> &FieldPath {
+        &self.field
+    }
+
+    /// What it says of the field.
+    #[must_use]
+    pub const fn test(&self) -> &Test {
+        &self.test
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, field, test } = self;
+        write!(f, "{subject} `{field}` {}", test.op())?;
+        match test.value() {
+            Some(value) => write!(f, " {}", shown(&value)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a fact holds.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Held {
+    /// It does.
+    Yes,
+    /// It does not.
+    No {
+        /// The value that is there; null if none is.
+        seen: Value,
+    },
+    /// The document does not say.
+    Unknown {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes => f.write_str("it does"),
+            Self::No { seen: Value::Null } => f.write_str("it is not there"),
+            Self::No { seen } => write!(f, "it is {}", shown(seen)),
+            Self::Unknown { why } => f.write_str(why),
+        }
+    }
+}
+
+/// Whether a fact holds in its subject's document; `None` if there is no such member or object.
+///
+/// The answer is [`Held::Unknown`] if the member does not answer and the field is one that only its
+/// process knows, and if an object holds something else where the path or the test wants an object, a
+/// list or a number.
+#[must_use]
+pub fn holds(fact: &Fact, document: Option<&Value>) -> Held {
+    let Fact { subject, field, test } = fact;
+    let Some(document) = document else { return judge(test, None) };
+    if let Subject::Member { pod, .. } = subject
+        && field.begins_with(&["answer", "answered"])
+        && document.pointer("/answer/answered").is_none()
+    {
+        let why = document.pointer("/answer/unreachable/message").and_then(Value::as_str);
+        let why = why.unwrap_or("it was not asked");
+        return Held::Unknown { why: format!("`{pod}` does not answer: {why}") };
+    }
+    match field.find(document) {
+        Ok(found) => judge(test, found),
+        Err(error) => Held::Unknown { why: error.to_string() },
+    }
+}
+
+fn judge(test: &Test, found: Option<&Value>) -> Held {
+    let Some(found) = found else {
+        let is_wanted = matches!(test, Test::Absent);
+        return if is_wanted { Held::Yes } else { Held::No { seen: Value::Null } };
+    };
+    let is_so = match test {
+        Test::Equals(value) => found == value,
+        Test::NotEquals(value) => found != value,
+        Test::Exists => true,
+        Test::Absent => false,
+        Test::AtLeast(bound) | Test::AtMost(bound) => {
+            let Value::Number(number) = found else { return unfit("a number", found) };
+            let order = compare(number, bound);
+            let is_least = matches!(test, Test::AtLeast(_));
+            order == Ordering::Equal || (order == Ordering::Greater) == is_least
+        }
+        Test::Contains(value) => {
+            let Value::Array(items) = found else { return unfit("a list", found) };
+            items.contains(value)
+        }
+    };
+    if is_so { Held::Yes } else { Held::No { seen: found.clone() } }
+}
+
+fn unfit(wanted: &str, found: &Value) -> Held {
+    Held::Unknown { why: format!("{wanted} is wanted, and there is {}", shown(found)) }
+}
+
+/// Whole numbers are compared as such: counters pass 2^53, from where a double skips some.
+fn compare(a: &Number, b: &Number) -> Ordering {
+    let whole = |number: &Number| {
+        number.as_u64().map(i128::from).or_else(|| number.as_i64().map(i128::from))
+    };
+    match (whole(a), whole(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        _ => a.as_f64().unwrap_or_default().total_cmp(&b.as_f64().unwrap_or_default()),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// A fact as it is written.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    subject: Subject,
+    field: String,
+    op: Op,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+}
+
+impl TryFrom<Raw> for Fact {
+    type Error = FactError;
+
+    fn try_from(raw: Raw) -> Result<Self, FactError> {
+        let Raw { subject, field, op, value } = raw;
+        let wrong = |wants: &'static str, value: &Option<Value>| FactError::Value {
+            field: field.clone(),
+            op: op.to_string(),
+            wants,
+            is: value.as_ref().map_or_else(|| "nothing".into(), shown),
+        };
+        let some = || value.clone().ok_or_else(|| wrong("a value", &value));
+        let number = || match &value {
+            Some(Value::Number(number)) => Ok(number.clone()),
+            _ => Err(wrong("a number", &value)),
+        };
+        let test = match op {
+            Op::Equals => Test::Equals(some()?),
+            Op::NotEquals => Test::NotEquals(some()?),
+            Op::Contains => Test::Contains(some()?),
+            Op::AtLeast => Test::AtLeast(number()?),
+            Op::AtMost => Test::AtMost(number()?),
+            Op::Exists | Op::Absent if value.is_some() => return Err(wrong("no value", &value)),
+            Op::Exists => Test::Exists,
+            Op::Absent => Test::Absent,
+        };
+        Self::new(subject, &field, test)
+    }
+}
+
+impl From<Fact> for Raw {
+    fn from(fact: Fact) -> Self {
+        let Fact { subject, field, test } = fact;
+        Self { subject, field: field.to_string(), op: test.op(), value: test.value() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! Where in a document: `.status.conditions[type=Ready].status`.
+
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt;
+
+use serde_json::Value;
+
+/// The longest path, in steps.
+const STEPS_MAX: usize = 32;
+
+/// A path to a field. Each step is `.name` (a dot inside the name is written `\.`), or `[key=text]` for
+/// the item of a list whose field `key` is that text. `.` alone is the whole document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath {
+    // At most `STEPS_MAX`.
+    steps: Vec<Step>,
+}
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Into an object, by the field's name.
+    Name(String),
+    /// Into a list, to the first item that has this text in this field.
+    Item { key: String, text: String },
+}
+
+/// Why a text is no path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not begin with a dot.
+    #[error("`{0}` is no field path: it must begin with a dot, as in `.spec.replicas`")]
+    Begin(String),
+    /// A name is empty.
+    #[error("`{0}` is no field path: a name in it is empty")]
+    Empty(String),
+    /// Brackets without `key=text` in them, or without an end.
+    #[error("`{0}` is no field path: brackets hold `key=text`, as in `.conditions[type=Ready]`")]
+    Item(String),
+    /// Too many steps.
+    #[error("`{0}` is no field path: more than {STEPS_MAX} steps")]
+    TooLong(String),
+}
+
+/// A document has something else where the path wants to go on.
+#[derive(Debug, thiserror::Error)]
+#[error("`{field}` cannot be followed: what stands before `{step}` is {is}")]
+pub(super) struct Astray {
+    field: String,
+    step: String,
+    is: &'static str,
+}
+
+impl FieldPath {
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether the first steps are these names.
+    pub(super) fn begins_with(&self, names: &[&str]) -> bool {
+        let is_name = |(step, name): (&Step, &&str)| matches!(step, Step::Name(is) if is == name);
+        names.len() <= self.steps.len() && self.steps.iter().zip(names).all(is_name)
+    }
+
+    /// The value in a document, if it is there. Null counts as not there.
+    pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, Astray> {
+        let mut here = document;
+        for step in &self.steps {
+            let next = match (step, here) {
+                (_, Value::Null) => None,
+                (Step::Name(name), Value::Object(fields)) => fields.get(name),
+                (Step::Item { key, text }, Value::Array(items)) => {
+                    let has = |item: &&Value| item.get(key).and_then(Value::as_str) == Some(text);
+                    items.iter().find(has)
+                }
+                (step, other) => {
+                    let (field, step) = (self.to_string(), step.to_string());
+                    return Err(Astray { field, step, is: kind(other) });
+                }
+            };
+            match next {
+                Some(next) => here = next,
+                None => return Ok(None),
+            }
+        }
+        Ok((!here.is_null()).then_some(here))
+    }
+}
+
+/// What a value is, in words.
+pub(super) const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+impl core::str::FromStr for FieldPath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        let Some(first) = text.strip_prefix('.') else { return Err(PathError::Begin(text.into())) };
+        let mut steps = Vec::new();
+        let mut rest = first;
+        // After a dot comes a name; after a name or an item comes a dot, a bracket or the end.
+        while !first.is_empty() {
+            let (name, after) = take_name(rest);
+            if name.is_empty() {
+                return Err(PathError::Empty(text.into()));
+            }
+            steps.push(Step::Name(name));
+            rest = after;
+            while let Some(inside) = rest.strip_prefix('[') {
+                let (item, after) =
+                    take_item(inside).ok_or_else(|| PathError::Item(text.into()))?;
+                steps.push(item);
+                rest = after;
+            }
+            match rest.strip_prefix('.') {
+                Some(after) => rest = after,
+                None if rest.is_empty() => break,
+                None => return Err(PathError::Item(text.into())),
+            }
+        }
+        if STEPS_MAX < steps.len() {
+            return Err(PathError::TooLong(text.into()));
+        }
+        Ok(Self { steps })
+    }
+}
+
+/// A name up to a dot or a bracket, and what follows it.
+fn take_name(text: &str) -> (String, &str) {
+    let mut name = String::new();
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '.' | '[' => return (name, text.get(at..).unwrap_or_default()),
+            '\\' => name.extend(letters.next().map(|(_, letter)| letter)),
+            other => name.push(other),
+        }
+    }
+    (name, "")
+}
+
+/// `key=text]`, and what follows it.
+fn take_item(text: &str) -> Option<(Step, &str)> {
+    let (inside, after) = text.split_once(']')?;
+    let (key, text) = inside.split_once('=')?;
+    (!key.is_empty()).then(|| (Step::Item { key: key.into(), text: text.into() }, after))
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.steps.is_empty() {
+            return f.write_str(".");
+        }
+        self.steps.iter().try_for_each(|step| step.fmt(f))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => {
+                f.write_str(".")?;
+                for letter in name.chars() {
+                    if matches!(letter, '.' | '[' | '\\') {
+                        f.write_str("\\")?;
+                    }
+                    write!(f, "{letter}")?;
+                }
+                Ok(())
+            }
+            Self::Item { key, text } => write!(f, "[{key}={text}]"),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Which fields the documents have that a fact can be about, so that a misspelt one is found out.
+
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde_json::Value;
+
+use super::{FactError, FieldPath, Test, path, path::Step, shown};
+
+/// What stands at a place of a document.
+#[derive(Debug)]
+pub(super) enum Shape {
+    /// A text.
+    Text,
+    /// A number.
+    Number,
+    /// True or false.
+    Bool,
+    /// Anything: Kubernetes says what.
+    Any,
+    /// Things of one shape by name.
+    Map(&'static Self),
+    /// Things of one shape in a row.
+    List(&'static Self),
+    /// Fields by name, these and no others.
+    Record(&'static [(&'static str, Self)]),
+}
+
+use Shape::{Any, Bool, List, Map, Number, Record, Text};
+
+/// [`crate::snapshot::Member`].
+pub(super) const MEMBER: Shape = Record(&[
+    ("pod", Text),
+    ("podUid", Text),
+    ("kubeNode", Text),
+    ("containerId", Text),
+    ("running", Bool),
+    ("ready", Bool),
+    ("deleting", Bool),
+    ("address", Text),
+    ("kubernetes", Any),
+    ("answer", Record(&[("answered", FACTS), ("unreachable", UNREACHABLE)])),
+]);
+
+/// [`crate::snapshot::Snapshot::view`].
+pub(super) const VIEW: Shape = Map(&NODE_ROW);
+
+/// [`crate::snapshot::NodeRow`].
+const NODE_ROW: Shape = Record(&[
+    ("role", Text),
+    ("address", Text),
+    ("primary", Text),
+    ("epoch", Number),
+    ("slots", List(&Text)),
+    ("flags", List(&Text)),
+    ("connected", Bool),
+]);
+
+const UNREACHABLE: Shape = Record(&[("reason", Text), ("message", Text)]);
+
+/// [`crate::snapshot::Facts`].
+const FACTS: Shape = Record(&[
+    ("answeredAtMs", Number),
+    ("node", Text),
+    ("runId", Text),
+    ("version", Text),
+    ("uptimeS", Number),
+    ("loading", Bool),
+    ("keys", Number),
+    ("usedMemoryBytes", Number),
+    ("role", Text),
+    ("replication", REPLICATION),
+    ("cluster", CLUSTER),
+    ("openSlots", List(&OPEN_SLOT)),
+    ("settings", Map(&Text)),
+    ("differs", Map(&NODE_ROW)),
+    ("lacks", List(&Text)),
+    ("errors", Map(&Text)),
+]);
+
+const REPLICATION: Shape = Record(&[
+    ("id", Text),
+    ("previousId", Text),
+    ("offsetBytes", Number),
+    ("upstream", UPSTREAM),
+    ("replicas", List(&ATTACHED)),
+]);
+
+const UPSTREAM: Shape = Record(&[
+    ("address", Text),
+    ("linkUp", Bool),
+    ("syncInProgress", Bool),
+    ("lastIoS", Number),
+    ("downSinceS", Number),
+]);
+
+const ATTACHED: Shape =
+    Record(&[("address", Text), ("state", Text), ("offsetBytes", Number), ("lagS", Number)]);
+
+const CLUSTER: Shape = Record(&[
+    ("ok", Bool),
+    ("knownNodes", Number),
+    ("size", Number),
+    ("currentEpoch", Number),
+    ("epoch", Number),
+    ("slotsAssigned", Number),
+    ("slotsOk", Number),
+]);
+
+const OPEN_SLOT: Shape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
+
+impl Shape {
+    /// What stands at the end of a path.
+    pub(super) fn follow(
+        &self,
+        path: &FieldPath,
+        document: &'static str,
+    ) -> Result<&Self, FactError> {
+        let mut here = self;
+        for step in path.steps() {
+            here = match (here, step) {
+                (Any, _) => return Ok(here),
+                (Map(shape), Step::Name(_)) => shape,
+                (List(shape @ Record(fields)), Step::Item { key, .. })
+                    if fields.iter().any(|(name, shape)| name == key && matches!(shape, Text)) =>
+                {
+                    shape
+                }
+                (Record(fields), Step::Name(name)) => {
+                    let found = fields.iter().find(|(known, _)| known == name);
+                    &found.ok_or_else(|| unknown(path, document, name, fields))?.1
+                }
+                (is, step) => {
+                    let (field, name) = (path.to_string(), step.to_string());
+                    return Err(FactError::NoWay { field, name, is: is.words() });
+                }
+            };
+        }
+        Ok(here)
+    }
+
+    /// Whether a test can be asked of what has this shape.
+    pub(super) fn check(&self, path: &FieldPath, test: &Test) -> Result<(), FactError> {
+        let (fits, value) = match (test, self) {
+            (Test::Exists | Test::Absent, _)
+            | (Test::AtLeast(_) | Test::AtMost(_), Number | Any)
+            | (_, Any) => return Ok(()),
+            (Test::Equals(value) | Test::NotEquals(value), Text | Number | Bool) => (self, value),
+            (Test::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
+            (_, is) => {
+                let (field, op) = (path.to_string(), test.op().to_string());
+                return Err(FactError::Operator { field, op, is: is.words() });
+            }
+        };
+        if fits.takes(value) {
+            return Ok(());
+        }
+        Err(FactError::Value {
+            field: path.to_string(),
+            op: test.op().to_string(),
+            wants: fits.words(),
+            is: format!("{}, {}", path::kind(value), shown(value)),
+        })
+    }
+
+    fn takes(&self, value: &Value) -> bool {
+        match self {
+            Text => value.is_string(),
+            Number => value.is_number(),
+            Bool => value.is_boolean(),
+            Any => true,
+            Map(_) | Record(_) => value.is_object(),
+            List(_) => value.is_array(),
+        }
+    }
+
+    const fn words(&self) -> &'static str {
+        match self {
+            Text => "a text",
+            Number => "a number",
+            Bool => "true or false",
+            Any => "anything",
+            Map(_) | Record(_) => "an object",
+            List(_) => "a list",
+        }
+    }
+}
+
+fn unknown(
+    path: &FieldPath,
+    document: &'static str,
+    name: &str,
+    fields: &[(&'static str, Shape)],
+) -> FactError {
+    let known: Vec<String> = fields.iter().map(|(name, _)| format!("`{name}`")).collect();
+    FactError::UnknownField {
+        field: path.to_string(),
+        document,
+        name: name.into(),
+        known: known.join(", "),
+    }
+}
+
+#[cfg(test)]
+impl Shape {
+    /// What in a document this shape does not describe, by path.
+    pub(super) fn undescribed(&self, document: &Value, at: &str) -> Vec<String> {
+        match (self, document) {
+            (Any, _) => Vec::new(),
+            (Record(fields), Value::Object(values)) => {
+                let of = |(name, value): (&String, &Value)| {
+                    let at = format!("{at}.{name}");
+                    let shape = fields.iter().find(|(known, _)| known == name);
+                    shape.map_or_else(|| [at.clone()].into(), |(_, it)| it.undescribed(value, &at))
+                };
+                values.iter().flat_map(of).collect()
+            }
+            (Map(shape), Value::Object(values)) => {
+                let of = |(name, value)| shape.undescribed(value, &format!("{at}.{name}"));
+                values.iter().flat_map(of).collect()
+            }
+            (List(shape), Value::Array(values)) => {
+                values.iter().flat_map(|value| shape.undescribed(value, at)).collect()
+            }
+            (shape, value) if shape.takes(value) => Vec::new(),
+            (shape, value) => [format!("{at}: {value} is not {}", shape.words())].into(),
+        }
+    }
+
+    /// The paths of everything that this shape describes.
+    pub(super) fn leaves(&self, at: &str) -> Vec<String> {
+        match self {
+            Record(fields) => {
+                fields.iter().flat_map(|(name, it)| it.leaves(&format!("{at}.{name}"))).collect()
+            }
+            Map(shape) | List(shape) => shape.leaves(&format!("{at}.*")),
+            Text | Number | Bool | Any => [at.to_string()].into(),
+        }
+    }
+}

@@ -1,0 +1,410 @@
+use super::*;
+use crate::snapshot::{
+    AttachedReplica, ClusterFacts, Direction, Facts, Member, MemberAnswer, NodeFlag, NodeRow,
+    OpenSlot, Replication, UnreachableReason, Upstream,
+};
+use crate::word::{ConfigEpoch, NodeId, Role, Slot, SlotRange};
+use alloc::{collections::BTreeSet, vec, vec::Vec};
+use serde_json::json;
+
+fn id(digit: &str) -> NodeId {
+    digit.repeat(40).parse().unwrap()
+}
+
+fn row() -> NodeRow {
+    NodeRow {
+        role: Role::Replica,
+        address: Some("127.0.0.1:1".into()),
+        primary: Some(id("b")),
+        epoch: ConfigEpoch(3),
+        slots: SlotRange::ALL.into(),
+        flags: [NodeFlag::Fail].into(),
+        connected: true,
+    }
+}
+
+fn replication() -> Replication {
+    Replication {
+        id: "ab".repeat(20).parse().unwrap(),
+        previous_id: Some("cd".repeat(20).parse().unwrap()),
+        offset_bytes: 9_007_199_254_740_993,
+        upstream: Some(Upstream {
+            address: "127.0.0.1:1".into(),
+            link_up: true,
+            sync_in_progress: false,
+            last_io_s: Some(1),
+            down_since_s: Some(2),
+        }),
+        replicas: vec![AttachedReplica {
+            address: "127.0.0.1:2".into(),
+            state: "online".into(),
+            offset_bytes: 4,
+            lag_s: Some(0),
+        }],
+    }
+}
+
+/// Every field is set and none is left to a default: a new one does not compile before it is here.
+fn facts() -> Facts {
+    let cluster = ClusterFacts {
+        ok: true,
+        known_nodes: 6,
+        size: 3,
+        current_epoch: 7,
+        epoch: ConfigEpoch(7),
+        slots_assigned: 16384,
+        slots_ok: 16384,
+    };
+    let open =
+        OpenSlot { slot: Slot::new(5).unwrap(), direction: Direction::Migrating, peer: id("c") };
+    Facts {
+        answered_at_ms: 5,
+        node: Some(id("a")),
+        run_id: Some("ef".repeat(20).parse().unwrap()),
+        version: Some("7.2.4".into()),
+        uptime_s: Some(60),
+        loading: Some(false),
+        keys: Some(0),
+        used_memory_bytes: Some(1),
+        role: Some(Role::Replica),
+        replication: Some(replication()),
+        cluster: Some(cluster),
+        open_slots: vec![open],
+        settings: [("maxmemory".into(), "0".into())].into(),
+        differs: [(id("d"), row())].into(),
+        lacks: [id("e")].into(),
+        errors: [("DBSIZE".into(), "ERR".into())].into(),
+    }
+}
+
+fn member(answer: MemberAnswer) -> Value {
+    let member = Member {
+        pod: "demo-0-1".into(),
+        pod_uid: "u".into(),
+        kube_node: "n".into(),
+        container_id: "c".into(),
+        running: true,
+        ready: true,
+        deleting: false,
+        address: Some("127.0.0.1:7000".into()),
+        kubernetes: json!({"phase": "Running"}),
+        answer,
+    };
+    serde_json::to_value(member).unwrap()
+}
+
+fn answering() -> Value {
+    member(MemberAnswer::Answered(facts()))
+}
+
+fn silent() -> Value {
+    let reason = UnreachableReason::Timeout;
+    member(MemberAnswer::Unreachable { reason, message: "no answer within 300 ms".into() })
+}
+
+fn fact(subject: Subject, text: Value) -> Fact {
+    let mut text = text;
+    text["subject"] = serde_json::to_value(subject).unwrap();
+    serde_json::from_value(text.clone()).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn of_member() -> Subject {
+    Subject::Member { instance: None, pod: "demo-0-1".into() }
+}
+
+fn of_pod() -> Subject {
+    let kind = KindName { api_version: "v1".into(), kind: "Pod".into() };
+    Subject::object(kind, "n", "demo-0-1")
+}
+
+fn no(seen: Value) -> Held {
+    Held::No { seen }
+}
+
+/// The shapes describe the snapshot as it is: nothing in it is unknown to them, and they know of nothing
+/// that is not there.
+#[test]
+fn the_documented_fields_are_those_of_the_snapshot() {
+    let view = json!({"a": row()});
+    for document in [answering(), silent()] {
+        assert_eq!(shape::MEMBER.undescribed(&document, ""), Vec::<String>::new());
+    }
+    assert_eq!(shape::VIEW.undescribed(&view, ""), Vec::<String>::new());
+
+    let mut found: BTreeSet<String> = BTreeSet::new();
+    for document in [answering(), silent()] {
+        paths(&shape::MEMBER, &document, "", &mut found);
+    }
+    paths(&shape::VIEW, &view, "", &mut found);
+    let leaves = shape::MEMBER.leaves("").into_iter().chain(shape::VIEW.leaves(""));
+    let missing: Vec<String> = leaves.filter(|leaf| !found.contains(leaf)).collect();
+    assert_eq!(missing, Vec::<String>::new(), "described, and in no snapshot");
+}
+
+/// The paths of a document's leaves, as [`Shape::leaves`] writes them.
+fn paths(shape: &Shape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match (shape, document) {
+        (Shape::Record(fields), Value::Object(values)) => {
+            for (name, value) in values {
+                let known = fields.iter().find(|(known, _)| known == name);
+                if let Some((_, shape)) = known {
+                    paths(shape, value, &format!("{at}.{name}"), found);
+                }
+            }
+        }
+        (Shape::Map(shape), Value::Object(values)) => {
+            values.values().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
+        }
+        (Shape::List(shape), Value::Array(values)) => {
+            values.iter().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
+        }
+        _ => {
+            found.insert(at.into());
+        }
+    }
+}
+
+#[test]
+fn a_fact_about_a_member_holds_or_says_what_is_there() {
+    let up = ".answer.answered.replication.upstream.linkUp";
+    let offset = ".answer.answered.replication.offsetBytes";
+    let rows = [
+        (json!({"field": ".running", "op": "equals", "value": true}), Held::Yes),
+        (json!({"field": ".running", "op": "not-equals", "value": true}), no(json!(true))),
+        (json!({"field": up, "op": "equals", "value": true}), Held::Yes),
+        (
+            json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}),
+            no("replica".into()),
+        ),
+        (
+            json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 6}),
+            Held::Yes,
+        ),
+        (
+            json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 7}),
+            no(6.into()),
+        ),
+        (
+            json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 6}),
+            Held::Yes,
+        ),
+        (
+            json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 5.5}),
+            no(6.into()),
+        ),
+        // As doubles these two are equal.
+        (
+            json!({"field": offset, "op": "at-least", "value": 9_007_199_254_740_994_u64}),
+            no(9_007_199_254_740_993_u64.into()),
+        ),
+        (
+            json!({"field": ".answer.answered.lacks", "op": "contains", "value": "e".repeat(40)}),
+            Held::Yes,
+        ),
+        (
+            json!({"field": ".answer.answered.lacks", "op": "contains", "value": "f".repeat(40)}),
+            no(json!(["e".repeat(40)])),
+        ),
+        (
+            json!({"field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "0"}),
+            Held::Yes,
+        ),
+        (json!({"field": ".answer.answered.settings.save", "op": "exists"}), no(Value::Null)),
+        (json!({"field": ".answer.answered.settings.save", "op": "absent"}), Held::Yes),
+        (
+            json!({"field": ".answer.answered.settings.save", "op": "not-equals", "value": "x"}),
+            no(Value::Null),
+        ),
+        (json!({"field": ".answer.unreachable", "op": "absent"}), Held::Yes),
+        (json!({"field": ".answer.answered", "op": "exists"}), Held::Yes),
+        (
+            json!({"field": ".answer.answered.replication.replicas[address=127.0.0.1:2].state", "op": "equals", "value": "online"}),
+            Held::Yes,
+        ),
+        (
+            json!({"field": ".answer.answered.replication.replicas[address=no].state", "op": "absent"}),
+            Held::Yes,
+        ),
+        (json!({"field": ".kubernetes.phase", "op": "equals", "value": "Running"}), Held::Yes),
+    ];
+    let document = answering();
+    for (text, held) in rows {
+        assert_eq!(holds(&fact(of_member(), text.clone()), Some(&document)), held, "{text}");
+    }
+}
+
+/// Silence is no value: what only the process knows neither holds nor fails to.
+#[test]
+fn a_silent_member_leaves_its_own_facts_open() {
+    let document = silent();
+    let rows = [
+        (json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}), None),
+        (json!({"field": ".answer.answered.role", "op": "absent"}), None),
+        (json!({"field": ".answer.answered", "op": "absent"}), None),
+        (
+            json!({"field": ".answer.unreachable.reason", "op": "equals", "value": "timeout"}),
+            Some(Held::Yes),
+        ),
+        (json!({"field": ".running", "op": "equals", "value": true}), Some(Held::Yes)),
+    ];
+    for (text, held) in rows {
+        let is = holds(&fact(of_member(), text.clone()), Some(&document));
+        match held {
+            Some(held) => assert_eq!(is, held, "{text}"),
+            None => assert!(
+                matches!(&is, Held::Unknown { why } if why.contains("`demo-0-1` does not answer")),
+                "{text}: {is:?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_absent_and_nothing_else() {
+    for (op, held) in [("exists", no(Value::Null)), ("absent", Held::Yes)] {
+        for subject in [of_member(), of_pod()] {
+            let whole = fact(subject, json!({"field": ".", "op": op}));
+            assert_eq!(holds(&whole, None), held, "{whole}");
+        }
+    }
+    let equals = json!({"field": ".running", "op": "equals", "value": false});
+    assert_eq!(holds(&fact(of_member(), equals), None), no(Value::Null));
+}
+
+#[test]
+fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
+    let pod = json!({
+        "metadata": {"annotations": {"tholepin.dev/paused": "true"}, "generation": 3},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}], "phase": null},
+    });
+    let rows = [
+        (
+            json!({"field": ".status.conditions[type=Ready].status", "op": "equals", "value": "True"}),
+            Held::Yes,
+        ),
+        (json!({"field": ".status.conditions[type=Gone].status", "op": "exists"}), no(Value::Null)),
+        (
+            json!({"field": ".metadata.annotations.tholepin\\.dev/paused", "op": "equals", "value": "true"}),
+            Held::Yes,
+        ),
+        (json!({"field": ".metadata.generation", "op": "at-least", "value": 3}), Held::Yes),
+        (json!({"field": ".status.phase", "op": "absent"}), Held::Yes),
+    ];
+    for (text, held) in rows {
+        assert_eq!(holds(&fact(of_pod(), text.clone()), Some(&pod)), held, "{text}");
+    }
+    let rows = [
+        (json!({"field": ".metadata.generation.more", "op": "exists"}), "`.more` is a number"),
+        (json!({"field": ".metadata[name=x]", "op": "exists"}), "is an object"),
+        (
+            json!({"field": ".status.conditions", "op": "at-least", "value": 1}),
+            "a number is wanted",
+        ),
+        (json!({"field": ".metadata", "op": "contains", "value": 1}), "a list is wanted"),
+    ];
+    for (text, words) in rows {
+        let held = holds(&fact(of_pod(), text.clone()), Some(&pod));
+        let Held::Unknown { why } = &held else { panic!("{text}: {held:?}") };
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn what_is_no_fact_is_refused_by_name() {
+    let member = json!({"member": {"pod": "a"}});
+    let view = json!({"view": {}});
+    let object = json!({"object": {"apiVersion": "v1", "kind": "Pod", "name": "a"}});
+    let rows = [
+        (
+            &member,
+            json!({"field": ".answer.answered.rol", "op": "exists"}),
+            "no field `rol`; it has `answeredAtMs`",
+        ),
+        (
+            &member,
+            json!({"field": ".answer.answered.role.x", "op": "exists"}),
+            "before `.x` is a text",
+        ),
+        (
+            &member,
+            json!({"field": ".answer.answered.replication.replicas.x", "op": "exists"}),
+            "before `.x` is a list",
+        ),
+        (
+            &member,
+            json!({"field": ".answer.answered.openSlots[slot=5]", "op": "exists"}),
+            "before `[slot=5]` is a list",
+        ),
+        (
+            &member,
+            json!({"field": ".running", "op": "equals", "value": "true"}),
+            "wants true or false, not a text, \"true\"",
+        ),
+        (
+            &member,
+            json!({"field": ".running", "op": "at-least", "value": 1}),
+            "`at-least` cannot be asked",
+        ),
+        (
+            &member,
+            json!({"field": ".answer.answered.keys", "op": "at-least", "value": "1"}),
+            "wants a number",
+        ),
+        (
+            &member,
+            json!({"field": ".answer.answered.keys", "op": "contains", "value": 1}),
+            "`contains` cannot be asked",
+        ),
+        (
+            &member,
+            json!({"field": ".answer", "op": "equals", "value": {}}),
+            "is an object: `equals`",
+        ),
+        (&view, json!({"field": ".aa.slots", "op": "contains", "value": 5}), "wants a text"),
+        (&view, json!({"field": ".aa.slot", "op": "exists"}), "a node row has no field `slot`"),
+        (&object, json!({"field": "spec", "op": "exists"}), "must begin with a dot"),
+        (&object, json!({"field": ".a[b=c", "op": "exists"}), "brackets hold"),
+        (&object, json!({"field": ".a[b=c]d", "op": "exists"}), "brackets hold"),
+        (&object, json!({"field": ".a", "op": "exists", "value": 1}), "`exists` wants no value"),
+        (&object, json!({"field": ".a", "op": "equals"}), "`equals` wants a value, not nothing"),
+        (&object, json!({"field": ".a", "op": "like", "value": 1}), "unknown variant `like`"),
+        (&object, json!({"field": ".a", "op": "exists", "unit": 1}), "unknown field `unit`"),
+        (&json!({"job": {}}), json!({"field": ".a", "op": "exists"}), "unknown variant `job`"),
+        (
+            &json!({"member": {"pods": "a"}}),
+            json!({"field": ".a", "op": "exists"}),
+            "unknown field `pods`",
+        ),
+    ];
+    for (subject, mut text, words) in rows {
+        text["subject"] = subject.clone();
+        let error = serde_json::from_value::<Fact>(text.clone()).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_path_has_names_and_a_bound() {
+    for text in [".a..b", ".a[b]", "."] {
+        assert_eq!(text.parse::<FieldPath>().is_ok(), text == ".", "{text}");
+    }
+    let path = |steps: usize| format!(".{}", vec!["a"; steps].join("."));
+    assert!(path(32).parse::<FieldPath>().is_ok());
+    assert!(matches!(path(33).parse::<FieldPath>(), Err(PathError::TooLong(_))));
+}
+
+#[test]
+fn a_fact_is_written_as_it_was_read_and_reads_like_a_sentence() {
+    let text = json!({
+        "subject": {"object": {"apiVersion": "v1", "kind": "Pod", "namespace": "n", "name": "a"}},
+        "field": ".metadata.annotations.tholepin\\.dev/x[a=b.c]", "op": "not-equals", "value": {"b": 1},
+    });
+    let fact: Fact = serde_json::from_value(text.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&fact).unwrap(), text);
+    assert_eq!(
+        fact.to_string(),
+        r#"Pod n/a `.metadata.annotations.tholepin\.dev/x[a=b.c]` not-equals {"b":1}"#
+    );
+    assert_eq!(no(Value::Null).to_string(), "it is not there");
+    assert_eq!(no("x".repeat(200).into()).to_string().chars().count(), "it is ".len() + 121);
+}
