@@ -1,8 +1,11 @@
 //! Fits the parts of the host to each other: they know traits, and only here meet.
 
 use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::RngCore;
@@ -15,20 +18,58 @@ use tholepin_core::{
 use tholepin_gate::{Gate, Mode, PassContext};
 use tholepin_guest::{LoadedPlugin, Registry};
 use tholepin_schema::reconcile::Wake;
+use tracing::warn;
 
 /// The most calls and the most writes of one pass.
 const CALLS_MAX: u32 = 2_000;
 const WRITES_MAX: u32 = 500;
 
-/// The machine's clock.
-pub(crate) struct SystemClock;
+/// How far the machine's clock may be from ours before that is worth a warning.
+const JUMP_MS: u64 = 1_000;
 
-impl Clock for SystemClock {
-    fn now_ms(&self) -> u64 {
-        // A clock before 1970 is no clock; zero makes every age look huge, which refuses.
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+/// The machine's clock as it was at the start, and the time that has passed since. A clock that is set
+/// while the host runs must neither prove an age that is none nor make a wait endless.
+pub(crate) struct SteadyClock {
+    start: Instant,
+    start_ms: u64,
+    has_warned: AtomicBool,
+}
+
+impl SteadyClock {
+    /// Starts at the machine's clock.
+    pub(crate) fn start() -> Self {
+        Self::at(Instant::now(), wall_ms())
     }
+
+    const fn at(start: Instant, start_ms: u64) -> Self {
+        Self { start, start_ms, has_warned: AtomicBool::new(false) }
+    }
+
+    /// The time after this much has passed; says once that the machine's clock was set since.
+    fn after(&self, passed: Duration, wall_ms: u64) -> u64 {
+        let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.start_ms.saturating_add(passed_ms);
+        let apart_ms = now_ms.abs_diff(wall_ms);
+        if JUMP_MS < apart_ms && !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                apart_ms,
+                "the machine's clock was set; times go on from before until the host is started again"
+            );
+        }
+        now_ms
+    }
+}
+
+impl Clock for SteadyClock {
+    fn now_ms(&self) -> u64 {
+        self.after(self.start.elapsed(), wall_ms())
+    }
+}
+
+/// A clock before 1970 is no clock; zero makes every age look like none, which refuses.
+fn wall_ms() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The machine's randomness.
@@ -101,5 +142,27 @@ impl Wakes for GatePasses {
 
     fn disarm(&self, key: &ObjectKey) {
         self.0.disarm(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_moves_no_time() {
+        let clock = SteadyClock::at(Instant::now(), 1_000_000);
+        let second = Duration::from_secs(1);
+        let hour_ms = 3_600_000;
+        for wall_ms in [1_001_000, 1_001_000 + hour_ms, 1_001_000 - hour_ms.min(1_000_000), 0] {
+            assert_eq!(clock.after(second, wall_ms), 1_001_000, "the machine says {wall_ms}");
+        }
+        assert_eq!(clock.after(second * 2, 0), 1_002_000);
+    }
+
+    #[test]
+    fn it_starts_at_the_machine_s_clock() {
+        let (before, now, after) = (wall_ms(), SteadyClock::start().now_ms(), wall_ms());
+        assert!((before..=after).contains(&now), "{before} {now} {after}");
     }
 }

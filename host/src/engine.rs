@@ -12,12 +12,13 @@ use tholepin_redis::{Limits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::JoinSet,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    adapters::{GatePasses, ServingPlugins, SystemClock, SystemEntropy},
+    adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
     cli::EngineArgs,
     commands::cache_directory,
     mirror,
@@ -67,11 +68,12 @@ pub(crate) async fn run(
     }
     let (registry, mut directory) = open_registry(&options)?;
     let (changed, instances) = mpsc::channel(SIGNALS_MAX);
-    let redis = Arc::new(RedisPort::new(Limits::default(), Arc::new(SystemClock), changed));
+    let clock = Arc::new(SteadyClock::start());
+    let redis = Arc::new(RedisPort::new(Limits::default(), clock.clone(), changed));
     let gate = Gate::new(Ports {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
-        clock: Arc::new(SystemClock),
+        clock,
         entropy: Arc::new(SystemEntropy),
     });
     let passes = Arc::new(GatePasses(gate.clone()));

@@ -21,7 +21,12 @@ pub trait Entropy: Send + Sync {
     fn bytes(&self, count: usize) -> Vec<u8>;
 }
 
-/// Reads the wall clock.
+/// Reads the time.
+///
+/// # Guarantees
+///
+/// It passes as time does: it never goes back and never jumps, whatever is done to the machine's clock
+/// meanwhile, because guards measure ages with it.
 pub trait Clock: Send + Sync {
     /// Milliseconds since 1970.
     fn now_ms(&self) -> u64;

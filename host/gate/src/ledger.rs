@@ -25,6 +25,7 @@ use tholepin_schema::{
 /// Takes in a snapshot. Says whether the ledger has changed and must be written.
 pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     let before = ledger.clone();
+    end_future(ledger, now_ms);
     if ledger.adopted_at_ms.is_none() && snapshot.is_agreed() {
         ledger.adopted_at_ms = Some(now_ms);
     }
@@ -37,6 +38,25 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     learn_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
     *ledger != before
+}
+
+/// Makes times that are to come times of now. They come from a host whose clock was ahead: with them a
+/// guard would wait until its own clock has come that far, perhaps for years. Nobody knows how long ago
+/// they are, so that every wait for them begins anew.
+fn end_future(ledger: &mut Ledger, now_ms: u64) {
+    let end = |time: &mut u64| *time = (*time).min(now_ms);
+    ledger.adopted_at_ms.iter_mut().for_each(end);
+    ledger.forgotten.values_mut().for_each(end);
+    ledger.suspensions.iter_mut().for_each(|suspension| end(&mut suspension.since_ms));
+    for known in ledger.nodes.values_mut() {
+        end(&mut known.changed_at_ms);
+        let others = [
+            &mut known.ended_at_ms,
+            &mut known.role_changed_at_ms,
+            &mut known.failover_tried_at_ms,
+        ];
+        others.into_iter().flatten().for_each(end);
+    }
 }
 
 /// Takes in what others say of nodes that did not answer. Kubernetes: that the recorded container has

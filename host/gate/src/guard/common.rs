@@ -16,7 +16,14 @@ use crate::{
 
 /// The snapshot is young enough to act on.
 pub(super) fn is_fresh(scene: &Scene<'_>) -> Result<(), Refusal> {
-    let age_ms = scene.now_ms.saturating_sub(scene.snapshot.observed_at_ms);
+    let observed_at_ms = scene.snapshot.observed_at_ms;
+    let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
+        let text = format!(
+            "the snapshot is of {observed_at_ms} ms and it is {} ms: the clock went back",
+            scene.now_ms
+        );
+        return Err(Refusal::new("fresh", text));
+    };
     if SNAPSHOT_AGE_MS_MAX < age_ms {
         let text = format!("the snapshot is {age_ms} ms old, {SNAPSHOT_AGE_MS_MAX} are allowed");
         return Err(Refusal::new("fresh", text));

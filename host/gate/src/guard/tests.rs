@@ -188,6 +188,8 @@ fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&m
 fn an_old_snapshot_is_not_acted_on() {
     check_that(meet(0, 1), Ok(()), |world| world.snapshot.observed_at_ms = NOW_MS - 2_000);
     check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS - 2_001);
+    // The clock went back since it was taken: its age is not known.
+    check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS + 1);
 }
 
 fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
@@ -443,6 +445,44 @@ fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
         world.ledger.nodes.get_mut(&node(3)).unwrap().failover_tried_at_ms = Some(NOW_MS - 10);
     });
     check_that(verb(), Err("quiet"), |world| world.facts(3).settings.clear());
+}
+
+/// A host whose clock is behind the one that wrote the ledger: the times in it are to come.
+#[test]
+fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
+    let hour_ms = 3_600_000;
+    let mut world = World::healthy();
+    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
+    known.role_changed_at_ms = Some(NOW_MS + hour_ms);
+    known.failover_tried_at_ms = Some(NOW_MS + hour_ms);
+    learn(&mut world.ledger, &world.snapshot, NOW_MS - 4_999);
+    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Err("quiet"), "no false pass");
+    learn(&mut world.ledger, &world.snapshot, NOW_MS);
+    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Err("quiet"));
+    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
+    let times = [known.role_changed_at_ms, known.failover_tried_at_ms];
+    assert_eq!(times, [Some(NOW_MS - 4_999); 2], "counted from when it was first read");
+
+    let mut world = World::healthy();
+    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
+    known.role_changed_at_ms = Some(NOW_MS + hour_ms);
+    learn(&mut world.ledger, &world.snapshot, NOW_MS - 5_000);
+    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Ok(()), "the wait is over");
+}
+
+/// However long ago it is by the clock that a silent node was last heard of: it is not dead for that.
+#[test]
+fn no_jump_of_the_clock_proves_a_death() {
+    for changed_at_ms in [0, NOW_MS, NOW_MS + 3_600_000] {
+        let mut world = World::healthy();
+        world.silence(0);
+        for known in world.ledger.nodes.values_mut() {
+            known.changed_at_ms = changed_at_ms;
+        }
+        learn(&mut world.ledger, &world.snapshot, NOW_MS);
+        world.deaths = deaths(&world.snapshot, &world.ledger);
+        assert_eq!(world.judge(fail_over(3, 0, Force)), Err("death"), "{changed_at_ms}");
+    }
 }
 
 #[test]
