@@ -8,6 +8,10 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How many bytes a guest may hand to one host call; beyond it, the call is a trap.
 pub(crate) const HOST_CALL_BYTES_MAX: usize = 4 << 20;
 
+/// How many calls a guest may make in one call of its own. A pass answers far fewer; who goes on asking
+/// after that is stopped here, before it fills the host's time with refusals.
+pub(crate) const HOST_CALLS_MAX: u32 = 10_000;
+
 /// The longest log line in bytes; the rest is cut.
 pub(crate) const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 

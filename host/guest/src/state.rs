@@ -7,7 +7,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::{
     engine::{GuestEngine, TICK},
-    limits::{HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Limits},
+    limits::{HOST_CALL_BYTES_MAX, HOST_CALLS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Limits},
 };
 
 /// How the SDK's panic hook begins the line that it logs.
@@ -26,6 +26,7 @@ pub(crate) struct GuestState {
     ticks: u32,
     ticks_max: u32,
     memory: MemoryLimit,
+    host_calls: u32,
     log_lines: u32,
     last_words: Option<String>,
     stderr: String,
@@ -42,6 +43,11 @@ pub(crate) struct World {
 #[error("computed longer than allowed without a host call")]
 pub(crate) struct ComputedTooLong;
 
+/// The guest made more host calls than allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("made more than {HOST_CALLS_MAX} host calls in one call of its own")]
+pub(crate) struct CalledTooOften;
+
 impl GuestState {
     pub(crate) fn new(
         label: String,
@@ -57,6 +63,7 @@ impl GuestState {
             ticks: 0,
             ticks_max: u32::try_from(ticks_max).unwrap_or(u32::MAX),
             memory: MemoryLimit { bytes_max: limits.memory_bytes, was_refused: false },
+            host_calls: 0,
             log_lines: 0,
             last_words: None,
             stderr: String::new(),
@@ -72,6 +79,9 @@ impl GuestState {
         store.epoch_deadline_callback(|mut context| {
             let state = context.data_mut();
             state.ticks += 1;
+            if HOST_CALLS_MAX < state.host_calls {
+                return Err(CalledTooOften.into());
+            }
             if state.ticks_max < state.ticks {
                 return Err(ComputedTooLong.into());
             }
@@ -84,6 +94,11 @@ impl GuestState {
     /// Performs one call; the guest's computing is counted anew afterwards, so that waiting earns no
     /// strike.
     pub(crate) async fn ask(&mut self, call: Call) -> Answer {
+        self.host_calls = self.host_calls.saturating_add(1);
+        if HOST_CALLS_MAX < self.host_calls {
+            // It is stopped at the next tick.
+            return Err(CallError::Throttled(1000));
+        }
         let answer = match &self.world {
             Some(World { context, perform }) => perform.perform(context, call).await,
             None => Err(CallError::Denied(format!(
