@@ -3,6 +3,7 @@
 //! An entry is found by the digest of the component and by the compiler's own compatibility hash. It is
 //! written beside and renamed, never in place: a running guest may have it mapped. A checksum tells a
 //! damaged entry, which is thrown away and made anew. Nothing but this module writes or reads there.
+//! Code that cannot be kept, because the disk is full, serves all the same.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -25,6 +26,9 @@ pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
 
 /// How much compiled code is kept; the least recently used goes first.
 const CACHE_BYTES_MAX: u64 = 256 << 20;
+
+/// A file is written within seconds; one that is not finished after this never will be.
+const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Files of compiled code end so.
 const SUFFIX: &str = "cwasm";
@@ -106,11 +110,20 @@ impl CompileCache {
             .precompile_component(wasm)
             .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
         drop(compiler);
-        let in_directory = |source| CacheError::Directory { path: self.directory.clone(), source };
-        self.keep(&path, &compiled).map_err(in_directory)?;
-        let component =
-            load(engine, &path).map_err(|error| CacheError::Load(format!("{error:#}")))?;
-        self.shrink(&path).map_err(in_directory)?;
+        let component = match self.keep(&path, &compiled) {
+            Ok(()) => load(engine, &path),
+            Err(error) => {
+                // A full disk must not keep new code from serving; it is compiled again next time.
+                let directory = self.directory.display();
+                tracing::warn!(%directory, %error, "compiled code cannot be kept; make room there");
+                load_from_memory(engine, &compiled)
+            }
+        };
+        let component = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
+        if let Err(error) = self.shrink(&path) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %error, "compiled code that is not needed cannot be removed");
+        }
         Ok((component, Origin::Compiled))
     }
 
@@ -138,7 +151,12 @@ impl CompileCache {
 
     fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
         self.write(path, compiled)?;
-        self.write(&sum_path(path), hex(&Sha256::digest(compiled)).as_bytes())
+        let sum = self.write(&sum_path(path), hex(&Sha256::digest(compiled)).as_bytes());
+        if sum.is_err() {
+            // Without its sum it is of no use, and takes room.
+            let _ = fs::remove_file(path);
+        }
+        sum
     }
 
     /// Writes beside, then renames.
@@ -155,12 +173,15 @@ impl CompileCache {
         written
     }
 
-    /// Removes the least recently used entries until the rest fits; never `newest`.
+    /// Removes the least recently used entries until the rest fits; never `newest`. What a host that was
+    /// killed had half written goes, too.
     fn shrink(&self, newest: &Path) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == SUFFIX) {
+            if is_left_behind(&entry) {
+                fs::remove_file(entry.path())?;
+            } else if entry.path().extension().is_some_and(|extension| extension == SUFFIX) {
                 let metadata = entry.metadata()?;
                 entries.push((metadata.modified()?, metadata.len(), entry.path()));
             }
@@ -188,6 +209,24 @@ impl CompileCache {
 )]
 fn load(engine: &GuestEngine, path: &Path) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+}
+
+/// Puts compiled code into memory that was just made here.
+#[expect(
+    unsafe_code,
+    reason = "compiled code is trusted: these bytes come from our own compiler, a few lines above, and were nowhere else"
+)]
+fn load_from_memory(engine: &GuestEngine, compiled: &[u8]) -> wasmtime::Result<Component> {
+    unsafe { Component::deserialize(engine.wasmtime(), compiled) }
+}
+
+/// Whether a file is one that somebody began to write long ago and never renamed into place.
+fn is_left_behind(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let is_unfinished =
+        name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new"));
+    let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|at| at.elapsed());
+    is_unfinished && matches!(age, Ok(Ok(age)) if UNFINISHED_AGE_MAX < age)
 }
 
 /// Whether the bytes can be a component at all: said here in words that help.
@@ -247,13 +286,27 @@ mod tests {
         let path = |name: &str| cache.directory.join(format!("{name}.{SUFFIX}"));
         for (name, age_s) in [("old", 300), ("used", 100), ("new", 200)] {
             cache.keep(&path(name), &[0; 10]).unwrap();
-            let time = SystemTime::now() - std::time::Duration::from_secs(age_s);
+            let time = SystemTime::now() - Duration::from_secs(age_s);
             File::open(path(name)).and_then(|file| file.set_modified(time)).unwrap();
         }
         cache.shrink(&path("new")).unwrap();
         let left = ["old", "used", "new"].map(|name| path(name).exists());
         assert_eq!(left, [false, true, true]);
         assert!(!sum_path(&path("old")).exists());
+    }
+
+    #[test]
+    fn what_was_never_finished_goes_and_what_is_being_written_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = CompileCache::open(home.path().join("cache")).unwrap();
+        let path = |name: &str| cache.directory.join(name);
+        for (name, age_s) in [(".1-0.new", 3600), (".2-0.new", 1)] {
+            fs::write(path(name), "half").unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age_s);
+            File::options().write(true).open(path(name)).unwrap().set_modified(time).unwrap();
+        }
+        cache.shrink(&path("new")).unwrap();
+        assert_eq!([".1-0.new", ".2-0.new"].map(|name| path(name).exists()), [false, true]);
     }
 
     #[test]

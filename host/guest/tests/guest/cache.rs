@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{build, setting::Setting};
+use crate::{
+    build,
+    perform::World,
+    setting::{Setting, summary},
+};
 
 /// Loads the probe in a new registry on this cache.
 async fn load(cache: &Path) {
@@ -53,4 +57,18 @@ async fn a_damaged_entry_is_made_anew() {
         load(&cache).await;
         assert_eq!(fs::read(entry(&cache)).unwrap(), whole);
     }
+}
+
+#[tokio::test]
+async fn code_that_cannot_be_kept_serves_all_the_same() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    let mut setting = Setting::with(cache.clone(), true);
+    // As a full disk does, this lets nothing be written there.
+    fs::remove_dir(&cache).unwrap();
+    setting.install("probe", &build::probe(), "");
+    setting.watch.scan().await;
+    let plugin = setting.active("probe").unwrap_or_else(|| panic!("{:?}", setting.report("probe")));
+    let task = serde_json::json!({"do": "nothing"});
+    assert_eq!(summary(&plugin, task, World::friendly()).await, "");
 }
