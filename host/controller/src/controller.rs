@@ -140,6 +140,7 @@ impl Controller {
             match event {
                 StoreEvent::Changed(change) => self.changed(&change),
                 StoreEvent::Overflowed => self.mark_everything("overflow"),
+                StoreEvent::Resumed => self.shared.queue.hurry(),
             }
             // A long backlog must not keep this task from following the plugins.
             consume_budget().await;

@@ -223,6 +223,16 @@ impl Queue {
         self.delays.insert((at, ticket), key.clone());
     }
 
+    /// Makes the keys due that failed and wait to be tried again: what they failed for may be over.
+    /// How often they failed stays, so that whoever fails again waits on.
+    pub fn hurry(&mut self, now: Instant) {
+        let failed = |entry: &Entry| 0 < entry.failures && entry.delay.is_some() && !entry.running;
+        let failed = self.entries.iter().filter(|(_, entry)| failed(entry));
+        for key in failed.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.add(&key, Priority::Resync, "tried again", now);
+        }
+    }
+
     /// Takes the next key that is due.
     pub fn take(&mut self, now: Instant) -> Option<Taken> {
         self.wake(now);

@@ -30,6 +30,26 @@ fn a_key_waits_once_and_its_causes_are_merged() {
 }
 
 #[test]
+fn what_failed_can_be_hurried_and_what_merely_waits_cannot() {
+    let (mut queue, now) = queue();
+    let (failed, resting) = (key("p", "failed"), key("p", "resting"));
+    for (key, done) in [(&failed, Done::Retry), (&resting, Done::After(SECOND))] {
+        queue.add(key, Priority::Event, "", now);
+        queue.take(now).unwrap();
+        queue.done(key, done, now);
+    }
+    queue.hurry(now);
+    let taken = queue.take(now).unwrap();
+    assert_eq!((taken.key, taken.failures), (failed.clone(), 1));
+    assert_eq!(queue.take(now), None);
+    queue.hurry(now);
+    assert_eq!(queue.take(now), None, "what is in flight is let be");
+    queue.done(&failed, Done::AwaitChange, now);
+    queue.hurry(now);
+    assert_eq!(drain(&mut queue, now + SECOND), ["p/resting"]);
+}
+
+#[test]
 fn causes_are_bounded() {
     let (mut queue, now) = queue();
     for number in 0..100 {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FingerprintKey, HubOptions, WatchReport,
     applied::{Applied, IntentHash, Target},
+    error::REQUEST_DEADLINE,
     events::EventBook,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::Hub,
@@ -103,8 +104,11 @@ impl KubernetesApi {
         };
         // The client would repeat a refused request for minutes while a pass waits.
         config.default_retry = false;
-        // Longer than the server lets a watch live (290 s), so that a dead connection ends some day.
-        config.read_timeout = Some(std::time::Duration::from_secs(295));
+        config.connect_timeout = Some(REQUEST_DEADLINE);
+        // For what has no deadline of its own: the list that a watch begins with. The watch itself is
+        // given up before.
+        let longest_silence = u64::from(hub.watch_lasts_seconds).saturating_add(10);
+        config.read_timeout = Some(std::time::Duration::from_secs(longest_silence));
         // A delete names no field manager: an audit log then takes the first word of the user agent.
         let agent = HeaderValue::from_static(concat!("tholepin/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));

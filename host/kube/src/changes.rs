@@ -37,6 +37,7 @@ struct Waiting {
     order: VecDeque<ObjectRef>,
     changes: HashMap<ObjectRef, StoreChange>,
     overflowed: bool,
+    resumed: bool,
     ended: bool,
 }
 
@@ -64,6 +65,14 @@ impl Readers {
         }
     }
 
+    /// Tells every reader that a watch follows again.
+    pub(crate) fn resume(&self) {
+        for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
+            lock(&reader.waiting).resumed = true;
+            reader.notify.notify_one();
+        }
+    }
+
     /// Tells every reader that nothing more comes.
     pub(crate) fn end(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
@@ -79,7 +88,8 @@ impl Backlog {
         if let Some(known) = waiting.changes.get_mut(&change.object) {
             known.after = change.after;
         } else if waiting.changes.len() >= self.limit {
-            *waiting = Waiting { overflowed: true, ..Waiting::default() };
+            let resumed = waiting.resumed;
+            *waiting = Waiting { overflowed: true, resumed, ..Waiting::default() };
         } else {
             waiting.order.push_back(change.object.clone());
             waiting.changes.insert(change.object.clone(), change);
@@ -98,6 +108,10 @@ impl Backlog {
             if let Some(change) = waiting.changes.remove(&object) {
                 return Ok(StoreEvent::Changed(Box::new(change)));
             }
+        }
+        // After the changes that it brought, so that what is tried again sees them.
+        if std::mem::take(&mut waiting.resumed) {
+            return Ok(StoreEvent::Resumed);
         }
         Err(Ended(waiting.ended))
     }
@@ -155,6 +169,19 @@ mod tests {
             seen.push(format!("{} {:?} {:?}", object.name, version(before), version(after)));
         }
         assert_eq!(seen, ["a None None", "b None Some(\"2\")"]);
+    }
+
+    #[tokio::test]
+    async fn that_a_watch_follows_again_is_told_once_and_after_its_changes() {
+        let readers = Readers::default();
+        let mut reader = readers.subscribe();
+        readers.resume();
+        readers.tell(&change("a", None, Some("1")));
+        readers.resume();
+        readers.end();
+        assert!(matches!(reader.next().await, Some(StoreEvent::Changed(_))));
+        assert!(matches!(reader.next().await, Some(StoreEvent::Resumed)));
+        assert!(reader.next().await.is_none());
     }
 
     #[tokio::test]

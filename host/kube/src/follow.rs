@@ -135,7 +135,8 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
 async fn listen(hub: &Hub, followed: &Followed, served: &Served, failure: &mut Pause) {
     let Followed { scope, freshness, .. } = followed;
     let api = served.api(hub.client.clone(), &scope.namespace);
-    let config = watcher::Config::default().labels(&scope.selector);
+    let config =
+        watcher::Config::default().labels(&scope.selector).timeout(hub.options.watch_lasts_seconds);
     let mut events = pin!(watcher(api, config));
     while let Some(event) = events.next().await {
         match event {
@@ -168,19 +169,19 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
         }
         Event::InitDone => {
             hub.store.list_ends(*id, scope);
-            followed.now(WatchState::Following);
+            followed.follows(hub);
         }
         Event::Apply(raw) => {
             if let Some(object) = stored(raw) {
                 hub.store.saw(*id, object);
             }
-            followed.now(WatchState::Following);
+            followed.follows(hub);
         }
         Event::Delete(raw) => {
             if let Some(object) = stored(raw) {
                 hub.store.saw_go(*id, &object);
             }
-            followed.now(WatchState::Following);
+            followed.follows(hub);
         }
     }
 }
@@ -201,6 +202,15 @@ fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
 }
 
 impl Followed {
+    /// It follows; if it had failed before, whoever waits for the server is told.
+    fn follows(&self, hub: &Hub) {
+        let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
+        self.now(WatchState::Following);
+        if had_failed {
+            hub.store.resumed();
+        }
+    }
+
     /// Says how the watch stands; one log line per change.
     fn now(&self, state: WatchState) {
         let kind = &self.scope.kind;

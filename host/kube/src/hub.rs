@@ -51,15 +51,21 @@ pub struct HubOptions {
     pub missing_kind_pause: (Duration, Duration),
     /// The shortest and the longest pause after a failure.
     pub failure_pause: (Duration, Duration),
+    /// After how many seconds the server ends a watch, which then goes on where it was. A watch that is
+    /// silent for five seconds longer than this hangs and is given up: it is the bound on how long a
+    /// connection that is dead and not closed can go unnoticed.
+    pub watch_lasts_seconds: u32,
 }
 
 impl Default for HubOptions {
-    /// 30 s; 1 s to 30 s; 0.5 s to 30 s.
+    /// 30 s; 1 s to 30 s; 0.5 s to 5 s; 30 s.
     fn default() -> Self {
         Self {
             linger: Duration::from_secs(30),
             missing_kind_pause: (Duration::from_secs(1), Duration::from_secs(30)),
-            failure_pause: (Duration::from_millis(500), Duration::from_secs(30)),
+            // No more than 5 s: an API server that is back must not wait for us long.
+            failure_pause: (Duration::from_millis(500), Duration::from_secs(5)),
+            watch_lasts_seconds: 30,
         }
     }
 }

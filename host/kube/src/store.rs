@@ -72,6 +72,11 @@ impl Store {
         self.readers.subscribe()
     }
 
+    /// A watch that had failed follows again.
+    pub(crate) fn resumed(&self) {
+        self.readers.resume();
+    }
+
     /// Ends all readers of changes.
     pub(crate) fn end(&self) {
         self.readers.end();

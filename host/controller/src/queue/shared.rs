@@ -34,6 +34,12 @@ impl SharedQueue {
         self.marked.notify_one();
     }
 
+    /// Makes the keys due that failed and wait to be tried again.
+    pub fn hurry(&self) {
+        self.lock().hurry(Instant::now());
+        self.marked.notify_one();
+    }
+
     /// Waits for a key that is due.
     pub async fn next(&self) -> Taken {
         loop {

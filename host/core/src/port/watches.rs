@@ -56,6 +56,8 @@ pub enum StoreEvent {
     Changed(Box<StoreChange>),
     /// The reader was so slow that changes were dropped: look at everything.
     Overflowed,
+    /// A watch that had failed follows again: what failed for the same reason can be tried again.
+    Resumed,
 }
 
 /// A reader of the store's changes. Dropping it ends the subscription.

@@ -39,6 +39,7 @@ impl Bench {
             linger: Duration::from_millis(50),
             missing_kind_pause: (Duration::from_millis(20), Duration::from_millis(100)),
             failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),
+            watch_lasts_seconds: 30,
         };
         let options = ConnectOptions {
             kubeconfig: Some(server.kubeconfig.clone()),
