@@ -1,6 +1,11 @@
 //! The host: connects the parts and runs them until told to stop.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
@@ -174,19 +179,27 @@ struct Follower {
     installs_kinds: bool,
 }
 
+/// What could not be written is tried again after this: the API server may be back.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
 impl Follower {
     async fn run(self, mut reports: broadcast::Receiver<PluginReport>) {
         let mut serving = BTreeMap::new();
+        // The plugins of which Kubernetes does not know the last state.
+        let mut owed = BTreeSet::new();
         loop {
-            match reports.recv().await {
-                Ok(report) => self.take_in(&report, &mut serving).await,
-                // Too many at once: what they said last is still known.
-                Err(broadcast::error::RecvError::Lagged(_)) => {
-                    for report in self.registry.reports().values() {
-                        self.take_in(report, &mut serving).await;
+            tokio::select! {
+                report = reports.recv() => match report {
+                    Ok(report) => self.take_in(&report, &mut serving, &mut owed).await,
+                    // Too many at once: what they said last is still known.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        for report in self.registry.reports().values() {
+                            self.take_in(report, &mut serving, &mut owed).await;
+                        }
                     }
-                }
-                Err(broadcast::error::RecvError::Closed) => return,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                () = sleep(WRITE_AGAIN_AFTER), if !owed.is_empty() => self.pay(&mut owed).await,
             }
         }
     }
@@ -195,29 +208,54 @@ impl Follower {
         &self,
         report: &PluginReport,
         serving: &mut BTreeMap<PluginName, Option<RevisionDigest>>,
+        owed: &mut BTreeSet<PluginName>,
     ) {
         let before = serving.insert(report.name.clone(), report.active.clone()).flatten();
         if before != report.active {
-            self.install_kinds(&report.name).await;
+            if !self.install_kinds(&report.name).await {
+                owed.insert(report.name.clone());
+            }
             // Closed only when the host ends.
             self.events.send(PluginEvent::Changed(report.name.clone())).await.ok();
         }
         let settled = report.reason.is_some()
             || matches!(report.stage, Some(Stage::Active | Stage::Unloaded));
         if settled {
+            mirror::log(report);
             let kubernetes: Arc<dyn Kubernetes> = self.kubernetes.clone();
-            mirror::show(&kubernetes, report).await;
+            if !mirror::show(&kubernetes, report).await {
+                owed.insert(report.name.clone());
+            }
         }
     }
 
-    async fn install_kinds(&self, name: &PluginName) {
+    /// Writes again what could not be written, as it is now.
+    async fn pay(&self, owed: &mut BTreeSet<PluginName>) {
+        let kubernetes: Arc<dyn Kubernetes> = self.kubernetes.clone();
+        for name in std::mem::take(owed) {
+            let is_installed = self.install_kinds(&name).await;
+            let is_shown = match self.registry.reports().get(&name) {
+                Some(report) => mirror::show(&kubernetes, report).await,
+                None => true,
+            };
+            if !is_installed || !is_shown {
+                owed.insert(name);
+            }
+        }
+    }
+
+    /// Installs the kinds that a plugin brings. Says whether nothing is left that can go well later.
+    async fn install_kinds(&self, name: &PluginName) -> bool {
         let Some(plugin) = self.registry.active(name).filter(|_| self.installs_kinds) else {
-            return;
+            return true;
         };
+        let mut is_done = true;
         for definition in plugin.manifest.reconciles.iter().filter_map(|kind| kind.crd.as_ref()) {
             if let Err(error) = self.kubernetes.install_crd(definition).await {
                 warn!(plugin = %name, error = %ErrorChain(&error), "cannot install the plugin's kind");
+                is_done &= !error.is_passing();
             }
         }
+        is_done
     }
 }

@@ -12,20 +12,24 @@ use tholepin_guest::{PluginReport, Stage};
 use tholepin_schema::manifest::KindName;
 use tracing::{info, warn};
 
-/// Writes the `Plugin` object that a report speaks of. What cannot be written is logged; the next
-/// report tries again.
-pub(crate) async fn show(kubernetes: &Arc<dyn Kubernetes>, report: &PluginReport) {
-    log(report);
+/// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
+/// written is logged, and `false` means that it can be later.
+pub(crate) async fn show(kubernetes: &Arc<dyn Kubernetes>, report: &PluginReport) -> bool {
     let written = match (report.stage, &report.object) {
         (Some(Stage::Unloaded), _) => remove(kubernetes, &report.name).await,
         (_, object) => write(kubernetes, report, object.as_deref()).await,
     };
-    if let Err(error) = written {
-        warn!(plugin = %report.name, %error, "cannot show the plugin's state in Kubernetes");
+    match written {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(plugin = %report.name, %error, "cannot show the plugin's state in Kubernetes");
+            !error.is_passing()
+        }
     }
 }
 
-fn log(report: &PluginReport) {
+/// Says what a report tells, for people.
+pub(crate) fn log(report: &PluginReport) {
     let PluginReport { name, stage, reason, message, .. } = report;
     match (reason, stage) {
         (Some(reason), _) => warn!(plugin = %name, %reason, message, "the new revision is refused"),

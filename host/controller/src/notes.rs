@@ -25,6 +25,8 @@ pub(crate) struct Note {
     pub(crate) memo: Option<Value>,
     /// The last state for which `validate` found nothing.
     pub(crate) valid: Option<Seen>,
+    /// Why it is quarantined, while the object does not say so because that could not be written.
+    pub(crate) untold: Option<String>,
     /// What was said last, so that only changes are logged.
     pub(crate) said: String,
 }

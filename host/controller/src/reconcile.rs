@@ -42,8 +42,7 @@ pub(crate) async fn reconcile(shared: &Shared, key: &Arc<ObjectKey>, causes: Vec
     }
     let Some(plugin) = shared.parts.plugins.active(&key.plugin) else {
         let text = missing(&key.plugin, meta.deleting);
-        mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
-        return Done::AwaitChange;
+        return mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
     };
     Span::current().record("revision", plugin.revision.short());
     let pass = One { shared, key, plugin: &plugin, meta: &meta };
@@ -84,10 +83,13 @@ impl One<'_> {
             }
         }
         let (revision, state) = (&self.plugin.revision, self.state());
-        if self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state)) {
-            return Done::AwaitChange;
-        }
         let note = self.shared.notes.get(self.key);
+        if self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state)) {
+            return match note.untold {
+                Some(message) => self.quarantine(&message).await,
+                None => Done::AwaitChange,
+            };
+        }
         if let Some(done) = self.validate(&object, &note).await {
             return done;
         }
@@ -132,8 +134,7 @@ impl One<'_> {
                     .collect();
                 let text = lines.join("; ");
                 say(self.shared, self.key, &format!("the spec is invalid: {text}"));
-                self.mark(Reason::InvalidSpec, &text).await;
-                Some(Done::AwaitChange)
+                Some(self.mark(Reason::InvalidSpec, &text).await)
             }
             Err(error) => Some(self.strike(&error).await),
         }
@@ -224,12 +225,21 @@ impl One<'_> {
         }
         let way_out = "change the object or the plugin to have it called again";
         let message = format!("two strikes in a row, {way_out}; the last: {text}");
-        mark(self.shared, self.key, self.meta, QUARANTINED, Reason::TooManyStrikes, &message).await;
-        Done::AwaitChange
+        self.quarantine(&message).await
     }
 
-    async fn mark(&self, reason: Reason, message: &str) {
-        mark(self.shared, self.key, self.meta, RECONCILED, reason, message).await;
+    /// Says on the object that it is quarantined. While that cannot be written it is tried again, and
+    /// the plugin is not called for it.
+    async fn quarantine(&self, message: &str) -> Done {
+        let reason = Reason::TooManyStrikes;
+        let done = mark(self.shared, self.key, self.meta, QUARANTINED, reason, message).await;
+        let untold = (done == Done::Retry).then(|| message.to_owned());
+        self.shared.notes.change(self.key, |note| note.untold = untold);
+        done
+    }
+
+    async fn mark(&self, reason: Reason, message: &str) -> Done {
+        mark(self.shared, self.key, self.meta, RECONCILED, reason, message).await
     }
 
     /// All is well: the host has nothing to say on the object. Asked only where it has said something,
@@ -249,7 +259,9 @@ impl One<'_> {
     }
 }
 
-/// Writes one host condition in place of those that the host has on the object.
+/// Writes one host condition in place of those that the host has on the object. Nothing more is due
+/// then until something changes; what cannot be written for a reason that passes is tried again, or
+/// nobody would ever be told.
 async fn mark(
     shared: &Shared,
     key: &ObjectKey,
@@ -257,7 +269,7 @@ async fn mark(
     condition_type: &'static str,
     reason: Reason,
     message: &str,
-) {
+) -> Done {
     let condition = HostCondition {
         condition_type,
         status: condition_type == QUARANTINED,
@@ -265,9 +277,12 @@ async fn mark(
         message: message.to_owned(),
         observed_generation: meta.generation,
     };
-    if let Err(error) = shared.parts.marks.set_conditions(reference_of(key), vec![condition]).await
-    {
-        warn!(%error, "cannot write the host's condition");
+    match shared.parts.marks.set_conditions(reference_of(key), vec![condition]).await {
+        Ok(()) => Done::AwaitChange,
+        Err(error) => {
+            warn!(%error, "cannot write the host's condition");
+            if error.is_passing() { Done::Retry } else { Done::AwaitChange }
+        }
     }
 }
 

@@ -82,6 +82,28 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether the same call can go well later although nobody mends anything.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        match self {
+            Self::Conflict(_)
+            | Self::Busy(_)
+            | Self::Timeout(_)
+            | Self::Gone(_)
+            | Self::Interrupted
+            | Self::Throttled(_)
+            | Self::Transient(_) => true,
+            Self::NotFound(_)
+            | Self::Denied(_)
+            | Self::Refused(_)
+            | Self::NeedsApproval(_)
+            | Self::Invalid(_)
+            | Self::Unsupported(_)
+            | Self::PlanEnds(_)
+            | Self::Other(_) => false,
+        }
+    }
+
     /// A stable name for labels and events: few values, no data in them.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

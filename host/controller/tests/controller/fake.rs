@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,8 @@ pub(crate) struct World {
     objects: Mutex<BTreeMap<ObjectRef, Value>>,
     readers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
     pub(crate) marks: Mutex<Vec<(String, Vec<HostCondition>)>>,
+    /// While set, no condition can be written.
+    pub(crate) away: AtomicBool,
 }
 
 impl World {
@@ -54,7 +59,10 @@ impl World {
     }
 
     fn tell(&self, change: StoreChange) {
-        let event = StoreEvent::Changed(Box::new(change));
+        self.say(StoreEvent::Changed(Box::new(change)));
+    }
+
+    pub(crate) fn say(&self, event: StoreEvent) {
         self.readers.lock().unwrap().retain(|reader| reader.send(event.clone()).is_ok());
     }
 
@@ -155,6 +163,9 @@ impl Marks for FakeKubernetes {
         object: ObjectRef,
         conditions: Vec<HostCondition>,
     ) -> Boxed<'_, Result<(), CallError>> {
+        if self.0.away.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(CallError::Transient("away".into())) });
+        }
         self.0.change(&object, |object| {
             let types: Vec<_> =
                 conditions.iter().map(|c| json!({"type": c.condition_type})).collect();

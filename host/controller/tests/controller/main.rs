@@ -4,14 +4,14 @@
 mod fake;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use fake::{Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, World, plugin};
 use serde_json::{Value, json};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings};
-use tholepin_core::{ObjectRef, condition::Reason};
+use tholepin_core::{ObjectRef, condition::Reason, port::StoreEvent};
 use tholepin_schema::{
     manifest::{KindName, Leads, Manifest, ReconciledKind, WatchedKind},
     reconcile::{Failure, Outcome},
@@ -210,6 +210,43 @@ async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
     assert_eq!(bench.calls_of("bad", "1"), 2, "it is not called any more");
     bench.swap("2", &[]).await;
     until(|| bench.calls_of("bad", "2") == 1).await;
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_told_is_told_when_the_server_is_back() {
+    let bench = Bench::start(false);
+    let guests = bench.guests("1");
+    guests.scripts.lock().unwrap().insert("bad".into(), Script::Trap);
+    guests.invalid.lock().unwrap().insert("wrong".into());
+    *bench.plugins.active.lock().unwrap() = Some(plugin(guests, manifest(false)));
+    bench.world.away.store(true, Ordering::Relaxed);
+    for name in ["bad", "wrong"] {
+        bench.world.put(thing(name, 1));
+    }
+    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| bench.calls_of("bad", "1") == 2).await;
+    bench.world.away.store(false, Ordering::Relaxed);
+    bench.world.say(StoreEvent::Resumed);
+    until(|| bench.reasons_of("bad") == [Reason::TooManyStrikes]).await;
+    until(|| bench.reasons_of("wrong") == [Reason::InvalidSpec]).await;
+    assert_eq!(bench.calls_of("bad", "1"), 2, "it is not called while it is told");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn what_failed_long_ago_is_tried_at_once_when_a_watch_follows_again() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("a", 1));
+    let failure = Failure { reason: "Away".into(), message: "away".into(), retry: true };
+    bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
+    // Nine failures: the next try is at least 0.64 s away.
+    until(|| 9 <= bench.calls_of("a", "1")).await;
+    sleep(Duration::from_millis(20)).await;
+    let start = Instant::now();
+    bench.world.say(StoreEvent::Resumed);
+    until(|| 10 <= bench.calls_of("a", "1")).await;
+    assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
     bench.end().await;
 }
 
