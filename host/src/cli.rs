@@ -87,9 +87,20 @@ pub(crate) struct ClusterArgs {
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
+/// Where the command line finds a running host.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AdminArgs {
+    /// The file in which a host leaves its admin address and token
+    /// [default: tholepin/admin.json in $XDG_RUNTIME_DIR or in the cache directory]
+    #[arg(long, env = "THOLEPIN_ADMIN_FILE", value_name = "FILE")]
+    pub(crate) admin_file: Option<PathBuf>,
+}
+
 /// The engine's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
@@ -155,12 +166,16 @@ pub(crate) struct LocalArgs {
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
     pub(crate) plugins: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterOptions,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use tholepin_admin::AdminServer;
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
 use tholepin_core::{ErrorChain, PluginName, RevisionDigest, port::Kubernetes};
 use tholepin_gate::{Gate, Ports};
@@ -24,8 +25,9 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
+    admin::Routes,
     cli::EngineArgs,
-    commands::cache_directory,
+    commands::{admin_file, cache_directory},
     mirror,
 };
 
@@ -91,7 +93,8 @@ pub(crate) async fn run(
         passes: passes.clone(),
         wakes: passes,
     };
-    let EngineArgs { plugins: _, concurrency, resync_seconds } = options.arguments;
+    let EngineArgs { admin, plugins: _, concurrency, resync_seconds } = options.arguments;
+    let admin = AdminServer::bind(admin_file(admin)?, Arc::new(Routes)).await?;
     let resync = Duration::from_secs(resync_seconds);
     let controller =
         Arc::new(Controller::new(parts, Settings { concurrency: concurrency.into(), resync }));
@@ -117,6 +120,7 @@ pub(crate) async fn run(
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
     tasks.spawn(named("redis watches", async move { redis.run_watches().await }));
+    tasks.spawn(named("admin API", admin.run(stop.clone())));
     tasks.spawn(named("wakes", wake(gate, controller.clone(), instances)));
     {
         let stop = stop.clone();

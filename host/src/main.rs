@@ -1,6 +1,7 @@
 //! The `tholepin` binary: command line and wiring, no logic.
 
 mod adapters;
+mod admin;
 mod cli;
 mod commands;
 mod engine;

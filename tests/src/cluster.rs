@@ -12,6 +12,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tempfile::TempDir;
+use tholepin_admin::AdminClient;
 
 use crate::{kubectl::Kubectl, process::Process};
 
@@ -113,6 +114,21 @@ impl Cluster {
         Ok(folder)
     }
 
+    /// The file in which the host of this cluster leaves its admin address and token.
+    #[must_use]
+    pub fn admin_file(&self) -> PathBuf {
+        self.directory.path().join("admin.json")
+    }
+
+    /// A client of the host's admin API.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no host has started.
+    pub fn admin(&self) -> Result<AdminClient> {
+        Ok(AdminClient::of_file(&self.admin_file())?)
+    }
+
     /// Starts the host against this cluster with its folder of plugins.
     ///
     /// # Errors
@@ -123,8 +139,9 @@ impl Cluster {
         let log = self.directory.path().join("host.log");
         let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
         let (kubeconfig, plugins) = (path(&self.kubeconfig)?, path(&plugins)?);
-        let arguments =
-            ["run", "--trust-plugins", "--kubeconfig", &kubeconfig, "--plugins", &plugins];
+        let admin_file = path(&self.admin_file())?;
+        let mut arguments = vec!["run", "--trust-plugins", "--kubeconfig", &kubeconfig];
+        arguments.extend(["--plugins", &plugins, "--admin-file", &admin_file]);
         let (process, _) =
             Process::start("tholepin run", &arguments, &log, "ready", START_DEADLINE)?;
         Ok(process)

@@ -42,7 +42,7 @@ fn each_library_has_one_home() {
         ("wasmtime", &["tholepin-guest"]),
         ("wit-bindgen", &["tholepin-sdk"]),
         ("clap", &["tholepin"]),
-        ("hyper", &["tholepin-apiserver"]),
+        ("hyper", &["tholepin-admin", "tholepin-apiserver", "tholepin-http"]),
         ("rcgen", &["tholepin-apiserver"]),
         ("nix", &["tholepin-agent", "tholepin-local"]),
     ];
@@ -61,15 +61,17 @@ fn each_library_has_one_home() {
 fn parts_of_the_host_do_not_know_each_other() {
     let may_see: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("tholepin-core", &["tholepin-schema"] as &[_]),
+        ("tholepin-admin", &["tholepin-core", "tholepin-http", "tholepin-schema"]),
         ("tholepin-controller", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-gate", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-guest", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-redis", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-kube", &["tholepin-core", "tholepin-crd", "tholepin-schema"]),
         ("tholepin-crd", &[]),
+        ("tholepin-http", &[]),
         // The local host stands apart from the engine: it is a cluster, not a part of the host.
         ("tholepin-apimachinery", &[]),
-        ("tholepin-apiserver", &["tholepin-apimachinery"]),
+        ("tholepin-apiserver", &["tholepin-apimachinery", "tholepin-http"]),
         ("tholepin-agent", &[]),
         ("tholepin-local", &["tholepin-agent", "tholepin-apiserver", "tholepin-crd"]),
     ]);

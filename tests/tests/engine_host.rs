@@ -5,6 +5,8 @@
 //! cluster and a host of its own, which start in a tenth of a second and end with the test.
 #![cfg(test)]
 
+#[path = "engine_host/admin.rs"]
+mod admin;
 #[path = "engine_host/bad_plugins.rs"]
 mod bad_plugins;
 #[path = "engine_host/cli.rs"]

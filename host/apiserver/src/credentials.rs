@@ -5,18 +5,15 @@
 //! only says in the audit log who wrote.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rand::TryRngCore;
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use tholepin_http::{NoRandom, TokenDigest, bearer, new_token, write_private};
 
 /// The user of the kubeconfig that is always written.
 pub(crate) const ADMIN: &str = "admin";
@@ -27,7 +24,7 @@ const TOKENS_MAX: usize = 1_000;
 /// The tokens handed out.
 #[derive(Default)]
 pub(crate) struct Credentials {
-    users: Mutex<BTreeMap<[u8; 32], String>>,
+    users: Mutex<BTreeMap<TokenDigest, String>>,
 }
 
 /// Why a token could not be made.
@@ -35,8 +32,8 @@ pub(crate) struct Credentials {
 #[non_exhaustive]
 pub enum TokenError {
     /// The operating system gave no random bytes.
-    #[error("the operating system gives no random bytes")]
-    NoRandom,
+    #[error(transparent)]
+    NoRandom(#[from] NoRandom),
     /// Too many were made.
     #[error("{TOKENS_MAX} tokens are handed out already; keep one per user")]
     TooMany,
@@ -45,14 +42,12 @@ pub enum TokenError {
 impl Credentials {
     /// Makes a new token for `user`: 64 hex digits.
     pub(crate) fn issue(&self, user: &str) -> Result<String, TokenError> {
-        let mut secret = [0_u8; 32];
-        rand::rngs::OsRng.try_fill_bytes(&mut secret).map_err(|_| TokenError::NoRandom)?;
-        let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = new_token()?;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if TOKENS_MAX <= users.len() {
             return Err(TokenError::TooMany);
         }
-        users.insert(digest(&token), user.to_owned());
+        users.insert(TokenDigest::of(&token), user.to_owned());
         Ok(token)
     }
 
@@ -60,17 +55,10 @@ impl Credentials {
     ///
     /// Looks up the digest, so the time it takes tells nothing about the token.
     pub(crate) fn user(&self, authorization: Option<&str>) -> Option<String> {
-        let (scheme, token) = authorization?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
+        let token = TokenDigest::of(bearer(authorization)?);
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.get(&digest(token.trim())).cloned()
+        users.get(&token).cloned()
     }
-}
-
-fn digest(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 /// Writes a kubeconfig (JSON, which is YAML) that only this user can read.
@@ -101,33 +89,6 @@ pub(crate) fn write_kubeconfig(
     write_private(path, format!("{config:#}\n").as_bytes())
 }
 
-/// Writes a file that only this user can read: beside its place, then renamed.
-///
-/// # Errors
-///
-/// The file cannot be written.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("partial");
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
-}
-
-/// Creates a directory that only this user can enter, or closes an existing one to others.
-///
-/// # Errors
-///
-/// The directory cannot be created, or belongs to somebody else.
-pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +99,6 @@ mod tests {
         let token = credentials.issue("agent").unwrap();
         let cases = [
             (Some(format!("Bearer {token}")), Some("agent")),
-            (Some(format!("bearer {token}")), Some("agent")),
             (Some(format!("Bearer {token}0")), None),
             (Some(format!("Basic {token}")), None),
             (Some(token), None),

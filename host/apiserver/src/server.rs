@@ -3,24 +3,21 @@
 //! Order of the checks: the `Host` it was sent to, the token, the path, the body. What a verb does
 //! is the business of `verbs`.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
-use tokio::time::timeout;
+use tholepin_http::{Body, BodyError, BodyLimits, Hosts, Serve};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::audit::Audit;
 use crate::credentials::Credentials;
-use crate::http::answer::{Answer, Body, refusal};
-use crate::http::listener::Serve;
+use crate::http::answer::{Answer, refusal};
 use crate::http::negotiate::{self, Shape};
 use crate::http::query::Query;
 use crate::http::route::{self, Target};
@@ -31,10 +28,9 @@ use crate::status::Failure;
 use crate::store::Store;
 use crate::{discovery, verbs};
 
-/// The largest request body, as in Kubernetes.
-const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
-/// The longest a client may take to send its body.
-const BODY: Duration = Duration::from_secs(60);
+/// The largest request body, as in Kubernetes, and the longest a client may take to send it.
+const BODY: BodyLimits =
+    BodyLimits { bytes_max: 3 * 1024 * 1024, deadline: Duration::from_secs(60) };
 
 /// What all requests share.
 pub(crate) struct Server {
@@ -53,7 +49,7 @@ pub(crate) struct Server {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// The `Host` names it answers to.
-    pub(crate) hosts: BTreeSet<String>,
+    pub(crate) hosts: Hosts,
     /// Cancelled once the server stops.
     pub(crate) stop: CancellationToken,
 }
@@ -115,7 +111,10 @@ impl Serve for Server {
 
 impl Server {
     async fn answer(self: &Arc<Self>, parts: &Parts, body: Incoming) -> Result<Answer, Failure> {
-        self.check_host(parts)?;
+        self.hosts.check(parts).map_err(|foreign| {
+            let message = format!("{foreign}; ask it as `{}`", self.address);
+            Failure::new(421, "MisdirectedRequest", message)
+        })?;
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let user = self
             .credentials
@@ -145,40 +144,20 @@ impl Server {
         }
         discovery::answer(self, &call, &target)
     }
-
-    /// Refuses requests that were sent to another name: a web page cannot reach the server by
-    /// pointing a name of its own at this address.
-    fn check_host(&self, parts: &Parts) -> Result<(), Failure> {
-        let authority = parts.uri.authority().map(|authority| authority.as_str());
-        let header = parts.headers.get(HOST).map(|value| value.to_str().unwrap_or(""));
-        let mut named = authority.into_iter().chain(header).peekable();
-        if named.peek().is_some() && named.all(|host| self.is_ours(host)) {
-            return Ok(());
-        }
-        let host = authority.or(header).unwrap_or("");
-        let message = format!("this server is not `{host}`; ask it as `{}`", self.address);
-        Err(Failure::new(421, "MisdirectedRequest", message))
-    }
-
-    fn is_ours(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        self.hosts.contains(&name.to_ascii_lowercase())
-    }
 }
 
+/// Reads the body of a request.
+///
+/// # Errors
+///
+/// 413 where it is too large, 408 where it is late, 400 where it breaks off.
 async fn read_body(body: Incoming) -> Result<Bytes, Failure> {
-    let collected = timeout(BODY, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {BODY_BYTES_MAX}"),
-        )),
-        Ok(Err(error)) => Err(Failure::bad_request(format!("the body cannot be read: {error}"))),
-        Err(_) => Err(Failure::new(408, "Timeout", "the body did not arrive in time")),
-    }
+    tholepin_http::read_body(body, BODY).await.map_err(|error| match &error {
+        BodyError::TooLarge { bytes_max } => {
+            let message = format!("Request entity too large: limit is {bytes_max}");
+            Failure::new(413, "RequestEntityTooLarge", message)
+        }
+        BodyError::Late { .. } => Failure::new(408, "Timeout", "the body did not arrive in time"),
+        BodyError::Broken(_) => Failure::bad_request(format!("the body: {error}")),
+    })
 }

@@ -1,20 +1,18 @@
 //! Starts and stops the server: its files, its listener and its tasks.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tholepin_http::{Hosts, private_directory, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::credentials::{
-    ADMIN, Credentials, TokenError, private_directory, write_kubeconfig, write_private,
-};
+use crate::credentials::{ADMIN, Credentials, TokenError, write_kubeconfig};
 use crate::http::listener;
 use crate::options::ApiServerOptions;
 use crate::pki::{self, IdentityError};
@@ -102,9 +100,6 @@ pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
         .await
         .map_err(in_directory(&audit_path))?;
 
-    let mut hosts: BTreeSet<String> = pki::NAMES.iter().map(|name| (*name).to_owned()).collect();
-    let ip = address.ip();
-    hosts.insert(if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
     let stop = CancellationToken::new();
     let running = stop.clone().drop_guard();
     let grace = options.shutdown_grace;
@@ -116,7 +111,7 @@ pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
         addresses: ServiceAddresses::new(options.service_addresses),
         options,
         address,
-        hosts,
+        hosts: Hosts::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
     kinds::create_initial_namespaces(&server)

@@ -10,19 +10,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{print, until_told};
 use crate::{
-    cli::{ClusterOptions, EngineArgs, LocalArgs},
+    cli::{AdminArgs, ClusterOptions, EngineArgs, LocalArgs},
     engine::{self, EngineOptions},
     exit,
 };
 
 pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
-    let LocalArgs { cluster, no_host: _, api_only, plugins } = arguments;
+    let LocalArgs { cluster, no_host: _, api_only, plugins, admin } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let mut running = start(&cluster, |options| options.api_only = api_only).await?;
     print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
     let result = match plugins {
-        Some(plugins) => running.with_engine(plugins, stop, || print("ready\n")).await,
+        Some(plugins) => running.with_engine(plugins, admin, stop, || print("ready\n")).await,
         None => running.until(stop).await,
     };
     running.end().await;
@@ -85,12 +85,13 @@ impl Running {
     pub(crate) async fn with_engine(
         &mut self,
         plugins: PathBuf,
+        admin: AdminArgs,
         stop: CancellationToken,
         ready: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<()> {
         let options = EngineOptions {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
-            arguments: EngineArgs { plugins, concurrency: 8, resync_seconds: 30 },
+            arguments: EngineArgs { admin, plugins, concurrency: 8, resync_seconds: 30 },
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();

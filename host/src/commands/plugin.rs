@@ -1,14 +1,14 @@
 //! `tholepin plugin`: looks at components and at the plugins of a running host.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use tholepin_core::port::Kubernetes;
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 use tholepin_schema::manifest::KindName;
 
-use super::print;
+use super::{own_cache, print};
 use crate::{cli::PluginCommand, engine, exit};
 
 pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
@@ -45,10 +45,7 @@ pub(crate) fn cache() -> Result<CompileCache> {
 ///
 /// Fails if there is no home folder.
 pub(crate) fn cache_directory() -> Result<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let home = || env::home_dir().map(|home| home.join(".cache"));
-    let base = cache.or_else(home).context("no home folder; set XDG_CACHE_HOME")?;
-    Ok(base.join("tholepin").join("compiled"))
+    Ok(own_cache()?.join("compiled"))
 }
 
 async fn list(kubeconfig: Option<PathBuf>) -> Result<()> {

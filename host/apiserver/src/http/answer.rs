@@ -1,20 +1,15 @@
 //! Turns what the verbs say into HTTP responses.
 
-use std::convert::Infallible;
-
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::Response;
 use hyper::body::{Bytes, Frame};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use serde_json::Value;
+use tholepin_http::{Body, respond, whole};
 
 use crate::status::Failure;
-
-/// The body of every response.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// An answer that was not refused.
 pub(crate) enum Answer {
@@ -75,7 +70,7 @@ impl Answer {
             Self::Text { content_type, text } => whole(200, content_type, text),
             Self::Stream { content_type, pieces } => {
                 let frames = pieces.map(|piece| Ok(Frame::data(piece)));
-                headed(200, content_type, BodyExt::boxed_unsync(StreamBody::new(frames)))
+                respond(200, content_type, BodyExt::boxed_unsync(StreamBody::new(frames)))
             }
         }
     }
@@ -89,19 +84,5 @@ pub(crate) fn refusal(failure: &Failure) -> Response<Body> {
     if let Some(seconds) = failure.retry_after_s {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    response
-}
-
-fn whole(code: u16, content_type: &'static str, text: Vec<u8>) -> Response<Body> {
-    headed(code, content_type, Full::new(Bytes::from(text)).boxed_unsync())
-}
-
-fn headed(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() =
-        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }

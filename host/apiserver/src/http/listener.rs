@@ -8,12 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tholepin_http::{ListenerLimits, Serve, accept_each, serve_http1};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -21,8 +19,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
-
-use crate::http::answer::Body;
 
 /// The longest a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,17 +31,6 @@ const PING: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 1_024;
 /// The most requests, watches among them, of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 1_000;
-/// Pause after a failed accept, for instance when no file descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Answers requests.
-pub(crate) trait Serve: Send + Sync + 'static {
-    /// Answers one request; whatever goes wrong is an answer too.
-    fn serve(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
-}
 
 /// Runs streams of HTTP/2 connections as tasks that can be waited for.
 #[derive(Clone)]
@@ -70,47 +55,18 @@ pub(crate) async fn run<S: Serve>(
     grace: Duration,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
     let streams = TaskTracker::new();
-    while let Some(stream) = next_connection(&listener, &mut connections, &stop).await {
+    let limits = ListenerLimits { connections_max: CONNECTIONS_MAX, grace };
+    accept_each(listener, limits, &stop, |stream| {
         let (acceptor, server) = (acceptor.clone(), Arc::clone(&server));
         let (stop, tracked) = (stop.clone(), Tracked(streams.clone()));
-        connections.spawn(async move {
+        async move {
             if let Err(error) = connection(stream, acceptor, server, stop, tracked).await {
                 debug!(%error, "a connection ended");
             }
-        });
-    }
-    drop(listener);
-    drain(connections, streams, grace).await;
-}
-
-/// Waits for a connection, joins those that have ended, and gives nothing once it is time to stop.
-async fn next_connection(
-    listener: &TcpListener,
-    connections: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) -> Option<TcpStream> {
-    loop {
-        let room = connections.len() < CONNECTIONS_MAX;
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return None,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(), if room => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => return Some(stream),
-            Err(error) => warn!(%error, "cannot accept a connection"),
         }
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-async fn drain(mut connections: JoinSet<()>, streams: TaskTracker, grace: Duration) {
-    let ended = timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
-        connections.shutdown().await;
-    }
+    })
+    .await;
     streams.close();
     if timeout(grace, streams.wait()).await.is_err() {
         warn!(left = streams.len(), "requests were still running when the server stopped");
@@ -135,30 +91,9 @@ async fn connection<S: Serve>(
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(stream, server, stop, tracked).await?;
     } else {
-        http1(stream, server, stop).await?;
+        serve_http1(stream, server, HEADERS, stop).await?;
     }
     Ok(())
-}
-
-async fn http1<S: Serve>(
-    stream: TlsStream<TcpStream>,
-    server: Arc<S>,
-    stop: CancellationToken,
-) -> hyper::Result<()> {
-    let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.serve(request).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
 }
 
 async fn http2<S: Serve>(

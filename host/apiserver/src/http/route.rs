@@ -1,6 +1,8 @@
 //! Tells what a path names. It does not know which resources exist.
 
-use crate::http::query::decode;
+use tholepin_http::decode_path;
+
+use crate::http::query::malformed;
 use crate::status::Failure;
 
 /// What a request is about.
@@ -62,7 +64,7 @@ pub(crate) fn parse(path: &str) -> Result<Target, Failure> {
     let parts = path
         .split('/')
         .filter(|part| !part.is_empty())
-        .map(|part| decode(part, false))
+        .map(|part| decode_path(part).ok_or_else(|| malformed(part)))
         .collect::<Result<Vec<String>, Failure>>()?;
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     match words.as_slice() {

@@ -1,0 +1,178 @@
+//! The admin API's listener: loopback only, with a token that is new at each start.
+//!
+//! Order of the checks: the `Host` it was sent to, the token, the method, the body.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    header::AUTHORIZATION,
+    http::request::Parts,
+};
+use serde_json::{Value, json};
+use tholepin_http::{
+    Body, BodyLimits, Hosts, ListenerLimits, NoRandom, Serve, TokenDigest, accept_each, bearer,
+    new_token, read_body, serve_http1, whole,
+};
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    file::{AdminFile, Left},
+    message::{AdminError, AdminMethod, AdminRequest, AdminRoutes},
+    query,
+};
+
+/// The command line asks one thing at a time; a page asks a few.
+const LIMITS: ListenerLimits =
+    ListenerLimits { connections_max: 32, grace: Duration::from_secs(5) };
+/// How long a connection may be silent between two requests, and within the headers of one.
+const HEADERS: Duration = Duration::from_secs(30);
+/// How much may be asked.
+const BODY: BodyLimits = BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
+/// How long an answer may take; a plan is a whole pass of a plugin (30 s), and may wait for its turn.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Why the admin API does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No loopback address can be listened on.
+    #[error("cannot listen on {address} for the admin API")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The token cannot be made.
+    #[error("cannot make the admin API's token")]
+    Token(#[from] NoRandom),
+    /// The file for the command line cannot be written.
+    #[error("cannot write `{}`; name another file with --admin-file", .path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// The admin API, listening. Dropping it removes its file.
+pub struct AdminServer {
+    listener: TcpListener,
+    server: Arc<Server>,
+    left: Left,
+}
+
+struct Server {
+    hosts: Hosts,
+    token: TokenDigest,
+    routes: Arc<dyn AdminRoutes>,
+}
+
+impl AdminServer {
+    /// Listens on a free port of 127.0.0.1, and leaves address and token in `file`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot listen, or if the file cannot be written.
+    pub async fn bind(file: PathBuf, routes: Arc<dyn AdminRoutes>) -> Result<Self, StartError> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let refused = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let token = new_token()?;
+        let server = Arc::new(Server {
+            hosts: Hosts::new(address.ip(), &["localhost"]),
+            token: TokenDigest::of(&token),
+            routes,
+        });
+        let content = AdminFile { address, token, pid: std::process::id() };
+        let left = Left::leave(file.clone(), content)
+            .map_err(|source| StartError::File { path: file, source })?;
+        Ok(Self { listener, server, left })
+    }
+
+    /// Serves until `stop`; a request in flight is still answered, within a bound.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { listener, server, left } = self;
+        accept_each(listener, LIMITS, &stop, |stream| {
+            let (server, stop) = (server.clone(), stop.clone());
+            async move {
+                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
+                    debug!(%error, "a connection to the admin API ended");
+                }
+            }
+        })
+        .await;
+        drop(left);
+    }
+}
+
+impl Serve for Server {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let answer = match self.admit(&parts) {
+            Ok(method) => self.answer(method, &parts, body).await,
+            Err(error) => Err(error),
+        };
+        let (code, document) = match answer {
+            Ok(document) => (200, document),
+            Err(error) => (error.code(), json!({"error": error})),
+        };
+        whole(code, "application/json", format!("{document}\n").into_bytes())
+    }
+}
+
+impl Server {
+    /// Whether a request is for this server, by its user, and of a kind it knows.
+    fn admit(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
+        self.hosts.check(parts).map_err(|foreign| AdminError::Denied(foreign.to_string()))?;
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if !bearer(header).is_some_and(|token| self.token.is_of(token)) {
+            return Err(AdminError::Denied(
+                "send the token of the host's admin file as `Authorization: Bearer`".to_owned(),
+            ));
+        }
+        match parts.method {
+            Method::GET => Ok(AdminMethod::Get),
+            Method::POST => Ok(AdminMethod::Post),
+            _ => Err(AdminError::Invalid(format!("{} is not served", parts.method))),
+        }
+    }
+
+    async fn answer(
+        &self,
+        method: AdminMethod,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<Value, AdminError> {
+        let body = read_body(body, BODY).await;
+        let body = body.map_err(|error| AdminError::Invalid(format!("the body: {error}")))?;
+        let path = parts.uri.path().to_owned();
+        let query = query::decode(parts.uri.query().unwrap_or_default())
+            .ok_or_else(|| AdminError::Invalid("malformed escape in the URL".to_owned()))?;
+        let request = AdminRequest { method, path, query, body: document(&body)? };
+        timeout(ANSWER_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
+            let message = format!("the host did not come to an answer within {ANSWER_DEADLINE:?}");
+            Err(AdminError::Timeout(message))
+        })
+    }
+}
+
+fn document(body: &Bytes) -> Result<Value, AdminError> {
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| AdminError::Invalid(format!("the body is no JSON: {error}")))
+}

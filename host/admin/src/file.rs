@@ -1,0 +1,149 @@
+//! The admin file: where a host leaves its address and token for the command line of the same user.
+
+use std::{
+    fs::{DirBuilder, File},
+    io::{self, Read},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tholepin_http::write_private;
+
+/// The largest admin file that is read.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// What the file says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminFile {
+    /// Where the admin API listens.
+    pub address: SocketAddr,
+    /// Who may ask: whoever sends this.
+    pub token: String,
+    /// The host's process.
+    pub pid: u32,
+}
+
+/// Why a file gives no address.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It is not there, or cannot be read.
+    #[error("cannot read `{}`", .path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody else could have written or read it.
+    #[error("`{}` is open to others (mode {mode:o}): remove it and start the host again", .path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is no admin file.
+    #[error("`{}` is no admin file of a host", .path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+impl AdminFile {
+    /// Reads the file that a host left.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none, if it is open to others, or if it says something else.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let named = || path.to_owned();
+        let unreadable = |source| FileError::Unreadable { path: named(), source };
+        let file = File::open(path).map_err(unreadable)?;
+        let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(FileError::Exposed { path: named(), mode });
+        }
+        let mut text = String::new();
+        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
+        serde_json::from_str(&text).map_err(|source| FileError::Malformed { path: named(), source })
+    }
+}
+
+/// An admin file in its place. Dropping it removes it, if another host has not put its own there.
+pub(crate) struct Left {
+    path: PathBuf,
+    content: AdminFile,
+}
+
+impl Left {
+    /// Puts the file in its place. A directory that is missing is made for this user alone; one that is
+    /// there stays as it is, for others may share it.
+    pub(crate) fn leave(path: PathBuf, content: AdminFile) -> io::Result<Self> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        }
+        write_private(&path, format!("{:#}\n", serde_json::to_value(&content)?).as_bytes())?;
+        Ok(Self { path, content })
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if AdminFile::read(&self.path).is_ok_and(|found| found == self.content) {
+            // Whoever reads it now finds nobody listening, and is told so.
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    fn content(pid: u32) -> AdminFile {
+        AdminFile { address: ([127, 0, 0, 1], 1).into(), token: "t".to_owned(), pid }
+    }
+
+    #[test]
+    fn a_file_is_private_and_goes_with_its_host_but_not_with_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/admin.json");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let first = Left::leave(path.clone(), content(1)).unwrap();
+        assert_eq!([mode(&path), mode(path.parent().unwrap())], [0o600, 0o700]);
+        let second = Left::leave(path.clone(), content(2)).unwrap();
+        drop(first);
+        assert_eq!(AdminFile::read(&path).unwrap().pid, 2);
+        drop(second);
+        assert!(matches!(AdminFile::read(&path), Err(FileError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_open_or_not_ours_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.json");
+        let left = Left::leave(path.clone(), content(1)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(AdminFile::read(&path), Err(FileError::Exposed { mode: 0o640, .. })));
+        write_private(&path, b"{}").unwrap();
+        assert!(matches!(AdminFile::read(&path), Err(FileError::Malformed { .. })));
+        drop(left);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_shared_directory_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let _left = Left::leave(folder.path().join("admin.json"), content(1)).unwrap();
+        let mode = std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o755);
+    }
+}

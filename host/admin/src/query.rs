@@ -1,0 +1,46 @@
+//! The parameters after the `?`, in both directions.
+
+use std::collections::BTreeMap;
+
+use tholepin_http::decode_query;
+
+/// Decodes `a=b&c=d`; nothing where an escape is malformed or the text is not UTF-8.
+pub(crate) fn decode(query: &str) -> Option<BTreeMap<String, String>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decode_query(name)?, decode_query(value)?))
+    };
+    pairs.map(pair).collect()
+}
+
+/// Encodes parameters; every character that means something is escaped.
+pub(crate) fn encode(parameters: &[(&str, &str)]) -> String {
+    let pair = |(name, value): &(&str, &str)| format!("{}={}", escape(name), escape(value));
+    parameters.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+fn escape(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_round_trip_and_broken_ones_are_refused() {
+        let parameters = [("kind", "Redis Cluster"), ("name", "a/b&c=d+ü%")];
+        let decoded = decode(&encode(&parameters)).unwrap();
+        let expected = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(decoded, BTreeMap::from(expected));
+        assert_eq!(decode("a+b&c").unwrap().into_keys().collect::<Vec<_>>(), ["a b", "c"]);
+        assert_eq!(decode("a=b&c=%zz"), None);
+    }
+}

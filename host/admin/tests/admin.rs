@@ -1,0 +1,138 @@
+//! The admin API over a real socket: who is let in, what is refused, and what the client says of it.
+#![cfg(test)]
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tholepin_admin::{
+    AdminClient, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer, AskError,
+};
+use tholepin_core::Boxed;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Says what it was asked; knows one path that fails and one that never answers.
+struct Echo;
+
+impl AdminRoutes for Echo {
+    fn handle(&self, request: AdminRequest) -> Boxed<'_, Result<Value, AdminError>> {
+        Box::pin(async move {
+            match request.path.as_str() {
+                "/v1/echo" => Ok(json!({
+                    "posted": request.method == AdminMethod::Post,
+                    "query": request.query,
+                    "body": request.body,
+                })),
+                "/v1/busy" => Err(AdminError::Conflict("another pass holds it".to_owned())),
+                "/v1/never" => std::future::pending().await,
+                path => Err(AdminError::NotFound(format!("no `{path}`"))),
+            }
+        })
+    }
+}
+
+/// A server that runs until the value is dropped.
+struct Running {
+    client: AdminClient,
+    folder: TempDir,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("admin.json");
+        let server = AdminServer::bind(file.clone(), Arc::new(Echo)).await.unwrap();
+        let client = AdminClient::of_file(&file).unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(server.run(stop.clone()));
+        Self { client, folder, stop, tasks }
+    }
+
+    /// Sends bytes as they are; gives the answer's status.
+    async fn raw(&self, request: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.client.file().address).await.unwrap();
+        let request = request.replace("\n", "\r\n").replace("TOKEN", &self.client.file().token);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut start = [0; 12];
+        tokio::time::timeout(DEADLINE, stream.read_exact(&mut start)).await.unwrap().unwrap();
+        std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn documents_go_both_ways() {
+    let running = Running::start().await;
+    let echoed = running.client.get("/v1/echo", &[("a", "x y&z")], DEADLINE).await.unwrap();
+    assert_eq!(echoed, json!({"posted": false, "query": {"a": "x y&z"}, "body": null}));
+    let body = json!({"large": "x".repeat(1 << 20)});
+    let echoed = running.client.post("/v1/echo", &body, DEADLINE).await.unwrap();
+    assert_eq!(echoed, json!({"posted": true, "query": {}, "body": body}));
+}
+
+#[tokio::test]
+async fn what_the_host_refuses_arrives_typed() {
+    let running = Running::start().await;
+    let ask = async |path| running.client.get(path, &[], DEADLINE).await.unwrap_err();
+    let AskError::Refused(error) = ask("/v1/busy").await else { panic!("not refused") };
+    assert_eq!(error, AdminError::Conflict("another pass holds it".to_owned()));
+    let AskError::Refused(AdminError::NotFound(text)) = ask("/v1/none").await else {
+        panic!("not refused")
+    };
+    assert!(text.contains("/v1/none"), "{text}");
+    let body = json!("x".repeat(5 << 20));
+    let error = running.client.post("/v1/echo", &body, DEADLINE).await.unwrap_err();
+    // The server may hang up before it has read all.
+    assert!(matches!(error, AskError::Refused(AdminError::Invalid(_)) | AskError::Broken { .. }));
+}
+
+#[tokio::test]
+async fn who_has_no_token_or_asks_another_name_is_not_answered() {
+    let running = Running::start().await;
+    let host = running.client.file().address;
+    let with = |host: &str, token: &str| {
+        format!("GET /v1/echo HTTP/1.1\nHost: {host}\nAuthorization: {token}\n\n")
+    };
+    let host = host.to_string();
+    let rows = [
+        (with(&host, "Bearer TOKEN"), 200),
+        (with("localhost", "bearer TOKEN"), 200),
+        (with("evil.example", "Bearer TOKEN"), 401),
+        (with(&host, "Bearer TOKE"), 401),
+        (with(&host, "Bearer "), 401),
+        (with(&host, "Basic TOKEN"), 401),
+        (format!("GET /v1/echo HTTP/1.1\nHost: {host}\n\n"), 401),
+        (format!("GET /v1/echo?token=TOKEN HTTP/1.1\nHost: {host}\n\n"), 401),
+        (with(&host, "Bearer TOKEN").replace("GET", "DELETE"), 400),
+        (with(&host, "Bearer TOKEN").replace("echo", "echo?a=%zz"), 400),
+    ];
+    for (request, expected) in rows {
+        assert_eq!(running.raw(&request).await, expected, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_waits_no_longer_than_it_wants_and_says_where_nobody_is() {
+    let mut running = Running::start().await;
+    let short = Duration::from_millis(50);
+    let error = running.client.get("/v1/never", &[], short).await.unwrap_err();
+    assert!(matches!(&error, AskError::Late { .. }), "{error}");
+    running.stop.cancel();
+    while running.tasks.join_next().await.is_some() {}
+    let error = running.client.get("/v1/echo", &[], DEADLINE).await.unwrap_err().to_string();
+    for words in ["no host answers at 127.0.0.1:", "tholepin run", "--admin-file"] {
+        assert!(error.contains(words), "{error}");
+    }
+    let file = running.folder.path().join("admin.json");
+    assert!(!file.exists(), "the file goes with its host");
+    let Err(error) = AdminClient::of_file(&file) else { panic!("there is no file") };
+    assert!(error.to_string().contains("--admin-file"), "{error}");
+}

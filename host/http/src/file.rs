@@ -1,0 +1,56 @@
+//! Files that only this user can read: where tokens and keys are left for the user's other programs.
+
+use std::{
+    fs::{DirBuilder, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+/// Writes a file that only this user can read: beside its place, then renamed.
+///
+/// # Errors
+///
+/// Fails if the file cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("partial");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
+/// Creates a directory that only this user can enter, or closes an existing one to others.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be created, or belongs to somebody else.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_whole_and_private_also_over_an_open_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, mode) = (folder.path().join("a/b"), |path: &Path| {
+            std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+        });
+        private_directory(&inner).unwrap();
+        let file = inner.join("secret.json");
+        std::fs::write(&file, "old").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        write_private(&file, b"new").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert_eq!([mode(&inner), mode(&file)], [0o700, 0o600]);
+        assert_eq!(std::fs::read_dir(&inner).unwrap().count(), 1, "nothing is left beside it");
+    }
+}

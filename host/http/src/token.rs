@@ -1,0 +1,77 @@
+//! Bearer tokens: made by the operating system's randomness, kept as digests.
+
+use rand::{TryRngCore, rngs::OsRng};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system gives no random bytes")]
+pub struct NoRandom;
+
+/// Makes a token of 32 random bytes: 64 hex digits.
+///
+/// # Errors
+///
+/// Fails if the operating system gives no random bytes.
+pub fn new_token() -> Result<String, NoRandom> {
+    let mut secret = [0_u8; 32];
+    OsRng.try_fill_bytes(&mut secret).map_err(|_| NoRandom)?;
+    Ok(secret.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The token that an `Authorization` header carries.
+#[must_use]
+pub fn bearer(authorization: Option<&str>) -> Option<&str> {
+    let (scheme, token) = authorization?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// What is kept of a token. Where one is looked up by its order, the time that takes tells about the
+/// digest only, from which no token follows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// The digest of a token.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Whether this is the digest of that token, in a time that does not depend on either.
+    #[must_use]
+    pub fn is_of(&self, token: &str) -> bool {
+        self.0.ct_eq(&Self::of(token).0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_itself_fits_its_digest() {
+        let (token, other) = (new_token().unwrap(), new_token().unwrap());
+        assert_eq!(token.len(), 64);
+        let digest = TokenDigest::of(&token);
+        assert!(digest.is_of(&token));
+        for wrong in [&other, "", &token[..63], &token.to_uppercase()] {
+            assert!(!digest.is_of(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_comes_as_bearer_only() {
+        let rows = [
+            (Some("Bearer a"), Some("a")),
+            (Some("bearer  a "), Some("a")),
+            (Some("Basic a"), None),
+            (Some("a"), None),
+            (None, None),
+        ];
+        for (header, expected) in rows {
+            assert_eq!(bearer(header), expected, "{header:?}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The host's HTTP side: the admin API that the command line of the same user finds by a file.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use tests::cluster::Cluster;
+use tholepin_admin::AskError;
+
+use crate::story::DEADLINE;
+
+#[tokio::test]
+async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
+    let cluster = Cluster::start_api_only().unwrap();
+    let mut host = cluster.host().unwrap();
+    let mode = std::fs::metadata(cluster.admin_file()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let admin = cluster.admin().unwrap();
+    assert!(admin.file().address.ip().is_loopback());
+    let version = admin.get("/v1/version", &[], DEADLINE).await.unwrap();
+    assert_eq!(version["pid"], host.pid());
+    let error = admin.get("/v1/nonsense", &[], DEADLINE).await.unwrap_err();
+    assert!(matches!(&error, AskError::Refused(_)), "{error}");
+    host.end().unwrap();
+    assert!(!cluster.admin_file().exists());
+
+    // A host that is killed leaves its file; the next one replaces it.
+    let mut killed = cluster.host().unwrap();
+    let stale = cluster.admin().unwrap();
+    killed.kill().unwrap();
+    let error = stale.get("/v1/version", &[], Duration::from_secs(2)).await.unwrap_err();
+    assert!(
+        error.to_string().contains("is `tholepin run` or `tholepin local` running?"),
+        "{error}"
+    );
+    let _host = cluster.host().unwrap();
+    cluster.admin().unwrap().get("/v1/version", &[], DEADLINE).await.unwrap();
+}
