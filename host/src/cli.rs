@@ -104,7 +104,7 @@ pub(crate) struct EngineArgs {
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
-    /// How many objects to reconcile at once
+    /// How many passes may compute at once
     #[arg(
         long,
         env = "THOLEPIN_CONCURRENCY",
@@ -113,6 +113,15 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) concurrency: u16,
+    /// How many passes may be under way at once, those that wait for the world included
+    #[arg(
+        long,
+        env = "THOLEPIN_IN_FLIGHT",
+        value_name = "COUNT",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+    )]
+    pub(crate) in_flight: u16,
     /// Seconds after which a healthy object is looked at again
     #[arg(
         long,

@@ -93,11 +93,9 @@ pub(crate) async fn run(
         passes: passes.clone(),
         wakes: passes,
     };
-    let EngineArgs { admin, plugins: _, concurrency, resync_seconds } = options.arguments;
-    let admin = AdminServer::bind(admin_file(admin)?, Arc::new(Routes)).await?;
-    let resync = Duration::from_secs(resync_seconds);
-    let controller =
-        Arc::new(Controller::new(parts, Settings { concurrency: concurrency.into(), resync }));
+    let admin =
+        AdminServer::bind(admin_file(options.arguments.admin.clone())?, Arc::new(Routes)).await?;
+    let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
@@ -131,6 +129,14 @@ pub(crate) async fn run(
     finish(tasks, stop).await
 }
 
+fn settings(arguments: &EngineArgs) -> Settings {
+    Settings {
+        concurrency: arguments.concurrency.into(),
+        in_flight: arguments.in_flight.into(),
+        resync: Duration::from_secs(arguments.resync_seconds),
+    }
+}
+
 /// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight.
 async fn finish(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Result<()> {
     let first = tasks.join_next().await;
@@ -158,12 +164,15 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 fn open_registry(
     options: &EngineOptions,
 ) -> Result<(Arc<Registry>, tholepin_guest::DirectoryWatch)> {
+    // Every pass under way keeps an instance.
+    let EngineArgs { concurrency, in_flight, .. } = options.arguments;
+    let calls = u32::from(in_flight.max(concurrency));
     let registry = RegistryOptions {
         directory: options.arguments.plugins.clone(),
         cache: cache_directory()?,
         allow_as_requested: options.trusts_plugins,
     };
-    Ok(Registry::open(Arc::new(GuestEngine::new()?), registry)?)
+    Ok(Registry::open(Arc::new(GuestEngine::new(calls)?), registry)?)
 }
 
 /// Marks the objects that want to hear of a change inside an instance.

@@ -1,4 +1,4 @@
-//! The loop: changes mark keys, workers reconcile them, plugins come and go.
+//! The loop: changes mark keys, passes reconcile them, plugins come and go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +12,8 @@ use tholepin_core::{
 };
 use tholepin_schema::manifest::{KindName, Manifest};
 use tokio::{
-    sync::mpsc,
-    task::{JoinSet, coop::consume_budget},
+    sync::{OwnedSemaphorePermit, mpsc},
+    task::{JoinError, JoinSet, coop::consume_budget},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,9 @@ use crate::{
     ended::ended_containers,
     mapper::{self, Routes},
     notes::Notes,
+    permit::{Permit, Permits},
     plugins::{Passes, PluginEvent, Plugins, Wakes},
-    queue::{Priority, Queue, QueueStats, SharedQueue},
+    queue::{Priority, Queue, QueueStats, SharedQueue, Taken},
     reconcile::reconcile,
     strikes::Strikes,
 };
@@ -53,8 +54,11 @@ pub struct Parts {
 /// How the controller works.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How many objects are reconciled at once.
+    /// How many passes compute at once.
     pub concurrency: usize,
+    /// How many passes are under way at once, those included that wait for the host; at least
+    /// `concurrency`.
+    pub in_flight: usize,
     /// When a healthy object is looked at again.
     pub resync: Duration,
 }
@@ -64,12 +68,13 @@ pub struct Controller {
     shared: Arc<Shared>,
 }
 
-/// What workers and loops share.
+/// What passes and loops share.
 pub(crate) struct Shared {
     pub(crate) parts: Parts,
     pub(crate) settings: Settings,
     pub(crate) notes: Notes,
     queue: SharedQueue,
+    permits: Permits,
     strikes: Mutex<Strikes>,
     routes: Mutex<Arc<Routes>>,
 }
@@ -98,6 +103,7 @@ impl Controller {
             settings,
             notes: Notes::default(),
             queue: SharedQueue::default(),
+            permits: Permits::new(settings.concurrency, settings.in_flight),
             strikes: Mutex::default(),
             routes: Mutex::default(),
         };
@@ -113,25 +119,40 @@ impl Controller {
     ///
     /// `events` tells which plugins changed; those that serve at the start are taken as changed.
     pub async fn run(&self, events: mpsc::Receiver<PluginEvent>, stop: CancellationToken) {
-        let mut workers = JoinSet::new();
-        for _ in 0..self.shared.settings.concurrency {
-            let (shared, stop) = (self.shared.clone(), stop.clone());
-            workers.spawn(work(shared, stop));
-        }
+        let mut passes = JoinSet::new();
         let premature = tokio::select! {
             biased;
             () = stop.cancelled() => None,
             // Without one of these the controller would be deaf, and nobody would notice.
             () = self.follow_changes() => Some("the store ended".to_owned()),
             () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
-            // A worker ends only with the stop: one that panicked must not go unseen.
-            ended = workers.join_next() => Some(format!("a worker ended: {ended:?}")),
+            // A pass that panicked must not go unseen.
+            error = self.dispatch(&mut passes) => Some(format!("a pass ended: {error}")),
         };
         if let Some(reason) = premature {
             error!(reason, "the controller stops before it was told to");
         }
         stop.cancel();
-        finish(workers).await;
+        finish(passes).await;
+    }
+
+    /// Begins a pass for every key that becomes due, as long as there is room; ends if one panics.
+    async fn dispatch(&self, passes: &mut JoinSet<()>) -> JoinError {
+        // Kept over turns of the loop, or it would lose its place among those who wait for a permit.
+        let mut next = Box::pin(next(self.shared.clone()));
+        loop {
+            tokio::select! {
+                Some(ended) = passes.join_next() => {
+                    if let Err(error) = ended {
+                        return error;
+                    }
+                }
+                due = &mut next => {
+                    passes.spawn(work(self.shared.clone(), due));
+                    next = Box::pin(self::next(self.shared.clone()));
+                }
+            }
+        }
     }
 
     async fn follow_changes(&self) {
@@ -233,24 +254,39 @@ impl Controller {
 }
 
 /// Lets the calls in flight finish, up to a bound.
-async fn finish(mut workers: JoinSet<()>) {
-    let finished = async { while workers.join_next().await.is_some() {} };
+async fn finish(mut passes: JoinSet<()>) {
+    let finished = async { while passes.join_next().await.is_some() {} };
     if timeout(STOP_DEADLINE, finished).await.is_err() {
         warn!(deadline = ?STOP_DEADLINE, "calls in flight did not finish and are dropped");
-        workers.shutdown().await;
+        passes.shutdown().await;
     }
 }
 
-/// Takes keys until told to stop. A call that has begun is finished.
-async fn work(shared: Arc<Shared>, stop: CancellationToken) {
+/// A key whose pass may begin.
+struct Due {
+    taken: Taken,
+    permit: Permit,
+    /// Held until the pass ends.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Waits for a key and for the right to work on it. The key is taken last: the most urgent one of the
+/// moment in which the work can begin.
+async fn next(shared: Arc<Shared>) -> Due {
+    let place = shared.permits.place().await;
     loop {
-        let taken = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            taken = shared.queue.next() => taken,
-        };
-        let key = Arc::new(taken.key);
-        let done = reconcile(&shared, &key, taken.causes).await;
-        shared.queue.done(&key, done);
+        shared.queue.due().await;
+        let permit = shared.permits.permit().await;
+        if let Some(taken) = shared.queue.take() {
+            return Due { taken, permit, _place: place };
+        }
     }
+}
+
+/// Works on one key. A pass that has begun is finished.
+async fn work(shared: Arc<Shared>, due: Due) {
+    let Due { taken, permit, _place } = due;
+    let key = Arc::new(taken.key);
+    let done = reconcile(&shared, &key, taken.causes, Arc::new(permit)).await;
+    shared.queue.done(&key, done);
 }

@@ -7,7 +7,8 @@
 //! It knows ports only: no Kubernetes client, no Wasm runtime, no gate.
 //!
 //! Invariants:
-//! - One pass per object at a time; different objects in parallel up to a bound.
+//! - One pass per object at a time; different objects in parallel: so many compute, and more wait for
+//!   the host, up to a second bound.
 //! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
 //! - A fault of a plugin counts against that revision and that object alone.
 //! - Every task is joined.
@@ -17,6 +18,7 @@ mod ended;
 mod field;
 mod mapper;
 mod notes;
+mod permit;
 mod plugins;
 pub mod queue;
 mod reconcile;

@@ -257,6 +257,13 @@ impl Queue {
         None
     }
 
+    /// Whether [`take`](Self::take) may find a key. It may find none all the same, and then this is so no
+    /// more.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        self.lanes.values().any(|lane| lane.places != 0)
+    }
+
     /// Gives a taken key back.
     pub fn done(&mut self, key: &ObjectKey, done: Done, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };

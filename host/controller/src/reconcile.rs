@@ -15,6 +15,7 @@ use crate::{
     controller::Shared,
     mapper::reference_of,
     notes::{Note, Seen},
+    permit::{Lending, Permit},
     plugins::ActivePlugin,
     queue::Done,
     strikes::{ObjectState, Verdict},
@@ -30,7 +31,12 @@ const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from
     skip_all,
     fields(plugin = %key.plugin, object = %key, revision = Empty, outcome = Empty)
 )]
-pub(crate) async fn reconcile(shared: &Shared, key: &Arc<ObjectKey>, causes: Vec<String>) -> Done {
+pub(crate) async fn reconcile(
+    shared: &Shared,
+    key: &Arc<ObjectKey>,
+    causes: Vec<String>,
+    permit: Arc<Permit>,
+) -> Done {
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
         forget(shared, key);
         return Done::AwaitChange;
@@ -42,10 +48,11 @@ pub(crate) async fn reconcile(shared: &Shared, key: &Arc<ObjectKey>, causes: Vec
     }
     let Some(plugin) = shared.parts.plugins.active(&key.plugin) else {
         let text = missing(&key.plugin, meta.deleting);
+        permit.give_back();
         return mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
     };
     Span::current().record("revision", plugin.revision.short());
-    let pass = One { shared, key, plugin: &plugin, meta: &meta };
+    let pass = One { shared, key, plugin: &plugin, meta: &meta, permit: &permit };
     let done = pass.run(object, causes).await;
     Span::current().record("outcome", name(done));
     done
@@ -57,6 +64,7 @@ struct One<'a> {
     key: &'a Arc<ObjectKey>,
     plugin: &'a Arc<ActivePlugin>,
     meta: &'a ObjectMeta,
+    permit: &'a Arc<Permit>,
 }
 
 impl One<'_> {
@@ -74,7 +82,8 @@ impl One<'_> {
         }
         if wants_finalizer && !has_finalizer {
             let marks = &self.shared.parts.marks;
-            match marks.add_finalizer(reference_of(self.key), finalizer.clone()).await {
+            let added = marks.add_finalizer(reference_of(self.key), finalizer.clone());
+            match self.permit.lend(added).await {
                 Ok(stored) => object = Arc::new(stored),
                 Err(error) => {
                     say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
@@ -128,6 +137,7 @@ impl One<'_> {
                 None
             }
             Ok(violations) => {
+                self.permit.give_back();
                 let lines: Vec<_> = violations
                     .iter()
                     .map(|violation| format!("{}: {}", violation.field, violation.message))
@@ -136,7 +146,10 @@ impl One<'_> {
                 say(self.shared, self.key, &format!("the spec is invalid: {text}"));
                 Some(self.mark(Reason::InvalidSpec, &text).await)
             }
-            Err(error) => Some(self.strike(&error).await),
+            Err(error) => {
+                self.permit.give_back();
+                Some(self.strike(&error).await)
+            }
         }
     }
 
@@ -153,7 +166,11 @@ impl One<'_> {
             memo: note.memo,
         };
         let pass = self.shared.parts.passes.open(self.plugin, self.key, object);
-        self.plugin.guests.reconcile(self.context(), request, pass).await
+        let lending = Lending { permit: self.permit.clone(), perform: pass };
+        let outcome =
+            self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
+        self.permit.give_back();
+        outcome
     }
 
     async fn conclude(

@@ -50,7 +50,7 @@ async fn measure(
         cache: cache.clone(),
         allow_as_requested: true,
     };
-    let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new()?), options)?;
+    let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new(8)?), options)?;
     let [first, second] = components;
     put(&directory, "config-maker.wasm", first)?;
     put(&directory, "config-maker.yaml", SETTINGS.as_bytes())?;

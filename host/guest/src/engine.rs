@@ -18,8 +18,9 @@ use crate::limits::Limits;
 /// How often a computing guest is looked at: limits of computing are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
-/// The most guest calls at once; one more waits for a slot, within its wall clock.
-const CALLS_MAX: u32 = 64;
+/// Guest calls beside those of passes: `describe`, and `validate` where nobody reconciles. One more than
+/// all these waits for a slot, within its wall clock.
+const CALLS_ASIDE: u32 = 8;
 
 /// Core instances of one component: its module, and the small ones that join it to the component model.
 const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
@@ -27,7 +28,7 @@ const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
 /// Where instances live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
-    /// In slots reserved at the start: fast, and needs some 300 GiB of address space.
+    /// In slots reserved at the start: fast, and needs some 5 GiB of address space per call.
     Pooling,
     /// Reserved at each call: for systems that limit address space.
     OnDemand,
@@ -53,16 +54,16 @@ pub enum EngineError {
 }
 
 impl GuestEngine {
-    /// Sets up an engine with pooled instances, or on-demand ones where the address space for a pool
-    /// cannot be reserved.
+    /// Sets up an engine for so many passes at once, with pooled instances, or on-demand ones where the
+    /// address space for a pool cannot be reserved.
     ///
     /// # Errors
     ///
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
-    pub fn new() -> Result<Self, EngineError> {
-        Self::with_allocation(Allocation::Pooling).or_else(|error| {
+    pub fn new(passes: u32) -> Result<Self, EngineError> {
+        Self::with_allocation(Allocation::Pooling, passes).or_else(|error| {
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
-            Self::with_allocation(Allocation::OnDemand)
+            Self::with_allocation(Allocation::OnDemand, passes)
         })
     }
 
@@ -71,10 +72,11 @@ impl GuestEngine {
     /// # Errors
     ///
     /// As [`new`](Self::new).
-    pub fn with_allocation(allocation: Allocation) -> Result<Self, EngineError> {
-        let engine = build(allocation)?;
+    pub fn with_allocation(allocation: Allocation, passes: u32) -> Result<Self, EngineError> {
+        let calls = passes.saturating_add(CALLS_ASIDE);
+        let engine = build(allocation, calls)?;
         let ticker = Ticker::start(engine.clone()).map_err(EngineError::Ticker)?;
-        let slots = Arc::new(Semaphore::new(CALLS_MAX as usize));
+        let slots = Arc::new(Semaphore::new(calls as usize));
         Ok(Self { engine, allocation, slots, _ticker: ticker })
     }
 
@@ -95,11 +97,11 @@ impl GuestEngine {
     /// An engine for one compilation. Wasmtime 48 keeps compiler memory in the engine for ever, so the one
     /// that serves must never compile.
     pub(crate) fn throw_away() -> Result<Engine, EngineError> {
-        build(Allocation::OnDemand)
+        build(Allocation::OnDemand, 1)
     }
 }
 
-fn build(allocation: Allocation) -> Result<Engine, EngineError> {
+fn build(allocation: Allocation, calls: u32) -> Result<Engine, EngineError> {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -114,7 +116,7 @@ fn build(allocation: Allocation) -> Result<Engine, EngineError> {
         .cranelift_nan_canonicalization(true);
     match allocation {
         Allocation::Pooling => {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls)));
         }
         Allocation::OnDemand => {
             config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
@@ -123,17 +125,17 @@ fn build(allocation: Allocation) -> Result<Engine, EngineError> {
     Engine::new(&config).map_err(|error| EngineError::Engine(format!("{error:#}")))
 }
 
-fn pool() -> PoolingAllocationConfig {
+fn pool(calls: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(CALLS_MAX)
-        .total_core_instances(CALLS_MAX * CORE_INSTANCES_PER_COMPONENT_MAX)
+    pool.total_component_instances(calls)
+        .total_core_instances(calls.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
-        .total_memories(CALLS_MAX)
+        .total_memories(calls)
         .max_memories_per_component(1)
         .max_memory_size(Limits::MEMORY_BYTES_MAX)
-        .total_tables(CALLS_MAX * 4)
+        .total_tables(calls.saturating_mul(4))
         .max_tables_per_component(4)
-        .total_stacks(CALLS_MAX)
+        .total_stacks(calls)
         .max_unused_warm_slots(16)
         .linear_memory_keep_resident(256 << 10);
     pool

@@ -91,7 +91,13 @@ impl Running {
     ) -> Result<()> {
         let options = EngineOptions {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
-            arguments: EngineArgs { admin, plugins, concurrency: 8, resync_seconds: 30 },
+            arguments: EngineArgs {
+                admin,
+                plugins,
+                concurrency: 8,
+                in_flight: 64,
+                resync_seconds: 30,
+            },
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();

@@ -1,4 +1,4 @@
-//! The queue behind a lock, for workers that wait.
+//! The queue behind a lock, for the one who waits for it.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -17,7 +17,7 @@ use super::{Done, Priority, Queue, Taken};
 #[derive(Debug, Default)]
 pub struct SharedQueue {
     queue: Mutex<Queue>,
-    /// Told at each mark; a waiting worker looks again.
+    /// Told at each mark; who waits looks again.
     marked: Notify,
 }
 
@@ -40,15 +40,14 @@ impl SharedQueue {
         self.marked.notify_one();
     }
 
-    /// Waits for a key that is due.
-    pub async fn next(&self) -> Taken {
+    /// Waits until a key may be due. One waits at a time; [`take`](Self::take) then takes the most urgent
+    /// of that moment, if there still is one.
+    pub async fn due(&self) {
         loop {
             let due = {
                 let mut queue = self.lock();
-                if let Some(taken) = queue.take(Instant::now()) {
-                    // One mark wakes one worker; there may be work for another.
-                    self.marked.notify_one();
-                    return taken;
+                if queue.is_due(Instant::now()) {
+                    return;
                 }
                 queue.next_due()
             };
@@ -60,6 +59,11 @@ impl SharedQueue {
                 None => self.marked.notified().await,
             }
         }
+    }
+
+    /// Takes the next key that is due.
+    pub fn take(&self) -> Option<Taken> {
+        self.lock().take(Instant::now())
     }
 
     /// Tells that a key has run.
@@ -85,7 +89,7 @@ mod tests {
     use tholepin_schema::manifest::KindName;
 
     #[tokio::test]
-    async fn a_worker_waits_for_a_mark_and_for_a_time() {
+    async fn it_is_waited_for_a_mark_and_for_a_time() {
         let queue = SharedQueue::default();
         let kind = KindName { api_version: "v1".into(), kind: "K".into() };
         let key = ObjectKey {
@@ -97,12 +101,13 @@ mod tests {
         let start = Instant::now();
         let wait = Duration::from_millis(30);
         queue.add_after(&key, wait);
-        assert_eq!(queue.next().await.key, key);
+        queue.due().await;
+        assert_eq!(queue.take().unwrap().key, key);
         assert!(wait <= start.elapsed(), "{:?}", start.elapsed());
-        let (taken, ()) = tokio::join!(queue.next(), async {
+        tokio::join!(queue.due(), async {
             queue.done(&key, Done::AwaitChange);
             queue.add(&key, Priority::Event, "");
         });
-        assert_eq!(taken.key, key);
+        assert_eq!(queue.take().unwrap().key, key);
     }
 }

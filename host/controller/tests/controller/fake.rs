@@ -12,8 +12,8 @@ use std::{
 use serde_json::{Value, json};
 use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName,
-    RespReply, RevisionDigest, StoredObject,
+    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName, Reply,
+    RespReply, RevisionDigest, RuntimeCall, StoredObject,
     condition::HostCondition,
     port::{
         ApplyRequest, Changes, DeleteRequest, GuestError, Guests, Kubernetes, Marks, Members,
@@ -232,8 +232,10 @@ impl Watches for FakeKubernetes {
 pub(crate) enum Script {
     Answer(Result<Outcome, Failure>),
     Trap,
-    /// Waits for a permit of the guests' gate before it answers well.
+    /// Computes until a permit of the guests' gate is there, then answers well.
     Wait,
+    /// Asks the host, whose answer comes with a permit of the world's gate; then notes that it goes on.
+    Ask,
 }
 
 /// The object's name, the revision and whether it was deleting, of each call.
@@ -251,9 +253,9 @@ pub(crate) struct FakeGuests {
 impl Guests for FakeGuests {
     fn reconcile<'a>(
         &'a self,
-        _: CallContext,
+        context: CallContext,
         request: Request,
-        _: Arc<dyn Perform>,
+        perform: Arc<dyn Perform>,
     ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>> {
         Box::pin(async move {
             let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
@@ -267,6 +269,13 @@ impl Guests for FakeGuests {
                 }
                 Script::Wait => {
                     self.gate.acquire().await.unwrap().forget();
+                    Ok(Ok(Outcome::default()))
+                }
+                Script::Ask => {
+                    let call = Call::Runtime(RuntimeCall::Now);
+                    let answer = perform.perform(&context, call).await;
+                    let call = (format!("{name}: {answer:?}"), self.revision, request.deleting);
+                    self.calls.lock().unwrap().push(call);
                     Ok(Ok(Outcome::default()))
                 }
             }
@@ -312,20 +321,27 @@ pub(crate) fn plugin(guests: FakeGuests, manifest: Manifest) -> Arc<ActivePlugin
     })
 }
 
-/// Passes, wakes and Redis that nobody uses.
-pub(crate) struct Nothing;
+/// Passes whose every call waits for a permit.
+#[derive(Clone)]
+pub(crate) struct SlowPasses(pub(crate) Arc<Semaphore>);
 
-impl Perform for Nothing {
+impl Perform for SlowPasses {
     fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> Boxed<'a, Answer> {
-        Box::pin(async { Err(CallError::Denied("a fake".into())) })
+        Box::pin(async {
+            self.0.acquire().await.unwrap().forget();
+            Ok(Reply::Done)
+        })
     }
 }
 
-impl Passes for Nothing {
+impl Passes for SlowPasses {
     fn open(&self, _: &ActivePlugin, _: &Arc<ObjectKey>, _: &Arc<Value>) -> Arc<dyn Perform> {
-        Arc::new(Self)
+        Arc::new(self.clone())
     }
 }
+
+/// Wakes and Redis that nobody uses.
+pub(crate) struct Nothing;
 
 impl Wakes for Nothing {
     fn arm<'a>(&'a self, _: &'a Arc<ObjectKey>, _: &'a Arc<Value>, _: &'a [Wake]) -> Boxed<'a, ()> {

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use fake::{Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, World, plugin};
+use fake::{
+    Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, SlowPasses, World, plugin,
+};
 use serde_json::{Value, json};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings};
 use tholepin_core::{ObjectRef, condition::Reason, port::StoreEvent};
@@ -28,6 +30,8 @@ struct Bench {
     plugins: Arc<FakePlugins>,
     calls: Calls,
     gate: Arc<Semaphore>,
+    /// Answers to guests' calls.
+    answers: Arc<Semaphore>,
     events: mpsc::Sender<PluginEvent>,
     stop: CancellationToken,
     running: JoinSet<()>,
@@ -67,25 +71,31 @@ fn reference(name: &str) -> ObjectRef {
 
 impl Bench {
     fn start(finalizer: bool) -> Self {
+        Self::start_with(finalizer, 2, 8)
+    }
+
+    fn start_with(finalizer: bool, concurrency: usize, in_flight: usize) -> Self {
         let world = Arc::new(World::default());
         let plugins = Arc::new(FakePlugins { active: Mutex::default() });
         let (events, receiver) = mpsc::channel(16);
         let stop = CancellationToken::new();
+        let answers = Arc::new(Semaphore::new(0));
         let parts = Parts {
             kubernetes: Arc::new(FakeKubernetes(world.clone())),
             watches: Arc::new(FakeKubernetes(world.clone())),
             marks: Arc::new(FakeKubernetes(world.clone())),
             redis: Arc::new(Nothing),
             plugins: plugins.clone(),
-            passes: Arc::new(Nothing),
+            passes: Arc::new(SlowPasses(answers.clone())),
             wakes: Arc::new(Nothing),
         };
-        let settings = Settings { concurrency: 2, resync: Duration::from_secs(3600) };
+        let settings = Settings { concurrency, in_flight, resync: Duration::from_secs(3600) };
         let mut bench = Self {
             world,
             plugins,
             calls: Calls::default(),
             gate: Arc::new(Semaphore::new(0)),
+            answers,
             events,
             stop: stop.clone(),
             running: JoinSet::new(),
@@ -348,5 +358,31 @@ async fn a_finalizer_that_the_manifest_no_longer_wants_is_removed() {
     until(|| bench.calls_of("a", "1") == 1).await;
     let stored = bench.world.get(&reference("a")).unwrap();
     assert_eq!(stored["metadata"]["finalizers"], json!([]));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_lets_another_compute_and_goes_on_when_that_is_done() {
+    let bench = Bench::start_with(false, 1, 8);
+    bench.swap("1", &[("waits", Script::Ask), ("computes", Script::Wait)]).await;
+    bench.world.put(thing("waits", 1));
+    until(|| bench.calls_of("waits", "1") == 1).await;
+    // It is due again, and runs once at a time all the same.
+    bench.world.put(thing("waits", 2));
+    for name in ["b", "c"] {
+        bench.world.put(thing(name, 1));
+        until(|| bench.calls_of(name, "1") == 1).await;
+    }
+    bench.world.put(thing("computes", 1));
+    until(|| bench.calls_of("computes", "1") == 1).await;
+    bench.answers.add_permits(1);
+    until(|| bench.answers.available_permits() == 0).await;
+    bench.world.put(thing("d", 1));
+    assert_eq!(bench.calls_of("waits", "1"), 1, "at most one pass per object");
+    assert_eq!(bench.calls_of("waits: Ok(Done)", "1"), 0, "somebody else computes");
+    bench.gate.add_permits(1);
+    until(|| bench.calls_of("waits: Ok(Done)", "1") == 1 && bench.calls_of("d", "1") == 1).await;
+    until(|| bench.calls_of("waits", "1") == 2).await;
+    bench.answers.add_permits(1);
     bench.end().await;
 }

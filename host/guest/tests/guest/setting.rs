@@ -19,7 +19,7 @@ use tholepin_schema::reconcile::{Failure, Outcome, Request};
 
 /// All tests share one engine, as all plugins of a host do.
 pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
-    LazyLock::new(|| Arc::new(GuestEngine::new().unwrap()));
+    LazyLock::new(|| Arc::new(GuestEngine::new(64).unwrap()));
 
 pub(crate) struct Setting {
     pub(crate) home: TempDir,
