@@ -10,12 +10,12 @@ use std::{
 
 use rand::RngCore;
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes};
+use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Wakes};
 use tholepin_core::{
-    Boxed, ObjectKey, Perform, PluginName,
+    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName, Recording,
     port::{Clock, Entropy},
 };
-use tholepin_gate::{Gate, Mode, PassContext};
+use tholepin_gate::{Gate, Pass, PassContext};
 use tholepin_guest::{LoadedPlugin, Registry};
 use tholepin_schema::reconcile::Wake;
 use tracing::warn;
@@ -116,17 +116,37 @@ impl Passes for GatePasses {
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-    ) -> Arc<dyn Perform> {
-        self.0.pass(PassContext {
+        mode: Mode,
+    ) -> Arc<dyn OpenPass> {
+        let pass = self.0.pass(PassContext {
             key: key.clone(),
             object: object.clone(),
             grants: plugin.grants.clone(),
             safety: Arc::new(plugin.manifest.safety.clone()),
             parameters: plugin.parameters.clone(),
-            mode: Mode::Live,
+            mode,
             calls_max: CALLS_MAX,
             writes_max: WRITES_MAX,
-        })
+        });
+        if mode == Mode::Plan {
+            pass.presume((**object).clone());
+        }
+        Arc::new(GatePass(pass))
+    }
+}
+
+/// A pass of the gate, as the controller sees it.
+struct GatePass(Arc<Pass>);
+
+impl Perform for GatePass {
+    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        self.0.perform(context, call)
+    }
+}
+
+impl OpenPass for GatePass {
+    fn take_recording(&self) -> Recording {
+        self.0.take_recording()
     }
 }
 

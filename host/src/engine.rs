@@ -80,7 +80,7 @@ pub(crate) async fn run(
     let gate = Gate::new(Ports {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
-        clock,
+        clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
     let passes = Arc::new(GatePasses(gate.clone()));
@@ -92,6 +92,7 @@ pub(crate) async fn run(
         plugins: Arc::new(ServingPlugins(registry.clone())),
         passes: passes.clone(),
         wakes: passes,
+        clock,
     };
     let admin =
         AdminServer::bind(admin_file(options.arguments.admin.clone())?, Arc::new(Routes)).await?;

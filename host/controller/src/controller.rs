@@ -7,8 +7,10 @@ use std::{
 };
 
 use tholepin_core::{
-    ObjectKey, PluginName,
-    port::{Kubernetes, Marks, Redis, StoreChange, StoreEvent, WatchLease, WatchScope, Watches},
+    ObjectKey, PluginName, StoredObject,
+    port::{
+        Clock, Kubernetes, Marks, Redis, StoreChange, StoreEvent, WatchLease, WatchScope, Watches,
+    },
 };
 use tholepin_schema::manifest::{KindName, Manifest};
 use tokio::{
@@ -21,6 +23,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     ended::ended_containers,
+    history::History,
     mapper::{self, Routes},
     notes::Notes,
     permit::{Permit, Permits},
@@ -49,6 +52,8 @@ pub struct Parts {
     pub passes: Arc<dyn Passes>,
     /// Arms wakes.
     pub wakes: Arc<dyn Wakes>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// How the controller works.
@@ -65,7 +70,7 @@ pub struct Settings {
 
 /// The engine's loop.
 pub struct Controller {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What passes and loops share.
@@ -73,8 +78,9 @@ pub(crate) struct Shared {
     pub(crate) parts: Parts,
     pub(crate) settings: Settings,
     pub(crate) notes: Notes,
+    pub(crate) history: History,
     queue: SharedQueue,
-    permits: Permits,
+    pub(crate) permits: Permits,
     strikes: Mutex<Strikes>,
     routes: Mutex<Arc<Routes>>,
 }
@@ -83,6 +89,12 @@ impl Shared {
     /// Looks at the strikes or counts one.
     pub(crate) fn strikes<T>(&self, look: impl FnOnce(&mut Strikes) -> T) -> T {
         look(&mut self.strikes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the object is paused, as the store says now: asked right before the host's own writes.
+    pub(crate) fn is_paused(&self, key: &ObjectKey) -> bool {
+        let meta = self.parts.kubernetes.view().meta(&mapper::reference_of(key));
+        meta.is_some_and(|meta| meta.is_paused())
     }
 
     fn routes(&self) -> Arc<Routes> {
@@ -102,6 +114,7 @@ impl Controller {
             parts,
             settings,
             notes: Notes::default(),
+            history: History::default(),
             queue: SharedQueue::default(),
             permits: Permits::new(settings.concurrency, settings.in_flight),
             strikes: Mutex::default(),
@@ -173,7 +186,8 @@ impl Controller {
         for container_id in &ended {
             self.shared.parts.redis.member_ended(container_id);
         }
-        let priority = if ended.is_empty() { Priority::Event } else { Priority::Urgent };
+        let is_urgent = !ended.is_empty() || is_unpaused(change);
+        let priority = if is_urgent { Priority::Urgent } else { Priority::Event };
         let view = self.shared.parts.kubernetes.view();
         let cause = mapper::cause(change);
         for key in self.shared.routes().keys(change, &*view) {
@@ -251,6 +265,12 @@ impl Controller {
         }
         leases.retain(|scope, _| wanted.contains(scope));
     }
+}
+
+/// Whether an object was paused and is no longer: who did that waits for it.
+fn is_unpaused(change: &StoreChange) -> bool {
+    let is_paused = |state: &StoredObject| state.meta().is_paused();
+    change.before.as_ref().is_some_and(is_paused) && !change.after.as_ref().is_some_and(is_paused)
 }
 
 /// Lets the calls in flight finish, up to a bound.

@@ -10,22 +10,28 @@
 //! - One pass per object at a time; different objects in parallel: so many compute, and more wait for
 //!   the host, up to a second bound.
 //! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
+//! - A plan changes nothing that is remembered here.
 //! - A fault of a plugin counts against that revision and that object alone.
 //! - Every task is joined.
 
 mod controller;
 mod ended;
 mod field;
+mod history;
 mod mapper;
 mod notes;
 mod permit;
+mod phase;
+mod plan;
 mod plugins;
 pub mod queue;
 mod reconcile;
+mod story;
 mod strikes;
 
 #[cfg(test)]
 mod testing;
 
 pub use controller::{Controller, Parts, Settings};
-pub use plugins::{ActivePlugin, Passes, PluginEvent, Plugins, Wakes};
+pub use plan::PlanError;
+pub use plugins::{ActivePlugin, OpenPass, Passes, PluginEvent, Plugins, Wakes};

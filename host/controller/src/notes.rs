@@ -29,6 +29,8 @@ pub(crate) struct Note {
     pub(crate) untold: Option<String>,
     /// What was said last, so that only changes are logged.
     pub(crate) said: String,
+    /// Whether it was found paused when it was looked at last.
+    pub(crate) paused: bool,
 }
 
 /// The notes of all objects; an object's note goes with it.
@@ -46,6 +48,11 @@ impl Notes {
     /// Changes an object's note.
     pub(crate) fn change<T>(&self, key: &ObjectKey, change: impl FnOnce(&mut Note) -> T) -> T {
         change(self.lock().entry(key.clone()).or_default())
+    }
+
+    /// How many objects are paused.
+    pub(crate) fn paused(&self) -> usize {
+        self.lock().values().filter(|note| note.paused).count()
     }
 
     /// Forgets an object.

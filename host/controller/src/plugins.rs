@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{Boxed, ObjectKey, Perform, PluginName, RevisionDigest, port::Guests};
+use tholepin_core::{
+    Boxed, Mode, ObjectKey, Perform, PluginName, Recording, RevisionDigest, port::Guests,
+};
 use tholepin_schema::{
     manifest::{Grants, Manifest},
     reconcile::Wake,
@@ -44,13 +46,20 @@ pub enum PluginEvent {
 
 /// Opens passes of the gate.
 pub trait Passes: Send + Sync {
-    /// A live pass of a plugin for an object.
+    /// A pass of a plugin for an object. In a plan the object need not be in the store.
     fn open(
         &self,
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-    ) -> Arc<dyn Perform>;
+        mode: Mode,
+    ) -> Arc<dyn OpenPass>;
+}
+
+/// A pass that was opened.
+pub trait OpenPass: Perform {
+    /// Takes what was asked and answered out of the pass, once it has ended.
+    fn take_recording(&self) -> Recording;
 }
 
 /// Arms what brings an object back besides its requeue. What arms again replaces what was armed.

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallContext, ErrorChain, ObjectKey, ObjectMeta, PluginName,
+    CallContext, ErrorChain, Mode, ObjectKey, ObjectMeta, PassEnd, PluginName,
     condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
     port::GuestError,
 };
 use tholepin_schema::reconcile::{Failure, MEMO_BYTES_MAX, Outcome, Request, Wake};
+use tokio::time::Instant;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
@@ -16,13 +17,13 @@ use crate::{
     mapper::reference_of,
     notes::{Note, Seen},
     permit::{Lending, Permit},
+    phase::{ObjectPhase, finalizer_of, phase},
     plugins::ActivePlugin,
     queue::Done,
+    story::{Story, end, finalizer_step, not_called, trapped},
     strikes::{ObjectState, Verdict},
 };
 
-/// Stops the engine from writing to an object; plans still work.
-const PAUSED: &str = "tholepin.dev/paused";
 /// The shortest and the longest wait that an outcome can ask for.
 const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3600));
 
@@ -42,20 +43,36 @@ pub(crate) async fn reconcile(
         return Done::AwaitChange;
     };
     let Ok(meta) = ObjectMeta::of(&object) else { return Done::AwaitChange };
-    if meta.annotations.get(PAUSED).is_some_and(|value| value != "false") {
-        say(shared, key, "paused by annotation");
+    let plugin = shared.parts.plugins.active(&key.plugin);
+    shared.notes.change(key, |note| note.paused = meta.is_paused());
+    if meta.is_paused() {
+        pause(shared, key, plugin.as_deref());
         return Done::AwaitChange;
     }
-    let Some(plugin) = shared.parts.plugins.active(&key.plugin) else {
+    let Some(plugin) = plugin else {
         let text = missing(&key.plugin, meta.deleting);
         permit.give_back();
         return mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
     };
     Span::current().record("revision", plugin.revision.short());
     let pass = One { shared, key, plugin: &plugin, meta: &meta, permit: &permit };
-    let done = pass.run(object, causes).await;
+    let (since, mut story) = (Instant::now(), Story::begin(shared, causes));
+    let done = pass.run(object, &mut story).await;
     Span::current().record("outcome", name(done));
+    shared.history.extend(story.tell(key, &plugin, since.elapsed()));
     done
+}
+
+/// Nothing is written for a paused object, and nothing looks at its instance; that it is paused is in the
+/// log, in `tholepin calls` and in a metric, because on the object it cannot be.
+fn pause(shared: &Shared, key: &ObjectKey, plugin: Option<&ActivePlugin>) {
+    say(shared, key, "paused by the annotation `tholepin.dev/paused`");
+    shared.parts.wakes.disarm(key);
+    let Some(plugin) = plugin else { return };
+    let mut story = Story::begin(shared, Vec::new());
+    let why = "paused by the annotation `tholepin.dev/paused`; remove it to go on".to_owned();
+    story.end = Some(PassEnd::NotCalled { why });
+    shared.history.extend(story.tell(key, plugin, Duration::ZERO));
 }
 
 /// One pass with what it began with.
@@ -68,27 +85,27 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    async fn run(&self, mut object: Arc<Value>, causes: Vec<String>) -> Done {
-        let finalizer = format!("tholepin.dev/{}", self.key.plugin);
-        let has_finalizer = self.meta.finalizers.contains(&finalizer);
-        let wants_finalizer = self.plugin.manifest.finalizer;
-        if has_finalizer && !wants_finalizer {
-            // An earlier revision set it; nobody would ever remove it.
-            return self.finish(&finalizer).await;
-        }
-        if self.meta.deleting && !has_finalizer {
-            // Whoever deletes it has all it needs; what it owns goes with it.
-            return Done::AwaitChange;
-        }
-        if wants_finalizer && !has_finalizer {
-            let marks = &self.shared.parts.marks;
-            let added = marks.add_finalizer(reference_of(self.key), finalizer.clone());
-            match self.permit.lend(added).await {
-                Ok(stored) => object = Arc::new(stored),
-                Err(error) => {
-                    say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
-                    return Done::Retry;
+    async fn run(&self, mut object: Arc<Value>, story: &mut Story) -> Done {
+        let finalizer = finalizer_of(self.key);
+        let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
+        match phase {
+            ObjectPhase::Call => {}
+            ObjectPhase::Leave => return Done::AwaitChange,
+            ObjectPhase::Release => {
+                story.end = Some(not_called(phase));
+                return self.finish(&finalizer, story).await;
+            }
+            ObjectPhase::Adopt => {
+                let marks = &self.shared.parts.marks;
+                let added = marks.add_finalizer(reference_of(self.key), finalizer.clone());
+                match self.permit.lend(added).await {
+                    Ok(stored) => object = Arc::new(stored),
+                    Err(error) => {
+                        say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
+                        return Done::Retry;
+                    }
                 }
+                story.before.push(finalizer_step("add-finalizer", self.key, &finalizer));
             }
         }
         let (revision, state) = (&self.plugin.revision, self.state());
@@ -99,11 +116,11 @@ impl One<'_> {
                 None => Done::AwaitChange,
             };
         }
-        if let Some(done) = self.validate(&object, &note).await {
+        if let Some(done) = self.validate(&object, &note, story).await {
             return done;
         }
-        let outcome = self.call(&object, note, causes).await;
-        self.conclude(&object, &finalizer, outcome).await
+        let outcome = self.call(&object, note, story).await;
+        self.conclude(&object, &finalizer, outcome, story).await
     }
 
     fn state(&self) -> ObjectState {
@@ -120,7 +137,7 @@ impl One<'_> {
 
     /// Asks the plugin about a generation that it has not seen. Answers when there is nothing more to
     /// do in this pass.
-    async fn validate(&self, object: &Arc<Value>, note: &Note) -> Option<Done> {
+    async fn validate(&self, object: &Arc<Value>, note: &Note, story: &mut Story) -> Option<Done> {
         let version = match self.meta.generation {
             Some(generation) => generation.to_string(),
             None => self.meta.resource_version.clone(),
@@ -144,10 +161,12 @@ impl One<'_> {
                     .collect();
                 let text = lines.join("; ");
                 say(self.shared, self.key, &format!("the spec is invalid: {text}"));
+                story.end = Some(PassEnd::Invalid { violations });
                 Some(self.mark(Reason::InvalidSpec, &text).await)
             }
             Err(error) => {
                 self.permit.give_back();
+                story.end = Some(trapped(&error));
                 Some(self.strike(&error).await)
             }
         }
@@ -157,19 +176,21 @@ impl One<'_> {
         &self,
         object: &Arc<Value>,
         note: Note,
-        causes: Vec<String>,
+        story: &mut Story,
     ) -> Result<Result<Outcome, Failure>, GuestError> {
         let request = Request {
             object: (**object).clone(),
             deleting: self.meta.deleting,
-            causes,
+            causes: story.causes.clone(),
             memo: note.memo,
         };
-        let pass = self.shared.parts.passes.open(self.plugin, self.key, object);
-        let lending = Lending { permit: self.permit.clone(), perform: pass };
+        let pass = self.shared.parts.passes.open(self.plugin, self.key, object, Mode::Live);
+        let lending = Lending { permit: self.permit.clone(), perform: pass.clone() };
         let outcome =
             self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
         self.permit.give_back();
+        story.recording = pass.take_recording();
+        story.end = Some(end(&outcome));
         outcome
     }
 
@@ -178,6 +199,7 @@ impl One<'_> {
         object: &Arc<Value>,
         finalizer: &str,
         outcome: Result<Result<Outcome, Failure>, GuestError>,
+        story: &mut Story,
     ) -> Done {
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
@@ -188,6 +210,7 @@ impl One<'_> {
         if MEMO_BYTES_MAX < memo_bytes {
             let message = format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed");
             let error = GuestError::BadAnswer { export: "reconcile", message };
+            story.end = Some(trapped(&error));
             return self.strike(&error).await;
         }
         self.shared.strikes(|strikes| strikes.clear(self.key));
@@ -196,7 +219,7 @@ impl One<'_> {
         }
         self.clear_marks(object).await;
         if outcome.finished && self.meta.deleting {
-            return self.finish(finalizer).await;
+            return self.finish(finalizer, story).await;
         }
         let Outcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         self.shared.notes.change(self.key, |note| note.memo = memo);
@@ -210,10 +233,16 @@ impl One<'_> {
         Done::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
     }
 
-    async fn finish(&self, finalizer: &str) -> Done {
+    async fn finish(&self, finalizer: &str, story: &mut Story) -> Done {
+        if self.shared.is_paused(self.key) {
+            return Done::AwaitChange;
+        }
         let marks = &self.shared.parts.marks;
         match marks.remove_finalizer(reference_of(self.key), finalizer.to_owned()).await {
-            Ok(()) => Done::AwaitChange,
+            Ok(()) => {
+                story.after.push(finalizer_step("remove-finalizer", self.key, finalizer));
+                Done::AwaitChange
+            }
             Err(error) => {
                 say(self.shared, self.key, &format!("cannot remove the finalizer: {error}"));
                 Done::Retry
@@ -267,7 +296,8 @@ impl One<'_> {
             let name = condition.get("type").and_then(Value::as_str);
             name == Some(RECONCILED) || name == Some(QUARANTINED)
         };
-        if conditions.is_some_and(|conditions| conditions.iter().any(is_ours)) {
+        let has_ours = conditions.is_some_and(|conditions| conditions.iter().any(is_ours));
+        if has_ours && !self.shared.is_paused(self.key) {
             let marks = &self.shared.parts.marks;
             if let Err(error) = marks.set_conditions(reference_of(self.key), Vec::new()).await {
                 warn!(%error, "cannot clear the host's conditions");
@@ -287,6 +317,9 @@ async fn mark(
     reason: Reason,
     message: &str,
 ) -> Done {
+    if shared.is_paused(key) {
+        return Done::AwaitChange;
+    }
     let condition = HostCondition {
         condition_type,
         status: condition_type == QUARANTINED,

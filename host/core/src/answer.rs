@@ -125,4 +125,25 @@ impl CallError {
             Self::Other(_) => "Other",
         }
     }
+
+    /// Whether what was asked may have happened all the same.
+    #[must_use]
+    pub const fn may_have_run(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Gone(_) => true,
+            Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Denied(_)
+            | Self::Refused(_)
+            | Self::Busy(_)
+            | Self::NeedsApproval(_)
+            | Self::Interrupted
+            | Self::Throttled(_)
+            | Self::Transient(_)
+            | Self::Invalid(_)
+            | Self::Unsupported(_)
+            | Self::PlanEnds(_)
+            | Self::Other(_) => false,
+        }
+    }
 }

@@ -17,7 +17,9 @@ mod object;
 mod perform;
 pub mod port;
 mod recording;
+pub mod report;
 mod resp;
+pub mod step;
 
 pub use answer::{Answer, CallError, Reply};
 pub use call::{
@@ -25,7 +27,9 @@ pub use call::{
 };
 pub use error_chain::ErrorChain;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
-pub use object::{ObjectError, ObjectMeta, Owner, StoredObject};
-pub use perform::{Boxed, CallContext, Perform};
+pub use object::{ObjectError, ObjectMeta, Owner, PAUSED, StoredObject};
+pub use perform::{Boxed, CallContext, Mode, Perform};
 pub use recording::{Recorded, Recording};
+pub use report::{PassEnd, PassHeader, PassReport};
 pub use resp::{RespNode, RespReply};
+pub use step::{Effect, Step};

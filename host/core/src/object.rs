@@ -14,6 +14,10 @@ use tholepin_schema::manifest::KindName;
 
 use crate::ObjectRef;
 
+/// The annotation that stops the engine from writing anything for an object, unless it is `false`; plans
+/// still work.
+pub const PAUSED: &str = "tholepin.dev/paused";
+
 /// One object of the store; a copy shares the text.
 #[derive(Clone)]
 pub struct StoredObject {
@@ -139,6 +143,12 @@ impl ObjectMeta {
             owners: items(object, "/metadata/ownerReferences").map(Owner::of).collect(),
             deleting: !text(object, "/metadata/deletionTimestamp").is_empty(),
         })
+    }
+
+    /// Whether the annotation [`PAUSED`] stops the engine from writing for it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.annotations.get(PAUSED).is_some_and(|value| value != "false")
     }
 
     /// The owner that controls the object.

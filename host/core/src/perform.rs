@@ -2,10 +2,23 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Answer, Call, ObjectKey, PluginName, RevisionDigest};
 
 /// A future that can be kept behind a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whether the writes of a pass reach the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Reads and writes are executed.
+    Live,
+    /// Reads are executed; writes are recorded: Kubernetes checks them by a dry run, and later reads
+    /// of the pass see them; Redis is not asked.
+    Plan,
+}
 
 /// On whose behalf a call is made.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Call, CallKey};
+use crate::{Answer, Call, CallKey, Step};
 
 /// One call with its answer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -15,6 +15,9 @@ pub struct Recorded {
     pub occurrence: u32,
     /// What was answered.
     pub answer: Answer,
+    /// What it changed outside, or would change; empty for a read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
 }
 
 /// The calls of one pass in the order in which they were made.
@@ -35,9 +38,9 @@ impl Recording {
         CallKey { call: text, occurrence }
     }
 
-    /// Keeps an answer under the occurrence that [`key`](Self::key) gave.
-    pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer) {
-        self.calls.push(Recorded { call, occurrence, answer });
+    /// Keeps an answer, and what the call changed, under the occurrence that [`key`](Self::key) gave.
+    pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer, steps: Vec<Step>) {
+        self.calls.push(Recorded { call, occurrence, answer, steps });
     }
 
     /// The calls in the order in which they were answered.
@@ -68,7 +71,7 @@ mod tests {
         let now = Call::Runtime(RuntimeCall::Now);
         for number in [5, 7] {
             let key = recording.key(&now);
-            recording.keep(now.clone(), key.occurrence, Ok(Reply::Number(number)));
+            recording.keep(now.clone(), key.occurrence, Ok(Reply::Number(number)), Vec::new());
         }
         let text = serde_json::to_string(&recording).unwrap();
         let answers = serde_json::from_str::<Recording>(&text).unwrap().answers();

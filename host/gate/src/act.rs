@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use serde_json::Value;
-use tholepin_core::{CallError, ObjectRef, ReadMode, port::Members};
+use tholepin_core::{
+    CallError, ObjectRef, ReadMode, Step,
+    port::{Deed, Members},
+};
 use tholepin_schema::{
     action::{self, Action, ActionResult, Outcome, Verb},
     fact::Fact,
@@ -22,7 +25,7 @@ use crate::{
     guard::{self, Policy, Proof, Scene},
     kubernetes, ledger,
     pass::Pass,
-    witness,
+    steps, witness,
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -35,6 +38,7 @@ pub(crate) async fn perform(
     pass: &Pass,
     instance: &Instance,
     actions: &[Action],
+    steps: &mut Vec<Step>,
 ) -> Result<Vec<ActionResult>, CallError> {
     for action in actions {
         grant::redis_verb(&pass.context.grants, action.verb.name())?;
@@ -48,19 +52,28 @@ pub(crate) async fn perform(
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
     guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
     let name = pass.members(instance).await?.instance;
-    let mut book = pass.gate.books.take(pass, &name).await?;
-    let mut run = Run { pass, instance, actions, book: &mut book, outcomes: BTreeMap::new() };
-    for wave in waves {
-        run.wave(&wave).await?;
-    }
-    let Run { mut outcomes, .. } = run;
-    book.save(pass).await?;
-    let result = |(index, action): (usize, &Action)| {
-        let missing = || Outcome::Skipped { after: String::new() };
-        let outcome = outcomes.remove(&index).unwrap_or_else(missing);
-        ActionResult { id: action.id.clone(), outcome }
+    let mut deeds = match pass.context.mode {
+        Mode::Live => {
+            let mut book = pass.gate.books.take(pass, &name).await?;
+            Run::new(pass, instance, actions, &mut book).run(waves).await?
+        }
+        Mode::Plan => {
+            let mut book = pass.gate.books.copy(pass, &name).await?;
+            Run::new(pass, instance, actions, &mut book).run(waves).await?
+        }
     };
-    Ok(actions.iter().enumerate().map(result).collect())
+    let mut results = Vec::with_capacity(actions.len());
+    for (index, action) in actions.iter().enumerate() {
+        let missing = || without_commands(Outcome::Skipped { after: String::new() });
+        let Deed { outcome, commands } = deeds.remove(&index).unwrap_or_else(missing);
+        steps.extend(steps::acted(action, &outcome, commands));
+        results.push(ActionResult { id: action.id.clone(), outcome });
+    }
+    Ok(results)
+}
+
+const fn without_commands(outcome: Outcome) -> Deed {
+    Deed { outcome, commands: Vec::new() }
 }
 
 /// Whether what an action presumes beside the rest can be read.
@@ -88,10 +101,28 @@ struct Run<'a> {
     actions: &'a [Action],
     book: &'a mut Book,
     /// By index in the list.
-    outcomes: BTreeMap<usize, Outcome>,
+    deeds: BTreeMap<usize, Deed>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    const fn new(
+        pass: &'a Pass,
+        instance: &'a Instance,
+        actions: &'a [Action],
+        book: &'a mut Book,
+    ) -> Self {
+        Self { pass, instance, actions, book, deeds: BTreeMap::new() }
+    }
+
+    /// One wave after the other; gives what became of each action.
+    async fn run(mut self, waves: Vec<Vec<usize>>) -> Result<BTreeMap<usize, Deed>, CallError> {
+        for wave in waves {
+            self.wave(&wave).await?;
+        }
+        self.book.save(self.pass).await?;
+        Ok(self.deeds)
+    }
+
     async fn wave(&mut self, wave: &[usize]) -> Result<(), CallError> {
         let ports = &self.pass.gate.ports;
         let members = self.pass.members(self.instance).await?;
@@ -109,24 +140,23 @@ impl Run<'_> {
             let Some(action) = self.actions.get(index) else { continue };
             let outcome = match self.held_back_by(action) {
                 Some(after) => Outcome::Skipped { after },
-                None => match guard::judge(action, &scene) {
-                    Ok(()) => {
+                None => match (guard::judge(action, &scene), self.pretended(action)) {
+                    (Ok(()), _) => {
                         sent.push((index, action.clone()));
                         continue;
                     }
-                    Err(refusal) => refusal.into(),
+                    // Its guard may look for the effect of an action that was not sent.
+                    (Err(_), Some(after)) => Outcome::Skipped { after },
+                    (Err(refusal), None) => refusal.into(),
                 },
             };
-            self.outcomes.insert(index, outcome);
-        }
-        if self.pass.context.mode == Mode::Plan {
-            self.pretend(&sent);
-            return Ok(());
+            self.deeds.insert(index, without_commands(outcome));
         }
         self.send(&members, sent, now_ms).await
     }
 
-    /// Notes what a later guard must know, then sends what the guards let pass.
+    /// Notes what a later guard must know, then sends what the guards let pass. A plan decides what
+    /// would be sent, by the same code.
     async fn send(
         &mut self,
         members: &Members,
@@ -141,13 +171,18 @@ impl Run<'_> {
             ledger::tried(&mut self.book.ledger, action, now_ms);
         }
         self.book.save(self.pass).await?;
-        let outcomes = self.pass.gate.ports.redis.act(members, &list).await;
-        for (action, outcome) in list.iter().zip(&outcomes) {
-            if let (Verb::Forget { node }, true) = (&action.verb, outcome.is_done()) {
+        self.pass.may_write()?;
+        let port = &self.pass.gate.ports.redis;
+        let deeds = match self.pass.context.mode {
+            Mode::Live => port.act(members, &list).await,
+            Mode::Plan => port.decide(members, &list).await,
+        };
+        for (action, deed) in list.iter().zip(&deeds) {
+            if let (Verb::Forget { node }, true) = (&action.verb, deed.outcome.is_done()) {
                 ledger::forgot(&mut self.book.ledger, *node, now_ms);
             }
         }
-        self.outcomes.extend(indexes.into_iter().zip(outcomes));
+        self.deeds.extend(indexes.into_iter().zip(deeds));
         Ok(())
     }
 
@@ -190,21 +225,20 @@ impl Run<'_> {
 
     /// The action that must be done first and was not.
     fn held_back_by(&self, action: &Action) -> Option<String> {
-        let is_done = |id: &&String| {
-            let index = self.actions.iter().position(|other| other.id.as_ref() == Some(*id));
-            let outcome = index.and_then(|index| self.outcomes.get(&index));
-            outcome.is_some_and(Outcome::is_done)
-        };
+        let is_done = |id: &&String| self.deed(id).is_some_and(|deed| deed.outcome.is_done());
         action.after.iter().find(|id| !is_done(id)).cloned()
     }
 
-    /// In a plan what the guards let pass is taken as done; what comes after it is judged on the state
-    /// of now, which is as far as a plan can see.
-    fn pretend(&mut self, sent: &[(usize, Action)]) {
-        for (index, _) in sent {
-            let note = "planned; not sent".to_owned();
-            self.outcomes.insert(*index, Outcome::Done { took_ms: 0, note });
-        }
+    /// In a plan the action that must be done first, and that is planned and not done.
+    fn pretended(&self, action: &Action) -> Option<String> {
+        let is_planned = |id: &&String| self.deed(id).is_some_and(|deed| !deed.commands.is_empty());
+        let is_plan = self.pass.context.mode == Mode::Plan;
+        action.after.iter().find(is_planned).filter(|_| is_plan).cloned()
+    }
+
+    fn deed(&self, id: &str) -> Option<&Deed> {
+        let index = self.actions.iter().position(|other| other.id.as_deref() == Some(id))?;
+        self.deeds.get(&index)
     }
 }
 

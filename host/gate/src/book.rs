@@ -59,22 +59,45 @@ impl Books {
         };
         let mut book = book.lock_owned().await;
         if book.stored.is_none() {
-            let stored = read(&*pass.gate.ports.kubernetes, reference(pass)).await?;
-            book.ledger = stored.clone().unwrap_or_default();
-            book.stored = stored;
+            *book = Book::read(pass).await?;
         }
         Ok(book)
+    }
+
+    /// A copy of an instance's book for a plan, which keeps nothing: neither in the ConfigMap nor in
+    /// memory. Waits until whoever acts on the instance has finished.
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    pub(crate) async fn copy(&self, pass: &Pass, instance: &str) -> Result<Book, CallError> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
+        if let Some(open) = open {
+            let book = open.lock().await;
+            if book.stored.is_some() {
+                return Ok(Book { ledger: book.ledger.clone(), stored: book.stored.clone() });
+            }
+        }
+        Book::read(pass).await
     }
 }
 
 impl Book {
-    /// Writes the ledger if it differs from what is stored. In plan mode nothing is written.
+    /// Reads the book from Kubernetes.
+    async fn read(pass: &Pass) -> Result<Self, CallError> {
+        let stored = read(&*pass.gate.ports.kubernetes, reference(pass)).await?;
+        Ok(Self { ledger: stored.clone().unwrap_or_default(), stored })
+    }
+
+    /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an
+    /// object that is paused.
     ///
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be written.
     pub(crate) async fn save(&mut self, pass: &Pass) -> Result<(), CallError> {
-        if pass.context.mode == Mode::Plan || self.stored.as_ref() == Some(&self.ledger) {
+        let writes = pass.context.mode == Mode::Live && !pass.is_paused();
+        if !writes || self.stored.as_ref() == Some(&self.ledger) {
             return Ok(());
         }
         let text = serde_json::to_string(&self.ledger)

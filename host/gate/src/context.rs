@@ -3,18 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+pub use tholepin_core::Mode;
 use tholepin_core::{ObjectKey, ObjectRef};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
-
-/// Whether writes reach the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Reads and writes are executed.
-    Live,
-    /// Reads are executed; writes are recorded: Kubernetes checks them by a dry run, and later reads
-    /// of the pass see them; Redis is not asked.
-    Plan,
-}
 
 /// One pass: on whose behalf, about what, and what is allowed.
 #[derive(Clone, Debug)]

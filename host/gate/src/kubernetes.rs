@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, KubernetesCall, ObjectRef, ReadMode, Reply, condition,
+    Answer, CallError, Effect, KubernetesCall, ObjectRef, ReadMode, Reply, Step, condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
 };
 use tholepin_schema::manifest::{KindName, KubernetesGrant};
@@ -14,26 +14,32 @@ use crate::{
     field, grant, instance,
     ownership::{self, leads_to},
     pass::Pass,
+    steps::{self, Before},
 };
 
-pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
+pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<Step>) -> Answer {
     match call {
         KubernetesCall::Get { object, read, fields } => get(pass, object, read, &fields).await,
         KubernetesCall::List { kind, namespace, selector, read, fields } => {
             list(pass, kind, namespace, selector, read, &fields).await
         }
-        KubernetesCall::Apply { object, force } => apply(pass, object, force).await,
-        KubernetesCall::ApplyStatus { object } => apply_status(pass, object).await,
-        KubernetesCall::MergePatch { object, patch } => merge_patch(pass, object, patch).await,
+        KubernetesCall::Apply { object, force } => apply(pass, object, force, steps).await,
+        KubernetesCall::ApplyStatus { object } => apply_status(pass, object, steps).await,
+        KubernetesCall::MergePatch { object, patch } => {
+            merge_patch(pass, object, patch, steps).await
+        }
         KubernetesCall::Delete { object, uid, resource_version, grace_seconds } => {
             let dry_run = pass.context.mode == Mode::Plan;
-            delete(pass, DeleteRequest { object, uid, resource_version, grace_seconds, dry_run })
-                .await
+            let request = DeleteRequest { object, uid, resource_version, grace_seconds, dry_run };
+            delete(pass, request, steps).await
         }
         KubernetesCall::Publish { event_type, reason, message } => {
             let context = &pass.context;
             // Events are about the reconciled object, so it is its kind that must be granted.
             pass.granted(&context.key.kind, "publish")?;
+            pass.may_write()?;
+            let effect =
+                Effect::Event { event_type, reason: reason.clone(), message: message.clone() };
             let request = PublishRequest {
                 reporter: context.field_manager(),
                 regarding: context.reference(),
@@ -45,6 +51,7 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall) -> Answer {
             if context.mode == Mode::Live {
                 pass.gate.ports.kubernetes.publish(request).await?;
             }
+            steps.push(Step::new(effect));
             Ok(Reply::Done)
         }
     }
@@ -96,7 +103,7 @@ async fn list(
     Ok(Reply::Documents(kept.collect()))
 }
 
-async fn apply(pass: &Pass, mut object: Value, force: bool) -> Answer {
+async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step>) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply")?;
     if force && !granted.force {
@@ -113,11 +120,19 @@ async fn apply(pass: &Pass, mut object: Value, force: bool) -> Answer {
     }
     in_scope(pass, granted, &reference, &object)?;
     only_named_secrets(&pass.context.object, &object)?;
-    if let Some(live) = pass.view().get(&reference) {
+    let before = current(pass, &reference, ReadMode::Cached).await;
+    if let Ok(Some(live)) = &before {
         // An intent that names us as owner must not capture somebody else's object.
-        in_scope(pass, granted, &reference, &live)?;
+        in_scope(pass, granted, &reference, live)?;
     }
-    send_apply(pass, object, force, false).await
+    let request = ApplyRequest {
+        field_manager: pass.context.field_manager(),
+        object,
+        force,
+        status: false,
+        dry_run: pass.context.mode == Mode::Plan,
+    };
+    send_apply(pass, &reference, request, &before, steps).await
 }
 
 /// A template (`${secret:NAME/KEY}`) copies a value that the plugin itself never sees; it may name only
@@ -137,14 +152,22 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     Ok(())
 }
 
-async fn apply_status(pass: &Pass, object: Value) -> Answer {
+async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply-status")?;
     if reference != pass.context.reference() {
         in_scope(pass, granted, &reference, &object)?;
     }
     refuse_reserved_conditions(&object)?;
-    send_apply(pass, object, false, true).await
+    let before = current(pass, &reference, ReadMode::Cached).await;
+    let request = ApplyRequest {
+        field_manager: pass.context.field_manager(),
+        object,
+        force: false,
+        status: true,
+        dry_run: pass.context.mode == Mode::Plan,
+    };
+    send_apply(pass, &reference, request, &before, steps).await
 }
 
 fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
@@ -158,20 +181,33 @@ fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
     Ok(())
 }
 
-async fn send_apply(pass: &Pass, object: Value, force: bool, status: bool) -> Answer {
-    let request = ApplyRequest {
-        field_manager: pass.context.field_manager(),
-        object,
-        force,
-        status,
-        dry_run: pass.context.mode == Mode::Plan,
-    };
+/// What was there before is for the report alone: that it could not be read is no reason not to apply.
+async fn send_apply(
+    pass: &Pass,
+    object: &ObjectRef,
+    request: ApplyRequest,
+    before: &Result<Option<Arc<Value>>, CallError>,
+    steps: &mut Vec<Step>,
+) -> Answer {
+    pass.may_write()?;
+    let by = if request.status { "apply-status" } else { "apply" };
+    let intent = request.object.clone();
     let stored = pass.gate.ports.kubernetes.apply(request).await?;
+    let before = match before {
+        Ok(before) => Before::Known(before.as_deref()),
+        Err(_) => Before::Unknown,
+    };
+    steps.extend(steps::written(by, object, &before, &intent, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
 }
 
-async fn merge_patch(pass: &Pass, object: ObjectRef, patch: Value) -> Answer {
+async fn merge_patch(
+    pass: &Pass,
+    object: ObjectRef,
+    patch: Value,
+    steps: &mut Vec<Step>,
+) -> Answer {
     let granted = pass.granted(&object.kind, "merge-patch")?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
@@ -184,13 +220,17 @@ async fn merge_patch(pass: &Pass, object: ObjectRef, patch: Value) -> Answer {
     }
     let dry_run = pass.context.mode == Mode::Plan;
     let manager = pass.context.field_manager();
-    let stored = pass.gate.ports.kubernetes.merge_patch(object, patch, manager, dry_run).await?;
+    pass.may_write()?;
+    let (port, target) = (&pass.gate.ports.kubernetes, object.clone());
+    let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
+    let before = Before::Known(Some(&found));
+    steps.extend(steps::written("merge-patch", &object, &before, &patch, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
 }
 
 /// Deletes what was looked at and not its successor: the uid seen becomes a precondition.
-async fn delete(pass: &Pass, mut request: DeleteRequest) -> Answer {
+async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) -> Answer {
     let granted = pass.granted(&request.object.kind, "delete")?;
     let found = current(pass, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
@@ -205,7 +245,9 @@ async fn delete(pass: &Pass, mut request: DeleteRequest) -> Answer {
         None => request.uid = Some(seen.to_owned()),
     }
     let object = request.object.clone();
+    pass.may_write()?;
     pass.gate.ports.kubernetes.delete(request).await?;
+    steps.push(steps::deleted(&object));
     if pass.context.mode == Mode::Plan {
         pass.lost(&object);
     }
@@ -218,9 +260,8 @@ async fn current(
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
-    let view = pass.view();
-    if read == ReadMode::Cached && view.covers(&object.kind) {
-        return Ok(view.get(object));
+    if read == ReadMode::Cached && pass.knows(object) {
+        return Ok(pass.view().get(object));
     }
     match pass.gate.ports.kubernetes.get(object.clone()).await {
         Ok(found) => Ok(Some(Arc::new(found))),

@@ -7,7 +7,9 @@
 //! Invariants:
 //! - Whatever a plugin says, a write reaches a port only under a grant and, on Redis, under the guards
 //!   of [`guard`] evaluated on a snapshot taken for that wave.
-//! - In plan mode no write reaches Redis, and Kubernetes gets dry runs only.
+//! - In plan mode no write reaches Redis, Kubernetes gets dry runs only, and nothing that the host
+//!   remembers changes.
+//! - Nothing is written for an object that is paused, from the moment at which the store says so.
 //! - Reads of a pass agree with each other: one revision of the store plus the pass' own writes.
 //! - Guards and grants are pure functions; the ports are called here and decide nothing.
 
@@ -28,6 +30,7 @@ pub mod ledger;
 mod ownership;
 mod pass;
 mod redis;
+mod steps;
 mod wake;
 mod witness;
 

@@ -1,10 +1,15 @@
 //! One pass through the gate: every call of one guest call comes here.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use serde_json::Value;
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, ObjectRef, Perform, Recording, Reply, RuntimeCall,
+    Answer, Boxed, Call, CallContext, CallError, Mode, ObjectRef, Perform, Recording, Reply,
+    RuntimeCall, Step,
     port::{Members, StoreView},
 };
 use tholepin_schema::{
@@ -13,7 +18,7 @@ use tholepin_schema::{
 };
 use tracing::{debug, error, info, trace, warn};
 
-use crate::{Gate, PassContext, grant, instance, kubernetes, redis};
+use crate::{Gate, PassContext, grant, instance, kubernetes, ownership, redis, steps};
 
 /// The most random bytes that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
@@ -29,26 +34,38 @@ pub struct Pass {
 struct Progress {
     /// The store at the pass' start, plus the pass' own writes.
     view: Arc<dyn StoreView>,
+    /// What this pass wrote or deleted: of these the view knows best, also of kinds that nobody watches.
+    written: BTreeSet<ObjectRef>,
     recording: Recording,
     calls: u32,
     writes: u32,
+    /// Why the plan has ended, if it has.
+    ended: Option<String>,
 }
 
 impl Pass {
     pub(crate) fn new(gate: Arc<Gate>, context: PassContext) -> Self {
-        let view = gate.ports.kubernetes.view();
-        let recording = Recording::default();
-        Self {
-            gate,
-            context,
-            progress: Mutex::new(Progress { view, recording, calls: 0, writes: 0 }),
-        }
+        let progress = Progress {
+            view: gate.ports.kubernetes.view(),
+            written: BTreeSet::new(),
+            recording: Recording::default(),
+            calls: 0,
+            writes: 0,
+            ended: None,
+        };
+        Self { gate, context, progress: Mutex::new(progress) }
     }
 
-    /// What was asked and answered so far.
+    /// Takes what was asked and answered so far out of the pass.
     #[must_use]
-    pub fn recording(&self) -> Recording {
-        self.progress().recording.clone()
+    pub fn take_recording(&self) -> Recording {
+        mem::take(&mut self.progress().recording)
+    }
+
+    /// Makes an object that is in no store visible to the reads of this pass: a plan can be about one
+    /// that does not exist yet.
+    pub fn presume(&self, object: Value) {
+        self.saw(object);
     }
 
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
@@ -58,13 +75,43 @@ impl Pass {
     /// Makes a written object visible to the reads that follow in this pass.
     pub(crate) fn saw(&self, object: Value) {
         let mut progress = self.progress();
+        progress.written.extend(ownership::reference(&object));
         progress.view = progress.view.with(object);
     }
 
     /// Makes a deleted object invisible to the reads that follow in this pass.
     pub(crate) fn lost(&self, object: &ObjectRef) {
         let mut progress = self.progress();
+        progress.written.insert(object.clone());
         progress.view = progress.view.without(object);
+    }
+
+    /// Whether the pass' view tells how an object is, or that there is none.
+    pub(crate) fn knows(&self, object: &ObjectRef) -> bool {
+        let progress = self.progress();
+        progress.view.covers(&object.kind) || progress.written.contains(object)
+    }
+
+    /// Whether the object has been paused, as the store says now and not when the pass began.
+    pub(crate) fn is_paused(&self) -> bool {
+        let view = self.gate.ports.kubernetes.view();
+        view.meta(&self.context.reference()).is_some_and(|meta| meta.is_paused())
+    }
+
+    /// Asked right before each write.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the object has been paused meanwhile: then the pass should end.
+    pub(crate) fn may_write(&self) -> Result<(), CallError> {
+        let is_live = self.context.mode == Mode::Live;
+        if is_live && self.is_paused() { Err(CallError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Ends a plan: what comes after cannot be known.
+    pub(crate) fn end_plan(&self, why: String) -> CallError {
+        self.progress().ended.get_or_insert_with(|| why.clone());
+        CallError::PlanEnds(why)
     }
 
     /// The members of an instance that the plugin names, as the store has them now.
@@ -99,12 +146,14 @@ impl Pass {
         Err(CallError::Throttled(1000))
     }
 
-    async fn answer(&self, call: Call) -> Answer {
+    async fn answer(&self, call: Call, steps: &mut Vec<Step>) -> Answer {
         self.spend(&call)?;
-        match call {
-            Call::Kubernetes(call) => kubernetes::perform(self, call).await,
-            Call::Redis(call) => redis::perform(self, call).await,
-            Call::Runtime(call) => self.runtime(call),
+        let ended = self.progress().ended.clone();
+        match (call, ended) {
+            (Call::Runtime(call), _) => self.runtime(call),
+            (Call::Kubernetes(_) | Call::Redis(_), Some(why)) => Err(CallError::PlanEnds(why)),
+            (Call::Kubernetes(call), None) => kubernetes::perform(self, call, steps).await,
+            (Call::Redis(call), None) => redis::perform(self, call, steps).await,
         }
     }
 
@@ -120,7 +169,10 @@ impl Pass {
             ))),
             RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
             RuntimeCall::Log { level, message } => {
-                self.log(&level, &message);
+                // What a plugin says in a plan is in its report: nothing of it has happened.
+                if self.context.mode == Mode::Live {
+                    self.log(&level, &message);
+                }
                 Ok(Reply::Done)
             }
         }
@@ -143,11 +195,16 @@ impl Perform for Pass {
     fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
         Box::pin(async move {
             let key = self.progress().recording.key(&call);
-            let answer = self.answer(call.clone()).await;
+            let mut steps = Vec::new();
+            let answer = self.answer(call.clone(), &mut steps).await;
             if let Err(error) = &answer {
                 debug!(function = call.function(), reason = error.reason(), %error, "call failed");
+                // What comes after the end of a plan is no part of it.
+                if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
+                    steps = steps::not_sent(&call, error);
+                }
             }
-            self.progress().recording.keep(call, key.occurrence, answer.clone());
+            self.progress().recording.keep(call, key.occurrence, answer.clone(), steps);
             answer
         })
     }

@@ -4,37 +4,61 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::Value;
-use tholepin_core::{Answer, CallError, Pipeline, RedisCall, Reply, RespReply};
+use tholepin_core::{
+    Answer, CallError, Pipeline, RedisCall, Reply, RespNode, RespReply, Step, step,
+};
 use tholepin_schema::{
     action::Action,
     command::{self, Access},
     instance::Instance,
 };
 
-use crate::{act, context::Mode, grant, ledger, pass::Pass};
+use crate::{act, context::Mode, grant, ledger, pass::Pass, steps};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 /// The most pipelines of one fan-out.
 const FAN_OUT_MAX: usize = 256;
 
-pub(crate) async fn perform(pass: &Pass, call: RedisCall) -> Answer {
+pub(crate) async fn perform(pass: &Pass, call: RedisCall, steps: &mut Vec<Step>) -> Answer {
     match call {
-        RedisCall::Pipeline(pipeline) => send(pass, &pipeline).await.map(Reply::Replies),
-        RedisCall::FanOut { pipelines } => fan_out(pass, &pipelines).await,
+        RedisCall::Pipeline(pipeline) => {
+            let sent = send(pass, &pipeline).await;
+            steps.extend(step(&pipeline, &sent));
+            sent.map(Reply::Replies)
+        }
+        RedisCall::FanOut { pipelines } => fan_out(pass, &pipelines, steps).await,
         RedisCall::Observe { instance } => observe(pass, &parse(instance)?).await,
         RedisCall::Act { instance, actions } => {
             let instance = parse(instance)?;
             let actions = actions.into_iter().map(parse).collect::<Result<Vec<Action>, _>>()?;
-            let results = act::perform(pass, &instance, &actions).await?;
+            let results = act::perform(pass, &instance, &actions, steps).await?;
             Ok(Reply::Results(results.iter().map(json).collect()))
         }
     }
 }
 
+/// The step of a pipeline, if it writes. One at which a plan ends is a step all the same: it would be
+/// sent.
+fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<Step> {
+    let effect = match command::check_list(&pipeline.commands) {
+        Ok(Access::Read) => return None,
+        Ok(Access::Write) | Err(_) => steps::commands(pipeline),
+    };
+    Some(match sent {
+        Ok(_) | Err(CallError::PlanEnds(_)) => Step::new(effect),
+        Err(error) => Step::failed(effect, error),
+    })
+}
+
 async fn observe(pass: &Pass, instance: &Instance) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
     let members = pass.members(instance).await?;
+    if pass.context.mode == Mode::Plan {
+        // Nothing is learnt from a plan: what it sees, the next pass sees too.
+        let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+        return json(&snapshot).map(Reply::Document);
+    }
     let mut book = pass.gate.books.take(pass, &members.instance).await?;
     let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
     ledger::learn(&mut book.ledger, &snapshot, pass.gate.ports.clock.now_ms());
@@ -42,7 +66,7 @@ async fn observe(pass: &Pass, instance: &Instance) -> Answer {
     json(&snapshot).map(Reply::Document)
 }
 
-async fn fan_out(pass: &Pass, pipelines: &[Pipeline]) -> Answer {
+async fn fan_out(pass: &Pass, pipelines: &[Pipeline], steps: &mut Vec<Step>) -> Answer {
     if FAN_OUT_MAX < pipelines.len() {
         let text = format!("{} pipelines are more than {FAN_OUT_MAX}", pipelines.len());
         return Err(CallError::Invalid(text));
@@ -50,8 +74,9 @@ async fn fan_out(pass: &Pass, pipelines: &[Pipeline]) -> Answer {
     for pipeline in pipelines {
         admit(pass, pipeline)?;
     }
-    let running = pipelines.iter().map(|pipeline| send(pass, pipeline));
-    Ok(Reply::FanOut(join_all(running).await))
+    let sent = join_all(pipelines.iter().map(|pipeline| send(pass, pipeline))).await;
+    steps.extend(pipelines.iter().zip(&sent).filter_map(|(pipeline, sent)| step(pipeline, sent)));
+    Ok(Reply::FanOut(sent))
 }
 
 /// Whether the table knows the commands, and the grants cover them.
@@ -74,10 +99,6 @@ fn admit(pass: &Pass, pipeline: &Pipeline) -> Result<Access, CallError> {
 
 async fn send(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
     let access = admit(pass, pipeline)?;
-    if pass.context.mode == Mode::Plan && access == Access::Write {
-        let text = format!("depends on what {} would reply to a write", pipeline.pod);
-        return Err(CallError::PlanEnds(text));
-    }
     let deadline = Duration::from_millis(pipeline.deadline_ms.into());
     if PIPELINE_DEADLINE_MAX < deadline || deadline.is_zero() {
         let text = format!("deadline_ms must be 1 to 5000, not {}", pipeline.deadline_ms);
@@ -85,8 +106,26 @@ async fn send(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallEr
     }
     let instance: Instance = parse(pipeline.instance.clone())?;
     let members = pass.members(&instance).await?;
+    if access == Access::Write {
+        pass.may_write()?;
+        if pass.context.mode == Mode::Plan {
+            return pretend(pass, pipeline);
+        }
+    }
     let port = &pass.gate.ports.redis;
     port.pipeline(&members, &pipeline.pod, &pipeline.commands, deadline).await
+}
+
+/// In a plan a write whose reply can only be `OK` is answered so; at any other the plan ends, because
+/// what follows depends on the reply.
+fn pretend(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
+    let open = pipeline.commands.iter().find(|words| !command::replies_ok(words));
+    if let Some(words) = open {
+        let text = format!("the reply to `{}` on `{}`", step::redis_cli(words), pipeline.pod);
+        return Err(pass.end_plan(text));
+    }
+    let ok = || RespReply { nodes: vec![RespNode::Status("OK".to_owned())] };
+    Ok(pipeline.commands.iter().map(|_| ok()).collect())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, CallError> {

@@ -4,16 +4,15 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use tholepin_core::{
     Boxed, CallError, RespReply,
-    port::{Clock, Members, Redis},
+    port::{Clock, Deed, Members, Redis},
 };
-use tholepin_schema::{
-    action::{Action, Outcome},
-    snapshot::Snapshot,
-};
+use tholepin_schema::{action::Action, snapshot::Snapshot};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
-    Limits, act, observe,
+    Limits,
+    act::{self, Until},
+    observe,
     pool::{Pool, Target},
     watch::Watches,
 };
@@ -60,8 +59,12 @@ impl Redis for RedisPort {
         Box::pin(observe::observe(&self.pool, &*self.clock, members, settings))
     }
 
-    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
-        Box::pin(act::act(&self.pool, members, wave))
+    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        Box::pin(act::act(&self.pool, members, wave, Until::Done))
+    }
+
+    fn decide<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        Box::pin(act::act(&self.pool, members, wave, Until::Decided))
     }
 
     fn refuses(&self, address: SocketAddr) -> Boxed<'_, bool> {

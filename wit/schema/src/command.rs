@@ -157,6 +157,39 @@ pub fn access_of(name: &str) -> Option<Result<Access, Why>> {
     row(name).map(|(_, access, _)| *access)
 }
 
+/// Whether a command that writes can, if it goes well, be answered by `OK` and nothing else: whoever
+/// sends it learns nothing from the reply.
+#[must_use]
+pub fn replies_ok(command: &[Vec<u8>]) -> bool {
+    const NAMES: &[&str] = &[
+        "config|resetstat",
+        "hmset",
+        "lset",
+        "ltrim",
+        "memory|purge",
+        "mset",
+        "pfmerge",
+        "psetex",
+        "rename",
+        "setex",
+        "slowlog|reset",
+        "xgroup|create",
+        "xgroup|setid",
+        "xsetid",
+    ];
+    // With one of these the reply tells what was there.
+    let tells = |word: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_word(word, option));
+    match name_of(command).as_deref() {
+        Ok("set") => !command.iter().skip(3).any(tells),
+        Ok(name) => NAMES.contains(&name),
+        Err(_) => false,
+    }
+}
+
+fn is_word(word: &[u8], name: &str) -> bool {
+    word.eq_ignore_ascii_case(name.as_bytes())
+}
+
 /// Whether Redis' own ACL words (`+@read`, `-keys`, `+config|get`), read from left to right, allow a
 /// command by its name. Nothing is allowed at first.
 #[must_use]
@@ -302,6 +335,18 @@ mod tests {
             assert!(check_list(&list(lines)).is_err(), "{lines:?}");
         }
         assert_eq!(check_list(&vec![command("get a"); 1025]), Err(Refused::TooMany(1025)));
+    }
+
+    #[test]
+    fn only_a_reply_that_tells_nothing_is_known_beforehand() {
+        for line in ["SET a 1", "set nx get", "set a 1 EX 5", "hmset a b c", "CONFIG resetstat"] {
+            assert!(replies_ok(&command(line)), "{line}");
+        }
+        for line in
+            ["SET a 1 NX", "set a 1 ex 5 get", "INCR a", "GET a", "del a", "multi", "nosuch"]
+        {
+            assert!(!replies_ok(&command(line)), "{line}");
+        }
     }
 
     #[test]

@@ -10,19 +10,19 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tholepin_controller::{ActivePlugin, Passes, Plugins, Wakes};
+use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName, Reply,
-    RespReply, RevisionDigest, RuntimeCall, StoredObject,
+    Answer, Boxed, Call, CallContext, CallError, Mode, ObjectKey, ObjectRef, Perform, PluginName,
+    Recording, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
     condition::HostCondition,
     port::{
-        ApplyRequest, Changes, DeleteRequest, GuestError, Guests, Kubernetes, Marks, Members,
-        PublishRequest, Redis, StoreChange, StoreEvent, StoreView, WatchLease, WatchScope,
+        ApplyRequest, Changes, Clock, Deed, DeleteRequest, GuestError, Guests, Kubernetes, Marks,
+        Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView, WatchLease, WatchScope,
         WatchState, Watches,
     },
 };
 use tholepin_schema::{
-    action::{Action, Outcome as ActionOutcome},
+    action::Action,
     manifest::{KindName, Manifest},
     reconcile::{Failure, Outcome, Request, Violation, Wake},
     snapshot::Snapshot,
@@ -310,14 +310,14 @@ impl Plugins for FakePlugins {
     }
 }
 
-pub(crate) fn plugin(guests: FakeGuests, manifest: Manifest) -> Arc<ActivePlugin> {
+pub(crate) fn plugin(guests: Arc<FakeGuests>, manifest: Manifest) -> Arc<ActivePlugin> {
     Arc::new(ActivePlugin {
         name: "p".parse().unwrap(),
         revision: RevisionDigest(guests.revision.into()),
         grants: Arc::new(manifest.grants.clone()),
         manifest: Arc::new(manifest),
         parameters: Arc::new(Value::Null),
-        guests: Arc::new(guests),
+        guests,
     })
 }
 
@@ -334,14 +334,32 @@ impl Perform for SlowPasses {
     }
 }
 
+impl OpenPass for SlowPasses {
+    fn take_recording(&self) -> Recording {
+        Recording::default()
+    }
+}
+
 impl Passes for SlowPasses {
-    fn open(&self, _: &ActivePlugin, _: &Arc<ObjectKey>, _: &Arc<Value>) -> Arc<dyn Perform> {
+    fn open(
+        &self,
+        _: &ActivePlugin,
+        _: &Arc<ObjectKey>,
+        _: &Arc<Value>,
+        _: Mode,
+    ) -> Arc<dyn OpenPass> {
         Arc::new(self.clone())
     }
 }
 
-/// Wakes and Redis that nobody uses.
+/// Wakes and Redis that nobody uses, and a clock that stands still.
 pub(crate) struct Nothing;
+
+impl Clock for Nothing {
+    fn now_ms(&self) -> u64 {
+        1
+    }
+}
 
 impl Wakes for Nothing {
     fn arm<'a>(&'a self, _: &'a Arc<ObjectKey>, _: &'a Arc<Value>, _: &'a [Wake]) -> Boxed<'a, ()> {
@@ -366,7 +384,11 @@ impl Redis for Nothing {
         unreachable!()
     }
 
-    fn act<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<ActionOutcome>> {
+    fn act<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        unreachable!()
+    }
+
+    fn decide<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
         unreachable!()
     }
 

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod fake;
+mod plan;
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 struct Bench {
     world: Arc<World>,
+    controller: Arc<Controller>,
     plugins: Arc<FakePlugins>,
     calls: Calls,
     gate: Arc<Semaphore>,
@@ -35,6 +37,7 @@ struct Bench {
     events: mpsc::Sender<PluginEvent>,
     stop: CancellationToken,
     running: JoinSet<()>,
+    serving: Mutex<Option<Arc<FakeGuests>>>,
 }
 
 fn kind(kind: &str) -> KindName {
@@ -88,10 +91,13 @@ impl Bench {
             plugins: plugins.clone(),
             passes: Arc::new(SlowPasses(answers.clone())),
             wakes: Arc::new(Nothing),
+            clock: Arc::new(Nothing),
         };
         let settings = Settings { concurrency, in_flight, resync: Duration::from_secs(3600) };
+        let controller = Arc::new(Controller::new(parts, settings));
         let mut bench = Self {
             world,
+            controller: controller.clone(),
             plugins,
             calls: Calls::default(),
             gate: Arc::new(Semaphore::new(0)),
@@ -99,11 +105,12 @@ impl Bench {
             events,
             stop: stop.clone(),
             running: JoinSet::new(),
+            serving: Mutex::default(),
         };
         *bench.plugins.active.lock().unwrap() =
-            Some(plugin(bench.guests("1"), manifest(finalizer)));
-        let controller = Controller::new(parts, settings);
-        bench.running.spawn(async move { controller.run(receiver, stop).await });
+            Some(plugin(Arc::new(bench.guests("1")), manifest(finalizer)));
+        let running = controller.clone();
+        bench.running.spawn(async move { running.run(receiver, stop).await });
         bench
     }
 
@@ -119,12 +126,19 @@ impl Bench {
 
     /// Replaces the revision that serves by one that follows these scripts.
     async fn swap(&self, revision: &'static str, scripts: &[(&str, Script)]) {
-        let guests = self.guests(revision);
+        let guests = Arc::new(self.guests(revision));
         let scripts = scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone()));
         guests.scripts.lock().unwrap().extend(scripts);
+        *self.serving.lock().unwrap() = Some(guests.clone());
         let manifest = self.plugins.active.lock().unwrap().as_ref().unwrap().manifest.clone();
         *self.plugins.active.lock().unwrap() = Some(plugin(guests, (*manifest).clone()));
         self.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    }
+
+    /// What the revision that serves does from now on for an object.
+    fn script(&self, name: &str, script: Script) {
+        let serving = self.serving.lock().unwrap();
+        serving.as_ref().unwrap().scripts.lock().unwrap().insert(name.to_owned(), script);
     }
 
     fn calls_of(&self, name: &str, revision: &str) -> usize {
@@ -229,7 +243,7 @@ async fn what_could_not_be_told_is_told_when_the_server_is_back() {
     let guests = bench.guests("1");
     guests.scripts.lock().unwrap().insert("bad".into(), Script::Trap);
     guests.invalid.lock().unwrap().insert("wrong".into());
-    *bench.plugins.active.lock().unwrap() = Some(plugin(guests, manifest(false)));
+    *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
     bench.world.away.store(true, Ordering::Relaxed);
     for name in ["bad", "wrong"] {
         bench.world.put(thing(name, 1));
@@ -280,7 +294,7 @@ async fn an_invalid_spec_is_told_and_not_reconciled() {
     let bench = Bench::start(false);
     let guests = bench.guests("1");
     guests.invalid.lock().unwrap().insert("a".into());
-    *bench.plugins.active.lock().unwrap() = Some(plugin(guests, manifest(false)));
+    *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
     bench.world.put(thing("a", 1));
     bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
     until(|| bench.reasons_of("a") == [Reason::InvalidSpec]).await;

@@ -8,7 +8,7 @@ use tholepin_schema::{
     snapshot::Snapshot,
 };
 
-use crate::{Boxed, CallError, RespReply};
+use crate::{Boxed, CallError, RespReply, step::PodCommand};
 
 /// One process that belongs to an instance, as Kubernetes tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,15 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What became of one action, and the commands that it came down to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was decided to be sent; empty if all is as wanted already.
+    pub commands: Vec<PodCommand>,
+}
+
 /// Redis as the gate sees it. It performs; whether it may is the gate's question.
 pub trait Redis: Send + Sync {
     /// Sends commands to one member, in order, on one connection. A timeout closes the connection;
@@ -78,8 +87,12 @@ pub trait Redis: Send + Sync {
     fn observe<'a>(&'a self, members: &'a Members, settings: &'a [String]) -> Boxed<'a, Snapshot>;
 
     /// Performs one wave of actions that the guards let pass, concurrently per node and in order on
-    /// each, and gives one outcome per action. Speaks to the addresses in `members` and to no other.
-    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>>;
+    /// each, and gives one deed per action. Speaks to the addresses in `members` and to no other.
+    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>>;
+
+    /// Decides what [`act`](Self::act) would send, by the same reads and the same rules, and sends
+    /// nothing that changes anything. The outcomes are those of commands that work.
+    fn decide<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>>;
 
     /// Whether a dial to this address is refused: nobody listens there. A dial that is answered, or
     /// not answered in time, is not refused. Nothing is said on the connection.

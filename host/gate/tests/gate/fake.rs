@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tholepin_core::{
     Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
     port::{
-        ApplyRequest, Clock, DeleteRequest, Entropy, Kubernetes, Members, PublishRequest, Redis,
-        StoreView,
+        ApplyRequest, Clock, Deed, DeleteRequest, Entropy, Kubernetes, Members, PublishRequest,
+        Redis, StoreView,
     },
+    step::PodCommand,
 };
 use tholepin_schema::{
     action::{Action, Outcome},
@@ -158,12 +159,15 @@ impl Redis for World {
         Box::pin(async { snapshot })
     }
 
-    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
+    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
         for action in wave {
             self.wrote(format!("{} to {}", action.verb.name(), action.verb.pod().unwrap_or("all")));
         }
-        let done = || Outcome::Done { took_ms: 1, note: String::new() };
-        Box::pin(async move { wave.iter().map(|_| done()).collect() })
+        Box::pin(async move { wave.iter().map(deed).collect() })
+    }
+
+    fn decide<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        Box::pin(async move { wave.iter().map(deed).collect() })
     }
 
     fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
@@ -177,6 +181,16 @@ impl Redis for World {
     }
 
     fn unwatch(&self, _: &str) {}
+}
+
+/// Every action goes well and is one command.
+fn deed(action: &Action) -> Deed {
+    let pod = action.verb.pod().unwrap_or("all").to_owned();
+    let command = action.verb.name().to_owned();
+    Deed {
+        outcome: Outcome::Done { took_ms: 0, note: String::new() },
+        commands: vec![PodCommand { pod, command }],
+    }
 }
 
 /// A clock that stands still and bytes that everybody can guess.

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod fake;
+mod plan;
 
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ struct Bench {
     world: Arc<World>,
     pass: Arc<Pass>,
     context: CallContext,
+    gate: Arc<Gate>,
+    about: PassContext,
 }
 
 impl Bench {
@@ -71,7 +74,8 @@ impl Bench {
             namespace: "n".into(),
             name: "me".into(),
         });
-        let pass = Gate::new(ports).pass(PassContext {
+        let gate = Gate::new(ports);
+        let about = PassContext {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
@@ -80,13 +84,19 @@ impl Bench {
             mode,
             calls_max: 20,
             writes_max: 8,
-        });
+        };
+        let pass = gate.pass(about.clone());
         let context = CallContext {
             plugin: "p".parse().unwrap(),
             revision: RevisionDigest("r".into()),
             object: Some(key),
         };
-        Self { world, pass, context }
+        Self { world, pass, context, gate, about }
+    }
+
+    /// Another pass of the same gate.
+    fn sibling(&self, mode: Mode) -> Arc<Pass> {
+        self.gate.pass(PassContext { mode, ..self.about.clone() })
     }
 
     async fn kubernetes(&self, call: KubernetesCall) -> Answer {
@@ -276,7 +286,7 @@ async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
     assert_eq!(ask(RuntimeCall::Random { bytes: 2 }).await, Ok(Reply::Bytes(vec![7, 7])));
     let much = ask(RuntimeCall::Random { bytes: 4096 }).await;
     assert!(matches!(much, Err(CallError::Invalid(_))));
-    let recording = bench.pass.recording();
+    let recording = bench.pass.take_recording();
     assert_eq!(recording.calls().len(), 4);
     assert_eq!(recording.answers().values().filter(|answer| answer.is_ok()).count(), 3);
 }

@@ -53,7 +53,7 @@ impl Perform for World {
             let answer = (self.answer)(&call);
             let mut recording = self.recording.lock().unwrap();
             let key = recording.key(&call);
-            recording.keep(call, key.occurrence, answer.clone());
+            recording.keep(call, key.occurrence, answer.clone(), Vec::new());
             answer
         })
     }

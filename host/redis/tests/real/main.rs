@@ -3,6 +3,7 @@
 
 mod commands;
 mod connections;
+mod deciding;
 mod failover;
 mod formation;
 mod server;

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tholepin_core::port::{Clock, Credentials, Member, Members, Redis};
+use tholepin_core::port::{Clock, Credentials, Deed, Member, Members, Redis};
 use tholepin_redis::{Limits, RedisPort};
 use tholepin_schema::{
     action::{Action, Outcome, Verb},
@@ -183,10 +183,21 @@ impl Fleet {
     }
 
     pub(crate) async fn act(&self, verbs: Vec<Verb>) -> Vec<Outcome> {
+        self.perform(verbs).await.into_iter().map(|deed| deed.outcome).collect()
+    }
+
+    /// Performs verbs, with the commands that they came down to.
+    pub(crate) async fn perform(&self, verbs: Vec<Verb>) -> Vec<Deed> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
-        let outcomes = self.port.act(&self.members, &wave).await;
-        assert_eq!(outcomes.len(), wave.len());
-        outcomes
+        let deeds = self.port.act(&self.members, &wave).await;
+        assert_eq!(deeds.len(), wave.len());
+        deeds
+    }
+
+    /// What verbs come down to.
+    pub(crate) async fn decide(&self, verbs: Vec<Verb>) -> Vec<Deed> {
+        let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
+        self.port.decide(&self.members, &wave).await
     }
 
     pub(crate) async fn observe(&self) -> Snapshot {

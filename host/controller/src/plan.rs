@@ -1,0 +1,244 @@
+//! One pass that writes nothing: what the active revision would do to an object now.
+//!
+//! Nothing that the controller remembers changes by it: no memo, no strike, no wake, no queue. It reads
+//! what a live pass would be given, and so shows what the next one would do.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tholepin_core::{
+    CallContext, Mode, ObjectKey, ObjectMeta, ObjectRef, PassEnd, PassHeader, PassReport,
+    Recording, port::WatchLease,
+};
+use tholepin_schema::{manifest::KindName, reconcile::Request};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Controller,
+    controller::Shared,
+    mapper::Routes,
+    permit::Lending,
+    phase::{ObjectPhase, finalizer_of, phase},
+    plugins::ActivePlugin,
+    story::{end, finalizer_step, not_called, trapped},
+    strikes::ObjectState,
+};
+
+/// What a plan gives as its cause.
+const CAUSE: &str = "plan";
+
+/// Why there is no plan, with the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Nobody reconciles the kind.
+    #[error(
+        "no active plugin reconciles {0}; reconciled are: {1}; `tholepin plugin list` shows the plugins"
+    )]
+    NoPlugin(KindName, String),
+    /// The object is not there.
+    #[error(
+        "{0} does not exist; to plan for an object that does not exist yet give it with -f FILE"
+    )]
+    NoObject(ObjectRef),
+    /// A watch that the plugin needs does not follow in time.
+    #[error("the watch of {0} does not follow in time; see the log for the reason")]
+    NotWatched(KindName),
+    /// The object cannot be used.
+    #[error("the object cannot be planned for: {0}")]
+    Object(String),
+}
+
+impl Controller {
+    /// The plugin that serves a kind.
+    ///
+    /// # Errors
+    ///
+    /// Fails if none does, naming the kinds that are served.
+    pub fn plugin_for(&self, kind: &KindName) -> Result<Arc<ActivePlugin>, PlanError> {
+        let serves = |plugin: &Arc<ActivePlugin>| {
+            plugin.manifest.reconciles.iter().any(|served| served.name == *kind)
+        };
+        let serving = self.shared.parts.plugins.all().into_iter().find(serves);
+        serving.ok_or_else(|| PlanError::NoPlugin(kind.clone(), self.known_kinds()))
+    }
+
+    /// The kinds that active plugins reconcile, for messages.
+    #[must_use]
+    pub fn known_kinds(&self) -> String {
+        let known: Vec<_> = self.kinds().iter().map(|kind| kind.kind.clone()).collect();
+        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+    }
+
+    /// Leases the watches that a plugin needs, and waits until they follow. The controller that runs has
+    /// them already; this is for one that only plans.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first watch that does not follow in time.
+    pub async fn watch_for(
+        &self,
+        plugin: &ActivePlugin,
+        deadline: Duration,
+    ) -> Result<Vec<Box<dyn WatchLease>>, PlanError> {
+        let until = Instant::now() + deadline;
+        let routes = Routes::new([(&plugin.name, &*plugin.manifest)]);
+        let mut leases = Vec::new();
+        for scope in routes.scopes() {
+            leases.push((scope.kind.clone(), self.shared.parts.watches.lease(scope)));
+        }
+        for (kind, lease) in &leases {
+            let following = timeout_at(until, lease.following()).await;
+            following.map_err(|_| PlanError::NotWatched(kind.clone()))?;
+        }
+        Ok(leases.into_iter().map(|(_, lease)| lease).collect())
+    }
+
+    /// Plans one pass for an object: as it is in the store, or as it is given.
+    ///
+    /// # Errors
+    ///
+    /// Fails if nobody reconciles the kind, or the object does not exist. What the plugin does wrong is in
+    /// the report.
+    pub async fn plan(
+        &self,
+        object: &ObjectRef,
+        given: Option<Value>,
+    ) -> Result<PassReport, PlanError> {
+        let plugin = self.plugin_for(&object.kind)?;
+        let value = match given {
+            Some(given) => Arc::new(given),
+            None => self.stored(object)?,
+        };
+        let meta = ObjectMeta::of(&value).map_err(|error| PlanError::Object(error.to_string()))?;
+        let ObjectRef { kind, namespace, name } = object.clone();
+        let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
+        let planned = Planned { shared: &self.shared, plugin: &plugin, key: &key, meta: &meta };
+        Ok(planned.run(value).await)
+    }
+
+    fn stored(&self, object: &ObjectRef) -> Result<Arc<Value>, PlanError> {
+        let view = self.shared.parts.kubernetes.view();
+        if !view.covers(&object.kind) {
+            return Err(PlanError::NotWatched(object.kind.clone()));
+        }
+        view.get(object).ok_or_else(|| PlanError::NoObject(object.clone()))
+    }
+
+    /// The kinds that active plugins reconcile.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<KindName> {
+        let serving = self.shared.parts.plugins.all();
+        let kinds = serving.iter().flat_map(|plugin| &plugin.manifest.reconciles);
+        kinds.map(|served| served.name.clone()).collect()
+    }
+
+    /// What the last passes for an object did, the oldest first.
+    #[must_use]
+    pub fn calls(&self, object: &ObjectRef) -> Vec<Arc<PassReport>> {
+        self.shared.history.of(object)
+    }
+
+    /// How many objects are paused by their annotation.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        self.shared.notes.paused()
+    }
+}
+
+/// A plan with what it began with.
+struct Planned<'a> {
+    shared: &'a Shared,
+    plugin: &'a Arc<ActivePlugin>,
+    key: &'a Arc<ObjectKey>,
+    meta: &'a ObjectMeta,
+}
+
+impl Planned<'_> {
+    async fn run(&self, object: Arc<Value>) -> PassReport {
+        let since = Instant::now();
+        let header = PassHeader {
+            mode: Mode::Plan,
+            object: (**self.key).clone(),
+            revision: self.plugin.revision.clone(),
+            started_at_ms: self.shared.parts.clock.now_ms(),
+            causes: vec![CAUSE.to_owned()],
+            remarks: self.remarks(),
+        };
+        let finalizer = finalizer_of(self.key);
+        let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
+        let (recording, end) = match phase {
+            ObjectPhase::Call | ObjectPhase::Adopt => {
+                self.call(with(object, phase, &finalizer)).await
+            }
+            ObjectPhase::Release | ObjectPhase::Leave => (Recording::default(), not_called(phase)),
+        };
+        let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut report = PassReport::new(header, &recording, end, took_ms);
+        let finished = matches!(report.end, PassEnd::Answered { finished: true, .. });
+        if phase == ObjectPhase::Adopt {
+            report.steps.insert(0, finalizer_step("add-finalizer", self.key, &finalizer));
+        }
+        if phase == ObjectPhase::Release || finished && self.meta.deleting {
+            report.steps.push(finalizer_step("remove-finalizer", self.key, &finalizer));
+        }
+        report
+    }
+
+    /// What must be known to read the plan rightly.
+    fn remarks(&self) -> Vec<String> {
+        let state = ObjectState { uid: self.meta.uid.clone(), generation: self.meta.generation };
+        let revision = &self.plugin.revision;
+        let is_quarantined =
+            self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state));
+        let paused = "the object is paused: nothing of this is done until the annotation \
+                      `tholepin.dev/paused` is removed";
+        let quarantined = "the object is quarantined: nothing of this is done until it or the \
+                           plugin changes";
+        let remarks = [(self.meta.is_paused(), paused), (is_quarantined, quarantined)];
+        let holds = remarks.into_iter().filter(|(holds, _)| *holds);
+        holds.map(|(_, remark)| remark.to_owned()).collect()
+    }
+
+    async fn call(&self, object: Arc<Value>) -> (Recording, PassEnd) {
+        let context = CallContext {
+            plugin: self.key.plugin.clone(),
+            revision: self.plugin.revision.clone(),
+            object: Some(self.key.clone()),
+        };
+        let guests = &self.plugin.guests;
+        // It computes, so that it takes its turn among the passes that do.
+        let permit = Arc::new(self.shared.permits.permit().await);
+        if !self.meta.deleting {
+            match guests.validate(context.clone(), None, (*object).clone()).await {
+                Ok(violations) if violations.is_empty() => {}
+                Ok(violations) => return (Recording::default(), PassEnd::Invalid { violations }),
+                Err(error) => return (Recording::default(), trapped(&error)),
+            }
+        }
+        let request = Request {
+            object: (*object).clone(),
+            deleting: self.meta.deleting,
+            causes: vec![CAUSE.to_owned()],
+            memo: self.shared.notes.get(self.key).memo,
+        };
+        let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Mode::Plan);
+        let lending = Lending { permit, perform: pass.clone() };
+        let outcome = guests.reconcile(context, request, Arc::new(lending)).await;
+        (pass.take_recording(), end(&outcome))
+    }
+}
+
+/// The object as the plugin is given it: with the finalizer that the host sets before.
+fn with(object: Arc<Value>, phase: ObjectPhase, finalizer: &str) -> Arc<Value> {
+    if phase != ObjectPhase::Adopt {
+        return object;
+    }
+    let mut changed = (*object).clone();
+    if let Some(metadata) = changed.get_mut("metadata").and_then(Value::as_object_mut) {
+        let list = metadata.entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(json!(finalizer));
+        }
+    }
+    Arc::new(changed)
+}

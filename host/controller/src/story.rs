@@ -1,0 +1,102 @@
+//! What a pass did, as its report tells it, planned or done.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tholepin_core::{
+    Effect, ErrorChain, Mode, ObjectKey, PassEnd, PassHeader, PassReport, Recording, Step,
+    port::GuestError,
+    step::{FieldChange, ObjectChange},
+};
+use tholepin_schema::reconcile::{Failure, Outcome};
+
+use crate::{controller::Shared, mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin};
+
+/// What a pass did so far, for its report.
+pub(crate) struct Story {
+    started_at_ms: u64,
+    pub(crate) causes: Vec<String>,
+    /// What the host did before the plugin was called, and after.
+    pub(crate) before: Vec<Step>,
+    pub(crate) after: Vec<Step>,
+    pub(crate) recording: Recording,
+    pub(crate) end: Option<PassEnd>,
+}
+
+impl Story {
+    pub(crate) fn begin(shared: &Shared, causes: Vec<String>) -> Self {
+        Self {
+            started_at_ms: shared.parts.clock.now_ms(),
+            causes,
+            before: Vec::new(),
+            after: Vec::new(),
+            recording: Recording::default(),
+            end: None,
+        }
+    }
+
+    /// The report, if there is anything to tell.
+    pub(crate) fn tell(
+        self,
+        key: &ObjectKey,
+        plugin: &ActivePlugin,
+        took: Duration,
+    ) -> Option<PassReport> {
+        let Self { started_at_ms, causes, before, after, recording, end } = self;
+        let header = PassHeader {
+            mode: Mode::Live,
+            object: key.clone(),
+            revision: plugin.revision.clone(),
+            started_at_ms,
+            causes,
+            remarks: Vec::new(),
+        };
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let mut report = PassReport::new(header, &recording, end?, took_ms);
+        report.steps.splice(0..0, before);
+        report.steps.extend(after);
+        Some(report)
+    }
+}
+
+/// How a pass ended, as its report says it.
+pub(crate) fn end(outcome: &Result<Result<Outcome, Failure>, GuestError>) -> PassEnd {
+    match outcome {
+        Ok(Ok(outcome)) => PassEnd::Answered {
+            summary: outcome.summary.clone(),
+            requeue_ms: outcome.requeue_ms,
+            finished: outcome.finished,
+        },
+        Ok(Err(failure)) => PassEnd::Failed(failure.clone()),
+        Err(error) => trapped(error),
+    }
+}
+
+pub(crate) fn trapped(error: &GuestError) -> PassEnd {
+    PassEnd::Trapped { message: ErrorChain(error).to_string() }
+}
+
+/// Why a plugin is not called in a phase.
+pub(crate) fn not_called(phase: ObjectPhase) -> PassEnd {
+    let why = match phase {
+        ObjectPhase::Release => "only the finalizer of an earlier revision is removed",
+        ObjectPhase::Leave => "the object is being deleted and has no finalizer of the plugin",
+        ObjectPhase::Call | ObjectPhase::Adopt => "",
+    };
+    PassEnd::NotCalled { why: why.to_owned() }
+}
+
+/// The host's own write of a finalizer, as a step.
+pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> Step {
+    let (from, to) = match by {
+        "add-finalizer" => (None, Some(json!(finalizer))),
+        _ => (Some(json!(finalizer)), None),
+    };
+    let field = ".metadata.finalizers".to_owned();
+    Step::new(Effect::Object {
+        by: by.to_owned(),
+        object: reference_of(key),
+        change: ObjectChange::Changed,
+        fields: vec![FieldChange { field, from, to }],
+    })
+}

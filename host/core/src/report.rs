@@ -1,0 +1,249 @@
+//! What one pass did, or would do, as people and programs read it: `tholepin plan` and
+//! `tholepin calls` show the same document.
+//!
+//! JSON, version [`VERSION`]: fields may be added, none changes its meaning.
+//!
+//! Invariants:
+//! - A report is made of a recording and of how the pass ended, whatever the mode.
+//! - A report has a bounded size: long texts are cut and say so.
+
+mod line;
+
+use serde::{Deserialize, Serialize};
+use tholepin_schema::reconcile::{Failure, Violation};
+
+pub use line::CallLine;
+
+use crate::{Answer, CallError, Mode, ObjectKey, Recording, RevisionDigest, Step};
+
+/// The version of the document.
+pub const VERSION: u32 = 1;
+/// The most calls that a report shows; what is beyond is counted.
+const CALLS_MAX: usize = 200;
+
+/// What one pass did, or would do.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PassReport {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Whether it was done.
+    pub mode: Mode,
+    /// The plugin and the object.
+    pub object: ObjectKey,
+    /// Which revision of the plugin.
+    pub revision: RevisionDigest,
+    /// Which pass of this object since the host began to watch it; 0 for a plan.
+    #[serde(default)]
+    pub number: u64,
+    /// When it began, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// How long it took.
+    pub took_ms: u64,
+    /// Why it was made.
+    pub causes: Vec<String>,
+    /// What must be known to read it rightly: the object is paused, quarantined, …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+    /// What it changed, or would change, in order.
+    pub steps: Vec<Step>,
+    /// Where a plan stops and why: what comes after depends on an answer that only a real effect gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops: Option<String>,
+    /// How it ended.
+    pub end: PassEnd,
+    /// All calls in order, in one line each; those beyond a bound are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallLine>,
+    /// How many calls were left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub calls_left_out: usize,
+}
+
+/// How a pass ended.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum PassEnd {
+    /// The plugin answered.
+    Answered {
+        /// Its own line for people.
+        summary: String,
+        /// When it wants to be called again, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requeue_ms: Option<u64>,
+        /// Whether it is done with an object that is being deleted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        finished: bool,
+    },
+    /// The plugin answered with a failure.
+    Failed(Failure),
+    /// The plugin refused the spec, and was not called to reconcile.
+    Invalid {
+        /// What is wrong.
+        violations: Vec<Violation>,
+    },
+    /// The plugin trapped, took too long or too much, or answered nonsense.
+    Trapped {
+        /// What happened.
+        message: String,
+    },
+    /// The plugin was not called, for this reason.
+    NotCalled {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What is known of a pass besides its calls.
+#[derive(Clone, Debug)]
+pub struct PassHeader {
+    /// Whether it is done.
+    pub mode: Mode,
+    /// The plugin and the object.
+    pub object: ObjectKey,
+    /// Which revision of the plugin.
+    pub revision: RevisionDigest,
+    /// When it began, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Why it was made.
+    pub causes: Vec<String>,
+    /// What must be known to read it rightly.
+    pub remarks: Vec<String>,
+}
+
+impl PassReport {
+    /// Makes the report of a pass that has ended.
+    #[must_use]
+    pub fn new(header: PassHeader, recording: &Recording, end: PassEnd, took_ms: u64) -> Self {
+        let PassHeader { mode, object, revision, started_at_ms, causes, remarks } = header;
+        let calls = recording.calls();
+        let steps = calls.iter().flat_map(|recorded| recorded.steps.iter().cloned());
+        let stops = calls.iter().find_map(|recorded| plan_end(&recorded.answer));
+        Self {
+            version: VERSION,
+            mode,
+            object,
+            revision,
+            number: 0,
+            started_at_ms,
+            took_ms,
+            causes,
+            remarks,
+            steps: steps.collect(),
+            stops,
+            end,
+            calls: calls.iter().take(CALLS_MAX).map(CallLine::of).collect(),
+            calls_left_out: calls.len().saturating_sub(CALLS_MAX),
+        }
+    }
+
+    /// Whether there is anything to do, be it refused: what only tells people does not count.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.steps.iter().any(Step::is_work)
+    }
+
+    /// Whether the pass came to an answer of the plugin.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        match self.end {
+            PassEnd::Answered { .. } | PassEnd::NotCalled { .. } => true,
+            PassEnd::Failed(_) | PassEnd::Invalid { .. } | PassEnd::Trapped { .. } => false,
+        }
+    }
+
+    /// Whether nobody will miss it: nothing was to be done and all went well.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.steps.is_empty() && self.is_answered()
+    }
+}
+
+fn plan_end(answer: &Answer) -> Option<String> {
+    let ends = |error: &CallError| match error {
+        CallError::PlanEnds(text) => Some(text.clone()),
+        CallError::NotFound(_)
+        | CallError::Conflict(_)
+        | CallError::Denied(_)
+        | CallError::Refused(_)
+        | CallError::Busy(_)
+        | CallError::NeedsApproval(_)
+        | CallError::Timeout(_)
+        | CallError::Gone(_)
+        | CallError::Interrupted
+        | CallError::Throttled(_)
+        | CallError::Transient(_)
+        | CallError::Invalid(_)
+        | CallError::Unsupported(_)
+        | CallError::Other(_) => None,
+    };
+    match answer {
+        Ok(crate::Reply::FanOut(results)) => {
+            results.iter().find_map(|result| result.as_ref().err().and_then(ends))
+        }
+        Ok(_) => None,
+        Err(error) => ends(error),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Call, Effect, EventType, Reply, RuntimeCall};
+    use tholepin_schema::manifest::KindName;
+
+    fn header() -> PassHeader {
+        PassHeader {
+            mode: Mode::Plan,
+            object: ObjectKey {
+                plugin: "p".parse().unwrap(),
+                kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
+                namespace: "n".into(),
+                name: "x".into(),
+            },
+            revision: RevisionDigest("r".into()),
+            started_at_ms: 1,
+            causes: vec!["plan".into()],
+            remarks: Vec::new(),
+        }
+    }
+
+    fn answered() -> PassEnd {
+        PassEnd::Answered { summary: "s".into(), requeue_ms: Some(5), finished: false }
+    }
+
+    fn event() -> Step {
+        let (reason, message) = ("R".to_owned(), "m".to_owned());
+        Step::new(Effect::Event { event_type: EventType::Normal, reason, message })
+    }
+
+    #[test]
+    fn a_recording_becomes_a_report_that_reads_back() {
+        let mut recording = Recording::default();
+        let now = Call::Runtime(RuntimeCall::Now);
+        recording.keep(now.clone(), 0, Ok(Reply::Number(7)), vec![event()]);
+        let end = Err(CallError::PlanEnds("the reply to `INCR a` on `p-0`".into()));
+        recording.keep(now.clone(), 1, end, Vec::new());
+        let report = PassReport::new(header(), &recording, answered(), 3);
+        assert_eq!(report.stops.as_deref(), Some("the reply to `INCR a` on `p-0`"));
+        assert!(!report.has_work() && !report.is_quiet() && report.is_answered());
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<PassReport>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn the_number_of_calls_is_bounded() {
+        let mut recording = Recording::default();
+        for number in 0..250 {
+            recording.keep(Call::Runtime(RuntimeCall::Now), number, Ok(Reply::Done), Vec::new());
+        }
+        let report = PassReport::new(header(), &recording, answered(), 3);
+        assert_eq!((report.calls.len(), report.calls_left_out), (200, 50));
+        assert!(report.is_quiet());
+    }
+}

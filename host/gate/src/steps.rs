@@ -1,0 +1,292 @@
+//! Makes the steps of a report from calls and from what came of them. Pure.
+//!
+//! Invariants:
+//! - The same function makes the step of a planned write and of one that was done.
+//! - Of a Secret only fingerprints and templates are shown.
+
+use serde_json::{Map, Value};
+use tholepin_core::{
+    Call, CallError, Effect, KubernetesCall, ObjectRef, Pipeline, RedisCall, Step,
+    step::{self, FieldChange, NotDone, ObjectChange, PodCommand, Scope},
+};
+use tholepin_schema::{
+    action::{Action, Outcome},
+    command::{self, Access},
+};
+
+use crate::ownership;
+
+/// What was known of an object before it was written.
+pub(crate) enum Before<'a> {
+    /// It was so, or was not there.
+    Known(Option<&'a Value>),
+    /// It could not be read.
+    Unknown,
+}
+
+/// The step of an object that was written, or would be; none if nothing in it changes.
+///
+/// `intent` is what was asked for: of a new object it names the fields to show.
+pub(crate) fn written(
+    by: &str,
+    object: &ObjectRef,
+    before: &Before<'_>,
+    intent: &Value,
+    stored: &Value,
+) -> Option<Step> {
+    let scope = if by == "apply-status" { Scope::Status } else { Scope::Object };
+    let (change, fields) = match before {
+        Before::Known(Some(before)) if *before == stored => return None,
+        Before::Known(Some(before)) => {
+            let stored = templated(intent, Some(before), stored);
+            (ObjectChange::Changed, step::differences(before, &stored, scope))
+        }
+        Before::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
+        Before::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
+    };
+    if change == ObjectChange::Changed && fields.is_empty() {
+        return None;
+    }
+    Some(Step::new(object_effect(by, object, change, fields)))
+}
+
+/// The step of an object that was deleted, or would be.
+pub(crate) fn deleted(object: &ObjectRef) -> Step {
+    Step::new(object_effect("delete", object, ObjectChange::Deleted, Vec::new()))
+}
+
+/// The step of an action, or none if all was as wanted already.
+pub(crate) fn acted(action: &Action, outcome: &Outcome, commands: Vec<PodCommand>) -> Option<Step> {
+    let not_done = match outcome {
+        Outcome::Done { .. } if commands.is_empty() => return None,
+        Outcome::Done { .. } => None,
+        Outcome::Refused { guard, message } => {
+            Some(NotDone::Refused { guard: guard.clone(), message: message.clone() })
+        }
+        Outcome::Failed { reason, message, may_have_run } => Some(NotDone::Failed {
+            reason: reason.clone(),
+            message: message.clone(),
+            may_have_run: *may_have_run,
+        }),
+        Outcome::Skipped { after } => Some(NotDone::Skipped { after: after.clone() }),
+        // The schema may learn more; what it says then is shown as it is.
+        other => {
+            let message = format!("{other:?}");
+            Some(NotDone::Failed { reason: "Other".to_owned(), message, may_have_run: true })
+        }
+    };
+    Some(Step { effect: verb_effect(action, commands), not_done })
+}
+
+/// The step of a pipeline that writes.
+pub(crate) fn commands(pipeline: &Pipeline) -> Effect {
+    let line = |words: &Vec<Vec<u8>>| PodCommand {
+        pod: pipeline.pod.clone(),
+        command: step::redis_cli(words),
+    };
+    Effect::Commands { commands: pipeline.commands.iter().map(line).collect() }
+}
+
+/// The steps of a call that failed as a whole, before or while it was sent; none for a read.
+pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<Step> {
+    let effects = match call {
+        Call::Kubernetes(call) => object_call(call).into_iter().collect(),
+        Call::Redis(RedisCall::Pipeline(pipeline)) => writing(std::slice::from_ref(pipeline)),
+        Call::Redis(RedisCall::FanOut { pipelines }) => writing(pipelines),
+        Call::Redis(RedisCall::Act { instance: _, actions }) => {
+            let actions = actions.iter().filter_map(|action| {
+                let action: Action = serde_json::from_value(action.clone()).ok()?;
+                Some(verb_effect(&action, Vec::new()))
+            });
+            actions.collect()
+        }
+        Call::Redis(RedisCall::Observe { .. }) | Call::Runtime(_) => Vec::new(),
+    };
+    effects.into_iter().map(|effect| Step::failed(effect, error)).collect()
+}
+
+fn object_call(call: &KubernetesCall) -> Option<Effect> {
+    let unseen = |by: &str, object: &ObjectRef| {
+        Some(object_effect(by, object, ObjectChange::Unknown, Vec::new()))
+    };
+    match call {
+        KubernetesCall::Get { .. } | KubernetesCall::List { .. } => None,
+        KubernetesCall::Apply { object, .. } => {
+            unseen("apply", &ownership::reference(object).ok()?)
+        }
+        KubernetesCall::ApplyStatus { object } => {
+            unseen("apply-status", &ownership::reference(object).ok()?)
+        }
+        KubernetesCall::MergePatch { object, .. } => unseen("merge-patch", object),
+        KubernetesCall::Delete { object, .. } => unseen("delete", object),
+        KubernetesCall::Publish { event_type, reason, message } => Some(Effect::Event {
+            event_type: *event_type,
+            reason: reason.clone(),
+            message: message.clone(),
+        }),
+    }
+}
+
+/// The pipelines that write. One that must not be sent at all may have been meant to.
+fn writing(pipelines: &[Pipeline]) -> Vec<Effect> {
+    let writes = |pipeline: &&Pipeline| {
+        command::check_list(&pipeline.commands).map_or(true, |access| access == Access::Write)
+    };
+    pipelines.iter().filter(writes).map(commands).collect()
+}
+
+fn object_effect(
+    by: &str,
+    object: &ObjectRef,
+    change: ObjectChange,
+    fields: Vec<FieldChange>,
+) -> Effect {
+    Effect::Object { by: by.to_owned(), object: object.clone(), change, fields }
+}
+
+fn verb_effect(action: &Action, commands: Vec<PodCommand>) -> Effect {
+    // A verb holds strings, numbers and lists only, so that this cannot fail.
+    let verb = serde_json::to_value(&action.verb).unwrap_or_default();
+    let args = verb.get("args").cloned().unwrap_or_default();
+    Effect::Verb { verb: action.verb.name().to_owned(), args, commands }
+}
+
+fn asked_for(intent: &Value, stored: &Value, scope: Scope) -> Vec<FieldChange> {
+    let stored = templated(intent, None, stored);
+    step::created(&as_stored(intent), &stored, scope)
+}
+
+fn is_secret(object: &Value) -> bool {
+    ownership::text(object, "/kind") == "Secret" && ownership::text(object, "/apiVersion") == "v1"
+}
+
+fn texts(intent: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    intent.get("stringData").and_then(Value::as_object).into_iter().flatten()
+}
+
+/// The intent of a Secret as the server keeps it: `stringData` becomes `data`.
+fn as_stored(intent: &Value) -> Value {
+    let mut shown = intent.clone();
+    if !is_secret(intent) {
+        return shown;
+    }
+    let Some(fields) = shown.as_object_mut() else { return shown };
+    fields.remove("stringData");
+    let mut data: Map<String, Value> =
+        texts(intent).map(|(key, _)| (key.clone(), Value::Null)).collect();
+    if let Some(Value::Object(given)) = fields.remove("data") {
+        data.extend(given);
+    }
+    fields.insert("data".to_owned(), Value::Object(data));
+    shown
+}
+
+/// Of a Secret whose values come from templates, the templates in place of the fingerprints of what
+/// they made, where that is new: made at random, it would be another at every look.
+fn templated(intent: &Value, before: Option<&Value>, stored: &Value) -> Value {
+    let mut shown = stored.clone();
+    if !is_secret(intent) {
+        return shown;
+    }
+    let Some(data) = shown.get_mut("data").and_then(Value::as_object_mut) else { return shown };
+    for (key, text) in texts(intent) {
+        let was = before.and_then(|before| before.get("data")?.get(key));
+        let is_template = text.as_str().is_some_and(|text| text.contains("${"));
+        if is_template && was != data.get(key) {
+            data.insert(key.clone(), text.clone());
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use tholepin_schema::manifest::KindName;
+
+    fn secret(data: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "s", "namespace": "n", "resourceVersion": "1"}, "data": data})
+    }
+
+    fn reference() -> ObjectRef {
+        let kind = KindName { api_version: "v1".into(), kind: "Secret".into() };
+        ObjectRef { kind, namespace: "n".into(), name: "s".into() }
+    }
+
+    fn fields(step: Option<Step>) -> Vec<(String, Option<Value>, Option<Value>)> {
+        let Some(Step { effect: Effect::Object { fields, .. }, .. }) = step else {
+            return Vec::new();
+        };
+        fields.into_iter().map(|field| (field.field, field.from, field.to)).collect()
+    }
+
+    #[test]
+    fn a_secret_shows_its_template_when_it_is_made_and_nothing_while_it_stays() {
+        let intent = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
+            "stringData": {"k": "${random:8}", "plain": "hunter2"}});
+        let stored = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:2"}));
+        let made = written("apply", &reference(), &Before::Known(None), &intent, &stored);
+        assert_eq!(
+            fields(made),
+            [
+                (".data.k".to_owned(), None, Some(json!("${random:8}"))),
+                (".data.plain".to_owned(), None, Some(json!("fingerprint:2"))),
+            ]
+        );
+        let before = Before::Known(Some(&stored));
+        assert_eq!(written("apply", &reference(), &before, &intent, &stored), None);
+        let mut newer = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:3"}));
+        newer["metadata"]["resourceVersion"] = json!("2");
+        assert_eq!(
+            fields(written("apply", &reference(), &before, &intent, &newer)),
+            [(
+                ".data.plain".to_owned(),
+                Some(json!("fingerprint:2")),
+                Some(json!("fingerprint:3"))
+            )]
+        );
+    }
+
+    #[test]
+    fn what_is_as_wanted_is_no_step_and_what_is_not_done_says_why() {
+        let action: Action =
+            serde_json::from_value(json!({"verb": "meet", "args": {"pod": "a", "with": "b"}}))
+                .unwrap();
+        let done = Outcome::Done { took_ms: 1, note: String::new() };
+        assert_eq!(acted(&action, &done, Vec::new()), None);
+        let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
+        assert_eq!(acted(&action, &done, vec![command]).unwrap().not_done, None);
+        let refused = Outcome::Refused { guard: "member".into(), message: "m".into() };
+        let step = acted(&action, &refused, Vec::new()).unwrap();
+        assert_eq!(
+            step.not_done,
+            Some(NotDone::Refused { guard: "member".into(), message: "m".into() })
+        );
+    }
+
+    #[test]
+    fn of_calls_that_failed_only_writes_are_steps() {
+        let error = CallError::Denied("no grant".into());
+        let pipeline = |line: &str| Pipeline {
+            instance: json!({}),
+            pod: "p".into(),
+            commands: vec![line.split(' ').map(|word| word.as_bytes().to_vec()).collect()],
+            deadline_ms: 1,
+        };
+        let sent = |line| Call::Redis(RedisCall::Pipeline(pipeline(line)));
+        for (call, steps) in [
+            (sent("GET a"), 0),
+            (sent("SET a 1"), 1),
+            (sent("FLUSHALL"), 1),
+            (Call::Redis(RedisCall::Observe { instance: json!({}) }), 0),
+            (
+                Call::Kubernetes(KubernetesCall::Apply { object: secret(json!({})), force: false }),
+                1,
+            ),
+        ] {
+            assert_eq!(not_sent(&call, &error).len(), steps, "{call:?}");
+        }
+    }
+}

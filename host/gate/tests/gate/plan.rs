@@ -1,0 +1,184 @@
+//! What a plan shows, and that it shows what a live pass does.
+
+use serde_json::json;
+use tholepin_core::{
+    Call, CallError, Effect, KubernetesCall, Mode, PAUSED, Perform, Pipeline, RedisCall, Reply,
+    RespNode, RespReply, RuntimeCall, Step,
+    step::{NotDone, ObjectChange},
+};
+use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
+
+use crate::{
+    Bench, config_map,
+    fake::{NOW_MS, object},
+    grants, instance,
+};
+
+/// Grants for verbs, for commands that write, and for everything on ConfigMaps.
+fn wide() -> Grants {
+    let redis = RedisGrants {
+        commands: vec!["+@read".into(), "+@write".into()],
+        verbs: ["observe", "meet", "configure"].map(str::to_owned).to_vec(),
+    };
+    Grants { redis, ..grants(Scope::Owned) }
+}
+
+fn pipeline(lines: &[&str]) -> Pipeline {
+    let words = |line: &&str| line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    Pipeline {
+        instance: instance(),
+        pod: "p-0".into(),
+        commands: lines.iter().map(words).collect(),
+        deadline_ms: 100,
+    }
+}
+
+fn configure(pod: &str, name: &str) -> serde_json::Value {
+    json!({"verb": "configure", "args": {"pod": pod, "settings": {name: "500"}}})
+}
+
+/// A member that answers, so that `configure` is let pass.
+fn with_a_member(bench: &Bench) {
+    let snapshot = json!({
+        "observedAtMs": NOW_MS,
+        "members": [{"pod": "p-0", "podUid": "u", "running": true, "address": "127.0.0.1:7000",
+            "answer": {"answered": {"answeredAtMs": NOW_MS}}}],
+    });
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot).unwrap();
+}
+
+fn steps(bench: &Bench) -> Vec<Step> {
+    let recording = bench.pass.take_recording();
+    recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
+}
+
+/// What a pass of this mode asks for, and its steps.
+async fn told(mode: Mode) -> (Vec<Step>, Vec<String>) {
+    let bench = Bench::new(wide(), mode);
+    with_a_member(&bench);
+    bench.apply("new", Some("me")).await.unwrap();
+    // Nothing changes, so this is no step.
+    bench.apply("mine", Some("me")).await.unwrap();
+    bench.apply("theirs", Some("me")).await.unwrap_err();
+    let actions = vec![configure("p-0", "cluster-node-timeout"), configure("p-9", "hz")];
+    bench.redis(RedisCall::Act { instance: instance(), actions }).await.unwrap();
+    bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await.unwrap();
+    bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1"]))).await.unwrap();
+    let object = config_map("mine");
+    let delete =
+        KubernetesCall::Delete { object, uid: None, resource_version: None, grace_seconds: None };
+    bench.kubernetes(delete).await.unwrap();
+    (steps(&bench), bench.writes())
+}
+
+#[tokio::test]
+async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
+    let (planned, reached) = told(Mode::Plan).await;
+    let (done, _) = told(Mode::Live).await;
+    assert_eq!(serde_json::to_value(&planned).unwrap(), serde_json::to_value(&done).unwrap());
+    let kept = |line: &&String| {
+        !line.ends_with("dry run")
+            && !line.starts_with("read secret")
+            && !line.contains("pipeline of")
+    };
+    assert_eq!(reached.iter().filter(kept).count(), 0, "{reached:?}");
+    let pipelines = reached.iter().filter(|line| line.starts_with("pipeline")).count();
+    assert_eq!(pipelines, 1, "the read alone: {reached:?}");
+
+    let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
+        panic!("{planned:#?}")
+    };
+    let Effect::Object { change: ObjectChange::Created, fields, .. } = &created.effect else {
+        panic!("{created:?}")
+    };
+    assert!(fields.iter().any(|field| field.field == ".metadata.ownerReferences"), "{fields:?}");
+    assert!(matches!(&stolen.not_done, Some(NotDone::Failed { reason, .. }) if reason == "Denied"));
+    let Effect::Verb { verb, commands, .. } = &set.effect else { panic!("{set:?}") };
+    assert_eq!((verb.as_str(), commands[0].pod.as_str()), ("configure", "p-0"));
+    let Some(NotDone::Refused { guard, message }) = &refused.not_done else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(guard, "member");
+    assert!(message.contains("p-9"), "{message}");
+    let Effect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
+    assert_eq!(commands[0].command, "SET a 1");
+    assert!(matches!(deleted.effect, Effect::Object { change: ObjectChange::Deleted, .. }));
+}
+
+#[tokio::test]
+async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the_plan() {
+    let bench = Bench::new(wide(), Mode::Plan);
+    let ok = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "RENAME a b"]))).await;
+    let status = || RespReply { nodes: vec![RespNode::Status("OK".into())] };
+    assert_eq!(ok, Ok(Reply::Replies(vec![status(), status()])));
+    let ends = CallError::PlanEnds("the reply to `INCR a` on `p-0`".into());
+    let end = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "INCR a"]))).await;
+    assert_eq!(end, Err(ends.clone()));
+    // What comes after is not known, and no part of the plan.
+    assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
+    assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
+    let now = bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Now)).await;
+    assert!(now.is_ok(), "the clock goes on");
+    assert_eq!(bench.writes().iter().filter(|line| line.starts_with("pipeline")).count(), 0);
+    let steps = steps(&bench);
+    assert_eq!(steps.len(), 2, "{steps:#?}");
+    assert!(steps.iter().all(|step| step.not_done.is_none()));
+}
+
+#[tokio::test]
+async fn an_action_after_a_planned_one_depends_on_it() {
+    let bench = Bench::new(wide(), Mode::Plan);
+    with_a_member(&bench);
+    let mut first = configure("p-0", "cluster-node-timeout");
+    first["id"] = json!("first");
+    let mut second = configure("p-9", "hz");
+    second["after"] = json!(["first"]);
+    let call = RedisCall::Act { instance: instance(), actions: vec![first, second] };
+    bench.redis(call).await.unwrap();
+    let steps = steps(&bench);
+    let [first, second] = &steps[..] else { panic!("{steps:#?}") };
+    assert_eq!(first.not_done, None);
+    assert_eq!(second.not_done, Some(NotDone::Skipped { after: "first".into() }));
+}
+
+#[tokio::test]
+async fn what_is_paused_meanwhile_is_not_written_any_more() {
+    let bench = Bench::new(wide(), Mode::Live);
+    with_a_member(&bench);
+    bench.apply("one", Some("me")).await.unwrap();
+    let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
+    thing["spec"] = json!({"secret": "mine"});
+    thing["metadata"]["annotations"] = json!({PAUSED: "true"});
+    bench.world.put(thing.clone());
+    assert_eq!(bench.apply("two", Some("me")).await, Err(CallError::Interrupted));
+    let actions = vec![configure("p-0", "cluster-node-timeout")];
+    let act = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
+    assert_eq!(act, Err(CallError::Interrupted));
+    let set = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1"]))).await;
+    assert_eq!(set, Err(CallError::Interrupted));
+    assert!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await.is_ok());
+    let instance = instance();
+    assert!(bench.redis(RedisCall::Observe { instance }).await.is_ok(), "a look is no write");
+    let kept: Vec<_> =
+        bench.writes().into_iter().filter(|line| !line.starts_with("pipe")).collect();
+    assert_eq!(kept, ["apply one by tholepin:p kept"], "not even the ledger");
+    thing["metadata"]["annotations"] = json!({PAUSED: "false"});
+    bench.world.put(thing);
+    assert!(bench.apply("two", Some("me")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
+    let bench = Bench::new(wide(), Mode::Live);
+    with_a_member(&bench);
+    bench.redis(RedisCall::Observe { instance: instance() }).await.unwrap();
+    let wrote = bench.writes();
+    let plan = bench.sibling(Mode::Plan);
+    let actions = vec![configure("p-0", "cluster-node-timeout")];
+    let act = Call::Redis(RedisCall::Act { instance: instance(), actions });
+    let observe = Call::Redis(RedisCall::Observe { instance: instance() });
+    for call in [act, observe, Call::Runtime(RuntimeCall::Now)] {
+        plan.perform(&bench.context, call).await.unwrap();
+    }
+    assert_eq!(bench.writes(), wrote, "the ledger was neither read anew nor written");
+}

@@ -1,0 +1,79 @@
+//! What a verb comes down to is decided as data: a plan shows what would be sent, and sends none of it.
+
+use tholepin_core::{RespNode, port::Deed};
+use tholepin_schema::{
+    action::{FailoverMode, Outcome, Verb},
+    word::{ConfigEpoch, SlotRange},
+};
+
+use crate::server::{Fleet, node, pod};
+
+fn lines(deeds: &[Deed]) -> Vec<Vec<String>> {
+    let line = |deed: &Deed| {
+        let shown = deed.commands.iter().map(|sent| format!("{}> {}", sent.pod, sent.command));
+        shown.collect()
+    };
+    deeds.iter().map(line).collect()
+}
+
+/// The commands that a server has run since its start, without those that the harness itself sends.
+async fn ran(fleet: &Fleet, index: usize) -> Vec<String> {
+    let replies = fleet.pipeline(index, &["INFO commandstats"]).await.unwrap();
+    let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
+    let text = String::from_utf8_lossy(text).into_owned();
+    let names = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+    names.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
+    let fleet = Fleet::start(3, true, None);
+    let (meet, epoch, slots) = (
+        Verb::Meet { pod: pod(0), with: pod(1) },
+        Verb::SetConfigEpoch { pod: pod(2), epoch: ConfigEpoch(7) },
+        Verb::AssignSlots { pod: pod(1), slots: SlotRange::ALL.into() },
+    );
+    let verbs = vec![meet, epoch, slots];
+    let decided = fleet.decide(verbs.clone()).await;
+    let there = fleet.members.members[1].address.unwrap();
+    assert_eq!(
+        lines(&decided),
+        [
+            vec![format!("pod-0> CLUSTER MEET {} {}", there.ip(), there.port())],
+            vec!["pod-2> CLUSTER SET-CONFIG-EPOCH 7".to_owned()],
+            vec!["pod-1> CLUSTER ADDSLOTSRANGE 0 16383".to_owned()],
+        ]
+    );
+    assert!(decided.iter().all(|deed| deed.outcome.is_done()), "{decided:?}");
+    for index in 0..3 {
+        let writes = ["meet", "set-config-epoch", "addslotsrange"];
+        let ran = ran(&fleet, index).await;
+        assert!(
+            !ran.iter().any(|name| writes.iter().any(|write| name.ends_with(write))),
+            "{ran:?}"
+        );
+    }
+    let done = fleet.perform(verbs.clone()).await;
+    assert_eq!(lines(&done), lines(&decided));
+    for (index, write) in [(0, "meet"), (2, "set-config-epoch"), (1, "addslotsrange")] {
+        let ran = ran(&fleet, index).await;
+        assert!(ran.iter().any(|name| name.ends_with(write)), "{ran:?}");
+    }
+    // Once more the two that can be seen are nothing, and both ways say so.
+    let again = fleet.decide(verbs.get(1..).unwrap().to_vec()).await;
+    assert_eq!(lines(&again), [[""; 0], [""; 0]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_told_alike_by_both() {
+    let fleet = Fleet::cluster().await;
+    let snapshot = fleet.observe().await;
+    let verbs = vec![
+        Verb::Forget { node: node(&snapshot, 5) },
+        Verb::Meet { pod: pod(4), with: "pod-99".into() },
+        Verb::Failover { pod: pod(3), primary: node(&snapshot, 1), mode: FailoverMode::Graceful },
+    ];
+    let decided = fleet.decide(verbs.clone()).await;
+    assert!(decided.iter().all(|deed| matches!(deed.outcome, Outcome::Failed { .. })));
+    assert_eq!(fleet.perform(verbs).await, decided);
+}
