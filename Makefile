@@ -43,10 +43,10 @@ test: setup-tests build wasm ## Run all tests
 	$(WITH_KUBECTL) cargo test --locked --workspace
 
 scenarios: setup-tests build wasm ## Run the scenarios one after the other (N=F1,F7: these)
-	$(WITH_KUBECTL) cargo test --locked --package tests --test scenarios -- $(if $(N),--only $(N),--all)
+	$(WITH_KUBECTL) cargo test --locked --workspace --test scenarios -- $(if $(N),--only $(N),--all)
 
 oracles: setup-tests build wasm ## Show that each saboteur turns its oracle red
-	$(WITH_KUBECTL) cargo test --locked --package tests --test oracles -- --test-threads=1 --nocapture
+	$(WITH_KUBECTL) cargo test --locked --workspace --test oracles -- --test-threads=1 --nocapture
 
 bench: setup-tests wasm ## Measure swap and failover in a release build; JSON beside
 	cargo build --locked --release --workspace

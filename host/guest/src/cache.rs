@@ -12,14 +12,17 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
-use crate::engine::GuestEngine;
+use crate::{engine::GuestEngine, functions::Functions};
 
 /// The largest component that is compiled, in bytes: it bounds the time that compiling can take.
 pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
@@ -33,11 +36,12 @@ const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(600);
 /// Files of compiled code end so.
 const SUFFIX: &str = "cwasm";
 
-/// The directory of compiled code.
+/// The directory of compiled code, and the functions that this process compiled last.
 #[derive(Clone, Debug)]
 pub struct CompileCache {
     directory: PathBuf,
     bytes_max: u64,
+    functions: Arc<Functions>,
 }
 
 /// Why there is no compiled component.
@@ -89,7 +93,7 @@ impl CompileCache {
     pub fn open(directory: PathBuf) -> Result<Self, CacheError> {
         secure(&directory)
             .map_err(|source| CacheError::Directory { path: directory.clone(), source })?;
-        Ok(Self { directory, bytes_max: CACHE_BYTES_MAX })
+        Ok(Self { directory, bytes_max: CACHE_BYTES_MAX, functions: Arc::default() })
     }
 
     /// Gives the compiled component. Blocks: compiling takes tens of milliseconds and more.
@@ -104,8 +108,8 @@ impl CompileCache {
         if let Some(component) = self.kept(engine, &path) {
             return Ok((component, Origin::Kept));
         }
-        let compiler =
-            GuestEngine::throw_away().map_err(|error| CacheError::Compile(error.to_string()))?;
+        let compiler = GuestEngine::throw_away(self.functions.clone())
+            .map_err(|error| CacheError::Compile(error.to_string()))?;
         let compiled = compiler
             .precompile_component(wasm)
             .map_err(|error| CacheError::Compile(format!("{error:#}")))?;

@@ -21,6 +21,7 @@ mod bindings;
 mod cache;
 mod component;
 mod engine;
+mod functions;
 mod grants;
 mod imports;
 mod inspect;
