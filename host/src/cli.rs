@@ -1,6 +1,6 @@
 //! What can be asked on the command line. The doc comments are the help texts.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -96,11 +96,27 @@ pub(crate) struct AdminArgs {
     pub(crate) admin_file: Option<PathBuf>,
 }
 
+/// Where a host can be asked.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ListenArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Where /metrics, /healthz and /readyz are served, to everybody who can reach it; with port 0 on a
+    /// free port, which the log and the admin file tell
+    #[arg(
+        long,
+        env = "THOLEPIN_METRICS_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:0"
+    )]
+    pub(crate) metrics_address: SocketAddr,
+}
+
 /// The engine's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) listen: ListenArgs,
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
@@ -176,7 +192,7 @@ pub(crate) struct LocalArgs {
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
     pub(crate) plugins: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) listen: ListenArgs,
 }
 
 #[derive(Args, Debug)]
@@ -184,7 +200,7 @@ pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterOptions,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) listen: ListenArgs,
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,

@@ -3,12 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use tholepin_admin::AdminServer;
+use tholepin_admin::{AdminServer, VitalsServer};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
 use tholepin_core::{ErrorChain, PluginName, RevisionDigest, port::Kubernetes};
 use tholepin_gate::{Gate, Ports};
@@ -26,9 +29,10 @@ use tracing::{info, warn};
 use crate::{
     adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
     admin::Routes,
-    cli::EngineArgs,
+    cli::{EngineArgs, ListenArgs},
     commands::{admin_file, cache_directory},
-    mirror,
+    metrics, mirror,
+    vitals::HostVitals,
 };
 
 /// Signals about plugins and instances that wait to be taken in.
@@ -69,6 +73,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     ready: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<()> {
+    let recorder = metrics::install()?;
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     for definition in tholepin_crd::definitions() {
         kubernetes.install_crd(&definition).await.context("cannot install the engine's kinds")?;
@@ -94,11 +99,17 @@ pub(crate) async fn run(
         wakes: passes,
         clock,
     };
-    let admin =
-        AdminServer::bind(admin_file(options.arguments.admin.clone())?, Arc::new(Routes)).await?;
     let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
+    let vitals = Arc::new(HostVitals {
+        controller: controller.clone(),
+        kubernetes: kubernetes.clone(),
+        registry: registry.clone(),
+        recorder,
+        started: AtomicBool::new(false),
+    });
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    listen(&mut tasks, options.arguments.listen, vitals.clone(), &stop).await?;
     let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
     let follower = Follower {
         registry: registry.clone(),
@@ -119,15 +130,32 @@ pub(crate) async fn run(
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
     tasks.spawn(named("redis watches", async move { redis.run_watches().await }));
-    tasks.spawn(named("admin API", admin.run(stop.clone())));
     tasks.spawn(named("wakes", wake(gate, controller.clone(), instances)));
     {
         let stop = stop.clone();
         tasks.spawn(named("controller", async move { controller.run(plugin_events, stop).await }));
     }
+    vitals.started.store(true, Ordering::Release);
     info!("ready");
     ready()?;
     finish(tasks, stop).await
+}
+
+/// Begins to answer the command line, scrapers and the kubelet.
+async fn listen(
+    tasks: &mut JoinSet<&'static str>,
+    arguments: ListenArgs,
+    vitals: Arc<HostVitals>,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let ListenArgs { admin, metrics_address } = arguments;
+    let server = VitalsServer::bind(metrics_address).await?;
+    let admin = AdminServer::bind(admin_file(admin)?, server.address(), Arc::new(Routes)).await?;
+    info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
+    tasks.spawn(named("upkeep of metrics", HostVitals::upkeep(vitals.recorder.clone())));
+    tasks.spawn(named("vital signs", server.run(vitals, stop.clone())));
+    tasks.spawn(named("admin API", admin.run(stop.clone())));
+    Ok(())
 }
 
 fn settings(arguments: &EngineArgs) -> Settings {

@@ -6,8 +6,10 @@ mod cli;
 mod commands;
 mod engine;
 mod exit;
+mod metrics;
 mod mirror;
 mod telemetry;
+mod vitals;
 
 use std::process::ExitCode;
 

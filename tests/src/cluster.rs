@@ -129,6 +129,15 @@ impl Cluster {
         Ok(AdminClient::of_file(&self.admin_file())?)
     }
 
+    /// A vital sign of the host, such as `/metrics`: status and text.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no host has started, or if it does not answer.
+    pub fn vital(&self, path: &str) -> Result<(u16, String)> {
+        crate::http::get(self.admin()?.file().metrics_address, path)
+    }
+
     /// Starts the host against this cluster with its folder of plugins.
     ///
     /// # Errors

@@ -6,10 +6,12 @@
 
 pub mod cluster;
 pub mod guests;
+pub mod http;
 pub mod kubectl;
 pub mod member;
 pub mod oracle;
 pub mod process;
+pub mod prometheus;
 pub mod redis_cluster;
 pub mod router;
 pub mod story;

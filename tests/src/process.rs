@@ -71,15 +71,8 @@ impl Process {
         until: &'static str,
         deadline: Duration,
     ) -> Result<(Self, String)> {
-        // A harness that is killed cannot end anything: the kernel then does, when the thread goes that
-        // starts this, which lasts as long as the test.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(tholepin()?);
-        command.env("NO_COLOR", "1");
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(std::fs::File::create(log)?);
-        let mut child = command.spawn().context("cannot start tholepin")?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut process = Self::spawn(name, &tholepin()?, arguments, log)?;
+        let stdout = process.child.stdout.take().context("stdout is piped")?;
         let (sender, lines) = mpsc::channel();
         // Reads to the end, so that the process never blocks on a full pipe; ends with the process.
         thread::spawn(move || {
@@ -90,13 +83,34 @@ impl Process {
                 }
             }
         });
-        let process = Self { child, name };
         match lines.recv_timeout(deadline) {
             Ok(rest) => Ok((process, rest)),
             Err(_) => {
                 bail!("{name} did not say `{until}` within {deadline:?}:\n{}", tail(log))
             }
         }
+    }
+
+    /// Starts a program with these arguments, its stderr in a file and its stdout as a pipe.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be started.
+    pub fn spawn(
+        name: &'static str,
+        program: &Path,
+        arguments: &[&str],
+        log: &Path,
+    ) -> Result<Self> {
+        // A harness that is killed cannot end anything: the kernel then does, when the thread goes that
+        // starts this, which lasts as long as the test.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]).arg(program);
+        command.env("NO_COLOR", "1");
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(std::fs::File::create(log)?);
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { child, name })
     }
 
     /// The process' id.

@@ -44,7 +44,8 @@ fn each_library_has_one_home() {
         ("clap", &["tholepin"]),
         ("hyper", &["tholepin-admin", "tholepin-apiserver", "tholepin-http"]),
         ("rcgen", &["tholepin-apiserver"]),
-        ("nix", &["tholepin-agent", "tholepin-local"]),
+        ("nix", &["tholepin-agent", "tholepin-guest", "tholepin-local"]),
+        ("metrics-exporter-prometheus", &["tholepin"]),
     ];
     for (library, allowed) in homes {
         for package in shipped() {

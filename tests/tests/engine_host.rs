@@ -19,3 +19,5 @@ mod greetings;
 mod story;
 #[path = "engine_host/swap.rs"]
 mod swap;
+#[path = "engine_host/vitals.rs"]
+mod vitals;

@@ -80,12 +80,17 @@ struct Server {
 }
 
 impl AdminServer {
-    /// Listens on a free port of 127.0.0.1, and leaves address and token in `file`.
+    /// Listens on a free port of 127.0.0.1, and leaves address and token in `file`, with the address of
+    /// the vital signs beside.
     ///
     /// # Errors
     ///
     /// Fails if it cannot listen, or if the file cannot be written.
-    pub async fn bind(file: PathBuf, routes: Arc<dyn AdminRoutes>) -> Result<Self, StartError> {
+    pub async fn bind(
+        file: PathBuf,
+        metrics_address: SocketAddr,
+        routes: Arc<dyn AdminRoutes>,
+    ) -> Result<Self, StartError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let refused = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
@@ -96,7 +101,7 @@ impl AdminServer {
             token: TokenDigest::of(&token),
             routes,
         });
-        let content = AdminFile { address, token, pid: std::process::id() };
+        let content = AdminFile { address, token, pid: std::process::id(), metrics_address };
         let left = Left::leave(file.clone(), content)
             .map_err(|source| StartError::File { path: file, source })?;
         Ok(Self { listener, server, left })

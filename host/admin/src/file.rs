@@ -23,6 +23,8 @@ pub struct AdminFile {
     pub token: String,
     /// The host's process.
     pub pid: u32,
+    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    pub metrics_address: SocketAddr,
 }
 
 /// Why a file gives no address.
@@ -108,7 +110,8 @@ mod tests {
     use std::fs::Permissions;
 
     fn content(pid: u32) -> AdminFile {
-        AdminFile { address: ([127, 0, 0, 1], 1).into(), token: "t".to_owned(), pid }
+        let (address, metrics_address) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+        AdminFile { address, token: "t".to_owned(), pid, metrics_address }
     }
 
     #[test]

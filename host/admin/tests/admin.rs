@@ -1,12 +1,13 @@
 //! The admin API over a real socket: who is let in, what is refused, and what the client says of it.
 #![cfg(test)]
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_admin::{
-    AdminClient, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer, AskError,
+    AdminClient, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer, AskError, Check,
+    Report, Verdict, Vitals, VitalsServer,
 };
 use tholepin_core::Boxed;
 use tokio::{
@@ -38,6 +39,26 @@ impl AdminRoutes for Echo {
     }
 }
 
+/// Is alive and not ready.
+struct Ill;
+
+impl Vitals for Ill {
+    fn metrics(&self) -> String {
+        "a 1\n".to_owned()
+    }
+
+    fn health(&self) -> Boxed<'_, Report> {
+        let checks = vec![Check { name: "x".to_owned(), verdict: Verdict::Pass }];
+        Box::pin(async { Report { checks } })
+    }
+
+    fn readiness(&self) -> Boxed<'_, Report> {
+        let verdict = Verdict::Fail("stale".to_owned());
+        let checks = vec![Check { name: "x".to_owned(), verdict }];
+        Box::pin(async { Report { checks } })
+    }
+}
+
 /// A server that runs until the value is dropped.
 struct Running {
     client: AdminClient,
@@ -50,21 +71,60 @@ impl Running {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("admin.json");
-        let server = AdminServer::bind(file.clone(), Arc::new(Echo)).await.unwrap();
+        let vitals = VitalsServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let server =
+            AdminServer::bind(file.clone(), vitals.address(), Arc::new(Echo)).await.unwrap();
         let client = AdminClient::of_file(&file).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
+        tasks.spawn(vitals.run(Arc::new(Ill), stop.clone()));
         Self { client, folder, stop, tasks }
     }
 
-    /// Sends bytes as they are; gives the answer's status.
+    /// Sends bytes as they are to the admin API; gives the answer's status.
     async fn raw(&self, request: &str) -> u16 {
-        let mut stream = TcpStream::connect(self.client.file().address).await.unwrap();
-        let request = request.replace("\n", "\r\n").replace("TOKEN", &self.client.file().token);
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut start = [0; 12];
-        tokio::time::timeout(DEADLINE, stream.read_exact(&mut start)).await.unwrap().unwrap();
-        std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
+        let request = request.replace("TOKEN", &self.client.file().token);
+        send(self.client.file().address, &request).await.0
+    }
+
+    /// Looks at a vital sign; gives status and text.
+    async fn vital(&self, request: &str) -> (u16, String) {
+        send(self.client.file().metrics_address, request).await
+    }
+}
+
+/// Sends a request as it is; gives status and body.
+async fn send(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = request.replace("\n\n", "\nConnection: close\n\n").replace('\n', "\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let all = stream.read_to_string(&mut answer);
+    tokio::time::timeout(DEADLINE, all).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn vital_signs_are_for_everybody_and_only_to_look() {
+    let running = Running::start().await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\nHost: anything\n\n");
+    let failed = "[-]x failed: stale\nreadyz check failed\n";
+    let document = r#"{"checks":[{"message":"stale","name":"x","verdict":"fail"}],"passes":false}"#;
+    let rows = [
+        (get("/metrics"), 200, "a 1\n"),
+        (get("/healthz"), 200, "ok\n"),
+        (get("/healthz?verbose"), 200, "[+]x ok\nhealthz check passed\n"),
+        (get("/readyz"), 503, failed),
+        (get("/readyz").replace("\n\n", "\nAccept: application/json\n\n"), 503, document),
+        (get("/elsewhere"), 404, "ask for"),
+        (get("/v1/echo"), 404, "ask for"),
+        (get("/metrics").replace("GET", "POST"), 405, "only GET"),
+    ];
+    for (request, code, text) in rows {
+        let (found_code, found) = running.vital(&request).await;
+        assert_eq!(found_code, code, "{request}");
+        assert!(found.starts_with(text), "{request}: {found}");
     }
 }
 

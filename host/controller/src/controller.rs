@@ -25,9 +25,11 @@ use crate::{
     ended::ended_containers,
     history::History,
     mapper::{self, Routes},
+    metrics::{self, UnderWay},
     notes::Notes,
     permit::{Permit, Permits},
     plugins::{Passes, PluginEvent, Plugins, Wakes},
+    pulse::Pulse,
     queue::{Priority, Queue, QueueStats, SharedQueue, Taken},
     reconcile::reconcile,
     strikes::Strikes,
@@ -81,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) history: History,
     queue: SharedQueue,
     pub(crate) permits: Permits,
+    under_way: UnderWay,
+    pulse: Pulse,
     strikes: Mutex<Strikes>,
     routes: Mutex<Arc<Routes>>,
 }
@@ -117,6 +121,8 @@ impl Controller {
             history: History::default(),
             queue: SharedQueue::default(),
             permits: Permits::new(settings.concurrency, settings.in_flight),
+            under_way: UnderWay::default(),
+            pulse: Pulse::default(),
             strikes: Mutex::default(),
             routes: Mutex::default(),
         };
@@ -139,6 +145,7 @@ impl Controller {
             // Without one of these the controller would be deaf, and nobody would notice.
             () = self.follow_changes() => Some("the store ended".to_owned()),
             () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
+            () = self.shared.pulse.beat() => Some("the pulse ended".to_owned()),
             // A pass that panicked must not go unseen.
             error = self.dispatch(&mut passes) => Some(format!("a pass ended: {error}")),
         };
@@ -190,7 +197,9 @@ impl Controller {
         let priority = if is_urgent { Priority::Urgent } else { Priority::Event };
         let view = self.shared.parts.kubernetes.view();
         let cause = mapper::cause(change);
-        for key in self.shared.routes().keys(change, &*view) {
+        let keys = self.shared.routes().keys(change, &*view);
+        metrics::routed(change, keys.len());
+        for key in keys {
             debug!(%key, cause, ?priority, "marked");
             self.shared.queue.add(&key, priority, &cause);
         }
@@ -209,10 +218,31 @@ impl Controller {
         }
     }
 
-    /// Numbers of the queue, for metrics.
-    #[must_use]
-    pub fn queue_stats(&self) -> QueueStats {
+    /// Waits until the loop has answered, which may be never: the caller sets the deadline.
+    pub async fn answers(&self) {
+        self.shared.pulse.feel().await;
+    }
+
+    pub(crate) fn queue_stats(&self) -> QueueStats {
         self.shared.queue.inspect(Queue::stats)
+    }
+
+    pub(crate) fn under_way(&self) -> &UnderWay {
+        &self.shared.under_way
+    }
+
+    pub(crate) fn concurrency(&self) -> usize {
+        self.shared.settings.concurrency
+    }
+
+    /// How many objects of a plugin are quarantined.
+    pub(crate) fn quarantined(&self, plugin: &PluginName) -> usize {
+        self.shared.strikes(|strikes| strikes.quarantined(plugin))
+    }
+
+    /// The plugins that serve.
+    pub(crate) fn serving(&self) -> Vec<PluginName> {
+        self.shared.parts.plugins.all().iter().map(|plugin| plugin.name.clone()).collect()
     }
 
     /// Keeps routes and watches equal to what the manifests ask for, and calls the objects of a changed
@@ -307,6 +337,7 @@ async fn next(shared: Arc<Shared>) -> Due {
 async fn work(shared: Arc<Shared>, due: Due) {
     let Due { taken, permit, _place } = due;
     let key = Arc::new(taken.key);
+    let _meter = shared.under_way.begin(&key.plugin, taken.waited);
     let done = reconcile(&shared, &key, taken.causes, Arc::new(permit)).await;
     shared.queue.done(&key, done);
 }

@@ -82,21 +82,13 @@ pub enum Done {
     Retry,
 }
 
-/// Numbers for metrics; the counters only grow.
+/// Numbers for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Keys that wait, by priority.
-    pub depth: BTreeMap<Priority, usize>,
-    /// Keys in flight.
-    pub running: usize,
+    /// Keys that wait, by plugin and priority.
+    pub waiting: BTreeMap<(PluginName, Priority), usize>,
     /// Keys with a delay.
     pub delayed: usize,
-    /// How often a key was added, duplicates included.
-    pub adds: u64,
-    /// How often a key was given back as failed.
-    pub retries: u64,
-    /// How often a key was taken.
-    pub taken: u64,
 }
 
 /// The queue.
@@ -108,9 +100,6 @@ pub struct Queue {
     /// Tells apart the places that one key had in the lanes: an old place is skipped.
     last_ticket: u64,
     random: SmallRng,
-    adds: u64,
-    retries: u64,
-    taken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -185,15 +174,11 @@ impl Queue {
             delays: BTreeMap::new(),
             last_ticket: 0,
             random: SmallRng::seed_from_u64(seed),
-            adds: 0,
-            retries: 0,
-            taken: 0,
         }
     }
 
     /// Makes a key due now.
     pub fn add(&mut self, key: &ObjectKey, priority: Priority, cause: &str, now: Instant) {
-        self.adds += 1;
         let entry = self.entries.entry(key.clone()).or_default();
         if entry.causes.len() < CAUSES_MAX {
             entry.causes.insert(cause.to_owned());
@@ -249,7 +234,6 @@ impl Queue {
                     self.delays.remove(&delay);
                 }
                 let causes = std::mem::take(&mut entry.causes).into_iter().collect();
-                self.taken += 1;
                 let waited = now.saturating_duration_since(since);
                 return Some(Taken { key, causes, waited, failures: entry.failures });
             }
@@ -280,7 +264,6 @@ impl Queue {
             Done::Retry => {
                 let pause = backoff(entry.failures);
                 entry.failures = entry.failures.saturating_add(1);
-                self.retries += 1;
                 Some(pause.mul_f64(self.random.random_range(0.5..=1.0)))
             }
         };
@@ -315,21 +298,13 @@ impl Queue {
     /// Numbers for metrics.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
-        let mut stats = QueueStats {
-            depth: Priority::ALL.into_iter().map(|priority| (priority, 0)).collect(),
-            running: 0,
-            delayed: self.delays.len(),
-            adds: self.adds,
-            retries: self.retries,
-            taken: self.taken,
-        };
-        for entry in self.entries.values() {
-            stats.running += usize::from(entry.running);
+        let mut waiting = BTreeMap::new();
+        for (key, entry) in &self.entries {
             if let Some((priority, ..)) = entry.waiting {
-                *stats.depth.entry(priority).or_default() += 1;
+                *waiting.entry((key.plugin.clone(), priority)).or_default() += 1;
             }
         }
-        stats
+        QueueStats { waiting, delayed: self.delays.len() }
     }
 
     /// Moves the delayed keys that are due into their lane.

@@ -114,6 +114,7 @@ fn of_several_delays_the_earliest_wins() {
     }
     assert_eq!(queue.next_due(), Some(now + SECOND * 10));
     assert_eq!(queue.take(now + SECOND * 9), None);
+    assert_eq!(queue.stats().waiting, BTreeMap::new());
     let taken = queue.take(now + SECOND * 11).unwrap();
     assert_eq!((taken.causes, taken.waited), (vec!["requeue".to_owned()], SECOND));
     queue.done(&x, Done::AwaitChange, now);
@@ -143,7 +144,6 @@ fn failures_back_off_and_success_resets_them() {
     queue.take(now).unwrap();
     queue.done(&x, Done::After(SECOND), now);
     assert_eq!(queue.take(now + SECOND).unwrap().failures, 0);
-    assert_eq!(queue.stats().retries, 30);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tracing::{Span, field::Empty, info, instrument, warn};
 use crate::{
     controller::Shared,
     mapper::reference_of,
+    metrics::{self, Hope},
     notes::{Note, Seen},
     permit::{Lending, Permit},
     phase::{ObjectPhase, finalizer_of, phase},
@@ -58,8 +59,10 @@ pub(crate) async fn reconcile(
     let pass = One { shared, key, plugin: &plugin, meta: &meta, permit: &permit };
     let (since, mut story) = (Instant::now(), Story::begin(shared, causes));
     let done = pass.run(object, &mut story).await;
+    let took = since.elapsed();
+    metrics::reconciled(&key.plugin, took);
     Span::current().record("outcome", name(done));
-    shared.history.extend(story.tell(key, &plugin, since.elapsed()));
+    shared.history.extend(story.tell(key, &plugin, took));
     done
 }
 
@@ -160,6 +163,7 @@ impl One<'_> {
                     .map(|violation| format!("{}: {}", violation.field, violation.message))
                     .collect();
                 let text = lines.join("; ");
+                metrics::failed(&self.key.plugin, Hope::Terminal);
                 say(self.shared, self.key, &format!("the spec is invalid: {text}"));
                 story.end = Some(PassEnd::Invalid { violations });
                 Some(self.mark(Reason::InvalidSpec, &text).await)
@@ -218,9 +222,17 @@ impl One<'_> {
             say(self.shared, self.key, &outcome.summary);
         }
         self.clear_marks(object).await;
-        if outcome.finished && self.meta.deleting {
-            return self.finish(finalizer, story).await;
-        }
+        let done = if outcome.finished && self.meta.deleting {
+            self.finish(finalizer, story).await
+        } else {
+            self.take_in(object, outcome).await
+        };
+        metrics::succeeded(&self.key.plugin, done, self.shared.settings.resync);
+        done
+    }
+
+    /// Keeps what an outcome wants kept, and says when the object is due again.
+    async fn take_in(&self, object: &Arc<Value>, outcome: Outcome) -> Done {
         let Outcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         self.shared.notes.change(self.key, |note| note.memo = memo);
         self.shared.parts.wakes.arm(self.key, object, &wake).await;
@@ -252,6 +264,7 @@ impl One<'_> {
 
     async fn fail(&self, failure: Failure) -> Done {
         let Failure { reason, message, retry } = failure;
+        metrics::failed(&self.key.plugin, if retry { Hope::Retried } else { Hope::Terminal });
         let text = format!("{reason}: {message}");
         say(self.shared, self.key, &text);
         self.mark(Reason::Failed, &text).await;
@@ -261,13 +274,15 @@ impl One<'_> {
     async fn strike(&self, error: &GuestError) -> Done {
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
+        metrics::struck(&self.key.plugin, error, reason(error).as_str());
         let (revision, state) = (&self.plugin.revision, self.state());
         match self.shared.strikes(|strikes| strikes.strike(revision, self.key, state)) {
             Verdict::Retry => {
+                metrics::failed(&self.key.plugin, Hope::Retried);
                 self.mark(reason(error), &text).await;
                 return Done::Retry;
             }
-            Verdict::Quarantine => {}
+            Verdict::Quarantine => metrics::failed(&self.key.plugin, Hope::Terminal),
         }
         let way_out = "change the object or the plugin to have it called again";
         let message = format!("two strikes in a row, {way_out}; the last: {text}");

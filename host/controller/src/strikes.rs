@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use tholepin_core::{ObjectKey, RevisionDigest};
+use tholepin_core::{ObjectKey, PluginName, RevisionDigest};
 
 /// Faults in a row until an object is quarantined. Two, because one may be a passing fault.
 const STRIKES_MAX: u32 = 2;
@@ -65,6 +65,13 @@ impl Strikes {
         struck.is_some_and(|struck| STRIKES_MAX <= struck.in_a_row)
     }
 
+    /// How many objects of a plugin are quarantined, those included that changed and were not called
+    /// since.
+    pub(crate) fn quarantined(&self, plugin: &PluginName) -> usize {
+        let theirs = self.struck.iter().filter(|(key, _)| key.plugin == *plugin);
+        theirs.filter(|(_, struck)| STRIKES_MAX <= struck.in_a_row).count()
+    }
+
     /// The revision answered for this object, or the object is gone: its record is clean.
     pub(crate) fn clear(&mut self, key: &ObjectKey) {
         self.struck.remove(key);
@@ -102,7 +109,10 @@ mod tests {
         assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Retry);
         strikes.clear(&x);
         assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Retry, "not in a row");
+        assert_eq!(strikes.quarantined(&x.plugin), 0);
         assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Quarantine);
+        assert_eq!(strikes.quarantined(&x.plugin), 1);
+        assert_eq!(strikes.quarantined(&key("other", "x").plugin), 0);
         assert!(strikes.is_quarantined(&one, &x, &state(1)));
         assert!(!strikes.is_quarantined(&one, &x, &state(2)), "a new generation");
         assert!(!strikes.is_quarantined(&two, &x, &state(1)), "a new revision");

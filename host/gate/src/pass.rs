@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use metrics::counter;
 use serde_json::Value;
 use tholepin_core::{
     Answer, Boxed, Call, CallContext, CallError, Mode, ObjectRef, Perform, Recording, Reply,
@@ -146,6 +147,22 @@ impl Pass {
         Err(CallError::Throttled(1000))
     }
 
+    /// Counts a call of a live pass: labels are the plugin's name and words of closed sets.
+    fn count(&self, call: &Call, answer: &Answer) {
+        match self.context.mode {
+            Mode::Live => {}
+            Mode::Plan => return,
+        }
+        let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
+        let controller = self.context.key.plugin.to_string();
+        let function = call.function();
+        counter!(
+            "tholepin_plugin_calls_total",
+            "controller" => controller, "function" => function, "result" => result
+        )
+        .increment(1);
+    }
+
     async fn answer(&self, call: Call, steps: &mut Vec<Step>) -> Answer {
         self.spend(&call)?;
         let ended = self.progress().ended.clone();
@@ -204,6 +221,7 @@ impl Perform for Pass {
                     steps = steps::not_sent(&call, error);
                 }
             }
+            self.count(&call, &answer);
             self.progress().recording.keep(call, key.occurrence, answer.clone(), steps);
             answer
         })

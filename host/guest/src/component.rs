@@ -1,6 +1,9 @@
 //! A component that is compiled and linked, and the calls of its exports.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +24,7 @@ use crate::{
     cache::{self, CacheError, CompileCache, Origin},
     engine::GuestEngine,
     limits::{ANSWER_BYTES_MAX, Limits},
+    meter,
     state::{ComputedTooLong, GuestState, World},
     wasi,
 };
@@ -47,6 +51,8 @@ pub struct Loaded {
     digest: String,
     imports: Vec<String>,
     instances: ReconcilerPre<GuestState>,
+    /// The most memory that an instance has had.
+    memory_peak_bytes: AtomicUsize,
 }
 
 /// Why a component cannot be called.
@@ -103,7 +109,8 @@ impl Loaded {
         wasi::define(&mut linker, component).map_err(not_linkable)?;
         let linked = linker.instantiate_pre(component).map_err(not_linkable)?;
         let instances = ReconcilerPre::new(linked).map_err(not_linkable)?;
-        Ok(Self { engine: Arc::clone(engine), digest, imports, instances })
+        let memory_peak_bytes = AtomicUsize::new(0);
+        Ok(Self { engine: Arc::clone(engine), digest, imports, instances, memory_peak_bytes })
     }
 
     /// The component's SHA-256 in hex.
@@ -167,6 +174,8 @@ impl Loaded {
         let label = context.plugin.to_string();
         let state = GuestState::new(label, Some(World { context, perform }), EXPORT, limits);
         let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
+        let mut state = state;
+        state.crossed.gave(request.len());
         let result = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {
@@ -191,13 +200,17 @@ impl Loaded {
     {
         let export = state.export();
         let mut store = state.into_store(&self.engine);
-        let work = async {
+        let mut cpu = Duration::ZERO;
+        let work = meter::cpu_time(&mut cpu, async {
             // The semaphore is never closed; were it, the pool itself would refuse.
             let _slot = self.engine.slots().acquire().await.ok();
             let exports = self.instances.instantiate_async(&mut store).await?;
             call(&exports, &mut store).await
-        };
-        match time::timeout(limits.wall_clock, work).await {
+        });
+        let ended = time::timeout(limits.wall_clock, work).await;
+        store.data_mut().flush().await;
+        meter::called(store.data(), cpu, &self.memory_peak_bytes);
+        match ended {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(explain(export, limits, store.data(), &error)),
             Err(_) => Err(timed_out(export, limits.wall_clock)),

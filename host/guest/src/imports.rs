@@ -41,9 +41,48 @@ impl From<CallError> for Error {
     }
 }
 
-/// Reads a JSON argument.
-fn read<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Error> {
-    serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
+/// The border: what crosses it is read, bounded and counted here.
+impl GuestState {
+    /// Reads a JSON argument.
+    fn read<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
+        self.crossed.took(text.len());
+        serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
+    }
+
+    /// The answer to a call that returns one document.
+    fn document(&mut self, answer: Answer) -> Result<String, Error> {
+        let Reply::Document(document) = answer? else {
+            return Err(unfit("a document"));
+        };
+        self.bounded(&document)
+    }
+
+    /// The answer to a call that returns several documents.
+    fn documents(&mut self, answer: Answer) -> Result<Vec<String>, Error> {
+        let Reply::Documents(documents) = answer? else {
+            return Err(unfit("documents"));
+        };
+        let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
+        self.check_size(texts.iter().map(String::len).sum())?;
+        Ok(texts)
+    }
+
+    fn bounded(&mut self, document: &Value) -> Result<String, Error> {
+        let text = document.to_string();
+        self.check_size(text.len())?;
+        Ok(text)
+    }
+
+    /// Whether an answer of this size is handed over.
+    fn check_size(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes <= ANSWER_BYTES_MAX {
+            self.crossed.gave(bytes);
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
+        )))
+    }
 }
 
 /// The answer to a call that returns nothing.
@@ -54,40 +93,6 @@ fn done(answer: Answer) -> Result<(), Error> {
     Ok(())
 }
 
-/// The answer to a call that returns one document.
-fn document(answer: Answer) -> Result<String, Error> {
-    let Reply::Document(document) = answer? else {
-        return Err(unfit("a document"));
-    };
-    bounded(&document)
-}
-
-/// The answer to a call that returns several documents.
-fn documents(answer: Answer) -> Result<Vec<String>, Error> {
-    let Reply::Documents(documents) = answer? else {
-        return Err(unfit("documents"));
-    };
-    let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
-    check_size(texts.iter().map(String::len).sum())?;
-    Ok(texts)
-}
-
-fn bounded(document: &Value) -> Result<String, Error> {
-    let text = document.to_string();
-    check_size(text.len())?;
-    Ok(text)
-}
-
-/// Whether an answer of this size is handed over.
-fn check_size(bytes: usize) -> Result<(), Error> {
-    if bytes <= ANSWER_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!(
-        "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
-    )))
-}
-
 /// An answer of another shape than the call has: a bug in whoever performs.
 fn unfit(expected: &str) -> Error {
     Error::Other(format!("the host's answer does not fit the call: it is not {expected}"))
@@ -96,15 +101,18 @@ fn unfit(expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Limits;
 
     #[test]
     fn an_answer_that_is_too_large_says_what_to_do() {
-        let document_of =
-            |bytes: usize| document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
+        let mut state = GuestState::new("p".to_owned(), None, "reconcile", Limits::default());
+        let mut document_of =
+            |bytes: usize| state.document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
         assert!(document_of(ANSWER_BYTES_MAX - 2).is_ok());
         let Err(Error::Invalid(text)) = document_of(ANSWER_BYTES_MAX) else {
             panic!("must be refused")
         };
         assert!(text.contains("fewer fields"), "{text}");
+        assert_eq!(state.crossed.into_guest, ANSWER_BYTES_MAX, "what was refused did not cross");
     }
 }

@@ -26,6 +26,7 @@ mod grants;
 mod imports;
 mod inspect;
 mod limits;
+mod meter;
 mod parameters;
 mod plugin;
 mod registry;

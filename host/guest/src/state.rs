@@ -30,6 +30,29 @@ pub(crate) struct GuestState {
     log_lines: u32,
     last_words: Option<String>,
     stderr: String,
+    /// The end of standard error that has no line end yet.
+    unfinished: String,
+    /// What has crossed the border so far.
+    pub(crate) crossed: Crossed,
+}
+
+/// Bytes of documents between host and guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Crossed {
+    /// From the host into the guest.
+    pub(crate) into_guest: usize,
+    /// From the guest to the host.
+    pub(crate) out_of_guest: usize,
+}
+
+impl Crossed {
+    pub(crate) const fn gave(&mut self, bytes: usize) {
+        self.into_guest = self.into_guest.saturating_add(bytes);
+    }
+
+    pub(crate) const fn took(&mut self, bytes: usize) {
+        self.out_of_guest = self.out_of_guest.saturating_add(bytes);
+    }
 }
 
 /// Who answers a guest's calls, and on whose behalf it makes them.
@@ -62,11 +85,17 @@ impl GuestState {
             export,
             ticks: 0,
             ticks_max: u32::try_from(ticks_max).unwrap_or(u32::MAX),
-            memory: MemoryLimit { bytes_max: limits.memory_bytes, was_refused: false },
+            memory: MemoryLimit {
+                bytes_max: limits.memory_bytes,
+                peak_bytes: 0,
+                was_refused: false,
+            },
             host_calls: 0,
             log_lines: 0,
             last_words: None,
             stderr: String::new(),
+            unfinished: String::new(),
+            crossed: Crossed::default(),
         }
     }
 
@@ -141,9 +170,27 @@ impl GuestState {
         let text = String::from_utf8_lossy(bytes);
         let room = STDERR_BYTES_MAX.saturating_sub(self.stderr.len());
         self.stderr.extend(text.chars().take(room));
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            self.log("warn", line.to_owned()).await;
+        self.unfinished.push_str(&text);
+        for line in finished_lines(&mut self.unfinished) {
+            self.log("warn", line).await;
         }
+    }
+
+    /// Logs the end of what the guest wrote, where no line end follows any more.
+    pub(crate) async fn flush(&mut self) {
+        let rest = std::mem::take(&mut self.unfinished);
+        if !rest.trim().is_empty() {
+            self.log("warn", rest).await;
+        }
+    }
+
+    /// The most memory that the guest had, in bytes.
+    pub(crate) const fn memory_peak_bytes(&self) -> usize {
+        self.memory.peak_bytes
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
     }
 
     pub(crate) const fn is_sealed(&self) -> bool {
@@ -170,6 +217,7 @@ impl GuestState {
 /// Refuses memory beyond the limit, and remembers that it did.
 struct MemoryLimit {
     bytes_max: usize,
+    peak_bytes: usize,
     was_refused: bool,
 }
 
@@ -182,6 +230,9 @@ impl ResourceLimiter for MemoryLimit {
     ) -> wasmtime::Result<bool> {
         let is_allowed = desired <= self.bytes_max;
         self.was_refused |= !is_allowed;
+        if is_allowed {
+            self.peak_bytes = self.peak_bytes.max(desired);
+        }
         Ok(is_allowed)
     }
 
@@ -193,6 +244,19 @@ impl ResourceLimiter for MemoryLimit {
     ) -> wasmtime::Result<bool> {
         Ok(desired <= 20_000)
     }
+}
+
+/// Takes the lines that are whole, without empty ones; what follows the last line end stays, up to the
+/// length of a log line: more is a line of its own.
+fn finished_lines(text: &mut String) -> Vec<String> {
+    let end = match text.rfind('\n') {
+        _ if LOG_LINE_BYTES_MAX < text.len() => text.len(),
+        Some(end) => end + 1,
+        None => return Vec::new(),
+    };
+    let rest = text.split_off(end);
+    let whole = std::mem::replace(text, rest);
+    whole.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }
 
 /// Cuts a text at a character's border and says how much is missing.
@@ -210,6 +274,27 @@ fn cut(mut text: String, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fragments_become_lines() {
+        let mut text = String::new();
+        let rows: [(&str, &[&str]); 6] = [
+            ("thread 'main' ", &[]),
+            ("panicked", &[]),
+            (" at x\n\nnote: ", &["thread 'main' panicked at x"]),
+            ("y\nz\n", &["note: y", "z"]),
+            ("", &[]),
+            ("end", &[]),
+        ];
+        for (fragment, expected) in rows {
+            text.push_str(fragment);
+            assert_eq!(finished_lines(&mut text), expected, "{fragment:?}");
+        }
+        assert_eq!(text, "end");
+        text.push_str(&"x".repeat(LOG_LINE_BYTES_MAX));
+        assert_eq!(finished_lines(&mut text).len(), 1, "a line without end is bounded");
+        assert_eq!(text, "");
+    }
 
     #[test]
     fn a_long_line_is_cut_between_characters() {

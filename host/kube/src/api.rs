@@ -29,6 +29,7 @@ use crate::{
     hub::Hub,
     intent,
     kinds::{Kinds, Served},
+    meter,
     raw::RawObject,
     store::Store,
     template,
@@ -112,8 +113,11 @@ impl KubernetesApi {
         // A delete names no field manager: an audit log then takes the first word of the user agent.
         let agent = HeaderValue::from_static(concat!("tholepin/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
+        let host = config.cluster_url.host().unwrap_or_default().to_owned();
+        let namespace = config.default_namespace.clone();
         let client =
             Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+        let client = meter::counted(client, namespace, host);
         let store = Arc::new(Store::default());
         let kinds = Arc::new(Kinds::new(client.clone()));
         let hub = Hub::new(client.clone(), store.clone(), kinds.clone(), key.clone(), hub);

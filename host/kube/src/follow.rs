@@ -5,15 +5,13 @@
 
 use std::{
     pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use futures::StreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
+use metrics::{counter, histogram};
 use rand::Rng;
 use tholepin_core::{
     ErrorChain, StoredObject,
@@ -29,11 +27,13 @@ use crate::{
     changes::lock,
     hub::Hub,
     kinds::{Served, Unserved},
+    meter,
     raw::RawObject,
     store::WatchId,
 };
 
 /// What the task of one watch shares with the hub.
+#[derive(Clone)]
 pub(crate) struct Followed {
     pub(crate) id: WatchId,
     pub(crate) scope: WatchScope,
@@ -42,39 +42,21 @@ pub(crate) struct Followed {
 }
 
 /// When a watch was last heard of.
-pub(crate) struct Freshness {
-    heard: Mutex<Instant>,
-    events: AtomicU64,
-    failures: AtomicU64,
-}
+pub(crate) struct Freshness(Mutex<Instant>);
 
 impl Default for Freshness {
     fn default() -> Self {
-        let (events, failures) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { heard: Mutex::new(Instant::now()), events, failures }
+        Self(Mutex::new(Instant::now()))
     }
 }
 
 impl Freshness {
     pub(crate) fn quiet_for(&self) -> Duration {
-        lock(&self.heard).elapsed()
-    }
-
-    pub(crate) fn events(&self) -> u64 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        lock(&self.0).elapsed()
     }
 
     fn heard(&self) {
-        *lock(&self.heard) = Instant::now();
-        self.events.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.0) = Instant::now();
     }
 }
 
@@ -123,7 +105,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
                 }
             }
             Err(Unserved::Failed(error)) => {
-                followed.freshness.failed();
+                followed.failed();
                 followed.now(WatchState::Failing(error.to_string()));
                 sleep(failure.take()).await;
             }
@@ -132,12 +114,21 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
 }
 
 /// Listens until the server says that it does not know the kind.
-async fn listen(hub: &Hub, followed: &Followed, served: &Served, failure: &mut Pause) {
+async fn listen(hub: &Arc<Hub>, followed: &Followed, served: &Served, failure: &mut Pause) {
     let Followed { scope, freshness, .. } = followed;
-    let api = served.api(hub.client.clone(), &scope.namespace);
+    // The watcher is silent about a watch that goes on where it was: only its requests tell.
+    let client = {
+        let (hub, followed) = (hub.clone(), followed.clone());
+        meter::heard(hub.client.clone(), move || {
+            followed.freshness.heard();
+            followed.follows(&hub);
+        })
+    };
+    let api = served.api(client, &scope.namespace);
     let config =
         watcher::Config::default().labels(&scope.selector).timeout(hub.options.watch_lasts_seconds);
     let mut events = pin!(watcher(api, config));
+    let mut listing = Instant::now();
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -145,11 +136,16 @@ async fn listen(hub: &Hub, followed: &Followed, served: &Served, failure: &mut P
                 if !matches!(event, Event::Init) {
                     failure.reset();
                 }
+                match event {
+                    Event::Init => listing = Instant::now(),
+                    Event::InitDone => followed.synced(listing.elapsed()),
+                    Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+                }
                 take(hub, followed, served, event);
             }
             Err(error) if is_kind_missing(&error) => return,
             Err(error) => {
-                freshness.failed();
+                followed.failed();
                 followed.now(WatchState::Failing(ErrorChain(&error).to_string()));
                 sleep(failure.take()).await;
             }
@@ -163,6 +159,7 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
     match event {
         Event::Init => hub.store.list_begins(*id),
         Event::InitApply(raw) => {
+            followed.saw("listed");
             if let Some(object) = stored(raw) {
                 hub.store.saw(*id, object);
             }
@@ -172,12 +169,14 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
             followed.follows(hub);
         }
         Event::Apply(raw) => {
+            followed.saw("applied");
             if let Some(object) = stored(raw) {
                 hub.store.saw(*id, object);
             }
             followed.follows(hub);
         }
         Event::Delete(raw) => {
+            followed.saw("deleted");
             if let Some(object) = stored(raw) {
                 hub.store.saw_go(*id, &object);
             }
@@ -202,6 +201,24 @@ fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
 }
 
 impl Followed {
+    fn failed(&self) {
+        counter!("tholepin_watch_failures_total", "kind" => self.scope.kind.to_string())
+            .increment(1);
+    }
+
+    /// A list has ended that took so long.
+    fn synced(&self, took: Duration) {
+        let kind = self.scope.kind.to_string();
+        histogram!("dynamic_controller_informer_sync_duration_seconds", "kind" => kind)
+            .record(took);
+    }
+
+    fn saw(&self, event: &'static str) {
+        let kind = self.scope.kind.to_string();
+        counter!("dynamic_controller_informer_events_total", "kind" => kind, "event" => event)
+            .increment(1);
+    }
+
     /// It follows; if it had failed before, whoever waits for the server is told.
     fn follows(&self, hub: &Hub) {
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));

@@ -19,6 +19,7 @@ use std::{
 };
 
 use kube::Client;
+use metrics::counter;
 use tholepin_core::{
     Boxed,
     port::{WatchLease, WatchScope, WatchState},
@@ -79,12 +80,9 @@ pub struct WatchReport {
     pub state: WatchState,
     /// How many leases hold it.
     pub leases: usize,
-    /// Since when nothing came; watches of quiet kinds are renewed about every five minutes.
+    /// Since when the server said nothing: neither an event nor that it watches on, which it is asked
+    /// after every [`HubOptions::watch_lasts_seconds`].
     pub quiet_for: Duration,
-    /// How many events came.
-    pub events: u64,
-    /// How many attempts failed.
-    pub failures: u64,
 }
 
 /// The watch hub.
@@ -138,11 +136,15 @@ impl Hub {
             registry.last_id = id.0;
         }
         drop(registry);
+        counter!("dynamic_controller_handler_attach_total", "kind" => scope.kind.to_string())
+            .increment(1);
         self.changed.notify_one();
         Lease { hub: self.clone(), scope, state }
     }
 
     fn release(&self, scope: &WatchScope) {
+        counter!("dynamic_controller_handler_detach_total", "kind" => scope.kind.to_string())
+            .increment(1);
         if let Some(entry) = lock(&self.registry).watches.get_mut(scope) {
             entry.leases = entry.leases.saturating_sub(1);
             if entry.leases == 0 {
@@ -160,8 +162,6 @@ impl Hub {
             state: entry.state.borrow().clone(),
             leases: entry.leases,
             quiet_for: entry.freshness.quiet_for(),
-            events: entry.freshness.events(),
-            failures: entry.freshness.failures(),
         };
         registry.watches.iter().map(report).collect()
     }

@@ -20,6 +20,7 @@ mod hub;
 mod intent;
 mod kinds;
 mod marks;
+mod meter;
 mod raw;
 mod selector;
 mod store;

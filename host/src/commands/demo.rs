@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Fails if a part does not start, or ends by itself.
 pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
-    let DemoArgs { cluster, admin, plugins, ci } = arguments;
+    let DemoArgs { cluster, listen, plugins, ci } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let start = Instant::now();
@@ -47,7 +47,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
     print(&format!("  kubeconfig  {}\n", kubeconfig.display()))?;
     let engine_stop = stop.child_token();
     let result = tokio::select! {
-        result = running.with_engine(plugins.clone(), admin, engine_stop.clone(), || Ok(())) => {
+        result = running.with_engine(plugins.clone(), listen, engine_stop.clone(), || Ok(())) => {
             result.map(|()| exit::DONE)
         }
         code = show(&kubeconfig, &plugins, start, ci, stop.clone()) => code,

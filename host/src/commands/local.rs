@@ -10,19 +10,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{print, until_told};
 use crate::{
-    cli::{AdminArgs, ClusterOptions, EngineArgs, LocalArgs},
+    cli::{ClusterOptions, EngineArgs, ListenArgs, LocalArgs},
     engine::{self, EngineOptions},
     exit,
 };
 
 pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
-    let LocalArgs { cluster, no_host: _, api_only, plugins, admin } = arguments;
+    let LocalArgs { cluster, no_host: _, api_only, plugins, listen } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let mut running = start(&cluster, |options| options.api_only = api_only).await?;
     print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
     let result = match plugins {
-        Some(plugins) => running.with_engine(plugins, admin, stop, || print("ready\n")).await,
+        Some(plugins) => running.with_engine(plugins, listen, stop, || print("ready\n")).await,
         None => running.until(stop).await,
     };
     running.end().await;
@@ -85,14 +85,14 @@ impl Running {
     pub(crate) async fn with_engine(
         &mut self,
         plugins: PathBuf,
-        admin: AdminArgs,
+        listen: ListenArgs,
         stop: CancellationToken,
         ready: impl FnOnce() -> std::io::Result<()>,
     ) -> Result<()> {
         let options = EngineOptions {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
             arguments: EngineArgs {
-                admin,
+                listen,
                 plugins,
                 concurrency: 8,
                 in_flight: 64,

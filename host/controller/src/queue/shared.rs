@@ -11,6 +11,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::metrics;
+
 use super::{Done, Priority, Queue, Taken};
 
 /// A [`Queue`] that several tasks share.
@@ -24,6 +26,7 @@ pub struct SharedQueue {
 impl SharedQueue {
     /// Marks a key as due now.
     pub fn add(&self, key: &ObjectKey, priority: Priority, cause: &str) {
+        metrics::added(&key.plugin);
         self.lock().add(key, priority, cause, Instant::now());
         self.marked.notify_one();
     }
@@ -68,6 +71,9 @@ impl SharedQueue {
 
     /// Tells that a key has run.
     pub fn done(&self, key: &ObjectKey, done: Done) {
+        if done == Done::Retry {
+            metrics::retried(&key.plugin);
+        }
         self.lock().done(key, done, Instant::now());
         self.marked.notify_one();
     }

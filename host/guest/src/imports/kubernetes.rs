@@ -4,7 +4,7 @@ use serde::Deserialize;
 use tholepin_core::{Call, EventType, KubernetesCall, ObjectRef, ReadMode};
 use tholepin_schema::manifest::KindName;
 
-use super::{document, documents, done, read};
+use super::done;
 use crate::{
     bindings::tholepin::{
         kubernetes::{events, objects},
@@ -33,7 +33,8 @@ impl objects::Host for GuestState {
         fields: Vec<String>,
     ) -> Result<String, Error> {
         let call = KubernetesCall::Get { object: object.into(), read: read.into(), fields };
-        document(self.ask(Call::Kubernetes(call)).await)
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.document(answer)
     }
 
     async fn list(
@@ -47,17 +48,20 @@ impl objects::Host for GuestState {
     ) -> Result<Vec<String>, Error> {
         let kind = KindName { api_version, kind };
         let call = KubernetesCall::List { kind, namespace, selector, read: read.into(), fields };
-        documents(self.ask(Call::Kubernetes(call)).await)
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.documents(answer)
     }
 
     async fn apply(&mut self, object: String, force: bool) -> Result<String, Error> {
-        let call = KubernetesCall::Apply { object: read("object", &object)?, force };
-        document(self.ask(Call::Kubernetes(call)).await)
+        let call = KubernetesCall::Apply { object: self.read("object", &object)?, force };
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.document(answer)
     }
 
     async fn apply_status(&mut self, object: String) -> Result<String, Error> {
-        let call = KubernetesCall::ApplyStatus { object: read("object", &object)? };
-        document(self.ask(Call::Kubernetes(call)).await)
+        let call = KubernetesCall::ApplyStatus { object: self.read("object", &object)? };
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.document(answer)
     }
 
     async fn merge_patch(
@@ -65,13 +69,14 @@ impl objects::Host for GuestState {
         object: objects::ObjectRef,
         patch: String,
     ) -> Result<String, Error> {
-        let patch = read("patch", &patch)?;
+        let patch = self.read("patch", &patch)?;
         let call = KubernetesCall::MergePatch { object: object.into(), patch };
-        document(self.ask(Call::Kubernetes(call)).await)
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.document(answer)
     }
 
     async fn delete(&mut self, object: objects::ObjectRef, options: String) -> Result<(), Error> {
-        let options: DeleteOptions = read("options", &options)?;
+        let options: DeleteOptions = self.read("options", &options)?;
         let DeleteOptions { uid, resource_version, grace_seconds } = options;
         let object = object.into();
         let call = KubernetesCall::Delete { object, uid, resource_version, grace_seconds };

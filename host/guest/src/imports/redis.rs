@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tholepin_core::{Call, Pipeline, RedisCall, Reply, RespNode, RespReply};
 
-use super::{bounded, check_size, document, read, unfit};
+use super::unfit;
 use crate::{
     bindings::tholepin::{
         redis::{commands, topology},
@@ -46,11 +46,11 @@ impl commands::Host for GuestState {
         commands: Vec<commands::Command>,
         options: String,
     ) -> Result<Vec<commands::Reply>, Error> {
-        let call = RedisCall::Pipeline(pipeline(&server, commands, &options)?);
+        let call = RedisCall::Pipeline(self.pipeline_of(&server, commands, &options)?);
         let Reply::Replies(found) = self.ask(Call::Redis(call)).await? else {
             return Err(unfit("replies"));
         };
-        replies(found)
+        self.replies(found)
     }
 
     async fn fan_out(
@@ -59,22 +59,23 @@ impl commands::Host for GuestState {
     ) -> Result<Vec<Result<Vec<commands::Reply>, Error>>, Error> {
         let read = |request: commands::PipelineRequest| {
             let commands::PipelineRequest { server, commands, options } = request;
-            pipeline(&server, commands, &options)
+            self.pipeline_of(&server, commands, &options)
         };
         let pipelines = pipelines.into_iter().map(read).collect::<Result<_, _>>()?;
         let Reply::FanOut(results) = self.ask(Call::Redis(RedisCall::FanOut { pipelines })).await?
         else {
             return Err(unfit("results of a fan-out"));
         };
-        check_size(results.iter().flatten().map(|replies| size(replies)).sum())?;
-        Ok(results.into_iter().map(|result| replies(result?)).collect())
+        self.check_size(results.iter().flatten().map(|replies| size(replies)).sum())?;
+        Ok(results.into_iter().map(|result| Ok(replies(result?))).collect())
     }
 }
 
 impl topology::Host for GuestState {
     async fn observe(&mut self, instance: String) -> Result<String, Error> {
-        let call = RedisCall::Observe { instance: read("instance", &instance)? };
-        document(self.ask(Call::Redis(call)).await)
+        let call = RedisCall::Observe { instance: self.read("instance", &instance)? };
+        let answer = self.ask(Call::Redis(call)).await;
+        self.document(answer)
     }
 
     async fn act(
@@ -82,42 +83,51 @@ impl topology::Host for GuestState {
         instance: String,
         actions: Vec<String>,
     ) -> Result<Vec<Result<String, Error>>, Error> {
-        let instance = read("instance", &instance)?;
+        let instance = self.read("instance", &instance)?;
         let actions =
-            actions.iter().map(|action| read("actions", action)).collect::<Result<_, _>>()?;
+            actions.iter().map(|action| self.read("actions", action)).collect::<Result<_, _>>()?;
         let Reply::Results(results) =
             self.ask(Call::Redis(RedisCall::Act { instance, actions })).await?
         else {
             return Err(unfit("results"));
         };
-        Ok(results.into_iter().map(|result| bounded(&result?)).collect())
+        Ok(results.into_iter().map(|result| self.bounded(&result?)).collect())
     }
 }
 
-fn pipeline(
-    server: &str,
-    commands: Vec<commands::Command>,
-    options: &str,
-) -> Result<Pipeline, Error> {
-    let Server { instance, pod } = read("server", server)?;
-    let Options { deadline_ms } = read("options", options)?;
-    if commands.is_empty() || commands.iter().any(Vec::is_empty) {
-        return Err(Error::Invalid(
-            "`commands`: each pipeline needs a command with a name".to_owned(),
-        ));
+impl GuestState {
+    fn pipeline_of(
+        &mut self,
+        server: &str,
+        commands: Vec<commands::Command>,
+        options: &str,
+    ) -> Result<Pipeline, Error> {
+        let Server { instance, pod } = self.read("server", server)?;
+        let Options { deadline_ms } = self.read("options", options)?;
+        self.crossed.took(commands.iter().flatten().map(Vec::len).sum());
+        if commands.is_empty() || commands.iter().any(Vec::is_empty) {
+            return Err(Error::Invalid(
+                "`commands`: each pipeline needs a command with a name".to_owned(),
+            ));
+        }
+        if DEADLINE_MS_MAX < deadline_ms {
+            let text =
+                format!("`options`: `deadlineMs` is {deadline_ms}, at most {DEADLINE_MS_MAX}");
+            return Err(Error::Invalid(text));
+        }
+        Ok(Pipeline { instance, pod, commands, deadline_ms })
     }
-    if DEADLINE_MS_MAX < deadline_ms {
-        let text = format!("`options`: `deadlineMs` is {deadline_ms}, at most {DEADLINE_MS_MAX}");
-        return Err(Error::Invalid(text));
+
+    fn replies(&mut self, found: Vec<RespReply>) -> Result<Vec<commands::Reply>, Error> {
+        self.check_size(size(&found))?;
+        Ok(replies(found))
     }
-    Ok(Pipeline { instance, pod, commands, deadline_ms })
 }
 
-fn replies(replies: Vec<RespReply>) -> Result<Vec<commands::Reply>, Error> {
-    check_size(size(&replies))?;
+fn replies(replies: Vec<RespReply>) -> Vec<commands::Reply> {
     let reply =
         |reply: RespReply| commands::Reply { nodes: reply.nodes.into_iter().map(node).collect() };
-    Ok(replies.into_iter().map(reply).collect())
+    replies.into_iter().map(reply).collect()
 }
 
 /// Roughly what the replies weigh in the guest's memory.

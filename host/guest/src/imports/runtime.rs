@@ -2,7 +2,7 @@
 
 use tholepin_core::{Call, Reply, RuntimeCall};
 
-use super::{document, unfit};
+use super::unfit;
 use crate::{
     bindings::tholepin::{
         runtime::{clock, logging, parameters, random},
@@ -52,6 +52,7 @@ impl random::Host for GuestState {
 
 impl parameters::Host for GuestState {
     async fn parameters(&mut self) -> Result<String, Error> {
-        document(self.ask(Call::Runtime(RuntimeCall::Parameters)).await)
+        let answer = self.ask(Call::Runtime(RuntimeCall::Parameters)).await;
+        self.document(answer)
     }
 }

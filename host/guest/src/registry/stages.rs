@@ -1,7 +1,8 @@
 //! The steps from files to a revision that may serve. Each either goes through or says why not.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
+use metrics::histogram;
 use serde_json::{Value, json};
 use tholepin_core::{PluginName, RevisionDigest};
 use tholepin_schema::manifest::{Grants, Manifest};
@@ -30,10 +31,30 @@ impl Rejected {
 }
 
 /// What the steps have found out so far: told in reports, whether they go through or not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     pub(super) stage: Option<Stage>,
     pub(super) candidate: Option<RevisionDigest>,
+    /// When the last stage was reached, or the first begun.
+    pub(super) since: Instant,
+}
+
+impl Progress {
+    /// A revision of which nothing is known.
+    pub(super) fn begin() -> Self {
+        Self { stage: None, candidate: None, since: Instant::now() }
+    }
+
+    /// Reaches a stage, and measures how long that took.
+    pub(super) fn reach(&mut self, name: &PluginName, stage: Stage) {
+        self.stage = Some(stage);
+        histogram!(
+            "tholepin_plugin_stage_seconds",
+            "controller" => name.to_string(), "stage" => stage.as_str()
+        )
+        .record(self.since.elapsed());
+        self.since = Instant::now();
+    }
 }
 
 /// Takes a revision through all steps but the last. `tell` is called after each.
@@ -56,7 +77,7 @@ pub(super) async fn load(
     let digest = revision(&component_digest, settings);
     progress.candidate = Some(digest.clone());
     let mut reach = |stage, progress: &mut Progress| {
-        progress.stage = Some(stage);
+        progress.reach(name, stage);
         tell(progress);
     };
     reach(Stage::Fetched, progress);

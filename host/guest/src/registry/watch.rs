@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::counter;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind},
@@ -151,7 +152,7 @@ impl DirectoryWatch {
     }
 
     fn tell_unloaded(&self, name: &PluginName) {
-        let progress = Progress { stage: Some(Stage::Unloaded), candidate: None };
+        let progress = Progress { stage: Some(Stage::Unloaded), ..Progress::begin() };
         self.tell(name, None, &progress, None);
     }
 
@@ -163,7 +164,7 @@ impl DirectoryWatch {
                  `tholepin plugin grant {name}.wasm`"
             );
             let rejected = Rejected::new(RejectReason::SettingsMissing, text);
-            self.tell(name, None, &Progress::default(), Some(&rejected));
+            self.tell(name, None, &Progress::begin(), Some(&rejected));
         }
         for name in self.orphans.difference(&survey.orphans) {
             if !survey.plugins.contains_key(name) {
@@ -191,7 +192,7 @@ impl DirectoryWatch {
     }
 
     async fn load(&mut self, name: &PluginName, found: &Found) {
-        let mut progress = Progress::default();
+        let mut progress = Progress::begin();
         let result = {
             let tell = |progress: &Progress| self.tell(name, Some(found), progress, None);
             stages::load(&self.registry, name, found, &mut progress, tell).await
@@ -202,7 +203,7 @@ impl DirectoryWatch {
                 if before.is_none_or(|before| before.digest != plugin.digest) {
                     self.registry.publish(plugin);
                 }
-                progress.stage = Some(Stage::Active);
+                progress.reach(name, Stage::Active);
                 self.tell(name, Some(found), &progress, None);
             }
             Err(rejected) => self.tell(name, Some(found), &progress, Some(&rejected)),
@@ -216,6 +217,13 @@ impl DirectoryWatch {
         progress: &Progress,
         rejected: Option<&Rejected>,
     ) {
+        counter!(
+            "tholepin_plugin_stages_total",
+            "controller" => name.to_string(),
+            "stage" => progress.stage.map_or("None", Stage::as_str),
+            "reason" => rejected.map_or("", |rejected| rejected.reason.as_str())
+        )
+        .increment(1);
         let active = self.registry.active(name);
         let settings = found.and_then(|found| found.settings.as_ref().ok());
         self.registry.report(PluginReport {

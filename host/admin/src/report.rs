@@ -1,0 +1,121 @@
+//! Whether the host is well, check by check, as the kubelet, people and programs read it.
+
+use serde_json::{Value, json};
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Pass,
+    /// Worth knowing, and no reason to take the host out of service.
+    Notice(String),
+    /// The host cannot do its work, for this reason.
+    Fail(String),
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+/// All checks of one question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In the order in which they are shown.
+    pub checks: Vec<Check>,
+}
+
+/// How a report is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `ok`, or every check if one fails.
+    Short,
+    /// Every check, a line each.
+    Verbose,
+    /// One document.
+    Json,
+}
+
+impl Report {
+    /// Whether no check fails.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        !self.checks.iter().any(|check| matches!(check.verdict, Verdict::Fail(_)))
+    }
+
+    /// The HTTP status, the media type and the text.
+    pub(crate) fn show(&self, question: &str, form: Form) -> (u16, &'static str, String) {
+        let code = if self.passes() { 200 } else { 503 };
+        match form {
+            Form::Json => (code, "application/json", format!("{}\n", self.document())),
+            Form::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
+            Form::Short | Form::Verbose => (code, TEXT, self.lines(question)),
+        }
+    }
+
+    fn document(&self) -> Value {
+        let checks = self.checks.iter().map(|Check { name, verdict }| match verdict {
+            Verdict::Pass => json!({"name": name, "verdict": "pass"}),
+            Verdict::Notice(text) => json!({"name": name, "verdict": "notice", "message": text}),
+            Verdict::Fail(text) => json!({"name": name, "verdict": "fail", "message": text}),
+        });
+        json!({"passes": self.passes(), "checks": checks.collect::<Value>()})
+    }
+
+    /// The form that Kubernetes' own components use.
+    fn lines(&self, question: &str) -> String {
+        let line = |Check { name, verdict }: &Check| match verdict {
+            Verdict::Pass => format!("[+]{name} ok\n"),
+            Verdict::Notice(text) => format!("[+]{name} ok, but {text}\n"),
+            Verdict::Fail(text) => format!("[-]{name} failed: {text}\n"),
+        };
+        let lines: String = self.checks.iter().map(line).collect();
+        let end = if self.passes() { "passed" } else { "failed" };
+        format!("{lines}{question} check {end}\n")
+    }
+}
+
+/// The media type of plain text.
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(verdicts: &[Verdict]) -> Report {
+        let check = |verdict: &Verdict| Check { name: "x".to_owned(), verdict: verdict.clone() };
+        Report { checks: verdicts.iter().map(check).collect() }
+    }
+
+    #[test]
+    fn one_failure_fails_the_whole_and_is_shown_unasked() {
+        let (pass, notice) = (Verdict::Pass, Verdict::Notice("old".to_owned()));
+        let fail = Verdict::Fail("stale".to_owned());
+        let rows = [
+            (vec![], Form::Short, 200, "ok\n"),
+            (vec![pass.clone(), notice.clone()], Form::Short, 200, "ok\n"),
+            (vec![pass.clone()], Form::Verbose, 200, "[+]x ok\nreadyz check passed\n"),
+            (vec![notice], Form::Verbose, 200, "[+]x ok, but old\nreadyz check passed\n"),
+            (
+                vec![pass, fail.clone()],
+                Form::Short,
+                503,
+                "[+]x ok\n[-]x failed: stale\nreadyz check failed\n",
+            ),
+            (
+                vec![fail],
+                Form::Json,
+                503,
+                "{\"checks\":[{\"message\":\"stale\",\"name\":\"x\",\"verdict\":\"fail\"}],\"passes\":false}\n",
+            ),
+        ];
+        for (verdicts, form, code, text) in rows {
+            let (found_code, _, found) = report(&verdicts).show("readyz", form);
+            assert_eq!((found_code, found.as_str()), (code, text), "{verdicts:?} {form:?}");
+        }
+    }
+}

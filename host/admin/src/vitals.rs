@@ -1,0 +1,125 @@
+//! `/metrics`, `/healthz` and `/readyz`: for everybody who can reach the address, and only to look.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{Method, Request, Response, body::Incoming, header::ACCEPT, http::request::Parts};
+use tholepin_core::Boxed;
+use tholepin_http::{Body, ListenerLimits, Serve, accept_each, serve_http1, whole};
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::report::{Form, Report, TEXT};
+
+/// A scraper and the kubelet keep a connection each.
+const LIMITS: ListenerLimits =
+    ListenerLimits { connections_max: 64, grace: Duration::from_secs(1) };
+/// How long a connection may be silent; Prometheus keeps one between two scrapes, a minute apart.
+const HEADERS: Duration = Duration::from_secs(120);
+/// How long an answer may take.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// The text format that every Prometheus reads.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What is told.
+pub trait Vitals: Send + Sync + 'static {
+    /// All metrics in Prometheus' text format.
+    fn metrics(&self) -> String;
+
+    /// Whether the process is alive; if not, it should be started again.
+    fn health(&self) -> Boxed<'_, Report>;
+
+    /// Whether the host does its work now.
+    fn readiness(&self) -> Boxed<'_, Report>;
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; choose another with --metrics-address")]
+pub struct ListenError {
+    /// Which address.
+    pub address: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// The listener for vital signs.
+pub struct VitalsServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl VitalsServer {
+    /// Listens. Requests wait until it is run.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address cannot be listened on.
+    pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let refused = |source| ListenError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens, with the port that port 0 became.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`.
+    pub async fn run(self, vitals: Arc<dyn Vitals>, stop: CancellationToken) {
+        let server = Arc::new(Server(vitals));
+        accept_each(self.listener, LIMITS, &stop, |stream| {
+            let (server, stop) = (server.clone(), stop.clone());
+            async move {
+                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
+                    debug!(%error, "a connection for vital signs ended");
+                }
+            }
+        })
+        .await;
+    }
+}
+
+struct Server(Arc<dyn Vitals>);
+
+impl Serve for Server {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        // What a body holds is not read: the connection ends with it.
+        let (parts, _) = request.into_parts();
+        if parts.method != Method::GET {
+            return text(405, "only GET is served\n");
+        }
+        let answer = match parts.uri.path() {
+            "/metrics" => return whole(200, EXPOSITION, self.0.metrics().into_bytes()),
+            "/healthz" => timeout(ANSWER_DEADLINE, self.0.health()).await.map(|it| (it, "healthz")),
+            "/readyz" => {
+                timeout(ANSWER_DEADLINE, self.0.readiness()).await.map(|it| (it, "readyz"))
+            }
+            _ => return text(404, "ask for /metrics, /healthz or /readyz\n"),
+        };
+        let Ok((report, question)) = answer else {
+            return text(503, "no answer in time\n");
+        };
+        let (code, content_type, content) = report.show(question, form(&parts));
+        whole(code, content_type, content.into_bytes())
+    }
+}
+
+fn text(code: u16, text: &str) -> Response<Body> {
+    whole(code, TEXT, text.as_bytes().to_vec())
+}
+
+fn form(parts: &Parts) -> Form {
+    let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let query = parts.uri.query().unwrap_or_default();
+    if accept.is_some_and(|accept| accept.contains("application/json")) {
+        Form::Json
+    } else if query.split('&').any(|word| word == "verbose" || word.starts_with("verbose=")) {
+        Form::Verbose
+    } else {
+        Form::Short
+    }
+}

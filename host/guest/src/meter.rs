@@ -1,0 +1,75 @@
+//! What calls of guests cost: computing, memory, and bytes over the border, by plugin.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use metrics::{counter, gauge, histogram};
+use nix::time::ClockId;
+
+use crate::state::{Crossed, GuestState};
+
+/// Adds to `spent` the processor time that the threads use while they poll the future: the guest's
+/// computing and the host's part of its calls, but no waiting.
+pub(crate) async fn cpu_time<F: Future>(spent: &mut Duration, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let start = thread_time();
+        let polled = future.as_mut().poll(context);
+        *spent += thread_time().saturating_sub(start);
+        polled
+    })
+    .await
+}
+
+/// The processor time of this thread; zero where the system does not tell, which then counts nothing.
+fn thread_time() -> Duration {
+    ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
+}
+
+/// Counts a call that has ended, however it ended. Without a world there was no object: such calls are
+/// few, and their plugin may never serve, so that they are not counted.
+pub(crate) fn called(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
+    if state.is_sealed() && state.export() != "validate" {
+        return;
+    }
+    let name = || state.label().to_owned();
+    let export = state.export();
+    histogram!("tholepin_plugin_cpu_seconds", "controller" => name(), "function" => export)
+        .record(cpu);
+    let Crossed { into_guest, out_of_guest } = state.crossed;
+    for (direction, bytes) in [("in", into_guest), ("out", out_of_guest)] {
+        counter!("tholepin_plugin_bytes_total", "controller" => name(), "direction" => direction)
+            .increment(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+    let peak = state.memory_peak_bytes();
+    let before = memory_peak_bytes.fetch_max(peak, Ordering::Relaxed);
+    let peak_bytes = u32::try_from(before.max(peak)).unwrap_or(u32::MAX);
+    gauge!("tholepin_plugin_memory_peak_bytes", "controller" => name()).set(peak_bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn computing_counts_and_waiting_does_not() {
+        let mut spent = Duration::ZERO;
+        let pause = Duration::from_millis(30);
+        let start = Instant::now();
+        cpu_time(&mut spent, tokio::time::sleep(pause)).await;
+        assert!(pause <= start.elapsed());
+        assert!(spent < pause / 2, "{spent:?}");
+        let mut computed = Duration::ZERO;
+        cpu_time(&mut computed, async {
+            let start = thread_time();
+            while thread_time().saturating_sub(start) < pause {}
+        })
+        .await;
+        assert!(pause <= computed, "{computed:?}");
+    }
+}

@@ -1,0 +1,333 @@
+//! The table of all metrics, and the recorder that keeps them.
+//!
+//! The parts count through the facade `metrics`; here is said what each number means and in which steps
+//! it is measured. Series of what is gone (an unloaded plugin, an ended watch) are not shown any more,
+//! and go on where they were if it comes back.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What a number does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// It is sorted into these steps.
+    Histogram(&'static [f64]),
+}
+
+/// One family of series.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// The labels, in order.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "documents, as the test of the page sees to")
+    )]
+    pub(crate) labels: &'static str,
+    /// What it counts, as one sentence.
+    pub(crate) meaning: &'static str,
+}
+
+/// Seconds of a reconcile, as controller-runtime has them.
+const RECONCILE: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9,
+    1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0,
+    25.0, 30.0, 40.0, 50.0, 60.0,
+];
+/// Seconds in a work queue, as client-go has them.
+const QUEUE: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
+/// Seconds of a request to the API server, as client-go has them.
+const REQUEST: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 45.0, 60.0];
+/// Seconds of computing in one call: an instance alone is 20 µs.
+const COMPUTING: &[f64] = &[
+    2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0,
+];
+/// Seconds of a stage of a swap, or of a list.
+const STAGE: &[f64] = &[1e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+const fn counter(name: &'static str, labels: &'static str, meaning: &'static str) -> Family {
+    Family { name, kind: Kind::Counter, labels, meaning }
+}
+
+const fn gauge(name: &'static str, labels: &'static str, meaning: &'static str) -> Family {
+    Family { name, kind: Kind::Gauge, labels, meaning }
+}
+
+const fn seconds(
+    name: &'static str,
+    labels: &'static str,
+    steps: &'static [f64],
+    meaning: &'static str,
+) -> Family {
+    Family { name, kind: Kind::Histogram(steps), labels, meaning }
+}
+
+/// Everything that the host measures. `controller` is the plugin's name.
+pub(crate) const FAMILIES: &[Family] = &[
+    counter(
+        "controller_runtime_reconcile_total",
+        "controller, result",
+        "Calls of a plugin for an object: `success`, `requeue_after` (it named a time), `error`.",
+    ),
+    counter(
+        "controller_runtime_reconcile_errors_total",
+        "controller",
+        "Those that ended with `error`.",
+    ),
+    counter(
+        "controller_runtime_terminal_reconcile_errors_total",
+        "controller",
+        "Those of them that only a change can mend: an invalid spec, a failure without retry, a quarantine.",
+    ),
+    counter(
+        "controller_runtime_reconcile_panics_total",
+        "controller",
+        "Calls that ended with a trap, too much memory, or an unusable answer.",
+    ),
+    counter(
+        "controller_runtime_reconcile_timeouts_total",
+        "controller",
+        "Calls that took too long.",
+    ),
+    seconds(
+        "controller_runtime_reconcile_time_seconds",
+        "controller",
+        RECONCILE,
+        "How long a pass took, from the object to its last condition.",
+    ),
+    gauge(
+        "controller_runtime_max_concurrent_reconciles",
+        "controller",
+        "How many objects are reconciled at once, over all plugins.",
+    ),
+    gauge("controller_runtime_active_workers", "controller", "Passes under way."),
+    gauge(
+        "workqueue_depth",
+        "name, controller, priority",
+        "Objects that wait: `urgent`, `event`, `resync`.",
+    ),
+    counter(
+        "workqueue_adds_total",
+        "name, controller",
+        "How often an object was marked, duplicates included.",
+    ),
+    seconds(
+        "workqueue_queue_duration_seconds",
+        "name, controller",
+        QUEUE,
+        "How long an object waited after it was due.",
+    ),
+    seconds(
+        "workqueue_work_duration_seconds",
+        "name, controller",
+        QUEUE,
+        "How long an object was worked on.",
+    ),
+    gauge(
+        "workqueue_unfinished_work_seconds",
+        "name, controller",
+        "The ages of the passes under way, added up.",
+    ),
+    gauge(
+        "workqueue_longest_running_processor_seconds",
+        "name, controller",
+        "The age of the oldest pass under way.",
+    ),
+    counter(
+        "workqueue_retries_total",
+        "name, controller",
+        "How often an object was given back to be tried again.",
+    ),
+    counter("rest_client_requests_total", "code, method, host", "Requests to the API server."),
+    seconds(
+        "rest_client_request_duration_seconds",
+        "verb, host",
+        REQUEST,
+        "How long the API server took to begin its answer.",
+    ),
+    gauge("tholepin_watches", "", "Watches."),
+    gauge("tholepin_watched_kinds", "", "Kinds that are watched."),
+    seconds(
+        "dynamic_controller_informer_sync_duration_seconds",
+        "kind",
+        STAGE,
+        "How long a list took.",
+    ),
+    counter(
+        "dynamic_controller_informer_events_total",
+        "kind, event",
+        "Objects that a watch told of: `listed`, `applied`, `deleted`.",
+    ),
+    counter(
+        "dynamic_controller_handler_attach_total",
+        "kind",
+        "Leases of a watch that were taken.",
+    ),
+    counter(
+        "dynamic_controller_handler_detach_total",
+        "kind",
+        "Leases of a watch that were given back.",
+    ),
+    counter("dynamic_controller_route_total", "kind", "Changes of the store."),
+    counter(
+        "dynamic_controller_route_match_total",
+        "kind",
+        "Changes of the store that marked an object.",
+    ),
+    gauge(
+        "tholepin_watch_quiet_seconds",
+        "kind",
+        "Since when the server said nothing about a watch; it is asked every 30 s.",
+    ),
+    gauge(
+        "tholepin_watch_following",
+        "kind",
+        "1 while a watch follows, 0 while it starts, fails, or its kind is missing.",
+    ),
+    counter("tholepin_watch_failures_total", "kind", "Attempts to watch that failed."),
+    counter(
+        "tholepin_plugin_calls_total",
+        "controller, function, result",
+        "Calls of the host by a plugin: `ok`, or the reason of the refusal, such as `Denied`.",
+    ),
+    counter(
+        "tholepin_plugin_bytes_total",
+        "controller, direction",
+        "Bytes of documents into (`in`) and out of (`out`) the plugin.",
+    ),
+    seconds(
+        "tholepin_plugin_cpu_seconds",
+        "controller, function",
+        COMPUTING,
+        "Processor time of one call of a plugin's `reconcile` or `validate`, the host's part in it included.",
+    ),
+    gauge(
+        "tholepin_plugin_memory_peak_bytes",
+        "controller",
+        "The most memory that one call of the serving revision has had.",
+    ),
+    counter(
+        "tholepin_plugin_stages_total",
+        "controller, stage, reason",
+        "Stages that revisions reached, and why one went no further.",
+    ),
+    seconds(
+        "tholepin_plugin_stage_seconds",
+        "controller, stage",
+        STAGE,
+        "How long a revision took to reach a stage from the one before.",
+    ),
+    counter(
+        "tholepin_strikes_total",
+        "controller, reason",
+        "Faults of a plugin that count against it.",
+    ),
+    gauge(
+        "tholepin_quarantined_objects",
+        "controller",
+        "Objects for which a plugin is not called any more.",
+    ),
+    gauge("tholepin_build_info", "version", "Always 1; the label tells the version."),
+];
+
+/// What still is: series of plugins and kinds that are not here are not shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Current {
+    pub(crate) plugins: BTreeSet<String>,
+    pub(crate) kinds: BTreeSet<String>,
+}
+
+/// Starts to measure for the rest of the process.
+///
+/// # Errors
+///
+/// Fails if something measures already.
+pub(crate) fn install() -> Result<PrometheusHandle> {
+    let mut builder = PrometheusBuilder::new();
+    for family in FAMILIES {
+        if let Kind::Histogram(steps) = family.kind {
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(family.name.to_owned()), steps)?;
+        }
+    }
+    let handle = builder.install_recorder()?;
+    for Family { name, kind, meaning, labels: _ } in FAMILIES.iter().copied() {
+        match kind {
+            Kind::Counter => describe_counter!(name, meaning),
+            Kind::Gauge => describe_gauge!(name, meaning),
+            Kind::Histogram(_) => describe_histogram!(name, meaning),
+        }
+    }
+    metrics::gauge!("tholepin_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+    Ok(handle)
+}
+
+/// The text without the series of what is gone.
+pub(crate) fn only(current: &Current, text: &str) -> String {
+    let is_gone = |line: &str, label: &str, known: &BTreeSet<String>| {
+        label_value(line, label).is_some_and(|value| !known.contains(value))
+    };
+    let mut kept = String::with_capacity(text.len());
+    for line in text.lines() {
+        let is_series = !line.is_empty() && !line.starts_with('#');
+        let gone = is_series
+            && (is_gone(line, "controller", &current.plugins)
+                || is_gone(line, "kind", &current.kinds));
+        if !gone {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// A label of a series; names of plugins and kinds hold nothing that would be escaped.
+fn label_value<'a>(line: &'a str, label: &str) -> Option<&'a str> {
+    let (_, labels) = line.split_once('{')?;
+    let mut pairs = labels.split(',');
+    let value = pairs.find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\""))?;
+    value.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_what_is_gone_are_not_shown() {
+        let text = "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\na{result=\"x\",controller=\"two\"} 2\n\n\
+                    b{kind=\"apps/v1/StatefulSet\"} 3\nb{kind=\"v1/Pod\"} 4\nc 5\nd_bucket{le=\"1\",controller=\"two\"} 6\n";
+        let current = Current {
+            plugins: BTreeSet::from(["one".to_owned()]),
+            kinds: BTreeSet::from(["v1/Pod".to_owned()]),
+        };
+        let kept = only(&current, text);
+        let expected =
+            "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\n\nb{kind=\"v1/Pod\"} 4\nc 5\n";
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let line = |family: &Family| {
+            let kind = match family.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            let Family { name, labels, meaning, .. } = family;
+            format!("| `{name}` | {kind} | {labels} | {meaning} |\n")
+        };
+        let table: String = FAMILIES.iter().map(line).collect();
+        let readme = include_str!("../admin/README.md");
+        assert!(readme.contains(&table), "put this table into host/admin/README.md:\n{table}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Tells how the host is: what it measures, whether it lives, whether it does its work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tholepin_admin::{Check, Report, Verdict, Vitals};
+use tholepin_controller::Controller;
+use tholepin_core::{Boxed, port::WatchState};
+use tholepin_guest::{PluginReport, Registry, Stage};
+use tholepin_kube::{KubernetesApi, WatchReport};
+use tholepin_schema::manifest::KindName;
+use tokio::time::{interval, timeout};
+
+use crate::metrics::{Current, only};
+
+/// A watch of which nothing was heard for so long is stale. The server is asked every 30 s, and a watch
+/// that hangs is given up after 35 s: two in a row were lost.
+const STALE_AFTER: Duration = Duration::from_secs(90);
+/// How long the controller's loop may take to say that it is there.
+const PULSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How often samples of histograms are sorted into their steps, so that they do not pile up when nobody
+/// scrapes.
+const UPKEEP: Duration = Duration::from_secs(15);
+
+/// The parts that are asked.
+pub(crate) struct HostVitals {
+    pub(crate) controller: Arc<Controller>,
+    pub(crate) kubernetes: Arc<KubernetesApi>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) recorder: PrometheusHandle,
+    /// Set once the directory of plugins was looked at.
+    pub(crate) started: AtomicBool,
+}
+
+impl Vitals for HostVitals {
+    fn metrics(&self) -> String {
+        self.controller.show_metrics();
+        let watches = self.kubernetes.watches();
+        show_watches(&watches);
+        let current = Current {
+            plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
+            kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
+        };
+        only(&current, &self.recorder.render())
+    }
+
+    fn health(&self) -> Boxed<'_, Report> {
+        Box::pin(async {
+            let verdict = match timeout(PULSE_DEADLINE, self.controller.answers()).await {
+                Ok(()) => Verdict::Pass,
+                // Before the start it has no loop yet, and that is no reason to start again.
+                Err(_) if !self.has_started() => Verdict::Notice("it is starting".to_owned()),
+                Err(_) => Verdict::Fail(format!("it did not answer within {PULSE_DEADLINE:?}")),
+            };
+            Report { checks: vec![Check { name: "controller".to_owned(), verdict }] }
+        })
+    }
+
+    fn readiness(&self) -> Boxed<'_, Report> {
+        Box::pin(async {
+            let wanted: BTreeSet<KindName> = self
+                .registry
+                .plugins()
+                .values()
+                .flat_map(|plugin| &plugin.manifest.reconciles)
+                .map(|kind| kind.name.clone())
+                .collect();
+            let plugins: Vec<_> = loaded(&self.registry).into_values().collect();
+            readiness(self.has_started(), &self.kubernetes.watches(), &wanted, &plugins)
+        })
+    }
+}
+
+impl HostVitals {
+    fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Sorts samples for as long as the host runs.
+    pub(crate) async fn upkeep(recorder: PrometheusHandle) {
+        let mut ticks = interval(UPKEEP);
+        loop {
+            ticks.tick().await;
+            recorder.run_upkeep();
+        }
+    }
+}
+
+/// What is known of the plugins that were not taken away.
+fn loaded(registry: &Registry) -> BTreeMap<tholepin_core::PluginName, PluginReport> {
+    let mut reports = registry.reports();
+    reports.retain(|_, report| report.stage != Some(Stage::Unloaded));
+    reports
+}
+
+/// Several watches of one kind are one series: the worst of them.
+fn show_watches(watches: &[WatchReport]) {
+    let mut kinds: BTreeMap<&KindName, (Duration, bool)> = BTreeMap::new();
+    for WatchReport { scope, state, leases: _, quiet_for } in watches {
+        let (quiet, following) = kinds.entry(&scope.kind).or_insert((Duration::ZERO, true));
+        *quiet = (*quiet).max(*quiet_for);
+        *following &= *state == WatchState::Following;
+    }
+    let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    gauge!("tholepin_watches").set(count(watches.len()));
+    gauge!("tholepin_watched_kinds").set(count(kinds.len()));
+    for (kind, (quiet, following)) in kinds {
+        gauge!("tholepin_watch_quiet_seconds", "kind" => kind.to_string()).set(quiet);
+        gauge!("tholepin_watch_following", "kind" => kind.to_string())
+            .set(f64::from(u8::from(following)));
+    }
+}
+
+/// Decides whether the host does its work: every watch is fresh, and every plugin has a revision that
+/// serves.
+fn readiness(
+    has_started: bool,
+    watches: &[WatchReport],
+    wanted: &BTreeSet<KindName>,
+    plugins: &[PluginReport],
+) -> Report {
+    let mut report = Report::default();
+    let mut say = |name: String, verdict| report.checks.push(Check { name, verdict });
+    if !has_started {
+        let text = "the plugins of the directory are being loaded".to_owned();
+        say("start".to_owned(), Verdict::Fail(text));
+    }
+    for watch in watches {
+        let WatchReport { scope, state, leases: _, quiet_for } = watch;
+        let place = match (scope.namespace.as_str(), scope.selector.as_str()) {
+            ("", "") => String::new(),
+            (namespace, selector) => format!(" in {namespace:?} with {selector:?}"),
+        };
+        say(format!("watch {}{place}", scope.kind), freshness(state, *quiet_for));
+    }
+    let watched: BTreeSet<_> = watches.iter().map(|watch| &watch.scope.kind).collect();
+    for kind in wanted.iter().filter(|kind| !watched.contains(kind)) {
+        say(format!("watch {kind}"), Verdict::Fail("it has not begun".to_owned()));
+    }
+    for plugin in plugins {
+        say(format!("plugin {}", plugin.name), serves(plugin));
+    }
+    report
+}
+
+fn freshness(state: &WatchState, quiet_for: Duration) -> Verdict {
+    let seconds = quiet_for.as_secs();
+    match state {
+        WatchState::Starting => Verdict::Fail("it was not listed yet".to_owned()),
+        // Nobody else's watch suffers, and the plugin's objects cannot exist.
+        WatchState::KindMissing => {
+            Verdict::Notice("the server does not know the kind; install its definition".to_owned())
+        }
+        WatchState::Failing(reason) if STALE_AFTER < quiet_for => {
+            Verdict::Fail(format!("nothing was heard for {seconds} s: {reason}"))
+        }
+        WatchState::Failing(reason) => {
+            Verdict::Notice(format!("it fails since {seconds} s: {reason}"))
+        }
+        WatchState::Following if STALE_AFTER < quiet_for => {
+            Verdict::Fail(format!("nothing was heard for {seconds} s"))
+        }
+        WatchState::Following => Verdict::Pass,
+    }
+}
+
+fn serves(plugin: &PluginReport) -> Verdict {
+    let PluginReport { stage, active, reason, message, .. } = plugin;
+    let why = || match (reason, stage) {
+        (Some(reason), _) => format!("{reason}: {message}"),
+        (None, Some(stage)) => format!("it is {stage} and on its way"),
+        (None, None) => "it is on its way".to_owned(),
+    };
+    match active {
+        None => Verdict::Fail(format!("no revision serves; {}", why())),
+        Some(_) if reason.is_some() => {
+            Verdict::Notice(format!("an older revision serves; the new one is refused: {}", why()))
+        }
+        Some(_) => Verdict::Pass,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tholepin_core::{RevisionDigest, port::WatchScope};
+    use tholepin_guest::RejectReason;
+
+    fn kind(name: &str) -> KindName {
+        KindName { api_version: "v1".to_owned(), kind: name.to_owned() }
+    }
+
+    fn watch(state: WatchState, quiet_seconds: u64) -> WatchReport {
+        let quiet_for = Duration::from_secs(quiet_seconds);
+        WatchReport { scope: WatchScope::all(kind("Pod")), state, leases: 1, quiet_for }
+    }
+
+    fn plugin(active: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
+        PluginReport {
+            name: "p".parse().unwrap(),
+            stage: Some(Stage::Compiled),
+            candidate: None,
+            active: active.map(|digest| RevisionDigest(digest.to_owned())),
+            version: None,
+            reason,
+            message: "why".to_owned(),
+            object: None,
+        }
+    }
+
+    #[test]
+    fn a_watch_is_fresh_while_the_server_is_heard() {
+        let failing = || WatchState::Failing("refused".to_owned());
+        let rows = [
+            (WatchState::Following, 0, true),
+            (WatchState::Following, 90, true),
+            (WatchState::Following, 91, false),
+            (WatchState::Starting, 0, false),
+            (WatchState::KindMissing, 1000, true),
+            (failing(), 60, true),
+            (failing(), 91, false),
+        ];
+        for (state, quiet, passes) in rows {
+            let watches = [watch(state.clone(), quiet)];
+            let report = readiness(true, &watches, &BTreeSet::new(), &[]);
+            assert_eq!(report.passes(), passes, "{state:?} {quiet}");
+            assert_eq!(report.checks.len(), 1);
+            assert_eq!(report.checks[0].name, "watch v1/Pod");
+        }
+    }
+
+    #[test]
+    fn a_plugin_without_a_revision_makes_the_host_unready_and_a_refused_one_is_named() {
+        let refused = Some(RejectReason::GrantsMissing);
+        let rows = [
+            (plugin(Some("1"), None), true, "Pass"),
+            (
+                plugin(Some("1"), refused),
+                true,
+                "Notice(\"an older revision serves; the new one is refused: GrantsMissing: why\")",
+            ),
+            (plugin(None, refused), false, "Fail(\"no revision serves; GrantsMissing: why\")"),
+            (
+                plugin(None, None),
+                false,
+                "Fail(\"no revision serves; it is Compiled and on its way\")",
+            ),
+        ];
+        for (plugin, passes, verdict) in rows {
+            let report = readiness(true, &[], &BTreeSet::new(), &[plugin]);
+            assert_eq!(report.passes(), passes, "{report:?}");
+            assert_eq!(format!("{:?}", report.checks[0].verdict), verdict);
+        }
+    }
+
+    #[test]
+    fn what_has_not_begun_is_not_ready() {
+        assert!(readiness(true, &[], &BTreeSet::new(), &[]).passes(), "a host without plugins");
+        assert!(!readiness(false, &[], &BTreeSet::new(), &[]).passes());
+        let wanted = BTreeSet::from([kind("Pod"), kind("Thing")]);
+        let report = readiness(true, &[watch(WatchState::Following, 0)], &wanted, &[]);
+        assert!(!report.passes());
+        assert_eq!(report.checks[1].name, "watch v1/Thing");
+    }
+}

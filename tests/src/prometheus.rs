@@ -1,0 +1,102 @@
+//! A real Prometheus that scrapes one target, and what it says of it.
+
+use std::{
+    fs,
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{http, process::Process};
+
+/// A running Prometheus.
+#[derive(Debug)]
+pub struct Prometheus {
+    /// First, so that it ends before its directory goes.
+    pub process: Process,
+    address: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Prometheus {
+    /// Starts one that scrapes this target every second.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the program is missing; `./setup --tests` installs it.
+    pub fn scraping(target: SocketAddr) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tholepin-prometheus-").tempdir()?;
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+             scrape_configs:\n  - job_name: tholepin\n    static_configs: [{{targets: [\"{target}\"]}}]\n"
+        );
+        fs::write(path("prometheus.yml"), config)?;
+        let address = free_address()?;
+        let arguments = [
+            format!("--config.file={}", path("prometheus.yml")),
+            format!("--storage.tsdb.path={}", path("data")),
+            format!("--web.listen-address={address}"),
+        ];
+        let arguments = arguments.each_ref().map(String::as_str);
+        let log = directory.path().join("prometheus.log");
+        let process = Process::spawn("prometheus", Path::new("prometheus"), &arguments, &log)?;
+        Ok(Self { process, address, _directory: directory })
+    }
+
+    /// The results of an instant query.
+    ///
+    /// # Errors
+    ///
+    /// Fails while it does not answer, and if it refuses the query.
+    pub fn query(&self, query: &str) -> Result<Vec<Value>> {
+        let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let (code, text) = http::get(self.address, &format!("/api/v1/query?query={escaped}"))?;
+        ensure!(code == 200, "{query}: {code} {text}");
+        let answer: Value = serde_json::from_str(&text)?;
+        let results = answer.pointer("/data/result").and_then(Value::as_array);
+        Ok(results.context("an answer has results")?.clone())
+    }
+}
+
+/// What `promtool` has to say about an exposition: nothing, if it is as it should be.
+///
+/// # Errors
+///
+/// Fails if the program is missing; `./setup --tests` installs it.
+pub fn lint(exposition: &str) -> Result<String> {
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = command.spawn().context("cannot start promtool; run ./setup --tests")?;
+    promtool.stdin.take().context("stdin is piped")?.write_all(exposition.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() && said.is_empty() {
+        said = output.status.to_string();
+    }
+    Ok(said)
+}
+
+/// The value of a series by its family and some of its labels.
+#[must_use]
+pub fn value(exposition: &str, family: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let wanted: Vec<_> =
+        labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+    let line = exposition.lines().find(|line| {
+        let name = line.split(['{', ' ']).next();
+        name == Some(family) && wanted.iter().all(|label| line.contains(label))
+    })?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// A port of 127.0.0.1 that nobody had a moment ago.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
