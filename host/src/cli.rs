@@ -1,13 +1,17 @@
 //! What can be asked on the command line. The doc comments are the help texts.
 
+mod report;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use report::{CallsArgs, ObjectName, PlanArgs};
+
 /// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
 ///
-/// Exit codes: 0 done, 1 failed (the end of stderr says why), 2 wrong usage, 3 not ready in time
-/// (`demo --ci`).
+/// Exit codes: 0 done, 1 failed (the end of stderr says why), 2 something to do (`plan`), 3 not ready in
+/// time (`demo --ci`), 64 wrong usage.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -41,6 +45,19 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Start a local cluster, create an example RedisCluster and show it become Ready
     Demo(DemoArgs),
+    /// Print what the plugin in charge would do to an object now, touching nothing
+    ///
+    /// A plan covers one pass: what the plugin would read, decide and write if it were called now. Every
+    /// write to Kubernetes is checked by a dry run, every command to Redis is shown and not sent; guards
+    /// are evaluated. The running host makes the plan, because it is the one that reaches the Pods.
+    ///
+    /// Exits with 0 if there is nothing to do, with 2 if there is, with 1 if there is no plan or the plugin
+    /// fails.
+    Plan(PlanArgs),
+    /// Print what the last reconciles of an object did, as the running host remembers it
+    ///
+    /// The host keeps the last passes of each object in memory, bounded; passes that did nothing go first.
+    Calls(CallsArgs),
     /// List plugins of a running host, or examine a .wasm file
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -115,8 +132,6 @@ pub(crate) struct ListenArgs {
 /// The engine's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
-    #[command(flatten)]
-    pub(crate) listen: ListenArgs,
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
@@ -155,6 +170,8 @@ pub(crate) struct RunArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
     /// Let plugins have whatever they ask for (`grants: asRequested`) and install the kinds that they
     /// bring; never on a shared cluster
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
@@ -222,6 +239,8 @@ mod tests {
     #[test]
     fn usage_errors_have_their_documented_code() {
         let error = Cli::try_parse_from(["tholepin", "no-such-command"]).unwrap_err();
-        assert_eq!(error.exit_code(), i32::from(crate::exit::USAGE));
+        assert_eq!(crate::exit::of_usage(&error), crate::exit::USAGE);
+        let error = Cli::try_parse_from(["tholepin", "--help"]).unwrap_err();
+        assert_eq!(crate::exit::of_usage(&error), crate::exit::DONE);
     }
 }

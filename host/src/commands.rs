@@ -3,6 +3,7 @@
 pub(crate) mod container;
 mod demo;
 mod local;
+mod plan;
 mod plugin;
 
 use std::{
@@ -30,13 +31,16 @@ use crate::{
 ///
 /// Fails with what is printed as the last line on stderr.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    // The demo tells its story itself.
-    let usual = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    // The demo tells its story itself, and a plan is read and not followed.
+    let is_short = matches!(cli.command, Command::Demo(_) | Command::Plan(_) | Command::Calls(_));
+    let usual = if is_short { "warn" } else { "info" };
     telemetry::start(cli.log.as_deref().unwrap_or(usual), cli.log_format)?;
     match cli.command {
         Command::Local(arguments) => on_runtime(local::run(arguments)),
         Command::Run(arguments) => on_runtime(run_engine(arguments)),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
+        Command::Plan(arguments) => on_runtime(plan::plan(arguments)),
+        Command::Calls(arguments) => on_runtime(plan::calls(arguments)),
         Command::Plugin(command) => on_runtime(plugin::run(command)),
         Command::Crds => {
             print(&tholepin_crd::definitions_yaml()?)?;
@@ -127,6 +131,6 @@ async fn run_engine(arguments: RunArgs) -> Result<u8> {
         arguments: arguments.engine,
         trusts_plugins: arguments.trust_plugins,
     };
-    engine::run(options, stop, || print("ready\n")).await?;
+    engine::run(options, arguments.listen, stop, || print("ready\n")).await?;
     Ok(exit::DONE)
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, VitalsServer};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
-use tholepin_core::{ErrorChain, PluginName, RevisionDigest, port::Kubernetes};
+use tholepin_core::{ErrorChain, PassReport, PluginName, RevisionDigest, port::Kubernetes};
 use tholepin_gate::{Gate, Ports};
 use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
 use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
@@ -32,11 +32,15 @@ use crate::{
     cli::{EngineArgs, ListenArgs},
     commands::{admin_file, cache_directory},
     metrics, mirror,
+    planner::{PlanRequest, Planner},
     vitals::HostVitals,
 };
 
 /// Signals about plugins and instances that wait to be taken in.
 const SIGNALS_MAX: usize = 1024;
+
+/// How long a plan in the command line's own process waits for what the plugin needs to be watched.
+const STANDALONE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How the host is started.
 pub(crate) struct EngineOptions {
@@ -70,6 +74,7 @@ pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<Kubernete
 /// Fails if a part does not start, or if one that everything rests on ends by itself.
 pub(crate) async fn run(
     options: EngineOptions,
+    addresses: ListenArgs,
     stop: CancellationToken,
     ready: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<()> {
@@ -78,28 +83,9 @@ pub(crate) async fn run(
     for definition in tholepin_crd::definitions() {
         kubernetes.install_crd(&definition).await.context("cannot install the engine's kinds")?;
     }
-    let (registry, mut directory) = open_registry(&options)?;
-    let (changed, instances) = mpsc::channel(SIGNALS_MAX);
-    let clock = Arc::new(SteadyClock::start());
-    let redis = Arc::new(RedisPort::new(Limits::default(), clock.clone(), changed));
-    let gate = Gate::new(Ports {
-        kubernetes: kubernetes.clone(),
-        redis: redis.clone(),
-        clock: clock.clone(),
-        entropy: Arc::new(SystemEntropy),
-    });
-    let passes = Arc::new(GatePasses(gate.clone()));
-    let parts = Parts {
-        kubernetes: kubernetes.clone(),
-        watches: kubernetes.clone(),
-        marks: kubernetes.clone(),
-        redis: redis.clone(),
-        plugins: Arc::new(ServingPlugins(registry.clone())),
-        passes: passes.clone(),
-        wakes: passes,
-        clock,
-    };
-    let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
+    let Assembled { registry, mut directory, redis, gate, controller, instances } =
+        assemble(&options, kubernetes.clone())?;
+    let planner = Planner { controller: controller.clone(), kubernetes: kubernetes.clone() };
     let vitals = Arc::new(HostVitals {
         controller: controller.clone(),
         kubernetes: kubernetes.clone(),
@@ -109,7 +95,8 @@ pub(crate) async fn run(
     });
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    listen(&mut tasks, options.arguments.listen, vitals.clone(), &stop).await?;
+    let routes = Arc::new(Routes { planner });
+    listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
     let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
     let follower = Follower {
         registry: registry.clone(),
@@ -144,13 +131,14 @@ pub(crate) async fn run(
 /// Begins to answer the command line, scrapers and the kubelet.
 async fn listen(
     tasks: &mut JoinSet<&'static str>,
-    arguments: ListenArgs,
+    addresses: ListenArgs,
     vitals: Arc<HostVitals>,
+    routes: Arc<Routes>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let ListenArgs { admin, metrics_address } = arguments;
+    let ListenArgs { admin, metrics_address } = addresses;
     let server = VitalsServer::bind(metrics_address).await?;
-    let admin = AdminServer::bind(admin_file(admin)?, server.address(), Arc::new(Routes)).await?;
+    let admin = AdminServer::bind(admin_file(admin)?, server.address(), routes).await?;
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
     tasks.spawn(named("upkeep of metrics", HostVitals::upkeep(vitals.recorder.clone())));
     tasks.spawn(named("vital signs", server.run(vitals, stop.clone())));
@@ -164,6 +152,76 @@ fn settings(arguments: &EngineArgs) -> Settings {
         in_flight: arguments.in_flight.into(),
         resync: Duration::from_secs(arguments.resync_seconds),
     }
+}
+
+/// Plans one pass in this process: connects, waits until what the plugin needs is watched, plans, ends.
+///
+/// # Errors
+///
+/// Fails if the API server cannot be reached, or if there is no plan.
+pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<PassReport> {
+    let kubernetes = connect(options.kubeconfig.clone()).await?;
+    let assembled = assemble(&options, kubernetes.clone())?;
+    let Assembled { registry, mut directory, controller, redis: _, gate: _, instances: _ } =
+        assembled;
+    directory.scan().await;
+    for report in registry.reports().values() {
+        if let Some(reason) = report.reason {
+            let (name, message) = (&report.name, &report.message);
+            warn!(plugin = %name, %reason, message, "the plugin is refused");
+        }
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    {
+        let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
+        tasks.spawn(async move { kubernetes.run(stop).await });
+    }
+    let planner = Planner { controller: controller.clone(), kubernetes };
+    let kind = planner.kind(&request).await?;
+    let plugin = controller.plugin_for(&kind)?;
+    let leases = controller.watch_for(&plugin, STANDALONE_DEADLINE).await?;
+    let report = planner.plan(request).await;
+    drop(leases);
+    stop.cancel();
+    tasks.shutdown().await;
+    Ok(report?)
+}
+
+/// The parts, connected to each other; nothing runs yet.
+struct Assembled {
+    registry: Arc<Registry>,
+    directory: tholepin_guest::DirectoryWatch,
+    redis: Arc<RedisPort>,
+    gate: Arc<Gate>,
+    controller: Arc<Controller>,
+    instances: mpsc::Receiver<String>,
+}
+
+fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<Assembled> {
+    let (registry, directory) = open_registry(options)?;
+    let (changed, instances) = mpsc::channel(SIGNALS_MAX);
+    let clock = Arc::new(SteadyClock::start());
+    let redis = Arc::new(RedisPort::new(Limits::default(), clock.clone(), changed));
+    let gate = Gate::new(Ports {
+        kubernetes: kubernetes.clone(),
+        redis: redis.clone(),
+        clock: clock.clone(),
+        entropy: Arc::new(SystemEntropy),
+    });
+    let passes = Arc::new(GatePasses(gate.clone()));
+    let parts = Parts {
+        kubernetes: kubernetes.clone(),
+        watches: kubernetes.clone(),
+        marks: kubernetes,
+        redis: redis.clone(),
+        plugins: Arc::new(ServingPlugins(registry.clone())),
+        passes: passes.clone(),
+        wakes: passes,
+        clock,
+    };
+    let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
+    Ok(Assembled { registry, directory, redis, gate, controller, instances })
 }
 
 /// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight.

@@ -8,6 +8,7 @@ mod engine;
 mod exit;
 mod metrics;
 mod mirror;
+mod planner;
 mod telemetry;
 mod vitals;
 
@@ -18,7 +19,10 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     // A container's first process changes its mount namespace, which it must do before any thread.
     if let Command::Container { spec } = &cli.command {
         return commands::container::run(spec);
@@ -30,4 +34,11 @@ fn main() -> ExitCode {
             exit::code(exit::FAILED)
         }
     }
+}
+
+/// Prints what is wrong with the command line, or the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nobody can be told if the stream is closed; the exit code says it too.
+    error.print().ok();
+    exit::code(exit::of_usage(error))
 }

@@ -5,6 +5,7 @@
 //! started it, also when the test fails.
 
 pub mod cluster;
+pub mod command;
 pub mod guests;
 pub mod http;
 pub mod kubectl;

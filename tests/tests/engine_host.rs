@@ -15,6 +15,8 @@ mod cli;
 mod denied;
 #[path = "engine_host/greetings.rs"]
 mod greetings;
+#[path = "engine_host/plan.rs"]
+mod plan;
 #[path = "engine_host/story.rs"]
 mod story;
 #[path = "engine_host/swap.rs"]

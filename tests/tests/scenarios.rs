@@ -19,6 +19,8 @@ mod engine;
 mod healing;
 #[path = "scenarios/objects.rs"]
 mod objects;
+#[path = "scenarios/plan.rs"]
+mod plan;
 #[path = "scenarios/swap.rs"]
 mod swap;
 
@@ -96,6 +98,8 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("F7", false, healing::a_replica_hangs),
     scenario!("F9", true, healing::a_replica_is_forgotten),
     scenario!("F9b", false, healing::a_primary_is_forgotten),
+    scenario!("P1", true, plan::a_forgotten_replica_is_planned_for),
+    scenario!("P2", false, plan::a_replica_of_the_wrong_primary_is_planned_for),
     scenario!("U14", false, swap::the_policy_is_swapped_while_a_primary_dies),
     scenario!("E1", true, engine::the_plugin_is_overwritten_twenty_times),
     scenario!("E2", false, engine::bad_plugins_are_refused),

@@ -42,6 +42,11 @@ impl Served {
         Api::dynamic(client, &self.resource, &self.scope).constrain(namespace)
     }
 
+    /// Whether objects of the kind are in namespaces.
+    pub(crate) fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
     /// What is asked, for messages.
     pub(crate) fn asked(&self, verb: &'static str, object: &ObjectRef, status: bool) -> Asked {
         let subresource = if status { "/status" } else { "" };

@@ -91,17 +91,11 @@ impl Running {
     ) -> Result<()> {
         let options = EngineOptions {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
-            arguments: EngineArgs {
-                listen,
-                plugins,
-                concurrency: 8,
-                in_flight: 64,
-                resync_seconds: 30,
-            },
+            arguments: EngineArgs { plugins, concurrency: 8, in_flight: 64, resync_seconds: 30 },
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();
-        let engine = engine::run(options, engine_stop.clone(), ready);
+        let engine = engine::run(options, listen, engine_stop.clone(), ready);
         tokio::pin!(engine);
         tokio::select! {
             result = &mut engine => result,

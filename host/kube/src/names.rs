@@ -1,0 +1,137 @@
+//! Finds a kind by the words that people use for it: its name, its plural, its singular, a short name.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
+use tholepin_core::{CallError, ErrorChain};
+use tholepin_schema::manifest::KindName;
+use tokio::time::timeout;
+
+use crate::{KubernetesApi, error::REQUEST_DEADLINE};
+
+/// A kind that a word names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedKind {
+    /// The kind.
+    pub kind: KindName,
+    /// Whether its objects are in namespaces.
+    pub is_namespaced: bool,
+}
+
+impl KubernetesApi {
+    /// The one among these kinds that a word names, as kubectl takes it: `rediscluster`,
+    /// `redisclusters`, `RedisCluster`, a short name, each also with `.GROUP` or `.VERSION.GROUP`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API server cannot be asked, or if no kind has this name.
+    pub async fn find_kind(
+        &self,
+        word: &str,
+        among: &[KindName],
+    ) -> Result<Option<NamedKind>, CallError> {
+        let mut versions: Vec<&str> = among.iter().map(|kind| kind.api_version.as_str()).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        for version in versions {
+            let found = self.resources(version).await?;
+            let kinds = among.iter().filter(|kind| kind.api_version == version);
+            if let Some(found) = named(word, kinds, &found) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the objects of a kind are in namespaces.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API server does not know the kind, or cannot be asked.
+    pub async fn is_namespaced(&self, kind: &KindName) -> Result<bool, CallError> {
+        Ok(self.served(kind).await?.is_namespaced())
+    }
+
+    async fn resources(&self, api_version: &str) -> Result<Vec<APIResource>, CallError> {
+        let asked = async {
+            if api_version.contains('/') {
+                self.client.list_api_group_resources(api_version).await
+            } else {
+                self.client.list_core_api_resources(api_version).await
+            }
+        };
+        match timeout(REQUEST_DEADLINE, asked).await {
+            Ok(Ok(APIResourceList { resources, .. })) => Ok(resources),
+            // The kind is reconciled and not installed: nothing there has a name.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Vec::new()),
+            Ok(Err(error)) => {
+                let text = format!("discovery of {api_version}: {}", ErrorChain(&error));
+                Err(CallError::Transient(text))
+            }
+            Err(_) => {
+                let text = format!("the API server did not answer discovery of {api_version}");
+                Err(CallError::Timeout(text))
+            }
+        }
+    }
+}
+
+/// The kind that a word names, given what the server serves of its group and version. Pure.
+fn named<'a>(
+    word: &str,
+    mut kinds: impl Iterator<Item = &'a KindName>,
+    served: &[APIResource],
+) -> Option<NamedKind> {
+    let word = word.to_lowercase();
+    let (name, rest) = match word.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (word.as_str(), None),
+    };
+    kinds.find_map(|kind| {
+        let is_group = rest.is_none_or(|rest| {
+            rest == kind.group() || rest == format!("{}.{}", kind.version(), kind.group())
+        });
+        let resource =
+            served.iter().find(|served| served.kind == kind.kind && !served.name.contains('/'))?;
+        let short = resource.short_names.iter().flatten();
+        let names = [&resource.name, &resource.singular_name].into_iter().chain(short);
+        let is_named = kind.kind.to_lowercase() == name || names.into_iter().any(|it| it == name);
+        let found = NamedKind { kind: kind.clone(), is_namespaced: resource.namespaced };
+        (is_group && is_named).then_some(found)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_every_word_that_kubectl_takes() {
+        let kind = KindName {
+            api_version: "redis.tholepin.dev/v1alpha1".to_owned(),
+            kind: "RedisCluster".to_owned(),
+        };
+        let resource = |name: &str, short: &[&str]| APIResource {
+            name: name.to_owned(),
+            singular_name: "rediscluster".to_owned(),
+            kind: "RedisCluster".to_owned(),
+            namespaced: true,
+            short_names: Some(short.iter().map(|name| (*name).to_owned()).collect()),
+            ..APIResource::default()
+        };
+        let served = [resource("redisclusters/status", &[]), resource("redisclusters", &["rdc"])];
+        for word in [
+            "RedisCluster",
+            "rediscluster",
+            "redisclusters",
+            "rdc",
+            "redisclusters.redis.tholepin.dev",
+            "rdc.v1alpha1.redis.tholepin.dev",
+        ] {
+            let found = named(word, [&kind].into_iter(), &served);
+            assert_eq!(found.map(|found| found.kind).as_ref(), Some(&kind), "{word}");
+        }
+        for word in ["pod", "redis", "redisclusters.example.org", "rdc.v2.redis.tholepin.dev", ""] {
+            assert_eq!(named(word, [&kind].into_iter(), &served), None, "{word}");
+        }
+        assert_eq!(named("rdc", [&kind].into_iter(), &[]), None, "a kind that is not served");
+    }
+}

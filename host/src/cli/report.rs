@@ -1,0 +1,118 @@
+//! The arguments of `plan` and `calls`.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{ArgGroup, Args};
+
+use super::{AdminArgs, ClusterArgs};
+
+/// An object as `KIND/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectName {
+    /// A kind, plural or short name, as kubectl takes it.
+    pub(crate) kind: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/');
+        let parts = parts.filter(|(kind, name)| !kind.is_empty() && !name.is_empty());
+        let Some((kind, name)) = parts.filter(|(_, name)| !name.contains('/')) else {
+            return Err("an object is named KIND/NAME, such as rediscluster/demo".to_owned());
+        };
+        Ok(Self { kind: kind.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// Options of `plan`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["object", "file"]))]
+pub(crate) struct PlanArgs {
+    /// The object; the kind may be given by plural or short name, as to kubectl
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: Option<ObjectName>,
+    /// Plan for the object in this YAML or JSON file, as if `kubectl apply --server-side
+    /// --force-conflicts` had applied it
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The object's namespace [default: the file's, or `default`]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Plan in this process instead of asking the running host; it must reach the API server and the
+    /// Pods, and knows nothing of what the host remembers
+    #[arg(long, requires = "plugins")]
+    pub(crate) standalone: bool,
+    /// With --standalone: directory to load plugins from
+    #[arg(long, value_name = "DIR", requires = "standalone")]
+    pub(crate) plugins: Option<PathBuf>,
+    /// With --standalone: let plugins have whatever they ask for (`grants: asRequested`)
+    #[arg(long, requires = "standalone")]
+    pub(crate) trust_plugins: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Options of `calls`.
+#[derive(Args, Debug)]
+pub(crate) struct CallsArgs {
+    /// The object; the kind may be given by plural or short name, as to kubectl
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: ObjectName,
+    /// The object's namespace [default: `default`]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Only what was written, and only passes that wrote
+    #[arg(long)]
+    pub(crate) writes: bool,
+    /// Only this pass, by the number that is printed
+    #[arg(long, value_name = "N")]
+    pub(crate) pass: Option<u64>,
+    /// Print the passes as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    #[test]
+    fn an_object_is_a_kind_and_a_name() {
+        let found: ObjectName = "rediscluster/demo".parse().unwrap();
+        assert_eq!((found.kind.as_str(), found.name.as_str()), ("rediscluster", "demo"));
+        for text in ["demo", "/demo", "rediscluster/", "a/b/c", ""] {
+            let error = text.parse::<ObjectName>().unwrap_err();
+            assert!(error.contains("KIND/NAME"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_about_an_object_or_a_file() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["tholepin", "plan"], words].concat());
+        for words in [
+            &["rediscluster/demo"][..],
+            &["-f", "a.yaml", "-n", "x"],
+            &["rdc/demo", "--standalone", "--plugins", "d"],
+        ] {
+            let Command::Plan(_) = parse(words).unwrap().command else { panic!("{words:?}") };
+        }
+        for words in
+            [&[][..], &["a/b", "-f", "c"], &["a/b", "--standalone"], &["a/b", "--plugins", "d"]]
+        {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

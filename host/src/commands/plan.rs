@@ -1,0 +1,198 @@
+//! `tholepin plan` and `tholepin calls`: what a pass would do, and what the last ones did.
+
+mod paint;
+mod text;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tholepin_admin::AdminClient;
+use tholepin_core::{PassReport, report};
+
+use super::{admin_file, print};
+use crate::{
+    admin::{CALLS_ROUTE, PLAN_ROUTE},
+    cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
+    engine::{self, EngineOptions},
+    exit,
+    planner::{ObjectWords, PlanRequest},
+};
+use paint::Paint;
+
+/// How long the host may take: a plan is a whole pass of a plugin, and may wait for its turn.
+const DEADLINE: Duration = Duration::from_secs(100);
+/// The largest file that is planned for; what Kubernetes stores is smaller.
+const FILE_BYTES_MAX: u64 = 3 << 20;
+
+/// Prints the plan; the exit code says whether there is anything to do.
+///
+/// # Errors
+///
+/// Fails if there is no plan.
+pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
+    let PlanArgs {
+        object,
+        file,
+        namespace,
+        json,
+        admin,
+        standalone,
+        plugins,
+        trust_plugins,
+        cluster,
+    } = arguments;
+    let request = match (object, file) {
+        (Some(object), _) => PlanRequest::Object(words(object, namespace)),
+        (None, Some(file)) => PlanRequest::File { object: read(&file)?, namespace },
+        // The command line asks for one of the two.
+        (None, None) => bail!("name an object, or a file with -f"),
+    };
+    let report = match plugins.filter(|_| standalone) {
+        Some(plugins) => {
+            let options = EngineOptions {
+                kubeconfig: cluster.kubeconfig,
+                arguments: EngineArgs { plugins, concurrency: 1, in_flight: 1, resync_seconds: 30 },
+                trusts_plugins: trust_plugins,
+            };
+            engine::plan(options, request).await?
+        }
+        None => ask_for_plan(admin, &request).await?,
+    };
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
+    } else {
+        print(&text::plan(&report, Paint::of_stdout()))?;
+    }
+    Ok(code(&report))
+}
+
+/// Prints what the last passes for an object did.
+///
+/// # Errors
+///
+/// Fails if the host knows nothing of the object.
+pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
+    let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
+    let ObjectWords { kind, name, namespace } = words(object, namespace);
+    let number = pass.map(|number| number.to_string());
+    let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
+    parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
+    parameters.extend(number.as_deref().map(|number| ("pass", number)));
+    parameters.extend(writes.then_some(("part", "writes")));
+    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let answer = client.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
+    let passes = answer.get("passes").cloned().unwrap_or_default();
+    let passes: Vec<PassReport> = serde_json::from_value(passes).context("the host's answer")?;
+    if json {
+        let document = json!({"version": report::VERSION, "passes": passes});
+        print(&format!("{document:#}\n"))?;
+    } else {
+        print(&text::calls(&passes, Paint::of_stdout()))?;
+    }
+    Ok(exit::DONE)
+}
+
+async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<PassReport> {
+    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
+    serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
+}
+
+fn words(object: ObjectName, namespace: Option<String>) -> ObjectWords {
+    let ObjectName { kind, name } = object;
+    ObjectWords { kind, name, namespace }
+}
+
+/// Reads the one object of a YAML or JSON file.
+fn read(file: &Path) -> Result<Value> {
+    let shown = file.display();
+    let size = std::fs::metadata(file).with_context(|| format!("cannot read `{shown}`"))?.len();
+    anyhow::ensure!(size <= FILE_BYTES_MAX, "`{shown}` has {size} bytes, which is no object");
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{shown}`"))?;
+    let mut objects: Vec<Value> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("`{shown}` is no YAML"))?;
+    objects.retain(|object| !object.is_null());
+    match (objects.pop(), objects.len()) {
+        (Some(object), 0) => Ok(object),
+        (None, _) => bail!("`{shown}` holds no object"),
+        (Some(_), more) => bail!("`{shown}` holds {} objects; a plan is about one", more + 1),
+    }
+}
+
+/// 0 nothing to do, 2 something, 1 no answer of the plugin.
+fn code(report: &PassReport) -> u8 {
+    if report.stops.is_some() {
+        exit::CHANGES
+    } else if !report.is_answered() {
+        exit::FAILED
+    } else if report.has_work() {
+        exit::CHANGES
+    } else {
+        exit::DONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tholepin_core::{
+        Effect, Mode, ObjectKey, PassEnd, PassHeader, Recording, RevisionDigest, Step,
+    };
+    use tholepin_schema::{manifest::KindName, reconcile::Failure};
+
+    fn report(steps: Vec<Step>, end: PassEnd) -> PassReport {
+        let header = PassHeader {
+            mode: Mode::Plan,
+            object: ObjectKey {
+                plugin: "p".parse().unwrap(),
+                kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
+                namespace: "n".into(),
+                name: "x".into(),
+            },
+            revision: RevisionDigest("r".into()),
+            started_at_ms: 1,
+            causes: vec!["plan".into()],
+            remarks: Vec::new(),
+        };
+        PassReport { steps, ..PassReport::new(header, &Recording::default(), end, 3) }
+    }
+
+    #[test]
+    fn the_exit_code_tells_what_there_is_to_do() {
+        let answered =
+            || PassEnd::Answered { summary: String::new(), requeue_ms: None, finished: false };
+        let failed =
+            PassEnd::Failed(Failure { reason: "R".into(), message: "m".into(), retry: false });
+        let work = || vec![Step::new(Effect::Commands { commands: Vec::new() })];
+        assert_eq!(code(&report(Vec::new(), answered())), exit::DONE);
+        assert_eq!(code(&report(work(), answered())), exit::CHANGES);
+        assert_eq!(code(&report(work(), failed.clone())), exit::FAILED);
+        let mut stopped = report(work(), failed);
+        stopped.stops = Some("the reply to `INCR a` on `p-0`".into());
+        assert_eq!(code(&stopped), exit::CHANGES);
+    }
+
+    #[test]
+    fn a_file_holds_one_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        for (text, expected) in [
+            ("kind: A\n", Ok(())),
+            ("---\nkind: A\n---\n", Ok(())),
+            ("{\"kind\": \"A\"}", Ok(())),
+            ("kind: A\n---\nkind: B\n", Err("2 objects")),
+            ("", Err("no object")),
+            ("a: [", Err("no YAML")),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            match (read(&path), expected) {
+                (Ok(object), Ok(())) => assert_eq!(object["kind"], "A"),
+                (Err(error), Err(words)) => {
+                    assert!(format!("{error:#}").contains(words), "{error:#}");
+                }
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Reports as people read them.
+
+use serde_json::Value;
+use tholepin_core::{
+    Effect, ObjectKey, ObjectRef, PassEnd, PassReport, Step,
+    report::CallLine,
+    step::{FieldChange, NotDone, ObjectChange, PodCommand},
+};
+
+use super::paint::Paint;
+
+/// The longest value on one line.
+const VALUE_BYTES_MAX: usize = 160;
+/// The most lines of a text that changes.
+const TEXT_LINES_MAX: usize = 40;
+
+/// A plan.
+pub(super) fn plan(report: &PassReport, paint: Paint) -> String {
+    let mut out = Lines(Vec::new());
+    let what = object(&report.object);
+    let who = plugin(report);
+    out.add(0, paint.bold(&format!("Plan for {what} by {who}: one pass, nothing is written")));
+    for remark in &report.remarks {
+        out.add(0, paint.yellow(&format!("! {remark}")));
+    }
+    out.add(0, String::new());
+    steps(&report.steps, 0, paint, &mut out);
+    if let Some(stops) = &report.stops {
+        let text = format!("The plan stops here: what follows depends on {stops}.");
+        out.add(0, paint.yellow(&text));
+        return out.text();
+    }
+    if report.steps.is_empty() && report.is_answered() {
+        out.add(0, "Nothing to do.".to_owned());
+    }
+    end(&report.end, 0, paint, &mut out);
+    out.text()
+}
+
+/// The last passes for an object, the oldest first.
+pub(super) fn calls(passes: &[PassReport], paint: Paint) -> String {
+    let mut out = Lines(Vec::new());
+    let Some(first) = passes.first() else {
+        return "no pass that is kept wrote anything; without --writes all are shown\n".to_owned();
+    };
+    out.add(0, paint.bold(&format!("{} by {}", object(&first.object), first.object.plugin)));
+    for report in passes {
+        out.add(0, String::new());
+        let causes = match report.causes.join(", ") {
+            causes if causes.is_empty() => String::new(),
+            causes => format!(", because: {causes}"),
+        };
+        let title = format!(
+            "pass {} at {}, {} ms, revision {}{causes}",
+            report.number,
+            time(report.started_at_ms),
+            report.took_ms,
+            report.revision.short(),
+        );
+        out.add(0, paint.bold(&title));
+        for remark in &report.remarks {
+            out.add(1, paint.yellow(&format!("! {remark}")));
+        }
+        for CallLine { function, about, answer } in &report.calls {
+            out.add(1, format!("{function:22} {about} -> {answer}"));
+        }
+        if 0 < report.calls_left_out {
+            out.add(1, format!("{} more calls", report.calls_left_out));
+        }
+        steps(&report.steps, 1, paint, &mut out);
+        end(&report.end, 1, paint, &mut out);
+    }
+    out.text()
+}
+
+fn object(key: &ObjectKey) -> String {
+    let ObjectKey { plugin: _, kind, namespace, name } = key;
+    named(&kind.kind, namespace, name)
+}
+
+fn named(kind: &str, namespace: &str, name: &str) -> String {
+    if namespace.is_empty() {
+        format!("{kind} {name}")
+    } else {
+        format!("{kind} {namespace}/{name}")
+    }
+}
+
+fn plugin(report: &PassReport) -> String {
+    format!("{} (revision {})", report.object.plugin, report.revision.short())
+}
+
+fn time(ms: u64) -> String {
+    let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map(|at| at.strftime("%H:%M:%S%.3f UTC").to_string()).unwrap_or_default()
+}
+
+fn steps(all: &[Step], indent: usize, paint: Paint, out: &mut Lines) {
+    for (number, step) in all.iter().enumerate() {
+        let mark = if step.not_done.is_none() { "" } else { "not done: " };
+        let title = format!("{}. {mark}{}", number + 1, title(&step.effect));
+        let title = if step.not_done.is_none() { title } else { paint.red(&title) };
+        out.add(indent, title);
+        match &step.effect {
+            Effect::Object { fields, .. } => {
+                for field in fields {
+                    change(field, indent + 2, paint, out);
+                }
+            }
+            Effect::Verb { commands, .. } | Effect::Commands { commands } => {
+                for PodCommand { pod, command } in commands {
+                    out.add(indent + 2, format!("{pod}> {command}"));
+                }
+            }
+            Effect::Event { .. } => {}
+        }
+        if let Some(not_done) = &step.not_done {
+            out.add(indent + 2, paint.red(&why(not_done)));
+        }
+    }
+}
+
+fn title(effect: &Effect) -> String {
+    match effect {
+        Effect::Object { by, object, change, fields: _ } => {
+            let ObjectRef { kind, namespace, name } = object;
+            let what = named(&kind.kind, namespace, name);
+            match (change, by.as_str()) {
+                (ObjectChange::Changed, "apply-status") => format!("change the status of {what}"),
+                (ObjectChange::Changed, _) => format!("change {what}"),
+                (ObjectChange::Created, _) => format!("create {what}"),
+                (ObjectChange::Deleted, _) => format!("delete {what}"),
+                (ObjectChange::Unknown, by) => format!("{by} {what}"),
+            }
+        }
+        Effect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
+        Effect::Commands { commands } => match commands.first() {
+            Some(first) => format!("{} commands to {}", commands.len(), first.pod),
+            None => "no commands".to_owned(),
+        },
+        Effect::Event { event_type, reason, message } => {
+            format!("tell an event, {event_type:?} {reason}: {message}")
+        }
+    }
+}
+
+fn arguments(args: &Value) -> String {
+    let fields = args.as_object().into_iter().flatten();
+    let text = |value: &Value| value.as_str().map_or_else(|| short(value), str::to_owned);
+    fields.map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
+}
+
+fn why(not_done: &NotDone) -> String {
+    match not_done {
+        NotDone::Refused { guard, message } => format!("refused by the guard `{guard}`: {message}"),
+        NotDone::Failed { reason, message, may_have_run } => {
+            let unsure = if *may_have_run { " (it may have run all the same)" } else { "" };
+            format!("{reason}: {message}{unsure}")
+        }
+        NotDone::Skipped { after } if after.is_empty() => "it was not its turn".to_owned(),
+        NotDone::Skipped { after } => format!("depends on `{after}`, which is not done"),
+    }
+}
+
+fn change(field: &FieldChange, indent: usize, paint: Paint, out: &mut Lines) {
+    let FieldChange { field, from, to } = field;
+    match (from, to) {
+        (Some(Value::String(from)), Some(Value::String(to)))
+            if from.contains('\n') || to.contains('\n') =>
+        {
+            out.add(indent, paint.yellow(&format!("~ {field}:")));
+            for line in text_changes(from, to) {
+                out.add(indent + 2, line.painted(paint));
+            }
+        }
+        (None, Some(Value::String(to))) if to.contains('\n') => {
+            out.add(indent, paint.green(&format!("+ {field}:")));
+            for line in text_changes("", to) {
+                out.add(indent + 2, line.painted(paint));
+            }
+        }
+        (None, Some(to)) => out.add(indent, paint.green(&format!("+ {field}: {}", short(to)))),
+        (Some(from), None) => out.add(indent, paint.red(&format!("- {field}: {}", short(from)))),
+        (from, to) => {
+            let (from, to) = (from.as_ref().map(short), to.as_ref().map(short));
+            let (from, to) = (from.unwrap_or_default(), to.unwrap_or_default());
+            out.add(indent, paint.yellow(&format!("~ {field}: {from} -> {to}")));
+        }
+    }
+}
+
+/// One line of a text that changes.
+#[derive(Debug, PartialEq, Eq)]
+enum TextLine<'a> {
+    Gone(&'a str),
+    New(&'a str),
+    More(usize),
+}
+
+impl TextLine<'_> {
+    fn painted(&self, paint: Paint) -> String {
+        match self {
+            Self::Gone(line) => paint.red(&format!("-{line}")),
+            Self::New(line) => paint.green(&format!("+{line}")),
+            Self::More(count) => format!(" {count} more lines"),
+        }
+    }
+}
+
+/// The lines between what two texts have in common at their start and at their end.
+fn text_changes<'a>(from: &'a str, to: &'a str) -> Vec<TextLine<'a>> {
+    let (from, to): (Vec<_>, Vec<_>) = (from.lines().collect(), to.lines().collect());
+    let equal = |(one, other): &(&&str, &&str)| one == other;
+    let start = from.iter().zip(&to).take_while(equal).count();
+    let (from, to) = (from.get(start..).unwrap_or_default(), to.get(start..).unwrap_or_default());
+    let end = from.iter().rev().zip(to.iter().rev()).take_while(equal).count();
+    let until = |lines: &[&'a str]| lines.len().saturating_sub(end);
+    let gone = from.iter().take(until(from)).copied().map(TextLine::Gone);
+    let new = to.iter().take(until(to)).copied().map(TextLine::New);
+    let mut lines: Vec<_> = gone.chain(new).collect();
+    let more = lines.len().saturating_sub(TEXT_LINES_MAX);
+    if 0 < more {
+        lines.truncate(TEXT_LINES_MAX);
+        lines.push(TextLine::More(more));
+    }
+    lines
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.len() <= VALUE_BYTES_MAX {
+        return text;
+    }
+    let kept = text.get(..text.floor_char_boundary(VALUE_BYTES_MAX)).unwrap_or_default();
+    format!("{kept}… ({} bytes)", text.len())
+}
+
+fn end(end: &PassEnd, indent: usize, paint: Paint, out: &mut Lines) {
+    match end {
+        PassEnd::Answered { summary, requeue_ms, finished } => {
+            let again = requeue_ms.map(|ms| format!("; it asks to look again in {ms} ms"));
+            let again = again.unwrap_or_default();
+            let finished = if *finished { "; it is done with the object" } else { "" };
+            out.add(indent, format!("The plugin says: {summary}{again}{finished}"));
+        }
+        PassEnd::Failed(failure) => {
+            let again = if failure.retry { "; it would be tried again" } else { "" };
+            let text = format!("The plugin fails: {}: {}{again}", failure.reason, failure.message);
+            out.add(indent, paint.red(&text));
+        }
+        PassEnd::Invalid { violations } => {
+            out.add(indent, paint.red("The plugin refuses the spec:"));
+            for violation in violations {
+                let text = format!("{}: {}", violation.field, violation.message);
+                out.add(indent + 2, paint.red(&text));
+            }
+        }
+        PassEnd::Trapped { message } => out.add(indent, paint.red(message)),
+        PassEnd::NotCalled { why } => out.add(indent, format!("The plugin is not called: {why}")),
+    }
+}
+
+/// Lines on their way to the reader.
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn add(&mut self, indent: usize, line: String) {
+        self.0.push(format!("{}{line}", " ".repeat(indent * 2)).trim_end().to_owned());
+    }
+
+    fn text(self) -> String {
+        self.0.join("\n") + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn shown(steps_json: Value, rest: Value) -> String {
+        let mut document = json!({
+            "version": 1, "mode": "plan", "revision": "0123456789abcdef",
+            "object": {"plugin": "p", "kind": {"apiVersion": "a/v1", "kind": "K"},
+                "namespace": "n", "name": "x"},
+            "startedAtMs": 0, "tookMs": 3, "causes": ["plan"], "steps": steps_json,
+            "end": {"answered": {"summary": "well", "requeueMs": 500}},
+        });
+        document.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        plan(&serde_json::from_value(document).unwrap(), Paint::Plain)
+    }
+
+    #[test]
+    fn a_plan_reads_well() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "namespace": "n", "name": "c"});
+        let steps = json!([
+            {"kind": "object", "by": "apply", "object": object, "change": "changed", "fields": [
+                {"field": ".data.a", "from": "1\n2\n3", "to": "1\nx\n3"},
+                {"field": ".data.b", "to": "2"},
+                {"field": ".data.c", "from": 3}]},
+            {"kind": "verb", "verb": "failover", "args": {"mode": "takeover", "pod": "p-0-1"},
+                "commands": [{"pod": "p-0-1", "command": "CLUSTER FAILOVER TAKEOVER"}]},
+            {"kind": "verb", "verb": "meet", "args": {"pod": "a", "with": "b"},
+                "notDone": {"refused": {"guard": "foreign", "message": "one is known"}}},
+            {"kind": "event", "eventType": "Normal", "reason": "R", "message": "m"},
+        ]);
+        let expected = "\
+Plan for K n/x by p (revision 0123456789ab): one pass, nothing is written
+! paused
+
+1. change ConfigMap n/c
+    ~ .data.a:
+        -2
+        +x
+    + .data.b: \"2\"
+    - .data.c: 3
+2. failover mode takeover, pod p-0-1
+    p-0-1> CLUSTER FAILOVER TAKEOVER
+3. not done: meet pod a, with b
+    refused by the guard `foreign`: one is known
+4. tell an event, Normal R: m
+The plugin says: well; it asks to look again in 500 ms
+";
+        assert_eq!(shown(steps, json!({"remarks": ["paused"]})), expected);
+        let none = shown(json!([]), json!({}));
+        assert!(none.contains("\n\nNothing to do.\nThe plugin says: well;"), "{none}");
+        let stops = shown(json!([]), json!({"stops": "the reply to `INCR a` on `p-0`"}));
+        let last = "The plan stops here: what follows depends on the reply to `INCR a` on `p-0`.\n";
+        assert!(stops.ends_with(last), "{stops}");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert_eq!(Paint::Plain.red("x"), "x");
+        assert_eq!(Paint::Ansi.red("x"), "\u{1b}[31mx\u{1b}[0m");
+    }
+
+    #[test]
+    fn a_long_text_shows_what_changes_and_counts_the_rest() {
+        let to: String = (0..100).map(|number| format!("{number}\n")).collect();
+        let lines = text_changes("", &to);
+        assert_eq!(lines.len(), TEXT_LINES_MAX + 1);
+        assert_eq!(lines.last(), Some(&TextLine::More(60)));
+    }
+}

@@ -1,0 +1,252 @@
+//! `tholepin plan`, `tholepin calls` and the pause, as their users meet them.
+
+use std::{fs, time::Duration};
+
+use serde_json::{Value, json};
+use tests::{
+    command::{CommandLine, masked_steps},
+    guests,
+    wait::{Look, until},
+};
+
+use crate::story::{CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order};
+
+const DATA: &str = "/data/greeting";
+
+/// The host's writes of objects under test that were kept.
+fn kept(story: &Story) -> Vec<Value> {
+    let infrastructure = ["plugins", "customresourcedefinitions"];
+    let is_ours = |line: &Value| {
+        line["dry_run"] == false
+            && !infrastructure.contains(&line["resource"].as_str().unwrap_or_default())
+    };
+    story.writes().into_iter().filter(is_ours).collect()
+}
+
+/// How a step reads in a few words.
+fn brief(step: &Value) -> String {
+    let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    format!("{} {} {}", text("/by"), text("/change"), text("/object/kind"))
+}
+
+/// The first pass with steps after this number, as `--writes` shows it.
+async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> Value {
+    let arguments = [arguments, &["--writes"]].concat();
+    let look = || async {
+        let passes = command.calls(&arguments)?;
+        let newer = passes.iter().find(|pass| after < pass["number"].as_u64().unwrap_or_default());
+        Ok(newer.map_or_else(
+            || Look::NotYet(format!("{} passes", passes.len())),
+            |pass| Look::There(pass.clone()),
+        ))
+    };
+    until("a pass that writes", DEADLINE, look).await.unwrap().0
+}
+
+#[tokio::test]
+async fn a_file_is_planned_for_and_then_done_as_planned() {
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "file").await;
+    let command = CommandLine::of(&story.cluster);
+    story.says(&crate::story::PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    let file = story.cluster.directory().join("new.yaml");
+    fs::write(&file, greeting("file", "new", "world").to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let look = || async {
+        // The kind is watched a moment after its plugin has become active.
+        let (code, report) = command.plan(&["-f", file])?;
+        Ok(Look::There((code, report)))
+    };
+    let ((code, plan), _) = until("a plan", DEADLINE, look).await.unwrap();
+    assert_eq!(code, 2, "{plan:#}");
+    let steps = plan["steps"].as_array().unwrap();
+    assert_eq!(
+        steps.iter().map(brief).collect::<Vec<_>>(),
+        [
+            "file created Greeting",
+            "add-finalizer changed Greeting",
+            "apply created ConfigMap",
+            "apply-status changed Greeting",
+        ]
+    );
+    assert_eq!(kept(&story), [] as [Value; 0], "a plan keeps nothing");
+    assert!(story.get(&GREETING, "file", "new").await.is_none());
+
+    story.apply(&greeting("file", "new", "world"));
+    story.says(&CONFIG_MAP, ("file", "new"), DATA, "Hello, world").await;
+    let done = next_writes(&command, &["greetings/new", "-n", "file"], 0).await;
+    let mut planned = plan.clone();
+    planned["steps"].as_array_mut().unwrap().remove(0);
+    assert_eq!(masked_steps(&done), masked_steps(&planned));
+    // Nothing more is to be done, by whatever word the kind is named.
+    for word in ["greeting/new", "greetings.tests.tholepin.dev/new", "Greeting/new"] {
+        let look = || async {
+            let (code, report) = command.plan(&[word, "-n", "file"])?;
+            Ok(if code == 0 { Look::There(()) } else { Look::NotYet(report.to_string()) })
+        };
+        until("nothing to do", DEADLINE, look).await.unwrap();
+    }
+    let shown = command.run(&["plan", "greeting/new", "-n", "file"]).unwrap();
+    assert!(shown.stdout.contains("Nothing to do."), "{}", shown.stdout);
+    // Once more from a changed file: the field that changes is seen, and what follows from it.
+    let changed = story.cluster.directory().join("changed.yaml");
+    fs::write(&changed, greeting("file", "new", "moon").to_string()).unwrap();
+    let shown = command.run(&["plan", "-f", changed.to_str().unwrap()]).unwrap();
+    assert_eq!(shown.code, 2, "{}", shown.stderr);
+    for line in [
+        "    ~ .spec.text: \"world\" -> \"moon\"",
+        "    ~ .data.greeting: \"Hello, world\" -> \"Hello, moon\"",
+        "The plugin says: Hello, moon",
+    ] {
+        assert!(shown.stdout.lines().any(|shown| shown == line), "no {line:?} in {}", shown.stdout);
+    }
+    assert!(!shown.stdout.contains('\u{1b}'), "colours are for terminals");
+}
+
+#[tokio::test]
+async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "pause").await;
+    let command = CommandLine::of(&story.cluster);
+    let (about, place) = (["greeting/a", "-n", "pause"], ("pause", "a"));
+    story.apply(&greeting("pause", "a", "world"));
+    story.says(&CONFIG_MAP, place, DATA, "Hello, world").await;
+    story.says(&GREETING, place, "/status/greeting", "Hello, world").await;
+    let annotate = ["annotate", "greeting", "a", "-n", "pause", "--overwrite"];
+    let pause = |value: &str| story.kubectl.run(&[&annotate[..], &[value]].concat()).unwrap();
+    pause("tholepin.dev/paused=true");
+    story.logged(&["paused by the annotation", "pause/a"]).await;
+    let before = kept(&story).len();
+    // Whatever happens now is only looked at: a new spec, a lost ConfigMap, a deletion.
+    story.kubectl.run(&["delete", "configmap", "a", "-n", "pause"]).unwrap();
+    let patch = ["patch", "greeting", "a", "-n", "pause", "--type=merge"];
+    let spec = ["-p", r#"{"spec":{"text":"moon"}}"#];
+    story.kubectl.run(&[&patch[..], &spec].concat()).unwrap();
+    let look = || async {
+        let (code, report) = command.plan(&about)?;
+        let is_new = report.to_string().contains("Hello, moon") && code == 2;
+        Ok(if is_new { Look::There(report) } else { Look::NotYet(report.to_string()) })
+    };
+    let (plan, _) = until("a plan for the new spec", DEADLINE, look).await.unwrap();
+    assert!(plan["remarks"][0].as_str().unwrap().contains("paused"), "{plan:#}");
+    let passes = command.calls(&about).unwrap();
+    let last = passes.last().unwrap();
+    assert!(last["end"]["notCalled"]["why"].as_str().unwrap().contains("paused"), "{last:#}");
+    assert_eq!(kept(&story).len(), before, "nothing was written while it was paused");
+    assert!(story.get(&CONFIG_MAP, "pause", "a").await.is_none());
+
+    pause("tholepin.dev/paused-");
+    story.says(&CONFIG_MAP, place, DATA, "Hello, moon").await;
+    let done = next_writes(&command, &about, last["number"].as_u64().unwrap()).await;
+    assert_eq!(masked_steps(&done), masked_steps(&plan));
+    let number = done["number"].as_u64().unwrap().to_string();
+    let whole = command.calls(&[&about[..], &["--pass", &number]].concat()).unwrap();
+    let functions: Vec<_> = whole[0]["calls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|call| call["function"].as_str())
+        .collect();
+    let expected =
+        ["runtime/parameters", "kubernetes/apply", "kubernetes/apply-status", "runtime/log"];
+    assert_eq!(functions, expected);
+}
+
+#[tokio::test]
+async fn what_cannot_be_planned_says_the_way_out() {
+    let story = Story::with(&[("probe", &guests::probe().unwrap())], "way").await;
+    let command = CommandLine::of(&story.cluster);
+    story.says(&crate::story::PLUGIN, ("", "probe"), "/status/stage", "Active").await;
+    story.apply(&order("way", "trap", json!({"do": "trap"})));
+    story.says(&PROBE, ("way", "trap"), "/status/conditions", "Quarantined").await;
+    let two = story.cluster.directory().join("two.yaml");
+    fs::write(&two, "a: 1\n---\nb: 2\n").unwrap();
+    let rows: [(&[&str], i32, &[&str]); 8] = [
+        (&["plan", "rediscluster/x"], 1, &["`rediscluster`", "reconciled are: Probe"]),
+        (&["plan", "probe/absent", "-n", "way"], 1, &["Probe way/absent", "-f FILE"]),
+        (&["plan", "-f", "absent.yaml"], 1, &["absent.yaml"]),
+        (&["plan", "-f", two.to_str().unwrap()], 1, &["two.yaml", "2 objects"]),
+        (&["plan", "probe"], 64, &["KIND/NAME"]),
+        (&["calls", "probe/absent", "-n", "way"], 1, &["Probe way/absent", "does not exist"]),
+        (&["calls", "probe/trap", "-n", "way", "--pass", "99"], 1, &["pass 99", "kept are 1, 2"]),
+        (
+            &["plan", "probe/trap", "-n", "way", "--admin-file", "absent"],
+            1,
+            &["tholepin run", "absent"],
+        ),
+    ];
+    for (arguments, code, words) in rows {
+        let finished = command.run(arguments).unwrap();
+        assert_eq!(finished.code, code, "{arguments:?}: {}", finished.stderr);
+        for word in words {
+            assert!(finished.stderr.contains(word), "{arguments:?}: {}", finished.stderr);
+        }
+    }
+    // A quarantined object is planned for; it traps again, which is no strike and no plan.
+    let (code, report) = command.plan(&["probe/trap", "-n", "way"]).unwrap();
+    assert_eq!(code, 1, "{report:#}");
+    assert!(report["end"]["trapped"]["message"].is_string(), "{report:#}");
+    assert!(report["remarks"][0].as_str().unwrap().contains("quarantined"), "{report:#}");
+    story.apply(&order("way", "bad", json!({"do": "be-invalid"})));
+    story.says(&PROBE, ("way", "bad"), "/status/conditions", "InvalidSpec").await;
+    let finished = command.run(&["plan", "probe/bad", "-n", "way"]).unwrap();
+    assert_eq!(finished.code, 1);
+    assert!(finished.stdout.contains(".spec.do: was told to be invalid"), "{}", finished.stdout);
+    // What is refused is refused with the same words as when it is done.
+    let order = order("way", "denied", json!({"do": "call-in-reconcile", "function": "redis/act"}));
+    story.apply(&order);
+    let line = story.logged(&["way/denied", "enied"]).await;
+    let (_, report) = command.plan(&["probe/denied", "-n", "way"]).unwrap();
+    let said = report["end"]["answered"]["summary"].as_str().unwrap();
+    assert!(line.contains(said), "{said} is not in {line}");
+    let refused = &report["steps"][0]["notDone"]["failed"]["message"];
+    assert!(said.contains(refused.as_str().unwrap()), "{report:#}");
+    assert_eq!(
+        masked_steps(&report),
+        masked_steps(&command.calls(&["probe/denied", "-n", "way"]).unwrap()[0])
+    );
+}
+
+#[tokio::test]
+async fn a_plan_can_be_made_without_a_host() {
+    let story =
+        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "alone").await;
+    story.apply(&greeting("alone", "a", "world"));
+    story.says(&GREETING, ("alone", "a"), "/status/greeting", "Hello, world").await;
+    let Story { mut host, kubectl, cluster, client: _ } = story;
+    host.end().unwrap();
+    let command = CommandLine::of(&cluster);
+    let asked = command.run(&["plan", "greeting/a", "-n", "alone"]).unwrap();
+    assert_eq!(asked.code, 1);
+    assert!(
+        asked.stderr.contains("is `tholepin run` or `tholepin local` running?"),
+        "{}",
+        asked.stderr
+    );
+    kubectl.run(&["delete", "configmap", "a", "-n", "alone"]).unwrap();
+    let audit = fs::read_to_string(cluster.audit_log()).unwrap().lines().count();
+    let (plugins, kubeconfig) = (cluster.plugins().unwrap(), cluster.kubeconfig().to_owned());
+    let alone = [
+        "greeting/a",
+        "-n",
+        "alone",
+        "--standalone",
+        "--trust-plugins",
+        "--plugins",
+        plugins.to_str().unwrap(),
+        "--kubeconfig",
+        kubeconfig.to_str().unwrap(),
+    ];
+    let (code, report) = command.plan(&alone).unwrap();
+    assert_eq!(code, 2, "{report:#}");
+    assert_eq!(brief(&report["steps"][0]), "apply created ConfigMap");
+    let look = || async {
+        let log = fs::read_to_string(cluster.audit_log())?;
+        let lines = log.lines().skip(audit).map(serde_json::from_str::<Value>);
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
+        Ok(if lines.is_empty() { Look::NotYet(log) } else { Look::There(lines) })
+    };
+    let (lines, _) =
+        until("the dry runs to be in the log", Duration::from_secs(5), look).await.unwrap();
+    assert!(lines.iter().all(|line| line["dry_run"] == true), "{lines:?}");
+}

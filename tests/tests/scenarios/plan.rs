@@ -1,0 +1,228 @@
+//! What `tholepin plan` shows of a paused cluster is what is done when it goes on, and showing it
+//! touches nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use redis::cmd;
+use serde_json::Value;
+use tests::{
+    command::{CommandLine, masked_steps},
+    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    router::connect,
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::Outcome;
+
+/// How long a plan of a cluster of six may take, from the command's start to its end.
+const PLAN_S: f64 = 2.0;
+/// The annotation that pauses an object.
+const PAUSED: &str = "tholepin.dev/paused";
+/// What a server may be asked while a plan is made, as `INFO commandstats` names it: reads, how they are
+/// authenticated, and what replication says by itself.
+const READS: &[&str] = &[
+    "auth",
+    "client|list",
+    "client|setinfo",
+    "client|setname",
+    "cluster|info",
+    "cluster|nodes",
+    "cluster|replicas",
+    "command",
+    "config|get",
+    "dbsize",
+    "hello",
+    "info",
+    "ping",
+    "psync",
+    "replconf",
+    "select",
+];
+
+/// P1: a replica is forgotten by all while the cluster is paused.
+pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<Outcome> {
+    planned(async |seats: &[Seat]| {
+        let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+        let id = &replica.member.own()?.id;
+        for other in seats.iter().filter(|seat| seat.pod != replica.pod) {
+            let mut connection = connect(&other.address, Some(PASSWORD))?;
+            cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
+        }
+        Ok("meet")
+    })
+    .await
+}
+
+/// P2: a replica is told past the host to follow the primary of another shard while the cluster is
+/// paused.
+pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<Outcome> {
+    planned(async |seats: &[Seat]| {
+        let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+        let is_other = |seat: &&Seat| seat.member.is_primary() && seat.shard != replica.shard;
+        let wrong = seats.iter().find(is_other).context("another shard's primary")?;
+        let (id, wrong) = (&replica.member.own()?.id, &wrong.member.own()?.id);
+        let mut connection = connect(&replica.address, Some(PASSWORD))?;
+        cmd("CLUSTER").arg("REPLICATE").arg(wrong).query::<()>(&mut connection)?;
+        let look = || async {
+            let info: String = cmd("INFO")
+                .arg("replication")
+                .query(&mut connect(&replica.address, Some(PASSWORD))?)?;
+            let mut seen = info.contains("master_link_status:up");
+            for seat in seats {
+                let mut connection = connect(&seat.address, Some(PASSWORD))?;
+                let rows: Vec<String> =
+                    cmd("CLUSTER").arg("REPLICAS").arg(wrong).query(&mut connection)?;
+                seen &= rows.iter().any(|row| row.starts_with(id.as_str()));
+            }
+            Ok(if seen { Look::There(()) } else { Look::NotYet(info) })
+        };
+        until("all to see the wrong primary", GIVE_UP, look).await?;
+        Ok("replicate")
+    })
+    .await
+}
+
+/// Pauses a cluster that is well, lets `fault` break it, plans, and compares the plan with what is done
+/// when the pause ends. `fault` gives the verb that must mend it.
+async fn planned(fault: impl AsyncFnOnce(&[Seat]) -> Result<&'static str>) -> Result<Outcome> {
+    let mut story = Story::with_redis(RedisCluster::USUAL).await?;
+    let command = CommandLine::of(&story.cluster);
+    let name = format!("rediscluster/{}", story.redis.name);
+    // What the writer writes would be counted by the servers.
+    story.forget_writes()?;
+    annotate(&story, &format!("{PAUSED}=true"))?;
+    let paused = until_paused(&command, &name).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    let verb = fault(&seats).await?;
+
+    let (log, counted) = (writes(&story)?.len(), counts(&seats)?);
+    let start = Instant::now();
+    let (code, plan) = command.plan(&[&name])?;
+    let took = start.elapsed();
+    ensure!(code == 2, "the plan exits with {code}: {plan:#}");
+    save(&story, &plan)?;
+    let asked = reads_only(&counted, &counts(&seats)?)?;
+    dry_runs_only(writes(&story)?.get(log..).unwrap_or_default())?;
+    let commands = commands_of(&plan, verb);
+    ensure!(!commands.is_empty(), "no step is `{verb}`: {plan:#}");
+
+    annotate(&story, &format!("{PAUSED}-"))?;
+    let done = first_after(&command, &name, paused).await?;
+    let (planned, done) = (masked_steps(&plan), masked_steps(&done));
+    ensure!(planned == done, "planned {planned:#}\nand done {done:#}");
+    story.well().await?;
+    story.watch_writes().await?;
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("plan", took, PLAN_S, &report);
+    let steps = planned.as_array().map_or(0, Vec::len);
+    let outcome =
+        outcome.note(format!("{steps} steps planned and done alike: {}", commands.join("; ")));
+    Ok(outcome.note(format!("servers were asked {}", asked.join(", "))))
+}
+
+fn annotate(story: &Story, annotation: &str) -> Result<()> {
+    let object = ["annotate", "rediscluster", story.redis.name, "--overwrite"];
+    story.kubectl.run(&[&object[..], &[annotation]].concat()).map(drop)
+}
+
+/// Keeps the plan beside the cluster's logs, as a person would.
+fn save(story: &Story, plan: &Value) -> Result<()> {
+    Ok(fs::write(story.cluster.directory().join("plan.json"), format!("{plan:#}\n"))?)
+}
+
+/// The number of the pass that found the object paused.
+async fn until_paused(command: &CommandLine, name: &str) -> Result<u64> {
+    let look = || async {
+        let passes = command.calls(&[name])?;
+        let last = passes.last().context("a pass")?;
+        let is_paused = last.pointer("/end/notCalled").is_some();
+        let number = last.get("number").and_then(Value::as_u64).context("a number")?;
+        Ok(if is_paused { Look::There(number) } else { Look::NotYet(last.to_string()) })
+    };
+    Ok(until("the host to see the pause", GIVE_UP, look).await?.0)
+}
+
+/// What the first pass after this one wrote.
+async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<Value> {
+    let look = || async {
+        let passes = command.calls(&[name])?;
+        let is_after = |pass: &&Value| pass.get("number").and_then(Value::as_u64) > Some(number);
+        let found = passes.iter().find(is_after).and_then(|pass| pass.get("number"));
+        let Some(found) = found else {
+            return Ok(Look::NotYet(format!("{} passes", passes.len())));
+        };
+        let one = command.calls(&[name, "--writes", "--pass", &found.to_string()])?;
+        Ok(Look::There(one.into_iter().next().context("the pass")?))
+    };
+    Ok(until("the first pass after the pause", GIVE_UP, look).await?.0)
+}
+
+/// The commands of a plan's steps with this verb.
+fn commands_of(plan: &Value, verb: &str) -> Vec<String> {
+    let steps = plan.get("steps").and_then(Value::as_array).into_iter().flatten();
+    let steps = steps.filter(|step| step.get("verb").is_some_and(|name| name == verb));
+    let commands = steps.filter_map(|step| step.get("commands")?.as_array()).flatten();
+    let text = |command: &Value, field: &str| {
+        command.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    commands
+        .map(|command| format!("{}> {}", text(command, "pod"), text(command, "command")))
+        .collect()
+}
+
+/// The audit log's lines.
+fn writes(story: &Story) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(story.cluster.audit_log())?;
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn dry_runs_only(lines: &[Value]) -> Result<()> {
+    let text = |line: &Value, field: &str| {
+        line.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    for line in lines.iter().filter(|line| text(line, "field_manager").starts_with("tholepin")) {
+        let is_dry = line.get("dry_run").and_then(Value::as_bool);
+        ensure!(is_dry == Some(true), "the host wrote while a plan was made: {line}");
+    }
+    Ok(())
+}
+
+/// How often each server has run each command since it started.
+fn counts(seats: &[Seat]) -> Result<BTreeMap<(String, String), u64>> {
+    let mut counts = BTreeMap::new();
+    for seat in seats {
+        let mut connection = connect(&seat.address, Some(PASSWORD))?;
+        let stats: String = cmd("INFO").arg("commandstats").query(&mut connection)?;
+        for line in stats.lines() {
+            let counted =
+                line.trim().strip_prefix("cmdstat_").and_then(|rest| rest.split_once(":calls="));
+            let Some((name, rest)) = counted else { continue };
+            let calls = rest.split(',').next().unwrap_or_default().parse()?;
+            counts.insert((seat.pod.clone(), name.to_owned()), calls);
+        }
+    }
+    Ok(counts)
+}
+
+/// The commands that were run in between, which must all be reads.
+fn reads_only(
+    before: &BTreeMap<(String, String), u64>,
+    after: &BTreeMap<(String, String), u64>,
+) -> Result<Vec<String>> {
+    let mut asked = BTreeSet::new();
+    for ((pod, name), calls) in after {
+        if before.get(&(pod.clone(), name.clone())) != Some(calls) {
+            ensure!(READS.contains(&name.as_str()), "{pod} ran {name} while a plan was made");
+            asked.insert(name.clone());
+        }
+    }
+    ensure!(!asked.is_empty(), "nobody was asked anything: how was the plan made?");
+    Ok(asked.into_iter().collect())
+}
