@@ -14,10 +14,24 @@ use kube::{
 use tempfile::TempDir;
 use tholepin_admin::AdminClient;
 
-use crate::{kubectl::Kubectl, process::Process};
+use crate::{
+    kubectl::Kubectl,
+    process::{Launch, Process},
+};
 
 /// How long the cluster or the host may take to say that it is ready.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How the host is started, where it differs from the usual.
+#[derive(Clone, Debug, Default)]
+pub struct HostSetup {
+    /// Another road to the API server.
+    pub kubeconfig: Option<PathBuf>,
+    /// Another folder for what is cached.
+    pub cache: Option<PathBuf>,
+    /// More words on the command line.
+    pub arguments: Vec<&'static str>,
+}
 
 /// A local cluster without the host.
 #[derive(Debug)]
@@ -54,8 +68,14 @@ impl Cluster {
         let state_text = state.to_str().context("a temporary path is UTF-8")?;
         let mut arguments = vec!["local", "--directory", state_text];
         arguments.extend(flags);
-        let (process, kubeconfig) =
-            Process::start("tholepin local", &arguments, &log, "kubeconfig", START_DEADLINE)?;
+        let (process, kubeconfig) = Process::start(&Launch {
+            name: "tholepin local",
+            arguments: &arguments,
+            environment: &[],
+            log: &log,
+            until: "kubeconfig",
+            deadline: START_DEADLINE,
+        })?;
         Ok(Self { process, kubeconfig: kubeconfig.into(), directory })
     }
 
@@ -144,15 +164,34 @@ impl Cluster {
     ///
     /// Fails if it does not become ready.
     pub fn host(&self) -> Result<Process> {
+        self.host_as(&HostSetup::default())
+    }
+
+    /// Starts the host as this says.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready.
+    pub fn host_as(&self, setup: &HostSetup) -> Result<Process> {
+        let HostSetup { kubeconfig, cache, arguments: more } = setup;
         let plugins = self.plugins()?;
         let log = self.directory.path().join("host.log");
         let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
-        let (kubeconfig, plugins) = (path(&self.kubeconfig)?, path(&plugins)?);
+        let kubeconfig = path(kubeconfig.as_deref().unwrap_or(&self.kubeconfig))?;
+        let plugins = path(&plugins)?;
         let admin_file = path(&self.admin_file())?;
         let mut arguments = vec!["run", "--trust-plugins", "--kubeconfig", &kubeconfig];
         arguments.extend(["--plugins", &plugins, "--admin-file", &admin_file]);
-        let (process, _) =
-            Process::start("tholepin run", &arguments, &log, "ready", START_DEADLINE)?;
+        arguments.extend(more);
+        let environment = cache.iter().map(|cache| ("XDG_CACHE_HOME", cache.as_path()));
+        let (process, _) = Process::start(&Launch {
+            name: "tholepin run",
+            arguments: &arguments,
+            environment: &environment.collect::<Vec<_>>(),
+            log: &log,
+            until: "ready",
+            deadline: START_DEADLINE,
+        })?;
         Ok(process)
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::process;
 
 /// The variables that change what a guest is; each build says them all.
-const VARIABLES: &[&str] = &["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE"];
+const VARIABLES: &[&str] = &["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE", "PROBE_KIND"];
 
 static BUILT: LazyLock<Mutex<BTreeMap<String, Vec<u8>>>> = LazyLock::new(Mutex::default);
 

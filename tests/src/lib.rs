@@ -4,10 +4,12 @@
 //! Every test takes its addresses and directories from here and everything ends with the value that
 //! started it, also when the test fails.
 
+pub mod api_proxy;
 pub mod cluster;
 pub mod command;
 pub mod guests;
 pub mod http;
+pub mod imports;
 pub mod kubectl;
 pub mod member;
 pub mod oracle;

@@ -7,7 +7,30 @@ mod quiet;
 mod same_end;
 mod writer;
 
-pub use invariants::Invariants;
+pub use invariants::{Invariants, host_writes, written_at};
 pub use quiet::quiet;
 pub use same_end::{differences, shape};
 pub use writer::{Report, Writer};
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Tells threads to stop when it is dropped: what watches a story must not go on after it, where the next
+/// may have the same addresses.
+#[derive(Debug, Default)]
+struct Watched(Arc<AtomicBool>);
+
+impl Watched {
+    /// What the threads look at.
+    fn stop(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -50,6 +50,23 @@ pub fn tail(log: &Path) -> String {
     lines.into_iter().skip(from).collect::<Vec<_>>().join("\n")
 }
 
+/// How `tholepin` is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// What it is called in messages.
+    pub name: &'static str,
+    /// The command line.
+    pub arguments: &'a [&'a str],
+    /// Variables that differ from the harness' own.
+    pub environment: &'a [(&'a str, &'a Path)],
+    /// Where its stderr goes.
+    pub log: &'a Path,
+    /// How the line on stdout begins that says that it is ready.
+    pub until: &'static str,
+    /// When it must have said that.
+    pub deadline: Duration,
+}
+
 /// A running process.
 #[derive(Debug)]
 pub struct Process {
@@ -58,20 +75,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `tholepin` with these arguments, its stderr in a file, and waits for a line on stdout
-    /// that starts with `until`; gives the rest of that line.
+    /// Starts `tholepin` and waits for its line; gives the rest of that line.
     ///
     /// # Errors
     ///
     /// Fails if it ends or says nothing before the deadline, with the end of its stderr.
-    pub fn start(
-        name: &'static str,
-        arguments: &[&str],
-        log: &Path,
-        until: &'static str,
-        deadline: Duration,
-    ) -> Result<(Self, String)> {
-        let mut process = Self::spawn(name, &tholepin()?, arguments, log)?;
+    pub fn start(launch: &Launch<'_>) -> Result<(Self, String)> {
+        let Launch { name, arguments, environment, log, until, deadline } = *launch;
+        let mut command = Command::new(tholepin()?);
+        command.args(arguments).envs(environment.iter().copied());
+        let mut process = Self::spawn(name, &command, log)?;
         let stdout = process.child.stdout.take().context("stdout is piped")?;
         let (sender, lines) = mpsc::channel();
         // Reads to the end, so that the process never blocks on a full pipe; ends with the process.
@@ -91,24 +104,19 @@ impl Process {
         }
     }
 
-    /// Starts a program with these arguments, its stderr in a file and its stdout as a pipe.
+    /// Starts a program, its stderr in a file and its stdout as a pipe.
     ///
     /// # Errors
     ///
     /// Fails if it cannot be started.
-    pub fn spawn(
-        name: &'static str,
-        program: &Path,
-        arguments: &[&str],
-        log: &Path,
-    ) -> Result<Self> {
+    pub fn spawn(name: &'static str, program: &Command, log: &Path) -> Result<Self> {
         // A harness that is killed cannot end anything: the kernel then does, when the thread goes that
         // starts this, which lasts as long as the test.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).arg(program);
-        command.env("NO_COLOR", "1");
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(std::fs::File::create(log)?);
+        command.args(["--pdeathsig", "TERM"]).arg(program.get_program()).args(program.get_args());
+        let environment = program.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.env("NO_COLOR", "1").envs(environment);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(log)?);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         Ok(Self { child, name })
     }

@@ -43,9 +43,8 @@ impl Prometheus {
             format!("--storage.tsdb.path={}", path("data")),
             format!("--web.listen-address={address}"),
         ];
-        let arguments = arguments.each_ref().map(String::as_str);
         let log = directory.path().join("prometheus.log");
-        let process = Process::spawn("prometheus", Path::new("prometheus"), &arguments, &log)?;
+        let process = Process::spawn("prometheus", Command::new("prometheus").args(arguments), &log)?;
         Ok(Self { process, address, _directory: directory })
     }
 

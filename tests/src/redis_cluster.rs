@@ -112,6 +112,18 @@ impl RedisCluster {
         pods.iter().map(seat).collect()
     }
 
+    /// The Pods that are ready and whose servers answer, whatever the others do.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the Pods cannot be read.
+    pub async fn answering(&self, client: &Client) -> Result<Vec<Seat>> {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let selector = format!("redis.tholepin.dev/cluster={}", self.name);
+        let pods = pods.list(&ListParams::default().labels(&selector)).await?.items;
+        Ok(pods.iter().filter_map(|pod| seat(pod).ok()).collect())
+    }
+
     /// Whether all is well: the object says Ready about its present generation with every condition as
     /// it must be, and every server agrees. Gives the Pods.
     ///

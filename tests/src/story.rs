@@ -1,13 +1,19 @@
 //! A scenario from its first process to its verdict: what runs, and the four oracles that watch.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
 use serde_json::Value;
 
 use crate::{
-    cluster::Cluster,
+    api_proxy::ApiProxy,
+    cluster::{Cluster, HostSetup},
     guests,
     kubectl::Kubectl,
     oracle::{Invariants, Report, Writer, differences, quiet, shape},
@@ -39,8 +45,20 @@ pub struct Story {
     pub redis: RedisCluster,
     /// Last, so that its directory goes last.
     pub cluster: Cluster,
+    /// The road from the host to the API server, in stories that let it go bad.
+    pub proxy: Option<ApiProxy>,
+    setup: HostSetup,
     watch: Option<Watch>,
     has_ended: bool,
+}
+
+/// How a story's host reaches the API server.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// As it is started here.
+    Direct(HostSetup),
+    /// Through a proxy.
+    Proxied,
 }
 
 /// The oracles that watch all through, and the state that must be reached again.
@@ -62,6 +80,20 @@ impl Story {
         others: &[(&str, Vec<u8>)],
         objects: &str,
     ) -> Result<Self> {
+        Self::begin_by(Reach::Direct(HostSetup::default()), redis, others, objects).await
+    }
+
+    /// Starts so, with a host that reaches the API server in this way.
+    ///
+    /// # Errors
+    ///
+    /// Fails if one does not become ready.
+    pub async fn begin_by(
+        reach: Reach,
+        redis: RedisCluster,
+        others: &[(&str, Vec<u8>)],
+        objects: &str,
+    ) -> Result<Self> {
         let component = guests::redis_cluster()?;
         let cluster = Cluster::start()?;
         let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
@@ -74,9 +106,27 @@ impl Story {
             fs::write(plugins.join(format!("{name}.wasm")), component)?;
             fs::write(plugins.join(format!("{name}.yaml")), guests::settings(name))?;
         }
-        let host = cluster.host()?;
-        let story =
-            Self { host, client, kubectl, plugins, redis, cluster, watch: None, has_ended: false };
+        let (proxy, setup) = match reach {
+            Reach::Direct(setup) => (None, setup),
+            Reach::Proxied => {
+                let proxy = ApiProxy::start(cluster.kubeconfig(), cluster.directory()).await?;
+                let kubeconfig = Some(proxy.kubeconfig().to_owned());
+                (Some(proxy), HostSetup { kubeconfig, ..HostSetup::default() })
+            }
+        };
+        let host = cluster.host_as(&setup)?;
+        let story = Self {
+            host,
+            client,
+            kubectl,
+            plugins,
+            redis,
+            cluster,
+            proxy,
+            setup,
+            watch: None,
+            has_ended: false,
+        };
         story.active("redis-cluster").await?;
         for (name, _) in others {
             story.active(name).await?;
@@ -95,6 +145,36 @@ impl Story {
         story.well().await?;
         story.watch().await?;
         Ok(story)
+    }
+
+    /// The road from the host to the API server.
+    ///
+    /// # Errors
+    ///
+    /// Fails in a story without one.
+    pub fn road(&self) -> Result<&ApiProxy> {
+        self.proxy.as_ref().context("the host reaches the API server through a proxy")
+    }
+
+    /// Starts the host again after it was killed; gives how long that took.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready.
+    pub fn restart(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.host.kill()?;
+        self.host = self.cluster.host_as(&self.setup)?;
+        Ok(start.elapsed())
+    }
+
+    /// What the host has logged since its last start.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the log cannot be read.
+    pub fn host_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.cluster.directory().join("host.log"))?)
     }
 
     /// Puts a plugin's file in place by a rename.

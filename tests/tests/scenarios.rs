@@ -3,26 +3,38 @@
 //!
 //! ```text
 //! cargo test -p tests --test scenarios                     the core, as `make test` runs it
-//! cargo test -p tests --test scenarios -- --all            the whole list
+//! cargo test -p tests --test scenarios -- --all            the spine: those of scenarios.md, ten minutes
 //! cargo test -p tests --test scenarios -- --only F1,F7     these; F1 stands for F1a, F1b and so on
-//! cargo test -p tests --test scenarios -- --list           their names
+//! cargo test -p tests --test scenarios -- --only W         a whole series, by its letter
+//! cargo test -p tests --test scenarios -- --list           the names, with the options before it
 //! ```
+//!
+//! Beside the spine there are three series that take their time: W, the faults of the world; K, the host
+//! killed at every write; L, load. They run only by name, `--only W,K,L`.
 //!
 //! They run one after the other, because they measure. There is no other harness: it would run them side
 //! by side.
 
 #[path = "scenarios/basics.rs"]
 mod basics;
+#[path = "scenarios/denied.rs"]
+mod denied;
 #[path = "scenarios/engine.rs"]
 mod engine;
 #[path = "scenarios/healing.rs"]
 mod healing;
+#[path = "scenarios/killed.rs"]
+mod killed;
+#[path = "scenarios/load.rs"]
+mod load;
 #[path = "scenarios/objects.rs"]
 mod objects;
 #[path = "scenarios/plan.rs"]
 mod plan;
 #[path = "scenarios/swap.rs"]
 mod swap;
+#[path = "scenarios/world.rs"]
+mod world;
 
 use std::{
     env,
@@ -40,6 +52,8 @@ use tests::oracle::Report;
 const SLACK: f64 = 3.0;
 /// After this a scenario has failed, whatever it waits for.
 const GIVE_UP: Duration = Duration::from_secs(240);
+/// The same for one that tells many stories in turn.
+const GIVE_UP_SERIES: Duration = Duration::from_secs(900);
 
 /// What a scenario measured.
 pub(crate) struct Outcome {
@@ -51,6 +65,8 @@ pub(crate) struct Outcome {
     bound: Duration,
     /// What else is worth telling.
     notes: Vec<String>,
+    /// The world's fault and what was seen of it, for the table at the end.
+    fault: Option<(&'static str, String)>,
 }
 
 impl Outcome {
@@ -62,7 +78,18 @@ impl Outcome {
             lost.len(),
             longest_outage.as_secs_f64()
         );
-        Self { what, took, bound: Duration::from_secs_f64(bound_s), notes: vec![writer] }
+        Self {
+            what,
+            took,
+            bound: Duration::from_secs_f64(bound_s),
+            notes: vec![writer],
+            fault: None,
+        }
+    }
+
+    /// The same with the fault that was made and what was seen of it.
+    pub(crate) fn fault(self, fault: &'static str, seen: String) -> Self {
+        Self { fault: Some((fault, seen)), ..self }
     }
 
     /// The same with one thing more to tell.
@@ -74,36 +101,64 @@ impl Outcome {
 
 type Told = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
 
+/// When a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    /// In `make test` already.
+    Core,
+    /// In the whole list.
+    Spine,
+    /// By name only.
+    Series,
+}
+
 /// A scenario of the list.
 struct Scenario {
     name: &'static str,
-    is_core: bool,
+    group: Group,
     tell: fn() -> Told,
 }
 
 macro_rules! scenario {
-    ($name:literal, $is_core:literal, $tell:path) => {
-        Scenario { name: $name, is_core: $is_core, tell: || Box::pin($tell()) }
+    ($name:literal, $group:ident, $tell:path) => {
+        Scenario { name: $name, group: Group::$group, tell: || Box::pin($tell()) }
     };
 }
 
 const SCENARIOS: &[Scenario] = &[
-    scenario!("A1", true, basics::three_shards_are_created),
-    scenario!("A2", false, basics::a_lone_primary_is_created),
-    scenario!("A6", false, basics::nothing_happens),
-    scenario!("F1a", true, healing::a_primary_is_killed),
-    scenario!("F1b", true, healing::a_primary_s_pod_is_deleted),
-    scenario!("F1c", false, healing::a_primary_with_storage_is_killed),
-    scenario!("F1d", false, healing::a_primary_s_pod_with_storage_is_deleted),
-    scenario!("F7", false, healing::a_replica_hangs),
-    scenario!("F9", true, healing::a_replica_is_forgotten),
-    scenario!("F9b", false, healing::a_primary_is_forgotten),
-    scenario!("P1", true, plan::a_forgotten_replica_is_planned_for),
-    scenario!("P2", false, plan::a_replica_of_the_wrong_primary_is_planned_for),
-    scenario!("U14", false, swap::the_policy_is_swapped_while_a_primary_dies),
-    scenario!("E1", true, engine::the_plugin_is_overwritten_twenty_times),
-    scenario!("E2", false, engine::bad_plugins_are_refused),
-    scenario!("E3", true, engine::a_plugin_misbehaves_on_one_object),
+    scenario!("A1", Core, basics::three_shards_are_created),
+    scenario!("A2", Spine, basics::a_lone_primary_is_created),
+    scenario!("A6", Spine, basics::nothing_happens),
+    scenario!("F1a", Core, healing::a_primary_is_killed),
+    scenario!("F1b", Core, healing::a_primary_s_pod_is_deleted),
+    scenario!("F1c", Spine, healing::a_primary_with_storage_is_killed),
+    scenario!("F1d", Spine, healing::a_primary_s_pod_with_storage_is_deleted),
+    scenario!("F7", Spine, healing::a_replica_hangs),
+    scenario!("F9", Core, healing::a_replica_is_forgotten),
+    scenario!("F9b", Spine, healing::a_primary_is_forgotten),
+    scenario!("P1", Spine, plan::a_forgotten_replica_is_planned_for),
+    scenario!("P2", Spine, plan::a_replica_of_the_wrong_primary_is_planned_for),
+    scenario!("U14", Spine, swap::the_policy_is_swapped_while_a_primary_dies),
+    scenario!("E1", Core, engine::the_plugin_is_overwritten_twenty_times),
+    scenario!("E2", Spine, engine::bad_plugins_are_refused),
+    scenario!("E3", Core, engine::a_plugin_misbehaves_on_one_object),
+    scenario!("E4", Spine, denied::every_import_is_denied),
+    scenario!("E9", Spine, load::live_events_overtake_a_swap),
+    scenario!("W1", Series, world::the_api_server_is_away_for_ten_seconds),
+    scenario!("W2", Series, world::the_api_server_is_away_for_a_minute),
+    scenario!("W3", Series, world::watches_have_expired),
+    scenario!("W4", Series, world::watches_hang),
+    scenario!("W5", Series, world::the_api_server_hangs),
+    scenario!("W6", Series, world::a_primary_hangs),
+    scenario!("W7", Series, world::a_replica_is_slow),
+    scenario!("W8", Series, world::the_disk_is_full),
+    scenario!("K1", Series, killed::after_each_write_of_a_creation),
+    scenario!("K2", Series, killed::before_each_write_of_a_creation),
+    scenario!("K3", Series, killed::after_each_write_of_a_heal),
+    scenario!("K4", Series, killed::before_each_write_of_a_heal),
+    scenario!("K5", Series, killed::at_each_write_to_redis),
+    scenario!("L1", Series, load::two_plugins_share_the_host),
+    scenario!("L2", Series, load::fifty_clusters),
 ];
 
 fn main() -> ExitCode {
@@ -127,15 +182,26 @@ fn run() -> Result<bool> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
-    let mut failed = Vec::new();
+    let (mut failed, mut faults) = (Vec::new(), Vec::new());
     for scenario in &chosen {
-        let told =
-            runtime.block_on(async { tokio::time::timeout(GIVE_UP, (scenario.tell)()).await });
-        let told = told.unwrap_or_else(|_| bail!("not at its end after {GIVE_UP:?}"));
-        if let Err(error) = told.and_then(|outcome| judge(scenario.name, &outcome)) {
+        let limit = if scenario.group == Group::Series { GIVE_UP_SERIES } else { GIVE_UP };
+        let told = runtime.block_on(async { tokio::time::timeout(limit, (scenario.tell)()).await });
+        let told = told.unwrap_or_else(|_| bail!("not at its end after {limit:?}"));
+        let judged = told.and_then(|mut outcome| {
+            if let Some((fault, seen)) = outcome.fault.take() {
+                let took_s = outcome.took.as_secs_f64();
+                faults.push(format!("{}  {fault} → {seen} → {took_s:.1} s", scenario.name));
+            }
+            judge(scenario.name, &outcome)
+        });
+        if let Err(error) = judged {
             say(&format!("{} FAILED: {error:#}", scenario.name));
             failed.push(scenario.name);
         }
+    }
+    if !faults.is_empty() {
+        say("fault → what was seen → how long until well again");
+        faults.iter().for_each(|fault| say(fault));
     }
     let (count, took) = (chosen.len(), start.elapsed().as_secs());
     say(&format!("{count} scenarios in {took} s, failed: {}", failed.len()));
@@ -146,10 +212,11 @@ fn run() -> Result<bool> {
 /// chooses by part of a name, an option is ignored.
 fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
     let mut words = arguments.iter();
-    let mut chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| scenario.is_core).collect();
+    let upto = |group: Group| SCENARIOS.iter().filter(move |scenario| scenario.group <= group);
+    let mut chosen: Vec<_> = upto(Group::Core).collect();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--all" => chosen = SCENARIOS.iter().collect(),
+            "--all" => chosen = upto(Group::Spine).collect(),
             "--only" => {
                 let names = words.next().context("--only needs names, such as F1a,F7")?;
                 return names.split(',').map(named).collect::<Result<Vec<_>>>().map(|n| n.concat());
@@ -163,9 +230,11 @@ fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
 }
 
 fn named(wanted: &str) -> Result<Vec<&'static Scenario>> {
+    let is_series = !wanted.is_empty() && wanted.chars().all(|one| one.is_ascii_uppercase());
     let fits = |name: &str| {
         let rest = name.strip_prefix(wanted);
-        rest.is_some_and(|rest| rest.chars().all(|letter| letter.is_ascii_lowercase()))
+        let is_variant = |rest: &str| rest.chars().all(|letter| letter.is_ascii_lowercase());
+        rest.is_some_and(|rest| is_series || is_variant(rest))
     };
     let found: Vec<_> = SCENARIOS.iter().filter(|scenario| fits(scenario.name)).collect();
     let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
@@ -174,14 +243,14 @@ fn named(wanted: &str) -> Result<Vec<&'static Scenario>> {
 }
 
 fn judge(name: &str, outcome: &Outcome) -> Result<()> {
-    let Outcome { what, took, bound, notes } = outcome;
+    let Outcome { what, took, bound, notes, fault: _ } = outcome;
     let (took_s, bound_s) = (took.as_secs_f64(), bound.as_secs_f64());
     say(&format!("{name} {what} {took_s:.2} s (bound {bound_s} s); {}", notes.join("; ")));
     ensure!(*took <= bound.mul_f64(SLACK), "{what} took more than {SLACK} times its bound");
     Ok(())
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Whoever closed the pipe does not want to know.
     writeln!(io::stdout(), "{line}").ok();
 }

@@ -107,7 +107,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
             Err(Unserved::Failed(error)) => {
                 followed.failed();
                 followed.now(WatchState::Failing(error.to_string()));
-                sleep(failure.take()).await;
+                hub.rest(failure.take()).await;
             }
         }
     }
@@ -147,7 +147,7 @@ async fn listen(hub: &Arc<Hub>, followed: &Followed, served: &Served, failure: &
             Err(error) => {
                 followed.failed();
                 followed.now(WatchState::Failing(ErrorChain(&error).to_string()));
-                sleep(failure.take()).await;
+                hub.rest(failure.take()).await;
             }
         }
     }
@@ -224,6 +224,7 @@ impl Followed {
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
         self.now(WatchState::Following);
         if had_failed {
+            hub.resumed.notify_waiters();
             hub.store.resumed();
         }
     }

@@ -27,7 +27,7 @@ use tholepin_core::{
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -92,6 +92,8 @@ pub(crate) struct Hub {
     pub(crate) kinds: Arc<Kinds>,
     pub(crate) key: FingerprintKey,
     pub(crate) options: HubOptions,
+    /// Told when a watch that had failed follows again.
+    pub(crate) resumed: Notify,
     registry: Mutex<Registry>,
     changed: Notify,
 }
@@ -120,8 +122,17 @@ impl Hub {
         key: FingerprintKey,
         options: HubOptions,
     ) -> Arc<Self> {
-        let (registry, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Self { client, store, kinds, key, options, registry, changed })
+        let (resumed, registry, changed) = (Notify::new(), Mutex::default(), Notify::new());
+        Arc::new(Self { client, store, kinds, key, options, resumed, registry, changed })
+    }
+
+    /// Waits after a failure, until another watch follows again at the longest: then the server is back,
+    /// and what one watch knows already must not be judged by what the next will know in seconds.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.resumed.notified() => {}
+        }
     }
 
     /// Asks for a watch.

@@ -4,18 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use jiff::Timestamp;
 use redis::Connection;
 use serde_json::Value;
 
+use super::Watched;
 use crate::{member::Member, router::connect};
 
 /// Pause between two samples.
@@ -32,7 +31,7 @@ const DESTROYS: &[&str] = &["cmdstat_flushall", "cmdstat_flushdb"];
 
 /// Samples every server until it is finished; servers are learnt from each other's `CLUSTER NODES`.
 pub struct Invariants {
-    stop: Arc<AtomicBool>,
+    watched: Watched,
     sampler: JoinHandle<BTreeSet<String>>,
     audit_log: PathBuf,
     /// How many lines the audit log had at the start.
@@ -43,9 +42,9 @@ impl Invariants {
     /// Starts to sample, beginning at these addresses `ip:port`. `audit_log` is the API server's.
     #[must_use]
     pub fn start(servers: &[String], password: Option<&str>, audit_log: &Path) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let watched = Watched::default();
         let sampler = {
-            let stop = stop.clone();
+            let stop = watched.stop();
             let addresses = servers.iter().cloned().map(|address| (address, Server::default()));
             let mut sampler = Sampler {
                 servers: addresses.collect(),
@@ -58,7 +57,7 @@ impl Invariants {
             })
         };
         let audit_start = writes(audit_log).map_or(0, |writes| writes.len());
-        Self { stop, sampler, audit_log: audit_log.to_owned(), audit_start }
+        Self { watched, sampler, audit_log: audit_log.to_owned(), audit_start }
     }
 
     /// Stops and judges.
@@ -67,7 +66,7 @@ impl Invariants {
     ///
     /// Fails with each invariant that was broken.
     pub fn finish(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.watched);
         let mut broken = self.sampler.join().map_err(|_| anyhow!("the sampler panicked"))?;
         let writes = writes(&self.audit_log)?;
         broken.extend(deletions(writes.get(self.audit_start..).unwrap_or_default()));
@@ -228,6 +227,38 @@ fn double_claims(claims: &BTreeMap<String, Claim>) -> Vec<String> {
     broken
 }
 
+/// The host's writes by the API server's audit log, dry runs aside.
+///
+/// # Errors
+///
+/// Fails if the log cannot be read.
+pub fn host_writes(audit_log: &Path) -> Result<Vec<Value>> {
+    let is_real = |write: &Value| write.get("dry_run") != Some(&Value::Bool(true));
+    Ok(writes(audit_log)?.into_iter().filter(|write| is_ours(write) && is_real(write)).collect())
+}
+
+/// When the API server had done the last write of an object that was not the host's, by its audit log.
+///
+/// # Errors
+///
+/// Fails if the log cannot be read or has none.
+pub fn written_at(audit_log: &Path, resource: &str, name: &str) -> Result<Timestamp> {
+    let writes = writes(audit_log)?;
+    let is_one = |write: &&Value| {
+        let says = |field: &str, wanted: &str| write.get(field).is_some_and(|is| is == wanted);
+        says("resource", resource) && says("name", name) && !is_ours(write)
+    };
+    let write = writes.iter().rev().find(is_one);
+    let time = write.and_then(|write| write.get("time")).and_then(Value::as_str);
+    Ok(time.with_context(|| format!("no write of {resource} {name}"))?.parse()?)
+}
+
+/// Whether a write came from the host, or from a plugin through it.
+fn is_ours(write: &Value) -> bool {
+    let manager = write.get("field_manager").and_then(Value::as_str).unwrap_or_default();
+    manager == "tholepin" || manager.starts_with("tholepin:")
+}
+
 /// Lines of the audit log as they are: writes only.
 fn writes(audit_log: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(audit_log).with_context(|| format!("{}", audit_log.display()))?;
@@ -244,11 +275,9 @@ fn deletions(writes: &[Value]) -> Vec<String> {
     };
     let mut by_shard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for write in writes {
-        let manager = text(write, "field_manager");
-        let is_ours = manager == "tholepin" || manager.starts_with("tholepin:");
         let deletes = text(write, "verb") == "delete" && text(write, "resource") == "pods";
         let dry_run = write.get("dry_run") == Some(&Value::Bool(true));
-        if is_ours && deletes && !dry_run {
+        if is_ours(write) && deletes && !dry_run {
             let name = text(write, "name");
             let shard = name.rsplit_once('-').map_or(name.as_str(), |(shard, _)| shard).to_owned();
             by_shard.entry(shard).or_default().insert(name);

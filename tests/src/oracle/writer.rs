@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use redis::cmd;
 
+use super::Watched;
 use crate::router::Router;
 
 /// Pause between two writes of one tag.
@@ -24,7 +25,7 @@ const WRITES_MAX: usize = 200_000;
 
 /// A writer with one thread per tag; tags are chosen so that each shard has one.
 pub struct Writer {
-    stop: Arc<AtomicBool>,
+    watched: Watched,
     /// When each tag was written last, and the longest time without a write since the last question.
     pulse: Arc<Mutex<BTreeMap<String, Pulse>>>,
     threads: Vec<JoinHandle<Result<Acknowledged>>>,
@@ -64,7 +65,7 @@ impl Writer {
     ///
     /// Fails if a tag's first write does not succeed.
     pub fn start(entry: &str, password: Option<&str>, tags: &[String]) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let watched = Watched::default();
         for tag in tags {
             let mut router = Router::new(entry, password);
             let first = cmd("SET").arg(format!("{{{tag}}}:first")).arg(tag).to_owned();
@@ -76,12 +77,12 @@ impl Writer {
         let threads = tags.iter().map(|tag| {
             let pulse = pulse.clone();
             let (entry, password) = (entry.to_owned(), password.map(str::to_owned));
-            let (tag, stop) = (tag.clone(), stop.clone());
+            let (tag, stop) = (tag.clone(), watched.stop());
             thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &pulse)))
         });
         let threads = threads.collect();
         Ok(Self {
-            stop,
+            watched,
             pulse,
             threads,
             entry: entry.to_owned(),
@@ -114,7 +115,7 @@ impl Writer {
     ///
     /// Fails if a thread panicked or a key cannot be read at all.
     pub fn finish(self) -> Result<Report> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.watched);
         let mut report =
             Report { acknowledged: 0, lost: Vec::new(), longest_outage: Duration::ZERO };
         let mut router = Router::new(&self.entry, self.password.as_deref());

@@ -2,32 +2,17 @@
 //! missing, and nothing reached Kubernetes.
 
 use serde_json::{Value, json};
-use tests::guests;
+use tests::{
+    guests,
+    imports::{ALLOWED, DENIED},
+};
 
 use crate::story::{CONFIG_MAP, EVENT, PROBE, Story, order};
-
-/// Each import, and what its refusal must name.
-const DENIED: &[(&str, &str)] = &[
-    ("kubernetes/get", "`get`"),
-    ("kubernetes/list", "`list`"),
-    ("kubernetes/apply", "`apply`"),
-    ("kubernetes/apply-status", "`apply-status`"),
-    ("kubernetes/merge-patch", "`merge-patch`"),
-    ("kubernetes/delete", "`delete`"),
-    ("kubernetes/publish", "`publish`"),
-    ("redis/pipeline", "ping"),
-    ("redis/fan-out", "ping"),
-    ("redis/observe", "observe"),
-    ("redis/act", "meet"),
-];
-
-/// What needs no grant: it reaches nothing.
-const ALLOWED: &[&str] = &["runtime/now", "runtime/random", "runtime/parameters"];
 
 #[tokio::test]
 async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
     let story = Story::with(&[("probe", &guests::probe().unwrap())], "denied").await;
-    let functions = DENIED.iter().map(|(function, _)| *function).chain(ALLOWED.iter().copied());
+    let functions = DENIED.iter().chain(ALLOWED).map(|(function, _)| *function);
     let items: Vec<Value> = functions
         .map(|function| {
             let name = function.replace('/', "-");
@@ -40,8 +25,8 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
         let line = story.logged(&[&name, "enied"]).await;
         assert!(line.to_lowercase().contains(&grant.to_lowercase()), "{function}: {line}");
     }
-    for function in ALLOWED {
-        story.logged(&[&format!("denied/{}", function.replace('/', "-")), "ok "]).await;
+    for (function, answer) in ALLOWED {
+        story.logged(&[&format!("denied/{}", function.replace('/', "-")), answer]).await;
     }
     // `validate` decides about the object alone: there even the clock is denied.
     story.apply(&order("denied", "early", json!({"do": "call", "function": "runtime/now"})));

@@ -33,18 +33,7 @@ async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
     story.settle(Duration::from_secs(1)).await?;
     let first = shape(&story.client, NAMESPACE).await?;
 
-    let start = Instant::now();
-    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
-    let look = || async {
-        // What is deleted last goes with its owner, after the command has ended.
-        let rest = shape(&story.client, NAMESPACE).await?;
-        let rest: Vec<_> =
-            rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
-        Ok(if rest.is_empty() { Look::There(()) } else { Look::NotYet(rest.join(", ")) })
-    };
-    until("everything to be deleted", GIVE_UP, look).await?;
-    let deleted = start.elapsed();
-
+    let deleted = deleted(&story).await?;
     story.redis.create(&story.kubectl)?;
     let (seats, _) = story.well().await?;
     for seat in seats {
@@ -59,6 +48,21 @@ async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
     let report = story.end(QUIET).await?;
     let outcome = Outcome::new("ready", took, bound_s, &report);
     Ok(outcome.note(format!("deleted in {:.1} s and created again", deleted.as_secs_f64())))
+}
+
+/// Deletes the RedisCluster and waits until nothing of it is left; gives how long that took.
+pub(crate) async fn deleted(story: &Story) -> Result<Duration> {
+    let start = Instant::now();
+    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
+    let look = || async {
+        // What is deleted last goes with its owner, after the command has ended.
+        let rest = shape(&story.client, NAMESPACE).await?;
+        let rest: Vec<_> =
+            rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
+        Ok(if rest.is_empty() { Look::There(()) } else { Look::NotYet(rest.join(", ")) })
+    };
+    until("everything to be deleted", GIVE_UP, look).await?;
+    Ok(start.elapsed())
 }
 
 /// A6: nothing happens to a cluster that is ready.

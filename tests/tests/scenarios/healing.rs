@@ -141,7 +141,7 @@ async fn forgotten(story: Story, seats: &[Seat], forgotten: &Seat) -> Result<Out
 }
 
 /// The primary of the n-th run of slots, and a tag of keys there.
-async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
+pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
     let tag = story.redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
     let seats = story.redis.seats(&story.client).await?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
@@ -149,7 +149,7 @@ async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
 }
 
 /// Waits until all is well and the server that died is not what answers; gives the Pods.
-async fn healed(story: &Story, died: &Seat) -> Result<Vec<Seat>> {
+pub(crate) async fn healed(story: &Story, died: &Seat) -> Result<Vec<Seat>> {
     let look = || async {
         let seats = story.redis.well(&story.kubectl, &story.client).await?;
         let now = find(&seats, &died.pod)?;
@@ -159,6 +159,6 @@ async fn healed(story: &Story, died: &Seat) -> Result<Vec<Seat>> {
     Ok(until(format!("{} to be healed", died.pod), GIVE_UP, look).await?.0)
 }
 
-fn find<'a>(seats: &'a [Seat], pod: &str) -> Result<&'a Seat> {
+pub(crate) fn find<'a>(seats: &'a [Seat], pod: &str) -> Result<&'a Seat> {
     seats.iter().find(|seat| seat.pod == pod).with_context(|| format!("no Pod {pod}"))
 }

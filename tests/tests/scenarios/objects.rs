@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, GroupVersionKind},
 };
 use serde_json::{Value, json};
-use tests::{kubectl::Kubectl, redis_cluster::NAMESPACE};
+use tests::redis_cluster::NAMESPACE;
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 32;
 
 /// The kind of the guest `probe`, which brings none.
 pub(crate) const PROBES: &str = r"
@@ -50,24 +53,27 @@ impl Objects {
     }
 
     /// Creates this many, each with the spec of its name.
-    pub(crate) fn create(
+    pub(crate) async fn create(
         &self,
-        kubectl: &Kubectl,
         count: usize,
         spec: impl Fn(&str) -> Value,
     ) -> Result<Vec<String>> {
         let names: Vec<_> = (0..count).map(|number| format!("object-{number:03}")).collect();
-        let item = |name: &String| {
-            json!({
+        let parameters = PostParams::default();
+        let items = names.iter().map(|name| {
+            let item = json!({
                 "apiVersion": "tests.tholepin.dev/v1",
                 "kind": self.kind,
                 "metadata": {"name": name, "namespace": NAMESPACE},
                 "spec": spec(name),
-            })
-            .to_string()
-        };
-        let stream: Vec<_> = names.iter().map(item).collect();
-        kubectl.run_with(&["create", "-f", "-"], &stream.join("\n---\n"))?;
+            });
+            async {
+                let item: DynamicObject = serde_json::from_value(item)?;
+                self.api.create(&parameters, &item).await?;
+                anyhow::Ok(())
+            }
+        });
+        stream::iter(items).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(names)
     }
 
@@ -76,7 +82,7 @@ impl Objects {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let parameters = PatchParams::default();
         let changes = names.iter().map(|name| self.api.patch(name, &parameters, &patch));
-        try_join_all(changes).await?;
+        stream::iter(changes).buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
         Ok(())
     }
 

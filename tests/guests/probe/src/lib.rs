@@ -1,7 +1,7 @@
 //! A plugin that misbehaves as the object's `spec.do` says: one guest for every way to break a limit.
 //!
 //! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
-//! kinds).
+//! kinds). `PROBE_KIND` is the kind that it reconciles.
 
 #![expect(
     clippy::indexing_slicing,
@@ -32,7 +32,7 @@ impl Reconciler for Probe {
             _ => {
                 let name = KindName {
                     api_version: "tests.tholepin.dev/v1".to_owned(),
-                    kind: "Probe".to_owned(),
+                    kind: option_env!("PROBE_KIND").unwrap_or("Probe").to_owned(),
                 };
                 vec![ReconciledKind { name, crd: None }]
             }
@@ -82,6 +82,10 @@ impl Reconciler for Probe {
             "return-huge" => "x".repeat(usize_of(number)),
             "send-huge" => told(host.apply(&json!({"huge": "x".repeat(usize_of(number))}), false)),
             "many-calls" => many_calls(host, number),
+            "work" => {
+                host.info(&format!("began {number}"));
+                work(spec["turns"].as_u64().unwrap_or_default())
+            }
             "many-logs" => {
                 (0..number).for_each(|line| host.info(&format!("line {line}")));
                 String::new()
@@ -127,6 +131,15 @@ fn spin() -> ! {
     loop {
         turns = std::hint::black_box(turns.wrapping_add(1));
     }
+}
+
+/// Computes for a while, and has nothing to say.
+fn work(turns: u64) -> String {
+    let mut done = 0_u64;
+    while std::hint::black_box(done) < turns {
+        done += 1;
+    }
+    String::new()
 }
 
 fn recurse(depth: u64) -> u64 {

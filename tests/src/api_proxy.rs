@@ -1,0 +1,382 @@
+//! Stands between the host and the API server, and lets the road between them go bad.
+//!
+//! The host is told a kubeconfig that names this proxy; everybody else talks to the API server itself.
+//! It also counts the host's writes, and can kill the host at one of them: so no hook is needed in the
+//! product.
+
+use std::{
+    convert::Infallible,
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, future, stream};
+use http_body_util::{BodyExt, BodyStream, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Frame, Incoming},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use kube::{
+    Client, Config,
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::process::signal;
+
+/// How long the port may take to be free again after it was closed.
+const BIND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How the road to the API server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Road {
+    /// Everything passes.
+    Clear,
+    /// Connections are cut and new ones refused.
+    Cut,
+    /// Connections are taken and stay open, and nothing passes on any of them.
+    Silent,
+}
+
+/// When the host is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before the API server has the write.
+    Before,
+    /// After the API server has done it, and before the host knows.
+    After,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before => "before",
+            Self::After => "after",
+        })
+    }
+}
+
+/// A running proxy; ends when dropped.
+pub struct ApiProxy {
+    shared: Arc<Shared>,
+    road: watch::Sender<Road>,
+    kubeconfig: PathBuf,
+    _tasks: JoinSet<()>,
+}
+
+struct Shared {
+    client: Client,
+    road: watch::Receiver<Road>,
+    /// Watches opened before this number hang for ever.
+    hangs_before: AtomicU64,
+    watches: AtomicU64,
+    expired: AtomicU64,
+    ledger: Mutex<Ledger>,
+}
+
+/// The writes that the host sent, and where it is to be killed.
+#[derive(Default)]
+struct Ledger {
+    writes: Vec<String>,
+    trap: Option<Trap>,
+}
+
+struct Trap {
+    at: usize,
+    moment: Moment,
+    pid: u32,
+    sprung: watch::Sender<bool>,
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
+impl ApiProxy {
+    /// Starts a proxy beside the API server of this kubeconfig, and writes a kubeconfig for it into a
+    /// folder.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot listen or write.
+    pub async fn start(kubeconfig: &Path, folder: &Path) -> Result<Self> {
+        let mut file = Kubeconfig::read_from(kubeconfig)?;
+        let options = KubeConfigOptions::default();
+        let mut config = Config::from_custom_kubeconfig(file.clone(), &options).await?;
+        config.default_retry = false;
+        let server: SocketAddr = config
+            .cluster_url
+            .authority()
+            .and_then(|authority| authority.as_str().parse().ok())
+            .context("the kubeconfig names an address")?;
+        // The block's own, so that nobody else takes it while the proxy does not listen.
+        let std::net::IpAddr::V4(ip) = server.ip() else { anyhow::bail!("an IPv4 address") };
+        let [a, b, c, d] = ip.octets();
+        let address = SocketAddr::from(([a, b, c, d + 1], server.port()));
+        for cluster in file.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+            cluster.server = Some(format!("http://{address}"));
+        }
+        let kubeconfig = folder.join("proxied.kubeconfig");
+        fs::write(&kubeconfig, serde_json::to_string(&file)?)?;
+
+        let (road, seen) = watch::channel(Road::Clear);
+        let shared = Arc::new(Shared {
+            client: Client::try_from(config)?,
+            road: seen,
+            hangs_before: AtomicU64::new(0),
+            watches: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            ledger: Mutex::default(),
+        });
+        let listener = TcpListener::bind(address).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(shared.clone(), listener, address));
+        Ok(Self { shared, road, kubeconfig, _tasks: tasks })
+    }
+
+    /// What the host is started with.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Changes the road from now on, for what is under way too.
+    pub fn set(&self, road: Road) {
+        self.road.send_replace(road);
+    }
+
+    /// Lets every watch that is open now hang without an end; watches opened later are well.
+    pub fn hang_watches(&self) {
+        let next = self.shared.watches.load(Ordering::SeqCst);
+        self.shared.hangs_before.store(next, Ordering::SeqCst);
+    }
+
+    /// How many watches were told that their position is too old.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.shared.expired.load(Ordering::SeqCst)
+    }
+
+    /// Forgets the writes so far, and gives them.
+    pub fn take_writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.ledger().writes)
+    }
+
+    /// Forgets the writes so far and kills this process at the n-th from now (the first is 1). What is
+    /// given turns true when it is done.
+    pub fn kill_at(&self, at: usize, moment: Moment, pid: u32) -> watch::Receiver<bool> {
+        let (sprung, seen) = watch::channel(false);
+        let mut ledger = self.shared.ledger();
+        ledger.writes.clear();
+        ledger.trap = Some(Trap { at, moment, pid, sprung });
+        seen
+    }
+
+    /// Kills nobody any more.
+    pub fn spare(&self) {
+        self.shared.ledger().trap = None;
+    }
+}
+
+/// Listens, and stops listening while the road is cut.
+async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
+    let mut listener = Some(first);
+    let mut road = shared.road.clone();
+    loop {
+        if road.wait_for(|road| *road != Road::Cut).await.is_err() {
+            return;
+        }
+        let Some(listening) = bound(listener.take(), address).await else { return };
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listening.accept() => if let Ok((stream, _)) = accepted {
+                    stream.set_nodelay(true).ok();
+                    let shared = shared.clone();
+                    connections.spawn(async move {
+                        let service = service_fn(|request| answer(shared.clone(), request));
+                        let connection =
+                            http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                        // Who hangs up has nothing more to be told.
+                        connection.await.ok();
+                    });
+                },
+                cut = road.wait_for(|road| *road == Road::Cut) => {
+                    if cut.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(listening);
+        connections.shutdown().await;
+    }
+}
+
+/// The listener that is there, or a new one: connections that were cut may hold the port for a moment.
+async fn bound(listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
+    if listener.is_some() {
+        return listener;
+    }
+    let look = || async { Ok(crate::wait::Look::There(TcpListener::bind(address).await?)) };
+    let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, look).await;
+    bound.ok().map(|(listener, _)| listener)
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let answered = shared.forward(request).await;
+    Ok(answered.unwrap_or_else(|error| {
+        let text = Bytes::from(format!("{error:#}"));
+        let body = http_body_util::Full::new(text).map_err(|never| match never {});
+        let mut answer = Response::new(body.boxed_unsync());
+        *answer.status_mut() = StatusCode::BAD_GATEWAY;
+        answer
+    }))
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer> {
+        self.passable().await;
+        let (mut parts, body) = request.into_parts();
+        for name in [HOST, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+            parts.headers.remove(name);
+        }
+        let path = parts.uri.path_and_query().context("a request has a path")?.to_string();
+        let is_watch = path.contains("watch=true");
+        let trap = if parts.method == Method::GET || path.contains("dryRun") {
+            None
+        } else {
+            self.wrote(&parts.method, &path)
+        };
+        if let Some(Trap { moment: Moment::Before, .. }) = &trap {
+            return self.spring(trap).await;
+        }
+        parts.uri = path.parse()?;
+        let body = body.collect().await?.to_bytes();
+        let sent = self.client.send(Request::from_parts(parts, Body::from(body))).await?;
+        if trap.is_some() {
+            return self.spring(trap).await;
+        }
+        self.passable().await;
+        let (mut parts, body) = sent.into_parts();
+        for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+            parts.headers.remove(name);
+        }
+        let number = is_watch.then(|| self.watches.fetch_add(1, Ordering::SeqCst));
+        Ok(Response::from_parts(parts, self.gated(body, number)))
+    }
+
+    /// Notes a write, and says if the host is to be killed at it.
+    fn wrote(&self, method: &Method, path: &str) -> Option<Trap> {
+        let mut ledger = self.ledger();
+        ledger.writes.push(short(method, path));
+        let count = ledger.writes.len();
+        ledger.trap.take_if(|trap| trap.at == count)
+    }
+
+    /// Kills the host, and leaves it without an answer.
+    async fn spring(&self, trap: Option<Trap>) -> Result<Answer> {
+        if let Some(Trap { pid, sprung, .. }) = trap {
+            signal(pid, "KILL")?;
+            sprung.send_replace(true);
+        }
+        std::future::pending().await
+    }
+
+    /// The body of an answer, piece by piece as the road lets it pass.
+    fn gated(self: &Arc<Self>, body: Body, watch: Option<u64>) -> UnsyncBoxBody<Bytes, io::Error> {
+        let shared = self.clone();
+        let hangs = {
+            let shared = shared.clone();
+            move || watch.is_some_and(|own| own < shared.hangs_before.load(Ordering::SeqCst))
+        };
+        let ends = hangs.clone();
+        let pieces = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
+        let pieces = pieces.then(move |piece: io::Result<Frame<Bytes>>| {
+            let (shared, hangs) = (shared.clone(), hangs.clone());
+            async move {
+                shared.passable().await;
+                if hangs() {
+                    std::future::pending::<()>().await;
+                }
+                let says_expired = |bytes: &Bytes| {
+                    let text = String::from_utf8_lossy(bytes);
+                    text.contains("\"type\":\"ERROR\"") && text.contains("410")
+                };
+                if piece.as_ref().ok().and_then(Frame::data_ref).is_some_and(says_expired) {
+                    shared.expired.fetch_add(1, Ordering::SeqCst);
+                }
+                piece
+            }
+        });
+        // A watch that hangs does not hear of its own end either.
+        let end = stream::once(async move {
+            if ends() {
+                std::future::pending::<()>().await;
+            }
+            None
+        });
+        BodyExt::boxed_unsync(StreamBody::new(pieces.chain(end.filter_map(future::ready))))
+    }
+
+    /// Waits until something may pass.
+    async fn passable(&self) {
+        let mut road = self.road.clone();
+        if road.wait_for(|road| *road == Road::Clear).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A write in few words: `patch statefulsets/cache-0 (tholepin:redis-cluster)`.
+fn short(method: &Method, path: &str) -> String {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let words: Vec<_> = path.split('/').filter(|word| !word.is_empty()).collect();
+    // `api/v1` or `apis/GROUP/VERSION`, and for most kinds `namespaces/NAME`.
+    let after_version = if words.first() == Some(&"api") { 2 } else { 3 };
+    let mut words = words.into_iter().skip(after_version).collect::<Vec<_>>();
+    if words.first() == Some(&"namespaces") && 2 < words.len() {
+        words.drain(..2);
+    }
+    let manager = query.split('&').find_map(|pair| pair.strip_prefix("fieldManager="));
+    let manager = manager.map(|name| format!(" ({})", name.replace("%3A", ":")));
+    let method = method.as_str().to_lowercase();
+    format!("{method} {}{}", words.join("/"), manager.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_named_in_few_words() {
+        let cases = [
+            (
+                "/apis/apps/v1/namespaces/default/statefulsets/a?fieldManager=tholepin%3Ap&force=true",
+                "patch statefulsets/a (tholepin:p)",
+            ),
+            ("/api/v1/namespaces/default/configmaps/a", "patch configmaps/a"),
+            ("/api/v1/namespaces/default", "patch namespaces/default"),
+            ("/apis/tholepin.dev/v1alpha1/plugins/p/status", "patch plugins/p/status"),
+        ];
+        for (path, words) in cases {
+            assert_eq!(short(&Method::PATCH, path), words);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A plugin without a grant calls every import there is, with a real server within reach.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use redis::cmd;
+use serde_json::json;
+use tests::{
+    guests,
+    imports::{ALLOWED, DENIED},
+    oracle::host_writes,
+    redis_cluster::{NAMESPACE, RedisCluster},
+    router::connect,
+    story::{GIVE_UP, QUIET, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    Outcome,
+    objects::{Objects, PROBES},
+};
+
+/// What every command that a client sends by itself when it connects is counted as, and what the test
+/// asks.
+const OURS: &[&str] = &["cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello"];
+
+/// The server that the guest names: nobody else has a reason to speak to it.
+const SERVER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: a-0, namespace: default, labels: {app: a}}
+spec:
+  containers:
+    - name: redis
+      image: redis:7.0
+      command: [redis-server, --bind, $(POD_IP), --port, "6379", --save, ""]
+      env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+"#;
+
+/// E4: each is denied with the grant that is missing, and nothing has reached Kubernetes or Redis.
+pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
+    let plugins = [("probe", guests::probe()?)];
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, PROBES).await?;
+    story.redis.create(&story.kubectl)?;
+    story.kubectl.run_with(&["create", "-f", "-"], SERVER)?;
+    story.well().await?;
+    let address = address(&story).await?;
+    let mut server = connect(&address, None)?;
+    story.watch().await?;
+    story.settle(Duration::from_secs(1)).await?;
+    let before: String = cmd("INFO").arg("stats").query(&mut server)?;
+    let writes = host_writes(&story.cluster.audit_log())?.len();
+
+    let functions: Vec<_> = DENIED.iter().chain(ALLOWED).collect();
+    let probes = Objects::new(&story.client, "Probe");
+    let start = Instant::now();
+    let names = probes
+        .create(functions.len(), |name| {
+            let number: Option<usize> = name.rsplit('-').next().and_then(|text| text.parse().ok());
+            let function = number.and_then(|number| functions.get(number)).map(|row| row.0);
+            json!({"do": "call-in-reconcile", "function": function})
+        })
+        .await?;
+    for (name, (function, wanted)) in names.iter().zip(&functions) {
+        let is_denied = DENIED.iter().any(|(denied, _)| denied == function);
+        let object = format!("{NAMESPACE}/{name} ");
+        let look = || async {
+            let log = story.host_log()?.to_lowercase();
+            let mut lines = log.lines().filter(|line| line.contains(&object));
+            let says = |line: &str| {
+                line.contains(&wanted.to_lowercase()) && (!is_denied || line.contains("denied"))
+            };
+            Ok(match lines.find(|line| says(line)) {
+                Some(_) => Look::There(()),
+                None => Look::NotYet(format!("no answer with {wanted}")),
+            })
+        };
+        until(format!("{function} to be answered"), GIVE_UP, look).await?;
+    }
+    let took = start.elapsed();
+
+    let after: String = cmd("INFO").arg("stats").query(&mut server)?;
+    let connections = |info: &str| {
+        let line = info.lines().find(|line| line.starts_with("total_connections_received"));
+        line.map(str::to_owned)
+    };
+    ensure!(connections(&before) == connections(&after), "the host connected: {after}");
+    let commands: String = cmd("INFO").arg("commandstats").query(&mut server)?;
+    let named = commands.lines().filter_map(|line| line.split_once(':'));
+    let others: Vec<_> = named.map(|(name, _)| name).filter(|name| !OURS.contains(name)).collect();
+    ensure!(others.is_empty(), "the server was sent {others:?}");
+    let written = host_writes(&story.cluster.audit_log())?;
+    let written = written.get(writes..).unwrap_or_default();
+    ensure!(written.is_empty(), "the host wrote {written:?}");
+    story.kubectl.run(&["delete", "probes", "--all", "-n", NAMESPACE])?;
+    let report = story.end(QUIET).await?;
+    let what = "every import answered";
+    Ok(Outcome::new(what, took, 5.0, &report).note(format!(
+        "{} denied with the grant that is missing, {} need none; 0 writes, 0 connections",
+        DENIED.len(),
+        ALLOWED.len()
+    )))
+}
+
+async fn address(story: &Story) -> Result<String> {
+    let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
+    let look = || async {
+        let status = pods.get("a-0").await?.status.context("no status yet")?;
+        let ip = status.pod_ip.context("no address yet")?;
+        let address = format!("{ip}:6379");
+        connect(&address, None)?;
+        Ok(Look::There(address))
+    };
+    Ok(until("the lone server", GIVE_UP, look).await?.0)
+}

@@ -1,0 +1,301 @@
+//! The host is killed at every write, one after the other, and started again: the end must be the same
+//! as without.
+//!
+//! Writes to Kubernetes are counted by a proxy between the host and the API server, which kills the host
+//! exactly before or after it passes one on. Writes to Redis go past any proxy; there the servers' own
+//! counts are watched, so that the host is killed as soon as the n-th is *seen*: the table says how many
+//! there were by then.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use redis::{Connection, cmd};
+use serde_json::Value;
+use tests::{
+    api_proxy::Moment,
+    oracle::{differences, shape},
+    process::signal,
+    redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
+    router::connect,
+    story::{GIVE_UP, QUIET, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    Outcome,
+    basics::deleted,
+    healing::{healed, primary},
+    say,
+};
+
+/// The smallest cluster whose creation takes every verb.
+const SMALL: RedisCluster = RedisCluster { shards: 1, replicas: 1, ..RedisCluster::USUAL };
+/// How long a step's write may take to come; there may be fewer than without a kill.
+const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks at the servers' counts.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long it may take until all is well after the host was started again.
+const BOUND_S: f64 = 15.0;
+
+/// What was made of the steps.
+#[derive(Default)]
+struct Table {
+    steps: usize,
+    slowest: Duration,
+}
+
+impl Table {
+    /// Takes in a step that ended as it should.
+    fn row(&mut self, what: impl fmt::Display, took: Duration) {
+        self.steps += 1;
+        self.slowest = self.slowest.max(took);
+        say(&format!("  {what} → same end, well {:.1} s after the restart", took.as_secs_f64()));
+    }
+}
+
+/// K1: right after each write of a creation, before the host knows of it.
+pub(crate) async fn after_each_write_of_a_creation() -> Result<Outcome> {
+    creation(Moment::After).await
+}
+
+/// K2: right before each write of a creation.
+pub(crate) async fn before_each_write_of_a_creation() -> Result<Outcome> {
+    creation(Moment::Before).await
+}
+
+/// K3: right after each write of a heal.
+pub(crate) async fn after_each_write_of_a_heal() -> Result<Outcome> {
+    heal(Moment::After).await
+}
+
+/// K4: right before each write of a heal.
+pub(crate) async fn before_each_write_of_a_heal() -> Result<Outcome> {
+    heal(Moment::Before).await
+}
+
+/// Waits until the host was killed, or nothing is left to write.
+async fn sprung(mut sprung: tokio::sync::watch::Receiver<bool>) -> bool {
+    let wait = tokio::time::timeout(WRITE_DEADLINE, sprung.wait_for(|sprung| *sprung)).await;
+    wait.is_ok_and(|sprung| sprung.is_ok())
+}
+
+/// Wants the state that an undisturbed run has reached, and says how long it took.
+async fn same_end(story: &Story, wanted: &BTreeMap<String, Value>) -> Result<Duration> {
+    let (_, took) = story.well().await?;
+    let look = || async {
+        let differences = differences(wanted, &shape(&story.client, NAMESPACE).await?);
+        Ok(if differences.is_empty() {
+            Look::There(())
+        } else {
+            Look::NotYet(differences.join("; "))
+        })
+    };
+    // What is written last comes a moment after all is well.
+    until("the same end", GIVE_UP, look).await?;
+    Ok(took)
+}
+
+async fn creation(moment: Moment) -> Result<Outcome> {
+    let mut story = Story::begin_by(Reach::Proxied, SMALL, &[], "").await?;
+    // The first is there to be compared with; of the second the writes are counted, because kinds are
+    // looked up only once.
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.settle(Duration::from_secs(1)).await?;
+    let wanted = shape(&story.client, NAMESPACE).await?;
+    deleted(&story).await?;
+    story.road()?.take_writes();
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.settle(Duration::from_secs(1)).await?;
+    let writes = story.road()?.take_writes();
+    deleted(&story).await?;
+
+    let mut table = Table::default();
+    for (index, write) in writes.iter().enumerate() {
+        let step = index + 1;
+        let seen = story.road()?.kill_at(step, moment, story.host.pid());
+        story.redis.create(&story.kubectl)?;
+        let write = if sprung(seen).await {
+            let now = story.road()?.take_writes();
+            now.last().cloned().unwrap_or_default()
+        } else {
+            format!("(fewer writes this time; without a kill: {write})")
+        };
+        story.road()?.spare();
+        story.restart()?;
+        let took = same_end(&story, &wanted).await;
+        let took = took.with_context(|| format!("killed {moment} write {step}, {write}"))?;
+        table.row(format_args!("{step:>2} {moment} {write}"), took);
+        deleted(&story).await?;
+    }
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.watch().await?;
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
+    Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
+}
+
+async fn heal(moment: Moment) -> Result<Outcome> {
+    let mut story = Story::begin_by(Reach::Proxied, RedisCluster::USUAL, &[], "").await?;
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.watch().await?;
+    let wanted = shape(&story.client, NAMESPACE).await?;
+    story.road()?.take_writes();
+    let (_, died) = primary(&story, 0).await?;
+    kill_pod(&story, &died.pod)?;
+    healed(&story, &died).await?;
+    story.settle(Duration::from_secs(1)).await?;
+    let writes = story.road()?.take_writes();
+
+    let mut table = Table::default();
+    for (index, write) in writes.iter().enumerate() {
+        let step = index + 1;
+        // Another shard each time, so that none has just failed over.
+        let (_, died) = primary(&story, step % 3).await?;
+        let seen = story.road()?.kill_at(step, moment, story.host.pid());
+        kill_pod(&story, &died.pod)?;
+        let write = if sprung(seen).await {
+            let now = story.road()?.take_writes();
+            now.last().cloned().unwrap_or_default()
+        } else {
+            format!("(fewer writes this time; in the first run: {write})")
+        };
+        story.road()?.spare();
+        story.restart()?;
+        let start = Instant::now();
+        let end = async {
+            healed(&story, &died).await?;
+            let took = start.elapsed();
+            same_end(&story, &wanted).await?;
+            anyhow::Ok(took)
+        };
+        let took = end.await;
+        let took = took.with_context(|| format!("killed {moment} write {step}, {write}"))?;
+        table.row(format_args!("{step:>2} {moment} {write}"), took);
+        story.settle(Duration::from_secs(1)).await?;
+    }
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
+    Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
+}
+
+fn kill_pod(story: &Story, pod: &str) -> Result<()> {
+    let kill = ["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"];
+    story.kubectl.run(&kill).map(drop)
+}
+
+/// K5: as soon as each write of a creation is seen in Redis.
+pub(crate) async fn at_each_write_to_redis() -> Result<Outcome> {
+    let redis = RedisCluster { shards: 2, replicas: 1, ..RedisCluster::USUAL };
+    let mut story = Story::begin(redis, &[], "").await?;
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.settle(Duration::from_secs(1)).await?;
+    let wanted = shape(&story.client, NAMESPACE).await?;
+    let mut counts = Counts::default();
+    counts.learn(&story).await?;
+    let total = counts.look();
+    ensure!(0 < total, "no write was seen in Redis");
+    deleted(&story).await?;
+
+    let mut table = Table::default();
+    for step in 1..=total {
+        story.redis.create(&story.kubectl)?;
+        let seen = Counts::until(&story, step).await?;
+        signal(story.host.pid(), "KILL")?;
+        story.restart()?;
+        let took = same_end(&story, &wanted).await;
+        let took = took.with_context(|| format!("killed at write {step} to Redis, {seen}"))?;
+        table.row(format_args!("{step:>2} of {total}, {seen}"), took);
+        deleted(&story).await?;
+    }
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.watch().await?;
+    let report = story.end(QUIET).await?;
+    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
+    Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
+}
+
+/// How often each server was told to change the cluster, by its own count.
+#[derive(Default)]
+struct Counts {
+    servers: BTreeMap<String, Connection>,
+    by_verb: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// Connects to the servers that are there.
+    async fn learn(&mut self, story: &Story) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
+        let selector = format!("redis.tholepin.dev/cluster={}", story.redis.name);
+        for pod in pods.list(&ListParams::default().labels(&selector)).await? {
+            let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
+            let address = format!("{ip}:6379");
+            if !self.servers.contains_key(&address)
+                && let Ok(connection) = connect(&address, Some(PASSWORD))
+            {
+                self.servers.insert(address, connection);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many writes there were in all.
+    fn look(&mut self) -> u64 {
+        self.by_verb.clear();
+        for server in self.servers.values_mut() {
+            let stats: String = cmd("INFO").arg("commandstats").query(server).unwrap_or_default();
+            for (verb, calls) in stats.lines().filter_map(write) {
+                *self.by_verb.entry(verb.to_owned()).or_default() += calls;
+            }
+        }
+        self.by_verb.values().sum()
+    }
+
+    /// Waits until there were this many writes, and says what was seen.
+    async fn until(story: &Story, count: u64) -> Result<String> {
+        let mut counts = Self::default();
+        let start = Instant::now();
+        let mut learnt = None;
+        loop {
+            if learnt.is_none_or(|at: Instant| Duration::from_millis(100) < at.elapsed()) {
+                counts.learn(story).await?;
+                learnt = Some(Instant::now());
+            }
+            let seen = counts.look();
+            if count <= seen {
+                let verbs = counts.by_verb.iter().map(|(verb, calls)| format!("{calls} {verb}"));
+                let verbs: Vec<_> = verbs.collect();
+                return Ok(format!("{seen} were done by then ({})", verbs.join(", ")));
+            }
+            ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} writes were seen");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// A line of `INFO commandstats` about a command that changes the cluster.
+fn write(line: &str) -> Option<(&str, u64)> {
+    const VERBS: &[&str] = &[
+        "meet",
+        "addslots",
+        "addslotsrange",
+        "replicate",
+        "set-config-epoch",
+        "failover",
+        "forget",
+    ];
+    let (verb, rest) = line.strip_prefix("cmdstat_cluster|")?.split_once(":calls=")?;
+    let calls = rest.split(',').next()?.parse().ok()?;
+    VERBS.contains(&verb).then_some((verb, calls))
+}

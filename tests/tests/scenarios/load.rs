@@ -1,0 +1,404 @@
+//! Many objects: a swap of a thousand, two plugins side by side, a poison object among them, and fifty
+//! real clusters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use redis::cmd;
+use serde_json::{Value, json};
+use tests::{
+    cluster::HostSetup,
+    guests,
+    oracle::{host_writes, written_at},
+    redis_cluster::{NAMESPACE, RedisCluster},
+    router::connect,
+    story::{GIVE_UP, QUIET, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    Outcome,
+    engine::{has, peak_kib, resident_kib},
+    objects::{Objects, PROBES},
+};
+
+/// How many objects of a test kind there are.
+const OBJECTS: usize = 1_000;
+/// How many of them the second plugin has in L1.
+const OTHERS: usize = 200;
+/// What a pass computes: a millisecond or two.
+const TURNS: u64 = 1_000_000;
+/// How many live events are measured during a swap.
+const EVENTS: usize = 20;
+/// How many of them must have met a backlog, or nothing was measured.
+const EVENTS_MIN: usize = 5;
+/// The most memory that the host may have with all of these, in KiB.
+const MEMORY_MAX_KIB: u64 = 256 << 10;
+/// How many real clusters of one shard there are in L2.
+const CLUSTERS: usize = 50;
+
+/// One pass of the guest `probe`, as it logged its begin.
+#[derive(Clone, Debug)]
+struct Pass {
+    at: Timestamp,
+    plugin: String,
+    object: String,
+    revision: String,
+    number: u64,
+}
+
+/// Reads the passes off the host's log, from its last start on.
+struct Passes {
+    log: PathBuf,
+    offset: u64,
+    rest: String,
+    all: Vec<Pass>,
+}
+
+impl Passes {
+    fn of(story: &Story) -> Self {
+        let log = story.cluster.directory().join("host.log");
+        Self { log, offset: 0, rest: String::new(), all: Vec::new() }
+    }
+
+    /// Takes in what was logged since.
+    fn read(&mut self) -> Result<&[Pass]> {
+        let mut file = File::open(&self.log)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut new = String::new();
+        self.offset += u64::try_from(file.read_to_string(&mut new)?)?;
+        self.rest.push_str(&new);
+        if let Some((whole, rest)) = self.rest.rsplit_once('\n') {
+            self.all.extend(whole.lines().filter_map(pass));
+            self.rest = rest.to_owned();
+        }
+        Ok(&self.all)
+    }
+
+    /// The objects that have begun a pass after the first `from`.
+    fn objects(&self, from: usize) -> BTreeSet<&str> {
+        self.all.iter().skip(from).map(|pass| pass.object.as_str()).collect()
+    }
+}
+
+fn pass(line: &str) -> Option<Pass> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let text = |path: &str| line.pointer(path).and_then(Value::as_str);
+    let number = text("/fields/message")?.strip_prefix("began ")?.parse().ok()?;
+    let owned = |path: &str| text(path).map(str::to_owned);
+    Some(Pass {
+        at: text("/timestamp")?.parse().ok()?,
+        plugin: owned("/span/plugin")?,
+        object: owned("/span/object")?,
+        revision: owned("/span/revision")?,
+        number,
+    })
+}
+
+/// A host whose log can be read by a program.
+fn logged() -> Reach {
+    Reach::Direct(HostSetup { arguments: vec!["--log-format", "json"], ..HostSetup::default() })
+}
+
+fn work(number: usize) -> Value {
+    json!({"do": "work", "turns": TURNS, "number": number})
+}
+
+/// Waits until this many objects have begun a pass after the first `from`.
+async fn begun(passes: &mut Passes, from: usize, count: usize) -> Result<Duration> {
+    let start = Instant::now();
+    loop {
+        passes.read()?;
+        let seen = passes.objects(from).len();
+        if count <= seen {
+            return Ok(start.elapsed());
+        }
+        ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} objects were reconciled");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// E9: a thousand objects are queued again by a swap, and live events come in between.
+pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
+    let component = guests::probe()?;
+    let plugins = [("probe", component.clone())];
+    let mut story = Story::begin_by(logged(), RedisCluster::USUAL, &plugins, PROBES).await?;
+    story.redis.create(&story.kubectl)?;
+    let probes = Objects::new(&story.client, "Probe");
+    let mut passes = Passes::of(&story);
+    let names = probes.create(OBJECTS, |_| work(0)).await?;
+    begun(&mut passes, 0, OBJECTS).await?;
+    story.well().await?;
+    story.watch().await?;
+    let from = passes.read()?.len();
+    let old = passes.all.last().map(|pass| pass.revision.clone()).unwrap_or_default();
+
+    story.put("probe.wasm", &guests::renamed(&component, 1))?;
+    let new = |passes: &Passes| {
+        let new = passes.all.iter().skip(from).filter(|pass| pass.revision != old);
+        new.map(|pass| pass.object.clone()).collect::<BTreeSet<_>>().len()
+    };
+    let start = Instant::now();
+    while new(&passes) == 0 {
+        passes.read()?;
+        ensure!(start.elapsed() < GIVE_UP, "the swap is not done");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut starts = Vec::new();
+    let mut touched = Vec::new();
+    for number in 1..=EVENTS {
+        let name = names.get(number * 47 % OBJECTS).context("an object")?.clone();
+        probes.change(std::slice::from_ref(&name), &json!({"number": number})).await?;
+        let number = u64::try_from(number)?;
+        let start = Instant::now();
+        let at = loop {
+            if let Some(pass) = passes.read()?.iter().find(|pass| pass.number == number) {
+                break pass.at;
+            }
+            ensure!(start.elapsed() < GIVE_UP, "{name} is not reconciled");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        if new(&passes) < OBJECTS {
+            starts.push((name.clone(), at));
+        }
+        touched.push(name);
+    }
+    let start = Instant::now();
+    while new(&passes) < OBJECTS {
+        passes.read()?;
+        let seen = new(&passes);
+        ensure!(start.elapsed() < GIVE_UP, "{seen} objects were queued again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut waits = Vec::new();
+    for (name, at) in &starts {
+        let written = written_at(&story.cluster.audit_log(), "probes", name)?;
+        waits.push(Duration::try_from(at.duration_since(written)).unwrap_or_default());
+    }
+    let in_time = waits.len();
+    ensure!(EVENTS_MIN <= in_time, "only {in_time} events came while others waited");
+    probes.change(&touched, &json!({"number": 0})).await?;
+    let report = story.end(QUIET).await?;
+    waits.sort();
+    let p50 = waits.get(in_time / 2).copied().unwrap_or_default();
+    let slowest = waits.last().copied().unwrap_or_default();
+    let what = "live event → begin of its reconcile (slowest)";
+    Ok(Outcome::new(what, slowest, 0.1, &report)
+        .note(format!(
+            "{in_time} events while others waited, p50 {:.0} ms",
+            p50.as_secs_f64() * 1e3
+        ))
+        .note(format!("all {OBJECTS} were reconciled by the new code")))
+}
+
+/// L1: a thousand objects of two plugins, all due at once; then again with a poison object.
+pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
+    let other = [("PLUGIN_NAME", "other"), ("PROBE_KIND", "Other")];
+    let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
+    let other = PROBES.replace("probe", "other").replace("Probe", "Other");
+    let kinds = format!("{PROBES}\n---\n{other}");
+    let mut story = Story::begin_by(logged(), RedisCluster::USUAL, &plugins, &kinds).await?;
+    story.redis.create(&story.kubectl)?;
+    let [probes, others] = ["Probe", "Other"].map(|kind| Objects::new(&story.client, kind));
+    let names = probes.create(OBJECTS - OTHERS, |_| work(0)).await?;
+    others.create(OTHERS, |_| work(0)).await?;
+    let mut passes = Passes::of(&story);
+    begun(&mut passes, 0, OBJECTS).await?;
+    // So that the one that will misbehave has a status to come back to.
+    let poison = std::slice::from_ref(names.first().context("an object")?);
+    probes.change(poison, &json!({"do": "be-invalid"})).await?;
+    has(&probes, poison, &["Reconciled"]).await?;
+    probes.change(poison, &work(0)).await?;
+    has(&probes, poison, &[]).await?;
+    story.well().await?;
+    story.watch().await?;
+
+    story.restart()?;
+    let mut passes = Passes::of(&story);
+    begun(&mut passes, 0, OBJECTS).await?;
+    let alone = span(&passes.all);
+    let share = share(&passes.all);
+    ensure!(
+        (0.4..=0.6).contains(&share),
+        "the plugin with fewer objects got {share:.2} of the passes"
+    );
+    let gap = longest_gap(&passes.all);
+    ensure!(gap < Duration::from_secs(3), "nothing was reconciled for {gap:?}");
+
+    probes.change(poison, &json!({"do": "loop"})).await?;
+    has(&probes, poison, &["Quarantined"]).await?;
+    story.restart()?;
+    let mut passes = Passes::of(&story);
+    begun(&mut passes, 0, OBJECTS - 1).await?;
+    let poisoned = span(&passes.all);
+    let limit = alone * 2 + Duration::from_secs(1);
+    ensure!(poisoned < limit, "with a poison object {poisoned:?}, without {alone:?}");
+    probes.change(poison, &work(0)).await?;
+    has(&probes, poison, &[]).await?;
+
+    story.settle(Duration::from_secs(1)).await?;
+    let memory = resident_kib(story.host.pid())?;
+    ensure!(memory < MEMORY_MAX_KIB, "the host has {memory} KiB");
+    let idle = idle_writes(&story).await?;
+    let peak = peak_kib(story.host.pid())?;
+    let report = story.end(QUIET).await?;
+    Ok(Outcome::new("a thousand reconciled after a start", alone, 10.0, &report)
+        .note(format!("share of the plugin with fewer objects while both waited: {share:.2}"))
+        .note(format!("longest pause {:.2} s", gap.as_secs_f64()))
+        .note(format!("with a poison object {:.2} s", poisoned.as_secs_f64()))
+        .note(format!("memory {} MiB, at its peak {} MiB", memory >> 10, peak >> 10))
+        .note(format!("writes while idle for 5 s: {idle}")))
+}
+
+/// From the first pass to the last.
+fn span(passes: &[Pass]) -> Duration {
+    let ends = passes.first().zip(passes.last());
+    let span = ends.map(|(first, last)| last.at.duration_since(first.at));
+    span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
+}
+
+/// How much of the passes went to the plugin `other`, from when both had some until it had all of its.
+fn share(passes: &[Pass]) -> f64 {
+    let is_other = |pass: &Pass| pass.plugin == "other";
+    let first = |wanted: bool| passes.iter().position(|pass| is_other(pass) == wanted);
+    let from = first(true).max(first(false)).unwrap_or_default();
+    let to = passes.iter().rposition(is_other).unwrap_or_default();
+    let both = passes.get(from..=to).unwrap_or_default();
+    let count = |passes: usize| f64::from(u32::try_from(passes).unwrap_or(u32::MAX));
+    count(both.iter().filter(|pass| is_other(pass)).count()) / count(both.len().max(1))
+}
+
+fn longest_gap(passes: &[Pass]) -> Duration {
+    let gaps = passes.windows(2).filter_map(|pair| match pair {
+        [one, next] => Duration::try_from(next.at.duration_since(one.at)).ok(),
+        _ => None,
+    });
+    gaps.max().unwrap_or_default()
+}
+
+/// How many writes the host sends in 5 s.
+async fn idle_writes(story: &Story) -> Result<usize> {
+    let before = host_writes(&story.cluster.audit_log())?.len();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let writes = host_writes(&story.cluster.audit_log())?.len() - before;
+    ensure!(writes == 0, "the host wrote {writes} times although nothing happened");
+    Ok(writes)
+}
+
+/// L2: fifty real clusters of one shard become ready and take a setting.
+pub(crate) async fn fifty_clusters() -> Result<Outcome> {
+    let mut story = Story::begin(RedisCluster::USUAL, &[], "").await?;
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    let kind = GroupVersionKind::gvk("redis.tholepin.dev", "v1alpha1", "RedisCluster");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "redisclusters");
+    let clusters: Api<DynamicObject> = Api::namespaced_with(story.client.clone(), NAMESPACE, &kind);
+    let start = Instant::now();
+    let item = |number: usize| {
+        let clusters = clusters.clone();
+        async move {
+            let item = json!({
+                "apiVersion": "redis.tholepin.dev/v1alpha1",
+                "kind": "RedisCluster",
+                "metadata": {"name": format!("many-{number:02}"), "namespace": NAMESPACE},
+                "spec": {"shards": 1, "replicasPerShard": 0, "image": "redis:7.0"},
+            });
+            let item: DynamicObject = serde_json::from_value(item)?;
+            clusters.create(&PostParams::default(), &item).await?;
+            anyhow::Ok(())
+        }
+    };
+    stream::iter((0..CLUSTERS).map(item)).buffer_unordered(8).try_collect::<()>().await?;
+    let firsts = all_ready(&clusters).await?;
+    let took = start.elapsed();
+    story.well().await?;
+    story.watch().await?;
+
+    let start = Instant::now();
+    let setting = Patch::Merge(json!({"spec": {"settings": {"maxmemory-policy": "allkeys-lru"}}}));
+    for number in 0..CLUSTERS {
+        let name = format!("many-{number:02}");
+        clusters.patch(&name, &PatchParams::default(), &setting).await?;
+    }
+    until("every server to have the setting", GIVE_UP, || have_setting(&story.client)).await?;
+    let set = start.elapsed();
+    let back = Patch::Merge(json!({"spec": {"settings": null}}));
+    for number in 0..CLUSTERS {
+        clusters.patch(&format!("many-{number:02}"), &PatchParams::default(), &back).await?;
+    }
+    all_ready(&clusters).await?;
+    until("the cluster to settle", GIVE_UP, || async {
+        story.settle(Duration::from_secs(2)).await.map(Look::There)
+    })
+    .await?;
+    let memory = resident_kib(story.host.pid())?;
+    ensure!(memory < MEMORY_MAX_KIB, "the host has {memory} KiB");
+    let idle = idle_writes(&story).await?;
+    let report = story.end(QUIET).await?;
+    Ok(Outcome::new("fifty clusters of one shard ready", took, 60.0, &report)
+        .note(format!("the first after {:.1} s", firsts.as_secs_f64()))
+        .note(format!("a setting reached all in {:.1} s", set.as_secs_f64()))
+        .note(format!("memory {} MiB", memory >> 10))
+        .note(format!("writes while idle for 5 s: {idle}")))
+}
+
+/// Waits until every cluster is Ready at its present generation; gives when the first was.
+async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
+    let start = Instant::now();
+    let mut first = None;
+    loop {
+        let all = clusters.list(&ListParams::default()).await?.items;
+        let ready = all.iter().filter(|object| is_ready(object)).count();
+        if 1 < ready {
+            first.get_or_insert_with(|| start.elapsed());
+        }
+        if ready == CLUSTERS + 1 {
+            return Ok(first.unwrap_or_default());
+        }
+        let unready = all.iter().find(|object| !is_ready(object));
+        let why = unready.map(|object| format!("{}: {}", object.name_any(), object.data["status"]));
+        ensure!(start.elapsed() < GIVE_UP * 3, "{ready} are ready; {why:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn is_ready(object: &DynamicObject) -> bool {
+    let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| {
+        condition["type"] == "Ready"
+            && condition["status"] == "True"
+            && condition["observedGeneration"].as_i64() == object.metadata.generation
+    })
+}
+
+async fn have_setting(client: &Client) -> Result<Look<()>> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    for pod in pods.list(&ListParams::default()).await?.items {
+        let name = pod.name_any();
+        if !name.starts_with("many-") {
+            continue;
+        }
+        let ip = pod.status.and_then(|status| status.pod_ip).context("an address")?;
+        let mut server = connect(&format!("{ip}:6379"), None)?;
+        let set: BTreeMap<String, String> =
+            cmd("CONFIG").arg("GET").arg("maxmemory-policy").query(&mut server)?;
+        if set.values().any(|value| value != "allkeys-lru") {
+            return Ok(Look::NotYet(format!("{name} has {set:?}")));
+        }
+    }
+    Ok(Look::There(()))
+}

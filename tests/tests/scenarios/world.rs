@@ -1,0 +1,320 @@
+//! The world goes bad and comes back: the API server is away, hangs or forgets; Redis hangs; a disk is
+//! full. Each story tells what was seen and how long it took until all was well again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tests::{
+    api_proxy::Road,
+    cluster::HostSetup,
+    guests,
+    oracle::Report,
+    process::signal,
+    redis_cluster::{NAMESPACE, RedisCluster, Seat},
+    story::{GIVE_UP, QUIET, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    Outcome,
+    engine::greeted,
+    healing::{find, healed, primary},
+    objects::Objects,
+};
+
+/// How many objects of the test kind there are.
+const GREETINGS: usize = 20;
+/// What a watch that hangs may cost: the server ends it after 30 s, five more are allowed.
+const HUNG_WATCH_S: f64 = 35.0;
+/// How many changes push the oldest out of the API server's memory of one kind.
+const CHANGES: usize = 2_200;
+
+/// A story in which the host reaches the API server through a proxy, with greetings beside the cluster.
+async fn begin(reach: Reach) -> Result<(Story, Objects, Vec<String>)> {
+    let plugins = [("config-maker", guests::config_maker("Hello")?)];
+    let mut story = Story::begin_by(reach, RedisCluster::USUAL, &plugins, "").await?;
+    story.redis.create(&story.kubectl)?;
+    let greetings = Objects::new(&story.client, "Greeting");
+    let names = greetings.create(GREETINGS, |_| json!({"text": "before"})).await?;
+    story.well().await?;
+    greeted(&story, "Hello, before", &names).await?;
+    story.watch().await?;
+    Ok((story, greetings, names))
+}
+
+/// Changes the greetings back and hears the oracles.
+async fn end(story: Story, greetings: &Objects, names: &[String]) -> Result<Report> {
+    greetings.change(names, &json!({"text": "before"})).await?;
+    greeted(&story, "Hello, before", names).await?;
+    story.end(QUIET).await
+}
+
+/// W1: the API server is away for 10 s.
+pub(crate) async fn the_api_server_is_away_for_ten_seconds() -> Result<Outcome> {
+    away(Duration::from_secs(10), "the API server is away for 10 s").await
+}
+
+/// W2: the API server is away for 60 s.
+pub(crate) async fn the_api_server_is_away_for_a_minute() -> Result<Outcome> {
+    away(Duration::from_secs(60), "the API server is away for 60 s").await
+}
+
+/// A primary dies, objects are changed and a plugin is swapped, all while the host reaches no API
+/// server.
+async fn away(time: Duration, fault: &'static str) -> Result<Outcome> {
+    let (story, greetings, names) = begin(Reach::Proxied).await?;
+    let (tag, died) = primary(&story, 0).await?;
+    let before = story.plugin("config-maker")?;
+    story.road()?.set(Road::Cut);
+    story.writer()?.forget_outages();
+    signal(died.member.pid()?, "KILL")?;
+    greetings.change(&names, &json!({"text": "meanwhile"})).await?;
+    story.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
+    tokio::time::sleep(time).await;
+    let outage = story.writer()?.outage(&tag)?;
+    ensure!(story.plugin("config-maker")? == before, "the host wrote although it was cut off");
+
+    let start = Instant::now();
+    story.road()?.set(Road::Clear);
+    let all = async {
+        greeted(&story, "Howdy, meanwhile", &names).await?;
+        healed(&story, &died).await
+    };
+    all.await.context("after the API server was back")?;
+    let took = start.elapsed();
+    let swapped = || async {
+        let now = story.plugin("config-maker")?;
+        let swapped = now.pointer("/status/active") != before.pointer("/status/active");
+        Ok(if swapped { Look::There(()) } else { Look::NotYet(now.to_string()) })
+    };
+    until("the swap to be told", GIVE_UP, swapped).await?;
+    let log = story.host_log()?;
+    story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
+    let failing = log.lines().filter(|line| line.contains("watch waits")).count();
+    ensure!(0 < failing, "the host did not say that its watches fail");
+    let report = end(story, &greetings, &names).await?;
+    let seen = format!(
+        "{failing} warnings about watches; new code served within; writes to the dead primary's slots \
+         went on after {:.1} s, by the cluster's own vote",
+        outage.as_secs_f64()
+    );
+    Ok(Outcome::new("well again", took, 8.0, &report).fault(fault, seen))
+}
+
+/// W3: the API server is away, and so much changes meanwhile that no watch can go on where it was.
+pub(crate) async fn watches_have_expired() -> Result<Outcome> {
+    let (story, _, names) = begin(Reach::Proxied).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
+    let road = story.road()?;
+    road.set(Road::Cut);
+    let [deleted, edited] = [0, 1].map(|index| names.get(index).cloned().unwrap_or_default());
+    maps.delete(&deleted, &DeleteParams::default()).await?;
+    let by_hand = Patch::Merge(json!({"data": {"greeting": "by hand"}}));
+    maps.patch(&edited, &PatchParams::default(), &by_hand).await?;
+    let noise = "noise";
+    let mut map = ConfigMap::default();
+    map.metadata.name = Some(noise.to_owned());
+    maps.create(&PostParams::default(), &map).await?;
+    let change = |number: usize| {
+        let maps = maps.clone();
+        async move {
+            let patch = Patch::Merge(json!({"data": {"number": number.to_string()}}));
+            maps.patch(noise, &PatchParams::default(), &patch).await.map(drop)
+        }
+    };
+    stream::iter((0..CHANGES).map(change)).buffer_unordered(16).try_collect::<()>().await?;
+    maps.delete(noise, &DeleteParams::default()).await?;
+
+    let start = Instant::now();
+    road.set(Road::Clear);
+    greeted(&story, "Hello, before", &names).await?;
+    let took = start.elapsed();
+    let expired = road.expired();
+    ensure!(0 < expired, "no watch was told that its position is too old");
+    let report = story.end(QUIET).await?;
+    let seen = format!(
+        "{expired} watches were told 410 and listed anew; what was deleted and edited meanwhile was found"
+    );
+    Ok(Outcome::new("well again", took, 8.0, &report).fault("watches have expired", seen))
+}
+
+/// W4: every open watch goes silent; nobody closes a connection.
+pub(crate) async fn watches_hang() -> Result<Outcome> {
+    let (story, greetings, names) = begin(Reach::Proxied).await?;
+    story.road()?.hang_watches();
+    let start = Instant::now();
+    greetings.change(&names, &json!({"text": "unheard"})).await?;
+    greeted(&story, "Hello, unheard", &names).await?;
+    let took = start.elapsed();
+    ensure!(took.as_secs_f64() < HUNG_WATCH_S + 5.0, "a hung watch was noticed after {took:?}");
+    ensure!(Duration::from_secs(5) < took, "the watches did not hang: {took:?}");
+    let report = end(story, &greetings, &names).await?;
+    let seen = "nothing, until each watch had been silent for 35 s; then it went on where it was";
+    let outcome = Outcome::new("noticed and done", took, HUNG_WATCH_S, &report);
+    Ok(outcome.fault("watches hang, connections stay open", seen.to_owned()))
+}
+
+/// W5: the API server takes connections and answers nothing for 12 s.
+pub(crate) async fn the_api_server_hangs() -> Result<Outcome> {
+    let (story, greetings, names) = begin(Reach::Proxied).await?;
+    greetings.change(&names, &json!({"text": "first"})).await?;
+    story.road()?.set(Road::Silent);
+    greetings.change(&names, &json!({"text": "silence"})).await?;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let start = Instant::now();
+    story.road()?.set(Road::Clear);
+    greeted(&story, "Hello, silence", &names).await?;
+    story.well().await?;
+    let took = start.elapsed();
+    let report = end(story, &greetings, &names).await?;
+    let seen = "requests ended at their deadline of 5 s and were tried again".to_owned();
+    let outcome = Outcome::new("well again", took, 8.0, &report);
+    Ok(outcome.fault("the API server hangs for 12 s", seen))
+}
+
+/// W6: a primary hangs until the others have replaced it, and then goes on.
+pub(crate) async fn a_primary_hangs() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
+    let (tag, hung) = primary(&story, 0).await?;
+    story.writer()?.forget_outages();
+    let pid = hung.member.pid()?;
+    signal(pid, "STOP")?;
+    let replaced = || async {
+        let shard = |seat: &Seat| seat.shard == hung.shard && seat.pod != hung.pod;
+        let others = story.redis.answering(&story.client).await?;
+        let serves = others.iter().any(|seat| shard(seat) && seat.serves(&tag));
+        Ok(if serves { Look::There(()) } else { Look::NotYet("nobody else serves".to_owned()) })
+    };
+    let (_, replaced) = until("another to serve", GIVE_UP, replaced).await?;
+    let start = Instant::now();
+    signal(pid, "CONT")?;
+    let (seats, _) = story.well().await?;
+    let took = start.elapsed();
+    let now = find(&seats, &hung.pod)?;
+    ensure!(!now.member.is_primary(), "{} went on as the primary", now.pod);
+    let outage = story.writer()?.outage(&tag)?;
+    let report = story.end(QUIET).await?;
+    let seen = format!(
+        "replaced after {:.1} s by the cluster's vote, outage {:.1} s; it came back as a replica",
+        replaced.as_secs_f64(),
+        outage.as_secs_f64()
+    );
+    Ok(Outcome::new("well again", took, 10.0, &report).fault("a primary hangs (SIGSTOP)", seen))
+}
+
+/// W7: a replica answers slowly for 10 s: it runs a fifth of the time.
+pub(crate) async fn a_replica_is_slow() -> Result<Outcome> {
+    let story = Story::with_redis(RedisCluster::USUAL).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
+    let pid = replica.member.pid()?;
+    for _ in 0..20 {
+        signal(pid, "STOP")?;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        signal(pid, "CONT")?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let start = Instant::now();
+    let (after, _) = story.well().await?;
+    let took = start.elapsed();
+    for (before, now) in seats.iter().zip(&after) {
+        let same = before.member.is_primary() == now.member.is_primary();
+        ensure!(same, "{} changed its role", now.pod);
+        let same = before.member.field("run_id") == now.member.field("run_id");
+        ensure!(same, "{} was started again", now.pod);
+    }
+    let report = story.end(QUIET).await?;
+    let seen = "no failover, no restart".to_owned();
+    Ok(Outcome::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
+}
+
+/// W8: there is no room for compiled code; new code arrives.
+pub(crate) async fn the_disk_is_full() -> Result<Outcome> {
+    let disk = Disk::mount()?;
+    let setup = HostSetup { cache: Some(disk.path.clone()), ..HostSetup::default() };
+    let (story, _, names) = begin(Reach::Direct(setup)).await?;
+    disk.fill()?;
+    let start = Instant::now();
+    story.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
+    greeted(&story, "Howdy, before", &names).await?;
+    let took = start.elapsed();
+    let log = story.host_log()?;
+    ensure!(
+        log.contains("compiled code cannot be kept"),
+        "the host did not say that there is no room"
+    );
+    let plugin = story.plugin("config-maker")?;
+    ensure!(plugin.pointer("/status/reason").is_none(), "the new code is refused: {plugin}");
+    disk.empty()?;
+    let start = Instant::now();
+    story.put("config-maker.wasm", &guests::renamed(&guests::config_maker("Hello")?, 1))?;
+    greeted(&story, "Hello, before", &names).await?;
+    let emptied = start.elapsed();
+    let report = story.end(QUIET).await?;
+    let seen = format!(
+        "a warning that says where to make room; new code served from memory, and after room was made \
+         within {:.1} s",
+        emptied.as_secs_f64()
+    );
+    let outcome = Outcome::new("new code served", took, 2.0, &report);
+    Ok(outcome.fault("the disk under the compile cache is full", seen))
+}
+
+/// A small disk of the test's own; unmounted when dropped.
+struct Disk {
+    path: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Disk {
+    /// Needs root, or the right to mount.
+    fn mount() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tholepin-disk-").tempdir()?;
+        let path = directory.path().join("disk");
+        fs::create_dir(&path)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "tholepin-test"]).arg(&path);
+        let done = mount.output()?;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        ensure!(done.status.success(), "this story mounts a small disk, run it as root: {said}");
+        Ok(Self { path, directory })
+    }
+
+    fn fill(&self) -> Result<()> {
+        let written = fs::write(self.ballast(), vec![1_u8; 80 << 20]);
+        let error = written.err().context("80 MiB fit on a disk of 64 MiB")?;
+        ensure!(error.kind() == std::io::ErrorKind::StorageFull, "{error}");
+        Ok(())
+    }
+
+    fn empty(&self) -> Result<()> {
+        Ok(fs::remove_file(self.ballast())?)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+}
+
+impl Drop for Disk {
+    #[expect(clippy::print_stderr, reason = "a disk that stays mounted must be known")]
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            let path: &Path = self.directory.path();
+            eprintln!("cannot unmount {}/disk", path.display());
+        }
+    }
+}
