@@ -100,7 +100,13 @@ impl Cluster {
     /// The logs of the cluster and of the host, by name.
     #[must_use]
     pub fn logs(&self) -> [PathBuf; 2] {
-        ["cluster.log", "host.log"].map(|name| self.directory.path().join(name))
+        [self.directory.path().join("cluster.log"), self.host_log()]
+    }
+
+    /// The host's log.
+    #[must_use]
+    pub fn host_log(&self) -> PathBuf {
+        self.directory.path().join("host.log")
     }
 
     /// kubectl as the administrator.
@@ -175,7 +181,7 @@ impl Cluster {
     pub fn host_as(&self, setup: &HostSetup) -> Result<Process> {
         let HostSetup { kubeconfig, cache, arguments: more } = setup;
         let plugins = self.plugins()?;
-        let log = self.directory.path().join("host.log");
+        let log = self.host_log();
         let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
         let kubeconfig = path(kubeconfig.as_deref().unwrap_or(&self.kubeconfig))?;
         let plugins = path(&plugins)?;

@@ -13,7 +13,29 @@ use anyhow::{Context, Result, ensure};
 use crate::process;
 
 /// The variables that change what a guest is; each build says them all.
-const VARIABLES: &[&str] = &["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE", "PROBE_KIND"];
+const VARIABLES: &[&str] = &["GREETING", "PLUGIN_KIND", "PLUGIN_NAME", "PROBE_DESCRIBE"];
+
+/// The kind of the guest `probe`, which brings none.
+pub const PROBES: &str = r"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: probes.tests.tholepin.dev}
+spec:
+  group: tests.tholepin.dev
+  scope: Namespaced
+  names: {kind: Probe, listKind: ProbeList, plural: probes, singular: probe}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {status: {}}
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
+            status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+";
 
 static BUILT: LazyLock<Mutex<BTreeMap<String, Vec<u8>>>> = LazyLock::new(Mutex::default);
 
@@ -57,24 +79,48 @@ pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
     }
     let target = target()?;
     // All test programs put what they build in one place and use it before the next build.
+    let _lock = lock(&target)?;
+    cargo(&target, &["--target", "wasm32-wasip2", "--package", package], variables)?;
+    let file = package.replace('-', "_") + ".wasm";
+    let component = fs::read(target.join("wasm32-wasip2/plugin").join(file))?;
+    built.insert(variant, component.clone());
+    Ok(component)
+}
+
+/// The program that runs `redis-cluster` without a sandbox, built with the profile of plugins.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn native_plugin() -> Result<PathBuf> {
+    let target = target()?;
+    let _lock = lock(&target)?;
+    cargo(&target, &["--package", "native-plugin"], &[])?;
+    Ok(target.join("plugin/native-plugin"))
+}
+
+/// Keeps other test programs from building guests until it is dropped.
+fn lock(target: &Path) -> Result<fs::File> {
     let lock = fs::File::create(target.join("guests.lock"))?;
     lock.lock()?;
+    Ok(lock)
+}
+
+/// Builds with the profile of plugins.
+fn cargo(target: &Path, what: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["build", "--quiet", "--locked", "--profile", "plugin"])
-        .args(["--target", "wasm32-wasip2", "--package", package])
-        .env("CARGO_TARGET_DIR", &target)
+        .args(what)
+        .env("CARGO_TARGET_DIR", target)
         .env_remove("RUSTFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     for name in VARIABLES {
         cargo.env_remove(name);
     }
     let status = cargo.envs(variables.iter().copied()).status().context("cannot start cargo")?;
-    ensure!(status.success(), "cannot build {package} for wasm32-wasip2");
-    let file = package.replace('-', "_") + ".wasm";
-    let component = fs::read(target.join("wasm32-wasip2/plugin").join(file))?;
-    built.insert(variant, component.clone());
-    Ok(component)
+    ensure!(status.success(), "cannot build with {}", what.join(" "));
+    Ok(())
 }
 
 /// The same component under another digest: a section that nobody reads is added.
@@ -82,6 +128,27 @@ pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
 pub fn renamed(component: &[u8], mark: u8) -> Vec<u8> {
     // A custom section (0) of three bytes: a name of one byte, and one byte of content.
     [component, &[0, 3, 1, b'm', mark]].concat()
+}
+
+/// The same component with another text of the same length in place of this one, wherever it is: a
+/// variant that costs no build.
+///
+/// # Errors
+///
+/// Fails if the lengths differ, or if the component does not contain the text.
+pub fn replaced(component: &[u8], text: &str, by: &str) -> Result<Vec<u8>> {
+    ensure!(text.len() == by.len(), "`{by}` is not as long as `{text}`");
+    let mut fresh = component.to_vec();
+    let places = component.windows(text.len()).enumerate();
+    let places = places.filter(|(_, bytes)| *bytes == text.as_bytes());
+    let mut count = 0;
+    for (place, _) in places {
+        let bytes = fresh.get_mut(place..place + by.len()).context("a place that was found")?;
+        bytes.copy_from_slice(by.as_bytes());
+        count += 1;
+    }
+    ensure!(count > 0, "the component does not contain `{text}`");
+    Ok(fresh)
 }
 
 /// A component without code that imports one interface with one function. Both names are shorter than
@@ -106,6 +173,16 @@ pub fn settings(name: &str) -> String {
         "apiVersion: tholepin.dev/v1alpha1\nkind: Plugin\nmetadata:\n  name: {name}\nspec:\n  \
          source:\n    file: {name}.wasm\n  grants: asRequested\n"
     )
+}
+
+/// Puts a plugin into a directory of plugins, granted what it asks for.
+///
+/// # Errors
+///
+/// Fails if the directory cannot be written.
+pub fn install(directory: &Path, name: &str, component: &[u8]) -> Result<()> {
+    put(directory, &format!("{name}.yaml"), settings(name).as_bytes())?;
+    put(directory, &format!("{name}.wasm"), component)
 }
 
 /// Puts a whole file into a directory by a rename, as a deployment does.

@@ -4,7 +4,6 @@ use std::{
     fs,
     io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -44,7 +43,8 @@ impl Prometheus {
             format!("--web.listen-address={address}"),
         ];
         let log = directory.path().join("prometheus.log");
-        let process = Process::spawn("prometheus", Command::new("prometheus").args(arguments), &log)?;
+        let process =
+            Process::spawn("prometheus", Command::new("prometheus").args(arguments), &log)?;
         Ok(Self { process, address, _directory: directory })
     }
 

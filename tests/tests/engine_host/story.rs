@@ -19,28 +19,6 @@ use tests::{
 /// How long anything may take; an idle machine needs a hundredth of it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The kind of the guest `probe`, which brings none.
-const PROBES: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: probes.tests.tholepin.dev}
-spec:
-  group: tests.tholepin.dev
-  scope: Namespaced
-  names: {kind: Probe, listKind: ProbeList, plural: probes, singular: probe}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      subresources: {status: {}}
-      schema:
-        openAPIV3Schema:
-          type: object
-          properties:
-            spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
-            status: {type: object, x-kubernetes-preserve-unknown-fields: true}
-"#;
-
 /// A cluster with its host. The host ends first.
 pub(crate) struct Story {
     pub(crate) host: Process,
@@ -57,12 +35,10 @@ impl Story {
         let make =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         kubectl.run_with(&["apply", "-f", "-"], &make.to_string()).unwrap();
-        kubectl.run_with(&["apply", "-f", "-"], PROBES).unwrap();
+        kubectl.run_with(&["apply", "-f", "-"], guests::PROBES).unwrap();
         for (name, component) in plugins {
             let directory = cluster.plugins().unwrap();
-            guests::put(&directory, &format!("{name}.wasm"), component).unwrap();
-            guests::put(&directory, &format!("{name}.yaml"), settings(name, "").as_bytes())
-                .unwrap();
+            guests::install(&directory, name, component).unwrap();
         }
         let host = cluster.host().unwrap();
         Self { host, client, kubectl, cluster }

@@ -24,7 +24,7 @@ use tests::{
 
 use crate::{
     Outcome,
-    objects::{Objects, PROBES, conditions},
+    objects::{Objects, conditions},
 };
 
 /// How often E1 overwrites the plugin.
@@ -185,7 +185,7 @@ async fn serves(story: &Story, all: &Objects, names: &[String], text: &str) -> R
 /// E3: on one object the plugin misbehaves in each way there is.
 pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<Outcome> {
     let plugins = [("probe", guests::probe()?)];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, PROBES).await?;
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
     let probes = Objects::new(&story.client, "Probe");
     let names = probes.create(100, |_| json!({"do": "nothing"})).await?;

@@ -207,7 +207,7 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
 
 /// L1: a thousand objects of two plugins, all due at once; then again with a poison object.
 pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
-    let other = [("PLUGIN_NAME", "other"), ("PROBE_KIND", "Other")];
+    let other = [("PLUGIN_NAME", "other"), ("PLUGIN_KIND", "Other")];
     let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
     let other = PROBES.replace("probe", "other").replace("Probe", "Other");
     let kinds = format!("{PROBES}\n---\n{other}");

@@ -15,28 +15,6 @@ use tests::redis_cluster::NAMESPACE;
 /// How many requests are under way at once.
 const AT_ONCE: usize = 32;
 
-/// The kind of the guest `probe`, which brings none.
-pub(crate) const PROBES: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: probes.tests.tholepin.dev}
-spec:
-  group: tests.tholepin.dev
-  scope: Namespaced
-  names: {kind: Probe, listKind: ProbeList, plural: probes, singular: probe}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      subresources: {status: {}}
-      schema:
-        openAPIV3Schema:
-          type: object
-          properties:
-            spec: {type: object, x-kubernetes-preserve-unknown-fields: true}
-            status: {type: object, x-kubernetes-preserve-unknown-fields: true}
-";
-
 /// The objects of one test kind.
 pub(crate) struct Objects {
     api: Api<DynamicObject>,

@@ -39,7 +39,7 @@ pub(crate) fn build(package: &str, variables: &[(&str, &str)]) -> PathBuf {
         .env("CARGO_TARGET_DIR", &target)
         .env_remove("RUSTFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    for name in ["GREETING", "PLUGIN_NAME", "PROBE_DESCRIBE"] {
+    for name in ["GREETING", "PLUGIN_KIND", "PLUGIN_NAME", "PROBE_DESCRIBE"] {
         cargo.env_remove(name);
     }
     let status = cargo.envs(variables.iter().copied()).status().unwrap();

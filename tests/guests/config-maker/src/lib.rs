@@ -18,6 +18,10 @@ pub const GREETING: &str = match option_env!("GREETING") {
 
 /// The kind that the plugin reconciles and brings.
 const API_VERSION: &str = "tests.tholepin.dev/v1";
+const KIND: &str = match option_env!("PLUGIN_KIND") {
+    Some(kind) => kind,
+    None => "Greeting",
+};
 
 /// The plugin.
 pub struct ConfigMaker;
@@ -29,10 +33,7 @@ impl Reconciler for ConfigMaker {
         Manifest {
             name: option_env!("PLUGIN_NAME").unwrap_or("config-maker").to_owned(),
             version: GREETING.to_owned(),
-            reconciles: vec![ReconciledKind {
-                name: kind(API_VERSION, "Greeting"),
-                crd: Some(crd()),
-            }],
+            reconciles: vec![ReconciledKind { name: kind(API_VERSION, KIND), crd: Some(crd()) }],
             finalizer: true,
             watches: vec![WatchedKind { name: kind("v1", "ConfigMap"), leads: Leads::Owner }],
             grants: Grants {
@@ -42,7 +43,7 @@ impl Reconciler for ConfigMaker {
                         force: true,
                         ..grant("v1", "ConfigMap", &["get", "apply", "delete"])
                     },
-                    grant(API_VERSION, "Greeting", &["get", "apply-status", "publish"]),
+                    grant(API_VERSION, KIND, &["get", "apply-status", "publish"]),
                 ],
                 ..Grants::default()
             },
@@ -110,7 +111,7 @@ fn config_map(greeting: &Value, name: &ObjectRef, data: &str) -> Value {
             "namespace": name.namespace,
             "ownerReferences": [{
                 "apiVersion": API_VERSION,
-                "kind": "Greeting",
+                "kind": KIND,
                 "name": name.name,
                 "uid": greeting.pointer("/metadata/uid"),
                 "controller": true
@@ -123,7 +124,7 @@ fn config_map(greeting: &Value, name: &ObjectRef, data: &str) -> Value {
 fn status(greeting: &Value, name: &ObjectRef, data: &str) -> Value {
     json!({
         "apiVersion": API_VERSION,
-        "kind": "Greeting",
+        "kind": KIND,
         "metadata": {"name": name.name, "namespace": name.namespace},
         "status": {
             "greeting": data,
@@ -146,14 +147,21 @@ fn grant(api_version: &str, name: &str, verbs: &[&str]) -> KubernetesGrant {
 }
 
 fn crd() -> Value {
+    let singular = KIND.to_lowercase();
+    let plural = format!("{singular}s");
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": "greetings.tests.tholepin.dev"},
+        "metadata": {"name": format!("{plural}.tests.tholepin.dev")},
         "spec": {
             "group": "tests.tholepin.dev",
             "scope": "Namespaced",
-            "names": {"kind": "Greeting", "listKind": "GreetingList", "plural": "greetings", "singular": "greeting"},
+            "names": {
+                "kind": KIND,
+                "listKind": format!("{KIND}List"),
+                "plural": plural,
+                "singular": singular,
+            },
             "versions": [{
                 "name": "v1",
                 "served": true,

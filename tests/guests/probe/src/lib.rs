@@ -1,7 +1,7 @@
 //! A plugin that misbehaves as the object's `spec.do` says: one guest for every way to break a limit.
 //!
 //! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
-//! kinds). `PROBE_KIND` is the kind that it reconciles.
+//! kinds). `PLUGIN_KIND` is the kind that it reconciles.
 
 #![expect(
     clippy::indexing_slicing,
@@ -32,7 +32,7 @@ impl Reconciler for Probe {
             _ => {
                 let name = KindName {
                     api_version: "tests.tholepin.dev/v1".to_owned(),
-                    kind: option_env!("PROBE_KIND").unwrap_or("Probe").to_owned(),
+                    kind: option_env!("PLUGIN_KIND").unwrap_or("Probe").to_owned(),
                 };
                 vec![ReconciledKind { name, crd: None }]
             }
@@ -73,6 +73,10 @@ impl Reconciler for Probe {
         let number = spec["number"].as_u64().unwrap_or_default();
         let summary = match task(&request.object) {
             "nothing" => String::new(),
+            "tell" => {
+                host.info(&format!("told number {number}."));
+                String::new()
+            }
             "panic" => panic!("told to panic with number {number}"),
             "trap" => std::process::abort(),
             "exit" => std::process::exit(3),

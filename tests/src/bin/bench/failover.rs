@@ -34,7 +34,7 @@ const WELL_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
 /// After this no more kills are begun; the table says how many there were.
 const BUDGET: Duration = Duration::from_secs(75);
-const GOAL: Duration = Duration::from_millis(500);
+const GOAL_MS: f64 = 500.0;
 const REDIS: RedisCluster = RedisCluster::USUAL;
 
 /// A RedisCluster with what is needed to ask for it.
@@ -51,9 +51,7 @@ pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[Row; 2]> {
     say(&format!("failover at node timeout {node_timeout_ms} ms"));
     let cluster = Cluster::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
-    let plugins = cluster.plugins()?;
-    guests::put(&plugins, "redis-cluster.yaml", guests::settings("redis-cluster").as_bytes())?;
-    guests::put(&plugins, "redis-cluster.wasm", &guests::redis_cluster()?)?;
+    guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
     let mut host = cluster.host()?;
     let mut bench = Bench { cluster, kubectl, client, killed: BTreeMap::new() };
     bench.create(node_timeout_ms).await?;
@@ -65,8 +63,8 @@ pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[Row; 2]> {
     let alone = bench.kills(KILLS_ALONE, spread, false).await?;
     bench.cluster.process.end()?;
     let name = |who| format!("failover at {node_timeout_ms} ms, {who}");
-    let alone = Row::new(name("Redis alone"), alone);
-    Ok([Row::new(name("with host"), healed).goal(GOAL).beside("Redis alone", &alone), alone])
+    let alone = Row::ms(name("Redis alone"), &alone);
+    Ok([Row::ms(name("with host"), &healed).goal(GOAL_MS).beside("Redis alone", &alone), alone])
 }
 
 impl Bench {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures::{Stream, TryStreamExt};
 use kube::{
     Api, Client,
@@ -29,8 +29,8 @@ const COUNT: u64 = 20;
 const SWAP_MAX: Duration = Duration::from_secs(10);
 /// How long the host has between two swaps to write down what it did.
 const PAUSE: Duration = Duration::from_millis(150);
-const GOAL_NEW: Duration = Duration::from_millis(150);
-const GOAL_SEEN: Duration = Duration::from_millis(20);
+const GOAL_NEW_MS: f64 = 150.0;
+const GOAL_SEEN_MS: f64 = 20.0;
 
 /// As long as every text that is replaced.
 const GREETING: &str = "what the benchmark says.";
@@ -82,12 +82,7 @@ impl Subject {
         say(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
         let cluster = Cluster::start_api_only()?;
         let plugins = cluster.plugins()?;
-        guests::put(
-            &plugins,
-            &format!("{}.yaml", self.plugin),
-            guests::settings(self.plugin).as_bytes(),
-        )?;
-        guests::put(&plugins, &format!("{}.wasm", self.plugin), &self.component)?;
+        guests::install(&plugins, self.plugin, &self.component)?;
         let _host = cluster.host()?;
         let kubectl = cluster.kubectl()?;
         let apply = || async {
@@ -113,8 +108,10 @@ impl Subject {
         for number in 0..COUNT {
             seen.push(self.swap(&plugins, &mark(number % 2), &mut events).await?);
         }
-        let row = |sort, samples| Row::new(format!("swap {}, {sort} code", self.plugin), samples);
-        Ok([row("new", new).goal(GOAL_NEW), row("seen", seen).goal(GOAL_SEEN)])
+        let row = |sort, samples: &[Duration]| {
+            Row::ms(format!("swap {}, {sort} code", self.plugin), samples)
+        };
+        Ok([row("new", &new).goal(GOAL_NEW_MS), row("seen", &seen).goal(GOAL_SEEN_MS)])
     }
 
     /// The changes of the object that shows the text, as JSON; begins after it shows this one.
@@ -162,7 +159,7 @@ impl Subject {
         tokio::time::sleep(PAUSE).await;
         let file = plugins.join(format!("{}.wasm", self.plugin));
         let fresh = plugins.join(format!(".{}.wasm.new", self.plugin));
-        fs::write(&fresh, replaced(&self.component, self.text, mark)?)?;
+        fs::write(&fresh, guests::replaced(&self.component, self.text, mark)?)?;
         let start = Instant::now();
         fs::rename(fresh, file)?;
         let effect = async {
@@ -176,20 +173,4 @@ impl Subject {
         let effect = tokio::time::timeout(SWAP_MAX, effect).await;
         effect.with_context(|| format!("`{mark}` was not seen within {SWAP_MAX:?}"))?
     }
-}
-
-/// The component with another text of the same length in place of this one, wherever it is.
-fn replaced(component: &[u8], text: &str, by: &str) -> Result<Vec<u8>> {
-    ensure!(text.len() == by.len(), "`{by}` is not as long as `{text}`");
-    let mut fresh = component.to_vec();
-    let places = component.windows(text.len()).enumerate();
-    let places = places.filter(|(_, bytes)| *bytes == text.as_bytes());
-    let mut count = 0;
-    for (place, _) in places {
-        let bytes = fresh.get_mut(place..place + by.len()).context("a place that was found")?;
-        bytes.copy_from_slice(by.as_bytes());
-        count += 1;
-    }
-    ensure!(count > 0, "the component does not contain `{text}`");
-    Ok(fresh)
 }

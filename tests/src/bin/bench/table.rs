@@ -1,4 +1,6 @@
 //! What was measured, as a table for people and as JSON for programs.
+//!
+//! Of everything that is measured here less is better, so one rule serves all goals.
 
 use std::{
     io::{self, Write},
@@ -7,87 +9,171 @@ use std::{
 
 use serde_json::{Value, json};
 
+/// What a row's numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+    /// How many times as much as something else.
+    Ratio,
+    /// Bytes; shown to people in KB or MB (powers of 1000).
+    Bytes,
+    /// How often in a minute.
+    PerMinute,
+}
+
+impl Unit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Milliseconds => "ms",
+            Self::Microseconds => "µs",
+            Self::Ratio => "ratio",
+            Self::Bytes => "bytes",
+            Self::PerMinute => "per minute",
+        }
+    }
+
+    /// A number with its unit, for people.
+    fn show(self, number: f64) -> String {
+        match self {
+            Self::Milliseconds => format!("{number:.1} ms"),
+            Self::Microseconds => format!("{number:.1} µs"),
+            Self::Ratio if number < 0.1 => format!("{number:.4}"),
+            Self::Ratio => format!("{number:.2}"),
+            Self::Bytes if number < 1e6 => format!("{:.2} KB", number / 1e3),
+            Self::Bytes => format!("{:.1} MB", number / 1e6),
+            Self::PerMinute => format!("{number:.1}/min"),
+        }
+    }
+}
+
+/// What one percentile of a row should not exceed.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    percentile: usize,
+    max: f64,
+}
+
 /// Some measurements of one thing.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// What was measured.
     name: String,
+    unit: Unit,
     /// In the order in which they were taken.
-    samples: Vec<Duration>,
-    /// What the median should not exceed.
-    goal: Option<Duration>,
+    samples: Vec<f64>,
+    goal: Option<Goal>,
     /// What others need for the same: their name and their median.
-    beside: Option<(&'static str, Duration)>,
+    beside: Option<(&'static str, f64)>,
 }
 
 impl Row {
     /// A row without a goal.
-    pub(crate) const fn new(name: String, samples: Vec<Duration>) -> Self {
-        Self { name, samples, goal: None, beside: None }
+    pub(crate) fn new(name: impl Into<String>, unit: Unit, samples: Vec<f64>) -> Self {
+        Self { name: name.into(), unit, samples, goal: None, beside: None }
     }
 
-    /// The same with a goal for the median.
-    pub(crate) fn goal(self, goal: Duration) -> Self {
-        Self { goal: Some(goal), ..self }
+    /// Times, without a goal.
+    pub(crate) fn ms(name: impl Into<String>, samples: &[Duration]) -> Self {
+        let samples = samples.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        Self::new(name, Unit::Milliseconds, samples)
+    }
+
+    /// Short times, without a goal.
+    pub(crate) fn us(name: impl Into<String>, samples: &[Duration]) -> Self {
+        let samples = samples.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+        Self::new(name, Unit::Microseconds, samples)
+    }
+
+    /// The same with a goal for the median, in the row's unit.
+    pub(crate) fn goal(self, max: f64) -> Self {
+        Self { goal: Some(Goal { percentile: 50, max }), ..self }
+    }
+
+    /// The same with a goal for the 99th percentile, in the row's unit.
+    pub(crate) fn goal_p99(self, max: f64) -> Self {
+        Self { goal: Some(Goal { percentile: 99, max }), ..self }
     }
 
     /// The same with what others need.
     pub(crate) fn beside(self, name: &'static str, other: &Self) -> Self {
-        Self { beside: Some((name, other.percentile(50))), ..self }
+        Self { beside: Some((name, other.median())), ..self }
+    }
+
+    /// The median.
+    pub(crate) fn median(&self) -> f64 {
+        self.percentile(50)
     }
 
     /// The smallest sample that at least this many percent do not exceed; zero of none.
-    fn percentile(&self, percent: usize) -> Duration {
+    fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.samples.clone();
-        sorted.sort_unstable();
+        sorted.sort_unstable_by(f64::total_cmp);
         let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
         sorted.get(rank).copied().unwrap_or_default()
     }
 
+    /// At most 1 where the goal is met. Nothing is a goal that is met by nothing alone.
     fn to_goal(&self) -> Option<f64> {
-        self.goal.map(|goal| self.percentile(50).div_duration_f64(goal))
+        let Goal { percentile, max } = self.goal?;
+        let is = self.percentile(percentile);
+        Some(if is == 0.0 { 0.0 } else { is / max })
     }
 
     fn to_other(&self) -> Option<f64> {
-        let (_, other) = self.beside.filter(|(_, other)| !other.is_zero())?;
-        Some(self.percentile(50).div_duration_f64(other))
+        let (_, other) = self.beside.filter(|(_, other)| *other != 0.0)?;
+        Some(self.median() / other)
     }
 
-    /// Times in milliseconds, ratios as numbers (below 1 is better than the goal or the other).
+    /// Numbers in the row's unit; ratios below 1 are better than the goal or the other. A ratio to a
+    /// goal of zero is null where it is missed.
     pub(crate) fn json(&self) -> Value {
         json!({
             "name": self.name,
+            "unit": self.unit.name(),
             "count": self.samples.len(),
-            "p50Ms": ms(self.percentile(50)),
-            "p95Ms": ms(self.percentile(95)),
-            "samplesMs": self.samples.iter().copied().map(ms).collect::<Vec<_>>(),
-            "goalMs": self.goal.map(ms),
+            "p50": self.percentile(50),
+            "p95": self.percentile(95),
+            "p99": self.percentile(99),
+            "samples": self.samples,
+            "goal": self.goal.map(|goal| goal.max),
+            "goalPercentile": self.goal.map(|goal| goal.percentile),
             "ratioToGoal": self.to_goal(),
+            "isMet": self.to_goal().map(|ratio| ratio <= 1.0),
             "beside": self.beside.map(|(name, _)| name),
-            "besideMs": self.beside.map(|(_, other)| ms(other)),
+            "besideP50": self.beside.map(|(_, other)| other),
             "ratioToBeside": self.to_other(),
         })
     }
 }
 
-/// Prints the table: medians, 95th percentiles, goals, and the median's ratio to each.
+/// Prints the table: medians, higher percentiles, goals, and the ratio to each.
 pub(crate) fn print(rows: &[Row]) {
-    let ratio = |ratio: Option<f64>| ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+    let wide = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default() + 2;
     say(&format!(
-        "{:<44}{:>4}{:>12}{:>12}{:>12}{:>9}{:>10}",
-        "", "n", "p50 ms", "p95 ms", "goal ms", "to goal", "to Redis"
+        "{:<wide$}{:>6}{:>13}{:>13}{:>13}{:>18}{:>9}  {}",
+        "", "n", "p50", "p95", "p99", "goal", "to goal", "beside"
     ));
     for row in rows {
-        say(&format!(
-            "{:<44}{:>4}{:>12.1}{:>12.1}{:>12}{:>9}{:>10}",
+        let goal = row
+            .goal
+            .map(|Goal { percentile, max }| format!("p{percentile} ≤ {}", row.unit.show(max)));
+        let ratio = row.to_goal().map(|ratio| format!("{ratio:.2}"));
+        let beside = row.beside.zip(row.to_other()).map(|((name, other), ratio)| {
+            format!("{ratio:.2} × {name} ({})", row.unit.show(other))
+        });
+        let [p50, p95, p99] = [50, 95, 99].map(|rank| row.unit.show(row.percentile(rank)));
+        let line = format!(
+            "{:<wide$}{:>6}{p50:>13}{p95:>13}{p99:>13}{:>18}{:>9}  {}",
             row.name,
             row.samples.len(),
-            ms(row.percentile(50)),
-            ms(row.percentile(95)),
-            row.goal.map_or_else(String::new, |goal| goal.as_millis().to_string()),
-            ratio(row.to_goal()),
-            ratio(row.to_other()),
-        ));
+            goal.unwrap_or_default(),
+            ratio.unwrap_or_default(),
+            beside.unwrap_or_default(),
+        );
+        say(line.trim_end());
     }
 }
 
@@ -97,20 +183,52 @@ pub(crate) fn say(line: &str) {
     writeln!(io::stdout(), "{line}").ok();
 }
 
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Row};
+    use super::*;
 
     #[test]
     fn percentiles_are_samples() {
         let of = |count: u64| {
-            let row = Row::new(String::new(), (1..=count).rev().map(Duration::from_secs).collect());
-            (row.percentile(50).as_secs(), row.percentile(95).as_secs())
+            let samples: Vec<_> = (1..=count).rev().map(Duration::from_millis).collect();
+            let row = Row::ms("", &samples);
+            [50, 95, 99].map(|percent| row.percentile(percent))
         };
-        assert_eq!([of(0), of(1), of(10), of(20)], [(0, 0), (1, 1), (5, 10), (10, 19)]);
+        let cases =
+            [(0, [0.0; 3]), (1, [1.0; 3]), (20, [10.0, 19.0, 20.0]), (200, [100.0, 190.0, 198.0])];
+        for (count, expected) in cases {
+            assert_eq!(of(count), expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_goal_is_met_by_its_own_percentile() {
+        let row = |samples: &[f64]| Row::new("", Unit::PerMinute, samples.to_vec());
+        let slow_tail: Vec<f64> = [[1.0; 49], [9.0; 49]].concat();
+        let cases = [
+            (row(&slow_tail).goal(2.0), true),
+            (row(&slow_tail).goal_p99(2.0), false),
+            (row(&[0.0]).goal(0.0), true),
+            (row(&[0.1]).goal(0.0), false),
+        ];
+        for (row, expected) in cases {
+            assert_eq!(row.json()["isMet"], expected, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn people_read_each_unit() {
+        let cases = [
+            (Unit::Milliseconds, 1.25, "1.2 ms"),
+            (Unit::Microseconds, 24.96, "25.0 µs"),
+            (Unit::Ratio, 1.3, "1.30"),
+            (Unit::Ratio, 1.0 / 150.0, "0.0067"),
+            (Unit::Bytes, 7_700.0, "7.70 KB"),
+            (Unit::Bytes, 48_000_000.0, "48.0 MB"),
+            (Unit::PerMinute, 0.0, "0.0/min"),
+        ];
+        for (unit, number, expected) in cases {
+            assert_eq!(unit.show(number), expected, "{unit:?}");
+        }
     }
 }

@@ -1,0 +1,140 @@
+//! The plugin `redis-cluster` without a sandbox: what the benchmark compares the Wasm build with.
+//!
+//! It is a program of its own, so that it is built with the profile that plugins are built with.
+//!
+//! Reads a request, a recording, and then orders, each on a line: `json COUNT` or `values COUNT`. To
+//! each order it answers with the nanoseconds of each pass and with the outcome, as JSON on a line.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    time::Instant,
+};
+
+use redis_cluster::RedisCluster;
+use serde_json::{Value, json};
+use tholepin_sdk::{
+    DeleteOptions, EventType, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, ReadMode,
+    Reconciler, Replayed, Reply, Request,
+};
+
+type Failed = Box<dyn Error>;
+
+fn main() -> Result<(), Failed> {
+    let mut lines = io::stdin().lines();
+    let mut line = || lines.next().transpose();
+    let request: Request = serde_json::from_str(&line()?.ok_or("no request")?)?;
+    let recording = line()?.ok_or("no recording")?;
+    while let Some(order) = line()? {
+        let (way, count) = order.split_once(' ').ok_or("an order is a way and a count")?;
+        let pass: fn(&Replayed, Request) -> Result<Outcome, Failed> = match way {
+            "json" => through_json,
+            "values" => |host, request| with_values(host, request),
+            _ => return Err(format!("`{way}` is neither json nor values").into()),
+        };
+        let mut taken_ns = Vec::new();
+        let mut outcome = Outcome::default();
+        for _ in 0..count.parse::<u32>()? {
+            let (host, given) = (Replayed::from_recording(&recording)?, request.clone());
+            let start = Instant::now();
+            outcome = pass(&host, given)?;
+            taken_ns.push(u64::try_from(start.elapsed().as_nanos())?);
+            if let Some(missing) = host.missing().first() {
+                return Err(format!("the recording holds no {missing}").into());
+            }
+        }
+        let answer = json!({"takenNs": taken_ns, "outcome": outcome});
+        writeln!(io::stdout(), "{answer}")?;
+    }
+    Ok(())
+}
+
+/// A pass in which everything crosses the border that a guest's would, as the same text.
+fn through_json(host: &Replayed, request: Request) -> Result<Outcome, Failed> {
+    let request: Request = serde_json::from_str(&serde_json::to_string(&request)?)?;
+    let outcome = with_values(&Border(host), request)?;
+    Ok(serde_json::from_str(&serde_json::to_string(&outcome)?)?)
+}
+
+/// A pass in which the plugin is handed what the host has.
+fn with_values(host: &dyn Host, request: Request) -> Result<Outcome, Failed> {
+    let outcome = RedisCluster::reconcile(host, request);
+    Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
+}
+
+/// Prints and reads each argument and each answer that is a document, as the contract has it.
+struct Border<'a>(&'a Replayed);
+
+type Answer<T> = Result<T, tholepin_sdk::Error>;
+
+fn cross(document: &Value) -> Answer<Value> {
+    let read = serde_json::from_str(&document.to_string());
+    read.map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
+}
+
+fn cross_all(documents: &[Value]) -> Answer<Vec<Value>> {
+    documents.iter().map(cross).collect()
+}
+
+impl Host for Border<'_> {
+    fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Answer<Value> {
+        cross(&self.0.get(object, read, fields)?)
+    }
+
+    fn list(&self, query: &ListQuery) -> Answer<Vec<Value>> {
+        cross_all(&self.0.list(query)?)
+    }
+
+    fn apply(&self, object: &Value, force: bool) -> Answer<Value> {
+        cross(&self.0.apply(&cross(object)?, force)?)
+    }
+
+    fn apply_status(&self, object: &Value) -> Answer<Value> {
+        cross(&self.0.apply_status(&cross(object)?)?)
+    }
+
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Answer<Value> {
+        cross(&self.0.merge_patch(object, &cross(patch)?)?)
+    }
+
+    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Answer<()> {
+        self.0.delete(object, options)
+    }
+
+    fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Answer<()> {
+        self.0.publish(event_type, reason, message)
+    }
+
+    fn pipeline(&self, pipeline: &Pipeline) -> Answer<Vec<Reply>> {
+        self.0.pipeline(pipeline)
+    }
+
+    fn fan_out(&self, pipelines: &[Pipeline]) -> Answer<Vec<Answer<Vec<Reply>>>> {
+        self.0.fan_out(pipelines)
+    }
+
+    fn observe(&self, instance: &Value) -> Answer<Value> {
+        cross(&self.0.observe(&cross(instance)?)?)
+    }
+
+    fn act(&self, instance: &Value, actions: &[Value]) -> Answer<Vec<Answer<Value>>> {
+        let results = self.0.act(&cross(instance)?, &cross_all(actions)?)?;
+        Ok(results.into_iter().map(|result| cross(&result?)).collect())
+    }
+
+    fn now_ms(&self) -> Answer<u64> {
+        self.0.now_ms()
+    }
+
+    fn random(&self, bytes: u32) -> Answer<Vec<u8>> {
+        self.0.random(bytes)
+    }
+
+    fn parameters(&self) -> Answer<Value> {
+        cross(&self.0.parameters()?)
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        self.0.log(level, message);
+    }
+}

@@ -1,0 +1,143 @@
+//! The host's parts in this process: real watches and requests, the real gate, and a Redis port of one's
+//! choice. What the binary adds is the queue, which is not what is measured here.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, anyhow};
+use tholepin_core::{
+    ObjectKey, ObjectRef, Recording,
+    port::{Clock, Entropy, Guests, Kubernetes, Redis, WatchLease, WatchScope, Watches},
+};
+use tholepin_gate::{Gate, Mode, PassContext, Ports};
+use tholepin_guest::LoadedPlugin;
+use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_schema::{
+    manifest::{KindName, Manifest},
+    reconcile::{Outcome, Request},
+};
+use tokio::{task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+
+/// After this a watch that has not listed its kind is given up.
+const FOLLOW_MAX: Duration = Duration::from_secs(60);
+/// As in the host.
+const CALLS_MAX: u32 = 2_000;
+const WRITES_MAX: u32 = 500;
+
+/// Watches, store, requests and gate.
+pub(crate) struct Engine {
+    /// The port to Kubernetes.
+    pub(crate) kubernetes: Arc<KubernetesApi>,
+    gate: Arc<Gate>,
+    leases: Vec<Box<dyn WatchLease>>,
+    /// Aborted when dropped.
+    _tasks: JoinSet<()>,
+}
+
+/// One pass that went well.
+pub(crate) struct Passed {
+    pub(crate) request: Request,
+    pub(crate) outcome: Outcome,
+    /// From the call of the guest to its outcome.
+    pub(crate) took: Duration,
+    pub(crate) recording: Recording,
+}
+
+impl Engine {
+    /// Connects; nothing is watched yet.
+    pub(crate) async fn connect(kubeconfig: &Path, redis: Arc<dyn Redis>) -> Result<Self> {
+        let options = ConnectOptions {
+            kubeconfig: Some(kubeconfig.to_owned()),
+            // Nobody else may guess it in production; here nothing is secret.
+            fingerprint_key: FingerprintKey::new([7; 32]),
+            reporting_instance: "bench".to_owned(),
+            hub: HubOptions::default(),
+        };
+        let kubernetes = KubernetesApi::connect(options).await?;
+        let gate = Gate::new(Ports {
+            kubernetes: kubernetes.clone(),
+            redis,
+            clock: Arc::new(WallClock),
+            entropy: Arc::new(NoEntropy),
+        });
+        let mut tasks = JoinSet::new();
+        let watched = kubernetes.clone();
+        tasks.spawn(async move { watched.run(CancellationToken::new()).await });
+        Ok(Self { kubernetes, gate, leases: Vec::new(), _tasks: tasks })
+    }
+
+    /// Watches a kind until this engine goes; returns when it is listed.
+    pub(crate) async fn follow(&mut self, kind: KindName) -> Result<()> {
+        let lease = self.kubernetes.lease(WatchScope::all(kind.clone()));
+        let listed = time::timeout(FOLLOW_MAX, lease.following()).await;
+        listed.with_context(|| format!("{kind} is not followed: {:?}", lease.state()))?;
+        self.leases.push(lease);
+        Ok(())
+    }
+
+    /// Watches all that a manifest names.
+    pub(crate) async fn follow_all(&mut self, manifest: &Manifest) -> Result<()> {
+        let own = manifest.reconciles.iter().map(|kind| &kind.name);
+        for kind in own.chain(manifest.watches.iter().map(|kind| &kind.name)) {
+            self.follow(kind.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets a plugin reconcile an object of the store in a live pass.
+    pub(crate) async fn reconcile(
+        &self,
+        plugin: &LoadedPlugin,
+        object: &ObjectRef,
+    ) -> Result<Passed> {
+        let stored = self.kubernetes.view().get(object);
+        let stored = stored.with_context(|| format!("{object} is not in the store"))?;
+        let key = Arc::new(ObjectKey {
+            plugin: plugin.name.clone(),
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+        });
+        let pass = self.gate.pass(PassContext {
+            key: key.clone(),
+            object: stored.clone(),
+            grants: plugin.grants.clone(),
+            safety: Arc::new(plugin.manifest.safety.clone()),
+            parameters: plugin.parameters.clone(),
+            mode: Mode::Live,
+            calls_max: CALLS_MAX,
+            writes_max: WRITES_MAX,
+        });
+        let request =
+            Request { object: (*stored).clone(), deleting: false, causes: Vec::new(), memo: None };
+        let (context, given) = (plugin.context(Some(key)), request.clone());
+        let start = Instant::now();
+        let outcome = plugin.reconcile(context, given, pass.clone()).await?;
+        let took = start.elapsed();
+        let outcome = outcome.map_err(|failure| anyhow!("{failure:?}"))?;
+        Ok(Passed { request, outcome, took, recording: pass.recording() })
+    }
+}
+
+/// The machine's clock.
+pub(crate) struct WallClock;
+
+impl Clock for WallClock {
+    fn now_ms(&self) -> u64 {
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// No plugin that is measured asks for random bytes but to seed a map.
+struct NoEntropy;
+
+impl Entropy for NoEntropy {
+    fn bytes(&self, count: usize) -> Vec<u8> {
+        vec![7; count]
+    }
+}

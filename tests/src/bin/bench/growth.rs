@@ -1,0 +1,268 @@
+//! How the cost of a pass grows: with the size of the cluster that it is about, and with the number of
+//! clusters that it is not about.
+//!
+//! A pass goes through all of the host but the queue and the network: the plugin in Wasm, the gate with its
+//! ledger, the store with every object, and applies that find nothing to change. Only what the servers say
+//! is made up, and the Pods have no processes.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    guests,
+    redis_cluster::NAMESPACE,
+    wait::{Look, until},
+};
+use tholepin_core::{ObjectRef, port::Kubernetes};
+use tholepin_schema::manifest::KindName;
+
+use crate::{
+    engine::Engine,
+    objects,
+    plugin::Plugin,
+    snapshot::{self, MadeUp},
+    table::{Row, Unit},
+};
+
+/// Shards and replicas of each: 3, 10, 30 and 100 nodes.
+const SIZES: [(u16, u16); 4] = [(3, 0), (5, 1), (15, 1), (50, 1)];
+/// How many clusters of [`USUAL`] there are at a time.
+const COUNTS: [usize; 3] = [1, 10, 100];
+const USUAL: (u16, u16) = (3, 1);
+/// Which Pods belong to a cluster.
+const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
+/// Passes that are measured of each.
+const PASSES: usize = 40;
+/// Ten times the nodes may cost ten times as much.
+const GOAL_TIMES: f64 = 10.0;
+/// A hundred times the clusters may cost a pass nothing: a tenth is left to chance.
+const GOAL_CONSTANT: f64 = 1.1;
+/// After this a cluster that does not settle is given up.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
+/// Measures both.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let mut rows = by_size().await?;
+    rows.extend(by_count().await?);
+    Ok(rows)
+}
+
+async fn by_size() -> Result<Vec<Row>> {
+    let site = Site::open().await?;
+    let mut rows = Vec::new();
+    for (shards, replicas) in SIZES {
+        let name = format!("c-{shards}-{replicas}");
+        site.make(&name, (shards, replicas)).await?;
+        let nodes = shards * (1 + replicas);
+        rows.push(Row::ms(format!("pass, {nodes} nodes"), &site.passes(&name).await?));
+    }
+    let of = |index: usize| rows.get(index).map_or(f64::NAN, Row::median);
+    let ratio = of(3) / of(1);
+    rows.push(Row::new("pass, 100 nodes ÷ 10 nodes", Unit::Ratio, vec![ratio]).goal(GOAL_TIMES));
+    Ok(rows)
+}
+
+async fn by_count() -> Result<Vec<Row>> {
+    let site = Site::open().await?;
+    let (mut rows, mut there) = (Vec::new(), 0);
+    for count in COUNTS {
+        let names = (there..count).map(|number| format!("n-{number:03}"));
+        for name in names {
+            site.make(&name, USUAL).await?;
+        }
+        there = count;
+        rows.push(Row::ms(
+            format!("pass, 6 nodes, {count} clusters"),
+            &site.passes("n-000").await?,
+        ));
+    }
+    let of = |index: usize| rows.get(index).map_or(f64::NAN, Row::median);
+    let ratio = of(2) / of(0);
+    let name = "pass, 100 clusters ÷ 1 cluster";
+    rows.push(Row::new(name, Unit::Ratio, vec![ratio]).goal(GOAL_CONSTANT));
+    Ok(rows)
+}
+
+/// An API server of its own, the host's parts, and the plugin.
+struct Site {
+    engine: Engine,
+    plugin: Plugin,
+    client: Client,
+    cluster: Cluster,
+}
+
+impl Site {
+    async fn open() -> Result<Self> {
+        let cluster = Cluster::start_api_only()?;
+        let client = cluster.client().await?;
+        let plugin = Plugin::load("redis-cluster", &guests::redis_cluster()?).await?;
+        let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(MadeUp)).await?;
+        let manifest = &plugin.loaded.manifest;
+        for definition in manifest.reconciles.iter().filter_map(|kind| kind.crd.as_ref()) {
+            engine.kubernetes.install_crd(definition).await?;
+        }
+        engine.follow_all(manifest).await?;
+        Ok(Self { engine, plugin, client, cluster })
+    }
+
+    /// Makes a cluster with its Pods, and reconciles it until nothing is left to do.
+    async fn make(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
+        let object = json!({
+            "apiVersion": "redis.tholepin.dev/v1alpha1",
+            "kind": "RedisCluster",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "shards": shards,
+                "replicasPerShard": replicas,
+                "failover": {"nodeTimeoutMs": snapshot::NODE_TIMEOUT_MS},
+            },
+        });
+        let kind = ["redis.tholepin.dev", "v1alpha1", "RedisCluster"];
+        objects::create(&objects::api(&self.client, kind), "bench", [object]).await?;
+        let object = snapshot::object(name);
+        self.in_store(&object, 1).await?;
+        // Makes all but the Pods.
+        self.engine.reconcile(&self.plugin.loaded, &object).await?;
+        self.make_pods(name).await?;
+        let pods = usize::from(shards * (1 + replicas));
+        self.in_store(&pods_like(name), pods).await?;
+        let look = || async {
+            let summary =
+                self.engine.reconcile(&self.plugin.loaded, &object).await?.outcome.summary;
+            let is_ready = summary.starts_with(&format!("ready: {shards}/{shards} shards"));
+            Ok(if is_ready { Look::There(()) } else { Look::NotYet(summary) })
+        };
+        until(format!("{name} to be ready"), SETTLE_MAX, look).await.map(drop)
+    }
+
+    /// Makes the Pods that its StatefulSets ask for, running.
+    async fn make_pods(&self, cluster: &str) -> Result<()> {
+        let sets = objects::api(&self.client, ["apps", "v1", "StatefulSet"]);
+        let selector = format!("{CLUSTER_LABEL}={cluster}");
+        let sets = sets.list(&ListParams::default().labels(&selector)).await?;
+        let pods = objects::api(&self.client, ["", "v1", "Pod"]);
+        let made = sets.iter().map(|set| pods_of(&serde_json::to_value(set)?));
+        let made = made.collect::<Result<Vec<_>>>()?.concat();
+        objects::create(&pods, "bench", made.clone()).await?;
+        let numbered = made.iter().enumerate();
+        objects::at_once(numbered.map(|(number, pod)| run(&pods, pod, number))).await
+    }
+
+    /// Waits until the store holds this many objects of a kind whose names begin so, each complete.
+    async fn in_store(&self, like: &ObjectRef, count: usize) -> Result<()> {
+        let look = || async {
+            let view = self.engine.kubernetes.view();
+            let all = view.references(&like.kind, &like.namespace);
+            let ours = all.iter().filter(|object| object.name.starts_with(&like.name));
+            let is_whole = |object: &&ObjectRef| {
+                let is_pod = object.kind.kind == "Pod";
+                let object = view.get(object);
+                !is_pod || object.is_some_and(|pod| pod.pointer("/status/podIP").is_some())
+            };
+            let there = ours.filter(is_whole).count();
+            let wait = || Look::NotYet(format!("{there} of {count}"));
+            Ok(if there == count { Look::There(()) } else { wait() })
+        };
+        until(format!("{} in the store", like.name), SETTLE_MAX, look).await.map(drop)
+    }
+
+    /// Times of passes that have nothing to do, which is checked.
+    async fn passes(&self, name: &str) -> Result<Vec<Duration>> {
+        let object = snapshot::object(name);
+        let mut taken = Vec::new();
+        let mut written = 0;
+        // The first tenth warms up, and may write what a watch brought last.
+        for number in 0..PASSES + PASSES / 10 {
+            let passed = self.engine.reconcile(&self.plugin.loaded, &object).await?;
+            let summary = passed.outcome.summary;
+            ensure!(summary.starts_with("ready:"), "{name}: {summary}");
+            if number < PASSES / 10 {
+                written = self.written()?;
+            } else {
+                taken.push(passed.took);
+            }
+        }
+        ensure!(self.written()? == written, "{name}: a pass with nothing to do wrote something");
+        Ok(taken)
+    }
+
+    /// How long the API server's list of writes is.
+    fn written(&self) -> Result<u64> {
+        Ok(fs::metadata(self.cluster.audit_log())?.len())
+    }
+}
+
+/// The Pods that a StatefulSet asks for.
+fn pods_of(set: &Value) -> Result<Vec<Value>> {
+    let part = |path: &str| set.pointer(path).cloned().with_context(|| format!("no {path}"));
+    let (name, labels) = (part("/metadata/name")?, part("/spec/template/metadata/labels")?);
+    let (uid, spec) = (part("/metadata/uid")?, part("/spec/template/spec")?);
+    let name = name.as_str().unwrap_or_default();
+    let count = part("/spec/replicas")?.as_u64().unwrap_or_default();
+    let pod = |ordinal: u64| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": format!("{name}-{ordinal}"),
+                "namespace": NAMESPACE,
+                "labels": labels,
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1",
+                    "kind": "StatefulSet",
+                    "name": name,
+                    "uid": uid,
+                    "controller": true,
+                    "blockOwnerDeletion": true,
+                }],
+            },
+            "spec": spec,
+        })
+    };
+    Ok((0..count).map(pod).collect())
+}
+
+/// Says that a Pod runs, as its node would.
+async fn run(pods: &Api<DynamicObject>, pod: &Value, number: usize) -> Result<()> {
+    let since = "2026-11-20T08:15:09Z";
+    let address = format!("10.0.{}.{}", number >> 8 & 255, number & 255);
+    let condition =
+        |name: &str| json!({"type": name, "status": "True", "lastTransitionTime": since});
+    let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition);
+    let status = json!({
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "conditions": conditions,
+        "containerStatuses": [{
+            "name": "redis",
+            "ready": true,
+            "started": true,
+            "restartCount": 0,
+            "image": "redis:7.0",
+            "imageID": "local://redis-server@7.0.15",
+            "containerID": format!("local://{number:032x}"),
+            "state": {"running": {"startedAt": since}},
+            "lastState": {},
+        }],
+    });
+    let name = pod.pointer("/metadata/name").and_then(Value::as_str).context("a Pod has a name")?;
+    let patch = Patch::Merge(json!({ "status": status }));
+    pods.patch_status(name, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// The Pods of a cluster: their names begin so.
+fn pods_like(cluster: &str) -> ObjectRef {
+    ObjectRef {
+        kind: KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() },
+        namespace: NAMESPACE.to_owned(),
+        name: format!("{cluster}-shard-"),
+    }
+}

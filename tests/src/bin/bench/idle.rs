@@ -1,0 +1,78 @@
+//! What the host writes to the API server while nothing happens, as the server's audit log has it.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    guests, oracle,
+    redis_cluster::{NAMESPACE, RedisCluster},
+    wait::{Look, until},
+};
+
+use crate::{
+    objects,
+    table::{Row, Unit, say},
+};
+
+const REDIS: RedisCluster = RedisCluster::USUAL;
+const GREETINGS: usize = 20;
+/// Two of the host's rounds over healthy objects, so that what a round writes is seen.
+const IDLE: Duration = Duration::from_secs(60);
+/// After this what is not well, or not quiet, is given up.
+const WELL_MAX: Duration = Duration::from_secs(90);
+
+/// Measures it.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let cluster = Cluster::start()?;
+    let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
+    let plugins = cluster.plugins()?;
+    guests::install(&plugins, "redis-cluster", &guests::redis_cluster()?)?;
+    guests::install(&plugins, "config-maker", &guests::config_maker("Hello")?)?;
+    let _host = cluster.host()?;
+    REDIS.create(&kubectl)?;
+    let greetings = objects::api(&client, ["tests.tholepin.dev", "v1", "Greeting"]);
+    objects::create(&greetings, "bench", (0..GREETINGS).map(greeting)).await?;
+    let well = || async { Ok(Look::There(REDIS.well(&kubectl, &client).await?)) };
+    until(format!("{} to be well", REDIS.name), WELL_MAX, well).await?;
+    // The last writes of the beginning.
+    let still =
+        || async { Ok(Look::There(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
+    until("the cluster to settle", WELL_MAX, still).await?;
+    let before = writes(&cluster)?;
+    tokio::time::sleep(IDLE).await;
+    let after = writes(&cluster)?;
+    for write in after.iter().skip(before.len()) {
+        say(&format!("  {write}"));
+    }
+    let count = u32::try_from(after.len().saturating_sub(before.len()))?;
+    let per_minute = f64::from(count) * 60.0 / IDLE.as_secs_f64();
+    let name = "host's writes while idle, but Leases";
+    Ok(vec![Row::new(name, Unit::PerMinute, vec![per_minute]).goal(0.0)])
+}
+
+fn greeting(number: usize) -> Value {
+    json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": "Greeting",
+        "metadata": {"name": format!("greeting-{number}"), "namespace": NAMESPACE},
+        "spec": {"text": "world"},
+    })
+}
+
+/// The host's writes so far, Leases left out.
+fn writes(cluster: &Cluster) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(cluster.audit_log())?;
+    // The last line may be half written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(|line| serde_json::from_str(line).context("an audit line"));
+    let lines = lines.collect::<Result<Vec<Value>>>()?;
+    let field = |line: &Value, name: &str| -> String {
+        line.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let counts = |line: &Value| {
+        field(line, "field_manager").starts_with("tholepin") && field(line, "resource") != "leases"
+    };
+    Ok(lines.into_iter().filter(counts).collect())
+}

@@ -1,0 +1,64 @@
+//! Counts the bytes that this process holds on its heap, for as long as somebody wants to know.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed},
+};
+
+#[global_allocator]
+static HEAP: Counted = Counted;
+
+/// Counting costs time, which other measurements should not pay.
+static IS_COUNTING: AtomicBool = AtomicBool::new(false);
+static BYTES: AtomicIsize = AtomicIsize::new(0);
+
+/// Gives what was done and by how many bytes the heap grew meanwhile, as asked for: what the allocator
+/// adds to each block is not in it.
+pub(crate) async fn grown<T>(work: impl Future<Output = T>) -> (T, isize) {
+    BYTES.store(0, Relaxed);
+    IS_COUNTING.store(true, Relaxed);
+    let done = work.await;
+    IS_COUNTING.store(false, Relaxed);
+    (done, BYTES.load(Relaxed))
+}
+
+/// The system's allocator, counted.
+struct Counted;
+
+impl Counted {
+    fn count(&self, bytes: isize) {
+        if IS_COUNTING.load(Relaxed) {
+            BYTES.fetch_add(bytes, Relaxed);
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "an allocator is unsafe by its trait; each call goes to the system's with what came in"
+)]
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.count(layout.size().cast_signed());
+        // SAFETY: the caller keeps what the trait asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        self.count(-layout.size().cast_signed());
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.count(layout.size().cast_signed());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        self.count(bytes.cast_signed() - layout.size().cast_signed());
+        // SAFETY: as above.
+        unsafe { System.realloc(block, layout, bytes) }
+    }
+}

@@ -1,0 +1,42 @@
+//! Objects by the hundred, through the API server.
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, PostParams},
+    core::GroupVersionKind,
+};
+use serde_json::Value;
+use tests::redis_cluster::NAMESPACE;
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 16;
+
+/// The objects of a kind in the namespace of the tests.
+pub(crate) fn api(client: &Client, [group, version, kind]: [&str; 3]) -> Api<DynamicObject> {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    Api::namespaced_with(client.clone(), NAMESPACE, &kind)
+}
+
+/// Creates objects as this field manager, several at once.
+pub(crate) async fn create(
+    api: &Api<DynamicObject>,
+    manager: &str,
+    objects: impl IntoIterator<Item = Value>,
+) -> Result<()> {
+    let params = &PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+    let create = |object: Value| async move {
+        let object: DynamicObject = serde_json::from_value(object)?;
+        api.create(params, &object).await.context("cannot create an object")?;
+        anyhow::Ok(())
+    };
+    at_once(objects.into_iter().map(create)).await
+}
+
+/// Waits for all of these, several at once, or for the first that fails.
+pub(crate) async fn at_once(
+    work: impl Iterator<Item = impl Future<Output = Result<()>>>,
+) -> Result<()> {
+    stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await
+}

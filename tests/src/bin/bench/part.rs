@@ -1,0 +1,96 @@
+//! The parts of the benchmark, each of which can be asked for by name.
+
+use anyhow::Result;
+
+use crate::{
+    events, failover, growth, hook, idle, plugins, sandbox, store, swap, table::Row, wasm,
+};
+
+/// One part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Swap,
+    Failover,
+    Wasm,
+    Sandbox,
+    Hook,
+    Store,
+    Plugins,
+    Events,
+    Idle,
+    Growth,
+}
+
+impl Part {
+    /// All, in the order in which they are measured.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Swap,
+        Self::Failover,
+        Self::Wasm,
+        Self::Sandbox,
+        Self::Hook,
+        Self::Store,
+        Self::Plugins,
+        Self::Events,
+        Self::Idle,
+        Self::Growth,
+    ];
+
+    /// The part of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.name() == name)
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Swap => "swap",
+            Self::Failover => "failover",
+            Self::Wasm => "wasm",
+            Self::Sandbox => "sandbox",
+            Self::Hook => "hook",
+            Self::Store => "store",
+            Self::Plugins => "plugins",
+            Self::Events => "events",
+            Self::Idle => "idle",
+            Self::Growth => "growth",
+        }
+    }
+
+    /// What it measures, in a line.
+    pub(crate) const fn about(self) -> &'static str {
+        match self {
+            Self::Swap => "from the rename of a plugin's file to the effect of its new code",
+            Self::Failover => "how long a shard cannot be written after its primary's death",
+            Self::Wasm => "a recorded reconcile in Wasm beside the same code natively",
+            Self::Sandbox => "a fresh instance for a call that does nothing",
+            Self::Hook => "processor time of a reconcile beside a shell hook's and an HTTP hook's",
+            Self::Store => "memory per Pod that is watched",
+            Self::Plugins => "memory of the host by how many plugins it serves",
+            Self::Events => "from a change to the reconcile that it causes, at 1,000 objects",
+            Self::Idle => "what the host writes while nothing happens",
+            Self::Growth => "a pass by how large the cluster is, and by how many there are",
+        }
+    }
+
+    /// Measures it.
+    pub(crate) async fn measure(self) -> Result<Vec<Row>> {
+        match self {
+            Self::Swap => swap::measure().await,
+            Self::Failover => {
+                let mut rows = Vec::new();
+                for node_timeout_ms in [2000, 5000] {
+                    rows.extend(failover::measure(node_timeout_ms).await?);
+                }
+                Ok(rows)
+            }
+            Self::Wasm => wasm::measure().await,
+            Self::Sandbox => sandbox::measure().await,
+            Self::Hook => hook::measure().await,
+            Self::Store => store::measure().await,
+            Self::Plugins => plugins::measure().await,
+            Self::Events => events::measure().await,
+            Self::Idle => idle::measure().await,
+            Self::Growth => growth::measure().await,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Plugins loaded into this process by the product's own registry, with the engine that the host has.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+use tests::guests;
+use tholepin_core::PluginName;
+use tholepin_guest::{GuestEngine, LoadedPlugin, Registry, RegistryOptions};
+
+/// A loaded plugin.
+pub(crate) struct Plugin {
+    /// What the host would call.
+    pub(crate) loaded: Arc<LoadedPlugin>,
+    /// Compiled code is mapped from here.
+    _home: TempDir,
+}
+
+impl Plugin {
+    /// Loads a component with all that it asks for.
+    pub(crate) async fn load(name: &str, component: &[u8]) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;
+        let directory: PathBuf = home.path().join("plugins");
+        std::fs::create_dir(&directory)?;
+        guests::install(&directory, name, component)?;
+        let cache = home.path().join("compiled");
+        let options = RegistryOptions { directory, cache, allow_as_requested: true };
+        let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new()?), options)?;
+        watch.scan().await;
+        let name: PluginName = name.parse()?;
+        let loaded = registry.active(&name);
+        let loaded = loaded.with_context(|| format!("{:?}", registry.reports().get(&name)))?;
+        Ok(Self { loaded, _home: home })
+    }
+}

@@ -1,0 +1,120 @@
+//! How much memory the host needs by how many plugins it serves. Each has code, a name, a kind and an
+//! object of its own, and has reconciled that object.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kube::Client;
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    guests,
+    process::Process,
+    redis_cluster::NAMESPACE,
+    wait::{Look, until},
+};
+
+use crate::{
+    objects, proc,
+    table::{Row, Unit},
+};
+
+/// How many plugins there are, step by step.
+const STEPS: [usize; 3] = [1, 10, 100];
+const GOAL_BYTES: f64 = 48e6;
+/// After this plugins that do not serve are given up: the first time each is compiled.
+const SERVE_MAX: Duration = Duration::from_secs(180);
+/// How long the host may let go of what it needed to begin.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What is replaced in the component, so that one build makes all. Long enough not to become a constant in
+/// the code.
+const NAME: &str = "bench-plugin-of-the-memory-measurement-number-0000";
+const KIND: &str = "BenchKindOfTheMemoryMeasurementNumber0000";
+
+/// Measures it.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let component =
+        guests::build("guest-config-maker", &[("PLUGIN_NAME", NAME), ("PLUGIN_KIND", KIND)])?;
+    let cluster = Cluster::start_api_only()?;
+    let client = cluster.client().await?;
+    let folder = cluster.plugins()?;
+    let mut host = cluster.host()?;
+    let mut rows = Vec::new();
+    let mut there = 0;
+    for count in STEPS {
+        for number in there..count {
+            let (name, kind) = (variant(NAME, number), variant(KIND, number));
+            let component = guests::replaced(&component, NAME, &name)?;
+            let component = guests::replaced(&component, KIND, &kind)?;
+            guests::install(&folder, &name, &component)?;
+        }
+        there = count;
+        serve(&client, count).await?;
+        rows.push(row(&format!("host's memory, {count} plugins, compiled by it"), &host).await?);
+    }
+    host.end()?;
+    let host = cluster.host()?;
+    // What each must do again is seen by what it does to a change.
+    objects::at_once((0..there).map(|number| change(&client, number, "again"))).await?;
+    greeted(&client, there, "again").await?;
+    let row = row(&format!("host's memory, {there} plugins, started again"), &host).await?;
+    rows.push(row.goal(GOAL_BYTES));
+    Ok(rows)
+}
+
+async fn row(name: &str, host: &Process) -> Result<Row> {
+    tokio::time::sleep(SETTLE).await;
+    Ok(Row::new(name, Unit::Bytes, vec![proc::resident_bytes(host.pid())?]))
+}
+
+/// The text with another number at its end.
+fn variant(text: &str, number: usize) -> String {
+    format!("{}{number:04}", text.trim_end_matches('0'))
+}
+
+/// Makes an object for each plugin that has none, and waits until each has reconciled its own.
+async fn serve(client: &Client, count: usize) -> Result<()> {
+    let make = |number| async move {
+        // The kind comes with the plugin.
+        let made = || async { Ok(Look::There(change(client, number, "there").await?)) };
+        until(variant(KIND, number), SERVE_MAX, made).await.map(drop)
+    };
+    objects::at_once((0..count).map(make)).await?;
+    greeted(client, count, "there").await
+}
+
+/// Applies the object of a plugin with this text.
+async fn change(client: &Client, number: usize, text: &str) -> Result<()> {
+    use kube::api::{Patch, PatchParams};
+    let kind = variant(KIND, number);
+    let object = json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": kind,
+        "metadata": {"name": object_name(number), "namespace": NAMESPACE},
+        "spec": {"text": text},
+    });
+    let api = objects::api(client, ["tests.tholepin.dev", "v1", &kind]);
+    let params = PatchParams::apply("bench").force();
+    api.patch(&object_name(number), &params, &Patch::Apply(object)).await.context(kind)?;
+    Ok(())
+}
+
+/// Waits until each plugin has made its ConfigMap with this text.
+async fn greeted(client: &Client, count: usize, text: &str) -> Result<()> {
+    let maps = objects::api(client, ["", "v1", "ConfigMap"]);
+    let look = || async {
+        let maps = maps.list(&kube::api::ListParams::default()).await?;
+        let wanted = format!("Hello, {text}");
+        let says = |map: &&kube::api::DynamicObject| {
+            map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&wanted)
+        };
+        let done = maps.iter().filter(says).count();
+        Ok(if done == count { Look::There(()) } else { Look::NotYet(format!("{done} of {count}")) })
+    };
+    until(format!("{count} plugins to have greeted"), SERVE_MAX, look).await.map(drop)
+}
+
+fn object_name(number: usize) -> String {
+    format!("object-{number:04}")
+}

@@ -1,0 +1,41 @@
+//! What the kernel tells of processes: processor time and memory.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+
+/// How many ticks of `/proc/PID/stat` a second has, on every Linux that we run on.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// Where the processor times of the process, and of its children that have ended and were waited for,
+/// stand behind the name in `/proc/PID/stat`.
+const OWN: usize = 11;
+const CHILDREN: usize = 13;
+
+/// The processor time that a process has used, in user and kernel mode, to a hundredth of a second.
+pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+    ticks(&format!("/proc/{pid}/stat"), OWN)
+}
+
+/// The processor time that this process and its children that have ended have used.
+pub(crate) fn cpu_of_us() -> Result<Duration> {
+    Ok(ticks("/proc/self/stat", OWN)? + ticks("/proc/self/stat", CHILDREN)?)
+}
+
+fn ticks(file: &str, from: usize) -> Result<Duration> {
+    let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
+    // The name stands in parentheses and may hold anything, also parentheses.
+    let (_, fields) = text.rsplit_once(") ").context("the process has a name")?;
+    let fields = fields.split(' ').skip(from).take(2);
+    let ticks: f64 = fields.map(|ticks| ticks.parse::<f64>().unwrap_or(f64::NAN)).sum();
+    Duration::try_from_secs_f64(ticks / TICKS_PER_SECOND).with_context(|| format!("{file}: {text}"))
+}
+
+/// The bytes of memory that a process has in use, of its own and of files.
+pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
+    let file = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&file).with_context(|| file.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.with_context(|| format!("{file} has no VmRSS"))?.parse()?;
+    Ok(kib * 1024.0)
+}

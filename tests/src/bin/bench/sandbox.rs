@@ -1,0 +1,41 @@
+//! What the sandbox costs: a fresh instance, a call that does nothing, and the end of the instance, with
+//! the engine's settings as the host has them.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Result, anyhow};
+use serde_json::json;
+use tests::guests;
+use tholepin_core::port::Guests;
+use tholepin_schema::reconcile::Request;
+
+use crate::{plugin::Plugin, table::Row, world::Obliging};
+
+/// How many calls are measured, after as many that are not.
+const CALLS: usize = 3_000;
+const GOAL_US: f64 = 25.0;
+
+/// Measures it.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let plugin = Plugin::load("probe", &guests::probe()?).await?;
+    let object = json!({
+        "apiVersion": "tests.tholepin.dev/v1",
+        "kind": "Probe",
+        "metadata": {"name": "a", "namespace": "default"},
+        "spec": {"do": "nothing"},
+    });
+    let world = Arc::new(Obliging::default());
+    let mut taken = Vec::with_capacity(2 * CALLS);
+    for _ in 0..2 * CALLS {
+        let request =
+            Request { object: object.clone(), deleting: false, causes: Vec::new(), memo: None };
+        let context = plugin.loaded.context(None);
+        let start = Instant::now();
+        let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
+        taken.push(start.elapsed());
+        outcome.map_err(|failure| anyhow!("{failure:?}"))?;
+    }
+    let taken = taken.split_off(CALLS);
+    let row = Row::us("fresh instance, call of nothing, end", &taken);
+    Ok(vec![row.goal(GOAL_US)])
+}

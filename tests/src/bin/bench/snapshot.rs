@@ -1,0 +1,256 @@
+//! A healthy Redis Cluster of any size, made up: what a Redis port would have seen of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tests::redis_cluster::NAMESPACE;
+use tholepin_core::{
+    Boxed, CallError, ObjectRef, RespReply,
+    port::{self, Clock, Members, Redis},
+};
+use tholepin_schema::{
+    action::{Action, Outcome},
+    instance::SETTINGS_SHOWN,
+    manifest::KindName,
+    snapshot::{
+        AttachedReplica, ClusterFacts, Facts, Member, MemberAnswer, NodeRow, Replication, Snapshot,
+        Upstream,
+    },
+    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
+};
+
+use crate::engine::WallClock;
+
+/// What the spec of a made-up cluster must ask for.
+pub(crate) const NODE_TIMEOUT_MS: u32 = 5_000;
+
+/// A RedisCluster of this name.
+pub(crate) fn object(name: &str) -> ObjectRef {
+    let kind = KindName {
+        api_version: "redis.tholepin.dev/v1alpha1".to_owned(),
+        kind: "RedisCluster".to_owned(),
+    };
+    ObjectRef { kind, namespace: NAMESPACE.to_owned(), name: name.to_owned() }
+}
+
+/// Sees a healthy cluster in whatever members it is given: those whose names end in `-0` are primaries,
+/// as in a cluster that was just formed.
+pub(crate) struct MadeUp;
+
+impl Redis for MadeUp {
+    fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        Box::pin(async { made_up(&members.members) })
+    }
+
+    fn pipeline<'a>(
+        &'a self,
+        _: &'a Members,
+        pod: &'a str,
+        _: &'a [Vec<Vec<u8>>],
+        _: Duration,
+    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+        Box::pin(async move { Err(CallError::Unsupported(format!("to ask {pod}"))) })
+    }
+
+    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
+        let outcome = |action: &Action| Outcome::Failed {
+            reason: "Unsupported".to_owned(),
+            message: format!("nothing is there to {}", action.verb.name()),
+            may_have_run: false,
+        };
+        Box::pin(async move { wave.iter().map(outcome).collect() })
+    }
+
+    fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn member_ended(&self, _: &str) {}
+
+    fn watch(&self, _: &Members) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn unwatch(&self, _: &str) {}
+}
+
+/// The place of a member, told by its Pod's name: which shard, and which Pod of it.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: u16,
+    ordinal: u16,
+}
+
+fn place(pod: &str) -> Place {
+    let mut parts = pod.rsplit('-').map(|part| part.parse().unwrap_or_default());
+    let ordinal = parts.next().unwrap_or_default();
+    Place { shard: parts.next().unwrap_or_default(), ordinal }
+}
+
+fn made_up(members: &[port::Member]) -> Snapshot {
+    let now_ms = WallClock.now_ms();
+    let places: Vec<Place> = members.iter().map(|member| place(&member.pod)).collect();
+    let shards = places.iter().map(|place| place.shard + 1).max().unwrap_or_default();
+    let rows = members.iter().zip(&places).map(|(member, place)| {
+        let row = NodeRow {
+            role: if place.ordinal == 0 { Role::Primary } else { Role::Replica },
+            address: member.address.map(|address| address.to_string()),
+            primary: (place.ordinal != 0).then(|| node(Place { ordinal: 0, ..*place })),
+            epoch: ConfigEpoch(u64::from(place.shard) + 1),
+            slots: if place.ordinal == 0 { slots(place.shard, shards) } else { SlotSet::EMPTY },
+            flags: BTreeSet::new(),
+            connected: true,
+        };
+        (node(*place), row)
+    });
+    let view: BTreeMap<NodeId, NodeRow> = rows.collect();
+    let member = |(member, place): (&port::Member, &Place)| {
+        let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
+        Member {
+            pod: member.pod.clone(),
+            pod_uid: member.pod_uid.clone(),
+            kube_node: member.kube_node.clone(),
+            container_id: member.container_id.clone(),
+            running: member.running,
+            ready: is("ready"),
+            deleting: is("deleting"),
+            address: member.address.map(|address| address.to_string()),
+            kubernetes: member.facts.clone(),
+            answer: MemberAnswer::Answered(facts(*place, shards, &view, now_ms)),
+        }
+    };
+    Snapshot {
+        observed_at_ms: now_ms,
+        members: members.iter().zip(&places).map(member).collect(),
+        view,
+        strangers: Vec::new(),
+    }
+}
+
+fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u64) -> Facts {
+    let primary = node(Place { ordinal: 0, ..place });
+    let address =
+        |id: NodeId| view.get(&id).and_then(|row| row.address.clone()).unwrap_or_default();
+    let followers = view.iter().filter(|(_, row)| row.primary == Some(node(place)));
+    let replicas = followers.map(|(id, _)| AttachedReplica {
+        address: address(*id),
+        state: "online".to_owned(),
+        offset_bytes: 123_456,
+        lag_s: Some(1),
+    });
+    let upstream = (place.ordinal != 0).then(|| Upstream {
+        address: address(primary),
+        link_up: true,
+        sync_in_progress: false,
+        last_io_s: Some(1),
+        down_since_s: None,
+    });
+    let replication = Replication {
+        id: hex(primary),
+        previous_id: None,
+        offset_bytes: 123_456,
+        upstream,
+        replicas: replicas.collect(),
+    };
+    Facts {
+        answered_at_ms: now_ms,
+        node: Some(node(place)),
+        run_id: Some(hex(node(place))),
+        version: Some("7.0.15".to_owned()),
+        uptime_s: Some(3_600),
+        loading: Some(false),
+        keys: Some(1_000),
+        used_memory_bytes: Some(2_000_000),
+        role: Some(if place.ordinal == 0 { Role::Primary } else { Role::Replica }),
+        replication: Some(replication),
+        cluster: Some(ClusterFacts {
+            ok: true,
+            known_nodes: view.len() as u64,
+            size: shards.into(),
+            current_epoch: shards.into(),
+            epoch: ConfigEpoch(u64::from(place.shard) + 1),
+            slots_assigned: Slot::COUNT.into(),
+            slots_ok: Slot::COUNT.into(),
+        }),
+        settings: settings(&address(node(place))),
+        ..Facts::default()
+    }
+}
+
+/// The settings of every snapshot, as the plugin wants them for a spec with this node timeout.
+fn settings(address: &str) -> BTreeMap<String, String> {
+    let node_timeout = NODE_TIMEOUT_MS.to_string();
+    let own_ip = address.rsplit_once(':').map_or("", |(ip, _)| ip);
+    let value = |name: &str| match name {
+        "cluster-announce-ip" => own_ip,
+        "cluster-node-timeout" => node_timeout.as_str(),
+        "maxmemory" | "repl-diskless-sync-delay" => "0",
+        _ => "no",
+    };
+    SETTINGS_SHOWN.iter().map(|name| ((*name).to_owned(), value(name).to_owned())).collect()
+}
+
+/// A node's id, made of its place.
+fn node(place: Place) -> NodeId {
+    let digits = format!("{:020x}{:020x}", place.shard + 1, place.ordinal + 1);
+    digits.parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
+}
+
+/// Another name of 40 digits with the same digits.
+fn hex<T: std::str::FromStr<Err: std::fmt::Display>>(id: NodeId) -> T {
+    id.to_string().parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
+}
+
+/// The slots of a shard: runs of equal length, the last takes the rest.
+fn slots(shard: u16, shards: u16) -> SlotSet {
+    let bound = |shard: u16| u32::from(shard) * u32::from(Slot::COUNT) / u32::from(shards);
+    let slot = |number: u32| u16::try_from(number).ok().and_then(|number| Slot::new(number).ok());
+    let (first, last) = (slot(bound(shard)), slot(bound(shard + 1).saturating_sub(1)));
+    let range = first.zip(last).and_then(|(first, last)| SlotRange::new(first, last).ok());
+    range.map(SlotSet::from).unwrap_or_default()
+}
+
+/// Whether what is made up has the fields of a real snapshot: no more, no less.
+pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
+    let members = real.members.iter().map(|member| port::Member {
+        pod: member.pod.clone(),
+        pod_uid: member.pod_uid.clone(),
+        kube_node: member.kube_node.clone(),
+        container_id: member.container_id.clone(),
+        running: member.running,
+        address: member.address.as_ref().and_then(|address| address.parse().ok()),
+        facts: member.kubernetes.clone(),
+    });
+    let fields = |snapshot: &Snapshot| -> Result<BTreeSet<String>> {
+        let mut fields = BTreeSet::new();
+        collect("", &serde_json::to_value(snapshot)?, &mut fields);
+        Ok(fields)
+    };
+    let (real, made_up) = (fields(real)?, fields(&made_up(&members.collect::<Vec<_>>()))?);
+    let apart: Vec<_> = real.symmetric_difference(&made_up).cloned().collect();
+    ensure!(apart.is_empty(), "made-up snapshots are not as real ones: {}", apart.join(", "));
+    Ok(())
+}
+
+/// The paths of all fields; list items and ids count as one.
+fn collect(path: &str, value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let name = if name.parse::<NodeId>().is_ok() { "ID" } else { name };
+                collect(&format!("{path}.{name}"), value, into);
+            }
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|item| collect(&format!("{path}[]"), item, into));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            into.insert(path.to_owned());
+        }
+    }
+}

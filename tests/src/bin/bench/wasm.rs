@@ -1,0 +1,187 @@
+//! A recorded pass of `redis-cluster` in a fresh Wasm instance, beside the same crate, built with the same
+//! profile, as native code.
+//!
+//! The recording is real: a healthy RedisCluster on real servers, reconciled once through the real gate.
+//! Both sides are then answered from it by key, so that neither waits for anything.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Lines, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::Deserialize;
+use tests::{
+    cluster::Cluster,
+    guests,
+    redis_cluster::RedisCluster,
+    wait::{Look, until},
+};
+use tholepin_core::{Answer, CallKey, Recording, Reply, port::Guests};
+use tholepin_redis::{Limits, RedisPort};
+use tholepin_schema::{
+    reconcile::{Outcome, Request},
+    snapshot::Snapshot,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{Engine, Passed, WallClock},
+    plugin::Plugin,
+    snapshot,
+    table::{Row, Unit, say},
+    world::Replay,
+};
+
+const REDIS: RedisCluster = RedisCluster::USUAL;
+/// After this a cluster that is not well is given up.
+const WELL_MAX: Duration = Duration::from_secs(90);
+/// Both sides take turns, so that both have the same machine.
+const TURNS: usize = 20;
+const PASSES_PER_TURN: usize = 25;
+const GOAL: f64 = 1.3;
+
+/// Measures it.
+pub(crate) async fn measure() -> Result<Vec<Row>> {
+    let plugin = Plugin::load("redis-cluster", &guests::redis_cluster()?).await?;
+    let Passed { request, outcome, recording, .. } = record(&plugin).await?;
+    check_made_up(&recording)?;
+    let mut native = Native::start(&request, &recording)?;
+    let answers = Arc::new(recording.answers());
+    let (mut wasm, mut json, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    // The first turn warms both up.
+    for turn in 0..=TURNS {
+        let replayed = replay(&plugin, &request, &answers, &outcome).await?;
+        let [through_json, with_values] =
+            ["json", "values"].map(|way| native.take_turn(way, &outcome));
+        if turn != 0 {
+            wasm.push(replayed);
+            json.push(through_json?);
+            values.push(with_values?);
+        }
+    }
+    let row = |name, turns: &[Vec<Duration>]| Row::us(name, &turns.concat());
+    let through_json = row("reconcile 3+3, native, JSON at the border", &json);
+    let with_values = row("reconcile 3+3, native, no border", &values);
+    Ok(vec![
+        Row::new("reconcile 3+3, Wasm ÷ native", Unit::Ratio, ratios(&wasm, &json)).goal(GOAL),
+        Row::new(
+            "reconcile 3+3, Wasm ÷ native without a border",
+            Unit::Ratio,
+            ratios(&wasm, &values),
+        ),
+        row("reconcile 3+3, Wasm", &wasm).beside("native", &through_json),
+        through_json,
+        with_values,
+    ])
+}
+
+/// The ratio of the medians of each turn.
+fn ratios(ones: &[Vec<Duration>], others: &[Vec<Duration>]) -> Vec<f64> {
+    let median = |turn: &Vec<Duration>| Row::us("", turn).median();
+    ones.iter().zip(others).map(|(one, other)| median(one) / median(other)).collect()
+}
+
+/// Has a RedisCluster made by a host, ends the host, and takes its place for two passes: the second is
+/// one in which nothing is left to do.
+async fn record(plugin: &Plugin) -> Result<Passed> {
+    let cluster = Cluster::start()?;
+    let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
+    guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
+    let mut host = cluster.host()?;
+    REDIS.create(&kubectl)?;
+    let look = || async { Ok(Look::There(REDIS.well(&kubectl, &client).await?)) };
+    until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
+    host.end()?;
+    let (changed, _changes) = mpsc::channel(16);
+    let redis = RedisPort::new(Limits::default(), Arc::new(WallClock), changed);
+    let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
+    engine.follow_all(&plugin.loaded.manifest).await?;
+    let object = snapshot::object(REDIS.name);
+    engine.reconcile(&plugin.loaded, &object).await?;
+    let passed = engine.reconcile(&plugin.loaded, &object).await?;
+    let summary = &passed.outcome.summary;
+    ensure!(summary.starts_with("ready: 3/3"), "not a pass of a healthy cluster: {summary}");
+    say(&format!(
+        "  recorded {} calls, {} bytes: {summary}",
+        passed.recording.calls().len(),
+        serde_json::to_string(&passed.recording)?.len()
+    ));
+    Ok(passed)
+}
+
+/// Whether the snapshots that the part `growth` makes up still look like real ones.
+fn check_made_up(recording: &Recording) -> Result<()> {
+    let observed = recording.calls().iter().find(|call| call.call.function() == "redis/observe");
+    let Some(Ok(Reply::Document(real))) = observed.map(|observed| &observed.answer) else {
+        return Err(anyhow!("the recording holds no snapshot"));
+    };
+    let real: Snapshot = serde_json::from_value(real.clone())?;
+    snapshot::check_shape(&real)
+}
+
+/// One turn of the guest.
+async fn replay(
+    plugin: &Plugin,
+    request: &Request,
+    answers: &Arc<BTreeMap<CallKey, Answer>>,
+    expected: &Outcome,
+) -> Result<Vec<Duration>> {
+    let mut taken = Vec::new();
+    for _ in 0..PASSES_PER_TURN {
+        let (context, given) = (plugin.loaded.context(None), request.clone());
+        let world = Replay::of(answers);
+        let start = Instant::now();
+        let outcome = plugin.loaded.reconcile(context, given, world).await?;
+        taken.push(start.elapsed());
+        ensure!(outcome.as_ref() == Ok(expected), "the replay came to {outcome:?}");
+    }
+    Ok(taken)
+}
+
+/// The native plugin in its own process; ends when its standard input does.
+struct Native {
+    orders: Option<ChildStdin>,
+    answers: Lines<BufReader<ChildStdout>>,
+    child: Child,
+}
+
+/// What it answers to an order.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Turn {
+    taken_ns: Vec<u64>,
+    outcome: Outcome,
+}
+
+impl Native {
+    fn start(request: &Request, recording: &Recording) -> Result<Self> {
+        let mut child = Command::new(guests::native_plugin()?);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut orders = child.stdin.take().context("stdin is piped")?;
+        let answers = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
+        writeln!(orders, "{}", serde_json::to_string(request)?)?;
+        writeln!(orders, "{}", serde_json::to_string(recording)?)?;
+        Ok(Self { orders: Some(orders), answers, child })
+    }
+
+    fn take_turn(&mut self, way: &str, expected: &Outcome) -> Result<Vec<Duration>> {
+        let orders = self.orders.as_mut().context("it takes orders")?;
+        writeln!(orders, "{way} {PASSES_PER_TURN}")?;
+        let line = self.answers.next().context("the native plugin has ended")??;
+        let turn: Turn = serde_json::from_str(&line)?;
+        ensure!(turn.outcome == *expected, "natively it came to {:?}", turn.outcome);
+        Ok(turn.taken_ns.into_iter().map(Duration::from_nanos).collect())
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        // It ends with its input; there is nobody to tell if not.
+        self.child.wait().ok();
+    }
+}

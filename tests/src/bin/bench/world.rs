@@ -1,0 +1,73 @@
+//! Who answers a guest's calls where the world is not what is measured.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde_json::json;
+use tholepin_core::{
+    Answer, Boxed, Call, CallContext, CallError, CallKey, KubernetesCall, Perform, Recording,
+    Reply, RuntimeCall,
+};
+
+/// Answers from a recording, by key; what it does not hold is an error.
+pub(crate) struct Replay {
+    answers: Arc<BTreeMap<CallKey, Answer>>,
+    asked: Mutex<Recording>,
+}
+
+impl Replay {
+    /// One pass over these answers.
+    pub(crate) fn of(answers: &Arc<BTreeMap<CallKey, Answer>>) -> Arc<Self> {
+        Arc::new(Self { answers: answers.clone(), asked: Mutex::default() })
+    }
+}
+
+impl Perform for Replay {
+    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        Box::pin(async move {
+            let key = self.asked.lock().unwrap_or_else(PoisonError::into_inner).key(&call);
+            let found = self.answers.get(&key).cloned();
+            found.unwrap_or_else(|| {
+                Err(CallError::Other(format!("no answer recorded for {}", key.call)))
+            })
+        })
+    }
+}
+
+/// Takes every write as the API server would, at once, and remembers it.
+#[derive(Default)]
+pub(crate) struct Obliging {
+    written: Mutex<Vec<serde_json::Value>>,
+}
+
+impl Obliging {
+    /// What was applied, in order.
+    pub(crate) fn written(&self) -> Vec<serde_json::Value> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self, object: serde_json::Value) -> Answer {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.push(object.clone());
+        Ok(Reply::Document(object))
+    }
+}
+
+impl Perform for Obliging {
+    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+        Box::pin(async move {
+            match call {
+                Call::Kubernetes(
+                    KubernetesCall::Apply { object, .. } | KubernetesCall::ApplyStatus { object },
+                ) => self.write(object),
+                Call::Runtime(RuntimeCall::Parameters) => Ok(Reply::Document(json!({}))),
+                Call::Runtime(RuntimeCall::Log { .. }) => Ok(Reply::Done),
+                other @ (Call::Kubernetes(_) | Call::Redis(_) | Call::Runtime(_)) => {
+                    Err(CallError::Unsupported(other.function().to_owned()))
+                }
+            }
+        })
+    }
+}
