@@ -160,7 +160,7 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
         .kubectl
         .run(&["annotate", "greeting", "a", "-n", "paused", "tholepin.dev/paused=true"])
         .unwrap();
-    story.logged(&["paused/a", "paused by annotation"]).await;
+    story.logged(&["paused/a", "paused by the annotation"]).await;
     story.apply(&json!({
         "apiVersion": "tests.tholepin.dev/v1", "kind": "Greeting",
         "metadata": {"name": "a", "namespace": "paused", "annotations": {"tholepin.dev/paused": "true"}},

@@ -37,6 +37,9 @@ fn tell(how: &str, (first, last): (Duration, Duration)) {
     println!("swap {how}: first object after {first:?}, last of {OBJECTS} after {last:?}");
 }
 
+/// What the call in flight computes: a few seconds.
+const TURNS: u64 = 2_000_000_000;
+
 #[tokio::test]
 async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     let (hello, ahoy) =
@@ -103,25 +106,28 @@ async fn other_settings_are_another_revision() {
 #[tokio::test]
 async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
     let story = Story::with(&[("probe", &guests::probe().unwrap())], "flight").await;
-    let (before, _) = story.says(&PLUGIN, ("", "probe"), "/status/stage", "Active").await;
-    let old = before["status"]["active"].as_str().unwrap().to_owned();
-    // Long enough to be in flight during the swap: the host answers each call with a refusal.
-    story.apply(&order("flight", "slow", json!({"do": "many-calls", "number": 300_000})));
-    story.apply(&order(
-        "flight",
-        "sign",
-        json!({"do": "call-in-reconcile", "function": "runtime/parameters"}),
-    ));
-    story.logged(&["flight/sign", "ok "]).await;
-    story.put("probe.yaml", settings("probe", "  limits: {wallClockMs: 25000}\n"));
-    story.logged(&["Active", "plugin=probe", "revision="]).await;
-    let finished = story.logged(&["flight/slow", ": 0 "]).await;
+    let swap = async |limits: &str, sign: &str| {
+        story.put("probe.yaml", settings("probe", &format!("  limits: {{computeMs: {limits}}}\n")));
+        let (plugin, _) =
+            story.says(&PLUGIN, ("", "probe"), "/spec/limits/computeMs", limits).await;
+        story.apply(&order("flight", sign, json!({"do": "compute", "turns": 1})));
+        story.logged(&[&format!("flight/{sign}"), "turned 1 times"]).await;
+        plugin["status"]["active"].as_str().unwrap().to_owned()
+    };
+    let old = swap("30000", "before").await;
+    // Long enough to be in flight during the swap.
+    story.apply(&order("flight", "slow", json!({"do": "compute", "turns": TURNS})));
+    story.logged(&["flight/slow", "begins"]).await;
+    let new = swap("29000", "after").await;
+    assert_ne!(old, new);
+    assert!(!story.log().contains(&told()), "over before the swap: make it longer");
+    let finished = story.logged(&["flight/slow", &told()]).await;
     assert!(finished.contains(&old[..12]), "{finished}");
-    let log = story.log();
-    let published = log.lines().enumerate().filter(|(_, line)| line.contains("Active")).last();
-    let published = published.unwrap().0;
-    let ended = log.lines().position(|line| line == finished).unwrap();
-    assert!(published < ended, "the call was over before the swap: make it longer\n{log}");
+}
+
+/// What a call that computes says at its end.
+fn told() -> String {
+    format!("turned {TURNS} times")
 }
 
 #[tokio::test]

@@ -17,10 +17,7 @@ use tests::{
     wait::{Look, until},
 };
 
-use crate::{
-    Outcome,
-    objects::{Objects, PROBES},
-};
+use crate::{Outcome, objects::Objects};
 
 /// What every command that a client sends by itself when it connects is counted as, and what the test
 /// asks.
@@ -42,7 +39,7 @@ spec:
 /// E4: each is denied with the grant that is missing, and nothing has reached Kubernetes or Redis.
 pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
     let plugins = [("probe", guests::probe()?)];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, PROBES).await?;
+    let mut story = Story::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
     story.kubectl.run_with(&["create", "-f", "-"], SERVER)?;
     story.well().await?;

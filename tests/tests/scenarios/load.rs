@@ -33,7 +33,7 @@ use tests::{
 use crate::{
     Outcome,
     engine::{has, peak_kib, resident_kib},
-    objects::{Objects, PROBES},
+    objects::Objects,
 };
 
 /// How many objects of a test kind there are.
@@ -93,6 +93,12 @@ impl Passes {
     fn objects(&self, from: usize) -> BTreeSet<&str> {
         self.all.iter().skip(from).map(|pass| pass.object.as_str()).collect()
     }
+
+    /// How many objects have begun one after that with another revision than the old one.
+    fn new_since(&self, from: usize, old: &str) -> usize {
+        let new = self.all.iter().skip(from).filter(|pass| pass.revision != old);
+        new.map(|pass| pass.object.as_str()).collect::<BTreeSet<_>>().len()
+    }
 }
 
 fn pass(line: &str) -> Option<Pass> {
@@ -132,11 +138,26 @@ async fn begun(passes: &mut Passes, from: usize, count: usize) -> Result<Duratio
     }
 }
 
+/// Waits until this many objects have begun a pass of another revision than the old one.
+async fn until_new(passes: &mut Passes, from: usize, old: &str, count: usize) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        passes.read()?;
+        let seen = passes.new_since(from, old);
+        if count <= seen {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} objects met the new code");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// E9: a thousand objects are queued again by a swap, and live events come in between.
 pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
     let component = guests::probe()?;
     let plugins = [("probe", component.clone())];
-    let mut story = Story::begin_by(logged(), RedisCluster::USUAL, &plugins, PROBES).await?;
+    let mut story =
+        Story::begin_by(logged(), RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
     let probes = Objects::new(&story.client, "Probe");
     let mut passes = Passes::of(&story);
@@ -148,16 +169,7 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
     let old = passes.all.last().map(|pass| pass.revision.clone()).unwrap_or_default();
 
     story.put("probe.wasm", &guests::renamed(&component, 1))?;
-    let new = |passes: &Passes| {
-        let new = passes.all.iter().skip(from).filter(|pass| pass.revision != old);
-        new.map(|pass| pass.object.clone()).collect::<BTreeSet<_>>().len()
-    };
-    let start = Instant::now();
-    while new(&passes) == 0 {
-        passes.read()?;
-        ensure!(start.elapsed() < GIVE_UP, "the swap is not done");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until_new(&mut passes, from, &old, 1).await?;
     let mut starts = Vec::new();
     let mut touched = Vec::new();
     for number in 1..=EVENTS {
@@ -172,18 +184,12 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
             ensure!(start.elapsed() < GIVE_UP, "{name} is not reconciled");
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
-        if new(&passes) < OBJECTS {
+        if passes.new_since(from, &old) < OBJECTS {
             starts.push((name.clone(), at));
         }
         touched.push(name);
     }
-    let start = Instant::now();
-    while new(&passes) < OBJECTS {
-        passes.read()?;
-        let seen = new(&passes);
-        ensure!(start.elapsed() < GIVE_UP, "{seen} objects were queued again");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_new(&mut passes, from, &old, OBJECTS).await?;
     let mut waits = Vec::new();
     for (name, at) in &starts {
         let written = written_at(&story.cluster.audit_log(), "probes", name)?;
@@ -209,8 +215,8 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
 pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
     let other = [("PLUGIN_NAME", "other"), ("PLUGIN_KIND", "Other")];
     let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
-    let other = PROBES.replace("probe", "other").replace("Probe", "Other");
-    let kinds = format!("{PROBES}\n---\n{other}");
+    let other = guests::PROBES.replace("probe", "other").replace("Probe", "Other");
+    let kinds = format!("{}\n---\n{other}", guests::PROBES);
     let mut story = Story::begin_by(logged(), RedisCluster::USUAL, &plugins, &kinds).await?;
     story.redis.create(&story.kubectl)?;
     let [probes, others] = ["Probe", "Other"].map(|kind| Objects::new(&story.client, kind));
@@ -370,7 +376,9 @@ async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
             return Ok(first.unwrap_or_default());
         }
         let unready = all.iter().find(|object| !is_ready(object));
-        let why = unready.map(|object| format!("{}: {}", object.name_any(), object.data["status"]));
+        let why = unready.map(|object| {
+            format!("{}: {}", object.name_any(), object.data.get("status").unwrap_or(&Value::Null))
+        });
         ensure!(start.elapsed() < GIVE_UP * 3, "{ready} are ready; {why:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -88,7 +88,14 @@ impl Reconciler for Probe {
             "many-calls" => many_calls(host, number),
             "work" => {
                 host.info(&format!("began {number}"));
-                work(spec["turns"].as_u64().unwrap_or_default())
+                work(spec["turns"].as_u64().unwrap_or_default());
+                String::new()
+            }
+            "compute" => {
+                host.info("begins");
+                let turns = spec["turns"].as_u64().unwrap_or_default();
+                work(turns);
+                format!("turned {turns} times")
             }
             "many-logs" => {
                 (0..number).for_each(|line| host.info(&format!("line {line}")));
@@ -137,13 +144,12 @@ fn spin() -> ! {
     }
 }
 
-/// Computes for a while, and has nothing to say.
-fn work(turns: u64) -> String {
+/// Computes for a while.
+fn work(turns: u64) {
     let mut done = 0_u64;
     while std::hint::black_box(done) < turns {
         done += 1;
     }
-    String::new()
 }
 
 fn recurse(depth: u64) -> u64 {

@@ -119,7 +119,7 @@ impl Engine {
         let outcome = plugin.reconcile(context, given, pass.clone()).await?;
         let took = start.elapsed();
         let outcome = outcome.map_err(|failure| anyhow!("{failure:?}"))?;
-        Ok(Passed { request, outcome, took, recording: pass.recording() })
+        Ok(Passed { request, outcome, took, recording: pass.take_recording() })
     }
 }
 

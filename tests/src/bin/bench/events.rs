@@ -9,6 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::tests::{
+    cluster::Cluster,
+    guests,
+    redis_cluster::NAMESPACE,
+    wait::{Look, until},
+};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -16,12 +22,6 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tests::{
-    cluster::Cluster,
-    guests,
-    redis_cluster::NAMESPACE,
-    wait::{Look, until},
-};
 use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval},

@@ -8,6 +8,9 @@ use tests::guests;
 use tholepin_core::PluginName;
 use tholepin_guest::{GuestEngine, LoadedPlugin, Registry, RegistryOptions};
 
+/// How many calls may be under way at once, as the host has it.
+const CALLS_MAX: u32 = 64;
+
 /// A loaded plugin.
 pub(crate) struct Plugin {
     /// What the host would call.
@@ -25,7 +28,8 @@ impl Plugin {
         guests::install(&directory, name, component)?;
         let cache = home.path().join("compiled");
         let options = RegistryOptions { directory, cache, allow_as_requested: true };
-        let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new()?), options)?;
+        let (registry, mut watch) =
+            Registry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
         watch.scan().await;
         let name: PluginName = name.parse()?;
         let loaded = registry.active(&name);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 use tholepin_core::{
     Boxed, CallError, ObjectRef, RespReply,
-    port::{self, Clock, Members, Redis},
+    port::{self, Clock, Deed, Members, Redis},
 };
 use tholepin_schema::{
     action::{Action, Outcome},
@@ -57,13 +57,12 @@ impl Redis for MadeUp {
         Box::pin(async move { Err(CallError::Unsupported(format!("to ask {pod}"))) })
     }
 
-    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Outcome>> {
-        let outcome = |action: &Action| Outcome::Failed {
-            reason: "Unsupported".to_owned(),
-            message: format!("nothing is there to {}", action.verb.name()),
-            may_have_run: false,
-        };
-        Box::pin(async move { wave.iter().map(outcome).collect() })
+    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        Box::pin(async move { wave.iter().map(nothing_to_act_on).collect() })
+    }
+
+    fn decide<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+        Box::pin(async move { wave.iter().map(nothing_to_act_on).collect() })
     }
 
     fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
@@ -77,6 +76,15 @@ impl Redis for MadeUp {
     }
 
     fn unwatch(&self, _: &str) {}
+}
+
+fn nothing_to_act_on(action: &Action) -> Deed {
+    let outcome = Outcome::Failed {
+        reason: "Unsupported".to_owned(),
+        message: format!("nothing is there to {}", action.verb.name()),
+        may_have_run: false,
+    };
+    Deed { outcome, commands: Vec::new() }
 }
 
 /// The place of a member, told by its Pod's name: which shard, and which Pod of it.
