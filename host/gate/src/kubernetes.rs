@@ -192,7 +192,14 @@ async fn send_apply(
     pass.may_write()?;
     let by = if request.status { "apply-status" } else { "apply" };
     let intent = request.object.clone();
-    let stored = pass.gate.ports.kubernetes.apply(request).await?;
+    let is_planned = request.status && request.dry_run;
+    let stored = match (pass.gate.ports.kubernetes.apply(request).await, before) {
+        // Only the plan has the object: it was made from a file.
+        (Err(CallError::NotFound(_)), Ok(Some(planned))) if is_planned => {
+            with_status(planned, &intent)
+        }
+        (stored, _) => stored?,
+    };
     let before = match before {
         Ok(before) => Before::Known(before.as_deref()),
         Err(_) => Before::Unknown,
@@ -200,6 +207,14 @@ async fn send_apply(
     steps.extend(steps::written(by, object, &before, &intent, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
+}
+
+fn with_status(object: &Value, intent: &Value) -> Value {
+    let mut object = object.clone();
+    if let (Some(fields), Some(status)) = (object.as_object_mut(), intent.get("status")) {
+        fields.insert("status".to_owned(), status.clone());
+    }
+    object
 }
 
 async fn merge_patch(
