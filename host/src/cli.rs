@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -135,15 +135,14 @@ pub(crate) struct EngineArgs {
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
-    /// How many passes may compute at once
+    /// How many passes may compute at once; as many as there are processors if absent, and 4 at least
     #[arg(
         long,
         env = "THOLEPIN_CONCURRENCY",
         value_name = "COUNT",
-        default_value_t = 8,
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
-    pub(crate) concurrency: u16,
+    pub(crate) concurrency: Option<u16>,
     /// How many passes may be under way at once, those that wait for the world included
     #[arg(
         long,
@@ -162,6 +161,20 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u64).range(1..=86_400),
     )]
     pub(crate) resync_seconds: u64,
+}
+
+impl EngineArgs {
+    /// How many passes may compute at once.
+    pub(crate) fn computing(&self) -> u16 {
+        self.concurrency.unwrap_or_else(usual_concurrency)
+    }
+}
+
+/// More than the processors do at once would only make each pass slower. Few processors are shared all
+/// the same, so that one guest that loops does not stop the others.
+pub(crate) fn usual_concurrency() -> u16 {
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    u16::try_from(processors).unwrap_or(u16::MAX).max(4)
 }
 
 #[derive(Args, Debug)]

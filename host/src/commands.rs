@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use plugin::cache_directory;
 
 use crate::{
-    cli::{AdminArgs, Cli, Command, RunArgs},
+    cli::{AdminArgs, Cli, Command, RunArgs, usual_concurrency},
     engine::{self, EngineOptions},
     exit, telemetry,
 };
@@ -36,12 +36,12 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     let usual = if is_short { "warn" } else { "info" };
     telemetry::start(cli.log.as_deref().unwrap_or(usual), cli.log_format)?;
     match cli.command {
-        Command::Local(arguments) => on_runtime(local::run(arguments)),
-        Command::Run(arguments) => on_runtime(run_engine(arguments)),
-        Command::Demo(arguments) => on_runtime(demo::run(arguments)),
-        Command::Plan(arguments) => on_runtime(plan::plan(arguments)),
-        Command::Calls(arguments) => on_runtime(plan::calls(arguments)),
-        Command::Plugin(command) => on_runtime(plugin::run(command)),
+        Command::Local(arguments) => on_runtime(usual_concurrency(), local::run(arguments)),
+        Command::Run(arguments) => on_runtime(arguments.engine.computing(), run_engine(arguments)),
+        Command::Demo(arguments) => on_runtime(usual_concurrency(), demo::run(arguments)),
+        Command::Plan(arguments) => on_runtime(1, plan::plan(arguments)),
+        Command::Calls(arguments) => on_runtime(1, plan::calls(arguments)),
+        Command::Plugin(command) => on_runtime(1, plugin::run(command)),
         Command::Crds => {
             print(&tholepin_crd::definitions_yaml()?)?;
             Ok(exit::DONE)
@@ -119,8 +119,12 @@ pub(crate) fn until_told(tasks: &mut tokio::task::JoinSet<()>) -> Result<Cancell
     Ok(stop)
 }
 
-fn on_runtime(command: impl Future<Output = Result<u8>>) -> Result<u8> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+/// Guests compute on the runtime's threads. Some are left for those who talk to the world, so that an
+/// event need not wait until a guest yields.
+fn on_runtime(computing: u16, command: impl Future<Output = Result<u8>>) -> Result<u8> {
+    let workers = usize::from(computing) + 2;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(workers).enable_all().build()?.block_on(command)
 }
 
 async fn run_engine(arguments: RunArgs) -> Result<u8> {

@@ -148,7 +148,7 @@ async fn listen(
 
 fn settings(arguments: &EngineArgs) -> Settings {
     Settings {
-        concurrency: arguments.concurrency.into(),
+        concurrency: arguments.computing().into(),
         in_flight: arguments.in_flight.into(),
         resync: Duration::from_secs(arguments.resync_seconds),
     }
@@ -252,14 +252,13 @@ fn open_registry(
     options: &EngineOptions,
 ) -> Result<(Arc<Registry>, tholepin_guest::DirectoryWatch)> {
     // Every pass under way keeps an instance.
-    let EngineArgs { concurrency, in_flight, .. } = options.arguments;
-    let calls = u32::from(in_flight.max(concurrency));
+    let calls = options.arguments.in_flight.max(options.arguments.computing());
     let registry = RegistryOptions {
         directory: options.arguments.plugins.clone(),
         cache: cache_directory()?,
         allow_as_requested: options.trusts_plugins,
     };
-    Ok(Registry::open(Arc::new(GuestEngine::new(calls)?), registry)?)
+    Ok(Registry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
 }
 
 /// Marks the objects that want to hear of a change inside an instance.

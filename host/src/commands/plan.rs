@@ -52,7 +52,12 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
         Some(plugins) => {
             let options = EngineOptions {
                 kubeconfig: cluster.kubeconfig,
-                arguments: EngineArgs { plugins, concurrency: 1, in_flight: 1, resync_seconds: 30 },
+                arguments: EngineArgs {
+                    plugins,
+                    concurrency: Some(1),
+                    in_flight: 1,
+                    resync_seconds: 30,
+                },
                 trusts_plugins: trust_plugins,
             };
             engine::plan(options, request).await?
