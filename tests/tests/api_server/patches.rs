@@ -27,6 +27,20 @@ async fn a_merge_patch_sets_removes_and_may_change_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_without_entries_is_absent() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let path = format!("{CONFIG_MAPS}/a");
+    fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
+    for note in [json!("b"), Value::Null] {
+        let patch = json!({"metadata": {"annotations": {"a": note}}});
+        fixture.ask("PATCH", &path, MERGE, &patch).await?;
+    }
+    let after = fixture.get(&path).await?;
+    assert_eq!(after["metadata"].get("annotations"), None);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_json_patch_is_applied_whole_or_not_at_all() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = format!("{CONFIG_MAPS}/a");

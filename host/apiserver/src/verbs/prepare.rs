@@ -19,6 +19,10 @@ const SERVER_OWNED: [&str; 5] = [
     "generation",
 ];
 
+/// The metadata of many entries or none.
+const CAN_BE_EMPTY: [&str; 5] =
+    ["annotations", "finalizers", "labels", "managedFields", "ownerReferences"];
+
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -120,8 +124,10 @@ pub(crate) fn count_generation(cx: &Context, old: &Value, new: &mut Value) {
     }
 }
 
-/// Fills in what the kind has defaults for.
+/// Fills in what the kind has defaults for, and drops what is empty of the metadata: it is absent then.
 pub(crate) fn defaults(cx: &Context, object: &mut Value) {
+    metadata_mut(object)
+        .retain(|field, value| !(CAN_BE_EMPTY.contains(&&**field) && is_empty(value)));
     match &cx.served.custom {
         Some(custom) => custom.schema.apply_defaults(object),
         None => kinds::defaults(&cx.served, object),
@@ -158,6 +164,15 @@ pub(crate) fn track(cx: &Context, old: Option<&Value>, new: &mut Value, part: Pa
         api_version: &cx.served.kind.api_version(),
     };
     track_update(old, new, &options, cx.served.topology());
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(entries) => entries.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 fn put_or_remove(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
