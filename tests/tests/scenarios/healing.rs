@@ -98,12 +98,7 @@ pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
     signal(pid, "CONT")?;
     let (after, _) = story.well().await?;
     let took = start.elapsed();
-    for (before, now) in seats.iter().zip(&after) {
-        let same = before.member.is_primary() == now.member.is_primary();
-        ensure!(same, "{} changed its role", now.pod);
-        let same = before.member.field("run_id") == now.member.field("run_id");
-        ensure!(same, "{} was started again", now.pod);
-    }
+    same_processes(&seats, &after)?;
     let report = story.end(QUIET).await?;
     Ok(Outcome::new("back in sync", took, 5.0, &report))
 }
@@ -146,6 +141,17 @@ pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat
     let seats = story.redis.seats(&story.client).await?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
     primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+}
+
+/// Wants that the same processes have the same roles.
+pub(crate) fn same_processes(before: &[Seat], after: &[Seat]) -> Result<()> {
+    for (before, now) in before.iter().zip(after) {
+        let same = before.member.is_primary() == now.member.is_primary();
+        ensure!(same, "{} changed its role", now.pod);
+        let same = before.member.field("run_id") == now.member.field("run_id");
+        ensure!(same, "{} was started again", now.pod);
+    }
+    Ok(())
 }
 
 /// Waits until all is well and the server that died is not what answers; gives the Pods.

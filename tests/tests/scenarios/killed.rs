@@ -57,6 +57,16 @@ impl Table {
         self.slowest = self.slowest.max(took);
         say(&format!("  {what} → same end, well {:.1} s after the restart", took.as_secs_f64()));
     }
+
+    /// Creates the cluster once more for the oracles, and hears them.
+    async fn judged(self, mut story: Story) -> Result<Outcome> {
+        story.redis.create(&story.kubectl)?;
+        story.well().await?;
+        story.watch().await?;
+        let report = story.end(QUIET).await?;
+        let outcome = Outcome::new("slowest of all steps", self.slowest, BOUND_S, &report);
+        Ok(outcome.note(format!("{} steps, each with the same end", self.steps)))
+    }
 }
 
 /// K1: right after each write of a creation, before the host knows of it.
@@ -135,12 +145,7 @@ async fn creation(moment: Moment) -> Result<Outcome> {
         table.row(format_args!("{step:>2} {moment} {write}"), took);
         deleted(&story).await?;
     }
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.watch().await?;
-    let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
-    Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
+    table.judged(story).await
 }
 
 async fn heal(moment: Moment) -> Result<Outcome> {
@@ -218,12 +223,7 @@ pub(crate) async fn at_each_write_to_redis() -> Result<Outcome> {
         table.row(format_args!("{step:>2} of {total}, {seen}"), took);
         deleted(&story).await?;
     }
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.watch().await?;
-    let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
-    Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
+    table.judged(story).await
 }
 
 /// How often each server was told to change the cluster, by its own count.

@@ -30,7 +30,7 @@ use tests::{
 use crate::{
     Outcome,
     engine::greeted,
-    healing::{find, healed, primary},
+    healing::{find, healed, primary, same_processes},
     objects::Objects,
 };
 
@@ -229,12 +229,7 @@ pub(crate) async fn a_replica_is_slow() -> Result<Outcome> {
     let start = Instant::now();
     let (after, _) = story.well().await?;
     let took = start.elapsed();
-    for (before, now) in seats.iter().zip(&after) {
-        let same = before.member.is_primary() == now.member.is_primary();
-        ensure!(same, "{} changed its role", now.pod);
-        let same = before.member.field("run_id") == now.member.field("run_id");
-        ensure!(same, "{} was started again", now.pod);
-    }
+    same_processes(&seats, &after)?;
     let report = story.end(QUIET).await?;
     let seen = "no failover, no restart".to_owned();
     Ok(Outcome::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
