@@ -10,7 +10,7 @@ use std::{
 
 use rand::RngCore;
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Wakes};
+use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
     Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName, Recording,
     port::{Clock, Entropy},
@@ -18,6 +18,7 @@ use tholepin_core::{
 use tholepin_gate::{Gate, Pass, PassContext};
 use tholepin_guest::{LoadedPlugin, Registry};
 use tholepin_schema::reconcile::Wake;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// The most calls and the most writes of one pass.
@@ -116,18 +117,18 @@ impl Passes for GatePasses {
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-        mode: Mode,
+        purpose: Purpose,
     ) -> Arc<dyn OpenPass> {
-        let pass = self.0.pass(PassContext {
-            key: key.clone(),
-            object: object.clone(),
-            grants: plugin.grants.clone(),
-            safety: Arc::new(plugin.manifest.safety.clone()),
-            parameters: plugin.parameters.clone(),
-            mode,
-            calls_max: CALLS_MAX,
-            writes_max: WRITES_MAX,
-        });
+        let opened = match purpose {
+            Purpose::Live { urgent } => context(plugin, key, object, urgent),
+            Purpose::Plan => {
+                // Nobody hurries a plan, which does not wait.
+                let context = context(plugin, key, object, CancellationToken::new());
+                PassContext { mode: Mode::Plan, ..context }
+            }
+        };
+        let mode = opened.mode;
+        let pass = self.0.pass(opened);
         if mode == Mode::Plan {
             pass.presume((**object).clone());
         }
@@ -153,11 +154,16 @@ impl OpenPass for GatePass {
 impl Wakes for GatePasses {
     fn arm<'a>(
         &'a self,
+        plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,
         object: &'a Arc<Value>,
         wakes: &'a [Wake],
-    ) -> Boxed<'a, ()> {
-        Box::pin(self.0.arm(key, object, wakes))
+    ) -> Boxed<'a, Option<Duration>> {
+        Box::pin(async move {
+            // Nobody waits under it.
+            let urgent = CancellationToken::new();
+            self.0.arm(&context(plugin, key, object, urgent), wakes).await
+        })
     }
 
     fn disarm(&self, key: &ObjectKey) {
@@ -165,24 +171,21 @@ impl Wakes for GatePasses {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_is_set_moves_no_time() {
-        let clock = SteadyClock::at(Instant::now(), 1_000_000);
-        let second = Duration::from_secs(1);
-        let hour_ms = 3_600_000;
-        for wall_ms in [1_001_000, 1_001_000 + hour_ms, 1_001_000 - hour_ms.min(1_000_000), 0] {
-            assert_eq!(clock.after(second, wall_ms), 1_001_000, "the machine says {wall_ms}");
-        }
-        assert_eq!(clock.after(second * 2, 0), 1_002_000);
-    }
-
-    #[test]
-    fn it_starts_at_the_machine_s_clock() {
-        let (before, now, after) = (wall_ms(), SteadyClock::start().now_ms(), wall_ms());
-        assert!((before..=after).contains(&now), "{before} {now} {after}");
+fn context(
+    plugin: &ActivePlugin,
+    key: &Arc<ObjectKey>,
+    object: &Arc<Value>,
+    urgent: CancellationToken,
+) -> PassContext {
+    PassContext {
+        key: key.clone(),
+        object: object.clone(),
+        grants: plugin.grants.clone(),
+        safety: Arc::new(plugin.manifest.safety.clone()),
+        parameters: plugin.parameters.clone(),
+        mode: Mode::Live,
+        urgent,
+        calls_max: CALLS_MAX,
+        writes_max: WRITES_MAX,
     }
 }

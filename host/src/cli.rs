@@ -152,6 +152,15 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) in_flight: u16,
+    /// Milliseconds between two looks at each member of a Redis instance that a plugin wants to hear of
+    #[arg(
+        long,
+        env = "THOLEPIN_LOOK_INTERVAL_MS",
+        value_name = "MILLISECONDS",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u64).range(20..=60_000),
+    )]
+    pub(crate) look_interval_ms: u64,
     /// Seconds after which a healthy object is looked at again
     #[arg(
         long,

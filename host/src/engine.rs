@@ -13,14 +13,17 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, VitalsServer};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
-use tholepin_core::{ErrorChain, PassReport, PluginName, RevisionDigest, port::Kubernetes};
+use tholepin_core::{
+    ErrorChain, PassReport, PluginName, RevisionDigest,
+    port::{Changes, Kubernetes, Look, StoreEvent, Watches},
+};
 use tholepin_gate::{Gate, Ports};
 use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
 use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
 use tholepin_redis::{Limits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
-    task::JoinSet,
+    task::{JoinSet, coop::consume_budget},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -83,7 +86,7 @@ pub(crate) async fn run(
     for definition in tholepin_crd::definitions() {
         kubernetes.install_crd(&definition).await.context("cannot install the engine's kinds")?;
     }
-    let Assembled { registry, mut directory, redis, gate, controller, instances } =
+    let Assembled { registry, mut directory, redis, gate, controller, looks } =
         assemble(&options, kubernetes.clone())?;
     let planner = Planner { controller: controller.clone(), kubernetes: kubernetes.clone() };
     let vitals = Arc::new(HostVitals {
@@ -117,7 +120,7 @@ pub(crate) async fn run(
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
     tasks.spawn(named("redis watches", async move { redis.run_watches().await }));
-    tasks.spawn(named("wakes", wake(gate, controller.clone(), instances)));
+    tasks.spawn(named("wakes", wake(gate, controller.clone(), looks, kubernetes.changes())));
     {
         let stop = stop.clone();
         tasks.spawn(named("controller", async move { controller.run(plugin_events, stop).await }));
@@ -146,6 +149,11 @@ async fn listen(
     Ok(())
 }
 
+fn limits(arguments: &EngineArgs) -> Limits {
+    let watch_interval = Duration::from_millis(arguments.look_interval_ms);
+    Limits { watch_interval, ..Limits::default() }
+}
+
 fn settings(arguments: &EngineArgs) -> Settings {
     Settings {
         concurrency: arguments.computing().into(),
@@ -162,8 +170,7 @@ fn settings(arguments: &EngineArgs) -> Settings {
 pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<PassReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
-    let Assembled { registry, mut directory, controller, redis: _, gate: _, instances: _ } =
-        assembled;
+    let Assembled { registry, mut directory, controller, redis: _, gate: _, looks: _ } = assembled;
     directory.scan().await;
     for report in registry.reports().values() {
         if let Some(reason) = report.reason {
@@ -195,14 +202,14 @@ struct Assembled {
     redis: Arc<RedisPort>,
     gate: Arc<Gate>,
     controller: Arc<Controller>,
-    instances: mpsc::Receiver<String>,
+    looks: mpsc::Receiver<Look>,
 }
 
 fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<Assembled> {
     let (registry, directory) = open_registry(options)?;
-    let (changed, instances) = mpsc::channel(SIGNALS_MAX);
+    let (reports, looks) = mpsc::channel(SIGNALS_MAX);
     let clock = Arc::new(SteadyClock::start());
-    let redis = Arc::new(RedisPort::new(Limits::default(), clock.clone(), changed));
+    let redis = Arc::new(RedisPort::new(limits(&options.arguments), clock.clone(), reports));
     let gate = Gate::new(Ports {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
@@ -221,7 +228,7 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
         clock,
     };
     let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
-    Ok(Assembled { registry, directory, redis, gate, controller, instances })
+    Ok(Assembled { registry, directory, redis, gate, controller, looks })
 }
 
 /// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight.
@@ -261,12 +268,34 @@ fn open_registry(
     Ok(Registry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
 }
 
-/// Marks the objects that want to hear of a change inside an instance.
-async fn wake(gate: Arc<Gate>, controller: Arc<Controller>, mut instances: mpsc::Receiver<String>) {
-    while let Some(instance) = instances.recv().await {
-        for key in gate.woken_by(&instance) {
-            controller.mark(&key, Priority::Event, "change in Redis");
+/// Marks the objects that want to hear of what a look at Redis showed, or of a change in the store.
+async fn wake(
+    gate: Arc<Gate>,
+    controller: Arc<Controller>,
+    mut looks: mpsc::Receiver<Look>,
+    mut changes: Box<dyn Changes>,
+) {
+    loop {
+        let woken = tokio::select! {
+            look = looks.recv() => match look {
+                Some(look) => gate.woken_by_look(&look),
+                None => return,
+            },
+            event = changes.next() => {
+                let keys = match event {
+                    Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
+                    Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
+                    Some(StoreEvent::Resumed) => Vec::new(),
+                    None => return,
+                };
+                keys.into_iter().map(|key| (key, "fact")).collect()
+            }
+        };
+        for (key, cause) in woken {
+            controller.mark(&key, Priority::Event, cause);
         }
+        // A long backlog of the one must not keep the other waiting.
+        consume_budget().await;
     }
 }
 

@@ -27,11 +27,11 @@ use crate::{
     mapper::{self, Routes},
     metrics::{self, UnderWay},
     notes::Notes,
-    permit::{Permit, Permits},
+    permit::Permits,
     plugins::{Passes, PluginEvent, Plugins, Wakes},
     pulse::Pulse,
     queue::{Priority, Queue, QueueStats, SharedQueue, Taken},
-    reconcile::reconcile,
+    reconcile::{Run, reconcile},
     strikes::Strikes,
 };
 
@@ -147,7 +147,7 @@ impl Controller {
             () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
             () = self.shared.pulse.beat() => Some("the pulse ended".to_owned()),
             // A pass that panicked must not go unseen.
-            error = self.dispatch(&mut passes) => Some(format!("a pass ended: {error}")),
+            error = self.dispatch(&mut passes, &stop) => Some(format!("a pass ended: {error}")),
         };
         if let Some(reason) = premature {
             error!(reason, "the controller stops before it was told to");
@@ -157,9 +157,9 @@ impl Controller {
     }
 
     /// Begins a pass for every key that becomes due, as long as there is room; ends if one panics.
-    async fn dispatch(&self, passes: &mut JoinSet<()>) -> JoinError {
+    async fn dispatch(&self, passes: &mut JoinSet<()>, stop: &CancellationToken) -> JoinError {
         // Kept over turns of the loop, or it would lose its place among those who wait for a permit.
-        let mut next = Box::pin(next(self.shared.clone()));
+        let mut next = Box::pin(next(self.shared.clone(), stop.clone()));
         loop {
             tokio::select! {
                 Some(ended) = passes.join_next() => {
@@ -169,7 +169,7 @@ impl Controller {
                 }
                 due = &mut next => {
                     passes.spawn(work(self.shared.clone(), due));
-                    next = Box::pin(self::next(self.shared.clone()));
+                    next = Box::pin(self::next(self.shared.clone(), stop.clone()));
                 }
             }
         }
@@ -193,7 +193,7 @@ impl Controller {
         for container_id in &ended {
             self.shared.parts.redis.member_ended(container_id);
         }
-        let is_urgent = !ended.is_empty() || is_unpaused(change);
+        let is_urgent = !ended.is_empty() || turns_pause(change);
         let priority = if is_urgent { Priority::Urgent } else { Priority::Event };
         let view = self.shared.parts.kubernetes.view();
         let cause = mapper::cause(change);
@@ -207,14 +207,20 @@ impl Controller {
 
     fn mark_everything(&self, cause: &str) {
         for plugin in self.shared.parts.plugins.all() {
-            self.mark_all_of(&plugin.name, &plugin.manifest, cause);
+            self.mark_all_of(&plugin.name, &plugin.manifest, Priority::Resync, cause);
         }
     }
 
-    fn mark_all_of(&self, plugin: &PluginName, manifest: &Manifest, cause: &str) {
+    fn mark_all_of(
+        &self,
+        plugin: &PluginName,
+        manifest: &Manifest,
+        priority: Priority,
+        cause: &str,
+    ) {
         let view = self.shared.parts.kubernetes.view();
         for key in mapper::all(plugin, manifest, &*view) {
-            self.shared.queue.add(&key, Priority::Resync, cause);
+            self.shared.queue.add(&key, priority, cause);
         }
     }
 
@@ -260,7 +266,10 @@ impl Controller {
             for name in changed.drain(..) {
                 // The objects of a plugin that serves no more are called once, to be told.
                 if let Some(manifest) = known.get(&name) {
-                    self.mark_all_of(&name, manifest, "revision");
+                    let serves = self.shared.parts.plugins.active(&name).is_some();
+                    // A pass of a revision that nobody follows has nothing to wait for.
+                    let priority = if serves { Priority::Resync } else { Priority::Urgent };
+                    self.mark_all_of(&name, manifest, priority, "revision");
                 }
             }
             match events.recv().await {
@@ -297,10 +306,12 @@ impl Controller {
     }
 }
 
-/// Whether an object was paused and is no longer: who did that waits for it.
-fn is_unpaused(change: &StoreChange) -> bool {
-    let is_paused = |state: &StoredObject| state.meta().is_paused();
-    change.before.as_ref().is_some_and(is_paused) && !change.after.as_ref().is_some_and(is_paused)
+/// Whether an object was paused, or is no longer: a pass on its way must stop waiting, or somebody waits
+/// for one.
+fn turns_pause(change: &StoreChange) -> bool {
+    let is_paused =
+        |state: &Option<StoredObject>| state.as_ref().is_some_and(|state| state.meta().is_paused());
+    is_paused(&change.before) != is_paused(&change.after)
 }
 
 /// Lets the calls in flight finish, up to a bound.
@@ -315,29 +326,32 @@ async fn finish(mut passes: JoinSet<()>) {
 /// A key whose pass may begin.
 struct Due {
     taken: Taken,
-    permit: Permit,
+    run: Run,
     /// Held until the pass ends.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Waits for a key and for the right to work on it. The key is taken last: the most urgent one of the
 /// moment in which the work can begin.
-async fn next(shared: Arc<Shared>) -> Due {
+async fn next(shared: Arc<Shared>, stop: CancellationToken) -> Due {
     let place = shared.permits.place().await;
     loop {
         shared.queue.due().await;
         let permit = shared.permits.permit().await;
-        if let Some(taken) = shared.queue.take() {
-            return Due { taken, permit, _place: place };
+        // The stop is urgent, too: a pass that waits ends.
+        let urgent = stop.child_token();
+        if let Some(taken) = shared.queue.take(&urgent) {
+            let run = Run { permit: Arc::new(permit), urgent };
+            return Due { taken, run, _place: place };
         }
     }
 }
 
 /// Works on one key. A pass that has begun is finished.
 async fn work(shared: Arc<Shared>, due: Due) {
-    let Due { taken, permit, _place } = due;
+    let Due { taken, run, _place } = due;
     let key = Arc::new(taken.key);
     let _meter = shared.under_way.begin(&key.plugin, taken.waited);
-    let done = reconcile(&shared, &key, taken.causes, Arc::new(permit)).await;
+    let done = reconcile(&shared, &key, taken.causes, &run).await;
     shared.queue.done(&key, done);
 }

@@ -19,7 +19,7 @@ use crate::{
     mapper::Routes,
     permit::Lending,
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::ActivePlugin,
+    plugins::{ActivePlugin, Purpose},
     story::{end, finalizer_step, not_called, trapped},
     strikes::ObjectState,
 };
@@ -221,7 +221,7 @@ impl Planned<'_> {
             causes: vec![CAUSE.to_owned()],
             memo: self.shared.notes.get(self.key).memo,
         };
-        let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Mode::Plan);
+        let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Purpose::Plan);
         let lending = Lending { permit, perform: pass.clone() };
         let outcome = guests.reconcile(context, request, Arc::new(lending)).await;
         (pass.take_recording(), end(&outcome))

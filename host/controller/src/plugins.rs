@@ -1,16 +1,17 @@
 //! What the controller needs from the plugin registry and from the gate, as traits that the binary
 //! wires.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, Mode, ObjectKey, Perform, PluginName, Recording, RevisionDigest, port::Guests,
+    Boxed, ObjectKey, Perform, PluginName, Recording, RevisionDigest, port::Guests,
 };
 use tholepin_schema::{
     manifest::{Grants, Manifest},
     reconcile::Wake,
 };
+use tokio_util::sync::CancellationToken;
 
 /// A revision that serves.
 pub struct ActivePlugin {
@@ -52,8 +53,19 @@ pub trait Passes: Send + Sync {
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-        mode: Mode,
+        purpose: Purpose,
     ) -> Arc<dyn OpenPass>;
+}
+
+/// What a pass is opened for.
+pub enum Purpose {
+    /// Its writes reach the world.
+    Live {
+        /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
+        urgent: CancellationToken,
+    },
+    /// To tell what would be done. It never waits.
+    Plan,
 }
 
 /// A pass that was opened.
@@ -64,13 +76,15 @@ pub trait OpenPass: Perform {
 
 /// Arms what brings an object back besides its requeue. What arms again replaces what was armed.
 pub trait Wakes: Send + Sync {
-    /// Arms the wakes that an outcome declared; those of the last outcome end.
+    /// Arms the wakes that an outcome declared; those of the last outcome end. Says after which time the
+    /// object must come back at the latest, because what it wants to be woken by is so already.
     fn arm<'a>(
         &'a self,
+        plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,
         object: &'a Arc<Value>,
         wakes: &'a [Wake],
-    ) -> Boxed<'a, ()>;
+    ) -> Boxed<'a, Option<Duration>>;
 
     /// Ends what is armed for an object that is gone.
     fn disarm(&self, key: &ObjectKey);

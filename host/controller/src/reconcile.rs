@@ -4,12 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallContext, ErrorChain, Mode, ObjectKey, ObjectMeta, PassEnd, PluginName,
+    CallContext, ErrorChain, ObjectKey, ObjectMeta, PassEnd, PluginName,
     condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
     port::GuestError,
 };
-use tholepin_schema::reconcile::{Failure, MEMO_BYTES_MAX, Outcome, Request, Wake};
+use tholepin_schema::{
+    fact::FACTS_MAX,
+    reconcile::{Failure, MEMO_BYTES_MAX, Outcome, Request, Wake},
+};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
@@ -19,7 +23,7 @@ use crate::{
     notes::{Note, Seen},
     permit::{Lending, Permit},
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::ActivePlugin,
+    plugins::{ActivePlugin, Purpose},
     queue::Done,
     story::{Story, end, finalizer_step, not_called, trapped},
     strikes::{ObjectState, Verdict},
@@ -37,7 +41,7 @@ pub(crate) async fn reconcile(
     shared: &Shared,
     key: &Arc<ObjectKey>,
     causes: Vec<String>,
-    permit: Arc<Permit>,
+    run: &Run,
 ) -> Done {
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
         forget(shared, key);
@@ -52,11 +56,11 @@ pub(crate) async fn reconcile(
     }
     let Some(plugin) = plugin else {
         let text = missing(&key.plugin, meta.deleting);
-        permit.give_back();
+        run.permit.give_back();
         return mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
     };
     Span::current().record("revision", plugin.revision.short());
-    let pass = One { shared, key, plugin: &plugin, meta: &meta, permit: &permit };
+    let pass = One { shared, key, plugin: &plugin, meta: &meta, run };
     let (since, mut story) = (Instant::now(), Story::begin(shared, causes));
     let done = pass.run(object, &mut story).await;
     let took = since.elapsed();
@@ -64,6 +68,14 @@ pub(crate) async fn reconcile(
     Span::current().record("outcome", name(done));
     shared.history.extend(story.tell(key, &plugin, took));
     done
+}
+
+/// What a pass runs under.
+pub(crate) struct Run {
+    /// Its right to compute.
+    pub(crate) permit: Arc<Permit>,
+    /// Cancelled when something more urgent has come up for its key, or the host stops.
+    pub(crate) urgent: CancellationToken,
 }
 
 /// Nothing is written for a paused object, and nothing looks at its instance; that it is paused is in the
@@ -84,7 +96,7 @@ struct One<'a> {
     key: &'a Arc<ObjectKey>,
     plugin: &'a Arc<ActivePlugin>,
     meta: &'a ObjectMeta,
-    permit: &'a Arc<Permit>,
+    run: &'a Run,
 }
 
 impl One<'_> {
@@ -101,7 +113,7 @@ impl One<'_> {
             ObjectPhase::Adopt => {
                 let marks = &self.shared.parts.marks;
                 let added = marks.add_finalizer(reference_of(self.key), finalizer.clone());
-                match self.permit.lend(added).await {
+                match self.run.permit.lend(added).await {
                     Ok(stored) => object = Arc::new(stored),
                     Err(error) => {
                         say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
@@ -157,7 +169,7 @@ impl One<'_> {
                 None
             }
             Ok(violations) => {
-                self.permit.give_back();
+                self.run.permit.give_back();
                 let lines: Vec<_> = violations
                     .iter()
                     .map(|violation| format!("{}: {}", violation.field, violation.message))
@@ -169,7 +181,7 @@ impl One<'_> {
                 Some(self.mark(Reason::InvalidSpec, &text).await)
             }
             Err(error) => {
-                self.permit.give_back();
+                self.run.permit.give_back();
                 story.end = Some(trapped(&error));
                 Some(self.strike(&error).await)
             }
@@ -188,11 +200,13 @@ impl One<'_> {
             causes: story.causes.clone(),
             memo: note.memo,
         };
-        let pass = self.shared.parts.passes.open(self.plugin, self.key, object, Mode::Live);
-        let lending = Lending { permit: self.permit.clone(), perform: pass.clone() };
+        let Run { permit, urgent } = self.run;
+        let purpose = Purpose::Live { urgent: urgent.clone() };
+        let pass = self.shared.parts.passes.open(self.plugin, self.key, object, purpose);
+        let lending = Lending { permit: permit.clone(), perform: pass.clone() };
         let outcome =
             self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
-        self.permit.give_back();
+        permit.give_back();
         story.recording = pass.take_recording();
         story.end = Some(end(&outcome));
         outcome
@@ -213,9 +227,12 @@ impl One<'_> {
         let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
         if MEMO_BYTES_MAX < memo_bytes {
             let message = format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed");
-            let error = GuestError::BadAnswer { export: "reconcile", message };
-            story.end = Some(trapped(&error));
-            return self.strike(&error).await;
+            return self.bad_answer(message, story).await;
+        }
+        let facts = outcome.wake.iter().filter(|wake| matches!(wake, Wake::Fact(_))).count();
+        if FACTS_MAX < facts {
+            let message = format!("{facts} facts to be woken by; {FACTS_MAX} are allowed");
+            return self.bad_answer(message, story).await;
         }
         self.shared.strikes(|strikes| strikes.clear(self.key));
         if !outcome.summary.is_empty() {
@@ -235,14 +252,20 @@ impl One<'_> {
     async fn take_in(&self, object: &Arc<Value>, outcome: Outcome) -> Done {
         let Outcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         self.shared.notes.change(self.key, |note| note.memo = memo);
-        self.shared.parts.wakes.arm(self.key, object, &wake).await;
+        let at_latest = self.shared.parts.wakes.arm(self.plugin, self.key, object, &wake).await;
         let after = wake.iter().filter_map(|wake| match wake {
             Wake::After { ms } => Some(*ms),
-            Wake::Change { .. } | _ => None,
+            Wake::Change { .. } | Wake::Fact(_) | _ => None,
         });
-        let asked = after.chain(requeue_ms).min().map(Duration::from_millis);
+        let asked = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
         let (shortest, longest) = REQUEUE;
         Done::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
+    }
+
+    async fn bad_answer(&self, message: String, story: &mut Story) -> Done {
+        let error = GuestError::BadAnswer { export: "reconcile", message };
+        story.end = Some(trapped(&error));
+        self.strike(&error).await
     }
 
     async fn finish(&self, finalizer: &str, story: &mut Story) -> Done {

@@ -197,6 +197,13 @@ pub enum RuntimeCall {
     },
     /// The plugin's parameters, as its `Plugin` object gives them.
     Parameters,
+    /// Waits until facts hold.
+    Wait {
+        /// The facts (`tholepin_schema::fact::Fact`).
+        facts: Vec<Value>,
+        /// The longest wait in milliseconds.
+        ms: u32,
+    },
     /// A line for the log.
     Log {
         /// `trace`, `debug`, `info`, `warn` or `error`.
@@ -267,6 +274,7 @@ impl Call {
                 RuntimeCall::Now => "runtime/now",
                 RuntimeCall::Random { .. } => "runtime/random",
                 RuntimeCall::Parameters => "runtime/parameters",
+                RuntimeCall::Wait { .. } => "runtime/wait",
                 RuntimeCall::Log { .. } => "runtime/log",
             },
         }

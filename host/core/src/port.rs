@@ -10,7 +10,7 @@ mod watches;
 
 pub use guests::{GuestError, Guests};
 pub use kubernetes::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView};
-pub use redis::{Credentials, Deed, Member, Members, Redis};
+pub use redis::{Credentials, Deed, Depth, Look, Looks, Member, Members, Redis};
 pub use watches::{
     Changes, Marks, StoreChange, StoreEvent, WatchLease, WatchScope, WatchState, Watches,
 };

@@ -6,6 +6,7 @@ use serde_json::Value;
 pub use tholepin_core::Mode;
 use tholepin_core::{ObjectKey, ObjectRef};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
+use tokio_util::sync::CancellationToken;
 
 /// One pass: on whose behalf, about what, and what is allowed.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct PassContext {
     pub parameters: Arc<Value>,
     /// Whether writes reach the world.
     pub mode: Mode,
+    /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
+    pub urgent: CancellationToken,
     /// The most calls that this pass may make.
     pub calls_max: u32,
     /// The most writes that this pass may make.

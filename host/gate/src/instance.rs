@@ -54,8 +54,24 @@ pub(crate) async fn members(
         Some(reference) => credentials(kubernetes, namespace, object, reference).await?,
         None => Credentials::default(),
     };
-    let name = format!("{}:{}", uid(object), instance.port);
-    Ok(Members { instance: name, members, strangers, credentials })
+    Ok(Members { instance: name(object, instance), members, strangers, credentials })
+}
+
+/// What an instance of this object is called in caches, locks and the ledger.
+pub(crate) fn name(object: &Value, instance: &Instance) -> String {
+    format!("{}:{}", uid(object), instance.port)
+}
+
+/// The members anew, if they are others than these; the credentials stay.
+pub(crate) fn renewed(
+    view: &dyn StoreView,
+    members: &Members,
+    instance: &Instance,
+    owner_uid: &str,
+) -> Result<Option<Members>, CallError> {
+    let (now, strangers) = select(view, instance, owner_uid)?;
+    let is_same = now == members.members && strangers == members.strangers;
+    Ok((!is_same).then(|| Members { members: now, strangers, ..members.clone() }))
 }
 
 fn select(

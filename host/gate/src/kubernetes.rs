@@ -10,7 +10,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::{KindName, KubernetesGrant};
 
 use crate::{
-    context::Mode,
+    context::{Mode, PassContext},
     field, grant, instance,
     ownership::{self, leads_to},
     pass::Pass,
@@ -101,6 +101,29 @@ async fn list(
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
     Ok(Reply::Documents(kept.collect()))
+}
+
+/// One object, or none, from the store, under the grant of `get`.
+///
+/// # Errors
+///
+/// Fails if it is not granted, is out of scope, or if nobody watches its kind.
+pub(crate) fn in_store(
+    context: &PassContext,
+    view: &dyn StoreView,
+    object: &ObjectRef,
+) -> Result<Option<Arc<Value>>, CallError> {
+    let granted = grant::kubernetes(&context.grants, &object.kind, "get")?;
+    if !view.covers(&object.kind) {
+        let kind = &object.kind;
+        let text = format!("{kind} is not watched (yet): the manifest's `watches` must name it");
+        return Err(CallError::Unsupported(text));
+    }
+    let found = view.get(object);
+    if let Some(found) = &found {
+        in_scope_of(context, view, granted, object, found)?;
+    }
+    Ok(found)
 }
 
 async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step>) -> Answer {
@@ -291,8 +314,16 @@ fn in_scope(
     reference: &ObjectRef,
     object: &Value,
 ) -> Result<(), CallError> {
-    let context = &pass.context;
-    let view: &dyn StoreView = &*pass.view();
+    in_scope_of(&pass.context, &*pass.view(), granted, reference, object)
+}
+
+fn in_scope_of(
+    context: &PassContext,
+    view: &dyn StoreView,
+    granted: &KubernetesGrant,
+    reference: &ObjectRef,
+    object: &Value,
+) -> Result<(), CallError> {
     let is_owned = *reference == context.reference() || leads_to(view, object, context.uid());
     let is_in_namespace = reference.namespace == context.key.namespace;
     grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace)

@@ -16,6 +16,7 @@
 use std::sync::Arc;
 
 use tholepin_core::port::{Clock, Entropy, Kubernetes, Redis};
+use tokio::sync::watch;
 
 mod act;
 mod book;
@@ -31,6 +32,7 @@ mod ownership;
 mod pass;
 mod redis;
 mod steps;
+mod wait;
 mod wake;
 mod witness;
 
@@ -56,6 +58,8 @@ pub struct Gate {
     ports: Ports,
     books: book::Books,
     armed: wake::Armed,
+    /// Counts the changes of the store, for those who wait for one.
+    store: watch::Sender<u64>,
 }
 
 impl Gate {
@@ -63,7 +67,7 @@ impl Gate {
     #[must_use]
     pub fn new(ports: Ports) -> Arc<Self> {
         let (books, armed) = (book::Books::default(), wake::Armed::default());
-        Arc::new(Self { ports, books, armed })
+        Arc::new(Self { ports, books, armed, store: watch::Sender::new(0) })
     }
 
     /// Opens a pass: its reads begin at the store as it is now.

@@ -19,7 +19,7 @@ use tholepin_schema::{
 };
 use tracing::{debug, error, info, trace, warn};
 
-use crate::{Gate, PassContext, grant, instance, kubernetes, ownership, redis, steps};
+use crate::{Gate, PassContext, grant, instance, kubernetes, ownership, redis, steps, wait};
 
 /// The most random bytes that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
@@ -167,14 +167,17 @@ impl Pass {
         self.spend(&call)?;
         let ended = self.progress().ended.clone();
         match (call, ended) {
-            (Call::Runtime(call), _) => self.runtime(call),
-            (Call::Kubernetes(_) | Call::Redis(_), Some(why)) => Err(CallError::PlanEnds(why)),
+            (
+                Call::Kubernetes(_) | Call::Redis(_) | Call::Runtime(RuntimeCall::Wait { .. }),
+                Some(why),
+            ) => Err(CallError::PlanEnds(why)),
+            (Call::Runtime(call), _) => self.runtime(call).await,
             (Call::Kubernetes(call), None) => kubernetes::perform(self, call, steps).await,
             (Call::Redis(call), None) => redis::perform(self, call, steps).await,
         }
     }
 
-    fn runtime(&self, call: RuntimeCall) -> Answer {
+    async fn runtime(&self, call: RuntimeCall) -> Answer {
         match call {
             RuntimeCall::Now => Ok(Reply::Number(self.gate.ports.clock.now_ms())),
             RuntimeCall::Random { bytes } if bytes <= RANDOM_BYTES_MAX => {
@@ -185,6 +188,7 @@ impl Pass {
                 "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call gives"
             ))),
             RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
+            RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
             RuntimeCall::Log { level, message } => {
                 // What a plugin says in a plan is in its report: nothing of it has happened.
                 if self.context.mode == Mode::Live {

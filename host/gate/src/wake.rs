@@ -1,87 +1,299 @@
-//! Remembers which objects want to hear of a change inside which instance.
+//! Remembers which objects want to hear of what: of a change inside an instance, or of a fact.
 //!
 //! Invariants:
-//! - An instance is looked at as long as at least one object wants it, and no longer.
+//! - An instance is looked at as long as at least one object wants it, and no longer: one look for all.
 //! - What an outcome does not repeat ends.
+//! - A fact wakes once. Whether it is wanted again is the next outcome's word, and one that holds
+//!   already is found at the next look: nobody can wake himself in a circle faster than that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use serde_json::Value;
-use tholepin_core::{ObjectKey, port::Members};
-use tholepin_schema::{instance::Instance, reconcile::Wake};
-use tracing::debug;
+use tholepin_core::{
+    CallError, ObjectKey, ObjectRef,
+    port::{Depth, Look, Members, StoreChange, StoreView},
+};
+use tholepin_schema::{
+    fact::{Fact, Held, Subject},
+    instance::Instance,
+    reconcile::Wake,
+};
+use tracing::{debug, warn};
 
-use crate::{Gate, instance};
+use crate::{
+    Gate, PassContext,
+    fact::{self, Documents, Objects},
+    grant, instance, kubernetes,
+};
+
+/// Facts about one instance, of all keys together.
+const FACTS_PER_INSTANCE_MAX: usize = 256;
+/// When an object comes back whose fact about an object of Kubernetes held when it was armed.
+const HOLDS_ALREADY: Duration = Duration::from_secs(1);
 
 /// Who wants to hear of what.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Armed {
-    by_instance: Mutex<BTreeMap<String, BTreeSet<ObjectKey>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    instances: BTreeMap<String, BTreeMap<ObjectKey, Wanted>>,
+    objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, WantedObject>>,
+    /// What could not be armed, so that it is said once.
+    said: BTreeMap<ObjectKey, String>,
+}
+
+/// What a key wants to hear of an instance.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wanted {
+    changes: bool,
+    facts: Vec<Fact>,
+    settings: Vec<String>,
+}
+
+/// What a key wants to hear of an object, and by which right.
+struct WantedObject {
+    context: PassContext,
+    facts: Vec<Fact>,
+}
+
+/// What an outcome wants, sorted by what must be looked at.
+#[derive(Default)]
+struct Wishes {
+    instances: BTreeMap<String, (Members, Wanted)>,
+    objects: BTreeMap<ObjectRef, Vec<Fact>>,
+    refused: Vec<String>,
 }
 
 impl Gate {
-    /// Arms the wakes of an outcome in place of those of the last one. An instance that cannot be
-    /// looked at now is left out: the requeue brings the object back, and then it is tried again.
-    pub async fn arm(&self, key: &ObjectKey, object: &Value, wakes: &[Wake]) {
-        let mut wanted = BTreeMap::new();
-        for wake in wakes {
-            let Wake::Change { instance } = wake else { continue };
-            match self.resolve(key, object, instance).await {
-                Ok(members) => {
-                    wanted.insert(members.instance.clone(), members);
-                }
-                Err(reason) => debug!(%key, reason, "cannot look for changes"),
+    /// Arms the wakes of an outcome in place of those of the last one. What cannot be looked at now is
+    /// left out: the requeue brings the object back, and then it is tried again. Says when the object
+    /// must be back at the latest because a fact holds already.
+    pub async fn arm(&self, context: &PassContext, wakes: &[Wake]) -> Option<Duration> {
+        let wishes = self.wishes(context, wakes).await;
+        let Wishes { instances, objects, refused } = wishes;
+        let names: BTreeSet<&String> = instances.keys().collect();
+        let mut table = self.armed();
+        self.end_wakes(&mut table, &context.key, |instance| names.contains(&instance.to_owned()));
+        for (name, (members, wanted)) in instances {
+            table.want(&context.key, &name, wanted);
+            let depth = table.settings(&name);
+            let depth =
+                depth.as_deref().map_or(Depth::Changes, |settings| Depth::Whole { settings });
+            if let Err(error) = self.ports.redis.watch(&members, depth) {
+                debug!(key = %context.key, %error, "cannot look for changes");
             }
         }
-        for (instance, members) in &wanted {
-            match self.ports.redis.watch(members) {
-                Ok(()) => {
-                    self.armed().entry(instance.clone()).or_default().insert(key.clone());
-                }
-                Err(error) => debug!(%key, %error, "cannot look for changes"),
-            }
+        for (object, facts) in objects {
+            let wanted = WantedObject { context: context.clone(), facts };
+            table.objects.entry(object).or_default().insert((*context.key).clone(), wanted);
         }
-        self.end_wakes(key, |instance| wanted.contains_key(instance));
+        table.say(&context.key, refused);
+        let view = self.ports.kubernetes.view();
+        let holds = table.objects.iter_mut().any(|(object, keys)| {
+            keys.get_mut(&context.key).is_some_and(|wanted| wanted.holds(object, &*view))
+        });
+        holds.then_some(HOLDS_ALREADY)
     }
 
     /// Ends the wakes of an object.
     pub fn disarm(&self, key: &ObjectKey) {
-        self.end_wakes(key, |_| false);
+        let mut table = self.armed();
+        self.end_wakes(&mut table, key, |_| false);
+        table.said.remove(key);
     }
 
-    /// The objects that want to hear of a change inside an instance.
+    /// The objects that want to hear of what a look showed, each with the cause.
     #[must_use]
-    pub fn woken_by(&self, instance: &str) -> Vec<ObjectKey> {
-        self.armed().get(instance).into_iter().flatten().cloned().collect()
+    pub fn woken_by_look(&self, look: &Look) -> Vec<(ObjectKey, &'static str)> {
+        let mut table = self.armed();
+        let keys = table.instances.get_mut(&look.instance).into_iter().flatten();
+        let woken = keys.filter_map(|(key, wanted)| {
+            let held = look.snapshot.as_ref().is_some_and(|snapshot| {
+                let documents = Documents::of(snapshot, &wanted.facts);
+                take_held(&mut wanted.facts, Some(&documents), &Objects::new())
+            });
+            let cause = match (held, wanted.changes && look.changed) {
+                (true, _) => "fact",
+                (false, true) => "change in Redis",
+                (false, false) => return None,
+            };
+            Some((key.clone(), cause))
+        });
+        woken.collect()
     }
 
-    async fn resolve(
+    /// Takes in that an object has changed: who waits for it looks again. Answers with the keys that
+    /// want to be woken.
+    #[must_use]
+    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<ObjectKey> {
+        self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut table = self.armed();
+        let Some(keys) = table.objects.get_mut(&change.object) else { return Vec::new() };
+        let view = self.ports.kubernetes.view();
+        woken(&change.object, keys, &*view)
+    }
+
+    /// As [`woken_by_change`](Self::woken_by_change), when nobody knows what has changed.
+    #[must_use]
+    pub fn woken_by_overflow(&self) -> Vec<ObjectKey> {
+        self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut table = self.armed();
+        let view = self.ports.kubernetes.view();
+        let all = table.objects.iter_mut();
+        all.flat_map(|(object, keys)| woken(object, keys, &*view)).collect()
+    }
+
+    async fn wishes(&self, context: &PassContext, wakes: &[Wake]) -> Wishes {
+        let mut wishes = Wishes::default();
+        for wake in wakes {
+            let result = match wake {
+                Wake::Change { instance } => match read(instance) {
+                    Ok(instance) => {
+                        let wanted = Wanted { changes: true, ..Wanted::default() };
+                        self.wish_instance(context, &instance, wanted, &mut wishes).await
+                    }
+                    Err(error) => Err(error),
+                },
+                Wake::Fact(fact) => self.wish_fact(context, fact, &mut wishes).await,
+                Wake::After { .. } | _ => Ok(()),
+            };
+            if let Err(error) = result {
+                wishes.refused.push(error.to_string());
+            }
+        }
+        wishes
+    }
+
+    async fn wish_fact(
         &self,
-        key: &ObjectKey,
-        object: &Value,
-        instance: &Value,
-    ) -> Result<Members, String> {
-        let instance: Instance =
-            serde_json::from_value(instance.clone()).map_err(|error| error.to_string())?;
-        instance::members(&*self.ports.kubernetes, key, object, &instance)
-            .await
-            .map_err(|error| error.to_string())
+        context: &PassContext,
+        fact: &Fact,
+        wishes: &mut Wishes,
+    ) -> Result<(), CallError> {
+        match (fact.subject(), fact::object(fact)) {
+            (Subject::Object { .. }, Some(object)) => {
+                kubernetes::in_store(context, &*self.ports.kubernetes.view(), &object)?;
+                wishes.objects.entry(object).or_default().push(fact.clone());
+                Ok(())
+            }
+            (subject, _) => {
+                let no_instance = || CallError::Invalid(format!("that {fact} names no `instance`"));
+                let instance = subject.instance().ok_or_else(no_instance)?;
+                grant::redis_verb(&context.grants, "observe")?;
+                let (facts, settings) = (vec![fact.clone()], instance.settings.clone());
+                let wanted = Wanted { changes: false, facts, settings };
+                self.wish_instance(context, instance, wanted, wishes).await
+            }
+        }
     }
 
-    fn end_wakes(&self, key: &ObjectKey, keep: impl Fn(&str) -> bool) {
-        let mut armed = self.armed();
-        armed.retain(|instance, keys| {
-            if !keep(instance) && keys.remove(key) && keys.is_empty() {
+    async fn wish_instance(
+        &self,
+        context: &PassContext,
+        instance: &Instance,
+        more: Wanted,
+        wishes: &mut Wishes,
+    ) -> Result<(), CallError> {
+        let PassContext { key, object, .. } = context;
+        let name = instance::name(object, instance);
+        if !wishes.instances.contains_key(&name) {
+            let kubernetes = &*self.ports.kubernetes;
+            let members = instance::members(kubernetes, key, object, instance).await?;
+            wishes.instances.insert(name.clone(), (members, Wanted::default()));
+        }
+        let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };
+        wanted.changes |= more.changes;
+        wanted.facts.extend(more.facts);
+        wanted.settings.extend(more.settings);
+        Ok(())
+    }
+
+    fn end_wakes(&self, table: &mut Table, key: &ObjectKey, keep: impl Fn(&str) -> bool) {
+        table.instances.retain(|instance, keys| {
+            if !keep(instance) && keys.remove(key).is_some() && keys.is_empty() {
                 self.ports.redis.unwatch(instance);
             }
             !keys.is_empty()
         });
+        table.objects.retain(|_, keys| {
+            keys.remove(key);
+            !keys.is_empty()
+        });
     }
 
-    fn armed(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<ObjectKey>>> {
-        self.armed.by_instance.lock().unwrap_or_else(PoisonError::into_inner)
+    fn armed(&self) -> MutexGuard<'_, Table> {
+        self.armed.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Table {
+    /// Puts what a key wants of an instance in place of what it wanted.
+    fn want(&mut self, key: &ObjectKey, instance: &str, mut wanted: Wanted) {
+        let keys = self.instances.entry(instance.to_owned()).or_default();
+        keys.remove(key);
+        let others: usize = keys.values().map(|wanted| wanted.facts.len()).sum();
+        let room = FACTS_PER_INSTANCE_MAX.saturating_sub(others);
+        if room < wanted.facts.len() {
+            warn!(%key, instance, "too many facts are wanted of this instance; the last are left out");
+            wanted.facts.truncate(room);
+        }
+        keys.insert(key.clone(), wanted);
+    }
+
+    /// The settings that a look at an instance must show, if it must be whole.
+    fn settings(&self, instance: &str) -> Option<Vec<String>> {
+        let keys = self.instances.get(instance)?;
+        let whole = keys.values().filter(|wanted| !wanted.facts.is_empty());
+        let settings: Vec<&Vec<String>> = whole.map(|wanted| &wanted.settings).collect();
+        (!settings.is_empty()).then(|| settings.into_iter().flatten().cloned().collect())
+    }
+
+    /// Says what could not be armed, when it is news.
+    fn say(&mut self, key: &ObjectKey, refused: Vec<String>) {
+        let text = refused.join("; ");
+        if text.is_empty() {
+            self.said.remove(key);
+        } else if self.said.get(key) != Some(&text) {
+            warn!(%key, "not every wake is armed: {text}");
+            self.said.insert(key.clone(), text);
+        }
+    }
+}
+
+impl WantedObject {
+    /// Whether one of the facts holds; those that do are taken away.
+    fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
+        let seen = kubernetes::in_store(&self.context, view, object);
+        let seen = seen.map_err(|error| error.to_string());
+        take_held(&mut self.facts, None, &Objects::from([(object.clone(), seen)]))
+    }
+}
+
+/// The keys of which a fact about this object holds.
+fn woken(
+    object: &ObjectRef,
+    keys: &mut BTreeMap<ObjectKey, WantedObject>,
+    view: &dyn StoreView,
+) -> Vec<ObjectKey> {
+    let holding =
+        keys.iter_mut().filter_map(|(key, wanted)| wanted.holds(object, view).then(|| key.clone()));
+    holding.collect()
+}
+
+/// Takes the facts away that hold; says whether there were any.
+fn take_held(facts: &mut Vec<Fact>, seen: Option<&Documents>, objects: &Objects) -> bool {
+    let before = facts.len();
+    facts.retain(|fact| fact::held(fact, seen, objects) != Held::Yes);
+    facts.len() < before
+}
+
+fn read(instance: &Value) -> Result<Instance, CallError> {
+    serde_json::from_value(instance.clone()).map_err(|error| CallError::Invalid(error.to_string()))
 }

@@ -25,6 +25,8 @@ pub struct Limits {
     pub idle_connections: usize,
     /// Between two looks of a watch.
     pub watch_interval: Duration,
+    /// Between two looks while somebody waits for what they show.
+    pub wait_interval: Duration,
     /// Instances watched at once.
     pub watched_instances: usize,
 }
@@ -41,6 +43,7 @@ impl Default for Limits {
             connections_per_address: 8,
             idle_connections: 1024,
             watch_interval: Duration::from_secs(1),
+            wait_interval: Duration::from_millis(20),
             watched_instances: 4096,
         }
     }

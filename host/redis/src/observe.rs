@@ -9,17 +9,64 @@ mod told;
 use std::net::SocketAddr;
 
 use futures::future::join_all;
-use tholepin_core::port::{Clock, Member, Members};
+use tholepin_core::{
+    RespReply,
+    port::{Clock, Member, Members},
+};
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
     snapshot::{self, Snapshot, UnreachableReason},
 };
 
-use crate::pool::{Pool, Target};
-use told::Told;
+use crate::{
+    connection::Failure,
+    pool::{Pool, Target},
+};
+pub(crate) use told::Told;
 
 /// What became of asking one member.
 pub(crate) type Seen = Result<Told, (UnreachableReason, String)>;
+
+/// What every member is asked.
+pub(crate) struct Question {
+    /// The settings to show, in the order in which they are asked for.
+    names: Vec<String>,
+    /// The commands.
+    pub(crate) commands: Vec<Vec<Vec<u8>>>,
+}
+
+impl Question {
+    /// The usual question, with these settings beside the usual ones.
+    pub(crate) fn new(settings: &[String]) -> Self {
+        let mut names: Vec<&str> = SETTINGS_SHOWN.to_vec();
+        names.extend(settings.iter().map(String::as_str));
+        names.sort_unstable();
+        names.dedup();
+        // A name that the command table would not let a plugin read is not asked here either.
+        let may_be_read = |name: &&str| {
+            tholepin_schema::command::check(&command(&["CONFIG", "GET", name])).is_ok()
+        };
+        names.retain(may_be_read);
+        let commands = told::commands(&names);
+        Self { names: names.into_iter().map(str::to_owned).collect(), commands }
+    }
+
+    /// Reads the replies to the commands.
+    pub(crate) fn read(&self, answered_at_ms: u64, replies: &[RespReply]) -> Seen {
+        told::told(answered_at_ms, replies, &self.names)
+    }
+}
+
+/// Why a member told nothing.
+pub(crate) fn silent(failure: &Failure) -> (UnreachableReason, String) {
+    (failure.reason(), tholepin_core::ErrorChain(failure).to_string())
+}
+
+/// Makes a snapshot of what became of asking each member, in the order of the members.
+pub(crate) fn put_together(observed_at_ms: u64, members: &Members, seen: Vec<Seen>) -> Snapshot {
+    let facts = members.members.iter().map(pod_facts).zip(seen).collect();
+    fold::fold(observed_at_ms, facts, members.strangers.clone())
+}
 
 /// Looks at every member.
 pub(crate) async fn observe(
@@ -29,28 +76,15 @@ pub(crate) async fn observe(
     settings: &[String],
 ) -> Snapshot {
     let observed_at_ms = clock.now_ms();
-    let mut names: Vec<&str> = SETTINGS_SHOWN.to_vec();
-    names.extend(settings.iter().map(String::as_str));
-    names.sort_unstable();
-    names.dedup();
-    // A name that the command table would not let a plugin read is not asked here either.
-    names
-        .retain(|name| tholepin_schema::command::check(&command(&["CONFIG", "GET", name])).is_ok());
-    let commands = told::commands(&names);
+    let question = Question::new(settings);
     let asked = join_all(Target::all(members).map(|target| {
-        let (commands, names) = (&commands, &names);
+        let question = &question;
         async move {
-            let replies = pool.call(target, commands, pool.limits().observe).await;
-            let seen = match replies {
-                Ok(replies) => told::told(clock.now_ms(), &replies, names),
-                Err(failure) => {
-                    Err((failure.reason(), tholepin_core::ErrorChain(&failure).to_string()))
-                }
-            };
-            (pod_facts(target.member), seen)
+            let replies = pool.call(target, &question.commands, pool.limits().observe).await;
+            question.read(clock.now_ms(), &replies.map_err(|failure| silent(&failure))?)
         }
     }));
-    fold::fold(observed_at_ms, asked.await, members.strangers.clone())
+    put_together(observed_at_ms, members, asked.await)
 }
 
 /// A command from its words.

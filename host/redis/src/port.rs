@@ -4,7 +4,7 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use tholepin_core::{
     Boxed, CallError, RespReply,
-    port::{Clock, Deed, Members, Redis},
+    port::{Clock, Deed, Depth, Look, Looks, Members, Redis},
 };
 use tholepin_schema::{action::Action, snapshot::Snapshot};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
@@ -21,20 +21,20 @@ use crate::{
 pub struct RedisPort {
     pool: Pool,
     clock: Arc<dyn Clock>,
-    watches: Watches,
+    watches: Arc<Watches>,
 }
 
 impl RedisPort {
-    /// A port that reports the names of watched instances that changed on `changed`.
+    /// A port that reports looks at watched instances on `reports`.
     #[must_use]
-    pub fn new(limits: Limits, clock: Arc<dyn Clock>, changed: mpsc::Sender<String>) -> Self {
-        Self { pool: Pool::new(limits), clock, watches: Watches::new(changed) }
+    pub fn new(limits: Limits, clock: Arc<dyn Clock>, reports: mpsc::Sender<Look>) -> Self {
+        Self { pool: Pool::new(limits), clock, watches: Arc::new(Watches::new(reports)) }
     }
 
     /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
-    /// [`watch`](Redis::watch) reports nothing.
+    /// [`watch`](Redis::watch) and [`join`](Redis::join) show nothing.
     pub async fn run_watches(&self) {
-        self.watches.run(&self.pool).await;
+        self.watches.run(&self.pool, &*self.clock).await;
     }
 }
 
@@ -80,8 +80,12 @@ impl Redis for RedisPort {
         self.pool.ended().add(container_id);
     }
 
-    fn watch(&self, members: &Members) -> Result<(), CallError> {
-        self.watches.add(members, self.pool.limits().watched_instances)
+    fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError> {
+        self.watches.add(members, depth, self.pool.limits().watched_instances)
+    }
+
+    fn join(&self, members: &Members, settings: &[String]) -> Result<Box<dyn Looks>, CallError> {
+        self.watches.join(members, settings, self.pool.limits().watched_instances)
     }
 
     fn unwatch(&self, instance: &str) {

@@ -1,11 +1,12 @@
-//! Looks at instances once a second and says which of them changed.
+//! Looks at instances once a second, says which of them changed, and shows what it saw.
 //!
-//! One look serves all who watch an instance. Nothing is decided here and nothing is kept but the last
-//! look: a change is a hint to look properly.
+//! One look serves all who watch an instance and all who wait for something in it. Nothing is decided
+//! here and nothing is kept but the last look: a change is a hint to look properly.
 //!
 //! Invariants:
 //! - One connection per member of a watched instance, of its own, so that its end is seen at once.
 //! - A change that cannot be reported, because the channel is full, is found again at the next look.
+//! - An instance is looked at as long as somebody watches it or has joined, and no longer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,29 +19,65 @@ use futures::{
     future::{join_all, select_all},
     stream::{FuturesUnordered, StreamExt},
 };
-use tholepin_core::{CallError, port::Members};
+use tholepin_core::{
+    Boxed, CallError, RespReply,
+    port::{Clock, Depth, Look, Looks, Members},
+};
 use tholepin_schema::{
-    snapshot::{NodeRow, OpenSlot, UnreachableReason},
+    snapshot::{NodeRow, OpenSlot, Snapshot, UnreachableReason},
     word::NodeId,
 };
 use tokio::{
-    sync::{Notify, mpsc},
-    time::{sleep, timeout},
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     connection::{Connection, Failure},
     error,
-    observe::command,
+    observe::{Question, Seen, Told, command, put_together, silent},
     parse::cluster_nodes,
     pool::{Pool, Target, locked},
 };
 
 /// The instances that are watched.
 pub(crate) struct Watches {
-    watched: Mutex<BTreeMap<String, Arc<Members>>>,
+    watched: Mutex<BTreeMap<String, Watched>>,
     added: Notify,
-    changed: mpsc::Sender<String>,
+    reports: mpsc::Sender<Look>,
+}
+
+/// An instance that is watched or joined.
+struct Watched {
+    members: Arc<Members>,
+    /// Shown by whole looks beside the usual settings.
+    settings: Vec<String>,
+    /// Whether every look is reported, or only changes; absent while nobody watches.
+    reported: Option<Reported>,
+    /// How many have joined.
+    joined: usize,
+    /// The last whole look, and when it began.
+    shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
+    /// Told when somebody joins: the next look need not be waited for.
+    hurry: Arc<Notify>,
+}
+
+/// What is reported of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reported {
+    Changes,
+    Everything,
+}
+
+/// How to look next.
+struct Order {
+    members: Arc<Members>,
+    /// For a whole look.
+    question: Option<Question>,
+    reported: Option<Reported>,
+    interval: Duration,
+    shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
+    hurry: Arc<Notify>,
 }
 
 /// What a look saw, by Pod.
@@ -53,39 +90,118 @@ struct View {
     open_slots: Vec<OpenSlot>,
 }
 
-impl Watches {
-    pub(crate) fn new(changed: mpsc::Sender<String>) -> Self {
-        Self { watched: Mutex::default(), added: Notify::new(), changed }
+impl Watched {
+    fn new(members: &Members) -> Self {
+        Self {
+            members: Arc::new(members.clone()),
+            settings: Vec::new(),
+            reported: None,
+            joined: 0,
+            shown: watch::Sender::new(None),
+            hurry: Arc::new(Notify::new()),
+        }
     }
 
-    pub(crate) fn add(&self, members: &Members, max: usize) -> Result<(), CallError> {
+    const fn is_wanted(&self) -> bool {
+        self.reported.is_some() || self.joined != 0
+    }
+}
+
+impl Watches {
+    pub(crate) fn new(reports: mpsc::Sender<Look>) -> Self {
+        Self { watched: Mutex::default(), added: Notify::new(), reports }
+    }
+
+    pub(crate) fn add(
+        &self,
+        members: &Members,
+        depth: Depth<'_>,
+        max: usize,
+    ) -> Result<(), CallError> {
+        self.change(members, max, |watched| match depth {
+            Depth::Changes => watched.reported = Some(Reported::Changes),
+            Depth::Whole { settings } => {
+                watched.reported = Some(Reported::Everything);
+                watched.show(settings);
+            }
+        })
+    }
+
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        members: &Members,
+        settings: &[String],
+        max: usize,
+    ) -> Result<Box<dyn Looks>, CallError> {
+        let mut shown = None;
+        self.change(members, max, |watched| {
+            watched.joined += 1;
+            watched.show(settings);
+            watched.hurry.notify_one();
+            shown = Some(watched.shown.subscribe());
+        })?;
+        let shown = shown.ok_or_else(|| CallError::Other("the watch was not begun".to_owned()))?;
+        let instance = members.instance.clone();
+        Ok(Box::new(Joined { watches: self.clone(), instance, shown, after: Instant::now() }))
+    }
+
+    fn change(
+        &self,
+        members: &Members,
+        max: usize,
+        change: impl FnOnce(&mut Watched),
+    ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
         if max <= watched.len() && !watched.contains_key(&members.instance) {
             let text = format!("{max} instances are watched already");
             return Err(CallError::Transient(text));
         }
-        watched.insert(members.instance.clone(), Arc::new(members.clone()));
+        let entry =
+            watched.entry(members.instance.clone()).or_insert_with(|| Watched::new(members));
+        entry.members = Arc::new(members.clone());
+        change(entry);
         self.added.notify_one();
         Ok(())
     }
 
     pub(crate) fn remove(&self, instance: &str) {
-        locked(&self.watched).remove(instance);
+        self.lessen(instance, |watched| watched.reported = None);
     }
 
-    fn members(&self, instance: &str) -> Option<Arc<Members>> {
-        locked(&self.watched).get(instance).cloned()
+    fn lessen(&self, instance: &str, change: impl FnOnce(&mut Watched)) {
+        let mut watched = locked(&self.watched);
+        let Some(entry) = watched.get_mut(instance) else { return };
+        change(entry);
+        if !entry.is_wanted() {
+            watched.remove(instance);
+        }
+    }
+
+    fn order(&self, instance: &str, pool: &Pool) -> Option<Order> {
+        let watched = locked(&self.watched);
+        let Watched { members, settings, reported, joined, shown, hurry } =
+            watched.get(instance)?;
+        let is_whole = *joined != 0 || *reported == Some(Reported::Everything);
+        let limits = pool.limits();
+        Some(Order {
+            members: members.clone(),
+            question: is_whole.then(|| Question::new(settings)),
+            reported: *reported,
+            interval: if *joined == 0 { limits.watch_interval } else { limits.wait_interval },
+            shown: shown.clone(),
+            hurry: hurry.clone(),
+        })
     }
 
     /// Follows every watched instance until dropped.
-    pub(crate) async fn run(&self, pool: &Pool) {
+    pub(crate) async fn run(&self, pool: &Pool, clock: &dyn Clock) {
         let mut followed = FuturesUnordered::new();
         let mut names = BTreeSet::new();
         loop {
             let watched: Vec<String> = locked(&self.watched).keys().cloned().collect();
             for instance in watched {
                 if names.insert(instance.clone()) {
-                    followed.push(self.follow(pool, instance));
+                    followed.push(self.follow(pool, clock, instance));
                 }
             }
             tokio::select! {
@@ -98,51 +214,143 @@ impl Watches {
     }
 
     /// Follows one instance until nobody watches it, and gives its name back.
-    async fn follow(&self, pool: &Pool, instance: String) -> String {
+    async fn follow(&self, pool: &Pool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<Sight> = None;
-        while let Some(members) = self.members(&instance) {
-            let sight = look(pool, &members, &mut open).await;
-            let is_changed = last.as_ref().is_some_and(|last| *last != sight);
-            if !is_changed || self.changed.try_send(instance.clone()).is_ok() {
+        while let Some(order) = self.order(&instance, pool) {
+            let began = Instant::now();
+            let (sight, snapshot) = look(pool, clock, &order, &mut open).await;
+            let snapshot = snapshot.map(Arc::new);
+            if let Some(snapshot) = &snapshot {
+                order.shown.send_replace(Some((began, snapshot.clone())));
+            }
+            let changed = last.as_ref().is_some_and(|last| *last != sight);
+            let report = Look { instance: instance.clone(), changed, snapshot };
+            let is_taken = match order.reported {
+                Some(Reported::Everything) => self.reports.try_send(report).is_ok(),
+                Some(Reported::Changes) if changed => self.reports.try_send(report).is_ok(),
+                Some(Reported::Changes) | None => true,
+            };
+            if !changed || is_taken {
                 last = Some(sight);
             }
-            if disturbed(&open, pool.limits().watch_interval).await {
+            if disturbed(&open, &order).await {
                 // The look that follows says what became of it; the hint need not wait for that.
-                if self.changed.try_send(instance.clone()).is_err() {
+                let hint = Look { instance: instance.clone(), changed: true, snapshot: None };
+                if order.reported.is_some() && self.reports.try_send(hint).is_err() {
                     tracing::warn!(instance, "a change could not be reported: too many wait");
                 }
                 // A process that takes connections only to close them must not be asked in a circle.
-                sleep(pool.limits().watch_interval / 10).await;
+                sleep(order.interval.min(pool.limits().watch_interval / 10)).await;
             }
         }
         instance
     }
 }
 
-/// Asks every member that runs for its view, each on its own connection.
-async fn look(pool: &Pool, members: &Members, open: &mut BTreeMap<String, Open>) -> Sight {
-    let asked = join_all(Target::all(members).map(|target| {
+impl Watched {
+    /// Shows these settings, too. They are few: the command table lists what may be read.
+    fn show(&mut self, settings: &[String]) {
+        let more = settings.iter().filter(|name| !self.settings.contains(name));
+        let more: Vec<String> = more.cloned().collect();
+        self.settings.extend(more);
+    }
+}
+
+/// Somebody's part in the looks at an instance.
+struct Joined {
+    watches: Arc<Watches>,
+    instance: String,
+    shown: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
+    /// When the last look given began, or when this was joined.
+    after: Instant,
+}
+
+impl Looks for Joined {
+    fn next(&mut self) -> Boxed<'_, Arc<Snapshot>> {
+        Box::pin(async move {
+            let after = self.after;
+            let is_new = |shown: &Option<(Instant, Arc<Snapshot>)>| {
+                shown.as_ref().is_some_and(|(began, _)| after < *began)
+            };
+            let shown = self.shown.wait_for(is_new).await.ok().and_then(|shown| shown.clone());
+            match shown {
+                Some((began, snapshot)) => {
+                    self.after = began;
+                    snapshot
+                }
+                // Nobody looks any more.
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.watches.lessen(&self.instance, |watched| {
+            watched.joined = watched.joined.saturating_sub(1);
+        });
+    }
+}
+
+/// Asks every member that runs, each on its own connection.
+async fn look(
+    pool: &Pool,
+    clock: &dyn Clock,
+    order: &Order,
+    open: &mut BTreeMap<String, Open>,
+) -> (Sight, Option<Snapshot>) {
+    let observed_at_ms = clock.now_ms();
+    let topology = [command(&["CLUSTER", "NODES"])];
+    let commands = order.question.as_ref().map_or(topology.as_slice(), |whole| &whole.commands);
+    let asked = join_all(Target::all(&order.members).map(|target| {
         let kept = open.remove(&target.member.pod);
         async move {
-            let seen = ask(pool, target, kept);
             let deadline = pool.limits().observe;
-            let late = || Err(Failure::Timeout(deadline.as_millis()));
-            (target.member.pod.clone(), timeout(deadline, seen).await.unwrap_or_else(|_| late()))
+            let answer = timeout(deadline, ask(pool, target, kept, commands)).await;
+            let answer = answer.unwrap_or(Err(Failure::Timeout(deadline.as_millis())));
+            (target.member.pod.clone(), answer, clock.now_ms())
         }
     }));
-    let mut sight = Sight::new();
-    // What is left belongs to Pods that are gone.
     let asked = asked.await;
+    // What is left belongs to Pods that are gone.
     open.clear();
-    for (pod, result) in asked {
-        let view = result.map_err(|failure| failure.reason()).map(|(kept, view)| {
+    let mut sight = Sight::new();
+    let mut told = Vec::new();
+    for (pod, answer, answered_at_ms) in asked {
+        let replies = answer.map(|(kept, replies)| {
             open.insert(pod.clone(), kept);
-            view
+            replies
         });
+        let view = match &order.question {
+            None => replies.map(|replies| topology_of(&replies)).map_err(|error| error.reason()),
+            Some(question) => {
+                let seen = replies
+                    .map_err(|failure| silent(&failure))
+                    .and_then(|replies| question.read(answered_at_ms, &replies));
+                let view = view_of(&seen);
+                told.push(seen);
+                view
+            }
+        };
         sight.insert(pod, view);
     }
-    sight
+    let snapshot = order.question.is_some();
+    (sight, snapshot.then(|| put_together(observed_at_ms, &order.members, told)))
+}
+
+/// A node that is loading says so instead: no view, which differs from one.
+fn topology_of(replies: &[RespReply]) -> View {
+    let reply = replies.first().and_then(|reply| error::text(reply).ok());
+    let nodes = reply.and_then(|text| cluster_nodes(text).ok());
+    let empty = || View { rows: BTreeMap::new(), open_slots: Vec::new() };
+    nodes.map_or_else(empty, |nodes| View { rows: nodes.rows, open_slots: nodes.open_slots })
+}
+
+fn view_of(seen: &Seen) -> Result<View, UnreachableReason> {
+    let Told { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
+    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone() })
 }
 
 struct Open {
@@ -150,30 +358,33 @@ struct Open {
     connection: Connection,
 }
 
-async fn ask(pool: &Pool, target: Target<'_>, kept: Option<Open>) -> Result<(Open, View), Failure> {
+async fn ask(
+    pool: &Pool,
+    target: Target<'_>,
+    kept: Option<Open>,
+    commands: &[Vec<Vec<u8>>],
+) -> Result<(Open, Vec<RespReply>), Failure> {
     let address = target.address()?;
     let kept = kept.filter(|kept| kept.address == address && kept.connection.is_usable());
     let mut connection = match kept {
         Some(kept) => kept.connection,
         None => pool.dial(address, target.credentials).await?,
     };
-    let replies = connection.exchange(&[command(&["CLUSTER", "NODES"])]).await?;
-    let reply = replies.into_iter().next().unwrap_or_default();
-    // A node that is loading says so instead: no view, which differs from one.
-    let nodes = error::text(&reply).ok().and_then(|text| cluster_nodes(text).ok());
-    let view = nodes.map_or_else(
-        || View { rows: BTreeMap::new(), open_slots: Vec::new() },
-        |nodes| View { rows: nodes.rows, open_slots: nodes.open_slots },
-    );
-    Ok((Open { address, connection }, view))
+    let replies = connection.exchange(commands).await?;
+    Ok((Open { address, connection }, replies))
 }
 
-/// Waits for the next look; says whether a connection was lost meanwhile.
-async fn disturbed(open: &BTreeMap<String, Open>, interval: Duration) -> bool {
-    if open.is_empty() {
-        sleep(interval).await;
-        return false;
+/// Waits for the next look, or until somebody joins; says whether a connection was lost meanwhile.
+async fn disturbed(open: &BTreeMap<String, Open>, order: &Order) -> bool {
+    let lost = async {
+        if open.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        select_all(open.values().map(|open| Box::pin(open.connection.disturbed()))).await;
+    };
+    tokio::select! {
+        () = lost => true,
+        () = sleep(order.interval) => false,
+        () = order.hurry.notified() => false,
     }
-    let lost = open.values().map(|open| Box::pin(open.connection.disturbed()));
-    timeout(interval, select_all(lost)).await.is_ok()
 }

@@ -91,7 +91,13 @@ impl Running {
     ) -> Result<()> {
         let options = EngineOptions {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
-            arguments: EngineArgs { plugins, concurrency: None, in_flight: 64, resync_seconds: 30 },
+            arguments: EngineArgs {
+                plugins,
+                concurrency: None,
+                in_flight: 64,
+                look_interval_ms: 1000,
+                resync_seconds: 30,
+            },
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();

@@ -56,6 +56,7 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
                     plugins,
                     concurrency: Some(1),
                     in_flight: 1,
+                    look_interval_ms: 1000,
                     resync_seconds: 30,
                 },
                 trusts_plugins: trust_plugins,

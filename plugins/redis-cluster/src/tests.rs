@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use super::*;
 use tholepin_redis_cluster_plan::workload::Owner;
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
+    DeleteOptions, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
+    WaitOutcome,
 };
 
 /// A host with one object, one Secret and one snapshot. It does what it is told and writes it down.
@@ -92,6 +93,10 @@ impl Host for Scripted {
 
     fn parameters(&self) -> Result<Value, Error> {
         unused("parameters")
+    }
+
+    fn wait(&self, _: &[Fact], _: u32) -> Result<WaitOutcome, Error> {
+        unused("wait")
     }
 
     fn log(&self, _: Level, _: &str) {}

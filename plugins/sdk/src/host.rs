@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use tholepin_schema::fact::{Fact, WaitOutcome};
+
 use crate::{Error, KindName, ObjectRef, Reply};
 
 /// The host, as a plugin sees it. `wit/` documents each function: what it does, what it does not
@@ -105,6 +107,13 @@ pub trait Host {
     ///
     /// As the contract lists them.
     fn parameters(&self) -> Result<Value, Error>;
+
+    /// `runtime/waiting.wait`: until all facts hold, `ms` milliseconds at most.
+    ///
+    /// # Errors
+    ///
+    /// As the contract lists them.
+    fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error>;
 
     /// `runtime/logging.log`.
     fn log(&self, level: Level, message: &str);

@@ -50,6 +50,7 @@ pub use reply::{Node, Reply};
 pub use serde_json;
 pub use tholepin_schema as schema;
 pub use tholepin_schema::{
+    fact::{Fact, Held, Subject, Test, WaitOutcome},
     manifest::{
         Grants, KubernetesGrant, Leads, Manifest, ReconciledKind, RedisGrants, Scope, WatchedKind,
     },

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tholepin_schema::fact::{Fact, WaitOutcome};
 
 use crate::{
     DeleteOptions, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
@@ -108,6 +109,12 @@ impl Replayed {
     pub fn with_parameters(self, parameters: Value) -> Self {
         let call = json!({"interface": "runtime", "function": "parameters"});
         self.always(&call, Ok(Answered::Document(parameters)))
+    }
+
+    /// Adds the outcome of a wait, however often it is waited.
+    #[must_use]
+    pub fn with_wait(self, facts: &[Fact], ms: u32, outcome: &WaitOutcome) -> Self {
+        self.always(&wait_call(facts, ms), Ok(Answered::Document(json!(outcome))))
     }
 
     /// The calls made so far, logs left out, as canonical JSON in order.
@@ -243,6 +250,11 @@ impl Host for Replayed {
         document(self.ask(&json!({"interface": "runtime", "function": "parameters"}))?)
     }
 
+    fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
+        let outcome = document(self.ask(&wait_call(facts, ms))?)?;
+        serde_json::from_value(outcome).map_err(|_| unfit("the outcome of a wait"))
+    }
+
     fn log(&self, level: Level, message: &str) {
         self.logged.borrow_mut().push((level, message.to_owned()));
     }
@@ -251,6 +263,10 @@ impl Host for Replayed {
 /// A call in the form in which recordings keep it; `Value` sorts its keys.
 fn call(interface: &str, function: &str, arguments: Value) -> Value {
     json!({"interface": interface, "function": function, "arguments": arguments})
+}
+
+fn wait_call(facts: &[Fact], ms: u32) -> Value {
+    call("runtime", "wait", json!({"facts": facts, "ms": ms}))
 }
 
 fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {

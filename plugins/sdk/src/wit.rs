@@ -4,6 +4,7 @@
 //! not compile until the other has it.
 
 use serde_json::Value;
+use tholepin_schema::fact::{Fact, WaitOutcome};
 
 use crate::{
     DeleteOptions, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline, ReadMode,
@@ -25,7 +26,7 @@ pub mod bindings {
 use bindings::tholepin::{
     kubernetes::{events, objects},
     redis::{commands, topology},
-    runtime::{clock, logging, parameters, random},
+    runtime::{clock, logging, parameters, random, waiting},
     types::types,
 };
 
@@ -106,6 +107,14 @@ impl Host for WitHost {
 
     fn parameters(&self) -> Result<Value, Error> {
         document(parameters::parameters())
+    }
+
+    fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
+        let facts: Vec<String> = facts.iter().map(write).collect();
+        let outcome = document(waiting::wait(&facts, ms))?;
+        serde_json::from_value(outcome).map_err(|error| {
+            Error::Other(format!("the outcome of the wait is none that this SDK reads: {error}"))
+        })
     }
 
     fn log(&self, level: Level, message: &str) {

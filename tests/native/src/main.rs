@@ -14,8 +14,8 @@ use std::{
 use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, EventType, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, ReadMode,
-    Reconciler, Replayed, Reply, Request,
+    DeleteOptions, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, ReadMode,
+    Reconciler, Replayed, Reply, Request, WaitOutcome,
 };
 
 type Failed = Box<dyn Error>;
@@ -132,6 +132,12 @@ impl Host for Border<'_> {
 
     fn parameters(&self) -> Answer<Value> {
         cross(&self.0.parameters()?)
+    }
+
+    fn wait(&self, facts: &[Fact], ms: u32) -> Answer<WaitOutcome> {
+        let facts: Vec<Fact> = serde_json::from_str(&json!(facts).to_string())
+            .map_err(|error| tholepin_sdk::Error::Other(error.to_string()))?;
+        self.0.wait(&facts, ms)
     }
 
     fn log(&self, level: Level, message: &str) {

@@ -13,8 +13,10 @@
 
 mod path;
 mod shape;
+mod wait;
 
 pub use path::{FieldPath, PathError};
+pub use wait::{Missing, WAIT_MS_MAX, WaitOutcome};
 
 use alloc::{
     format,

@@ -1,8 +1,10 @@
 //! What goes into `reconcile` and what comes out.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::fact::Fact;
 
 /// The longest memo in bytes of JSON.
 pub const MEMO_BYTES_MAX: usize = 16 * 1024;
@@ -60,6 +62,10 @@ pub enum Wake {
         /// The instance, as `redis/topology` takes it.
         instance: Value,
     },
+    /// When this holds. Looked at once a second, at once when an object changes; an outcome has at most
+    /// [`FACTS_MAX`](crate::fact::FACTS_MAX) of them. It wakes once: the outcome after that says whether
+    /// it is wanted again. One that holds already wakes at the next look.
+    Fact(Box<Fact>),
 }
 
 /// The result of `reconcile` when it failed in a way that the plugin understood.

@@ -1,6 +1,7 @@
 //! The queue behind a lock, for the one who waits for it.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 
@@ -19,6 +21,8 @@ use super::{Done, Priority, Queue, Taken};
 #[derive(Debug, Default)]
 pub struct SharedQueue {
     queue: Mutex<Queue>,
+    /// What is told to the keys in flight when they are marked as urgent.
+    urgent: Mutex<HashMap<ObjectKey, CancellationToken>>,
     /// Told at each mark; who waits looks again.
     marked: Notify,
 }
@@ -27,7 +31,14 @@ impl SharedQueue {
     /// Marks a key as due now.
     pub fn add(&self, key: &ObjectKey, priority: Priority, cause: &str) {
         metrics::added(&key.plugin);
-        self.lock().add(key, priority, cause, Instant::now());
+        let mut queue = self.lock();
+        queue.add(key, priority, cause, Instant::now());
+        if priority == Priority::Urgent
+            && let Some(in_flight) = self.urgent().get(key)
+        {
+            in_flight.cancel();
+        }
+        drop(queue);
         self.marked.notify_one();
     }
 
@@ -64,9 +75,14 @@ impl SharedQueue {
         }
     }
 
-    /// Takes the next key that is due.
-    pub fn take(&self) -> Option<Taken> {
-        self.lock().take(Instant::now())
+    /// Takes the next key that is due. `urgent` is cancelled if the key is marked as urgent before it is
+    /// [`done`](Self::done).
+    pub fn take(&self, urgent: &CancellationToken) -> Option<Taken> {
+        // One lock after the other, in this order everywhere: a mark meets the key waiting or in flight.
+        let mut queue = self.lock();
+        let taken = queue.take(Instant::now())?;
+        self.urgent().insert(taken.key.clone(), urgent.clone());
+        Some(taken)
     }
 
     /// Tells that a key has run.
@@ -74,13 +90,20 @@ impl SharedQueue {
         if done == Done::Retry {
             metrics::retried(&key.plugin);
         }
-        self.lock().done(key, done, Instant::now());
+        let mut queue = self.lock();
+        queue.done(key, done, Instant::now());
+        self.urgent().remove(key);
+        drop(queue);
         self.marked.notify_one();
     }
 
     /// Looks at the queue itself.
     pub fn inspect<T>(&self, look: impl FnOnce(&Queue) -> T) -> T {
         look(&self.lock())
+    }
+
+    fn urgent(&self) -> MutexGuard<'_, HashMap<ObjectKey, CancellationToken>> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A poisoned lock is taken as it is: no operation of the queue leaves it half changed.
@@ -108,12 +131,31 @@ mod tests {
         let wait = Duration::from_millis(30);
         queue.add_after(&key, wait);
         queue.due().await;
-        assert_eq!(queue.take().unwrap().key, key);
+        assert_eq!(queue.take(&CancellationToken::new()).unwrap().key, key);
         assert!(wait <= start.elapsed(), "{:?}", start.elapsed());
         tokio::join!(queue.due(), async {
             queue.done(&key, Done::AwaitChange);
             queue.add(&key, Priority::Event, "");
         });
-        assert_eq!(queue.take().unwrap().key, key);
+        assert_eq!(queue.take(&CancellationToken::new()).unwrap().key, key);
+    }
+
+    #[test]
+    fn an_urgent_mark_reaches_the_key_in_flight_and_no_other() {
+        let queue = SharedQueue::default();
+        let [a, b] = ["a", "b"].map(|name| crate::testing::key("p", name));
+        let [of_a, of_b] = [CancellationToken::new(), CancellationToken::new()];
+        for (key, urgent) in [(&a, &of_a), (&b, &of_b)] {
+            queue.add(key, Priority::Urgent, "");
+            assert_eq!(queue.take(urgent).unwrap().key, *key);
+            assert!(!urgent.is_cancelled(), "what it was taken for is no interruption");
+        }
+        queue.add(&a, Priority::Event, "");
+        assert!(!of_a.is_cancelled());
+        queue.add(&a, Priority::Urgent, "");
+        assert!(of_a.is_cancelled() && !of_b.is_cancelled());
+        queue.done(&b, Done::AwaitChange);
+        queue.add(&b, Priority::Urgent, "");
+        assert!(!of_b.is_cancelled(), "it is in flight no more");
     }
 }

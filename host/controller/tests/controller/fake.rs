@@ -10,15 +10,15 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Wakes};
+use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, Mode, ObjectKey, ObjectRef, Perform, PluginName,
+    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName,
     Recording, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
     condition::HostCondition,
     port::{
-        ApplyRequest, Changes, Clock, Deed, DeleteRequest, GuestError, Guests, Kubernetes, Marks,
-        Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView, WatchLease, WatchScope,
-        WatchState, Watches,
+        ApplyRequest, Changes, Clock, Deed, DeleteRequest, Depth, GuestError, Guests, Kubernetes,
+        Looks, Marks, Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView,
+        WatchLease, WatchScope, WatchState, Watches,
     },
 };
 use tholepin_schema::{
@@ -28,6 +28,7 @@ use tholepin_schema::{
     snapshot::Snapshot,
 };
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// A store that tests write, and the marks that the host leaves.
 #[derive(Default)]
@@ -322,19 +323,25 @@ pub(crate) fn plugin(guests: Arc<FakeGuests>, manifest: Manifest) -> Arc<ActiveP
 }
 
 /// Passes whose every call waits for a permit.
-#[derive(Clone)]
 pub(crate) struct SlowPasses(pub(crate) Arc<Semaphore>);
 
-impl Perform for SlowPasses {
+struct SlowPass(Arc<Semaphore>, CancellationToken);
+
+impl Perform for SlowPass {
     fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> Boxed<'a, Answer> {
         Box::pin(async {
-            self.0.acquire().await.unwrap().forget();
-            Ok(Reply::Done)
+            tokio::select! {
+                permit = self.0.acquire() => {
+                    permit.unwrap().forget();
+                    Ok(Reply::Done)
+                }
+                () = self.1.cancelled() => Err(CallError::Interrupted),
+            }
         })
     }
 }
 
-impl OpenPass for SlowPasses {
+impl OpenPass for SlowPass {
     fn take_recording(&self) -> Recording {
         Recording::default()
     }
@@ -346,9 +353,13 @@ impl Passes for SlowPasses {
         _: &ActivePlugin,
         _: &Arc<ObjectKey>,
         _: &Arc<Value>,
-        _: Mode,
+        purpose: Purpose,
     ) -> Arc<dyn OpenPass> {
-        Arc::new(self.clone())
+        let urgent = match purpose {
+            Purpose::Live { urgent } => urgent,
+            Purpose::Plan => CancellationToken::new(),
+        };
+        Arc::new(SlowPass(self.0.clone(), urgent))
     }
 }
 
@@ -362,8 +373,14 @@ impl Clock for Nothing {
 }
 
 impl Wakes for Nothing {
-    fn arm<'a>(&'a self, _: &'a Arc<ObjectKey>, _: &'a Arc<Value>, _: &'a [Wake]) -> Boxed<'a, ()> {
-        Box::pin(async {})
+    fn arm<'a>(
+        &'a self,
+        _: &'a ActivePlugin,
+        _: &'a Arc<ObjectKey>,
+        _: &'a Arc<Value>,
+        _: &'a [Wake],
+    ) -> Boxed<'a, Option<Duration>> {
+        Box::pin(async { None })
     }
 
     fn disarm(&self, _: &ObjectKey) {}
@@ -398,7 +415,11 @@ impl Redis for Nothing {
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, _: &Members) -> Result<(), CallError> {
+    fn watch(&self, _: &Members, _: Depth<'_>) -> Result<(), CallError> {
+        unreachable!()
+    }
+
+    fn join(&self, _: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
         unreachable!()
     }
 

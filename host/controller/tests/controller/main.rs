@@ -130,8 +130,14 @@ impl Bench {
         let scripts = scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone()));
         guests.scripts.lock().unwrap().extend(scripts);
         *self.serving.lock().unwrap() = Some(guests.clone());
-        let manifest = self.plugins.active.lock().unwrap().as_ref().unwrap().manifest.clone();
-        *self.plugins.active.lock().unwrap() = Some(plugin(guests, (*manifest).clone()));
+        let manifest = self
+            .plugins
+            .active
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map_or_else(|| manifest(false), |active| (*active.manifest).clone());
+        *self.plugins.active.lock().unwrap() = Some(plugin(guests, manifest));
         self.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
     }
 
@@ -399,4 +405,38 @@ async fn a_pass_that_waits_lets_another_compute_and_goes_on_when_that_is_done() 
     until(|| bench.calls_of("waits", "1") == 2).await;
     bench.answers.add_permits(1);
     bench.end().await;
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else() {
+    let bench = Bench::start_with(false, 2, 8);
+    bench.swap("1", &[("a", Script::Ask)]).await;
+    bench.world.put(thing("a", 1));
+    until(|| bench.calls_of("a", "1") == 1).await;
+    bench.world.put(json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "a-secret", "namespace": "n", "uid": "s"}
+    }));
+    bench.world.put(thing("b", 1));
+    until(|| bench.calls_of("b", "1") == 1).await;
+    let interrupted = || bench.calls_of("a: Err(Interrupted)", "1");
+    assert_eq!(interrupted(), 0, "a change of something it refers to can wait");
+
+    let mut paused = thing("a", 1);
+    paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
+    bench.world.put(paused);
+    until(|| interrupted() == 1).await;
+    bench.world.put(thing("a", 1));
+    until(|| bench.calls_of("a", "1") == 2).await;
+
+    *bench.plugins.active.lock().unwrap() = None;
+    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| interrupted() == 2 && bench.reasons_of("a").contains(&Reason::PluginMissing)).await;
+
+    bench.swap("2", &[("a", Script::Ask)]).await;
+    until(|| bench.calls_of("a", "2") == 1).await;
+    // The stop would otherwise wait for its answer, which never comes.
+    let since = Instant::now();
+    bench.end().await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }

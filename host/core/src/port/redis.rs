@@ -1,6 +1,6 @@
 //! The port to Redis.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_schema::{
@@ -102,17 +102,56 @@ pub trait Redis: Send + Sync {
     /// [`CallError::Gone`].
     fn member_ended(&self, container_id: &str);
 
-    /// Looks at each member once a second (settable) and reports the instance's name, on the channel
-    /// that the implementation was made with, when a role, an epoch, the slot map or the peers differ
-    /// from the last look, and at once when a connection is lost. One look serves all who watch the
-    /// same instance; a second call for an instance replaces its members. Ends with
-    /// [`unwatch`](Self::unwatch).
+    /// Looks at each member once a second (settable) and reports, on the channel that the
+    /// implementation was made with, when a role, an epoch, the slot map or the peers differ from the
+    /// last look, and at once when a connection is lost; at [`Depth::Whole`] it reports every look. One
+    /// look serves all who watch the same instance; a second call for an instance replaces its members
+    /// and the depth. Ends with [`unwatch`](Self::unwatch).
     ///
     /// # Errors
     ///
     /// Fails if too many instances are watched already.
-    fn watch(&self, members: &Members) -> Result<(), CallError>;
+    fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError>;
 
-    /// Ends the look at an instance.
+    /// Ends the look at an instance, unless somebody has joined it.
     fn unwatch(&self, instance: &str);
+
+    /// Joins the looks at an instance, whether it is watched or not: as long as somebody has joined they
+    /// are whole and follow each other quickly (20 ms, settable), and the first begins at once. Members
+    /// and settings are those of the last call. Ends when what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails if too many instances are watched already.
+    fn join(&self, members: &Members, settings: &[String]) -> Result<Box<dyn Looks>, CallError>;
+}
+
+/// How much a look at an instance shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth<'a> {
+    /// How each member sees the nodes: enough to tell that something has changed.
+    Changes,
+    /// A snapshot.
+    Whole {
+        /// Settings to show beside the usual ones.
+        settings: &'a [String],
+    },
+}
+
+/// What the channel of [`Redis::watch`] reports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// The instance's name.
+    pub instance: String,
+    /// Whether something differs from the last look, or a connection was lost.
+    pub changed: bool,
+    /// What was seen, if the look was whole.
+    pub snapshot: Option<Arc<Snapshot>>,
+}
+
+/// The looks at an instance that somebody has joined.
+pub trait Looks: Send {
+    /// The next look that began after the last one given, or after the joining. May never come: the
+    /// caller sets the deadline.
+    fn next(&mut self) -> Boxed<'_, Arc<Snapshot>>;
 }

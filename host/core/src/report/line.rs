@@ -9,7 +9,10 @@ use std::{fmt::Write as _, io};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_schema::action::Action;
+use tholepin_schema::{
+    action::Action,
+    fact::{Fact, WaitOutcome},
+};
 
 use crate::{
     Answer, Call, KubernetesCall, ObjectRef, Pipeline, Recorded, RedisCall, Reply, RuntimeCall,
@@ -63,6 +66,9 @@ fn about(call: &Call) -> String {
         Call::Runtime(call) => match call {
             RuntimeCall::Now | RuntimeCall::Parameters => String::new(),
             RuntimeCall::Random { bytes } => format!("{bytes} bytes"),
+            RuntimeCall::Wait { facts, ms } => {
+                cut(&format!("{} for {ms} ms at most", facts_about(facts)))
+            }
             RuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
         },
     }
@@ -110,6 +116,26 @@ fn verbs(actions: &[Value]) -> String {
     cut(&actions.iter().map(describe).collect::<Vec<_>>().join(", "))
 }
 
+/// What is waited for, without the values: of a Secret they could be one.
+fn facts_about(facts: &[Value]) -> String {
+    let describe = |fact: &Value| match serde_json::from_value::<Fact>(fact.clone()) {
+        Ok(fact) => format!("{} `{}`", fact.subject(), fact.field()),
+        Err(_) => "what is no fact".to_owned(),
+    };
+    facts.iter().map(describe).collect::<Vec<_>>().join(", ")
+}
+
+fn waited(outcome: &Value) -> String {
+    match serde_json::from_value::<WaitOutcome>(outcome.clone()) {
+        Ok(WaitOutcome::Held { took_ms }) => format!("held after {took_ms} ms"),
+        Ok(WaitOutcome::TimedOut { took_ms, missing }) => {
+            format!("{} facts did not hold after {took_ms} ms", missing.len())
+        }
+        // The schema may learn more.
+        Ok(_) | Err(_) => "a document".to_owned(),
+    }
+}
+
 fn answered(call: &Call, answer: &Answer) -> String {
     let reply = match answer {
         Ok(reply) => reply,
@@ -121,6 +147,9 @@ fn answered(call: &Call, answer: &Answer) -> String {
         Reply::Document(document) if matches!(call, Call::Redis(_)) => {
             let members = document.get("members").and_then(Value::as_array).map_or(0, Vec::len);
             format!("a snapshot of {members} members")
+        }
+        Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Wait { .. })) => {
+            waited(outcome)
         }
         // Parameters are written by whoever installs a plugin; still, they are his and not ours to show.
         Reply::Document(_) => "a document".to_owned(),

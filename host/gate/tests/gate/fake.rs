@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tholepin_core::{
     Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
     port::{
-        ApplyRequest, Clock, Deed, DeleteRequest, Entropy, Kubernetes, Members, PublishRequest,
-        Redis, StoreView,
+        ApplyRequest, Clock, Deed, DeleteRequest, Depth, Entropy, Kubernetes, Looks, Members,
+        PublishRequest, Redis, StoreView,
     },
     step::PodCommand,
 };
@@ -21,6 +21,7 @@ use tholepin_schema::{
     manifest::KindName,
     snapshot::Snapshot,
 };
+use tokio::sync::watch;
 
 type Objects = BTreeMap<ObjectRef, Arc<Value>>;
 
@@ -30,10 +31,25 @@ pub(crate) struct World {
     pub(crate) objects: Mutex<Objects>,
     pub(crate) writes: Mutex<Vec<String>>,
     pub(crate) snapshot: Mutex<Snapshot>,
+    /// What looks show, one after the other, to those who have joined.
+    pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
+    /// How the instances are watched.
+    pub(crate) watched: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Clone)]
 struct View(Objects);
+
+struct Shown(watch::Receiver<Option<Arc<Snapshot>>>);
+
+impl Looks for Shown {
+    fn next(&mut self) -> Boxed<'_, Arc<Snapshot>> {
+        Box::pin(async {
+            self.0.changed().await.unwrap();
+            self.0.borrow_and_update().clone().unwrap()
+        })
+    }
+}
 
 impl World {
     pub(crate) fn put(&self, object: Value) {
@@ -176,11 +192,20 @@ impl Redis for World {
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, _: &Members) -> Result<(), CallError> {
+    fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError> {
+        self.watched.lock().unwrap().insert(members.instance.clone(), format!("{depth:?}"));
         Ok(())
     }
 
-    fn unwatch(&self, _: &str) {}
+    fn unwatch(&self, instance: &str) {
+        self.watched.lock().unwrap().remove(instance);
+    }
+
+    fn join(&self, members: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
+        let pods: Vec<_> = members.members.iter().map(|member| member.pod.as_str()).collect();
+        self.wrote(format!("join {}", pods.join(",")));
+        Ok(Box::new(Shown(self.shown.subscribe())))
+    }
 }
 
 /// Every action goes well and is one command.

@@ -1,6 +1,7 @@
 //! What the gate lets pass, and what reaches the ports when it does not.
 #![cfg(test)]
 
+mod facts;
 mod fake;
 mod plan;
 
@@ -17,6 +18,7 @@ use tholepin_schema::{
     manifest::{Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths, Scope},
     snapshot::Snapshot,
 };
+use tokio_util::sync::CancellationToken;
 
 fn kind(api_version: &str, kind: &str) -> KindName {
     KindName { api_version: api_version.into(), kind: kind.into() }
@@ -47,10 +49,11 @@ fn grants(scope: Scope) -> Grants {
 
 struct Bench {
     world: Arc<World>,
+    gate: Arc<Gate>,
+    /// What the pass was opened with.
+    opened: PassContext,
     pass: Arc<Pass>,
     context: CallContext,
-    gate: Arc<Gate>,
-    about: PassContext,
 }
 
 impl Bench {
@@ -75,28 +78,29 @@ impl Bench {
             name: "me".into(),
         });
         let gate = Gate::new(ports);
-        let about = PassContext {
+        let opened = PassContext {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
             safety: Arc::new(SafetyPaths::default()),
             parameters: Arc::new(json!({"a": 1})),
             mode,
+            urgent: CancellationToken::new(),
             calls_max: 20,
             writes_max: 8,
         };
-        let pass = gate.pass(about.clone());
+        let pass = gate.pass(opened.clone());
         let context = CallContext {
             plugin: "p".parse().unwrap(),
             revision: RevisionDigest("r".into()),
             object: Some(key),
         };
-        Self { world, pass, context, gate, about }
+        Self { world, gate, opened, pass, context }
     }
 
     /// Another pass of the same gate.
     fn sibling(&self, mode: Mode) -> Arc<Pass> {
-        self.gate.pass(PassContext { mode, ..self.about.clone() })
+        self.gate.pass(PassContext { mode, ..self.opened.clone() })
     }
 
     async fn kubernetes(&self, call: KubernetesCall) -> Answer {

@@ -5,7 +5,7 @@ use tholepin_core::{Call, Reply, RuntimeCall};
 use super::unfit;
 use crate::{
     bindings::tholepin::{
-        runtime::{clock, logging, parameters, random},
+        runtime::{clock, logging, parameters, random, waiting},
         types::types::Error,
     },
     state::GuestState,
@@ -53,6 +53,14 @@ impl random::Host for GuestState {
 impl parameters::Host for GuestState {
     async fn parameters(&mut self) -> Result<String, Error> {
         let answer = self.ask(Call::Runtime(RuntimeCall::Parameters)).await;
+        self.document(answer)
+    }
+}
+
+impl waiting::Host for GuestState {
+    async fn wait(&mut self, facts: Vec<String>, ms: u32) -> Result<String, Error> {
+        let facts = facts.iter().map(|fact| self.read("facts", fact)).collect::<Result<_, _>>()?;
+        let answer = self.ask(Call::Runtime(RuntimeCall::Wait { facts, ms })).await;
         self.document(answer)
     }
 }

@@ -26,6 +26,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("runtime/now", "ok 1700000000123"),
     ("runtime/random", "ok [0, 1, 2, 3]"),
     ("runtime/parameters", "ok Object {\"suffix\": String(\"!\")}"),
+    ("runtime/wait", "ok Held { took_ms: 7 }"),
     ("runtime/log", "logged"),
 ];
 

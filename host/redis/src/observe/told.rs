@@ -29,7 +29,11 @@ pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
 }
 
 /// Reads the replies to [`commands`]. What cannot be read is named in [`Facts::errors`].
-pub(super) fn told(answered_at_ms: u64, replies: &[RespReply], settings: &[&str]) -> Seen {
+pub(super) fn told<S: AsRef<str>>(
+    answered_at_ms: u64,
+    replies: &[RespReply],
+    settings: &[S],
+) -> Seen {
     let [general, cluster, nodes, keys, rest @ ..] = replies else {
         return Err((UnreachableReason::Protocol, "it answered less than was asked".to_owned()));
     };
@@ -47,7 +51,7 @@ pub(super) fn told(answered_at_ms: u64, replies: &[RespReply], settings: &[&str]
     for (what, result) in read {
         told.note(what, result);
     }
-    for (name, reply) in settings.iter().zip(rest) {
+    for (name, reply) in settings.iter().map(AsRef::as_ref).zip(rest) {
         match error_text(reply) {
             Some(error) => told.note(&format!("CONFIG GET {name}"), Err(error.to_owned())),
             None => told.facts.settings.extend(setting(reply)),
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn missing_credentials_are_a_reason_of_their_own() {
         let replies = vec![error("NOAUTH Authentication required."); 4];
-        assert_eq!(told(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
-        assert_eq!(told(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);
+        assert_eq!(told::<&str>(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
+        assert_eq!(told::<&str>(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);
     }
 }

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tholepin_core::port::{Clock, Credentials, Deed, Member, Members, Redis};
+use tholepin_core::port::{Clock, Credentials, Deed, Look, Member, Members, Redis};
 use tholepin_redis::{Limits, RedisPort};
 use tholepin_schema::{
     action::{Action, Outcome, Verb},
@@ -82,7 +82,7 @@ pub(crate) struct Fleet {
     pub(crate) servers: Vec<Server>,
     pub(crate) members: Members,
     pub(crate) port: Arc<RedisPort>,
-    pub(crate) changes: mpsc::Receiver<String>,
+    pub(crate) changes: mpsc::Receiver<Look>,
 }
 
 struct WallClock;

@@ -3,15 +3,18 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tholepin_core::port::Redis;
-use tholepin_schema::action::{FailoverMode, Verb};
+use tholepin_core::port::{Depth, Look, Redis};
+use tholepin_schema::{
+    action::{FailoverMode, Verb},
+    snapshot::Snapshot,
+};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::server::{Fleet, node, pod};
 
 /// Watches the fleet and waits until its members have been looked at.
 async fn watched(fleet: &Fleet, tasks: &mut JoinSet<()>) {
-    fleet.port.watch(&fleet.members).unwrap();
+    fleet.port.watch(&fleet.members, Depth::Changes).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_watches().await });
     // The watch keeps a connection of its own to each member.
@@ -36,8 +39,9 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
     let mut tasks = JoinSet::new();
     watched(&fleet, &mut tasks).await;
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
-    let name = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap();
-    assert_eq!(name.as_deref(), Some(fleet.members.instance.as_str()));
+    let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+    let instance = fleet.members.instance.clone();
+    assert_eq!(look, Look { instance, changed: true, snapshot: None });
     // Everything that the meeting changes, until it is quiet for two looks.
     while timeout(Duration::from_millis(1500), fleet.changes.recv()).await.is_ok() {}
 
@@ -68,9 +72,79 @@ async fn the_number_of_instances_is_bounded() {
     let mut members = fleet.members.clone();
     for index in 0..4096 {
         members.instance = format!("many-{index}");
-        fleet.port.watch(&members).unwrap();
+        fleet.port.watch(&members, Depth::Changes).unwrap();
     }
-    fleet.port.watch(&members).unwrap();
+    fleet.port.watch(&members, Depth::Changes).unwrap();
     members.instance = "one-more".to_owned();
-    assert_eq!(fleet.port.watch(&members).unwrap_err().reason(), "Transient");
+    let refused = fleet.port.watch(&members, Depth::Changes).unwrap_err();
+    assert_eq!(refused.reason(), "Transient");
+    assert!(fleet.port.join(&members, &[]).is_err());
+}
+
+/// How often a member was asked for its `INFO`.
+async fn infos(fleet: &Fleet) -> u64 {
+    let replies = fleet.pipeline(0, &["INFO commandstats"]).await.unwrap();
+    let text = String::from_utf8(bytes(&replies[0])).unwrap();
+    let calls = text.lines().find_map(|line| line.strip_prefix("cmdstat_info:calls="));
+    calls.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
+    let mut fleet = Fleet::start(2, true, Some("secret"));
+    let mut tasks = JoinSet::new();
+    let port = fleet.port.clone();
+    tasks.spawn(async move { port.run_watches().await });
+    let settings = ["maxmemory-policy".to_owned()];
+    let mut joined = Vec::new();
+    for _ in 0..20 {
+        joined.push(fleet.port.join(&fleet.members, &settings).unwrap());
+    }
+    let since = Instant::now();
+    let snapshot = timeout(Duration::from_secs(2), joined[0].next()).await.unwrap();
+    assert!(since.elapsed() < Duration::from_millis(150), "{:?}", since.elapsed());
+    let facts = snapshot.member(&pod(0)).unwrap().facts().unwrap();
+    assert!(facts.settings.contains_key("maxmemory-policy") && facts.run_id.is_some());
+
+    // The same looks for all twenty: as many as one would have got.
+    let before = infos(&fleet).await;
+    let mut looks = 0;
+    while looks < 10 {
+        for one in &mut joined {
+            timeout(Duration::from_secs(2), one.next()).await.unwrap();
+        }
+        looks += 1;
+    }
+    let asked = infos(&fleet).await - before;
+    assert!((10..40).contains(&asked), "{asked} looks");
+    assert!(fleet.changes.try_recv().is_err(), "nobody watches: nothing is reported");
+
+    // What a look shows reaches who waits within the next.
+    fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
+    let knows = |snapshot: &Snapshot| snapshot.seen_by(&snapshot.members[0]).unwrap().len() == 2;
+    let mut seen = joined[0].next().await;
+    while !knows(&seen) {
+        seen = timeout(Duration::from_secs(5), joined[0].next()).await.unwrap();
+    }
+    drop(joined);
+    // Who is nobody's any more may be watched by 4096 others: its place is free.
+    let mut other = fleet.members.clone();
+    for index in 0..4096 {
+        other.instance = format!("many-{index}");
+        fleet.port.watch(&other, Depth::Changes).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_watch_reports_every_look() {
+    let mut fleet = Fleet::start(1, true, None);
+    let mut tasks = JoinSet::new();
+    let depth = Depth::Whole { settings: &[] };
+    fleet.port.watch(&fleet.members, depth).unwrap();
+    let port = fleet.port.clone();
+    tasks.spawn(async move { port.run_watches().await });
+    for _ in 0..3 {
+        let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+        assert!(!look.changed && look.snapshot.is_some(), "{look:?}");
+    }
 }

@@ -14,9 +14,9 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Failure, Host, KindName, Level, ListQuery, Manifest,
-    ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler, Request, Violation,
-    manifest,
+    DeleteOptions, Error, EventType, Fact, Failure, Host, KindName, Level, ListQuery, Manifest,
+    ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler, Request, Subject, Test,
+    Violation, manifest,
 };
 
 /// The plugin.
@@ -212,6 +212,13 @@ fn call(host: &dyn Host, function: &str) -> String {
         "runtime/now" => told(host.now_ms()),
         "runtime/random" => told(host.random(4)),
         "runtime/parameters" => told(host.parameters()),
+        "runtime/wait" => {
+            let subject = Subject::object(object.kind, &object.namespace, &object.name);
+            match Fact::new(subject, ".data.x", Test::Exists) {
+                Ok(fact) => told(host.wait(&[fact], 10)),
+                Err(error) => panic!("no fact: {error}"),
+            }
+        }
         "runtime/log" => {
             host.log(Level::Warn, "told to log");
             "logged".to_owned()

@@ -109,6 +109,7 @@ impl Engine {
             safety: Arc::new(plugin.manifest.safety.clone()),
             parameters: plugin.parameters.clone(),
             mode: Mode::Live,
+            urgent: CancellationToken::new(),
             calls_max: CALLS_MAX,
             writes_max: WRITES_MAX,
         });

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 use tholepin_core::{
     Boxed, CallError, ObjectRef, RespReply,
-    port::{self, Clock, Deed, Members, Redis},
+    port::{self, Clock, Deed, Depth, Looks, Members, Redis},
 };
 use tholepin_schema::{
     action::{Action, Outcome},
@@ -71,8 +71,12 @@ impl Redis for MadeUp {
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, _: &Members) -> Result<(), CallError> {
+    fn watch(&self, _: &Members, _: Depth<'_>) -> Result<(), CallError> {
         Ok(())
+    }
+
+    fn join(&self, _: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
+        Err(CallError::Unsupported("to look again and again".to_owned()))
     }
 
     fn unwatch(&self, _: &str) {}

@@ -1,0 +1,207 @@
+//! Waits within a pass until facts hold.
+//!
+//! The looks at an instance are shared by all who wait for something in it and with the wakes; objects
+//! are read from the store when it changes. Nothing is asked for one waiting pass alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use serde_json::Value;
+use tholepin_core::{
+    Answer, CallError, Reply,
+    port::{Looks, Members, StoreView},
+};
+use tholepin_schema::{
+    fact::{Fact, Held, Missing, Subject, WAIT_MS_MAX, WaitOutcome},
+    instance::Instance,
+    snapshot::Snapshot,
+};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    context::Mode,
+    fact::{self, Documents, Objects},
+    grant, instance, kubernetes,
+    pass::Pass,
+};
+
+/// What is waited for, by the instances that it is about.
+struct Waited<'a> {
+    facts: &'a [Fact],
+    seen: BTreeMap<&'a Instance, Documents>,
+    objects: Objects,
+}
+
+/// Waits until all facts hold, or `ms` milliseconds.
+pub(crate) async fn wait(pass: &Pass, facts: Vec<Value>, ms: u32) -> Answer {
+    let facts = facts
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<Fact>, _>>()
+        .map_err(|error| CallError::Invalid(format!("`facts`: {error}")))?;
+    let instances = admit(pass, &facts, ms)?;
+    let mut waited = Waited { facts: &facts, seen: BTreeMap::new(), objects: Objects::new() };
+    match pass.context.mode {
+        Mode::Plan => look_once(pass, &mut waited, &instances).await,
+        Mode::Live => {
+            let urgent = &pass.context.urgent;
+            tokio::select! {
+                biased;
+                () = urgent.cancelled() => Err(CallError::Interrupted),
+                outcome = watch(pass, &mut waited, &instances, Duration::from_millis(ms.into())) => {
+                    document(&outcome?)
+                }
+            }
+        }
+    }
+}
+
+fn document(outcome: &WaitOutcome) -> Answer {
+    let document = serde_json::to_value(outcome);
+    document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
+}
+
+/// Whether these facts can be waited for; answers with the instances that they are about.
+fn admit<'a>(pass: &Pass, facts: &'a [Fact], ms: u32) -> Result<Vec<&'a Instance>, CallError> {
+    fact::bounded(facts)?;
+    if facts.is_empty() || ms == 0 || WAIT_MS_MAX < ms {
+        let text =
+            format!("1 fact at least and 1 to {WAIT_MS_MAX} ms, not {} and {ms}", facts.len());
+        return Err(CallError::Invalid(text));
+    }
+    let mut instances: Vec<&Instance> = Vec::new();
+    for fact in facts {
+        match fact.subject() {
+            Subject::Member { instance, .. } | Subject::View { instance } => {
+                let Some(instance) = instance else {
+                    let text = format!("that {fact} names no `instance`");
+                    return Err(CallError::Invalid(text));
+                };
+                grant::redis_verb(&pass.context.grants, "observe")?;
+                if !instances.contains(&instance) {
+                    instances.push(instance);
+                }
+            }
+            Subject::Object { .. } => {}
+        }
+        if let Some(object) = fact::object(fact) {
+            // What is not granted, not watched or out of scope is refused, not waited for.
+            kubernetes::in_store(&pass.context, &*pass.view(), &object)?;
+        }
+    }
+    Ok(instances)
+}
+
+/// A plan does not wait: what does not hold now will hold, if ever, after what the plan does not do.
+async fn look_once<'a>(pass: &Pass, waited: &mut Waited<'a>, instances: &[&'a Instance]) -> Answer {
+    for &instance in instances {
+        let members = pass.members(instance).await?;
+        let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+        let documents = waited.documents(instance, &snapshot);
+        waited.seen.insert(instance, documents);
+    }
+    waited.look_at_objects(pass, &*pass.view());
+    match waited.missing().into_iter().next() {
+        None => document(&WaitOutcome::Held { took_ms: 0 }),
+        Some(Missing { index, held }) => {
+            let what = waited.facts.get(index).map(ToString::to_string).unwrap_or_default();
+            Err(pass.end_plan(format!("the wait until {what}, and {held}")))
+        }
+    }
+}
+
+/// One instance with the looks at it.
+struct Joined<'a> {
+    instance: &'a Instance,
+    members: Members,
+    looks: Box<dyn Looks>,
+}
+
+async fn watch<'a>(
+    pass: &Pass,
+    waited: &mut Waited<'a>,
+    instances: &[&'a Instance],
+    longest: Duration,
+) -> Result<WaitOutcome, CallError> {
+    let began = Instant::now();
+    let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let ports = &pass.gate.ports;
+    let mut store = pass.gate.store.subscribe();
+    let mut joined = Vec::new();
+    for &instance in instances {
+        let members = pass.members(instance).await?;
+        let looks = ports.redis.join(&members, &instance.settings)?;
+        joined.push(Joined { instance, members, looks });
+    }
+    waited.look_at_objects(pass, &*ports.kubernetes.view());
+    loop {
+        let missing = waited.missing();
+        if missing.is_empty() {
+            return Ok(WaitOutcome::Held { took_ms: took_ms() });
+        }
+        let next = next_look(&mut joined);
+        tokio::select! {
+            biased;
+            (instance, snapshot) = next => {
+                let documents = waited.documents(instance, &snapshot);
+                waited.seen.insert(instance, documents);
+            }
+            () = sleep_until(began + longest) => {
+                return Ok(WaitOutcome::TimedOut { took_ms: took_ms(), missing });
+            }
+            _ = store.changed() => {
+                let view = ports.kubernetes.view();
+                waited.look_at_objects(pass, &*view);
+                for one in &mut joined {
+                    follow(pass, one, &*view)?;
+                }
+            }
+        }
+    }
+}
+
+/// The next look at any of the instances; never, if there are none.
+async fn next_look<'a>(joined: &mut [Joined<'a>]) -> (&'a Instance, std::sync::Arc<Snapshot>) {
+    let each = joined.iter_mut().map(async |one| (one.instance, one.looks.next().await));
+    let mut first = each.collect::<FuturesUnordered<_>>();
+    match first.next().await {
+        Some(look) => look,
+        None => std::future::pending().await,
+    }
+}
+
+/// Pods come and go: the looks are at those of now.
+fn follow(pass: &Pass, one: &mut Joined<'_>, view: &dyn StoreView) -> Result<(), CallError> {
+    let uid = pass.context.uid();
+    if let Some(members) = instance::renewed(view, &one.members, one.instance, uid)? {
+        one.looks = pass.gate.ports.redis.join(&members, &one.instance.settings)?;
+        one.members = members;
+    }
+    Ok(())
+}
+
+impl Waited<'_> {
+    fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> Documents {
+        let about = |fact: &&Fact| fact.subject().instance() == Some(instance);
+        Documents::of(snapshot, self.facts.iter().filter(about))
+    }
+
+    fn look_at_objects(&mut self, pass: &Pass, view: &dyn StoreView) {
+        for object in self.facts.iter().filter_map(fact::object) {
+            let seen = kubernetes::in_store(&pass.context, view, &object);
+            self.objects.insert(object, seen.map_err(|error| error.to_string()));
+        }
+    }
+
+    fn missing(&self) -> Vec<Missing> {
+        let held = |fact: &Fact| {
+            let instance = fact.subject().instance();
+            let seen = instance.and_then(|instance| self.seen.get(instance));
+            fact::held(fact, seen, &self.objects)
+        };
+        let all = self.facts.iter().map(held).enumerate();
+        all.filter(|(_, held)| *held != Held::Yes)
+            .map(|(index, held)| Missing { index, held })
+            .collect()
+    }
+}

@@ -1,0 +1,239 @@
+//! Waiting for facts, and being woken by them.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tholepin_core::{
+    Answer, Call, CallError, ObjectMeta, Perform, Reply, RuntimeCall, StoredObject,
+    port::{Look, StoreChange},
+};
+use tholepin_gate::Mode;
+use tholepin_schema::{
+    manifest::{Grants, RedisGrants, Scope},
+    reconcile::Wake,
+    snapshot::Snapshot,
+};
+use tokio::time::timeout;
+
+use crate::{Bench, fake::object, grants, instance, snapshot};
+
+/// A pass that may observe and read its own ConfigMaps; one Pod is a member.
+fn bench(mode: Mode) -> Bench {
+    let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
+    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, mode);
+    bench.world.put(object("v1", "Pod", "a-0", Some("me")));
+    *bench.world.snapshot.lock().unwrap() = snapshot();
+    bench
+}
+
+/// A snapshot in which the member holds so many keys.
+fn with_keys(keys: u64) -> Arc<Snapshot> {
+    let mut value = serde_json::to_value(snapshot()).unwrap();
+    value["members"][0]["answer"]["answered"]["keys"] = keys.into();
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+fn keys(at_least: u64) -> Value {
+    json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
+        "field": ".answer.answered.keys", "op": "at-least", "value": at_least})
+}
+
+fn data(name: &str, value: &str) -> Value {
+    json!({"subject": {"object": {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "n",
+        "name": name}}, "field": ".data.x", "op": "equals", "value": value})
+}
+
+async fn wait(bench: &Bench, facts: Vec<Value>, ms: u32) -> Answer {
+    let call = Call::Runtime(RuntimeCall::Wait { facts, ms });
+    let answer = bench.pass.perform(&bench.context, call);
+    timeout(Duration::from_secs(5), answer).await.expect("a wait ends")
+}
+
+fn outcome(answer: Answer) -> Value {
+    let Ok(Reply::Document(outcome)) = answer else { panic!("{answer:?}") };
+    outcome
+}
+
+/// Changes an object in the store, and tells the gate.
+fn change(bench: &Bench, value: Value) -> StoreChange {
+    bench.world.put(value.clone());
+    let reference = ObjectMeta::of(&value).unwrap().object;
+    let after = Some(StoredObject::new(value).unwrap());
+    StoreChange { object: reference, before: None, after }
+}
+
+fn mine(value: &str) -> Value {
+    let mut object = object("v1", "ConfigMap", "mine", Some("me"));
+    object["data"] = json!({"x": value});
+    object
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_all_facts_hold() {
+    let bench = bench(Mode::Live);
+    let facts = vec![keys(2), data("mine", "on")];
+    let (outcome_seen, ()) = tokio::join!(wait(&bench, facts, 2000), async {
+        for count in 0..3 {
+            bench.world.shown.send_replace(Some(with_keys(count)));
+            tokio::task::yield_now().await;
+        }
+        let _ = bench.gate.woken_by_change(&change(&bench, mine("off")));
+        tokio::task::yield_now().await;
+        let _ = bench.gate.woken_by_change(&change(&bench, mine("on")));
+    });
+    assert!(outcome(outcome_seen)["held"]["tookMs"].as_u64().unwrap() < 1000);
+    let recording = bench.pass.take_recording();
+    assert_eq!(recording.calls()[0].call.function(), "runtime/wait");
+    assert!(recording.calls()[0].answer.is_ok());
+}
+
+#[tokio::test]
+async fn a_wait_that_times_out_says_what_was_there() {
+    let bench = bench(Mode::Live);
+    let facts = vec![keys(1), keys(9), data("mine", "on")];
+    let (seen, ()) = tokio::join!(wait(&bench, facts, 50), async {
+        tokio::task::yield_now().await;
+        bench.world.shown.send_replace(Some(with_keys(5)));
+    });
+    let seen = outcome(seen);
+    let missing = json!([
+        {"index": 1, "held": {"no": {"seen": 5}}},
+        {"index": 2, "held": {"no": {"seen": null}}},
+    ]);
+    assert_eq!(seen["timedOut"]["missing"], missing, "{seen}");
+    assert!(50 <= seen["timedOut"]["tookMs"].as_u64().unwrap(), "{seen}");
+    // Nobody looked in time: that is no value.
+    let seen = outcome(wait(&bench, vec![keys(1)], 1).await);
+    assert!(seen["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{seen}");
+}
+
+#[tokio::test]
+async fn the_looks_follow_the_pods_that_come_and_go() {
+    let bench = bench(Mode::Live);
+    let (_, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
+        tokio::task::yield_now().await;
+        let pod = object("v1", "Pod", "a-1", Some("me"));
+        let _ = bench.gate.woken_by_change(&change(&bench, pod));
+        tokio::task::yield_now().await;
+        bench.world.shown.send_replace(Some(with_keys(1)));
+    });
+    assert_eq!(bench.writes(), ["join a-0", "join a-0,a-1"]);
+}
+
+#[tokio::test]
+async fn what_is_urgent_ends_a_wait_at_once() {
+    let bench = bench(Mode::Live);
+    let (seen, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
+        tokio::task::yield_now().await;
+        bench.opened.urgent.cancel();
+    });
+    assert_eq!(seen, Err(CallError::Interrupted));
+    assert_eq!(wait(&bench, vec![keys(9)], 2000).await, Err(CallError::Interrupted), "and stays");
+}
+
+#[tokio::test]
+async fn a_plan_looks_once_and_ends_where_it_would_wait() {
+    let bench = bench(Mode::Plan);
+    *bench.world.snapshot.lock().unwrap() = (*with_keys(5)).clone();
+    assert_eq!(outcome(wait(&bench, vec![keys(5)], 2000).await), json!({"held": {"tookMs": 0}}));
+    let Err(CallError::PlanEnds(text)) = wait(&bench, vec![keys(5), keys(6)], 2000).await else {
+        panic!("must end");
+    };
+    assert_eq!(text, "the wait until member `a-0` `.answer.answered.keys` at-least 6, and it is 5");
+}
+
+#[tokio::test]
+async fn what_cannot_be_waited_for_is_refused_by_name() {
+    let bench = bench(Mode::Live);
+    let mut typo = keys(1);
+    typo["field"] = json!(".answer.answered.key");
+    let mut nameless = keys(1);
+    nameless["subject"]["member"].as_object_mut().unwrap().remove("instance");
+    let mut secret = data("mine", "x");
+    secret["subject"]["object"]["kind"] = json!("Secret");
+    let rows = [
+        (vec![typo], 10, "no field `key`"),
+        (vec![nameless], 10, "names no `instance`"),
+        (vec![secret], 10, "kind: Secret, verbs: [get]"),
+        (vec![data("theirs", "x")], 10, "outside the scope"),
+        (vec![], 10, "1 fact at least"),
+        (vec![keys(1)], 0, "1 to 2000 ms"),
+        (vec![keys(1)], 2001, "1 to 2000 ms"),
+        (vec![keys(1); 65], 10, "65 facts are too many"),
+    ];
+    for (facts, ms, words) in rows {
+        let error = wait(&bench, facts, ms).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let blind = Bench::new(grants(Scope::Owned), Mode::Live);
+    let denied = wait(&blind, vec![keys(1)], 10).await;
+    assert!(matches!(&denied, Err(CallError::Denied(text)) if text.contains("`observe`")));
+}
+
+async fn arm(bench: &Bench, wakes: Vec<Value>) -> Option<Duration> {
+    let wakes: Vec<Wake> =
+        wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
+    bench.gate.arm(&bench.opened, &wakes).await
+}
+
+fn look(changed: bool, keys: u64) -> Look {
+    Look { instance: "uid-me:7000".into(), changed, snapshot: Some(with_keys(keys)) }
+}
+
+#[tokio::test]
+async fn a_fact_about_a_member_wakes_once() {
+    let bench = bench(Mode::Live);
+    let causes = |look: &Look| -> Vec<&str> {
+        bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
+    };
+    assert_eq!(arm(&bench, vec![json!({"fact": keys(5)})]).await, None);
+    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:7000"], "Whole { settings: [] }");
+    assert_eq!(causes(&look(true, 4)), [] as [&str; 0], "a change was not asked for");
+    assert_eq!(causes(&look(false, 5)), ["fact"]);
+    assert_eq!(causes(&look(false, 5)), [] as [&str; 0], "once");
+
+    let change = json!({"change": {"instance": instance()}});
+    arm(&bench, vec![change, json!({"fact": keys(6)})]).await;
+    assert_eq!(causes(&look(true, 5)), ["change in Redis"]);
+    assert_eq!(causes(&look(true, 6)), ["fact"]);
+    arm(&bench, vec![json!({"change": {"instance": instance()}})]).await;
+    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:7000"], "Changes");
+    arm(&bench, vec![]).await;
+    assert!(bench.world.watched.lock().unwrap().is_empty(), "what is not repeated ends");
+    assert_eq!(causes(&look(true, 9)), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
+    let bench = bench(Mode::Live);
+    let tell = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
+    assert_eq!(arm(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
+    assert_eq!((tell("off"), tell("on"), tell("on")), (0, 1, 0));
+    let again = arm(&bench, vec![json!({"fact": data("mine", "on")})]).await;
+    assert_eq!(again, Some(Duration::from_secs(1)), "it holds already: not at once in a circle");
+    arm(&bench, vec![json!({"fact": data("mine", "off")})]).await;
+    bench.world.put(mine("off"));
+    assert_eq!(bench.gate.woken_by_overflow().len(), 1);
+    arm(&bench, vec![json!({"fact": data("mine", "on")})]).await;
+    bench.gate.disarm(&bench.opened.key);
+    assert_eq!(tell("on"), 0);
+    // What may not be read does not wake.
+    arm(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
+    let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
+    theirs["data"] = json!({"x": "on"});
+    assert_eq!(bench.gate.woken_by_change(&change(&bench, theirs)).len(), 0);
+}
+
+#[tokio::test]
+async fn the_facts_about_one_instance_are_bounded() {
+    let bench = bench(Mode::Live);
+    for name in 0..5 {
+        let mut opened = bench.opened.clone();
+        let mut key = (*opened.key).clone();
+        key.plugin = format!("p{name}").parse().unwrap();
+        opened.key = Arc::new(key);
+        let wakes: Vec<Wake> = vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
+        bench.gate.arm(&opened, &wakes).await;
+    }
+    assert_eq!(bench.gate.woken_by_look(&look(false, 5)).len(), 4, "256 facts are four keys' here");
+}
