@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tholepin_core::{RespNode, RespReply, port::Redis};
 
-use crate::server::{Fleet, command, pod};
+use crate::{
+    road::{End, Road},
+    server::{Fleet, command, pod},
+};
 
 /// `connected_clients` of one server, this look included.
 async fn clients(fleet: &Fleet) -> String {
@@ -89,6 +92,33 @@ async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
     assert!(ended_at.elapsed() < Duration::from_millis(100), "{:?}", ended_at.elapsed());
     assert_eq!(fleet.pipeline(0, &["PING"]).await.unwrap_err().reason(), "Gone");
     fleet.servers[0].signal(Signal::SIGCONT);
+}
+
+/// Half a reply is none, the next call gets its own replies, and nothing is sent a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
+    let mut fleet = Fleet::start(1, false, None);
+    let road = Road::to(fleet.members.members[0].address.unwrap()).await;
+    fleet.members.members[0].address = Some(road.address);
+    let deadline = Duration::from_millis(300);
+    for (turn, (end, reason)) in [(End::Silence, "Timeout"), (End::Cut, "Gone")].iter().enumerate()
+    {
+        // The connection is there; what is limited are replies to the pipeline alone.
+        fleet.pipeline(0, &["PING"]).await.unwrap();
+        let replies = "+PONG\r\n:1\r\n$5\r\nfi".len();
+        road.limit(replies, *end);
+        let broken = ["PING", "INCR counter", "ECHO first"].map(command);
+        let since = Instant::now();
+        let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline).await;
+        assert_eq!(result.unwrap_err().reason(), *reason, "{end:?}");
+        assert!(since.elapsed() < deadline * 2, "{end:?} took {:?}", since.elapsed());
+        assert_eq!(*end == End::Cut, since.elapsed() < deadline, "{end:?}: {:?}", since.elapsed());
+        road.open();
+        let replies = fleet.pipeline(0, &["ECHO second", "GET counter"]).await.unwrap();
+        assert_eq!(replies[0].nodes, [RespNode::Bulk(b"second".to_vec())], "{end:?}");
+        let counted = (turn + 1).to_string().into_bytes();
+        assert_eq!(replies[1].nodes, [RespNode::Bulk(counted)], "{end:?}: sent again");
+    }
 }
 
 async fn client_is_blocked(fleet: &Fleet) -> bool {

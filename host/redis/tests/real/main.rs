@@ -6,6 +6,7 @@ mod connections;
 mod deciding;
 mod failover;
 mod formation;
+mod road;
 mod server;
 mod snapshot;
 mod watch;
