@@ -10,9 +10,9 @@ use std::{
 
 use rand::RngCore;
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Purpose, Wakes};
+use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName, Recording,
+    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName,
     port::{Clock, Entropy},
 };
 use tholepin_gate::{Gate, Pass, PassContext};
@@ -146,8 +146,11 @@ impl Perform for GatePass {
 }
 
 impl OpenPass for GatePass {
-    fn take_recording(&self) -> Recording {
-        self.0.take_recording()
+    fn close(&self) -> Boxed<'_, Closed> {
+        Box::pin(async {
+            let put_back = self.0.close().await;
+            Closed { recording: self.0.take_recording(), put_back }
+        })
     }
 }
 

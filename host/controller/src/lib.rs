@@ -36,4 +36,4 @@ mod testing;
 
 pub use controller::{Controller, Parts, Settings};
 pub use plan::PlanError;
-pub use plugins::{ActivePlugin, OpenPass, Passes, PluginEvent, Plugins, Purpose, Wakes};
+pub use plugins::{ActivePlugin, Closed, OpenPass, Passes, PluginEvent, Plugins, Purpose, Wakes};

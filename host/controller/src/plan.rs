@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tholepin_core::{
     CallContext, Mode, ObjectKey, ObjectMeta, ObjectRef, PassEnd, PassHeader, PassReport,
-    Recording, port::WatchLease,
+    port::WatchLease,
 };
 use tholepin_schema::{manifest::KindName, reconcile::Request};
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +19,7 @@ use crate::{
     mapper::Routes,
     permit::Lending,
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, Purpose},
+    plugins::{ActivePlugin, Closed, Purpose},
     story::{end, finalizer_step, not_called, trapped},
     strikes::ObjectState,
 };
@@ -166,14 +166,15 @@ impl Planned<'_> {
         };
         let finalizer = finalizer_of(self.key);
         let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
-        let (recording, end) = match phase {
+        let (Closed { recording, put_back }, end) = match phase {
             ObjectPhase::Call | ObjectPhase::Adopt => {
                 self.call(with(object, phase, &finalizer)).await
             }
-            ObjectPhase::Release | ObjectPhase::Leave => (Recording::default(), not_called(phase)),
+            ObjectPhase::Release | ObjectPhase::Leave => (Closed::default(), not_called(phase)),
         };
         let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut report = PassReport::new(header, &recording, end, took_ms);
+        report.steps.extend(put_back);
         let finished = matches!(report.end, PassEnd::Answered { finished: true, .. });
         if phase == ObjectPhase::Adopt {
             report.steps.insert(0, finalizer_step("add-finalizer", self.key, &finalizer));
@@ -199,7 +200,7 @@ impl Planned<'_> {
         holds.map(|(_, remark)| remark.to_owned()).collect()
     }
 
-    async fn call(&self, object: Arc<Value>) -> (Recording, PassEnd) {
+    async fn call(&self, object: Arc<Value>) -> (Closed, PassEnd) {
         let context = CallContext {
             plugin: self.key.plugin.clone(),
             revision: self.plugin.revision.clone(),
@@ -211,8 +212,8 @@ impl Planned<'_> {
         if !self.meta.deleting {
             match guests.validate(context.clone(), None, (*object).clone()).await {
                 Ok(violations) if violations.is_empty() => {}
-                Ok(violations) => return (Recording::default(), PassEnd::Invalid { violations }),
-                Err(error) => return (Recording::default(), trapped(&error)),
+                Ok(violations) => return (Closed::default(), PassEnd::Invalid { violations }),
+                Err(error) => return (Closed::default(), trapped(&error)),
             }
         }
         let request = Request {
@@ -224,7 +225,7 @@ impl Planned<'_> {
         let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Purpose::Plan);
         let lending = Lending { permit, perform: pass.clone() };
         let outcome = guests.reconcile(context, request, Arc::new(lending)).await;
-        (pass.take_recording(), end(&outcome))
+        (pass.close().await, end(&outcome))
     }
 }
 

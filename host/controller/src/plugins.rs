@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, ObjectKey, Perform, PluginName, Recording, RevisionDigest, port::Guests,
+    Boxed, ObjectKey, Perform, PluginName, Recording, RevisionDigest, Step, port::Guests,
 };
 use tholepin_schema::{
     manifest::{Grants, Manifest},
@@ -70,8 +70,17 @@ pub enum Purpose {
 
 /// A pass that was opened.
 pub trait OpenPass: Perform {
-    /// Takes what was asked and answered out of the pass, once it has ended.
-    fn take_recording(&self) -> Recording;
+    /// Ends the pass, however its guest call ended: what it suspended is put back.
+    fn close(&self) -> Boxed<'_, Closed>;
+}
+
+/// What is left of a pass that has ended.
+#[derive(Default)]
+pub struct Closed {
+    /// What was asked and answered.
+    pub recording: Recording,
+    /// How what it suspended was put back, or would be.
+    pub put_back: Vec<Step>,
 }
 
 /// Arms what brings an object back besides its requeue. What arms again replaces what was armed.

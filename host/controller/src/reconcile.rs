@@ -23,7 +23,7 @@ use crate::{
     notes::{Note, Seen},
     permit::{Lending, Permit},
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, Purpose},
+    plugins::{ActivePlugin, Closed, Purpose},
     queue::Done,
     story::{Story, end, finalizer_step, not_called, trapped},
     strikes::{ObjectState, Verdict},
@@ -207,7 +207,9 @@ impl One<'_> {
         let outcome =
             self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
         permit.give_back();
-        story.recording = pass.take_recording();
+        let Closed { recording, put_back } = pass.close().await;
+        story.recording = recording;
+        story.after.extend(put_back);
         story.end = Some(end(&outcome));
         outcome
     }

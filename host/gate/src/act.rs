@@ -23,7 +23,7 @@ use crate::{
     fact::{self, Objects},
     field, grant,
     guard::{self, Policy, Proof, Scene},
-    kubernetes, ledger,
+    kubernetes, ledger, lift,
     pass::Pass,
     steps, witness,
 };
@@ -43,22 +43,19 @@ pub(crate) async fn perform(
     for action in actions {
         grant::redis_verb(&pass.context.grants, action.verb.name())?;
         admit_facts(pass, &action.presume.facts)?;
-        if matches!(action.verb, Verb::Configure { temporary: true, .. }) {
-            // Nobody would put the value back yet.
-            let text = "`temporary` settings are not served yet; set the value and set it back";
-            return Err(CallError::Unsupported(text.to_owned()));
-        }
     }
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
     guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
-    let name = pass.members(instance).await?.instance;
+    let members = pass.members(instance).await?;
+    let name = &members.instance;
     let mut deeds = match pass.context.mode {
         Mode::Live => {
-            let mut book = pass.gate.books.take(pass, &name).await?;
+            let mut book = pass.gate.books.take(pass, name).await?;
+            steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
             Run::new(pass, instance, actions, &mut book).run(waves).await?
         }
         Mode::Plan => {
-            let mut book = pass.gate.books.copy(pass, &name).await?;
+            let mut book = pass.gate.books.copy(pass, name).await?;
             Run::new(pass, instance, actions, &mut book).run(waves).await?
         }
     };
@@ -152,7 +149,7 @@ impl<'a> Run<'a> {
             };
             self.deeds.insert(index, without_commands(outcome));
         }
-        self.send(&members, sent, now_ms).await
+        self.send(&members, snapshot, sent).await
     }
 
     /// Notes what a later guard must know, then sends what the guards let pass. A plan decides what
@@ -160,15 +157,18 @@ impl<'a> Run<'a> {
     async fn send(
         &mut self,
         members: &Members,
+        snapshot: &Snapshot,
         sent: Vec<(usize, Action)>,
-        now_ms: u64,
     ) -> Result<(), CallError> {
+        let now_ms = self.pass.gate.ports.clock.now_ms();
         let (indexes, list): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
         if list.is_empty() {
             return Ok(());
         }
         for action in &list {
             ledger::tried(&mut self.book.ledger, action, now_ms);
+            let new = ledger::suspend(&mut self.book.ledger, action, snapshot, now_ms);
+            self.pass.suspends(self.instance, &new);
         }
         self.book.save(self.pass).await?;
         self.pass.may_write()?;
@@ -177,10 +177,13 @@ impl<'a> Run<'a> {
             Mode::Live => port.act(members, &list).await,
             Mode::Plan => port.decide(members, &list).await,
         };
-        for (action, deed) in list.iter().zip(&deeds) {
-            if let (Verb::Forget { node }, true) = (&action.verb, deed.outcome.is_done()) {
+        let done = list.iter().zip(&deeds).filter(|(_, deed)| deed.outcome.is_done());
+        for (action, _) in done {
+            if let Verb::Forget { node } = &action.verb {
                 ledger::forgot(&mut self.book.ledger, *node, now_ms);
             }
+            ledger::settle(&mut self.book.ledger.suspensions, action);
+            self.pass.settles(self.instance, action);
         }
         self.deeds.extend(indexes.into_iter().zip(deeds));
         Ok(())

@@ -12,7 +12,7 @@ mod suspend;
 
 pub(crate) use identity::silent_member_at;
 pub use identity::{Identity, foreign_nodes, identify};
-pub use suspend::{lifted, lifts, suspend};
+pub use suspend::{lifted, lifts, settle, suspend};
 
 use crate::guard;
 use tholepin_schema::{

@@ -28,6 +28,7 @@ pub mod guard;
 mod instance;
 mod kubernetes;
 pub mod ledger;
+mod lift;
 mod ownership;
 mod pass;
 mod redis;

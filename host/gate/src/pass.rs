@@ -1,7 +1,7 @@
 //! One pass through the gate: every call of one guest call comes here.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,12 +14,16 @@ use tholepin_core::{
     port::{Members, StoreView},
 };
 use tholepin_schema::{
+    action::Action,
     instance::Instance,
+    ledger::Suspension,
     manifest::{KindName, KubernetesGrant},
 };
 use tracing::{debug, error, info, trace, warn};
 
-use crate::{Gate, PassContext, grant, instance, kubernetes, ownership, redis, steps, wait};
+use crate::{
+    Gate, PassContext, grant, instance, kubernetes, ledger, lift, ownership, redis, steps, wait,
+};
 
 /// The most random bytes that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
@@ -42,6 +46,8 @@ struct Progress {
     writes: u32,
     /// Why the plan has ended, if it has.
     ended: Option<String>,
+    /// What this pass suspended, or would, by instance.
+    suspended: BTreeMap<Instance, Vec<Suspension>>,
 }
 
 impl Pass {
@@ -53,6 +59,7 @@ impl Pass {
             calls: 0,
             writes: 0,
             ended: None,
+            suspended: BTreeMap::new(),
         };
         Self { gate, context, progress: Mutex::new(progress) }
     }
@@ -61,6 +68,36 @@ impl Pass {
     #[must_use]
     pub fn take_recording(&self) -> Recording {
         mem::take(&mut self.progress().recording)
+    }
+
+    /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
+    /// of a plan, those that would be taken.
+    pub async fn close(&self) -> Vec<Step> {
+        lift::end(self).await
+    }
+
+    /// Notes what is put back when the pass ends.
+    pub(crate) fn suspends(&self, instance: &Instance, new: &[Suspension]) {
+        if !new.is_empty() {
+            let mut progress = self.progress();
+            let suspended = progress.suspended.entry(instance.clone()).or_default();
+            suspended.extend_from_slice(new);
+        }
+    }
+
+    /// Notes that a lasting setting took the place of a temporary one.
+    pub(crate) fn settles(&self, instance: &Instance, action: &Action) {
+        if let Some(suspended) = self.progress().suspended.get_mut(instance) {
+            ledger::settle(suspended, action);
+        }
+    }
+
+    pub(crate) fn has_suspended(&self, instance: &Instance) -> bool {
+        self.progress().suspended.contains_key(instance)
+    }
+
+    pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<Suspension>> {
+        mem::take(&mut self.progress().suspended)
     }
 
     /// Makes an object that is in no store visible to the reads of this pass: a plan can be about one

@@ -13,7 +13,7 @@ use tholepin_schema::{
     instance::Instance,
 };
 
-use crate::{act, context::Mode, grant, ledger, pass::Pass, steps};
+use crate::{act, context::Mode, grant, ledger, lift, pass::Pass, steps};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(crate) async fn perform(pass: &Pass, call: RedisCall, steps: &mut Vec<Step>)
             sent.map(Reply::Replies)
         }
         RedisCall::FanOut { pipelines } => fan_out(pass, &pipelines, steps).await,
-        RedisCall::Observe { instance } => observe(pass, &parse(instance)?).await,
+        RedisCall::Observe { instance } => observe(pass, &parse(instance)?, steps).await,
         RedisCall::Act { instance, actions } => {
             let instance = parse(instance)?;
             let actions = actions.into_iter().map(parse).collect::<Result<Vec<Action>, _>>()?;
@@ -51,7 +51,7 @@ fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option
     })
 }
 
-async fn observe(pass: &Pass, instance: &Instance) -> Answer {
+async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
     let members = pass.members(instance).await?;
     if pass.context.mode == Mode::Plan {
@@ -60,6 +60,7 @@ async fn observe(pass: &Pass, instance: &Instance) -> Answer {
         return json(&snapshot).map(Reply::Document);
     }
     let mut book = pass.gate.books.take(pass, &members.instance).await?;
+    steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
     let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
     ledger::learn(&mut book.ledger, &snapshot, pass.gate.ports.clock.now_ms());
     book.save(pass).await?;

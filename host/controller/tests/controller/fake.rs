@@ -4,16 +4,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tholepin_controller::{ActivePlugin, OpenPass, Passes, Plugins, Purpose, Wakes};
+use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName,
-    Recording, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
+    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName, Reply,
+    RespReply, RevisionDigest, RuntimeCall, StoredObject,
     condition::HostCondition,
     port::{
         ApplyRequest, Changes, Clock, Deed, DeleteRequest, Depth, GuestError, Guests, Kubernetes,
@@ -323,9 +323,13 @@ pub(crate) fn plugin(guests: Arc<FakeGuests>, manifest: Manifest) -> Arc<ActiveP
 }
 
 /// Passes whose every call waits for a permit.
-pub(crate) struct SlowPasses(pub(crate) Arc<Semaphore>);
+pub(crate) struct SlowPasses {
+    pub(crate) answers: Arc<Semaphore>,
+    /// How many passes were closed.
+    pub(crate) closed: Arc<AtomicUsize>,
+}
 
-struct SlowPass(Arc<Semaphore>, CancellationToken);
+struct SlowPass(Arc<Semaphore>, CancellationToken, Arc<AtomicUsize>);
 
 impl Perform for SlowPass {
     fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> Boxed<'a, Answer> {
@@ -342,8 +346,9 @@ impl Perform for SlowPass {
 }
 
 impl OpenPass for SlowPass {
-    fn take_recording(&self) -> Recording {
-        Recording::default()
+    fn close(&self) -> Boxed<'_, Closed> {
+        self.2.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Closed::default() })
     }
 }
 
@@ -359,7 +364,7 @@ impl Passes for SlowPasses {
             Purpose::Live { urgent } => urgent,
             Purpose::Plan => CancellationToken::new(),
         };
-        Arc::new(SlowPass(self.0.clone(), urgent))
+        Arc::new(SlowPass(self.answers.clone(), urgent, self.closed.clone()))
     }
 }
 

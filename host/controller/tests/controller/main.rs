@@ -5,7 +5,10 @@ mod fake;
 mod plan;
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,8 @@ struct Bench {
     gate: Arc<Semaphore>,
     /// Answers to guests' calls.
     answers: Arc<Semaphore>,
+    /// How many passes were closed.
+    closed: Arc<AtomicUsize>,
     events: mpsc::Sender<PluginEvent>,
     stop: CancellationToken,
     running: JoinSet<()>,
@@ -83,13 +88,14 @@ impl Bench {
         let (events, receiver) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let answers = Arc::new(Semaphore::new(0));
+        let closed = Arc::new(AtomicUsize::new(0));
         let parts = Parts {
             kubernetes: Arc::new(FakeKubernetes(world.clone())),
             watches: Arc::new(FakeKubernetes(world.clone())),
             marks: Arc::new(FakeKubernetes(world.clone())),
             redis: Arc::new(Nothing),
             plugins: plugins.clone(),
-            passes: Arc::new(SlowPasses(answers.clone())),
+            passes: Arc::new(SlowPasses { answers: answers.clone(), closed: closed.clone() }),
             wakes: Arc::new(Nothing),
             clock: Arc::new(Nothing),
         };
@@ -102,6 +108,7 @@ impl Bench {
             calls: Calls::default(),
             gate: Arc::new(Semaphore::new(0)),
             answers,
+            closed,
             events,
             stop: stop.clone(),
             running: JoinSet::new(),
@@ -238,6 +245,9 @@ async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
     }
     until(|| 2 <= bench.calls_of("good", "1")).await;
     assert_eq!(bench.calls_of("bad", "1"), 2, "it is not called any more");
+    // Whatever became of the guest, what its pass suspended is put back.
+    let calls = bench.calls_of("good", "1") + 2;
+    until(|| bench.closed.load(Ordering::SeqCst) == calls).await;
     bench.swap("2", &[]).await;
     until(|| bench.calls_of("bad", "2") == 1).await;
     bench.end().await;

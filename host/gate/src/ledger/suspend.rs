@@ -8,18 +8,24 @@ use tholepin_schema::{
 
 /// Takes in that a temporary setting is about to be sent: the value that it replaces. The first one
 /// counts; a second temporary value does not make the first the one to go back to. Write the ledger
-/// before sending.
-pub fn suspend(ledger: &mut Ledger, action: &Action, snapshot: &Snapshot, now_ms: u64) {
-    let Verb::Configure { pod, settings, temporary: true } = &action.verb else { return };
-    let Some(facts) = snapshot.member(pod).and_then(Member::facts) else { return };
-    let Some(run_id) = facts.run_id else { return };
+/// before sending. Gives what is suspended anew.
+pub fn suspend(
+    ledger: &mut Ledger,
+    action: &Action,
+    snapshot: &Snapshot,
+    now_ms: u64,
+) -> Vec<Suspension> {
+    let mut new = Vec::new();
+    let Verb::Configure { pod, settings, temporary: true } = &action.verb else { return new };
+    let Some(facts) = snapshot.member(pod).and_then(Member::facts) else { return new };
+    let Some(run_id) = facts.run_id else { return new };
     for (setting, value) in settings {
         let is_known = ledger.suspensions.iter().any(|suspension| {
             suspension.pod == *pod && suspension.run_id == run_id && suspension.setting == *setting
         });
         let old = facts.settings.get(setting).filter(|old| *old != value);
         if let (false, Some(old)) = (is_known, old) {
-            ledger.suspensions.push(Suspension {
+            new.push(Suspension {
                 pod: pod.clone(),
                 run_id,
                 setting: setting.clone(),
@@ -28,6 +34,15 @@ pub fn suspend(ledger: &mut Ledger, action: &Action, snapshot: &Snapshot, now_ms
             });
         }
     }
+    ledger.suspensions.extend(new.iter().cloned());
+    new
+}
+
+/// Takes in that a lasting setting was sent: it is the one to stay, whatever was to be put back.
+pub fn settle(suspensions: &mut Vec<Suspension>, action: &Action) {
+    let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
+    suspensions
+        .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
 }
 
 /// The actions that put back what is suspended, one per suspension, in the ledger's order. Each

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,9 +20,9 @@ use tholepin_core::{
     step::PodCommand,
 };
 use tholepin_schema::{
-    action::{Action, Outcome},
+    action::{Action, Outcome, Verb},
     manifest::KindName,
-    snapshot::Snapshot,
+    snapshot::{MemberAnswer, Snapshot},
 };
 use tokio::sync::watch;
 
@@ -35,6 +38,8 @@ pub(crate) struct World {
     pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
     /// How the instances are watched.
     pub(crate) watched: Mutex<BTreeMap<String, String>>,
+    /// Whether actions fail.
+    pub(crate) deaf: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -55,6 +60,23 @@ impl World {
     pub(crate) fn put(&self, object: Value) {
         let reference = ObjectMeta::of(&object).unwrap().object;
         self.objects.lock().unwrap().insert(reference, Arc::new(object));
+    }
+
+    /// What an action does: a setting is there from then on.
+    fn take_in(&self, action: &Action) {
+        let (name, pod) = (action.verb.name(), action.verb.pod().unwrap_or("all"));
+        let Verb::Configure { settings, .. } = &action.verb else {
+            return self.wrote(format!("{name} to {pod}"));
+        };
+        let pairs: Vec<_> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        self.wrote(format!("{name} to {pod}: {}", pairs.join(" ")));
+        let mut snapshot = self.snapshot.lock().unwrap();
+        let member = snapshot.members.iter_mut().find(|member| member.pod == pod);
+        if let Some(MemberAnswer::Answered(facts)) = member.map(|member| &mut member.answer)
+            && !self.deaf.load(Ordering::SeqCst)
+        {
+            facts.settings.extend(settings.clone());
+        }
     }
 
     fn wrote(&self, line: String) {
@@ -177,8 +199,10 @@ impl Redis for World {
 
     fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
         for action in wave {
-            self.wrote(format!("{} to {}", action.verb.name(), action.verb.pod().unwrap_or("all")));
+            self.take_in(action);
         }
+        let is_deaf = self.deaf.load(Ordering::SeqCst);
+        let deed = move |action: &Action| if is_deaf { failed() } else { deed(action) };
         Box::pin(async move { wave.iter().map(deed).collect() })
     }
 
@@ -211,11 +235,25 @@ impl Redis for World {
 /// Every action goes well and is one command.
 fn deed(action: &Action) -> Deed {
     let pod = action.verb.pod().unwrap_or("all").to_owned();
-    let command = action.verb.name().to_owned();
+    let command = if let Verb::Configure { settings, .. } = &action.verb {
+        let pairs = settings.iter().flat_map(|(key, value)| [key.as_str(), value]);
+        ["CONFIG", "SET"].into_iter().chain(pairs).collect::<Vec<_>>().join(" ")
+    } else {
+        action.verb.name().to_owned()
+    };
     Deed {
         outcome: Outcome::Done { took_ms: 0, note: String::new() },
         commands: vec![PodCommand { pod, command }],
     }
+}
+
+fn failed() -> Deed {
+    let outcome = Outcome::Failed {
+        reason: "Timeout".to_owned(),
+        message: "no answer".to_owned(),
+        may_have_run: true,
+    };
+    Deed { outcome, commands: Vec::new() }
 }
 
 /// A clock that stands still and bytes that everybody can guess.

@@ -3,6 +3,7 @@
 
 mod facts;
 mod fake;
+mod lift;
 mod plan;
 
 use std::sync::Arc;
@@ -49,6 +50,7 @@ fn grants(scope: Scope) -> Grants {
 
 struct Bench {
     world: Arc<World>,
+    ports: Ports,
     gate: Arc<Gate>,
     /// What the pass was opened with.
     opened: PassContext,
@@ -77,7 +79,7 @@ impl Bench {
             namespace: "n".into(),
             name: "me".into(),
         });
-        let gate = Gate::new(ports);
+        let gate = Gate::new(ports.clone());
         let opened = PassContext {
             key: key.clone(),
             object: Arc::new(thing),
@@ -95,7 +97,7 @@ impl Bench {
             revision: RevisionDigest("r".into()),
             object: Some(key),
         };
-        Self { world, gate, opened, pass, context }
+        Self { world, ports, gate, opened, pass, context }
     }
 
     /// Another pass of the same gate.

@@ -1,0 +1,206 @@
+//! What a pass suspends is put back, whatever becomes of the pass.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use serde_json::{Value, json};
+use tholepin_core::{
+    Answer, Call, CallError, Effect, Mode, PAUSED, Perform, RedisCall, Reply, Step,
+};
+use tholepin_gate::{Gate, Pass};
+use tholepin_schema::{
+    manifest::{Grants, RedisGrants, Scope},
+    snapshot::{MemberAnswer, Snapshot, UnreachableReason},
+};
+
+use crate::{Bench, fake::World, grants, instance, snapshot};
+
+fn bench(mode: Mode) -> Bench {
+    let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
+    let redis = RedisGrants { commands: vec![], verbs };
+    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, mode);
+    *bench.world.snapshot.lock().unwrap() = of_process("b");
+    bench
+}
+
+/// The member with the setting as its file has it.
+fn of_process(run_id: &str) -> Snapshot {
+    let mut seen = serde_json::to_value(snapshot()).unwrap();
+    let facts = &mut seen["members"][0]["answer"]["answered"];
+    facts["runId"] = json!(run_id.repeat(40));
+    facts["settings"] = json!({"cluster-node-timeout": "5000"});
+    serde_json::from_value(seen).unwrap()
+}
+
+fn configure(value: &str, temporary: bool) -> Value {
+    json!({"verb": "configure",
+        "args": {"pod": "a-0", "settings": {"cluster-node-timeout": value}, "temporary": temporary}})
+}
+
+impl Bench {
+    async fn in_pass(&self, pass: &Arc<Pass>, call: RedisCall) -> Answer {
+        pass.perform(&self.context, Call::Redis(call)).await
+    }
+
+    async fn suspend(&self, pass: &Arc<Pass>) {
+        let actions = vec![configure("500", true)];
+        let answer = self.in_pass(pass, RedisCall::Act { instance: instance(), actions }).await;
+        let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
+        assert!(results[0].as_ref().unwrap()["outcome"]["done"].is_object(), "{results:?}");
+    }
+
+    /// What a look of a pass shows of the setting.
+    async fn seen(&self, pass: &Arc<Pass>) -> Value {
+        let answer = self.in_pass(pass, RedisCall::Observe { instance: instance() }).await;
+        let Ok(Reply::Document(seen)) = answer else { panic!("{answer:?}") };
+        seen["members"][0]["answer"]["answered"]["settings"]["cluster-node-timeout"].clone()
+    }
+}
+
+/// What is set in the world.
+fn set(world: &World) -> String {
+    let snapshot = world.snapshot.lock().unwrap();
+    let MemberAnswer::Answered(facts) = &snapshot.members[0].answer else { panic!("silent") };
+    facts.settings["cluster-node-timeout"].clone()
+}
+
+/// What the ConfigMap has of it.
+fn kept(world: &World) -> Value {
+    let objects = world.objects.lock().unwrap();
+    let ledger = objects.iter().find(|(object, _)| object.name == "me-ledger");
+    let text = ledger.and_then(|(_, map)| map["data"]["ledger.json"].as_str()).unwrap_or("{}");
+    let ledger: Value = serde_json::from_str(text).unwrap();
+    ledger["suspensions"].clone()
+}
+
+fn commands(steps: &[Step]) -> Vec<String> {
+    let of = |step: &Step| {
+        let Effect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
+        commands.iter().map(|one| one.command.clone()).collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(of).collect()
+}
+
+#[tokio::test]
+async fn it_is_put_back_when_the_pass_ends() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    assert_eq!(
+        (set(&bench.world).as_str(), kept(&bench.world)[0]["value"].clone()),
+        ("500", json!("5000"))
+    );
+    assert_eq!(bench.seen(&bench.pass).await, "500", "as long as the pass goes on");
+    assert_eq!(commands(&bench.pass.close().await), ["CONFIG SET cluster-node-timeout 5000"]);
+    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
+    assert_eq!(bench.pass.close().await, [], "once");
+}
+
+#[tokio::test]
+async fn it_is_put_back_by_the_next_host_when_this_one_was_killed() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    let next = Gate::new(bench.ports.clone()).pass(bench.opened.clone());
+    assert_eq!(bench.seen(&next).await, "5000", "before the plugin sees anything");
+    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
+    let recording = next.take_recording();
+    assert_eq!(commands(&recording.calls()[0].steps), ["CONFIG SET cluster-node-timeout 5000"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_put_back_is_left_to_the_next_pass() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    bench.world.deaf.store(true, Ordering::SeqCst);
+    let steps = bench.pass.close().await;
+    assert!(steps.iter().all(|step| step.not_done.is_some()) && !steps.is_empty(), "{steps:?}");
+    assert_eq!(kept(&bench.world)[0]["setting"], "cluster-node-timeout");
+    bench.world.deaf.store(false, Ordering::SeqCst);
+    let next = bench.sibling(Mode::Live);
+    let actions = vec![configure("700", false)];
+    bench.in_pass(&next, RedisCall::Act { instance: instance(), actions }).await.unwrap();
+    let writes = bench.writes();
+    let sent: Vec<&str> =
+        writes.iter().filter(|line| line.starts_with("configure")).map(String::as_str).collect();
+    assert_eq!(
+        sent[sent.len() - 2..],
+        [
+            "configure to a-0: cluster-node-timeout=5000",
+            "configure to a-0: cluster-node-timeout=700"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn another_process_is_told_nothing() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    *bench.world.snapshot.lock().unwrap() = of_process("c");
+    assert_eq!(bench.pass.close().await, []);
+    assert_eq!(kept(&bench.world), Value::Null);
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_answer_is_not_asked() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    let reason = UnreachableReason::Timeout;
+    bench.world.snapshot.lock().unwrap().members[0].answer =
+        MemberAnswer::Unreachable { reason, message: "no answer".into() };
+    assert_eq!(bench.pass.close().await, []);
+    assert_eq!(kept(&bench.world)[0]["value"], "5000");
+}
+
+#[tokio::test]
+async fn a_lasting_value_stays() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    let actions = vec![configure("900", false)];
+    bench.redis(RedisCall::Act { instance: instance(), actions }).await.unwrap();
+    assert_eq!(bench.pass.close().await, []);
+    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("900", Value::Null));
+}
+
+/// Nothing is begun for a paused object, but what was begun is ended.
+#[tokio::test]
+async fn a_pause_does_not_keep_it_suspended() {
+    let bench = bench(Mode::Live);
+    bench.suspend(&bench.pass).await;
+    let mut paused = (*bench.opened.object).clone();
+    paused["metadata"]["annotations"] = json!({PAUSED: "true"});
+    bench.world.put(paused);
+    let actions = vec![configure("900", true)];
+    let more = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
+    assert_eq!(more, Err(CallError::Interrupted));
+    bench.pass.close().await;
+    assert_eq!(set(&bench.world), "5000");
+}
+
+#[tokio::test]
+async fn a_plan_tells_what_a_live_pass_does() {
+    let mut told = Vec::new();
+    for mode in [Mode::Plan, Mode::Live] {
+        let bench = bench(mode);
+        bench.suspend(&bench.pass).await;
+        let recording = bench.pass.take_recording();
+        let mut steps: Vec<Step> =
+            recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect();
+        steps.extend(bench.pass.close().await);
+        told.push(serde_json::to_value(steps).unwrap());
+        if mode == Mode::Plan {
+            assert_eq!(bench.writes(), [] as [&str; 0], "a plan touches nothing");
+        }
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0].as_array().map(Vec::len), Some(2), "{}", told[0]);
+}
+
+#[tokio::test]
+async fn a_setting_whose_value_nobody_knows_is_refused() {
+    let bench = bench(Mode::Live);
+    let action = json!({"verb": "configure",
+        "args": {"pod": "a-0", "settings": {"repl-diskless-sync-delay": "5"}, "temporary": true}});
+    let actions = vec![action];
+    let answer = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
+    let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
+    let outcome = &results[0].as_ref().unwrap()["outcome"];
+    assert!(outcome["refused"].is_object(), "{outcome}");
+}
