@@ -11,7 +11,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    task::AbortHandle,
+    task::JoinSet,
 };
 
 /// What happens to replies once the bytes that may pass have passed.
@@ -30,7 +30,7 @@ type Limit = Arc<Mutex<Option<(usize, End)>>>;
 pub(crate) struct Road {
     pub(crate) address: SocketAddr,
     limit: Limit,
-    task: AbortHandle,
+    _tasks: JoinSet<()>,
 }
 
 impl Road {
@@ -40,13 +40,15 @@ impl Road {
         let address = listener.local_addr().unwrap();
         let limit = Limit::default();
         let shared = limit.clone();
-        let task = tokio::spawn(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut travellers = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(server).await.unwrap();
-                tokio::spawn(travel(client, server, shared.clone()));
+                travellers.spawn(travel(client, server, shared.clone()));
             }
         });
-        Self { address, limit, task: task.abort_handle() }
+        Self { address, limit, _tasks: tasks }
     }
 
     /// Lets so many bytes of replies through, on all connections together, and then does this.
@@ -57,12 +59,6 @@ impl Road {
     /// Lets everything through again.
     pub(crate) fn open(&self) {
         *self.limit.lock().unwrap() = None;
-    }
-}
-
-impl Drop for Road {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
