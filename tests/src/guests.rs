@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use crate::process;
 
 /// The variables that change what a guest is; each build says them all.
-const VARIABLES: &[&str] = &["GREETING", "PLUGIN_KIND", "PLUGIN_NAME", "PROBE_DESCRIBE"];
+const VARIABLES: &[&str] =
+    &["GREETING", "PLUGIN_KIND", "PLUGIN_NAME", "PROBE_ASKS", "PROBE_DESCRIBE"];
 
 /// The kind of the guest `probe`, which brings none.
 pub const PROBES: &str = r"
@@ -64,6 +65,15 @@ pub fn config_maker(greeting: &str) -> Result<Vec<u8>> {
 /// Fails if it cannot be built.
 pub fn probe() -> Result<Vec<u8>> {
     build("guest-probe", &[])
+}
+
+/// The guest that misbehaves as its object says, with what it needs to set things in Redis.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn probe_of_redis() -> Result<Vec<u8>> {
+    build("guest-probe", &[("PROBE_ASKS", "redis")])
 }
 
 /// Builds a package for plugins with these variables set, once per run, and gives the component.

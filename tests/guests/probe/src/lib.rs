@@ -1,7 +1,8 @@
 //! A plugin that misbehaves as the object's `spec.do` says: one guest for every way to break a limit.
 //!
 //! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
-//! kinds). `PLUGIN_KIND` is the kind that it reconciles.
+//! kinds). `PLUGIN_KIND` is the kind that it reconciles. With `PROBE_ASKS=redis` it asks for what it needs
+//! to observe and to set things.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,9 +15,9 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Fact, Failure, Host, KindName, Level, ListQuery, Manifest,
-    ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler, Request, Subject, Test,
-    Violation, manifest,
+    DeleteOptions, Error, EventType, Fact, Failure, Grants, Host, KindName, Leads, Level,
+    ListQuery, Manifest, ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler,
+    RedisGrants, Request, Subject, Test, Violation, WatchedKind, manifest,
 };
 
 /// The plugin.
@@ -41,7 +42,10 @@ impl Reconciler for Probe {
             name: option_env!("PLUGIN_NAME").unwrap_or("probe").to_owned(),
             version: "1".to_owned(),
             reconciles,
-            ..manifest()
+            ..match option_env!("PROBE_ASKS") {
+                Some("redis") => manifest_for_redis(),
+                _ => manifest(),
+            }
         }
     }
 
@@ -119,6 +123,8 @@ impl Reconciler for Probe {
             "call" | "call-in-reconcile" => {
                 call(host, spec["function"].as_str().unwrap_or_default())
             }
+            "suspend" => suspend(host, spec),
+            "look" => told(host.observe(&spec["instance"]).map(|_| "a snapshot")),
             "fail" => {
                 let message = "was told to fail".to_owned();
                 return Err(Failure { reason: "Told".to_owned(), message, retry: true });
@@ -126,6 +132,36 @@ impl Reconciler for Probe {
             other => format!("does not know {other}"),
         };
         Ok(Outcome { summary, memo: request.memo, ..Outcome::default() })
+    }
+}
+
+fn manifest_for_redis() -> Manifest {
+    let name = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
+    let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
+    let redis = RedisGrants { verbs, ..RedisGrants::default() };
+    Manifest {
+        watches: vec![WatchedKind { name, leads: Leads::Owner }],
+        grants: Grants { redis, ..Grants::default() },
+        ..manifest()
+    }
+}
+
+/// Sets what the object says for as long as the pass goes on, which ends as the object says.
+fn suspend(host: &dyn Host, spec: &Value) -> String {
+    let args = json!({"pod": spec["pod"], "settings": spec["settings"], "temporary": true});
+    let set = told(host.act(&spec["instance"], &[json!({"verb": "configure", "args": args})]));
+    host.info(&format!("suspended: {set}"));
+    match spec["then"].as_str() {
+        Some("panic") => panic!("told to panic while something is suspended"),
+        Some("loop") => spin(),
+        _ => {
+            let fact = json!({"subject": {"member": {"instance": spec["instance"], "pod": spec["pod"]}},
+                "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "1073741824"});
+            match serde_json::from_value(fact) {
+                Ok(fact) => format!("waited: {}", told(host.wait(&[fact], 2000))),
+                Err(error) => panic!("no fact: {error}"),
+            }
+        }
     }
 }
 

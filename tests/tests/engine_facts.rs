@@ -1,0 +1,173 @@
+//! Waiting for facts, and settings that a pass suspends, with a real Redis and a host that is killed.
+#![cfg(test)]
+
+use std::time::{Duration, Instant};
+
+use redis::{Connection, cmd};
+use serde_json::{Value, json};
+use tests::{
+    cluster::Cluster,
+    guests,
+    kubectl::Kubectl,
+    process::Process,
+    router::connect,
+    wait::{Look, until},
+};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The setting as the process was started, and as it is while a pass suspends it.
+const USUAL: &str = "5000";
+const SUSPENDED: &str = "700";
+
+/// A cluster with a host, a probe that may set things, and a server that is the probe's only member.
+struct Stage {
+    host: Process,
+    cluster: Cluster,
+    kubectl: Kubectl,
+    server: Connection,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let cluster = Cluster::start().unwrap();
+        let kubectl = cluster.kubectl().unwrap();
+        kubectl.run_with(&["apply", "-f", "-"], guests::PROBES).unwrap();
+        let probe = guests::probe_of_redis().unwrap();
+        guests::install(&cluster.plugins().unwrap(), "probe", &probe).unwrap();
+        let host = cluster.host().unwrap();
+        kubectl.run_with(&["apply", "-f", "-"], &order(&json!({"do": "nothing"}))).unwrap();
+        let uid = kubectl.run(&["get", "probe", "a", "-o", "jsonpath={.metadata.uid}"]).unwrap();
+        kubectl.run_with(&["create", "-f", "-"], &member(uid.trim())).unwrap();
+        let look = || async {
+            let path = "jsonpath={.status.podIP}";
+            let address = kubectl.run(&["get", "pod", "a-0", "-o", path])?;
+            Ok(Look::There(connect(&format!("{}:6379", address.trim()), None)?))
+        };
+        let (server, _) = until("the server", DEADLINE, look).await.unwrap();
+        Self { host, cluster, kubectl, server }
+    }
+
+    /// Tells the probe to suspend the setting and then to go on in this way.
+    fn suspend(&self, then: &str) {
+        let instance = json!({"namespace": "default", "selector": "app=a", "container": "redis",
+            "port": 6379});
+        let spec = json!({"do": "suspend", "then": then, "instance": instance, "pod": "a-0",
+            "settings": {"cluster-node-timeout": SUSPENDED}});
+        self.kubectl.run_with(&["apply", "-f", "-"], &order(&spec)).unwrap();
+    }
+
+    /// Waits until the server has this value; gives how long that took.
+    async fn has(&self, value: &str) -> Duration {
+        let mut server = self.server().unwrap();
+        let look = || {
+            let got: redis::RedisResult<(String, String)> =
+                cmd("CONFIG").arg("GET").arg("cluster-node-timeout").query(&mut server);
+            async move {
+                let (_, got) = got?;
+                Ok(if got == value { Look::There(()) } else { Look::NotYet(got) })
+            }
+        };
+        until(format!("the setting to be {value}"), DEADLINE, look).await.unwrap().1
+    }
+
+    fn server(&self) -> anyhow::Result<Connection> {
+        let path = "jsonpath={.status.podIP}";
+        let address = self.kubectl.run(&["get", "pod", "a-0", "-o", path])?;
+        connect(&format!("{}:6379", address.trim()), None)
+    }
+
+    /// Waits until the host has logged this many lines with these words.
+    async fn logged(&self, words: &str, count: usize) {
+        let look = || async {
+            let log = std::fs::read_to_string(self.cluster.host_log())?;
+            let found = log.lines().filter(|line| line.contains(words)).count();
+            Ok(if count <= found { Look::There(()) } else { Look::NotYet(log) })
+        };
+        until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap();
+    }
+
+    /// What the guest waits for, or not.
+    fn limit_memory(&mut self, bytes: &str) {
+        let words = ["SET", "maxmemory", bytes];
+        cmd("CONFIG").arg(&words).exec(&mut self.server).unwrap();
+    }
+
+    /// How often the server was told settings.
+    fn told(&mut self) -> u64 {
+        let info: String = cmd("INFO").arg("commandstats").query(&mut self.server).unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_config|set:calls="));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
+    }
+}
+
+fn order(spec: &Value) -> String {
+    json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Probe",
+        "metadata": {"name": "a", "namespace": "default"}, "spec": spec})
+    .to_string()
+}
+
+/// A server of a cluster of one, owned by the probe.
+fn member(uid: &str) -> String {
+    let owner = json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Probe", "name": "a",
+        "uid": uid, "controller": true});
+    let usual = ["redis-server", "--bind", "$(POD_IP)", "--port", "6379", "--save", ""];
+    let more = ["--cluster-enabled", "yes", "--cluster-node-timeout", USUAL];
+    let command = [&usual[..], &more].concat();
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a-0", "namespace": "default", "labels": {"app": "a"},
+            "ownerReferences": [owner]},
+        "spec": {"containers": [{"name": "redis", "image": "redis:7.0",
+            "command": command,
+            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}]}})
+    .to_string()
+}
+
+#[tokio::test]
+async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
+    let mut stage = Stage::set().await;
+    stage.has(USUAL).await;
+
+    // The guest waits for a limit of memory; the wait ends with it, and with the pass what was suspended.
+    stage.suspend("wait");
+    stage.has(SUSPENDED).await;
+    let since = Instant::now();
+    stage.limit_memory("1gb");
+    stage.has(USUAL).await;
+    stage.logged("waited: ok Held", 1).await;
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+
+    // The guest traps, and another time computes until it is stopped.
+    for (then, words) in [("panic", "told to panic"), ("loop", "used more than")] {
+        let before = stage.told();
+        stage.suspend(then);
+        stage.logged(words, 1).await;
+        stage.has(USUAL).await;
+        assert!(before + 2 <= stage.told(), "set and put back, both by the host");
+    }
+
+    stage.limit_memory("0");
+
+    // The object is paused while the guest waits for what never comes.
+    stage.suspend("wait-in-vain");
+    stage.has(SUSPENDED).await;
+    let pause = ["annotate", "probe", "a", "--overwrite"];
+    stage.kubectl.run(&[&pause[..], &["tholepin.dev/paused=true"]].concat()).unwrap();
+    let took = stage.has(USUAL).await;
+    stage.logged("waited: Interrupted", 1).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    stage.kubectl.run(&[&pause[..], &["tholepin.dev/paused-"]].concat()).unwrap();
+
+    // The host is killed: nobody puts it back until there is one again.
+    stage.suspend("wait-long");
+    stage.has(SUSPENDED).await;
+    stage.host.kill().unwrap();
+    stage.has(SUSPENDED).await;
+    let look = json!({"do": "look", "instance": {"namespace": "default", "selector": "app=a",
+        "container": "redis", "port": 6379}});
+    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&look)).unwrap();
+    let told = stage.told();
+    stage.host = stage.cluster.host().unwrap();
+    stage.has(USUAL).await;
+    assert_eq!(stage.told(), told + 1, "by the host, once");
+    stage.host.end().unwrap();
+}
