@@ -335,7 +335,7 @@ pub(crate) async fn fifty_clusters() -> Result<Outcome> {
     story.watch().await?;
 
     let start = Instant::now();
-    let setting = Patch::Merge(json!({"spec": {"settings": {"maxmemory-policy": "allkeys-lru"}}}));
+    let setting = Patch::Merge(json!({"spec": {"settings": {"slowlog-max-len": "256"}}}));
     for number in 0..CLUSTERS {
         let name = format!("many-{number:02}");
         clusters.patch(&name, &PatchParams::default(), &setting).await?;
@@ -403,8 +403,8 @@ async fn have_setting(client: &Client) -> Result<Look<()>> {
         let ip = pod.status.and_then(|status| status.pod_ip).context("an address")?;
         let mut server = connect(&format!("{ip}:6379"), None)?;
         let set: BTreeMap<String, String> =
-            cmd("CONFIG").arg("GET").arg("maxmemory-policy").query(&mut server)?;
-        if set.values().any(|value| value != "allkeys-lru") {
+            cmd("CONFIG").arg("GET").arg("slowlog-max-len").query(&mut server)?;
+        if set.values().any(|value| value != "256") {
             return Ok(Look::NotYet(format!("{name} has {set:?}")));
         }
     }
