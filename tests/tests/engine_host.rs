@@ -17,6 +17,8 @@ mod denied;
 mod greetings;
 #[path = "engine_host/plan.rs"]
 mod plan;
+#[path = "engine_host/sample.rs"]
+mod sample;
 #[path = "engine_host/story.rs"]
 mod story;
 #[path = "engine_host/swap.rs"]

@@ -3,8 +3,6 @@
 //! Everything is computed from what was decided and done in this pass; what was reported before is
 //! used only for the time of a condition's last change, and for members that cannot be asked.
 
-mod time;
-
 use serde_json::json;
 use tholepin_redis_cluster_plan::{Decision, Plan, ShardPlan, Stage, WaitReason};
 use tholepin_redis_types::{
@@ -13,7 +11,7 @@ use tholepin_redis_types::{
         Condition, ConditionStatus, KIND, MemberStatus, RedisClusterStatus, ShardStatus,
     },
 };
-use tholepin_sdk::{Error, EventType, Failure, Host};
+use tholepin_sdk::{Error, EventType, Failure, Host, time};
 
 use crate::{
     act::Acted,

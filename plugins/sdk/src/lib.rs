@@ -37,6 +37,7 @@ mod object;
 mod reconciler;
 mod replayed;
 mod reply;
+pub mod time;
 pub mod topology;
 #[cfg(target_family = "wasm")]
 mod wit;

@@ -11,15 +11,26 @@ use crate::{
 };
 
 /// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
-/// replay in the host does: never by position, and never with anything invented. A call that the list
-/// does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
+/// replay in the host does: never by position, and never with anything that the test did not say. A call
+/// that the list does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
 #[derive(Debug, Default)]
 pub struct Replayed {
+    /// Said by the test about all calls that the list does not hold.
+    rules: Vec<Rule>,
     answers: BTreeMap<(String, u32), Result<Answered, Error>>,
     /// Holds the canonical text of each call made, in order.
     asked: RefCell<Vec<String>>,
     missing: RefCell<Vec<String>>,
     logged: RefCell<Vec<(Level, String)>>,
+}
+
+/// What holds for all calls of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// An object that the list does not hold does not exist.
+    NoOtherObjects,
+    /// Every write goes through.
+    WritesTaken,
 }
 
 /// Why a text is no recording.
@@ -117,6 +128,39 @@ impl Replayed {
         self.always(&wait_call(facts, ms), Ok(Answered::Document(json!(outcome))))
     }
 
+    /// Says that no other objects exist: `get` answers [`Error::NotFound`] for them.
+    #[must_use]
+    pub fn without_other_objects(mut self) -> Self {
+        self.rules.push(Rule::NoOtherObjects);
+        self
+    }
+
+    /// Says that every apply is stored as it was sent, and every deletion and event goes through.
+    #[must_use]
+    pub fn with_writes_taken(mut self) -> Self {
+        self.rules.push(Rule::WritesTaken);
+        self
+    }
+
+    /// The objects applied so far, in order.
+    #[must_use]
+    pub fn applied(&self) -> Vec<Value> {
+        self.arguments("apply", "object")
+    }
+
+    /// The objects whose status was applied so far, in order.
+    #[must_use]
+    pub fn statuses_applied(&self) -> Vec<Value> {
+        self.arguments("apply-status", "object")
+    }
+
+    /// The reasons of the events published so far, in order.
+    #[must_use]
+    pub fn published(&self) -> Vec<String> {
+        let reasons = self.arguments("publish", "reason");
+        reasons.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     /// The calls made so far, logs left out, as canonical JSON in order.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
@@ -135,6 +179,30 @@ impl Replayed {
         self.logged.borrow().clone()
     }
 
+    /// One argument of each call of a function so far.
+    fn arguments(&self, function: &str, argument: &str) -> Vec<Value> {
+        let asked = self.asked.borrow();
+        let calls = asked.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+        let of_function =
+            calls.filter(|call| call.get("function").is_some_and(|name| name == function));
+        let path = format!("/arguments/{argument}");
+        of_function.map(|call| call.pointer(&path).cloned().unwrap_or_default()).collect()
+    }
+
+    /// The answer of the test's rules to a call that the list does not hold.
+    fn by_rule(&self, call: &Value) -> Option<Result<Answered, Error>> {
+        let rule = |rule: Rule| self.rules.contains(&rule);
+        let object = call.pointer("/arguments/object").unwrap_or(&Value::Null);
+        match call.get("function")?.as_str()? {
+            "get" if rule(Rule::NoOtherObjects) => Some(Err(Error::NotFound(object.to_string()))),
+            "apply" | "apply-status" if rule(Rule::WritesTaken) => {
+                Some(Ok(Answered::Document(object.clone())))
+            }
+            "delete" | "publish" if rule(Rule::WritesTaken) => Some(Ok(Answered::Done)),
+            _ => None,
+        }
+    }
+
     fn always(mut self, call: &Value, answer: Result<Answered, Error>) -> Self {
         self.answers.insert((call.to_string(), ALWAYS), answer);
         self
@@ -149,7 +217,7 @@ impl Replayed {
             .answers
             .get(&(text.clone(), occurrence))
             .or_else(|| self.answers.get(&(text.clone(), ALWAYS)));
-        found.cloned().unwrap_or_else(|| {
+        found.cloned().or_else(|| self.by_rule(call)).unwrap_or_else(|| {
             self.missing.borrow_mut().push(text.clone());
             Err(Error::Other(format!("the replay holds no answer number {occurrence} to {text}")))
         })
@@ -309,6 +377,21 @@ mod tests {
         assert_eq!(host.missing(), Vec::<String>::new());
         let other = ObjectRef::new("v1", "Secret", "b", "c");
         assert!(matches!(host.get(&other, ReadMode::Cached, &[]), Err(Error::Other(_))));
+        assert_eq!(host.missing().len(), 1);
+    }
+
+    #[test]
+    fn rules_answer_what_the_list_does_not_hold() {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+        let name = ObjectRef::new("v1", "ConfigMap", "", "b");
+        let host = Replayed::default().with_object(&object).without_other_objects();
+        assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
+        assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
+        let host = Replayed::default().with_writes_taken();
+        assert_eq!(host.apply(&object, true), Ok(object.clone()));
+        assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));
+        assert_eq!((host.applied(), host.published()), (vec![object], vec!["Seen".to_owned()]));
+        assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::Other(_))));
         assert_eq!(host.missing().len(), 1);
     }
 

@@ -1,7 +1,8 @@
 //! Writes a moment as Kubernetes does.
 
 /// A moment, in milliseconds since 1970, as `2026-11-21T04:05:06Z`.
-pub(super) fn rfc3339(ms: u64) -> String {
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -10,7 +11,7 @@ pub(super) fn rfc3339(ms: u64) -> String {
 }
 
 /// Year, month and day of a number of days since 1970, by eras of 400 years that begin in March.
-/// Source: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 const fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

@@ -1,0 +1,40 @@
+//! Performs a plan. It leaves nothing to choose here.
+
+use tholepin_sdk::{Failure, Host, ObjectRef};
+
+use crate::plan::{Decision, Planned};
+
+/// What was done, by the titles of the objects.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acted {
+    pub(crate) kept: Vec<String>,
+    pub(crate) made: Vec<String>,
+    pub(crate) corrected: Vec<String>,
+    pub(crate) left_to_owner: Vec<String>,
+}
+
+/// Writes what the plan says, in its order.
+///
+/// # Errors
+///
+/// Fails with the first write that does not go through. The next pass looks again and goes on.
+pub(crate) fn act(host: &dyn Host, planned: Vec<Planned>) -> Result<Acted, Failure> {
+    let mut acted = Acted::default();
+    for Planned { wanted, decision } in planned {
+        let title = ObjectRef::of(&wanted)
+            .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));
+        match decision {
+            Decision::Keep => acted.kept.push(title),
+            Decision::LeaveToOwner => acted.left_to_owner.push(title),
+            Decision::Create => {
+                host.apply(&wanted, true)?;
+                acted.made.push(title);
+            }
+            Decision::Correct(fields) => {
+                host.apply(&wanted, true)?;
+                acted.corrected.push(format!("{title} ({})", fields.join(", ")));
+            }
+        }
+    }
+    Ok(acted)
+}

@@ -1,0 +1,216 @@
+//! The kind `SiteConfig`: what its spec may say, and which objects follow from it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tholepin_sdk::{Failure, ObjectRef, Violation};
+
+/// Group and version of the kind.
+pub(crate) const API_VERSION: &str = "samples.example/v1";
+/// The kind.
+pub(crate) const KIND: &str = "SiteConfig";
+
+/// What a user wants.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Spec {
+    /// What the site's Pods read, by name.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Where the site's Pods listen; the definition has the default.
+    pub(crate) port: u16,
+}
+
+/// The object of this pass, as far as the plugin reads it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) name: ObjectRef,
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
+    pub(crate) spec: Spec,
+    /// The status that the last pass left.
+    pub(crate) status: Value,
+}
+
+impl Target {
+    /// Reads the object.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the object is none of this kind.
+    pub(crate) fn read(object: &Value) -> Result<Self, Failure> {
+        let unreadable = |message: String| Failure {
+            reason: "Unreadable".to_owned(),
+            message: format!("the object is no {KIND}: {message}"),
+            retry: false,
+        };
+        let name = ObjectRef::of(object).ok_or_else(|| unreadable("it has no name".to_owned()))?;
+        let spec = object.get("spec").cloned().unwrap_or_default();
+        let spec = serde_json::from_value(spec).map_err(|error| unreadable(error.to_string()))?;
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        Ok(Self {
+            name,
+            uid: text("/metadata/uid").to_owned(),
+            generation: object
+                .pointer("/metadata/generation")
+                .and_then(Value::as_i64)
+                .unwrap_or_default(),
+            spec,
+            status: object.get("status").cloned().unwrap_or_default(),
+        })
+    }
+
+    /// The objects that must exist, whole as far as this plugin cares. Add yours here.
+    pub(crate) fn wanted(&self) -> Vec<Value> {
+        let metadata = json!({
+            "name": self.name.name,
+            "namespace": self.name.namespace,
+            // Whose it is: Kubernetes removes it with its owner, and the host lets the plugin write it.
+            "ownerReferences": [{
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": self.name.name,
+                "uid": self.uid,
+                "controller": true,
+            }],
+        });
+        let Spec { settings, port } = &self.spec;
+        vec![
+            json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": metadata,
+                "data": settings,
+            }),
+            json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": metadata,
+                "spec": {
+                    "selector": {"app": self.name.name},
+                    "ports": [{"name": "http", "port": port, "targetPort": port}],
+                },
+            }),
+        ]
+    }
+}
+
+/// What the definition cannot say: the host asks before each pass over a new spec, and shows the answer in
+/// the object's conditions.
+pub(crate) fn violations(object: &Value) -> Vec<Violation> {
+    let settings = object.pointer("/spec/settings").and_then(Value::as_object);
+    let names = settings.into_iter().flat_map(|settings| settings.keys());
+    let is_allowed = |name: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !name.is_empty() && name.bytes().all(allowed)
+    };
+    names
+        .filter(|name| !is_allowed(name))
+        .map(|name| Violation {
+            field: ".spec.settings".to_owned(),
+            message: format!(
+                "`{name}` is no name of a setting: use letters, digits, `-`, `_`, `.`"
+            ),
+        })
+        .collect()
+}
+
+/// The CustomResourceDefinition: what Kubernetes knows of the kind.
+pub(crate) fn definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "siteconfigs.samples.example"},
+        "spec": {
+            "group": "samples.example",
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": "SiteConfigList",
+                "plural": "siteconfigs",
+                "singular": "siteconfig",
+            },
+            "versions": [{
+                "name": "v1",
+                "served": true,
+                "storage": true,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": [
+                    column("Ready", ".status.conditions[?(@.type==\"Ready\")].status", "string"),
+                    column("Repairs", ".status.repairs", "integer"),
+                    column("Message", ".status.conditions[?(@.type==\"Ready\")].message", "string"),
+                    column("Age", ".metadata.creationTimestamp", "date"),
+                ],
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {"spec": spec_schema(), "status": status_schema()},
+                }},
+            }],
+        },
+    })
+}
+
+fn column(name: &str, path: &str, value_type: &str) -> Value {
+    json!({"name": name, "jsonPath": path, "type": value_type})
+}
+
+fn spec_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "What is wanted.",
+        "required": ["settings"],
+        "properties": {
+            "settings": {
+                "type": "object",
+                "description": "What the site's Pods read, by name.",
+                "minProperties": 1,
+                "maxProperties": 100,
+                "additionalProperties": {"type": "string"},
+            },
+            "port": {
+                "type": "integer",
+                "description": "Where the site's Pods listen.",
+                "default": 80,
+                "minimum": 1,
+                "maximum": 65_535,
+            },
+        },
+    })
+}
+
+fn status_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "How it is.",
+        "properties": {
+            "observedGeneration": {
+                "type": "integer",
+                "format": "int64",
+                "description": "The generation that this status tells about.",
+            },
+            "repairs": {
+                "type": "integer",
+                "format": "int64",
+                "description": "How often something that had been made was put right.",
+            },
+            "conditions": {
+                "type": "array",
+                "description": "`Ready`: everything is there and as wanted.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": {
+                    "type": "object",
+                    "required": ["type", "status"],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                        "reason": {"type": "string"},
+                        "message": {"type": "string"},
+                        "lastTransitionTime": {"type": "string", "format": "date-time"},
+                        "observedGeneration": {"type": "integer", "format": "int64"},
+                    },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,46 @@
+//! What the plugin says of itself: which kind it reconciles, what it watches, what it asks to be allowed.
+
+use tholepin_sdk::{
+    Grants, KindName, KubernetesGrant, Leads, Manifest, ReconciledKind, Scope, WatchedKind,
+};
+
+use crate::kind::{API_VERSION, KIND, definition};
+
+/// Must be the same each time.
+pub(crate) fn manifest() -> Manifest {
+    Manifest {
+        name: "site-config".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        reconciles: vec![ReconciledKind { name: kind(API_VERSION, KIND), crd: Some(definition()) }],
+        // A change of what belongs to an object calls `reconcile` for that object, at once.
+        watches: ["ConfigMap", "Service"]
+            .map(|name| WatchedKind { name: kind("v1", name), leads: Leads::Owner })
+            .into(),
+        // The same list as in `site-config.yaml`: ask for no more than you use.
+        grants: Grants {
+            kubernetes: vec![
+                grant(kind(API_VERSION, KIND), &["apply-status", "publish"]),
+                KubernetesGrant {
+                    force: true,
+                    ..grant(kind("v1", "ConfigMap"), &["get", "apply"])
+                },
+                KubernetesGrant { force: true, ..grant(kind("v1", "Service"), &["get", "apply"]) },
+            ],
+            ..Grants::default()
+        },
+        ..tholepin_sdk::manifest()
+    }
+}
+
+fn kind(api_version: &str, name: &str) -> KindName {
+    KindName { api_version: api_version.to_owned(), kind: name.to_owned() }
+}
+
+fn grant(name: KindName, verbs: &[&str]) -> KubernetesGrant {
+    KubernetesGrant {
+        name,
+        verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
+        scope: Scope::Owned,
+        force: false,
+    }
+}

@@ -1,0 +1,99 @@
+//! Decides. Pure: it gets data and gives data, so that a table of cases can test it.
+
+use serde_json::Value;
+
+use crate::observe::{Found, Observed};
+
+/// What to do about one wanted object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Planned {
+    pub(crate) wanted: Value,
+    pub(crate) decision: Decision,
+}
+
+/// The decision, with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// It is as wanted: leave it alone.
+    Keep,
+    /// It is not there.
+    Create,
+    /// These fields are not as wanted.
+    Correct(Vec<String>),
+    /// Somebody else's object has the name.
+    LeaveToOwner,
+}
+
+/// Decides about each object by itself.
+pub(crate) fn plan(observed: Vec<Observed>) -> Vec<Planned> {
+    let decided = observed.into_iter().map(|Observed { wanted, found }| {
+        let decision = match found {
+            Found::Nothing => Decision::Create,
+            Found::Foreign => Decision::LeaveToOwner,
+            Found::Ours(found) => match differences(&wanted, &found) {
+                fields if fields.is_empty() => Decision::Keep,
+                fields => Decision::Correct(fields),
+            },
+        };
+        Planned { wanted, decision }
+    });
+    decided.collect()
+}
+
+/// The fields of `wanted` that `found` does not have so. What `found` has besides, such as defaults, is
+/// nobody's fault.
+fn differences(wanted: &Value, found: &Value) -> Vec<String> {
+    let mut fields = Vec::new();
+    collect(wanted, found, "", &mut fields);
+    fields
+}
+
+fn collect(wanted: &Value, found: &Value, path: &str, fields: &mut Vec<String>) {
+    match (wanted, found) {
+        (Value::Object(wanted), Value::Object(found)) => {
+            for (name, wanted) in wanted {
+                let found = found.get(name).unwrap_or(&Value::Null);
+                collect(wanted, found, &format!("{path}.{name}"), fields);
+            }
+        }
+        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
+            for (index, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+                collect(wanted, found, &format!("{path}[{index}]"), fields);
+            }
+        }
+        (wanted, found) if wanted == found => {}
+        _ => fields.push(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[track_caller]
+    fn check(found: Found, expected: Decision) {
+        let wanted =
+            json!({"data": {"colour": "green", "title": "Hello"}, "ports": [{"port": 80}]});
+        let planned = plan(vec![Observed { wanted: wanted.clone(), found }]);
+        assert_eq!(planned, [Planned { wanted, decision: expected }]);
+    }
+
+    #[test]
+    fn each_object_gets_the_decision_that_it_needs() {
+        let found = |colour: &str, port: u16| {
+            Found::Ours(json!({
+                "data": {"colour": colour, "title": "Hello", "by": "hand"},
+                "ports": [{"port": port, "protocol": "TCP"}],
+                "status": {},
+            }))
+        };
+        check(Found::Nothing, Decision::Create);
+        check(Found::Foreign, Decision::LeaveToOwner);
+        check(found("green", 80), Decision::Keep);
+        check(found("red", 80), Decision::Correct(vec![".data.colour".to_owned()]));
+        check(found("green", 81), Decision::Correct(vec![".ports[0].port".to_owned()]));
+        let both = vec![".data.colour".to_owned(), ".ports[0].port".to_owned()];
+        check(found("red", 81), Decision::Correct(both));
+    }
+}

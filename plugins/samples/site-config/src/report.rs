@@ -1,0 +1,84 @@
+//! Tells how it is: the status, an event when something was put right, and one line for people.
+
+use serde_json::{Value, json};
+use tholepin_sdk::{EventType, Failure, Host, Outcome, time};
+
+use crate::{
+    act::Acted,
+    kind::{API_VERSION, KIND, Target},
+};
+
+/// Writes the status. It changes only when something changed, so an object that is well is not written.
+///
+/// # Errors
+///
+/// Fails if the host cannot write it.
+pub(crate) fn report(host: &dyn Host, target: &Target, acted: &Acted) -> Result<Outcome, Failure> {
+    let summary = summary(acted);
+    let mut repairs = target.status.get("repairs").and_then(Value::as_u64).unwrap_or_default();
+    if is_repair(target, acted) {
+        repairs += 1;
+        host.publish(EventType::Normal, "Repaired", &summary)?;
+        host.info(&summary);
+    }
+    host.apply_status(&json!({
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": target.name.name, "namespace": target.name.namespace},
+        "status": {
+            "observedGeneration": target.generation,
+            "repairs": repairs,
+            "conditions": [ready(target, acted, host.now_ms()?)],
+        },
+    }))?;
+    Ok(Outcome { summary, ..Outcome::default() })
+}
+
+/// Whether this pass put right what an earlier one had made. What a new spec asks for is no repair.
+fn is_repair(target: &Target, acted: &Acted) -> bool {
+    let told = target.status.get("observedGeneration").and_then(Value::as_i64);
+    let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
+    is_written && told == Some(target.generation)
+}
+
+/// The condition `Ready`.
+fn ready<'a>(target: &'a Target, acted: &Acted, now_ms: u64) -> Value {
+    let objects = acted.kept.len() + acted.made.len() + acted.corrected.len();
+    let (status, reason, message) = if acted.left_to_owner.is_empty() {
+        ("True", "AsWanted", format!("{objects} objects are as wanted"))
+    } else {
+        let message = format!(
+            "{} belongs to somebody else: delete it, or give this object another name",
+            acted.left_to_owner.join(", ")
+        );
+        ("False", "NameTaken", message)
+    };
+    let before = target.status.pointer("/conditions").and_then(Value::as_array);
+    let text = |condition: &'a Value, field: &str| condition.get(field).and_then(Value::as_str);
+    let before = before.into_iter().flatten().find(|before| text(before, "type") == Some("Ready"));
+    let since = before.filter(|before| text(before, "status") == Some(status));
+    let since = since.and_then(|before| text(before, "lastTransitionTime"));
+    json!({
+        "type": "Ready",
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since.map_or_else(|| time::rfc3339(now_ms), str::to_owned),
+        "observedGeneration": target.generation,
+    })
+}
+
+/// One line for people: the host logs it when it is news.
+fn summary(acted: &Acted) -> String {
+    let Acted { kept, made, corrected, left_to_owner } = acted;
+    let parts = [
+        ("made", made),
+        ("put right", corrected),
+        ("left to its owner", left_to_owner),
+        ("kept", kept),
+    ];
+    let told = parts.iter().filter(|(_, titles)| !titles.is_empty());
+    told.map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
+        .collect::<Vec<_>>()
+        .join("; ")
+}

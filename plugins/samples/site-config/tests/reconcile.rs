@@ -1,0 +1,99 @@
+//! Whole passes without Wasm and without a cluster: the host is a list of what there is.
+#![cfg(test)]
+
+use serde_json::{Value, json};
+use site_config::Plugin;
+use tholepin_sdk::{Outcome, Reconciler, Replayed, Request};
+
+fn object() -> Value {
+    json!({
+        "apiVersion": "samples.example/v1",
+        "kind": "SiteConfig",
+        "metadata": {"name": "home", "namespace": "default", "uid": "u-1", "generation": 1},
+        "spec": {"settings": {"colour": "green"}, "port": 8080},
+    })
+}
+
+/// A host that has these objects and no others, and takes every write.
+fn host(objects: &[Value]) -> Replayed {
+    let empty = Replayed::default().without_other_objects().with_writes_taken().with_now_ms(0);
+    objects.iter().fold(empty, Replayed::with_object)
+}
+
+fn reconcile(host: &Replayed, object: Value) -> Outcome {
+    let request = Request { object, deleting: false, causes: Vec::new(), memo: None };
+    let outcome = Plugin::reconcile(host, request).unwrap();
+    assert_eq!(
+        host.missing(),
+        Vec::<String>::new(),
+        "the plugin asked what this test does not know"
+    );
+    outcome
+}
+
+/// What a first pass makes, and the object with the status that it leaves.
+fn made() -> (Vec<Value>, Value) {
+    let host = host(&[]);
+    reconcile(&host, object());
+    let mut object = object();
+    object["status"] = host.statuses_applied()[0]["status"].clone();
+    (host.applied(), object)
+}
+
+#[test]
+fn a_new_object_gets_what_it_needs() {
+    let host = host(&[]);
+    let outcome = reconcile(&host, object());
+    assert_eq!(outcome.summary, "made ConfigMap home, Service home");
+    let applied = host.applied();
+    assert_eq!(applied[0]["data"], json!({"colour": "green"}));
+    assert_eq!(applied[1]["spec"]["ports"][0]["port"], 8080);
+    for made in applied {
+        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u-1", "{made}");
+    }
+    let status = &host.statuses_applied()[0]["status"];
+    assert_eq!((&status["repairs"], &status["observedGeneration"]), (&json!(0), &json!(1)));
+    assert_eq!(status["conditions"][0]["status"], "True");
+    assert_eq!(host.published(), Vec::<String>::new(), "nothing was broken");
+}
+
+#[test]
+fn what_was_changed_by_hand_is_put_right_and_told() {
+    let (mut objects, object) = made();
+    objects[0]["data"]["colour"] = json!("red");
+    let host = host(&objects);
+    let outcome = reconcile(&host, object);
+    assert_eq!(outcome.summary, "put right ConfigMap home (.data.colour); kept Service home");
+    assert_eq!(host.applied().len(), 1);
+    assert_eq!(host.statuses_applied()[0]["status"]["repairs"], 1);
+    assert_eq!(host.published(), ["Repaired"]);
+}
+
+#[test]
+fn what_was_deleted_by_hand_is_made_again() {
+    let (mut objects, object) = made();
+    objects.remove(1);
+    let host = host(&objects);
+    reconcile(&host, object);
+    assert_eq!(host.applied()[0]["kind"], "Service");
+    assert_eq!(host.published(), ["Repaired"]);
+}
+
+#[test]
+fn what_is_as_wanted_is_left_alone() {
+    let (objects, object) = made();
+    let host = host(&objects);
+    reconcile(&host, object.clone());
+    assert_eq!(host.applied(), Vec::<Value>::new());
+    assert_eq!(host.statuses_applied()[0]["status"], object["status"], "the status is the same");
+}
+
+#[test]
+fn a_setting_with_an_impossible_name_is_refused() {
+    let mut object = object();
+    assert_eq!(Plugin::validate(None, object.clone()), []);
+    object["spec"]["settings"] = json!({"two words": ""});
+    let violations = Plugin::validate(None, object);
+    assert_eq!(violations[0].field, ".spec.settings");
+    assert!(violations[0].message.contains("two words"), "{}", violations[0].message);
+}
