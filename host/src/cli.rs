@@ -58,12 +58,28 @@ pub(crate) enum Command {
     ///
     /// The host keeps the last passes of each object in memory, bounded; passes that did nothing go first.
     Calls(CallsArgs),
-    /// List plugins of a running host, or examine a .wasm file
+    /// Write plugins, try them on a running host, and look at those that it has
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Print the CustomResourceDefinitions of the engine's own kinds (`Plugin`) as YAML; for a plugin's own
     /// kinds see `plugin inspect --crds`
     Crds,
+    /// Look whether this machine has what the local host and plugin developers need, and say what to do
+    ///
+    /// Exits with 1 if something is bad; a warning concerns what not everybody uses.
+    Doctor(DoctorArgs),
+    /// Print the completions of a shell: put them where that shell looks, such as
+    /// ~/.local/share/bash-completion/completions/tholepin
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual: one page for the program and one for each subcommand
+    Man {
+        /// Where to; `man -l DIR/tholepin.1` shows it
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Become the first process of a container (the node agent calls this)
     #[command(hide = true)]
     Container {
@@ -74,6 +90,18 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
+    /// Write the project of a new plugin, which brings a kind of its own and builds as it stands
+    New(NewArgs),
+    /// Build a plugin's project, check the component, and put it where a running host sees it
+    Build(BuildArgs),
+    /// Run a project's native tests, build it, and have the component describe itself
+    Test {
+        /// The plugin's project
+        #[arg(value_name = "DIR", default_value = ".")]
+        project: PathBuf,
+    },
+    /// Build at every save, put it where a running host sees it, and show what its passes did
+    Watch(WatchArgs),
     /// Show the plugins of a running host: stage, version, revision, reason
     List {
         #[command(flatten)]
@@ -94,6 +122,54 @@ pub(crate) enum PluginCommand {
         /// The plugin's component, a .wasm file
         file: PathBuf,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewArgs {
+    /// The plugin's name: lower-case letters, digits and `-`
+    pub(crate) name: String,
+    /// The kind that it brings, such as `SiteConfig` [default: from the name]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// The API group of the kind
+    #[arg(long, value_name = "GROUP", default_value = tholepin_kit::DEFAULT_GROUP)]
+    pub(crate) group: String,
+    /// Where to write the project: a new or empty directory [default: NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BuildArgs {
+    /// The plugin's project
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// The directory of plugins of a running host; without it nothing is put anywhere
+    #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
+    pub(crate) plugins: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// The plugin's project
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// The directory of plugins of a running host
+    #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
+    pub(crate) plugins: PathBuf,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
 }
 
 /// Which Kubernetes cluster.

@@ -2,7 +2,9 @@
 
 pub(crate) mod container;
 mod demo;
+mod doctor;
 mod local;
+mod manual;
 mod plan;
 mod plugin;
 
@@ -17,7 +19,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use plugin::cache_directory;
+pub(crate) use plugin::{cache_directory, plugin_reference};
 
 use crate::{
     cli::{AdminArgs, Cli, Command, RunArgs, usual_concurrency},
@@ -31,9 +33,9 @@ use crate::{
 ///
 /// Fails with what is printed as the last line on stderr.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    // The demo tells its story itself, and a plan is read and not followed.
-    let is_short = matches!(cli.command, Command::Demo(_) | Command::Plan(_) | Command::Calls(_));
-    let usual = if is_short { "warn" } else { "info" };
+    // A server is followed by its log; the others tell their story themselves.
+    let is_server = matches!(cli.command, Command::Local(_) | Command::Run(_));
+    let usual = if is_server { "info" } else { "warn" };
     telemetry::start(cli.log.as_deref().unwrap_or(usual), cli.log_format)?;
     match cli.command {
         Command::Local(arguments) => on_runtime(usual_concurrency(), local::run(arguments)),
@@ -44,6 +46,15 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Plugin(command) => on_runtime(1, plugin::run(command)),
         Command::Crds => {
             print(&tholepin_crd::definitions_yaml()?)?;
+            Ok(exit::DONE)
+        }
+        Command::Doctor(arguments) => on_runtime(1, doctor::run(arguments)),
+        Command::Completions { shell } => {
+            manual::completions(shell)?;
+            Ok(exit::DONE)
+        }
+        Command::Man { directory } => {
+            manual::pages(&directory)?;
             Ok(exit::DONE)
         }
         // `main` has taken it before any thread.

@@ -9,8 +9,9 @@ use tholepin_core::{
     port::{ApplyRequest, DeleteRequest, Kubernetes},
 };
 use tholepin_guest::{PluginReport, Stage};
-use tholepin_schema::manifest::KindName;
 use tracing::{info, warn};
+
+use crate::commands::plugin_reference;
 
 /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
 /// written is logged, and `false` means that it can be later.
@@ -46,7 +47,7 @@ async fn write(
     report: &PluginReport,
     object: Option<&Value>,
 ) -> Result<(), CallError> {
-    let reference = reference(&report.name);
+    let reference = plugin_reference(report.name.as_str());
     // A file that cannot be read leaves the object as it was; if there is none, there is a component
     // without settings, which is shown with the least that the definition asks for.
     let stored = match object {
@@ -71,7 +72,7 @@ async fn write(
 
 async fn remove(kubernetes: &Arc<dyn Kubernetes>, name: &PluginName) -> Result<(), CallError> {
     let request = DeleteRequest {
-        object: reference(name),
+        object: plugin_reference(name.as_str()),
         uid: None,
         resource_version: None,
         grace_seconds: None,
@@ -94,6 +95,7 @@ fn status(report: &PluginReport) -> Map<String, Value> {
     };
     say("stage", stage.map(|stage| stage.to_string()));
     say("active", active.as_ref().map(ToString::to_string));
+    say("revision", active.as_ref().map(|active| active.short().to_owned()));
     say("candidate", candidate.as_ref().filter(|_| candidate != active).map(ToString::to_string));
     say("version", version.clone());
     say("reason", reason.map(|reason| reason.to_string()));
@@ -124,15 +126,4 @@ fn named(reference: &ObjectRef, field: &str, value: Value) -> Value {
         "metadata": {"name": reference.name},
         field: value,
     })
-}
-
-fn reference(name: &PluginName) -> ObjectRef {
-    ObjectRef {
-        kind: KindName {
-            api_version: format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION),
-            kind: "Plugin".to_owned(),
-        },
-        namespace: String::new(),
-        name: name.to_string(),
-    }
 }

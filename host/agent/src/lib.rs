@@ -56,6 +56,6 @@ pub use agent::{AgentError, run};
 pub use container::{ContainerError, START_FAILED_EXIT_CODE, container_main};
 pub use images::{ImageError, ImageTable};
 pub use log::{LogError, LogOptions, PodLogFiles};
-pub use namespaces::NamespaceError;
+pub use namespaces::{NamespaceError, probe_namespaces};
 pub use options::{AddressPool, AgentOptions, HostNames, NodeOptions};
 pub use strays::{CleanedUp, clean_up};

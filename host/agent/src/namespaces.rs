@@ -32,6 +32,29 @@ pub enum NamespaceError {
     },
 }
 
+/// Tries, without an agent, how containers can have a private root; `directory` is for scratch files.
+///
+/// # Errors
+///
+/// Fails if they cannot; the error names the setting to change.
+pub async fn probe_namespaces(
+    container_program: &Path,
+    directory: &Path,
+) -> Result<&'static str, NamespaceError> {
+    let check = |source| NamespaceError::Check { source };
+    let (processes, thread) = Processes::start(container_program.to_owned()).map_err(check)?;
+    let user_namespace = probe(&processes, directory).await;
+    drop(processes);
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        return Err(check(io::Error::other("the thread that starts containers panicked")));
+    }
+    Ok(match user_namespace? {
+        true => "user and mount namespaces, without root",
+        false => "mount namespaces, as root",
+    })
+}
+
 /// Whether containers need a user namespace.
 ///
 /// Root makes a mount namespace directly; anybody else, and a root without that right, needs a user

@@ -56,7 +56,7 @@ pub fn plugin() -> Value {
                 "additionalPrinterColumns": [
                     column("Stage", ".status.stage", "string"),
                     column("Version", ".status.version", "string"),
-                    column("Revision", ".status.active", "string"),
+                    column("Revision", ".status.revision", "string"),
                     column("Reason", ".status.reason", "string"),
                     column("Age", ".metadata.creationTimestamp", "date"),
                 ],
@@ -130,6 +130,7 @@ fn plugin_status() -> Value {
         "properties": {
             "stage": text("The last stage that the newest revision reached: Fetched, Verified, Compiled, Checked or Active; Unloaded for a removed file."),
             "active": text("The digest of the revision that serves; absent while none does."),
+            "revision": text("The first digits of `active`, as lists and logs show it."),
             "candidate": text("The digest of the newest revision, when it is not the one that serves."),
             "version": text("The version that the serving revision's manifest tells."),
             "reason": text("Why the newest revision does not serve: a CamelCase name; absent if it does."),

@@ -3,13 +3,13 @@
 use std::{fmt, io, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
-use tholepin_core::port::GuestError;
-use tholepin_schema::manifest::Manifest;
+use tholepin_core::{RevisionDigest, port::GuestError};
+use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use crate::{
-    Allocation, CacheError, CompileCache, EngineError, GuestEngine, LoadError, Loaded,
-    component::wasm_digest, grants,
+    Allocation, CacheError, CompileCache, EngineError, GrantSetting, GuestEngine, LoadError,
+    Loaded, PluginSettings, component::wasm_digest, grants, registry::revision,
 };
 
 /// What a component tells about itself.
@@ -40,17 +40,45 @@ impl fmt::Display for Inspection {
         for watched in watches {
             writeln!(f, "watches     {}", watched.name)?;
         }
-        for grant in &grants.kubernetes {
-            let verbs = grant.verbs.join(", ");
-            let scope = grants::word(grant.scope);
-            let force = if grant.force { ", with force" } else { "" };
-            writeln!(f, "asks for    {}: {verbs} (scope {scope}{force})", grant.name)?;
-        }
-        for word in grants.redis.commands.iter().chain(&grants.redis.verbs) {
-            writeln!(f, "asks for    redis: {word}")?;
+        for wish in wishes(grants) {
+            writeln!(f, "asks for    {wish}")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
+}
+
+impl Inspection {
+    /// What the component asks for and settings do not grant, each as a line for people. `asRequested` grants
+    /// all.
+    #[must_use]
+    pub fn not_granted(&self, settings: &PluginSettings) -> Vec<String> {
+        match &settings.grants {
+            GrantSetting::AsRequested => Vec::new(),
+            GrantSetting::Granted(granted) => grants::missing(&self.manifest.grants, granted),
+        }
+    }
+
+    /// What the component asks for, each as a line for people.
+    #[must_use]
+    pub fn wishes(&self) -> Vec<String> {
+        wishes(&self.manifest.grants)
+    }
+
+    /// The revision that a host makes of the component with these settings.
+    #[must_use]
+    pub fn revision(&self, settings: &PluginSettings) -> RevisionDigest {
+        revision(&self.digest, settings)
+    }
+}
+
+fn wishes(wanted: &Grants) -> Vec<String> {
+    let kubernetes = wanted.kubernetes.iter().map(|grant| {
+        let force = if grant.force { ", with force" } else { "" };
+        let (verbs, scope) = (grant.verbs.join(", "), grants::word(grant.scope));
+        format!("{}: {verbs} (scope {scope}{force})", grant.name)
+    });
+    let redis = wanted.redis.commands.iter().chain(&wanted.redis.verbs);
+    kubernetes.chain(redis.map(|word| format!("redis: {word}"))).collect()
 }
 
 /// Why a file tells nothing.

@@ -21,6 +21,7 @@ use tholepin_core::PluginName;
 use tokio::sync::broadcast;
 
 pub use report::{PluginReport, RejectReason, Stage};
+pub(crate) use stages::revision;
 pub use watch::DirectoryWatch;
 
 use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin};

@@ -16,7 +16,7 @@ use crate::{
     cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
     engine::{self, EngineOptions},
     exit,
-    planner::{ObjectWords, PlanRequest},
+    planner::{ObjectWords, Part, PlanRequest, Wanted},
 };
 use paint::Paint;
 
@@ -80,23 +80,46 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
 /// Fails if the host knows nothing of the object.
 pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
     let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
-    let ObjectWords { kind, name, namespace } = words(object, namespace);
-    let number = pass.map(|number| number.to_string());
-    let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
-    parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
-    parameters.extend(number.as_deref().map(|number| ("pass", number)));
-    parameters.extend(writes.then_some(("part", "writes")));
+    let wanted = Wanted { pass, part: if writes { Part::Writes } else { Part::Calls } };
     let client = AdminClient::of_file(&admin_file(admin)?)?;
-    let answer = client.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
-    let passes = answer.get("passes").cloned().unwrap_or_default();
-    let passes: Vec<PassReport> = serde_json::from_value(passes).context("the host's answer")?;
+    let passes = ask_for_calls(&client, &words(object, namespace), wanted).await?;
     if json {
         let document = json!({"version": report::VERSION, "passes": passes});
         print(&format!("{document:#}\n"))?;
     } else {
-        print(&text::calls(&passes, Paint::of_stdout()))?;
+        print(&shown(&passes))?;
     }
     Ok(exit::DONE)
+}
+
+/// The last passes for an object, as the running host remembers them, the oldest first.
+///
+/// # Errors
+///
+/// Fails if the host cannot be asked, or knows nothing of the object.
+pub(super) async fn ask_for_calls(
+    host: &AdminClient,
+    object: &ObjectWords,
+    wanted: Wanted,
+) -> Result<Vec<PassReport>> {
+    let ObjectWords { kind, name, namespace } = object;
+    let Wanted { pass, part } = wanted;
+    let number = pass.map(|number| number.to_string());
+    let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
+    parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
+    parameters.extend(number.as_deref().map(|number| ("pass", number)));
+    match part {
+        Part::Calls => {}
+        Part::Writes => parameters.push(("part", "writes")),
+    }
+    let answer = host.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
+    let passes = answer.get("passes").cloned().unwrap_or_default();
+    serde_json::from_value(passes).context("the host's answer")
+}
+
+/// Passes as people read them on stdout.
+pub(super) fn shown(passes: &[PassReport]) -> String {
+    text::calls(passes, Paint::of_stdout())
 }
 
 async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<PassReport> {

@@ -1,10 +1,13 @@
-//! `tholepin plugin`: looks at components and at the plugins of a running host.
+//! `tholepin plugin`: writes plugins, and looks at components and at the plugins of a running host.
+
+mod develop;
+mod watch;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::Value;
-use tholepin_core::port::Kubernetes;
+use tholepin_core::{ObjectRef, port::Kubernetes};
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 use tholepin_schema::manifest::KindName;
 
@@ -13,6 +16,10 @@ use crate::{cli::PluginCommand, engine, exit};
 
 pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
     match command {
+        PluginCommand::New(arguments) => develop::new(arguments)?,
+        PluginCommand::Build(arguments) => develop::build(arguments).await?,
+        PluginCommand::Test { project } => develop::test(&project).await?,
+        PluginCommand::Watch(arguments) => watch::run(arguments).await?,
         PluginCommand::List { cluster } => list(cluster.kubeconfig).await?,
         PluginCommand::Inspect { file, crds } => {
             let inspection = inspect(&file, &cache()?).await?;
@@ -48,12 +55,18 @@ pub(crate) fn cache_directory() -> Result<PathBuf> {
     Ok(own_cache()?.join("compiled"))
 }
 
-async fn list(kubeconfig: Option<PathBuf>) -> Result<()> {
-    let kubernetes = engine::connect(kubeconfig).await?;
+/// Names a `Plugin` object.
+pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
     let kind = KindName {
         api_version: format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION),
         kind: "Plugin".to_owned(),
     };
+    ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
+}
+
+async fn list(kubeconfig: Option<PathBuf>) -> Result<()> {
+    let kubernetes = engine::connect(kubeconfig).await?;
+    let kind = plugin_reference("").kind;
     let mut rows = vec![["NAME", "STAGE", "VERSION", "REVISION", "REASON"].map(str::to_owned)];
     for plugin in kubernetes.list(kind, String::new(), String::new()).await? {
         let text = |pointer: &str| {

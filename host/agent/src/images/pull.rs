@@ -60,6 +60,32 @@ impl PulledImage {
     }
 }
 
+impl ImageTable {
+    /// Looks for the program of each line, as for a Pod: the image pattern, and what stands for it or why
+    /// nothing does.
+    pub async fn examine(&self) -> Vec<(String, Result<String, ImageError>)> {
+        let images = Images::new(self.clone());
+        let mut found = Vec::new();
+        for rule in &self.rules {
+            let pattern = format!("{}:{}", rule.repository, rule.tag);
+            // The pattern's numbers are the version that is asked for.
+            let result = match images.find(&pattern, &rule.program) {
+                Ok(program) => {
+                    images.checked_version(&pattern, rule, &program).await.map(|version| {
+                        match version {
+                            Some(version) => format!("{} {version}", program.display()),
+                            None => program.display().to_string(),
+                        }
+                    })
+                }
+                Err(error) => Err(error),
+            };
+            found.push((pattern, result));
+        }
+        found
+    }
+}
+
 /// The images of one node: the table, and what its programs said about themselves.
 #[derive(Debug)]
 pub(crate) struct Images {

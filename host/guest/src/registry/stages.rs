@@ -113,7 +113,7 @@ pub(super) async fn load(
 }
 
 /// Names a revision: another component or other settings are another one.
-fn revision(component_digest: &str, settings: &PluginSettings) -> RevisionDigest {
+pub(crate) fn revision(component_digest: &str, settings: &PluginSettings) -> RevisionDigest {
     // `Value` sorts its keys, so equal settings give equal texts.
     let text = json!({"component": component_digest, "settings": settings}).to_string();
     RevisionDigest(component::wasm_digest(text.as_bytes()))

@@ -67,7 +67,12 @@ impl LocalOptions {
         if self.api_only { 0 } else { self.nodes }
     }
 
-    pub(super) fn image_table(&self) -> Result<ImageTable, ImageError> {
+    /// The image table, read.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file is missing or is no such table.
+    pub fn image_table(&self) -> Result<ImageTable, ImageError> {
         match &self.images {
             ImageSource::Embedded => {
                 let file = Path::new("host/local/images.yaml");

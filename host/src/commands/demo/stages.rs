@@ -15,7 +15,10 @@ use tholepin_core::{
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
-use super::{super::print, pause, text};
+use super::{
+    super::{plugin::plugin_reference, print},
+    pause, text,
+};
 use crate::engine;
 
 /// The demo's own field manager.
@@ -36,8 +39,7 @@ impl Stages {
 
     /// Waits until a plugin serves.
     pub(super) async fn plugin_active(&mut self, name: &str) -> Result<()> {
-        let api_version = format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION);
-        let plugin = reference(&api_version, "Plugin", "", name);
+        let plugin = plugin_reference(name);
         loop {
             let found = self.look(&plugin).await?;
             let (stage, reason) = match &found {

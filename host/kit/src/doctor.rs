@@ -1,0 +1,271 @@
+//! Judges a machine: what of it fits, what does not, and what to do. Pure: whoever calls this looks at the machine.
+
+use serde::Serialize;
+
+/// The oldest minor version of kubectl 1.x that the transcripts and tests use.
+const KUBECTL_MINOR_MIN: u32 = 27;
+/// Files that a local host with a dozen Redis processes has open, with room.
+const OPEN_FILES_MIN: u64 = 1024;
+/// Watches and instances of inotify that a host and a `plugin watch` need, with room for the user's editor.
+const INOTIFY_WATCHES_MIN: u64 = 1024;
+const INOTIFY_INSTANCES_MIN: u64 = 16;
+
+/// What was seen of a machine. A `Result`'s error says what was seen instead, with the way out if there is one.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// How containers get a private root.
+    pub containers: Result<String, String>,
+    /// The programs that stand for images.
+    pub programs: Vec<Program>,
+    /// The first free address for a local host's API server.
+    pub address: Result<String, String>,
+    /// How many files a process may have open.
+    pub open_files: Option<u64>,
+    /// How many files may be watched.
+    pub inotify_watches: Option<u64>,
+    /// How many watchers there may be.
+    pub inotify_instances: Option<u64>,
+    /// What `cargo --version` says.
+    pub cargo: Option<String>,
+    /// Whether Rust can build for `wasm32-wasip2`.
+    pub has_wasm_target: bool,
+    /// What kubectl says of its own version, such as `v1.33.2`.
+    pub kubectl: Option<String>,
+    /// The directory of compiled code.
+    pub cache: Result<String, String>,
+    /// The running host of this user, or that there is none.
+    pub host: Result<String, String>,
+}
+
+/// A program that stands for an image.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The image, as the table names it.
+    pub image: String,
+    /// What was found, or what is missing.
+    pub found: Result<String, String>,
+}
+
+/// How good a thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Something that not everybody uses will not work.
+    Warning,
+    /// Something that everybody uses will not work.
+    Bad,
+}
+
+/// What is to be said of one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which thing.
+    pub check: String,
+    /// How good it is.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to do; empty if there is nothing to do.
+    pub advice: String,
+}
+
+/// Judges everything, in the order in which a newcomer needs it.
+#[must_use]
+pub fn judge(facts: &Facts) -> Vec<Finding> {
+    let Facts {
+        containers,
+        programs,
+        address,
+        open_files,
+        inotify_watches,
+        inotify_instances,
+        cargo,
+        has_wasm_target,
+        kubectl,
+        cache,
+        host,
+    } = facts;
+    let mut findings = vec![
+        of_result("containers", containers, "Pods cannot run here before this is changed"),
+        of_result("address", address, "end what holds it, or name another block with --block"),
+        of_result("cache", cache, "name another directory with XDG_CACHE_HOME"),
+        at_least("open files", *open_files, OPEN_FILES_MIN, "ulimit -n 4096"),
+        at_least(
+            "file watches",
+            *inotify_watches,
+            INOTIFY_WATCHES_MIN,
+            "sudo sysctl -w fs.inotify.max_user_watches=65536",
+        ),
+        at_least(
+            "file watchers",
+            *inotify_instances,
+            INOTIFY_INSTANCES_MIN,
+            "sudo sysctl -w fs.inotify.max_user_instances=128",
+        ),
+        of_kubectl(kubectl.as_deref()),
+        of_cargo(cargo.as_deref()),
+        of_target(*has_wasm_target),
+        match host {
+            Ok(seen) => finding("host", Verdict::Good, seen, ""),
+            Err(seen) => {
+                finding("host", Verdict::Warning, seen, "remove the file, or start the host again")
+            }
+        },
+    ];
+    findings.extend(programs.iter().map(|Program { image, found }| {
+        let check = format!("image {image}");
+        match found {
+            Ok(program) => finding(&check, Verdict::Good, program, ""),
+            Err(missing) => finding(
+                &check,
+                Verdict::Warning,
+                missing,
+                "./setup installs what Debian has; Pods with this image wait until it is there",
+            ),
+        }
+    }));
+    findings
+}
+
+fn finding(check: &str, verdict: Verdict, seen: &str, advice: &str) -> Finding {
+    Finding { check: check.to_owned(), verdict, seen: seen.to_owned(), advice: advice.to_owned() }
+}
+
+fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> Finding {
+    match result {
+        Ok(seen) => finding(check, Verdict::Good, seen, ""),
+        Err(seen) => finding(check, Verdict::Bad, seen, advice),
+    }
+}
+
+/// A limit that cannot be read is not known to be too low.
+fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> Finding {
+    match limit {
+        Some(limit) if limit < min => {
+            let seen = format!("{limit}, fewer than {min}");
+            finding(check, Verdict::Warning, &seen, &format!("run `{command}`"))
+        }
+        Some(limit) => finding(check, Verdict::Good, &limit.to_string(), ""),
+        None => finding(check, Verdict::Good, "no limit is told", ""),
+    }
+}
+
+fn of_kubectl(version: Option<&str>) -> Finding {
+    let Some(version) = version else {
+        let advice = "install kubectl 1.27 or newer; `./setup --tests` fetches one for the tests";
+        return finding("kubectl", Verdict::Warning, "not on PATH", advice);
+    };
+    let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+    let (major, minor) = (numbers.next(), numbers.next());
+    match (major, minor) {
+        (Some(Ok(1)), Some(Ok(minor))) if minor < KUBECTL_MINOR_MIN => {
+            let seen = format!("{version}, older than 1.{KUBECTL_MINOR_MIN}");
+            finding("kubectl", Verdict::Warning, &seen, "install a newer one")
+        }
+        _ => finding("kubectl", Verdict::Good, version, ""),
+    }
+}
+
+fn of_cargo(version: Option<&str>) -> Finding {
+    match version {
+        Some(version) => finding("cargo", Verdict::Good, version, ""),
+        None => {
+            let advice = "install Rust with rustup; only those who write plugins need it";
+            finding("cargo", Verdict::Warning, "not on PATH", advice)
+        }
+    }
+}
+
+fn of_target(is_there: bool) -> Finding {
+    if is_there {
+        return finding("wasm target", Verdict::Good, "wasm32-wasip2", "");
+    }
+    let advice = "run `rustup target add wasm32-wasip2`; only those who write plugins need it";
+    finding("wasm target", Verdict::Warning, "wasm32-wasip2 is not installed", advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Facts {
+        Facts {
+            containers: Ok("mount namespaces, as root".to_owned()),
+            programs: vec![Program {
+                image: "redis:7*".to_owned(),
+                found: Ok("7.0.15".to_owned()),
+            }],
+            address: Ok("127.100.0.1:6443 is free".to_owned()),
+            open_files: Some(1024),
+            inotify_watches: Some(65_536),
+            inotify_instances: Some(128),
+            cargo: Some("cargo 1.95.0".to_owned()),
+            has_wasm_target: true,
+            kubectl: Some("v1.27.0".to_owned()),
+            cache: Ok("/cache".to_owned()),
+            host: Ok("none is running".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_machine_that_fits_is_good_in_all() {
+        for finding in judge(&good()) {
+            assert_eq!(
+                (finding.verdict, finding.advice.as_str()),
+                (Verdict::Good, ""),
+                "{finding:?}"
+            );
+        }
+        let unknown = Facts { open_files: None, inotify_watches: None, ..good() };
+        assert!(judge(&unknown).iter().all(|finding| finding.verdict == Verdict::Good));
+    }
+
+    #[test]
+    fn each_lack_is_told_alone_and_with_the_way_out() {
+        let lack = |text: &str| Err(text.to_owned());
+        let program = Program { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
+        let rows = [
+            (Facts { containers: lack("forbidden"), ..good() }, "containers", Verdict::Bad, "Pods"),
+            (Facts { address: lack("in use"), ..good() }, "address", Verdict::Bad, "--block"),
+            (Facts { cache: lack("a link"), ..good() }, "cache", Verdict::Bad, "XDG_CACHE_HOME"),
+            (Facts { open_files: Some(256), ..good() }, "open files", Verdict::Warning, "ulimit"),
+            (
+                Facts { inotify_watches: Some(9), ..good() },
+                "file watches",
+                Verdict::Warning,
+                "max_user_watches",
+            ),
+            (
+                Facts { inotify_instances: Some(1), ..good() },
+                "file watchers",
+                Verdict::Warning,
+                "max_user_instances",
+            ),
+            (Facts { kubectl: None, ..good() }, "kubectl", Verdict::Warning, "1.27"),
+            (
+                Facts { kubectl: Some("v1.26.9".to_owned()), ..good() },
+                "kubectl",
+                Verdict::Warning,
+                "newer",
+            ),
+            (Facts { host: lack("open to others"), ..good() }, "host", Verdict::Warning, "remove"),
+            (Facts { cargo: None, ..good() }, "cargo", Verdict::Warning, "rustup"),
+            (Facts { has_wasm_target: false, ..good() }, "wasm target", Verdict::Warning, "rustup"),
+            (
+                Facts { programs: vec![program], ..good() },
+                "image twemproxy",
+                Verdict::Warning,
+                "./setup",
+            ),
+        ];
+        for (facts, check, verdict, advice) in rows {
+            let lacks: Vec<_> =
+                judge(&facts).into_iter().filter(|it| it.verdict != Verdict::Good).collect();
+            assert_eq!(lacks.len(), 1, "{check}: {lacks:?}");
+            assert_eq!((lacks[0].check.as_str(), lacks[0].verdict), (check, verdict));
+            assert!(lacks[0].advice.contains(advice), "{lacks:?}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Puts a plugin where a host sees it: each file is written aside and renamed, so that nobody reads half of one.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Why a plugin is not where it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// The directory is not there.
+    #[error("`{}` is no directory: start the host with it, or name the one that the host watches with --plugins", .0.display())]
+    NoDirectory(PathBuf),
+    /// A file cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Puts component and settings of a plugin into a host's directory. A file that is the same already is left as it
+/// is. The settings go last: a host that sees the component alone waits for them.
+///
+/// # Errors
+///
+/// Fails if the directory is missing or cannot be written.
+pub fn install(
+    directory: &Path,
+    name: &str,
+    component: &[u8],
+    settings: &[u8],
+) -> Result<(), InstallError> {
+    if !directory.is_dir() {
+        return Err(InstallError::NoDirectory(directory.to_owned()));
+    }
+    for (file, bytes) in [(format!("{name}.wasm"), component), (format!("{name}.yaml"), settings)] {
+        put(directory, &file, bytes)?;
+    }
+    Ok(())
+}
+
+fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
+    let path = directory.join(file);
+    if fs::read(&path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let aside = directory.join(format!(".{file}.new"));
+    let written = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
+    written.map_err(|source| {
+        // What was written aside is worth nothing; the error that is told is the first.
+        fs::remove_file(&aside).ok();
+        InstallError::Write { path, source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn files_appear_whole_and_only_if_they_differ() {
+        let home = tempfile::tempdir().unwrap();
+        let inode = |file: &str| fs::metadata(home.path().join(file)).unwrap().ino();
+        install(home.path(), "a", b"one", b"yaml").unwrap();
+        let (component, settings) = (inode("a.wasm"), inode("a.yaml"));
+        // Held open, so that its inode is not given to its successor.
+        let _held = fs::File::open(home.path().join("a.wasm")).unwrap();
+        install(home.path(), "a", b"two", b"yaml").unwrap();
+        assert_eq!(fs::read(home.path().join("a.wasm")).unwrap(), b"two");
+        assert_ne!(inode("a.wasm"), component, "a rename, not a write in place");
+        assert_eq!(inode("a.yaml"), settings, "the same settings are no news");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_missing_directory_is_told_with_the_way_out() {
+        let home = tempfile::tempdir().unwrap();
+        let error = install(&home.path().join("absent"), "a", b"", b"").unwrap_err();
+        assert!(error.to_string().contains("--plugins"), "{error}");
+    }
+}

@@ -1,0 +1,24 @@
+//! The developer's kit: writes the project that a plugin starts from, builds it, puts it where a host sees it,
+//! notices when its sources change, and judges whether a machine has what all this needs.
+//!
+//! It works on files and starts `cargo`. It knows neither Wasm nor Kubernetes: whether a component is any good is
+//! asked by whoever calls this.
+//!
+//! Invariants:
+//! - What [`Project`] writes comes out of this program and names no place: neither a path of a machine nor an
+//!   address. It is the sample of this tree under other names, so it is compiled and tested with the tree.
+//! - Nothing is written over: a directory that holds anything is refused.
+//! - A plugin's files appear in a host's directory whole, by a rename.
+
+mod build;
+pub mod doctor;
+mod install;
+mod lock;
+mod project;
+mod sources;
+mod word;
+
+pub use build::{BuildError, Built, build, test};
+pub use install::{InstallError, install};
+pub use project::{DEFAULT_GROUP, Project, ProjectError};
+pub use sources::{Saved, Sources, SourcesError};

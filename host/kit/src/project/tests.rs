@@ -1,0 +1,177 @@
+//! What is written is what this tree has, under the names that were asked for.
+
+use super::*;
+
+fn tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(tree().join(path)).unwrap()
+}
+
+/// The files under a folder of this tree, dot files left out, by their paths from `start`.
+fn files_of(folder: &str, start: &str) -> BTreeMap<String, String> {
+    let (mut open, mut files) = (vec![tree().join(folder)], BTreeMap::new());
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name =
+                    path.strip_prefix(tree().join(start)).unwrap().to_str().unwrap().to_owned();
+                files.insert(name, fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn files(name: &str, kind: Option<&str>) -> BTreeMap<String, String> {
+    Project::new(name, kind, DEFAULT_GROUP).unwrap().files()
+}
+
+#[test]
+fn what_the_program_carries_is_what_the_tree_has() {
+    let brought = [files_of("plugins/sdk", ""), files_of("wit", "")];
+    let brought: BTreeMap<_, _> = brought.into_iter().flatten().collect();
+    let written = files("my-runbook", None);
+    let written: BTreeMap<_, _> = written
+        .iter()
+        .filter_map(|(path, text)| Some((path.strip_prefix("tholepin/")?.to_owned(), text.clone())))
+        .filter(|(path, _)| path != "Cargo.toml")
+        .collect();
+    assert!(
+        brought.contains_key("wit/world.wit") && brought.contains_key("plugins/sdk/src/lib.rs")
+    );
+    assert_eq!(written, brought);
+}
+
+#[test]
+fn under_its_own_name_the_project_is_the_sample() {
+    let written = files("site-config", None);
+    for (path, text) in files_of("plugins/samples/site-config", "plugins/samples/site-config") {
+        if path != "Cargo.toml" {
+            assert_eq!(written.get(&path), Some(&text), "{path}");
+        }
+    }
+}
+
+#[test]
+fn no_name_of_the_sample_is_left() {
+    let project = Project::new("my-runbook", Some("Banner"), "team.example").unwrap();
+    let files = project.files();
+    for path in
+        ["my-runbook.yaml", "example.yaml", "src/plan.rs", "tests/reconcile.rs", ".gitignore"]
+    {
+        assert!(files.contains_key(path), "{path} is missing");
+    }
+    for (path, text) in files.iter().filter(|(path, _)| !path.starts_with("tholepin/")) {
+        for left in ["site-config", "site_config", "SiteConfig", "siteconfig", DEFAULT_GROUP] {
+            assert!(!text.contains(left) && !path.contains(left), "{left} in {path}");
+        }
+    }
+    assert!(files["src/kind.rs"].contains("\"banners.team.example\""));
+    assert!(files["example.yaml"].contains("kind: Banner"));
+}
+
+/// Neither a path of the machine that built this program, nor an address to fetch anything from; the lock file
+/// names cargo's own registry in cargo's own words.
+#[test]
+fn what_is_written_names_no_place() {
+    let home = env!("CARGO_MANIFEST_DIR").split("/host/").next().unwrap();
+    for (path, text) in files("my-runbook", None) {
+        assert!(!text.contains(home), "{path} names {home}");
+        let lines = text.lines().filter(|line| !line.starts_with("source = \"registry+"));
+        for line in lines {
+            assert!(!line.contains("://") && !line.contains("git ="), "{path}: {line}");
+        }
+    }
+}
+
+/// The SDK's `workspace = true` must mean in a project what it means in this tree.
+#[test]
+fn the_sdk_is_built_as_in_this_tree() {
+    let root = read("Cargo.toml");
+    let brought = include_str!("../../template/tholepin.toml");
+    let settings =
+        brought.lines().filter(|line| line.contains(" = ") && !line.starts_with("members"));
+    for line in settings {
+        assert!(root.lines().any(|known| known == line), "this tree does not say: {line}");
+    }
+    for manifest in ["plugins/sdk/Cargo.toml", "wit/schema/Cargo.toml"] {
+        let text = read(manifest);
+        let inherited = text.lines().filter_map(|line| {
+            let name = line.split([' ', '.', '=']).next()?;
+            line.contains("workspace = true").then_some(name)
+        });
+        for name in inherited.filter(|name| !name.is_empty() && *name != "workspace") {
+            assert!(
+                brought.lines().any(|line| line.starts_with(&format!("{name} = "))),
+                "{manifest}: {name}"
+            );
+        }
+    }
+    let (plugin, template) = ("[profile.plugin]\n", include_str!("../../template/Cargo.toml"));
+    let profile = |text: &str| text.split(plugin).nth(1).map(|text| text.trim_end().to_owned());
+    assert_eq!(profile(template), profile(&root), "a project's component is built as ours");
+    assert!(profile(template).is_some());
+    for needed in DIRECT {
+        assert!(template.contains(&format!("\n{needed} = ")), "{needed} is not in the template");
+        assert!(read("plugins/samples/site-config/Cargo.toml").contains(&format!("\n{needed}")));
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
+    let long = "a".repeat(64);
+    let rows = [
+        ("", "lower-case"),
+        ("My_Plugin", "lower-case"),
+        ("-a", "either end"),
+        ("a.b", "lower-case"),
+        (&long, "1 to 63"),
+        ("1st", "begin with a letter"),
+        ("crate", "Rust's own"),
+        ("serde-json", "every plugin uses"),
+        ("tholepin-sdk", "every plugin uses"),
+    ];
+    for (name, words) in rows {
+        let error = Project::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains(name), "{name}: {error}");
+    }
+    for kind in ["banner", "My-Kind", "", "Ünder"] {
+        let error = Project::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
+        assert!(matches!(error, ProjectError::Kind(_)), "{kind}: {error}");
+    }
+    for group in ["", "nodots", "Upper.example", "a..b"] {
+        let error = Project::new("a", None, group).unwrap_err();
+        assert!(matches!(error, ProjectError::Group(_)), "{group}: {error}");
+    }
+}
+
+#[test]
+fn nothing_is_written_over() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::new("my-runbook", None, DEFAULT_GROUP).unwrap();
+    let (new, empty, file) =
+        (home.path().join("a/b"), home.path().join("empty"), home.path().join("file"));
+    fs::create_dir(&empty).unwrap();
+    fs::write(&file, "mine").unwrap();
+    for directory in [&new, &empty] {
+        project.write(directory).unwrap();
+        assert_eq!(
+            fs::read_to_string(directory.join("example.yaml")).unwrap(),
+            project.files()["example.yaml"]
+        );
+        let again = project.write(directory).unwrap_err();
+        assert!(matches!(again, ProjectError::NotEmpty(_)), "{again}");
+        assert!(again.to_string().contains("--directory"), "{again}");
+    }
+    assert!(matches!(project.write(&file).unwrap_err(), ProjectError::NoDirectory(_)));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+}

@@ -1,0 +1,43 @@
+//! `tholepin completions` and `tholepin man`: both made from the definition of the command line.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::print;
+use crate::cli::Cli;
+
+pub(super) fn completions(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tholepin", &mut text);
+    print(&String::from_utf8(text)?)?;
+    Ok(())
+}
+
+pub(super) fn pages(directory: &Path) -> Result<()> {
+    let cannot = || format!("cannot write the manual into `{}`", directory.display());
+    fs::create_dir_all(directory).with_context(cannot)?;
+    clap_mangen::generate_to(Cli::command(), directory).with_context(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn there_is_a_page_for_each_subcommand_that_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        pages(folder.path()).unwrap();
+        let exists = |page: &str| folder.path().join(format!("{page}.1")).is_file();
+        assert!(exists("tholepin") && exists("tholepin-plugin-watch"));
+        let command = Cli::command();
+        for subcommand in command.get_subcommands() {
+            let page = format!("tholepin-{}", subcommand.get_name());
+            assert_eq!(exists(&page), !subcommand.is_hide_set(), "{page}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `tholepin plugin new | build | test`: from nothing to a component that a host takes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tholepin_core::RevisionDigest;
+use tholepin_guest::{Inspection, PluginObject, inspect};
+use tholepin_kit::Project;
+
+use super::{super::print, cache};
+use crate::cli::{BuildArgs, NewArgs};
+
+pub(super) fn new(arguments: NewArgs) -> Result<()> {
+    let NewArgs { name, kind, group, directory } = arguments;
+    let project = Project::new(&name, kind.as_deref(), &group)?;
+    let directory = directory.unwrap_or_else(|| PathBuf::from(project.name()));
+    project.write(&directory)?;
+    let (name, kind, shown) = (project.name(), project.kind(), directory.display());
+    print(&format!(
+        "The plugin `{name}` for the kind {kind} is in {shown}. It builds as it stands:\n\n  \
+         cd {shown}\n  \
+         tholepin plugin test                  # native tests, then the component describes itself\n  \
+         tholepin plugin watch --plugins DIR   # DIR: what a running host was started with\n  \
+         kubectl apply -f example.yaml\n\n\
+         README.md there says what is where; begin with src/kind.rs.\n"
+    ))?;
+    Ok(())
+}
+
+pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
+    let BuildArgs { project, plugins } = arguments;
+    let checked = Checked::build(&project).await?;
+    print(&checked.told())?;
+    match plugins {
+        Some(plugins) => {
+            checked.install(&plugins)?;
+            print(&format!("put into   {}\n", plugins.display()))?;
+        }
+        None => print(&format!("component  {}\n", checked.component.display()))?,
+    }
+    Ok(())
+}
+
+pub(super) async fn test(project: &Path) -> Result<()> {
+    tholepin_kit::test(project).await?;
+    print(&Checked::build(project).await?.told())?;
+    Ok(())
+}
+
+/// A component that was built and describes itself, with the settings beside it that grant what it asks for.
+pub(super) struct Checked {
+    inspection: Inspection,
+    component: PathBuf,
+    settings_text: String,
+    settings: PluginObject,
+    took: Duration,
+}
+
+impl Checked {
+    /// Builds a project and checks what came out, as a host would.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not build, does not describe itself, or is not granted what it asks for.
+    pub(super) async fn build(project: &Path) -> Result<Self> {
+        let built = tholepin_kit::build(project).await?;
+        let inspection = inspect(&built.component, &cache()?).await?;
+        let name = &inspection.manifest.name;
+        let path = project.join(format!("{name}.yaml"));
+        let settings_text = fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read `{}`, which says what the plugin may do; `tholepin plugin grant {}` writes it",
+                path.display(),
+                built.component.display()
+            )
+        })?;
+        let settings: PluginObject = serde_saphyr::from_str(&settings_text)
+            .with_context(|| format!("`{}` is no Plugin object", path.display()))?;
+        let file = format!("{name}.wasm");
+        if (&settings.metadata.name, &settings.spec.source.file) != (name, &file) {
+            bail!("`{}` must be the Plugin `{name}` with the file `{file}`", path.display());
+        }
+        let missing = inspection.not_granted(&settings.spec);
+        if !missing.is_empty() {
+            bail!(
+                "the plugin asks for what `{}` does not grant: {}",
+                path.display(),
+                missing.join(", ")
+            );
+        }
+        Ok(Self {
+            inspection,
+            component: built.component,
+            settings_text,
+            settings,
+            took: built.took,
+        })
+    }
+
+    /// The plugin's name.
+    pub(super) fn name(&self) -> &str {
+        &self.inspection.manifest.name
+    }
+
+    /// The kinds that it reconciles.
+    pub(super) fn kinds(&self) -> Vec<tholepin_schema::manifest::KindName> {
+        self.inspection.manifest.reconciles.iter().map(|kind| kind.name.clone()).collect()
+    }
+
+    /// How long cargo took.
+    pub(super) const fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// The revision that a host makes of it.
+    pub(super) fn revision(&self) -> RevisionDigest {
+        self.inspection.revision(&self.settings.spec)
+    }
+
+    /// Puts it where a host sees it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory is missing or cannot be written.
+    pub(super) fn install(&self, plugins: &Path) -> Result<()> {
+        let component = fs::read(&self.component)
+            .with_context(|| format!("cannot read `{}`", self.component.display()))?;
+        Ok(tholepin_kit::install(plugins, self.name(), &component, self.settings_text.as_bytes())?)
+    }
+
+    fn told(&self) -> String {
+        let Inspection { manifest, imports: _, digest, bytes } = &self.inspection;
+        let mut text = format!(
+            "built      {} {}, {bytes} bytes, in {:.1} s\ndigest     {digest}\n",
+            manifest.name,
+            manifest.version,
+            self.took.as_secs_f32(),
+        );
+        for kind in &manifest.reconciles {
+            text.push_str(&format!("reconciles {}\n", kind.name));
+        }
+        for wish in self.inspection.wishes() {
+            text.push_str(&format!("granted    {wish}\n"));
+        }
+        text
+    }
+}
