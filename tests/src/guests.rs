@@ -207,7 +207,11 @@ pub fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// The target directory that this test was built in.
-fn target() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// Fails if the binary is not built.
+pub fn target() -> Result<PathBuf> {
     let profile = process::tholepin()?;
     let target = profile.ancestors().nth(2).context("the binary lies in a profile's folder")?;
     Ok(target.to_owned())

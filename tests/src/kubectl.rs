@@ -22,6 +22,15 @@ impl Kubectl {
     ///
     /// Fails if there is none.
     pub fn new(kubeconfig: &Path) -> Result<Self> {
+        Ok(Self { program: Self::program()?, kubeconfig: kubeconfig.to_owned() })
+    }
+
+    /// The program itself.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none.
+    pub fn program() -> Result<PathBuf> {
         let named = env::var_os("KUBECTL").map(PathBuf::from);
         let assets =
             env::var_os("KUBEBUILDER_ASSETS").map(|dir| PathBuf::from(dir).join("kubectl"));
@@ -29,8 +38,7 @@ impl Kubectl {
             .map(|dir| dir.join("kubectl"))
             .find(|path| path.exists());
         let program = named.or(assets.filter(|path| path.exists())).or(on_path);
-        let program = program.context("no kubectl: set KUBECTL to one of version 1.27 or newer")?;
-        Ok(Self { program, kubeconfig: kubeconfig.to_owned() })
+        program.context("no kubectl: set KUBECTL to one of version 1.27 or newer")
     }
 
     /// Runs kubectl and gives its stdout.

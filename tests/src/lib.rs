@@ -18,4 +18,5 @@ pub mod prometheus;
 pub mod redis_cluster;
 pub mod router;
 pub mod story;
+pub mod transcript;
 pub mod wait;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// How long a process may take to end after SIGTERM before it is killed.
-const END_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How many lines of a log are shown of a test that failed.
 const TAIL_LINES: usize = 25;

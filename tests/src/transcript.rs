@@ -1,0 +1,88 @@
+//! Plays a terminal transcript again: types its commands into real shells and compares what they print.
+//!
+//! ```text
+//! # a line about what comes
+//! work$ kubectl get configmap home      typed into the terminal `work`, a bash of its own; waits for its end
+//! > --output name                       more lines of the command
+//! configmap/home                        what must be printed, line by line
+//! host$ tholepin local --plugins DIR
+//! ready
+//! ⋮                                     goes on: the step is over when the lines above were printed
+//! host:
+//! ready again                           what the running command must print next
+//! host^C
+//! ```
+//!
+//! In an expected line `…` stands for any text, and alone for any number of lines. Times, digests and sizes count as
+//! equal, as does the width of columns. A command that ends with another code than 0 is followed by `[exit CODE]`.
+
+mod page;
+mod terminal;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+pub use page::masked;
+use page::{Step, StepKind, is_match};
+use terminal::Terminal;
+
+/// How long one step may take: the longest are builds.
+const STEP_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Plays a transcript in a directory, with these variables set besides; every terminal ends with the call.
+///
+/// # Errors
+///
+/// Fails at the first step whose output is not what the transcript shows, with both.
+pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<()> {
+    let mut terminals: BTreeMap<String, Terminal> = BTreeMap::new();
+    for step in page::steps(text)? {
+        let name = &step.terminal;
+        if !terminals.contains_key(name) {
+            terminals.insert(name.clone(), Terminal::open(directory, variables)?);
+        }
+        let terminal = terminals.get_mut(name).context("it was just opened")?;
+        perform(terminal, &step)
+            .with_context(|| format!("line {}: {name} {}", step.line, step.command))?;
+    }
+    Ok(())
+}
+
+fn perform(terminal: &mut Terminal, step: &Step) -> Result<()> {
+    match step.kind {
+        StepKind::Type => terminal.type_line(&step.command)?,
+        StepKind::Interrupt => terminal.interrupt()?,
+        StepKind::Listen => {}
+    }
+    let expected = &step.expected;
+    let mut printed = Vec::new();
+    let deadline = std::time::Instant::now() + STEP_DEADLINE;
+    loop {
+        let Some(line) = terminal.line(deadline) else {
+            bail!("not over after {STEP_DEADLINE:?}{}", shown(expected, &printed));
+        };
+        match line {
+            terminal::Line::Text(text) => printed.push(text),
+            terminal::Line::End(code) if step.goes_on => {
+                bail!("it ended with code {code}, and should go on{}", shown(expected, &printed));
+            }
+            terminal::Line::End(code) => {
+                if code != 0 {
+                    printed.push(format!("[exit {code}]"));
+                }
+                if is_match(expected, &printed) {
+                    return Ok(());
+                }
+                bail!("another output{}", shown(expected, &printed));
+            }
+        }
+        if step.goes_on && is_match(expected, &printed) {
+            return Ok(());
+        }
+    }
+}
+
+fn shown(expected: &[String], printed: &[String]) -> String {
+    format!("\n--- expected\n{}\n--- printed\n{}\n---", expected.join("\n"), printed.join("\n"))
+}

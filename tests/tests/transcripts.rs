@@ -1,0 +1,39 @@
+//! What the documentation shows is what a terminal shows: each transcript is typed again.
+#![cfg(test)]
+
+use std::{env, fs, os::unix::fs::symlink, path::Path, time::Instant};
+
+use tests::{guests, kubectl::Kubectl, process::tholepin, transcript};
+
+/// `plugins/README.md`. What is built is kept for the next run: then it takes seconds, not minutes.
+#[test]
+#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
+fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
+    let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
+    let programs = home.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    symlink(tholepin().unwrap(), programs.join("tholepin")).unwrap();
+    symlink(Kubectl::program().unwrap(), programs.join("kubectl")).unwrap();
+    let path = env::var("PATH").unwrap();
+    let path = format!("{}:{path}", programs.display());
+    let built = guests::target().unwrap().join("transcripts");
+    let empty = home.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (built, cache) = (text(&built), text(&home.path().join("cache")));
+    let variables = [
+        ("PATH", path.as_str()),
+        ("CARGO_TARGET_DIR", built.as_str()),
+        ("XDG_CACHE_HOME", cache.as_str()),
+        // Then the host's admin file is in the cache, and no other host's.
+        ("XDG_RUNTIME_DIR", ""),
+        ("CARGO_TERM_COLOR", "never"),
+        // The tests of the new plugin end in one order.
+        ("RUST_TEST_THREADS", "1"),
+        ("NO_COLOR", "1"),
+        ("THOLEPIN_LOG", "warn"),
+    ];
+    let start = Instant::now();
+    transcript::play(include_str!("../transcripts/first-plugin.txt"), &empty, &variables).unwrap();
+    println!("from nothing to a plugin of one's own in {:?}", start.elapsed());
+}
