@@ -9,6 +9,8 @@ const OPEN_FILES_MIN: u64 = 1024;
 /// Watches and instances of inotify that a host and a `plugin watch` need, with room for the user's editor.
 const INOTIFY_WATCHES_MIN: u64 = 1024;
 const INOTIFY_INSTANCES_MIN: u64 = 16;
+/// The repositories of images that are Redis engines.
+const ENGINES: &[&str] = &["redis", "valkey/valkey"];
 
 /// What was seen of a machine. A `Result`'s error says what was seen instead, with the way out if there is one.
 #[derive(Clone, Debug)]
@@ -114,19 +116,32 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             }
         },
     ];
-    findings.extend(programs.iter().map(|Program { image, found }| {
-        let check = format!("image {image}");
-        match found {
-            Ok(program) => finding(&check, Verdict::Good, program, ""),
-            Err(missing) => finding(
-                &check,
-                Verdict::Warning,
-                missing,
-                "./setup installs what Debian has; Pods with this image wait until it is there",
-            ),
-        }
-    }));
+    findings.extend(of_programs(programs));
     findings
+}
+
+/// A missing program is bad only if it leaves no engine at all: nobody runs every version.
+fn of_programs(programs: &[Program]) -> Vec<Finding> {
+    let is_engine = |program: &Program| {
+        ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
+    };
+    let has_engine = programs.iter().any(|program| is_engine(program) && program.found.is_ok());
+    let judged = programs.iter().map(|program| {
+        let check = format!("image {}", program.image);
+        match &program.found {
+            Ok(found) => finding(&check, Verdict::Good, found, ""),
+            Err(missing) if is_engine(program) && !has_engine => {
+                let advice = "run ./setup, or install redis-server; no RedisCluster runs before";
+                finding(&check, Verdict::Bad, missing, advice)
+            }
+            Err(missing) => {
+                let advice = "nothing, unless you use it: Pods with this image wait until it is there; \
+                              ./setup installs what Debian has";
+                finding(&check, Verdict::Warning, missing, advice)
+            }
+        }
+    });
+    judged.collect()
 }
 
 fn finding(check: &str, verdict: Verdict, seen: &str, advice: &str) -> Finding {
@@ -223,6 +238,29 @@ mod tests {
     }
 
     #[test]
+    fn one_engine_is_enough_and_none_is_bad() {
+        let program = |image: &str, is_there: bool| Program {
+            image: image.to_owned(),
+            found: if is_there { Ok("1".to_owned()) } else { Err("no such program".to_owned()) },
+        };
+        let rows = [
+            (true, false, [Verdict::Good, Verdict::Warning, Verdict::Warning]),
+            (false, true, [Verdict::Warning, Verdict::Good, Verdict::Warning]),
+            (false, false, [Verdict::Bad, Verdict::Bad, Verdict::Warning]),
+        ];
+        for (redis, valkey, expected) in rows {
+            let programs = [
+                program("redis:7*", redis),
+                program("valkey/valkey:9*", valkey),
+                program("redis-tools:*", false),
+            ];
+            let verdicts: Vec<_> =
+                of_programs(&programs).iter().map(|finding| finding.verdict).collect();
+            assert_eq!(verdicts, expected, "{programs:?}");
+        }
+    }
+
+    #[test]
     fn each_lack_is_told_alone_and_with_the_way_out() {
         let lack = |text: &str| Err(text.to_owned());
         let program = Program { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
@@ -257,7 +295,7 @@ mod tests {
                 Facts { programs: vec![program], ..good() },
                 "image twemproxy",
                 Verdict::Warning,
-                "./setup",
+                "unless you use it",
             ),
         ];
         for (facts, check, verdict, advice) in rows {

@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::{Value, json};
 use tests::{cluster::Cluster, guests, process::tholepin};
 
 use crate::story::{CONFIG_MAP, PLUGIN, Story, greeting};
@@ -109,4 +110,58 @@ fn a_missing_plugin_directory_is_named_with_the_way_out() {
     let output =
         run(cluster.directory(), &["run", "--kubeconfig", kubeconfig, "--plugins", "absent"]);
     fails(&output, 1, &["absent", "--plugins"]);
+}
+
+#[test]
+fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let doctor = |path: Option<&Path>| {
+        let mut command = Command::new(tholepin().unwrap());
+        command.args(["doctor", "--json"]).current_dir(folder.path());
+        command.envs(path.map(|path| ("PATH", path)));
+        let output = command.env("XDG_CACHE_HOME", folder.path()).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), report)
+    };
+    let of = |report: &Value, check: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check} in {report:#}")).clone()
+    };
+    let (code, report) = doctor(None);
+    assert_eq!((code, &report["ok"]), (Some(0), &json!(true)), "{report:#}");
+    assert_eq!(of(&report, "containers")["verdict"], "good");
+    assert_eq!(of(&report, "image redis:7*")["verdict"], "good");
+
+    // A PATH without anything: no redis-server, which is bad; no cargo, which only some miss.
+    let (code, report) = doctor(Some(folder.path()));
+    assert_eq!((code, &report["ok"]), (Some(1), &json!(false)), "{report:#}");
+    assert_eq!(of(&report, "containers")["verdict"], "good");
+    for (check, verdict, seen, advice) in [
+        ("image redis:7*", "bad", "redis-server", "./setup"),
+        ("cargo", "warning", "not on PATH", "rustup"),
+        ("kubectl", "warning", "not on PATH", "1.27"),
+    ] {
+        let finding = of(&report, check);
+        assert_eq!(finding["verdict"], verdict, "{finding}");
+        assert!(finding["seen"].as_str().unwrap().contains(seen), "{finding}");
+        assert!(finding["advice"].as_str().unwrap().contains(advice), "{finding}");
+    }
+}
+
+#[test]
+fn completions_know_every_subcommand_and_are_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = stdout(&run(folder.path(), &["completions", "bash"]));
+    for word in ["doctor", "plan", "calls", "watch", "--admin-file"] {
+        assert!(text.contains(word), "{word}");
+    }
+    let file = folder.path().join("tholepin.bash");
+    fs::write(&file, text).unwrap();
+    // What a shell completes after `tholepin plugin w`.
+    let script = "source \"$1\"; COMP_WORDS=(tholepin plugin w); COMP_CWORD=2; \
+                  _tholepin tholepin w plugin; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--noprofile", "--norc", "-c", script, "bash"]).arg(&file);
+    assert_eq!(stdout(&bash.output().unwrap()), "watch\n");
 }
