@@ -134,7 +134,7 @@ fn told(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
     for line in log.lines() {
         let Some((_, number)) = line.split_once(TOLD) else { continue };
         // The last line may be half written: its number is told by whoever looks next.
-        let Some(number) = number.strip_suffix('.') else { continue };
+        let Some((number, _)) = number.split_once('.') else { continue };
         let time = line.split_whitespace().next().context("a line begins with its time")?;
         told.entry(number.parse()?).or_insert(time.parse().context("a time")?);
     }

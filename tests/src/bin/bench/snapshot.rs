@@ -201,6 +201,7 @@ fn settings(address: &str) -> BTreeMap<String, String> {
     let value = |name: &str| match name {
         "cluster-announce-ip" => own_ip,
         "cluster-node-timeout" => node_timeout.as_str(),
+        "cluster-require-full-coverage" => "yes",
         "maxmemory" | "repl-diskless-sync-delay" => "0",
         _ => "no",
     };
