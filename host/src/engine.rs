@@ -20,6 +20,7 @@ use tholepin_core::{
 use tholepin_gate::{Gate, Ports};
 use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
 use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_probe::TcpProber;
 use tholepin_redis::{Limits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
@@ -213,6 +214,7 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
     let gate = Gate::new(Ports {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
+        prober: Arc::new(TcpProber),
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });

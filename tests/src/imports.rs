@@ -18,6 +18,7 @@ pub const DENIED: &[(&str, &str)] = &[
     ("redis/observe", "observe"),
     ("redis/act", "meet"),
     ("runtime/wait", "`get`"),
+    ("runtime/probe", "port 6379"),
 ];
 
 /// What needs no grant, because it reaches nothing, and how its answer begins.

@@ -1,4 +1,4 @@
-//! Waiting for facts, and settings that a pass suspends, with a real Redis and a host that is killed.
+//! Waiting for facts, asking a port, and settings that a pass suspends, with a real Redis and a host that is killed.
 #![cfg(test)]
 
 use std::time::{Duration, Instant};
@@ -156,6 +156,10 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     stage.logged("waited: Interrupted", 1).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     stage.kubectl.run(&[&pause[..], &["tholepin.dev/paused-"]].concat()).unwrap();
+
+    let ask = json!({"do": "call-in-reconcile", "function": "runtime/probe"});
+    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&ask)).unwrap();
+    stage.logged("ok Connected", 1).await;
 
     // The host is killed: nobody puts it back until there is one again.
     stage.suspend("wait-long");

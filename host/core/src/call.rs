@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_schema::manifest::KindName;
+use tholepin_schema::{manifest::KindName, probe::Probe};
 
 /// One host call of a plugin.
 ///
@@ -204,6 +204,8 @@ pub enum RuntimeCall {
         /// The longest wait in milliseconds.
         ms: u32,
     },
+    /// Asks a port of a Pod whether somebody answers.
+    Probe(Probe),
     /// A line for the log.
     Log {
         /// `trace`, `debug`, `info`, `warn` or `error`.
@@ -275,6 +277,7 @@ impl Call {
                 RuntimeCall::Random { .. } => "runtime/random",
                 RuntimeCall::Parameters => "runtime/parameters",
                 RuntimeCall::Wait { .. } => "runtime/wait",
+                RuntimeCall::Probe(_) => "runtime/probe",
                 RuntimeCall::Log { .. } => "runtime/log",
             },
         }

@@ -5,11 +5,13 @@
 
 mod guests;
 mod kubernetes;
+mod prober;
 mod redis;
 mod watches;
 
 pub use guests::{GuestError, Guests};
 pub use kubernetes::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView};
+pub use prober::Prober;
 pub use redis::{Credentials, Deed, Depth, Look, Looks, Member, Members, Redis};
 pub use watches::{
     Changes, Marks, StoreChange, StoreEvent, WatchLease, WatchScope, WatchState, Watches,

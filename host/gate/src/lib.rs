@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use tholepin_core::port::{Clock, Entropy, Kubernetes, Redis};
+use tholepin_core::port::{Clock, Entropy, Kubernetes, Prober, Redis};
 use tokio::sync::watch;
 
 mod act;
@@ -31,6 +31,7 @@ pub mod ledger;
 mod lift;
 mod ownership;
 mod pass;
+mod probe;
 mod redis;
 mod steps;
 mod wait;
@@ -48,6 +49,8 @@ pub struct Ports {
     pub kubernetes: Arc<dyn Kubernetes>,
     /// Redis.
     pub redis: Arc<dyn Redis>,
+    /// What else listens in Pods.
+    pub prober: Arc<dyn Prober>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.

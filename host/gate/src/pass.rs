@@ -22,7 +22,8 @@ use tholepin_schema::{
 use tracing::{debug, error, info, trace, warn};
 
 use crate::{
-    Gate, PassContext, grant, instance, kubernetes, ledger, lift, ownership, redis, steps, wait,
+    Gate, PassContext, grant, instance, kubernetes, ledger, lift, ownership, probe, redis, steps,
+    wait,
 };
 
 /// The most random bytes that one call gives.
@@ -205,7 +206,9 @@ impl Pass {
         let ended = self.progress().ended.clone();
         match (call, ended) {
             (
-                Call::Kubernetes(_) | Call::Redis(_) | Call::Runtime(RuntimeCall::Wait { .. }),
+                Call::Kubernetes(_)
+                | Call::Redis(_)
+                | Call::Runtime(RuntimeCall::Wait { .. } | RuntimeCall::Probe(_)),
                 Some(why),
             ) => Err(CallError::PlanEnds(why)),
             (Call::Runtime(call), _) => self.runtime(call).await,
@@ -226,6 +229,7 @@ impl Pass {
             ))),
             RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
             RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
+            RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
             RuntimeCall::Log { level, message } => {
                 // What a plugin says in a plan is in its report: nothing of it has happened.
                 if self.context.mode == Mode::Live {

@@ -39,6 +39,7 @@ const OFFERED: &[&str] = &[
     "tholepin:runtime/logging",
     "tholepin:runtime/parameters",
     "tholepin:runtime/random",
+    "tholepin:runtime/probing",
     "tholepin:runtime/waiting",
     "tholepin:types/types",
 ];

@@ -4,7 +4,7 @@ use tholepin_schema::manifest::{Grants, KubernetesGrant, RedisGrants, Scope};
 
 /// What is asked for and not granted, each as a line for people; empty if all is covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis } = requested;
+    let Grants { kubernetes, redis, probes } = requested;
     let mut missing: Vec<String> = kubernetes
         .iter()
         .flat_map(|wanted| missing_kubernetes(wanted, &granted.kubernetes))
@@ -16,6 +16,8 @@ pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
         let lacking = wanted.iter().filter(|word| !granted.contains(word));
         missing.extend(lacking.map(|word| format!("the redis {what} `{word}`")));
     }
+    let lacking = probes.iter().filter(|port| !granted.probes.contains(port));
+    missing.extend(lacking.map(|port| format!("the probe of port {port}")));
     missing
 }
 
@@ -75,6 +77,8 @@ mod tests {
                 Some("scope cluster"),
             ),
             (json!({"redis": {"verbs": ["meet"]}}), json!({}), Some("redis verb `meet`")),
+            (json!({"probes": [80, 81]}), json!({"probes": [80]}), Some("probe of port 81")),
+            (json!({"probes": [80]}), json!({"probes": [80]}), None),
             (
                 json!({"redis": {"commands": ["+info"]}}),
                 json!({"redis": {"commands": ["+info"]}}),

@@ -43,6 +43,9 @@ impl fmt::Display for Inspection {
         for wish in wishes(grants) {
             writeln!(f, "asks for    {wish}")?;
         }
+        for port in &grants.probes {
+            writeln!(f, "asks for    to probe port {port}")?;
+        }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
 }

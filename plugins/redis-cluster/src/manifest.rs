@@ -29,7 +29,11 @@ pub(crate) fn manifest() -> Manifest {
         reconciles: vec![ReconciledKind { name, crd }],
         finalizer: true,
         watches: watches(),
-        grants: Grants { kubernetes: kubernetes_grants(), redis: redis_grants() },
+        grants: Grants {
+            kubernetes: kubernetes_grants(),
+            redis: redis_grants(),
+            ..Grants::default()
+        },
         parameters: None,
         safety: SafetyPaths {
             durability: Some(".spec.durability".into()),

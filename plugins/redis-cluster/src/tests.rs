@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use super::*;
 use tholepin_redis_cluster_plan::workload::Owner;
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
-    WaitOutcome,
+    DeleteOptions, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
+    ProbeOutcome, ReadMode, Reply, WaitOutcome,
 };
 
 /// A host with one object, one Secret and one snapshot. It does what it is told and writes it down.
@@ -97,6 +97,10 @@ impl Host for Scripted {
 
     fn wait(&self, _: &[Fact], _: u32) -> Result<WaitOutcome, Error> {
         unused("wait")
+    }
+
+    fn probe(&self, _: &Probe) -> Result<ProbeOutcome, Error> {
+        unused("probe")
     }
 
     fn log(&self, _: Level, _: &str) {}

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use tholepin_schema::fact::{Fact, WaitOutcome};
+use tholepin_schema::{
+    fact::{Fact, WaitOutcome},
+    probe::{Probe, ProbeOutcome},
+};
 
 use crate::{Error, KindName, ObjectRef, Reply};
 
@@ -114,6 +117,13 @@ pub trait Host {
     ///
     /// As the contract lists them.
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error>;
+
+    /// `runtime/probing.probe`.
+    ///
+    /// # Errors
+    ///
+    /// As the contract lists them.
+    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error>;
 
     /// `runtime/logging.log`.
     fn log(&self, level: Level, message: &str);

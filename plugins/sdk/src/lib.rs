@@ -55,6 +55,7 @@ pub use tholepin_schema::{
     manifest::{
         Grants, KubernetesGrant, Leads, Manifest, ReconciledKind, RedisGrants, Scope, WatchedKind,
     },
+    probe::{Probe, ProbeOutcome},
     reconcile::{Failure, Outcome, Request, Violation, Wake},
 };
 

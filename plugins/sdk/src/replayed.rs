@@ -4,7 +4,10 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tholepin_schema::fact::{Fact, WaitOutcome};
+use tholepin_schema::{
+    fact::{Fact, WaitOutcome},
+    probe::{Probe, ProbeOutcome},
+};
 
 use crate::{
     DeleteOptions, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
@@ -126,6 +129,12 @@ impl Replayed {
     #[must_use]
     pub fn with_wait(self, facts: &[Fact], ms: u32, outcome: &WaitOutcome) -> Self {
         self.always(&wait_call(facts, ms), Ok(Answered::Document(json!(outcome))))
+    }
+
+    /// Adds the outcome of a probe, however often it is made.
+    #[must_use]
+    pub fn with_probe(self, probe: &Probe, outcome: &ProbeOutcome) -> Self {
+        self.always(&probe_call(probe), Ok(Answered::Document(json!(outcome))))
     }
 
     /// Says that no other objects exist: `get` answers [`Error::NotFound`] for them.
@@ -323,6 +332,11 @@ impl Host for Replayed {
         serde_json::from_value(outcome).map_err(|_| unfit("the outcome of a wait"))
     }
 
+    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
+        let outcome = document(self.ask(&probe_call(probe))?)?;
+        serde_json::from_value(outcome).map_err(|_| unfit("the outcome of a probe"))
+    }
+
     fn log(&self, level: Level, message: &str) {
         self.logged.borrow_mut().push((level, message.to_owned()));
     }
@@ -335,6 +349,10 @@ fn call(interface: &str, function: &str, arguments: Value) -> Value {
 
 fn wait_call(facts: &[Fact], ms: u32) -> Value {
     call("runtime", "wait", json!({"facts": facts, "ms": ms}))
+}
+
+fn probe_call(probe: &Probe) -> Value {
+    call("runtime", "probe", json!(probe))
 }
 
 fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {

@@ -4,7 +4,10 @@
 //! not compile until the other has it.
 
 use serde_json::Value;
-use tholepin_schema::fact::{Fact, WaitOutcome};
+use tholepin_schema::{
+    fact::{Fact, WaitOutcome},
+    probe::{Probe, ProbeOutcome},
+};
 
 use crate::{
     DeleteOptions, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline, ReadMode,
@@ -26,7 +29,7 @@ pub mod bindings {
 use bindings::tholepin::{
     kubernetes::{events, objects},
     redis::{commands, topology},
-    runtime::{clock, logging, parameters, random, waiting},
+    runtime::{clock, logging, parameters, probing, random, waiting},
     types::types,
 };
 
@@ -114,6 +117,13 @@ impl Host for WitHost {
         let outcome = document(waiting::wait(&facts, ms))?;
         serde_json::from_value(outcome).map_err(|error| {
             Error::Other(format!("the outcome of the wait is none that this SDK reads: {error}"))
+        })
+    }
+
+    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
+        let outcome = document(probing::probe(&write(probe)))?;
+        serde_json::from_value(outcome).map_err(|error| {
+            Error::Other(format!("the outcome of the probe is none that this SDK reads: {error}"))
         })
     }
 

@@ -14,8 +14,8 @@ use std::{
 use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, ReadMode,
-    Reconciler, Replayed, Reply, Request, WaitOutcome,
+    DeleteOptions, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, Probe,
+    ProbeOutcome, ReadMode, Reconciler, Replayed, Reply, Request, WaitOutcome,
 };
 
 type Failed = Box<dyn Error>;
@@ -138,6 +138,10 @@ impl Host for Border<'_> {
         let facts: Vec<Fact> = serde_json::from_str(&json!(facts).to_string())
             .map_err(|error| tholepin_sdk::Error::Other(error.to_string()))?;
         self.0.wait(&facts, ms)
+    }
+
+    fn probe(&self, probe: &Probe) -> Answer<ProbeOutcome> {
+        self.0.probe(probe)
     }
 
     fn log(&self, level: Level, message: &str) {

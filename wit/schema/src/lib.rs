@@ -17,6 +17,7 @@ pub mod fact;
 pub mod instance;
 pub mod ledger;
 pub mod manifest;
+pub mod probe;
 pub mod reconcile;
 pub mod snapshot;
 pub mod word;

@@ -110,6 +110,9 @@ pub struct Grants {
     /// Redis commands and verbs.
     #[serde(default, skip_serializing_if = "RedisGrants::is_empty")]
     pub redis: RedisGrants,
+    /// Ports that may be probed, of Pods whose controller chain ends at the reconciled object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<u16>,
 }
 
 /// Permission to use one Kubernetes kind.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tholepin_schema::{
     action::Action,
     fact::{Fact, WaitOutcome},
+    probe::{Probe, ProbeOutcome},
 };
 
 use crate::{
@@ -68,6 +69,9 @@ fn about(call: &Call) -> String {
             RuntimeCall::Random { bytes } => format!("{bytes} bytes"),
             RuntimeCall::Wait { facts, ms } => {
                 cut(&format!("{} for {ms} ms at most", facts_about(facts)))
+            }
+            RuntimeCall::Probe(Probe { pod, port, get, deadline_ms: _ }) => {
+                cut(&format!("{pod}:{port} {}", get.as_deref().unwrap_or_default()))
             }
             RuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
         },
@@ -136,6 +140,20 @@ fn waited(outcome: &Value) -> String {
     }
 }
 
+/// How it was answered, without the body, which is not ours to show.
+fn probed(outcome: &Value) -> String {
+    match serde_json::from_value::<ProbeOutcome>(outcome.clone()) {
+        Ok(ProbeOutcome::Connected { took_ms }) => format!("connected after {took_ms} ms"),
+        Ok(ProbeOutcome::Answered { status, body, took_ms, .. }) => {
+            format!("status {status} with {} bytes after {took_ms} ms", body.len())
+        }
+        Ok(ProbeOutcome::Refused) => "refused".to_owned(),
+        Ok(ProbeOutcome::Silent { why } | ProbeOutcome::Failed { why }) => cut(&why),
+        // The schema may learn more.
+        Ok(_) | Err(_) => "a document".to_owned(),
+    }
+}
+
 fn answered(call: &Call, answer: &Answer) -> String {
     let reply = match answer {
         Ok(reply) => reply,
@@ -150,6 +168,9 @@ fn answered(call: &Call, answer: &Answer) -> String {
         }
         Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Wait { .. })) => {
             waited(outcome)
+        }
+        Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Probe(_))) => {
+            probed(outcome)
         }
         // Parameters are written by whoever installs a plugin; still, they are his and not ours to show.
         Reply::Document(_) => "a document".to_owned(),

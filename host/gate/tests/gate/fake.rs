@@ -15,13 +15,14 @@ use tholepin_core::{
     Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
     port::{
         ApplyRequest, Clock, Deed, DeleteRequest, Depth, Entropy, Kubernetes, Looks, Members,
-        PublishRequest, Redis, StoreView,
+        Prober, PublishRequest, Redis, StoreView,
     },
     step::PodCommand,
 };
 use tholepin_schema::{
     action::{Action, Outcome, Verb},
     manifest::KindName,
+    probe::ProbeOutcome,
     snapshot::{MemberAnswer, Snapshot},
 };
 use tokio::sync::watch;
@@ -229,6 +230,24 @@ impl Redis for World {
         let pods: Vec<_> = members.members.iter().map(|member| member.pod.as_str()).collect();
         self.wrote(format!("join {}", pods.join(",")));
         Ok(Box::new(Shown(self.shown.subscribe())))
+    }
+}
+
+impl Prober for World {
+    fn probe<'a>(
+        &'a self,
+        address: SocketAddr,
+        get: Option<&'a str>,
+        _: Duration,
+    ) -> Boxed<'a, ProbeOutcome> {
+        let outcome = match get {
+            None => ProbeOutcome::Connected { took_ms: 0 },
+            Some(path) => {
+                let body = format!("{address} {path}");
+                ProbeOutcome::Answered { status: 200, body, cut: false, took_ms: 0 }
+            }
+        };
+        Box::pin(async { outcome })
     }
 }
 

@@ -5,6 +5,7 @@ mod facts;
 mod fake;
 mod lift;
 mod plan;
+mod probe;
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ fn grants(scope: Scope) -> Grants {
             commands: vec!["+get".into()],
             verbs: vec!["configure".into(), "meet".into()],
         },
+        probes: vec![],
     }
 }
 
@@ -70,6 +72,7 @@ impl Bench {
         let ports = Ports {
             kubernetes: world.clone(),
             redis: world.clone(),
+            prober: world.clone(),
             clock: Arc::new(Still),
             entropy: Arc::new(Still),
         };

@@ -5,7 +5,7 @@ use tholepin_core::{Call, Reply, RuntimeCall};
 use super::unfit;
 use crate::{
     bindings::tholepin::{
-        runtime::{clock, logging, parameters, random, waiting},
+        runtime::{clock, logging, parameters, probing, random, waiting},
         types::types::Error,
     },
     state::GuestState,
@@ -61,6 +61,14 @@ impl waiting::Host for GuestState {
     async fn wait(&mut self, facts: Vec<String>, ms: u32) -> Result<String, Error> {
         let facts = facts.iter().map(|fact| self.read("facts", fact)).collect::<Result<_, _>>()?;
         let answer = self.ask(Call::Runtime(RuntimeCall::Wait { facts, ms })).await;
+        self.document(answer)
+    }
+}
+
+impl probing::Host for GuestState {
+    async fn probe(&mut self, request: String) -> Result<String, Error> {
+        let probe = self.read("request", &request)?;
+        let answer = self.ask(Call::Runtime(RuntimeCall::Probe(probe))).await;
         self.document(answer)
     }
 }

@@ -27,6 +27,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("runtime/random", "ok [0, 1, 2, 3]"),
     ("runtime/parameters", "ok Object {\"suffix\": String(\"!\")}"),
     ("runtime/wait", "ok Held { took_ms: 7 }"),
+    ("runtime/probe", "ok Connected { took_ms: 7 }"),
     ("runtime/log", "logged"),
 ];
 

@@ -74,6 +74,7 @@ pub(crate) fn friendly(call: &Call) -> Answer {
             Reply::Bytes((0..*bytes).map(|byte| u8::try_from(byte % 256).unwrap()).collect())
         }
         "runtime/wait" => Reply::Document(json!({"held": {"tookMs": 7}})),
+        "runtime/probe" => Reply::Document(json!({"connected": {"tookMs": 7}})),
         "runtime/parameters" => Reply::Document(json!({"suffix": "!"})),
         _ => Reply::Document(json!({"kind": "ConfigMap"})),
     })

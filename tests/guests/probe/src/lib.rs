@@ -141,7 +141,7 @@ fn manifest_for_redis() -> Manifest {
     let redis = RedisGrants { verbs, ..RedisGrants::default() };
     Manifest {
         watches: vec![WatchedKind { name, leads: Leads::Owner }],
-        grants: Grants { redis, ..Grants::default() },
+        grants: Grants { redis, probes: vec![6379], ..Grants::default() },
         ..manifest()
     }
 }
@@ -255,6 +255,7 @@ fn call(host: &dyn Host, function: &str) -> String {
                 Err(error) => panic!("no fact: {error}"),
             }
         }
+        "runtime/probe" => told(host.probe(&tholepin_sdk::Probe::connect("a-0", 6379))),
         "runtime/log" => {
             host.log(Level::Warn, "told to log");
             "logged".to_owned()

@@ -15,6 +15,7 @@ use tholepin_core::{
 use tholepin_gate::{Gate, Mode, PassContext, Ports};
 use tholepin_guest::LoadedPlugin;
 use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_probe::TcpProber;
 use tholepin_schema::{
     manifest::{KindName, Manifest},
     reconcile::{Outcome, Request},
@@ -61,6 +62,7 @@ impl Engine {
         let gate = Gate::new(Ports {
             kubernetes: kubernetes.clone(),
             redis,
+            prober: Arc::new(TcpProber),
             clock: Arc::new(WallClock),
             entropy: Arc::new(NoEntropy),
         });

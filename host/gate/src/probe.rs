@@ -1,0 +1,86 @@
+//! Lets a plugin ask a port of a Pod that belongs to its object.
+
+use std::{net::IpAddr, time::Duration};
+
+use tholepin_core::{Answer, CallError, ObjectRef, Reply, port::StoreView};
+use tholepin_schema::{
+    manifest::{Grants, KindName},
+    probe::{PROBE_MS_MAX, Probe, ProbeOutcome},
+};
+
+use crate::{
+    ownership::{leads_to, text},
+    pass::Pass,
+};
+
+/// Asks the port as soon as it is found to be granted. It is a read: a plan asks, too.
+pub(crate) async fn probe(pass: &Pass, probe: &Probe) -> Answer {
+    admit(&pass.context.grants, probe)?;
+    let view = pass.gate.ports.kubernetes.view();
+    let address = address(pass, &*view, &probe.pod)?;
+    let deadline = Duration::from_millis(probe.deadline_ms.into());
+    let outcome = match address {
+        Some(address) => {
+            let asked = pass.gate.ports.prober.probe(
+                (address, probe.port).into(),
+                probe.get.as_deref(),
+                deadline,
+            );
+            tokio::select! {
+                biased;
+                () = pass.context.urgent.cancelled() => return Err(CallError::Interrupted),
+                outcome = asked => outcome,
+            }
+        }
+        None => ProbeOutcome::Silent { why: "the Pod has no address yet".to_owned() },
+    };
+    let document = serde_json::to_value(outcome);
+    document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
+}
+
+/// Whether this may be asked of a Pod, whichever it is.
+fn admit(grants: &Grants, probe: &Probe) -> Result<(), CallError> {
+    let Probe { pod: _, port, get, deadline_ms } = probe;
+    if !grants.probes.contains(port) {
+        return Err(CallError::Denied(format!(
+            "no grant to probe port {port}; the Plugin's spec.grants.probes needs {port}"
+        )));
+    }
+    if *deadline_ms == 0 || PROBE_MS_MAX < *deadline_ms {
+        let text = format!("`deadlineMs` must be 1 to {PROBE_MS_MAX}, not {deadline_ms}");
+        return Err(CallError::Invalid(text));
+    }
+    // Anything else could end the line of the request and begin another.
+    let is_path =
+        |path: &str| path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+    match get.as_deref().filter(|path| !is_path(path)) {
+        Some(path) => {
+            let text =
+                format!("`get` must be a path that begins with `/`, percent-encoded, not {path:?}");
+            Err(CallError::Invalid(text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Where a Pod of the object is; none if it has no address yet.
+fn address(pass: &Pass, view: &dyn StoreView, pod: &str) -> Result<Option<IpAddr>, CallError> {
+    let kind = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
+    if !view.covers(&kind) {
+        let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";
+        return Err(CallError::Transient(text.to_owned()));
+    }
+    let namespace = pass.context.key.namespace.clone();
+    let reference = ObjectRef { kind, namespace, name: pod.to_owned() };
+    let found = view.get(&reference).ok_or_else(|| CallError::NotFound(reference.to_string()))?;
+    if !leads_to(view, &found, pass.context.uid()) {
+        let text = format!("{reference} does not belong to the object reconciled");
+        return Err(CallError::Denied(text));
+    }
+    if found.pointer("/spec/hostNetwork").and_then(serde_json::Value::as_bool) == Some(true) {
+        let text =
+            format!("{reference} shares the network of its node, whose ports are not probed");
+        return Err(CallError::Denied(text));
+    }
+    Ok(text(&found, "/status/podIP").parse().ok())
+}

@@ -1,0 +1,183 @@
+//! Asks a port whether somebody answers: connects, or sends one HTTP GET.
+//!
+//! It knows an address and no Pod: whether the one who asks may is the gate's business.
+//!
+//! Invariants:
+//! - One connection, one request, one deadline over all; nothing is retried, no redirection is followed.
+//! - Of an answer no more than a bound is read, whatever the other side sends.
+
+use std::{
+    io::{Error, ErrorKind},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tholepin_core::{Boxed, port::Prober};
+use tholepin_schema::probe::{PROBE_BODY_BYTES_MAX, ProbeOutcome};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// The most bytes that status line and headers may have.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Probes over the network of this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpProber;
+
+impl Prober for TcpProber {
+    fn probe<'a>(
+        &'a self,
+        address: SocketAddr,
+        get: Option<&'a str>,
+        deadline: Duration,
+    ) -> Boxed<'a, ProbeOutcome> {
+        Box::pin(async move {
+            let asked = timeout(deadline, ask(address, get)).await;
+            asked.unwrap_or_else(|_| {
+                let what = if get.is_some() { "an answer" } else { "a connection" };
+                ProbeOutcome::Silent { why: format!("waited {deadline:?} for {what}") }
+            })
+        })
+    }
+}
+
+async fn ask(address: SocketAddr, get: Option<&str>) -> ProbeOutcome {
+    let began = Instant::now();
+    let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => return unconnected(&error),
+    };
+    let Some(path) = get else { return ProbeOutcome::Connected { took_ms: took_ms() } };
+    match exchange(&mut stream, address, path).await {
+        Ok(answer) => read(&answer, took_ms()),
+        Err(error) => ProbeOutcome::Failed { why: error.to_string() },
+    }
+}
+
+fn unconnected(error: &Error) -> ProbeOutcome {
+    if error.kind() == ErrorKind::ConnectionRefused {
+        ProbeOutcome::Refused
+    } else {
+        ProbeOutcome::Silent { why: error.to_string() }
+    }
+}
+
+/// HTTP/1.0, to which no server answers in chunks, and after which it closes the connection.
+async fn exchange(
+    stream: &mut TcpStream,
+    address: SocketAddr,
+    path: &str,
+) -> Result<Vec<u8>, Error> {
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: tholepin\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let bound = HEAD_BYTES_MAX + PROBE_BODY_BYTES_MAX + 1;
+    let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+    stream.take(bound).read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Reads an answer, of which no more than the bound was taken.
+fn read(answer: &[u8], took_ms: u64) -> ProbeOutcome {
+    let failed = |why: &str| ProbeOutcome::Failed { why: why.to_owned() };
+    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+        return failed("the answer is no HTTP: its headers do not end");
+    };
+    let (head, body) = answer.split_at(end);
+    let Some(status) = status(head) else {
+        return failed("the answer is no HTTP: it begins with no status");
+    };
+    let body = body.get(4..).unwrap_or_default();
+    let shown = body.get(..PROBE_BODY_BYTES_MAX).unwrap_or(body);
+    ProbeOutcome::Answered {
+        status,
+        body: String::from_utf8_lossy(shown).into_owned(),
+        cut: shown.len() < body.len(),
+        took_ms,
+    }
+}
+
+/// The status of `HTTP/1.1 200 OK`.
+fn status(head: &[u8]) -> Option<u16> {
+    let line = head.split(|byte| *byte == b'\r').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    words.next().filter(|version| version.starts_with("HTTP/1."))?;
+    let is_status = |word: &&str| word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+    words.next().filter(is_status)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    /// Probes somebody who answers so, and gives what it was asked, too.
+    async fn answered(answer: &'static [u8], get: Option<&str>) -> (ProbeOutcome, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 1024];
+            let count = stream.read(&mut asked).await.unwrap();
+            // Who has heard enough hangs up.
+            stream.write_all(answer).await.ok();
+            String::from_utf8(asked[..count].to_vec()).unwrap()
+        };
+        tokio::join!(TcpProber.probe(address, get, DEADLINE), serve)
+    }
+
+    #[tokio::test]
+    async fn a_get_gives_status_and_body() {
+        let answer = b"HTTP/1.1 503 Service Unavailable\r\nX: y\r\n\r\nloading";
+        let (outcome, asked) = answered(answer, Some("/healthz?full=1")).await;
+        let ProbeOutcome::Answered { status, body, cut, took_ms: _ } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((status, body.as_str(), cut), (503, "loading", false));
+        assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.0\r\nHost: 127.0.0.1:"), "{asked}");
+        assert!(asked.ends_with("\r\n\r\n"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_is_a_failure_and_no_hang() {
+        for answer in [
+            b"-ERR unknown command\r\n".as_slice(),
+            b"SSH-2.0 hello\r\n\r\n",
+            b"HTTP/1.1 20x OK\r\n\r\n",
+            b"HTTP/1.1 +20 OK\r\n\r\nx",
+            b"",
+        ] {
+            let (outcome, _) = answered(answer, Some("/")).await;
+            assert!(matches!(outcome, ProbeOutcome::Failed { .. }), "{outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_bound_is_handed_over() {
+        let head = b"HTTP/1.1 200 OK\r\n\r\n".as_slice();
+        let endless: &'static [u8] = Vec::leak([head, &[b'x'; 1 << 20]].concat());
+        let (outcome, _) = answered(endless, Some("/")).await;
+        let ProbeOutcome::Answered { body, cut, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((body.len(), cut), (PROBE_BODY_BYTES_MAX, true));
+    }
+
+    #[tokio::test]
+    async fn nobody_listens_nobody_answers_and_somebody_accepts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = TcpProber.probe(address, None, DEADLINE).await;
+        assert!(matches!(connected, ProbeOutcome::Connected { .. }), "{connected:?}");
+        let silent = TcpProber.probe(address, Some("/"), Duration::from_millis(20)).await;
+        assert!(matches!(silent, ProbeOutcome::Silent { .. }), "{silent:?}");
+        drop(listener);
+        assert_eq!(TcpProber.probe(address, Some("/"), DEADLINE).await, ProbeOutcome::Refused);
+    }
+}
