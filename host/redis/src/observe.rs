@@ -22,7 +22,7 @@ use crate::{
     connection::Failure,
     pool::{Pool, Target},
 };
-pub(crate) use told::Told;
+pub(crate) use told::{Told, setting, setting_commands};
 
 /// What became of asking one member.
 pub(crate) type Seen = Result<Told, (UnreachableReason, String)>;

@@ -24,6 +24,7 @@ use tholepin_core::{
     port::{Clock, Depth, Look, Looks, Members},
 };
 use tholepin_schema::{
+    instance::SETTINGS_SHOWN,
     snapshot::{NodeRow, OpenSlot, Snapshot, UnreachableReason},
     word::NodeId,
 };
@@ -35,7 +36,7 @@ use tokio::{
 use crate::{
     connection::{Connection, Failure},
     error,
-    observe::{Question, Seen, Told, command, put_together, silent},
+    observe::{Question, Seen, Told, command, put_together, setting, setting_commands, silent},
     parse::cluster_nodes,
     pool::{Pool, Target, locked},
 };
@@ -83,11 +84,13 @@ struct Order {
 /// What a look saw, by Pod.
 type Sight = BTreeMap<String, Result<View, UnreachableReason>>;
 
-/// How one member sees all nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How one member sees all nodes, and is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct View {
     rows: BTreeMap<NodeId, NodeRow>,
     open_slots: Vec<OpenSlot>,
+    /// The settings that every snapshot shows, and no others: these are not asked for at every depth.
+    settings: BTreeMap<String, String>,
 }
 
 impl Watched {
@@ -302,8 +305,8 @@ async fn look(
     open: &mut BTreeMap<String, Open>,
 ) -> (Sight, Option<Snapshot>) {
     let observed_at_ms = clock.now_ms();
-    let topology = [command(&["CLUSTER", "NODES"])];
-    let commands = order.question.as_ref().map_or(topology.as_slice(), |whole| &whole.commands);
+    let few = few_commands();
+    let commands = order.question.as_ref().map_or(&few, |whole| &whole.commands);
     let asked = join_all(Target::all(&order.members).map(|target| {
         let kept = open.remove(&target.member.pod);
         async move {
@@ -324,7 +327,7 @@ async fn look(
             replies
         });
         let view = match &order.question {
-            None => replies.map(|replies| topology_of(&replies)).map_err(|error| error.reason()),
+            None => replies.map(|replies| read_few(&replies)).map_err(|error| error.reason()),
             Some(question) => {
                 let seen = replies
                     .map_err(|failure| silent(&failure))
@@ -340,17 +343,29 @@ async fn look(
     (sight, snapshot.then(|| put_together(observed_at_ms, &order.members, told)))
 }
 
-/// A node that is loading says so instead: no view, which differs from one.
-fn topology_of(replies: &[RespReply]) -> View {
-    let reply = replies.first().and_then(|reply| error::text(reply).ok());
-    let nodes = reply.and_then(|text| cluster_nodes(text).ok());
-    let empty = || View { rows: BTreeMap::new(), open_slots: Vec::new() };
-    nodes.map_or_else(empty, |nodes| View { rows: nodes.rows, open_slots: nodes.open_slots })
+/// Enough to tell that something has changed.
+fn few_commands() -> Vec<Vec<Vec<u8>>> {
+    setting_commands(SETTINGS_SHOWN).chain([command(&["CLUSTER", "NODES"])]).collect()
+}
+
+/// Reads the replies to [`few_commands`]. A node that is loading says so instead: no view, which differs
+/// from one.
+fn read_few(replies: &[RespReply]) -> View {
+    let Some((nodes, settings)) = replies.split_last() else { return View::default() };
+    let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
+    let settings = settings.iter().filter_map(setting).collect();
+    nodes.map_or_else(View::default, |nodes| View {
+        rows: nodes.rows,
+        open_slots: nodes.open_slots,
+        settings,
+    })
 }
 
 fn view_of(seen: &Seen) -> Result<View, UnreachableReason> {
     let Told { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
-    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone() })
+    let usual = facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
+    let settings = usual.map(|(name, value)| (name.clone(), value.clone())).collect();
+    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone(), settings })
 }
 
 struct Open {

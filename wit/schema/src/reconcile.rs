@@ -57,7 +57,8 @@ pub enum Wake {
         /// The wait in milliseconds.
         ms: u64,
     },
-    /// When a member of this instance changes its role, epoch, slots or peers, or goes away.
+    /// When a member of this instance changes its role, epoch, slots, peers or one of the settings that every
+    /// snapshot shows, or goes away.
     Change {
         /// The instance, as `redis/topology` takes it.
         instance: Value,

@@ -24,8 +24,12 @@ pub(crate) struct Told {
 /// The commands, in the order in which [`told`] reads the replies.
 pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
     let fixed: [&[&str]; 4] = [&["INFO"], &["CLUSTER", "INFO"], &["CLUSTER", "NODES"], &["DBSIZE"]];
-    let settings = settings.iter().map(|name| command(&["CONFIG", "GET", name]));
-    fixed.into_iter().map(command).chain(settings).collect()
+    fixed.into_iter().map(command).chain(setting_commands(settings)).collect()
+}
+
+/// A command for each setting: servers before version 7 take one name at a time.
+pub(crate) fn setting_commands(settings: &[&str]) -> impl Iterator<Item = Vec<Vec<u8>>> {
+    settings.iter().map(|name| command(&["CONFIG", "GET", name]))
 }
 
 /// Reads the replies to [`commands`]. What cannot be read is named in [`Facts::errors`].
@@ -103,7 +107,8 @@ impl Told {
 }
 
 /// `["name", "value"]`; nothing for a setting that this version does not have.
-fn setting(reply: &RespReply) -> Option<(String, String)> {
+/// A setting's name and value.
+pub(crate) fn setting(reply: &RespReply) -> Option<(String, String)> {
     let word = |node: &RespNode| match node {
         RespNode::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         RespNode::Status(text) => Some(text.clone()),

@@ -45,6 +45,12 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
     // Everything that the meeting changes, until it is quiet for two looks.
     while timeout(Duration::from_millis(1500), fleet.changes.recv()).await.is_ok() {}
 
+    // A setting, too, whoever sets it.
+    let settings = [("cluster-node-timeout".to_owned(), "4321".to_owned())].into();
+    fleet.done(vec![Verb::Configure { pod: pod(0), settings, temporary: false }]).await;
+    let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+    assert!(look.changed, "{look:?}");
+
     let since = Instant::now();
     fleet.servers[1].signal(Signal::SIGKILL);
     timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap();
