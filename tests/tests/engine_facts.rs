@@ -7,6 +7,7 @@ use redis::{Connection, cmd};
 use serde_json::{Value, json};
 use tests::{
     cluster::Cluster,
+    command::CommandLine,
     guests,
     kubectl::Kubectl,
     process::Process,
@@ -49,11 +50,19 @@ impl Stage {
 
     /// Tells the probe to suspend the setting and then to go on in this way.
     fn suspend(&self, then: &str) {
-        let instance = json!({"namespace": "default", "selector": "app=a", "container": "redis",
-            "port": 6379});
-        let spec = json!({"do": "suspend", "then": then, "instance": instance, "pod": "a-0",
-            "settings": {"cluster-node-timeout": SUSPENDED}});
+        self.suspend_if(then, &json!([]));
+    }
+
+    /// The same, presuming these facts.
+    fn suspend_if(&self, then: &str, presume: &Value) {
+        let spec = json!({"do": "suspend", "then": then, "instance": instance(), "pod": "a-0",
+            "settings": {"cluster-node-timeout": SUSPENDED}, "presume": presume});
         self.kubectl.run_with(&["apply", "-f", "-"], &order(&spec)).unwrap();
+    }
+
+    /// `kubectl annotate` of the probe.
+    fn annotate(&self, annotation: &str) {
+        self.kubectl.run(&["annotate", "probe", "a", "--overwrite", annotation]).unwrap();
     }
 
     /// Waits until the server has this value; gives how long that took.
@@ -98,6 +107,10 @@ impl Stage {
         let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_config|set:calls="));
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
     }
+}
+
+fn instance() -> Value {
+    json!({"namespace": "default", "selector": "app=a", "container": "redis", "port": 6379})
 }
 
 fn order(spec: &Value) -> String {
@@ -150,12 +163,11 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     // The object is paused while the guest waits for what never comes.
     stage.suspend("wait-in-vain");
     stage.has(SUSPENDED).await;
-    let pause = ["annotate", "probe", "a", "--overwrite"];
-    stage.kubectl.run(&[&pause[..], &["tholepin.dev/paused=true"]].concat()).unwrap();
+    stage.annotate("tholepin.dev/paused=true");
     let took = stage.has(USUAL).await;
     stage.logged("waited: Interrupted", 1).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
-    stage.kubectl.run(&[&pause[..], &["tholepin.dev/paused-"]].concat()).unwrap();
+    stage.annotate("tholepin.dev/paused-");
 
     let ask = json!({"do": "call-in-reconcile", "function": "runtime/probe"});
     stage.kubectl.run_with(&["apply", "-f", "-"], &order(&ask)).unwrap();
@@ -166,12 +178,58 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     stage.has(SUSPENDED).await;
     stage.host.kill().unwrap();
     stage.has(SUSPENDED).await;
-    let look = json!({"do": "look", "instance": {"namespace": "default", "selector": "app=a",
-        "container": "redis", "port": 6379}});
+    let look = json!({"do": "look", "instance": instance()});
     stage.kubectl.run_with(&["apply", "-f", "-"], &order(&look)).unwrap();
     let told = stage.told();
     stage.host = stage.cluster.host().unwrap();
     stage.has(USUAL).await;
     assert_eq!(stage.told(), told + 1, "by the host, once");
+    stage.host.end().unwrap();
+}
+
+#[tokio::test]
+async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
+    let mut stage = Stage::set().await;
+    stage.annotate("tholepin.dev/paused=true");
+    stage.suspend("planned");
+    stage.logged("paused by the annotation", 1).await;
+    let told = stage.told();
+    let command = CommandLine::of(&stage.cluster);
+    let look = || async {
+        let (code, plan) = command.plan(&["probe/a"])?;
+        Ok(if code == 2 { Look::There(plan) } else { Look::NotYet(plan.to_string()) })
+    };
+    let (plan, _) = until("a plan with something to do", DEADLINE, look).await.unwrap();
+    let commands: Vec<&str> = plan["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|step| step["commands"][0]["command"].as_str())
+        .collect();
+    let set = |value: &str| format!("CONFIG SET cluster-node-timeout {value}");
+    assert_eq!(commands, [set(SUSPENDED), set(USUAL)], "{plan:#}");
+    let stops = plan["stops"].as_str().unwrap();
+    assert!(stops.starts_with("the wait until member `a-0`"), "{stops}");
+    assert!(stops.ends_with("and it is \"0\""), "{stops}");
+    assert_eq!(stage.told(), told, "a plan tells the server nothing");
+
+    // What is presumed is read anew right before the action, and the refusal says what is there.
+    let presumed = json!([{"subject": {"member": {"pod": "a-0"}},
+        "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "7"}]);
+    stage.suspend_if("presumed", &presumed);
+    stage.annotate("tholepin.dev/paused-");
+    stage.logged("it was presumed that member `a-0`", 1).await;
+    assert_eq!(stage.told(), told, "what is refused is not sent");
+
+    // Between passes a fact wakes the object, long before it would be looked at again.
+    let fact = json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
+        "field": ".answer.answered.settings.maxmemory", "op": "not-equals", "value": "0"});
+    let sleep = json!({"do": "sleep", "wake": [{"fact": fact}]});
+    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&sleep)).unwrap();
+    stage.logged("asleep until", 1).await;
+    stage.limit_memory("1gb");
+    let since = Instant::now();
+    stage.logged("asleep until", 2).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     stage.host.end().unwrap();
 }

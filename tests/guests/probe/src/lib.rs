@@ -125,6 +125,13 @@ impl Reconciler for Probe {
             }
             "suspend" => suspend(host, spec),
             "look" => told(host.observe(&spec["instance"]).map(|_| "a snapshot")),
+            "sleep" => {
+                host.info("asleep until a fact wakes it");
+                match serde_json::from_value(spec["wake"].clone()) {
+                    Ok(wake) => return Ok(Outcome { wake, ..Outcome::default() }),
+                    Err(error) => panic!("no wakes: {error}"),
+                }
+            }
             "fail" => {
                 let message = "was told to fail".to_owned();
                 return Err(Failure { reason: "Told".to_owned(), message, retry: true });
@@ -149,7 +156,9 @@ fn manifest_for_redis() -> Manifest {
 /// Sets what the object says for as long as the pass goes on, which ends as the object says.
 fn suspend(host: &dyn Host, spec: &Value) -> String {
     let args = json!({"pod": spec["pod"], "settings": spec["settings"], "temporary": true});
-    let set = told(host.act(&spec["instance"], &[json!({"verb": "configure", "args": args})]));
+    let facts = spec["presume"].as_array().cloned().unwrap_or_default();
+    let action = json!({"verb": "configure", "args": args, "presume": {"facts": facts}});
+    let set = told(host.act(&spec["instance"], &[action]));
     host.info(&format!("suspended: {set}"));
     match spec["then"].as_str() {
         Some("panic") => panic!("told to panic while something is suspended"),
