@@ -8,7 +8,7 @@ use tholepin_redis_cluster_plan::{Decision, Plan, ShardPlan, Stage, WaitReason};
 use tholepin_redis_types::{
     API_VERSION,
     redis_cluster::{
-        Condition, ConditionStatus, KIND, MemberStatus, RedisClusterStatus, ShardStatus,
+        Condition, ConditionStatus, KIND, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,
     },
 };
 use tholepin_sdk::{Error, EventType, Failure, Host, time};
@@ -106,7 +106,7 @@ fn shard_status(shard: &ShardPlan) -> ShardStatus {
         pod: pod.clone(),
         node: member.node.map(|node| node.to_string()),
         role: member.role,
-        in_sync: member.in_sync,
+        in_sync: (member.role == MemberRole::Replica).then_some(member.in_sync),
     });
     ShardStatus {
         name: name.clone(),
@@ -129,7 +129,7 @@ fn verdicts(situation: &Situation) -> [Verdict; 3] {
         Situation::Unseen(error) => [
             Verdict::new(false, error.reason(), format!("the members were not looked at: {error}")),
             Verdict::new(true, error.reason(), "looking again soon"),
-            Verdict::new(false, "NoFault", ""),
+            no_fault(),
         ],
         Situation::Planned { plan, acted } => planned(plan, acted),
     }
@@ -140,8 +140,8 @@ fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
         let message = format!("{} slots are served", plan.slots_served);
         return [
             Verdict::new(true, "AsWanted", message),
-            Verdict::new(false, "AsWanted", ""),
-            Verdict::new(false, "NoFault", ""),
+            Verdict::new(false, "AsWanted", "nothing is under way"),
+            no_fault(),
         ];
     }
     let stage = if plan.stage == Stage::Forming { "Forming" } else { "Healing" };
@@ -149,7 +149,7 @@ fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
     let degraded = match (fault, acted.held_up.first()) {
         (Some(reason), _) => Verdict::new(true, reason.as_str(), reason.to_string()),
         (None, Some(held_up)) => Verdict::new(true, &held_up.reason, &held_up.message),
-        (None, None) => Verdict::new(false, "NoFault", ""),
+        (None, None) => no_fault(),
     };
     let (reason, message) = match (&degraded, plan.reasons().next()) {
         (Verdict { status: ConditionStatus::True, reason, message }, _) => {
@@ -164,6 +164,10 @@ fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
         Verdict::new(goes_on, if goes_on { stage } else { &reason }, message),
         degraded,
     ]
+}
+
+fn no_fault() -> Verdict {
+    Verdict::new(false, "NoFault", "no fault is known")
 }
 
 /// The verbs under way, each once.

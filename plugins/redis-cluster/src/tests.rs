@@ -198,6 +198,13 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     assert!(outcome.summary.starts_with("ready: 1/1 shards"), "{}", outcome.summary);
     let status = host.status.borrow().clone().unwrap();
     assert_eq!((&status["readyShards"], &status["slotsServed"]), (&json!("1/1"), &json!(16384)));
+    // What `kubectl describe` shows: every condition says something, and a primary is in sync with nobody.
+    for name in ["Ready", "Progressing", "Degraded"] {
+        assert_ne!(condition(&host, name).2, "", "{name}");
+    }
+    for member in status["shards"][0]["members"].as_array().unwrap() {
+        assert_eq!(member["inSync"].is_boolean(), member["role"] == "replica", "{member}");
+    }
     assert_eq!(condition(&host, "Ready").0, "True");
     assert_eq!(*host.events.borrow(), ["Ready"]);
 

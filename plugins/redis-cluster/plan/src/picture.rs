@@ -158,7 +158,7 @@ impl<'a> Picture<'a> {
         let member = shards.iter().flat_map(|shard| &shard.members).find(|it| it.pod == pod);
         member.is_some_and(|member| {
             let same = member.node.as_deref().and_then(|id| id.parse().ok()) == Some(node);
-            same && member.role == MemberRole::Replica && member.in_sync
+            same && member.role == MemberRole::Replica && member.in_sync == Some(true)
         })
     }
 

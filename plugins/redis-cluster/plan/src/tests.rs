@@ -89,7 +89,7 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
     model.process("demo-shard-0-2").offset_bytes = 10;
     assert_eq!(verbs(&model), ["failover demo-shard-0-2 force"], "the larger offset");
-    model.previous.shards[0].members[2].in_sync = false;
+    model.previous.shards[0].members[2].in_sync = Some(false);
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "in sync comes first");
 }
 
@@ -97,7 +97,7 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     let mut model = Model::formed(spec(3, 1));
     model.kill("demo-shard-0-0");
-    model.previous.shards[0].members[1].in_sync = false;
+    model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
     model.spec.durability = Durability::Cache;

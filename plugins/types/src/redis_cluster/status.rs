@@ -83,10 +83,10 @@ pub struct MemberStatus {
     pub node: Option<String>,
     /// What it is.
     pub role: MemberRole,
-    /// For a replica: whether it was in sync while its primary was last heard. Only such a one is
+    /// Of a replica: whether it was in sync while its primary was last heard. Only such a one is
     /// promoted after a death.
-    #[serde(default)]
-    pub in_sync: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_sync: Option<bool>,
 }
 
 /// What a member is for its shard.
