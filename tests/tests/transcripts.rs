@@ -28,6 +28,8 @@ fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
         // Then the host's admin file is in the cache, and no other host's.
         ("XDG_RUNTIME_DIR", ""),
         ("CARGO_TERM_COLOR", "never"),
+        // What the project's lock file names is on this machine: building this tree needed it.
+        ("CARGO_NET_OFFLINE", "true"),
         // The tests of the new plugin end in one order.
         ("RUST_TEST_THREADS", "1"),
         ("NO_COLOR", "1"),

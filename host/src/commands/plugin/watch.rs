@@ -92,7 +92,9 @@ impl Watch {
         if let Err(error) = self.try_round().await {
             complain(&error);
         }
-        print(&format!("shown      {:.1} s after the save\n", at.elapsed().as_secs_f32()))?;
+        if !files.is_empty() {
+            print(&format!("shown      {:.1} s after the save\n", at.elapsed().as_secs_f32()))?;
+        }
         Ok(())
     }
 
@@ -188,7 +190,7 @@ impl Watch {
                 news if news.is_empty() => {
                     print(&format!("waits      {object} was not reconciled by it yet\n"))?;
                 }
-                news => print(&format!("\n{}\n", plan::shown(&news)))?,
+                news => print(&format!("\n{}", plan::shown(&news)))?,
             }
         }
         let more = objects.len().saturating_sub(OBJECTS_MAX);
