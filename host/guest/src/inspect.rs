@@ -43,9 +43,6 @@ impl fmt::Display for Inspection {
         for wish in wishes(grants) {
             writeln!(f, "asks for    {wish}")?;
         }
-        for port in &grants.probes {
-            writeln!(f, "asks for    to probe port {port}")?;
-        }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
 }
@@ -75,13 +72,15 @@ impl Inspection {
 }
 
 fn wishes(wanted: &Grants) -> Vec<String> {
-    let kubernetes = wanted.kubernetes.iter().map(|grant| {
+    let Grants { kubernetes, redis, probes } = wanted;
+    let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
         let (verbs, scope) = (grant.verbs.join(", "), grants::word(grant.scope));
         format!("{}: {verbs} (scope {scope}{force})", grant.name)
     });
-    let redis = wanted.redis.commands.iter().chain(&wanted.redis.verbs);
-    kubernetes.chain(redis.map(|word| format!("redis: {word}"))).collect()
+    let redis = redis.commands.iter().chain(&redis.verbs).map(|word| format!("redis: {word}"));
+    let probes = probes.iter().map(|port| format!("to probe port {port}"));
+    kubernetes.chain(redis).chain(probes).collect()
 }
 
 /// Why a file tells nothing.
@@ -165,4 +164,25 @@ pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, Ins
 
 fn to_yaml(value: &Value) -> Result<String, InspectError> {
     serde_saphyr::to_string(value).map_err(|error| InspectError::Write(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wish_is_told() {
+        let wanted = json!({
+            "kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get", "apply"], "force": true}],
+            "redis": {"commands": ["+info"], "verbs": ["meet"]},
+            "probes": [8080],
+        });
+        let expected = [
+            "v1/ConfigMap: get, apply (scope owned, with force)",
+            "redis: +info",
+            "redis: meet",
+            "to probe port 8080",
+        ];
+        assert_eq!(wishes(&serde_json::from_value(wanted).unwrap()), expected);
+    }
 }
