@@ -74,7 +74,8 @@ pub(crate) fn end_runs(runs: &[String]) -> io::Result<usize> {
     }
 }
 
-fn processes_of(runs: &[String]) -> Vec<u32> {
+/// The processes that have one of `runs` as their root.
+pub(crate) fn processes_of(runs: &[String]) -> Vec<u32> {
     let endings: Vec<_> = runs.iter().map(|run| format!("/{run}/root")).collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
