@@ -121,6 +121,10 @@ fn config(allocation: Allocation, calls: u32) -> Config {
         .async_stack_size(2 << 20)
         // Measured for `redis-cluster` on two cores: no slower to compile than `None`, and smaller code.
         .cranelift_opt_level(OptLevel::Speed)
+        // For debuggers and for offsets in backtraces. Plugins come without the names that would make
+        // these readable, and it is a third of the compiled file; what a panic says comes from the guest.
+        .generate_address_map(false)
+        .native_unwind_info(false)
         // What could make two runs differ.
         .wasm_relaxed_simd(false)
         .cranelift_nan_canonicalization(true);

@@ -60,6 +60,8 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     greeted(&client, there, "again").await?;
     let row = row(&format!("host's memory, {there} plugins, started again"), &host).await?;
     rows.push(row.goal(GOAL_BYTES));
+    let own = vec![proc::own_bytes(host.pid())?];
+    rows.push(Row::new("  of it, no pages of mapped files", Unit::Bytes, own));
     Ok(rows)
 }
 

@@ -32,10 +32,20 @@ fn ticks(file: &str, from: usize) -> Result<Duration> {
 
 /// The bytes of memory that a process has in use, of its own and of files.
 pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+/// Of these, the bytes that are its own: no page of a file, which processes share and the kernel drops
+/// when it needs room.
+pub(crate) fn own_bytes(pid: u32) -> Result<f64> {
+    status(pid, "RssAnon:")
+}
+
+fn status(pid: u32, field: &str) -> Result<f64> {
     let file = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&file).with_context(|| file.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: f64 = kib.with_context(|| format!("{file} has no VmRSS"))?.parse()?;
+    let kib: f64 = kib.with_context(|| format!("{file} has no {field}"))?.parse()?;
     Ok(kib * 1024.0)
 }
