@@ -52,6 +52,14 @@ async fn nothing_is_written_when_nothing_changes() {
     for name in ["a", "b", "c"] {
         story.says(&GREETING, ("still", name), "/status/greeting", "Hello").await;
     }
+    // What was written is seen a moment before it is in the audit log.
+    let in_log = || async {
+        let is_status =
+            |line: &&Value| line["resource"] == "greetings" && line["subresource"] == "status";
+        let told = story.writes().iter().filter(is_status).count();
+        Ok(if told < 3 { wait::Look::NotYet(told.to_string()) } else { wait::Look::There(()) })
+    };
+    wait::until("three statuses in the audit log", DEADLINE, in_log).await.unwrap();
     let before = story.writes();
     let plugin = story.get(&PLUGIN, "", "config-maker").await.unwrap();
     let first = Some(plugin["status"]["active"].clone());
