@@ -15,7 +15,7 @@ pub(crate) use report::{CallsArgs, ObjectName, PlanArgs};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// What to log, such as `info` or `warn,plugin=debug` [default: info, for `demo` warn]
+    /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, else warn]
     #[arg(long, env = "THOLEPIN_LOG", value_name = "FILTER", global = true)]
     pub(crate) log: Option<String>,
     /// How to write log lines

@@ -122,7 +122,7 @@ fn config(allocation: Allocation, calls: u32) -> Config {
         // Measured for `redis-cluster` on two cores: no slower to compile than `None`, and smaller code.
         .cranelift_opt_level(OptLevel::Speed)
         // For debuggers and for offsets in backtraces. Plugins come without the names that would make
-        // these readable, and it is a third of the compiled file; what a panic says comes from the guest.
+        // these readable; what a panic says comes from the guest.
         .generate_address_map(false)
         .native_unwind_info(false)
         // What could make two runs differ.
