@@ -106,6 +106,21 @@ impl Story {
         until(what, DEADLINE, look).await.unwrap()
     }
 
+    /// Waits until a plugin serves another revision than this one (or any, if it is empty), and names it.
+    /// Its `Plugin` object shows new settings before it shows that they serve.
+    pub(crate) async fn active(&self, plugin: &str, other_than: &str) -> String {
+        let look = || async {
+            let object = self.get(&PLUGIN, "", plugin).await.unwrap_or_default();
+            let active = object.pointer("/status/active").and_then(Value::as_str);
+            let other = active.filter(|active| *active != other_than);
+            Ok(other.map_or_else(
+                || Look::NotYet(object.to_string()),
+                |active| Look::There(active.to_owned()),
+            ))
+        };
+        until(format!("another revision of {plugin}"), DEADLINE, look).await.unwrap().0
+    }
+
     /// Waits until an object is gone.
     pub(crate) async fn gone(&self, kind: &Kind, namespace: &str, name: &str) {
         let look = || async {

@@ -87,12 +87,11 @@ async fn other_settings_are_another_revision() {
         Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "yaml").await;
     story.apply(&greeting("yaml", "a", "you"));
     story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, you").await;
-    let (before, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    let before = story.active("config-maker", "").await;
     story.put("config-maker.yaml", settings("config-maker", "  parameters: {suffix: '!!'}\n"));
     story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, you!!").await;
-    let (after, _) =
-        story.says(&PLUGIN, ("", "config-maker"), "/spec/parameters/suffix", "!!").await;
-    assert_ne!(before["status"]["active"], after["status"]["active"]);
+    story.says(&PLUGIN, ("", "config-maker"), "/spec/parameters/suffix", "!!").await;
+    story.active("config-maker", &before).await;
 
     story.put("config-maker.yaml", settings("config-maker", "  parameters: {sufix: '?'}\n"));
     let (refused, _) =
@@ -106,20 +105,19 @@ async fn other_settings_are_another_revision() {
 #[tokio::test]
 async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
     let story = Story::with(&[("probe", &guests::probe().unwrap())], "flight").await;
-    let swap = async |limits: &str, sign: &str| {
+    let swap = async |before: &str, limits: &str, sign: &str| {
         story.put("probe.yaml", settings("probe", &format!("  limits: {{computeMs: {limits}}}\n")));
-        let (plugin, _) =
-            story.says(&PLUGIN, ("", "probe"), "/spec/limits/computeMs", limits).await;
+        let active = story.active("probe", before).await;
         story.apply(&order("flight", sign, json!({"do": "compute", "turns": 1})));
-        story.logged(&[&format!("flight/{sign}"), "turned 1 times"]).await;
-        plugin["status"]["active"].as_str().unwrap().to_owned()
+        let line = story.logged(&[&format!("flight/{sign}"), "turned 1 times"]).await;
+        assert!(line.contains(&active[..12]), "{line}");
+        active
     };
-    let old = swap("30000", "before").await;
+    let old = swap(&story.active("probe", "").await, "30000", "before").await;
     // Long enough to be in flight during the swap.
     story.apply(&order("flight", "slow", json!({"do": "compute", "turns": TURNS})));
     story.logged(&["flight/slow", "begins"]).await;
-    let new = swap("29000", "after").await;
-    assert_ne!(old, new);
+    swap(&old, "29000", "after").await;
     assert!(!story.log().contains(&told()), "over before the swap: make it longer");
     let finished = story.logged(&["flight/slow", &told()]).await;
     assert!(finished.contains(&old[..12]), "{finished}");
