@@ -9,9 +9,18 @@ use tholepin_core::CallError;
 ///
 /// Fails on a text that kubectl would not take either, naming the part.
 pub(crate) fn parse(text: &str) -> Result<Selector, CallError> {
+    requirements(text).map(Selector::from_iter)
+}
+
+/// What a label selector requires; all of it must hold.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub(crate) fn requirements(text: &str) -> Result<Vec<Expression>, CallError> {
     let parts = split(text);
     let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
-    parts.map(requirement).collect::<Result<Vec<_>, _>>().map(Selector::from_iter)
+    parts.map(requirement).collect()
 }
 
 /// Splits at the commas that are not in parentheses.

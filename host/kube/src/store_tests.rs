@@ -136,11 +136,19 @@ fn a_view_answers_by_owner_namespace_and_label_and_never_changes() {
     assert_eq!(names(&view.list(&kind, "space", "").unwrap()), ["a", "b", "z"]);
     assert_eq!(names(&view.list(&kind, "", "app in (x,y)").unwrap()), ["a", "b"]);
     assert_eq!(names(&view.list(&kind, "elsewhere", "").unwrap()), Vec::<&str>::new());
+    assert_eq!(names(&view.list(&kind, "space", "app=x").unwrap()), ["b"]);
+    assert_eq!(names(&view.list(&kind, "space", "app,app!=x,app=y").unwrap()), ["a"]);
+    assert_eq!(names(&view.list(&kind, "space", "app=x,app=y").unwrap()), Vec::<&str>::new());
+    assert_eq!(names(&view.list(&kind, "elsewhere", "app=x").unwrap()), Vec::<&str>::new());
+    assert_eq!(names(&view.list(&kind, "", "app=x").unwrap()), ["b"]);
     assert!(view.list(&kind, "", "not a selector").is_err());
 
     let now = store.view();
     assert_eq!(names(&now.owned_by("owner")), Vec::<&str>::new());
     assert_eq!(names(&now.owned_by("another")), ["a"]);
+    for gone in ["app=x", "app=y"] {
+        assert_eq!(names(&now.list(&kind, "space", gone).unwrap()), Vec::<&str>::new(), "{gone}");
+    }
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! One revision of the store: persistent maps, so that a view costs a few reference counts whatever
 //! the store holds, and a pass' own writes can be laid over it.
 //!
-//! Labels are looked up by walking the parsed metadata of one namespace, without touching a body.
+//! What an object belongs to is looked up in one index: its controlling owner, and each of its labels. A
+//! selector without any `key=value`, or over all namespaces, walks the parsed metadata of a kind. Neither
+//! touches a body that does not match.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
-use kube::core::SelectorExt;
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+use kube::core::{Expression, Selector, SelectorExt};
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectMeta, ObjectRef, StoredObject, port::StoreView};
 use tholepin_schema::manifest::KindName;
@@ -18,8 +25,7 @@ use crate::selector;
 #[derive(Clone, Default)]
 pub(crate) struct Tables {
     objects: RedBlackTreeMapSync<ObjectRef, StoredObject>,
-    /// By the uid of the controlling owner.
-    owned: HashTrieMapSync<String, RedBlackTreeSetSync<ObjectRef>>,
+    index: RedBlackTreeSetSync<Entry>,
     covered: Arc<BTreeSet<KindName>>,
 }
 
@@ -31,9 +37,8 @@ impl Tables {
     pub(crate) fn insert(&mut self, object: StoredObject) {
         let reference = object.meta().object.clone();
         self.remove(&reference);
-        if let Some(owner) = object.meta().controller() {
-            let siblings = self.owned.get(&owner.uid).cloned().unwrap_or_default();
-            self.owned.insert_mut(owner.uid.clone(), siblings.insert(reference.clone()));
+        for entry in Entry::all(object.meta()) {
+            self.index.insert_mut(entry);
         }
         self.objects.insert_mut(reference, object);
     }
@@ -41,15 +46,8 @@ impl Tables {
     pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<StoredObject> {
         let before = self.objects.get(object).cloned()?;
         self.objects.remove_mut(object);
-        if let Some(owner) = before.meta().controller()
-            && let Some(siblings) = self.owned.get(&owner.uid)
-        {
-            let siblings = siblings.remove(object);
-            if siblings.is_empty() {
-                self.owned.remove_mut(&owner.uid);
-            } else {
-                self.owned.insert_mut(owner.uid.clone(), siblings);
-            }
+        for entry in Entry::all(before.meta()) {
+            self.index.remove_mut(&entry);
         }
         Some(before)
     }
@@ -74,6 +72,94 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// The objects that are under a term of the index, and now and then one that is not.
+    fn under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
+        let entries = self.index.range(Entry { term, object: None }..);
+        let entries = entries.take_while(move |entry| entry.term == term);
+        entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
+    }
+
+    /// The objects of a kind among which all are that fulfil these requirements.
+    fn candidates<'a>(
+        &'a self,
+        kind: &'a KindName,
+        namespace: &'a str,
+        requirements: &[Expression],
+    ) -> Box<dyn Iterator<Item = &'a StoredObject> + 'a> {
+        let label = requirements.iter().find_map(|requirement| {
+            if let Expression::Equal(key, value) = requirement { Some((key, value)) } else { None }
+        });
+        match label {
+            Some((key, value)) if !namespace.is_empty() => {
+                let within = move |object: &&StoredObject| {
+                    let object = &object.meta().object;
+                    object.kind == *kind && object.namespace == namespace
+                };
+                Box::new(self.under(term_of_label(kind, namespace, key, value)).filter(within))
+            }
+            Some(_) | None => Box::new(self.of_kind(kind, namespace)),
+        }
+    }
+}
+
+/// An object under one of its terms. Terms are hashes: two that are equal by chance cost a look.
+#[derive(Clone)]
+struct Entry {
+    term: u64,
+    /// None stands before all objects.
+    object: Option<Arc<ObjectMeta>>,
+}
+
+impl Entry {
+    fn all(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
+        let ObjectRef { kind, namespace, .. } = &meta.object;
+        let owner = meta.controller().map(|owner| term_of_owner(&owner.uid));
+        let labels = meta.labels.iter();
+        let labels = labels.map(|(key, value)| term_of_label(kind, namespace, key, value));
+        let terms = owner.into_iter().chain(labels);
+        terms.map(|term| Self { term, object: Some(Arc::clone(meta)) })
+    }
+
+    fn order(&self) -> (u64, Option<&ObjectRef>) {
+        (self.term, self.object.as_ref().map(|meta| &meta.object))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Entry {}
+
+fn term_of_owner(uid: &str) -> u64 {
+    term(("owner", uid))
+}
+
+fn term_of_label(kind: &KindName, namespace: &str, key: &str, value: &str) -> u64 {
+    term(("label", kind, namespace, key, value))
+}
+
+fn term(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// One revision, possibly with a pass' own writes laid over it.
 pub(crate) struct View {
     tables: Tables,
@@ -96,8 +182,9 @@ impl StoreView for View {
         namespace: &str,
         selector: &str,
     ) -> Result<Vec<Arc<Value>>, CallError> {
-        let selector = selector::parse(selector)?;
-        let objects = self.tables.of_kind(kind, namespace);
+        let requirements = selector::requirements(selector)?;
+        let objects = self.tables.candidates(kind, namespace, &requirements);
+        let selector = Selector::from_iter(requirements);
         let matching = objects.filter(|object| selector.matches(&object.meta().labels));
         Ok(matching.map(|object| Arc::new(object.value())).collect())
     }
@@ -112,8 +199,10 @@ impl StoreView for View {
     }
 
     fn owned_by(&self, uid: &str) -> Vec<Arc<Value>> {
-        let owned = self.tables.owned.get(uid).into_iter().flat_map(RedBlackTreeSetSync::iter);
-        owned.filter_map(|object| self.get(object)).collect()
+        let objects = self.tables.under(term_of_owner(uid));
+        let owned = objects
+            .filter(|object| object.meta().controller().is_some_and(|owner| owner.uid == uid));
+        owned.map(|object| Arc::new(object.value())).collect()
     }
 
     fn covers(&self, kind: &KindName) -> bool {
