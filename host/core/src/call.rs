@@ -218,18 +218,19 @@ pub enum RuntimeCall {
 /// What finds a call's answer again: what was asked, and how often it was asked before in this pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct CallKey {
-    /// The call as canonical JSON: keys sorted, no white space.
+    /// As [`Call::to_json`] gives it.
     pub call: String,
     /// How many equal calls this pass made before.
     pub occurrence: u32,
 }
 
 impl Call {
-    /// The call as canonical JSON: keys sorted, no white space. Equal calls give equal texts.
+    /// The call as JSON without white space. Equal calls give equal texts: fields stand in the order of
+    /// their type.
     #[must_use]
-    pub fn canonical(&self) -> String {
+    pub fn to_json(&self) -> String {
         // `Value` sorts its keys: the workspace does not enable `preserve_order`, and a test says so.
-        serde_json::to_value(self).map(|value| value.to_string()).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// Whether the call can change anything outside the host.
@@ -295,17 +296,17 @@ mod tests {
         let other: Value =
             serde_json::from_str(r#"{"data":{"b":"2","x":"1"},"metadata":{"name":"a"}}"#).unwrap();
         let call = |object| Call::Kubernetes(KubernetesCall::Apply { object, force: false });
-        assert_eq!(call(one).canonical(), call(other).canonical());
+        assert_eq!(call(one).to_json(), call(other).to_json());
     }
 
     #[test]
     fn a_call_reads_like_the_contract() {
         let call = Call::Redis(RedisCall::Observe { instance: json!({"port": 6379}) });
         assert_eq!(
-            call.canonical(),
-            r#"{"arguments":{"instance":{"port":6379}},"function":"observe","interface":"redis"}"#
+            call.to_json(),
+            r#"{"interface":"redis","function":"observe","arguments":{"instance":{"port":6379}}}"#
         );
-        let back: Call = serde_json::from_str(&call.canonical()).unwrap();
+        let back: Call = serde_json::from_str(&call.to_json()).unwrap();
         assert_eq!(back, call);
     }
 }

@@ -31,7 +31,7 @@ pub struct Recording {
 impl Recording {
     /// Gives the key under which the next call equal to `call` is kept, and counts it as made.
     pub fn key(&mut self, call: &Call) -> CallKey {
-        let text = call.canonical();
+        let text = call.to_json();
         let next = self.seen.entry(text.clone()).or_insert(0);
         let occurrence = *next;
         *next += 1;
@@ -53,7 +53,7 @@ impl Recording {
     #[must_use]
     pub fn answers(&self) -> BTreeMap<CallKey, Answer> {
         let entry = |recorded: &Recorded| {
-            let key = CallKey { call: recorded.call.canonical(), occurrence: recorded.occurrence };
+            let key = CallKey { call: recorded.call.to_json(), occurrence: recorded.occurrence };
             (key, recorded.answer.clone())
         };
         self.calls.iter().map(entry).collect()

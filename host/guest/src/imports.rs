@@ -62,13 +62,13 @@ impl GuestState {
         let Reply::Documents(documents) = answer? else {
             return Err(unfit("documents"));
         };
-        let texts: Vec<String> = documents.iter().map(Value::to_string).collect();
+        let texts: Vec<String> = documents.iter().map(print).collect();
         self.check_size(texts.iter().map(String::len).sum())?;
         Ok(texts)
     }
 
     fn bounded(&mut self, document: &Value) -> Result<String, Error> {
-        let text = document.to_string();
+        let text = print(document);
         self.check_size(text.len())?;
         Ok(text)
     }
@@ -83,6 +83,11 @@ impl GuestState {
             "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
         )))
     }
+}
+
+/// A document as text. Its keys are strings, so printing cannot fail.
+fn print(document: &Value) -> String {
+    serde_json::to_string(document).unwrap_or_default()
 }
 
 /// The answer to a call that returns nothing.

@@ -1,9 +1,8 @@
 //! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
 
-use serde_json::Value;
 use tholepin_redis_cluster_plan::Plan;
 use tholepin_schema::action::{Action, ActionResult, Outcome, Verb};
-use tholepin_sdk::{Error, EventType, Failure, Host, Retry};
+use tholepin_sdk::{Error, EventType, Failure, Host, Retry, topology};
 
 use crate::observe::Target;
 
@@ -43,10 +42,7 @@ pub(crate) fn act(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted
     if actions.is_empty() {
         return Ok(Acted::default());
     }
-    let documents: Result<Vec<Value>, _> = actions.iter().map(serde_json::to_value).collect();
-    let documents = documents
-        .map_err(|error| Error::Invalid(format!("an action cannot be written down: {error}")))?;
-    let results = match host.act(&target.instance, &documents) {
+    let results = match topology::act(host, &target.instance, &actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         // The next pass looks and decides anew.
@@ -70,16 +66,12 @@ pub(crate) fn act(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted
 }
 
 /// What became of one action: a note, or what holds it up; nothing for one that was only skipped.
-fn judge(action: &Action, result: Result<Value, Error>) -> Result<String, Option<HeldUp>> {
+fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, Option<HeldUp>> {
     let what = describe(&action.verb);
     let held_up = |reason: &str, message: String| {
         Err(Some(HeldUp { reason: reason.into(), message: format!("{what}: {message}") }))
     };
-    let document = match result {
-        Ok(document) => document,
-        Err(error) => return held_up(error.reason(), error.to_string()),
-    };
-    match serde_json::from_value::<ActionResult>(document).map(|result| result.outcome) {
+    match result.map(|result| result.outcome) {
         Ok(Outcome::Done { note, .. }) => Ok(note),
         Ok(Outcome::Refused { guard, message }) => {
             held_up("Refused", format!("{guard}: {message}"))
@@ -88,7 +80,7 @@ fn judge(action: &Action, result: Result<Value, Error>) -> Result<String, Option
         // What it came after says why.
         Ok(Outcome::Skipped { .. }) => Err(None),
         Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
-        Err(error) => held_up("Other", format!("the answer cannot be read: {error}")),
+        Err(error) => held_up(error.reason(), error.to_string()),
     }
 }
 

@@ -116,7 +116,7 @@ fn outcome(target: &Target, situation: &Situation) -> Outcome {
     Outcome {
         requeue_ms: Some(requeue_ms),
         summary: report::summary(situation, requeue_ms),
-        wake: vec![Wake::Change { instance: target.instance.clone() }],
+        wake: vec![Wake::Change { instance: json!(target.instance) }],
         ..Outcome::default()
     }
 }

@@ -6,7 +6,8 @@ use tholepin_redis_cluster_plan::{
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{RedisClusterSpec, RedisClusterStatus};
-use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode};
+use tholepin_schema::instance::Instance;
+use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode, topology};
 
 /// The object reconciled, read once.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct Target {
     /// What was reported last.
     pub status: RedisClusterStatus,
     /// The instance, as the host's Redis functions take it.
-    pub instance: Value,
+    pub instance: Instance,
 }
 
 impl Target {
@@ -32,19 +33,19 @@ impl Target {
         let part = |name: &str| object.get(name).cloned().unwrap_or_else(|| json!({}));
         let spec: RedisClusterSpec = serde_json::from_value(part("spec"))
             .map_err(|error| unreadable("/spec", &error.to_string()))?;
-        let mut target = Self {
-            name: text("/metadata/name")?,
-            namespace: text("/metadata/namespace")?,
-            uid: text("/metadata/uid")?,
+        let [name, namespace, uid] =
+            [text("/metadata/name")?, text("/metadata/namespace")?, text("/metadata/uid")?];
+        let owner = Owner { name: &name, namespace: &namespace, uid: &uid };
+        Ok(Self {
+            instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             spec,
             // A status of another version says nothing; it is written anew.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
-            instance: Value::Null,
-        };
-        target.instance = serde_json::to_value(workload::instance(target.owner(), &target.spec))
-            .map_err(|error| unreadable("/spec", &error.to_string()))?;
-        Ok(target)
+            name,
+            namespace,
+            uid,
+        })
     }
 
     pub(crate) fn owner(&self) -> Owner<'_> {
@@ -94,8 +95,6 @@ pub(crate) fn missing_secret(host: &dyn Host, target: &Target) -> Result<Option<
 
 /// Looks at every member.
 pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Error> {
-    let snapshot = host.observe(&target.instance)?;
-    let snapshot = serde_json::from_value(snapshot)
-        .map_err(|error| Error::Invalid(format!("the snapshot cannot be read: {error}")))?;
+    let snapshot = topology::observe(host, &target.instance)?;
     Ok(Observed { snapshot, previous: target.status.clone() })
 }

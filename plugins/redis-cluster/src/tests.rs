@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::*;
 use tholepin_redis_cluster_plan::workload::Owner;
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
+    DeleteOptions, Document, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
     ProbeOutcome, ReadMode, Reply, WaitOutcome,
 };
 
@@ -36,18 +36,18 @@ impl Host for Scripted {
         unused("list")
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
+    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         assert!(force, "an edit by hand must not stop the healing");
         self.applied.borrow_mut().push(workload::title(object));
-        Ok(object.clone())
+        Ok(object.clone().into())
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
+    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
         *self.status.borrow_mut() = Some(object["status"].clone());
-        Ok(object.clone())
+        Ok(object.clone().into())
     }
 
-    fn merge_patch(&self, _: &ObjectRef, _: &Value) -> Result<Value, Error> {
+    fn merge_patch(&self, _: &ObjectRef, _: &Value) -> Result<Document, Error> {
         unused("merge_patch")
     }
 
@@ -68,17 +68,17 @@ impl Host for Scripted {
         unused("fan_out")
     }
 
-    fn observe(&self, instance: &Value) -> Result<Value, Error> {
+    fn observe(&self, instance: &Value) -> Result<Document, Error> {
         assert_eq!(instance["selector"], "redis.tholepin.dev/cluster=demo");
-        Ok(self.snapshot.clone())
+        Ok(self.snapshot.clone().into())
     }
 
-    fn act(&self, _: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
+    fn act(&self, _: &Value, actions: &[Value]) -> Result<Vec<Result<Document, Error>>, Error> {
         self.acted.borrow_mut().extend_from_slice(actions);
         let answer = |action: &Value| {
             let refusal = self.refusals.iter().find(|(verb, _)| action["verb"] == *verb);
             let done = || json!({"done": {"tookMs": 1, "note": "ok"}});
-            Ok(json!({"outcome": refusal.map_or_else(done, |(_, outcome)| outcome.clone())}))
+            Ok(json!({"outcome": refusal.map_or_else(done, |(_, outcome)| outcome.clone())}).into())
         };
         Ok(actions.iter().map(answer).collect())
     }

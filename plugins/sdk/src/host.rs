@@ -8,7 +8,7 @@ use tholepin_schema::{
     probe::{Probe, ProbeOutcome},
 };
 
-use crate::{Error, KindName, ObjectRef, Reply};
+use crate::{Document, Error, KindName, ObjectRef, Reply};
 
 /// The host, as a plugin sees it. `wit/` documents each function: what it does, what it does not
 /// promise, its errors.
@@ -32,21 +32,21 @@ pub trait Host {
     /// # Errors
     ///
     /// As the contract lists them.
-    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error>;
+    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error>;
 
     /// `kubernetes/objects.apply-status`: the object as stored.
     ///
     /// # Errors
     ///
     /// As the contract lists them.
-    fn apply_status(&self, object: &Value) -> Result<Value, Error>;
+    fn apply_status(&self, object: &Value) -> Result<Document, Error>;
 
     /// `kubernetes/objects.merge-patch`: the object as stored.
     ///
     /// # Errors
     ///
     /// As the contract lists them.
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Value, Error>;
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error>;
 
     /// `kubernetes/objects.delete`.
     ///
@@ -81,14 +81,18 @@ pub trait Host {
     /// # Errors
     ///
     /// As the contract lists them.
-    fn observe(&self, instance: &Value) -> Result<Value, Error>;
+    fn observe(&self, instance: &Value) -> Result<Document, Error>;
 
     /// `redis/topology.act`: one result per action.
     ///
     /// # Errors
     ///
     /// As the contract lists them.
-    fn act(&self, instance: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error>;
+    fn act(
+        &self,
+        instance: &Value,
+        actions: &[Value],
+    ) -> Result<Vec<Result<Document, Error>>, Error>;
 
     /// `runtime/clock.now`: milliseconds since 1970.
     ///

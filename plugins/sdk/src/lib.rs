@@ -29,6 +29,7 @@
 //! - Nothing here decides: no retry, no cache, no default that changes what a call does.
 //! - A call that the host answers with an error is a value, never a panic.
 
+mod document;
 mod error;
 #[doc(hidden)]
 pub mod guest;
@@ -42,6 +43,7 @@ pub mod topology;
 #[cfg(target_family = "wasm")]
 mod wit;
 
+pub use document::Document;
 pub use error::{Error, Retry};
 pub use host::{DeleteOptions, EventType, Host, Level, ListQuery, Pipeline, ReadMode};
 pub use object::{KindName, ObjectRef};

@@ -10,7 +10,8 @@ use tholepin_schema::{
 };
 
 use crate::{
-    DeleteOptions, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline, ReadMode, Reply,
+    DeleteOptions, Document, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline,
+    ReadMode, Reply,
 };
 
 /// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
@@ -88,7 +89,7 @@ impl Replayed {
         let recording: Recording = serde_json::from_str(json).map_err(ReplayedError)?;
         let mut replayed = Self::default();
         for Recorded { call, occurrence, answer } in recording.calls {
-            replayed.answers.insert((call.to_string(), occurrence), answer);
+            replayed.answers.insert((written(&call), occurrence), answer);
         }
         Ok(replayed)
     }
@@ -213,12 +214,12 @@ impl Replayed {
     }
 
     fn always(mut self, call: &Value, answer: Result<Answered, Error>) -> Self {
-        self.answers.insert((call.to_string(), ALWAYS), answer);
+        self.answers.insert((written(call), ALWAYS), answer);
         self
     }
 
     fn ask(&self, call: &Value) -> Result<Answered, Error> {
-        let text = call.to_string();
+        let text = written(call);
         let asked_before = self.asked.borrow().iter().filter(|asked| **asked == text).count();
         self.asked.borrow_mut().push(text.clone());
         let occurrence = u32::try_from(asked_before).unwrap_or(ALWAYS);
@@ -249,18 +250,22 @@ impl Host for Replayed {
         Ok(documents)
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
-        let arguments = json!({"object": object, "force": force});
-        document(self.ask(&call("kubernetes", "apply", arguments))?)
+    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
+        let arguments = arguments([("object", object.clone()), ("force", force.into())]);
+        unread(self.ask(&call("kubernetes", "apply", arguments))?)
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
-        document(self.ask(&call("kubernetes", "apply-status", json!({"object": object})))?)
+    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
+        unread(self.ask(&call(
+            "kubernetes",
+            "apply-status",
+            arguments([("object", object.clone())]),
+        ))?)
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Value, Error> {
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
         let arguments = json!({"object": object, "patch": patch});
-        document(self.ask(&call("kubernetes", "merge-patch", arguments))?)
+        unread(self.ask(&call("kubernetes", "merge-patch", arguments))?)
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
@@ -293,16 +298,20 @@ impl Host for Replayed {
         Ok(results)
     }
 
-    fn observe(&self, instance: &Value) -> Result<Value, Error> {
-        document(self.ask(&call("redis", "observe", json!({"instance": instance})))?)
+    fn observe(&self, instance: &Value) -> Result<Document, Error> {
+        unread(self.ask(&call("redis", "observe", arguments([("instance", instance.clone())])))?)
     }
 
-    fn act(&self, instance: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
+    fn act(
+        &self,
+        instance: &Value,
+        actions: &[Value],
+    ) -> Result<Vec<Result<Document, Error>>, Error> {
         let arguments = json!({"instance": instance, "actions": actions});
         let Answered::Results(results) = self.ask(&call("redis", "act", arguments))? else {
             return Err(unfit("results"));
         };
-        Ok(results)
+        Ok(results.into_iter().map(|result| result.map(Document::from)).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
@@ -328,13 +337,11 @@ impl Host for Replayed {
     }
 
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
-        let outcome = document(self.ask(&wait_call(facts, ms))?)?;
-        serde_json::from_value(outcome).map_err(|_| unfit("the outcome of a wait"))
+        unread(self.ask(&wait_call(facts, ms))?)?.read()
     }
 
     fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
-        let outcome = document(self.ask(&probe_call(probe))?)?;
-        serde_json::from_value(outcome).map_err(|_| unfit("the outcome of a probe"))
+        unread(self.ask(&probe_call(probe))?)?.read()
     }
 
     fn log(&self, level: Level, message: &str) {
@@ -343,8 +350,17 @@ impl Host for Replayed {
 }
 
 /// A call in the form in which recordings keep it; `Value` sorts its keys.
-fn call(interface: &str, function: &str, arguments: Value) -> Value {
-    json!({"interface": interface, "function": function, "arguments": arguments})
+fn call(interface: &str, function: &str, given: Value) -> Value {
+    let parts = [("interface", interface.into()), ("function", function.into())];
+    arguments(parts.into_iter().chain([("arguments", given)]))
+}
+
+fn arguments(named: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn written(call: &Value) -> String {
+    serde_json::to_string(call).unwrap_or_default()
 }
 
 fn wait_call(facts: &[Fact], ms: u32) -> Value {
@@ -364,6 +380,10 @@ fn document(answer: Answered) -> Result<Value, Error> {
         return Err(unfit("a document"));
     };
     Ok(document)
+}
+
+fn unread(answer: Answered) -> Result<Document, Error> {
+    document(answer).map(Document::from)
 }
 
 fn done(answer: Answered) -> Result<(), Error> {
@@ -406,7 +426,7 @@ mod tests {
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
         assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
         let host = Replayed::default().with_writes_taken();
-        assert_eq!(host.apply(&object, true), Ok(object.clone()));
+        assert_eq!(host.apply(&object, true), Ok(object.clone().into()));
         assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));
         assert_eq!((host.applied(), host.published()), (vec![object], vec!["Seen".to_owned()]));
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::Other(_))));

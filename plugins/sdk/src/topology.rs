@@ -1,6 +1,6 @@
 //! `redis/topology` in the types of the schema instead of JSON.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::Value;
 use tholepin_schema::{
     action::{Action, ActionResult},
@@ -16,7 +16,7 @@ use crate::{Error, Host};
 ///
 /// As [`Host::observe`]; [`Error::Other`] if the host's snapshot is none that this SDK reads.
 pub fn observe(host: &dyn Host, instance: &Instance) -> Result<Snapshot, Error> {
-    read("snapshot", host.observe(&write("instance", instance)?)?)
+    host.observe(&write("instance", instance)?)?.read()
 }
 
 /// Performs actions; one result per action, in their order; see [`Host::act`].
@@ -32,15 +32,10 @@ pub fn act(
     let actions: Vec<Value> =
         actions.iter().map(|action| write("action", action)).collect::<Result<_, _>>()?;
     let results = host.act(&write("instance", instance)?, &actions)?;
-    Ok(results.into_iter().map(|result| read("result of an action", result?)).collect())
+    Ok(results.into_iter().map(|result| result?.read()).collect())
 }
 
 fn write<T: Serialize>(what: &str, document: &T) -> Result<Value, Error> {
     serde_json::to_value(document)
         .map_err(|error| Error::Invalid(format!("the {what} cannot be written as JSON: {error}")))
-}
-
-fn read<T: DeserializeOwned>(what: &str, document: Value) -> Result<T, Error> {
-    serde_json::from_value(document)
-        .map_err(|error| Error::Other(format!("the {what} is none that this SDK reads: {error}")))
 }

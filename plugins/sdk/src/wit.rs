@@ -10,8 +10,8 @@ use tholepin_schema::{
 };
 
 use crate::{
-    DeleteOptions, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline, ReadMode,
-    Reply,
+    DeleteOptions, Document, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline,
+    ReadMode, Reply,
 };
 
 /// What wit-bindgen makes of `wit/`.
@@ -47,19 +47,19 @@ impl Host for WitHost {
         let read = read_mode(*read);
         let texts =
             objects::list(&kind.api_version, &kind.kind, namespace, selector, read, fields)?;
-        texts.iter().map(|text| parse(text)).collect()
+        texts.into_iter().map(|text| Document::text(text).value()).collect()
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Value, Error> {
-        document(objects::apply(&object.to_string(), force))
+    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
+        unread(objects::apply(&write(object), force))
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Value, Error> {
-        document(objects::apply_status(&object.to_string()))
+    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
+        unread(objects::apply_status(&write(object)))
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Value, Error> {
-        document(objects::merge_patch(&object_ref(object), &patch.to_string()))
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
+        unread(objects::merge_patch(&object_ref(object), &write(patch)))
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
@@ -90,14 +90,18 @@ impl Host for WitHost {
         Ok(results.into_iter().map(|result| Ok(replies(result?))).collect())
     }
 
-    fn observe(&self, instance: &Value) -> Result<Value, Error> {
-        document(topology::observe(&instance.to_string()))
+    fn observe(&self, instance: &Value) -> Result<Document, Error> {
+        unread(topology::observe(&write(instance)))
     }
 
-    fn act(&self, instance: &Value, actions: &[Value]) -> Result<Vec<Result<Value, Error>>, Error> {
-        let actions: Vec<String> = actions.iter().map(Value::to_string).collect();
-        let results = topology::act(&instance.to_string(), &actions)?;
-        Ok(results.into_iter().map(document).collect())
+    fn act(
+        &self,
+        instance: &Value,
+        actions: &[Value],
+    ) -> Result<Vec<Result<Document, Error>>, Error> {
+        let actions: Vec<String> = actions.iter().map(write).collect();
+        let results = topology::act(&write(instance), &actions)?;
+        Ok(results.into_iter().map(unread).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
@@ -114,17 +118,11 @@ impl Host for WitHost {
 
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
         let facts: Vec<String> = facts.iter().map(write).collect();
-        let outcome = document(waiting::wait(&facts, ms))?;
-        serde_json::from_value(outcome).map_err(|error| {
-            Error::Other(format!("the outcome of the wait is none that this SDK reads: {error}"))
-        })
+        unread(waiting::wait(&facts, ms))?.read()
     }
 
     fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
-        let outcome = document(probing::probe(&write(probe)))?;
-        serde_json::from_value(outcome).map_err(|error| {
-            Error::Other(format!("the outcome of the probe is none that this SDK reads: {error}"))
-        })
+        unread(probing::probe(&write(probe)))?.read()
     }
 
     fn log(&self, level: Level, message: &str) {
@@ -140,12 +138,11 @@ impl Host for WitHost {
 }
 
 fn document(text: Result<String, types::Error>) -> Result<Value, Error> {
-    parse(&text?)
+    unread(text)?.value()
 }
 
-fn parse(text: &str) -> Result<Value, Error> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::Other(format!("the host's answer is no JSON: {error}")))
+fn unread(text: Result<String, types::Error>) -> Result<Document, Error> {
+    Ok(Document::text(text?))
 }
 
 /// Writes a document of this crate; these have string keys only, so writing cannot fail.

@@ -14,8 +14,8 @@ use std::{
 use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline, Probe,
-    ProbeOutcome, ReadMode, Reconciler, Replayed, Reply, Request, WaitOutcome,
+    DeleteOptions, Document, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline,
+    Probe, ProbeOutcome, ReadMode, Reconciler, Replayed, Reply, Request, WaitOutcome,
 };
 
 type Failed = Box<dyn Error>;
@@ -68,8 +68,13 @@ struct Border<'a>(&'a Replayed);
 type Answer<T> = Result<T, tholepin_sdk::Error>;
 
 fn cross(document: &Value) -> Answer<Value> {
-    let read = serde_json::from_str(&document.to_string());
+    let read = serde_json::to_string(document).and_then(|text| serde_json::from_str(&text));
     read.map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
+}
+
+fn cross_unread(document: Document) -> Answer<Document> {
+    let text = serde_json::to_string(&document.value()?);
+    text.map(Document::text).map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
 fn cross_all(documents: &[Value]) -> Answer<Vec<Value>> {
@@ -85,16 +90,16 @@ impl Host for Border<'_> {
         cross_all(&self.0.list(query)?)
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Answer<Value> {
-        cross(&self.0.apply(&cross(object)?, force)?)
+    fn apply(&self, object: &Value, force: bool) -> Answer<Document> {
+        cross_unread(self.0.apply(&cross(object)?, force)?)
     }
 
-    fn apply_status(&self, object: &Value) -> Answer<Value> {
-        cross(&self.0.apply_status(&cross(object)?)?)
+    fn apply_status(&self, object: &Value) -> Answer<Document> {
+        cross_unread(self.0.apply_status(&cross(object)?)?)
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Answer<Value> {
-        cross(&self.0.merge_patch(object, &cross(patch)?)?)
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Answer<Document> {
+        cross_unread(self.0.merge_patch(object, &cross(patch)?)?)
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Answer<()> {
@@ -113,13 +118,13 @@ impl Host for Border<'_> {
         self.0.fan_out(pipelines)
     }
 
-    fn observe(&self, instance: &Value) -> Answer<Value> {
-        cross(&self.0.observe(&cross(instance)?)?)
+    fn observe(&self, instance: &Value) -> Answer<Document> {
+        cross_unread(self.0.observe(&cross(instance)?)?)
     }
 
-    fn act(&self, instance: &Value, actions: &[Value]) -> Answer<Vec<Answer<Value>>> {
+    fn act(&self, instance: &Value, actions: &[Value]) -> Answer<Vec<Answer<Document>>> {
         let results = self.0.act(&cross(instance)?, &cross_all(actions)?)?;
-        Ok(results.into_iter().map(|result| cross(&result?)).collect())
+        Ok(results.into_iter().map(|result| cross_unread(result?)).collect())
     }
 
     fn now_ms(&self) -> Answer<u64> {

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Error, EventType, Fact, Failure, Grants, Host, KindName, Leads, Level,
+    DeleteOptions, Document, Error, EventType, Fact, Failure, Grants, Host, KindName, Leads, Level,
     ListQuery, Manifest, ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler,
     RedisGrants, Request, Subject, Test, Violation, WatchedKind, manifest,
 };
@@ -239,9 +239,12 @@ fn call(host: &dyn Host, function: &str) -> String {
     match function {
         "kubernetes/get" => told(host.get(&object, ReadMode::Live, &[".spec"])),
         "kubernetes/list" => told(host.list(&ListQuery::new("v1", "ConfigMap", "default"))),
-        "kubernetes/apply" => told(host.apply(&intent, true)),
-        "kubernetes/apply-status" => told(host.apply_status(&intent)),
-        "kubernetes/merge-patch" => told(host.merge_patch(&object, &json!({"data": null}))),
+        "kubernetes/apply" => told(host.apply(&intent, true).and_then(Document::value)),
+        "kubernetes/apply-status" => told(host.apply_status(&intent).and_then(Document::value)),
+        "kubernetes/merge-patch" => {
+            let patched = host.merge_patch(&object, &json!({"data": null}));
+            told(patched.and_then(Document::value))
+        }
         "kubernetes/delete" => {
             let options = DeleteOptions { uid: Some("u".to_owned()), ..DeleteOptions::default() };
             told(host.delete(&object, &options))
@@ -249,7 +252,7 @@ fn call(host: &dyn Host, function: &str) -> String {
         "kubernetes/publish" => told(host.publish(EventType::Warning, "Told", "to publish")),
         "redis/pipeline" => told(host.pipeline(&pipeline)),
         "redis/fan-out" => told(host.fan_out(&[pipeline.clone(), pipeline])),
-        "redis/observe" => told(host.observe(&instance)),
+        "redis/observe" => told(host.observe(&instance).and_then(Document::value)),
         "redis/act" => {
             let meet = json!({"verb": "meet", "args": {"pod": "a-0", "with": "a-1"}});
             told(host.act(&instance, &[meet]))
