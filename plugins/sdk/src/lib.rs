@@ -33,6 +33,8 @@ mod document;
 mod error;
 #[doc(hidden)]
 pub mod guest;
+#[cfg(any(test, target_family = "wasm"))]
+mod heap;
 mod host;
 mod object;
 mod reconciler;

@@ -11,7 +11,7 @@ use tholepin_schema::{
 
 use crate::{
     DeleteOptions, Document, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline,
-    ReadMode, Reply,
+    ReadMode, Reply, heap::Heap,
 };
 
 /// What wit-bindgen makes of `wit/`.
@@ -32,6 +32,9 @@ use bindings::tholepin::{
     runtime::{clock, logging, parameters, probing, random, waiting},
     types::types,
 };
+
+#[global_allocator]
+static HEAP: Heap = Heap::new();
 
 /// The host that runs this plugin.
 pub(crate) struct WitHost;
