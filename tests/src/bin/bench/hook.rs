@@ -92,6 +92,7 @@ server.serve_forever()
 pub(crate) async fn measure() -> Result<Vec<Row>> {
     let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;
     let plugin = Plugin::load("config-maker", &guests::config_maker("Hello")?).await?;
+    let _processor = proc::OneProcessor::choose()?;
     let http = HttpHook::start(&home)?;
     let script = home.path().join("hook.sh");
     fs::write(&script, SHELL_HOOK)?;

@@ -1,8 +1,12 @@
-//! What the kernel tells of processes: processor time and memory.
+//! What the kernel tells of processes: processor time and memory; and on which processor they run.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 
 /// How many ticks of `/proc/PID/stat` a second has, on every Linux that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -48,4 +52,29 @@ fn status(pid: u32, field: &str) -> Result<f64> {
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
     let kib: f64 = kib.with_context(|| format!("{file} has no {field}"))?.parse()?;
     Ok(kib * 1024.0)
+}
+
+/// Keeps this thread, and the programs that it starts, on one processor: two may differ in speed for as long
+/// as something else runs beside one of them.
+pub(crate) struct OneProcessor {
+    before: CpuSet,
+}
+
+impl OneProcessor {
+    /// Chooses the one that this thread is on.
+    pub(crate) fn choose() -> Result<Self> {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this)?;
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu()?)?;
+        sched_setaffinity(this, &one)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        // Else all that follows is measured on one; there is nobody to tell.
+        sched_setaffinity(Pid::from_raw(0), &self.before).ok();
+    }
 }

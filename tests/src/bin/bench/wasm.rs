@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use crate::{
     engine::{Engine, Passed, WallClock},
     plugin::Plugin,
-    snapshot,
+    proc, snapshot,
     table::{Row, Unit, say},
     world::Replay,
 };
@@ -49,6 +49,7 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let plugin = Plugin::load("redis-cluster", &guests::redis_cluster()?).await?;
     let Passed { request, outcome, recording, .. } = record(&plugin).await?;
     check_made_up(&recording)?;
+    let _processor = proc::OneProcessor::choose()?;
     let mut native = Native::start(&request, &recording)?;
     let answers = Arc::new(recording.answers());
     let (mut wasm, mut json, mut values) = (Vec::new(), Vec::new(), Vec::new());
