@@ -83,9 +83,9 @@ impl Loaded {
         engine: &Arc<GuestEngine>,
         cache: &CompileCache,
         wasm: Arc<[u8]>,
+        digest: String,
     ) -> Result<(Component, Origin), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
-        let digest = wasm_digest(&wasm);
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
         work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
     }

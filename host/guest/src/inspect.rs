@@ -127,7 +127,7 @@ pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, In
         wasm.map_err(|source| InspectError::Read { path: path.display().to_string(), source })?;
     let (digest, bytes) = (wasm_digest(&wasm), wasm.len());
     let engine = Arc::new(GuestEngine::with_allocation(Allocation::OnDemand, 1)?);
-    let compiled = Loaded::compile(&engine, cache, wasm.into()).await;
+    let compiled = Loaded::compile(&engine, cache, wasm.into(), digest.clone()).await;
     let cannot =
         |source: LoadError| InspectError::Load { path: path.display().to_string(), source };
     let (component, _) = compiled.map_err(|error: CacheError| cannot(error.into()))?;

@@ -85,7 +85,8 @@ pub(super) async fn load(
     verify(settings, &component_digest)?;
     reach(Stage::Verified, progress);
 
-    let compiled = Loaded::compile(&registry.engine, &registry.cache, wasm).await;
+    let compiled =
+        Loaded::compile(&registry.engine, &registry.cache, wasm, component_digest.clone()).await;
     let (component, _) = compiled.map_err(|error| compile_rejected(&error))?;
     reach(Stage::Compiled, progress);
 
