@@ -148,17 +148,17 @@ fn greeting() -> Value {
 /// A turn of the plugin: what it wants, and the processor time of a call.
 async fn of_wasm(plugin: &Plugin, object: &Value) -> Result<(Value, Duration)> {
     let before = proc::cpu_of_us()?;
-    let mut wanted = Value::Null;
+    let mut world = Arc::new(Obliging::default());
     for _ in 0..WASM_CALLS {
-        let world = Arc::new(Obliging::default());
+        world = Arc::new(Obliging::default());
         let request =
             Request { object: object.clone(), deleting: false, causes: Vec::new(), memo: None };
         let context = plugin.loaded.context(None);
         let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
-        wanted = Value::Array(world.written());
     }
-    Ok((wanted, (proc::cpu_of_us()?.saturating_sub(before)) / WASM_CALLS))
+    let used = proc::cpu_of_us()?.saturating_sub(before);
+    Ok((Value::Array(world.written()), used / WASM_CALLS))
 }
 
 /// A turn of the shell hook: its own processor time and that of whoever starts it.
