@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tholepin_admin::AdminClient;
 
 use crate::{
+    faked_clock::FakedClock,
     kubectl::Kubectl,
     process::{Launch, Process},
 };
@@ -29,6 +30,8 @@ pub struct HostSetup {
     pub kubeconfig: Option<PathBuf>,
     /// Another folder for what is cached.
     pub cache: Option<PathBuf>,
+    /// A wall clock of its own.
+    pub clock: Option<FakedClock>,
     /// More words on the command line.
     pub arguments: Vec<&'static str>,
 }
@@ -179,7 +182,7 @@ impl Cluster {
     ///
     /// Fails if it does not become ready.
     pub fn host_as(&self, setup: &HostSetup) -> Result<Process> {
-        let HostSetup { kubeconfig, cache, arguments: more } = setup;
+        let HostSetup { kubeconfig, cache, clock, arguments: more } = setup;
         let plugins = self.plugins()?;
         let log = self.host_log();
         let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
@@ -189,7 +192,8 @@ impl Cluster {
         let mut arguments = vec!["run", "--trust-plugins", "--kubeconfig", &kubeconfig];
         arguments.extend(["--plugins", &plugins, "--admin-file", &admin_file]);
         arguments.extend(more);
-        let environment = cache.iter().map(|cache| ("XDG_CACHE_HOME", cache.as_path()));
+        let cache = cache.iter().map(|cache| ("XDG_CACHE_HOME", cache.as_path()));
+        let environment = cache.chain(clock.iter().flat_map(FakedClock::environment));
         let (process, _) = Process::start(&Launch {
             name: "tholepin run",
             arguments: &arguments,

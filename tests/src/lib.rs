@@ -7,6 +7,7 @@
 pub mod api_proxy;
 pub mod cluster;
 pub mod command;
+pub mod faked_clock;
 pub mod guests;
 pub mod http;
 pub mod imports;

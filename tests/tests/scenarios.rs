@@ -152,6 +152,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("W6", Series, world::a_primary_hangs),
     scenario!("W7", Series, world::a_replica_is_slow),
     scenario!("W8", Series, world::the_disk_is_full),
+    scenario!("W9", Series, world::the_clock_jumps),
     scenario!("K1", Series, killed::after_each_write_of_a_creation),
     scenario!("K2", Series, killed::before_each_write_of_a_creation),
     scenario!("K3", Series, killed::after_each_write_of_a_heal),

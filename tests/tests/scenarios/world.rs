@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api,
@@ -19,6 +20,7 @@ use serde_json::json;
 use tests::{
     api_proxy::Road,
     cluster::HostSetup,
+    faked_clock::FakedClock,
     guests,
     oracle::Report,
     process::signal,
@@ -30,7 +32,7 @@ use tests::{
 use crate::{
     Outcome,
     engine::greeted,
-    healing::{find, healed, primary, same_processes},
+    healing::{find, healed, kill_a_primary, primary, same_processes},
     objects::Objects,
 };
 
@@ -38,6 +40,7 @@ use crate::{
 const GREETINGS: usize = 20;
 /// What a watch that hangs may cost: the server ends it after 30 s, five more are allowed.
 const HUNG_WATCH_S: f64 = 35.0;
+const HOUR_S: i64 = 3_600;
 /// How many changes push the oldest out of the API server's memory of one kind.
 const CHANGES: usize = 2_200;
 
@@ -265,6 +268,50 @@ pub(crate) async fn the_disk_is_full() -> Result<Outcome> {
     );
     let outcome = Outcome::new("new code served", took, 2.0, &report);
     Ok(outcome.fault("the disk under the compile cache is full", seen))
+}
+
+/// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code comes and a
+/// primary dies.
+pub(crate) async fn the_clock_jumps() -> Result<Outcome> {
+    let clock = FakedClock::new()?;
+    let setup = HostSetup { clock: Some(clock.clone()), ..HostSetup::default() };
+    let (story, greetings, names) = begin(Reach::Direct(setup)).await?;
+    let (mut seen, mut slowest) = (Vec::new(), Duration::ZERO);
+    for (shard, (ahead_s, code)) in [(HOUR_S, "Howdy"), (-HOUR_S, "Salut")].into_iter().enumerate()
+    {
+        clock.jump(ahead_s)?;
+        lives_at(&story, ahead_s).await?;
+        story.put("config-maker.wasm", &guests::config_maker(code)?)?;
+        greeted(&story, &format!("{code}, before"), &names).await?;
+        let (outage, took, _) = kill_a_primary(&story, shard).await?;
+        seen.push(format!("{ahead_s:+} s: outage {:.1} s", outage.as_secs_f64()));
+        slowest = slowest.max(took);
+    }
+    clock.jump(0)?;
+    story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
+    let report = end(story, &greetings, &names).await?;
+    let outcome = Outcome::new("well again", slowest, 10.0, &report);
+    Ok(outcome.fault("the host's clock jumps", seen.join("; ")))
+}
+
+/// Waits until the host's log tells times of a clock that is so far ahead; each look has it tell one.
+async fn lives_at(story: &Story, ahead_s: i64) -> Result<()> {
+    let component = guests::config_maker("Hello")?;
+    let mut variant = 0;
+    let look = || {
+        variant = u8::wrapping_add(variant, 1);
+        let put = story.put("config-maker.wasm", &guests::renamed(&component, variant));
+        async move {
+            put?;
+            let log = story.host_log()?;
+            let time = log.lines().rev().find_map(|line| line.split(' ').next()?.parse().ok());
+            let time: Timestamp = time.context("a line of the log begins with a time")?;
+            let off_s = time.duration_since(Timestamp::now()).as_secs() - ahead_s;
+            let near = off_s.abs() < HOUR_S / 2;
+            Ok(if near { Look::There(()) } else { Look::NotYet(format!("{off_s} s off")) })
+        }
+    };
+    until(format!("the host's clock to be {ahead_s} s ahead"), GIVE_UP, look).await.map(drop)
 }
 
 /// A small disk of the test's own; unmounted when dropped.
