@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::guests;
 
 use crate::story::{CONFIG_MAP, EVENT, Kind, PLUGIN, Story};
@@ -55,14 +55,22 @@ async fn drift_by_hand_is_healed_at_once_and_told() {
     assert!(story.count(&EVENT, "healed").await < 10, "{events}");
 
     // A new spec is no repair.
-    let wanted = json!({"spec": {"settings": {"colour": "blue"}}}).to_string();
-    story
-        .kubectl
-        .run(&["patch", "siteconfig", "home", "-n", "healed", "--type=merge", "-p", &wanted])
-        .unwrap();
-    story.says(&CONFIG_MAP, home, "/data/colour", "blue").await;
+    let want = |settings: Value| {
+        let wanted = json!({"spec": {"settings": settings}}).to_string();
+        let patch = ["patch", "siteconfig", "home", "-n", "healed", "--type=merge", "-p", &wanted];
+        story.kubectl.run(&patch).unwrap();
+    };
+    want(json!({"colour": "blue", "once": "wanted"}));
+    story.says(&CONFIG_MAP, home, "/data/once", "wanted").await;
     story.says(&SITE_CONFIG, home, "/status/observedGeneration", "2").await;
     story.says(&SITE_CONFIG, home, "/status/repairs", "2").await;
+
+    // What is wanted no longer goes.
+    want(json!({"once": null}));
+    let (told, _) = story.says(&SITE_CONFIG, home, "/status/observedGeneration", "3").await;
+    assert_eq!(told["status"]["repairs"], 2);
+    let (map, _) = story.says(&CONFIG_MAP, home, "/data/colour", "blue").await;
+    assert_eq!(map["data"].get("once"), None, "{map}");
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ pub(crate) struct Acted {
     pub(crate) kept: Vec<String>,
     pub(crate) made: Vec<String>,
     pub(crate) corrected: Vec<String>,
-    pub(crate) left_to_owner: Vec<String>,
+    /// With the host's words.
+    pub(crate) left_to_owner: Vec<(String, String)>,
 }
 
 /// Writes what the plan says, in its order.
@@ -24,8 +25,13 @@ pub(crate) fn act(host: &dyn Host, planned: Vec<Planned>) -> Result<Acted, Failu
         let title = ObjectRef::of(&wanted)
             .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));
         match decision {
-            Decision::Keep => acted.kept.push(title),
-            Decision::LeaveToOwner => acted.left_to_owner.push(title),
+            Decision::LeaveToOwner(why) => acted.left_to_owner.push((title, why)),
+            // The host sends the same intent once. One that wants less than the last is sent, and the API
+            // server takes back what it no longer says.
+            Decision::Keep => {
+                host.apply(&wanted, true)?;
+                acted.kept.push(title);
+            }
             Decision::Create => {
                 host.apply(&wanted, true)?;
                 acted.made.push(title);

@@ -17,8 +17,9 @@ pub(crate) enum Found {
     Nothing,
     /// Ours.
     Ours(Value),
-    /// One of that name that belongs to somebody else.
-    Foreign,
+    /// What the host does not let us see, in its words: one of that name that belongs to somebody else, or a
+    /// kind that is not granted.
+    Denied(String),
 }
 
 /// Looks at each wanted object, in the host's store: no round trip.
@@ -36,7 +37,7 @@ fn look(host: &dyn Host, wanted: &Value) -> Result<Found, Failure> {
         Ok(object) => Ok(Found::Ours(object)),
         Err(Error::NotFound(_)) => Ok(Found::Nothing),
         // The grant is for our own objects only.
-        Err(Error::Denied(_)) => Ok(Found::Foreign),
+        Err(Error::Denied(why)) => Ok(Found::Denied(why)),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,14 +14,14 @@ pub(crate) struct Planned {
 /// The decision, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// It is as wanted: leave it alone.
+    /// Every field that is wanted is there as wanted.
     Keep,
     /// It is not there.
     Create,
     /// These fields are not as wanted.
     Correct(Vec<String>),
-    /// Somebody else's object has the name.
-    LeaveToOwner,
+    /// It is not ours to write; the host's words.
+    LeaveToOwner(String),
 }
 
 /// Decides about each object by itself.
@@ -29,7 +29,7 @@ pub(crate) fn plan(observed: Vec<Observed>) -> Vec<Planned> {
     let decided = observed.into_iter().map(|Observed { wanted, found }| {
         let decision = match found {
             Found::Nothing => Decision::Create,
-            Found::Foreign => Decision::LeaveToOwner,
+            Found::Denied(why) => Decision::LeaveToOwner(why),
             Found::Ours(found) => match differences(&wanted, &found) {
                 fields if fields.is_empty() => Decision::Keep,
                 fields => Decision::Correct(fields),
@@ -40,8 +40,9 @@ pub(crate) fn plan(observed: Vec<Observed>) -> Vec<Planned> {
     decided.collect()
 }
 
-/// The fields of `wanted` that `found` does not have so. What `found` has besides, such as defaults, is
-/// nobody's fault.
+/// The fields of `wanted` that `found` does not have so. What `found` has besides may be a default, or
+/// somebody else's; what we wanted ourselves once and no longer do, the next apply takes back. Values of
+/// Secrets are fingerprints here and differ from all that is wanted: do not compare them.
 fn differences(wanted: &Value, found: &Value) -> Vec<String> {
     let mut fields = Vec::new();
     collect(wanted, found, "", &mut fields);
@@ -89,7 +90,8 @@ mod tests {
             }))
         };
         check(Found::Nothing, Decision::Create);
-        check(Found::Foreign, Decision::LeaveToOwner);
+        let why = || "outside the scope".to_owned();
+        check(Found::Denied(why()), Decision::LeaveToOwner(why()));
         check(found("green", 80), Decision::Keep);
         check(found("red", 80), Decision::Correct(vec![".data.colour".to_owned()]));
         check(found("green", 81), Decision::Correct(vec![".ports[0].port".to_owned()]));

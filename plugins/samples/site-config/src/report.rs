@@ -47,10 +47,16 @@ fn ready<'a>(target: &'a Target, acted: &Acted, now_ms: u64) -> Value {
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
         ("True", "AsWanted", format!("{objects} objects are as wanted"))
     } else {
-        let message = format!(
-            "{} belongs to somebody else: delete it, or give this object another name",
-            acted.left_to_owner.join(", ")
-        );
+        let left = acted.left_to_owner.iter();
+        let left: Vec<String> = left
+            .map(|(title, why)| {
+                format!(
+                    "{title} belongs to somebody else (delete it, or give this object another name) or \
+                     is not granted: {why}"
+                )
+            })
+            .collect();
+        let message = left.join("; ");
         ("False", "NameTaken", message)
     };
     let before = target.status.pointer("/conditions").and_then(Value::as_array);
@@ -71,12 +77,9 @@ fn ready<'a>(target: &'a Target, acted: &Acted, now_ms: u64) -> Value {
 /// One line for people: the host logs it when it is news.
 fn summary(acted: &Acted) -> String {
     let Acted { kept, made, corrected, left_to_owner } = acted;
-    let parts = [
-        ("made", made),
-        ("put right", corrected),
-        ("left to its owner", left_to_owner),
-        ("kept", kept),
-    ];
+    let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();
+    let parts =
+        [("made", made), ("put right", corrected), ("left to its owner", &left), ("kept", kept)];
     let told = parts.iter().filter(|(_, titles)| !titles.is_empty());
     told.map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
         .collect::<Vec<_>>()
