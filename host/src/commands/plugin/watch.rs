@@ -89,11 +89,13 @@ impl Watch {
             let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
             print(&format!("\nsaved      {}\n", files.join(", ")))?;
         }
-        if let Err(error) = self.try_round().await {
-            complain(&error);
+        let shown = self.try_round().await;
+        if let Err(error) = &shown {
+            complain(error);
         }
         if !files.is_empty() {
-            print(&format!("shown      {:.1} s after the save\n", at.elapsed().as_secs_f32()))?;
+            let end = if shown.is_ok() { "shown " } else { "failed" };
+            print(&format!("{end}     {:.1} s after the save\n", at.elapsed().as_secs_f32()))?;
         }
         Ok(())
     }
