@@ -16,7 +16,7 @@ const LIBRARY: &str = "faketime/libfaketime.so.1";
 /// How many seconds the library may go by what it read last.
 const READ_EVERY_S: &str = "1";
 
-/// The clock of a process that is started with its [`environment`](Self::environment).
+/// The clock of one process: [`HostSetup`](crate::cluster::HostSetup) hands it over.
 #[derive(Clone, Debug)]
 pub struct FakedClock {
     library: PathBuf,
