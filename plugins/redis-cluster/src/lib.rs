@@ -42,7 +42,7 @@ impl Reconciler for RedisCluster {
 
     fn validate(_old: Option<Value>, new: Value) -> Vec<Violation> {
         let spec = new.get("spec").cloned().unwrap_or_else(|| json!({}));
-        match observe::read::<RedisClusterSpec>(&spec) {
+        match serde_json::from_value::<RedisClusterSpec>(spec) {
             Ok(spec) => validation::faults(&spec)
                 .into_iter()
                 .map(|fault| Violation { field: fault.field, message: fault.message })

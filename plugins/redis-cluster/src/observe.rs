@@ -1,6 +1,5 @@
 //! Reads: the object itself, its Secret, and every member at one moment.
 
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
     Observed,
@@ -32,8 +31,8 @@ impl Target {
             value.map(str::to_owned).ok_or_else(|| unreadable(path, "it is missing"))
         };
         let part = |name: &str| object.get(name).cloned().unwrap_or_else(|| json!({}));
-        let spec: RedisClusterSpec =
-            read(&part("spec")).map_err(|error| unreadable("/spec", &error.to_string()))?;
+        let spec: RedisClusterSpec = serde_json::from_value(part("spec"))
+            .map_err(|error| unreadable("/spec", &error.to_string()))?;
         let [name, namespace, uid] =
             [text("/metadata/name")?, text("/metadata/namespace")?, text("/metadata/uid")?];
         let owner = Owner { name: &name, namespace: &namespace, uid: &uid };
@@ -42,7 +41,7 @@ impl Target {
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             spec,
             // A status of another version says nothing; it is written anew.
-            status: read(&part("status")).unwrap_or_default(),
+            status: serde_json::from_value(part("status")).unwrap_or_default(),
             name,
             namespace,
             uid,
@@ -52,12 +51,6 @@ impl Target {
     pub(crate) fn owner(&self) -> Owner<'_> {
         Owner { name: &self.name, namespace: &self.namespace, uid: &self.uid }
     }
-}
-
-/// Reads a value as a type by way of its text, as the host's answers are read: a second way would be a
-/// tenth of the component.
-pub(crate) fn read<T: DeserializeOwned>(value: &Value) -> serde_json::Result<T> {
-    serde_json::from_str(&value.to_string())
 }
 
 fn unreadable(path: &str, why: &str) -> Failure {

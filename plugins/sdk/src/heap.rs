@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - A piece stays in its class: it is never cut, joined, or given back to the system.
-//! - Whatever is larger than [`SMALL_BYTES_MAX`], or aligned wider than a piece is long, is the system's.
+//! - Whatever is larger than [`SMALL_BYTES_MAX`], or aligned wider than [`SMALL_BYTES_MIN`], is the system's.
 
 #![expect(
     unsafe_code,
