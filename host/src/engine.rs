@@ -46,6 +46,10 @@ const SIGNALS_MAX: usize = 1024;
 /// How long a plan in the command line's own process waits for what the plugin needs to be watched.
 const STANDALONE_DEADLINE: Duration = Duration::from_secs(20);
 
+/// The code of a plugin that is not called for so long is given back. Longer than a healthy RedisCluster
+/// waits between two looks.
+const CODE_IDLE_MAX: Duration = Duration::from_secs(20);
+
 /// How the host is started.
 pub(crate) struct EngineOptions {
     /// The kubeconfig; the usual places if absent.
@@ -266,6 +270,7 @@ fn open_registry(
         directory: options.arguments.plugins.clone(),
         cache: cache_directory()?,
         allow_as_requested: options.trusts_plugins,
+        idle_max: CODE_IDLE_MAX,
     };
     Ok(Registry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
 }

@@ -79,11 +79,10 @@ pub(crate) fn failed(plugin: &PluginName, hope: Hope) {
 pub(crate) fn struck(plugin: &PluginName, error: &GuestError, reason: &'static str) {
     let name = || plugin.to_string();
     counter!("tholepin_strikes_total", "controller" => name(), "reason" => reason).increment(1);
-    let family = match error {
-        GuestError::TimedOut { .. } => "controller_runtime_reconcile_timeouts_total",
-        GuestError::Trapped { .. }
-        | GuestError::OutOfMemory { .. }
-        | GuestError::BadAnswer { .. } => "controller_runtime_reconcile_panics_total",
+    let family = if matches!(error, GuestError::TimedOut { .. }) {
+        "controller_runtime_reconcile_timeouts_total"
+    } else {
+        "controller_runtime_reconcile_panics_total"
     };
     counter!(family, "controller" => name()).increment(1);
 }

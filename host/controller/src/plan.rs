@@ -20,7 +20,7 @@ use crate::{
     permit::Lending,
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, Closed, Purpose},
-    story::{end, finalizer_step, not_called, trapped},
+    story::{end, finalizer_step, not_called, went_wrong},
     strikes::ObjectState,
 };
 
@@ -213,7 +213,7 @@ impl Planned<'_> {
             match guests.validate(context.clone(), None, (*object).clone()).await {
                 Ok(violations) if violations.is_empty() => {}
                 Ok(violations) => return (Closed::default(), PassEnd::Invalid { violations }),
-                Err(error) => return (Closed::default(), trapped(&error)),
+                Err(error) => return (Closed::default(), went_wrong(&error)),
             }
         }
         let request = Request {

@@ -25,7 +25,7 @@ use crate::{
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, Closed, Purpose},
     queue::Done,
-    story::{Story, end, finalizer_step, not_called, trapped},
+    story::{Story, end, finalizer_step, not_called, went_wrong},
     strikes::{ObjectState, Verdict},
 };
 
@@ -182,7 +182,7 @@ impl One<'_> {
             }
             Err(error) => {
                 self.run.permit.give_back();
-                story.end = Some(trapped(&error));
+                story.end = Some(went_wrong(&error));
                 Some(self.strike(&error).await)
             }
         }
@@ -266,7 +266,7 @@ impl One<'_> {
 
     async fn bad_answer(&self, message: String, story: &mut Story) -> Done {
         let error = GuestError::BadAnswer { export: "reconcile", message };
-        story.end = Some(trapped(&error));
+        story.end = Some(went_wrong(&error));
         self.strike(&error).await
     }
 
@@ -297,6 +297,9 @@ impl One<'_> {
     }
 
     async fn strike(&self, error: &GuestError) -> Done {
+        if let Some(failure) = error.as_failure() {
+            return self.fail(failure).await;
+        }
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
         metrics::struck(&self.key.plugin, error, reason(error).as_str());
@@ -408,6 +411,7 @@ const fn reason(error: &GuestError) -> Reason {
         GuestError::TimedOut { .. } => Reason::TimedOut,
         GuestError::OutOfMemory { .. } => Reason::OutOfMemory,
         GuestError::BadAnswer { .. } => Reason::BadOutcome,
+        GuestError::NotLoaded { .. } => Reason::Failed,
     }
 }
 

@@ -68,12 +68,15 @@ pub(crate) fn end(outcome: &Result<Result<Outcome, Failure>, GuestError>) -> Pas
             finished: outcome.finished,
         },
         Ok(Err(failure)) => PassEnd::Failed(failure.clone()),
-        Err(error) => trapped(error),
+        Err(error) => went_wrong(error),
     }
 }
 
-pub(crate) fn trapped(error: &GuestError) -> PassEnd {
-    PassEnd::Trapped { message: ErrorChain(error).to_string() }
+pub(crate) fn went_wrong(error: &GuestError) -> PassEnd {
+    match error.as_failure() {
+        Some(failure) => PassEnd::Failed(failure),
+        None => PassEnd::Trapped { message: ErrorChain(error).to_string() },
+    }
 }
 
 /// Why a plugin is not called in a phase.

@@ -49,6 +49,7 @@ async fn measure(
         directory: directory.clone(),
         cache: cache.clone(),
         allow_as_requested: true,
+        idle_max: Duration::MAX,
     };
     let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new(8)?), options)?;
     let [first, second] = components;

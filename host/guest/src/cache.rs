@@ -8,8 +8,11 @@
 use std::{
     fs::{self, DirBuilder, File},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    io::{self, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process,
     sync::{
@@ -75,6 +78,16 @@ pub enum CacheError {
     Load(String),
 }
 
+/// A component, and its compiled code in a file unless it could not be kept.
+pub(crate) struct Compiled {
+    pub(crate) component: Component,
+    pub(crate) file: Option<CompiledFile>,
+}
+
+/// Compiled code in a file of the cache, held open: it can be loaded for as long as this lives, also when
+/// the cache has let go of it.
+pub(crate) struct CompiledFile(File);
+
 /// Where a component came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -102,11 +115,11 @@ impl CompileCache {
         engine: &GuestEngine,
         digest: &str,
         wasm: &[u8],
-    ) -> Result<(Component, Origin), CacheError> {
+    ) -> Result<(Compiled, Origin), CacheError> {
         check(wasm)?;
         let path = self.path(engine, digest);
-        if let Some(component) = self.kept(engine, &path) {
-            return Ok((component, Origin::Kept));
+        if let Some(compiled) = self.kept(engine, &path) {
+            return Ok((compiled, Origin::Kept));
         }
         let compiler = GuestEngine::throw_away(self.functions.clone())
             .map_err(|error| CacheError::Compile(error.to_string()))?;
@@ -114,21 +127,23 @@ impl CompileCache {
             .precompile_component(wasm)
             .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
         drop(compiler);
-        let component = match self.keep(&path, &compiled) {
-            Ok(()) => load(engine, &path),
+        let kept = self.keep(&path, &compiled).and_then(|()| File::open(&path));
+        let component = match kept {
+            Ok(file) => CompiledFile(file).loaded(engine),
             Err(error) => {
                 // A full disk must not keep new code from serving; it is compiled again next time.
                 let directory = self.directory.display();
                 tracing::warn!(%directory, %error, "compiled code cannot be kept; make room there");
                 load_from_memory(engine, &compiled)
+                    .map(|component| Compiled { component, file: None })
             }
         };
-        let component = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
+        let compiled = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
         if let Err(error) = self.shrink(&path) {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "compiled code that is not needed cannot be removed");
         }
-        Ok((component, Origin::Compiled))
+        Ok((compiled, Origin::Compiled))
     }
 
     fn path(&self, engine: &GuestEngine, digest: &str) -> PathBuf {
@@ -138,19 +153,21 @@ impl CompileCache {
     }
 
     /// The entry, if it is there and whole.
-    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<Component> {
-        let bytes = fs::read(path).ok()?;
+    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<Compiled> {
+        let mut file = File::open(path).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
         let sum = fs::read_to_string(sum_path(path)).ok()?;
         if sum != hex(&Sha256::digest(&bytes)) {
             tracing::warn!(path = %path.display(), "a compiled plugin is damaged; compiling it anew");
             return None;
         }
-        let component = load(engine, path)
-            .inspect_err(|error| tracing::info!(%error, "a compiled plugin does not load; compiling it anew"))
-            .ok()?;
         // For the order in which entries go; a failure costs a compilation some day.
-        let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(component)
+        let _ = file.set_modified(SystemTime::now());
+        CompiledFile(file)
+            .loaded(engine)
+            .inspect_err(|error| tracing::info!(%error, "a compiled plugin does not load; compiling it anew"))
+            .ok()
     }
 
     fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
@@ -206,13 +223,21 @@ impl CompileCache {
     }
 }
 
-/// Maps compiled code into memory.
-#[expect(
-    unsafe_code,
-    reason = "compiled code is trusted: the directory is ours alone (0700), only `keep` writes to it, by rename, and the checksum was compared"
-)]
-fn load(engine: &GuestEngine, path: &Path) -> wasmtime::Result<Component> {
-    unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+impl CompiledFile {
+    /// Maps the compiled code into memory.
+    #[expect(
+        unsafe_code,
+        reason = "compiled code is trusted: the directory is ours alone (0700), only `keep` writes to it, by rename, and the checksum was compared"
+    )]
+    pub(crate) fn load(&self, engine: &GuestEngine) -> wasmtime::Result<Component> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+    }
+
+    fn loaded(self, engine: &GuestEngine) -> wasmtime::Result<Compiled> {
+        let component = self.load(engine)?;
+        Ok(Compiled { component, file: Some(self) })
+    }
 }
 
 /// Puts compiled code into memory that was just made here.

@@ -14,14 +14,12 @@ use tholepin_schema::{
     reconcile::{Failure, Outcome, Request, Violation},
 };
 use tokio::{task, time};
-use wasmtime::{
-    Store, Trap,
-    component::{Component, HasSelf, Linker},
-};
+use wasmtime::{Store, Trap};
 
 use crate::{
-    bindings::{Reconciler, ReconcilerPre},
-    cache::{self, CacheError, CompileCache, Origin},
+    bindings::Reconciler,
+    cache::{self, CacheError, CompileCache, Compiled, Origin},
+    code::{Code, NotLoaded},
     engine::GuestEngine,
     limits::{ANSWER_BYTES_MAX, Limits},
     meter,
@@ -52,7 +50,7 @@ pub struct Loaded {
     engine: Arc<GuestEngine>,
     digest: String,
     imports: Vec<String>,
-    instances: ReconcilerPre<GuestState>,
+    code: Code,
     /// The most memory that an instance has had.
     memory_peak_bytes: AtomicUsize,
 }
@@ -84,7 +82,7 @@ impl Loaded {
         cache: &CompileCache,
         wasm: Arc<[u8]>,
         digest: String,
-    ) -> Result<(Component, Origin), CacheError> {
+    ) -> Result<(Compiled, Origin), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
         work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
@@ -93,10 +91,11 @@ impl Loaded {
     /// Links a compiled component with what this host offers.
     pub(crate) fn link(
         engine: &Arc<GuestEngine>,
-        component: &Component,
+        compiled: Compiled,
         digest: String,
     ) -> Result<Self, LoadError> {
-        let imports: Vec<String> = component
+        let imports: Vec<String> = compiled
+            .component
             .component_type()
             .imports(engine.wasmtime())
             .map(|(name, _)| name.to_owned())
@@ -104,15 +103,16 @@ impl Loaded {
         for import in &imports {
             check_import(import)?;
         }
-        let not_linkable = |error: wasmtime::Error| LoadError::NotLinkable(format!("{error:#}"));
-        let mut linker = Linker::new(engine.wasmtime());
-        Reconciler::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
-            .map_err(not_linkable)?;
-        wasi::define(&mut linker, component).map_err(not_linkable)?;
-        let linked = linker.instantiate_pre(component).map_err(not_linkable)?;
-        let instances = ReconcilerPre::new(linked).map_err(not_linkable)?;
+        let code = Code::new(Arc::clone(engine), compiled)
+            .map_err(|error| LoadError::NotLinkable(format!("{error:#}")))?;
         let memory_peak_bytes = AtomicUsize::new(0);
-        Ok(Self { engine: Arc::clone(engine), digest, imports, instances, memory_peak_bytes })
+        Ok(Self { engine: Arc::clone(engine), digest, imports, code, memory_peak_bytes })
+    }
+
+    /// Gives its code back if nobody has called it for so long, and says whether it did; the next call
+    /// loads it again.
+    pub(crate) fn rest(&self, idle_max: Duration) -> bool {
+        self.code.rest(idle_max)
     }
 
     /// The component's SHA-256 in hex.
@@ -206,7 +206,7 @@ impl Loaded {
         let work = meter::cpu_time(&mut cpu, async {
             // The semaphore is never closed; were it, the pool itself would refuse.
             let _slot = self.engine.slots().acquire().await.ok();
-            let exports = self.instances.instantiate_async(&mut store).await?;
+            let exports = self.code.instances().await?.instantiate_async(&mut store).await?;
             call(&exports, &mut store).await
         });
         let ended = time::timeout(limits.wall_clock, work).await;
@@ -229,6 +229,9 @@ fn explain(
 ) -> GuestError {
     if error.is::<ComputedTooLong>() {
         return timed_out(export, limits.compute);
+    }
+    if let Some(error) = error.downcast_ref::<NotLoaded>() {
+        return GuestError::NotLoaded { message: error.to_string() };
     }
     if state.wanted_more_memory() {
         return GuestError::OutOfMemory { export, limit_bytes: limits.memory_bytes };

@@ -130,8 +130,8 @@ pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, In
     let compiled = Loaded::compile(&engine, cache, wasm.into(), digest.clone()).await;
     let cannot =
         |source: LoadError| InspectError::Load { path: path.display().to_string(), source };
-    let (component, _) = compiled.map_err(|error: CacheError| cannot(error.into()))?;
-    let loaded = Loaded::link(&engine, &component, digest.clone()).map_err(cannot)?;
+    let (compiled, _) = compiled.map_err(|error: CacheError| cannot(error.into()))?;
+    let loaded = Loaded::link(&engine, compiled, digest.clone()).map_err(cannot)?;
     let manifest = loaded.describe(&path.display().to_string()).await?;
     Ok(Inspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
 }

@@ -6,7 +6,8 @@
 //! ```text
 //! NAME.yaml + NAME.wasm ─► fetch ─► verify ─► compile (cached) ─► check (link, describe, grants) ─► publish
 //!                                        a failure at any step leaves the previous revision serving
-//! call ─► fresh instance ─► export ─► import ─► Call ─► Perform ─► Answer ─► … ─► outcome or GuestError
+//! call ─► code ─► fresh instance ─► export ─► import ─► Call ─► Perform ─► Answer ─► … ─► outcome or GuestError
+//!         given back while nobody calls it, loaded again by the next call
 //! ```
 //!
 //! Invariants:
@@ -19,10 +20,12 @@
 
 mod bindings;
 mod cache;
+mod code;
 mod component;
 mod engine;
 mod functions;
 mod grants;
+mod heap;
 mod imports;
 mod inspect;
 mod limits;

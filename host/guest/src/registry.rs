@@ -15,6 +15,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use tholepin_core::PluginName;
@@ -24,7 +25,7 @@ pub use report::{PluginReport, RejectReason, Stage};
 pub(crate) use stages::revision;
 pub use watch::DirectoryWatch;
 
-use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin};
+use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin, heap};
 
 /// How many reports a slow subscriber may lag behind before it loses the oldest, and how many plugins'
 /// last reports are kept before those of unloaded ones go.
@@ -39,6 +40,9 @@ pub struct RegistryOptions {
     pub cache: PathBuf,
     /// Whether `grants: asRequested` is taken; on the local host only.
     pub allow_as_requested: bool,
+    /// The code of a plugin that nobody has called for so long is given back. The next call loads it again,
+    /// which takes about a millisecond in a release build.
+    pub idle_max: Duration,
 }
 
 /// Why there is no registry.
@@ -134,6 +138,16 @@ impl Registry {
             self.change(|active| {
                 active.remove(name);
             });
+        }
+    }
+
+    /// Gives back the code of plugins that nobody has called for long, and what it leaves of the heap.
+    fn rest(&self) {
+        let (plugins, idle_max) = (self.plugins(), self.options.idle_max);
+        let resting = plugins.values().filter(|plugin| plugin.loaded.rest(idle_max)).count();
+        if resting != 0 {
+            tracing::debug!(plugins = resting, "gave back code that nobody calls");
+            heap::trim();
         }
     }
 

@@ -233,6 +233,8 @@ impl Watches for FakeKubernetes {
 pub(crate) enum Script {
     Answer(Result<Outcome, Failure>),
     Trap,
+    /// Is not even called: its code cannot be loaded.
+    NotLoaded,
     /// Computes until a permit of the guests' gate is there, then answers well.
     Wait,
     /// Asks the host, whose answer comes with a permit of the world's gate; then notes that it goes on.
@@ -268,6 +270,7 @@ impl Guests for FakeGuests {
                 Script::Trap => {
                     Err(GuestError::Trapped { export: "reconcile", message: "boom".into() })
                 }
+                Script::NotLoaded => Err(GuestError::NotLoaded { message: "no memory".into() }),
                 Script::Wait => {
                     self.gate.acquire().await.unwrap().forget();
                     Ok(Ok(Outcome::default()))

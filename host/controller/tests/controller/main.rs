@@ -254,6 +254,17 @@ async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
 }
 
 #[tokio::test]
+async fn code_that_cannot_be_loaded_is_no_strike() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("a", 1));
+    bench.swap("1", &[("a", Script::NotLoaded)]).await;
+    until(|| 3 <= bench.calls_of("a", "1")).await;
+    let reasons = bench.reasons_of("a");
+    assert!(reasons.iter().all(|reason| *reason == Reason::Failed), "{reasons:?}");
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn what_could_not_be_told_is_told_when_the_server_is_back() {
     let bench = Bench::start(false);
     let guests = bench.guests("1");

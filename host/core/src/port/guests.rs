@@ -13,7 +13,8 @@ pub trait Guests: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails if the guest trapped or broke a limit. `Ok(Err(_))` is a failure the plugin understood.
+    /// Fails if the guest trapped or broke a limit, or if its code cannot be loaded. `Ok(Err(_))` is a
+    /// failure the plugin understood.
     fn reconcile<'a>(
         &'a self,
         context: CallContext,
@@ -25,7 +26,7 @@ pub trait Guests: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails if the guest trapped or broke a limit.
+    /// Fails if the guest trapped or broke a limit, or if its code cannot be loaded.
     fn validate<'a>(
         &'a self,
         context: CallContext,
@@ -34,7 +35,8 @@ pub trait Guests: Send + Sync {
     ) -> Boxed<'a, Result<Vec<Violation>, GuestError>>;
 }
 
-/// How a guest call went wrong: always the plugin's fault, always a strike.
+/// How a guest call went wrong: the plugin's fault and a strike, except where
+/// [`as_failure`](Self::as_failure) says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestError {
     /// The guest trapped, or broke the component ABI.
@@ -69,4 +71,27 @@ pub enum GuestError {
         /// What is wrong with it.
         message: String,
     },
+    /// The host had given back the plugin's code while nobody called it, and cannot load it again.
+    #[error(
+        "cannot load the plugin's code again; is the host short of memory or of open files? {message}"
+    )]
+    NotLoaded {
+        /// What stands in the way.
+        message: String,
+    },
+}
+
+impl GuestError {
+    /// What it is instead of a strike where the host is to blame: a failure that is tried again.
+    #[must_use]
+    pub fn as_failure(&self) -> Option<Failure> {
+        let reason = match self {
+            Self::NotLoaded { .. } => "NotLoaded".to_owned(),
+            Self::Trapped { .. }
+            | Self::TimedOut { .. }
+            | Self::OutOfMemory { .. }
+            | Self::BadAnswer { .. } => return None,
+        };
+        Some(Failure { reason, message: self.to_string(), retry: true })
+    }
 }

@@ -87,10 +87,10 @@ pub(super) async fn load(
 
     let compiled =
         Loaded::compile(&registry.engine, &registry.cache, wasm, component_digest.clone()).await;
-    let (component, _) = compiled.map_err(|error| compile_rejected(&error))?;
+    let (compiled, _) = compiled.map_err(|error| compile_rejected(&error))?;
     reach(Stage::Compiled, progress);
 
-    let loaded = Loaded::link(&registry.engine, &component, component_digest.clone())
+    let loaded = Loaded::link(&registry.engine, compiled, component_digest.clone())
         .map_err(|error| link_rejected(&error))?;
     let manifest = loaded.describe(name.as_str()).await.map_err(|error| {
         Rejected::new(

@@ -83,7 +83,10 @@ impl DirectoryWatch {
                 Some(quiet) = self.notices.recv(), if self.watcher.is_some() => {
                     self.settle(quiet).await;
                 }
-                _ = rescan.tick() => self.watch_again(),
+                _ = rescan.tick() => {
+                    self.registry.rest();
+                    self.watch_again();
+                }
             }
             self.scan().await;
         }

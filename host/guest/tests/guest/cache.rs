@@ -4,7 +4,11 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use serde_json::json;
+use tokio::time;
 
 use crate::{
     build,
@@ -69,6 +73,41 @@ async fn code_that_cannot_be_kept_serves_all_the_same() {
     setting.install("probe", &build::probe(), "");
     setting.watch.scan().await;
     let plugin = setting.active("probe").unwrap_or_else(|| panic!("{:?}", setting.report("probe")));
-    let task = serde_json::json!({"do": "nothing"});
-    assert_eq!(summary(&plugin, task, World::friendly()).await, "");
+    assert_eq!(summary(&plugin, json!({"do": "nothing"}), World::friendly()).await, "");
+}
+
+/// After this, code that should be given back is not.
+const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn code_that_nobody_calls_is_given_back_and_loaded_again() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    let mut setting = Setting::resting(cache.clone(), true, Duration::ZERO);
+    let mut install = async |name: &str, wasm: &Path| {
+        setting.install(name, wasm, "");
+        setting.watch.scan().await;
+        setting.active(name).unwrap_or_else(|| panic!("{:?}", setting.report(name)))
+    };
+    let is_mapped =
+        || fs::read_to_string("/proc/self/maps").unwrap().contains(cache.to_str().unwrap());
+    let in_file = install("probe", &build::probe()).await;
+    assert!(is_mapped());
+    // What comes now can only be kept in memory, and what there is has no name any more.
+    fs::remove_dir_all(&cache).unwrap();
+    let in_memory = install("config-maker", &build::config_maker("Hello")).await;
+
+    let given_back = async {
+        while is_mapped() {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = setting.watch.run() => {}
+        given_back = time::timeout(GIVEN_BACK_MAX, given_back) => given_back.unwrap(),
+    }
+    assert_eq!(summary(&in_file, json!({"do": "nothing"}), World::friendly()).await, "");
+    assert!(is_mapped());
+    let said = summary(&in_memory, json!({"text": "world"}), World::friendly()).await;
+    assert_eq!(said, "Hello, world!");
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -34,10 +35,15 @@ impl Setting {
     }
 
     pub(crate) fn with(cache: PathBuf, allow_as_requested: bool) -> Self {
+        Self::resting(cache, allow_as_requested, Duration::MAX)
+    }
+
+    /// As [`with`](Self::with), and gives back code that nobody has called for so long.
+    pub(crate) fn resting(cache: PathBuf, allow_as_requested: bool, idle_max: Duration) -> Self {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("plugins");
         fs::create_dir(&directory).unwrap();
-        let options = RegistryOptions { directory, cache, allow_as_requested };
+        let options = RegistryOptions { directory, cache, allow_as_requested, idle_max };
         let (registry, watch) = Registry::open(Arc::clone(&ENGINE), options).unwrap();
         Self { home, registry, watch }
     }

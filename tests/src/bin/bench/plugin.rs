@@ -1,6 +1,6 @@
 //! Plugins loaded into this process by the product's own registry, with the engine that the host has.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -27,7 +27,8 @@ impl Plugin {
         std::fs::create_dir(&directory)?;
         guests::install(&directory, name, component)?;
         let cache = home.path().join("compiled");
-        let options = RegistryOptions { directory, cache, allow_as_requested: true };
+        let idle_max = Duration::MAX;
+        let options = RegistryOptions { directory, cache, allow_as_requested: true, idle_max };
         let (registry, mut watch) =
             Registry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
         watch.scan().await;

@@ -24,8 +24,8 @@ const STEPS: [usize; 3] = [1, 10, 100];
 const GOAL_BYTES: f64 = 48e6;
 /// After this plugins that do not serve are given up: the first time each is compiled.
 const SERVE_MAX: Duration = Duration::from_secs(180);
-/// How long the host may let go of what it needed to begin.
-const SETTLE: Duration = Duration::from_secs(2);
+/// How long the host may let go of what it needed to begin: it gives code back that was not called for 20 s.
+const SETTLE: Duration = Duration::from_secs(25);
 
 /// What is replaced in the component, so that one build makes all. Long enough not to become a constant in
 /// the code.
