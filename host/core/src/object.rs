@@ -84,7 +84,9 @@ impl StoredObject {
             }
         }
         let meta = ObjectMeta::of(&object)?;
-        Ok(Self { meta: Arc::new(meta), text: object.to_string().into() })
+        // Its keys are strings, so printing cannot fail.
+        let text = serde_json::to_string(&object).unwrap_or_default();
+        Ok(Self { meta: Arc::new(meta), text: text.into() })
     }
 
     /// The metadata.

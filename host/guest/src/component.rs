@@ -21,6 +21,7 @@ use crate::{
     cache::{self, CacheError, CompileCache, Compiled, Origin},
     code::{Code, NotLoaded},
     engine::GuestEngine,
+    imports::print,
     limits::{ANSWER_BYTES_MAX, Limits},
     meter,
     state::{ComputedTooLong, GuestState, World},
@@ -152,7 +153,7 @@ impl Loaded {
     ) -> Result<Vec<Violation>, GuestError> {
         let label = context.plugin.to_string();
         let state = GuestState::new(label, None, "validate", limits);
-        let (old, new) = (old.map(|old| old.to_string()), new.to_string());
+        let (old, new) = (old.as_ref().map(print), print(&new));
         let text = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {

@@ -86,7 +86,7 @@ impl GuestState {
 }
 
 /// A document as text. Its keys are strings, so printing cannot fail.
-fn print(document: &Value) -> String {
+pub(crate) fn print(document: &Value) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }
 

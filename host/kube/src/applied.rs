@@ -31,8 +31,8 @@ pub(crate) struct IntentHash([u8; 32]);
 impl IntentHash {
     /// Hashes an intent: equal documents have equal hashes, whatever the order of their fields.
     pub(crate) fn of(intent: &Value) -> Self {
-        // `Value` prints its keys sorted.
-        Self(Sha256::digest(intent.to_string()).into())
+        // `Value` prints its keys sorted, and never fails.
+        Self(Sha256::digest(serde_json::to_vec(intent).unwrap_or_default()).into())
     }
 }
 
