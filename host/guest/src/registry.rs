@@ -142,6 +142,7 @@ impl Registry {
     }
 
     /// Gives back the code of plugins that nobody has called for long, and what it leaves of the heap.
+    /// Blocks for some milliseconds.
     fn rest(&self) {
         let (plugins, idle_max) = (self.plugins(), self.options.idle_max);
         let resting = plugins.values().filter(|plugin| plugin.loaded.rest(idle_max)).count();

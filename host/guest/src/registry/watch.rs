@@ -84,7 +84,7 @@ impl DirectoryWatch {
                     self.settle(quiet).await;
                 }
                 _ = rescan.tick() => {
-                    self.registry.rest();
+                    self.rest().await;
                     self.watch_again();
                 }
             }
@@ -131,6 +131,14 @@ impl DirectoryWatch {
             if latest <= Instant::now() {
                 break;
             }
+        }
+    }
+
+    /// Gives back the code of plugins that nobody has called for long, aside: unmapping takes time.
+    async fn rest(&self) {
+        let registry = Arc::clone(&self.registry);
+        if let Err(error) = task::spawn_blocking(move || registry.rest()).await {
+            tracing::warn!(%error, "cannot give back code that nobody calls");
         }
     }
 
