@@ -19,5 +19,6 @@ pub mod ledger;
 pub mod manifest;
 pub mod probe;
 pub mod reconcile;
+pub mod reserved;
 pub mod snapshot;
 pub mod word;

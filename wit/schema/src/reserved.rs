@@ -1,0 +1,77 @@
+//! Names of the ConfigMaps and Secrets that the host keeps for an object, and that no plugin reaches.
+//!
+//! A reserved object carries the kind and the uid of the object that it is about, never its name: an
+//! object that was deleted and made anew under the same name starts without one.
+//!
+//! Invariants:
+//! - No grant covers a reserved name: the gate refuses it for every verb, whatever the scope.
+//! - The reserved object has the object that it is about as its owner, so that it goes with it.
+
+use alloc::{format, string::String};
+
+use crate::manifest::KindName;
+
+/// What every reserved name begins with.
+pub const PREFIX: &str = "tholepin-";
+
+/// What a reserved object is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// The ConfigMap of the ledger: which process was which node.
+    Ledger,
+    /// The ConfigMap of the last spec that the plugin accepted.
+    AcceptedSpec,
+    /// The Secret that the Pods read their password from.
+    Credentials,
+}
+
+impl Purpose {
+    /// The purpose as it stands in the name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::AcceptedSpec => "accepted",
+            Self::Credentials => "credentials",
+        }
+    }
+}
+
+/// The name of the reserved object of this purpose for the object with this kind and uid:
+/// `tholepin-ledger-rediscluster-4c3f…`. A valid name for every kind that an API server accepts.
+#[must_use]
+pub fn name(purpose: Purpose, kind: &str, uid: &str) -> String {
+    format!("{PREFIX}{}-{}-{uid}", purpose.as_str(), kind.to_ascii_lowercase())
+}
+
+/// Whether an object of this kind and name is the host's alone.
+#[must_use]
+pub fn is_reserved(kind: &KindName, name: &str) -> bool {
+    let is_kept = matches!(kind.kind.as_str(), "ConfigMap" | "Secret") && kind.group().is_empty();
+    is_kept && name.starts_with(PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_config_maps_and_secrets_with_the_prefix_are_reserved() {
+        let kind = |api_version: &str, kind: &str| KindName {
+            api_version: api_version.into(),
+            kind: kind.into(),
+        };
+        let ledger = name(Purpose::Ledger, "RedisCluster", "4c3f");
+        assert_eq!(ledger, "tholepin-ledger-rediscluster-4c3f");
+        let rows = [
+            (kind("v1", "ConfigMap"), ledger.as_str(), true),
+            (kind("v1", "Secret"), "tholepin-credentials-rediscluster-4c3f", true),
+            (kind("v1", "Service"), ledger.as_str(), false),
+            (kind("example.dev/v1", "ConfigMap"), ledger.as_str(), false),
+            (kind("v1", "ConfigMap"), "demo-config", false),
+        ];
+        for (kind, name, reserved) in rows {
+            assert_eq!(is_reserved(&kind, name), reserved, "{kind} {name}");
+        }
+    }
+}
