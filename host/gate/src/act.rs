@@ -23,7 +23,7 @@ use crate::{
     fact::{self, Objects},
     field, grant,
     guard::{self, Policy, Proof, Scene},
-    kubernetes, ledger, lift,
+    instance, kubernetes, ledger, lift,
     pass::Pass,
     steps, witness,
 };
@@ -46,19 +46,13 @@ pub(crate) async fn perform(
     }
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
     guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
-    let members = pass.members(instance).await?;
-    let name = &members.instance;
-    let mut deeds = match pass.context.mode {
-        Mode::Live => {
-            let mut book = pass.gate.books.take(pass, name).await?;
-            steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
-            Run::new(pass, instance, actions, &mut book).run(waves).await?
-        }
-        Mode::Plan => {
-            let mut book = pass.gate.books.copy(pass, name).await?;
-            Run::new(pass, instance, actions, &mut book).run(waves).await?
-        }
-    };
+    let mut book = pass.book(instance).await?;
+    let members = pass.members_by(&book.ledger, instance).await?;
+    instance::some(&pass.context, instance, &members)?;
+    if pass.context.mode == Mode::Live {
+        steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
+    }
+    let mut deeds = Run::new(pass, instance, actions, &mut book).run(waves).await?;
     let mut results = Vec::with_capacity(actions.len());
     for (index, action) in actions.iter().enumerate() {
         let missing = || without_commands(Outcome::Skipped { after: String::new() });
@@ -122,7 +116,7 @@ impl<'a> Run<'a> {
 
     async fn wave(&mut self, wave: &[usize]) -> Result<(), CallError> {
         let ports = &self.pass.gate.ports;
-        let members = self.pass.members(self.instance).await?;
+        let members = self.pass.members_by(&self.book.ledger, self.instance).await?;
         let snapshot = ports.redis.observe(&members, &self.instance.settings).await;
         let now_ms = ports.clock.now_ms();
         ledger::learn(&mut self.book.ledger, &snapshot, now_ms);

@@ -1,7 +1,8 @@
-//! Keeps each instance's ledger: in memory while the host lives, in a ConfigMap beyond that.
+//! Keeps the ledger of each object: in memory while the host lives, in a reserved ConfigMap beyond that.
 //!
-//! The ledger is written when it changed, and before a step that depends on it being kept. One lock
-//! per instance also means that no two passes act on an instance at once.
+//! The ledger is written when it changed, and before a step that depends on it being kept. Each write
+//! names the version that was read, so that a second host that wrote meanwhile is noticed and merged
+//! with. One lock per object also means that no two passes act on it at once.
 
 use std::{
     collections::BTreeMap,
@@ -12,81 +13,122 @@ use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectRef,
     condition::HOST_FIELD_MANAGER,
-    port::{ApplyRequest, Kubernetes},
+    port::{Kubernetes, StoreView},
 };
-use tholepin_schema::{ledger::Ledger, manifest::KindName};
+use tholepin_schema::{
+    ledger::Ledger,
+    manifest::KindName,
+    reserved::{self, Purpose},
+};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::{context::Mode, pass::Pass};
+use crate::{PassContext, context::Mode, ledger, ownership::text, pass::Pass};
 
-/// Instances whose ledger is kept in memory; beyond that, those not in use are read again when needed.
+/// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
 const BOOKS_MAX: usize = 4096;
+/// How often a write is tried that another host's write was faster than.
+const ATTEMPTS_MAX: usize = 4;
 /// The key in the ConfigMap.
 const KEY: &str = "ledger.json";
 
-/// The books of all instances.
+/// The books of all objects.
 #[derive(Default)]
 pub(crate) struct Books {
-    open: Mutex<BTreeMap<String, Arc<AsyncMutex<Book>>>>,
+    /// By the uid of the object.
+    open: Mutex<BTreeMap<String, Open>>,
 }
 
-/// One instance's ledger.
-#[derive(Default)]
+/// A book in memory, and which object it is about.
+struct Open {
+    object: ObjectRef,
+    book: Arc<AsyncMutex<Book>>,
+}
+
+/// One object's ledger.
+#[derive(Clone, Default)]
 pub(crate) struct Book {
     /// As it is now.
     pub(crate) ledger: Ledger,
-    /// As the ConfigMap has it; nothing until it was read or written.
-    stored: Option<Ledger>,
+    /// As the ConfigMap has it; nothing if there is none yet.
+    stored: Option<Stored>,
+    /// Whether Kubernetes was asked for it.
+    is_read: bool,
+}
+
+/// A ledger as the API server has it.
+#[derive(Clone)]
+struct Stored {
+    ledger: Ledger,
+    resource_version: String,
 }
 
 impl Books {
-    /// Takes an instance's book, reading it from Kubernetes the first time.
+    /// Takes the book of the object of a pass, reading it from Kubernetes the first time.
     ///
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be read, or holds no ledger.
     pub(crate) async fn take(
         &self,
-        pass: &Pass,
-        instance: &str,
+        kubernetes: &dyn Kubernetes,
+        context: &PassContext,
     ) -> Result<OwnedMutexGuard<Book>, CallError> {
         let book = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             if BOOKS_MAX <= open.len() {
-                open.retain(|_, book| 1 < Arc::strong_count(book));
+                open.retain(|_, open| 1 < Arc::strong_count(&open.book));
             }
-            open.entry(instance.to_owned()).or_default().clone()
+            let new = || Open { object: context.reference(), book: Arc::default() };
+            open.entry(context.uid().to_owned()).or_insert_with(new).book.clone()
         };
         let mut book = book.lock_owned().await;
-        if book.stored.is_none() {
-            *book = Book::read(pass).await?;
+        if !book.is_read {
+            *book = Book::read(kubernetes, context).await?;
         }
         Ok(book)
     }
 
-    /// A copy of an instance's book for a plan, which keeps nothing: neither in the ConfigMap nor in
-    /// memory. Waits until whoever acts on the instance has finished.
+    /// A copy of the book for those who only read it: neither the ConfigMap nor what is in memory
+    /// changes. Waits until whoever acts on the object has finished.
     ///
     /// # Errors
     ///
     /// As [`take`](Self::take).
-    pub(crate) async fn copy(&self, pass: &Pass, instance: &str) -> Result<Book, CallError> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned();
+    pub(crate) async fn copy(
+        &self,
+        kubernetes: &dyn Kubernetes,
+        context: &PassContext,
+    ) -> Result<Book, CallError> {
+        let open = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.get(context.uid()).map(|open| open.book.clone())
+        };
         if let Some(open) = open {
             let book = open.lock().await;
-            if book.stored.is_some() {
-                return Ok(Book { ledger: book.ledger.clone(), stored: book.stored.clone() });
+            if book.is_read {
+                return Ok(book.clone());
             }
         }
-        Book::read(pass).await
+        Book::read(kubernetes, context).await
+    }
+
+    /// Drops the books of objects of this name that are gone.
+    pub(crate) fn drop_gone(&self, view: &dyn StoreView, object: &ObjectRef) {
+        let uid = view.meta(object).map(|meta| meta.uid.clone());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|book, open| open.object != *object || uid.as_ref() == Some(book));
     }
 }
 
 impl Book {
-    /// Reads the book from Kubernetes.
-    async fn read(pass: &Pass) -> Result<Self, CallError> {
-        let stored = read(&*pass.gate.ports.kubernetes, reference(pass)).await?;
-        Ok(Self { ledger: stored.clone().unwrap_or_default(), stored })
+    /// Reads the book from Kubernetes, or the one that an older host kept under the object's name.
+    async fn read(kubernetes: &dyn Kubernetes, context: &PassContext) -> Result<Self, CallError> {
+        if let Some(stored) = read(kubernetes, reference(context)).await? {
+            let ledger = stored.ledger.clone();
+            return Ok(Self { ledger, stored: Some(stored), is_read: true });
+        }
+        let old = read_old(kubernetes, context).await?;
+        Ok(Self { ledger: old.unwrap_or_default(), stored: None, is_read: true })
     }
 
     /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an
@@ -94,68 +136,137 @@ impl Book {
     ///
     /// # Errors
     ///
-    /// Fails if the ConfigMap cannot be written.
+    /// Fails if the ConfigMap cannot be written, or if other hosts write it all the time.
     pub(crate) async fn save(&mut self, pass: &Pass) -> Result<(), CallError> {
         let writes = pass.context.mode == Mode::Live && !pass.is_paused();
-        if !writes || self.stored.as_ref() == Some(&self.ledger) {
+        if !writes {
             return Ok(());
         }
-        let text = serde_json::to_string(&self.ledger)
-            .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;
-        let request = ApplyRequest {
-            field_manager: HOST_FIELD_MANAGER.to_owned(),
-            object: config_map(pass, &text),
-            force: true,
-            status: false,
-            dry_run: false,
-        };
-        pass.gate.ports.kubernetes.apply(request).await?;
-        self.stored = Some(self.ledger.clone());
+        let kubernetes = &*pass.gate.ports.kubernetes;
+        for _ in 0..ATTEMPTS_MAX {
+            let is_kept = match &self.stored {
+                Some(stored) => stored.ledger == self.ledger,
+                None => self.ledger == Ledger::default(),
+            };
+            if is_kept {
+                return Ok(());
+            }
+            let object = config_map(&pass.context, &self.ledger, self.stored.as_ref())?;
+            let manager = HOST_FIELD_MANAGER.to_owned();
+            let written = match self.stored {
+                Some(_) => kubernetes.replace(object, manager).await,
+                None => kubernetes.create(object, manager).await,
+            };
+            match written {
+                Ok(object) => {
+                    let resource_version = text(&object, "/metadata/resourceVersion").to_owned();
+                    let ledger = self.ledger.clone();
+                    self.stored = Some(Stored { ledger, resource_version });
+                }
+                // Somebody deleted it: what is known is written anew.
+                Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
+                Err(CallError::Conflict(_)) => self.merge(kubernetes, &pass.context).await?,
+                Err(error) => return Err(error),
+            }
+        }
+        let name = reference(&pass.context);
+        Err(CallError::Conflict(format!(
+            "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
+             reconcile this object?"
+        )))
+    }
+
+    /// Takes in what another host wrote since this one read or wrote last.
+    async fn merge(
+        &mut self,
+        kubernetes: &dyn Kubernetes,
+        context: &PassContext,
+    ) -> Result<(), CallError> {
+        let theirs = read(kubernetes, reference(context)).await?;
+        if let Some(theirs) = &theirs {
+            let base = self.stored.as_ref().map(|stored| stored.ledger.clone()).unwrap_or_default();
+            self.ledger = ledger::merge(&base, &self.ledger, &theirs.ledger);
+        }
+        self.stored = theirs;
         Ok(())
     }
 }
 
-async fn read(kubernetes: &dyn Kubernetes, object: ObjectRef) -> Result<Option<Ledger>, CallError> {
-    let name = object.to_string();
-    let found = match kubernetes.get(object).await {
+async fn read(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<Option<Stored>, CallError> {
+    match kubernetes.get(name.clone()).await {
+        Ok(found) => {
+            let resource_version = text(&found, "/metadata/resourceVersion").to_owned();
+            Ok(Some(Stored { ledger: parse(&name, &found)?, resource_version }))
+        }
+        Err(CallError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The ledger that hosts kept before names were reserved: in `NAME-ledger`, of which no plugin can write
+/// one either. Another kind's object of the same name may have it.
+async fn read_old(
+    kubernetes: &dyn Kubernetes,
+    context: &PassContext,
+) -> Result<Option<Ledger>, CallError> {
+    let name = format!("{}{}", context.key.name, reserved::OLD_LEDGER_SUFFIX);
+    let name = ObjectRef { name, ..reference(context) };
+    let found = match kubernetes.get(name.clone()).await {
         Ok(found) => found,
         Err(CallError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
+    let owners = found.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let is_ours = owners.into_iter().flatten().any(|owner| text(owner, "/uid") == context.uid());
+    if is_ours { parse(&name, &found).map(Some) } else { Ok(None) }
+}
+
+/// A ledger that cannot be read is an error and not an empty ledger: the guards would know too little.
+fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     let text = found.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
-    // A ledger that cannot be read must not be taken for none: the guards would know too little.
-    serde_json::from_str(text).map(Some).map_err(|error| {
-        let text = format!("{name} holds no ledger that this host can read ({error}); restore it");
+    serde_json::from_str(text).map_err(|error| {
+        let text = format!(
+            "{name} holds no ledger that this host can read ({error}); restore it, or delete it to have \
+             the instance adopted anew"
+        );
         CallError::Invalid(text)
     })
 }
 
-fn reference(pass: &Pass) -> ObjectRef {
+fn reference(context: &PassContext) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
-        namespace: pass.context.key.namespace.clone(),
-        name: format!("{}-ledger", pass.context.key.name),
+        namespace: context.key.namespace.clone(),
+        name: reserved::name(Purpose::Ledger, &context.key.kind.kind, context.uid()),
     }
 }
 
 /// Owned by the reconciled object, so that it goes with it.
-fn config_map(pass: &Pass, text: &str) -> Value {
-    let ObjectRef { kind, namespace, name } = reference(pass);
-    let owner = pass.context.reference();
-    json!({
+fn config_map(
+    context: &PassContext,
+    ledger: &Ledger,
+    stored: Option<&Stored>,
+) -> Result<Value, CallError> {
+    let text = serde_json::to_string(ledger)
+        .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;
+    let ObjectRef { kind, namespace, name } = reference(context);
+    let owner = context.reference();
+    Ok(json!({
         "apiVersion": kind.api_version,
         "kind": kind.kind,
         "metadata": {
             "namespace": namespace,
             "name": name,
+            // Absent where it is to be created.
+            "resourceVersion": stored.map(|stored| stored.resource_version.as_str()),
             "labels": {"app.kubernetes.io/managed-by": "tholepin"},
             "ownerReferences": [{
                 "apiVersion": owner.kind.api_version,
                 "kind": owner.kind.kind,
                 "name": owner.name,
-                "uid": pass.context.uid(),
+                "uid": context.uid(),
             }],
         },
         "data": {KEY: text},
-    })
+    }))
 }

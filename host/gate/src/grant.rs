@@ -1,7 +1,10 @@
 //! Decides whether a plugin's grants cover a call. Pure: what is looked at arrives as arguments.
 
-use tholepin_core::CallError;
-use tholepin_schema::manifest::{Grants, KindName, KubernetesGrant, Scope};
+use tholepin_core::{CallError, ObjectRef};
+use tholepin_schema::{
+    manifest::{Grants, KindName, KubernetesGrant, Scope},
+    reserved,
+};
 
 /// Groups whose objects decide over permissions or over other plugins: never granted.
 const NEVER_GRANTED: &[&str] = &[
@@ -37,6 +40,20 @@ pub(crate) fn kubernetes<'a>(
             kind.api_version, kind.kind
         ))
     })
+}
+
+/// Whether a plugin may name this object at all: what the host keeps for itself is not reached by any
+/// grant.
+///
+/// # Errors
+///
+/// Fails with the name.
+pub(crate) fn not_reserved(object: &ObjectRef) -> Result<(), CallError> {
+    if reserved::is_reserved(&object.kind, &object.name) {
+        let text = format!("the name of {object} is reserved for the host; choose another");
+        return Err(CallError::Denied(text));
+    }
+    Ok(())
 }
 
 /// Whether a verb of `redis/topology` is granted.

@@ -1,34 +1,63 @@
 //! Finds the members of an instance: which Pods belong to it, and how to talk to them.
+//!
+//! Invariants:
+//! - Who is a member follows from the controller chains that the API server has, and from the ledger.
+//!   What a plugin says (selector, labels) only chooses what it is shown.
+//! - A group of processes has one container and one port for as long as its ledger lives.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectKey,
+    CallError, ObjectKey, ObjectRef,
     port::{Credentials, Kubernetes, Member, Members, StoreView},
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
+    ledger::{Group, Ledger},
     manifest::KindName,
+    reserved,
+    snapshot::Snapshot,
 };
 
-use crate::ownership::{leads_to, text};
+use crate::{
+    PassContext,
+    ownership::{descendants, text},
+};
 
-/// The members of `instance` as the store has them now, for the object reconciled.
+/// The members of an instance that was admitted, as the store has them now.
 ///
 /// The newest view and not a pass' own: what a Redis call does must fit the Pods of now.
 ///
 /// # Errors
 ///
-/// Fails if the instance names somebody else's objects, if its Pods are not watched, or if its
-/// password cannot be read.
+/// Fails if its Pods are not watched, or if its password cannot be read.
 pub(crate) async fn members(
     kubernetes: &dyn Kubernetes,
-    key: &ObjectKey,
-    object: &Value,
+    context: &PassContext,
+    ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Members, CallError> {
-    let namespace = &key.namespace;
+    let selected = select(&*kubernetes.view(), context, ledger, instance)?;
+    let credentials = match &instance.credentials {
+        Some(reference) => credentials(kubernetes, context, reference).await?,
+        None => Credentials::default(),
+    };
+    let Selected { members, strangers } = selected;
+    Ok(Members { instance: name(context, instance), members, strangers, credentials })
+}
+
+/// Whether the object reconciled may name this instance at all.
+///
+/// # Errors
+///
+/// Fails with what is wrong with the instance.
+pub(crate) fn admit(context: &PassContext, instance: &Instance) -> Result<(), CallError> {
+    let namespace = &context.key.namespace;
     if instance.namespace != *namespace {
         let text = format!(
             "the instance is in namespace `{}`; members of `{namespace}` only",
@@ -36,11 +65,7 @@ pub(crate) async fn members(
         );
         return Err(CallError::Denied(text));
     }
-    let is_own = instance.owner.as_ref().is_none_or(|owner| {
-        let kind = KindName { api_version: owner.api_version.clone(), kind: owner.kind.clone() };
-        kind == key.kind && owner.name == key.name
-    });
-    if !is_own {
+    if !is_own(&context.key, instance) {
         let text =
             "an instance of another owner cannot be granted yet; leave `owner` out".to_owned();
         return Err(CallError::Unsupported(text));
@@ -49,66 +74,191 @@ pub(crate) async fn members(
         let text = "the instance's selector is empty and would match every Pod".to_owned();
         return Err(CallError::Invalid(text));
     }
-    let (members, strangers) = select(&*kubernetes.view(), instance, uid(object))?;
-    let credentials = match &instance.credentials {
-        Some(reference) => credentials(kubernetes, namespace, object, reference).await?,
-        None => Credentials::default(),
-    };
-    Ok(Members { instance: name(object, instance), members, strangers, credentials })
+    Ok(())
 }
 
-/// What an instance of this object is called in caches, locks and the ledger.
-pub(crate) fn name(object: &Value, instance: &Instance) -> String {
-    format!("{}:{}", uid(object), instance.port)
+fn is_own(key: &ObjectKey, instance: &Instance) -> bool {
+    instance.owner.as_ref().is_none_or(|owner| {
+        let kind = KindName { api_version: owner.api_version.clone(), kind: owner.kind.clone() };
+        kind == key.kind && owner.name == key.name
+    })
+}
+
+/// What an instance of the object reconciled is called in caches.
+pub(crate) fn name(context: &PassContext, instance: &Instance) -> String {
+    format!("{}:{}", context.uid(), instance.group())
+}
+
+/// Notes the container and the port of a group at its first use.
+///
+/// # Errors
+///
+/// Fails if the ledger has others: the guards would look at other processes than the calls go to.
+pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), CallError> {
+    let named = Group {
+        container: instance.container.clone(),
+        port: instance.port,
+        unknown: Default::default(),
+    };
+    let known = ledger.groups.entry(instance.group().to_owned()).or_insert_with(|| named.clone());
+    if (&known.container, known.port) == (&named.container, named.port) {
+        return Ok(());
+    }
+    Err(CallError::Invalid(format!(
+        "the group `{}` of this object is the container `{}` with port {}, as its first use fixed it; \
+         container `{}` with port {} is another group: name it in the instance's `group`",
+        instance.group(),
+        known.container,
+        known.port,
+        named.container,
+        named.port
+    )))
 }
 
 /// The members anew, if they are others than these; the credentials stay.
 pub(crate) fn renewed(
     view: &dyn StoreView,
     members: &Members,
+    context: &PassContext,
+    ledger: &Ledger,
     instance: &Instance,
-    owner_uid: &str,
 ) -> Result<Option<Members>, CallError> {
-    let (now, strangers) = select(view, instance, owner_uid)?;
+    let Selected { members: now, strangers } = select(view, context, ledger, instance)?;
     let is_same = now == members.members && strangers == members.strangers;
     Ok((!is_same).then(|| Members { members: now, strangers, ..members.clone() }))
 }
 
+/// Leaves those members in a snapshot that the instance's selector matches.
+///
+/// # Errors
+///
+/// Fails if none is left: an empty list could be taken for an instance that is well.
+pub(crate) fn narrow(
+    view: &dyn StoreView,
+    context: &PassContext,
+    instance: &Instance,
+    snapshot: &mut Snapshot,
+) -> Result<(), CallError> {
+    let all = snapshot.members.len();
+    let matching = matching(view, instance)?;
+    let shown: BTreeSet<&str> = matching.iter().map(|pod| text(pod, "/metadata/name")).collect();
+    snapshot.members.retain(|member| shown.contains(member.pod.as_str()));
+    if !snapshot.members.is_empty() {
+        return Ok(());
+    }
+    let (object, group) = (context.reference(), instance.group());
+    Err(CallError::NotFound(format!(
+        "a Pod of {object} in group `{group}` that matches `{}` ({all} do not match)",
+        instance.selector
+    )))
+}
+
+/// Whether there is a member at all.
+///
+/// # Errors
+///
+/// Fails if there is none: an empty list could be taken for an instance that is well.
+pub(crate) fn some(
+    context: &PassContext,
+    instance: &Instance,
+    members: &Members,
+) -> Result<(), CallError> {
+    if !members.members.is_empty() {
+        return Ok(());
+    }
+    let (object, group) = (context.reference(), instance.group());
+    Err(CallError::NotFound(format!("a Pod of {object} in group `{group}`")))
+}
+
+struct Selected {
+    members: Vec<Member>,
+    strangers: Vec<String>,
+}
+
 fn select(
     view: &dyn StoreView,
+    context: &PassContext,
+    ledger: &Ledger,
     instance: &Instance,
-    owner_uid: &str,
-) -> Result<(Vec<Member>, Vec<String>), CallError> {
-    let pods = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
+) -> Result<Selected, CallError> {
+    let matching = matching(view, instance)?;
+    let pods = pods(view, context, ledger);
+    let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance));
+    let mut members: Vec<Member> = of_group.map(|pod| member(pod, instance)).collect();
+    members.sort_by(|a, b| a.pod.cmp(&b.pod));
+    let is_known = |pod: &&Arc<Value>| pods.iter().any(|known| uid(known) == uid(pod));
+    let strangers = matching.iter().filter(|pod| !is_known(pod));
+    let strangers = strangers.map(|pod| text(pod, "/metadata/name").to_owned()).collect();
+    Ok(Selected { members, strangers })
+}
+
+/// The Pods of the object reconciled: those whose chain of controllers ends there, and those that the
+/// ledger knows by their uid, whoever controls them now.
+pub(crate) fn pods(
+    view: &dyn StoreView,
+    context: &PassContext,
+    ledger: &Ledger,
+) -> Vec<Arc<Value>> {
+    let kind = pod_kind();
+    let mut found: Vec<Arc<Value>> = Vec::new();
+    for meta in descendants(view, context.uid()).iter().filter(|meta| meta.object.kind == kind) {
+        found.extend(view.get(&meta.object));
+    }
+    for known in ledger.nodes.values() {
+        let (kind, namespace) = (pod_kind(), context.key.namespace.clone());
+        let name = ObjectRef { kind, namespace, name: known.pod.clone() };
+        if found.iter().any(|pod| uid(pod) == known.pod_uid) {
+            continue;
+        }
+        found.extend(view.get(&name).filter(|pod| uid(pod) == known.pod_uid));
+    }
+    found
+}
+
+/// Whether a Pod counts in this group: it runs the group's container, or that of no group, which makes
+/// it a member that does not answer.
+fn belongs_to_group(pod: &Value, ledger: &Ledger, instance: &Instance) -> bool {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+    let runs = |name: &str| {
+        containers.into_iter().flatten().any(|container| text(container, "/name") == name)
+    };
+    let others = ledger.groups.iter().filter(|(name, _)| *name != instance.group());
+    runs(&instance.container) || !others.into_iter().any(|(_, group)| runs(&group.container))
+}
+
+/// The Pods that the selector matches, whosever they are.
+fn matching(view: &dyn StoreView, instance: &Instance) -> Result<Vec<Arc<Value>>, CallError> {
+    let pods = pod_kind();
     if !view.covers(&pods) {
         let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";
         return Err(CallError::Transient(text.to_owned()));
     }
-    let mut members = Vec::new();
-    let mut strangers = Vec::new();
-    for pod in view.list(&pods, &instance.namespace, &instance.selector)? {
-        if leads_to(view, &pod, owner_uid) {
-            members.push(member(&pod, instance));
-        } else {
-            strangers.push(text(&pod, "/metadata/name").to_owned());
-        }
-    }
-    Ok((members, strangers))
+    view.list(&pods, &instance.namespace, &instance.selector)
+}
+
+pub(crate) fn pod_kind() -> KindName {
+    KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() }
 }
 
 /// A secret value goes from the port to the connection and nowhere else.
 async fn credentials(
     kubernetes: &dyn Kubernetes,
-    namespace: &str,
-    object: &Value,
+    context: &PassContext,
     reference: &CredentialsRef,
 ) -> Result<Credentials, CallError> {
+    let PassContext { key: object_key, object, .. } = context;
     let CredentialsRef { secret, key, user } = reference;
+    let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
+    if reserved::is_reserved(&kind, secret) {
+        let text = format!("the Secret `{secret}` has a name that is reserved for the host");
+        return Err(CallError::Denied(text));
+    }
     if !names_secret(object, secret) {
         let text = format!("the object's spec does not name the Secret `{secret}`");
         return Err(CallError::Denied(text));
     }
-    let value = kubernetes.secret_value(namespace.to_owned(), secret.clone(), key.clone()).await?;
+    let value =
+        kubernetes.secret_value(object_key.namespace.clone(), secret.clone(), key.clone()).await?;
     let password = String::from_utf8(value).map_err(|_| {
         CallError::Invalid(format!("key `{key}` of Secret `{secret}` is no UTF-8 text"))
     })?;
@@ -170,6 +320,6 @@ pub(crate) fn container_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Val
     statuses.iter().find(|status| text(status, "/name") == name)
 }
 
-fn uid(object: &Value) -> &str {
+pub(crate) fn uid(object: &Value) -> &str {
     text(object, "/metadata/uid")
 }

@@ -298,6 +298,7 @@ async fn current(
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
+    grant::not_reserved(object)?;
     if read == ReadMode::Cached && pass.knows(object) {
         return Ok(pass.view().get(object));
     }
@@ -324,6 +325,7 @@ fn in_scope_of(
     reference: &ObjectRef,
     object: &Value,
 ) -> Result<(), CallError> {
+    grant::not_reserved(reference)?;
     let is_owned = *reference == context.reference() || leads_to(view, object, context.uid());
     let is_in_namespace = reference.namespace == context.key.namespace;
     grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace)

@@ -8,10 +8,12 @@
 //! - Equal sights change nothing the second time, so that the ledger is written on change only.
 
 mod identity;
+mod merge;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
 pub use identity::{Identity, foreign_nodes, identify};
+pub(crate) use merge::merge;
 pub use suspend::{lifted, lifts, settle, suspend};
 
 use crate::guard;
@@ -113,6 +115,7 @@ fn learn_node(
         slots,
         changed_at_ms: old.map_or(now_ms, |old| old.changed_at_ms),
         failover_tried_at_ms: old.and_then(|old| old.failover_tried_at_ms),
+        unknown: old.map(|old| old.unknown.clone()).unwrap_or_default(),
     };
     if old != Some(&new) {
         ledger.nodes.insert(node, KnownNode { changed_at_ms: now_ms, ..new });

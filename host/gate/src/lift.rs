@@ -47,8 +47,8 @@ pub(crate) async fn end(pass: &Pass) -> Vec<Step> {
 }
 
 async fn end_in(pass: &Pass, instance: &Instance) -> Result<Vec<Step>, CallError> {
-    let members = pass.members(instance).await?;
-    let mut book = pass.gate.books.take(pass, &members.instance).await?;
+    let mut book = pass.book(instance).await?;
+    let members = pass.members_by(&book.ledger, instance).await?;
     let steps = put_back(pass, &members, &mut book).await;
     book.save(pass).await?;
     Ok(steps)

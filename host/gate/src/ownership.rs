@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{ObjectRef, port::StoreView};
+use tholepin_core::{ObjectMeta, ObjectRef, port::StoreView};
 use tholepin_schema::manifest::KindName;
 
 /// Pod → StatefulSet → RedisCluster is three; a chain that is longer than this is a mistake.
@@ -51,6 +51,23 @@ pub(crate) fn leads_to(view: &dyn StoreView, object: &Value, uid: &str) -> bool 
         }
     }
     false
+}
+
+/// The objects whose chain of controllers ends at this uid, nearest first; the object itself is not
+/// among them. A kind that is not watched ends a chain.
+pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta>> {
+    let mut found: Vec<Arc<ObjectMeta>> = Vec::new();
+    let mut generation = vec![uid.to_owned()];
+    for _ in 0..CHAIN_LENGTH_MAX {
+        let children: Vec<Arc<ObjectMeta>> =
+            generation.iter().flat_map(|uid| view.owned_by(uid)).collect();
+        generation = children.iter().map(|child| child.uid.clone()).collect();
+        found.extend(children);
+        if generation.is_empty() {
+            break;
+        }
+    }
+    found
 }
 
 /// The object that controls `object`, with the uid that the reference names.

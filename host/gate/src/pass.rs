@@ -16,14 +16,15 @@ use tholepin_core::{
 use tholepin_schema::{
     action::Action,
     instance::Instance,
-    ledger::Suspension,
+    ledger::{Ledger, Suspension},
     manifest::{KindName, KubernetesGrant},
 };
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::{
-    Gate, PassContext, grant, instance, kubernetes, ledger, lift, ownership, probe, redis, steps,
-    wait,
+    Gate, PassContext, book::Book, grant, instance, kubernetes, ledger, lift, ownership, probe,
+    redis, steps, wait,
 };
 
 /// The most random bytes that one call gives.
@@ -153,10 +154,43 @@ impl Pass {
         CallError::PlanEnds(why)
     }
 
-    /// The members of an instance that the plugin names, as the store has them now.
+    /// The members of an instance that the plugin names, as the store and the ledger have them now.
     pub(crate) async fn members(&self, instance: &Instance) -> Result<Members, CallError> {
-        let PassContext { key, object, .. } = &self.context;
-        instance::members(&*self.gate.ports.kubernetes, key, object, instance).await
+        let ledger = self.ledger(instance).await?;
+        self.members_by(&ledger, instance).await
+    }
+
+    /// The same, for those who have the ledger already.
+    pub(crate) async fn members_by(
+        &self,
+        ledger: &Ledger,
+        instance: &Instance,
+    ) -> Result<Members, CallError> {
+        instance::members(&*self.gate.ports.kubernetes, &self.context, ledger, instance).await
+    }
+
+    /// A copy of the ledger of an instance that the plugin names.
+    pub(crate) async fn ledger(&self, instance: &Instance) -> Result<Ledger, CallError> {
+        Ok(self.book(instance).await?.ledger.clone())
+    }
+
+    /// Takes the book of an instance that the plugin names, to act on it.
+    pub(crate) async fn book(
+        &self,
+        instance: &Instance,
+    ) -> Result<OwnedMutexGuard<Book>, CallError> {
+        instance::admit(&self.context, instance)?;
+        let (books, kubernetes) = (&self.gate.books, &*self.gate.ports.kubernetes);
+        let mut book = match self.context.mode {
+            Mode::Live => books.take(kubernetes, &self.context).await?,
+            // Nothing is kept of a plan.
+            Mode::Plan => {
+                let book = books.copy(kubernetes, &self.context).await?;
+                Arc::new(AsyncMutex::new(book)).lock_owned().await
+            }
+        };
+        instance::fix_group(&mut book.ledger, instance)?;
+        Ok(book)
     }
 
     pub(crate) fn granted(

@@ -13,7 +13,7 @@ use tholepin_schema::{
     instance::Instance,
 };
 
-use crate::{act, context::Mode, grant, ledger, lift, pass::Pass, steps};
+use crate::{act, context::Mode, grant, instance, ledger, lift, pass::Pass, steps};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
@@ -53,17 +53,17 @@ fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option
 
 async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
-    let members = pass.members(instance).await?;
-    if pass.context.mode == Mode::Plan {
-        // Nothing is learnt from a plan: what it sees, the next pass sees too.
-        let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
-        return json(&snapshot).map(Reply::Document);
+    let mut book = pass.book(instance).await?;
+    let members = pass.members_by(&book.ledger, instance).await?;
+    instance::some(&pass.context, instance, &members)?;
+    if pass.context.mode == Mode::Live {
+        steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
     }
-    let mut book = pass.gate.books.take(pass, &members.instance).await?;
-    steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
-    let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
-    ledger::learn(&mut book.ledger, &snapshot, pass.gate.ports.clock.now_ms());
+    let ports = &pass.gate.ports;
+    let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
+    ledger::learn(&mut book.ledger, &snapshot, ports.clock.now_ms());
     book.save(pass).await?;
+    instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)
 }
 

@@ -14,6 +14,7 @@ use tholepin_core::{
 use tholepin_schema::{
     fact::{Fact, Held, Missing, Subject, WAIT_MS_MAX, WaitOutcome},
     instance::Instance,
+    ledger::Ledger,
     snapshot::Snapshot,
 };
 use tokio::time::{Instant, sleep_until};
@@ -113,6 +114,8 @@ async fn look_once<'a>(pass: &Pass, waited: &mut Waited<'a>, instances: &[&'a In
 /// One instance with the looks at it.
 struct Joined<'a> {
     instance: &'a Instance,
+    /// As it was when the wait began.
+    ledger: Ledger,
     members: Members,
     looks: Box<dyn Looks>,
 }
@@ -129,9 +132,10 @@ async fn watch<'a>(
     let mut store = pass.gate.store.subscribe();
     let mut joined = Vec::new();
     for &instance in instances {
-        let members = pass.members(instance).await?;
+        let ledger = pass.ledger(instance).await?;
+        let members = pass.members_by(&ledger, instance).await?;
         let looks = ports.redis.join(&members, &instance.settings)?;
-        joined.push(Joined { instance, members, looks });
+        joined.push(Joined { instance, ledger, members, looks });
     }
     waited.look_at_objects(pass, &*ports.kubernetes.view());
     loop {
@@ -172,8 +176,8 @@ async fn next_look<'a>(joined: &mut [Joined<'a>]) -> (&'a Instance, std::sync::A
 
 /// Pods come and go: the looks are at those of now.
 fn follow(pass: &Pass, one: &mut Joined<'_>, view: &dyn StoreView) -> Result<(), CallError> {
-    let uid = pass.context.uid();
-    if let Some(members) = instance::renewed(view, &one.members, one.instance, uid)? {
+    let Joined { instance, ledger, members, .. } = &*one;
+    if let Some(members) = instance::renewed(view, members, &pass.context, ledger, instance)? {
         one.looks = pass.gate.ports.redis.join(&members, &one.instance.settings)?;
         one.members = members;
     }

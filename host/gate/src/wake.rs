@@ -102,11 +102,15 @@ impl Gate {
         holds.then_some(HOLDS_ALREADY)
     }
 
-    /// Ends the wakes of an object.
+    /// Ends the wakes of an object. What is kept in memory of one that is gone goes, too.
     pub fn disarm(&self, key: &ObjectKey) {
         let mut table = self.armed();
         self.end_wakes(&mut table, key, |_| false);
         table.said.remove(key);
+        drop(table);
+        let ObjectKey { plugin: _, kind, namespace, name } = key.clone();
+        let object = ObjectRef { kind, namespace, name };
+        self.books.drop_gone(&*self.ports.kubernetes.view(), &object);
     }
 
     /// The objects that want to hear of what a look showed, each with the cause.
@@ -201,11 +205,13 @@ impl Gate {
         more: Wanted,
         wishes: &mut Wishes,
     ) -> Result<(), CallError> {
-        let PassContext { key, object, .. } = context;
-        let name = instance::name(object, instance);
+        let name = instance::name(context, instance);
         if !wishes.instances.contains_key(&name) {
             let kubernetes = &*self.ports.kubernetes;
-            let members = instance::members(kubernetes, key, object, instance).await?;
+            instance::admit(context, instance)?;
+            let mut ledger = self.books.copy(kubernetes, context).await?.ledger;
+            instance::fix_group(&mut ledger, instance)?;
+            let members = instance::members(kubernetes, context, &ledger, instance).await?;
             wishes.instances.insert(name.clone(), (members, Wanted::default()));
         }
         let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };

@@ -27,6 +27,7 @@ mod selector;
 mod store;
 mod template;
 mod view;
+mod whole;
 
 #[cfg(test)]
 mod testing;

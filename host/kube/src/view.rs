@@ -198,11 +198,11 @@ impl StoreView for View {
         objects.map(|object| object.meta().object.clone()).collect()
     }
 
-    fn owned_by(&self, uid: &str) -> Vec<Arc<Value>> {
+    fn owned_by(&self, uid: &str) -> Vec<Arc<ObjectMeta>> {
         let objects = self.tables.under(term_of_owner(uid));
         let owned = objects
             .filter(|object| object.meta().controller().is_some_and(|owner| owner.uid == uid));
-        owned.map(|object| Arc::new(object.value())).collect()
+        owned.map(|object| object.meta().clone()).collect()
     }
 
     fn covers(&self, kind: &KindName) -> bool {

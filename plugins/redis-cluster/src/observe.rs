@@ -6,7 +6,7 @@ use tholepin_redis_cluster_plan::{
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{RedisClusterSpec, RedisClusterStatus};
-use tholepin_schema::instance::Instance;
+use tholepin_schema::{instance::Instance, snapshot::Snapshot};
 use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode, topology};
 
 /// The object reconciled, read once.
@@ -95,6 +95,10 @@ pub(crate) fn missing_secret(host: &dyn Host, target: &Target) -> Result<Option<
 
 /// Looks at every member.
 pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Error> {
-    let snapshot = topology::observe(host, &target.instance)?;
+    let snapshot = match topology::observe(host, &target.instance) {
+        // There is no Pod yet, or no more: every shard is to be begun, or lost.
+        Err(Error::NotFound(_)) => Snapshot::default(),
+        seen => seen?,
+    };
     Ok(Observed { snapshot, previous: target.status.clone() })
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use kube::{Api, Client, api::ListParams, core::DynamicObject};
 use serde_json::{Map, Value};
+use tholepin_schema::{manifest::KindName, reserved};
 
 use super::quiet::kinds;
 
@@ -39,8 +40,8 @@ const OWN: &[&str] = &[
 ];
 
 /// The objects in a namespace by kind and name, without what differs between any two clusters:
-/// identities, addresses and times. The names of members' nodes and the host's own ledger are left
-/// out too.
+/// identities, addresses and times. The names of members' nodes and what the host keeps for itself are
+/// left out too.
 ///
 /// # Errors
 ///
@@ -57,7 +58,8 @@ pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, 
                 continue;
             }
             let name = object.metadata.name.clone().unwrap_or_default();
-            if name.ends_with("-ledger") {
+            let kind = KindName { api_version: "v1".to_owned(), kind: resource.kind.clone() };
+            if resource.group.is_empty() && reserved::is_reserved(&kind, &name) {
                 continue;
             }
             let mut value = serde_json::to_value(object)?;

@@ -6,8 +6,9 @@
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// One Redis Cluster (or primary with replicas): its members are the Pods that match `selector` in
-/// `namespace` and whose chain of controllers ends at `owner`.
+/// One Redis Cluster (or primary with replicas): its members are the Pods in `namespace` whose chain of
+/// controllers ends at `owner`, and those that the ledger knows. `selector` chooses which of them a
+/// snapshot shows; guards, adoption and the ledger always see all of them.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Instance {
@@ -15,10 +16,14 @@ pub struct Instance {
     pub namespace: String,
     /// A label selector as kubectl writes it (`app=demo,tier in (a,b)`); never empty.
     pub selector: String,
-    /// The container that runs the server.
+    /// The container that runs the server. The first use of a group fixes it.
     pub container: String,
-    /// The port that the server listens on.
+    /// The port that the server listens on. The first use of a group fixes it.
     pub port: u16,
+    /// Which of the owner's groups of processes this is; [`GROUP`] if absent. A Pod of the owner that
+    /// runs the container of no group counts as a member that does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How the host authenticates; without it, not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialsRef>,
@@ -29,6 +34,17 @@ pub struct Instance {
     /// secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
+}
+
+/// The group of an instance that names none.
+pub const GROUP: &str = "servers";
+
+impl Instance {
+    /// The name of the group of processes.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.group.as_deref().unwrap_or(GROUP)
+    }
 }
 
 /// The settings that every snapshot shows.

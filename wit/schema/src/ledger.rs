@@ -1,15 +1,18 @@
 //! What the host remembers of an instance beyond its own life: who was who.
 //!
-//! Kept in one ConfigMap per instance, written on change and before a risky step. Redis forgets which
-//! Pod a node was in and which process said what; Kubernetes never knew which node a Pod was. Only
-//! both together prove a death. How the document changes is `host/gate`'s work.
+//! Kept in one reserved ConfigMap per object ([`crate::reserved`]), written on change and before a
+//! risky step. Redis forgets which Pod a node was in and which process said what; Kubernetes never knew
+//! which node a Pod was. Only both together prove a death. How the document changes is `host/gate`'s
+//! work.
 //!
 //! Invariants:
 //! - A plugin never writes it.
 //! - A time in it was read from the host's clock, in milliseconds since 1970.
+//! - A field that this version does not know is kept as it is: a newer host wrote it and may come back.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::word::{NodeId, Role, RunId, SlotSet};
 
@@ -18,7 +21,7 @@ pub const FORGOTTEN_MAX: usize = 256;
 
 /// What is remembered of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Ledger {
     /// When all members answered and agreed for the first time; absent before. Until then only safe
     /// verbs are allowed on an instance that was there before the ledger.
@@ -34,11 +37,51 @@ pub struct Ledger {
     /// What an act suspended and the host has yet to put back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspensions: Vec<Suspension>,
+    /// Which container and port belong to which group of processes, as the first use of the group had
+    /// it. A plugin that names others later is refused: the guards would look at the wrong process.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Group>,
+    /// Members that were stopped through the host and whose successors are not in their places yet, by
+    /// the uid of the Pod. While there is one, no other member is stopped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stopped: BTreeMap<String, Stopped>,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
+}
+
+/// The processes of a group: where each of its members runs and listens.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// The container that runs the process.
+    pub container: String,
+    /// The port that it listens on.
+    pub port: u16,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
+}
+
+/// A member that was stopped through the host.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopped {
+    /// Its Pod's name.
+    pub pod: String,
+    /// The node that answered in it; absent if none ever did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// When the stop was sent.
+    pub at_ms: u64,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
 }
 
 /// Where a node was when it last answered.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct KnownNode {
     /// Its Pod's name.
     pub pod: String,
@@ -77,11 +120,14 @@ pub struct KnownNode {
     /// When a failover that would replace it or promote it was last tried, with whatever result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover_tried_at_ms: Option<u64>,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
 }
 
 /// Something that the host must put back.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Suspension {
     /// The Pod.
     pub pod: String,
@@ -93,6 +139,9 @@ pub struct Suspension {
     pub value: String,
     /// When it was suspended.
     pub since_ms: u64,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
 }
 
 #[cfg(test)]
@@ -100,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_round_trips_and_an_unknown_field_is_refused() {
+    fn a_ledger_round_trips_and_an_unknown_field_is_kept() {
         let run_id: RunId = "ab".repeat(20).parse().unwrap();
         let known = KnownNode {
             pod: "demo-0-0".into(),
@@ -116,6 +165,7 @@ mod tests {
             changed_at_ms: 1,
             role_changed_at_ms: None,
             failover_tried_at_ms: Some(2),
+            unknown: BTreeMap::new(),
         };
         let suspension = Suspension {
             pod: "demo-0-0".into(),
@@ -123,17 +173,26 @@ mod tests {
             setting: "cluster-node-timeout".into(),
             value: "5000".into(),
             since_ms: 3,
+            unknown: BTreeMap::new(),
         };
         let ledger = Ledger {
             adopted_at_ms: Some(1),
             nodes: [("cd".repeat(20).parse().unwrap(), known)].into(),
             forgotten: [("ef".repeat(20).parse().unwrap(), 4)].into(),
             suspensions: [suspension].into(),
+            ..Ledger::default()
         };
         let mut json = serde_json::to_value(&ledger).unwrap();
         assert_eq!(serde_json::from_value::<Ledger>(json.clone()).unwrap(), ledger);
         assert_eq!(serde_json::from_str::<Ledger>("{}").unwrap(), Ledger::default());
         json["turn"] = 1.into();
-        assert!(serde_json::from_value::<Ledger>(json).is_err());
+        json["nodes"]["cd".repeat(20)]["shard"] = "0".into();
+        let read: Ledger = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(read.unknown.get("turn"), Some(&Value::from(1)));
+        assert_eq!(
+            serde_json::to_value(&read).unwrap(),
+            json,
+            "a newer host finds its fields again"
+        );
     }
 }

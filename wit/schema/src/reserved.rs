@@ -14,6 +14,10 @@ use crate::manifest::KindName;
 /// What every reserved name begins with.
 pub const PREFIX: &str = "tholepin-";
 
+/// What the name of a ledger ended with before names carried a kind and a uid. Still reserved: a host
+/// takes such a ledger over, so that no plugin may have written it.
+pub const OLD_LEDGER_SUFFIX: &str = "-ledger";
+
 /// What a reserved object is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
@@ -47,8 +51,9 @@ pub fn name(purpose: Purpose, kind: &str, uid: &str) -> String {
 /// Whether an object of this kind and name is the host's alone.
 #[must_use]
 pub fn is_reserved(kind: &KindName, name: &str) -> bool {
-    let is_kept = matches!(kind.kind.as_str(), "ConfigMap" | "Secret") && kind.group().is_empty();
-    is_kept && name.starts_with(PREFIX)
+    let is_map = kind.kind == "ConfigMap";
+    let is_kept = (is_map || kind.kind == "Secret") && kind.group().is_empty();
+    is_kept && (name.starts_with(PREFIX) || is_map && name.ends_with(OLD_LEDGER_SUFFIX))
 }
 
 #[cfg(test)]
@@ -66,6 +71,8 @@ mod tests {
         let rows = [
             (kind("v1", "ConfigMap"), ledger.as_str(), true),
             (kind("v1", "Secret"), "tholepin-credentials-rediscluster-4c3f", true),
+            (kind("v1", "ConfigMap"), "demo-ledger", true),
+            (kind("v1", "Secret"), "demo-ledger", false),
             (kind("v1", "Service"), ledger.as_str(), false),
             (kind("example.dev/v1", "ConfigMap"), ledger.as_str(), false),
             (kind("v1", "ConfigMap"), "demo-config", false),

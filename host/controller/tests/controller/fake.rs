@@ -91,7 +91,7 @@ impl StoreView for View {
             .collect())
     }
 
-    fn owned_by(&self, _: &str) -> Vec<Arc<Value>> {
+    fn owned_by(&self, _: &str) -> Vec<Arc<ObjectMeta>> {
         Vec::new()
     }
 
@@ -137,6 +137,14 @@ impl Kubernetes for FakeKubernetes {
         _: String,
         _: bool,
     ) -> Boxed<'_, Result<Value, CallError>> {
+        unreachable!()
+    }
+
+    fn create(&self, _: Value, _: String) -> Boxed<'_, Result<Value, CallError>> {
+        unreachable!()
+    }
+
+    fn replace(&self, _: Value, _: String) -> Boxed<'_, Result<Value, CallError>> {
         unreachable!()
     }
 

@@ -1,5 +1,7 @@
 //! What an act suspends, and how it is put back.
 
+use std::collections::BTreeMap;
+
 use tholepin_schema::{
     action::{Action, Presume, Verb},
     ledger::{Ledger, Suspension},
@@ -31,6 +33,7 @@ pub fn suspend(
                 setting: setting.clone(),
                 value: old.clone(),
                 since_ms: now_ms,
+                unknown: BTreeMap::new(),
             });
         }
     }
@@ -50,7 +53,7 @@ pub fn settle(suspensions: &mut Vec<Suspension>, action: &Action) {
 #[must_use]
 pub fn lifts(ledger: &Ledger) -> Vec<Action> {
     let lift = |suspension: &Suspension| {
-        let Suspension { pod, run_id, setting, value, since_ms: _ } = suspension;
+        let Suspension { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
         let settings = [(setting.clone(), value.clone())].into();
         let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
         let presume = Presume { run_id: Some(*run_id), ..Presume::default() };

@@ -21,7 +21,6 @@ use crate::{Bench, fake::object, grants, instance, snapshot};
 fn bench(mode: Mode) -> Bench {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
     let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, mode);
-    bench.world.put(object("v1", "Pod", "a-0", Some("me")));
     *bench.world.snapshot.lock().unwrap() = snapshot();
     bench
 }
@@ -177,7 +176,7 @@ async fn arm(bench: &Bench, wakes: Vec<Value>) -> Option<Duration> {
 }
 
 fn look(changed: bool, keys: u64) -> Look {
-    Look { instance: "uid-me:7000".into(), changed, snapshot: Some(with_keys(keys)) }
+    Look { instance: "uid-me:servers".into(), changed, snapshot: Some(with_keys(keys)) }
 }
 
 #[tokio::test]
@@ -187,7 +186,7 @@ async fn a_fact_about_a_member_wakes_once() {
         bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
     };
     assert_eq!(arm(&bench, vec![json!({"fact": keys(5)})]).await, None);
-    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:7000"], "Whole { settings: [] }");
+    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Whole { settings: [] }");
     assert_eq!(causes(&look(true, 4)), [] as [&str; 0], "a change was not asked for");
     assert_eq!(causes(&look(false, 5)), ["fact"]);
     assert_eq!(causes(&look(false, 5)), [] as [&str; 0], "once");
@@ -197,7 +196,7 @@ async fn a_fact_about_a_member_wakes_once() {
     assert_eq!(causes(&look(true, 5)), ["change in Redis"]);
     assert_eq!(causes(&look(true, 6)), ["fact"]);
     arm(&bench, vec![json!({"change": {"instance": instance()}})]).await;
-    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:7000"], "Changes");
+    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Changes");
     arm(&bench, vec![]).await;
     assert!(bench.world.watched.lock().unwrap().is_empty(), "what is not repeated ends");
     assert_eq!(causes(&look(true, 9)), [] as [&str; 0]);

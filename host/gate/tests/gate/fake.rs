@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,8 +39,17 @@ pub(crate) struct World {
     pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
     /// How the instances are watched.
     pub(crate) watched: Mutex<BTreeMap<String, String>>,
+    /// The members of the last look, and whether their containers run.
+    pub(crate) looked_at: Mutex<Vec<String>>,
+    pub(crate) running: Mutex<Vec<bool>>,
     /// Whether actions fail.
     pub(crate) deaf: AtomicBool,
+    /// The last resource version given.
+    versions: AtomicU64,
+}
+
+fn version(object: &Value) -> Option<&str> {
+    object.pointer("/metadata/resourceVersion").and_then(Value::as_str)
 }
 
 #[derive(Clone)]
@@ -80,6 +89,10 @@ impl World {
         }
     }
 
+    fn next_version(&self) -> String {
+        (self.versions.fetch_add(1, Ordering::SeqCst) + 1).to_string()
+    }
+
     fn wrote(&self, line: String) {
         self.writes.lock().unwrap().push(line);
     }
@@ -94,16 +107,22 @@ impl StoreView for View {
         &self,
         kind: &KindName,
         namespace: &str,
-        _: &str,
+        selector: &str,
     ) -> Result<Vec<Arc<Value>>, CallError> {
-        let matches = |object: &ObjectRef| {
-            object.kind == *kind && (namespace.is_empty() || object.namespace == namespace)
+        let label = selector.split_once('=');
+        let matches = |object: &ObjectRef, value: &Value| {
+            object.kind == *kind
+                && (namespace.is_empty() || object.namespace == namespace)
+                && label.is_none_or(|(name, wanted)| value["metadata"]["labels"][name] == wanted)
         };
-        Ok(self.0.iter().filter(|(object, _)| matches(object)).map(|(_, v)| v.clone()).collect())
+        let matching = self.0.iter().filter(|(object, value)| matches(object, value));
+        Ok(matching.map(|(_, value)| value.clone()).collect())
     }
 
-    fn owned_by(&self, _: &str) -> Vec<Arc<Value>> {
-        Vec::new()
+    fn owned_by(&self, uid: &str) -> Vec<Arc<ObjectMeta>> {
+        let metas = self.0.values().map(|object| ObjectMeta::of(object).unwrap());
+        let owned = metas.filter(|meta| meta.controller().is_some_and(|owner| owner.uid == uid));
+        owned.map(Arc::new).collect()
     }
 
     fn covers(&self, _: &KindName) -> bool {
@@ -158,6 +177,45 @@ impl Kubernetes for World {
         self.get(object)
     }
 
+    fn create(
+        &self,
+        mut object: Value,
+        field_manager: String,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        let reference = ObjectMeta::of(&object).unwrap().object;
+        let exists = self.objects.lock().unwrap().contains_key(&reference);
+        if !exists {
+            self.wrote(format!("create {} by {field_manager}", reference.name));
+            object["metadata"]["resourceVersion"] = json!(self.next_version());
+            self.put(object.clone());
+        }
+        Box::pin(async move {
+            if exists { Err(CallError::Conflict(reference.to_string())) } else { Ok(object) }
+        })
+    }
+
+    fn replace(
+        &self,
+        mut object: Value,
+        field_manager: String,
+    ) -> Boxed<'_, Result<Value, CallError>> {
+        let reference = ObjectMeta::of(&object).unwrap().object;
+        let found = self.objects.lock().unwrap().get(&reference).cloned();
+        let result = match found {
+            None => Err(CallError::NotFound(reference.to_string())),
+            Some(found) if version(&found) != version(&object) => {
+                Err(CallError::Conflict(reference.to_string()))
+            }
+            Some(_) => {
+                self.wrote(format!("replace {} by {field_manager}", reference.name));
+                object["metadata"]["resourceVersion"] = json!(self.next_version());
+                self.put(object.clone());
+                Ok(object)
+            }
+        };
+        Box::pin(async move { result })
+    }
+
     fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
         let kept = if request.dry_run { "dry run" } else { "kept" };
         let uid = request.uid.unwrap_or_default();
@@ -193,7 +251,10 @@ impl Redis for World {
         Box::pin(async { Ok(commands.iter().map(|_| RespReply::default()).collect()) })
     }
 
-    fn observe<'a>(&'a self, _: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        let members = &members.members;
+        *self.looked_at.lock().unwrap() = members.iter().map(|member| member.pod.clone()).collect();
+        *self.running.lock().unwrap() = members.iter().map(|member| member.running).collect();
         let snapshot = self.snapshot.lock().unwrap().clone();
         Box::pin(async { snapshot })
     }
@@ -307,4 +368,14 @@ pub(crate) fn object(api_version: &str, kind: &str, name: &str, owner: Option<&s
         "metadata": {"name": name, "namespace": "n", "uid": format!("uid-{name}"),
             "ownerReferences": references}
     })
+}
+
+/// A Pod of the object reconciled with a running container `redis`, which the usual selector matches.
+pub(crate) fn pod(name: &str) -> Value {
+    let mut pod = object("v1", "Pod", name, Some("me"));
+    pod["metadata"]["labels"] = json!({"app": "x"});
+    pod["spec"] = json!({"containers": [{"name": "redis"}]});
+    pod["status"] = json!({"podIP": "127.0.0.1", "containerStatuses": [
+        {"name": "redis", "containerID": format!("c-{name}"), "state": {"running": {}}}]});
+    pod
 }

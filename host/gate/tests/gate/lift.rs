@@ -12,7 +12,7 @@ use tholepin_schema::{
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 
-use crate::{Bench, fake::World, grants, instance, snapshot};
+use crate::{Bench, LEDGER, fake::World, grants, instance, snapshot};
 
 fn bench(mode: Mode) -> Bench {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
@@ -66,7 +66,7 @@ fn set(world: &World) -> String {
 /// What the ConfigMap has of it.
 fn kept(world: &World) -> Value {
     let objects = world.objects.lock().unwrap();
-    let ledger = objects.iter().find(|(object, _)| object.name == "me-ledger");
+    let ledger = objects.iter().find(|(object, _)| object.name == LEDGER);
     let text = ledger.and_then(|(_, map)| map["data"]["ledger.json"].as_str()).unwrap_or("{}");
     let ledger: Value = serde_json::from_str(text).unwrap();
     ledger["suspensions"].clone()

@@ -4,12 +4,13 @@
 mod facts;
 mod fake;
 mod lift;
+mod members;
 mod plan;
 mod probe;
 
 use std::sync::Arc;
 
-use fake::{NOW_MS, Still, World, object};
+use fake::{NOW_MS, Still, World, object, pod};
 use serde_json::{Value, json};
 use tholepin_core::{
     Answer, Call, CallContext, CallError, KubernetesCall, ObjectKey, ObjectRef, Perform, Pipeline,
@@ -69,6 +70,7 @@ impl Bench {
         for (name, owner) in [("mine", Some("me")), ("theirs", Some("them")), ("free", None)] {
             world.put(object("v1", "ConfigMap", name, owner));
         }
+        world.put(pod("a-0"));
         let ports = Ports {
             kubernetes: world.clone(),
             redis: world.clone(),
@@ -132,6 +134,9 @@ impl Bench {
         self.world.writes.lock().unwrap().clone()
     }
 }
+
+/// The name of the ledger of the object reconciled.
+const LEDGER: &str = "tholepin-ledger-thing-uid-me";
 
 fn instance() -> Value {
     json!({"namespace": "n", "selector": "app=x", "container": "redis", "port": 7000})
@@ -373,7 +378,9 @@ async fn a_secret_is_read_only_if_the_object_names_it_and_another_namespace_neve
         },
         Mode::Live,
     );
+    *bench.world.snapshot.lock().unwrap() = snapshot();
     for (change, reads) in [
+        (json!({"credentials": {"secret": "tholepin-credentials-x", "key": "k"}}), false),
         (json!({"credentials": {"secret": "other", "key": "k"}}), false),
         (json!({"credentials": {"secret": "mine", "key": "k"}}), true),
         (json!({"namespace": "elsewhere"}), false),

@@ -10,7 +10,7 @@ use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
 
 use crate::{
     Bench, config_map,
-    fake::{NOW_MS, object},
+    fake::{NOW_MS, object, pod},
     grants, instance,
 };
 
@@ -39,6 +39,7 @@ fn configure(pod: &str, name: &str) -> serde_json::Value {
 
 /// A member that answers, so that `configure` is let pass.
 fn with_a_member(bench: &Bench) {
+    bench.world.put(pod("p-0"));
     let snapshot = json!({
         "observedAtMs": NOW_MS,
         "members": [{"pod": "p-0", "podUid": "u", "running": true, "address": "127.0.0.1:7000",

@@ -70,6 +70,7 @@ pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
         selector: alloc::format!("{CLUSTER_LABEL}={}", owner.name),
         container: CONTAINER.into(),
         port: spec.port,
+        group: None,
         credentials,
         owner: None,
         // Their live values are compared with the spec's.

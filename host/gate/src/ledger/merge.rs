@@ -1,0 +1,131 @@
+//! Merges two ledgers that grew out of one: what this host learnt, and what another host wrote meanwhile.
+//!
+//! Entry by entry: what only one side changed is taken from that side, and a change stands against a
+//! removal. Where both sides changed one entry, the rule for the entry decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tholepin_schema::ledger::{Group, KnownNode, Ledger, Stopped, Suspension};
+
+/// What `ours` and `theirs` say together, both of which began as `base`.
+pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
+    let Ledger { adopted_at_ms, nodes, forgotten, suspensions, groups, stopped, unknown } = ours;
+    let suspensions = entries(
+        &by_process(&base.suspensions),
+        &by_process(suspensions),
+        &by_process(&theirs.suspensions),
+        // The first value suspended is the one to put back.
+        |ours, theirs| if theirs.since_ms < ours.since_ms { theirs.clone() } else { ours.clone() },
+    );
+    Ledger {
+        adopted_at_ms: match (adopted_at_ms, theirs.adopted_at_ms) {
+            (Some(ours), Some(theirs)) => Some(theirs.min(*ours)),
+            (ours, theirs) => ours.or(theirs),
+        },
+        nodes: entries(&base.nodes, nodes, &theirs.nodes, newer_node),
+        forgotten: entries(&base.forgotten, forgotten, &theirs.forgotten, |ours, theirs| {
+            *ours.max(theirs)
+        }),
+        suspensions: suspensions.into_values().collect(),
+        // The first one fixed it.
+        groups: entries(&base.groups, groups, &theirs.groups, |_: &Group, theirs| theirs.clone()),
+        stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),
+        unknown: entries(&base.unknown, unknown, &theirs.unknown, |_, theirs| theirs.clone()),
+    }
+}
+
+/// The maps' entries, merged one by one; `both` decides where both sides changed an entry.
+fn entries<K: Ord + Clone, V: Clone + PartialEq>(
+    base: &BTreeMap<K, V>,
+    ours: &BTreeMap<K, V>,
+    theirs: &BTreeMap<K, V>,
+    both: impl Fn(&V, &V) -> V,
+) -> BTreeMap<K, V> {
+    let keys: BTreeSet<&K> = ours.keys().chain(theirs.keys()).collect();
+    let merged = keys.into_iter().filter_map(|key| {
+        let (before, our, their) = (base.get(key), ours.get(key), theirs.get(key));
+        let value = match (our, their) {
+            (our, their) if our == before => their.cloned(),
+            (our, their) if their == before => our.cloned(),
+            (Some(our), Some(their)) => Some(both(our, their)),
+            (our, their) => our.or(their).cloned(),
+        };
+        Some((key.clone(), value?))
+    });
+    merged.collect()
+}
+
+/// The entry that was changed later, with the latest times of both: a guard that waits for quiet must
+/// not wait too short.
+fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
+    let newer = if theirs.changed_at_ms < ours.changed_at_ms { ours } else { theirs };
+    KnownNode {
+        role_changed_at_ms: ours.role_changed_at_ms.max(theirs.role_changed_at_ms),
+        failover_tried_at_ms: ours.failover_tried_at_ms.max(theirs.failover_tried_at_ms),
+        ..newer.clone()
+    }
+}
+
+fn newer_stop(ours: &Stopped, theirs: &Stopped) -> Stopped {
+    if theirs.at_ms < ours.at_ms { ours.clone() } else { theirs.clone() }
+}
+
+/// Suspensions by what they are about.
+fn by_process(suspensions: &[Suspension]) -> BTreeMap<(String, String, String), Suspension> {
+    let key = |one: &Suspension| (one.pod.clone(), one.run_id.to_string(), one.setting.clone());
+    suspensions.iter().map(|one| (key(one), one.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn ledger(value: Value) -> Ledger {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn node(pod: &str, changed_at_ms: u64, role_changed_at_ms: Option<u64>) -> Value {
+        json!({"pod": pod, "podUid": "u", "runId": "b".repeat(40), "kubeNode": "n",
+            "role": "replica", "changedAtMs": changed_at_ms, "roleChangedAtMs": role_changed_at_ms})
+    }
+
+    #[test]
+    fn what_one_side_changed_is_kept_and_a_change_stands_against_a_removal() {
+        let id = |digit: &str| digit.repeat(40);
+        let base = ledger(json!({"nodes": {
+            id("a"): node("same", 1, None), id("b"): node("ours", 1, None),
+            id("c"): node("theirs", 1, None), id("d"): node("gone", 1, None),
+            id("e"): node("both", 1, None),
+        }}));
+        let ours = ledger(json!({"adoptedAtMs": 9, "nodes": {
+            id("a"): node("same", 1, None), id("b"): node("ours", 5, None),
+            id("c"): node("theirs", 1, None), id("e"): node("both by us", 6, Some(4)),
+        }}));
+        let theirs = ledger(json!({"adoptedAtMs": 8, "turn": 1, "nodes": {
+            id("a"): node("same", 1, None), id("c"): node("theirs", 7, None),
+            id("d"): node("gone", 1, None), id("e"): node("both by them", 5, Some(5)),
+            id("f"): node("new", 3, None),
+        }}));
+        let merged = merge(&base, &ours, &theirs);
+        assert_eq!(merged.adopted_at_ms, Some(8));
+        assert_eq!(merged.unknown.get("turn"), Some(&json!(1)));
+        let seen: Vec<_> = merged
+            .nodes
+            .values()
+            .map(|node| (node.pod.as_str(), node.changed_at_ms, node.role_changed_at_ms))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("same", 1, None),
+                ("ours", 5, None),
+                ("theirs", 7, None),
+                ("both by us", 6, Some(5)),
+                ("new", 3, None),
+            ]
+        );
+        assert_eq!(merge(&base, &base, &theirs), theirs, "nothing of ours: all of theirs");
+        assert_eq!(merge(&base, &ours, &base), ours);
+    }
+}

@@ -1,0 +1,213 @@
+//! Who is a member, whatever a plugin says, and where the ledger of it is kept.
+
+use serde_json::{Value, json};
+use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef, ReadMode, RedisCall, Reply};
+use tholepin_gate::Mode;
+use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
+
+use crate::{
+    Bench, LEDGER, config_map,
+    fake::{World, object, pod},
+    grants, instance, kind, snapshot,
+};
+
+fn bench() -> Bench {
+    let verbs = ["observe", "configure", "forget"].map(str::to_owned).to_vec();
+    let redis = RedisGrants { commands: vec!["+get".into()], verbs };
+    let bench = Bench::new(Grants { redis, ..grants(Scope::Namespace) }, Mode::Live);
+    *bench.world.snapshot.lock().unwrap() = snapshot();
+    bench
+}
+
+impl Bench {
+    async fn observe(&self, change: Value) -> Answer {
+        let mut instance = instance();
+        instance.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        self.redis(RedisCall::Observe { instance }).await
+    }
+
+    /// The Pods that the port was asked to look at.
+    fn looked_at(&self) -> Vec<String> {
+        self.world.looked_at.lock().unwrap().clone()
+    }
+}
+
+fn ledger(world: &World) -> Value {
+    let objects = world.objects.lock().unwrap();
+    let map = &objects[&config_map(LEDGER)];
+    serde_json::from_str(map["data"]["ledger.json"].as_str().unwrap()).unwrap()
+}
+
+/// Lets the fake's snapshot be that of the Pod as the store has it, with this container.
+fn recorded(bench: &Bench, container_id: &str) {
+    let mut seen = serde_json::to_value(snapshot()).unwrap();
+    let row = json!({"role": "primary", "epoch": 1, "connected": true});
+    seen["view"] = json!({"a".repeat(40): row});
+    seen["members"][0]["podUid"] = json!("uid-a-0");
+    seen["members"][0]["containerId"] = json!(container_id);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
+}
+
+#[tokio::test]
+async fn a_selector_narrows_what_is_shown_and_not_who_is_a_member() {
+    let bench = bench();
+    let mut hidden = pod("b-0");
+    hidden["metadata"]["labels"] = json!({"app": "hidden"});
+    bench.world.put(hidden);
+    let Ok(Reply::Document(seen)) = bench.observe(json!({})).await else { panic!() };
+    assert_eq!(bench.looked_at(), ["a-0", "b-0"], "guards and ledger see both");
+    assert_eq!(seen["members"].as_array().map(Vec::len), Some(1));
+    assert_eq!(seen["strangers"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
+    let bench = bench();
+    recorded(&bench, "c-a-0");
+    bench.observe(json!({})).await.unwrap();
+    let mut orphan = pod("a-0");
+    orphan["metadata"]["labels"] = json!({"app": "other"});
+    orphan["metadata"]["ownerReferences"] = json!([]);
+    bench.world.put(orphan.clone());
+    bench.world.put(pod("b-0"));
+    bench.observe(json!({})).await.unwrap_err();
+    assert_eq!(bench.looked_at(), ["a-0", "b-0"]);
+    orphan["metadata"]["uid"] = json!("uid-another");
+    bench.world.put(orphan);
+    bench.observe(json!({})).await.unwrap_err();
+    assert_eq!(bench.looked_at(), ["b-0"], "another Pod of the name is none");
+}
+
+#[tokio::test]
+async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none() {
+    let bench = bench();
+    let with_container = |name: &str, container: &str| {
+        let mut pod = pod(name);
+        pod["spec"]["containers"][0]["name"] = json!(container);
+        pod["status"]["containerStatuses"][0]["name"] = json!(container);
+        pod
+    };
+    bench.world.put(with_container("b-0", "sentinel"));
+    bench.observe(json!({})).await.unwrap();
+    assert_eq!(bench.looked_at(), ["a-0", "b-0"]);
+    let running = bench.world.running.lock().unwrap().clone();
+    assert_eq!(running, [true, false], "the container of the group does not run in it");
+    let sentinels = json!({"group": "sentinels", "container": "sentinel", "port": 26379});
+    // The fake shows the same snapshot whoever is asked.
+    bench.observe(sentinels).await.unwrap();
+    assert_eq!(bench.looked_at(), ["b-0"]);
+    bench.observe(json!({})).await.unwrap();
+    assert_eq!(bench.looked_at(), ["a-0"]);
+}
+
+#[tokio::test]
+async fn the_container_and_the_port_of_a_group_are_fixed_by_its_first_use() {
+    let bench = bench();
+    recorded(&bench, "c-a-0");
+    bench.observe(json!({})).await.unwrap();
+    assert_eq!(ledger(&bench.world)["groups"]["servers"]["port"], 7000);
+    for change in [json!({"port": 7001}), json!({"container": "other"})] {
+        let refused = bench.observe(change.clone()).await;
+        let Err(CallError::Invalid(text)) = refused else { panic!("{change}: {refused:?}") };
+        assert!(text.contains("`redis` with port 7000"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_without_members_is_no_answer() {
+    let bench = bench();
+    bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
+    let forget = json!({"verb": "forget", "args": {"node": "f".repeat(40)}});
+    let answers = [
+        bench.observe(json!({})).await,
+        bench.redis(RedisCall::Act { instance: instance(), actions: vec![forget] }).await,
+    ];
+    for answer in answers {
+        let Err(CallError::NotFound(text)) = answer else { panic!("{answer:?}") };
+        assert_eq!(text, "a Pod of Thing n/me in group `servers`");
+    }
+    bench.world.put(pod("a-0"));
+    let Err(CallError::NotFound(text)) = bench.observe(json!({"selector": "app=y"})).await else {
+        panic!("a selector that matches no member")
+    };
+    assert!(text.contains("`app=y` (1 do not match)"), "{text}");
+}
+
+#[tokio::test]
+async fn no_grant_reaches_what_the_host_keeps() {
+    let bench = bench();
+    recorded(&bench, "c-a-0");
+    bench.observe(json!({})).await.unwrap();
+    for name in [LEDGER, "me-ledger"] {
+        bench.world.put(object("v1", "ConfigMap", name, Some("me")));
+        let (object, object_of) = (config_map(name), object);
+        let calls = [
+            KubernetesCall::Get { object: object.clone(), read: ReadMode::Live, fields: vec![] },
+            KubernetesCall::MergePatch { object: object.clone(), patch: json!({"data": {}}) },
+            KubernetesCall::Apply {
+                object: object_of("v1", "ConfigMap", name, Some("me")),
+                force: false,
+            },
+            KubernetesCall::Delete {
+                object,
+                uid: None,
+                resource_version: None,
+                grace_seconds: None,
+            },
+        ];
+        for call in calls {
+            let answer = bench.kubernetes(call.clone()).await;
+            let Err(CallError::Denied(text)) = &answer else { panic!("{call:?}: {answer:?}") };
+            assert!(text.contains("reserved"), "{text}");
+        }
+    }
+    let list = KubernetesCall::List {
+        kind: kind("v1", "ConfigMap"),
+        namespace: "n".into(),
+        selector: String::new(),
+        read: ReadMode::Cached,
+        fields: vec![],
+    };
+    let Ok(Reply::Documents(found)) = bench.kubernetes(list).await else { panic!() };
+    let names: Vec<_> = found.iter().map(|map| map["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["free", "mine", "theirs"]);
+}
+
+#[tokio::test]
+async fn a_second_host_s_ledger_is_merged_with_and_not_overwritten() {
+    let one = bench();
+    recorded(&one, "c-a-0");
+    one.observe(json!({})).await.unwrap();
+    // Another host writes: a field that this one does not know, and a node that it has not seen.
+    let mut theirs = ledger(&one.world);
+    theirs["turn"] = json!({"holder": "x"});
+    theirs["nodes"]["e".repeat(40)] = theirs["nodes"]["a".repeat(40)].clone();
+    let key = config_map(LEDGER);
+    let mut map = (*one.world.objects.lock().unwrap()[&key]).clone();
+    map["data"]["ledger.json"] = json!(theirs.to_string());
+    map["metadata"]["resourceVersion"] = json!("99");
+    one.world.put(map);
+    recorded(&one, "c-new");
+    one.observe(json!({})).await.unwrap();
+    let merged = ledger(&one.world);
+    assert_eq!(merged["turn"], theirs["turn"]);
+    assert_eq!(merged["nodes"]["a".repeat(40)]["containerId"], "c-new");
+    assert_eq!(merged["nodes"]["e".repeat(40)], theirs["nodes"]["e".repeat(40)]);
+}
+
+#[tokio::test]
+async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
+    for (uid, is_taken) in [("uid-me", true), ("uid-of-another-kind", false)] {
+        let bench = bench();
+        recorded(&bench, "c-a-0");
+        let mut old = object("v1", "ConfigMap", "me-ledger", None);
+        old["metadata"]["ownerReferences"] = json!([{"uid": uid}]);
+        old["data"] = json!({"ledger.json": json!({"adoptedAtMs": 7}).to_string()});
+        bench.world.put(old);
+        bench.observe(json!({})).await.unwrap();
+        let adopted = ledger(&bench.world)["adoptedAtMs"].clone();
+        assert_eq!(adopted == json!(7), is_taken, "{uid}: {adopted}");
+        let reference = ObjectRef { name: "me-ledger".into(), ..config_map("x") };
+        assert!(bench.world.objects.lock().unwrap().contains_key(&reference), "it stays");
+    }
+}
