@@ -240,7 +240,7 @@ impl<'a> Run<'a> {
 }
 
 /// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
-fn policy(paths: &SafetyPaths, object: &Value) -> Policy {
+pub(crate) fn policy(paths: &SafetyPaths, object: &Value) -> Policy {
     let says = |path: &Option<String>, word: &str| {
         let found = path.as_deref().and_then(|path| field::at(object, path));
         found.and_then(Value::as_str) == Some(word)

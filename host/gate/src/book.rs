@@ -16,6 +16,7 @@ use tholepin_core::{
     port::{Kubernetes, StoreView},
 };
 use tholepin_schema::{
+    instance::Instance,
     ledger::Ledger,
     manifest::KindName,
     reserved::{self, Purpose},
@@ -51,6 +52,8 @@ pub(crate) struct Book {
     pub(crate) ledger: Ledger,
     /// As the ConfigMap has it; nothing if there is none yet.
     stored: Option<Stored>,
+    /// The instance of each group as a call named it last: how to reach its members.
+    pub(crate) instances: BTreeMap<String, Instance>,
     /// Whether Kubernetes was asked for it.
     is_read: bool,
 }
@@ -125,10 +128,11 @@ impl Book {
     async fn read(kubernetes: &dyn Kubernetes, context: &PassContext) -> Result<Self, CallError> {
         if let Some(stored) = read(kubernetes, reference(context)).await? {
             let ledger = stored.ledger.clone();
-            return Ok(Self { ledger, stored: Some(stored), is_read: true });
+            let stored = Some(stored);
+            return Ok(Self { ledger, stored, is_read: true, ..Self::default() });
         }
         let old = read_old(kubernetes, context).await?;
-        Ok(Self { ledger: old.unwrap_or_default(), stored: None, is_read: true })
+        Ok(Self { ledger: old.unwrap_or_default(), is_read: true, ..Self::default() })
     }
 
     /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an

@@ -16,6 +16,12 @@ const NEVER_GRANTED: &[&str] = &[
     "tholepin.dev",
 ];
 
+/// Kinds of the core group on which the Pods and volumes of every object rest: read, never written.
+const NEVER_WRITTEN: &[&str] = &["Namespace", "Node", "PersistentVolume"];
+
+/// Verbs that change nothing.
+const READS: &[&str] = &["get", "list"];
+
 /// The grant that covers a Kubernetes verb on a kind.
 ///
 /// # Errors
@@ -29,6 +35,14 @@ pub(crate) fn kubernetes<'a>(
     if NEVER_GRANTED.contains(&kind.group()) {
         let group = kind.group();
         return Err(CallError::Denied(format!("objects of group {group} are never granted")));
+    }
+    let is_basis = kind.group().is_empty() && NEVER_WRITTEN.contains(&kind.kind.as_str());
+    if is_basis && !READS.contains(&verb) {
+        let text = format!(
+            "`{verb}` on {kind} is never granted: it could stop the Pods or drop the volumes of every \
+             object"
+        );
+        return Err(CallError::Denied(text));
     }
     let covers = |grant: &&KubernetesGrant| {
         grant.name == *kind && grant.verbs.iter().any(|granted| granted == verb)

@@ -15,10 +15,12 @@ mod common;
 mod death;
 mod failover;
 mod forget;
+mod stop;
 mod topology;
 
 pub(crate) use death::is_reported_terminated;
 pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
+pub(crate) use stop::{Stop, returned, stop, stopping};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -183,7 +183,7 @@ fn select(
 ) -> Result<Selected, CallError> {
     let matching = matching(view, instance)?;
     let pods = pods(view, context, ledger);
-    let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance));
+    let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance.group()));
     let mut members: Vec<Member> = of_group.map(|pod| member(pod, instance)).collect();
     members.sort_by(|a, b| a.pod.cmp(&b.pod));
     let is_known = |pod: &&Arc<Value>| pods.iter().any(|known| uid(known) == uid(pod));
@@ -217,13 +217,14 @@ pub(crate) fn pods(
 
 /// Whether a Pod counts in this group: it runs the group's container, or that of no group, which makes
 /// it a member that does not answer.
-fn belongs_to_group(pod: &Value, ledger: &Ledger, instance: &Instance) -> bool {
+pub(crate) fn belongs_to_group(pod: &Value, ledger: &Ledger, group: &str) -> bool {
     let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
     let runs = |name: &str| {
         containers.into_iter().flatten().any(|container| text(container, "/name") == name)
     };
-    let others = ledger.groups.iter().filter(|(name, _)| *name != instance.group());
-    runs(&instance.container) || !others.into_iter().any(|(_, group)| runs(&group.container))
+    let runs_own = ledger.groups.get(group).is_some_and(|group| runs(&group.container));
+    let mut others = ledger.groups.iter().filter(|(name, _)| *name != group);
+    runs_own || !others.any(|(_, group)| runs(&group.container))
 }
 
 /// The Pods that the selector matches, whosever they are.

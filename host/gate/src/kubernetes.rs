@@ -15,6 +15,7 @@ use crate::{
     ownership::{self, leads_to},
     pass::Pass,
     steps::{self, Before},
+    stop,
 };
 
 pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<Step>) -> Answer {
@@ -155,6 +156,12 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
         status: false,
         dry_run: pass.context.mode == Mode::Plan,
     };
+    match &before {
+        Ok(Some(found)) => stop::before_apply(pass, found, &request).await?,
+        Ok(None) => stop::before_create(pass, &request.object).await?,
+        // What is there is not known, so that nobody knows what the apply would stop.
+        Err(error) => return Err(error.clone()),
+    }
     send_apply(pass, &reference, request, &before, steps).await
 }
 
@@ -256,6 +263,7 @@ async fn merge_patch(
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
+    stop::before_patch(pass, &object, &found, &patch).await?;
     let dry_run = pass.context.mode == Mode::Plan;
     let manager = pass.context.field_manager();
     pass.may_write()?;
@@ -282,6 +290,8 @@ async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) 
         Some(_) => {}
         None => request.uid = Some(seen.to_owned()),
     }
+    pass.may_write()?;
+    stop::before_delete(pass, &found, &mut request).await?;
     let object = request.object.clone();
     pass.may_write()?;
     pass.gate.ports.kubernetes.delete(request).await?;

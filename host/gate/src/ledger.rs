@@ -39,6 +39,7 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     }
     learn_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
+    guard::returned(ledger, snapshot, now_ms);
     *ledger != before
 }
 
@@ -50,6 +51,7 @@ fn end_future(ledger: &mut Ledger, now_ms: u64) {
     ledger.adopted_at_ms.iter_mut().for_each(end);
     ledger.forgotten.values_mut().for_each(end);
     ledger.suspensions.iter_mut().for_each(|suspension| end(&mut suspension.since_ms));
+    ledger.stopped.values_mut().for_each(|stopped| end(&mut stopped.at_ms));
     for known in ledger.nodes.values_mut() {
         end(&mut known.changed_at_ms);
         let others = [

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - Whatever a plugin says, a write reaches a port only under a grant and, on Redis, under the guards
 //!   of [`guard`] evaluated on a snapshot taken for that wave.
+//! - A write to Kubernetes that ends a member or drops its volume passes the same guards.
 //! - In plan mode no write reaches Redis, Kubernetes gets dry runs only, and nothing that the host
 //!   remembers changes.
 //! - Nothing is written for an object that is paused, from the moment at which the store says so.
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 mod act;
 mod book;
 mod context;
+mod effect;
 mod fact;
 mod field;
 mod grant;
@@ -34,6 +36,7 @@ mod pass;
 mod probe;
 mod redis;
 mod steps;
+mod stop;
 mod wait;
 mod wake;
 mod witness;

@@ -70,8 +70,30 @@ pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta
     found
 }
 
+/// The object at which the chain of controllers of an object ends, with its uid: the object itself if
+/// nobody controls it; none if the chain is broken, or too long.
+pub(crate) fn root(view: &dyn StoreView, object: &ObjectMeta) -> Option<(ObjectRef, String)> {
+    let mut current = Arc::new(object.clone());
+    for _ in 0..CHAIN_LENGTH_MAX {
+        let Some(owner) = current.controller() else {
+            return Some((current.object.clone(), current.uid.clone()));
+        };
+        let name = ObjectRef {
+            kind: owner.kind.clone(),
+            namespace: current.object.namespace.clone(),
+            name: owner.name.clone(),
+        };
+        match view.meta(&name).filter(|meta| meta.uid == owner.uid) {
+            Some(next) => current = next,
+            // Nobody watches its kind: it may well be the end of the chain.
+            None => return Some((name, owner.uid.clone())),
+        }
+    }
+    None
+}
+
 /// The object that controls `object`, with the uid that the reference names.
-fn controller(object: &Value) -> Option<(ObjectRef, String)> {
+pub(crate) fn controller(object: &Value) -> Option<(ObjectRef, String)> {
     let references = object.pointer("/metadata/ownerReferences")?.as_array()?;
     let controls = |reference: &&Value| reference.get("controller") == Some(&Value::Bool(true));
     let reference = references.iter().find(controls)?;

@@ -180,17 +180,23 @@ impl Pass {
         instance: &Instance,
     ) -> Result<OwnedMutexGuard<Book>, CallError> {
         instance::admit(&self.context, instance)?;
+        let mut book = self.own_book().await?;
+        instance::fix_group(&mut book.ledger, instance)?;
+        book.instances.insert(instance.group().to_owned(), instance.clone());
+        Ok(book)
+    }
+
+    /// Takes the book of the object reconciled.
+    pub(crate) async fn own_book(&self) -> Result<OwnedMutexGuard<Book>, CallError> {
         let (books, kubernetes) = (&self.gate.books, &*self.gate.ports.kubernetes);
-        let mut book = match self.context.mode {
-            Mode::Live => books.take(kubernetes, &self.context).await?,
+        match self.context.mode {
+            Mode::Live => books.take(kubernetes, &self.context).await,
             // Nothing is kept of a plan.
             Mode::Plan => {
                 let book = books.copy(kubernetes, &self.context).await?;
-                Arc::new(AsyncMutex::new(book)).lock_owned().await
+                Ok(Arc::new(AsyncMutex::new(book)).lock_owned().await)
             }
-        };
-        instance::fix_group(&mut book.ledger, instance)?;
-        Ok(book)
+        }
     }
 
     pub(crate) fn granted(

@@ -169,12 +169,18 @@ impl Kubernetes for World {
     fn merge_patch(
         &self,
         object: ObjectRef,
-        _: Value,
+        patch: Value,
         _: String,
-        _: bool,
+        dry_run: bool,
     ) -> Boxed<'_, Result<Value, CallError>> {
-        self.wrote(format!("patch {}", object.name));
-        self.get(object)
+        if !dry_run {
+            self.wrote(format!("patch {}", object.name));
+        }
+        Box::pin(async move {
+            let mut patched = self.get(object).await?;
+            merge(&mut patched, patch);
+            Ok(patched)
+        })
     }
 
     fn create(
@@ -309,6 +315,18 @@ impl Prober for World {
             }
         };
         Box::pin(async { outcome })
+    }
+}
+
+/// A merge patch, but for `null`.
+fn merge(target: &mut Value, patch: Value) {
+    match patch {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                merge(&mut target[name], value);
+            }
+        }
+        other => *target = other,
     }
 }
 

@@ -7,6 +7,7 @@ mod lift;
 mod members;
 mod plan;
 mod probe;
+mod stop;
 
 use std::sync::Arc;
 

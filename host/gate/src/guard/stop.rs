@@ -1,0 +1,164 @@
+//! Guards of what stops a member or drops its volume, through whatever call.
+
+use std::collections::BTreeMap;
+
+use tholepin_schema::{
+    ledger::{Ledger, Stopped},
+    snapshot::{Member, NodeRow, Snapshot},
+    word::{NodeId, Role},
+};
+
+use super::{Class, Policy, Refusal, Scene, common};
+use crate::fact::Objects;
+
+/// How long, in milliseconds, a Pod that was to be stopped may still answer before the stop counts as
+/// one that did not happen.
+const STOP_MS_MAX: u64 = 60_000;
+
+/// A Pod that a call would end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// Its name.
+    pub(crate) pod: String,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// Whether the container of the group runs now.
+    pub(crate) runs: bool,
+    /// Whether its volume goes, too.
+    pub(crate) drops_volume: bool,
+}
+
+/// What the stop of a list of Pods can lose.
+///
+/// # Errors
+///
+/// Fails with the first thing that must not be.
+pub(crate) fn stop(
+    snapshot: &Snapshot,
+    ledger: &Ledger,
+    policy: Policy,
+    stops: &[Stop],
+    now_ms: u64,
+) -> Result<Class, Refusal> {
+    let with_data: Vec<&Stop> = stops.iter().filter(|stop| !never_served(stop, ledger)).collect();
+    let Some(first) = with_data.first() else { return Ok(Class::Safe) };
+    if let Some(second) = with_data.get(1) {
+        let (count, first, second) = (with_data.len(), &first.pod, &second.pod);
+        let text = format!(
+            "it would stop {count} members at once, `{first}` and `{second}` among them; stop one, and the \
+             next when it is back"
+        );
+        return Err(Refusal::new("stop", text));
+    }
+    let (deaths, objects) = (BTreeMap::new(), Objects::new());
+    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    common::is_fresh(&scene)?;
+    common::no_foreign(snapshot, ledger)?;
+    if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
+        let text = format!("`{}` was stopped and is not back yet", other.pod);
+        return Err(Refusal::new("stop", text));
+    }
+    let class = class(snapshot, ledger, first)?;
+    common::allowed(class, &scene)?;
+    Ok(class)
+}
+
+/// Whether nothing can be lost with a Pod: it never answered, and its container does not run now. Nothing
+/// is in memory then, and a volume outlives the Pod.
+fn never_served(stop: &Stop, ledger: &Ledger) -> bool {
+    let is_known = ledger.nodes.values().any(|known| known.pod_uid == stop.uid);
+    !(stop.drops_volume || is_known || stop.runs)
+}
+
+fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &Stop) -> Result<Class, Refusal> {
+    let pod = &stop.pod;
+    let member = snapshot.members.iter().find(|member| member.pod_uid == stop.uid);
+    let recorded = ledger.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
+    let node = member.and_then(Member::node).or_else(|| recorded.map(|(node, _)| *node));
+    let Some(node) = node else {
+        let text = format!(
+            "`{pod}` does not tell what it holds, which does not prove that it holds nothing; wait until \
+             it answers"
+        );
+        return Err(Refusal::new("stop", text));
+    };
+    let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
+    let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
+    if let Some(slots) = owned.or(known) {
+        if let Some(replica) = in_sync_replica(snapshot, node) {
+            let text = format!("`{pod}` serves slots {slots}; let `{replica}` take over first");
+            return Err(Refusal::new("stop", text));
+        }
+        return Ok(Class::DataLoss);
+    }
+    let row = rows(snapshot, node).next();
+    let primary = row.filter(|row| row.role == Role::Replica).and_then(|row| row.primary);
+    if let Some(primary) = primary {
+        let copy = snapshot.member_of(primary).filter(|member| has_loaded(member));
+        return Ok(if copy.is_some() { Class::Safe } else { Class::DataLoss });
+    }
+    let keys = member.and_then(Member::facts).and_then(|facts| facts.keys);
+    Ok(if keys == Some(0) { Class::Safe } else { Class::DataLoss })
+}
+
+fn has_loaded(member: &Member) -> bool {
+    member.facts().is_some_and(|facts| facts.loading == Some(false))
+}
+
+/// A replica that would lose nothing if it took over.
+fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
+    let replicas = snapshot.members.iter().filter(|member| {
+        let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
+        own.is_some_and(|row| row.primary == Some(primary))
+    });
+    let mut in_sync =
+        replicas.filter(|member| snapshot.check_in_sync(&member.pod, u64::MAX).is_ok());
+    in_sync.next().map(|member| member.pod.as_str())
+}
+
+/// How those who know a node see it, the majority first.
+fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
+    let each = snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node));
+    snapshot.view.get(&node).into_iter().chain(each)
+}
+
+/// Takes in that these Pods are about to be stopped. Write the ledger before the stop is sent.
+pub(crate) fn stopping(ledger: &mut Ledger, stops: &[Stop], now_ms: u64) {
+    let before = ledger.clone();
+    for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
+        let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
+        let stopped = Stopped {
+            pod: stop.pod.clone(),
+            node: node.map(|(node, _)| *node),
+            at_ms: now_ms,
+            unknown: BTreeMap::new(),
+        };
+        ledger.stopped.insert(stop.uid.clone(), stopped);
+    }
+}
+
+/// Drops the stops whose Pods have their successors, that did not happen, or whose nodes were forgotten.
+pub(crate) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+    let nodes = &ledger.nodes;
+    ledger.stopped.retain(|uid, stopped| {
+        let successor = snapshot.members.iter().find(|member| member.pod == stopped.pod);
+        match successor {
+            Some(member) if member.pod_uid == *uid => {
+                let is_late = stopped.at_ms.saturating_add(STOP_MS_MAX) <= now_ms;
+                member.deleting || member.node().is_none() || !is_late
+            }
+            Some(member) => !has_its_place(snapshot, member),
+            None => stopped.node.is_none_or(|node| nodes.contains_key(&node)),
+        }
+    });
+}
+
+/// Whether a member serves, or follows one that does.
+fn has_its_place(snapshot: &Snapshot, member: &Member) -> bool {
+    let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
+    has_loaded(member)
+        && own.is_some_and(|row| match row.role {
+            Role::Primary => !row.slots.is_empty(),
+            Role::Replica => snapshot.check_in_sync(&member.pod, u64::MAX).is_ok(),
+        })
+}

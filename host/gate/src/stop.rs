@@ -1,0 +1,251 @@
+//! Lets a write to Kubernetes pass only if what it stops may be stopped.
+//!
+//! Guards follow the effect: whichever call ends a member, drops its volume or shrinks its workload is
+//! judged as a verb on Redis is, on a snapshot taken for it. An object without a ledger has no members,
+//! so nothing is asked for it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::Value;
+use tholepin_core::{
+    CallError, Mode, ObjectMeta, ObjectRef,
+    port::{ApplyRequest, DeleteRequest, StoreView},
+};
+use tholepin_schema::{
+    instance::Instance,
+    ledger::Group,
+    manifest::KindName,
+    reserved::{self, Purpose},
+};
+
+use crate::{
+    act,
+    book::Book,
+    effect::{self, After, StopEffect},
+    grant,
+    guard::{self, Class, Stop},
+    instance::{self, container_status, uid},
+    ledger,
+    ownership::{self, text},
+    pass::Pass,
+};
+
+/// The verb whose grant allows to stop the last copy of some data, besides the object's own policy.
+const STOP_LAST_COPY: &str = "stop-last-copy";
+
+/// Asked before a deletion. A Pod is deleted as it was seen: one in which something has happened since is
+/// another case.
+///
+/// # Errors
+///
+/// Fails with the guard that does not let it pass.
+pub(crate) async fn before_delete(
+    pass: &Pass,
+    found: &Value,
+    request: &mut DeleteRequest,
+) -> Result<(), CallError> {
+    if text(found, "/kind") == "Pod" && request.resource_version.is_none() {
+        let seen = text(found, "/metadata/resourceVersion");
+        request.resource_version = (!seen.is_empty()).then(|| seen.to_owned());
+    }
+    admit(pass, effect::stops(&*newest(pass), found, After::Deleted)).await
+}
+
+/// Asked before an apply to an object that is there. Only one that can stop something is tried first, as
+/// a dry run: what it leaves out counts as well.
+///
+/// # Errors
+///
+/// As [`before_delete`].
+pub(crate) async fn before_apply(
+    pass: &Pass,
+    found: &Value,
+    request: &ApplyRequest,
+) -> Result<(), CallError> {
+    let view = newest(pass);
+    if !effect::may_stop(&*view, found, &request.object) {
+        return Ok(());
+    }
+    let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
+    let after = pass.gate.ports.kubernetes.apply(dry_run).await?;
+    admit(pass, effect::stops(&*view, found, After::Is(&after))).await
+}
+
+/// Asked before an apply that creates its object: what scales others stops Pods though it is new.
+///
+/// # Errors
+///
+/// As [`before_delete`].
+pub(crate) async fn before_create(pass: &Pass, intent: &Value) -> Result<(), CallError> {
+    admit(pass, effect::begins(&*newest(pass), intent)).await
+}
+
+/// Asked before a merge patch.
+///
+/// # Errors
+///
+/// As [`before_delete`].
+pub(crate) async fn before_patch(
+    pass: &Pass,
+    object: &ObjectRef,
+    found: &Value,
+    patch: &Value,
+) -> Result<(), CallError> {
+    let view = newest(pass);
+    // A patch names no replicas that it keeps, so that the question is whether anything is below.
+    if !effect::may_stop(&*view, found, &Value::Null) {
+        return Ok(());
+    }
+    let (port, manager) = (&pass.gate.ports.kubernetes, pass.context.field_manager());
+    let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
+    admit(pass, effect::stops(&*view, found, After::Is(&after))).await
+}
+
+/// Members are those of now, not those of the pass' start.
+fn newest(pass: &Pass) -> Arc<dyn StoreView> {
+    pass.gate.ports.kubernetes.view()
+}
+
+async fn admit(pass: &Pass, effect: StopEffect) -> Result<(), CallError> {
+    if effect.is_empty() {
+        return Ok(());
+    }
+    let view = newest(pass);
+    let claimed = claimed_by(&*view, pass, &effect.claims)?;
+    let pods: Vec<&Arc<Value>> = effect.pods.iter().chain(&claimed).collect();
+    let mut book = pass.own_book().await?;
+    let mut own: BTreeMap<&str, &Arc<Value>> = BTreeMap::new();
+    for pod in pods {
+        let recorded = book.ledger.nodes.values().any(|known| known.pod_uid == uid(pod));
+        if recorded || ownership::leads_to(&*view, pod, pass.context.uid()) {
+            own.insert(uid(pod), pod);
+        } else {
+            is_nobody_s_member(pass, &*view, pod).await?;
+        }
+    }
+    // The object's user wants all of it to end; its volumes are another matter.
+    let is_deleted = pass.context.object.pointer("/metadata/deletionTimestamp").is_some();
+    if book.ledger.groups.is_empty() || own.is_empty() || (is_deleted && effect.claims.is_empty()) {
+        return Ok(());
+    }
+    let groups = book.ledger.groups.clone();
+    for (name, group) in groups {
+        let of_group: Vec<Stop> = own
+            .values()
+            .filter(|pod| instance::belongs_to_group(pod, &book.ledger, &name))
+            .map(|pod| stop(pod, &group, &effect))
+            .collect();
+        judge(pass, &mut book, (&name, &group), &of_group).await?;
+    }
+    Ok(())
+}
+
+/// Judges the stops in one group, and notes them in the ledger.
+async fn judge(
+    pass: &Pass,
+    book: &mut Book,
+    (name, group): (&str, &Group),
+    stops: &[Stop],
+) -> Result<(), CallError> {
+    if stops.is_empty() {
+        return Ok(());
+    }
+    let ports = &pass.gate.ports;
+    let instance = book.instance(&pass.context.key.namespace, name, group);
+    let members = pass.members_by(&book.ledger, &instance).await?;
+    let snapshot = ports.redis.observe(&members, &instance.settings).await;
+    let now_ms = ports.clock.now_ms();
+    ledger::learn(&mut book.ledger, &snapshot, now_ms);
+    let policy = act::policy(&pass.context.safety, &pass.context.object);
+    let class = guard::stop(&snapshot, &book.ledger, policy, stops, now_ms)
+        .map_err(|refusal| CallError::Refused(refusal.to_string()))?;
+    if class == Class::DataLoss {
+        grant::redis_verb(&pass.context.grants, STOP_LAST_COPY)?;
+    }
+    if pass.context.mode == Mode::Live {
+        guard::stopping(&mut book.ledger, stops, now_ms);
+        book.save(pass).await?;
+    }
+    Ok(())
+}
+
+fn stop(pod: &Value, group: &Group, effect: &StopEffect) -> Stop {
+    let status = container_status(pod, &group.container);
+    let claims = effect::claims(pod);
+    Stop {
+        pod: text(pod, "/metadata/name").to_owned(),
+        uid: uid(pod).to_owned(),
+        runs: status.is_some_and(|status| status.pointer("/state/running").is_some()),
+        drops_volume: claims.iter().any(|claim| effect.claims.contains(claim)),
+    }
+}
+
+/// The Pods that mount these claims.
+///
+/// # Errors
+///
+/// Fails if a claim belongs to a workload and no Pod mounts it now: what is on it cannot be asked.
+fn claimed_by(
+    view: &dyn StoreView,
+    pass: &Pass,
+    claims: &[String],
+) -> Result<Vec<Arc<Value>>, CallError> {
+    if claims.is_empty() {
+        return Ok(Vec::new());
+    }
+    let namespace = &pass.context.key.namespace;
+    let pods = view.list(&instance::pod_kind(), namespace, "")?;
+    let mut mounting = Vec::new();
+    for claim in claims {
+        let before = mounting.len();
+        let mounts = |pod: &&Arc<Value>| effect::claims(pod).contains(claim);
+        mounting.extend(pods.iter().filter(mounts).cloned());
+        if mounting.len() == before {
+            let text = format!(
+                "stop: no Pod mounts the claim `{claim}` now, so nobody tells whether another copy of its \
+                 data exists; a person may delete it"
+            );
+            return Err(CallError::Refused(text));
+        }
+    }
+    Ok(mounting)
+}
+
+/// A member of another object is stopped by that object's plugin alone.
+async fn is_nobody_s_member(
+    pass: &Pass,
+    view: &dyn StoreView,
+    pod: &Value,
+) -> Result<(), CallError> {
+    let Ok(meta) = ObjectMeta::of(pod) else { return Ok(()) };
+    let Some((root, root_uid)) = ownership::root(view, &meta) else { return Ok(()) };
+    let ledger = ObjectRef {
+        kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
+        namespace: root.namespace.clone(),
+        name: reserved::name(Purpose::Ledger, &root.kind.kind, &root_uid),
+    };
+    match pass.gate.ports.kubernetes.get(ledger).await {
+        Err(CallError::NotFound(_)) => Ok(()),
+        Ok(_) => Err(CallError::Refused(format!(
+            "stop: `{}` is a member of {root}, which alone may stop it",
+            meta.object.name
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+impl Book {
+    /// The instance of a group: as it was named last, or as the ledger has it.
+    fn instance(&self, namespace: &str, name: &str, group: &Group) -> Instance {
+        self.instances.get(name).cloned().unwrap_or_else(|| Instance {
+            namespace: namespace.to_owned(),
+            selector: String::new(),
+            container: group.container.clone(),
+            port: group.port,
+            group: Some(name.to_owned()),
+            credentials: None,
+            owner: None,
+            settings: Vec::new(),
+        })
+    }
+}
