@@ -307,6 +307,7 @@ fn facts(pod: &Value, container: Option<&Value>) -> Value {
         "phase": text(pod, "/status/phase"),
         "ready": conditions.is_some_and(|conditions| conditions.iter().any(is_ready)),
         "deleting": pod.pointer("/metadata/deletionTimestamp").is_some(),
+        "graceSeconds": pod.pointer("/spec/terminationGracePeriodSeconds"),
         "labels": pod.pointer("/metadata/labels"),
         "annotations": pod.pointer("/metadata/annotations"),
         "state": container.and_then(|status| status.get("state")),

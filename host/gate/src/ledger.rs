@@ -56,6 +56,7 @@ fn end_future(ledger: &mut Ledger, now_ms: u64) {
         end(&mut known.changed_at_ms);
         let others = [
             &mut known.ended_at_ms,
+            &mut known.gone_at_ms,
             &mut known.role_changed_at_ms,
             &mut known.failover_tried_at_ms,
         ];
@@ -70,6 +71,11 @@ fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     for (node, known) in &mut ledger.nodes {
         if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
             continue;
+        }
+        let has_pod = snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid);
+        if has_pod == known.gone_at_ms.is_some() {
+            known.gone_at_ms = (!has_pod).then_some(now_ms);
+            known.changed_at_ms = now_ms;
         }
         if known.ended_at_ms.is_none() && guard::is_reported_terminated(known, snapshot) {
             known.ended_at_ms = Some(now_ms);
@@ -108,6 +114,11 @@ fn learn_node(
         kube_node: member.kube_node.clone(),
         address: member.address.clone(),
         role,
+        primary: own.and_then(|row| row.primary),
+        restart_count: number(member, "restartCount"),
+        persistent: persistent(facts),
+        grace_s: number(member, "graceSeconds"),
+        gone_at_ms: None,
         role_changed_at_ms: role_change(
             old,
             role,
@@ -119,9 +130,25 @@ fn learn_node(
         failover_tried_at_ms: old.and_then(|old| old.failover_tried_at_ms),
         unknown: old.map(|old| old.unknown.clone()).unwrap_or_default(),
     };
+    if role == Role::Primary && facts.keys.is_some_and(|keys| keys != 0) {
+        ledger.held_keys = ledger.held_keys.union(&new.slots);
+    }
+    let old = ledger.nodes.get(&node);
     if old != Some(&new) {
         ledger.nodes.insert(node, KnownNode { changed_at_ms: now_ms, ..new });
     }
+}
+
+/// A number that the snapshot shows of a member's Pod.
+fn number(member: &Member, field: &str) -> Option<u64> {
+    member.kubernetes.get(field).and_then(serde_json::Value::as_u64)
+}
+
+/// Whether a process writes its data to disk, as its settings say.
+fn persistent(facts: &Facts) -> Option<bool> {
+    let setting = |name: &str| facts.settings.get(name).map(String::as_str);
+    let (appends, saves) = (setting("appendonly")?, setting("save")?);
+    Some(appends != "no" || !saves.is_empty())
 }
 
 /// A container that is not that of the process which answered, though the Pod's status names it.

@@ -45,6 +45,9 @@ pub struct Ledger {
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stopped: BTreeMap<String, Stopped>,
+    /// Slots whose owner was seen with keys once: their data can be lost. All others never held any.
+    #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
+    pub held_keys: SlotSet,
     /// What a newer host wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
@@ -108,6 +111,22 @@ pub struct KnownNode {
     pub address: Option<String>,
     /// What it said to be.
     pub role: Role,
+    /// Whom it followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<NodeId>,
+    /// How often the container of its Pod had been started again when it was recorded. A higher number
+    /// for the same Pod proves that the recorded process has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_count: Option<u64>,
+    /// Whether it keeps its data on disk; absent if it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<bool>,
+    /// How many seconds its Pod has to stop (`terminationGracePeriodSeconds`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<u64>,
+    /// Since when its Pod is gone; absent while the Pod is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at_ms: Option<u64>,
     /// The slots that it served in the majority's view.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub slots: SlotSet,
@@ -161,6 +180,11 @@ mod tests {
             kube_node: "n".into(),
             address: Some("127.26.0.1:7000".into()),
             role: Role::Primary,
+            primary: None,
+            restart_count: Some(0),
+            persistent: Some(false),
+            grace_s: Some(45),
+            gone_at_ms: None,
             slots: crate::word::SlotRange::ALL.into(),
             changed_at_ms: 1,
             role_changed_at_ms: None,

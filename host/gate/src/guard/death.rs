@@ -74,7 +74,8 @@ pub(crate) fn is_reported_terminated(known: &KnownNode, snapshot: &Snapshot) -> 
     same_pod.is_some_and(|member| is_terminated(known, &member.kubernetes))
 }
 
-/// Whether a container's `state` or `lastState` says that the recorded container has terminated.
+/// Whether a container's status says that the recorded container has terminated: in `state`, in
+/// `lastState`, or because another one was started in its place since. Two never run at once in a Pod.
 fn is_terminated(known: &KnownNode, status: &Value) -> bool {
     let says = |state: &str| {
         status
@@ -82,5 +83,8 @@ fn is_terminated(known: &KnownNode, status: &Value) -> bool {
             .and_then(|state| state.pointer("/terminated/containerID"))
             .is_some_and(|id| id.as_str().is_some_and(|id| id == known.container_id))
     };
-    !known.container_id.is_empty() && (says("state") || says("lastState"))
+    let restarts = status.get("restartCount").and_then(Value::as_u64);
+    let was_replaced =
+        matches!((restarts, known.restart_count), (Some(now), Some(then)) if then < now);
+    !known.container_id.is_empty() && (says("state") || says("lastState") || was_replaced)
 }

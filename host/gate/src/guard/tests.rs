@@ -643,6 +643,17 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
     assert_eq!(witness(None, true, Refused), Some(Proof::PodGone));
     assert_eq!(witness(None, true, Inconclusive), None);
     assert_eq!(witness(None, false, Refused), None);
+    // It was started again several times since: its last state names another container.
+    let started_again = |now: u64, then: Option<u64>| {
+        let known = KnownNode { restart_count: then, ..known.clone() };
+        let status =
+            json!({"restartCount": now, "lastState": {"terminated": {"containerID": "c-7"}}});
+        let container_status = Some(status);
+        proof_of_death(&known, &Witness { container_status, kube_node_ready: true, dial: Refused })
+    };
+    assert_eq!(started_again(3, Some(1)), Some(Proof::Terminated));
+    assert_eq!(started_again(1, Some(1)), None);
+    assert_eq!(started_again(3, None), None, "an older host did not count");
     let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
     let witness =
         Witness { container_status: Some(terminated("")), kube_node_ready: true, dial: Refused };

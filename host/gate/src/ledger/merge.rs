@@ -9,7 +9,16 @@ use tholepin_schema::ledger::{Group, KnownNode, Ledger, Stopped, Suspension};
 
 /// What `ours` and `theirs` say together, both of which began as `base`.
 pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
-    let Ledger { adopted_at_ms, nodes, forgotten, suspensions, groups, stopped, unknown } = ours;
+    let Ledger {
+        adopted_at_ms,
+        nodes,
+        forgotten,
+        suspensions,
+        groups,
+        stopped,
+        held_keys,
+        unknown,
+    } = ours;
     let suspensions = entries(
         &by_process(&base.suspensions),
         &by_process(suspensions),
@@ -30,6 +39,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         // The first one fixed it.
         groups: entries(&base.groups, groups, &theirs.groups, |_: &Group, theirs| theirs.clone()),
         stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),
+        held_keys: held_keys.union(&theirs.held_keys),
         unknown: entries(&base.unknown, unknown, &theirs.unknown, |_, theirs| theirs.clone()),
     }
 }

@@ -111,6 +111,33 @@ fn a_process_is_never_tied_to_a_container_that_may_not_be_its_own() {
 }
 
 #[test]
+fn what_can_be_lost_and_since_when_a_pod_is_gone_is_remembered() {
+    let mut ledger = learnt();
+    assert!(ledger.held_keys.is_empty(), "nobody told of keys");
+    let mut seen = snapshot();
+    facts(&mut seen, 0).keys = Some(3);
+    facts(&mut seen, 1).keys = Some(3);
+    let disk = [("appendonly", "no"), ("save", "60 1")];
+    facts(&mut seen, 0).settings.extend(disk.map(|(name, value)| (name.into(), value.into())));
+    learn(&mut ledger, &seen, 200);
+    assert_eq!(ledger.held_keys.slot_count(), 16_384);
+    assert_eq!(ledger.nodes[&node('a')].persistent, Some(true));
+    assert_eq!(ledger.nodes[&node('b')].persistent, None, "it does not tell");
+    assert_eq!(ledger.nodes[&node('b')].primary, Some(node('a')));
+    let gone = seen.members.remove(1);
+    learn(&mut ledger, &seen, 300);
+    learn(&mut ledger, &seen, 400);
+    assert_eq!(ledger.nodes[&node('b')].gone_at_ms, Some(300));
+    seen.members.push(gone);
+    silence(&mut seen, 1);
+    learn(&mut ledger, &seen, 500);
+    assert_eq!(ledger.nodes[&node('b')].gone_at_ms, None);
+    facts(&mut seen, 0).keys = Some(0);
+    learn(&mut ledger, &seen, 600);
+    assert_eq!(ledger.held_keys.slot_count(), 16_384, "once is for ever");
+}
+
+#[test]
 fn a_silent_member_stays_as_it_was() {
     let mut ledger = learnt();
     let mut seen = snapshot();
