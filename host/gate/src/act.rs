@@ -25,7 +25,7 @@ use crate::{
     guard::{self, Policy, Proof, Scene},
     instance, kubernetes, ledger, lift,
     pass::Pass,
-    steps, witness,
+    start, steps, witness,
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -61,6 +61,20 @@ pub(crate) async fn perform(
         results.push(ActionResult { id: action.id.clone(), outcome });
     }
     Ok(results)
+}
+
+/// The node that an action takes for dead.
+fn replaced(action: &Action) -> Option<NodeId> {
+    match &action.verb {
+        Verb::Failover { primary: node, .. }
+        | Verb::Forget { node }
+        | Verb::AllowStart { node, .. } => Some(*node),
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::AssignSlots { .. }
+        | Verb::Replicate { .. }
+        | Verb::Configure { .. } => None,
+    }
 }
 
 const fn without_commands(outcome: Outcome) -> Deed {
@@ -122,10 +136,12 @@ impl<'a> Run<'a> {
         ledger::learn(&mut self.book.ledger, &snapshot, now_ms);
         let deaths = self.deaths(&snapshot, wave).await;
         let objects = self.objects(wave).await;
+        let approved = start::approved(self.pass, &self.book.ledger);
         let policy = policy(&self.pass.context.safety, &self.pass.context.object);
         let ledger = &self.book.ledger;
         let (snapshot, deaths, objects) = (&snapshot, &deaths, &objects);
-        let scene = Scene { snapshot, ledger, policy, deaths, objects, now_ms };
+        let approved = &approved;
+        let scene = Scene { snapshot, ledger, policy, deaths, approved, objects, now_ms };
         let mut sent = Vec::new();
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
@@ -166,11 +182,7 @@ impl<'a> Run<'a> {
         }
         self.book.save(self.pass).await?;
         self.pass.may_write()?;
-        let port = &self.pass.gate.ports.redis;
-        let deeds = match self.pass.context.mode {
-            Mode::Live => port.act(members, &list).await,
-            Mode::Plan => port.decide(members, &list).await,
-        };
+        let deeds = self.perform(members, snapshot, &list).await;
         let done = list.iter().zip(&deeds).filter(|(_, deed)| deed.outcome.is_done());
         for (action, _) in done {
             if let Verb::Forget { node } = &action.verb {
@@ -183,13 +195,35 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Performs what passed, each verb where its effect is: on Redis, or on a Pod.
+    async fn perform(&self, members: &Members, snapshot: &Snapshot, list: &[Action]) -> Vec<Deed> {
+        let port = &self.pass.gate.ports.redis;
+        let to_redis: Vec<Action> =
+            list.iter().filter(|action| !start::is_start(action)).cloned().collect();
+        let deeds = match self.pass.context.mode {
+            Mode::Live => port.act(members, &to_redis).await,
+            Mode::Plan => port.decide(members, &to_redis).await,
+        };
+        let mut deeds = deeds.into_iter();
+        let mut all = Vec::with_capacity(list.len());
+        for action in list {
+            let deed = if let Verb::AllowStart { pod, node } = &action.verb {
+                start::allow(self.pass, snapshot, pod, *node).await
+            } else {
+                let missing = || without_commands(Outcome::Skipped { after: String::new() });
+                deeds.next().unwrap_or_else(missing)
+            };
+            all.push(deed);
+        }
+        all
+    }
+
     /// Which recorded nodes are proven dead: by what the Pods of the snapshot say, and for primaries
     /// that this wave would replace, whose Pod is no member any more, by live reads.
     async fn deaths(&self, snapshot: &Snapshot, wave: &[usize]) -> BTreeMap<NodeId, Proof> {
         let mut deaths = guard::deaths(snapshot, &self.book.ledger);
         let actions = wave.iter().filter_map(|index| self.actions.get(*index));
-        for action in actions {
-            let Verb::Failover { primary, .. } = action.verb else { continue };
+        for primary in actions.filter_map(replaced) {
             let known = self.book.ledger.nodes.get(&primary);
             let Some(known) = known.filter(|_| !deaths.contains_key(&primary)) else { continue };
             if snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid) {

@@ -15,6 +15,7 @@ mod common;
 mod death;
 mod failover;
 mod forget;
+mod start;
 mod stop;
 mod topology;
 
@@ -68,6 +69,8 @@ pub struct Scene<'a> {
     pub policy: Policy,
     /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
     pub deaths: &'a BTreeMap<NodeId, Proof>,
+    /// Nodes whose data a person gives up, by the annotation on the object.
+    pub approved: &'a BTreeSet<NodeId>,
     /// What live reads say of the objects that actions presume something about.
     pub objects: &'a Objects,
     /// Now, in milliseconds since 1970.
@@ -111,9 +114,16 @@ pub fn check(
     now_ms: u64,
 ) -> Result<(), Refusal> {
     let deaths = deaths(snapshot, ledger);
-    let objects = Objects::new();
-    let policy = *policy;
-    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    let (objects, approved) = (Objects::new(), BTreeSet::new());
+    let scene = Scene {
+        snapshot,
+        ledger,
+        policy: *policy,
+        deaths: &deaths,
+        approved: &approved,
+        objects: &objects,
+        now_ms,
+    };
     judge(action, &scene)
 }
 
@@ -148,6 +158,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
             | Verb::SetConfigEpoch { .. }
             | Verb::Replicate { .. }
             | Verb::Forget { .. }
+            | Verb::AllowStart { .. }
             | Verb::Configure { .. } => {}
         }
     }
@@ -174,9 +185,10 @@ pub fn judge(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
         Verb::Replicate { pod, primary } => topology::replicate(scene, pod, *primary)?,
         Verb::Failover { pod, primary, mode } => failover::failover(scene, pod, *primary, *mode)?,
         Verb::Forget { node } => forget::forget(scene, *node)?,
+        Verb::AllowStart { pod, node } => start::start(scene, pod, *node)?,
     }
     common::no_foreign(snapshot, ledger)?;
-    common::allowed(class(action, snapshot, ledger), scene)
+    common::allowed(class(action, scene), &lost_with(action, scene), scene)
 }
 
 fn configure(
@@ -199,25 +211,46 @@ fn configure(
 
 /// What an action can lose.
 #[must_use]
-pub fn class(action: &Action, snapshot: &Snapshot, ledger: &Ledger) -> Class {
+pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => Class::Safe,
-        Verb::Failover { mode: FailoverMode::Force | FailoverMode::Takeover, .. } => {
-            Class::TailLoss
+        Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
+            if !start::never_synced(scene, pod) {
+                return Class::TailLoss;
+            }
+            let slots = start::slots_of(scene, *primary);
+            start::class(scene, &[*primary], &slots).max(Class::TailLoss)
         }
-        // Slots that a node had which is away: its keys are given up.
-        Verb::AssignSlots { pod, slots } => {
-            let own = snapshot.member(pod).and_then(|member| member.node());
-            let had = |node: &NodeId| Some(*node) != own;
-            let mut others = ledger.nodes.iter().filter(|(node, _)| had(node));
-            let lost = others.any(|(_, known)| !known.slots.intersection(slots).is_empty());
-            if lost { Class::DataLoss } else { Class::Safe }
+        // The data of nodes that are away is given up.
+        Verb::AssignSlots { slots, .. } => {
+            let lost = lost_with(action, scene);
+            if lost.is_empty() { Class::Safe } else { start::class(scene, &lost, slots) }
+        }
+        Verb::Forget { node } | Verb::AllowStart { node, .. } => {
+            start::class(scene, &[*node], &start::slots_of(scene, *node))
         }
         Verb::Meet { .. }
         | Verb::SetConfigEpoch { .. }
         | Verb::Replicate { .. }
-        | Verb::Forget { .. }
         | Verb::Configure { .. } => Class::Safe,
+    }
+}
+
+/// The nodes whose data an action gives up.
+fn lost_with(action: &Action, scene: &Scene<'_>) -> Vec<NodeId> {
+    match &action.verb {
+        Verb::AssignSlots { pod, slots } => {
+            let own = scene.snapshot.member(pod).and_then(|member| member.node());
+            let others = scene.ledger.nodes.iter().filter(|(node, _)| Some(**node) != own);
+            let had = others.filter(|(_, known)| !known.slots.intersection(slots).is_empty());
+            had.map(|(node, _)| *node).collect()
+        }
+        Verb::Forget { node } | Verb::AllowStart { node, .. } => vec![*node],
+        Verb::Failover { primary, .. } => vec![*primary],
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::Replicate { .. }
+        | Verb::Configure { .. } => Vec::new(),
     }
 }
 

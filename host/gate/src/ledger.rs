@@ -31,6 +31,9 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     if ledger.adopted_at_ms.is_none() && snapshot.is_agreed() {
         ledger.adopted_at_ms = Some(now_ms);
     }
+    if ledger.keys_known_since_ms.is_none() && snapshot.is_agreed() {
+        ledger.keys_known_since_ms = Some(now_ms);
+    }
     for member in &snapshot.members {
         let Some(facts) = member.facts() else { continue };
         if let (Some(node), Some(run_id)) = (facts.node, facts.run_id) {
@@ -49,6 +52,7 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
 fn end_future(ledger: &mut Ledger, now_ms: u64) {
     let end = |time: &mut u64| *time = (*time).min(now_ms);
     ledger.adopted_at_ms.iter_mut().for_each(end);
+    ledger.keys_known_since_ms.iter_mut().for_each(end);
     ledger.forgotten.values_mut().for_each(end);
     ledger.suspensions.iter_mut().for_each(|suspension| end(&mut suspension.since_ms));
     ledger.stopped.values_mut().for_each(|stopped| end(&mut stopped.at_ms));

@@ -35,6 +35,7 @@ mod ownership;
 mod pass;
 mod probe;
 mod redis;
+mod start;
 mod steps;
 mod stop;
 mod wait;

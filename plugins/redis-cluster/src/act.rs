@@ -73,6 +73,13 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
     };
     match result.map(|result| result.outcome) {
         Ok(Outcome::Done { note, .. }) => Ok(note),
+        // The only copy of some slots is gone, or would be given up.
+        Ok(Outcome::Refused { guard, message }) if guard == "data-loss" => {
+            held_up("SlotsLost", message)
+        }
+        Ok(Outcome::Refused { guard, message }) if guard == "copies" => {
+            held_up("CopyMissing", message)
+        }
         Ok(Outcome::Refused { guard, message }) => {
             held_up("Refused", format!("{guard}: {message}"))
         }
@@ -86,11 +93,18 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
 
 /// Tells people about what they would ask for later. Forming is told by the conditions.
 fn announce(host: &dyn Host, action: &Action, note: &str) {
-    let Verb::Failover { pod, mode, .. } = &action.verb else { return };
-    let message = format!("`{pod}` took over ({}): {note}", mode.name());
+    let (kind, reason, message) = if let Verb::Failover { pod, mode, .. } = &action.verb {
+        let message = format!("`{pod}` took over ({}): {note}", mode.name());
+        (EventType::Normal, "FailedOver", message)
+    } else if let Verb::AllowStart { node, .. } = &action.verb {
+        let message = format!("{note}: what only {} had is given up", node.short());
+        (EventType::Warning, "StartedEmpty", message)
+    } else {
+        return;
+    };
     host.info(&message);
     // An event that is lost changes nothing.
-    if let Err(error) = host.publish(EventType::Normal, "FailedOver", &message) {
+    if let Err(error) = host.publish(kind, reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
 }

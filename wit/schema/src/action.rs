@@ -91,6 +91,14 @@ pub enum Verb {
         /// A node that is no member any more.
         node: NodeId,
     },
+    /// Lets a process start that waits because it has nothing to load, and whose start could empty those
+    /// who follow it. Done when the host has written [`crate::reserved::MAY_START`] to its Pod.
+    AllowStart {
+        /// The Pod.
+        pod: String,
+        /// The node that it was.
+        node: NodeId,
+    },
     /// `CONFIG SET` of settings from a closed table ([`crate::command::RUNTIME_SETTINGS`]).
     Configure {
         /// The Pod.
@@ -108,6 +116,7 @@ impl Verb {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::AllowStart { .. } => "allow-start",
             Self::Meet { .. } => "meet",
             Self::SetConfigEpoch { .. } => "set-config-epoch",
             Self::AssignSlots { .. } => "assign-slots",
@@ -127,6 +136,7 @@ impl Verb {
             | Self::AssignSlots { pod, .. }
             | Self::Replicate { pod, .. }
             | Self::Failover { pod, .. }
+            | Self::AllowStart { pod, .. }
             | Self::Configure { pod, .. } => Some(pod),
             Self::Forget { .. } => None,
         }
@@ -134,6 +144,7 @@ impl Verb {
 
     /// The names of all verbs, ascending.
     pub const NAMES: &[&str] = &[
+        "allow-start",
         "assign-slots",
         "configure",
         "failover",
@@ -313,6 +324,7 @@ mod tests {
     fn every_verb_round_trips_under_its_name() {
         let pod = || "demo-0".to_string();
         let verbs = vec![
+            Verb::AllowStart { pod: pod(), node: id("d") },
             Verb::AssignSlots { pod: pod(), slots: crate::word::SlotRange::ALL.into() },
             Verb::Configure {
                 pod: pod(),

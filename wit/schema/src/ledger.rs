@@ -45,12 +45,28 @@ pub struct Ledger {
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stopped: BTreeMap<String, Stopped>,
+    /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was kept; absent
+    /// before: then any slot may have held keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_known_since_ms: Option<u64>,
     /// Slots whose owner was seen with keys once: their data can be lost. All others never held any.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub held_keys: SlotSet,
     /// What a newer host wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
+}
+
+impl Ledger {
+    /// Those of these slots that may have held keys: all of them as long as nobody could tell.
+    #[must_use]
+    pub fn may_hold_keys(&self, slots: &SlotSet) -> SlotSet {
+        if self.keys_known_since_ms.is_some() {
+            slots.intersection(&self.held_keys)
+        } else {
+            slots.clone()
+        }
+    }
 }
 
 /// The processes of a group: where each of its members runs and listens.

@@ -18,6 +18,15 @@ pub const PREFIX: &str = "tholepin-";
 /// takes such a ledger over, so that no plugin may have written it.
 pub const OLD_LEDGER_SUFFIX: &str = "-ledger";
 
+/// The annotation by which the host tells a process that waits in its Pod that it may start: the id of the
+/// node that it was, a slash, and the host's time in milliseconds since 1970. A process takes one that is
+/// not older than its own start.
+pub const MAY_START: &str = "tholepin.dev/may-start";
+
+/// The annotation on an object by which a person gives up the data that only these processes had: for each
+/// the id of its node, a slash and its run id; separated by commas.
+pub const APPROVE_DATA_LOSS: &str = "tholepin.dev/approve-data-loss";
+
 /// What a reserved object is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {

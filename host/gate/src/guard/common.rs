@@ -8,7 +8,7 @@ use tholepin_schema::{
     word::{ConfigEpoch, NodeId},
 };
 
-use super::{Class, Refusal, SNAPSHOT_AGE_MS_MAX, Scene};
+use super::{Class, Refusal, SNAPSHOT_AGE_MS_MAX, Scene, start};
 use crate::{
     fact::{self, Documents},
     ledger::foreign_nodes,
@@ -84,7 +84,7 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Ref
 
 /// The object's policy allows what the action can lose, and an instance that is not adopted yet
 /// risks nothing.
-pub(super) fn allowed(class: Class, scene: &Scene<'_>) -> Result<(), Refusal> {
+pub(super) fn allowed(class: Class, lost: &[NodeId], scene: &Scene<'_>) -> Result<(), Refusal> {
     let is_allowed = match class {
         Class::Safe => return Ok(()),
         Class::TailLoss => scene.policy.tail_loss,
@@ -94,17 +94,25 @@ pub(super) fn allowed(class: Class, scene: &Scene<'_>) -> Result<(), Refusal> {
         let text = "not all members have answered and agreed yet, even once";
         return Err(Refusal::new("adopted", text));
     }
-    let loses = match class {
-        Class::Safe | Class::TailLoss => "writes that were not replicated",
-        Class::DataLoss => "data",
-    };
     if is_allowed {
         return Ok(());
     }
-    Err(Refusal::new(
-        "policy",
-        format!("it can lose {loses}, and the object's policy does not allow that"),
-    ))
+    let text = match (class, lost.first()) {
+        (Class::DataLoss, Some(node)) => format!(
+            "it gives up the data that only {} had, and the object's policy does not allow that; bring it \
+             back, or give it up: {}",
+            node.short(),
+            start::way_out(scene, *node)
+        ),
+        (Class::DataLoss, None) => {
+            "it can lose data, and the object's policy does not allow that".to_owned()
+        }
+        (Class::Safe | Class::TailLoss, _) => {
+            "it can lose writes that were not replicated, and the object's policy does not allow that"
+                .to_owned()
+        }
+    };
+    Err(Refusal::new(if class == Class::DataLoss { "data-loss" } else { "policy" }, text))
 }
 
 /// What the action presumes is so.
@@ -120,7 +128,7 @@ pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal
     let agreed = |node: &NodeId| snapshot.view.get(node).map(|row| row.epoch);
     let seen: Option<ConfigEpoch> = match &action.verb {
         Verb::Failover { primary, .. } | Verb::Replicate { primary, .. } => agreed(primary),
-        Verb::Forget { node } => agreed(node),
+        Verb::Forget { node } | Verb::AllowStart { node, .. } => agreed(node),
         Verb::Meet { .. }
         | Verb::SetConfigEpoch { .. }
         | Verb::AssignSlots { .. }

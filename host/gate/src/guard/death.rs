@@ -25,6 +25,17 @@ pub enum Proof {
     PodGone,
 }
 
+impl Proof {
+    /// Whether it proves that the process has ended beyond doubt, so that nobody need be asked.
+    #[must_use]
+    pub const fn allows_takeover(self) -> bool {
+        match self {
+            Self::Terminated => true,
+            Self::PodGone => false,
+        }
+    }
+}
+
 /// What live reads say about a node that is recorded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Witness {

@@ -1,8 +1,9 @@
-//! Guard of forgetting: only who is gone for good, owns nothing and is followed by nobody.
+//! Guard of forgetting: only who is gone for good, owns nothing and is followed by nobody; or an owner
+//! that is proven dead and of which no copy is left.
 
 use tholepin_schema::word::NodeId;
 
-use super::{Refusal, Scene};
+use super::{Refusal, Scene, start};
 use crate::ledger::{Identity, identify, silent_member_at};
 
 pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
@@ -22,12 +23,21 @@ pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
     if let Some(member) = silent.or_else(|| silent_member_at(snapshot, node)) {
         return refused(format!("{} may come back in `{}`", node.short(), member.pod));
     }
+    // An owner that is proven dead and of which no copy is left: what it can lose is asked by its class.
+    let is_given_up = scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover());
+    if is_given_up && !start::slots_of(scene, node).is_empty() {
+        start::no_other_copy(scene, node)?;
+    }
     for member in snapshot.members.iter().filter(|member| member.running) {
         let Some(rows) = snapshot.seen_by(member) else {
             return refused(format!("`{}` does not answer and would bring it back", member.pod));
         };
-        if let Some(row) = rows.get(&node).filter(|row| !row.slots.is_empty()) {
-            return refused(format!("`{}` knows it as owner of {}", member.pod, row.slots));
+        let owned = rows.get(&node).filter(|row| !row.slots.is_empty());
+        if let Some(row) = owned.filter(|_| !is_given_up) {
+            return refused(format!(
+                "`{}` knows it as owner of {}, and nothing proves that it is dead",
+                member.pod, row.slots
+            ));
         }
         if let Some((follower, _)) = rows.iter().find(|(_, row)| row.primary == Some(node)) {
             return refused(format!("`{}` knows {} as its replica", member.pod, follower.short()));

@@ -1,6 +1,6 @@
 //! Guards of what stops a member or drops its volume, through whatever call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
     ledger::{Ledger, Stopped},
@@ -50,8 +50,16 @@ pub(crate) fn stop(
         );
         return Err(Refusal::new("stop", text));
     }
-    let (deaths, objects) = (BTreeMap::new(), Objects::new());
-    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    let (deaths, objects, approved) = (BTreeMap::new(), Objects::new(), BTreeSet::new());
+    let scene = Scene {
+        snapshot,
+        ledger,
+        policy,
+        deaths: &deaths,
+        approved: &approved,
+        objects: &objects,
+        now_ms,
+    };
     common::is_fresh(&scene)?;
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
@@ -59,7 +67,7 @@ pub(crate) fn stop(
         return Err(Refusal::new("stop", text));
     }
     let class = class(snapshot, ledger, first)?;
-    common::allowed(class, &scene)?;
+    common::allowed(class, &[], &scene)?;
     Ok(class)
 }
 

@@ -26,6 +26,7 @@ struct World {
     ledger: Ledger,
     policy: Policy,
     deaths: BTreeMap<NodeId, Proof>,
+    approved: BTreeSet<NodeId>,
 }
 
 fn node(index: usize) -> NodeId {
@@ -96,7 +97,8 @@ impl World {
         let mut ledger = Ledger::default();
         learn(&mut ledger, &snapshot, NOW_MS - 60_000);
         let policy = Policy { tail_loss: true, data_loss: false };
-        Self { snapshot, ledger, policy, deaths: BTreeMap::new() }
+        let (deaths, approved) = (BTreeMap::new(), BTreeSet::new());
+        Self { snapshot, ledger, policy, deaths, approved }
     }
 
     /// Six nodes that know nobody and own nothing.
@@ -147,11 +149,14 @@ impl World {
         self.deaths = deaths(&self.snapshot, &self.ledger);
     }
 
+    fn ask<T>(&self, question: impl FnOnce(&Scene<'_>) -> T) -> T {
+        let Self { snapshot, ledger, policy, deaths, approved } = self;
+        let (objects, policy) = (&Objects::new(), *policy);
+        question(&Scene { snapshot, ledger, policy, deaths, approved, objects, now_ms: NOW_MS })
+    }
+
     fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
-        let Self { snapshot, ledger, policy, deaths, .. } = self;
-        let objects = &Objects::new();
-        let scene = Scene { snapshot, ledger, policy: *policy, deaths, objects, now_ms: NOW_MS };
-        judge(&action.into(), &scene).map_err(|refusal| {
+        self.ask(|scene| judge(&action.into(), scene)).map_err(|refusal| {
             assert!(!refusal.message.is_empty());
             refusal.guard
         })
@@ -355,7 +360,7 @@ fn giving_away_a_lost_shards_slots_is_data_loss() {
         world.ledger.nodes.insert(node(77), lost);
     };
     let verb = || Verb::AssignSlots { pod: pod(0), slots: slots("0-5460") };
-    check_unformed(verb(), Err("policy"), lose);
+    check_unformed(verb(), Err("data-loss"), lose);
     check_unformed(verb(), Ok(()), |world| {
         lose(world);
         world.policy.data_loss = true;
@@ -685,7 +690,7 @@ fn a_node_that_answers_is_not_dead() {
 #[test]
 fn classes_follow_what_can_be_lost() {
     let world = World::healthy();
-    let class = |verb: Verb| class(&verb.into(), &world.snapshot, &world.ledger);
+    let class = |verb: Verb| world.ask(|scene| class(&verb.into(), scene));
     assert_eq!(class(fail_over(3, 0, Graceful)), Class::Safe);
     assert_eq!(class(fail_over(3, 0, Force)), Class::TailLoss);
     assert_eq!(class(fail_over(3, 0, Takeover)), Class::TailLoss);
@@ -747,3 +752,5 @@ proptest! {
         }
     }
 }
+
+mod start;

@@ -16,6 +16,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         suspensions,
         groups,
         stopped,
+        keys_known_since_ms,
         held_keys,
         unknown,
     } = ours;
@@ -27,10 +28,8 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         |ours, theirs| if theirs.since_ms < ours.since_ms { theirs.clone() } else { ours.clone() },
     );
     Ledger {
-        adopted_at_ms: match (adopted_at_ms, theirs.adopted_at_ms) {
-            (Some(ours), Some(theirs)) => Some(theirs.min(*ours)),
-            (ours, theirs) => ours.or(theirs),
-        },
+        adopted_at_ms: earlier(*adopted_at_ms, theirs.adopted_at_ms),
+        keys_known_since_ms: earlier(*keys_known_since_ms, theirs.keys_known_since_ms),
         nodes: entries(&base.nodes, nodes, &theirs.nodes, newer_node),
         forgotten: entries(&base.forgotten, forgotten, &theirs.forgotten, |ours, theirs| {
             *ours.max(theirs)
@@ -42,6 +41,10 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         held_keys: held_keys.union(&theirs.held_keys),
         unknown: entries(&base.unknown, unknown, &theirs.unknown, |_, theirs| theirs.clone()),
     }
+}
+
+fn earlier(ours: Option<u64>, theirs: Option<u64>) -> Option<u64> {
+    [ours, theirs].into_iter().flatten().min()
 }
 
 /// The maps' entries, merged one by one; `both` decides where both sides changed an entry.

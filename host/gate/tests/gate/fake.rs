@@ -320,13 +320,12 @@ impl Prober for World {
 
 /// A merge patch, but for `null`.
 fn merge(target: &mut Value, patch: Value) {
-    match patch {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                merge(&mut target[name], value);
-            }
-        }
-        other => *target = other,
+    let Value::Object(fields) = patch else {
+        *target = patch;
+        return;
+    };
+    for (name, value) in fields {
+        merge(&mut target[name], value);
     }
 }
 

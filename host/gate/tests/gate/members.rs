@@ -1,7 +1,9 @@
 //! Who is a member, whatever a plugin says, and where the ledger of it is kept.
 
 use serde_json::{Value, json};
-use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef, ReadMode, RedisCall, Reply};
+use tholepin_core::{
+    Answer, Call, CallError, KubernetesCall, ObjectRef, Perform, ReadMode, RedisCall, Reply,
+};
 use tholepin_gate::Mode;
 use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
 
@@ -210,4 +212,53 @@ async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
         let reference = ObjectRef { name: "me-ledger".into(), ..config_map("x") };
         assert!(bench.world.objects.lock().unwrap().contains_key(&reference), "it stays");
     }
+}
+
+#[tokio::test]
+async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() {
+    let bench = bench();
+    let with_start = |value: &str| {
+        let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
+        thing["spec"] = json!({"secret": "mine"});
+        thing["metadata"]["annotations"] = json!({"tholepin.dev/approve-data-loss": value});
+        thing
+    };
+    recorded(&bench, "c-a-0");
+    let (node, run_id) = ("a".repeat(40), "b".repeat(40));
+    let mut seen = serde_json::to_value(bench.world.snapshot.lock().unwrap().clone()).unwrap();
+    seen["view"][&node]["slots"] = json!(["0-16383"]);
+    seen["members"][0]["answer"]["answered"]["keys"] = json!(3);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen.clone()).unwrap();
+    bench.observe(json!({})).await.unwrap();
+    // It was started again, and waits.
+    seen["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
+    seen["members"][0]["containerId"] = json!("c-new");
+    seen["members"][0]["kubernetes"] =
+        json!({"lastState": {"terminated": {"containerID": "c-a-0"}}});
+    seen["view"] = json!({});
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
+    let mut opened = bench.opened.clone();
+    let mut grants = (*opened.grants).clone();
+    grants.redis.verbs.push("allow-start".into());
+    opened.grants = grants.into();
+    let pass = bench.gate.pass(opened);
+    let act = async || {
+        let action = json!({"verb": "allow-start", "args": {"pod": "a-0", "node": node}});
+        let call = RedisCall::Act { instance: instance(), actions: vec![action] };
+        let answer = pass.perform(&bench.context, Call::Redis(call)).await;
+        let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
+        results[0].as_ref().unwrap()["outcome"].clone()
+    };
+    let approval = format!("{node}/{run_id}");
+    for other in [String::new(), node.clone(), format!("{node}/{}", "c".repeat(40))] {
+        bench.world.put(with_start(&other));
+        let outcome = act().await;
+        assert_eq!(outcome["refused"]["guard"], "data-loss", "{other}: {outcome}");
+        let text = outcome["refused"]["message"].as_str().unwrap();
+        assert!(text.contains(&format!("tholepin.dev/approve-data-loss={approval}")), "{text}");
+    }
+    bench.world.put(with_start(&approval));
+    let outcome = act().await;
+    assert!(outcome["done"].is_object(), "{outcome}");
+    assert_eq!(bench.writes().last().unwrap(), "patch a-0");
 }

@@ -82,6 +82,11 @@ pub(super) async fn decide<'a>(
             failover(pool, members, at(pod)?, *primary, *mode).await
         }
         Verb::Forget { node } => forget(pool, members, *node).await,
+        // It is written to the Pod, which Redis knows nothing of.
+        Verb::AllowStart { .. } => {
+            let text = "`allow-start` is no command of Redis".to_owned();
+            Err(Failed::before(CallError::Unsupported(text)))
+        }
         // Putting back what is temporary is the gate's work.
         Verb::Configure { pod, settings, temporary: _ } => Ok(configure(at(pod)?, settings)),
     }

@@ -46,8 +46,8 @@ pub enum Violation {
     /// A node that answers as a member would be forgotten.
     #[error("the member {0} would be forgotten")]
     ForgetsMember(NodeId),
-    /// A node would be forgotten that owns slots.
-    #[error("the node {0} would be forgotten although it owns slots")]
+    /// A node would be forgotten that owns slots and that a member follows: it has them, too.
+    #[error("the node {0} would be forgotten although it owns slots and is followed")]
     ForgetsOwner(NodeId),
     /// More than one failover.
     #[error("{0} failovers at once")]
@@ -92,6 +92,10 @@ fn answers(snapshot: &Snapshot, pod: &str) -> bool {
 }
 
 fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<Violation>) {
+    // Who is to start does not answer yet.
+    if matches!(action.verb, Verb::AllowStart { .. }) {
+        return;
+    }
     let with = if let Verb::Meet { with, .. } = &action.verb { Some(with.as_str()) } else { None };
     for pod in action.verb.pod().into_iter().chain(with) {
         if !answers(snapshot, pod) {
@@ -135,11 +139,19 @@ fn check_verb(
             if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
                 violations.push(Violation::ForgetsMember(*node));
             }
-            if rows(snapshot).any(|(id, row)| id == *node && !row.slots.is_empty()) {
+            let owns = rows(snapshot).any(|(id, row)| id == *node && !row.slots.is_empty());
+            let is_followed = snapshot.members.iter().any(|member| {
+                let own = member.node().and_then(|id| snapshot.row_seen_by(member, id));
+                own.is_some_and(|row| row.primary == Some(*node))
+            });
+            if owns && is_followed {
                 violations.push(Violation::ForgetsOwner(*node));
             }
         }
-        Verb::Meet { .. } | Verb::SetConfigEpoch { .. } | Verb::Configure { .. } => {}
+        Verb::AllowStart { .. }
+        | Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::Configure { .. } => {}
     }
 }
 

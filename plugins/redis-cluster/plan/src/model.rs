@@ -45,6 +45,8 @@ pub(crate) struct Pod {
     /// None while its server does not run.
     pub process: Option<Process>,
     pub silent: Option<UnreachableReason>,
+    /// Whether its container runs and waits before it starts the server.
+    pub waits: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +106,8 @@ impl Model {
         self.next += 1;
         let address = format!("10.0.{}.{}:6379", number / 250, number % 250 + 1);
         let process = fresh(number, &address, &self.spec);
-        let made = Pod { address, deleting: false, process: Some(process), silent: None };
+        let made =
+            Pod { address, deleting: false, process: Some(process), silent: None, waits: false };
         self.pods.insert(pod.to_string(), made);
     }
 
@@ -218,6 +221,12 @@ impl Model {
                         process.banned.insert(*node);
                     }
                 }
+            }
+            Verb::AllowStart { pod, node } => {
+                let process = self.stopped.get_mut(pod).unwrap();
+                assert_eq!(process.id, *node, "{pod}");
+                process.keys = 0;
+                self.restart(pod);
             }
             Verb::Configure { pod, settings, .. } => {
                 if let Some(timeout) = settings.get("cluster-node-timeout") {

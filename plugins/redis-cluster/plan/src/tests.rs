@@ -23,7 +23,10 @@ fn verbs(model: &Model) -> Vec<String> {
         Verb::Meet { pod, with } => format!("meet {pod} {with}"),
         Verb::AssignSlots { pod, slots } => format!("assign {pod} {slots}"),
         Verb::Forget { node } => format!("forget {}", node.short()),
-        Verb::SetConfigEpoch { .. } | Verb::Replicate { .. } | Verb::Configure { .. } => {
+        Verb::SetConfigEpoch { .. }
+        | Verb::Replicate { .. }
+        | Verb::AllowStart { .. }
+        | Verb::Configure { .. } => {
             format!("{} {}", verb.name(), verb.pod().unwrap_or_default())
         }
     };
@@ -239,15 +242,36 @@ fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
 }
 
 #[test]
-fn lost_slots_are_not_given_away() {
+fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() {
     let mut model = Model::formed(spec(3, 0));
+    let lost = model.id("demo-shard-0-0");
     model.recreate("demo-shard-0-0", false);
     model.gossip();
-    let plan = model.plan();
-    model.perform(&plan, |_| true);
-    model.gossip();
-    assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
-    assert_eq!(reasons(&model), ["SlotsLost", "StateNotOk"]);
+    for _ in 0..2 {
+        let plan = model.plan();
+        model.perform(&plan, |action| !matches!(action.verb, Verb::Forget { .. }));
+        model.gossip();
+    }
+    assert_eq!(verbs(&model), [format!("forget {}", lost.short())]);
+    assert_eq!(reasons(&model), ["StateNotOk"]);
+    model.converge();
+    assert_eq!(model.plan().slots_served, 16_384);
+}
+
+#[test]
+fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more() {
+    let mut model = Model::formed(spec(1, 1));
+    for pod in ["demo-shard-0-0", "demo-shard-0-1"] {
+        model.kill(pod);
+    }
+    model.pods.get_mut("demo-shard-0-0").unwrap().waits = true;
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
+    model.restart("demo-shard-0-1");
+    model.previous.shards[0].members[1].in_sync = Some(false);
+    model.process("demo-shard-0-1").keys = 3;
+    assert_eq!(verbs(&model), [""; 0], "a replica that was not in sync has keys");
+    model.process("demo-shard-0-1").keys = 0;
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use core::cmp::Reverse;
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
 use tholepin_schema::{
     action::{Action, FailoverMode, Presume, Verb},
-    snapshot::Member,
+    snapshot::{Member, MemberAnswer, UnreachableReason},
     word::{NodeId, Role},
 };
 
@@ -58,7 +58,9 @@ pub(super) fn lost(
     // lowest id, so that everybody who looks picks the same one.
     let best = eligible.min_by_key(|live| (live.member.deleting, Reverse(offset(live)), live.node));
     let Some(best) = best else {
-        return Decision::Wait(WaitReason::NoReplicaInSync { pod: name });
+        let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
+        let start = start_empty(picture, owner, member).filter(|_| nothing_left);
+        return start.unwrap_or(Decision::Wait(WaitReason::NoReplicaInSync { pod: name }));
     };
     let mode = match vote(picture) {
         Ok(mode) => mode,
@@ -88,6 +90,44 @@ pub(super) fn hand_over(
     }
 }
 
+/// Nobody answers who could name an owner: those of the shard that wait are known by the last report.
+pub(super) fn start_alone(picture: &Picture<'_>, shard: u16) -> Option<Decision> {
+    let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+    let node_of = |pod: &str| -> Option<NodeId> {
+        let member = previous.clone().find(|member| member.pod == pod)?;
+        member.node.as_deref()?.parse().ok()
+    };
+    if !picture.live.is_empty() {
+        return None;
+    }
+    let mut seats = picture.layout.seats_of(shard);
+    seats.find_map(|seat| {
+        let member = picture.seated.get(&seat)?;
+        start_empty(picture, node_of(&member.pod)?, Some(member))
+    })
+}
+
+/// The owner's process may wait to be told that it can start without data. Whether another copy can exist
+/// is the host's question, and what becomes of the data is the object's policy; here it is only asked.
+fn start_empty(picture: &Picture<'_>, owner: NodeId, member: Option<&Member>) -> Option<Decision> {
+    let waits = |member: &&Member| {
+        let refuses = matches!(
+            member.answer,
+            MemberAnswer::Unreachable { reason: UnreachableReason::Refused, .. }
+        );
+        refuses && member.running && !member.deleting
+    };
+    let member = member.filter(waits)?;
+    let pod = member.pod.clone();
+    let presume = Presume {
+        epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
+        ..Presume::default()
+    };
+    let id = Some(format!("start:{pod}"));
+    let verb = Verb::AllowStart { pod, node: owner };
+    Some(Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }]))
+}
+
 /// No replica of the dead owner answers.
 fn nobody_left(
     picture: &Picture<'_>,
@@ -95,6 +135,9 @@ fn nobody_left(
     owner: NodeId,
     member: Option<&Member>,
 ) -> Decision {
+    if let Some(decision) = start_empty(picture, owner, member) {
+        return decision;
+    }
     // With its Pod still there, or with volumes, it may return with what it had.
     let may_return = member.is_some() || picture.spec.storage.is_some();
     let seats = picture.layout.seats_of(shard);
@@ -105,7 +148,18 @@ fn nobody_left(
         return Decision::Wait(WaitReason::PodsNotAnswering { count: absent, pod, why });
     }
     let slots = picture.claims.get(&owner).map(ToString::to_string).unwrap_or_default();
-    Decision::Wait(WaitReason::SlotsLost { node: owner, slots })
+    if absent != 0 {
+        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots });
+    }
+    // Everybody answers and nobody has the data: a new owner can begin when the dead one is forgotten,
+    // if the host finds that nothing is given up that must not be.
+    let presume = Presume {
+        epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
+        ..Presume::default()
+    };
+    let id = Some(format!("forget:{owner}"));
+    let verb = Verb::Forget { node: owner };
+    Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
 }
 
 /// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw

@@ -46,7 +46,9 @@ fn begin(picture: &Picture<'_>, shard: u16) -> Decision {
                 pod: live.member.pod.clone(),
                 keys: live.facts.keys.unwrap_or_default(),
             }),
-            None => Decision::Wait(silent(picture, shard).unwrap_or(WaitReason::Gossip)),
+            None => heal::start_alone(picture, shard).unwrap_or_else(|| {
+                Decision::Wait(silent(picture, shard).unwrap_or(WaitReason::Gossip))
+            }),
         };
     };
     assign(picture, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))

@@ -59,7 +59,7 @@ impl Model {
             pod_uid: pod.address.clone(),
             kube_node: "n".into(),
             container_id: "c".into(),
-            running: pod.process.is_some(),
+            running: pod.process.is_some() || pod.waits,
             ready: true,
             deleting: pod.deleting,
             address: Some(pod.address.clone()),

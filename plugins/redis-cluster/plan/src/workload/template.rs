@@ -8,6 +8,7 @@ use alloc::{vec, vec::Vec};
 
 use serde_json::{Map, Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
+use tholepin_schema::reserved::MAY_START;
 
 use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, selector};
 
@@ -16,9 +17,8 @@ const HAND_OVER_S_MAX: u32 = 20;
 /// How long the server then has to stop, in seconds: it waits up to 10 s for its replicas, and writes
 /// what is left of its append-only file.
 const SHUTDOWN_S_MAX: u32 = 25;
-/// The start guard waits twice the node timeout and this long, in milliseconds: by then the cluster
-/// has elected another primary, if it can.
-const GUARD_EXTRA_MS: u32 = 5000;
+/// Where the annotation is by which the host lets a process start without data.
+const PODINFO: &str = "podinfo";
 
 pub(super) fn pod_spec(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
     json!({
@@ -66,6 +66,7 @@ fn container(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
             {"name": DATA, "mountPath": "/data"},
             {"name": "config", "mountPath": "/etc/redis", "readOnly": true},
             {"name": "run", "mountPath": "/run/redis"},
+            {"name": PODINFO, "mountPath": "/etc/podinfo", "readOnly": true},
         ],
         "readinessProbe": {
             "exec": script("ready"),
@@ -107,13 +108,11 @@ fn resources(spec: &RedisClusterSpec) -> Value {
 }
 
 fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
-    let guard_ms = spec.failover.node_timeout_ms.saturating_mul(2).saturating_add(GUARD_EXTRA_MS);
     let mut environment = vec![
         json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
         json!({"name": "PORT", "value": alloc::format!("{}", spec.port)}),
         json!({"name": "INSTANCE", "value": alloc::format!("{}/{}", owner.namespace, owner.name)}),
         json!({"name": "DURABLE", "value": if spec.storage.is_some() { "yes" } else { "no" }}),
-        json!({"name": "GUARD_S", "value": alloc::format!("{}", guard_ms.div_ceil(1000))}),
         json!({"name": "HAND_OVER_S", "value": alloc::format!("{HAND_OVER_S_MAX}")}),
     ];
     if let Some(auth) = &spec.auth {
@@ -130,6 +129,10 @@ fn volumes(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let mut volumes = vec![
         json!({"name": "config", "configMap": {"name": names(owner).config_map()}}),
         json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
+        json!({"name": PODINFO, "downwardAPI": {"items": [{
+            "path": "may-start",
+            "fieldRef": {"fieldPath": alloc::format!("metadata.annotations['{MAY_START}']")},
+        }]}}),
     ];
     if spec.storage.is_none() {
         volumes.push(json!({"name": DATA, "emptyDir": {}}));

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Starts the server, but not before that is safe for the data that others hold.
-# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no), GUARD_S; REDISCLI_AUTH if there is a password.
+# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no); REDISCLI_AUTH if there is a password.
 set -eu
 umask 077
 data=${DATA_DIR:-/data}
 run=${RUN_DIR:-/run/redis}
 conf=${CONF_DIR:-/etc/redis}
+podinfo=${PODINFO_DIR:-/etc/podinfo}
+started=$(date +%s)
 cd "$data"
 
 say() { printf 'start guard: %s\n' "$1" >&2; }
@@ -54,9 +56,10 @@ if [ ! -s nodes.conf ]; then
     fi
 fi
 
-# A primary that comes back empty empties its replicas. So one that has nothing to load waits until
-# its slots are somebody else's; if nobody follows it, nobody could take over and waiting is no use.
-me='' slots='' followed='' peers=''
+# A primary that comes back empty empties its replicas. So one that has nothing to load waits, without
+# limit, until its slots are somebody else's, or until Tholepin has found that no other copy can exist
+# (or a person has given the data up) and says so on the Pod. Silence of a peer proves nothing.
+me='' slots='' peers=''
 if [ -s nodes.conf ] && ! has_data; then
     while read -r id address flags _ _ _ _ _ rest; do
         case $flags in
@@ -65,32 +68,49 @@ if [ -s nodes.conf ] && ! has_data; then
             *master* | *slave*) peers="$peers ${address%%@*}" ;;
         esac
     done < nodes.conf
-    while read -r _ _ flags primary _; do
-        case $flags in *slave*) if [ "$primary" = "$me" ]; then followed=yes; fi ;; esac
-    done < nodes.conf
 fi
 
-taken_over() { # whether a peer says that this node owns nothing any more
+# Whether a peer that knows this node names others, whose addresses it has, as owners of all its slots.
+taken_over() {
     for peer in $peers; do
         nodes=$(ask "${peer%:*}" "${peer##*:}") || continue
-        case $nodes in *myself*) ;; *) continue ;; esac
-        mine=$(printf '%s\n' "$nodes" | while read -r id _ flags _ _ _ _ _ rest; do
-            if [ "$id" = "$me" ]; then
-                case $flags in *slave*) ;; *) printf '%s' "$rest" ;; esac
-            fi
-        done)
-        if [ -z "$mine" ]; then return 0; fi
+        if printf '%s\n' "$nodes" | awk -v me="$me" -v mine="$slots" '
+            function each(range, set,    ends, slot, last) {
+                if (range ~ /^\[/) return 1
+                split(range, ends, "-")
+                last = ends[2] == "" ? ends[1] : ends[2]
+                for (slot = ends[1] + 0; slot <= last + 0; slot++) {
+                    if (set) owned[slot] = 1
+                    else if (!(slot in owned)) return 0
+                }
+                return 1
+            }
+            $3 ~ /myself/ { answers = 1 }
+            $1 == me { knows = 1; next }
+            $3 ~ /master/ && $3 !~ /noaddr|handshake/ { for (i = 9; i <= NF; i++) each($i, 1) }
+            END {
+                if (!answers || !knows) exit 1
+                count = split(mine, ranges, " ")
+                for (i = 1; i <= count; i++) if (!each(ranges[i], 0)) exit 1
+            }'
+        then
+            return 0
+        fi
     done
     return 1
 }
 
-if [ -n "$slots" ] && [ -n "$followed" ]; then
-    say "was a primary and has nothing to load; waiting up to $GUARD_S s for another to take over"
+may_start() { # whether Tholepin says so, and not to an earlier process
+    word=$(cat "$podinfo/may-start" 2>/dev/null) || return 1
+    case $word in "$me"/*) [ "${started}000" -le "${word#*/}" ] ;; *) return 1 ;; esac
+}
+
+if [ -n "$slots" ]; then
+    say "was the primary of $slots and has nothing to load; waiting until another has taken over"
     : > "$run/guard"
-    end=$(($(date +%s) + GUARD_S))
     until taken_over; do
-        if [ "$end" -le "$(date +%s)" ]; then
-            say "nobody took over in $GUARD_S s; starting"
+        if may_start; then
+            say "told to start without data"
             break
         fi
         sleep 0.1

@@ -1,0 +1,128 @@
+//! Guard of a start without data, and of what gives up the data of a dead owner.
+//!
+//! A primary that starts empty empties those who follow it within seconds. So the process waits, and is
+//! let go only when no other copy can exist: silence of a follower counts as keys.
+
+use std::collections::BTreeSet;
+
+use tholepin_schema::{
+    reserved::APPROVE_DATA_LOSS,
+    snapshot::{Member, Snapshot},
+    word::{NodeId, SlotSet},
+};
+
+use super::{Class, Refusal, Scene};
+
+/// The process that waits in this Pod may start as the empty node that it was.
+pub(super) fn start(scene: &Scene<'_>, pod: &str, node: NodeId) -> Result<(), Refusal> {
+    let refused = |text: String| Err(Refusal::new("start", text));
+    let Some(member) = scene.snapshot.member(pod) else {
+        return refused(format!("`{pod}` is no Pod of this instance"));
+    };
+    if !member.running {
+        return refused(format!(
+            "the container of `{pod}` does not run, so that nobody waits in it"
+        ));
+    }
+    if member.node().is_some() {
+        return refused(format!("`{pod}` answers already"));
+    }
+    let known = scene.ledger.nodes.get(&node).filter(|known| known.pod_uid == member.pod_uid);
+    let Some(known) = known else {
+        return refused(format!("{} was not seen in this Pod `{pod}`", node.short()));
+    };
+    if known.slots.is_empty() && slots_of(scene, node).is_empty() {
+        return refused(format!("{} had no slots, and so does not wait", node.short()));
+    }
+    if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
+        return refused(format!("nothing proves that the process of {} has ended", node.short()));
+    }
+    no_other_copy(scene, node)
+}
+
+/// Whether no follower of a node can have what it had.
+///
+/// # Errors
+///
+/// Fails with the follower that has it, or that does not tell.
+pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
+    for follower in followers(scene, node) {
+        let answering = scene.snapshot.member_of(follower);
+        let Some(facts) = answering.and_then(Member::facts) else {
+            let known = scene.ledger.nodes.get(&follower);
+            let had_memory_only = known.is_some_and(|known| known.persistent == Some(false));
+            let is_ended = scene.deaths.get(&follower).is_some_and(|proof| proof.allows_takeover());
+            if (had_memory_only && is_ended) || scene.approved.contains(&node) {
+                continue;
+            }
+            let name = known.map_or_else(|| follower.short(), |known| known.pod.clone());
+            let text = format!(
+                "its replica `{name}` does not answer and counts as having the data; bring it back, or \
+                 give the data up: {}",
+                way_out(scene, node)
+            );
+            return Err(Refusal::new("copies", text));
+        };
+        let is_syncing = facts
+            .replication
+            .as_ref()
+            .and_then(|stream| stream.upstream.as_ref())
+            .is_none_or(|upstream| upstream.sync_in_progress);
+        if facts.keys != Some(0) || facts.loading != Some(false) || is_syncing {
+            let name = answering.map(|member| member.pod.as_str()).unwrap_or_default();
+            let text =
+                format!("its replica `{name}` has data, or reads it, and must take over first");
+            return Err(Refusal::new("copies", text));
+        }
+    }
+    Ok(())
+}
+
+/// Everybody who follows a node, or followed it when it was seen last.
+fn followers(scene: &Scene<'_>, node: NodeId) -> BTreeSet<NodeId> {
+    let Scene { snapshot, ledger, .. } = scene;
+    let recorded = ledger.nodes.iter().filter(|(_, known)| known.primary == Some(node));
+    let recorded = recorded.map(|(follower, _)| *follower);
+    let told = |snapshot: &Snapshot| {
+        let facts = snapshot.members.iter().filter_map(Member::facts);
+        let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
+        let following = rows.filter(|(_, row)| row.primary == Some(node));
+        following.map(|(follower, _)| *follower).collect::<Vec<_>>()
+    };
+    recorded.chain(told(snapshot)).filter(|follower| *follower != node).collect()
+}
+
+/// What is lost with the data of nodes that are given up.
+pub(super) fn class(scene: &Scene<'_>, nodes: &[NodeId], slots: &SlotSet) -> Class {
+    let is_approved = nodes.iter().all(|node| scene.approved.contains(node));
+    let may_lose = !scene.ledger.may_hold_keys(slots).is_empty();
+    if may_lose && !is_approved { Class::DataLoss } else { Class::Safe }
+}
+
+/// Whether the process in a Pod holds nothing and has received nothing of the stream since it started: to
+/// promote it gives up all that its primary had. The offset of such a replica is 1 at most.
+pub(super) fn never_synced(scene: &Scene<'_>, pod: &str) -> bool {
+    let facts = scene.snapshot.member(pod).and_then(Member::facts);
+    facts.is_some_and(|facts| {
+        let offset_bytes = facts.replication.as_ref().map(|stream| stream.offset_bytes);
+        facts.keys == Some(0) && offset_bytes.is_none_or(|offset_bytes| offset_bytes <= 1)
+    })
+}
+
+/// The slots that a node had, as the ledger and everybody's views have it.
+pub(super) fn slots_of(scene: &Scene<'_>, node: NodeId) -> SlotSet {
+    let Scene { snapshot, ledger, .. } = scene;
+    let recorded = ledger.nodes.get(&node).map(|known| known.slots.clone()).unwrap_or_default();
+    let seen = snapshot.members.iter().filter_map(|member| snapshot.row_seen_by(member, node));
+    seen.fold(recorded, |all, row| all.union(&row.slots))
+}
+
+/// How a person gives up what the process of this node had.
+pub(super) fn way_out(scene: &Scene<'_>, node: NodeId) -> String {
+    match scene.ledger.nodes.get(&node) {
+        Some(known) => {
+            format!("annotate the object with `{APPROVE_DATA_LOSS}={node}/{}`", known.run_id)
+        }
+        None => format!("the ledger does not know {}, so that only its Pod can help", node.short()),
+    }
+}

@@ -1,0 +1,80 @@
+//! Tells a process that waits in its Pod that it may start without data.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tholepin_core::{Mode, ObjectRef, condition::HOST_FIELD_MANAGER, port::Deed, step::PodCommand};
+use tholepin_schema::{
+    action::{Action, Outcome, Verb},
+    ledger::Ledger,
+    reserved::{APPROVE_DATA_LOSS, MAY_START},
+    snapshot::Snapshot,
+    word::{NodeId, RunId},
+};
+
+use crate::{instance::pod_kind, pass::Pass};
+
+/// How old, in milliseconds, the word on the Pod may be before it is given again. A process takes only one
+/// that is not older than its own start, and the clocks of two machines differ.
+const WORD_MS_MAX: u64 = 10_000;
+
+/// Whether the action is performed here and not by Redis.
+pub(crate) const fn is_start(action: &Action) -> bool {
+    matches!(action.verb, Verb::AllowStart { .. })
+}
+
+/// The nodes whose data a person gives up, by the annotation that the object has now. An approval names
+/// the process whose memory is given up, so that it says nothing of the next one.
+pub(crate) fn approved(pass: &Pass, ledger: &Ledger) -> BTreeSet<NodeId> {
+    let view = pass.gate.ports.kubernetes.view();
+    let meta = view.meta(&pass.context.reference());
+    let text = meta.as_ref().and_then(|meta| meta.annotations.get(APPROVE_DATA_LOSS));
+    let approvals = text.map(String::as_str).unwrap_or_default().split([',', ' ']);
+    let approvals = approvals.filter_map(|approval| {
+        let (node, run_id) = approval.split_once('/')?;
+        let (node, run_id): (NodeId, RunId) = (node.parse().ok()?, run_id.parse().ok()?);
+        let known = ledger.nodes.get(&node).filter(|known| known.run_id == run_id);
+        known.map(|_| node)
+    });
+    approvals.collect()
+}
+
+/// Writes the word on the Pod, unless it is there and young.
+pub(crate) async fn allow(pass: &Pass, snapshot: &Snapshot, pod: &str, node: NodeId) -> Deed {
+    let now_ms = pass.gate.ports.clock.now_ms();
+    let note = format!("`{pod}` starts without data");
+    let done = |took_ms| Outcome::Done { took_ms, note: note.clone() };
+    let said = snapshot.member(pod).and_then(|member| {
+        let said = member.kubernetes.get("annotations")?.get(MAY_START)?.as_str()?;
+        let (said_of, at_ms) = said.split_once('/')?;
+        let at_ms: u64 = at_ms.parse().ok()?;
+        (said_of == node.to_string()).then_some(at_ms)
+    });
+    if said.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < WORD_MS_MAX) {
+        return Deed { outcome: done(0), commands: Vec::new() };
+    }
+    let word = format!("{node}/{now_ms}");
+    let object = ObjectRef {
+        kind: pod_kind(),
+        namespace: pass.context.key.namespace.clone(),
+        name: pod.to_owned(),
+    };
+    let uid = snapshot.member(pod).map(|member| member.pod_uid.clone());
+    let patch: Value = json!({"metadata": {"uid": uid, "annotations": {MAY_START: word}}});
+    let command = format!("kubectl annotate pod {pod} {MAY_START}={word}");
+    let commands = vec![PodCommand { pod: pod.to_owned(), command }];
+    let (port, manager) = (&pass.gate.ports.kubernetes, HOST_FIELD_MANAGER.to_owned());
+    let dry_run = pass.context.mode == Mode::Plan;
+    let outcome = match port.merge_patch(object, patch, manager, dry_run).await {
+        Ok(_) => {
+            let took_ms = pass.gate.ports.clock.now_ms().saturating_sub(now_ms);
+            done(took_ms)
+        }
+        Err(error) => Outcome::Failed {
+            reason: error.reason().to_owned(),
+            message: error.to_string(),
+            may_have_run: error.may_have_run(),
+        },
+    };
+    Deed { outcome, commands }
+}
