@@ -22,12 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     FingerprintKey, HubOptions, WatchReport,
-    applied::{Applied, IntentHash, Target},
+    applied::{Applied, Outcome, Target, means},
     error::REQUEST_DEADLINE,
     events::EventBook,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::Hub,
-    intent,
     kinds::{Kinds, Served},
     meter,
     raw::RawObject,
@@ -179,19 +178,17 @@ impl KubernetesApi {
         }
         let mut shown = intent.clone();
         self.key.hide(&mut shown);
-        let hash = IntentHash::of(&shown);
         let target = |uid: &str| Target {
+            uid: uid.to_owned(),
             field_manager: field_manager.clone(),
             status,
-            uid: uid.to_owned(),
         };
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
-            if self.applied.is_last(&target, hash) {
-                let value = cached.value();
-                if intent::holds(&shown, &value) {
-                    return Ok(value);
-                }
+            let value = cached.value();
+            let outcome = Outcome::of(&shown, &value, status);
+            if means(&shown, cached.meta()) && self.applied.is_last(&target, outcome) {
+                return Ok(value);
             }
             self.applied.forget(&target);
         }
@@ -202,10 +199,12 @@ impl KubernetesApi {
             ..Default::default()
         };
         let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
+        let value = stored.value();
         if !dry_run {
-            self.applied.remember(target(&stored.meta().uid), hash);
+            let outcome = Outcome::of(&shown, &value, status);
+            self.applied.remember(target(&stored.meta().uid), outcome);
         }
-        Ok(stored.value())
+        Ok(value)
     }
 
     /// Sends a patch; what the server answers enters the store.

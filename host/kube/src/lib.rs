@@ -17,7 +17,6 @@ mod events;
 mod fingerprint;
 mod follow;
 mod hub;
-mod intent;
 mod kinds;
 mod marks;
 mod meter;

@@ -3,7 +3,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     panic::Location,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,7 @@ pub(crate) struct Bench {
     directory: TempDir,
     stop: CancellationToken,
     running: JoinSet<()>,
+    fences: AtomicU64,
 }
 
 impl Bench {
@@ -52,7 +56,7 @@ impl Bench {
         let mut running = JoinSet::new();
         let (run, until) = (api.clone(), stop.clone());
         running.spawn(async move { run.run(until).await });
-        Self { api, server, directory, stop, running }
+        Self { api, server, directory, stop, running, fences: AtomicU64::new(0) }
     }
 
     pub(crate) async fn end(mut self) {
@@ -74,12 +78,13 @@ impl Bench {
     /// How many writes of an object the server has noted. A last write makes sure that the notes of
     /// those before it are in the file.
     pub(crate) async fn writes(&self, resource: &str, name: &str) -> usize {
-        self.apply(config_map("fence", json!({}))).await;
+        let fence = format!("fence-{}", self.fences.fetch_add(1, Ordering::SeqCst));
+        self.apply(config_map(&fence, json!({}))).await;
         let lines = || -> Vec<Value> {
             let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
         };
-        until(|| lines().iter().any(|line| line["name"] == "fence")).await;
+        until(|| lines().iter().any(|line| line["name"] == *fence)).await;
         let is_one = |line: &&Value| line["resource"] == resource && line["name"] == name;
         lines().iter().filter(is_one).count()
     }
