@@ -67,6 +67,17 @@ impl Store {
         lock(&self.inner).tables.get(object).cloned()
     }
 
+    /// Whether an object is known to be gone: a watch that has been listed would see it, and does not.
+    pub(crate) fn is_gone(&self, object: &ObjectRef) -> bool {
+        let inner = lock(&self.inner);
+        let sees_all = |scope: &WatchScope| {
+            scope.kind == object.kind
+                && (scope.namespace.is_empty() || scope.namespace == object.namespace)
+                && scope.selector.is_empty()
+        };
+        inner.tables.get(object).is_none() && inner.following.values().any(sees_all)
+    }
+
     /// Begins to read changes.
     pub(crate) fn changes(&self) -> Box<dyn Changes> {
         self.readers.subscribe()
@@ -143,7 +154,9 @@ impl Store {
     fn put(&self, inner: &mut Inner, object: StoredObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
-        if before.as_ref().is_some_and(|before| !is_newer(&object, before)) {
+        let version = &object.meta().resource_version;
+        let is_older = |before: &StoredObject| !is_newer(version, &before.meta().resource_version);
+        if before.as_ref().is_some_and(is_older) {
             return;
         }
         inner.tables.insert(object.clone());
@@ -200,14 +213,13 @@ impl Inner {
     }
 }
 
-/// Whether a state is newer than another of the same name. Resource versions are numbers that grow,
-/// over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where one is
-/// none, what arrives later counts as newer.
-fn is_newer(candidate: &StoredObject, known: &StoredObject) -> bool {
-    let number = |object: &StoredObject| object.meta().resource_version.parse::<u64>().ok();
-    match (number(candidate), number(known)) {
-        (Some(candidate), Some(known)) => candidate > known,
-        _ => candidate.meta().resource_version != known.meta().resource_version,
+/// Whether a resource version is newer than another of an object of the same name. They are numbers that
+/// grow, over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where
+/// one is none, what arrives later counts as newer.
+pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
+    match (candidate.parse::<u64>(), known.parse::<u64>()) {
+        (Ok(candidate), Ok(known)) => candidate > known,
+        _ => candidate != known,
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod bench;
+mod secrets;
 
 use bench::{Bench, apply, config_map, definition, kind, reference, until, version};
 use serde_json::{Value, json};
