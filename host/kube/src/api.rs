@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     FingerprintKey, HubOptions, WatchReport,
-    applied::{Applied, Outcome, Target, means},
+    applied::{Outcome, Target, means},
     error::REQUEST_DEADLINE,
     events::EventBook,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
@@ -80,7 +80,6 @@ pub struct KubernetesApi {
     hub: Arc<Hub>,
     key: FingerprintKey,
     secrets: Arc<Secrets>,
-    applied: Applied,
 }
 
 impl KubernetesApi {
@@ -130,8 +129,7 @@ impl KubernetesApi {
         };
         let hub = Hub::new(parts, hub);
         let events = EventBook::new(reporting_instance);
-        let applied = Applied::default();
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, applied }))
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets }))
     }
 
     /// Runs the watches until `stop`. Without it no lease is ever followed.
@@ -196,10 +194,10 @@ impl KubernetesApi {
             let target = target(&cached.meta().uid);
             let value = cached.value();
             let outcome = Outcome::of(&shown, &value, status);
-            if means(&shown, cached.meta()) && self.applied.is_last(&target, outcome) {
+            if means(&shown, cached.meta()) && self.store.applied.is_last(&target, outcome) {
                 return Ok(value);
             }
-            self.applied.forget(&target);
+            self.store.applied.forget(&target);
         }
         let params = PatchParams {
             dry_run,
@@ -209,9 +207,10 @@ impl KubernetesApi {
         };
         let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
         let value = stored.value();
-        if !dry_run {
+        // What no watch follows is always sent, and nothing tells when it is gone.
+        if !dry_run && self.store.get(&reference).is_some() {
             let outcome = Outcome::of(&shown, &value, status);
-            self.applied.remember(target(&stored.meta().uid), outcome);
+            self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
         Ok(value)
     }

@@ -8,13 +8,10 @@
 //! The server has judged all of that once, in its answer. Any later change by somebody else, also of
 //! what we do not own, costs one apply, whose answer is remembered in turn.
 //!
-//! In memory only: after a restart the first apply of each object is sent. Bounded: what is forgotten
-//! costs one apply that changes nothing.
+//! In memory only: after a restart the first apply of each object is sent. What belongs to an object is
+//! forgotten with it. Bounded: what is forgotten early costs one apply that changes nothing.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -28,8 +25,9 @@ const REMEMBERED_MAX: usize = 65_536;
 /// The members of `metadata` that a field manager can own. The others are the server's.
 const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
 
-/// What an intent was applied to, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What an intent was applied to, and as whom. The uid is the first to be compared, so that what belongs
+/// to one object stands together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Target {
     pub(crate) uid: String,
     pub(crate) field_manager: String,
@@ -84,37 +82,39 @@ pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
 /// The outcomes of the last applies.
 #[derive(Default)]
 pub(crate) struct Applied {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    outcomes: HashMap<Target, Outcome>,
-    order: VecDeque<Target>,
+    outcomes: Mutex<BTreeMap<Target, Outcome>>,
 }
 
 impl Applied {
     /// Whether this is what the last apply came to.
     pub(crate) fn is_last(&self, target: &Target, outcome: Outcome) -> bool {
-        lock(&self.inner).outcomes.get(target) == Some(&outcome)
+        lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
     /// Before a write is sent: its outcome may stay unknown.
     pub(crate) fn forget(&self, target: &Target) {
-        lock(&self.inner).outcomes.remove(target);
+        lock(&self.outcomes).remove(target);
     }
 
-    pub(crate) fn remember(&self, target: Target, outcome: Outcome) {
-        let mut inner = lock(&self.inner);
-        if inner.outcomes.insert(target.clone(), outcome).is_none() {
-            inner.order.push_back(target);
+    /// The object is gone.
+    pub(crate) fn forget_object(&self, uid: &str) {
+        let mut outcomes = lock(&self.outcomes);
+        let first = Target { uid: uid.to_owned(), field_manager: String::new(), status: false };
+        let targets = outcomes.range(first..).map(|(target, _)| target);
+        let own: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
+        for target in own {
+            outcomes.remove(&target);
         }
-        while inner.order.len() > REMEMBERED_MAX {
-            // A pair that was forgotten and remembered again is in the order twice; then this drops
-            // it early, which costs one apply.
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.outcomes.remove(&oldest);
-            }
+    }
+
+    /// An apply was answered.
+    pub(crate) fn remember(&self, target: Target, outcome: Outcome) {
+        let mut outcomes = lock(&self.outcomes);
+        outcomes.insert(target, outcome);
+        while REMEMBERED_MAX < outcomes.len() {
+            // Uids are random, so this is no object in particular; and of more objects than fit, most
+            // stay, which the oldest going first would not give.
+            outcomes.pop_first();
         }
     }
 }
@@ -211,6 +211,28 @@ mod tests {
         for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
             assert_ne!(outcome(r#"{"a": 1, "b": 2}"#), outcome(other), "{other}");
         }
+    }
+
+    #[test]
+    fn what_belongs_to_an_object_is_forgotten_with_it() {
+        let applied = Applied::default();
+        let outcome = Outcome::of(&json!({}), &answered(), false);
+        let target = |uid: &str, manager: &str, status| Target {
+            uid: uid.to_owned(),
+            field_manager: manager.to_owned(),
+            status,
+        };
+        let own = [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
+        let others = [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
+        for target in own.iter().chain(&others) {
+            applied.remember(target.clone(), outcome);
+            assert!(applied.is_last(target, outcome));
+        }
+        applied.forget_object("b");
+        assert!(own.iter().all(|target| !applied.is_last(target, outcome)));
+        assert!(others.iter().all(|target| applied.is_last(target, outcome)));
+        applied.forget(&others[0]);
+        assert!(!applied.is_last(&others[0], outcome));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 
 use crate::{
+    applied::Applied,
     changes::{Readers, lock},
     selector,
     view::{Tables, View},
@@ -42,6 +43,8 @@ pub(crate) struct WatchId(pub(crate) u64);
 pub(crate) struct Store {
     inner: Mutex<Inner>,
     readers: Readers,
+    /// What was applied to the objects of the store; it goes with them.
+    pub(crate) applied: Applied,
 }
 
 #[derive(Default)]
@@ -174,6 +177,7 @@ impl Store {
         inner.seen_by.remove(object);
         let Some(before) = inner.tables.remove(object) else { return };
         inner.graves.dig(before.meta().uid.clone());
+        self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
         self.readers.tell(&StoreChange { object, before: Some(before), after: None });
     }
