@@ -22,7 +22,7 @@ use crate::FieldError;
 use crate::topology::{MapKey, Shape, Step, Topology, is_atomic_metadata, metadata_list_shape};
 
 mod cel;
-mod formats;
+pub(crate) mod formats;
 mod parse;
 mod rules;
 mod scope;

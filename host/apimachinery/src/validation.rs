@@ -1,4 +1,5 @@
-//! Checks what all objects have in common: `metadata`, and that a built-in kind has only its fields.
+//! Checks what all objects have in common: `metadata`, and that a built-in kind has only its fields, with
+//! values of their types.
 //!
 //! What is special to one kind (a Service's ports, a CRD's names) is checked elsewhere.
 //! Source of rules and wording: k8s.io/apimachinery `pkg/api/validation/objectmeta.go`,
@@ -11,6 +12,7 @@ use crate::openapi::builtin;
 use crate::{FieldError, Kind};
 
 mod names;
+mod types;
 mod unknown;
 
 pub use names::{
@@ -208,13 +210,50 @@ pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
     dropped
 }
 
-/// Checks that the values of a built-in kind have their types: that an object could be decoded.
+/// Checks that the values of an object have the types that its kind gives them: all of a built-in kind,
+/// and the `metadata` of other kinds, whose schema judges the rest. The server answers 400.
 ///
-/// # Errors
-///
-/// Gives the decoder's words for the first value of a wrong type; the server answers 400.
-pub fn decode_builtin(kind: &Kind, object: &Value) -> Result<(), serde_json::Error> {
-    builtin::decode(kind, object)
+/// The values of a Secret are not shown.
+pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    let is_secret = (kind.group.as_str(), kind.kind.as_str()) == ("", "Secret");
+    let values = if is_secret { types::Values::Hidden } else { types::Values::Shown };
+    match builtin::schema(kind) {
+        Some(schema) => types::check(schema, object, "", values, &mut faults),
+        None => {
+            let schema = builtin::schemas().get(builtin::OBJECT_META);
+            if let (Some(schema), Some(metadata)) = (schema, object.get("metadata")) {
+                types::check(schema, metadata, "metadata", values, &mut faults);
+            }
+        }
+    }
+    faults
+}
+
+/// The body of a request that is no object of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestBody {
+    /// Of a Pod's `binding`.
+    Binding,
+    /// Of a DELETE.
+    DeleteOptions,
+    /// Of a Pod's `eviction`.
+    Eviction,
+}
+
+/// Checks the types of such a body like [`wrong_types`]. A member of a wrong type must not read as
+/// absent: it may be the precondition of a deletion.
+pub fn wrong_types_of_body(body: RequestBody, value: &Value) -> Vec<FieldError> {
+    let name = match body {
+        RequestBody::Binding => "io.k8s.api.core.v1.Binding",
+        RequestBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        RequestBody::Eviction => "io.k8s.api.policy.v1.Eviction",
+    };
+    let mut faults = Vec::new();
+    if let Some(schema) = builtin::schemas().get(name) {
+        types::check(schema, value, "", types::Values::Shown, &mut faults);
+    }
+    faults
 }
 
 #[cfg(test)]

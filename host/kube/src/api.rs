@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::header::{HeaderValue, USER_AGENT};
 use kube::{
     Client, Config,
@@ -22,17 +21,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     FingerprintKey, HubOptions, WatchReport,
-    applied::{Applied, IntentHash, Target},
+    applied::{Outcome, Target, means},
     error::REQUEST_DEADLINE,
     events::EventBook,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
-    hub::Hub,
-    intent,
+    hub::{Hub, Parts},
     kinds::{Kinds, Served},
     meter,
     raw::RawObject,
+    secrets::{Secrets, decoded},
     store::Store,
-    template,
+    template::{self, Values},
 };
 
 /// The most pages that a live list reads, of [`PAGE_SIZE`] objects each.
@@ -80,7 +79,7 @@ pub struct KubernetesApi {
     pub(crate) events: EventBook,
     hub: Arc<Hub>,
     key: FingerprintKey,
-    applied: Applied,
+    secrets: Arc<Secrets>,
 }
 
 impl KubernetesApi {
@@ -120,9 +119,17 @@ impl KubernetesApi {
         let client = meter::counted(client, namespace, host);
         let store = Arc::new(Store::default());
         let kinds = Arc::new(Kinds::new(client.clone()));
-        let hub = Hub::new(client.clone(), store.clone(), kinds.clone(), key.clone(), hub);
+        let secrets = Arc::new(Secrets::default());
+        let parts = Parts {
+            client: client.clone(),
+            store: store.clone(),
+            kinds: kinds.clone(),
+            key: key.clone(),
+            secrets: secrets.clone(),
+        };
+        let hub = Hub::new(parts, hub);
         let events = EventBook::new(reporting_instance);
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, applied: Applied::default() }))
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets }))
     }
 
     /// Runs the watches until `stop`. Without it no lease is ever followed.
@@ -170,8 +177,7 @@ impl KubernetesApi {
     }
 
     /// Takes an answer over the border: without Secret values and `managedFields`.
-    fn admit(&self, served: &Served, raw: &RawObject) -> Result<StoredObject, CallError> {
-        let mut object = parse(raw, served)?;
+    fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
         self.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
@@ -186,21 +192,19 @@ impl KubernetesApi {
         }
         let mut shown = intent.clone();
         self.key.hide(&mut shown);
-        let hash = IntentHash::of(&shown);
         let target = |uid: &str| Target {
+            uid: uid.to_owned(),
             field_manager: field_manager.clone(),
             status,
-            uid: uid.to_owned(),
         };
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
-            if self.applied.is_last(&target, hash) {
-                let value = cached.value();
-                if intent::holds(&shown, &value) {
-                    return Ok(value);
-                }
+            let value = cached.value();
+            let outcome = Outcome::of(&shown, &value, status);
+            if means(&shown, cached.meta()) && self.store.applied.is_last(&target, outcome) {
+                return Ok(value);
             }
-            self.applied.forget(&target);
+            self.store.applied.forget(&target);
         }
         let params = PatchParams {
             dry_run,
@@ -209,10 +213,13 @@ impl KubernetesApi {
             ..Default::default()
         };
         let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
-        if !dry_run {
-            self.applied.remember(target(&stored.meta().uid), hash);
+        let value = stored.value();
+        // What no watch follows is always sent, and nothing tells when it is gone.
+        if !dry_run && self.store.get(&reference).is_some() {
+            let outcome = Outcome::of(&shown, &value, status);
+            self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
-        Ok(stored.value())
+        Ok(value)
     }
 
     /// Sends a patch; what the server answers enters the store.
@@ -231,10 +238,13 @@ impl KubernetesApi {
         } else {
             self.ask(&served, what, api.patch(&object.name, params, patch)).await?
         };
-        let stored = self.admit(&served, &raw)?;
-        if !params.dry_run {
-            self.store.wrote(stored.clone());
+        let object = parse(&raw, &served)?;
+        if params.dry_run {
+            return self.admit(object);
         }
+        self.secrets.saw(&object);
+        let stored = self.admit(object)?;
+        self.store.wrote(stored.clone());
         Ok(stored)
     }
 
@@ -248,9 +258,10 @@ impl KubernetesApi {
         let mut sources = template::Sources::default();
         for name in wants.secrets {
             let source = ObjectRef { name: name.clone(), ..secret.clone() };
-            sources.secrets.insert(name, decoded(&self.read(&source).await?));
+            sources.secrets.insert(name, self.secret_values(&source).await?);
         }
         if wants.random {
+            // From the server: what is made once must not be made again because a copy is old.
             match self.read(secret).await {
                 Ok(stored) => sources.stored = decoded(&stored),
                 Err(CallError::NotFound(_)) => {}
@@ -274,7 +285,7 @@ impl KubernetesApi {
         for _ in 0..PAGES_MAX {
             let page = self.ask(&served, ("list", &named, false), api.list(&params)).await?;
             for raw in &page.items {
-                objects.push(self.admit(&served, raw)?.value());
+                objects.push(self.admit(parse(raw, &served)?)?.value());
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -302,7 +313,7 @@ impl KubernetesApi {
         let answer = self.ask(&served, ("delete", &object, false), deletion).await?;
         if let (Some(raw), false) = (answer.left(), dry_run) {
             // It goes on with a deletion timestamp; the watch tells when it is gone.
-            self.store.wrote(self.admit(&served, &raw)?);
+            self.store.wrote(self.admit(parse(&raw, &served)?)?);
         }
         Ok(())
     }
@@ -315,17 +326,33 @@ impl KubernetesApi {
     ) -> Result<Vec<u8>, CallError> {
         let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
         let secret = ObjectRef { kind, namespace, name };
+        let values = self.secret_values(&secret).await?;
         let missing = || CallError::NotFound(format!("key `{key}` of {secret}"));
-        decoded(&self.read(&secret).await?).remove(&key).ok_or_else(missing)
+        values.get(&key).cloned().ok_or_else(missing)
     }
-}
 
-/// The clear values of a Secret.
-fn decoded(secret: &Value) -> template::Values {
-    let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
-    let decoded = entries
-        .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
-    decoded.collect()
+    /// The clear values of a Secret: as kept, while a watch follows it; else as the server has them; and
+    /// as kept, while the server cannot be asked.
+    async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<Values>, CallError> {
+        let followed = self.store.get(secret);
+        if let Some(values) = followed.and_then(|state| self.secrets.of(state.meta())) {
+            return Ok(values);
+        }
+        let error = match self.read(secret).await {
+            Ok(object) => return Ok(self.secrets.read(&object)),
+            Err(error) => error,
+        };
+        let is_refused = matches!(&error, CallError::NotFound(_) | CallError::Denied(_));
+        if is_refused || self.store.is_gone(secret) {
+            self.secrets.forget(secret);
+            return Err(error);
+        }
+        let is_passing = matches!(
+            &error,
+            CallError::Transient(_) | CallError::Timeout(_) | CallError::Throttled(_)
+        );
+        self.secrets.last(secret).filter(|_| is_passing).ok_or(error)
+    }
 }
 
 fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {

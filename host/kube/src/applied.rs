@@ -1,74 +1,248 @@
-//! Remembers what each field manager applied last, so that the same intent is not sent twice.
+//! Remembers what each field manager applied last and what the server made of it, so that an apply that
+//! would change nothing is not sent.
 //!
-//! In memory only: after a restart the first apply of each object is sent. Bounded: what is forgotten
-//! costs one apply that changes nothing.
+//! An apply is left out if the intent is the one applied last and the part of the object that an apply
+//! of it can change is, value for value, what the server answered then. Nothing here compares an intent
+//! with an object: what a difference means depends on the schema of the kind (an atomic map must be
+//! equal, a map of several managers need not be), on defaults and on how the server writes a quantity.
+//! The server has judged all of that once, in its answer. Any later change by somebody else, also of
+//! what we do not own, costs one apply, whose answer is remembered in turn.
+//!
+//! In memory only: after a restart the first apply of each object is sent. What belongs to an object is
+//! forgotten with it. Bounded: what is forgotten early costs one apply that changes nothing.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tholepin_core::ObjectMeta;
 
 use crate::changes::lock;
 
-/// How many (manager, object) pairs are remembered; about 150 bytes each.
+/// How many (object, manager) pairs are remembered; about 150 bytes each.
 const REMEMBERED_MAX: usize = 65_536;
 
-/// What an intent was applied to, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The members of `metadata` that a field manager can own. The others are the server's.
+const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
+
+/// What an intent was applied to, and as whom. The uid is the first to be compared, so that what belongs
+/// to one object stands together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Target {
+    pub(crate) uid: String,
     pub(crate) field_manager: String,
     pub(crate) status: bool,
-    pub(crate) uid: String,
 }
 
-/// The hash of an intent.
+/// The hash of an intent together with the part of the object that an apply of it can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IntentHash([u8; 32]);
+pub(crate) struct Outcome([u8; 32]);
 
-impl IntentHash {
-    /// Hashes an intent: equal documents have equal hashes, whatever the order of their fields.
-    pub(crate) fn of(intent: &Value) -> Self {
-        // `Value` prints its keys sorted, and never fails.
-        Self(Sha256::digest(serde_json::to_vec(intent).unwrap_or_default()).into())
+impl Outcome {
+    /// Hashes an intent and an object: equal documents have equal hashes, whatever the order of their
+    /// fields.
+    ///
+    /// An apply of the status changes nothing but the status. An apply of the object leaves the status
+    /// alone where it is a subresource; where it is none, an intent that cares about it names it.
+    pub(crate) fn of(intent: &Value, object: &Value, status: bool) -> Self {
+        let mut text = Vec::new();
+        write(&mut text, "intent", intent);
+        for (name, value) in object.as_object().into_iter().flatten() {
+            match name.as_str() {
+                "metadata" if !status => {
+                    for name in OWNABLE_METADATA {
+                        write(&mut text, name, value.get(name).unwrap_or(&Value::Null));
+                    }
+                }
+                "metadata" => {}
+                "status" if status || intent.get("status").is_some() => {
+                    write(&mut text, name, value);
+                }
+                "status" => {}
+                _ if status => {}
+                _ => write(&mut text, name, value),
+            }
+        }
+        Self(Sha256::digest(text).into())
     }
 }
 
-/// The hashes applied last.
-#[derive(Default)]
-pub(crate) struct Applied {
-    inner: Mutex<Inner>,
+/// Appends a named document. `Value` prints its keys sorted and never fails.
+fn write(text: &mut Vec<u8>, name: &str, value: &Value) {
+    serde_json::to_writer(text, &(name, value)).unwrap_or_default();
 }
 
+/// Whether an intent is about this state of the object: one that names a resource version is about no
+/// other, and the server must be asked to refuse it.
+pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
+    let version = intent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    version.is_none_or(|version| version.is_empty() || version == object.resource_version)
+}
+
+/// The outcomes of the last applies.
 #[derive(Default)]
-struct Inner {
-    hashes: HashMap<Target, IntentHash>,
-    order: VecDeque<Target>,
+pub(crate) struct Applied {
+    outcomes: Mutex<BTreeMap<Target, Outcome>>,
 }
 
 impl Applied {
-    pub(crate) fn is_last(&self, target: &Target, hash: IntentHash) -> bool {
-        lock(&self.inner).hashes.get(target) == Some(&hash)
+    /// Whether this is what the last apply came to.
+    pub(crate) fn is_last(&self, target: &Target, outcome: Outcome) -> bool {
+        lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
     /// Before a write is sent: its outcome may stay unknown.
     pub(crate) fn forget(&self, target: &Target) {
-        lock(&self.inner).hashes.remove(target);
+        lock(&self.outcomes).remove(target);
     }
 
-    pub(crate) fn remember(&self, target: Target, hash: IntentHash) {
-        let mut inner = lock(&self.inner);
-        if inner.hashes.insert(target.clone(), hash).is_none() {
-            inner.order.push_back(target);
+    /// The object is gone.
+    pub(crate) fn forget_object(&self, uid: &str) {
+        let mut outcomes = lock(&self.outcomes);
+        let first = Target { uid: uid.to_owned(), field_manager: String::new(), status: false };
+        let targets = outcomes.range(first..).map(|(target, _)| target);
+        let own: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
+        for target in own {
+            outcomes.remove(&target);
         }
-        while inner.order.len() > REMEMBERED_MAX {
-            // A pair that was forgotten and remembered again is in the order twice; then this drops
-            // it early, which costs one apply.
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.hashes.remove(&oldest);
+    }
+
+    /// An apply was answered.
+    pub(crate) fn remember(&self, target: Target, outcome: Outcome) {
+        let mut outcomes = lock(&self.outcomes);
+        outcomes.insert(target, outcome);
+        while REMEMBERED_MAX < outcomes.len() {
+            // Uids are random, so this is no object in particular; and of more objects than fit, most
+            // stay, which the oldest going first would not give.
+            outcomes.pop_first();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answered() -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": "7", "generation": 1,
+                "labels": {"app": "a"}, "finalizers": ["x"]},
+            "spec": {
+                "selector": {"app": "a"}, "clusterIP": "10.0.0.1",
+                "ports": [{"port": 80, "protocol": "TCP"}],
+                "template": {"containers": [{"name": "a", "cpu": "1", "env": [{"name": "e"}]}]},
+            },
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        })
+    }
+
+    /// Whether an apply would be left out after this member of the answer became another value; `null`
+    /// removes it.
+    #[track_caller]
+    fn is_left_out(status: bool, pointer: &str, value: &Value) -> bool {
+        let intent = json!({"spec": {"selector": {"app": "a"}, "cpu": "1000m"}});
+        let before = answered();
+        let mut after = answered();
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        let parent = after.pointer_mut(parent).unwrap();
+        match (parent, value) {
+            (Value::Object(members), Value::Null) => assert!(members.remove(name).is_some()),
+            (Value::Object(members), value) => {
+                members.insert(name.to_owned(), value.clone());
             }
+            (Value::Array(items), value) => items.push(value.clone()),
+            (other, _) => panic!("{other} has no members"),
+        }
+        Outcome::of(&intent, &before, status) == Outcome::of(&intent, &after, status)
+    }
+
+    #[test]
+    fn an_apply_is_left_out_only_if_what_it_can_change_is_as_answered() {
+        let cases = [
+            // An atomic map, a map of several managers, and a value of the server's.
+            ("/spec/selector/typo", json!("1"), false),
+            ("/spec/selector/app", json!("b"), false),
+            ("/spec/selector", Value::Null, false),
+            ("/metadata/labels/foreign", json!("1"), false),
+            ("/metadata/annotations", json!({"foreign": "1"}), false),
+            ("/spec/clusterIP", json!("10.0.0.2"), false),
+            // Sets and lists, with and without keys.
+            ("/metadata/finalizers/-", json!("y"), false),
+            ("/metadata/ownerReferences", json!([{"uid": "o"}]), false),
+            ("/spec/ports/-", json!({"port": 81, "protocol": "TCP"}), false),
+            ("/spec/template/containers/-", json!({"name": "b"}), false),
+            ("/spec/template/containers/0/env/-", json!({"name": "f"}), false),
+            ("/spec/template/containers/0/cpu", json!("1000m"), false),
+            // Another member of the object, which kinds without `spec` have.
+            ("/data", json!({"a": "1"}), false),
+            // What an apply of the object cannot change.
+            ("/metadata/resourceVersion", json!("8"), true),
+            ("/metadata/generation", json!(2), true),
+            ("/metadata/deletionTimestamp", json!("2026-01-02T03:04:05Z"), true),
+            ("/status/conditions/-", json!({"type": "Other"}), true),
+            ("/status", Value::Null, true),
+        ];
+        for (pointer, value, expected) in cases {
+            assert_eq!(is_left_out(false, pointer, &value), expected, "{pointer} {value}");
+            let is_status = pointer.starts_with("/status");
+            assert_eq!(is_left_out(true, pointer, &value), !is_status, "status: {pointer} {value}");
+        }
+    }
+
+    #[test]
+    fn a_status_counts_for_an_intent_that_names_it() {
+        let intent = json!({"status": {"phase": "Up"}});
+        let (before, after) = (json!({"status": {"phase": "Up"}}), json!({"status": {}}));
+        for status in [false, true] {
+            let outcome = |object| Outcome::of(&intent, object, status);
+            assert_ne!(outcome(&before), outcome(&after), "{status}");
+        }
+    }
+
+    #[test]
+    fn another_intent_is_another_outcome_and_the_order_of_fields_is_none() {
+        let outcome = |intent: &str| {
+            let intent = serde_json::from_str(intent).unwrap();
+            Outcome::of(&intent, &answered(), false)
+        };
+        assert_eq!(outcome(r#"{"a": 1, "b": 2}"#), outcome(r#"{"b": 2, "a": 1}"#));
+        for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
+            assert_ne!(outcome(r#"{"a": 1, "b": 2}"#), outcome(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_an_object_is_forgotten_with_it() {
+        let applied = Applied::default();
+        let outcome = Outcome::of(&json!({}), &answered(), false);
+        let target = |uid: &str, manager: &str, status| Target {
+            uid: uid.to_owned(),
+            field_manager: manager.to_owned(),
+            status,
+        };
+        let own = [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
+        let others = [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
+        for target in own.iter().chain(&others) {
+            applied.remember(target.clone(), outcome);
+            assert!(applied.is_last(target, outcome));
+        }
+        applied.forget_object("b");
+        assert!(own.iter().all(|target| !applied.is_last(target, outcome)));
+        assert!(others.iter().all(|target| applied.is_last(target, outcome)));
+        applied.forget(&others[0]);
+        assert!(!applied.is_last(&others[0], outcome));
+    }
+
+    #[test]
+    fn an_intent_that_names_a_version_is_about_that_one() {
+        let meta = ObjectMeta::of(&answered()).unwrap();
+        for (version, expected) in
+            [(Value::Null, true), (json!(""), true), (json!("7"), true), (json!("6"), false)]
+        {
+            let intent = json!({"metadata": {"resourceVersion": version}});
+            assert_eq!(means(&intent, &meta), expected, "{intent}");
         }
     }
 }

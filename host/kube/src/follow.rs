@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 use crate::{
     changes::lock,
+    fingerprint::is_secret_kind,
     hub::Hub,
     kinds::{Served, Unserved},
     meter,
@@ -166,6 +167,9 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
         }
         Event::InitDone => {
             hub.store.list_ends(*id, scope);
+            if is_secret_kind(&scope.kind) {
+                hub.secrets.forget_gone(|secret| hub.store.is_gone(secret));
+            }
             followed.follows(hub);
         }
         Event::Apply(raw) => {
@@ -179,6 +183,11 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
             followed.saw("deleted");
             if let Some(object) = stored(raw) {
                 hub.store.saw_go(*id, &object);
+                // To a watch with a selector, leaving it looks the same.
+                let object = &object.meta().object;
+                if is_secret_kind(&object.kind) && hub.store.is_gone(object) {
+                    hub.secrets.forget(object);
+                }
             }
             followed.follows(hub);
         }
@@ -190,6 +199,7 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
 fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
+        hub.secrets.saw(&object);
         hub.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| error.to_string())
     });

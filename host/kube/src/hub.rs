@@ -37,6 +37,7 @@ use crate::{
     fingerprint::FingerprintKey,
     follow::{Followed, Freshness, follow},
     kinds::Kinds,
+    secrets::Secrets,
     store::{Store, WatchId},
 };
 
@@ -91,11 +92,21 @@ pub(crate) struct Hub {
     pub(crate) store: Arc<Store>,
     pub(crate) kinds: Arc<Kinds>,
     pub(crate) key: FingerprintKey,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) options: HubOptions,
     /// Told when a watch that had failed follows again.
     pub(crate) resumed: Notify,
     registry: Mutex<Registry>,
     changed: Notify,
+}
+
+/// What the hub shares with the port.
+pub(crate) struct Parts {
+    pub(crate) client: Client,
+    pub(crate) store: Arc<Store>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) key: FingerprintKey,
+    pub(crate) secrets: Arc<Secrets>,
 }
 
 #[derive(Default)]
@@ -115,15 +126,10 @@ struct Entry {
 }
 
 impl Hub {
-    pub(crate) fn new(
-        client: Client,
-        store: Arc<Store>,
-        kinds: Arc<Kinds>,
-        key: FingerprintKey,
-        options: HubOptions,
-    ) -> Arc<Self> {
+    pub(crate) fn new(parts: Parts, options: HubOptions) -> Arc<Self> {
+        let Parts { client, store, kinds, key, secrets } = parts;
         let (resumed, registry, changed) = (Notify::new(), Mutex::default(), Notify::new());
-        Arc::new(Self { client, store, kinds, key, options, resumed, registry, changed })
+        Arc::new(Self { client, store, kinds, key, secrets, options, resumed, registry, changed })
     }
 
     /// Waits after a failure, until another watch follows again at the longest: then the server is back,

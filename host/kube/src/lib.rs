@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Every request has a deadline of five seconds, and is sent once: who asked decides about repeats.
 //! - A Secret's clear value leaves only through `secret_value`; everywhere else is its fingerprint.
+//! - A Secret in use can be read while the API server is away.
 //! - An apply that would change nothing is not sent.
 
 mod api;
@@ -17,12 +18,12 @@ mod events;
 mod fingerprint;
 mod follow;
 mod hub;
-mod intent;
 mod kinds;
 mod marks;
 mod meter;
 mod names;
 mod raw;
+mod secrets;
 mod selector;
 mod store;
 mod template;

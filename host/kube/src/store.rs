@@ -25,6 +25,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 
 use crate::{
+    applied::Applied,
     changes::{Readers, lock},
     selector,
     view::{Tables, View},
@@ -42,6 +43,8 @@ pub(crate) struct WatchId(pub(crate) u64);
 pub(crate) struct Store {
     inner: Mutex<Inner>,
     readers: Readers,
+    /// What was applied to the objects of the store; it goes with them.
+    pub(crate) applied: Applied,
 }
 
 #[derive(Default)]
@@ -65,6 +68,17 @@ impl Store {
     /// One object as it is now, unparsed.
     pub(crate) fn get(&self, object: &ObjectRef) -> Option<StoredObject> {
         lock(&self.inner).tables.get(object).cloned()
+    }
+
+    /// Whether an object is known to be gone: a watch that has been listed would see it, and does not.
+    pub(crate) fn is_gone(&self, object: &ObjectRef) -> bool {
+        let inner = lock(&self.inner);
+        let sees_all = |scope: &WatchScope| {
+            scope.kind == object.kind
+                && (scope.namespace.is_empty() || scope.namespace == object.namespace)
+                && scope.selector.is_empty()
+        };
+        inner.tables.get(object).is_none() && inner.following.values().any(sees_all)
     }
 
     /// Begins to read changes.
@@ -143,7 +157,9 @@ impl Store {
     fn put(&self, inner: &mut Inner, object: StoredObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
-        if before.as_ref().is_some_and(|before| !is_newer(&object, before)) {
+        let version = &object.meta().resource_version;
+        let is_older = |before: &StoredObject| !is_newer(version, &before.meta().resource_version);
+        if before.as_ref().is_some_and(is_older) {
             return;
         }
         inner.tables.insert(object.clone());
@@ -161,6 +177,7 @@ impl Store {
         inner.seen_by.remove(object);
         let Some(before) = inner.tables.remove(object) else { return };
         inner.graves.dig(before.meta().uid.clone());
+        self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
         self.readers.tell(&StoreChange { object, before: Some(before), after: None });
     }
@@ -200,14 +217,13 @@ impl Inner {
     }
 }
 
-/// Whether a state is newer than another of the same name. Resource versions are numbers that grow,
-/// over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where one is
-/// none, what arrives later counts as newer.
-fn is_newer(candidate: &StoredObject, known: &StoredObject) -> bool {
-    let number = |object: &StoredObject| object.meta().resource_version.parse::<u64>().ok();
-    match (number(candidate), number(known)) {
-        (Some(candidate), Some(known)) => candidate > known,
-        _ => candidate.meta().resource_version != known.meta().resource_version,
+/// Whether a resource version is newer than another of an object of the same name. They are numbers that
+/// grow, over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where
+/// one is none, what arrives later counts as newer.
+pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
+    match (candidate.parse::<u64>(), known.parse::<u64>()) {
+        (Ok(candidate), Ok(known)) => candidate > known,
+        _ => candidate != known,
     }
 }
 

@@ -3,7 +3,10 @@
 //! Pure but for the random characters. It runs behind the recorder, so that a recording, a plan and a
 //! log hold the template and never the value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rand::{Rng, distr::Alphanumeric};
@@ -35,7 +38,7 @@ impl Wants {
 #[derive(Default)]
 pub(crate) struct Sources {
     /// The values of the Secrets named.
-    pub(crate) secrets: BTreeMap<String, Values>,
+    pub(crate) secrets: BTreeMap<String, Arc<Values>>,
     /// The values that the Secret itself has now.
     pub(crate) stored: Values,
 }
@@ -165,7 +168,7 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
                 .collect()
         };
-        let secrets = [("auth".to_owned(), values(&[("password", "hunter2")]))].into();
+        let secrets = [("auth".to_owned(), Arc::new(values(&[("password", "hunter2")])))].into();
         Sources { secrets, stored: values(stored) }
     }
 

@@ -169,6 +169,47 @@ async fn a_service_gets_an_address_of_the_block_and_keeps_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_a_wrong_type_is_refused_by_every_write() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let path = format!("{secrets}/a");
+    let secret = |password: Value| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"},
+            "stringData": {"password": password}})
+    };
+    let number = secret(json!(12345));
+    let refused = |outcome: Result<Value, kube::core::Status>| {
+        let status = outcome.expect_err("a number is no password");
+        assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
+        let expected = "Secret in version \"v1\" cannot be handled as a Secret: \
+            stringData[password]: the value is a number, where a string is expected: put it in quotes";
+        assert_eq!(status.message, expected);
+    };
+    refused(fixture.create(secrets, &number).await);
+    refused(fixture.apply(&path, "one", &number).await);
+    let missing = fixture.get(&path).await.unwrap_err();
+    assert_eq!(missing.code, 404, "nothing was stored");
+
+    fixture.create(secrets, &secret(json!("12345"))).await?;
+    let before = fixture.get(&path).await?;
+    let add = json!([{"op": "add", "path": "/stringData", "value": {"password": 12345}}]);
+    refused(fixture.ask("PUT", &path, "application/json", &number).await);
+    let merge = "application/merge-patch+json";
+    let patch = json!({"stringData": {"password": 12345}});
+    refused(fixture.ask("PATCH", &path, merge, &patch).await);
+    refused(fixture.ask("PATCH", &path, "application/json-patch+json", &add).await);
+    refused(fixture.apply(&path, "one", &number).await);
+    assert_eq!(fixture.get(&path).await?, before);
+
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "a", "labels": {"a": 1}}, "data": {"a": true}});
+    let status = fixture.create(CONFIG_MAPS, &map).await.unwrap_err();
+    assert!(status.message.contains("[data[a]: true is a boolean"), "{}", status.message);
+    assert!(status.message.contains("metadata.labels[a]: 1 is a number"), "{}", status.message);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_immutable_secret_stays_as_it_is() -> Result<()> {
     let fixture = Fixture::start().await?;
     let secrets = "/api/v1/namespaces/default/secrets";

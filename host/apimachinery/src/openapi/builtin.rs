@@ -1,16 +1,16 @@
 //! Holds the schemas of the built-in kinds, generated once from the types of `k8s-openapi`.
 //!
 //! Everything that must know a built-in kind's fields asks here: the OpenAPI documents, and the
-//! search for unknown fields.
+//! search for unknown fields and wrong types.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use k8s_openapi::api::{apps, coordination, core, discovery, events, policy, storage};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
+use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Kind;
@@ -26,11 +26,10 @@ struct BuiltinType {
     kind: &'static str,
     name: fn() -> String,
     register: fn(&mut SchemaGenerator),
-    decode: fn(&Value) -> Result<(), serde_json::Error>,
 }
 
 impl BuiltinType {
-    const fn of<T: JsonSchema + DeserializeOwned>(group: &'static str, kind: &'static str) -> Self {
+    const fn of<T: JsonSchema>(group: &'static str, kind: &'static str) -> Self {
         Self {
             group,
             kind,
@@ -38,7 +37,6 @@ impl BuiltinType {
             register: |generator| {
                 generator.subschema_for::<T>();
             },
-            decode: |object| T::deserialize(object).map(|_| ()),
         }
     }
 }
@@ -84,18 +82,16 @@ pub(crate) fn schema(kind: &Kind) -> Option<&'static Value> {
     schemas().get(&schema_name(kind)?)
 }
 
-/// Decodes an object as its built-in type, for the errors alone; unknown fields are none.
-pub(crate) fn decode(kind: &Kind, object: &Value) -> Result<(), serde_json::Error> {
-    find(kind).map_or(Ok(()), |row| (row.decode)(object))
-}
-
-/// All schemas of built-in kinds and of their parts, by name.
+/// All schemas of built-in kinds, of their parts, and of the bodies of requests, by name.
 pub(crate) fn schemas() -> &'static BTreeMap<String, Value> {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         let mut generator = SchemaSettings::openapi3().into_generator();
         for row in &TYPES {
             (row.register)(&mut generator);
         }
+        generator.subschema_for::<core::v1::Binding>();
+        generator.subschema_for::<meta::v1::DeleteOptions>();
+        generator.subschema_for::<policy::v1::Eviction>();
         generator.take_definitions(true).into_iter().collect()
     });
     &SCHEMAS

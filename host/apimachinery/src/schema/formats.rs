@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use base64::Engine as _;
 
 /// Whether `text` has the format; `true` for unknown formats.
-pub(super) fn holds(format: &str, text: &str) -> bool {
+pub(crate) fn holds(format: &str, text: &str) -> bool {
     match format {
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),

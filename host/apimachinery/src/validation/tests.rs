@@ -170,15 +170,115 @@ fn the_schema_in_a_crd_is_known_to_its_depth() {
     assert_eq!(object["data"], json!({"any": {"thing": null}}));
 }
 
+/// The faults of an object as one text.
+fn wrong(kind: &Kind, object: Value) -> String {
+    let faults = wrong_types(kind, &object);
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 #[test]
-fn values_of_wrong_types_cannot_be_decoded() {
-    let set = kind("apps", "statefulsets");
-    let object = |replicas: Value| {
-        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
-            "spec": {"replicas": replicas, "serviceName": "s", "selector": {},
-                "template": {"metadata": {}}}})
+fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
+    let (secrets, maps) = (kind("", "secrets"), kind("", "configmaps"));
+    let (sets, services) = (kind("apps", "statefulsets"), kind("", "services"));
+    let string = "where a string is expected: put it in quotes";
+    let cases = [
+        (secrets, json!({"stringData": {"password": 12345}}),
+            format!("stringData[password]: the value is a number, {string}")),
+        (secrets, json!({"stringData": {"password": true}}),
+            format!("stringData[password]: the value is a boolean, {string}")),
+        (secrets, json!({"data": {"password": "hunter2!"}}),
+            "data[password]: the value is no base64: encode it, or use a field for plain text".into()),
+        (secrets, json!({"immutable": "yes"}),
+            "immutable: the value is a string, where true or false is expected: write it without \
+             quotes".into()),
+        (maps, json!({"data": {"a": 1.5}}), format!("data[a]: 1.5 is a number, {string}")),
+        (maps, json!({"data": ["a"]}),
+            r#"data: ["a"] is a list, where a map is expected"#.into()),
+        (maps, json!({"metadata": {"labels": {"a": 1}, "finalizers": "f"}}),
+            format!("metadata.finalizers: \"f\" is a string, where a list is expected; \
+                metadata.labels[a]: 1 is a number, {string}")),
+        (sets, json!({"spec": {"replicas": "3"}}),
+            r#"spec.replicas: "3" is a string, where an integer is expected: write it without quotes"#
+                .into()),
+        (sets, json!({"spec": {"replicas": 1.5}}),
+            "spec.replicas: 1.5 is a number, where an integer is expected".into()),
+        (sets, json!({"spec": {"replicas": 3_000_000_000_u64}}),
+            "spec.replicas: 3000000000 does not fit into 32 bits: 2147483647 is the highest".into()),
+        (sets, json!({"spec": {"template": {"spec": {"containers": [{"env": [{"value": 1}]}]}}}}),
+            format!("spec.template.spec.containers[0].env[0].value: 1 is a number, {string}")),
+        (services, json!({"spec": {"ports": [{"targetPort": true}]}}),
+            "spec.ports[0].targetPort: true is a boolean, where an integer or a string is expected"
+                .into()),
+        (kind("coordination.k8s.io", "leases"), json!({"spec": {"renewTime": "now"}}),
+            r#"spec.renewTime: "now" is no time as RFC 3339 has it: write `2026-01-02T03:04:05Z`"#
+                .into()),
+    ];
+    for (kind, object, expected) in cases {
+        assert_eq!(wrong(kind, object.clone()), expected, "{object}");
+    }
+}
+
+#[test]
+fn what_the_server_takes_has_no_wrong_types() {
+    let container = json!({"name": "a", "args": [null, "1"], "ports": [{"containerPort": 1}],
+        "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 0.5}},
+        "livenessProbe": {"tcpSocket": {"port": 1}}, "readinessProbe": {"tcpSocket": {"port": "p"}}});
+    let crds = kind("apiextensions.k8s.io", "customresourcedefinitions");
+    let schema = json!({"type": "object", "maximum": 1, "minimum": 0.5, "default": {"a": [1, "2"]},
+        "properties": {"a": {"items": {"type": "string"}, "additionalProperties": true},
+            "b": {"additionalProperties": {"type": "object"}, "default": 5, "enum": [1, "2", null]}}});
+    let cases = [
+        (kind("", "pods"), json!({"spec": {"containers": [container]}, "unknown": 1})),
+        (kind("", "pods"), json!({"metadata": {"labels": null, "creationTimestamp": null}})),
+        (kind("", "secrets"), json!({"data": {"a": "aHVudGVyMg=="}, "stringData": {"a": "1"}})),
+        (kind("apps", "controllerrevisions"), json!({"data": {"any": [1]}, "revision": 1})),
+        (crds, json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}})),
+    ];
+    for (kind, object) in cases {
+        assert_eq!(wrong(kind, object.clone()), "", "{object}");
+    }
+}
+
+#[test]
+fn of_a_custom_kind_the_metadata_is_checked_and_of_many_faults_the_first() {
+    let kind = Kind { kind: "Thing".to_owned(), custom: true, ..kind("", "configmaps").clone() };
+    let labels = json!({"metadata": {"labels": {"a": true}}, "data": {"a": 1}});
+    assert!(wrong(&kind, labels).starts_with("metadata.labels[a]: true is a boolean"));
+    let labels: Map<String, Value> =
+        (0..100).map(|index| (format!("l{index:02}"), json!(index))).collect();
+    assert_eq!(wrong_types(&kind, &json!({"metadata": {"labels": labels}})).len(), 10);
+}
+
+#[test]
+fn a_precondition_of_a_wrong_type_is_not_absent() {
+    let faults = |body, value: Value| {
+        let faults = wrong_types_of_body(body, &value);
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
-    decode_builtin(set, &object(json!(3))).unwrap();
-    let error = decode_builtin(set, &object(json!("3"))).unwrap_err();
-    assert!(error.to_string().contains("invalid type: string \"3\""), "{error}");
+    let string = "is a number, where a string is expected: put it in quotes";
+    let cases = [
+        (
+            RequestBody::DeleteOptions,
+            json!({"preconditions": {"uid": 5}, "dryRun": "All"}),
+            format!(
+                "dryRun: \"All\" is a string, where a list is expected; preconditions.uid: 5 {string}"
+            ),
+        ),
+        (
+            RequestBody::Eviction,
+            json!({"deleteOptions": {"preconditions": {"resourceVersion": 5}}}),
+            format!("deleteOptions.preconditions.resourceVersion: 5 {string}"),
+        ),
+        (RequestBody::Binding, json!({"target": {"name": 5}}), format!("target.name: 5 {string}")),
+        (
+            RequestBody::DeleteOptions,
+            json!({"propagationPolicy": "Background", "dryRun": ["All"],
+            "gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}),
+            String::new(),
+        ),
+        (RequestBody::DeleteOptions, Value::Null, String::new()),
+    ];
+    for (body, value, expected) in cases {
+        assert_eq!(faults(body, value.clone()), expected, "{value}");
+    }
 }

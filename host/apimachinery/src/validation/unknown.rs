@@ -40,7 +40,7 @@ pub(super) fn prune(schema: &Value, value: &mut Value, path: &str, dropped: &mut
 }
 
 /// Follows references and picks the alternative that fits the value; nothing if none describes it.
-fn resolve<'a>(mut schema: &'a Value, value: &Value) -> Option<&'a Value> {
+pub(super) fn resolve<'a>(mut schema: &'a Value, value: &Value) -> Option<&'a Value> {
     // References of references are at most a few; the bound is against a circle.
     for _ in 0..8 {
         if let Some(name) = schema.get("$ref").and_then(builtin::reference) {
@@ -48,7 +48,11 @@ fn resolve<'a>(mut schema: &'a Value, value: &Value) -> Option<&'a Value> {
         } else if let Some(inner) = schema.get("allOf").and_then(Value::as_array) {
             schema = inner.first()?;
         } else if let Some(alternatives) = schema.get("oneOf").and_then(Value::as_array) {
-            let wanted = if value.is_array() { "array" } else { "object" };
+            let wanted = match value {
+                Value::Array(_) => "array",
+                Value::Bool(_) => "boolean",
+                Value::Null | Value::Number(_) | Value::String(_) | Value::Object(_) => "object",
+            };
             let fits = |alternative: &&Value| {
                 let type_name = alternative.get("type").and_then(Value::as_str);
                 type_name.map_or(wanted == "object", |type_name| type_name == wanted)
@@ -61,17 +65,13 @@ fn resolve<'a>(mut schema: &'a Value, value: &Value) -> Option<&'a Value> {
     None
 }
 
+/// The name of the schema that a schema is nothing but a reference to.
+pub(super) fn reference(schema: &Value) -> Option<&str> {
+    let inner = schema.get("allOf").and_then(Value::as_array).and_then(|inner| inner.first());
+    inner.unwrap_or(schema).get("$ref").and_then(builtin::reference)
+}
+
 /// Whether a schema is the one of arbitrary JSON, in which `null` means something.
-fn accepts_anything(schema: &Value) -> bool {
-    let Some(name) = schema
-        .get("allOf")
-        .and_then(Value::as_array)
-        .and_then(|inner| inner.first())
-        .unwrap_or(schema)
-        .get("$ref")
-        .and_then(builtin::reference)
-    else {
-        return false;
-    };
-    name.ends_with(".JSON") || name.ends_with(".RawExtension")
+pub(super) fn accepts_anything(schema: &Value) -> bool {
+    reference(schema).is_some_and(|name| name.ends_with(".JSON") || name.ends_with(".RawExtension"))
 }

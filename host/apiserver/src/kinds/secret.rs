@@ -20,16 +20,9 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Checks keys, values, type and immutability.
+/// Checks keys, type and immutability.
 pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = keys(new, "data");
-    for (key, value) in new.get("data").and_then(Value::as_object).into_iter().flatten() {
-        let is_base64 = value.as_str().is_some_and(|text| STANDARD.decode(text).is_ok());
-        if !is_base64 {
-            let field = format!("data[{key}]");
-            errors.push(FieldError::invalid(field, &json!("<hidden>"), "must be base64"));
-        }
-    }
     if let Some(old) = old {
         if old.get("type") != new.get("type") {
             let value = new.get("type").unwrap_or(&Value::Null);
@@ -44,11 +37,6 @@ pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldErro
 pub(super) fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = keys(new, "data");
     errors.extend(keys(new, "binaryData"));
-    for (key, value) in new.get("data").and_then(Value::as_object).into_iter().flatten() {
-        if !value.is_string() {
-            errors.push(FieldError::invalid(format!("data[{key}]"), value, "must be a string"));
-        }
-    }
     if let Some(old) = old {
         errors.extend(frozen(new, old, &["data", "binaryData"]));
     }

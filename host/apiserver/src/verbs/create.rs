@@ -37,7 +37,7 @@ pub(crate) enum Origin {
 pub(crate) fn post(request: &Request<'_>) -> Result<Answer, Failure> {
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
-    let warnings = input::prune(&request.served, &mut object, mode)?;
+    let warnings = input::decode(&request.served, &mut object, mode)?;
     let created = create(&request.context()?, object, Origin::Create)?;
     read::single(request, 201, &created, warnings)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use tholepin_apimachinery::validation::RequestBody;
 
 use crate::http::answer::Answer;
 use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
@@ -110,8 +111,11 @@ pub(crate) fn delete_collection(request: &Request<'_>) -> Result<Answer, Failure
 /// Reads the options from the query and the body.
 fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
     let query = &request.call.query;
-    let body =
-        if request.call.body.is_empty() { Value::Null } else { input::document(request.call)? };
+    let body = if request.call.body.is_empty() {
+        Value::Null
+    } else {
+        input::body(request.call, RequestBody::DeleteOptions)?
+    };
     let mut cx = request.context()?;
     cx.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
     let grace = body.get("gracePeriodSeconds").filter(|value| !value.is_null());

@@ -1,7 +1,8 @@
 //! Reads objects from request bodies, and says what is wrong with them as `fieldValidation` asks.
 
 use serde_json::Value;
-use tholepin_apimachinery::validation;
+use tholepin_apimachinery::validation::{self, RequestBody};
+use tholepin_apimachinery::{Kind, field_error::aggregate};
 
 use crate::registry::Served;
 use crate::server::Call;
@@ -74,6 +75,17 @@ pub(crate) fn document(call: &Call) -> Result<Value, Failure> {
     )))
 }
 
+/// Parses a body that is no object of a kind.
+///
+/// # Errors
+///
+/// As [`document`], and 400 for a value of a wrong type.
+pub(crate) fn body(call: &Call, body: RequestBody) -> Result<Value, Failure> {
+    let value = document(call)?;
+    let wrong = validation::wrong_types_of_body(body, &value);
+    if wrong.is_empty() { Ok(value) } else { Err(Failure::bad_request(aggregate(&wrong))) }
+}
+
 /// Parses the body as an object of the kind that the path names.
 ///
 /// # Errors
@@ -125,16 +137,25 @@ pub(crate) fn check_object(request: &Request<'_>, value: &Value) -> Result<(), F
     Ok(())
 }
 
-/// Drops fields that the kind does not have, and warns or refuses as the request asks.
+/// Checks that values have the types of the kind's fields; then drops fields that the kind does not have,
+/// and warns or refuses as the request asks.
 ///
 /// # Errors
 ///
-/// 400 in strict validation.
-pub(crate) fn prune(
+/// 400 for a value of a wrong type, and for an unknown field in strict validation.
+pub(crate) fn decode(
     served: &Served,
     object: &mut Value,
     mode: FieldValidation,
 ) -> Result<Vec<String>, Failure> {
+    let wrong = validation::wrong_types(&served.kind, object);
+    if !wrong.is_empty() {
+        let Kind { kind, version, .. } = &served.kind;
+        return Err(Failure::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {}",
+            aggregate(&wrong)
+        )));
+    }
     let unknown = match &served.custom {
         Some(custom) => custom.schema.prune(object),
         None => validation::prune_builtin(&served.kind, object),

@@ -59,7 +59,7 @@ fn edit(request: &Request<'_>) -> Result<Answer, Failure> {
                 .map_err(|error| patch_failure(&error, &subject))?;
         }
         input::check_object(request, &new)?;
-        *warnings.borrow_mut() = input::prune(&request.served, &mut new, mode)?;
+        *warnings.borrow_mut() = input::decode(&request.served, &mut new, mode)?;
         Ok(Edit::Put(new))
     };
     let updated =
@@ -164,7 +164,7 @@ fn intent(request: &Request<'_>, part: Part) -> Result<(Value, Vec<String>), Fai
         return Err(Failure::bad_request("metadata.managedFields must be nil"));
     }
     let mode = FieldValidation::of(request.call)?;
-    let warnings = input::prune(&request.served, &mut intent, mode)?;
+    let warnings = input::decode(&request.served, &mut intent, mode)?;
     let map = as_map_mut(&mut intent);
     match part {
         Part::Status => {

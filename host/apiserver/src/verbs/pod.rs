@@ -6,6 +6,7 @@ use futures::StreamExt;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tholepin_apimachinery::selector::LabelSelector;
+use tholepin_apimachinery::validation::RequestBody;
 use tracing::debug;
 
 use crate::http::answer::Answer;
@@ -96,7 +97,7 @@ fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
 
 /// Answers a POST of a Binding: puts the Pod on a node.
 pub(crate) fn bind(request: &Request<'_>) -> Result<Answer, Failure> {
-    let body = input::document(request.call)?;
+    let body = input::body(request.call, RequestBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
         return Err(Failure::bad_request("target.name: name the node to bind to"));
@@ -139,7 +140,7 @@ pub(crate) fn bind(request: &Request<'_>) -> Result<Answer, Failure> {
 
 /// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
 pub(crate) fn evict(request: &Request<'_>) -> Result<Answer, Failure> {
-    let mut body = input::document(request.call)?;
+    let mut body = input::body(request.call, RequestBody::Eviction)?;
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
     let pod = pod.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;

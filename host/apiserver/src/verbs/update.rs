@@ -30,7 +30,7 @@ pub(crate) enum Edit {
 pub(crate) fn put(request: &Request<'_>) -> Result<Answer, Failure> {
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
-    let warnings = input::prune(&request.served, &mut object, mode)?;
+    let warnings = input::decode(&request.served, &mut object, mode)?;
     let edit = |_: &Value| Ok(Edit::Put(object.clone()));
     let updated = update(&request.context()?, request.name(), part(request), &edit)?;
     read::single(request, 200, &updated, warnings)

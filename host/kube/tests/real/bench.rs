@@ -3,10 +3,17 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     panic::Location,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, Recorder, SharedString,
+    Unit,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_apiserver::{ApiServer, ApiServerOptions, start};
@@ -24,10 +31,11 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Bench {
     pub(crate) api: Arc<KubernetesApi>,
-    server: ApiServer,
+    server: Option<ApiServer>,
     directory: TempDir,
     stop: CancellationToken,
     running: JoinSet<()>,
+    fences: AtomicU64,
 }
 
 impl Bench {
@@ -35,31 +43,31 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let listen = SocketAddr::from((Ipv4Addr::new(127, 27, 0, 1), 0));
         let server = start(ApiServerOptions::new(listen, directory.path())).await.unwrap();
-        let hub = HubOptions {
-            linger: Duration::from_millis(50),
-            missing_kind_pause: (Duration::from_millis(20), Duration::from_millis(100)),
-            failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),
-            watch_lasts_seconds: 30,
-        };
-        let options = ConnectOptions {
-            kubeconfig: Some(server.kubeconfig.clone()),
-            fingerprint_key: FingerprintKey::new([27; 32]),
-            reporting_instance: "test".to_owned(),
-            hub,
-        };
-        let api = KubernetesApi::connect(options).await.unwrap();
+        let api = connect(&server).await;
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         let (run, until) = (api.clone(), stop.clone());
         running.spawn(async move { run.run(until).await });
-        Self { api, server, directory, stop, running }
+        Self { api, server: Some(server), directory, stop, running, fences: AtomicU64::new(0) }
     }
 
     pub(crate) async fn end(mut self) {
         self.stop.cancel();
         self.running.join_next().await.unwrap().unwrap();
         drop(self.api);
-        self.server.shutdown().await;
+        if let Some(server) = self.server {
+            server.shutdown().await;
+        }
+    }
+
+    /// A client of somebody else.
+    pub(crate) async fn rival(&self) -> Arc<KubernetesApi> {
+        connect(self.server.as_ref().unwrap()).await
+    }
+
+    /// Takes the API server away.
+    pub(crate) async fn stop_server(&mut self) {
+        self.server.take().unwrap().shutdown().await;
     }
 
     /// Applies an object as a plugin would.
@@ -74,14 +82,70 @@ impl Bench {
     /// How many writes of an object the server has noted. A last write makes sure that the notes of
     /// those before it are in the file.
     pub(crate) async fn writes(&self, resource: &str, name: &str) -> usize {
-        self.apply(config_map("fence", json!({}))).await;
+        let fence = format!("fence-{}", self.fences.fetch_add(1, Ordering::SeqCst));
+        self.apply(config_map(&fence, json!({}))).await;
         let lines = || -> Vec<Value> {
             let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
         };
-        until(|| lines().iter().any(|line| line["name"] == "fence")).await;
+        until(|| lines().iter().any(|line| line["name"] == *fence)).await;
         let is_one = |line: &&Value| line["resource"] == resource && line["name"] == name;
         lines().iter().filter(is_one).count()
+    }
+}
+
+async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
+    let hub = HubOptions {
+        linger: Duration::from_millis(50),
+        missing_kind_pause: (Duration::from_millis(20), Duration::from_millis(100)),
+        failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),
+        watch_lasts_seconds: 30,
+    };
+    let options = ConnectOptions {
+        kubeconfig: Some(server.kubeconfig.clone()),
+        fingerprint_key: FingerprintKey::new([27; 32]),
+        reporting_instance: "test".to_owned(),
+        hub,
+    };
+    KubernetesApi::connect(options).await.unwrap()
+}
+
+/// Counts the GET requests of this thread, on which a test has all its tasks.
+#[derive(Default)]
+pub(crate) struct Reads(Arc<AtomicU64>);
+
+impl Reads {
+    pub(crate) fn count(&self) -> LocalRecorderGuard<'_> {
+        metrics::set_default_local_recorder(self)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Recorder for Reads {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let is_get = key.labels().any(|label| (label.key(), label.value()) == ("method", "GET"));
+        if key.name() == "rest_client_requests_total" && is_get {
+            Counter::from_arc(self.0.clone())
+        } else {
+            Counter::noop()
+        }
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
     }
 }
 

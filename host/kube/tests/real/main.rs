@@ -2,11 +2,12 @@
 #![cfg(test)]
 
 mod bench;
+mod secrets;
 
 use bench::{Bench, apply, config_map, definition, kind, reference, until, version};
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, EventType,
+    CallError, EventType, ObjectRef,
     condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
     port::{
         ApplyRequest, DeleteRequest, Kubernetes, Marks, PublishRequest, StoreEvent, WatchScope,
@@ -120,6 +121,95 @@ async fn an_apply_that_would_change_nothing_is_not_sent() {
 
     let fewer = bench.apply(config_map("a", json!({"other": "1"}))).await;
     assert_eq!(fewer["data"], json!({"other": "1"}), "another intent is always sent");
+    bench.end().await;
+}
+
+/// A change of one object by somebody else, as `kubectl patch --type=merge` makes it.
+async fn edit(bench: &Bench, object: &ObjectRef, patch: Value) -> Value {
+    let kubectl = "kubectl-patch".to_owned();
+    let edited = bench.api.merge_patch(object.clone(), patch, kubectl, false).await.unwrap();
+    let seen = || bench.view().meta(object).map(|meta| meta.resource_version.clone());
+    until(|| seen().as_deref() == Some(version(&edited))).await;
+    edited
+}
+
+#[tokio::test]
+async fn a_hand_edit_of_a_selector_is_undone() {
+    let bench = Bench::start().await;
+    let services = kind("v1", "Service");
+    let lease = bench.api.lease(WatchScope::all(services.clone()));
+    lease.following().await;
+    let a = reference(services, "a");
+    let intent = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "default", "name": "a", "labels": {}},
+        "spec": {"selector": {"app": "a"}, "ports": [{"port": 6379}]}});
+    let forced = || ApplyRequest { force: true, ..apply(intent.clone()) };
+    let made = bench.api.apply(forced()).await.unwrap();
+    assert_eq!(made["spec"]["ports"][0]["protocol"], "TCP", "the server answers with its defaults");
+
+    // A selector is one value, which is ours. What we do not name is somebody else's and stays.
+    for (patch, pointer, expected) in [
+        (json!({"spec": {"selector": {"typo": "1"}}}), "/spec/selector", json!({"app": "a"})),
+        (json!({"spec": {"selector": {"app": "b"}}}), "/spec/selector", json!({"app": "a"})),
+        (json!({"spec": {"selector": null}}), "/spec/selector", json!({"app": "a"})),
+        (
+            json!({"spec": {"publishNotReadyAddresses": true}}),
+            "/spec/publishNotReadyAddresses",
+            json!(true),
+        ),
+        (json!({"metadata": {"annotations": {"b": "1"}}}), "/metadata/annotations/b", json!("1")),
+    ] {
+        let edited = edit(&bench, &a, patch.clone()).await;
+        let before = bench.writes("services", "a").await;
+        let back = bench.api.apply(forced()).await.unwrap();
+        assert_eq!(back.pointer(pointer).cloned().unwrap_or_default(), expected, "{patch}");
+        let is_ours = pointer == "/spec/selector";
+        assert_eq!(
+            version(&back) != version(&edited),
+            is_ours,
+            "{patch}: what is ours is put back"
+        );
+        for _ in 0..2 {
+            let again = bench.api.apply(forced()).await.unwrap();
+            assert_eq!(version(&again), version(&back), "{patch}");
+        }
+        let sent = bench.writes("services", "a").await - before;
+        assert_eq!(sent, 1, "{patch}: one apply finds out, and no more are sent");
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_status_that_others_write_does_not_make_an_apply_be_sent() {
+    let bench = Bench::start().await;
+    bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
+    let things = kind("test.tholepin.dev/v1", "Thing");
+    let lease = bench.api.lease(WatchScope::all(things.clone()));
+    lease.following().await;
+    let thing = |part: &str, value: Value| {
+        json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
+            "metadata": {"namespace": "default", "name": "a"}, part: value})
+    };
+    let intent = thing("spec", json!({"size": 1}));
+    bench.apply(intent.clone()).await;
+    let conditions = |reason: &str| {
+        let ready = json!([{"type": "Ready", "status": "True", "reason": reason}]);
+        let object = thing("status", json!({"conditions": ready}));
+        ApplyRequest { status: true, ..apply(object) }
+    };
+    let before = bench.writes("things", "a").await;
+    for reason in ["One", "Two"] {
+        let shown = bench.api.apply(conditions(reason)).await.unwrap();
+        let seen = || bench.view().get(&reference(things.clone(), "a"));
+        until(|| seen().is_some_and(|seen| version(&seen) == version(&shown))).await;
+        bench.apply(intent.clone()).await;
+        bench.api.apply(conditions(reason)).await.unwrap();
+    }
+    assert_eq!(
+        bench.writes("things", "a").await - before,
+        2,
+        "only the two that changed something"
+    );
     bench.end().await;
 }
 

@@ -1,0 +1,140 @@
+//! Checks that the values of an object have the types that the schemas of the built-in kinds give them,
+//! as decoding into a typed value would.
+//!
+//! It follows references between schemas; a schema that describes nothing accepts everything. What is
+//! `null` is absent. What a field may hold beyond its type is not judged here.
+
+use serde_json::Value;
+
+use super::unknown::{accepts_anything, reference, resolve};
+use crate::field_error::child;
+use crate::schema::formats;
+use crate::{FieldError, Reason};
+
+/// How many faults are named; an object with more is as wrong.
+const FAULTS_MAX: usize = 10;
+/// How many characters of a wrong value are shown.
+const SHOWN_MAX: usize = 40;
+/// A string that may be written as a number. Source: `UnmarshalJSON` in k8s.io/apimachinery
+/// `pkg/api/resource/quantity.go`.
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+
+/// Whether faults may show the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Values {
+    Shown,
+    Hidden,
+}
+
+/// Adds a fault for each value of a wrong type.
+pub(super) fn check(
+    schema: &Value,
+    value: &Value,
+    path: &str,
+    values: Values,
+    faults: &mut Vec<FieldError>,
+) {
+    let is_quantity = reference(schema) == Some(QUANTITY) && value.is_number();
+    if value.is_null() || accepts_anything(schema) || is_quantity || FAULTS_MAX <= faults.len() {
+        return;
+    }
+    let Some(schema) = resolve(schema, value) else { return };
+    if let Some(wrong) = wrong(schema, value, values) {
+        let field = if path.is_empty() { "<nil>" } else { path };
+        faults.push(FieldError::build(field, Reason::TypeInvalid, wrong));
+        return;
+    }
+    match value {
+        Value::Object(members) => {
+            let properties = schema.get("properties").and_then(Value::as_object);
+            let additional = schema.get("additionalProperties").filter(|a| a.is_object());
+            for (name, member) in members {
+                let property = properties.and_then(|properties| properties.get(name));
+                if let Some(schema) = property {
+                    check(schema, member, &child(path, name), values, faults);
+                } else if let Some(schema) = additional {
+                    check(schema, member, &format!("{path}[{name}]"), values, faults);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(schema) = schema.get("items") else { return };
+            for (index, item) in items.iter().enumerate() {
+                check(schema, item, &format!("{path}[{index}]"), values, faults);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What is wrong with a value by itself, and what to do.
+fn wrong(schema: &Value, value: &Value, values: Values) -> Option<String> {
+    let text = |name: &str| schema.get(name).and_then(Value::as_str).unwrap_or_default();
+    let format = text("format");
+    let (is_right, wanted) = match text("type") {
+        "string" => (value.is_string(), "a string"),
+        "boolean" => (value.is_boolean(), "true or false"),
+        "number" => (value.is_number(), "a number"),
+        "integer" => (is_integer(value), "an integer"),
+        "array" => (value.is_array(), "a list"),
+        "object" => (value.is_object(), "a map"),
+        _ if schema.get("x-kubernetes-int-or-string").is_some() => {
+            (value.is_string() || is_integer(value), "an integer or a string")
+        }
+        _ => (true, ""),
+    };
+    // Only for what is wrong: an object is visited once for each of its values.
+    let shown = || shown(value, values);
+    if !is_right {
+        let found = type_of(value);
+        let way_out = match (wanted, value) {
+            ("a string", Value::Number(_) | Value::Bool(_)) => ": put it in quotes",
+            ("true or false" | "a number" | "an integer", Value::String(_)) => {
+                ": write it without quotes"
+            }
+            _ => "",
+        };
+        return Some(format!("{} is {found}, where {wanted} is expected{way_out}", shown()));
+    }
+    let is_int32 = format == "int32" || schema.get("x-kubernetes-int-or-string").is_some();
+    if is_int32 && value.as_i64().is_some_and(|number| i32::try_from(number).is_err()) {
+        return Some(format!("{} does not fit into 32 bits: {} is the highest", shown(), i32::MAX));
+    }
+    let text = value.as_str()?;
+    match format {
+        "byte" if !formats::holds(format, text) => {
+            Some(format!("{} is no base64: encode it, or use a field for plain text", shown()))
+        }
+        "date-time" if !formats::holds(format, text) => {
+            Some(format!("{} is no time as RFC 3339 has it: write `2026-01-02T03:04:05Z`", shown()))
+        }
+        _ => None,
+    }
+}
+
+fn is_integer(value: &Value) -> bool {
+    value.as_i64().is_some()
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}
+
+/// The beginning of a value as JSON.
+fn shown(value: &Value, values: Values) -> String {
+    if values == Values::Hidden {
+        return "the value".to_owned();
+    }
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

@@ -1,0 +1,259 @@
+//! Keeps the clear values of the Secrets in use in memory, so that the host's own connections outlive an
+//! API server that is away.
+//!
+//! A Secret is in use once its value was asked for. From then on every state of it that a watch or an
+//! answer shows is kept here before its values are hidden for the store.
+//!
+//! Invariants:
+//! - No value is printed: the only `Debug` here shows counts.
+//! - An older state never replaces a newer one of the same object.
+//! - A Secret that a watch reports deleted, or that the server says is missing or not ours to read, is
+//!   dropped at once. There is no other age: a connection may need the value after hours of rest.
+//! - Count and bytes are bounded; the least recently used goes first, which costs one read.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
+use tholepin_core::{ObjectMeta, ObjectRef};
+
+use crate::{changes::lock, fingerprint::is_secret, store::is_newer, template::Values};
+
+/// How many Secrets are kept, and how many bytes of values. One Secret has at most 1 MiB.
+const BOUNDS: Bounds = Bounds { count_max: 4096, bytes_max: 8 << 20 };
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    count_max: usize,
+    bytes_max: usize,
+}
+
+/// The clear values of the Secrets in use.
+pub(crate) struct Secrets {
+    bounds: Bounds,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    kept: HashMap<ObjectRef, Kept>,
+    bytes: usize,
+    /// Counts the uses, so that the least recent one is known.
+    uses: u64,
+}
+
+struct Kept {
+    uid: String,
+    resource_version: String,
+    values: Arc<Values>,
+    bytes: usize,
+    used: u64,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { bounds: BOUNDS, inner: Mutex::default() }
+    }
+}
+
+impl Secrets {
+    /// Takes in a state of a Secret that was read for its values, which puts it in use. Gives its
+    /// values.
+    pub(crate) fn read(&self, secret: &Value) -> Arc<Values> {
+        let values = Arc::new(decoded(secret));
+        if let Ok(meta) = ObjectMeta::of(secret) {
+            let mut inner = lock(&self.inner);
+            inner.put(meta, values.clone());
+            inner.shrink(self.bounds);
+        }
+        values
+    }
+
+    /// Takes in a state of any object that a watch or an answer showed; kept of a Secret in use only.
+    pub(crate) fn saw(&self, object: &Value) {
+        if !is_secret(object) {
+            return;
+        }
+        let Ok(meta) = ObjectMeta::of(object) else { return };
+        let mut inner = lock(&self.inner);
+        if let Some(used) = inner.kept.get(&meta.object).map(|kept| kept.used) {
+            let secret = meta.object.clone();
+            inner.put(meta, Arc::new(decoded(object)));
+            // A change is no use.
+            if let Some(kept) = inner.kept.get_mut(&secret) {
+                kept.used = used;
+            }
+            inner.shrink(self.bounds);
+        }
+    }
+
+    /// Drops a Secret that is gone, or that may not be read.
+    pub(crate) fn forget(&self, secret: &ObjectRef) {
+        lock(&self.inner).take(secret);
+    }
+
+    /// Drops every Secret that is gone.
+    pub(crate) fn forget_gone(&self, is_gone: impl Fn(&ObjectRef) -> bool) {
+        let mut inner = lock(&self.inner);
+        let gone: Vec<_> = inner.kept.keys().filter(|secret| is_gone(secret)).cloned().collect();
+        for secret in gone {
+            inner.take(&secret);
+        }
+    }
+
+    /// The values of a Secret as they were seen last.
+    pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<Values>> {
+        lock(&self.inner).used(secret).map(|kept| kept.values.clone())
+    }
+
+    /// The values of a Secret if they are those of this state, or of a later one of the same object.
+    pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<Values>> {
+        let mut inner = lock(&self.inner);
+        let kept = inner.used(&state.object)?;
+        let is_current =
+            kept.uid == state.uid && !is_newer(&state.resource_version, &kept.resource_version);
+        is_current.then(|| kept.values.clone())
+    }
+}
+
+impl Inner {
+    fn used(&mut self, secret: &ObjectRef) -> Option<&Kept> {
+        let kept = self.kept.get_mut(secret)?;
+        self.uses += 1;
+        kept.used = self.uses;
+        Some(kept)
+    }
+
+    fn put(&mut self, meta: ObjectMeta, values: Arc<Values>) {
+        let known = self.used(&meta.object);
+        if known.is_some_and(|known| !is_newer(&meta.resource_version, &known.resource_version)) {
+            return;
+        }
+        self.take(&meta.object);
+        self.uses += 1;
+        let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.bytes += bytes;
+        let ObjectMeta { object, uid, resource_version, .. } = meta;
+        self.kept.insert(object, Kept { uid, resource_version, values, bytes, used: self.uses });
+    }
+
+    fn take(&mut self, secret: &ObjectRef) {
+        if let Some(kept) = self.kept.remove(secret) {
+            self.bytes -= kept.bytes;
+        }
+    }
+
+    fn shrink(&mut self, bounds: Bounds) {
+        while bounds.count_max < self.kept.len() || bounds.bytes_max < self.bytes {
+            let least = self.kept.iter().min_by_key(|(_, kept)| kept.used);
+            let Some(secret) = least.map(|(secret, _)| secret.clone()) else { return };
+            self.take(&secret);
+        }
+    }
+}
+
+/// Says how much is kept, and nothing of it.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = lock(&self.inner);
+        write!(f, "{} Secrets of {} bytes", inner.kept.len(), inner.bytes)
+    }
+}
+
+/// The clear values of a Secret.
+pub(crate) fn decoded(secret: &Value) -> Values {
+    let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
+    let decoded = entries
+        .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
+    decoded.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn secret(name: &str, version: &str, value: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"namespace": "s", "name": name, "uid": name, "resourceVersion": version},
+            "data": {"k": STANDARD.encode(value)}})
+    }
+
+    fn meta(secret: &Value) -> ObjectMeta {
+        ObjectMeta::of(secret).unwrap()
+    }
+
+    #[track_caller]
+    fn check(secrets: &Secrets, name: &str, expected: Option<&str>) {
+        let last = secrets.last(&meta(&secret(name, "1", "")).object);
+        let value = last.map(|values| String::from_utf8(values["k"].clone()).unwrap());
+        assert_eq!(value.as_deref(), expected, "{name}");
+    }
+
+    #[test]
+    fn a_secret_is_kept_from_its_first_use_and_follows_its_changes() {
+        let secrets = Secrets::default();
+        secrets.saw(&secret("a", "1", "one"));
+        check(&secrets, "a", None);
+        assert_eq!(secrets.read(&secret("a", "1", "one"))["k"], b"one");
+        check(&secrets, "a", Some("one"));
+        for (version, value, expected) in
+            [("3", "three", "three"), ("2", "late", "three"), ("3", "same", "three")]
+        {
+            secrets.saw(&secret("a", version, value));
+            check(&secrets, "a", Some(expected));
+        }
+        let mut map = secret("a", "9", "map");
+        map["kind"] = json!("ConfigMap");
+        secrets.saw(&map);
+        check(&secrets, "a", Some("three"));
+        secrets.forget(&meta(&secret("a", "1", "")).object);
+        secrets.saw(&secret("a", "4", "four"));
+        check(&secrets, "a", None);
+    }
+
+    #[test]
+    fn values_are_given_for_their_state_and_later_ones_of_the_same_object() {
+        let secrets = Secrets::default();
+        secrets.read(&secret("a", "5", "five"));
+        let mut other = secret("a", "5", "");
+        other["metadata"]["uid"] = json!("another");
+        let cases = [
+            (secret("a", "5", ""), true),
+            (secret("a", "4", ""), true),
+            (secret("a", "6", ""), false),
+            (other, false),
+            (secret("b", "5", ""), false),
+        ];
+        for (state, expected) in cases {
+            assert_eq!(secrets.of(&meta(&state)).is_some(), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_was_used_least_recently_goes_first() {
+        let bounds = Bounds { count_max: 3, bytes_max: 20 };
+        let secrets = Secrets { bounds, ..Secrets::default() };
+        for name in ["a", "b", "c"] {
+            secrets.read(&secret(name, "1", "12345"));
+        }
+        check(&secrets, "a", Some("12345"));
+        // A change is no use: `b` is still the one that nobody asked for.
+        secrets.saw(&secret("b", "2", "1"));
+        secrets.read(&secret("d", "1", "12345"));
+        check(&secrets, "b", None);
+        secrets.read(&secret("e", "1", "1234567890"));
+        for (name, is_kept) in [("a", false), ("c", false), ("d", true), ("e", true)] {
+            let last = secrets.last(&meta(&secret(name, "1", "")).object);
+            assert_eq!(last.is_some(), is_kept, "{name}");
+        }
+        secrets.forget_gone(|secret| secret.name == "d");
+        assert_eq!(format!("{secrets:?}"), "1 Secrets of 11 bytes");
+        secrets.read(&secret("huge", "1", &"1".repeat(100)));
+        assert_eq!(format!("{secrets:?}"), "0 Secrets of 0 bytes");
+    }
+}
