@@ -270,12 +270,12 @@ impl FakeGuests {
     /// What an export does now for an object, if its script has something for that export.
     fn turn(&self, name: &str, is_validate: bool) -> Option<Script> {
         let mut scripts = self.scripts.lock().unwrap();
-        match scripts.get_mut(name)? {
-            Script::Turns(turns) => {
-                turns.pop_front_if(|script| script.is_of_validate() == is_validate)
-            }
-            script => Some(script.clone()).filter(|it| it.is_of_validate() == is_validate),
+        let script = scripts.get_mut(name)?;
+        let is_its = |script: &mut Script| script.is_of_validate() == is_validate;
+        if let Script::Turns(turns) = script {
+            return turns.pop_front_if(is_its);
         }
+        is_its(script).then(|| script.clone())
     }
 }
 
