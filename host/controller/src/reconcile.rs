@@ -401,6 +401,7 @@ fn missing(plugin: &PluginName, deleting: bool) -> String {
 fn forget(shared: &Shared, key: &ObjectKey) {
     shared.notes.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
+    shared.history.gone(key, shared.parts.clock.now_ms());
     shared.parts.wakes.disarm(key);
 }
 
