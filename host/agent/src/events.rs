@@ -13,6 +13,9 @@ use tokio::sync::mpsc;
 /// Events that may wait.
 const QUEUE_MAX: usize = 256;
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+/// After so many events the recorder forgets those before, which it keeps for six minutes without any
+/// other bound. A repeat of one that was forgotten is a new event.
+const REMEMBERED_MAX: usize = 512;
 /// What a note may be long; Kubernetes' own bound.
 const NOTE_CHARS_MAX: usize = 1000;
 
@@ -87,13 +90,16 @@ fn field_path(pod: &Pod, container: &str) -> String {
 /// Writes what is told until every [`Events`] is dropped.
 pub(crate) async fn write(client: Client, node: String, mut queued: mpsc::Receiver<Queued>) {
     let reporter = Reporter { controller: "tholepin-agent".into(), instance: Some(node) };
-    let recorder = Recorder::new(client, reporter);
-    while let Some((event, pod)) = queued.recv().await {
-        let written = recorder.publish(&event, &pod);
-        match tokio::time::timeout(WRITE_DEADLINE, written).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "event not written"),
-            Err(_) => tracing::debug!("event not written in time"),
+    loop {
+        let recorder = Recorder::new(client.clone(), reporter.clone());
+        for _ in 0..REMEMBERED_MAX {
+            let Some((event, pod)) = queued.recv().await else { return };
+            let written = recorder.publish(&event, &pod);
+            match tokio::time::timeout(WRITE_DEADLINE, written).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "event not written"),
+                Err(_) => tracing::debug!("event not written in time"),
+            }
         }
     }
 }

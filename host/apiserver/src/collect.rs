@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::audit::Line;
@@ -16,7 +17,7 @@ use crate::kinds::crd;
 use crate::object::{is_deleting, name, text};
 use crate::server::Server;
 use crate::status::Failure;
-use crate::store::{Key, Location, Resource, owner_uids};
+use crate::store::{Key, Location, Resource, Size, owner_uids};
 use crate::verbs::Context;
 use crate::verbs::delete::{self, Options};
 use crate::verbs::prepare::Part;
@@ -29,6 +30,8 @@ const MANAGER: &str = "tholepin-collector";
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How often old events are looked for.
 const EVENT_SWEEP: Duration = Duration::from_secs(60);
+/// How many events are kept, and how much memory they may take, however young they are.
+const EVENTS_MAX: Size = Size { objects: 2_048, bytes: 16 * 1024 * 1024 };
 
 /// Collects until the server stops.
 pub(crate) async fn run(server: Arc<Server>) {
@@ -37,8 +40,12 @@ pub(crate) async fn run(server: Arc<Server>) {
         tokio::select! {
             () = server.stop.cancelled() => return,
             () = server.store.work() => {}
-            _ = sweep.tick() => expire_events(&server, Timestamp::now()).await,
+            _ = sweep.tick() => {
+                server.store.expire(Instant::now());
+                expire_events(&server, Timestamp::now()).await;
+            }
         }
+        limit_events(&server, EVENTS_MAX).await;
         let (orphans, namespaces) = server.store.take_pending();
         for location in orphans {
             collect_orphan(&server, &location).await;
@@ -126,27 +133,49 @@ async fn delete_inside(server: &Arc<Server>, location: &Location, object: &Value
     }
 }
 
-/// Deletes the events that were last seen too long ago. They go unnoted, as they come by the hundred.
+/// Deletes the events that were last seen too long ago.
 async fn expire_events(server: &Arc<Server>, now: Timestamp) {
-    let events = Resource::new("", "events");
-    for event in server.store.all(&events) {
-        if !is_old(&event, now) {
-            continue;
-        }
-        let namespace = text(&event, "/metadata/namespace").unwrap_or("");
-        let location = (events.clone(), Key::new(namespace, name(&event)));
+    let all = server.store.all(&events());
+    drop_events(server, all.iter().filter(|event| is_old(event, now))).await;
+}
+
+/// Deletes the events that were seen longest ago where there are too many: an eighth of them, so that
+/// not every new event has them all looked through.
+async fn limit_events(server: &Arc<Server>, max: Size) {
+    let size = server.store.size(&events());
+    if size.objects <= max.objects && size.bytes <= max.bytes {
+        return;
+    }
+    let mut all = server.store.all(&events());
+    all.sort_by_cached_key(|event| last_seen(event));
+    drop_events(server, all.iter().take(all.len().div_ceil(8))).await;
+}
+
+/// Deletes events. They go unnoted, as they come by the hundred.
+async fn drop_events(server: &Arc<Server>, those: impl Iterator<Item = &Arc<Value>>) {
+    for event in those {
+        let namespace = text(event, "/metadata/namespace").unwrap_or("");
+        let location = (events(), Key::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
-        if let Err(failure) = delete::delete_object(&cx, name(&event), &Options::default()) {
+        if let Err(failure) = delete::delete_object(&cx, name(event), &Options::default()) {
             debug!(message = %failure.message, "an old event stays");
         }
         tokio::task::yield_now().await;
     }
 }
 
+fn events() -> Resource {
+    Resource::new("", "events")
+}
+
 fn is_old(event: &Value, now: Timestamp) -> bool {
+    last_seen(event).is_none_or(|seen| EVENT_LIFE < now.duration_since(seen))
+}
+
+/// When an event was seen last; one that does not say so is older than all others.
+fn last_seen(event: &Value) -> Option<Timestamp> {
     let times = ["/metadata/creationTimestamp", "/lastTimestamp", "/series/lastObservedTime"];
-    let seen = times.iter().filter_map(|at| text(event, at)?.parse::<Timestamp>().ok()).max();
-    seen.is_none_or(|seen| EVENT_LIFE < now.duration_since(seen))
+    times.iter().filter_map(|at| text(event, at)?.parse::<Timestamp>().ok()).max()
 }
 
 /// Deletes one object, and notes it.

@@ -22,7 +22,8 @@ pub struct ApiServerOptions {
     pub service_addresses: (Ipv4Addr, Ipv4Addr),
     /// Where container logs come from; without it the `log` subresource answers 501.
     pub pod_logs: Option<Arc<dyn PodLogs>>,
-    /// Changes kept per resource for watches that begin in the past; an older position gets 410.
+    /// Changes kept per resource for watches that begin in the past; an older position gets 410. Fewer
+    /// are kept where they are older than five minutes or weigh too much together.
     pub watch_cache_events_max: usize,
     /// How often a quiet watch is told the current resourceVersion.
     pub bookmark_interval: Duration,

@@ -19,7 +19,7 @@ use crate::pki::{self, IdentityError};
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::service_addresses::ServiceAddresses;
-use crate::store::Store;
+use crate::store::{Retention, Store};
 use crate::{audit, collect, kinds};
 
 /// Why the server does not start.
@@ -104,7 +104,7 @@ pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
     let running = stop.clone().drop_guard();
     let grace = options.shutdown_grace;
     let server = Arc::new(Server {
-        store: Store::new(options.watch_cache_events_max),
+        store: Store::new(Retention::of_events(options.watch_cache_events_max)),
         registry: Registry::builtin(),
         credentials,
         audit,

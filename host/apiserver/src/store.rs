@@ -9,23 +9,28 @@
 //! - The revision grows by one with every change of any kind, and each change carries its own.
 //! - An object in the store has `metadata.uid` and `metadata.resourceVersion` and is never edited in
 //!   place: readers share it.
-//! - History is bounded per resource; a reader that falls out of it is told so, and never blocks a
-//!   writer.
+//! - History is bounded by number, weight and age; a reader that falls out of it is told so, and never
+//!   blocks a writer.
 
 mod history;
 mod page;
 mod pending;
+mod retention;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::object::text;
 use history::History;
 pub(crate) use history::{Change, Event};
 pub(crate) use page::{At, Page, PageRefused, PageRequest};
+pub(crate) use retention::Retention;
+use weight::weight;
 
 /// Group and plural of a resource: the unit of storage, whatever the version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +97,15 @@ pub(crate) enum Refused {
 /// The most objects kept, over all kinds; a bound against runaway loops, far above a local cluster.
 const OBJECTS_MAX: usize = 200_000;
 
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Objects.
+    pub(crate) objects: usize,
+    /// Bytes in memory, about.
+    pub(crate) bytes: usize,
+}
+
 /// All objects of all kinds.
 pub(crate) struct Store {
     state: Mutex<State>,
@@ -101,7 +115,9 @@ pub(crate) struct Store {
 struct State {
     revision: u64,
     objects: usize,
-    events_max: usize,
+    retention: Retention,
+    /// What the changes that are kept weigh.
+    history_bytes: usize,
     tables: BTreeMap<Resource, Table>,
     by_uid: BTreeMap<String, Location>,
     dependents: BTreeMap<String, BTreeSet<Location>>,
@@ -110,6 +126,8 @@ struct State {
 
 struct Table {
     objects: BTreeMap<Key, Arc<Value>>,
+    /// What the objects weigh.
+    bytes: usize,
     history: History,
     latest: watch::Sender<u64>,
 }
@@ -118,6 +136,7 @@ impl Table {
     fn new(revision: u64) -> Self {
         Self {
             objects: BTreeMap::new(),
+            bytes: 0,
             history: History::default(),
             latest: watch::Sender::new(revision),
         }
@@ -125,13 +144,14 @@ impl Table {
 }
 
 impl Store {
-    /// An empty store that keeps at most `events_max` changes per resource.
-    pub(crate) fn new(events_max: usize) -> Self {
+    /// An empty store that keeps so much of the past.
+    pub(crate) fn new(retention: Retention) -> Self {
         Self {
             state: Mutex::new(State {
                 revision: 1,
                 objects: 0,
-                events_max: events_max.max(1),
+                retention,
+                history_bytes: 0,
                 tables: BTreeMap::new(),
                 by_uid: BTreeMap::new(),
                 dependents: BTreeMap::new(),
@@ -165,6 +185,13 @@ impl Store {
             .get(resource)
             .map(|t| t.objects.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// How many objects of a resource there are, and what they weigh in memory.
+    pub(crate) fn size(&self, resource: &Resource) -> Size {
+        let state = self.lock();
+        let size = |table: &Table| Size { objects: table.objects.len(), bytes: table.bytes };
+        state.tables.get(resource).map(size).unwrap_or_default()
     }
 
     /// Every object within a namespace.
@@ -307,6 +334,11 @@ impl Store {
         state.dependents.get(uid).map(|found| found.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Drops what is kept of the past for too long, in times without a change.
+    pub(crate) fn expire(&self, now: Instant) {
+        self.lock().expire(now);
+    }
+
     /// Waits until a change may have left something to collect.
     pub(crate) async fn work(&self) {
         self.work.notified().await;
@@ -388,9 +420,7 @@ impl State {
             object: Arc::clone(&object),
             previous,
         };
-        self.record(resource, event, |table| {
-            table.objects.insert(key.clone(), Arc::clone(&object));
-        });
+        self.record(resource, event);
         object
     }
 
@@ -423,9 +453,7 @@ impl State {
             object: Arc::clone(&last),
             previous: Some(previous),
         };
-        self.record(resource, event, |table| {
-            table.objects.remove(key);
-        });
+        self.record(resource, event);
         last
     }
 
@@ -440,12 +468,22 @@ impl State {
         }
     }
 
-    fn record(&mut self, resource: &Resource, event: Event, edit: impl FnOnce(&mut Table)) {
-        let before = self.revision.saturating_sub(1);
+    fn record(&mut self, resource: &Resource, event: Event) {
+        let (before, now) = (self.revision.saturating_sub(1), Instant::now());
         let table = self.tables.entry(resource.clone()).or_insert_with(|| Table::new(before));
-        edit(table);
-        table.history.push(event, self.events_max);
+        let bytes = weight(&event.object);
+        let replaced = match event.change {
+            Change::Deleted => table.objects.remove(&event.key),
+            Change::Added | Change::Modified => {
+                table.bytes += bytes;
+                table.objects.insert(event.key.clone(), Arc::clone(&event.object))
+            }
+        };
+        table.bytes -= replaced.map_or(0, |replaced| weight(&replaced));
+        table.history.push(event, bytes, now);
+        self.history_bytes += bytes;
         table.latest.send_replace(self.revision);
+        self.trim(resource, now);
     }
 }
 

@@ -1,14 +1,15 @@
 //! Remembers what the last passes did, for `tholepin calls`. In memory only, and bounded: by passes and
-//! bytes per object, and by bytes over all.
+//! bytes per object, and by bytes over all. Those of an object that is gone are kept for a while, to tell
+//! how its deletion went, and within a smaller bound.
 //!
 //! Invariants:
-//! - What is kept weighs no more than the limits, whatever plugins do.
+//! - What is kept weighs no more than the limits, whatever plugins do. It is kept as text, because a
+//!   parsed report takes many times the memory.
 //! - A pass that did nothing goes before one that did something: an idle night does not drive out the
 //!   last repair.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,6 +28,10 @@ struct Limits {
     all_bytes: usize,
     /// Bytes of JSON of one pass; what is larger is kept without its calls, or without its steps.
     pass_bytes: usize,
+    /// Bytes of JSON of the passes of all objects that are gone.
+    gone_bytes: usize,
+    /// How many milliseconds the passes of an object that is gone are kept.
+    gone_ms: u64,
 }
 
 const LIMITS: Limits = Limits {
@@ -34,6 +39,8 @@ const LIMITS: Limits = Limits {
     object_bytes: 256 * 1024,
     all_bytes: 8 * 1024 * 1024,
     pass_bytes: 96 * 1024,
+    gone_bytes: 512 * 1024,
+    gone_ms: 10 * 60 * 1000,
 };
 
 /// The last passes of all objects.
@@ -61,6 +68,11 @@ impl History {
         self.ring().of(object)
     }
 
+    /// An object is gone.
+    pub(crate) fn gone(&self, object: &ObjectKey, now_ms: u64) {
+        self.ring().gone(object, now_ms);
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,14 +86,19 @@ struct Ring {
     /// The numbers of passes that did nothing.
     quiet: BTreeSet<u64>,
     objects: HashMap<ObjectKey, Weighed>,
+    /// The objects that are gone and still have passes here, by when they went.
+    gone: BTreeSet<(u64, ObjectKey)>,
     bytes: usize,
     last_number: u64,
 }
 
 #[derive(Debug)]
 struct Kept {
-    report: Arc<PassReport>,
-    bytes: usize,
+    object: ObjectKey,
+    /// The report as JSON.
+    text: Box<[u8]>,
+    /// How it ended, if the plugin was not called.
+    not_called: Option<PassEnd>,
 }
 
 /// What one object has in the ring.
@@ -89,6 +106,7 @@ struct Kept {
 struct Weighed {
     numbers: BTreeSet<u64>,
     bytes: usize,
+    gone_at_ms: Option<u64>,
 }
 
 impl Ring {
@@ -98,6 +116,7 @@ impl Ring {
             passes: BTreeMap::new(),
             quiet: BTreeSet::new(),
             objects: HashMap::new(),
+            gone: BTreeSet::new(),
             bytes: 0,
             last_number: 0,
         }
@@ -107,26 +126,35 @@ impl Ring {
         let of_object = self.objects.iter().filter(|(key, _)| reference_of(key) == *object);
         let numbers: BTreeSet<u64> =
             of_object.flat_map(|(_, weighed)| &weighed.numbers).copied().collect();
-        numbers.iter().filter_map(|number| Some(self.passes.get(number)?.report.clone())).collect()
+        let kept = numbers.iter().filter_map(|number| self.passes.get(number));
+        // What was written here can be read here.
+        kept.filter_map(|kept| Some(Arc::new(serde_json::from_slice(&kept.text).ok()?))).collect()
     }
 
     fn add(&mut self, mut report: PassReport) {
+        let now_ms = report.started_at_ms.saturating_add(report.took_ms);
+        self.expire(now_ms);
         if self.is_repeated(&report) {
             return;
         }
         self.last_number = self.last_number.saturating_add(1);
         let number = self.last_number;
         report.number = number;
-        let (report, bytes) = fitted(report, self.limits.pass_bytes);
-        let weighed = self.objects.entry(report.object.clone()).or_default();
+        let (report, text) = fitted(report, self.limits.pass_bytes);
+        let key = report.object.clone();
+        let weighed = self.objects.entry(key.clone()).or_default();
         weighed.numbers.insert(number);
-        weighed.bytes = weighed.bytes.saturating_add(bytes);
-        self.bytes = self.bytes.saturating_add(bytes);
+        weighed.bytes = weighed.bytes.saturating_add(text.len());
+        if let Some(gone_at_ms) = weighed.gone_at_ms.take() {
+            self.gone.remove(&(gone_at_ms, key.clone()));
+        }
+        self.bytes = self.bytes.saturating_add(text.len());
         if report.is_quiet() {
             self.quiet.insert(number);
         }
-        let key = report.object.clone();
-        self.passes.insert(number, Kept { report: Arc::new(report), bytes });
+        let is_call = !matches!(report.end, PassEnd::NotCalled { .. });
+        let not_called = (!is_call && report.is_quiet()).then_some(report.end);
+        self.passes.insert(number, Kept { object: key.clone(), text, not_called });
         while let Some(oldest) = self.too_much_of(&key, number) {
             self.remove(oldest);
         }
@@ -137,17 +165,52 @@ impl Ring {
         }
     }
 
+    /// Marks an object as gone. Those that went first make room.
+    fn gone(&mut self, object: &ObjectKey, now_ms: u64) {
+        self.expire(now_ms);
+        let Some(weighed) = self.objects.get_mut(object) else { return };
+        if weighed.gone_at_ms.is_none() {
+            weighed.gone_at_ms = Some(now_ms);
+            self.gone.insert((now_ms, object.clone()));
+        }
+        while self.limits.gone_bytes < self.gone_bytes() {
+            self.drop_first_gone();
+        }
+    }
+
+    fn gone_bytes(&self) -> usize {
+        let gone = self.gone.iter().filter_map(|(_, object)| self.objects.get(object));
+        gone.map(|weighed| weighed.bytes).sum()
+    }
+
+    /// Drops the passes of the objects that went long ago.
+    fn expire(&mut self, now_ms: u64) {
+        let gone_ms = self.limits.gone_ms;
+        let is_old = |(at_ms, _): &(u64, ObjectKey)| at_ms.saturating_add(gone_ms) <= now_ms;
+        while self.gone.first().is_some_and(is_old) {
+            self.drop_first_gone();
+        }
+    }
+
+    fn drop_first_gone(&mut self) {
+        let Some((_, object)) = self.gone.pop_first() else { return };
+        let weighed = self.objects.get(&object);
+        for number in weighed.map(|weighed| weighed.numbers.clone()).unwrap_or_default() {
+            self.remove(number);
+        }
+    }
+
     /// Whether it only says once more that the plugin was not called, such as for a paused object.
     fn is_repeated(&self, report: &PassReport) -> bool {
         let last = self.objects.get(&report.object).and_then(|weighed| weighed.numbers.last());
         let last = last.and_then(|number| self.passes.get(number));
-        let is_call = !matches!(report.end, PassEnd::NotCalled { .. });
-        !is_call && report.is_quiet() && last.is_some_and(|last| last.report.end == report.end)
+        let last = last.and_then(|last| last.not_called.as_ref());
+        report.is_quiet() && last == Some(&report.end)
     }
 
     /// The pass of an object that must go, if it has too many.
     fn too_much_of(&self, key: &ObjectKey, newest: u64) -> Option<u64> {
-        let Weighed { numbers, bytes } = self.objects.get(key)?;
+        let Weighed { numbers, bytes, gone_at_ms: _ } = self.objects.get(key)?;
         if numbers.len() <= self.limits.passes && *bytes <= self.limits.object_bytes {
             return None;
         }
@@ -158,56 +221,44 @@ impl Ring {
 
     fn remove(&mut self, number: u64) {
         self.quiet.remove(&number);
-        let Some(Kept { report, bytes }) = self.passes.remove(&number) else { return };
-        self.bytes = self.bytes.saturating_sub(bytes);
-        let Some(weighed) = self.objects.get_mut(&report.object) else { return };
+        let Some(Kept { object, text, .. }) = self.passes.remove(&number) else { return };
+        self.bytes = self.bytes.saturating_sub(text.len());
+        let Some(weighed) = self.objects.get_mut(&object) else { return };
         weighed.numbers.remove(&number);
-        weighed.bytes = weighed.bytes.saturating_sub(bytes);
+        weighed.bytes = weighed.bytes.saturating_sub(text.len());
         if weighed.numbers.is_empty() {
-            self.objects.remove(&report.object);
+            if let Some(gone_at_ms) = weighed.gone_at_ms {
+                self.gone.remove(&(gone_at_ms, object.clone()));
+            }
+            self.objects.remove(&object);
         }
     }
 }
 
-/// A report that fits, with its weight: without its calls if it must be, or without its steps.
-fn fitted(mut report: PassReport, bytes_max: usize) -> (PassReport, usize) {
-    let bytes = weight(&report);
-    if bytes <= bytes_max {
-        return (report, bytes);
+/// A report that fits, with its text: without its calls if it must be, or without its steps.
+fn fitted(mut report: PassReport, bytes_max: usize) -> (PassReport, Box<[u8]>) {
+    let whole = text(&report);
+    if whole.len() <= bytes_max {
+        return (report, whole);
     }
+    let bytes = whole.len();
     report.calls_left_out = report.calls_left_out.saturating_add(report.calls.len());
     report.calls.clear();
     report.remarks.push(format!("{bytes} bytes are too much to keep: the calls were left out"));
-    let bytes = weight(&report);
-    if bytes <= bytes_max {
-        return (report, bytes);
+    let without_calls = text(&report);
+    if without_calls.len() <= bytes_max {
+        return (report, without_calls);
     }
     let count = report.steps.len();
     report.steps.clear();
     report.remarks.push(format!("{count} steps were left out too"));
-    let bytes = weight(&report);
-    (report, bytes)
+    let without_steps = text(&report);
+    (report, without_steps)
 }
 
-/// How many bytes of JSON it is, without writing them.
-fn weight(report: &PassReport) -> usize {
-    let mut count = Count(0);
-    // Counting does not fail.
-    serde_json::to_writer(&mut count, report).ok();
-    count.0
-}
-
-struct Count(usize);
-
-impl io::Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 = self.0.saturating_add(bytes.len());
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// A report's parts have text keys only, so that writing it cannot fail.
+fn text(report: &PassReport) -> Box<[u8]> {
+    serde_json::to_vec(report).unwrap_or_default().into_boxed_slice()
 }
 
 #[cfg(test)]
@@ -241,8 +292,14 @@ mod tests {
         ring.of(&reference_of(&key("p", name))).iter().map(|report| report.number).collect()
     }
 
-    const SMALL: Limits =
-        Limits { passes: 3, object_bytes: 20_000, all_bytes: 30_000, pass_bytes: 9_000 };
+    const SMALL: Limits = Limits {
+        passes: 3,
+        object_bytes: 20_000,
+        all_bytes: 30_000,
+        pass_bytes: 9_000,
+        gone_bytes: 10_000,
+        gone_ms: 60_000,
+    };
 
     #[test]
     fn what_did_nothing_goes_first() {
@@ -285,6 +342,38 @@ mod tests {
         assert_eq!(kept(&ring, "a").len(), 3);
     }
 
+    #[test]
+    fn passes_of_an_object_that_is_gone_go_after_a_while() {
+        let mut ring = Ring::new(SMALL);
+        ring.add(report("a", Some(1)));
+        ring.add(report("b", Some(1)));
+        ring.gone(&key("p", "a"), 1_000);
+        ring.gone(&key("p", "never"), 1_000);
+        assert_eq!(kept(&ring, "a"), [1]);
+        ring.expire(61_000);
+        assert!(kept(&ring, "a").is_empty());
+        assert_eq!(kept(&ring, "b"), [2], "it is there");
+        ring.gone(&key("p", "b"), 61_000);
+        ring.add(report("b", Some(1)));
+        ring.expire(200_000);
+        assert_eq!(kept(&ring, "b"), [2, 3], "another object of the name appeared");
+    }
+
+    #[test]
+    fn objects_that_are_gone_leave_little() {
+        let mut ring = Ring::new(LIMITS);
+        for number in 0..500_u64 {
+            let name = number.to_string();
+            for _ in 0..LIMITS.passes {
+                ring.add(report(&name, Some(2_000)));
+            }
+            ring.gone(&key("p", &name), number);
+        }
+        assert!(ring.bytes <= LIMITS.gone_bytes, "{}", ring.bytes);
+        assert_eq!(kept(&ring, "499").len(), LIMITS.passes);
+        assert!(ring.objects.len() < 10 && ring.gone.len() < 10 && ring.passes.len() < 320);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
@@ -295,7 +384,14 @@ mod tests {
             for (object, bytes) in passes {
                 let command = Some(bytes).filter(|bytes| 6_000 < *bytes);
                 ring.add(report(&object.to_string(), command));
-                let sum: usize = ring.passes.values().map(|kept| kept.bytes).sum();
+                if bytes < 1_000 {
+                    ring.gone(&key("p", &object.to_string()), 1);
+                    prop_assert!(ring.gone_bytes() <= SMALL.gone_bytes);
+                }
+                for (at_ms, object) in &ring.gone {
+                    prop_assert_eq!(ring.objects[object].gone_at_ms, Some(*at_ms));
+                }
+                let sum: usize = ring.passes.values().map(|kept| kept.text.len()).sum();
                 prop_assert_eq!(sum, ring.bytes);
                 prop_assert!(ring.bytes <= SMALL.all_bytes);
                 for weighed in ring.objects.values() {

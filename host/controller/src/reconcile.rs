@@ -170,6 +170,9 @@ impl One<'_> {
             }
             Ok(violations) => {
                 self.run.permit.give_back();
+                // The pass ends with this answer. A pass that goes on is judged by `reconcile` alone, or
+                // the answer would clear the strikes of every pass.
+                self.shared.strikes(|strikes| strikes.clear(self.key));
                 let lines: Vec<_> = violations
                     .iter()
                     .map(|violation| format!("{}: {}", violation.field, violation.message))
@@ -223,7 +226,10 @@ impl One<'_> {
     ) -> Done {
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(failure)) => return self.fail(failure).await,
+            Ok(Err(failure)) => {
+                self.shared.strikes(|strikes| strikes.clear(self.key));
+                return self.fail(failure).await;
+            }
             Err(error) => return self.strike(&error).await,
         };
         let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
@@ -395,6 +401,7 @@ fn missing(plugin: &PluginName, deleting: bool) -> String {
 fn forget(shared: &Shared, key: &ObjectKey) {
     shared.notes.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
+    shared.history.gone(key, shared.parts.clock.now_ms());
     shared.parts.wakes.disarm(key);
 }
 

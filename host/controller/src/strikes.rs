@@ -5,8 +5,9 @@
 //!
 //! Invariants:
 //! - Two faults in a row quarantine an object for a revision.
-//! - A success, a new generation of the object, a new object of the name, or a new revision gives a
-//!   clean record.
+//! - A call that the revision answers, an understood failure and an invalid spec included, gives a clean
+//!   record; so does a new generation of the object, a new object of the name, or a new revision.
+//! - A fault of the host neither counts nor gives a clean record.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +73,8 @@ impl Strikes {
         theirs.filter(|(_, struck)| STRIKES_MAX <= struck.in_a_row).count()
     }
 
-    /// The revision answered for this object, or the object is gone: its record is clean.
+    /// The revision answered for this object, well or with a failure, or the object is gone: its record is
+    /// clean.
     pub(crate) fn clear(&mut self, key: &ObjectKey) {
         self.struck.remove(key);
     }

@@ -7,6 +7,7 @@
 //! - A call ends at its deadline, and its connection with it.
 //! - At most so many connections to one address; who finds none free waits within its deadline.
 //! - One hung process takes connections from nobody but those who call it.
+//! - A container that has ended leaves no connection behind.
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +70,15 @@ struct Shelf {
     idle: Vec<(Connection, Instant)>,
     // One permit per connection, idle or not.
     permits: Option<Arc<Semaphore>>,
+    /// The container that was called last here.
+    container_id: String,
+}
+
+impl Shelf {
+    /// Whether a call holds its semaphore, which must stay then, or the bound would not hold.
+    fn is_used(&self) -> bool {
+        self.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits))
+    }
 }
 
 /// The connections of this host.
@@ -88,8 +98,16 @@ impl Pool {
         &self.limits
     }
 
-    pub(crate) const fn ended(&self) -> &Ended {
-        &self.ended
+    /// Takes in that a container has ended: calls to it fail, and its idle connections are closed.
+    pub(crate) fn container_ended(&self, container_id: &str) {
+        if container_id.is_empty() {
+            return;
+        }
+        self.ended.add(container_id);
+        let is_its = |shelf: &Shelf| shelf.container_id == container_id;
+        let shelves = &mut *locked(&self.shelves);
+        shelves.values_mut().filter(|shelf| is_its(shelf)).for_each(|shelf| shelf.idle.clear());
+        shelves.retain(|_, shelf| !is_its(shelf) || shelf.is_used());
     }
 
     /// Sends commands to a member and reads one reply for each, all within `deadline`.
@@ -105,7 +123,7 @@ impl Pool {
             user: target.credentials.user.clone(),
             password: target.credentials.password.clone(),
         };
-        let permits = self.permits(&key);
+        let permits = self.permits(&key, &target.member.container_id);
         let exchange = async {
             // The semaphore is never closed; if it were, a call without a permit would do no harm.
             let _permit = permits.acquire().await;
@@ -138,9 +156,12 @@ impl Pool {
         open.await.unwrap_or(Err(Failure::Timeout(dial.as_millis())))
     }
 
-    fn permits(&self, key: &Key) -> Arc<Semaphore> {
+    fn permits(&self, key: &Key, container_id: &str) -> Arc<Semaphore> {
         let mut shelves = locked(&self.shelves);
         let shelf = shelves.entry(key.clone()).or_default();
+        if shelf.container_id != container_id {
+            container_id.clone_into(&mut shelf.container_id);
+        }
         let count = self.limits.connections_per_address;
         shelf.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
     }
@@ -165,10 +186,7 @@ impl Pool {
             shelf.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
             shelf.idle.truncate(left);
             left -= shelf.idle.len();
-            // A semaphore that a call still holds must stay, or the bound would not hold.
-            let is_used =
-                shelf.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits));
-            is_used || !shelf.idle.is_empty()
+            shelf.is_used() || !shelf.idle.is_empty()
         });
     }
 }

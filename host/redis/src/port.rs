@@ -77,7 +77,7 @@ impl Redis for RedisPort {
     }
 
     fn member_ended(&self, container_id: &str) {
-        self.pool.ended().add(container_id);
+        self.pool.container_ended(container_id);
     }
 
     fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError> {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Key;
 
@@ -48,19 +49,47 @@ impl Event {
 /// The last changes of one resource. One without any change is complete since the beginning.
 #[derive(Default)]
 pub(super) struct History {
-    events: VecDeque<Arc<Event>>,
+    kept: VecDeque<Kept>,
     complete_after: u64,
 }
 
+/// A change that is kept.
+pub(super) struct Kept {
+    event: Arc<Event>,
+    /// When it was made.
+    pub(super) at: Instant,
+    /// What it weighs. The state before it weighs nothing here: as long as the change that made that
+    /// state is kept, it is counted there.
+    pub(super) bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn revision(&self) -> u64 {
+        self.event.revision
+    }
+}
+
 impl History {
-    /// Adds a change and drops the oldest beyond `max`.
-    pub(super) fn push(&mut self, event: Event, max: usize) {
-        self.events.push_back(Arc::new(event));
-        while max < self.events.len() {
-            if let Some(dropped) = self.events.pop_front() {
-                self.complete_after = dropped.revision;
-            }
-        }
+    /// Adds a change.
+    pub(super) fn push(&mut self, event: Event, bytes: usize, at: Instant) {
+        self.kept.push_back(Kept { event: Arc::new(event), at, bytes });
+    }
+
+    /// How many changes are kept.
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The oldest change that is kept.
+    pub(super) fn oldest(&self) -> Option<&Kept> {
+        self.kept.front()
+    }
+
+    /// Drops the oldest change, and gives what it weighed.
+    pub(super) fn drop_oldest(&mut self) -> usize {
+        let Some(dropped) = self.kept.pop_front() else { return 0 };
+        self.complete_after = dropped.revision();
+        dropped.bytes
     }
 
     /// Changes after `revision`, oldest first, at most `limit`; `None` where some are lost.
@@ -68,8 +97,17 @@ impl History {
         if revision < self.complete_after {
             return None;
         }
-        let from = self.events.partition_point(|event| event.revision <= revision);
-        Some(self.events.iter().skip(from).take(limit).cloned().collect())
+        let from = self.kept.partition_point(|kept| kept.revision() <= revision);
+        let kept = self.kept.iter().skip(from).take(limit);
+        Some(kept.map(|kept| Arc::clone(&kept.event)).collect())
+    }
+}
+
+#[cfg(test)]
+impl History {
+    /// What the changes that are kept weigh.
+    pub(super) fn bytes(&self) -> usize {
+        self.kept.iter().map(|kept| kept.bytes).sum()
     }
 }
 
@@ -88,7 +126,10 @@ mod tests {
                 object: Arc::new(json!({})),
                 previous: None,
             };
-            history.push(event, max);
+            history.push(event, 1, Instant::now());
+            if max < history.len() {
+                history.drop_oldest();
+            }
         }
         history
     }

@@ -1,7 +1,7 @@
 //! Ports without a world: a store that tests write, guests that do as told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -247,6 +247,19 @@ pub(crate) enum Script {
     Wait,
     /// Asks the host, whose answer comes with a permit of the world's gate; then notes that it goes on.
     Ask,
+    /// `validate` finds a violation.
+    Invalid,
+    /// `validate` traps.
+    TrapInValidate,
+    /// One after the other, one for each call; after the last all is well.
+    Turns(VecDeque<Script>),
+}
+
+impl Script {
+    /// Whether `validate` follows it; `reconcile` follows the others.
+    fn is_of_validate(&self) -> bool {
+        matches!(self, Self::Invalid | Self::TrapInValidate)
+    }
 }
 
 /// The object's name, the revision and whether it was deleting, of each call.
@@ -261,6 +274,19 @@ pub(crate) struct FakeGuests {
     pub(crate) gate: Arc<Semaphore>,
 }
 
+impl FakeGuests {
+    /// What an export does now for an object, if its script has something for that export.
+    fn turn(&self, name: &str, is_validate: bool) -> Option<Script> {
+        let mut scripts = self.scripts.lock().unwrap();
+        let script = scripts.get_mut(name)?;
+        let is_its = |script: &mut Script| script.is_of_validate() == is_validate;
+        if let Script::Turns(turns) = script {
+            return turns.pop_front_if(is_its);
+        }
+        is_its(script).then(|| script.clone())
+    }
+}
+
 impl Guests for FakeGuests {
     fn reconcile<'a>(
         &'a self,
@@ -272,8 +298,7 @@ impl Guests for FakeGuests {
             let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
             let call = (name.clone(), self.revision, request.deleting);
             self.calls.lock().unwrap().push(call);
-            let script = self.scripts.lock().unwrap().get(&name).cloned();
-            match script.unwrap_or(Script::Answer(Ok(Outcome::default()))) {
+            match self.turn(&name, false).unwrap_or(Script::Answer(Ok(Outcome::default()))) {
                 Script::Answer(answer) => Ok(answer),
                 Script::Trap => {
                     Err(GuestError::Trapped { export: "reconcile", message: "boom".into() })
@@ -290,6 +315,7 @@ impl Guests for FakeGuests {
                     self.calls.lock().unwrap().push(call);
                     Ok(Ok(Outcome::default()))
                 }
+                Script::Invalid | Script::TrapInValidate | Script::Turns(_) => unreachable!(),
             }
         })
     }
@@ -301,9 +327,16 @@ impl Guests for FakeGuests {
         new: Value,
     ) -> Boxed<'a, Result<Vec<Violation>, GuestError>> {
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
-        let invalid = self.invalid.lock().unwrap().contains(&name);
+        let turn = self.turn(&name, true);
+        let invalid =
+            self.invalid.lock().unwrap().contains(&name) || matches!(turn, Some(Script::Invalid));
         let violation = || Violation { field: ".spec.x".into(), message: "must be 1".into() };
-        Box::pin(async move { Ok(invalid.then(violation).into_iter().collect()) })
+        let trap = || GuestError::Trapped { export: "validate", message: "boom".into() };
+        let answer = match turn {
+            Some(Script::TrapInValidate) => Err(trap()),
+            _ => Ok(invalid.then(violation).into_iter().collect()),
+        };
+        Box::pin(async move { answer })
     }
 }
 

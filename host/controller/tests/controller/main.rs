@@ -154,6 +154,15 @@ impl Bench {
         serving.as_ref().unwrap().scripts.lock().unwrap().insert(name.to_owned(), script);
     }
 
+    /// How many turns of an object's script nobody has taken.
+    fn turns_left(&self, name: &str) -> usize {
+        let serving = self.serving.lock().unwrap();
+        match serving.as_ref().unwrap().scripts.lock().unwrap().get(name) {
+            Some(Script::Turns(turns)) => turns.len(),
+            _ => 0,
+        }
+    }
+
     fn calls_of(&self, name: &str, revision: &str) -> usize {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|call| call.0 == name && call.1 == revision).count()
@@ -208,10 +217,7 @@ async fn a_referred_object_brings_back_the_one_that_refers_to_it() {
     }
     bench.swap("1", &[]).await;
     until(|| bench.calls_of("a", "1") == 1 && bench.calls_of("b", "1") == 1).await;
-    bench.world.put(json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "a-secret", "namespace": "n", "uid": "s"}
-    }));
+    bench.world.put(secret_of("a"));
     until(|| bench.calls_of("a", "1") == 2).await;
     assert_eq!(bench.calls_of("b", "1"), 1);
     bench.end().await;
@@ -261,6 +267,74 @@ async fn code_that_cannot_be_loaded_is_no_strike() {
     until(|| 3 <= bench.calls_of("a", "1")).await;
     let reasons = bench.reasons_of("a");
     assert!(reasons.iter().all(|reason| *reason == Reason::Failed), "{reasons:?}");
+    bench.end().await;
+}
+
+/// The secret that an object refers to: its appearance brings the object back.
+fn secret_of(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": format!("{name}-secret"), "namespace": "n", "uid": "s"}
+    })
+}
+
+fn failure() -> Script {
+    let failure = Failure { reason: "NoLuck".into(), message: "try".into(), retry: true };
+    Script::Answer(Err(failure))
+}
+
+#[tokio::test]
+async fn only_traps_in_a_row_quarantine() {
+    let (trap, refused) = (Script::Trap, Script::TrapInValidate);
+    let answered = Script::Answer(Ok(soon()));
+    // The turns of each object, how often `reconcile` is called until all is over, and how it ends.
+    let rows = [
+        ("failed", vec![trap.clone(), failure(), trap.clone()], 4, false),
+        ("answered", vec![trap.clone(), answered, trap.clone()], 4, false),
+        ("invalid", vec![refused.clone(), Script::Invalid, refused.clone()], 1, false),
+        // The host's fault says nothing of the plugin.
+        ("not-loaded", vec![trap.clone(), Script::NotLoaded, trap.clone()], 3, true),
+        // Each ends a pass.
+        ("both-exports", vec![refused, trap], 1, true),
+    ];
+    for (name, turns, calls, is_quarantined) in rows {
+        let bench = Bench::start(false);
+        bench.world.put(thing(name, 1));
+        bench.swap("1", &[(name, Script::Turns(turns.into()))]).await;
+        if name == "invalid" {
+            until(|| bench.reasons_of(name).contains(&Reason::InvalidSpec)).await;
+            bench.world.put(secret_of(name));
+        }
+        until(|| bench.calls_of(name, "1") == calls).await;
+        // A call that goes well takes the host's conditions away.
+        let expected: &[Reason] = if is_quarantined { &[Reason::TooManyStrikes] } else { &[] };
+        let conditions = || bench.world.marks.lock().unwrap().last().cloned().unwrap_or_default().1;
+        let reasons = || conditions().iter().map(|it| it.reason).collect::<Vec<_>>();
+        until(|| reasons() == expected).await;
+        assert_eq!(bench.calls_of(name, "1"), calls, "{name}");
+        bench.end().await;
+    }
+}
+
+/// An outcome that has the object called again at once.
+fn soon() -> Outcome {
+    Outcome { requeue_ms: Some(1), ..Outcome::default() }
+}
+
+#[tokio::test]
+async fn a_pass_that_was_interrupted_and_answered_clears_the_strikes() {
+    let bench = Bench::start(false);
+    bench.world.put(thing("a", 1));
+    let turns = [Script::Trap, Script::Ask, Script::Trap];
+    bench.swap("1", &[("a", Script::Turns(turns.into()))]).await;
+    until(|| bench.turns_left("a") == 1).await;
+    let mut paused = thing("a", 1);
+    paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
+    bench.world.put(paused);
+    until(|| bench.calls_of("a: Err(Interrupted)", "1") == 1).await;
+    bench.world.put(thing("a", 1));
+    until(|| bench.calls_of("a", "1") == 4).await;
+    assert!(!bench.reasons_of("a").contains(&Reason::TooManyStrikes));
     bench.end().await;
 }
 
@@ -434,10 +508,7 @@ async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else(
     bench.swap("1", &[("a", Script::Ask)]).await;
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
-    bench.world.put(json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "a-secret", "namespace": "n", "uid": "s"}
-    }));
+    bench.world.put(secret_of("a"));
     bench.world.put(thing("b", 1));
     until(|| bench.calls_of("b", "1") == 1).await;
     let interrupted = || bench.calls_of("a: Err(Interrupted)", "1");

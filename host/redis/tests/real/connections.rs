@@ -94,6 +94,26 @@ async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
     fleet.servers[0].signal(Signal::SIGCONT);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_a_container_that_has_ended_are_closed() {
+    let mut fleet = Fleet::start(1, false, None);
+    let [first, again] = [client_id(&fleet).await, client_id(&fleet).await];
+    assert_eq!(first, again, "the connection is kept");
+    fleet.port.member_ended("container-0");
+    // Another container at the same address; its own connection is the only one.
+    fleet.members.members[0].container_id = "container-1".to_owned();
+    assert_ne!(client_id(&fleet).await, first);
+    let start = Instant::now();
+    while clients(&fleet).await != "1" {
+        assert!(start.elapsed() < Duration::from_secs(5), "the old connection is still open");
+    }
+}
+
+/// The server's number of the connection that a call takes.
+async fn client_id(fleet: &Fleet) -> Vec<RespNode> {
+    fleet.pipeline(0, &["CLIENT ID"]).await.unwrap().remove(0).nodes
+}
+
 /// Half a reply is none, the next call gets its own replies, and nothing is sent a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {

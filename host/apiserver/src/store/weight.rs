@@ -1,0 +1,54 @@
+//! Estimates how much memory a JSON document takes.
+//!
+//! A parsed document takes ten times its text and more, because a map has room for eleven members
+//! even if it has one. The estimate follows how the standard library lays maps out; it is for bounds,
+//! not for accounts.
+
+use serde_json::Value;
+
+/// Room for the members of one node of a map: eleven names and values, and the node's own fields.
+const NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
+/// How many members a node holds when they arrive in order.
+const NODE_MEMBERS: usize = 6;
+/// What the allocator adds to each piece.
+const PIECE_BYTES: usize = 16;
+
+/// The bytes on the heap that a document takes, about.
+pub(super) fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text_weight(text),
+        Value::Array(items) => {
+            let room = items.capacity() * size_of::<Value>() + PIECE_BYTES;
+            room + items.iter().map(weight).sum::<usize>()
+        }
+        Value::Object(members) => {
+            let nodes = members.len().div_ceil(NODE_MEMBERS);
+            let inside = members.iter().map(|(name, value)| text_weight(name) + weight(value));
+            nodes * (NODE_BYTES + PIECE_BYTES) + inside.sum::<usize>()
+        }
+    }
+}
+
+fn text_weight(text: &str) -> usize {
+    text.len() + PIECE_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn maps_weigh_most_and_what_is_inside_is_counted() {
+        let flat = weight(&json!({"a": "b"}));
+        assert!((NODE_BYTES..NODE_BYTES + 100).contains(&flat), "{flat}");
+        assert_eq!(weight(&json!({"a": {"a": "b"}})), 2 * flat - weight(&json!("b")));
+        assert_eq!(weight(&json!({})), 0);
+        let long = "x".repeat(5_000);
+        assert!(5_000 <= weight(&json!([long])));
+        let wide: Value = (0..60).map(|n| (n.to_string(), json!(null))).collect();
+        assert!(10 * NODE_BYTES <= weight(&wide));
+    }
+}
