@@ -9,6 +9,8 @@ use tholepin_redis_types::redis_cluster::{RedisClusterSpec, RedisClusterStatus};
 use tholepin_schema::instance::Instance;
 use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode, topology};
 
+use crate::configuration;
+
 /// The object reconciled, read once.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -96,5 +98,6 @@ pub(crate) fn missing_secret(host: &dyn Host, target: &Target) -> Result<Option<
 /// Looks at every member.
 pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Error> {
     let snapshot = topology::observe(host, &target.instance)?;
-    Ok(Observed { snapshot, previous: target.status.clone() })
+    let templates = configuration::templates(host, target);
+    Ok(Observed { snapshot, previous: target.status.clone(), templates })
 }
