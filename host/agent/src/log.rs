@@ -21,6 +21,11 @@ const FILE_BYTES_MAX: u64 = 5 * 1024 * 1024;
 /// The longest text that is kept in one piece.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
+/// How much of the end of a log tells why a container ended, as kubelet has it.
+const TAIL_BYTES_MAX: usize = 2048;
+/// The same, in lines.
+const TAIL_LINES_MAX: usize = 80;
+
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -35,6 +40,8 @@ pub(crate) struct LogFile {
     file: File,
     bytes: u64,
     bytes_max: u64,
+    /// The end of what was printed, without times.
+    tail: Vec<u8>,
 }
 
 impl LogFile {
@@ -46,7 +53,8 @@ impl LogFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, bytes, bytes_max: FILE_BYTES_MAX })
+        let (path, tail) = (path.to_owned(), Vec::new());
+        Ok(Self { path, file, bytes, bytes_max: FILE_BYTES_MAX, tail })
     }
 
     fn write(
@@ -61,6 +69,7 @@ impl LogFile {
             Stream::Stderr => "stderr",
         };
         let tag = if whole { "F" } else { "P" };
+        self.keep_tail(text, whole);
         let mut line = format!("{now:.9} {stream} {tag} ").into_bytes();
         line.extend_from_slice(text);
         line.push(b'\n');
@@ -73,6 +82,20 @@ impl LogFile {
         self.file.write_all(&line)?;
         self.bytes = self.bytes.saturating_add(length);
         Ok(())
+    }
+
+    fn keep_tail(&mut self, text: &[u8], whole: bool) {
+        self.tail.extend_from_slice(text);
+        self.tail.extend(whole.then_some(b'\n'));
+        let surplus = self.tail.len().saturating_sub(TAIL_BYTES_MAX);
+        self.tail.drain(..surplus);
+    }
+
+    /// The end of what was printed: what the API shows of a container that said nothing else.
+    pub(crate) fn tail(&self) -> String {
+        let text = String::from_utf8_lossy(&self.tail);
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        lines.get(lines.len().saturating_sub(TAIL_LINES_MAX)..).unwrap_or_default().concat()
     }
 }
 
@@ -145,6 +168,25 @@ mod tests {
         for (time, _) in fields {
             assert!(time.parse::<Timestamp>().is_ok() && time.len() == 30, "{time}");
         }
+    }
+
+    #[test]
+    fn the_tail_is_the_end_of_what_was_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(&directory.path().join("0.log")).unwrap();
+        let mut lines = Lines::default();
+        assert_eq!(log.tail(), "");
+        lines.push(b"one\ntwo", Stream::Stderr, &mut log).unwrap();
+        lines.finish(Stream::Stderr, &mut log).unwrap();
+        assert_eq!(log.tail(), "one\ntwo\n");
+        for number in 0..1000 {
+            lines.push(format!("{number}\n").as_bytes(), Stream::Stdout, &mut log).unwrap();
+        }
+        assert_eq!(log.tail().lines().count(), TAIL_LINES_MAX);
+        assert!(log.tail().ends_with("998\n999\n"));
+        lines.push(&[b'x'; 3000], Stream::Stdout, &mut log).unwrap();
+        lines.finish(Stream::Stdout, &mut log).unwrap();
+        assert_eq!(log.tail().len(), TAIL_BYTES_MAX);
     }
 
     #[test]

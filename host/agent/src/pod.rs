@@ -408,12 +408,13 @@ impl Driver {
             Some(_) => "StartError",
             None => Ended::reason_of(exit.code),
         };
+        let last_words = live.run.last_words().or_else(|| log_tail(&container, &exit));
         let ended = Ended {
             id: live.run.id(),
             code: exit.code,
             signal: exit.signal,
             reason: reason.into(),
-            message: start_error.or_else(|| live.run.last_words()).or(live.message),
+            message: start_error.or(last_words).or(live.message),
             started_at: since,
             finished_at: exit.at,
         };
@@ -430,6 +431,12 @@ impl Driver {
         let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
         all.find(|container| &container.name == name).cloned()
     }
+}
+
+/// The end of the log, for a container that failed and asks for it.
+fn log_tail(container: &Container, exit: &Exit) -> Option<String> {
+    let asks = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    (asks && exit.code != 0 && !exit.output.is_empty()).then(|| exit.output.clone())
 }
 
 /// Waits until `moment`, or for ever.

@@ -17,6 +17,8 @@ use std::process::{ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::FusedFuture;
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -34,6 +36,9 @@ const CAPTURED_BYTES_MAX: usize = 4 * 1024;
 
 /// How long output may still come after the process has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How long the end of a process that ended by itself waits for what it printed last.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(100);
 
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -68,7 +73,7 @@ pub(crate) struct Exit {
     pub signal: Option<i32>,
     /// When.
     pub at: Timestamp,
-    /// What it printed, for [`Output::Capture`].
+    /// What it printed; the end of it, for [`Output::Log`].
     pub output: String,
 }
 
@@ -142,19 +147,25 @@ async fn watch(mut child: Child, output: Output, exited: oneshot::Sender<Exit>) 
         Output::Log(log) => {
             let log = tokio::sync::Mutex::new(log);
             let copy = async {
-                tokio::join!(
-                    copy_lines(stdout, Stream::Stdout, &log),
-                    copy_lines(stderr, Stream::Stderr, &log)
-                )
+                let stdout = copy_lines(stdout, Stream::Stdout, &log);
+                tokio::join!(stdout, copy_lines(stderr, Stream::Stderr, &log));
             };
-            let wait = async {
-                let _ = exited.send(exit(child.wait().await, String::new()));
-                tokio::time::sleep(DRAIN_DEADLINE).await;
+            let copy = copy.fuse();
+            tokio::pin!(copy);
+            let ended = tokio::select! {
+                ended = child.wait() => ended,
+                () = &mut copy => child.wait().await,
             };
-            tokio::pin!(copy, wait);
-            tokio::select! {
-                _ = &mut copy => wait.await,
-                () = &mut wait => {}
+            let mut ended = exit(ended, String::new());
+            // Who was killed is told at once: others act on it. Who ended by itself has said why, and
+            // that is in the pipes already.
+            if ended.signal.is_none() && ended.code != 0 && !copy.is_terminated() {
+                let _ = tokio::time::timeout(LAST_WORDS_DEADLINE, &mut copy).await;
+            }
+            ended.output = log.lock().await.tail();
+            let _ = exited.send(ended);
+            if !copy.is_terminated() {
+                let _ = tokio::time::timeout(DRAIN_DEADLINE, copy).await;
             }
         }
         Output::Capture => {

@@ -21,7 +21,7 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{Observed, Plan, Write, plan};
+pub use plan::{Adoption, Observed, Plan, Write, plan};
 pub(crate) use revision::hash;
 
 use crate::events::{Events, Tone};
@@ -119,12 +119,17 @@ impl StatefulSets {
                 created.into_iter().for_each(|created| self.mirrors.claims.learn(created));
             }
             Write::SetClaimOwners { name, resource_version, owners } => {
-                let metadata =
-                    json!({"resourceVersion": resource_version, "ownerReferences": owners});
-                let patch = json!({ "metadata": metadata });
-                let changed =
-                    self.writer::<PersistentVolumeClaim>(set).merge(&name, &patch).await?;
+                let owned = Adoption { name, resource_version, owners };
+                let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
                 changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+            }
+            Write::AdoptPod(adoption) => {
+                let adopted = adopt(&self.writer::<Pod>(set), &adoption).await?;
+                adopted.into_iter().for_each(|adopted| self.mirrors.pods.learn(adopted));
+            }
+            Write::AdoptRevision(adoption) => {
+                let adopted = adopt(&self.writer::<ControllerRevision>(set), &adoption).await?;
+                adopted.into_iter().for_each(|adopted| self.mirrors.revisions.learn(adopted));
             }
             Write::CreatePod(pod) => self.create_pod(set, &pod).await?,
             Write::DeletePod { name, uid } => {
@@ -174,6 +179,16 @@ impl StatefulSets {
         let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
         Writer::new(Api::namespaced(self.client.clone(), namespace), NAME)
     }
+}
+
+/// Writes who owns an object from now on; `None` if it has gone.
+async fn adopt<K>(writer: &Writer<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
+{
+    let Adoption { name, resource_version, owners } = adoption;
+    let metadata = json!({"resourceVersion": resource_version, "ownerReferences": owners});
+    writer.merge(name, &json!({ "metadata": metadata })).await
 }
 
 /// Marks the set that controls a changed object, by the object's own word.

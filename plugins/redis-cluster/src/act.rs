@@ -38,11 +38,19 @@ impl Acted {
 /// Fails if the host takes no list from this plugin at all, or if something more urgent has come up;
 /// what becomes of single actions is no error.
 pub(crate) fn act(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted, Error> {
-    let actions = plan.actions();
+    perform(host, target, &plan.actions())
+}
+
+/// Performs a list of actions, as [`act`] does.
+pub(crate) fn perform(
+    host: &dyn Host,
+    target: &Target,
+    actions: &[Action],
+) -> Result<Acted, Error> {
     if actions.is_empty() {
         return Ok(Acted::default());
     }
-    let results = match topology::act(host, &target.instance, &actions) {
+    let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         // The next pass looks and decides anew.
@@ -111,10 +119,19 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
 
 /// An action in a few words.
 fn describe(verb: &Verb) -> String {
-    if let Verb::Forget { node } = verb {
-        format!("forget {}", node.short())
-    } else {
-        format!("{} `{}`", verb.name(), verb.pod().unwrap_or_default())
+    match verb {
+        Verb::Forget { node } => format!("forget {}", node.short()),
+        Verb::Configure { pod, settings, .. } => {
+            let settings = settings.iter().map(|(name, value)| format!("`{name} {value}`"));
+            format!("set {} on `{pod}`", settings.collect::<Vec<_>>().join(", "))
+        }
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::AssignSlots { .. }
+        | Verb::Replicate { .. }
+        | Verb::Failover { .. } => {
+            format!("{} `{}`", verb.name(), verb.pod().unwrap_or_default())
+        }
     }
 }
 

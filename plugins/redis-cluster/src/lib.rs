@@ -13,6 +13,7 @@
 //! - The status changes only when something changed: it holds no times of looking, no offsets.
 
 mod act;
+mod configuration;
 mod manifest;
 mod observe;
 mod report;
@@ -71,6 +72,11 @@ fn pass(host: &dyn Host, target: &Target) -> Result<Situation, Failure> {
     if let Some(missing) = observe::missing_secret(host, target)? {
         return Ok(Situation::Blocked(missing));
     }
+    match configuration::apply(host, target, None) {
+        Ok(()) => {}
+        Err(Error::Interrupted) => return Ok(Situation::Unseen(Error::Interrupted)),
+        Err(error) => return Err(act::apply_failure("the ConfigMap of live settings", &error)),
+    }
     for object in workload::objects(target.owner(), &target.spec) {
         match host.apply(&object, true) {
             Ok(_) => {}
@@ -86,10 +92,19 @@ fn pass(host: &dyn Host, target: &Target) -> Result<Situation, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
+    match configuration::apply(host, target, Some(&observed.snapshot)) {
+        Ok(()) => {}
+        Err(Error::Interrupted) => return Ok(Situation::Unseen(Error::Interrupted)),
+        // The file holds what it held, which starts; the next pass tries again and says why it fails.
+        Err(error) => host.warn(&format!("the file of live settings was not written: {error}")),
+    }
     let plan = plan(&target.name, &target.spec, &observed);
     check(&plan, &observed)?;
-    match act::act(host, target, &plan) {
-        Ok(acted) => Ok(Situation::Planned { plan: Box::new(plan), acted }),
+    let done = act::act(host, target, &plan)
+        .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
+    configuration::forget(host, target, &plan);
+    match done {
+        Ok((acted, set)) => Ok(Situation::Planned { plan: Box::new(plan), acted, set }),
         // Something more urgent has come up, so what was seen is old: look again.
         Err(Error::Interrupted) => Ok(Situation::Unseen(Error::Interrupted)),
         Err(error) => Err(error.into()),
@@ -111,6 +126,8 @@ fn outcome(target: &Target, situation: &Situation) -> Outcome {
         Situation::Unseen(_) => WAITING_REQUEUE_MS,
         // A refusal stands until something changes; a guard that counts time needs a new look.
         Situation::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
+        // What was set is looked at at once; what was refused stands until the spec changes.
+        Situation::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
         Situation::Planned { plan, .. } => plan.requeue_ms(),
     };
     Outcome {

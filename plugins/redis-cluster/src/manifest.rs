@@ -67,9 +67,16 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         force: true,
         ..grant(kind(version, name), &["apply"], Scope::Owned)
     });
+    // To know which revisions of the configuration exist and are named, and to delete the others. A Pod
+    // whose owner or labels somebody changed names one, too.
+    let read = [
+        grant(kind("v1", "ConfigMap"), &["get", "list", "delete"], Scope::Owned),
+        grant(kind("apps/v1", "StatefulSet"), &["list"], Scope::Owned),
+        grant(kind("v1", "Pod"), &["list"], Scope::Namespace),
+    ];
     // To say that it is missing; its values are fingerprints.
     let secret = grant(kind("v1", "Secret"), &["get"], Scope::Namespace);
-    std::iter::once(own).chain(applied).chain([secret]).collect()
+    std::iter::once(own).chain(applied).chain(read).chain([secret]).collect()
 }
 
 fn redis_grants() -> RedisGrants {

@@ -9,6 +9,8 @@ use tholepin_redis_types::redis_cluster::{RedisClusterSpec, RedisClusterStatus};
 use tholepin_schema::{instance::Instance, snapshot::Snapshot};
 use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode, topology};
 
+use crate::configuration;
+
 /// The object reconciled, read once.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -100,5 +102,6 @@ pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Erro
         Err(Error::NotFound(_)) => Snapshot::default(),
         seen => seen?,
     };
-    Ok(Observed { snapshot, previous: target.status.clone() })
+    let templates = configuration::templates(host, target);
+    Ok(Observed { snapshot, previous: target.status.clone(), templates })
 }

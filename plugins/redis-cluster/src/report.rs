@@ -15,6 +15,7 @@ use tholepin_sdk::{Error, EventType, Failure, Host, time};
 
 use crate::{
     act::Acted,
+    configuration,
     observe::{Missing, Target},
 };
 
@@ -31,18 +32,20 @@ pub(crate) enum Situation {
         plan: Box<Plan>,
         /// What became of it.
         acted: Acted,
+        /// What became of the settings.
+        set: Acted,
     },
 }
 
 /// What a condition says, without its time.
-struct Verdict {
+pub(crate) struct Verdict {
     status: ConditionStatus,
     reason: String,
     message: String,
 }
 
 impl Verdict {
-    fn new(holds: bool, reason: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(holds: bool, reason: &str, message: impl Into<String>) -> Self {
         let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
         Self { status, reason: reason.into(), message: message.into() }
     }
@@ -79,6 +82,7 @@ fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterSt
     let verdicts = verdicts(situation);
     let conditions = ["Ready", "Progressing", "Degraded"].into_iter().zip(verdicts);
     let conditions = conditions.map(|(name, verdict)| condition(target, name, verdict, now_ms));
+    let conditions = conditions.chain(configuration::conditions(target, situation, now_ms));
     let before = &target.status;
     let (ready_shards, slots_served, shards) = match situation {
         Situation::Planned { plan, .. } => (
@@ -131,7 +135,7 @@ fn verdicts(situation: &Situation) -> [Verdict; 3] {
             Verdict::new(true, error.reason(), "looking again soon"),
             no_fault(),
         ],
-        Situation::Planned { plan, acted } => planned(plan, acted),
+        Situation::Planned { plan, acted, .. } => planned(plan, acted),
     }
 }
 
@@ -178,7 +182,7 @@ fn next_steps(plan: &Plan) -> String {
     format!("under way: {}", verbs.join(", "))
 }
 
-fn condition(target: &Target, name: &str, verdict: Verdict, now_ms: u64) -> Condition {
+pub(crate) fn condition(target: &Target, name: &str, verdict: Verdict, now_ms: u64) -> Condition {
     let before = target.status.conditions.iter().find(|it| it.condition_type == name);
     let unchanged = before.filter(|before| before.status == verdict.status);
     let since = unchanged.and_then(|before| before.last_transition_time.clone());
@@ -221,7 +225,7 @@ pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
     let (plan, acted) = match situation {
         Situation::Blocked(missing) => return missing.message.clone(),
         Situation::Unseen(error) => return format!("not looked at: {error}"),
-        Situation::Planned { plan, acted } => (plan, acted),
+        Situation::Planned { plan, acted, .. } => (plan, acted),
     };
     let (done, all) = (plan.shards_done(), plan.shards.len());
     let state = match plan.stage {

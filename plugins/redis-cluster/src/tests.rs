@@ -1,6 +1,6 @@
 //! Whole passes against a host that answers from a script.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use super::*;
 use tholepin_redis_cluster_plan::workload::Owner;
@@ -16,7 +16,11 @@ struct Scripted {
     snapshot: Value,
     /// Answers for the actions, by verb; `done` for those that are not named.
     refusals: Vec<(&'static str, Value)>,
+    /// What is listed, by kind; deleted objects are gone from it.
+    listed: RefCell<BTreeMap<&'static str, Vec<Value>>>,
     applied: RefCell<Vec<String>>,
+    /// The last `data` of the file of settings.
+    live: RefCell<Option<Value>>,
     acted: RefCell<Vec<Value>>,
     status: RefCell<Option<Value>>,
     events: RefCell<Vec<String>>,
@@ -28,17 +32,25 @@ fn unused<T>(what: &str) -> Result<T, Error> {
 
 impl Host for Scripted {
     fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
+        if object.name == "demo-live" {
+            let live = self.live.borrow().clone();
+            return live.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()));
+        }
         assert_eq!((object.kind.kind.as_str(), object.name.as_str()), ("Secret", "demo-auth"));
         self.secret.clone().ok_or_else(|| Error::NotFound("Secret demo-auth".to_owned()))
     }
 
-    fn list(&self, _: &ListQuery) -> Result<Vec<Value>, Error> {
-        unused("list")
+    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
+        let all = self.listed.borrow();
+        Ok(all.get(query.kind.kind.as_str()).cloned().unwrap_or_default())
     }
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         assert!(force, "an edit by hand must not stop the healing");
         self.applied.borrow_mut().push(workload::title(object));
+        if object["metadata"]["name"] == "demo-live" {
+            *self.live.borrow_mut() = Some(object.clone());
+        }
         Ok(object.clone().into())
     }
 
@@ -51,8 +63,14 @@ impl Host for Scripted {
         unused("merge_patch")
     }
 
-    fn delete(&self, _: &ObjectRef, _: &DeleteOptions) -> Result<(), Error> {
-        unused("delete")
+    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
+        let mut listed = self.listed.borrow_mut();
+        let objects = listed.get_mut(object.kind.kind.as_str()).unwrap();
+        let is_it = |it: &Value| it["metadata"]["name"] == *object.name;
+        let found = objects.iter().position(is_it).unwrap();
+        let uid = objects.remove(found)["metadata"]["uid"].clone();
+        assert_eq!(uid.as_str(), options.uid.as_deref(), "the uid seen is the precondition");
+        Ok(())
     }
 
     fn publish(&self, _: EventType, reason: &str, _: &str) -> Result<(), Error> {
@@ -175,7 +193,8 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
     };
     let outcome = reconcile(&host, object(json!({"shards": 2, "replicasPerShard": 0})));
     let applied = host.applied.borrow();
-    assert_eq!(applied.first().unwrap(), "ConfigMap demo-config");
+    assert_eq!(applied.first().unwrap(), "ConfigMap demo-live", "no Pod starts without it");
+    assert!(applied[1].starts_with("ConfigMap demo-config-"), "{}", applied[1]);
     assert_eq!(applied.iter().filter(|title| title.starts_with("StatefulSet")).count(), 2);
     let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
     assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
@@ -199,7 +218,7 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     let status = host.status.borrow().clone().unwrap();
     assert_eq!((&status["readyShards"], &status["slotsServed"]), (&json!("1/1"), &json!(16384)));
     // What `kubectl describe` shows: every condition says something, and a primary is in sync with nobody.
-    for name in ["Ready", "Progressing", "Degraded"] {
+    for name in ["Ready", "Progressing", "Degraded", "LiveConfigApplied"] {
         assert_ne!(condition(&host, name).2, "", "{name}");
     }
     for member in status["shards"][0]["members"].as_array().unwrap() {
@@ -248,6 +267,87 @@ fn a_refusal_is_reported_with_the_guards_words() {
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Refused"));
     assert!(message.contains("empty: it holds 3 keys"), "{message}");
     assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
+}
+
+/// A cluster of one server that shows this length of the slow log, of the spec's 256.
+fn with_slow_log(shown: &str) -> (Scripted, Value) {
+    let mut snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
+    let settings = &mut snapshot["members"][0]["answer"]["answered"]["settings"];
+    *settings = json!({"cluster-node-timeout": "5000", "cluster-require-full-coverage": "yes",
+        "slowlog-max-len": shown});
+    let spec = json!({"shards": 1, "replicasPerShard": 0, "settings": {"slowlog-max-len": 256}});
+    (Scripted { snapshot, ..Scripted::default() }, object(spec))
+}
+
+#[test]
+fn a_setting_enters_the_file_after_the_server_has_it() {
+    let file = |host: &Scripted| host.live.borrow().clone().unwrap()["data"]["live.conf"].clone();
+    let (host, object) = with_slow_log("128");
+    *host.live.borrow_mut() = Some(json!({
+        "metadata": {"annotations": {"redis.tholepin.dev/taken": "yes"}},
+        "data": {"live.conf": "slowlog-max-len 128\n"},
+    }));
+    let outcome = reconcile(&host, object.clone());
+    assert!(file(&host).as_str().unwrap().contains("slowlog-max-len 128\n"), "{}", file(&host));
+    assert_eq!(host.acted.borrow()[0]["args"]["settings"], json!({"slowlog-max-len": "256"}));
+    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS), "it is looked at soon");
+    assert_eq!(condition(&host, "Ready").0, "True", "the cluster serves");
+    assert_eq!(condition(&host, "LiveConfigApplied").1, "Pending");
+
+    let (host, _) = with_slow_log("256");
+    reconcile(&host, object);
+    assert!(file(&host).as_str().unwrap().contains("slowlog-max-len 256\n"), "{}", file(&host));
+    assert_eq!(condition(&host, "LiveConfigApplied").1, "AsWanted");
+}
+
+#[test]
+fn a_setting_that_a_server_refuses_stops_nothing_and_is_told_in_its_words() {
+    let (mut host, object) = with_slow_log("128");
+    let words = "ERR CONFIG SET failed";
+    let failed = json!({"failed": {"reason": "Engine", "message": words, "mayHaveRun": false}});
+    host.refusals = vec![("configure", failed)];
+    let outcome = reconcile(&host, object);
+    assert_eq!(condition(&host, "Ready").0, "True");
+    assert_eq!(condition(&host, "Degraded").0, "False");
+    let (status, reason, message) = condition(&host, "LiveConfigApplied");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Engine"));
+    for part in ["`slowlog-max-len 256`", "`demo-shard-0-0`", words, "change or remove"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "it is not asked again at once");
+}
+
+#[test]
+fn pods_of_an_older_template_are_told_and_their_revision_stays() {
+    let (mut host, object) = with_slow_log("256");
+    let spec = serde_json::from_value(object["spec"].clone()).unwrap();
+    let owner = Owner { name: "demo", namespace: "default", uid: "u-1" };
+    let objects = workload::objects(owner, &spec);
+    let named = |kind: &str| objects.iter().find(|it| it["kind"] == kind).unwrap().clone();
+    let (mut set, mut now) = (named("StatefulSet"), named("ConfigMap"));
+    set["metadata"]["generation"] = 3.into();
+    set["status"] = json!({"observedGeneration": 3, "updateRevision": "new"});
+    now["metadata"]["uid"] = "u-2".into();
+    let old = json!({"metadata": {"name": "demo-config", "uid": "u-3"}});
+    let pod = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});
+    let listed = [("StatefulSet", set.clone()), ("Pod", pod)].map(|(kind, it)| (kind, vec![it]));
+    *host.listed.get_mut() = listed.into();
+    host.listed.get_mut().insert("ConfigMap", vec![now.clone(), old]);
+    let labels = |revision: &str| json!({"labels": {"controller-revision-hash": revision}});
+    host.snapshot["members"][0]["kubernetes"] = labels("old");
+    reconcile(&host, object.clone());
+    let (status, reason, message) = condition(&host, "Outdated");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "OlderTemplate"));
+    assert!(message.contains("1 of 1 Pods") && message.contains("`demo-shard-0-0`"), "{message}");
+    assert_eq!(host.listed.borrow()["ConfigMap"].len(), 2, "the Pod still reads it");
+
+    // The Pod was replaced.
+    host.snapshot["members"][0]["kubernetes"] = labels("new");
+    let pod = json!({"spec": set["spec"]["template"]["spec"]});
+    host.listed.get_mut().insert("Pod", vec![pod]);
+    reconcile(&host, object);
+    assert_eq!(condition(&host, "Outdated").1, "AsWanted");
+    assert_eq!(host.listed.borrow()["ConfigMap"], [now]);
 }
 
 #[test]

@@ -3,11 +3,18 @@
 //! One table answers for validation, messages and documentation. A setting that is in no table is
 //! refused: a typing error must not be found by a crashing server.
 
+mod kind;
 mod table;
 mod value;
 
-pub use table::{Kind, MANAGED, Managed, OFFERED, Offered};
+use alloc::string::String;
+
+pub use kind::Kind;
+pub use table::{MANAGED, Managed, OFFERED, Offered};
 pub use value::SettingValue;
+
+/// The most of a refused value that a message repeats, in characters.
+const VALUE_CHARS_SHOWN: usize = 80;
 
 /// Checks one setting of a spec.
 ///
@@ -18,7 +25,7 @@ pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
     if let Some(managed) = MANAGED.iter().find(|managed| managed.covers(name)) {
         return Err(SettingError::Managed { way_out: managed.way_out });
     }
-    let Some(offered) = OFFERED.iter().find(|offered| offered.name == name) else {
+    let Some(offered) = offered(name) else {
         return Err(SettingError::Unknown { similar: similar(name) });
     };
     // A line break would start a line of its own in `redis.conf`, with any setting in it.
@@ -28,12 +35,24 @@ pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
     if offered.kind.accepts(value) {
         Ok(())
     } else {
-        Err(SettingError::Value { wants: offered.kind })
+        let value = value.chars().take(VALUE_CHARS_SHOWN).collect();
+        Err(SettingError::Value { value, wants: offered.kind })
     }
 }
 
+/// The value of an offered setting as `CONFIG GET` shows it; none where the engine writes it in more
+/// than one way, or if the setting is not offered.
+#[must_use]
+pub fn as_shown(name: &str, value: &str) -> Option<String> {
+    offered(name)?.kind.as_shown(value)
+}
+
+fn offered(name: &str) -> Option<&'static Offered> {
+    OFFERED.iter().find(|offered| offered.name == name)
+}
+
 /// Why a setting is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingError {
     /// No such setting is offered.
     Unknown {
@@ -47,8 +66,10 @@ pub enum SettingError {
     },
     /// The value has a line break or the like.
     ControlCharacter,
-    /// The value is not of its kind.
+    /// The engine would not take the value.
     Value {
+        /// The value, or how it begins.
+        value: String,
         /// What it should be.
         wants: Kind,
     },
@@ -66,7 +87,7 @@ impl core::fmt::Display for SettingError {
             ),
             Self::Managed { way_out } => write!(f, "is managed by Tholepin: {way_out}"),
             Self::ControlCharacter => f.write_str("must not contain control characters"),
-            Self::Value { wants } => write!(f, "must be {wants}"),
+            Self::Value { value, wants } => write!(f, "cannot be `{value}`: it must be {wants}"),
         }
     }
 }
@@ -112,6 +133,13 @@ mod tests {
             ("slowlog-log-slower-than", "-1"),
             ("appendfsync", "always"),
             ("client-output-buffer-limit", "replica 256mb 64mb 60"),
+            ("client-output-buffer-limit", "normal 0 0 0 slave 1gb 1mb 5 pubsub 1k 1k 0"),
+            ("notify-keyspace-events", ""),
+            ("notify-keyspace-events", "KEg$lshzxetdmnA"),
+            ("repl-backlog-size", "16kb"),
+            ("repl-backlog-size", "64gb"),
+            ("proto-max-bulk-len", "1mb"),
+            ("maxclients", "1048544"),
         ];
         for (name, value) in good {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
@@ -123,6 +151,23 @@ mod tests {
             ("maxclients", "0"),
             ("maxclients", ""),
             ("activedefrag", "true"),
+            ("hz", "+5"),
+            ("hz", "010"),
+            // Each of these stopped a server at its next start, or let it start with another value.
+            ("client-output-buffer-limit", "lots"),
+            ("client-output-buffer-limit", ""),
+            ("client-output-buffer-limit", "replica 256mb 64mb"),
+            ("client-output-buffer-limit", "master 0 0 0"),
+            ("client-output-buffer-limit", "replica 1x 64mb 60"),
+            ("client-output-buffer-limit", "replica 1mb 64mb -1"),
+            ("client-output-buffer-limit", "replica 1mb 64mb 2147483648"),
+            ("notify-keyspace-events", "hello"),
+            ("repl-backlog-size", "0"),
+            ("repl-backlog-size", "16383"),
+            ("repl-backlog-size", "65gb"),
+            ("proto-max-bulk-len", "1kb"),
+            ("maxclients", "2147483647"),
+            ("maxmemory", "99999999999gb"),
         ];
         for (name, value) in bad {
             assert!(
@@ -141,7 +186,8 @@ mod tests {
             ("tls-port", "1", "not served yet"),
             ("maxmemory-polcy", "noeviction", "did you mean `maxmemory-policy`?"),
             ("frobnicate", "1", "remove it"),
-            ("maxclients", "many", "a whole number from 1 to"),
+            ("maxclients", "many", "cannot be `many`: it must be a whole number from 1 to 1048544"),
+            ("repl-backlog-size", "0", "cannot be `0`: it must be a number of bytes"),
             ("notify-keyspace-events", "E\nrequirepass x", "control characters"),
         ];
         for (name, value, expected) in cases {

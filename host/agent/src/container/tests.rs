@@ -121,6 +121,17 @@ fn kinds() -> &'static [bool] {
 }
 
 #[tokio::test]
+async fn what_a_program_said_before_it_failed_comes_with_its_end() {
+    let fixture = Fixture::new(!geteuid().is_root());
+    let script = "echo starting; echo the reason >&2; exit 3";
+    let exit = end(fixture.start("run-1", &["sh", "-c", script]).await).await;
+    assert_eq!(exit.code, 3);
+    for line in ["starting\n", "the reason\n"] {
+        assert!(exit.output.contains(line), "{exit:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_container_sees_its_own_root() {
     const SCRIPT: &str = "set -e
         pwd; hostname; cat /etc/hosts; id -u

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::claims::{are_in_the_way, claim_owners, owners_at_creation};
-use super::pods::{PodState, new_claims, new_pod, ordinal_of, pod_name};
+use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
 use super::revision::{Revisions, at_revision, revisions};
+use crate::labels::selects;
 
 /// All that a decision about one StatefulSet rests on.
 #[derive(Clone, Debug)]
@@ -66,6 +67,10 @@ pub enum Write {
         /// All owners from now on.
         owners: Vec<OwnerReference>,
     },
+    /// Become the controller of a Pod that matches and has none.
+    AdoptPod(Adoption),
+    /// Become the controller of a revision that matches and has none.
+    AdoptRevision(Adoption),
     /// Make a Pod.
     CreatePod(Box<Pod>),
     /// Delete a Pod, gracefully, provided it is still this one.
@@ -77,6 +82,17 @@ pub enum Write {
     },
     /// Report.
     SetStatus(Box<StatefulSetStatus>),
+}
+
+/// An object that gets its set as controller beside the owners that it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adoption {
+    /// Its name.
+    pub name: String,
+    /// Its resourceVersion when observed; another one makes this write fail.
+    pub resource_version: Option<String>,
+    /// All owners from now on.
+    pub owners: Vec<OwnerReference>,
 }
 
 /// What to do about one StatefulSet in one pass.
@@ -98,6 +114,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     let view = View::new(observed);
     plan.look_again_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
+    plan.writes.extend(view.adoptions.iter().cloned());
     let Revisions { update, is_new, raise, surplus, .. } = &view.revisions;
     if *is_new {
         plan.writes.push(Write::CreateRevision(Box::new(update.clone())));
@@ -121,8 +138,10 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
 struct View<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
-    /// Names that Pods of somebody else have.
+    /// Names that Pods of somebody else, or of nobody yet, have.
     taken: BTreeSet<&'a str>,
+    /// Objects that match and belong to nobody, as a set leaves them that is deleted without them.
+    adoptions: Vec<Write>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
     revisions: Revisions,
     wanted: Range<i32>,
@@ -137,6 +156,7 @@ impl<'a> View<'a> {
         let ready_seconds_min = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         let mut pods = BTreeMap::new();
         let mut taken = BTreeSet::new();
+        let mut adoptions = Vec::new();
         for pod in observed.pods {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             let Some(ordinal) = ordinal_of(set, name) else { continue };
@@ -145,13 +165,17 @@ impl<'a> View<'a> {
                 pods.insert(ordinal, state);
             } else {
                 taken.insert(name);
+                adoptions.extend(adoption(set, &pod.metadata).map(Write::AdoptPod));
             }
         }
-        let owned: Vec<&ControllerRevision> = observed.revisions.iter().map(|it| &**it).collect();
-        let owned: Vec<&ControllerRevision> = owned
-            .into_iter()
-            .filter(|it| is_owned(it.metadata.owner_references.as_deref(), uid))
-            .collect();
+        let mut owned: Vec<&ControllerRevision> = Vec::new();
+        for revision in observed.revisions {
+            let adoption = adoption(set, &revision.metadata).map(Write::AdoptRevision);
+            if is_owned(revision.metadata.owner_references.as_deref(), uid) || adoption.is_some() {
+                owned.push(revision);
+            }
+            adoptions.extend(adoption);
+        }
         let in_use = pods.values().map(PodState::revision).collect();
         let claims = observed.claims.iter();
         let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or(0);
@@ -162,6 +186,7 @@ impl<'a> View<'a> {
             revisions: revisions(set, &owned, &in_use),
             pods,
             taken,
+            adoptions,
             claims: claims
                 .filter_map(|claim| Some((claim.metadata.name.as_deref()?, &**claim)))
                 .collect(),
@@ -331,6 +356,21 @@ fn delete(pod: &PodState<'_>, writes: &mut Vec<Write>) {
             uid: pod.pod.metadata.uid.clone(),
         });
     }
+}
+
+/// Makes the set the controller of an object that it selects and that has no controller. One that is
+/// being deleted is left alone.
+fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<Adoption> {
+    let owners = metadata.owner_references.clone().unwrap_or_default();
+    let is_controlled = owners.iter().any(|owner| owner.controller == Some(true));
+    let labels = metadata.labels.clone().unwrap_or_default();
+    let is_selected = selects(set.spec.as_ref().map(|spec| &spec.selector), &labels);
+    if is_controlled || !is_selected || metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = metadata.name.clone()?;
+    let owners = owners.into_iter().chain([owner_reference(set)]).collect();
+    Some(Adoption { name, resource_version: metadata.resource_version.clone(), owners })
 }
 
 fn is_owned(owners: Option<&[OwnerReference]>, uid: Option<&str>) -> bool {

@@ -2,13 +2,15 @@
 
 mod common;
 mod heal;
+mod settings;
 mod shard;
+mod waits;
 
 use alloc::vec::Vec;
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use crate::{Decision, Observed, Plan, ShardPlan, Stage, picture::Picture};
+use crate::{Decision, Observed, Plan, ShardPlan, Stage, outdated::outdated, picture::Picture};
 
 /// Decides what to do next about a cluster.
 ///
@@ -32,5 +34,12 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
     let serving = picture.live.values().filter(|live| live.serves());
     let served =
         serving.fold(tholepin_schema::word::SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
-    Plan { stage, shards, common, slots_served: served.slot_count() }
+    Plan {
+        stage,
+        shards,
+        common,
+        settings: settings::decide(&picture),
+        outdated: outdated(&picture),
+        slots_served: served.slot_count(),
+    }
 }

@@ -23,11 +23,14 @@ extern crate alloc;
 extern crate std;
 
 mod check;
+pub mod configuration;
 mod decide;
+mod last_words;
 mod layout;
 #[cfg(test)]
 mod model;
 mod names;
+mod outdated;
 mod picture;
 mod plan;
 mod reason;
@@ -39,6 +42,7 @@ pub use check::Violation;
 pub use decide::plan;
 pub use layout::{Layout, Seat};
 pub use names::Names;
+pub use outdated::{Outdated, Template};
 pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Stage};
 pub use reason::WaitReason;
 
@@ -66,6 +70,9 @@ pub const REPLICA_BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 /// that serves clients never has it for long: it gets the spec's timeout back as soon as it knows
 /// all slots and finds the cluster well.
 pub const FORMING_NODE_TIMEOUT_MS: u32 = 500;
+
+/// The most settings that members are given in one pass.
+pub const SETTINGS_MAX: usize = 128;
 
 /// The most meetings in one plan. A full mesh of 32 nodes fits; gossip does the rest.
 pub const MEETINGS_MAX: usize = 496;

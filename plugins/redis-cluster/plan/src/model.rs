@@ -8,6 +8,7 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     format,
     string::{String, ToString},
+    vec::Vec,
 };
 
 use tholepin_redis_types::redis_cluster::{
@@ -143,7 +144,11 @@ impl Model {
     }
 
     pub(crate) fn observed(&self) -> Observed {
-        Observed { snapshot: self.snapshot(), previous: self.previous.clone() }
+        Observed {
+            snapshot: self.snapshot(),
+            previous: self.previous.clone(),
+            templates: Vec::new(),
+        }
     }
 
     pub(crate) fn plan(&self) -> Plan {

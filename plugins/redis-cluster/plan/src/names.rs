@@ -26,10 +26,29 @@ impl Names<'_> {
         format!("{}-nodes", self.cluster)
     }
 
-    /// The ConfigMap with `redis.conf` and the scripts.
+    /// The ConfigMap of one revision of what only a restart can change: `redis.conf` and the scripts.
     #[must_use]
-    pub fn config_map(&self) -> String {
-        format!("{}-config", self.cluster)
+    pub fn revision(&self, hash: u64) -> String {
+        format!("{}-config-{hash:016x}", self.cluster)
+    }
+
+    /// Whether a ConfigMap is a revision. Earlier versions of the plugin made a single one, without a
+    /// hash.
+    #[must_use]
+    pub fn is_revision(&self, config_map: &str) -> bool {
+        let rest = config_map.strip_prefix(self.cluster).and_then(|it| it.strip_prefix("-config"));
+        rest.is_some_and(|rest| {
+            let hash = rest.strip_prefix('-').unwrap_or_default();
+            let digits =
+                |it: &str| it.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            rest.is_empty() || hash.len() == 16 && digits(hash)
+        })
+    }
+
+    /// The ConfigMap with the settings that running servers have taken.
+    #[must_use]
+    pub fn live_config(&self) -> String {
+        format!("{}-live", self.cluster)
     }
 
     /// A shard, and its StatefulSet.
@@ -69,6 +88,23 @@ mod tests {
             ["demo-2-11", "demox-shard-2-1", "demo-shard-2", "demo-shard-02-1", "demo-shard--1-0"]
         {
             assert_eq!(names.seat(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_revision_is_known_by_its_name() {
+        let names = Names { cluster: "demo" };
+        assert_eq!(names.revision(255), "demo-config-00000000000000ff");
+        assert!(names.is_revision(&names.revision(u64::MAX)) && names.is_revision("demo-config"));
+        for other in [
+            "demo-live",
+            "demo-config-x",
+            "demo-config-00ff",
+            "demo-configs",
+            "demo-config-",
+            "other-config-00000000000000ff",
+        ] {
+            assert!(!names.is_revision(other), "{other}");
         }
     }
 }

@@ -152,6 +152,15 @@ impl<'a> Picture<'a> {
         }
     }
 
+    /// Whether a member that answers has a link to a node and does not call it failed: then its process
+    /// lives, whether its Pod is a member or not.
+    pub(crate) fn is_reached(&self, node: NodeId) -> bool {
+        self.live.values().any(|live| {
+            let row = self.snapshot().row_seen_by(live.member, node);
+            row.is_some_and(|row| row.connected && !row.is_failing())
+        })
+    }
+
     /// What was reported last of the member in a Pod, if it still is the same node.
     pub(crate) fn was_in_sync(&self, pod: &str, node: NodeId) -> bool {
         let shards = &self.observed.previous.shards;

@@ -10,7 +10,9 @@ use tholepin_schema::{
     word::{NodeId, SlotSet},
 };
 
-use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
+use crate::{
+    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, Outdated, Template, WAITING_REQUEUE_MS, WaitReason,
+};
 
 /// All that a decision rests on.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -20,6 +22,9 @@ pub struct Observed {
     /// What was reported last: the only memory there is. It says which replicas were in sync while
     /// their primary could still be asked.
     pub previous: RedisClusterStatus,
+    /// The StatefulSets' templates.
+    #[serde(default)]
+    pub templates: Vec<Template>,
 }
 
 /// What to do next, and what is waited for.
@@ -32,6 +37,11 @@ pub struct Plan {
     pub shards: Vec<ShardPlan>,
     /// What concerns no single shard: settings, introductions, forgetting.
     pub common: Decision,
+    /// The spec's settings that running servers are to be given, each an action of its own. They are
+    /// performed after everything else, and a cluster is as wanted without them.
+    pub settings: Vec<Action>,
+    /// How many Pods are of an older template.
+    pub outdated: Outdated,
     /// How many slots a primary serves that answers.
     pub slots_served: u16,
 }
@@ -105,7 +115,7 @@ impl Decision {
 }
 
 impl Plan {
-    /// All actions as one list, ordered by `after` alone.
+    /// All actions but the settings' as one list, ordered by `after` alone.
     #[must_use]
     pub fn actions(&self) -> Vec<Action> {
         self.decisions().flat_map(Decision::actions).cloned().collect()

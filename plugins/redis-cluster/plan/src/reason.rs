@@ -85,6 +85,30 @@ pub enum WaitReason {
         /// Why, as far as it is known.
         why: String,
     },
+    /// A server ends by itself as soon as it is started.
+    #[error(
+        "the server of `{pod}` does not start: it says `{words}`; mend what it names, in the spec or \
+         on its volume"
+    )]
+    DoesNotStart {
+        /// The first such Pod.
+        pod: String,
+        /// What it said last.
+        words: String,
+    },
+    /// The owner of a shard's slots lives and is no member.
+    #[error(
+        "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is \
+         no member: its owner reference or its labels were changed; put them back"
+    )]
+    OwnerNoMember {
+        /// The node's id.
+        node: NodeId,
+        /// Where it is.
+        address: String,
+        /// The slots.
+        slots: String,
+    },
     /// A member reads its data from disk.
     #[error("`{pod}` reads its data from disk")]
     Loading {
@@ -129,10 +153,12 @@ pub enum WaitReason {
         why: &'static str,
     },
     /// The members do not find the cluster well yet.
-    #[error("`{pod}` does not say `cluster_state:ok` yet")]
+    #[error("`{pod}` does not say `cluster_state:ok`: {why}")]
     StateNotOk {
         /// The first such member.
         pod: String,
+        /// Which slots are not covered in its view, and whose they are.
+        why: String,
     },
 }
 
@@ -150,6 +176,8 @@ impl WaitReason {
             Self::NobodyToTakeOver { .. } => "NobodyToTakeOver",
             Self::ForeignNode { .. } => "ForeignNode",
             Self::PodsNotAnswering { .. } => "PodsNotAnswering",
+            Self::DoesNotStart { .. } => "DoesNotStart",
+            Self::OwnerNoMember { .. } => "OwnerNoMember",
             Self::Loading { .. } => "Loading",
             Self::OldPrimary { .. } => "OldPrimary",
             Self::TwoWithOneId { .. } => "TwoWithOneId",
@@ -172,6 +200,8 @@ impl WaitReason {
             | Self::OtherShardFirst
             | Self::NobodyToTakeOver { .. }
             | Self::ForeignNode { .. }
+            | Self::DoesNotStart { .. }
+            | Self::OwnerNoMember { .. }
             | Self::TwoWithOneId { .. }
             | Self::HoldsKeys { .. } => true,
             Self::PodsNotAnswering { .. }

@@ -3,15 +3,16 @@
 use alloc::{format, string::String, vec::Vec};
 
 use proptest::prelude::*;
+use serde_json::json;
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
-    snapshot::UnreachableReason,
+    snapshot::{MemberAnswer, UnreachableReason},
     word::SlotSet,
 };
 
 use crate::{
-    Stage, WaitReason,
+    Outdated, Stage, Template, WaitReason,
     model::{CLUSTER, Model, spec},
 };
 
@@ -299,6 +300,125 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
         model.gossip();
     }
     assert!(reasons(&model).contains(&"HoldsKeys"));
+}
+
+#[test]
+fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
+    let mut model = Model::formed(spec(1, 1));
+    model.spec.settings = [("slowlog-max-len", "256"), ("repl-backlog-size", "1mb"), ("hz", "20")]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
+    let mut observed = model.observed();
+    for (member, length) in observed.snapshot.members.iter_mut().zip(["128", "256"]) {
+        let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("{member:?}") };
+        let shown = [("slowlog-max-len", length), ("repl-backlog-size", "1048576"), ("hz", "10")];
+        facts.settings.extend(shown.map(|(name, value)| (name.into(), value.into())));
+    }
+    let plan = crate::plan(CLUSTER, &model.spec, &observed);
+    assert_eq!((plan.stage, plan.actions().len()), (Stage::Steady, 0));
+    let ids: Vec<_> = plan.settings.iter().map(|action| action.id.as_deref().unwrap()).collect();
+    assert_eq!(ids, ["set:demo-shard-0-0:slowlog-max-len"], "`hz` waits for a restart");
+    // What a member does not tell is not set again and again.
+    assert_eq!(model.plan().settings, []);
+}
+
+/// How the Pods of a cluster of two shards compare with these templates, each of one revision.
+fn outdated(pods: [&str; 4], sets: [Option<&str>; 2]) -> Outdated {
+    let model = Model::formed(spec(2, 1));
+    let mut observed = model.observed();
+    for (member, revision) in observed.snapshot.members.iter_mut().zip(pods) {
+        member.kubernetes = json!({"labels": {"controller-revision-hash": revision}});
+    }
+    let template = |(shard, revision): (usize, Option<&str>)| Template {
+        set: format!("{CLUSTER}-shard-{shard}"),
+        revision: revision.map(Into::into),
+    };
+    observed.templates = sets.into_iter().enumerate().map(template).collect();
+    crate::plan(CLUSTER, &model.spec, &observed).outdated
+}
+
+#[test]
+fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
+    let some = |count: usize, next: &str| Outdated::Some { count, of: 4, next: next.into() };
+    let new = [Some("b0"), Some("b1")];
+    let cases = [
+        (["b0", "b0", "b1", "b1"], new, Outdated::Nobody),
+        (["b0", "a0", "b1", "a1"], new, some(2, "demo-shard-0-1")),
+        (["a0", "b0", "b1", "a1"], new, some(2, "demo-shard-1-1")),
+        (["a0", "b0", "b1", "b1"], new, some(1, "demo-shard-0-0")),
+        (["", "b0", "b1", "b1"], new, some(1, "demo-shard-0-0")),
+        (["a0", "b0", "b1", "b1"], [Some("b0"), None], Outdated::Unknown),
+    ];
+    for (pods, sets, expected) in cases {
+        assert_eq!(outdated(pods, sets), expected, "{pods:?} {sets:?}");
+    }
+    assert_eq!(Model::formed(spec(1, 0)).plan().outdated, Outdated::Unknown, "nothing is known");
+}
+
+#[test]
+fn a_template_tells_its_revision_once_its_controller_has_seen_it() {
+    let set = |observed: i64| {
+        json!({"metadata": {"name": "s", "generation": 2},
+            "status": {"observedGeneration": observed, "updateRevision": "s-1"}})
+    };
+    assert_eq!(Template::of(&set(2)).unwrap().revision.as_deref(), Some("s-1"));
+    assert_eq!(Template::of(&set(1)).unwrap().revision, None);
+    assert_eq!(Template::of(&json!({"metadata": {"name": "s"}})).unwrap().revision, None);
+    assert_eq!(Template::of(&json!({})), None);
+}
+
+#[test]
+fn a_server_that_does_not_start_is_quoted() {
+    let mut model = Model::new(spec(1, 1));
+    model.kill("demo-shard-0-1");
+    let mut observed = model.observed();
+    let ended = json!({"exitCode": 1, "message": "it cannot\n"});
+    observed.snapshot.members[1].kubernetes = json!({"lastState": {"terminated": ended}});
+    let forming = crate::plan(CLUSTER, &model.spec, &observed);
+    let formed = Model::formed(spec(1, 1)).observed().snapshot;
+    (observed.snapshot.members[0], observed.snapshot.view) =
+        (formed.members[0].clone(), formed.view);
+    let formed = crate::plan(CLUSTER, &model.spec, &observed);
+    for plan in [forming, formed] {
+        let reason = plan.shards[0].decision.reason().unwrap();
+        assert!(reason.is_fault() && format!("{reason}").contains("`it cannot`"), "{reason}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
+    let mut model = Model::formed(spec(2, 1));
+    model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
+    model.gossip();
+    let plan = model.plan();
+    let text = format!("{}", plan.shards[0].decision.reason().unwrap());
+    let expected = "the slots 8192-16383 belong to `demo-shard-1-0`, which it does not reach";
+    assert!(text.contains(expected), "{text}");
+
+    let mut model = Model::formed(spec(2, 0));
+    let dropped: SlotSet = SlotSet::from_iter(["5-6".parse().unwrap()]);
+    for pod in model.pods.values_mut() {
+        for row in pod.process.as_mut().unwrap().table.values_mut() {
+            row.slots = row.slots.difference(&dropped);
+        }
+    }
+    let plan = model.plan();
+    let text = format!("{}", plan.shards[1].decision.reason().unwrap());
+    assert!(text.contains("the slots 5-6 belong to nobody it knows of"), "{text}");
+}
+
+#[test]
+fn slots_of_an_owner_that_lives_are_not_lost() {
+    let mut model = Model::formed(spec(3, 0));
+    let (id, pod) = (model.id("demo-shard-1-0"), model.pods["demo-shard-1-0"].clone());
+    // The StatefulSet was orphaned: its Pod answers the others, and is no member.
+    model.pods.remove("demo-shard-1-0");
+    let reason = model.plan().shards[1].decision.reason().cloned().unwrap();
+    let address = pod.address;
+    let slots = "5462-10922".into();
+    assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
+    model.gossip();
+    assert!(reasons(&model).contains(&"SlotsLost"), "nobody reaches it any more");
 }
 
 /// What may happen to a cluster between two looks.

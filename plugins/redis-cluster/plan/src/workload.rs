@@ -11,6 +11,9 @@
 mod config;
 mod template;
 
+pub(crate) use config::revision_name;
+pub use config::{live_config, read_live_config};
+
 use alloc::{string::String, vec, vec::Vec};
 
 use serde_json::{Value, json};
@@ -42,11 +45,11 @@ pub struct Owner<'a> {
     pub uid: &'a str,
 }
 
-/// Everything that is needed, in the order in which to apply it.
+/// Everything that is needed beside [`live_config`], in the order in which to apply it.
 #[must_use]
 pub fn objects(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let mut objects = vec![
-        config::config_map(owner, spec),
+        config::revision(owner, spec),
         headless_service(owner, spec),
         client_service(owner, spec),
     ];

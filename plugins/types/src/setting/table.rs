@@ -1,7 +1,7 @@
 //! The two tables. Names and ranges are those of Redis 7.0 (`config.c`); all of them exist from 6.2 to
 //! Valkey 9 unless a line says otherwise.
 
-use core::fmt;
+use super::kind::{BYTES_MAX, Kind};
 
 /// A setting that a spec may give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,73 +29,12 @@ impl Managed {
     }
 }
 
-/// What a value must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A whole number, both ends included.
-    Integer {
-        /// The smallest.
-        min: i64,
-        /// The largest.
-        max: i64,
-    },
-    /// A number of bytes, with or without a unit.
-    Memory,
-    /// `yes` or `no`.
-    YesNo,
-    /// One of these words.
-    OneOf(&'static [&'static str]),
-    /// Words of letters, digits and `$`: nothing that `redis.conf` would read otherwise.
-    Text,
-}
-
-impl Kind {
-    /// Whether a value is of this kind.
-    #[must_use]
-    pub fn accepts(self, value: &str) -> bool {
-        match self {
-            Self::Integer { min, max } => {
-                value.parse::<i64>().is_ok_and(|number| min <= number && number <= max)
-            }
-            Self::Memory => {
-                let unit = value.trim_start_matches(|letter: char| letter.is_ascii_digit());
-                let digits = value.len() - unit.len();
-                let units = ["", "b", "k", "kb", "m", "mb", "g", "gb"];
-                // 18 digits fit into Redis' 64 bits.
-                (1..=18).contains(&digits) && units.iter().any(|u| u.eq_ignore_ascii_case(unit))
-            }
-            Self::YesNo => matches!(value, "yes" | "no"),
-            Self::OneOf(words) => words.contains(&value),
-            Self::Text => {
-                value.chars().all(|letter| letter.is_ascii_alphanumeric() || " $".contains(letter))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
-            Self::Memory => f.write_str("a number of bytes such as `100mb`"),
-            Self::YesNo => f.write_str("`yes` or `no`, in quotes"),
-            Self::OneOf(words) => {
-                f.write_str("one of")?;
-                words.iter().enumerate().try_for_each(|(index, word)| {
-                    write!(f, "{} `{word}`", if index == 0 { "" } else { "," })
-                })
-            }
-            Self::Text => f.write_str("words of letters, digits and `$`"),
-        }
-    }
-}
-
 const fn integer(name: &'static str, min: i64, max: i64) -> Offered {
     Offered { name, kind: Kind::Integer { min, max } }
 }
 
-const fn memory(name: &'static str) -> Offered {
-    Offered { name, kind: Kind::Memory }
+const fn memory(name: &'static str, min: u64, max: u64) -> Offered {
+    Offered { name, kind: Kind::Memory { min, max } }
 }
 
 const fn yes_no(name: &'static str) -> Offered {
@@ -106,10 +45,6 @@ const fn one_of(name: &'static str, words: &'static [&'static str]) -> Offered {
     Offered { name, kind: Kind::OneOf(words) }
 }
 
-const fn text(name: &'static str) -> Offered {
-    Offered { name, kind: Kind::Text }
-}
-
 const fn managed(name: &'static str, way_out: &'static str) -> Managed {
     Managed { name, way_out }
 }
@@ -117,18 +52,31 @@ const fn managed(name: &'static str, way_out: &'static str) -> Managed {
 const INT_MAX: i64 = i32::MAX as i64;
 const LONG_MAX: i64 = i64::MAX;
 
+// Stricter than the engine, each for a reason:
+
+/// The server asks the system for 32 files more than this, and for 16 fewer each time it is refused:
+/// with `maxclients 2147483647` it does so for more than a minute before it listens. No process has
+/// more than `fs.nr_open` files, by default 1048576.
+const MAXCLIENTS_MAX: i64 = 1_048_576 - 32;
+/// The server raises a smaller one to this by itself.
+const BACKLOG_MIN: u64 = 16_384;
+/// What can be set while the server runs.
+const BACKLOG_MAX: u64 = 64 << 30;
+/// What can be set while the server runs; an entry takes up to a few kilobytes.
+const SLOWLOG_MAX: i64 = 1_000_000;
+
 /// What a spec may give, by name.
 pub const OFFERED: &[Offered] = &[
     integer("active-expire-effort", 1, 10),
     yes_no("activedefrag"),
     one_of("appendfsync", &["always", "everysec", "no"]),
-    memory("auto-aof-rewrite-min-size"),
+    memory("auto-aof-rewrite-min-size", 0, BYTES_MAX),
     integer("auto-aof-rewrite-percentage", 0, INT_MAX),
-    text("client-output-buffer-limit"),
+    Offered { name: "client-output-buffer-limit", kind: Kind::BufferLimits },
     integer("cluster-replica-validity-factor", 0, INT_MAX),
     yes_no("dynamic-hz"),
     integer("hash-max-listpack-entries", 0, LONG_MAX),
-    memory("hash-max-listpack-value"),
+    memory("hash-max-listpack-value", 0, BYTES_MAX),
     integer("hz", 1, 500),
     integer("io-threads", 1, 128),
     integer("latency-monitor-threshold", 0, LONG_MAX),
@@ -141,8 +89,8 @@ pub const OFFERED: &[Offered] = &[
     integer("lfu-log-factor", 0, INT_MAX),
     integer("list-max-listpack-size", -5, INT_MAX),
     one_of("loglevel", &["debug", "verbose", "notice", "warning"]),
-    integer("maxclients", 1, INT_MAX),
-    memory("maxmemory"),
+    integer("maxclients", 1, MAXCLIENTS_MAX),
+    memory("maxmemory", 0, BYTES_MAX),
     one_of(
         "maxmemory-policy",
         &[
@@ -160,23 +108,23 @@ pub const OFFERED: &[Offered] = &[
     integer("min-replicas-max-lag", 0, INT_MAX),
     integer("min-replicas-to-write", 0, INT_MAX),
     yes_no("no-appendfsync-on-rewrite"),
-    text("notify-keyspace-events"),
-    memory("proto-max-bulk-len"),
-    memory("repl-backlog-size"),
+    Offered { name: "notify-keyspace-events", kind: Kind::EventLetters },
+    memory("proto-max-bulk-len", 1 << 20, BYTES_MAX),
+    memory("repl-backlog-size", BACKLOG_MIN, BACKLOG_MAX),
     integer("repl-backlog-ttl", 0, INT_MAX),
     integer("repl-ping-replica-period", 1, INT_MAX),
     integer("repl-timeout", 1, INT_MAX),
     integer("set-max-intset-entries", 0, LONG_MAX),
     integer("slowlog-log-slower-than", -1, LONG_MAX),
-    integer("slowlog-max-len", 0, LONG_MAX),
-    memory("stream-node-max-bytes"),
+    integer("slowlog-max-len", 0, SLOWLOG_MAX),
+    memory("stream-node-max-bytes", 0, BYTES_MAX),
     integer("stream-node-max-entries", 0, LONG_MAX),
     integer("tcp-backlog", 0, INT_MAX),
     integer("tcp-keepalive", 0, INT_MAX),
     integer("timeout", 0, INT_MAX),
     integer("tracking-table-max-keys", 0, LONG_MAX),
     integer("zset-max-listpack-entries", 0, LONG_MAX),
-    memory("zset-max-listpack-value"),
+    memory("zset-max-listpack-value", 0, BYTES_MAX),
 ];
 
 const AUTH: &str = "name a Secret in `.spec.auth` instead";

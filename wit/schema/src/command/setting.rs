@@ -42,9 +42,9 @@ pub enum SettingValues {
     /// A decimal number, both ends included.
     Number {
         /// The smallest.
-        min: u64,
+        min: i64,
         /// The largest.
-        max: u64,
+        max: i64,
     },
     /// The member's own address: a guard compares it with the Pod's.
     OwnAddress,
@@ -56,20 +56,21 @@ pub enum SettingValues {
 /// `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times faster
 /// while they are low; `cluster-announce-ip` cures a node that shows clients an old address.
 pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
+    yes_no("activedefrag"),
     yes_no("cluster-allow-replica-migration"),
     RuntimeSetting { name: "cluster-announce-ip", values: SettingValues::OwnAddress },
     number("cluster-node-timeout", 250, 300_000),
     yes_no("cluster-replica-no-failover"),
-    number("cluster-replica-validity-factor", 0, 1_000),
+    number("cluster-replica-validity-factor", 0, i32::MAX as i64),
     yes_no("cluster-require-full-coverage"),
-    number("latency-monitor-threshold", 0, 600_000),
+    number("latency-monitor-threshold", 0, i64::MAX),
     number("repl-backlog-size", 16_384, 1 << 36),
     number("repl-diskless-sync-delay", 0, 60),
-    number("slowlog-log-slower-than", 0, 60_000_000),
-    number("slowlog-max-len", 0, 10_000),
+    number("slowlog-log-slower-than", -1, i64::MAX),
+    number("slowlog-max-len", 0, 1_000_000),
 ];
 
-const fn number(name: &'static str, min: u64, max: u64) -> RuntimeSetting {
+const fn number(name: &'static str, min: i64, max: i64) -> RuntimeSetting {
     RuntimeSetting { name, values: SettingValues::Number { min, max } }
 }
 
@@ -118,7 +119,8 @@ pub fn check_settings(
             SettingValues::YesNo if value == "yes" || value == "no" => continue,
             SettingValues::YesNo => "it is `yes` or `no`".to_string(),
             SettingValues::Number { min, max } => {
-                let plain = value.bytes().all(|digit| digit.is_ascii_digit());
+                let digits = value.strip_prefix('-').unwrap_or(value);
+                let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
                 match value.parse() {
                     Ok(number) if plain && min <= number && number <= max => continue,
                     _ => alloc::format!("it is a number from {min} to {max}"),
@@ -156,6 +158,9 @@ mod tests {
             ("cluster-node-timeout", "10", false),
             ("cluster-node-timeout", "+500", false),
             ("cluster-node-timeout", "", false),
+            ("cluster-node-timeout", "-500", false),
+            ("slowlog-log-slower-than", "-1", true),
+            ("slowlog-log-slower-than", "-2", false),
             ("cluster-allow-replica-migration", "no", true),
             ("cluster-allow-replica-migration", "off", false),
             ("cluster-announce-ip", "10.0.0.7", true),

@@ -93,6 +93,16 @@ impl World {
                 claim.metadata.owner_references = Some(owners);
                 format!("{name} owned by [{}]", kinds.join(", "))
             }
+            Write::AdoptPod(Adoption { name, owners, .. }) => {
+                let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
+                pod.metadata.owner_references = Some(owners);
+                format!("adopt {name}")
+            }
+            Write::AdoptRevision(Adoption { name, owners, .. }) => {
+                let revision = Arc::make_mut(self.revisions.get_mut(&name).unwrap());
+                revision.metadata.owner_references = Some(owners);
+                "adopt revision".to_owned()
+            }
             Write::CreatePod(mut pod) => {
                 let name = pod.metadata.name.clone().unwrap();
                 self.born += 1;
@@ -260,6 +270,32 @@ fn a_name_that_somebody_else_has_is_left_alone() {
     let stranger: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
     world.pods.insert("db-0".into(), Arc::new(stranger));
     assert_eq!(world.pass(), ["new revision"]);
+}
+
+#[test]
+fn what_a_deleted_set_left_behind_is_adopted() {
+    let mut world = World::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
+    world.settle();
+    let revision = world.set.status.as_ref().unwrap().update_revision.clone();
+    // `kubectl delete --cascade=orphan`, and the set is made again.
+    for pod in world.pods.values_mut() {
+        Arc::make_mut(pod).metadata.owner_references = None;
+    }
+    for revision in world.revisions.values_mut() {
+        Arc::make_mut(revision).metadata.owner_references = None;
+    }
+    world.set.metadata.uid = Some("new-uid".into());
+    world.set.status = None;
+    // One is controlled by somebody else, and one does not match.
+    let other = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x", "controller": true}]);
+    let pod = Arc::make_mut(world.pods.get_mut("db-1").unwrap());
+    pod.metadata.owner_references = Some(serde_json::from_value(other).unwrap());
+    Arc::make_mut(world.pods.get_mut("db-2").unwrap()).metadata.labels = None;
+    assert_eq!(world.settle(), ["adopt db-0", "adopt revision"]);
+    assert_eq!(world.set.status.as_ref().unwrap().update_revision, revision);
+    assert_eq!(world.set.status.as_ref().unwrap().replicas, 1);
+    let owners = world.pods["db-0"].metadata.owner_references.clone().unwrap();
+    assert_eq!(owners[0].uid, "new-uid");
 }
 
 #[test]

@@ -9,17 +9,16 @@ use alloc::{
 
 use tholepin_schema::{
     action::{Action, Presume, Verb},
-    command::{RUNTIME_SETTINGS, SettingValues},
     snapshot::{NodeFlag, NodeRow},
     word::{ConfigEpoch, NodeId, Role, Slot},
 };
 
 use crate::{
     Decision, FORMING_NODE_TIMEOUT_MS, MEETINGS_MAX, WaitReason,
+    configuration::{NODE_TIMEOUT, of_failover},
     picture::{Live, Picture},
 };
 
-const NODE_TIMEOUT: &str = "cluster-node-timeout";
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
 
 /// Decides about the cluster as a whole.
@@ -115,7 +114,8 @@ fn is_meeting(picture: &Picture<'_>, a: &Live<'_>, b: &Live<'_>) -> bool {
     meeting.any(|row| row.address.is_some() && row.address == b.member.address)
 }
 
-/// Settings that a member should have and has not, of those that can be changed while it runs.
+/// What Tholepin itself sets and a member has not. The spec's settings are set apart from these
+/// (`settings`): one that the server refuses must not hold these up.
 fn configure(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
     let mut wanted = standing(picture);
     wanted.insert(NODE_TIMEOUT.into(), node_timeout_ms(picture, live).to_string());
@@ -135,30 +135,13 @@ fn configure(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
     Some(Action { id, verb, presume, after: Vec::new() })
 }
 
-/// What every member should have, whatever it does.
+/// What every member should have, whatever the spec's settings say.
 fn standing(picture: &Picture<'_>) -> BTreeMap<String, String> {
-    let coverage = if picture.spec.failover.require_full_coverage { "yes" } else { "no" };
-    let mut wanted = BTreeMap::from([
+    let mut wanted = of_failover(picture.spec);
+    wanted.extend([
         (String::from("cluster-allow-replica-migration"), String::from("no")),
-        (String::from("cluster-require-full-coverage"), String::from(coverage)),
         (String::from("repl-diskless-sync-delay"), String::from("0")),
     ]);
-    for (name, value) in &picture.spec.settings {
-        let Some(setting) = RUNTIME_SETTINGS.iter().find(|setting| setting.name == name) else {
-            continue;
-        };
-        let comparable = match setting.values {
-            SettingValues::YesNo => true,
-            // The engine answers `1mb` with `1048576`, which would look like drift for ever.
-            SettingValues::Number { min, max } => {
-                value.as_str().parse::<u64>().is_ok_and(|number| min <= number && number <= max)
-            }
-            SettingValues::OwnAddress => false,
-        };
-        if comparable {
-            wanted.insert(name.clone(), value.as_str().into());
-        }
-    }
     wanted
 }
 

@@ -32,6 +32,11 @@ pub(super) fn lost(
 ) -> Decision {
     let address = address(picture, owner);
     let member = match picture.absence(owner, address.as_deref()) {
+        Absence::Gone(None) if picture.is_reached(owner) => {
+            let slots = slots(picture, owner);
+            let address = address.unwrap_or_default();
+            return Decision::Wait(WaitReason::OwnerNoMember { node: owner, address, slots });
+        }
         Absence::Gone(member) => member,
         Absence::Silent(member) => {
             return Decision::Wait(WaitReason::PrimarySilent { pod: member.pod.clone() });
@@ -147,9 +152,8 @@ fn nobody_left(
         let why = String::from("it owns the shard's slots and no replica is left");
         return Decision::Wait(WaitReason::PodsNotAnswering { count: absent, pod, why });
     }
-    let slots = picture.claims.get(&owner).map(ToString::to_string).unwrap_or_default();
     if absent != 0 {
-        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots });
+        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots: slots(picture, owner) });
     }
     // Everybody answers and nobody has the data: a new owner can begin when the dead one is forgotten,
     // if the host finds that nothing is given up that must not be.
@@ -160,6 +164,11 @@ fn nobody_left(
     let id = Some(format!("forget:{owner}"));
     let verb = Verb::Forget { node: owner };
     Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
+}
+
+/// The slots that a node owns, whoever says so.
+fn slots(picture: &Picture<'_>, owner: NodeId) -> String {
+    picture.claims.get(&owner).map(ToString::to_string).unwrap_or_default()
 }
 
 /// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw

@@ -5,11 +5,11 @@ use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, Presume, Verb},
-    snapshot::{MemberAnswer, NodeFlag, NotInSync},
+    snapshot::{NodeFlag, NotInSync},
     word::{NodeId, Role, SlotSet},
 };
 
-use super::{common::first_epoch_id, heal};
+use super::{common::first_epoch_id, heal, waits};
 use crate::{
     Decision, MemberView, REPLICA_BEHIND_BYTES_MAX, Seat, ShardPlan, WaitReason,
     picture::{Live, Picture},
@@ -47,7 +47,7 @@ fn begin(picture: &Picture<'_>, shard: u16) -> Decision {
                 keys: live.facts.keys.unwrap_or_default(),
             }),
             None => heal::start_alone(picture, shard).unwrap_or_else(|| {
-                Decision::Wait(silent(picture, shard).unwrap_or(WaitReason::Gossip))
+                Decision::Wait(waits::silent(picture, shard).unwrap_or(WaitReason::Gossip))
             }),
         };
     };
@@ -90,6 +90,10 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
 
 /// The first Pod, of whatever seat, that exists and does not tell who it is.
 fn anybody_silent(picture: &Picture<'_>) -> Option<WaitReason> {
+    let mut seats = picture.layout.seats();
+    if let Some(reason) = seats.find_map(|seat| waits::does_not_start(picture, seat)) {
+        return Some(reason);
+    }
     let members = &picture.snapshot().members;
     let mut silent = members.iter().filter(|member| member.node().is_none());
     let count = silent.clone().count();
@@ -131,8 +135,8 @@ fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut boo
     if !actions.is_empty() {
         return Decision::Act(actions);
     }
-    reasons.extend(silent(picture, shard));
-    reasons.extend(not_ok(picture, shard));
+    reasons.extend(waits::silent(picture, shard));
+    reasons.extend(waits::not_ok(picture, shard));
     // What needs a person is said first, then what comes first in the order of seats.
     let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
     if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
@@ -187,37 +191,6 @@ const fn stage(why: &NotInSync) -> &'static str {
         NotInSync::Behind { .. } => "it is behind",
         NotInSync::Silent { .. } => "it acknowledges nothing",
     }
-}
-
-/// The seats of a shard from which no answer came.
-fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
-    let absent: Vec<Seat> =
-        picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
-    let first = *absent.first()?;
-    let pod = picture.names.pod(first);
-    let why = match picture.seated.get(&first).map(|member| &member.answer) {
-        None => String::from("it does not exist yet"),
-        Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
-        Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
-            return Some(WaitReason::Loading { pod });
-        }
-        Some(MemberAnswer::Answered(facts)) if facts.node.is_some() => {
-            return Some(WaitReason::TwoWithOneId { pod });
-        }
-        Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
-            Some((command, error)) => format!("to `{command}` it says `{error}`"),
-            None => String::from("it does not say who it is"),
-        },
-    };
-    Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
-}
-
-/// The first member of a shard that does not find the cluster well.
-fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
-    let mut live = picture.live_of(shard);
-    let unwell =
-        live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
-    Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone() })
 }
 
 /// The members of a shard as they are now; of those that do not answer, what was reported last.

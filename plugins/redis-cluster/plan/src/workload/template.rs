@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::reserved::MAY_START;
 
-use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, selector};
+use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, revision_name, selector};
 
 /// How long the preStop hook waits for another member to take over, in seconds.
 const HAND_OVER_S_MAX: u32 = 20;
@@ -83,6 +83,8 @@ fn container(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
             "successThreshold": 1,
             "failureThreshold": 6,
         },
+        // A server that does not start says why; a condition of the RedisCluster repeats it.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": {"exec": script("stop")}},
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -126,8 +128,10 @@ fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
 }
 
 fn volumes(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+    let sources = [revision_name(owner, spec), names(owner).live_config()]
+        .map(|name| json!({"configMap": {"name": name}}));
     let mut volumes = vec![
-        json!({"name": "config", "configMap": {"name": names(owner).config_map()}}),
+        json!({"name": "config", "projected": {"sources": sources}}),
         json!({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
         json!({"name": PODINFO, "downwardAPI": {"items": [{
             "path": "may-start",

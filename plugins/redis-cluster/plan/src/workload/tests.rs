@@ -18,10 +18,11 @@ fn find(objects: &[Value], title_wanted: &str) -> Value {
 fn a_cluster_has_one_stateful_set_per_shard_and_all_objects_have_the_owner() {
     let objects = objects(OWNER, &spec(json!({"shards": 3, "replicasPerShard": 2})));
     let titles: Vec<String> = objects.iter().map(title).collect();
+    let (first, rest) = titles.split_first().unwrap();
+    assert_eq!(*first, format!("ConfigMap {}", revision_name(OWNER, &spec(json!({})))));
     assert_eq!(
-        titles,
+        rest,
         [
-            "ConfigMap demo-config",
             "Service demo-nodes",
             "Service demo",
             "StatefulSet demo-shard-0",
@@ -54,7 +55,7 @@ fn volumes_follow_the_storage() {
         assert_eq!(policy["whenDeleted"], expected);
         let claim = &set["spec"]["volumeClaimTemplates"][0];
         assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "1Gi");
-        let config = find(&objects, "ConfigMap demo-config");
+        let config = &objects[0];
         assert!(config["data"]["redis.conf"].as_str().unwrap().contains("appendonly yes"));
     }
 }
@@ -81,10 +82,19 @@ fn nothing_listens_everywhere_and_no_password_is_written_down() {
 
 #[test]
 fn settings_become_lines() {
-    let settings = json!({"maxmemory": "100mb", "notify-keyspace-events": "", "hz": 20});
+    let settings = json!({
+        "maxmemory": "100mb", "notify-keyspace-events": "", "hz": 20, "slowlog-max-len": 5,
+    });
     let objects = objects(OWNER, &spec(json!({"settings": settings})));
-    let config = find(&objects, "ConfigMap demo-config");
+    let config = &objects[0];
+    assert_eq!(config["immutable"], true);
     let text = config["data"]["redis.conf"].as_str().unwrap();
+    // What running servers are given is in another file.
+    assert!(!text.contains("slowlog-max-len") && !text.contains("cluster-node-timeout"), "{text}");
+    let set = find(&objects, "StatefulSet demo-shard-0");
+    let sources = &set["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
+    assert_eq!(sources[0]["configMap"]["name"], config["metadata"]["name"]);
+    assert_eq!(sources[1]["configMap"]["name"], "demo-live");
     for line in ["maxmemory 100mb", "notify-keyspace-events \"\"", "hz 20"] {
         assert!(text.lines().any(|it| it == line), "{line}: {text}");
     }

@@ -127,7 +127,7 @@ case ${REDISCLI_AUTH:-} in
 esac
 
 {
-    printf 'include %s/redis.conf\n' "$conf"
+    printf 'include %s/redis.conf\ninclude %s/live.conf\n' "$conf" "$conf"
     printf 'bind %s\n' "$POD_IP"
     printf 'cluster-announce-ip %s\n' "$POD_IP"
     # Peers answer to where a message comes from. The engine knows this from 7.0 on.

@@ -1,0 +1,167 @@
+//! Decides what the servers read at their next start, and which files nobody reads any more.
+//!
+//! Invariants:
+//! - A value that can be changed while a server runs enters the file only after every member that
+//!   answers showed it; at creation, when none has ever answered, it is the spec's.
+//! - What is not known changes nothing: a member that does not answer proves neither that a value was
+//!   taken nor that a file is out of use.
+
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tholepin_redis_types::{
+    redis_cluster::{RedisClusterSpec, RedisClusterStatus},
+    setting,
+};
+use tholepin_schema::{
+    command::{RUNTIME_SETTINGS, SettingValues},
+    snapshot::{Facts, Member, Snapshot},
+};
+
+use crate::{Names, workload, workload::Owner};
+
+pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
+pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
+
+/// The settings in the file that a running server has taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// The values as the engine shows them, by name.
+    pub values: BTreeMap<String, String>,
+    /// Whether a server has ever answered: from then on no value enters that none has taken.
+    pub taken: bool,
+}
+
+/// Whether a setting of a spec is changed while the servers run, and by the verb `configure` alone.
+pub(crate) fn is_live(name: &str) -> bool {
+    RUNTIME_SETTINGS
+        .iter()
+        .any(|setting| setting.name == name && !matches!(setting.values, SettingValues::OwnAddress))
+}
+
+/// Whether a line read back from the file is one that could have been written there.
+pub(crate) fn may_be_live(name: &str, value: &str) -> bool {
+    let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_live(name) && plain && !value.is_empty()
+}
+
+/// The settings of the spec that are changed while the servers run, as the engine shows them.
+pub(crate) fn of_spec(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
+    let live = spec.settings.iter().filter(|(name, _)| is_live(name));
+    live.filter_map(|(name, value)| Some((name.clone(), setting::as_shown(name, value.as_str())?)))
+        .collect()
+}
+
+/// What Tholepin itself sets from the spec while the servers run. Every engine takes these.
+pub(crate) fn of_failover(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
+    let coverage = if spec.failover.require_full_coverage { "yes" } else { "no" };
+    BTreeMap::from([
+        (NODE_TIMEOUT.to_string(), spec.failover.node_timeout_ms.to_string()),
+        (FULL_COVERAGE.to_string(), coverage.to_string()),
+    ])
+}
+
+/// Whether the members alone tell what belongs into the file, so that it need not be read first.
+#[must_use]
+pub fn is_all_taken(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
+    let mut wanted = of_spec(spec);
+    wanted.append(&mut of_failover(spec));
+    wanted.iter().all(|(name, value)| is_taken(snapshot, name, value))
+}
+
+/// What the file should hold now. `before` is what it holds, none if it does not exist; without a
+/// snapshot nobody was asked.
+#[must_use]
+pub fn live(
+    spec: &RedisClusterSpec,
+    snapshot: Option<&Snapshot>,
+    previous: &RedisClusterStatus,
+    before: Option<&Live>,
+) -> Live {
+    let members = snapshot.map(|it| it.members.as_slice()).unwrap_or_default();
+    let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
+    let ever = before.is_some_and(|before| before.taken)
+        || members.iter().any(|member| member.node().is_some())
+        || known.any(|member| member.node.is_some());
+    let (own, mut wanted) = (of_failover(spec), of_spec(spec));
+    if !ever {
+        wanted.extend(own);
+        return Live { values: wanted, taken: false };
+    }
+    let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
+    let taken = |name: &str, value: &str| snapshot.is_some_and(|it| is_taken(it, name, value));
+    let of_spec = wanted.into_iter().filter_map(|(name, value)| {
+        let value = if taken(&name, &value) { Some(value) } else { kept(&name) };
+        value.map(|value| (name, value))
+    });
+    let own = own.into_iter().map(|(name, value)| {
+        let value = if taken(&name, &value) { value } else { kept(&name).unwrap_or(value) };
+        (name, value)
+    });
+    Live { values: of_spec.chain(own).collect(), taken: true }
+}
+
+/// Whether every member that answers shows the value, and at least one does.
+fn is_taken(snapshot: &Snapshot, name: &str, value: &str) -> bool {
+    let mut answering = snapshot.members.iter().filter_map(Member::facts).peekable();
+    let shows = |facts: &Facts| facts.settings.get(name).is_some_and(|shown| shown == value);
+    answering.peek().is_some() && answering.all(shows)
+}
+
+/// One ConfigMap that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Existing {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// Which revisions no Pod and no template names. `pods` and `sets` are the objects as they are, with
+/// `.spec`, and of the sets `.metadata.generation` and `.status.observedGeneration`.
+///
+/// None while a set has not been seen in its present generation by its controller: it may be about to
+/// make a Pod of the template before.
+#[must_use]
+pub fn unnamed<'a>(
+    owner: Owner<'_>,
+    spec: &RedisClusterSpec,
+    existing: &'a [Existing],
+    pods: &[Value],
+    sets: &[Value],
+) -> Vec<&'a Existing> {
+    let at = |set: &Value, path: &str| set.pointer(path).and_then(Value::as_i64);
+    let is_settled = |set: &Value| {
+        let generation = at(set, "/metadata/generation");
+        generation.is_some() && generation == at(set, "/status/observedGeneration")
+    };
+    if sets.len() < usize::from(spec.shards) || !sets.iter().all(is_settled) {
+        return Vec::new();
+    }
+    let mut named = BTreeSet::from([workload::revision_name(owner, spec)]);
+    let volumes = |object: &Value, path: &str| {
+        object.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let of_pods = pods.iter().flat_map(|pod| volumes(pod, "/spec/volumes"));
+    let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
+    named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
+    let names = Names { cluster: owner.name };
+    let revisions = existing.iter().filter(|it| names.is_revision(&it.name));
+    revisions.filter(|it| !named.contains(&it.name)).collect()
+}
+
+/// The ConfigMaps that a volume shows, by itself or as one of several sources.
+fn config_maps(volume: &Value) -> Vec<String> {
+    let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
+    let all = core::iter::once(volume).chain(sources.into_iter().flatten());
+    let names = all.filter_map(|source| source.pointer("/configMap/name")?.as_str());
+    names.map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests;

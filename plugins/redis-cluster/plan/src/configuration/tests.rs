@@ -1,0 +1,200 @@
+//! What enters the file of the settings that servers have taken, and which revisions go.
+
+use alloc::{vec, vec::Vec};
+
+use serde_json::json;
+use tholepin_redis_types::setting::{Kind, OFFERED};
+
+use super::*;
+use crate::{
+    model::{CLUSTER, Model},
+    workload::{live_config, objects, read_live_config, title},
+};
+
+const OWNER: Owner<'_> = Owner { name: CLUSTER, namespace: "default", uid: "u-1" };
+
+fn spec(settings: Value) -> RedisClusterSpec {
+    serde_json::from_value(json!({"shards": 1, "replicasPerShard": 1, "settings": settings}))
+        .unwrap()
+}
+
+/// What is read of a member: `None` if it does not answer.
+type Shown<'a> = Option<&'a [(&'a str, &'a str)]>;
+
+/// Two members with these settings beside the usual ones.
+fn snapshot(shown: [Shown<'_>; 2]) -> Snapshot {
+    let mut snapshot = Model::formed(crate::model::spec(1, 1)).observed().snapshot;
+    for (member, shown) in snapshot.members.iter_mut().zip(shown) {
+        let tholepin_schema::snapshot::MemberAnswer::Answered(facts) = &mut member.answer else {
+            panic!("{member:?}")
+        };
+        facts.settings.extend([
+            (NODE_TIMEOUT.to_string(), "5000".to_string()),
+            (FULL_COVERAGE.to_string(), "yes".to_string()),
+        ]);
+        match shown {
+            Some(settings) => facts
+                .settings
+                .extend(settings.iter().map(|(name, value)| ((*name).into(), (*value).into()))),
+            None => {
+                member.answer = serde_json::from_value(
+                    json!({"unreachable": {"reason": "timeout", "message": "m"}}),
+                )
+                .unwrap();
+            }
+        }
+    }
+    snapshot
+}
+
+/// The value of one setting in the file, after a file that held `before`.
+fn becomes(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
+    let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
+    let before = Live { values: values.into_iter().collect(), taken: true };
+    let spec = spec(settings);
+    let none = RedisClusterStatus::default();
+    let live = live(&spec, snapshot.as_ref(), &none, Some(&before));
+    assert!(live.taken);
+    live.values.get("slowlog-max-len").cloned()
+}
+
+#[test]
+fn a_value_enters_only_when_every_member_that_answers_has_taken_it() {
+    let wanted = || json!({"slowlog-max-len": 256});
+    let new: Shown<'_> = Some(&[("slowlog-max-len", "256")]);
+    let old: Shown<'_> = Some(&[("slowlog-max-len", "128")]);
+    let before = "slowlog-max-len 64";
+    let cases = [
+        (Some([new, new]), Some("256"), "both have it"),
+        (Some([new, old]), Some("64"), "one has not"),
+        (Some([new, None]), Some("256"), "who does not answer is given it when it does"),
+        (Some([None, None]), Some("64"), "nobody answers"),
+        (Some([new, Some(&[])]), Some("64"), "one does not tell"),
+        (None, Some("64"), "nobody was asked"),
+    ];
+    for (shown, expected, why) in cases {
+        let value = becomes(wanted(), shown.map(snapshot), before);
+        assert_eq!(value.as_deref(), expected, "{why}");
+    }
+    assert_eq!(becomes(wanted(), Some(snapshot([old, old])), ""), None, "it never was in the file");
+    assert_eq!(becomes(json!({}), Some(snapshot([new, new])), before), None, "it is not wanted");
+}
+
+#[test]
+fn memory_is_compared_in_the_engines_form() {
+    let backlog = "repl-backlog-size";
+    let spec = spec(json!({backlog: "1mb"}));
+    let taken: Shown<'_> = Some(&[(backlog, "1048576")]);
+    let snapshot = snapshot([taken, taken]);
+    assert!(is_all_taken(&spec, &snapshot));
+    let live = live(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);
+    assert_eq!(live.values[backlog], "1048576");
+}
+
+#[test]
+fn at_creation_the_spec_is_written_at_once_and_may_be_mended() {
+    let none = RedisClusterStatus::default();
+    let first = live(&spec(json!({"activedefrag": "yes"})), None, &none, None);
+    assert_eq!((first.values["activedefrag"].as_str(), first.taken), ("yes", false));
+    assert_eq!(first.values[NODE_TIMEOUT], "5000");
+    // No server started with it; the spec is mended.
+    let silent = snapshot([None, None]);
+    let mended = live(&spec(json!({})), Some(&silent), &none, Some(&first));
+    assert!(!mended.values.contains_key("activedefrag") && !mended.taken);
+}
+
+#[test]
+fn a_server_that_answered_once_ends_the_creation() {
+    let wanted = spec(json!({"activedefrag": "yes"}));
+    let silent = snapshot([None, None]);
+    let known: RedisClusterStatus = serde_json::from_value(json!({"shards": [{
+        "name": "s", "members": [{"pod": "p", "node": "a", "role": "silent"}]}]}))
+    .unwrap();
+    let none = RedisClusterStatus::default();
+    let file = Live { values: BTreeMap::new(), taken: true };
+    for (previous, before) in [(&known, None), (&none, Some(&file))] {
+        let live = live(&wanted, Some(&silent), previous, before);
+        assert!(live.taken && !live.values.contains_key("activedefrag"));
+        assert_eq!(live.values[NODE_TIMEOUT], "5000", "a file without it would mean 15 s");
+    }
+}
+
+#[test]
+fn the_file_is_read_back_as_it_was_written() {
+    let values = [("slowlog-log-slower-than", "-1"), (NODE_TIMEOUT, "5000")];
+    let values = values.map(|(name, value)| (name.into(), value.into())).into();
+    let live = Live { values, taken: true };
+    let mut object = live_config(OWNER, &live);
+    assert_eq!(title(&object), "ConfigMap demo-live");
+    assert_eq!(read_live_config(&object), live);
+    // Whatever a person writes into it does not become a line of the engine's file.
+    object["data"]["live.conf"] =
+        "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
+    object["metadata"]["annotations"] = Value::Null;
+    assert_eq!(read_live_config(&object), Live::default());
+    assert_eq!(read_live_config(&json!({})), Live::default());
+}
+
+#[test]
+fn whatever_is_live_can_be_set_in_its_whole_range() {
+    for offered in OFFERED.iter().filter(|offered| is_live(offered.name)) {
+        let ends = match offered.kind {
+            Kind::Integer { min, max } => vec![min.to_string(), max.to_string()],
+            Kind::Memory { min, max } => vec![min.to_string(), max.to_string()],
+            Kind::YesNo => vec!["yes".to_string(), "no".to_string()],
+            Kind::OneOf(_) | Kind::BufferLimits | Kind::EventLetters => Vec::new(),
+        };
+        assert!(!ends.is_empty(), "{} has no form that can be compared", offered.name);
+        for value in ends {
+            let settings = BTreeMap::from([(offered.name.to_string(), value.clone())]);
+            let checked = tholepin_schema::command::check_settings(&settings, None);
+            assert_eq!(checked, Ok(()), "{} {value}", offered.name);
+            assert!(may_be_live(offered.name, &value), "{} {value}", offered.name);
+        }
+    }
+}
+
+#[test]
+fn only_what_a_restart_changes_makes_a_new_revision() {
+    let name = |settings: Value| workload::revision_name(OWNER, &spec(settings));
+    let plain = name(json!({}));
+    assert_eq!(plain, name(json!({"slowlog-max-len": 5, "activedefrag": "yes"})));
+    assert_ne!(plain, name(json!({"hz": 20})));
+    assert_ne!(name(json!({"hz": 20})), name(json!({"hz": 21})));
+}
+
+/// The StatefulSets as their controller would show them.
+fn sets(spec: &RedisClusterSpec, observed: i64) -> Vec<Value> {
+    let all = objects(OWNER, spec).into_iter().filter(|object| object["kind"] == "StatefulSet");
+    all.map(|mut set| {
+        set["metadata"]["generation"] = 2.into();
+        set["status"] = json!({"observedGeneration": observed});
+        set
+    })
+    .collect()
+}
+
+#[test]
+fn a_revision_goes_when_no_pod_and_no_template_names_it() {
+    let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
+    let [old, new] = [&before, &now].map(|spec| workload::revision_name(OWNER, spec));
+    let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
+    let existing: Vec<Existing> =
+        names.iter().map(|name| Existing { name: (*name).into(), uid: "u".into() }).collect();
+    let pod =
+        |spec: &RedisClusterSpec| json!({"spec": sets(spec, 2)[0]["spec"]["template"]["spec"]});
+    let first = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});
+    let cases = [
+        (vec![pod(&now)], sets(&now, 2), vec!["demo-config", &old]),
+        (vec![pod(&now), pod(&before)], sets(&now, 2), vec!["demo-config"]),
+        (vec![first, pod(&before)], sets(&now, 2), vec![]),
+        (vec![], sets(&before, 2), vec!["demo-config"]),
+        (vec![pod(&now)], sets(&now, 1), vec![]),
+        (vec![pod(&now)], vec![], vec![]),
+    ];
+    for (number, (pods, sets, expected)) in cases.into_iter().enumerate() {
+        let unnamed = unnamed(OWNER, &now, &existing, &pods, &sets);
+        let names: Vec<&str> = unnamed.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, expected, "case {number}");
+    }
+}

@@ -1,0 +1,99 @@
+//! Says why a shard is not as wanted although nothing can be done about it now.
+
+use alloc::{format, string::String, vec::Vec};
+
+use tholepin_schema::{
+    snapshot::{MemberAnswer, UnreachableReason},
+    word::{NodeId, Role, SlotRange, SlotSet},
+};
+
+use crate::{
+    Seat, WaitReason,
+    last_words::last_words,
+    picture::{Live, Picture},
+};
+
+/// The seats of a shard from which no answer came.
+pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+    let absent: Vec<Seat> =
+        picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
+    if let Some(reason) = absent.iter().find_map(|seat| does_not_start(picture, *seat)) {
+        return Some(reason);
+    }
+    let first = *absent.first()?;
+    let pod = picture.names.pod(first);
+    let why = match picture.seated.get(&first).map(|member| &member.answer) {
+        None => String::from("it does not exist yet"),
+        Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
+        Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
+            return Some(WaitReason::Loading { pod });
+        }
+        Some(MemberAnswer::Answered(facts)) if facts.node.is_some() => {
+            return Some(WaitReason::TwoWithOneId { pod });
+        }
+        Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
+            Some((command, error)) => format!("to `{command}` it says `{error}`"),
+            None => String::from("it does not say who it is"),
+        },
+    };
+    Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
+}
+
+/// Whether the server in a seat ended by itself and said why.
+pub(super) fn does_not_start(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason> {
+    let member = picture.seated.get(&seat)?;
+    let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
+    // Whoever accepts a connection has started.
+    if !matches!(reason, UnreachableReason::NotRunning | UnreachableReason::Refused) {
+        return None;
+    }
+    Some(WaitReason::DoesNotStart { pod: member.pod.clone(), words: last_words(member)? })
+}
+
+/// The first member of a shard that does not find the cluster well.
+pub(super) fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+    let mut live = picture.live_of(shard);
+    let unwell =
+        live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
+    Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone(), why: uncovered(picture, unwell) })
+}
+
+/// Which slots are not covered in a member's own view, and whose they are.
+fn uncovered(picture: &Picture<'_>, live: Live<'_>) -> String {
+    let rows = picture.snapshot().seen_by(live.member).unwrap_or_default();
+    let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
+    let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
+    let nobodys = SlotSet::from(SlotRange::ALL).difference(&owned);
+    let failed = owners.filter(|(_, row)| row.is_failing() || !row.connected);
+    let mut parts: Vec<String> = failed
+        .map(|(id, row)| {
+            format!(
+                "the slots {} belong to {}, which it does not reach",
+                row.slots,
+                whose(picture, *id)
+            )
+        })
+        .collect();
+    if !nobodys.is_empty() {
+        parts.push(format!("the slots {nobodys} belong to nobody it knows of"));
+    }
+    if parts.is_empty() {
+        return String::from("it reaches an owner of every slot and will say so soon");
+    }
+    parts.join("; ")
+}
+
+/// A node by its Pod, else by its id.
+fn whose(picture: &Picture<'_>, node: NodeId) -> String {
+    let answers = picture.live_node(node).map(|live| live.member.pod.clone());
+    let known = || {
+        let shards = &picture.observed.previous.shards;
+        let mut members = shards.iter().flat_map(|shard| &shard.members);
+        let is_it = |id: &str| id.parse() == Ok(node);
+        members.find(|it| it.node.as_deref().is_some_and(is_it)).map(|it| it.pod.clone())
+    };
+    match answers.or_else(known) {
+        Some(pod) => format!("`{pod}`"),
+        None => format!("the node {}", node.short()),
+    }
+}

@@ -1,0 +1,88 @@
+//! Which Pods were made from an older template than their StatefulSet has now.
+//!
+//! A change of the template restarts no Pod (`OnDelete`), so a new image or a setting that only a
+//! restart can change waits until somebody deletes the Pods.
+
+use alloc::{
+    collections::BTreeMap,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tholepin_schema::word::Role;
+
+use crate::picture::Picture;
+
+/// The label that names the revision of the template that a Pod was made from.
+const REVISION_LABEL: &str = "controller-revision-hash";
+
+/// A StatefulSet, as far as it tells about its template.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Template {
+    /// The StatefulSet's name.
+    pub set: String,
+    /// The revision of its template; none while its controller has not seen its present generation.
+    pub revision: Option<String>,
+}
+
+impl Template {
+    /// Reads it from the object; none if that has no name.
+    #[must_use]
+    pub fn of(set: &Value) -> Option<Self> {
+        let at = |path: &str| set.pointer(path);
+        let generation = at("/metadata/generation").and_then(Value::as_i64);
+        let observed = at("/status/observedGeneration").and_then(Value::as_i64);
+        let revision = at("/status/updateRevision").and_then(Value::as_str);
+        let revision = revision.filter(|_| generation.is_some() && generation == observed);
+        let name = at("/metadata/name").and_then(Value::as_str)?;
+        Some(Self { set: name.to_string(), revision: revision.map(ToString::to_string) })
+    }
+}
+
+/// How many Pods are of an older template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outdated {
+    /// A StatefulSet does not tell the revision of its template (yet).
+    Unknown,
+    /// All Pods are of their StatefulSet's template.
+    Nobody,
+    /// Some are of an older one.
+    Some {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        of: usize,
+        /// The one to delete first: a replica if there is one.
+        next: String,
+    },
+}
+
+/// Compares each Pod in a wanted seat with the StatefulSet of its shard.
+pub(crate) fn outdated(picture: &Picture<'_>) -> Outdated {
+    let templates = &picture.observed.templates;
+    let revisions: BTreeMap<&str, Option<&str>> =
+        templates.iter().map(|it| (it.set.as_str(), it.revision.as_deref())).collect();
+    let mut older = Vec::new();
+    for (seat, member) in &picture.seated {
+        let set = picture.names.shard(seat.shard);
+        let (Some(Some(revision)), Some(labels)) =
+            (revisions.get(set.as_str()), member.kubernetes.get("labels"))
+        else {
+            return Outdated::Unknown;
+        };
+        if labels.get(REVISION_LABEL).and_then(Value::as_str) != Some(*revision) {
+            let is_primary = picture.live.get(seat).is_some_and(|it| it.own.role == Role::Primary);
+            older.push((is_primary, seat));
+        }
+    }
+    match older.iter().min() {
+        Some((_, seat)) => Outdated::Some {
+            count: older.len(),
+            of: picture.seated.len(),
+            next: picture.names.pod(**seat),
+        },
+        None => Outdated::Nobody,
+    }
+}

@@ -1,0 +1,199 @@
+//! The configuration's part of a pass: the file of the settings that servers have taken, the settings
+//! that they are given, the revisions that go, and what is told of all that.
+//!
+//! What to do is decided in `plan::configuration` and `plan::outdated`.
+
+use serde_json::Value;
+use tholepin_redis_cluster_plan::{
+    Names, Outdated, Plan, Stage, Template,
+    configuration::{self, Existing},
+    workload,
+};
+use tholepin_redis_types::redis_cluster::{Condition, MemberRole};
+use tholepin_schema::snapshot::Snapshot;
+use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
+
+use crate::{
+    act::{self, Acted},
+    observe::Target,
+    report::{Situation, Verdict, condition},
+};
+
+/// The StatefulSets' templates; none while they cannot be read, which says nothing about them.
+pub(crate) fn templates(host: &dyn Host, target: &Target) -> Vec<Template> {
+    let fields = &[
+        ".metadata.name",
+        ".metadata.generation",
+        ".status.observedGeneration",
+        ".status.updateRevision",
+    ];
+    match list(host, target, "apps/v1", "StatefulSet", ReadMode::Cached, fields) {
+        Ok(sets) => sets.iter().filter_map(Template::of).collect(),
+        Err(error) => {
+            host.warn(&format!("the StatefulSets were not read: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+/// Applies the file of the settings that servers have taken. Pods do not start without it.
+///
+/// # Errors
+///
+/// Fails if it cannot be read or applied.
+pub(crate) fn apply(
+    host: &dyn Host,
+    target: &Target,
+    snapshot: Option<&Snapshot>,
+) -> Result<(), Error> {
+    let is_all_taken = snapshot.is_some_and(|it| configuration::is_all_taken(&target.spec, it));
+    let before = if is_all_taken { None } else { read(host, target)? };
+    let before = before.as_ref().map(workload::read_live_config);
+    let live = configuration::live(&target.spec, snapshot, &target.status, before.as_ref());
+    host.apply(&workload::live_config(target.owner(), &live), true).map(drop)
+}
+
+fn read(host: &dyn Host, target: &Target) -> Result<Option<Value>, Error> {
+    let name = Names { cluster: &target.name }.live_config();
+    let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &name);
+    match host.get(&object, ReadMode::Cached, &[".data", ".metadata.annotations"]) {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives running servers the settings of the spec that they lack, after everything else.
+///
+/// # Errors
+///
+/// Fails as [`act::perform`] does; what becomes of single settings is no error.
+pub(crate) fn set(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted, Error> {
+    act::perform(host, target, &plan.settings)
+}
+
+/// Deletes the revisions that no Pod and no template names. The cached objects are asked first, so that
+/// a cluster whose Pods still read an older revision costs no live reads.
+pub(crate) fn forget(host: &dyn Host, target: &Target, plan: &Plan) {
+    if plan.stage != Stage::Steady {
+        return;
+    }
+    let gone = [ReadMode::Cached, ReadMode::Live].into_iter().try_fold(
+        None,
+        |before: Option<Vec<Existing>>, read| match before {
+            Some(none) if none.is_empty() => Ok(Some(none)),
+            _ => unnamed(host, target, read).map(Some),
+        },
+    );
+    let outcome = gone.and_then(|gone| {
+        gone.unwrap_or_default().into_iter().try_for_each(|it| delete(host, target, it))
+    });
+    if let Err(error) = outcome {
+        // Nobody reads them: the next pass tries again.
+        host.warn(&format!("old revisions of the configuration were not deleted: {error}"));
+    }
+}
+
+fn unnamed(host: &dyn Host, target: &Target, read: ReadMode) -> Result<Vec<Existing>, Error> {
+    let maps = list(host, target, "v1", "ConfigMap", read, &[".metadata.name", ".metadata.uid"])?;
+    let names = Names { cluster: &target.name };
+    let text =
+        |map: &Value, path: &str| map.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let existing: Vec<Existing> = maps
+        .iter()
+        .filter_map(|map| {
+            Some(Existing { name: text(map, "/metadata/name")?, uid: text(map, "/metadata/uid")? })
+        })
+        .filter(|it| names.is_revision(&it.name))
+        .collect();
+    if existing.len() <= 1 {
+        return Ok(Vec::new());
+    }
+    // Every Pod of the namespace: one whose labels or owner somebody changed reads its file all the same.
+    let pods = ListQuery {
+        read,
+        fields: vec![".spec.volumes".into()],
+        ..ListQuery::new("v1", "Pod", &target.namespace)
+    };
+    let pods = host.list(&pods)?;
+    let fields =
+        &[".metadata.generation", ".spec.template.spec.volumes", ".status.observedGeneration"];
+    let sets = list(host, target, "apps/v1", "StatefulSet", read, fields)?;
+    let unnamed = configuration::unnamed(target.owner(), &target.spec, &existing, &pods, &sets);
+    Ok(unnamed.into_iter().cloned().collect())
+}
+
+fn delete(host: &dyn Host, target: &Target, gone: Existing) -> Result<(), Error> {
+    let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
+    let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
+    match host.delete(&object, &options) {
+        // Somebody else deleted it, or made another one of that name.
+        Ok(()) | Err(Error::NotFound(_) | Error::Conflict(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The object's own objects of one kind.
+fn list(
+    host: &dyn Host,
+    target: &Target,
+    api_version: &str,
+    kind: &str,
+    read: ReadMode,
+    fields: &[&str],
+) -> Result<Vec<Value>, Error> {
+    host.list(&ListQuery {
+        selector: target.instance.selector.clone(),
+        read,
+        fields: fields.iter().map(|&field| field.into()).collect(),
+        ..ListQuery::new(api_version, kind, &target.namespace)
+    })
+}
+
+/// `Outdated` and `LiveConfigApplied`. What is not known in this pass stays as it was told last.
+pub(crate) fn conditions(target: &Target, situation: &Situation, now_ms: u64) -> Vec<Condition> {
+    let verdicts = match situation {
+        Situation::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
+        Situation::Blocked(_) | Situation::Unseen(_) => [None, None],
+    };
+    let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(verdicts);
+    let conditions = named.filter_map(|(name, verdict)| match verdict {
+        Some(verdict) => Some(condition(target, name, verdict, now_ms)),
+        None => target.status.conditions.iter().find(|it| it.condition_type == name).cloned(),
+    });
+    conditions.collect()
+}
+
+fn outdated(plan: &Plan) -> Option<Verdict> {
+    match &plan.outdated {
+        Outdated::Unknown => None,
+        Outdated::Nobody => {
+            Some(Verdict::new(false, "AsWanted", "every Pod runs its StatefulSet's template"))
+        }
+        Outdated::Some { count, of, next } => {
+            let message = format!(
+                "{count} of {of} Pods run an older template: delete them one at a time, replicas \
+                 first, and wait for `Ready` after each; the next is `{next}`"
+            );
+            Some(Verdict::new(true, "OlderTemplate", message))
+        }
+    }
+}
+
+fn configured(plan: &Plan, set: &Acted) -> Option<Verdict> {
+    let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
+    if let Some(first) = set.held_up.first() {
+        let message = format!(
+            "{}; the servers keep the values that they have and start with them: change or remove \
+             the setting",
+            first.message
+        );
+        return Some(Verdict::new(false, &first.reason, message));
+    }
+    if !plan.settings.is_empty() {
+        return Some(Verdict::new(false, "Pending", "the servers are given new settings"));
+    }
+    let message = "every server that answers has the settings that can be changed while it runs";
+    let answers = members.any(|member| member.role != MemberRole::Silent);
+    answers.then(|| Verdict::new(true, "AsWanted", message))
+}
