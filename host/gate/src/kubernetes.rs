@@ -178,7 +178,8 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
 async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply-status")?;
-    if reference != pass.context.reference() {
+    let is_reconciled = reference == pass.context.reference();
+    if !is_reconciled {
         in_scope(pass, granted, &reference, &object)?;
     }
     refuse_reserved_conditions(&object)?;
@@ -186,7 +187,9 @@ async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answ
     let request = ApplyRequest {
         field_manager: pass.context.field_manager(),
         object,
-        force: false,
+        // The status of the object reconciled is its plugin's. The host takes a condition of it only while
+        // no plugin looks, and an edit by hand must not keep the plugin from reporting.
+        force: is_reconciled,
         status: true,
         dry_run: pass.context.mode == Mode::Plan,
     };

@@ -162,6 +162,13 @@ impl KubernetesApi {
         parse(&raw, &served)
     }
 
+    /// Takes what the server answered to a write into the store.
+    pub(crate) fn keep(&self, served: &Served, raw: &RawObject) -> Result<Value, CallError> {
+        let stored = self.admit(served, raw)?;
+        self.store.wrote(stored.clone());
+        Ok(stored.value())
+    }
+
     /// Takes an answer over the border: without Secret values and `managedFields`.
     fn admit(&self, served: &Served, raw: &RawObject) -> Result<StoredObject, CallError> {
         let mut object = parse(raw, served)?;
@@ -369,6 +376,14 @@ impl Kubernetes for KubernetesApi {
             let params = PatchParams { dry_run, field_manager, ..Default::default() };
             Ok(self.patch(&object, &Patch::Merge(patch), &params, false).await?.value())
         })
+    }
+
+    fn create(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(self.create_object(object, field_manager))
+    }
+
+    fn replace(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>> {
+        Box::pin(self.replace_object(object, field_manager))
     }
 
     fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {

@@ -8,6 +8,7 @@
 //! - A Secret's clear value leaves only through `secret_value`; everywhere else is its fingerprint.
 //! - An apply that would change nothing is not sent.
 
+mod accepted;
 mod api;
 mod applied;
 mod changes;
@@ -27,6 +28,7 @@ mod selector;
 mod store;
 mod template;
 mod view;
+mod whole;
 
 #[cfg(test)]
 mod testing;

@@ -1,33 +1,34 @@
 //! The plugin that creates a Redis Cluster and keeps it alive.
 //!
 //! ```text
-//! apply the workload ─► observe ─► plan (crate `plan`, pure) ─► act ─► report
+//! observe ─► plan (crate `plan`, pure) ─► act ─► apply the workload ─► report
 //! ```
 //!
 //! This crate reads and writes through the host and decides nothing: what to do is in
 //! `redis-cluster/plan`. The policy's constants stand at the top of that crate.
 //!
 //! Invariants:
-//! - Nothing is kept between passes but the object's status.
+//! - Nothing is kept between passes but the object's status, and since when nobody could look.
+//! - What cannot be applied stops no repair, and the rest of the workload is applied all the same.
 //! - A plan that its own linter objects to is not performed.
 //! - The status changes only when something changed: it holds no times of looking, no offsets.
 
 mod act;
+mod apply;
 mod manifest;
 mod observe;
 mod report;
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, Observed, Plan, WAITING_REQUEUE_MS, plan, workload,
+    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, Observed, Plan, WAITING_REQUEUE_MS, plan,
 };
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
-use tholepin_sdk::{
-    Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Retry, Violation, Wake,
-};
+use tholepin_sdk::{Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Violation, Wake};
 
+use apply::Fault;
 use observe::Target;
-use report::Situation;
+use report::{Seen, Situation};
 
 /// The plugin `redis-cluster`.
 #[derive(Debug)]
@@ -61,62 +62,95 @@ impl Reconciler for RedisCluster {
         }
         let target = Target::read(&request.object)?;
         let situation = pass(host, &target)?;
-        report::write(host, &target, &situation)?;
-        Ok(outcome(&target, &situation))
+        let unseen_since_ms = unseen_since_ms(host, request.memo.as_ref(), &situation)?;
+        report::write(host, &target, &situation, unseen_since_ms)?;
+        Ok(outcome(&target, &situation, unseen_since_ms))
     }
 }
 
-/// One pass up to the report.
+/// One pass up to the report. The members come first: what is wrong with the workload must not keep a
+/// primary that died from being replaced.
 fn pass(host: &dyn Host, target: &Target) -> Result<Situation, Failure> {
+    let mut faults = Vec::new();
     if let Some(missing) = observe::missing_secret(host, target)? {
-        return Ok(Situation::Blocked(missing));
+        return Ok(Situation { seen: Seen::Blocked(missing), faults });
     }
-    for object in workload::objects(target.owner(), &target.spec) {
-        match host.apply(&object, true) {
-            Ok(_) => {}
-            Err(Error::Interrupted) => return Ok(Situation::Unseen(Error::Interrupted)),
-            Err(error) => return Err(act::apply_failure(&workload::title(&object), &error)),
-        }
+    let seen = look(host, target, &mut faults);
+    if matches!(seen, Seen::Interrupted) {
+        return Ok(Situation { seen, faults });
     }
+    match apply::apply(host, target) {
+        Ok(refused) => faults.extend(refused),
+        Err(apply::Interrupted) => return Ok(Situation { seen: Seen::Interrupted, faults }),
+    }
+    Ok(Situation { seen, faults })
+}
+
+/// Looks at the members, and does what the plan for them says.
+fn look(host: &dyn Host, target: &Target, faults: &mut Vec<Fault>) -> Seen {
     let observed = match observe::observe(host, target) {
         Ok(observed) => observed,
-        // Before the first Pod there is nothing to look at, and a passing fault passes.
-        Err(error) if error.retry() != Retry::Never => {
-            return Ok(Situation::Unseen(error));
-        }
-        Err(error) => return Err(error.into()),
+        Err(Error::Interrupted) => return Seen::Interrupted,
+        Err(error) => return Seen::Unseen(error),
     };
-    let plan = plan(&target.name, &target.spec, &observed);
-    check(&plan, &observed)?;
+    let plan = Box::new(plan(&target.name, &target.spec, &observed));
+    if let Some(bad) = check(&plan, &observed) {
+        faults.push(bad);
+        return Seen::Planned { plan, acted: act::Acted::default() };
+    }
     match act::act(host, target, &plan) {
-        Ok(acted) => Ok(Situation::Planned { plan: Box::new(plan), acted }),
+        Ok(acted) => Seen::Planned { plan, acted },
         // Something more urgent has come up, so what was seen is old: look again.
-        Err(Error::Interrupted) => Ok(Situation::Unseen(Error::Interrupted)),
-        Err(error) => Err(error.into()),
+        Err(Error::Interrupted) => Seen::Interrupted,
+        Err(error) => {
+            faults.push(Fault::of("the plan was not performed", &error));
+            Seen::Planned { plan, acted: act::Acted::default() }
+        }
     }
 }
 
 /// Refuses a plan that must not be performed: a bug of ours, and better found here than in the data.
-fn check(plan: &Plan, observed: &Observed) -> Result<(), Failure> {
+fn check(plan: &Plan, observed: &Observed) -> Option<Fault> {
     let violations = plan.check(observed);
-    let Some(first) = violations.first() else { return Ok(()) };
+    let first = violations.first()?;
     let message = format!("the plan was not performed, please report this: {first}");
-    Err(Failure { reason: "BadPlan".into(), message, retry: true })
+    Some(Fault { reason: "BadPlan".into(), message, retry: true })
 }
 
-fn outcome(target: &Target, situation: &Situation) -> Outcome {
-    let requeue_ms = match situation {
-        Situation::Blocked(_) => HEALTHY_REQUEUE_MS,
-        Situation::Unseen(Error::Interrupted) => BUSY_REQUEUE_MS,
-        Situation::Unseen(_) => WAITING_REQUEUE_MS,
+/// Since when the members could not be looked at, if they could not in this pass.
+fn unseen_since_ms(
+    host: &dyn Host,
+    memo: Option<&Value>,
+    situation: &Situation,
+) -> Result<Option<u64>, Error> {
+    let noted = memo.and_then(|memo| memo.get(UNSEEN_SINCE_MS)).and_then(Value::as_u64);
+    Ok(match situation.seen {
+        Seen::Unseen(_) => Some(noted.map_or_else(|| host.now_ms(), Ok)?),
+        Seen::Interrupted => noted,
+        Seen::Blocked(_) | Seen::Planned { .. } => None,
+    })
+}
+
+/// The key of the memo.
+const UNSEEN_SINCE_MS: &str = "unseenSinceMs";
+
+fn outcome(target: &Target, situation: &Situation, unseen_since_ms: Option<u64>) -> Outcome {
+    let Situation { seen, faults } = situation;
+    let requeue_ms = match seen {
+        Seen::Interrupted => BUSY_REQUEUE_MS,
+        Seen::Blocked(_) => HEALTHY_REQUEUE_MS,
+        Seen::Unseen(_) => WAITING_REQUEUE_MS,
         // A refusal stands until something changes; a guard that counts time needs a new look.
-        Situation::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
-        Situation::Planned { plan, .. } => plan.requeue_ms(),
+        Seen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
+        Seen::Planned { plan, .. } => plan.requeue_ms(),
     };
+    let again = faults.iter().any(|fault| fault.retry);
+    let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };
     Outcome {
         requeue_ms: Some(requeue_ms),
         summary: report::summary(situation, requeue_ms),
         wake: vec![Wake::Change { instance: json!(target.instance) }],
+        memo: unseen_since_ms.map(|since_ms| json!({UNSEEN_SINCE_MS: since_ms})),
         ..Outcome::default()
     }
 }

@@ -127,6 +127,17 @@ pub trait Kubernetes: Send + Sync {
         dry_run: bool,
     ) -> Boxed<'_, Result<Value, CallError>>;
 
+    /// Creates an object, for what the host itself keeps, and returns it as stored.
+    ///
+    /// Fails with `Conflict` if there is one of this name already.
+    fn create(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>>;
+
+    /// Puts an object in the place of the one that has this object's `metadata.resourceVersion`, for
+    /// what the host itself keeps, and returns it as stored.
+    ///
+    /// Fails with `Conflict` if it has another version by now, and with `NotFound` if it is gone.
+    fn replace(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>>;
+
     /// Deletes an object.
     fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>>;
 

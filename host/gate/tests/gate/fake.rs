@@ -140,7 +140,8 @@ impl Kubernetes for World {
     fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
         let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
         let kept = if request.dry_run { "dry run" } else { "kept" };
-        self.wrote(format!("apply {name} by {} {kept}", request.field_manager));
+        let force = if request.force { ", forced" } else { "" };
+        self.wrote(format!("apply {name} by {} {kept}{force}", request.field_manager));
         if !request.dry_run {
             self.put(request.object.clone());
         }
@@ -156,6 +157,20 @@ impl Kubernetes for World {
     ) -> Boxed<'_, Result<Value, CallError>> {
         self.wrote(format!("patch {}", object.name));
         self.get(object)
+    }
+
+    fn create(&self, object: Value, manager: String) -> Boxed<'_, Result<Value, CallError>> {
+        let reference = ObjectMeta::of(&object).unwrap().object;
+        if self.objects.lock().unwrap().contains_key(&reference) {
+            return Box::pin(async move { Err(CallError::Conflict(reference.to_string())) });
+        }
+        self.wrote(format!("create {} by {manager}", reference.name));
+        self.put(object.clone());
+        Box::pin(async { Ok(object) })
+    }
+
+    fn replace(&self, _: Value, _: String) -> Boxed<'_, Result<Value, CallError>> {
+        unreachable!("nothing is replaced here")
     }
 
     fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {

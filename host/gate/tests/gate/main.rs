@@ -255,6 +255,11 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
     let refused = bench.kubernetes(status("Quarantined")).await;
     assert!(matches!(refused, Err(CallError::Invalid(_))), "{refused:?}");
     assert!(bench.kubernetes(status("Ready")).await.is_ok());
+    assert_eq!(
+        bench.writes(),
+        ["apply me by tholepin:p kept, forced"],
+        "the status is its plugin's"
+    );
 }
 
 #[tokio::test]

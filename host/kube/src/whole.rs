@@ -1,0 +1,49 @@
+//! Writes of whole objects: what the host keeps for itself is created or replaced, never merged by the
+//! server, so that a second host notices the first.
+
+use kube::api::PostParams;
+use serde_json::Value;
+use tholepin_core::{CallError, ObjectMeta, ObjectRef};
+
+use crate::{KubernetesApi, raw::RawObject};
+
+impl KubernetesApi {
+    pub(crate) async fn create_object(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> Result<Value, CallError> {
+        let (reference, raw) = whole(&object)?;
+        let served = self.served(&reference.kind).await?;
+        let api = served.api(self.client.clone(), &reference.namespace);
+        let params = PostParams { field_manager: Some(field_manager), ..PostParams::default() };
+        let what = ("create", &reference, false);
+        let stored = self.ask(&served, what, api.create(&params, &raw)).await?;
+        self.keep(&served, &stored)
+    }
+
+    pub(crate) async fn replace_object(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> Result<Value, CallError> {
+        let (reference, raw) = whole(&object)?;
+        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        if version.is_none_or(str::is_empty) {
+            let text = format!("{reference} would be replaced whatever version it has");
+            return Err(CallError::Invalid(text));
+        }
+        let served = self.served(&reference.kind).await?;
+        let api = served.api(self.client.clone(), &reference.namespace);
+        let params = PostParams { field_manager: Some(field_manager), ..PostParams::default() };
+        let what = ("update", &reference, false);
+        let stored = self.ask(&served, what, api.replace(&reference.name, &params, &raw)).await?;
+        self.keep(&served, &stored)
+    }
+}
+
+fn whole(object: &Value) -> Result<(ObjectRef, RawObject), CallError> {
+    let meta = ObjectMeta::of(object).map_err(|error| CallError::Invalid(error.to_string()))?;
+    let raw = RawObject::new(object).map_err(|error| CallError::Invalid(error.to_string()))?;
+    Ok((meta.object, raw))
+}
