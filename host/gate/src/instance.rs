@@ -4,15 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectKey,
-    port::{Credentials, Kubernetes, Member, Members, StoreView},
+    CallError,
+    port::{Kubernetes, Member, Members, StoreView},
 };
-use tholepin_schema::{
-    instance::{CredentialsRef, Instance},
-    manifest::KindName,
-};
+use tholepin_schema::{instance::Instance, manifest::KindName};
 
-use crate::ownership::{leads_to, text};
+use crate::{
+    PassContext,
+    credentials::{self, InForce, Kept},
+    ownership::{leads_to, text},
+};
 
 /// The members of `instance` as the store has them now, for the object reconciled.
 ///
@@ -23,11 +24,12 @@ use crate::ownership::{leads_to, text};
 /// Fails if the instance names somebody else's objects, if its Pods are not watched, or if its
 /// password cannot be read.
 pub(crate) async fn members(
+    kept: &Kept,
     kubernetes: &dyn Kubernetes,
-    key: &ObjectKey,
-    object: &Value,
+    context: &PassContext,
     instance: &Instance,
 ) -> Result<Members, CallError> {
+    let PassContext { key, object, .. } = context;
     let namespace = &key.namespace;
     if instance.namespace != *namespace {
         let text = format!(
@@ -50,11 +52,10 @@ pub(crate) async fn members(
         return Err(CallError::Invalid(text));
     }
     let (members, strangers) = select(&*kubernetes.view(), instance, uid(object))?;
-    let credentials = match &instance.credentials {
-        Some(reference) => credentials(kubernetes, namespace, object, reference).await?,
-        None => Credentials::default(),
-    };
-    Ok(Members { instance: name(object, instance), members, strangers, credentials })
+    let in_force = credentials::in_force(kept, kubernetes, context, instance).await?;
+    let InForce { credentials, facts: credentials_facts } = in_force;
+    let instance = name(object, instance);
+    Ok(Members { instance, members, strangers, credentials, credentials_facts })
 }
 
 /// What an instance of this object is called in caches, locks and the ledger.
@@ -94,39 +95,6 @@ fn select(
         }
     }
     Ok((members, strangers))
-}
-
-/// A secret value goes from the port to the connection and nowhere else.
-async fn credentials(
-    kubernetes: &dyn Kubernetes,
-    namespace: &str,
-    object: &Value,
-    reference: &CredentialsRef,
-) -> Result<Credentials, CallError> {
-    let CredentialsRef { secret, key, user } = reference;
-    if !names_secret(object, secret) {
-        let text = format!("the object's spec does not name the Secret `{secret}`");
-        return Err(CallError::Denied(text));
-    }
-    let value = kubernetes.secret_value(namespace.to_owned(), secret.clone(), key.clone()).await?;
-    let password = String::from_utf8(value).map_err(|_| {
-        CallError::Invalid(format!("key `{key}` of Secret `{secret}` is no UTF-8 text"))
-    })?;
-    Ok(Credentials { user: user.clone(), password: Some(password) })
-}
-
-/// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
-/// object's author named.
-pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
-    fn contains(value: &Value, secret: &str) -> bool {
-        match value {
-            Value::String(text) => text == secret,
-            Value::Array(items) => items.iter().any(|item| contains(item, secret)),
-            Value::Object(fields) => fields.values().any(|field| contains(field, secret)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
-    }
-    object.get("spec").is_some_and(|spec| contains(spec, secret))
 }
 
 fn member(pod: &Value, instance: &Instance) -> Member {

@@ -11,7 +11,7 @@ use tholepin_schema::manifest::{KindName, KubernetesGrant};
 
 use crate::{
     context::{Mode, PassContext},
-    field, grant, instance,
+    credentials, field, grant,
     ownership::{self, leads_to},
     pass::Pass,
     steps::{self, Before},
@@ -166,7 +166,7 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     for text in texts.filter_map(|(_, value)| value.as_str()) {
         for template in text.split(TEMPLATE).skip(1) {
             let name = template.split(['/', '}']).next().unwrap_or_default();
-            if !instance::names_secret(reconciled, name) {
+            if !credentials::names_secret(reconciled, name) {
                 let text = format!("the object's spec does not name the Secret `{name}`");
                 return Err(CallError::Denied(text));
             }

@@ -155,8 +155,8 @@ impl Pass {
 
     /// The members of an instance that the plugin names, as the store has them now.
     pub(crate) async fn members(&self, instance: &Instance) -> Result<Members, CallError> {
-        let PassContext { key, object, .. } = &self.context;
-        instance::members(&*self.gate.ports.kubernetes, key, object, instance).await
+        let Gate { ports, credentials, .. } = &*self.gate;
+        instance::members(credentials, &*ports.kubernetes, &self.context, instance).await
     }
 
     pub(crate) fn granted(

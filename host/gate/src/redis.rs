@@ -56,12 +56,14 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
     let members = pass.members(instance).await?;
     if pass.context.mode == Mode::Plan {
         // Nothing is learnt from a plan: what it sees, the next pass sees too.
-        let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+        let mut snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+        snapshot.credentials = members.credentials_facts;
         return json(&snapshot).map(Reply::Document);
     }
     let mut book = pass.gate.books.take(pass, &members.instance).await?;
     steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
-    let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+    let mut snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
+    snapshot.credentials = members.credentials_facts;
     ledger::learn(&mut book.ledger, &snapshot, pass.gate.ports.clock.now_ms());
     book.save(pass).await?;
     json(&snapshot).map(Reply::Document)

@@ -201,11 +201,11 @@ impl Gate {
         more: Wanted,
         wishes: &mut Wishes,
     ) -> Result<(), CallError> {
-        let PassContext { key, object, .. } = context;
-        let name = instance::name(object, instance);
+        let name = instance::name(&context.object, instance);
         if !wishes.instances.contains_key(&name) {
             let kubernetes = &*self.ports.kubernetes;
-            let members = instance::members(kubernetes, key, object, instance).await?;
+            let kept = &self.credentials;
+            let members = instance::members(kept, kubernetes, context, instance).await?;
             wishes.instances.insert(name.clone(), (members, Wanted::default()));
         }
         let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };

@@ -30,19 +30,25 @@ impl Fault {
 /// Something more urgent has come up: the pass ends.
 pub(crate) struct Interrupted;
 
-/// Applies the workload, and gives what was not applied.
+/// Applies the workload, and gives what was not applied. While no password is in force no Pods may start,
+/// so that what makes them is left as it is.
 ///
 /// # Errors
 ///
 /// Fails if something more urgent has come up.
-pub(crate) fn apply(host: &dyn Host, target: &Target) -> Result<Vec<Fault>, Interrupted> {
+pub(crate) fn apply(
+    host: &dyn Host,
+    target: &Target,
+    may_start: bool,
+) -> Result<Vec<Fault>, Interrupted> {
     let mut faults = Vec::new();
-    for object in workload::objects(target.owner(), &target.spec) {
-        match host.apply(&object, true) {
+    let wanted = workload::objects(target.owner(), &target.spec);
+    for object in wanted.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
+        match host.apply(object, true) {
             Ok(_) => {}
             Err(Error::Interrupted) => return Err(Interrupted),
             Err(error) => {
-                faults.push(refused(&workload::title(&object), &error));
+                faults.push(refused(&workload::title(object), &error));
                 if ends_all(&error) {
                     break;
                 }

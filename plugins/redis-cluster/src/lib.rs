@@ -20,9 +20,7 @@ mod observe;
 mod report;
 
 use serde_json::{Value, json};
-use tholepin_redis_cluster_plan::{
-    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, Observed, Plan, WAITING_REQUEUE_MS, plan,
-};
+use tholepin_redis_cluster_plan::{BUSY_REQUEUE_MS, Observed, Plan, WAITING_REQUEUE_MS, plan};
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
 use tholepin_sdk::{Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Violation, Wake};
 
@@ -61,7 +59,7 @@ impl Reconciler for RedisCluster {
             return Ok(Outcome { summary, finished: true, ..Outcome::default() });
         }
         let target = Target::read(&request.object)?;
-        let situation = pass(host, &target)?;
+        let situation = pass(host, &target);
         let unseen_since_ms = unseen_since_ms(host, request.memo.as_ref(), &situation)?;
         report::write(host, &target, &situation, unseen_since_ms)?;
         Ok(outcome(&target, &situation, unseen_since_ms))
@@ -70,34 +68,46 @@ impl Reconciler for RedisCluster {
 
 /// One pass up to the report. The members come first: what is wrong with the workload must not keep a
 /// primary that died from being replaced.
-fn pass(host: &dyn Host, target: &Target) -> Result<Situation, Failure> {
+fn pass(host: &dyn Host, target: &Target) -> Situation {
     let mut faults = Vec::new();
-    if let Some(missing) = observe::missing_secret(host, target)? {
-        return Ok(Situation { seen: Seen::Blocked(missing), faults });
-    }
-    let seen = look(host, target, &mut faults);
+    let Looked { seen, may_start } = look(host, target, &mut faults);
     if matches!(seen, Seen::Interrupted) {
-        return Ok(Situation { seen, faults });
+        return Situation { seen, faults };
     }
-    match apply::apply(host, target) {
+    match apply::apply(host, target, may_start) {
         Ok(refused) => faults.extend(refused),
-        Err(apply::Interrupted) => return Ok(Situation { seen: Seen::Interrupted, faults }),
+        Err(apply::Interrupted) => return Situation { seen: Seen::Interrupted, faults },
     }
-    Ok(Situation { seen, faults })
+    Situation { seen, faults }
+}
+
+/// What was seen of the members, and whether Pods may be started.
+struct Looked {
+    seen: Seen,
+    may_start: bool,
 }
 
 /// Looks at the members, and does what the plan for them says.
-fn look(host: &dyn Host, target: &Target, faults: &mut Vec<Fault>) -> Seen {
+fn look(host: &dyn Host, target: &Target, faults: &mut Vec<Fault>) -> Looked {
     let observed = match observe::observe(host, target) {
         Ok(observed) => observed,
-        Err(Error::Interrupted) => return Seen::Interrupted,
-        Err(error) => return Seen::Unseen(error),
+        Err(Error::Interrupted) => return Looked { seen: Seen::Interrupted, may_start: true },
+        Err(error) => return Looked { seen: Seen::Unseen(error), may_start: true },
     };
+    let credentials = observed.snapshot.credentials;
+    faults.extend(observe::credentials_fault(target, credentials));
+    let may_start = !credentials.pending;
     let plan = Box::new(plan(&target.name, &target.spec, &observed));
-    if let Some(bad) = check(&plan, &observed) {
+    let seen = if let Some(bad) = check(&plan, &observed) {
         faults.push(bad);
-        return Seen::Planned { plan, acted: act::Acted::default() };
-    }
+        Seen::Planned { plan, acted: act::Acted::default() }
+    } else {
+        perform(host, target, plan, faults)
+    };
+    Looked { seen, may_start }
+}
+
+fn perform(host: &dyn Host, target: &Target, plan: Box<Plan>, faults: &mut Vec<Fault>) -> Seen {
     match act::act(host, target, &plan) {
         Ok(acted) => Seen::Planned { plan, acted },
         // Something more urgent has come up, so what was seen is old: look again.
@@ -127,7 +137,7 @@ fn unseen_since_ms(
     Ok(match situation.seen {
         Seen::Unseen(_) => Some(noted.map_or_else(|| host.now_ms(), Ok)?),
         Seen::Interrupted => noted,
-        Seen::Blocked(_) | Seen::Planned { .. } => None,
+        Seen::Planned { .. } => None,
     })
 }
 
@@ -138,7 +148,6 @@ fn outcome(target: &Target, situation: &Situation, unseen_since_ms: Option<u64>)
     let Situation { seen, faults } = situation;
     let requeue_ms = match seen {
         Seen::Interrupted => BUSY_REQUEUE_MS,
-        Seen::Blocked(_) => HEALTHY_REQUEUE_MS,
         Seen::Unseen(_) => WAITING_REQUEUE_MS,
         // A refusal stands until something changes; a guard that counts time needs a new look.
         Seen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,

@@ -67,9 +67,7 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         force: true,
         ..grant(kind(version, name), &["apply"], Scope::Owned)
     });
-    // To say that it is missing; its values are fingerprints.
-    let secret = grant(kind("v1", "Secret"), &["get"], Scope::Namespace);
-    std::iter::once(own).chain(applied).chain([secret]).collect()
+    std::iter::once(own).chain(applied).collect()
 }
 
 fn redis_grants() -> RedisGrants {

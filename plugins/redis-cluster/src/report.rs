@@ -15,11 +15,7 @@ use tholepin_redis_types::{
 };
 use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
 
-use crate::{
-    act::Acted,
-    apply::Fault,
-    observe::{Missing, Target},
-};
+use crate::{act::Acted, apply::Fault, observe::Target};
 
 /// How long what was reported stays while the members cannot be looked at for a reason that passes, in
 /// milliseconds: as long as a healthy cluster is not looked at anyway.
@@ -39,8 +35,6 @@ pub(crate) struct Situation {
 pub(crate) enum Seen {
     /// Something more urgent has come up before all was seen and done.
     Interrupted,
-    /// Something is missing that only a person can give.
-    Blocked(Missing),
     /// The members could not be looked at.
     Unseen(Error),
     /// A plan was made and performed.
@@ -105,7 +99,7 @@ fn stays(target: &Target, seen: &Seen, unseen_for_ms: u64) -> bool {
         Seen::Unseen(error) if error.retry() != Retry::Never => {
             unseen_for_ms < UNSEEN_PATIENCE_MS && !target.status.conditions.is_empty()
         }
-        Seen::Unseen(_) | Seen::Blocked(_) | Seen::Planned { .. } => false,
+        Seen::Unseen(_) | Seen::Planned { .. } => false,
     }
 }
 
@@ -121,7 +115,7 @@ fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterSt
             plan.slots_served,
             plan.shards.iter().map(shard_status).collect(),
         ),
-        Seen::Interrupted | Seen::Blocked(_) | Seen::Unseen(_) => {
+        Seen::Interrupted | Seen::Unseen(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
@@ -157,11 +151,6 @@ fn shard_status(shard: &ShardPlan) -> ShardStatus {
 fn verdicts(situation: &Situation) -> [Verdict; 3] {
     let Situation { seen, faults } = situation;
     match seen {
-        Seen::Blocked(missing) => [
-            Verdict::new(false, missing.reason, &missing.message),
-            Verdict::new(false, missing.reason, "waiting for a person"),
-            Verdict::new(true, missing.reason, &missing.message),
-        ],
         Seen::Unseen(error) => unseen(error, faults),
         // Nothing is reported of it.
         Seen::Interrupted => unseen(&Error::Interrupted, faults),
@@ -287,7 +276,6 @@ pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
     let fault = situation.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &situation.seen {
         Seen::Interrupted => return "something more urgent has come up".to_owned(),
-        Seen::Blocked(missing) => return missing.message.clone(),
         Seen::Unseen(error) => {
             let texts = [Some(format!("not looked at: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");

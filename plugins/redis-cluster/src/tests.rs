@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 
 use super::*;
-use tholepin_redis_cluster_plan::workload::{self, Owner};
+use tholepin_redis_cluster_plan::{
+    HEALTHY_REQUEUE_MS,
+    workload::{self, Owner},
+};
 use tholepin_sdk::{
     DeleteOptions, Document, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
     ProbeOutcome, ReadMode, Reply, WaitOutcome,
 };
 
-/// A host with one object, one Secret and one snapshot. It does what it is told and writes it down.
+/// A host with one object and one snapshot. It does what it is told and writes it down.
 #[derive(Default)]
 struct Scripted {
-    secret: Option<Value>,
     snapshot: Value,
     /// Answers for the actions, by verb; `done` for those that are not named.
     refusals: Vec<(&'static str, Value)>,
@@ -31,9 +33,8 @@ fn unused<T>(what: &str) -> Result<T, Error> {
 }
 
 impl Host for Scripted {
-    fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
-        assert_eq!((object.kind.kind.as_str(), object.name.as_str()), ("Secret", "demo-auth"));
-        self.secret.clone().ok_or_else(|| Error::NotFound("Secret demo-auth".to_owned()))
+    fn get(&self, _: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
+        unused("get")
     }
 
     fn list(&self, _: &ListQuery) -> Result<Vec<Value>, Error> {
@@ -232,20 +233,45 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
 }
 
 #[test]
-fn a_missing_secret_stops_everything_and_names_the_way_out() {
-    let auth = json!({"shards": 1, "auth": {"secretName": "demo-auth"}});
-    let cases = [
-        (None, "SecretMissing", "kubectl --namespace default create secret generic demo-auth"),
-        (Some(json!({"data": {"pw": "x"}})), "SecretKeyMissing", ".spec.auth.key"),
+fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
+    let rows = [
+        (
+            "secret-missing",
+            "SecretMissing",
+            "kubectl --namespace default create secret generic demo-auth",
+        ),
+        ("key-missing", "SecretKeyMissing", ".spec.auth.key"),
+        ("empty", "SecretEmpty", "write a password there"),
+        ("differs", "CredentialsRefused", "tholepin-credentials-rediscluster-u-1"),
     ];
-    for (secret, expected, way_out) in cases {
-        let host = Scripted { secret, ..Scripted::default() };
+    for (named, expected, way_out) in rows {
+        let host = healthy();
+        let mut snapshot = host.snapshot.clone();
+        snapshot["credentials"] = json!({"named": named});
+        let host = Scripted { snapshot, ..host };
+        let auth = json!({"shards": 1, "replicasPerShard": 0, "auth": {"secretName": "demo-auth"}});
         reconcile(&host, object(auth.clone()));
-        let (status, reason, message) = condition(&host, "Ready");
-        assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
+        assert_eq!(condition(&host, "Ready").0, "True", "the members have the password in force");
+        let (status, reason, message) = condition(&host, "Degraded");
+        assert_eq!((status.as_str(), reason.as_str()), ("True", expected));
         assert!(message.contains(way_out), "{message}");
-        assert!(host.applied.borrow().is_empty());
+        assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
+
+        // A new cluster: no Pod may start without a password.
+        let credentials = json!({"named": named, "pending": true});
+        let snapshot = json!({"observedAtMs": 1, "credentials": credentials});
+        let host = Scripted { snapshot, ..Scripted::default() };
+        reconcile(&host, object(auth));
+        let (status, reason, _) = condition(&host, "Ready");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
+        let applied = host.applied.borrow();
+        assert!(applied.contains(&"ConfigMap demo-config".to_owned()));
+        assert!(!applied.iter().any(|title| title.starts_with("StatefulSet")), "{applied:?}");
     }
+    let mut host = healthy();
+    host.snapshot["credentials"] = json!({"named": "differs"});
+    reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
+    assert!(condition(&host, "Degraded").2.contains("`.spec.auth` names none"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use kube::{Api, Client, api::ListParams, core::DynamicObject};
 use serde_json::{Map, Value};
+use tholepin_schema::reserved::PREFIX;
 
 use super::quiet::kinds;
 
@@ -57,7 +58,7 @@ pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, 
                 continue;
             }
             let name = object.metadata.name.clone().unwrap_or_default();
-            if name.ends_with("-ledger") {
+            if name.ends_with("-ledger") || name.starts_with(PREFIX) {
                 continue;
             }
             let mut value = serde_json::to_value(object)?;
@@ -121,6 +122,8 @@ fn strip(value: &mut Value) {
                 items.sort_by_key(kind);
             }
         }
+        // What the host keeps is named by the uid of the object that it is about.
+        Value::String(text) if text.starts_with(PREFIX) => text.truncate(PREFIX.len()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

@@ -34,6 +34,10 @@ type Objects = BTreeMap<ObjectRef, Arc<Value>>;
 pub(crate) struct World {
     pub(crate) objects: Mutex<Objects>,
     pub(crate) writes: Mutex<Vec<String>>,
+    /// The Secrets whose values were read.
+    pub(crate) read: Mutex<Vec<String>>,
+    /// The passwords of the instances looked at.
+    pub(crate) passwords: Mutex<Vec<Option<String>>>,
     pub(crate) snapshot: Mutex<Snapshot>,
     /// What looks show, one after the other, to those who have joined.
     pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
@@ -164,7 +168,10 @@ impl Kubernetes for World {
         if self.objects.lock().unwrap().contains_key(&reference) {
             return Box::pin(async move { Err(CallError::Conflict(reference.to_string())) });
         }
-        self.wrote(format!("create {} by {manager}", reference.name));
+        // The password that every first use of an instance keeps is no write of the pass.
+        if reference.kind.kind != "Secret" {
+            self.wrote(format!("create {} by {manager}", reference.name));
+        }
         self.put(object.clone());
         Box::pin(async { Ok(object) })
     }
@@ -187,12 +194,17 @@ impl Kubernetes for World {
 
     fn secret_value(
         &self,
-        _: String,
+        namespace: String,
         name: String,
-        _: String,
+        key: String,
     ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
-        self.wrote(format!("read secret {name}"));
-        Box::pin(async { Ok(b"word".to_vec()) })
+        let kind = KindName { api_version: "v1".into(), kind: "Secret".into() };
+        let reference = ObjectRef { kind, namespace, name };
+        let secret = self.objects.lock().unwrap().get(&reference).cloned();
+        let value = secret.and_then(|secret| Some(secret["stringData"].get(&key)?.clone()));
+        let value = value.and_then(|value| Some(value.as_str()?.as_bytes().to_vec()));
+        self.read.lock().unwrap().push(reference.name.clone());
+        Box::pin(async move { value.ok_or(CallError::NotFound(reference.to_string())) })
     }
 }
 
@@ -208,7 +220,8 @@ impl Redis for World {
         Box::pin(async { Ok(commands.iter().map(|_| RespReply::default()).collect()) })
     }
 
-    fn observe<'a>(&'a self, _: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        self.passwords.lock().unwrap().push(members.credentials.password.clone());
         let snapshot = self.snapshot.lock().unwrap().clone();
         Box::pin(async { snapshot })
     }

@@ -14,7 +14,7 @@ use core::cmp::Reverse;
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
 use tholepin_schema::{
     action::{Action, FailoverMode, Presume, Verb},
-    snapshot::Member,
+    snapshot::{Member, MemberAnswer, UnreachableReason},
     word::{NodeId, Role},
 };
 
@@ -34,7 +34,9 @@ pub(super) fn lost(
     let member = match picture.absence(owner, address.as_deref()) {
         Absence::Gone(member) => member,
         Absence::Silent(member) => {
-            return Decision::Wait(WaitReason::PrimarySilent { pod: member.pod.clone() });
+            let pod = member.pod.clone();
+            let silent = || WaitReason::PrimarySilent { pod };
+            return Decision::Wait(refused(member).unwrap_or_else(silent));
         }
         Absence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
@@ -65,6 +67,17 @@ pub(super) fn lost(
         Err(reason) => return Decision::Wait(reason),
     };
     fail_over(picture, *best, owner, mode, fails_over)
+}
+
+/// A member that answers and wants another password: it lives, and does not hang.
+pub(super) fn refused(member: &Member) -> Option<WaitReason> {
+    match &member.answer {
+        MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
+            let (pod, why) = (member.pod.clone(), message.clone());
+            Some(WaitReason::CredentialsRefused { pod, why })
+        }
+        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
+    }
 }
 
 /// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.

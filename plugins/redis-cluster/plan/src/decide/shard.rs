@@ -193,6 +193,10 @@ fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
         picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
     let first = *absent.first()?;
     let pod = picture.names.pod(first);
+    let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
+    if let Some(refused) = seated.find_map(|member| heal::refused(member)) {
+        return Some(refused);
+    }
     let why = match picture.seated.get(&first).map(|member| &member.answer) {
         None => String::from("it does not exist yet"),
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
