@@ -11,9 +11,11 @@
 //!   the host, up to a second bound.
 //! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
 //! - A plan changes nothing that is remembered here.
+//! - A spec that its plugin refuses never stops the reconciling of the one that was accepted before.
 //! - A fault of a plugin counts against that revision and that object alone.
 //! - Every task is joined.
 
+mod conditions;
 mod controller;
 mod ended;
 mod field;

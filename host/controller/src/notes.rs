@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tholepin_core::{ObjectKey, RevisionDigest};
+use tholepin_core::{AcceptedSpec, ObjectKey, RevisionDigest};
 
 /// A state of an object that a revision has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,15 @@ pub(crate) struct Seen {
     pub(crate) version: String,
 }
 
+/// What a plugin accepted last of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) uid: String,
+    pub(crate) spec: AcceptedSpec,
+    /// Whether a restarted host finds it.
+    pub(crate) is_stored: bool,
+}
+
 /// What is remembered of one object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Note {
@@ -25,6 +34,8 @@ pub(crate) struct Note {
     pub(crate) memo: Option<Value>,
     /// The last state for which `validate` found nothing.
     pub(crate) valid: Option<Seen>,
+    /// What was accepted last: it stays in force while a later spec is refused.
+    pub(crate) kept: Option<Kept>,
     /// Why it is quarantined, while the object does not say so because that could not be written.
     pub(crate) untold: Option<String>,
     /// What was said last, so that only changes are logged.

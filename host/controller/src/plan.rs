@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tholepin_core::{
     CallContext, Mode, ObjectKey, ObjectMeta, ObjectRef, PassEnd, PassHeader, PassReport,
-    port::WatchLease,
+    condition::Reason, port::WatchLease,
 };
 use tholepin_schema::{manifest::KindName, reconcile::Request};
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +20,7 @@ use crate::{
     permit::Lending,
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, Closed, Purpose},
+    reconcile::accept::{self, InForce, Refusal},
     story::{end, finalizer_step, not_called, went_wrong},
     strikes::ObjectState,
 };
@@ -105,6 +106,7 @@ impl Controller {
         given: Option<Value>,
     ) -> Result<PassReport, PlanError> {
         let plugin = self.plugin_for(&object.kind)?;
+        let is_stored = given.is_none();
         let value = match given {
             Some(given) => Arc::new(given),
             None => self.stored(object)?,
@@ -112,7 +114,8 @@ impl Controller {
         let meta = ObjectMeta::of(&value).map_err(|error| PlanError::Object(error.to_string()))?;
         let ObjectRef { kind, namespace, name } = object.clone();
         let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
-        let planned = Planned { shared: &self.shared, plugin: &plugin, key: &key, meta: &meta };
+        let shared = &self.shared;
+        let planned = Planned { shared, plugin: &plugin, key: &key, meta: &meta, is_stored };
         Ok(planned.run(value).await)
     }
 
@@ -151,12 +154,27 @@ struct Planned<'a> {
     plugin: &'a Arc<ActivePlugin>,
     key: &'a Arc<ObjectKey>,
     meta: &'a ObjectMeta,
+    /// Whether the object is as the API server has it: then an earlier spec may be in force.
+    is_stored: bool,
+}
+
+/// What calling the plugin gave.
+struct Called {
+    closed: Closed,
+    end: PassEnd,
+    remark: Option<String>,
+}
+
+impl Called {
+    fn ended(end: PassEnd) -> Self {
+        Self { closed: Closed::default(), end, remark: None }
+    }
 }
 
 impl Planned<'_> {
     async fn run(&self, object: Arc<Value>) -> PassReport {
         let since = Instant::now();
-        let header = PassHeader {
+        let mut header = PassHeader {
             mode: Mode::Plan,
             object: (**self.key).clone(),
             revision: self.plugin.revision.clone(),
@@ -166,12 +184,14 @@ impl Planned<'_> {
         };
         let finalizer = finalizer_of(self.key);
         let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
-        let (Closed { recording, put_back }, end) = match phase {
+        let Called { closed, end, remark } = match phase {
             ObjectPhase::Call | ObjectPhase::Adopt => {
                 self.call(with(object, phase, &finalizer)).await
             }
-            ObjectPhase::Release | ObjectPhase::Leave => (Closed::default(), not_called(phase)),
+            ObjectPhase::Release | ObjectPhase::Leave => Called::ended(not_called(phase)),
         };
+        let Closed { recording, put_back } = closed;
+        header.remarks.extend(remark);
         let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut report = PassReport::new(header, &recording, end, took_ms);
         report.steps.extend(put_back);
@@ -200,20 +220,33 @@ impl Planned<'_> {
         holds.map(|(_, remark)| remark.to_owned()).collect()
     }
 
-    async fn call(&self, object: Arc<Value>) -> (Closed, PassEnd) {
-        let context = CallContext {
+    fn context(&self) -> CallContext {
+        CallContext {
             plugin: self.key.plugin.clone(),
             revision: self.plugin.revision.clone(),
             object: Some(self.key.clone()),
-        };
+        }
+    }
+
+    async fn call(&self, mut object: Arc<Value>) -> Called {
         let guests = &self.plugin.guests;
         // It computes, so that it takes its turn among the passes that do.
         let permit = Arc::new(self.shared.permits.permit().await);
+        let mut remark = None;
         if !self.meta.deleting {
-            match guests.validate(context.clone(), None, (*object).clone()).await {
+            match guests.validate(self.context(), None, (*object).clone()).await {
                 Ok(violations) if violations.is_empty() => {}
-                Ok(violations) => return (Closed::default(), PassEnd::Invalid { violations }),
-                Err(error) => return (Closed::default(), went_wrong(&error)),
+                Ok(violations) => match self.in_force(&object).await {
+                    InForce::Earlier(earlier, generation) => {
+                        let lines = accept::lines(&violations);
+                        let refusal =
+                            Refusal::with_earlier(Reason::InvalidSpec, &lines, generation);
+                        remark = Some(format!("the spec is refused: {}", refusal.message));
+                        object = earlier;
+                    }
+                    InForce::None(_) => return Called::ended(PassEnd::Invalid { violations }),
+                },
+                Err(error) => return Called::ended(went_wrong(&error)),
             }
         }
         let request = Request {
@@ -224,8 +257,21 @@ impl Planned<'_> {
         };
         let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Purpose::Plan);
         let lending = Lending { permit, perform: pass.clone() };
-        let outcome = guests.reconcile(context, request, Arc::new(lending)).await;
-        (pass.close().await, end(&outcome))
+        let outcome = guests.reconcile(self.context(), request, Arc::new(lending)).await;
+        Called { closed: pass.close().await, end: end(&outcome), remark }
+    }
+
+    /// The spec that a live pass would go on with.
+    async fn in_force(&self, object: &Value) -> InForce {
+        if !self.is_stored {
+            return InForce::None("the file has no earlier spec");
+        }
+        match accept::kept(self.shared, self.key, self.meta).await {
+            Ok(kept) => {
+                accept::in_force(self.plugin, self.context(), object, kept.as_ref(), false).await
+            }
+            Err(_) => InForce::None("the last accepted spec cannot be read"),
+        }
     }
 }
 

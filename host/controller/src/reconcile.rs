@@ -1,11 +1,13 @@
 //! One pass for one key: from the object in the store to what the queue is told.
 
+pub(crate) mod accept;
+
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
     CallContext, ErrorChain, ObjectKey, ObjectMeta, PassEnd, PluginName,
-    condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
+    condition::{HostCondition, Reason},
     port::GuestError,
 };
 use tholepin_schema::{
@@ -17,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
+    conditions::{self, Attention, Statement},
     controller::Shared,
     mapper::reference_of,
     metrics::{self, Hope},
-    notes::{Note, Seen},
+    notes::Note,
     permit::{Lending, Permit},
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, Closed, Purpose},
@@ -28,6 +31,7 @@ use crate::{
     story::{Story, end, finalizer_step, not_called, went_wrong},
     strikes::{ObjectState, Verdict},
 };
+use accept::{Accepted, Refusal};
 
 /// The shortest and the longest wait that an outcome can ask for.
 const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3600));
@@ -55,9 +59,10 @@ pub(crate) async fn reconcile(
         return Done::AwaitChange;
     }
     let Some(plugin) = plugin else {
-        let text = missing(&key.plugin, meta.deleting);
+        let message = missing(&key.plugin, meta.deleting);
+        let (reason, attention) = (Reason::PluginMissing, Attention::Nobody);
         run.permit.give_back();
-        return mark(shared, key, &meta, RECONCILED, Reason::PluginMissing, &text).await;
+        return mark(shared, key, &meta, Statement { reason, message, attention }).await;
     };
     Span::current().record("revision", plugin.revision.short());
     let pass = One { shared, key, plugin: &plugin, meta: &meta, run };
@@ -131,11 +136,13 @@ impl One<'_> {
                 None => Done::AwaitChange,
             };
         }
-        if let Some(done) = self.validate(&object, &note, story).await {
-            return done;
-        }
-        let outcome = self.call(&object, note, story).await;
-        self.conclude(&object, &finalizer, outcome, story).await
+        let accepted = match self.accept(object, &note, story).await {
+            Ok(accepted) => accepted,
+            Err(done) => return done,
+        };
+        let outcome = self.call(&accepted.object, note, story).await;
+        self.keep_accepted().await;
+        self.conclude(&accepted, &finalizer, outcome, story).await
     }
 
     fn state(&self) -> ObjectState {
@@ -147,47 +154,6 @@ impl One<'_> {
             plugin: self.key.plugin.clone(),
             revision: self.plugin.revision.clone(),
             object: Some(self.key.clone()),
-        }
-    }
-
-    /// Asks the plugin about a generation that it has not seen. Answers when there is nothing more to
-    /// do in this pass.
-    async fn validate(&self, object: &Arc<Value>, note: &Note, story: &mut Story) -> Option<Done> {
-        let version = match self.meta.generation {
-            Some(generation) => generation.to_string(),
-            None => self.meta.resource_version.clone(),
-        };
-        let seen =
-            Seen { revision: self.plugin.revision.clone(), uid: self.meta.uid.clone(), version };
-        if self.meta.deleting || note.valid.as_ref() == Some(&seen) {
-            return None;
-        }
-        let guests = &self.plugin.guests;
-        match guests.validate(self.context(), None, (**object).clone()).await {
-            Ok(violations) if violations.is_empty() => {
-                self.shared.notes.change(self.key, |note| note.valid = Some(seen));
-                None
-            }
-            Ok(violations) => {
-                self.run.permit.give_back();
-                // The pass ends with this answer. A pass that goes on is judged by `reconcile` alone, or
-                // the answer would clear the strikes of every pass.
-                self.shared.strikes(|strikes| strikes.clear(self.key));
-                let lines: Vec<_> = violations
-                    .iter()
-                    .map(|violation| format!("{}: {}", violation.field, violation.message))
-                    .collect();
-                let text = lines.join("; ");
-                metrics::failed(&self.key.plugin, Hope::Terminal);
-                say(self.shared, self.key, &format!("the spec is invalid: {text}"));
-                story.end = Some(PassEnd::Invalid { violations });
-                Some(self.mark(Reason::InvalidSpec, &text).await)
-            }
-            Err(error) => {
-                self.run.permit.give_back();
-                story.end = Some(went_wrong(&error));
-                Some(self.strike(&error).await)
-            }
         }
     }
 
@@ -219,41 +185,52 @@ impl One<'_> {
 
     async fn conclude(
         &self,
-        object: &Arc<Value>,
+        accepted: &Accepted,
         finalizer: &str,
         outcome: Result<Result<Outcome, Failure>, GuestError>,
         story: &mut Story,
     ) -> Done {
+        let Accepted { object, refusal } = accepted;
+        let refusal = refusal.as_ref();
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(failure)) => {
                 self.shared.strikes(|strikes| strikes.clear(self.key));
-                return self.fail(failure).await;
+                return self.fail(failure, refusal).await;
             }
-            Err(error) => return self.strike(&error).await,
+            Err(error) => return self.strike(&error, refusal).await,
         };
-        let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
-        if MEMO_BYTES_MAX < memo_bytes {
-            let message = format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed");
-            return self.bad_answer(message, story).await;
-        }
-        let facts = outcome.wake.iter().filter(|wake| matches!(wake, Wake::Fact(_))).count();
-        if FACTS_MAX < facts {
-            let message = format!("{facts} facts to be woken by; {FACTS_MAX} are allowed");
-            return self.bad_answer(message, story).await;
+        if let Some(message) = excess(&outcome) {
+            let error = GuestError::BadAnswer { export: "reconcile", message };
+            story.end = Some(went_wrong(&error));
+            return self.strike(&error, refusal).await;
         }
         self.shared.strikes(|strikes| strikes.clear(self.key));
-        if !outcome.summary.is_empty() {
-            say(self.shared, self.key, &outcome.summary);
-        }
-        self.clear_marks(object).await;
+        self.tell(object, &outcome.summary, refusal).await;
         let done = if outcome.finished && self.meta.deleting {
             self.finish(finalizer, story).await
         } else {
             self.take_in(object, outcome).await
         };
-        metrics::succeeded(&self.key.plugin, done, self.shared.settings.resync);
+        match refusal {
+            None => metrics::succeeded(&self.key.plugin, done, self.shared.settings.resync),
+            Some(_) => metrics::failed(&self.key.plugin, Hope::Terminal),
+        }
         done
+    }
+
+    /// Says how the call went: nothing on the object if all is well, and that its spec is refused if it is.
+    async fn tell(&self, object: &Value, summary: &str, refusal: Option<&Refusal>) {
+        let Some(Refusal { reason, message }) = refusal else {
+            if !summary.is_empty() {
+                say(self.shared, self.key, summary);
+            }
+            return self.clear_marks(object).await;
+        };
+        say(self.shared, self.key, &format!("the spec is refused: {message}; {summary}"));
+        let (reason, message) = (*reason, message.clone());
+        // What cannot be written now is written by the next pass.
+        self.mark(Statement { reason, message, attention: Attention::Plugin }).await;
     }
 
     /// Keeps what an outcome wants kept, and says when the object is due again.
@@ -268,12 +245,6 @@ impl One<'_> {
         let asked = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
         let (shortest, longest) = REQUEUE;
         Done::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
-    }
-
-    async fn bad_answer(&self, message: String, story: &mut Story) -> Done {
-        let error = GuestError::BadAnswer { export: "reconcile", message };
-        story.end = Some(went_wrong(&error));
-        self.strike(&error).await
     }
 
     async fn finish(&self, finalizer: &str, story: &mut Story) -> Done {
@@ -293,18 +264,18 @@ impl One<'_> {
         }
     }
 
-    async fn fail(&self, failure: Failure) -> Done {
+    async fn fail(&self, failure: Failure, refusal: Option<&Refusal>) -> Done {
         let Failure { reason, message, retry } = failure;
         metrics::failed(&self.key.plugin, if retry { Hope::Retried } else { Hope::Terminal });
         let text = format!("{reason}: {message}");
         say(self.shared, self.key, &text);
-        self.mark(Reason::Failed, &text).await;
+        self.mark(went_badly(Reason::Failed, text, refusal)).await;
         if retry { Done::Retry } else { Done::After(self.shared.settings.resync) }
     }
 
-    async fn strike(&self, error: &GuestError) -> Done {
+    async fn strike(&self, error: &GuestError, refusal: Option<&Refusal>) -> Done {
         if let Some(failure) = error.as_failure() {
-            return self.fail(failure).await;
+            return self.fail(failure, refusal).await;
         }
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
@@ -313,7 +284,7 @@ impl One<'_> {
         match self.shared.strikes(|strikes| strikes.strike(revision, self.key, state)) {
             Verdict::Retry => {
                 metrics::failed(&self.key.plugin, Hope::Retried);
-                self.mark(reason(error), &text).await;
+                self.mark(went_badly(reason(error), text, refusal)).await;
                 return Done::Retry;
             }
             Verdict::Quarantine => metrics::failed(&self.key.plugin, Hope::Terminal),
@@ -326,57 +297,70 @@ impl One<'_> {
     /// Says on the object that it is quarantined. While that cannot be written it is tried again, and
     /// the plugin is not called for it.
     async fn quarantine(&self, message: &str) -> Done {
-        let reason = Reason::TooManyStrikes;
-        let done = mark(self.shared, self.key, self.meta, QUARANTINED, reason, message).await;
+        let (reason, attention) = (Reason::TooManyStrikes, Attention::Nobody);
+        let done = self.mark(Statement { reason, message: message.to_owned(), attention }).await;
         let untold = (done == Done::Retry).then(|| message.to_owned());
         self.shared.notes.change(self.key, |note| note.untold = untold);
         done
     }
 
-    async fn mark(&self, reason: Reason, message: &str) -> Done {
-        mark(self.shared, self.key, self.meta, RECONCILED, reason, message).await
+    async fn mark(&self, statement: Statement) -> Done {
+        mark(self.shared, self.key, self.meta, statement).await
     }
 
     /// All is well: the host has nothing to say on the object. Asked only where it has said something,
     /// so that a kind without conditions is never written.
     async fn clear_marks(&self, object: &Value) {
-        let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
-        let is_ours = |condition: &Value| {
-            let name = condition.get("type").and_then(Value::as_str);
-            name == Some(RECONCILED) || name == Some(QUARANTINED)
-        };
-        let has_ours = conditions.is_some_and(|conditions| conditions.iter().any(is_ours));
-        if has_ours && !self.shared.is_paused(self.key) {
-            let marks = &self.shared.parts.marks;
-            if let Err(error) = marks.set_conditions(reference_of(self.key), Vec::new()).await {
-                warn!(%error, "cannot clear the host's conditions");
-            }
+        if !conditions::has_hosts(object) || self.shared.is_paused(self.key) {
+            return;
+        }
+        let now = self.shared.parts.kubernetes.view().get(&reference_of(self.key));
+        let left = conditions::of_success(now.as_deref().unwrap_or(object), self.meta);
+        let marks = &self.shared.parts.marks;
+        if let Err(error) = marks.set_conditions(reference_of(self.key), left).await {
+            warn!(%error, "cannot clear the host's conditions");
         }
     }
 }
 
-/// Writes one host condition in place of those that the host has on the object. Nothing more is due
+/// What an outcome has too much of, if anything.
+fn excess(outcome: &Outcome) -> Option<String> {
+    let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
+    let facts = outcome.wake.iter().filter(|wake| matches!(wake, Wake::Fact(_))).count();
+    if MEMO_BYTES_MAX < memo_bytes {
+        return Some(format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed"));
+    }
+    let text = || format!("{facts} facts to be woken by; {FACTS_MAX} are allowed");
+    (FACTS_MAX < facts).then(text)
+}
+
+/// What is said of a call that went badly. A refused spec is said first: it stays when the call goes well
+/// again.
+fn went_badly(reason: Reason, message: String, refusal: Option<&Refusal>) -> Statement {
+    let attention = Attention::Plugin;
+    match refusal {
+        None => Statement { reason, message, attention },
+        Some(refused) => Statement {
+            reason: refused.reason,
+            message: format!("{}; its last pass: {message}", refused.message),
+            attention,
+        },
+    }
+}
+
+/// Writes what the host has to say in place of what it said on the object before. Nothing more is due
 /// then until something changes; what cannot be written for a reason that passes is tried again, or
 /// nobody would ever be told.
-async fn mark(
-    shared: &Shared,
-    key: &ObjectKey,
-    meta: &ObjectMeta,
-    condition_type: &'static str,
-    reason: Reason,
-    message: &str,
-) -> Done {
+async fn mark(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, statement: Statement) -> Done {
+    // As it is now: the pass may have reported on it.
+    let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
+        return Done::AwaitChange;
+    };
     if shared.is_paused(key) {
         return Done::AwaitChange;
     }
-    let condition = HostCondition {
-        condition_type,
-        status: condition_type == QUARANTINED,
-        reason,
-        message: message.to_owned(),
-        observed_generation: meta.generation,
-    };
-    match shared.parts.marks.set_conditions(reference_of(key), vec![condition]).await {
+    let conditions: Vec<HostCondition> = statement.conditions(&object, meta);
+    match shared.parts.marks.set_conditions(reference_of(key), conditions).await {
         Ok(()) => Done::AwaitChange,
         Err(error) => {
             warn!(%error, "cannot write the host's condition");

@@ -16,6 +16,8 @@ use crate::{controller::Shared, mapper::reference_of, phase::ObjectPhase, plugin
 pub(crate) struct Story {
     started_at_ms: u64,
     pub(crate) causes: Vec<String>,
+    /// What must be known to read the report rightly.
+    pub(crate) remarks: Vec<String>,
     /// What the host did before the plugin was called, and after.
     pub(crate) before: Vec<Step>,
     pub(crate) after: Vec<Step>,
@@ -28,6 +30,7 @@ impl Story {
         Self {
             started_at_ms: shared.parts.clock.now_ms(),
             causes,
+            remarks: Vec::new(),
             before: Vec::new(),
             after: Vec::new(),
             recording: Recording::default(),
@@ -42,14 +45,14 @@ impl Story {
         plugin: &ActivePlugin,
         took: Duration,
     ) -> Option<PassReport> {
-        let Self { started_at_ms, causes, before, after, recording, end } = self;
+        let Self { started_at_ms, causes, remarks, before, after, recording, end } = self;
         let header = PassHeader {
             mode: Mode::Live,
             object: key.clone(),
             revision: plugin.revision.clone(),
             started_at_ms,
             causes,
-            remarks: Vec::new(),
+            remarks,
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let mut report = PassReport::new(header, &recording, end?, took_ms);

@@ -50,7 +50,7 @@ impl StoreView for FakeView {
         Ok(objects.map(|(_, object)| object.clone()).collect())
     }
 
-    fn owned_by(&self, _uid: &str) -> Vec<Arc<Value>> {
+    fn owned_by(&self, _uid: &str) -> Vec<Arc<ObjectMeta>> {
         Vec::new()
     }
 

@@ -2,6 +2,11 @@
 //!
 //! They are owned by the field manager `tholepin`; a plugin that applies one of these types with one
 //! of these reasons would fight the host, so the gate refuses the types listed in [`RESERVED`].
+//!
+//! [`READY`] is the plugin's. The host writes it only while no plugin looks at the object, and stops
+//! owning it when the plugin has written it again.
+
+use serde_json::Value;
 
 /// The field manager under which the host writes its conditions.
 pub const HOST_FIELD_MANAGER: &str = "tholepin";
@@ -15,7 +20,43 @@ pub const RECONCILED: &str = "Reconciled";
 /// Whether the plugin is no longer called for this object.
 pub const QUARANTINED: &str = "Quarantined";
 
-/// Why [`RECONCILED`] or [`QUARANTINED`] has the status it has. The whole set.
+/// Whether the object does what its spec says: the plugin's condition, where the kind has it.
+pub const READY: &str = "Ready";
+
+/// Whether this condition is a [`READY`] that the host wrote because no plugin looks at the object.
+#[must_use]
+pub fn is_host_ready(condition: &Value) -> bool {
+    let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+    let reasons = [Reason::PluginMissing, Reason::Quarantined, Reason::InvalidSpec];
+    text("type") == READY
+        && text("status") == ConditionStatus::Unknown.as_str()
+        && reasons.iter().any(|reason| reason.as_str() == text("reason"))
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// The status as the condition has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// Why a condition of the host has the status it has. The whole set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The last call went well.
@@ -36,6 +77,8 @@ pub enum Reason {
     TooManyStrikes,
     /// No plugin that reconciles this kind is loaded.
     PluginMissing,
+    /// The plugin is no longer called for this object; [`QUARANTINED`] says why.
+    Quarantined,
 }
 
 impl Reason {
@@ -52,6 +95,7 @@ impl Reason {
             Self::BadOutcome => "BadOutcome",
             Self::TooManyStrikes => "TooManyStrikes",
             Self::PluginMissing => "PluginMissing",
+            Self::Quarantined => "Quarantined",
         }
     }
 }
@@ -59,10 +103,10 @@ impl Reason {
 /// One condition that the host writes on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostCondition {
-    /// One of [`RESERVED`].
+    /// One of [`RESERVED`], or [`READY`].
     pub condition_type: &'static str,
     /// Whether it holds.
-    pub status: bool,
+    pub status: ConditionStatus,
     /// Why.
     pub reason: Reason,
     /// One line for people, with the way out.

@@ -8,6 +8,7 @@
 //! - A call is found again by its [`CallKey`], never by its position.
 //! - A secret value never appears in a call or an answer: only its fingerprint.
 
+mod accepted;
 mod answer;
 mod call;
 pub mod condition;
@@ -21,6 +22,7 @@ pub mod report;
 mod resp;
 pub mod step;
 
+pub use accepted::AcceptedSpec;
 pub use answer::{Answer, CallError, Reply};
 pub use call::{
     Call, CallKey, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RedisCall, RuntimeCall,

@@ -14,18 +14,18 @@ use std::{
 use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectKey, ObjectRef,
-    port::{Credentials, Kubernetes, Member, Members, StoreView},
+    port::{Kubernetes, Member, Members, StoreView},
 };
 use tholepin_schema::{
-    instance::{CredentialsRef, Instance},
+    instance::Instance,
     ledger::{Group, Ledger},
     manifest::KindName,
-    reserved,
     snapshot::Snapshot,
 };
 
 use crate::{
     PassContext,
+    credentials::{self, InForce, Kept},
     ownership::{descendants, text},
 };
 
@@ -37,18 +37,17 @@ use crate::{
 ///
 /// Fails if its Pods are not watched, or if its password cannot be read.
 pub(crate) async fn members(
+    kept: &Kept,
     kubernetes: &dyn Kubernetes,
     context: &PassContext,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Members, CallError> {
     let selected = select(&*kubernetes.view(), context, ledger, instance)?;
-    let credentials = match &instance.credentials {
-        Some(reference) => credentials(kubernetes, context, reference).await?,
-        None => Credentials::default(),
-    };
-    let Selected { members, strangers } = selected;
-    Ok(Members { instance: name(context, instance), members, strangers, credentials })
+    let in_force = credentials::in_force(kept, kubernetes, context, instance).await?;
+    let InForce { credentials, facts: credentials_facts } = in_force;
+    let (Selected { members, strangers }, instance) = (selected, name(context, instance));
+    Ok(Members { instance, members, strangers, credentials, credentials_facts })
 }
 
 /// Whether the object reconciled may name this instance at all.
@@ -143,7 +142,7 @@ pub(crate) fn narrow(
     let matching = matching(view, instance)?;
     let shown: BTreeSet<&str> = matching.iter().map(|pod| text(pod, "/metadata/name")).collect();
     snapshot.members.retain(|member| shown.contains(member.pod.as_str()));
-    if !snapshot.members.is_empty() {
+    if !snapshot.members.is_empty() || snapshot.credentials.pending {
         return Ok(());
     }
     let (object, group) = (context.reference(), instance.group());
@@ -163,7 +162,8 @@ pub(crate) fn some(
     instance: &Instance,
     members: &Members,
 ) -> Result<(), CallError> {
-    if !members.members.is_empty() {
+    // What is wrong with the password keeps Pods from being made, and must be told.
+    if !members.members.is_empty() || members.credentials_facts.pending {
         return Ok(());
     }
     let (object, group) = (context.reference(), instance.group());
@@ -239,45 +239,6 @@ fn matching(view: &dyn StoreView, instance: &Instance) -> Result<Vec<Arc<Value>>
 
 pub(crate) fn pod_kind() -> KindName {
     KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() }
-}
-
-/// A secret value goes from the port to the connection and nowhere else.
-async fn credentials(
-    kubernetes: &dyn Kubernetes,
-    context: &PassContext,
-    reference: &CredentialsRef,
-) -> Result<Credentials, CallError> {
-    let PassContext { key: object_key, object, .. } = context;
-    let CredentialsRef { secret, key, user } = reference;
-    let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
-    if reserved::is_reserved(&kind, secret) {
-        let text = format!("the Secret `{secret}` has a name that is reserved for the host");
-        return Err(CallError::Denied(text));
-    }
-    if !names_secret(object, secret) {
-        let text = format!("the object's spec does not name the Secret `{secret}`");
-        return Err(CallError::Denied(text));
-    }
-    let value =
-        kubernetes.secret_value(object_key.namespace.clone(), secret.clone(), key.clone()).await?;
-    let password = String::from_utf8(value).map_err(|_| {
-        CallError::Invalid(format!("key `{key}` of Secret `{secret}` is no UTF-8 text"))
-    })?;
-    Ok(Credentials { user: user.clone(), password: Some(password) })
-}
-
-/// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
-/// object's author named.
-pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
-    fn contains(value: &Value, secret: &str) -> bool {
-        match value {
-            Value::String(text) => text == secret,
-            Value::Array(items) => items.iter().any(|item| contains(item, secret)),
-            Value::Object(fields) => fields.values().any(|field| contains(field, secret)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
-    }
-    object.get("spec").is_some_and(|spec| contains(spec, secret))
 }
 
 fn member(pod: &Value, instance: &Instance) -> Member {

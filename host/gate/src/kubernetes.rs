@@ -11,7 +11,7 @@ use tholepin_schema::manifest::{KindName, KubernetesGrant};
 
 use crate::{
     context::{Mode, PassContext},
-    field, grant, instance,
+    credentials, field, grant,
     ownership::{self, leads_to},
     pass::Pass,
     steps::{self, Before},
@@ -173,7 +173,7 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     for text in texts.filter_map(|(_, value)| value.as_str()) {
         for template in text.split(TEMPLATE).skip(1) {
             let name = template.split(['/', '}']).next().unwrap_or_default();
-            if !instance::names_secret(reconciled, name) {
+            if !credentials::names_secret(reconciled, name) {
                 let text = format!("the object's spec does not name the Secret `{name}`");
                 return Err(CallError::Denied(text));
             }
@@ -185,7 +185,8 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
 async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply-status")?;
-    if reference != pass.context.reference() {
+    let is_reconciled = reference == pass.context.reference();
+    if !is_reconciled {
         in_scope(pass, granted, &reference, &object)?;
     }
     refuse_reserved_conditions(&object)?;
@@ -193,7 +194,9 @@ async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answ
     let request = ApplyRequest {
         field_manager: pass.context.field_manager(),
         object,
-        force: false,
+        // The status of the object reconciled is its plugin's. The host takes a condition of it only while
+        // no plugin looks, and an edit by hand must not keep the plugin from reporting.
+        force: is_reconciled,
         status: true,
         dry_run: pass.context.mode == Mode::Plan,
     };

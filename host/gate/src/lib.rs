@@ -22,6 +22,7 @@ use tokio::sync::watch;
 mod act;
 mod book;
 mod context;
+mod credentials;
 mod effect;
 mod fact;
 mod field;
@@ -65,6 +66,7 @@ pub struct Ports {
 pub struct Gate {
     ports: Ports,
     books: book::Books,
+    credentials: credentials::Kept,
     armed: wake::Armed,
     /// Counts the changes of the store, for those who wait for one.
     store: watch::Sender<u64>,
@@ -75,7 +77,8 @@ impl Gate {
     #[must_use]
     pub fn new(ports: Ports) -> Arc<Self> {
         let (books, armed) = (book::Books::default(), wake::Armed::default());
-        Arc::new(Self { ports, books, armed, store: watch::Sender::new(0) })
+        let credentials = credentials::Kept::default();
+        Arc::new(Self { ports, books, credentials, armed, store: watch::Sender::new(0) })
     }
 
     /// Opens a pass: its reads begin at the store as it is now.

@@ -166,7 +166,8 @@ impl Pass {
         ledger: &Ledger,
         instance: &Instance,
     ) -> Result<Members, CallError> {
-        instance::members(&*self.gate.ports.kubernetes, &self.context, ledger, instance).await
+        let Gate { ports, credentials, .. } = &*self.gate;
+        instance::members(credentials, &*ports.kubernetes, &self.context, ledger, instance).await
     }
 
     /// A copy of the ledger of an instance that the plugin names.

@@ -61,6 +61,7 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
     }
     let ports = &pass.gate.ports;
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
+    snapshot.credentials = members.credentials_facts;
     ledger::learn(&mut book.ledger, &snapshot, ports.clock.now_ms());
     book.save(pass).await?;
     instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;

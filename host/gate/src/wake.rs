@@ -211,7 +211,8 @@ impl Gate {
             instance::admit(context, instance)?;
             let mut ledger = self.books.copy(kubernetes, context).await?.ledger;
             instance::fix_group(&mut ledger, instance)?;
-            let members = instance::members(kubernetes, context, &ledger, instance).await?;
+            let kept = &self.credentials;
+            let members = instance::members(kept, kubernetes, context, &ledger, instance).await?;
             wishes.instances.insert(name.clone(), (members, Wanted::default()));
         }
         let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };

@@ -171,7 +171,7 @@ impl KubernetesApi {
 
     /// Takes what the server answered to a write into the store.
     pub(crate) fn keep(&self, served: &Served, raw: &RawObject) -> Result<Value, CallError> {
-        let stored = self.admit(served, raw)?;
+        let stored = self.admit(parse(raw, served)?)?;
         self.store.wrote(stored.clone());
         Ok(stored.value())
     }

@@ -121,14 +121,17 @@ impl KubernetesApi {
     }
 }
 
-/// Events about cluster-scoped objects live in `default`.
 fn reference(regarding: &ObjectRef, name: String) -> ObjectRef {
     let kind = KindName { api_version: "events.k8s.io/v1".to_owned(), kind: "Event".to_owned() };
-    let namespace = match regarding.namespace.as_str() {
+    ObjectRef { kind, namespace: namespace_of(regarding).to_owned(), name }
+}
+
+/// Where objects about this one live: beside it, or in `default` if it is cluster-scoped.
+pub(crate) fn namespace_of(object: &ObjectRef) -> &str {
+    match object.namespace.as_str() {
         "" => "default",
         namespace => namespace,
-    };
-    ObjectRef { kind, namespace: namespace.to_owned(), name }
+    }
 }
 
 /// The object's name, cut to fit, and the moment.

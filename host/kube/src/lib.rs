@@ -9,6 +9,7 @@
 //! - A Secret in use can be read while the API server is away.
 //! - An apply that would change nothing is not sent.
 
+mod accepted;
 mod api;
 mod applied;
 mod changes;

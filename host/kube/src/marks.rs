@@ -1,10 +1,11 @@
-//! What the host itself leaves on a reconciled object: its conditions, and finalizers.
+//! What the host itself leaves on a reconciled object, or keeps about it: its conditions, finalizers,
+//! and the last spec that a plugin accepted.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tholepin_core::{
-    Boxed, CallError, ObjectRef,
-    condition::{HOST_FIELD_MANAGER, HostCondition, RESERVED},
+    AcceptedSpec, Boxed, CallError, ObjectRef,
+    condition::{HOST_FIELD_MANAGER, HostCondition, READY, RESERVED, is_host_ready},
     port::{Kubernetes, Marks},
 };
 
@@ -45,7 +46,8 @@ impl KubernetesApi {
             "metadata": metadata,
             "status": {"conditions": conditions},
         });
-        // The types are reserved, so whoever else wrote them must not have.
+        // The types are reserved, so whoever else wrote them must not have; and `Ready` is among them only
+        // while no plugin writes it.
         let params = PatchParams::apply(HOST_FIELD_MANAGER).force();
         match self.patch(&object, &Patch::Apply(intent), &params, true).await {
             Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
@@ -127,6 +129,23 @@ impl Marks for KubernetesApi {
             }
         })
     }
+
+    fn accepted_spec(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>> {
+        Box::pin(self.read_accepted(object, uid))
+    }
+
+    fn keep_accepted_spec(
+        &self,
+        object: ObjectRef,
+        uid: String,
+        accepted: AcceptedSpec,
+    ) -> Boxed<'_, Result<(), CallError>> {
+        Box::pin(self.keep_accepted(object, uid, accepted))
+    }
 }
 
 fn finalizers(object: &Value) -> Vec<String> {
@@ -136,21 +155,30 @@ fn finalizers(object: &Value) -> Vec<String> {
 
 /// The host's conditions as they should be written, or nothing if the object has them. A condition
 /// whose status stays keeps its `lastTransitionTime`.
+///
+/// Server-side apply takes from an item what its last owner no longer applies. Of a `Ready` that the host
+/// wrote, the plugin owns no status, so the item would become invalid: the host goes on owning it until
+/// the plugin has written it.
 fn next_conditions(object: &Value, wanted: &[HostCondition], now: &str) -> Option<Vec<Value>> {
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
-    let is_ours = |condition: &&Value| {
-        condition.get("type").and_then(Value::as_str).is_some_and(|name| RESERVED.contains(&name))
-    };
-    let known: Vec<&Value> = all.into_iter().flatten().filter(is_ours).collect();
-    let next: Vec<Value> = wanted
+    let all: Vec<&Value> = all.into_iter().flatten().collect();
+    let name = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
+    let ours = all.iter().filter(|condition| {
+        RESERVED.contains(&name(condition).as_str()) || is_host_ready(condition)
+    });
+    let ours: Vec<&Value> = ours.copied().collect();
+    let mut next: Vec<Value> = wanted
         .iter()
         .map(|condition| {
-            let before = known.iter().find(|known| known["type"] == condition.condition_type);
+            let before = all.iter().find(|known| name(known) == condition.condition_type);
             document(condition, before.copied(), now)
         })
         .collect();
-    let is_known = |next: &Value| known.iter().any(|known| says_the_same(next, known));
-    let same = next.len() == known.len() && next.iter().all(is_known);
+    if wanted.iter().all(|condition| condition.condition_type != READY) {
+        next.extend(ours.iter().filter(|known| name(known) == READY).copied().cloned());
+    }
+    let is_known = |next: &Value| ours.iter().any(|known| says_the_same(next, known));
+    let same = next.len() == ours.len() && next.iter().all(is_known);
     (!same).then_some(next)
 }
 
@@ -164,7 +192,7 @@ fn says_the_same(one: &Value, other: &Value) -> bool {
 
 fn document(condition: &HostCondition, before: Option<&Value>, now: &str) -> Value {
     let HostCondition { condition_type, status, reason, message, observed_generation } = condition;
-    let status = if *status { "True" } else { "False" };
+    let status = status.as_str();
     let before = before.filter(|before| before["status"] == status);
     let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(now);
     let mut document = json!({
@@ -183,9 +211,9 @@ fn document(condition: &HostCondition, before: Option<&Value>, now: &str) -> Val
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tholepin_core::condition::{QUARANTINED, RECONCILED, Reason};
+    use tholepin_core::condition::{ConditionStatus, QUARANTINED, RECONCILED, Reason};
 
-    fn condition(status: bool, reason: Reason, generation: i64) -> HostCondition {
+    fn condition(status: ConditionStatus, reason: Reason, generation: i64) -> HostCondition {
         HostCondition {
             condition_type: RECONCILED,
             status,
@@ -199,32 +227,60 @@ mod tests {
     fn conditions_are_written_on_change_only_and_time_moves_with_the_status() {
         let plugins = json!({"type": "Ready", "status": "False"});
         let mut object = json!({"status": {"conditions": [plugins]}});
-        let good = condition(true, Reason::Succeeded, 1);
+        let good = condition(ConditionStatus::True, Reason::Succeeded, 1);
         let first = next_conditions(&object, std::slice::from_ref(&good), "t1").unwrap();
         assert_eq!(first[0]["lastTransitionTime"], "t1");
         object["status"]["conditions"] = json!([plugins, first[0]]);
         assert_eq!(next_conditions(&object, &[good], "t2"), None);
 
-        let newer = condition(true, Reason::Succeeded, 2);
+        let newer = condition(ConditionStatus::True, Reason::Succeeded, 2);
         let newer = next_conditions(&object, &[newer], "t2").unwrap();
         assert_eq!(newer[0]["lastTransitionTime"], "t1");
         assert_eq!(newer[0]["observedGeneration"], 2);
 
         object["status"]["conditions"][1]["foreign"] = json!("1");
-        let same = condition(true, Reason::Succeeded, 1);
+        let same = condition(ConditionStatus::True, Reason::Succeeded, 1);
         assert_eq!(next_conditions(&object, &[same], "t2"), None, "a member of somebody else");
 
-        let bad = next_conditions(&object, &[condition(false, Reason::Failed, 1)], "t3").unwrap();
+        let bad = condition(ConditionStatus::False, Reason::Failed, 1);
+        let bad = next_conditions(&object, &[bad], "t3").unwrap();
         assert_eq!(bad[0]["lastTransitionTime"], "t3");
     }
 
     #[test]
     fn a_condition_of_ours_that_is_no_longer_wanted_goes() {
-        let good = condition(true, Reason::Succeeded, 1);
+        let good = condition(ConditionStatus::True, Reason::Succeeded, 1);
         let mut object = json!({});
         let first = next_conditions(&object, std::slice::from_ref(&good), "t1").unwrap();
         object["status"] = json!({"conditions": [first[0],
             {"type": QUARANTINED, "status": "True", "reason": "TooManyStrikes"}]});
         assert_eq!(next_conditions(&object, &[good], "t2").map(|next| next.len()), Some(1));
+    }
+
+    #[test]
+    fn ready_is_taken_while_nobody_looks_and_let_go_once_the_plugin_has_written_it() {
+        let status = ConditionStatus::False;
+        let missing = condition(status, Reason::PluginMissing, 1);
+        let ready = HostCondition {
+            condition_type: READY,
+            status: ConditionStatus::Unknown,
+            ..missing.clone()
+        };
+        let plugins = json!({"type": READY, "status": "True", "lastTransitionTime": "t0"});
+        let mut object = json!({"status": {"conditions": [plugins]}});
+        let taken = next_conditions(&object, &[missing, ready], "t1").unwrap();
+        assert_eq!(taken[1]["lastTransitionTime"], "t1");
+        object["status"]["conditions"] = json!([taken[1], taken[0]]);
+
+        // The plugin is called again and has not written its status yet.
+        let failed = condition(status, Reason::Failed, 1);
+        let kept = next_conditions(&object, std::slice::from_ref(&failed), "t2").unwrap();
+        assert_eq!(kept[1], taken[1]);
+        assert_eq!(next_conditions(&object, &[], "t2").unwrap(), [taken[1].clone()]);
+
+        object["status"]["conditions"] = json!([plugins, kept[0]]);
+        assert_eq!(next_conditions(&object, &[], "t3").unwrap(), [] as [Value; 0]);
+        object["status"]["conditions"] = json!([plugins]);
+        assert_eq!(next_conditions(&object, &[], "t3"), None);
     }
 }

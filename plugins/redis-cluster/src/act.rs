@@ -2,7 +2,7 @@
 
 use tholepin_redis_cluster_plan::Plan;
 use tholepin_schema::action::{Action, ActionResult, Outcome, Verb};
-use tholepin_sdk::{Error, EventType, Failure, Host, Retry, topology};
+use tholepin_sdk::{Error, EventType, Host, Retry, topology};
 
 use crate::observe::Target;
 
@@ -129,22 +129,9 @@ fn describe(verb: &Verb) -> String {
         | Verb::SetConfigEpoch { .. }
         | Verb::AssignSlots { .. }
         | Verb::Replicate { .. }
+        | Verb::AllowStart { .. }
         | Verb::Failover { .. } => {
             format!("{} `{}`", verb.name(), verb.pod().unwrap_or_default())
         }
     }
-}
-
-/// An object could not be applied.
-pub(crate) fn apply_failure(title: &str, error: &Error) -> Failure {
-    let mut failure: Failure = error.clone().into();
-    if matches!(error, Error::Conflict(_)) {
-        failure.message = format!(
-            "{error}; somebody else owns a field of {title}: remove the field from their manifest, \
-             or rename the RedisCluster"
-        );
-    } else {
-        failure.message = format!("{title} was not applied: {error}");
-    }
-    failure
 }

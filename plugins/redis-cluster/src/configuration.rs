@@ -16,7 +16,7 @@ use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
 use crate::{
     act::{self, Acted},
     observe::Target,
-    report::{Situation, Verdict, condition},
+    report::{Seen, Situation, Verdict, condition},
 };
 
 /// The StatefulSets' templates; none while they cannot be read, which says nothing about them.
@@ -152,9 +152,9 @@ fn list(
 
 /// `Outdated` and `LiveConfigApplied`. What is not known in this pass stays as it was told last.
 pub(crate) fn conditions(target: &Target, situation: &Situation, now_ms: u64) -> Vec<Condition> {
-    let verdicts = match situation {
-        Situation::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
-        Situation::Blocked(_) | Situation::Unseen(_) => [None, None],
+    let verdicts = match &situation.seen {
+        Seen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
+        Seen::Interrupted | Seen::Unseen(_) => [None, None],
     };
     let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(verdicts);
     let conditions = named.filter_map(|(name, verdict)| match verdict {

@@ -74,9 +74,7 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         grant(kind("apps/v1", "StatefulSet"), &["list"], Scope::Owned),
         grant(kind("v1", "Pod"), &["list"], Scope::Namespace),
     ];
-    // To say that it is missing; its values are fingerprints.
-    let secret = grant(kind("v1", "Secret"), &["get"], Scope::Namespace);
-    std::iter::once(own).chain(applied).chain(read).chain([secret]).collect()
+    std::iter::once(own).chain(applied).chain(read).collect()
 }
 
 fn redis_grants() -> RedisGrants {

@@ -1,15 +1,19 @@
-//! Reads: the object itself, its Secret, and every member at one moment.
+//! Reads: the object itself, and every member at one moment.
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
     Observed,
     workload::{self, Owner},
 };
-use tholepin_redis_types::redis_cluster::{RedisClusterSpec, RedisClusterStatus};
-use tholepin_schema::{instance::Instance, snapshot::Snapshot};
-use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode, topology};
+use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
+use tholepin_schema::{
+    instance::Instance,
+    reserved,
+    snapshot::{CredentialsFacts, NamedPassword, Snapshot},
+};
+use tholepin_sdk::{Error, Failure, Host, topology};
 
-use crate::configuration;
+use crate::{apply::Fault, configuration};
 
 /// The object reconciled, read once.
 #[derive(Debug)]
@@ -60,39 +64,58 @@ fn unreadable(path: &str, why: &str) -> Failure {
     Failure { reason: "Unreadable".into(), message, retry: false }
 }
 
-/// What the object needs and does not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Missing {
-    /// As a condition's reason.
-    pub reason: &'static str,
-    /// With the way out.
-    pub message: String,
-}
-
-/// Looks for the password's Secret and its key.
-pub(crate) fn missing_secret(host: &dyn Host, target: &Target) -> Result<Option<Missing>, Error> {
-    let Some(auth) = &target.spec.auth else { return Ok(None) };
-    let (secret, key, namespace) = (&auth.secret_name, &auth.key, &target.namespace);
-    let name = ObjectRef::new("v1", "Secret", namespace, secret);
-    let found = match host.get(&name, ReadMode::Cached, &[".data"]) {
-        Ok(found) => found,
-        Err(Error::NotFound(_)) => {
-            let message = format!(
+/// What is wrong with the password that the object names, by the host's word. The one in force stays: it
+/// is the one that the members have.
+pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Option<Fault> {
+    let namespace = &target.namespace;
+    let (secret, key) = match &target.spec.auth {
+        Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
+        None => ("", ""),
+    };
+    let kept = reserved::name(reserved::Purpose::Credentials, KIND, &target.uid);
+    let (reason, message) = match facts.named {
+        // What could not be read now is read again by the next pass.
+        NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
+        NamedPassword::SecretMissing => (
+            "SecretMissing",
+            format!(
                 "the Secret `{secret}` does not exist: `kubectl --namespace {namespace} create \
                  secret generic {secret} --from-literal={key}=PASSWORD`"
-            );
-            return Ok(Some(Missing { reason: "SecretMissing", message }));
-        }
-        Err(error) => return Err(error),
-    };
-    let has_key = found.get("data").and_then(|data| data.get(key)).is_some();
-    Ok((!has_key).then(|| Missing {
-        reason: "SecretKeyMissing",
-        message: format!(
-            "the Secret `{secret}` has no key `{key}`: add it, or name the right one in \
-             `.spec.auth.key`"
+            ),
         ),
-    }))
+        NamedPassword::KeyMissing => (
+            "SecretKeyMissing",
+            format!(
+                "the Secret `{secret}` has no key `{key}`: add it, or name the right one in \
+                 `.spec.auth.key`"
+            ),
+        ),
+        NamedPassword::Empty => (
+            "SecretEmpty",
+            format!(
+                "the key `{key}` of the Secret `{secret}` is empty, and an empty password is none: \
+                 write a password there, or remove `.spec.auth` to have a cluster without one"
+            ),
+        ),
+        NamedPassword::NoText => (
+            "SecretUnusable",
+            format!("the key `{key}` of the Secret `{secret}` is no UTF-8 text: write it anew"),
+        ),
+        NamedPassword::Differs => {
+            let way_out = if target.spec.auth.is_some() {
+                format!(
+                    "`.spec.auth` names another password than the cluster was made with: write the \
+                     old one (if there was one, the Secret `{kept}` has it) into the Secret `{secret}`"
+                )
+            } else {
+                "the cluster was made with a password and `.spec.auth` names none: name it again"
+                    .into()
+            };
+            let text = "; changing it is not served yet, a new password needs a new cluster";
+            ("CredentialsRefused", format!("{way_out}{text}"))
+        }
+    };
+    Some(Fault { reason: reason.into(), message, retry: false })
 }
 
 /// Looks at every member.

@@ -4,26 +4,37 @@
 //! used only for the time of a condition's last change, and for members that cannot be asked.
 
 use serde_json::json;
-use tholepin_redis_cluster_plan::{Decision, Plan, ShardPlan, Stage, WaitReason};
+use tholepin_redis_cluster_plan::{
+    Decision, HEALTHY_REQUEUE_MS, Plan, ShardPlan, Stage, WaitReason,
+};
 use tholepin_redis_types::{
     API_VERSION,
     redis_cluster::{
         Condition, ConditionStatus, KIND, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,
     },
 };
-use tholepin_sdk::{Error, EventType, Failure, Host, time};
+use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
 
-use crate::{
-    act::Acted,
-    configuration,
-    observe::{Missing, Target},
-};
+use crate::{act::Acted, apply::Fault, configuration, observe::Target};
+
+/// How long what was reported stays while the members cannot be looked at for a reason that passes, in
+/// milliseconds: as long as a healthy cluster is not looked at anyway.
+const UNSEEN_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 
 /// How a pass went.
 #[derive(Debug)]
-pub(crate) enum Situation {
-    /// Something is missing that only a person can give.
-    Blocked(Missing),
+pub(crate) struct Situation {
+    /// What was seen of the members.
+    pub seen: Seen,
+    /// What stands in the way besides, what comes first first.
+    pub faults: Vec<Fault>,
+}
+
+/// What a pass saw of the members.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// Something more urgent has come up before all was seen and done.
+    Interrupted,
     /// The members could not be looked at.
     Unseen(Error),
     /// A plan was made and performed.
@@ -49,6 +60,11 @@ impl Verdict {
         let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
         Self { status, reason: reason.into(), message: message.into() }
     }
+
+    fn unknown(reason: &str, message: impl Into<String>) -> Self {
+        let status = ConditionStatus::Unknown;
+        Self { status, reason: reason.into(), message: message.into() }
+    }
 }
 
 /// Writes the status, and an event if the cluster became ready or stopped being so.
@@ -60,12 +76,13 @@ pub(crate) fn write(
     host: &dyn Host,
     target: &Target,
     situation: &Situation,
+    unseen_since_ms: Option<u64>,
 ) -> Result<(), Failure> {
-    if matches!(situation, Situation::Unseen(_)) && !target.status.conditions.is_empty() {
-        // Not having looked says nothing about the cluster: what was reported stays.
+    let now_ms = host.now_ms()?;
+    if stays(target, &situation.seen, now_ms.saturating_sub(unseen_since_ms.unwrap_or(now_ms))) {
         return Ok(());
     }
-    let status = status(target, situation, host.now_ms()?);
+    let status = status(target, situation, now_ms);
     announce(host, target, &status);
     let document = json!({
         "apiVersion": API_VERSION,
@@ -77,6 +94,17 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Whether what was reported stays: this pass has seen nothing, and the next one will soon.
+fn stays(target: &Target, seen: &Seen, unseen_for_ms: u64) -> bool {
+    match seen {
+        Seen::Interrupted => true,
+        Seen::Unseen(error) if error.retry() != Retry::Never => {
+            unseen_for_ms < UNSEEN_PATIENCE_MS && !target.status.conditions.is_empty()
+        }
+        Seen::Unseen(_) | Seen::Planned { .. } => false,
+    }
+}
+
 /// The whole status.
 fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterStatus {
     let verdicts = verdicts(situation);
@@ -84,13 +112,13 @@ fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterSt
     let conditions = conditions.map(|(name, verdict)| condition(target, name, verdict, now_ms));
     let conditions = conditions.chain(configuration::conditions(target, situation, now_ms));
     let before = &target.status;
-    let (ready_shards, slots_served, shards) = match situation {
-        Situation::Planned { plan, .. } => (
+    let (ready_shards, slots_served, shards) = match &situation.seen {
+        Seen::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
             plan.shards.iter().map(shard_status).collect(),
         ),
-        Situation::Blocked(_) | Situation::Unseen(_) => {
+        Seen::Interrupted | Seen::Unseen(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
@@ -124,37 +152,43 @@ fn shard_status(shard: &ShardPlan) -> ShardStatus {
 
 /// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
 fn verdicts(situation: &Situation) -> [Verdict; 3] {
-    match situation {
-        Situation::Blocked(missing) => [
-            Verdict::new(false, missing.reason, &missing.message),
-            Verdict::new(false, missing.reason, "waiting for a person"),
-            Verdict::new(true, missing.reason, &missing.message),
-        ],
-        Situation::Unseen(error) => [
-            Verdict::new(false, error.reason(), format!("the members were not looked at: {error}")),
-            Verdict::new(true, error.reason(), "looking again soon"),
-            no_fault(),
-        ],
-        Situation::Planned { plan, acted, .. } => planned(plan, acted),
+    let Situation { seen, faults } = situation;
+    match seen {
+        Seen::Unseen(error) => unseen(error, faults),
+        // Nothing is reported of it.
+        Seen::Interrupted => unseen(&Error::Interrupted, faults),
+        Seen::Planned { plan, acted, .. } => planned(plan, acted, faults),
     }
 }
 
-fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
+fn unseen(error: &Error, faults: &[Fault]) -> [Verdict; 3] {
+    let message = format!("the members were not looked at: {error}");
+    let goes_on = error.retry() != Retry::Never;
+    let degraded = match faults.first() {
+        _ if !goes_on => Verdict::new(true, error.reason(), message.clone()),
+        Some(fault) => Verdict::new(true, &fault.reason, &fault.message),
+        None => no_fault(),
+    };
+    let next = if goes_on { "looking again soon" } else { "waiting for a person" };
+    [
+        Verdict::unknown(error.reason(), message),
+        Verdict::new(goes_on, error.reason(), next),
+        degraded,
+    ]
+}
+
+fn planned(plan: &Plan, acted: &Acted, faults: &[Fault]) -> [Verdict; 3] {
+    let degraded = degraded(plan, acted, faults);
     if plan.stage == Stage::Steady {
         let message = format!("{} slots are served", plan.slots_served);
         return [
+            // The members are as wanted and serve, whatever could not be applied.
             Verdict::new(true, "AsWanted", message),
             Verdict::new(false, "AsWanted", "nothing is under way"),
-            no_fault(),
+            degraded,
         ];
     }
     let stage = if plan.stage == Stage::Forming { "Forming" } else { "Healing" };
-    let fault = plan.reasons().find(|reason| reason.is_fault());
-    let degraded = match (fault, acted.held_up.first()) {
-        (Some(reason), _) => Verdict::new(true, reason.as_str(), reason.to_string()),
-        (None, Some(held_up)) => Verdict::new(true, &held_up.reason, &held_up.message),
-        (None, None) => no_fault(),
-    };
     let (reason, message) = match (&degraded, plan.reasons().next()) {
         (Verdict { status: ConditionStatus::True, reason, message }, _) => {
             (reason.clone(), message.clone())
@@ -168,6 +202,26 @@ fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
         Verdict::new(goes_on, if goes_on { stage } else { &reason }, message),
         degraded,
     ]
+}
+
+/// What is broken: among the members first, then what stands in the way besides. All are told, the first
+/// with its reason.
+fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Verdict {
+    let waits = plan.reasons().find(|reason| reason.is_fault());
+    let waits = waits.map(|reason| (reason.as_str(), reason.to_string()));
+    let held_up = || acted.held_up.first().filter(|_| plan.stage != Stage::Steady);
+    let members = waits
+        .or_else(|| held_up().map(|held_up| (held_up.reason.as_str(), held_up.message.clone())));
+    let besides = faults.first().map(|fault| (fault.reason.as_str(), fault.message.clone()));
+    match (members, besides) {
+        (None, None) => no_fault(),
+        (Some((reason, message)), None) | (None, Some((reason, message))) => {
+            Verdict::new(true, reason, message)
+        }
+        (Some((reason, first)), Some((_, second))) => {
+            Verdict::new(true, reason, format!("{first}; {second}"))
+        }
+    }
 }
 
 fn no_fault() -> Verdict {
@@ -222,10 +276,14 @@ fn announce(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
 
 /// One line for people.
 pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
-    let (plan, acted) = match situation {
-        Situation::Blocked(missing) => return missing.message.clone(),
-        Situation::Unseen(error) => return format!("not looked at: {error}"),
-        Situation::Planned { plan, acted, .. } => (plan, acted),
+    let fault = situation.faults.first().map(|fault| fault.message.clone());
+    let (plan, acted) = match &situation.seen {
+        Seen::Interrupted => return "something more urgent has come up".to_owned(),
+        Seen::Unseen(error) => {
+            let texts = [Some(format!("not looked at: {error}")), fault];
+            return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        }
+        Seen::Planned { plan, acted, .. } => (plan, acted),
     };
     let (done, all) = (plan.shards_done(), plan.shards.len());
     let state = match plan.stage {
@@ -237,7 +295,7 @@ pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
     let held_up = acted.held_up.first().map(|held_up| held_up.message.clone());
     let planned = (plan.common != Decision::Done || acted.done != 0)
         .then(|| format!("{} of {} actions done", acted.done, plan.actions().len()));
-    let details: Vec<String> = [planned, held_up, waits].into_iter().flatten().collect();
+    let details: Vec<String> = [planned, held_up, waits, fault].into_iter().flatten().collect();
     let details =
         if details.is_empty() { String::new() } else { format!(" ({})", details.join("; ")) };
     format!("{state}: {done}/{all} shards as wanted{details}; next look in {requeue_ms} ms")

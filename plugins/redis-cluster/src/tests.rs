@@ -3,21 +3,27 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use super::*;
-use tholepin_redis_cluster_plan::workload::Owner;
+use tholepin_redis_cluster_plan::{
+    HEALTHY_REQUEUE_MS,
+    workload::{self, Owner},
+};
 use tholepin_sdk::{
     DeleteOptions, Document, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
     ProbeOutcome, ReadMode, Reply, WaitOutcome,
 };
 
-/// A host with one object, one Secret and one snapshot. It does what it is told and writes it down.
+/// A host with one object and one snapshot. It does what it is told and writes it down.
 #[derive(Default)]
 struct Scripted {
-    secret: Option<Value>,
     snapshot: Value,
     /// Answers for the actions, by verb; `done` for those that are not named.
     refusals: Vec<(&'static str, Value)>,
     /// What is listed, by kind; deleted objects are gone from it.
     listed: RefCell<BTreeMap<&'static str, Vec<Value>>>,
+    /// Answers for applies, by the object's title.
+    refused: Vec<(&'static str, Error)>,
+    /// Why nobody can be looked at.
+    unseen: Option<Error>,
     applied: RefCell<Vec<String>>,
     /// The last `data` of the file of settings.
     live: RefCell<Option<Value>>,
@@ -32,12 +38,9 @@ fn unused<T>(what: &str) -> Result<T, Error> {
 
 impl Host for Scripted {
     fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
-        if object.name == "demo-live" {
-            let live = self.live.borrow().clone();
-            return live.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()));
-        }
-        assert_eq!((object.kind.kind.as_str(), object.name.as_str()), ("Secret", "demo-auth"));
-        self.secret.clone().ok_or_else(|| Error::NotFound("Secret demo-auth".to_owned()))
+        assert_eq!(object.name, "demo-live");
+        let live = self.live.borrow().clone();
+        live.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()))
     }
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
@@ -47,7 +50,11 @@ impl Host for Scripted {
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         assert!(force, "an edit by hand must not stop the healing");
-        self.applied.borrow_mut().push(workload::title(object));
+        let title = workload::title(object);
+        if let Some((_, error)) = self.refused.iter().find(|(refused, _)| *refused == title) {
+            return Err(error.clone());
+        }
+        self.applied.borrow_mut().push(title);
         if object["metadata"]["name"] == "demo-live" {
             *self.live.borrow_mut() = Some(object.clone());
         }
@@ -88,6 +95,9 @@ impl Host for Scripted {
 
     fn observe(&self, instance: &Value) -> Result<Document, Error> {
         assert_eq!(instance["selector"], "redis.tholepin.dev/cluster=demo");
+        if let Some(error) = &self.unseen {
+            return Err(error.clone());
+        }
         Ok(self.snapshot.clone().into())
     }
 
@@ -172,7 +182,11 @@ fn serving(pod: &str, address: &str, id: &str) -> Value {
 }
 
 fn reconcile(host: &Scripted, object: Value) -> Outcome {
-    let request = Request { object, deleting: false, causes: Vec::new(), memo: None };
+    reconcile_with(host, object, None)
+}
+
+fn reconcile_with(host: &Scripted, object: Value, memo: Option<Value>) -> Outcome {
+    let request = Request { object, deleting: false, causes: Vec::new(), memo };
     RedisCluster::reconcile(host, request).unwrap()
 }
 
@@ -236,20 +250,45 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
 }
 
 #[test]
-fn a_missing_secret_stops_everything_and_names_the_way_out() {
-    let auth = json!({"shards": 1, "auth": {"secretName": "demo-auth"}});
-    let cases = [
-        (None, "SecretMissing", "kubectl --namespace default create secret generic demo-auth"),
-        (Some(json!({"data": {"pw": "x"}})), "SecretKeyMissing", ".spec.auth.key"),
+fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
+    let rows = [
+        (
+            "secret-missing",
+            "SecretMissing",
+            "kubectl --namespace default create secret generic demo-auth",
+        ),
+        ("key-missing", "SecretKeyMissing", ".spec.auth.key"),
+        ("empty", "SecretEmpty", "write a password there"),
+        ("differs", "CredentialsRefused", "tholepin-credentials-rediscluster-u-1"),
     ];
-    for (secret, expected, way_out) in cases {
-        let host = Scripted { secret, ..Scripted::default() };
+    for (named, expected, way_out) in rows {
+        let host = healthy();
+        let mut snapshot = host.snapshot.clone();
+        snapshot["credentials"] = json!({"named": named});
+        let host = Scripted { snapshot, ..host };
+        let auth = json!({"shards": 1, "replicasPerShard": 0, "auth": {"secretName": "demo-auth"}});
         reconcile(&host, object(auth.clone()));
-        let (status, reason, message) = condition(&host, "Ready");
-        assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
+        assert_eq!(condition(&host, "Ready").0, "True", "the members have the password in force");
+        let (status, reason, message) = condition(&host, "Degraded");
+        assert_eq!((status.as_str(), reason.as_str()), ("True", expected));
         assert!(message.contains(way_out), "{message}");
-        assert!(host.applied.borrow().is_empty());
+        assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
+
+        // A new cluster: no Pod may start without a password.
+        let credentials = json!({"named": named, "pending": true});
+        let snapshot = json!({"observedAtMs": 1, "credentials": credentials});
+        let host = Scripted { snapshot, ..Scripted::default() };
+        reconcile(&host, object(auth));
+        let (status, reason, _) = condition(&host, "Ready");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
+        let applied = host.applied.borrow();
+        assert!(applied.contains(&"ConfigMap demo-config".to_owned()));
+        assert!(!applied.iter().any(|title| title.starts_with("StatefulSet")), "{applied:?}");
     }
+    let mut host = healthy();
+    host.snapshot["credentials"] = json!({"named": "differs"});
+    reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
+    assert!(condition(&host, "Degraded").2.contains("`.spec.auth` names none"));
 }
 
 #[test]
@@ -348,6 +387,84 @@ fn pods_of_an_older_template_are_told_and_their_revision_stays() {
     reconcile(&host, object);
     assert_eq!(condition(&host, "Outdated").1, "AsWanted");
     assert_eq!(host.listed.borrow()["ConfigMap"], [now]);
+}
+
+/// A cluster of one shard without replicas that is as wanted.
+fn healthy() -> Scripted {
+    let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
+    Scripted { snapshot, ..Scripted::default() }
+}
+
+#[test]
+fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
+    let denied = || Error::Denied("ConfigMap demo-config is outside the scope".into());
+    let host = Scripted { refused: vec![("ConfigMap demo-config", denied())], ..healthy() };
+    let one = || object(json!({"shards": 1, "replicasPerShard": 0}));
+    let outcome = reconcile(&host, one());
+    assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
+    assert_eq!(condition(&host, "Ready").0, "True", "it serves");
+    let (status, reason, message) = condition(&host, "Degraded");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "Denied"));
+    assert!(message.starts_with("ConfigMap demo-config was not applied"), "{message}");
+    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "only a change helps");
+
+    // One that is not formed yet is formed.
+    let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
+    let host = Scripted {
+        snapshot: json!({"observedAtMs": 1, "members": members}),
+        refused: vec![("Service demo", Error::Conflict("it is taken".into()))],
+        ..Scripted::default()
+    };
+    let outcome = reconcile(&host, one());
+    assert_eq!(host.acted.borrow().len(), 3);
+    let (status, reason, message) = condition(&host, "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Conflict"));
+    assert!(message.contains("rename the RedisCluster"), "{message}");
+    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS));
+}
+
+#[test]
+fn a_server_that_is_away_is_asked_once_a_pass() {
+    let away = || Error::Transient("away".into());
+    let titles = ["ConfigMap demo-config", "Service demo-nodes", "Service demo"];
+    let refused = titles.map(|title| (title, away())).to_vec();
+    let host = Scripted { refused, ..healthy() };
+    let outcome = reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
+    assert!(host.applied.borrow().is_empty(), "{:?}", host.applied.borrow());
+    assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
+}
+
+#[test]
+fn who_cannot_look_does_not_know_whether_it_is_ready() {
+    let mut reported = object(json!({"shards": 1, "replicasPerShard": 0}));
+    let host = healthy();
+    reconcile(&host, reported.clone());
+    reported["status"] = host.status.borrow().clone().unwrap();
+    let now_ms = host.now_ms().unwrap();
+    let since = |age_ms: u64| Some(json!({"unseenSinceMs": now_ms - age_ms}));
+    let passing = || Error::Transient("Pods are not watched (yet)".into());
+    let rows = [
+        (passing(), None, None),
+        (passing(), since(HEALTHY_REQUEUE_MS - 1), None),
+        (passing(), since(HEALTHY_REQUEUE_MS), Some("False")),
+        (Error::Invalid("the ledger is unreadable".into()), None, Some("True")),
+        (Error::Interrupted, since(HEALTHY_REQUEUE_MS), None),
+    ];
+    for (error, memo, degraded) in rows {
+        let host = Scripted { unseen: Some(error.clone()), ..healthy() };
+        let outcome = reconcile_with(&host, reported.clone(), memo.clone());
+        assert_eq!(host.status.borrow().is_some(), degraded.is_some(), "{error} {memo:?}");
+        let noted = memo.or_else(|| Some(json!({"unseenSinceMs": now_ms})));
+        assert_eq!(outcome.memo, noted, "{error}");
+        if let Some(degraded) = degraded {
+            assert_eq!(condition(&host, "Ready").0, "Unknown");
+            assert_eq!(condition(&host, "Degraded").0, degraded);
+            let status = host.status.borrow().clone().unwrap();
+            assert_eq!(status["shards"], reported["status"]["shards"], "what is known stays");
+        }
+        // What can be done without looking is done all the same.
+        assert_eq!(host.applied.borrow().is_empty(), error == Error::Interrupted);
+    }
 }
 
 #[test]

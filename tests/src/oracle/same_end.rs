@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use kube::{Api, Client, api::ListParams, core::DynamicObject};
 use serde_json::{Map, Value};
-use tholepin_schema::{manifest::KindName, reserved};
+use tholepin_schema::{
+    manifest::KindName,
+    reserved::{self, PREFIX},
+};
 
 use super::quiet::kinds;
 
@@ -123,6 +126,8 @@ fn strip(value: &mut Value) {
                 items.sort_by_key(kind);
             }
         }
+        // What the host keeps is named by the uid of the object that it is about.
+        Value::String(text) if text.starts_with(PREFIX) => text.truncate(PREFIX.len()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

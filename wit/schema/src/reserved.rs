@@ -11,6 +11,10 @@ use alloc::{format, string::String};
 
 use crate::manifest::KindName;
 
+/// The key of the password in a reserved Secret of [`Purpose::Credentials`]; an empty value means that
+/// there is none.
+pub const CREDENTIALS_KEY: &str = "password";
+
 /// What every reserved name begins with.
 pub const PREFIX: &str = "tholepin-";
 

@@ -37,6 +37,53 @@ pub struct Snapshot {
     /// Names of Pods that match the selector and belong elsewhere: seen, never asked, never written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<String>,
+    /// How the password in force compares with the one that the instance names.
+    #[serde(default, skip_serializing_if = "CredentialsFacts::is_usual")]
+    pub credentials: CredentialsFacts,
+}
+
+/// How the password in force compares with the one that the instance names.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialsFacts {
+    /// What there is to say of the password that the instance names.
+    #[serde(default)]
+    pub named: NamedPassword,
+    /// Whether none is in force yet: a Pod that reads the reserved Secret cannot start.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub pending: bool,
+}
+
+impl CredentialsFacts {
+    /// Whether the password that the instance names is the one in force.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What there is to say of the password that an instance names. The one in force stays in any case.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedPassword {
+    /// It is the one in force, or none is named and none is in force.
+    #[default]
+    InForce,
+    /// Another one is in force, or none, or one is in force and none is named.
+    Differs,
+    /// Its Secret does not exist.
+    SecretMissing,
+    /// Its Secret has no such key.
+    KeyMissing,
+    /// It is empty.
+    Empty,
+    /// It is no UTF-8 text.
+    NoText,
+    /// Its Secret could not be read now.
+    Unread,
+    /// Something that this version of the vocabulary does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// One node as a `CLUSTER NODES` reply shows it; equal rows mean an equal opinion. Times of pings are

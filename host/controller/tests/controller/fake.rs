@@ -12,9 +12,9 @@ use std::{
 use serde_json::{Value, json};
 use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectRef, Perform, PluginName, Reply,
-    RespReply, RevisionDigest, RuntimeCall, StoredObject,
-    condition::HostCondition,
+    AcceptedSpec, Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectMeta, ObjectRef,
+    Perform, PluginName, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
+    condition::{HostCondition, QUARANTINED, RECONCILED},
     port::{
         ApplyRequest, Changes, Clock, Deed, DeleteRequest, Depth, GuestError, Guests, Kubernetes,
         Looks, Marks, Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView,
@@ -36,6 +36,8 @@ pub(crate) struct World {
     objects: Mutex<BTreeMap<ObjectRef, Value>>,
     readers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
     pub(crate) marks: Mutex<Vec<(String, Vec<HostCondition>)>>,
+    /// What was kept as accepted, by the object's uid, and how often something was.
+    pub(crate) kept: Mutex<BTreeMap<String, (AcceptedSpec, usize)>>,
     /// While set, no condition can be written.
     pub(crate) away: AtomicBool,
 }
@@ -176,9 +178,19 @@ impl Marks for FakeKubernetes {
             return Box::pin(async { Err(CallError::Transient("away".into())) });
         }
         self.0.change(&object, |object| {
-            let types: Vec<_> =
-                conditions.iter().map(|c| json!({"type": c.condition_type})).collect();
-            object["status"]["conditions"] = types.into();
+            let known = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let is_hosts = |known: &Value| {
+                let written = |it: &HostCondition| known["type"] == it.condition_type;
+                known["type"] == RECONCILED
+                    || known["type"] == QUARANTINED
+                    || conditions.iter().any(written)
+            };
+            let hosts = conditions.iter().map(|it| {
+                json!({"type": it.condition_type, "status": it.status.as_str(),
+                    "reason": it.reason.as_str()})
+            });
+            let all = known.iter().filter(|it| !is_hosts(it)).cloned().chain(hosts);
+            object["status"]["conditions"] = all.collect();
         });
         self.0.marks.lock().unwrap().push((object.name, conditions));
         Box::pin(async { Ok(()) })
@@ -200,6 +212,33 @@ impl Marks for FakeKubernetes {
         } else {
             self.0.change(&object, |object| object["metadata"]["finalizers"] = json!([]));
         }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn accepted_spec(
+        &self,
+        _: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>> {
+        let kept = self.0.kept.lock().unwrap().get(&uid).map(|(spec, _)| spec.clone());
+        let away = self.0.away.load(Ordering::Relaxed);
+        Box::pin(
+            async move { if away { Err(CallError::Transient("away".into())) } else { Ok(kept) } },
+        )
+    }
+
+    fn keep_accepted_spec(
+        &self,
+        _: ObjectRef,
+        uid: String,
+        accepted: AcceptedSpec,
+    ) -> Boxed<'_, Result<(), CallError>> {
+        if self.0.away.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(CallError::Transient("away".into())) });
+        }
+        let mut kept = self.0.kept.lock().unwrap();
+        let count = kept.get(&uid).map_or(0, |(_, count)| *count);
+        kept.insert(uid, (accepted, count + 1));
         Box::pin(async { Ok(()) })
     }
 }
@@ -271,6 +310,8 @@ pub(crate) struct FakeGuests {
     pub(crate) scripts: Mutex<BTreeMap<String, Script>>,
     pub(crate) invalid: Mutex<BTreeSet<String>>,
     pub(crate) calls: Calls,
+    /// The objects that `reconcile` was given.
+    pub(crate) objects: Arc<Mutex<Vec<Value>>>,
     pub(crate) gate: Arc<Semaphore>,
 }
 
@@ -298,6 +339,7 @@ impl Guests for FakeGuests {
             let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
             let call = (name.clone(), self.revision, request.deleting);
             self.calls.lock().unwrap().push(call);
+            self.objects.lock().unwrap().push(request.object);
             match self.turn(&name, false).unwrap_or(Script::Answer(Ok(Outcome::default()))) {
                 Script::Answer(answer) => Ok(answer),
                 Script::Trap => {
@@ -328,12 +370,15 @@ impl Guests for FakeGuests {
     ) -> Boxed<'a, Result<Vec<Violation>, GuestError>> {
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
         let turn = self.turn(&name, true);
-        let invalid =
-            self.invalid.lock().unwrap().contains(&name) || matches!(turn, Some(Script::Invalid));
+        let invalid = self.invalid.lock().unwrap().contains(&name)
+            || matches!(turn, Some(Script::Invalid))
+            || new["spec"]["x"] == 2;
+        let traps = new["spec"]["x"] == "trap";
         let violation = || Violation { field: ".spec.x".into(), message: "must be 1".into() };
         let trap = || GuestError::Trapped { export: "validate", message: "boom".into() };
         let answer = match turn {
             Some(Script::TrapInValidate) => Err(trap()),
+            _ if traps => Err(trap()),
             _ => Ok(invalid.then(violation).into_iter().collect()),
         };
         Box::pin(async move { answer })

@@ -1,6 +1,7 @@
 //! The controller against ports without a world.
 #![cfg(test)]
 
+mod accepted;
 mod fake;
 mod plan;
 
@@ -34,6 +35,8 @@ struct Bench {
     controller: Arc<Controller>,
     plugins: Arc<FakePlugins>,
     calls: Calls,
+    /// The objects that `reconcile` was given.
+    objects: Arc<Mutex<Vec<Value>>>,
     gate: Arc<Semaphore>,
     /// Answers to guests' calls.
     answers: Arc<Semaphore>,
@@ -106,6 +109,7 @@ impl Bench {
             controller: controller.clone(),
             plugins,
             calls: Calls::default(),
+            objects: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
             answers,
             closed,
@@ -127,6 +131,7 @@ impl Bench {
             scripts: Mutex::default(),
             invalid: Mutex::default(),
             calls: self.calls.clone(),
+            objects: self.objects.clone(),
             gate: self.gate.clone(),
         }
     }

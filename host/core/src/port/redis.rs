@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use serde_json::Value;
 use tholepin_schema::{
     action::{Action, Outcome},
-    snapshot::Snapshot,
+    snapshot::{CredentialsFacts, Snapshot},
 };
 
 use crate::{Boxed, CallError, RespReply, step::PodCommand};
@@ -41,6 +41,8 @@ pub struct Members {
     pub strangers: Vec<String>,
     /// How to authenticate.
     pub credentials: Credentials,
+    /// How that compares with what the instance names.
+    pub credentials_facts: CredentialsFacts,
 }
 
 /// How to authenticate; never printed.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
-use crate::{Boxed, CallError, ObjectRef, StoredObject, condition::HostCondition};
+use crate::{AcceptedSpec, Boxed, CallError, ObjectRef, StoredObject, condition::HostCondition};
 
 /// What one watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +89,9 @@ pub trait Watches: Send + Sync {
 pub trait Marks: Send + Sync {
     /// Makes these the conditions that the host owns on the object; others of its own go. Writes only
     /// if something changes; `lastTransitionTime` moves only with the status.
+    ///
+    /// A `Ready` among them is taken from the plugin by force. One that is no longer among them stays as
+    /// it is until the plugin has written it again: without the host's fields it would be incomplete.
     fn set_conditions(
         &self,
         object: ObjectRef,
@@ -107,5 +110,22 @@ pub trait Marks: Send + Sync {
         &self,
         object: ObjectRef,
         finalizer: String,
+    ) -> Boxed<'_, Result<(), CallError>>;
+
+    /// What the host kept for the object with this uid as accepted last, if it kept anything.
+    fn accepted_spec(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>>;
+
+    /// Keeps what a plugin accepted for the object with this uid, where another host finds it and no
+    /// plugin reaches it. Writes only if something else is kept; what is kept of a newer generation
+    /// stays.
+    fn keep_accepted_spec(
+        &self,
+        object: ObjectRef,
+        uid: String,
+        accepted: AcceptedSpec,
     ) -> Boxed<'_, Result<(), CallError>>;
 }

@@ -93,6 +93,7 @@ impl World {
             view: (0..6).map(|index| (node(index), row(index))).collect(),
             members: members.collect(),
             strangers: vec!["stranger".to_owned()],
+            ..Snapshot::default()
         };
         let mut ledger = Ledger::default();
         learn(&mut ledger, &snapshot, NOW_MS - 60_000);

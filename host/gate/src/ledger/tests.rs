@@ -48,7 +48,7 @@ fn snapshot() -> Snapshot {
         observed_at_ms: 1,
         view: [(node('a'), row("0-16383", None)), (node('b'), row("", Some(node('a'))))].into(),
         members: ['a', 'b'].map(|name| serde_json::from_value(member(name)).unwrap()).into(),
-        strangers: vec![],
+        ..Snapshot::default()
     }
 }
 

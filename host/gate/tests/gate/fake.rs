@@ -34,6 +34,10 @@ type Objects = BTreeMap<ObjectRef, Arc<Value>>;
 pub(crate) struct World {
     pub(crate) objects: Mutex<Objects>,
     pub(crate) writes: Mutex<Vec<String>>,
+    /// The Secrets whose values were read.
+    pub(crate) read: Mutex<Vec<String>>,
+    /// The passwords of the instances looked at.
+    pub(crate) passwords: Mutex<Vec<Option<String>>>,
     pub(crate) snapshot: Mutex<Snapshot>,
     /// What looks show, one after the other, to those who have joined.
     pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
@@ -159,7 +163,8 @@ impl Kubernetes for World {
     fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
         let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
         let kept = if request.dry_run { "dry run" } else { "kept" };
-        self.wrote(format!("apply {name} by {} {kept}", request.field_manager));
+        let force = if request.force { ", forced" } else { "" };
+        self.wrote(format!("apply {name} by {} {kept}{force}", request.field_manager));
         if !request.dry_run {
             self.put(request.object.clone());
         }
@@ -191,7 +196,10 @@ impl Kubernetes for World {
         let reference = ObjectMeta::of(&object).unwrap().object;
         let exists = self.objects.lock().unwrap().contains_key(&reference);
         if !exists {
-            self.wrote(format!("create {} by {field_manager}", reference.name));
+            // The password that every first use of an instance keeps is no write of the pass.
+            if reference.kind.kind != "Secret" {
+                self.wrote(format!("create {} by {field_manager}", reference.name));
+            }
             object["metadata"]["resourceVersion"] = json!(self.next_version());
             self.put(object.clone());
         }
@@ -236,12 +244,17 @@ impl Kubernetes for World {
 
     fn secret_value(
         &self,
-        _: String,
+        namespace: String,
         name: String,
-        _: String,
+        key: String,
     ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
-        self.wrote(format!("read secret {name}"));
-        Box::pin(async { Ok(b"word".to_vec()) })
+        let kind = KindName { api_version: "v1".into(), kind: "Secret".into() };
+        let reference = ObjectRef { kind, namespace, name };
+        let secret = self.objects.lock().unwrap().get(&reference).cloned();
+        let value = secret.and_then(|secret| Some(secret["stringData"].get(&key)?.clone()));
+        let value = value.and_then(|value| Some(value.as_str()?.as_bytes().to_vec()));
+        self.read.lock().unwrap().push(reference.name.clone());
+        Box::pin(async move { value.ok_or(CallError::NotFound(reference.to_string())) })
     }
 }
 
@@ -258,6 +271,7 @@ impl Redis for World {
     }
 
     fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+        self.passwords.lock().unwrap().push(members.credentials.password.clone());
         let members = &members.members;
         *self.looked_at.lock().unwrap() = members.iter().map(|member| member.pod.clone()).collect();
         *self.running.lock().unwrap() = members.iter().map(|member| member.running).collect();

@@ -10,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, Recorder, SharedString,
     Unit,
@@ -77,6 +81,17 @@ impl Bench {
 
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
         self.api.view()
+    }
+
+    /// `metadata.managedFields` of an object, which the host itself never sees.
+    pub(crate) async fn managed_fields(&self, version: &str, plural: &str, name: &str) -> Value {
+        let file = Kubeconfig::read_from(&self.server.as_ref().unwrap().kubeconfig).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(file, &options).await.unwrap();
+        let path = format!("/apis/{version}/namespaces/default/{plural}/{name}");
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        let object: Value = Client::try_from(config).unwrap().request(request).await.unwrap();
+        object["metadata"]["managedFields"].clone()
     }
 
     /// How many writes of an object the server has noted. A last write makes sure that the notes of
@@ -180,7 +195,7 @@ pub(crate) fn version(object: &Value) -> &str {
 pub(crate) fn definition(plural: &str, kind: &str) -> Value {
     let conditions = json!({"type": "array", "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
-        "items": {"type": "object", "required": ["type"],
+        "items": {"type": "object", "required": ["type", "status"],
             "properties": {"type": {"type": "string"}, "status": {"type": "string"},
                 "reason": {"type": "string"}, "message": {"type": "string"},
                 "lastTransitionTime": {"type": "string"},

@@ -7,8 +7,8 @@ mod secrets;
 use bench::{Bench, apply, config_map, definition, kind, reference, until, version};
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, EventType, ObjectRef,
-    condition::{HostCondition, QUARANTINED, RECONCILED, Reason},
+    AcceptedSpec, CallError, EventType, ObjectRef,
+    condition::{ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason},
     port::{
         ApplyRequest, DeleteRequest, Kubernetes, Marks, PublishRequest, StoreEvent, WatchScope,
         WatchState, Watches,
@@ -311,7 +311,11 @@ async fn repeats_of_an_event_are_a_count() {
     bench.end().await;
 }
 
-fn condition(condition_type: &'static str, status: bool, reason: Reason) -> HostCondition {
+fn condition(
+    condition_type: &'static str,
+    status: ConditionStatus,
+    reason: Reason,
+) -> HostCondition {
     HostCondition {
         condition_type,
         status,
@@ -334,8 +338,9 @@ async fn the_hosts_conditions_stand_beside_the_plugins() {
     bench.api.apply(ApplyRequest { status: true, ..apply(thing) }).await.unwrap();
 
     let set = |conditions: Vec<HostCondition>| bench.api.set_conditions(a.clone(), conditions);
-    let failed = || condition(RECONCILED, false, Reason::Failed);
-    set(vec![failed(), condition(QUARANTINED, true, Reason::TooManyStrikes)]).await.unwrap();
+    let failed = || condition(RECONCILED, ConditionStatus::False, Reason::Failed);
+    let quarantined = condition(QUARANTINED, ConditionStatus::True, Reason::TooManyStrikes);
+    set(vec![failed(), quarantined]).await.unwrap();
     let types = |object: &Value| -> Vec<String> {
         let conditions = object["status"]["conditions"].as_array().unwrap();
         conditions.iter().map(|one| one["type"].as_str().unwrap().to_owned()).collect()
@@ -352,6 +357,97 @@ async fn the_hosts_conditions_stand_beside_the_plugins() {
     assert_eq!(types(&bench.api.get(a).await.unwrap()), ["Ready"]);
     let gone = reference(things, "gone");
     bench.api.set_conditions(gone, vec![failed()]).await.unwrap();
+    bench.end().await;
+}
+
+/// Who owns what of the condition `Ready`: each manager with the fields that it owns.
+async fn owners_of_ready(bench: &Bench, object: &str) -> Vec<(String, Vec<String>)> {
+    let managed = bench.managed_fields("test.tholepin.dev/v1", "things", object).await;
+    let fields_of = |entry: &Value| -> Vec<String> {
+        let item = entry.pointer("/fieldsV1/f:status/f:conditions/k:{\"type\":\"Ready\"}");
+        let fields = item.and_then(Value::as_object).into_iter().flatten();
+        fields.map(|(name, _)| name.clone()).collect()
+    };
+    let manager = |entry: &Value| entry["manager"].as_str().unwrap().to_owned();
+    let entries = managed.as_array().unwrap().iter().map(|it| (manager(it), fields_of(it)));
+    entries.filter(|(_, fields)| !fields.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn ready_is_taken_by_force_and_is_the_plugins_alone_afterwards() {
+    let bench = Bench::start().await;
+    bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
+    let things = kind("test.tholepin.dev/v1", "Thing");
+    let lease = bench.api.lease(WatchScope::all(things.clone()));
+    lease.following().await;
+    let a = reference(things, "a");
+    let thing = json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
+        "metadata": {"namespace": "default", "name": "a"}});
+    bench.apply(thing.clone()).await;
+    // The generation is that of the host's condition: a field that both own then.
+    let ready = json!({"type": "Ready", "status": "True", "reason": "AsWanted", "message": "well",
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
+    let mut reported = thing;
+    reported["status"] = json!({"conditions": [ready]});
+    let report = || ApplyRequest { status: true, ..apply(reported.clone()) };
+    bench.api.apply(report()).await.unwrap();
+
+    let set = |conditions: Vec<HostCondition>| bench.api.set_conditions(a.clone(), conditions);
+    let said = |reason| condition(RECONCILED, ConditionStatus::False, reason);
+    let unknown = condition(READY, ConditionStatus::Unknown, Reason::PluginMissing);
+    set(vec![said(Reason::PluginMissing), unknown]).await.unwrap();
+    let ready_of = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array().unwrap();
+        conditions.iter().find(|it| it["type"] == "Ready").unwrap().clone()
+    };
+    let taken = bench.api.get(a.clone()).await.unwrap();
+    assert_eq!(ready_of(&taken)["status"], "Unknown");
+
+    // The plugin is called again and fails before it reports: the condition stays whole.
+    set(vec![said(Reason::Failed)]).await.unwrap();
+    let kept = bench.api.get(a.clone()).await.unwrap();
+    assert_eq!(ready_of(&kept), ready_of(&taken));
+    assert_eq!(bench.api.apply(report()).await.unwrap_err().reason(), "Conflict");
+
+    // What it reported last it reports again, by force: it must be sent.
+    bench.api.apply(ApplyRequest { force: true, ..report() }).await.unwrap();
+    set(Vec::new()).await.unwrap();
+    let given_back = bench.api.get(a).await.unwrap();
+    assert_eq!(given_back["status"]["conditions"], json!([ready]));
+    let owners = owners_of_ready(&bench, "a").await;
+    assert_eq!(owners.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["tholepin:test"]);
+    reported["status"] = json!({"conditions": []});
+    bench.api.apply(ApplyRequest { status: true, ..apply(reported) }).await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_accepted_spec_is_kept_once_and_outlives_the_host() {
+    let bench = Bench::start().await;
+    let made = bench.apply(config_map("a", json!({}))).await;
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let a = reference(kind("v1", "ConfigMap"), "a");
+    let name = format!("tholepin-accepted-configmap-{uid}");
+    let accepted = |generation, fields: &str| AcceptedSpec { generation, fields: fields.into() };
+    let keep = |accepted| bench.api.keep_accepted_spec(a.clone(), uid.to_owned(), accepted);
+    let read = || bench.api.accepted_spec(a.clone(), uid.to_owned());
+    assert_eq!(read().await.unwrap(), None);
+    // Two hosts at once.
+    let first = accepted(1, "{\"spec\":1}");
+    let (one, other) = tokio::join!(keep(first.clone()), keep(first.clone()));
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(read().await.unwrap(), Some(first.clone()));
+    let map = || bench.api.get(reference(kind("v1", "ConfigMap"), &name));
+    let written = map().await.unwrap();
+    keep(first).await.unwrap();
+    assert_eq!(version(&map().await.unwrap()), version(&written), "no change");
+
+    let third = accepted(3, "{\"spec\":3}");
+    keep(third.clone()).await.unwrap();
+    keep(accepted(2, "{\"spec\":2}")).await.unwrap();
+    assert_eq!(read().await.unwrap(), Some(third), "a host that is behind changes nothing");
+    assert_eq!(map().await.unwrap()["metadata"]["ownerReferences"][0]["uid"], uid);
     bench.end().await;
 }
 

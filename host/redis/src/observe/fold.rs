@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
-    snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
+    snapshot::{CredentialsFacts, Facts, Member, MemberAnswer, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
@@ -31,7 +31,9 @@ pub(super) fn fold(
         Member { answer, ..member }
     });
     let members = members.collect();
-    Snapshot { observed_at_ms, view, members, strangers }
+    // Which credentials are in force is the gate's question.
+    let credentials = CredentialsFacts::default();
+    Snapshot { observed_at_ms, view, members, strangers, credentials }
 }
 
 /// What most voters see. Voters are those who say of themselves to be primaries with slots; before

@@ -115,6 +115,7 @@ impl Fleet {
             members: members.collect(),
             strangers: Vec::new(),
             credentials: Credentials { user: None, password: password.map(str::to_owned) },
+            credentials_facts: Default::default(),
         };
         let (changed, changes) = mpsc::channel(64);
         let limits = Limits { watch_interval: Duration::from_millis(200), ..Limits::default() };

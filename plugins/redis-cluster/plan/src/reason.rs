@@ -44,6 +44,17 @@ pub enum WaitReason {
         /// Its Pod.
         pod: String,
     },
+    /// A member wants another password than the one in force.
+    #[error(
+        "`{pod}` refuses the password in force ({why}): it was started with another one; delete the \
+         Pod to have it started with this one, after its data is safe on another member"
+    )]
+    CredentialsRefused {
+        /// Its Pod.
+        pod: String,
+        /// In the engine's words.
+        why: String,
+    },
     /// The spec leaves failing over to the cluster.
     #[error(
         "the primary `{pod}` is gone; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
@@ -171,6 +182,7 @@ impl WaitReason {
             Self::SlotsLost { .. } => "SlotsLost",
             Self::NoMajority { .. } => "NoMajority",
             Self::PrimarySilent { .. } => "PrimarySilent",
+            Self::CredentialsRefused { .. } => "CredentialsRefused",
             Self::LeftToTheCluster { .. } => "LeftToTheCluster",
             Self::OtherShardFirst => "OtherShardFirst",
             Self::NobodyToTakeOver { .. } => "NobodyToTakeOver",
@@ -196,6 +208,7 @@ impl WaitReason {
             | Self::SlotsLost { .. }
             | Self::NoMajority { .. }
             | Self::PrimarySilent { .. }
+            | Self::CredentialsRefused { .. }
             | Self::LeftToTheCluster { .. }
             | Self::OtherShardFirst
             | Self::NobodyToTakeOver { .. }

@@ -153,7 +153,8 @@ struct Bytes(u64);
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("gb", 30), ("mb", 20), ("kb", 10)];
-        let whole = units.iter().find(|(_, shift)| self.0 != 0 && self.0 % (1 << shift) == 0);
+        let whole =
+            units.iter().find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
         match whole {
             Some((unit, shift)) => write!(f, "`{}{unit}`", self.0 >> shift),
             None => write!(f, "`{}`", self.0),

@@ -141,6 +141,7 @@ fn made_up(members: &[port::Member]) -> Snapshot {
         members: members.iter().zip(&places).map(member).collect(),
         view,
         strangers: Vec::new(),
+        credentials: Default::default(),
     }
 }
 

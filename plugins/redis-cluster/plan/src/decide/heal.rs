@@ -39,7 +39,9 @@ pub(super) fn lost(
         }
         Absence::Gone(member) => member,
         Absence::Silent(member) => {
-            return Decision::Wait(WaitReason::PrimarySilent { pod: member.pod.clone() });
+            let pod = member.pod.clone();
+            let silent = || WaitReason::PrimarySilent { pod };
+            return Decision::Wait(refused(member).unwrap_or_else(silent));
         }
         Absence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
@@ -72,6 +74,17 @@ pub(super) fn lost(
         Err(reason) => return Decision::Wait(reason),
     };
     fail_over(picture, *best, owner, mode, fails_over)
+}
+
+/// A member that answers and wants another password: it lives, and does not hang.
+pub(super) fn refused(member: &Member) -> Option<WaitReason> {
+    match &member.answer {
+        MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
+            let (pod, why) = (member.pod.clone(), message.clone());
+            Some(WaitReason::CredentialsRefused { pod, why })
+        }
+        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
+    }
 }
 
 /// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.

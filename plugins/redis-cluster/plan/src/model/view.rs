@@ -43,7 +43,7 @@ impl Model {
             }
         }
         let members = self.pods.iter().map(|(name, pod)| self.member(name, pod, &view)).collect();
-        Snapshot { observed_at_ms: 0, view, members, strangers: Vec::new() }
+        Snapshot { view, members, ..Snapshot::default() }
     }
 
     fn member(&self, name: &str, pod: &Pod, view: &Table) -> Member {

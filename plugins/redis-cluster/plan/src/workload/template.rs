@@ -7,8 +7,8 @@
 use alloc::{vec, vec::Vec};
 
 use serde_json::{Map, Value, json};
-use tholepin_redis_types::redis_cluster::RedisClusterSpec;
-use tholepin_schema::reserved::MAY_START;
+use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec};
+use tholepin_schema::reserved::{self, MAY_START};
 
 use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, revision_name, selector};
 
@@ -110,21 +110,27 @@ fn resources(spec: &RedisClusterSpec) -> Value {
 }
 
 fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
-    let mut environment = vec![
+    vec![
         json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
         json!({"name": "PORT", "value": alloc::format!("{}", spec.port)}),
         json!({"name": "INSTANCE", "value": alloc::format!("{}/{}", owner.namespace, owner.name)}),
         json!({"name": "DURABLE", "value": if spec.storage.is_some() { "yes" } else { "no" }}),
         json!({"name": "HAND_OVER_S", "value": alloc::format!("{HAND_OVER_S_MAX}")}),
-    ];
-    if let Some(auth) = &spec.auth {
-        // The name that redis-cli reads; the server gets it from `start.sh`.
-        environment.push(json!({
-            "name": "REDISCLI_AUTH",
-            "valueFrom": {"secretKeyRef": {"name": auth.secret_name, "key": auth.key}},
-        }));
-    }
-    environment
+        password(owner),
+    ]
+}
+
+/// The password in force, empty if there is none, under the name that redis-cli reads; the server gets it
+/// from `start.sh`.
+///
+/// From the Secret that the host keeps and not from the user's: when that one changes, a Pod that starts
+/// anew still has the password of the others. Not optional: without the Secret a Pod would run open.
+fn password(owner: Owner<'_>) -> Value {
+    let name = reserved::name(reserved::Purpose::Credentials, KIND, owner.uid);
+    json!({
+        "name": "REDISCLI_AUTH",
+        "valueFrom": {"secretKeyRef": {"name": name, "key": reserved::CREDENTIALS_KEY}},
+    })
 }
 
 fn volumes(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {

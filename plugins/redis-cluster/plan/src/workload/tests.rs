@@ -62,7 +62,9 @@ fn volumes_follow_the_storage() {
 
 #[test]
 fn nothing_listens_everywhere_and_no_password_is_written_down() {
+    let spec_without = spec(json!({"port": 7000}));
     let spec = spec(json!({"auth": {"secretName": "demo-auth"}, "port": 7000}));
+    assert_eq!(objects(OWNER, &spec), objects(OWNER, &spec_without), "the host keeps the password");
     for object in objects(OWNER, &spec) {
         let text = object.to_string();
         for forbidden in ["0.0.0.0", "localhost", "127.0.0.1", "requirepass \\\"demo"] {
@@ -75,7 +77,7 @@ fn nothing_listens_everywhere_and_no_password_is_written_down() {
         container["env"].as_array().unwrap().iter().find(|it| it["name"] == "REDISCLI_AUTH");
     assert_eq!(
         secret.unwrap()["valueFrom"]["secretKeyRef"],
-        json!({"name": "demo-auth", "key": "password"})
+        json!({"name": format!("tholepin-credentials-rediscluster-{}", OWNER.uid), "key": "password"})
     );
     assert_eq!(container["ports"][1]["containerPort"], 17_000);
 }

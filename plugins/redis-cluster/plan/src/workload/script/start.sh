@@ -1,8 +1,10 @@
 #!/bin/sh
 # Starts the server, but not before that is safe for the data that others hold.
-# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no); REDISCLI_AUTH if there is a password.
+# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no); REDISCLI_AUTH, which is empty if there is no password.
 set -eu
 umask 077
+# An empty password means that there is none; redis-cli would send it all the same.
+[ -n "${REDISCLI_AUTH:-}" ] || unset REDISCLI_AUTH
 data=${DATA_DIR:-/data}
 run=${RUN_DIR:-/run/redis}
 conf=${CONF_DIR:-/etc/redis}

@@ -1,0 +1,135 @@
+//! What the host says on a reconciled object, and who says `Ready` there.
+
+use serde_json::Value;
+use tholepin_core::{
+    ObjectMeta,
+    condition::{
+        ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason, is_host_ready,
+    },
+};
+
+/// What the host has to say on an object.
+#[derive(Clone, Debug)]
+pub(crate) struct Statement {
+    pub(crate) reason: Reason,
+    /// One line for people, with the way out.
+    pub(crate) message: String,
+    pub(crate) attention: Attention,
+}
+
+/// Whether a plugin looks at an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// It is called for it, or will be soon.
+    Plugin,
+    /// No plugin is called for it until something changes: whatever was reported of it may be wrong.
+    Nobody,
+}
+
+impl Statement {
+    /// The host's conditions that say this on the object, as it is now.
+    pub(crate) fn conditions(&self, object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
+        let condition = |condition_type, status, reason| HostCondition {
+            condition_type,
+            status,
+            reason,
+            message: self.message.clone(),
+            observed_generation: meta.generation,
+        };
+        let own = if self.reason == Reason::TooManyStrikes {
+            condition(QUARANTINED, ConditionStatus::True, self.reason)
+        } else {
+            condition(RECONCILED, ConditionStatus::False, self.reason)
+        };
+        let ready = self.ready_by_host(object);
+        let ready = ready.map(|reason| condition(READY, ConditionStatus::Unknown, reason));
+        std::iter::once(own).chain(ready).collect()
+    }
+
+    /// Who says `Ready`: the plugin, as long as it looks at the object. While it does not, the host says
+    /// for this reason that nobody knows. A kind without the condition does not get it.
+    fn ready_by_host(&self, object: &Value) -> Option<Reason> {
+        let has_ready = conditions(object).any(|condition| condition["type"] == READY);
+        match (self.attention, self.reason) {
+            (Attention::Plugin, _) => None,
+            (Attention::Nobody, _) if !has_ready => None,
+            (Attention::Nobody, Reason::TooManyStrikes) => Some(Reason::Quarantined),
+            (Attention::Nobody, reason) => Some(reason),
+        }
+    }
+}
+
+/// What the host says on an object of which all is well: nothing. Where the plugin has not reported
+/// `Ready` since the host took it, the host says that it was called: with its last condition the host
+/// stops owning `Ready`, and the plugin must own it by then.
+pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
+    let called = || HostCondition {
+        condition_type: RECONCILED,
+        status: ConditionStatus::True,
+        reason: Reason::Succeeded,
+        message: "the plugin was called and has not reported `Ready` yet".to_owned(),
+        observed_generation: meta.generation,
+    };
+    conditions(object).any(is_host_ready).then(called).into_iter().collect()
+}
+
+/// Whether the host has said something on the object.
+pub(crate) fn has_hosts(object: &Value) -> bool {
+    conditions(object)
+        .any(|condition| condition["type"] == RECONCILED || condition["type"] == QUARANTINED)
+}
+
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
+    object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(conditions: &Value) -> Value {
+        json!({"apiVersion": "a/v1", "kind": "K", "metadata": {"name": "x", "generation": 3},
+            "status": {"conditions": conditions}})
+    }
+
+    #[test]
+    fn the_host_says_ready_only_where_nobody_looks_and_the_kind_has_it() {
+        let reported = object(&json!([{"type": "Ready", "status": "True"}]));
+        let bare = object(&json!([{"type": "Other", "status": "True"}]));
+        let rows = [
+            (Reason::Failed, Attention::Plugin, &reported, None),
+            (Reason::InvalidSpec, Attention::Plugin, &reported, None),
+            (Reason::InvalidSpec, Attention::Nobody, &reported, Some(Reason::InvalidSpec)),
+            (Reason::PluginMissing, Attention::Nobody, &reported, Some(Reason::PluginMissing)),
+            (Reason::PluginMissing, Attention::Nobody, &bare, None),
+            (Reason::TooManyStrikes, Attention::Nobody, &reported, Some(Reason::Quarantined)),
+        ];
+        for (reason, attention, object, expected) in rows {
+            let said = Statement { reason, message: "m".to_owned(), attention };
+            let conditions = said.conditions(object, &ObjectMeta::of(object).unwrap());
+            assert_eq!(conditions[0].reason, reason);
+            let ready = conditions.get(1).map(|it| (it.condition_type, it.status, it.reason));
+            let unknown = |reason| (READY, ConditionStatus::Unknown, reason);
+            assert_eq!(ready, expected.map(unknown), "{reason:?} {attention:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_stays_until_the_plugin_has_reported_ready() {
+        let status = |status: &str, reason: &str| {
+            object(&json!([{"type": "Ready", "status": status, "reason": reason}]))
+        };
+        let rows = [
+            (status("Unknown", "PluginMissing"), 1),
+            (status("Unknown", "Quarantined"), 1),
+            (status("Unknown", "Timeout"), 0),
+            (status("True", "AsWanted"), 0),
+            (object(&json!([])), 0),
+        ];
+        for (object, expected) in rows {
+            let said = of_success(&object, &ObjectMeta::of(&object).unwrap());
+            assert_eq!(said.len(), expected, "{object}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The password in force: made once, kept for the Pods, and the same for every host.
+
+use serde_json::{Value, json};
+use tholepin_core::{Call, ObjectRef, Perform, RedisCall, Reply};
+use tholepin_gate::{Gate, Mode};
+use tholepin_schema::manifest::{Grants, RedisGrants};
+
+use crate::{Bench, fake::object, instance, kind};
+
+const KEPT: &str = "tholepin-credentials-thing-uid-me";
+
+fn bench(mode: Mode) -> Bench {
+    let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
+    Bench::new(Grants { redis, ..Grants::default() }, mode)
+}
+
+fn named() -> Value {
+    let mut instance = instance();
+    instance["credentials"] = json!({"secret": "mine", "key": "k"});
+    instance
+}
+
+impl Bench {
+    /// Writes the Secret that the object names.
+    fn name_password(&self, password: &str) {
+        let mut secret = object("v1", "Secret", "mine", None);
+        secret["stringData"] = json!({"k": password});
+        self.world.put(secret);
+    }
+
+    /// Looks at an instance: the password that was used, and what is said of the one named.
+    async fn used(&self, instance: Value) -> (Option<String>, Value) {
+        let call = Call::Redis(RedisCall::Observe { instance });
+        let answer = self.pass.perform(&self.context, call).await;
+        let Ok(Reply::Document(snapshot)) = answer else { panic!("{answer:?}") };
+        let password = self.world.passwords.lock().unwrap().last().cloned().flatten();
+        (password, snapshot.get("credentials").cloned().unwrap_or_default())
+    }
+
+    fn kept(&self) -> Option<Value> {
+        let kind = kind("v1", "Secret");
+        let name = ObjectRef { kind, namespace: "n".into(), name: KEPT.into() };
+        self.world.objects.lock().unwrap().get(&name).map(|secret| (**secret).clone())
+    }
+
+    /// A host that was started anew.
+    fn restart(&mut self) {
+        self.gate = Gate::new(self.ports.clone());
+        self.pass = self.sibling(Mode::Live);
+    }
+}
+
+#[tokio::test]
+async fn the_first_password_stays_in_force_after_a_change_and_a_restart() {
+    let mut bench = bench(Mode::Live);
+    bench.name_password("old");
+    assert_eq!(bench.used(named()).await, (Some("old".into()), Value::Null));
+    let kept = bench.kept().unwrap();
+    assert_eq!(kept["stringData"], json!({"password": "old"}));
+    assert_eq!(kept["immutable"], true);
+    assert_eq!(kept["metadata"]["ownerReferences"][0]["uid"], "uid-me");
+
+    let old = Some("old".to_owned());
+    bench.name_password("new");
+    let differs = json!({"named": "differs"});
+    assert_eq!(bench.used(named()).await, (old.clone(), differs.clone()));
+    assert_eq!(bench.used(instance()).await, (old.clone(), differs.clone()), "removed");
+    bench.restart();
+    assert_eq!(bench.used(named()).await, (old.clone(), differs));
+    bench.world.objects.lock().unwrap().retain(|name, _| name.name != "mine");
+    let missing = json!({"named": "secret-missing"});
+    assert_eq!(bench.used(named()).await, (old.clone(), missing.clone()));
+
+    // Somebody deletes what is kept: the host still has it.
+    bench.world.objects.lock().unwrap().retain(|name, _| name.name != KEPT);
+    assert_eq!(bench.used(named()).await, (old, missing));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "old"}));
+}
+
+#[tokio::test]
+async fn no_password_is_kept_too_and_an_empty_one_is_not() {
+    let bench = bench(Mode::Live);
+    bench.name_password("");
+    let empty = json!({"named": "empty", "pending": true});
+    assert_eq!(bench.used(named()).await, (None, empty));
+    assert_eq!(bench.kept(), None);
+    assert_eq!(bench.used(instance()).await, (None, Value::Null));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": ""}));
+    bench.name_password("new");
+    assert_eq!(bench.used(named()).await, (None, json!({"named": "differs"})));
+}
+
+#[tokio::test]
+async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
+    let planned = bench(Mode::Plan);
+    planned.name_password("hunter2");
+    assert_eq!(planned.used(named()).await, (Some("hunter2".into()), Value::Null));
+    assert_eq!(planned.kept(), None);
+
+    let mut bench = bench(Mode::Live);
+    bench.name_password("hunter2");
+    bench.used(named()).await;
+    bench.name_password("new");
+    bench.restart();
+    assert_eq!(bench.used(named()).await.0, Some("hunter2".into()));
+    assert!(!format!("{:?}", bench.pass.take_recording()).contains("hunter2"), "no clear value");
+}
