@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Beside the spine there are three series that take their time: W, the faults of the world; K, the host
-//! killed at every write; L, load. They run only by name, `--only W,K,L`.
+//! killed at every write; L, load and growth. They run only by name, `--only W,K,L`.
 //!
 //! They run one after the other, because they measure. There is no other harness: it would run them side
 //! by side.
@@ -21,6 +21,8 @@ mod basics;
 mod denied;
 #[path = "scenarios/engine.rs"]
 mod engine;
+#[path = "scenarios/growth.rs"]
+mod growth;
 #[path = "scenarios/healing.rs"]
 mod healing;
 #[path = "scenarios/killed.rs"]
@@ -160,6 +162,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("K5", Series, killed::at_each_write_to_redis),
     scenario!("L1", Series, load::two_plugins_share_the_host),
     scenario!("L2", Series, load::fifty_clusters),
+    scenario!("L3", Series, growth::a_cluster_comes_and_goes),
 ];
 
 fn main() -> ExitCode {

@@ -193,3 +193,32 @@ async fn a_disruption_budget_holds_evictions_back() -> Result<()> {
     fixture.create(&path, &eviction).await?;
     gone(&fixture, &format!("{PODS}/p")).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_beyond_the_bound_go_oldest_first() -> Result<()> {
+    const EVENTS: &str = "/api/v1/namespaces/default/events";
+    let fixture = Fixture::start().await?;
+    // A hundred of these are more than the 16 MiB that events may take.
+    let large = "x".repeat(200 * 1024);
+    for n in 0..100 {
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": format!("e{n:03}"), "annotations": {"large": large}},
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+            "reason": "Tested", "type": "Normal",
+        });
+        fixture.create(EVENTS, &event).await?;
+    }
+    gone(&fixture, &format!("{EVENTS}/e000")).await?;
+    let left = fixture.get(EVENTS).await?;
+    let names: Vec<_> = left["items"].as_array().into_iter().flatten().collect();
+    let names: Vec<_> = names.iter().map(|event| text(event, "/metadata/name")).collect();
+    assert!((60..=84).contains(&names.len()), "{names:?}");
+    let expected: Vec<_> = (100 - names.len()..100).map(|n| format!("e{n:03}")).collect();
+    assert_eq!(names, expected, "the youngest are left");
+    Ok(())
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}

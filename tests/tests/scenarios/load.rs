@@ -310,9 +310,7 @@ pub(crate) async fn fifty_clusters() -> Result<Outcome> {
     let mut story = Story::begin(RedisCluster::USUAL, &[], "").await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
-    let kind = GroupVersionKind::gvk("redis.tholepin.dev", "v1alpha1", "RedisCluster");
-    let kind = ApiResource::from_gvk_with_plural(&kind, "redisclusters");
-    let clusters: Api<DynamicObject> = Api::namespaced_with(story.client.clone(), NAMESPACE, &kind);
+    let clusters = clusters(&story.client);
     let start = Instant::now();
     let item = |number: usize| {
         let clusters = clusters.clone();
@@ -362,6 +360,13 @@ pub(crate) async fn fifty_clusters() -> Result<Outcome> {
         .note(format!("writes while idle for 5 s: {idle}")))
 }
 
+/// The RedisClusters of the namespace.
+pub(crate) fn clusters(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("redis.tholepin.dev", "v1alpha1", "RedisCluster");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "redisclusters");
+    Api::namespaced_with(client.clone(), NAMESPACE, &kind)
+}
+
 /// Waits until every cluster is Ready at its present generation; gives when the first was.
 async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
     let start = Instant::now();
@@ -384,7 +389,8 @@ async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
     }
 }
 
-fn is_ready(object: &DynamicObject) -> bool {
+/// Whether a cluster is Ready at its present generation.
+pub(crate) fn is_ready(object: &DynamicObject) -> bool {
     let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {
         condition["type"] == "Ready"

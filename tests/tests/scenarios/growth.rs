@@ -1,0 +1,159 @@
+//! A cluster comes and goes two hundred times: what it leaves behind in the host, in the local cluster
+//! and in file descriptors.
+
+use std::{
+    fmt, fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams},
+    core::DynamicObject,
+};
+use serde_json::json;
+use tests::{
+    redis_cluster::{NAMESPACE, RedisCluster},
+    story::{GIVE_UP, QUIET, Story},
+};
+
+use crate::{
+    Outcome,
+    engine::resident_kib,
+    load::{clusters, is_ready},
+    say,
+};
+
+/// How often a cluster comes and goes.
+const CYCLES: usize = 200;
+/// After so many everything that is kept within a bound has reached it.
+const SETTLED: usize = 50;
+/// How often the sizes are noted.
+const NOTED_EACH: usize = 10;
+/// How much the host may grow after [`SETTLED`] cycles, in KiB.
+const HOST_GROWTH_MAX_KIB: u64 = 8 << 10;
+/// How much the local cluster may grow after [`SETTLED`] cycles, in KiB.
+const LOCAL_GROWTH_MAX_KIB: u64 = 64 << 10;
+/// How many file descriptors more either may have, because it is caught while it works.
+const DESCRIPTORS_MORE_MAX: usize = 16;
+
+/// How large a process is.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    resident_kib: u64,
+    descriptors: usize,
+}
+
+impl Size {
+    fn of(pid: u32) -> Result<Self> {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        Ok(Self { resident_kib: resident_kib(pid)?, descriptors })
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB, {} descriptors", self.resident_kib >> 10, self.descriptors)
+    }
+}
+
+/// What the two processes measure after so many cycles.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    cycles: usize,
+    host: Size,
+    local: Size,
+}
+
+impl Sizes {
+    fn of(story: &Story, cycles: usize) -> Result<Self> {
+        let host = Size::of(story.host.pid())?;
+        Ok(Self { cycles, host, local: Size::of(story.cluster.process.pid())? })
+    }
+}
+
+/// L3: a cluster of one primary and one replica is created and deleted again and again.
+pub(crate) async fn a_cluster_comes_and_goes() -> Result<Outcome> {
+    let mut story = Story::begin(RedisCluster::USUAL, &[], "").await?;
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    story.watch().await?;
+    let clusters = clusters(&story.client);
+    let pods = Api::namespaced(story.client.clone(), NAMESPACE);
+    let start = Instant::now();
+    let mut noted = vec![Sizes::of(&story, 0)?];
+    for cycle in 1..=CYCLES {
+        come_and_go(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
+        if cycle.is_multiple_of(NOTED_EACH) {
+            let sizes = Sizes::of(&story, cycle)?;
+            say(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
+            noted.push(sizes);
+        }
+    }
+    let took = start.elapsed();
+    judge(&noted)?;
+    let report = story.end(QUIET).await?;
+    let ends = noted.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
+    let outcome = Outcome::new("200 clusters came and went", took, 400.0, &report);
+    Ok(ends.fold(outcome, |outcome, Sizes { cycles, host, local }| {
+        outcome.note(format!("after {cycles}: host {host}, local {local}"))
+    }))
+}
+
+/// Checks every note after [`SETTLED`] cycles against that one.
+fn judge(noted: &[Sizes]) -> Result<()> {
+    let settled = noted.iter().skip_while(|sizes| sizes.cycles < SETTLED);
+    let Some(base) = settled.clone().next() else { bail!("nothing was noted") };
+    for now in settled {
+        let pairs = [
+            ("host", base.host, now.host, HOST_GROWTH_MAX_KIB),
+            ("local cluster", base.local, now.local, LOCAL_GROWTH_MAX_KIB),
+        ];
+        for (what, before, after, growth_max_kib) in pairs {
+            let cycles = now.cycles;
+            ensure!(
+                after.resident_kib <= before.resident_kib + growth_max_kib,
+                "the {what} grew from {before} after {SETTLED} cycles to {after} after {cycles}"
+            );
+            ensure!(
+                after.descriptors <= before.descriptors + DESCRIPTORS_MORE_MAX,
+                "the {what} had {before} after {SETTLED} cycles and {after} after {cycles}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are gone.
+async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str) -> Result<()> {
+    let cluster = json!({
+        "apiVersion": "redis.tholepin.dev/v1alpha1",
+        "kind": "RedisCluster",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "shards": 1,
+            "replicasPerShard": 1,
+            "image": "redis:7.0",
+            "failover": {"nodeTimeoutMs": 2000},
+        },
+    });
+    clusters.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
+    let start = Instant::now();
+    while !is_ready(&clusters.get(name).await?) {
+        ensure!(start.elapsed() < GIVE_UP, "{name} is not ready");
+        pause().await;
+    }
+    clusters.delete(name, &DeleteParams::default()).await?;
+    let its = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
+    while clusters.get_opt(name).await?.is_some() || !pods.list(&its).await?.items.is_empty() {
+        ensure!(start.elapsed() < GIVE_UP, "{name} is not gone");
+        pause().await;
+    }
+    Ok(())
+}
+
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
