@@ -17,6 +17,8 @@
 
 #[path = "scenarios/basics.rs"]
 mod basics;
+#[path = "scenarios/configuration.rs"]
+mod configuration;
 #[path = "scenarios/denied.rs"]
 mod denied;
 #[path = "scenarios/engine.rs"]
@@ -140,6 +142,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("F9b", Spine, healing::a_primary_is_forgotten),
     scenario!("P1", Spine, plan::a_forgotten_replica_is_planned_for),
     scenario!("P2", Spine, plan::a_replica_of_the_wrong_primary_is_planned_for),
+    scenario!("U7", Spine, configuration::settings_are_refused_and_rolled_by_hand),
     scenario!("U14", Spine, swap::the_policy_is_swapped_while_a_primary_dies),
     scenario!("E1", Core, engine::the_plugin_is_overwritten_twenty_times),
     scenario!("E2", Spine, engine::bad_plugins_are_refused),

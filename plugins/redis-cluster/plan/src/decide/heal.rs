@@ -3,12 +3,7 @@
 //! Whether a primary is dead is proven by the host, right before the effect. What is decided here
 //! rests on what the snapshot shows: nothing listens where the primary was, or its Pod is gone.
 
-use alloc::{
-    format,
-    string::{String, ToString},
-    vec,
-    vec::Vec,
-};
+use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
@@ -18,6 +13,7 @@ use tholepin_schema::{
     word::{NodeId, Role},
 };
 
+use super::waits;
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
     picture::{Absence, Live, Picture},
@@ -181,7 +177,7 @@ fn nobody_left(
 
 /// The slots that a node owns, whoever says so.
 fn slots(picture: &Picture<'_>, owner: NodeId) -> String {
-    picture.claims.get(&owner).map(ToString::to_string).unwrap_or_default()
+    picture.claims.get(&owner).map(waits::brief).unwrap_or_default()
 }
 
 /// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw

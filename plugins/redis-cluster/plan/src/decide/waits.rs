@@ -1,6 +1,10 @@
 //! Says why a shard is not as wanted although nothing can be done about it now.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 
 use tholepin_schema::{
     snapshot::{MemberAnswer, UnreachableReason},
@@ -12,6 +16,11 @@ use crate::{
     last_words::last_words,
     picture::{Live, Picture},
 };
+
+/// The most owners that a message names.
+const OWNERS_MAX: usize = 3;
+/// The most characters of a list of slots in a message.
+const SLOTS_CHARS_MAX: usize = 100;
 
 /// The seats of a shard from which no answer came.
 pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
@@ -64,23 +73,31 @@ fn uncovered(picture: &Picture<'_>, live: Live<'_>) -> String {
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
     let nobodys = SlotSet::from(SlotRange::ALL).difference(&owned);
-    let failed = owners.filter(|(_, row)| row.is_failing() || !row.connected);
-    let mut parts: Vec<String> = failed
-        .map(|(id, row)| {
-            format!(
-                "the slots {} belong to {}, which it does not reach",
-                row.slots,
-                whose(picture, *id)
-            )
-        })
-        .collect();
+    let failed: Vec<_> = owners.filter(|(_, row)| row.is_failing() || !row.connected).collect();
+    let mut parts = Vec::new();
+    for (id, row) in failed.iter().take(OWNERS_MAX) {
+        let (slots, whose) = (brief(&row.slots), whose(picture, **id));
+        parts.push(format!("the slots {slots} belong to {whose}, which it does not reach"));
+    }
+    match failed.len().saturating_sub(OWNERS_MAX) {
+        0 => {}
+        more => parts.push(format!("{more} more owners are not reached either")),
+    }
     if !nobodys.is_empty() {
-        parts.push(format!("the slots {nobodys} belong to nobody it knows of"));
+        parts.push(format!("the slots {} belong to nobody it knows of", brief(&nobodys)));
     }
     if parts.is_empty() {
         return String::from("it reaches an owner of every slot and will say so soon");
     }
     parts.join("; ")
+}
+
+/// Slots in a text of bounded length: all of them, or how they begin and how many they are.
+pub(super) fn brief(slots: &SlotSet) -> String {
+    let all = slots.to_string();
+    let Some(beginning) = all.get(..SLOTS_CHARS_MAX) else { return all };
+    let whole = beginning.rsplit_once(' ').map_or("", |(whole, _)| whole);
+    format!("{whole} and more ({} in all)", slots.slot_count())
 }
 
 /// A node by its Pod, else by its id.
