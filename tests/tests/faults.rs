@@ -21,6 +21,8 @@ mod bed;
 mod guard;
 #[path = "faults/others_go_on.rs"]
 mod others_go_on;
+#[path = "faults/rogue.rs"]
+mod rogue;
 #[path = "faults/table.rs"]
 mod table;
 #[path = "faults/unseen.rs"]
@@ -90,8 +92,14 @@ const USUAL_EACH: &[RedisCluster] = &[shape(3, 1, false), shape(3, 1, true)];
 const USUAL: &[RedisCluster] = &[shape(3, 1, false)];
 const PAIR: &[RedisCluster] = &[shape(1, 1, false)];
 const TWO_PAIRS: &[RedisCluster] = &[shape(2, 1, false)];
+const ALONE: &[RedisCluster] = &[shape(1, 0, false), shape(1, 0, true)];
 
 const CASES: &[Case] = &[
+    case!(1, "1a", USUAL, 60, rogue::members_are_hidden),
+    case!(2, "2a", PAIR, 20, rogue::a_plugin_writes_the_ledger),
+    case!(2, "2b", USUAL, 50, rogue::another_host_writes_the_ledger),
+    case!(3, "3a", USUAL, 60, rogue::members_are_stopped_by_kubernetes),
+    case!(3, "3b", ALONE, 25, rogue::the_last_copy_is_deleted),
     case!(4, "4a", EACH, 30, guard::a_paused_primary_is_killed),
     case!(4, "4b", EACH, 30, guard::a_primary_with_an_invalid_spec_is_killed),
     case!(4, "4c", TWO_PAIRS, 50, guard::two_shards_cannot_vote),
