@@ -17,12 +17,18 @@
 mod away;
 #[path = "faults/bed.rs"]
 mod bed;
+#[path = "faults/credentials.rs"]
+mod credentials;
 #[path = "faults/guard.rs"]
 mod guard;
+#[path = "faults/mended.rs"]
+mod mended;
 #[path = "faults/others_go_on.rs"]
 mod others_go_on;
 #[path = "faults/rogue.rs"]
 mod rogue;
+#[path = "faults/settings.rs"]
+mod settings;
 #[path = "faults/table.rs"]
 mod table;
 #[path = "faults/unseen.rs"]
@@ -115,6 +121,14 @@ const CASES: &[Case] = &[
     case!(7, "7b", USUAL_EACH, 120, unseen::pods_are_deleted_while_the_host_is_down),
     case!(7, "7c", PAIR, 35, unseen::a_primary_hangs),
     case!(7, "7d", PAIR, 125, unseen::a_primary_is_cut_off),
+    case!(8, "8a", USUAL_EACH, 60, credentials::a_password_is_changed),
+    case!(8, "8b", USUAL, 25, credentials::a_password_is_added),
+    case!(8, "8c", PAIR, 15, credentials::a_password_is_empty),
+    case!(9, "9a", USUAL, 30, mended::a_spec_is_mended_at_creation),
+    case!(9, "9b", USUAL, 25, mended::a_spec_is_mended_on_a_running_cluster),
+    case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),
+    case!(10, "10b", PAIR, 60, settings::a_bad_setting_and_a_restart),
+    case!(10, "10c", PAIR, 15, settings::a_good_setting_survives_a_restart),
 ];
 
 fn main() -> ExitCode {
