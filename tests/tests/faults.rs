@@ -19,12 +19,18 @@ mod away;
 mod bed;
 #[path = "faults/credentials.rs"]
 mod credentials;
+#[path = "faults/damage.rs"]
+mod damage;
+#[path = "faults/edited.rs"]
+mod edited;
 #[path = "faults/guard.rs"]
 mod guard;
 #[path = "faults/mended.rs"]
 mod mended;
 #[path = "faults/others_go_on.rs"]
 mod others_go_on;
+#[path = "faults/outdated.rs"]
+mod outdated;
 #[path = "faults/rogue.rs"]
 mod rogue;
 #[path = "faults/settings.rs"]
@@ -96,9 +102,11 @@ const EACH: &[RedisCluster] = &[
 /// A cluster of three shards, with and without volumes.
 const USUAL_EACH: &[RedisCluster] = &[shape(3, 1, false), shape(3, 1, true)];
 const USUAL: &[RedisCluster] = &[shape(3, 1, false)];
+const USUAL_KEPT: &[RedisCluster] = &[shape(3, 1, true)];
 const PAIR: &[RedisCluster] = &[shape(1, 1, false)];
 const TWO_PAIRS: &[RedisCluster] = &[shape(2, 1, false)];
 const ALONE: &[RedisCluster] = &[shape(1, 0, false), shape(1, 0, true)];
+const ALONE_KEPT: &[RedisCluster] = &[shape(1, 0, true)];
 
 const CASES: &[Case] = &[
     case!(1, "1a", USUAL, 60, rogue::members_are_hidden),
@@ -129,6 +137,12 @@ const CASES: &[Case] = &[
     case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),
     case!(10, "10b", PAIR, 60, settings::a_bad_setting_and_a_restart),
     case!(10, "10c", PAIR, 15, settings::a_good_setting_survives_a_restart),
+    case!(11, "11a", PAIR, 15, edited::a_selector_is_edited_by_hand),
+    case!(12, "12a", USUAL_KEPT, 45, damage::a_replica_s_files_are_damaged),
+    case!(12, "12b", ALONE_KEPT, 40, damage::the_only_copy_is_damaged),
+    case!(13, "13a", USUAL, 20, outdated::a_template_is_changed),
+    case!(13, "13b", USUAL, 20, outdated::a_stateful_set_is_orphaned),
+    case!(13, "13c", USUAL, 20, outdated::slots_are_uncovered),
 ];
 
 fn main() -> ExitCode {
