@@ -5,6 +5,7 @@
 //! cargo test -p tests --test faults -- --all               the whole table, and no random faults
 //! cargo test -p tests --test faults -- --only 4,7          these lines of the issue
 //! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; a line with one shape
+//! cargo test -p tests --test faults -- --only random       seeded random faults (SEED=…, MINUTES=…)
 //! cargo test -p tests --test faults -- --minute COMMIT     a minute of cases, chosen by the commit
 //! cargo test -p tests --test faults -- --list              the names, with the options before it
 //! ```
@@ -31,6 +32,8 @@ mod mended;
 mod others_go_on;
 #[path = "faults/outdated.rs"]
 mod outdated;
+#[path = "faults/random.rs"]
+mod random;
 #[path = "faults/rogue.rs"]
 mod rogue;
 #[path = "faults/settings.rs"]
@@ -145,6 +148,9 @@ const CASES: &[Case] = &[
     case!(13, "13c", USUAL, 20, outdated::slots_are_uncovered),
 ];
 
+/// By name only: it takes as long as it is told to.
+const RANDOM: &[Case] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
+
 fn main() -> ExitCode {
     match run() {
         Ok(true) => ExitCode::SUCCESS,
@@ -203,6 +209,9 @@ impl Chosen {
 
     /// After this it has failed, whatever it waits for.
     fn give_up(&self) -> Duration {
+        if self.case.line == 0 {
+            return random::time() + GIVE_UP_LEAST * 2;
+        }
         self.cost().saturating_mul(GIVE_UP_FACTOR).max(GIVE_UP_LEAST)
     }
 
@@ -252,7 +261,8 @@ fn named(wanted: &str) -> Result<Vec<Chosen>> {
         let is_named = one.case.name == name || one.case.line.to_string() == name;
         is_named && (shape.is_empty() || short_label(&one.shape) == shape)
     };
-    let found: Vec<_> = all().into_iter().filter(fits).collect();
+    let every = [all(), with_shapes(RANDOM)].map(Vec::into_iter).into_iter().flatten();
+    let found: Vec<_> = every.filter(fits).collect();
     let names: Vec<_> = all().iter().map(Chosen::name).collect();
     ensure!(!found.is_empty(), "there is no case `{wanted}`; there are {}", names.join(", "));
     Ok(found)
