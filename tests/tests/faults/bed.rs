@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{
     cluster::HostSetup,
     keys::Keys,
@@ -53,6 +53,19 @@ pub(crate) fn apply(story: &Story, objects: &[Value]) -> Result<()> {
     let stream = stream.join("\n---\n");
     story.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &stream)?;
     Ok(())
+}
+
+/// Sets a field of a document, and makes the objects on the way to it.
+pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) {
+    let mut at = document;
+    for field in path {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        let Some(fields) = at.as_object_mut() else { return };
+        at = fields.entry(*field).or_insert(Value::Null);
+    }
+    *at = value.into();
 }
 
 /// Changes the object by a merge patch.

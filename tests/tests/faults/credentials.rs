@@ -142,7 +142,7 @@ pub(crate) async fn a_password_is_empty(rows: &mut Rows, redis: RedisCluster) ->
     let before = "the servers ran open";
     rows.row("an empty password at creation", before, bed::ROW, async |row| {
         let mut secret = story.redis.secret();
-        secret["stringData"]["password"] = "".into();
+        bed::set(&mut secret, &["stringData", "password"], "");
         bed::apply(&story, &[secret, story.redis.object()])?;
         let fits = |one: &Condition| {
             let speaks = one.message.contains("empty") && one.message.contains("password");

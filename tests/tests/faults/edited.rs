@@ -29,7 +29,7 @@ pub(crate) async fn a_selector_is_edited_by_hand(
             row.keys_before(keys.len());
             let before = bed::get(&story, kind, name)?.pointer(path).cloned().context("a map")?;
             let mut edited = before.clone();
-            edited["hand"] = "edited".into();
+            bed::set(&mut edited, &["hand"], "edited");
             let fields = path.trim_start_matches('/').split('/').rev();
             let change = fields.fold(edited, |inner, field| json!({ field: inner }));
             bed::patch_of(&story, kind, name, &change)?;

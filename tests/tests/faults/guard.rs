@@ -261,7 +261,7 @@ pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -
 }
 
 async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()> {
-    let edit = |object: &mut Value| object["spec"]["durability"] = case.durability.into();
+    let edit = |object: &mut Value| bed::set(object, &["spec", "durability"], case.durability);
     let direct = Reach::Direct(tests::cluster::HostSetup::default());
     let story = if case.has_keys {
         let (story, keys) = bed::begin_with(redis, direct, edit).await?;

@@ -32,7 +32,9 @@ pub(crate) async fn a_spec_is_mended_at_creation(
                 let ask = |memory: &str| json!({"resources": {"requests": {"memory": memory}}});
                 (ask("900Ti"), ask("1Mi"))
             };
-            merge(&mut object["spec"], &bad);
+            for (field, value) in bad.as_object().into_iter().flatten() {
+                bed::set(&mut object, &["spec", field], value.clone());
+            }
             bed::apply(&story, &[story.redis.secret(), object])?;
             never_run(&story).await?;
             bed::patch(&story, &json!({ "spec": good }))?;
@@ -49,12 +51,6 @@ pub(crate) async fn a_spec_is_mended_at_creation(
         until("the cluster to be deleted", GIVE_UP, gone).await?;
     }
     bed::end(rows, story)
-}
-
-fn merge(into: &mut Value, more: &Value) {
-    for (name, value) in more.as_object().into_iter().flatten() {
-        into[name] = value.clone();
-    }
 }
 
 /// Waits until every Pod is there and none has a container that ever ran.

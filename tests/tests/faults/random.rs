@@ -323,7 +323,8 @@ impl Run {
             // It may have been killed meanwhile, by its liveness probe.
             Undo::Continue(pid) => drop(signal(*pid, "CONT")),
             Undo::Spec => {
-                bed::patch(&self.story, &json!({"spec": {"settings": {"maxmemry": null}}}))?;
+                // As it was: without any settings.
+                bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
             }
             Undo::Secret => set_password(&self.story, PASSWORD)?,
             Undo::Road => self.story.road()?.set(Road::Clear),

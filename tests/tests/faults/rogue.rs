@@ -134,7 +134,7 @@ fn named(api_version: &str, kind: &str, name: &str) -> Value {
 
 fn patch(api_version: &str, kind: &str, name: &str, patch: &Value) -> Value {
     let mut target = named(api_version, kind, name);
-    target["patch"] = patch.clone();
+    bed::set(&mut target, &["patch"], patch.clone());
     json!({ "patch": target })
 }
 
@@ -183,9 +183,9 @@ pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisClus
     let (name, _) = bed::ledger(&rogue.story)?;
     let data = json!({"data": {"ledger.json": "{}"}});
     let mut whole = data.clone();
-    whole["apiVersion"] = "v1".into();
-    whole["kind"] = "ConfigMap".into();
-    whole["metadata"] = json!({"name": name, "namespace": NAMESPACE});
+    bed::set(&mut whole, &["apiVersion"], "v1");
+    bed::set(&mut whole, &["kind"], "ConfigMap");
+    bed::set(&mut whole, &["metadata"], json!({"name": name, "namespace": NAMESPACE}));
     let calls = json!([
         patch("v1", "ConfigMap", &name, &data),
         {"apply": whole},
@@ -224,7 +224,7 @@ pub(crate) async fn another_host_writes_the_ledger(
             row.keys_before(keys.len());
             let forgotten = "f".repeat(40);
             edit_ledger(&story, |ledger| {
-                ledger["forgotten"][&forgotten] = 1_700_000_000_000_u64.into()
+                bed::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
             })?;
             let changed = replica_dies(&story).await?;
             let (_, ledger) = bed::ledger(&story)?;
@@ -347,12 +347,10 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
     let calls = json!([{"delete": named("v1", "Pod", &primary.pod)}]);
     rogue.refused(rows, "delete of a primary's Pod, with slots", before, calls, nothing).await?;
     let none = json!({"spec": {"replicas": 0}});
-    let mut whole = named("apps/v1", "StatefulSet", &set);
-    whole["metadata"] = json!({"name": set, "namespace": NAMESPACE});
-    whole["spec"] = json!({"replicas": 0});
-    if let Some(fields) = whole.as_object_mut() {
-        fields.remove("name");
-    }
+    let whole = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": set, "namespace": NAMESPACE}, "spec": {"replicas": 0},
+    });
     let calls = json!([
         patch("apps/v1", "StatefulSet", &set, &none),
         {"apply": whole},

@@ -48,7 +48,7 @@ pub(crate) async fn a_bad_setting_at_creation(rows: &mut Rows, redis: RedisClust
     for (setting, value) in BAD {
         rows.row(&format!("creation with {setting}: `{value}`"), CRASHED, bed::ROW, async |row| {
             let mut object = story.redis.object();
-            object["spec"]["settings"] = json!({ *setting: value });
+            bed::set(&mut object, &["spec", "settings", *setting], *value);
             bed::apply(&story, &[story.redis.secret(), object])?;
             let told = bed::told(&story, "what is wrong with the setting", about(setting)).await?;
             row.saw(format!("`{told}`"));
