@@ -244,11 +244,12 @@ pub(crate) async fn another_host_writes_the_ledger(
         bed::ROW,
         async |row| {
             row.keys_before(keys.len());
-            edit_ledger(&story, |ledger| ledger["turn"] = json!({"of": "a newer host"}))?;
+            edit_ledger(&story, |ledger| bed::set(ledger, &["turn", "of"], "a newer host"))?;
             story.restart()?;
             let (_, primary) = bed::primary(&story, 0).await?;
             signal(primary.member.pid()?, "KILL")?;
-            let (_, took) = bed::restarted(&story, &primary, bed::WELL).await?;
+            let (seats, took) = bed::restarted(&story, &primary, bed::WELL).await?;
+            written_down(&story, &seats, &primary.pod).await?;
             bed::well(&story, bed::WELL).await?;
             let (_, ledger) = bed::ledger(&story)?;
             ensure!(ledger.get("turn").is_some(), "the newer host's field is gone");
