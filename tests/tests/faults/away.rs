@@ -89,8 +89,9 @@ pub(crate) async fn a_primary_s_end_was_reported(
         let (tag, primary) = bed::primary(&story, 0).await?;
         let followers = bed::replicas(&story, 0).await?;
         let pids = followers.iter().map(|seat| seat.member.pid()).collect::<Result<Vec<_>>>()?;
-        pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
+        // The primary first: what it acknowledges while nobody copies it would rightly be lost.
         signal(primary.member.pid()?, "KILL")?;
+        pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
         let reported = end_reported(&story, &primary).await;
         story.road()?.set(Road::Cut);
         story.writer()?.forget_outages();
