@@ -176,6 +176,7 @@ fn run() -> Result<bool> {
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let (mut green, mut red) = (0, Vec::new());
+    say("      line, shape | input | before | now | keys before → after | time");
     for one in &chosen {
         let mut rows = Rows::new(one.case.line, label(&one.shape));
         let give_up = one.give_up();

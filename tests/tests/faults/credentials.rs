@@ -104,7 +104,8 @@ pub(crate) async fn a_password_is_added(rows: &mut Rows, redis: RedisCluster) ->
 async fn refused(row: &mut Row, story: &Story) -> Result<()> {
     let fits = |one: &Condition| {
         let is_degraded = one.kind == "Degraded" && one.status == "True";
-        is_degraded && one.reason.starts_with("Credentials") && !one.message.is_empty()
+        let is_told = one.reason.starts_with("Credentials") || one.message.contains("empty");
+        is_degraded && is_told && !one.message.is_empty()
     };
     let told = bed::told(story, "CredentialsRefused", fits).await?;
     row.saw(format!("`{told}`"));

@@ -111,13 +111,16 @@ pub(crate) async fn slots_are_uncovered(rows: &mut Rows, redis: RedisCluster) ->
         let (_, primary) = bed::primary(&story, 0).await?;
         let slots = primary.member.own()?.slots.first().copied().context("slots")?;
         let range = format!("{}-{}", slots.0, slots.1);
+        let short = primary.member.own()?.id.get(..8).context("an id")?;
         let mut stopped = bed::replicas(&story, 0).await?;
         stopped.push(primary.clone());
         for seat in &stopped {
             signal(seat.member.pid()?, "STOP")?;
         }
         let fits = |one: &Condition| {
-            let names = one.message.contains(&range) && one.message.contains(&primary.pod);
+            let owner = [primary.pod.as_str(), short];
+            let owner = owner.iter().any(|name| one.message.contains(name));
+            let names = owner && one.message.contains(&range);
             one.kind == "Degraded" && one.status == "True" && names
         };
         let told = bed::told(&story, "which slots are uncovered and whose they are", fits).await;
