@@ -11,7 +11,7 @@ BUILD_WASM := cargo build --locked --profile plugin --target wasm32-wasip2
 KUBECTL_OWN = $(wildcard $(CACHE)/bin/kubectl)
 WITH_KUBECTL = $(if $(KUBECTL_OWN),KUBECTL=$${KUBECTL:-$(KUBECTL_OWN)})
 
-.PHONY: help setup setup-tests build wasm plugins demo test scenarios oracles bench check fmt clippy doc crds clean
+.PHONY: help setup setup-tests build wasm plugins demo test scenarios faults chaos oracles bench check fmt clippy doc crds clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,7 +26,8 @@ build: setup
 	cargo build --locked --workspace
 
 wasm: setup
-	$(BUILD_WASM) --package redis-cluster --package guest-config-maker --package guest-probe
+	$(BUILD_WASM) --package redis-cluster --package guest-config-maker --package guest-probe \
+		--package guest-rogue
 
 plugins: setup ## Build the plugins and put them where the running demo sees them
 	$(BUILD_WASM) --package redis-cluster
@@ -44,6 +45,13 @@ test: setup-tests build wasm ## Run all tests
 
 scenarios: setup-tests build wasm ## Run the scenarios one after the other (N=F1,F7: these)
 	$(WITH_KUBECTL) cargo test --locked --workspace --test scenarios -- $(if $(N),--only $(N),--all)
+
+faults: setup-tests build wasm ## Print the table of faults (N=4,7a@1x1: these; COMMIT=HASH: a minute of them)
+	$(WITH_KUBECTL) cargo test --locked --workspace --test faults -- \
+		$(if $(COMMIT),--minute $(COMMIT),$(if $(N),--only $(N),--all))
+
+chaos: ## Random faults on a cluster with and without storage (SEED=7 MINUTES=20)
+	$(MAKE) faults N=random
 
 oracles: setup-tests build wasm ## Show that each saboteur turns its oracle red
 	$(WITH_KUBECTL) cargo test --locked --workspace --test oracles -- --test-threads=1 --nocapture

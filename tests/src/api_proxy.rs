@@ -83,6 +83,8 @@ struct Shared {
     hangs_before: AtomicU64,
     watches: AtomicU64,
     expired: AtomicU64,
+    /// Writes that are refused: a part of how [`short`] names them.
+    refused: Mutex<Option<&'static str>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -136,6 +138,7 @@ impl ApiProxy {
             hangs_before: AtomicU64::new(0),
             watches: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            refused: Mutex::default(),
             ledger: Mutex::default(),
         });
         let listener = TcpListener::bind(address).await?;
@@ -153,6 +156,12 @@ impl ApiProxy {
     /// Changes the road from now on, for what is under way too.
     pub fn set(&self, road: Road) {
         self.road.send_replace(road);
+    }
+
+    /// Refuses the writes whose short name has this in it, as an admission webhook would; none from now on
+    /// if absent.
+    pub fn refuse(&self, part: Option<&'static str>) {
+        *self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner) = part;
     }
 
     /// Lets every watch that is open now hang without an end; watches opened later are well.
@@ -267,6 +276,9 @@ impl Shared {
         if let Some(Trap { moment: Moment::Before, .. }) = &trap {
             return self.spring(trap).await;
         }
+        if parts.method != Method::GET && self.refuses(&parts.method, &path) {
+            return forbidden();
+        }
         parts.uri = path.parse()?;
         let body = body.collect().await?.to_bytes();
         let sent = self.client.send(Request::from_parts(parts, Body::from(body))).await?;
@@ -288,6 +300,11 @@ impl Shared {
         ledger.writes.push(short(method, path));
         let count = ledger.writes.len();
         ledger.trap.take_if(|trap| trap.at == count)
+    }
+
+    fn refuses(&self, method: &Method, path: &str) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|part| short(method, path).contains(part))
     }
 
     /// Kills the host, and leaves it without an answer.
@@ -342,6 +359,22 @@ impl Shared {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// What an API server answers when an admission webhook says no.
+fn forbidden() -> Result<Answer> {
+    let status = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Status",
+        "status": "Failure",
+        "reason": "Forbidden",
+        "code": 403,
+        "message": "admission webhook \"tests.tholepin.dev\" denied the request: refused by the test",
+    });
+    let body = http_body_util::Full::new(Bytes::from(status.to_string()));
+    let body = BodyExt::boxed_unsync(body.map_err(|never| match never {}));
+    let answer = Response::builder().status(StatusCode::FORBIDDEN);
+    Ok(answer.header(hyper::header::CONTENT_TYPE, "application/json").body(body)?)
 }
 
 /// A write in few words: `patch statefulsets/cache-0 (tholepin:redis-cluster)`.

@@ -76,6 +76,15 @@ pub fn probe_of_redis() -> Result<Vec<u8>> {
     build("guest-probe", &[("PROBE_ASKS", "redis")])
 }
 
+/// The guest that takes the place of `redis-cluster` and makes the calls that its object lists.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn rogue() -> Result<Vec<u8>> {
+    build("guest-rogue", &[])
+}
+
 /// Builds a package for plugins with these variables set, once per run, and gives the component.
 ///
 /// # Errors

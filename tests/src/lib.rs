@@ -11,6 +11,7 @@ pub mod faked_clock;
 pub mod guests;
 pub mod http;
 pub mod imports;
+pub mod keys;
 pub mod kubectl;
 pub mod member;
 pub mod oracle;

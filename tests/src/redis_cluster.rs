@@ -27,6 +27,8 @@ pub struct RedisCluster {
     pub replicas: usize,
     /// Whether Pods have volumes.
     pub storage: bool,
+    /// What clients are asked for; none if absent.
+    pub password: Option<&'static str>,
 }
 
 /// One Pod with what its server says.
@@ -46,7 +48,8 @@ pub struct Seat {
 
 impl RedisCluster {
     /// The cluster of most stories: three shards with one replica each and no storage.
-    pub const USUAL: Self = Self { name: "cache", shards: 3, replicas: 1, storage: false };
+    pub const USUAL: Self =
+        Self { name: "cache", shards: 3, replicas: 1, storage: false, password: Some(PASSWORD) };
 
     /// Creates the object and the Secret that it names.
     ///
@@ -54,12 +57,24 @@ impl RedisCluster {
     ///
     /// Fails if the server refuses.
     pub fn create(&self, kubectl: &Kubectl) -> Result<()> {
-        let secret = json!({
+        let stream = format!("{}\n---\n{}\n", self.secret(), self.object());
+        kubectl.run_with(&["apply", "--server-side", "-f", "-"], &stream).map(drop)
+    }
+
+    /// The Secret that the object names.
+    #[must_use]
+    pub fn secret(&self) -> Value {
+        json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": "password", "namespace": NAMESPACE},
-            "stringData": {"password": PASSWORD},
-        });
+            "stringData": {"password": self.password.unwrap_or(PASSWORD)},
+        })
+    }
+
+    /// The object as a user writes it.
+    #[must_use]
+    pub fn object(&self) -> Value {
         let mut object = json!({
             "apiVersion": "redis.tholepin.dev/v1alpha1",
             "kind": "RedisCluster",
@@ -68,17 +83,19 @@ impl RedisCluster {
                 "shards": self.shards,
                 "replicasPerShard": self.replicas,
                 "image": "redis:7.0",
-                "auth": {"secretName": "password", "key": "password"},
                 "failover": {"nodeTimeoutMs": 2000},
             },
         });
-        if self.storage
-            && let Some(spec) = object.pointer_mut("/spec").and_then(Value::as_object_mut)
-        {
-            spec.insert("storage".to_owned(), json!({"size": "1Gi", "onDelete": "Delete"}));
+        if let Some(spec) = object.pointer_mut("/spec").and_then(Value::as_object_mut) {
+            if self.password.is_some() {
+                let auth = json!({"secretName": "password", "key": "password"});
+                spec.insert("auth".to_owned(), auth);
+            }
+            if self.storage {
+                spec.insert("storage".to_owned(), json!({"size": "1Gi", "onDelete": "Delete"}));
+            }
         }
-        let stream = format!("{secret}\n---\n{object}\n");
-        kubectl.run_with(&["apply", "--server-side", "-f", "-"], &stream).map(drop)
+        object
     }
 
     /// How many Pods it has when it is whole.
@@ -104,12 +121,22 @@ impl RedisCluster {
     ///
     /// Fails if a Pod is not there, is not ready, or its server does not answer.
     pub async fn seats(&self, client: &Client) -> Result<Vec<Seat>> {
+        let pods = self.list_pods(client).await?;
+        ensure!(pods.len() == self.pods(), "{} Pods and not {}", pods.len(), self.pods());
+        pods.iter().map(|pod| seat(pod, self.password)).collect()
+    }
+
+    /// The Pods as the API server has them, in order of name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if they cannot be read.
+    pub async fn list_pods(&self, client: &Client) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
         let selector = format!("redis.tholepin.dev/cluster={}", self.name);
         let mut pods = pods.list(&ListParams::default().labels(&selector)).await?.items;
-        ensure!(pods.len() == self.pods(), "{} Pods and not {}", pods.len(), self.pods());
         pods.sort_by_key(ResourceExt::name_any);
-        pods.iter().map(seat).collect()
+        Ok(pods)
     }
 
     /// The Pods that are ready and whose servers answer, whatever the others do.
@@ -118,10 +145,8 @@ impl RedisCluster {
     ///
     /// Fails if the Pods cannot be read.
     pub async fn answering(&self, client: &Client) -> Result<Vec<Seat>> {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-        let selector = format!("redis.tholepin.dev/cluster={}", self.name);
-        let pods = pods.list(&ListParams::default().labels(&selector)).await?.items;
-        Ok(pods.iter().filter_map(|pod| seat(pod).ok()).collect())
+        let pods = self.list_pods(client).await?;
+        Ok(pods.iter().filter_map(|pod| seat(pod, self.password).ok()).collect())
     }
 
     /// Whether all is well: the object says Ready about its present generation with every condition as
@@ -131,6 +156,22 @@ impl RedisCluster {
     ///
     /// Fails with the first thing that is not as it should be.
     pub async fn well(&self, kubectl: &Kubectl, client: &Client) -> Result<Vec<Seat>> {
+        let seats = self.at_peace(client).await?;
+        let object = kubectl.run(&["get", "rediscluster", self.name, "-o", "json"])?;
+        let object: Value = serde_json::from_str(&object)?;
+        for (name, wanted) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")] {
+            check_condition(&object, name, wanted)?;
+        }
+        Ok(seats)
+    }
+
+    /// Whether all servers are there and agree that all is well, whatever the object says. Gives the
+    /// Pods.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the first thing that is not as it should be.
+    pub async fn at_peace(&self, client: &Client) -> Result<Vec<Seat>> {
         let seats = self.seats(client).await?;
         for Seat { pod, member, .. } in &seats {
             member.at_peace(self.pods(), self.shards).with_context(|| pod.clone())?;
@@ -142,11 +183,6 @@ impl RedisCluster {
         for (shard, roles) in by_shard {
             let primaries = roles.iter().filter(|is_primary| **is_primary).count();
             ensure!(primaries == 1, "{shard} has {primaries} primaries");
-        }
-        let object = kubectl.run(&["get", "rediscluster", self.name, "-o", "json"])?;
-        let object: Value = serde_json::from_str(&object)?;
-        for (name, wanted) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")] {
-            check_condition(&object, name, wanted)?;
         }
         Ok(seats)
     }
@@ -175,7 +211,7 @@ impl Seat {
     }
 }
 
-fn seat(pod: &Pod) -> Result<Seat> {
+fn seat(pod: &Pod, password: Option<&str>) -> Result<Seat> {
     let name = pod.name_any();
     let status = pod.status.as_ref().with_context(|| format!("{name} has no status"))?;
     let ready = status.conditions.iter().flatten();
@@ -184,7 +220,7 @@ fn seat(pod: &Pod) -> Result<Seat> {
     let ip = status.pod_ip.as_deref().with_context(|| format!("{name} has no address"))?;
     let owner = pod.owner_references().first().map(|owner| owner.name.clone());
     let address = format!("{ip}:6379");
-    let member = Member::ask(&mut connect(&address, Some(PASSWORD))?).with_context(|| name.clone());
+    let member = Member::ask(&mut connect(&address, password)?).with_context(|| name.clone());
     Ok(Seat {
         uid: pod.uid().unwrap_or_default(),
         shard: owner.with_context(|| format!("{name} has no owner"))?,

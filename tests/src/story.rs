@@ -18,7 +18,7 @@ use crate::{
     kubectl::Kubectl,
     oracle::{Invariants, Report, Writer, differences, quiet, shape},
     process::{Process, tail},
-    redis_cluster::{NAMESPACE, PASSWORD, RedisCluster, Seat},
+    redis_cluster::{NAMESPACE, RedisCluster, Seat},
     wait::{Look, until},
 };
 
@@ -227,7 +227,7 @@ impl Story {
         let seats = self.redis.seats(&self.client).await?;
         let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
         let audit_log = self.cluster.audit_log();
-        let invariants = Invariants::start(&servers, Some(PASSWORD), &audit_log);
+        let invariants = Invariants::start(&servers, self.redis.password, &audit_log);
         self.watch = Some(Watch { writer: None, invariants, fresh });
         self.watch_writes().await
     }
@@ -238,8 +238,17 @@ impl Story {
     ///
     /// Fails before the oracles were started, or if what was written cannot be read.
     pub fn forget_writes(&mut self) -> Result<()> {
+        self.take_writes().map(drop)
+    }
+
+    /// Lets the writer end and gives what it saw; [`watch_writes`](Self::watch_writes) starts another.
+    ///
+    /// # Errors
+    ///
+    /// Fails before the oracles were started, or if what was written cannot be read.
+    pub fn take_writes(&mut self) -> Result<Report> {
         let watch = self.watch.as_mut().context("the oracles watch")?;
-        watch.writer.take().context("the writer writes")?.finish().map(drop)
+        watch.writer.take().context("the writer writes")?.finish()
     }
 
     /// Starts a writer after [`forget_writes`](Self::forget_writes).
@@ -249,7 +258,7 @@ impl Story {
     /// Fails if the cluster cannot be written to.
     pub async fn watch_writes(&mut self) -> Result<()> {
         let entry = self.redis.entry(&self.client).await?;
-        let writer = Writer::start(&entry, Some(PASSWORD), &self.redis.tags())?;
+        let writer = Writer::start(&entry, self.redis.password, &self.redis.tags())?;
         self.watch.as_mut().context("the oracles watch")?.writer = Some(writer);
         Ok(())
     }
@@ -272,6 +281,19 @@ impl Story {
     pub async fn settle(&self, pause: Duration) -> Result<()> {
         let look = || async { Ok(Look::There(quiet(&self.client, &[], pause).await?)) };
         until("the cluster to settle", SETTLE, look).await.map(drop)
+    }
+
+    /// Ends everything without the oracles.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a process does not end as it should.
+    pub fn stop(mut self) -> Result<()> {
+        self.watch = None;
+        self.host.end()?;
+        self.cluster.process.end()?;
+        self.has_ended = true;
+        Ok(())
     }
 
     /// Hears the oracles, ends everything and gives what the writer saw.

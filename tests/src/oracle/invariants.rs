@@ -20,7 +20,7 @@ use crate::{member::Member, router::connect};
 /// Pause between two samples.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most samples: the loop is bounded whatever happens.
-const SAMPLES_MAX: usize = 6000;
+const SAMPLES_MAX: usize = 20_000;
 /// The most servers that are sampled; the oldest address goes when more are learnt.
 const SERVERS_MAX: usize = 64;
 /// How long a living primary's slots may be without service: a server takes up to half a second to

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// How long a key may take to be readable at the end, when no fault is injected any more.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// The most writes of one tag: the loop is bounded whatever happens.
-const WRITES_MAX: usize = 200_000;
+const WRITES_MAX: usize = 1_000_000;
 
 /// A writer with one thread per tag; tags are chosen so that each shard has one.
 pub struct Writer {
@@ -107,6 +107,16 @@ impl Writer {
         let pulse = lock(&self.pulse).get(tag).copied();
         let pulse = pulse.with_context(|| format!("nobody writes {tag}"))?;
         Ok(pulse.longest.max(pulse.last.elapsed()))
+    }
+
+    /// How long ago a key with this tag was written last.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a tag that is not written.
+    pub fn last_write(&self, tag: &str) -> Result<Duration> {
+        let pulse = lock(&self.pulse).get(tag).copied();
+        Ok(pulse.with_context(|| format!("nobody writes {tag}"))?.last.elapsed())
     }
 
     /// Stops writing, reads every acknowledged key and reports.

@@ -1,0 +1,142 @@
+//! A fixed set of keys in a cluster: how many are readable, and how many still exist in some member.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, ResourceExt};
+use redis::cmd;
+
+use crate::{
+    redis_cluster::RedisCluster,
+    router::{Router, connect},
+    wait::{Look, until},
+};
+
+/// How many keys are written, over all shards together.
+const COUNT: usize = 60;
+/// How long a key may take to be written or read on a cluster that serves.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the replicas may take to have every key.
+const COPY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Keys that were acknowledged and that every member of their shard held.
+pub struct Keys {
+    redis: RedisCluster,
+    entry: String,
+    names: Vec<(String, String)>,
+}
+
+impl Keys {
+    /// Writes the keys, over all shards, and waits until every replica has them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a key cannot be written, or does not reach a replica.
+    pub async fn put(redis: &RedisCluster, client: &Client) -> Result<Self> {
+        let entry = redis.entry(client).await?;
+        let tags = redis.tags();
+        let tag = |number: usize| tags.get(number % tags.len()).cloned().unwrap_or_default();
+        let names =
+            (0..COUNT).map(|number| (tag(number), format!("{{{}}}:kept-{number}", tag(number))));
+        let keys = Self { redis: redis.clone(), entry, names: names.collect() };
+        let mut router = Router::new(&keys.entry, redis.password);
+        for (tag, key) in &keys.names {
+            let set = cmd("SET").arg(key).arg("kept").to_owned();
+            let look = || {
+                let set: Result<String> = router.send(tag, &set);
+                async move { set.map(|_| Look::There(())) }
+            };
+            until(format!("the write of {key}"), ANSWER_DEADLINE, look).await?;
+        }
+        let look = || async {
+            let seats = redis.seats(client).await?;
+            let mut by_shard: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+            for seat in &seats {
+                by_shard.entry(&seat.shard).or_default().push(count(seat.member.field("db0")));
+            }
+            let is_copied = by_shard
+                .values()
+                .all(|counts| counts.iter().all(|one| Some(one) == counts.first()));
+            Ok(if is_copied { Look::There(()) } else { Look::NotYet(format!("{by_shard:?}")) })
+        };
+        until("the keys to be on every replica", COPY_DEADLINE, look).await?;
+        Ok(keys)
+    }
+
+    /// How many were written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether none was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// How many can be read by a client now.
+    #[must_use]
+    pub fn readable(&self) -> usize {
+        let mut router = Router::new(&self.entry, self.redis.password);
+        let start = Instant::now();
+        let mut reads = |tag: &str, key: &str| {
+            let exists = cmd("EXISTS").arg(key).to_owned();
+            // A member that has just learnt of its new place may redirect or refuse for a moment.
+            loop {
+                match router.send::<bool>(tag, &exists) {
+                    Ok(exists) => return exists,
+                    Err(_) if ANSWER_DEADLINE < start.elapsed() => return false,
+                    Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        };
+        self.names.iter().filter(|(tag, key)| reads(tag, key)).count()
+    }
+
+    /// How many exist: of each shard as many as the member with the most of them holds, whether it
+    /// serves or not. A member that does not answer counts for nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the Pods cannot be read.
+    pub async fn held(&self, client: &Client) -> Result<usize> {
+        let mut by_shard: BTreeMap<String, usize> = BTreeMap::new();
+        for pod in self.redis.list_pods(client).await? {
+            let name = pod.name_any();
+            let shard = name.rsplit_once('-').map_or(name.as_str(), |(shard, _)| shard).to_owned();
+            let held = held_by(&pod, self.redis.password).unwrap_or_default();
+            let most = by_shard.entry(shard).or_default();
+            *most = held.max(*most);
+        }
+        Ok(by_shard.values().sum())
+    }
+
+    /// Fails unless all are readable by a client.
+    ///
+    /// # Errors
+    ///
+    /// Fails with how many are.
+    pub fn check(&self) -> Result<usize> {
+        let readable = self.readable();
+        ensure!(readable == self.len(), "{readable} of {} keys are left", self.len());
+        Ok(readable)
+    }
+}
+
+fn held_by(pod: &Pod, password: Option<&str>) -> Result<usize> {
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    let ip = ip.context("no address")?;
+    let mut connection = connect(&format!("{ip}:6379"), password)?;
+    Ok(cmd("DBSIZE").query(&mut connection)?)
+}
+
+/// The count in `keys=60,expires=0,avg_ttl=0`; none for a server without keys.
+fn count(keyspace: &str) -> usize {
+    let keys = keyspace.split(',').find_map(|pair| pair.strip_prefix("keys="));
+    keys.and_then(|keys| keys.parse().ok()).unwrap_or_default()
+}

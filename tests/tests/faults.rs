@@ -1,0 +1,310 @@
+//! The faults that lost data or service, each as an input on real processes: what was done, what happened
+//! before it was mended, what happens now, and how many keys there are before and after.
+//!
+//! ```text
+//! cargo test -p tests --test faults -- --all               the whole table, and no random faults
+//! cargo test -p tests --test faults -- --only 4,7          these lines of the issue
+//! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; a line with one shape
+//! cargo test -p tests --test faults -- --only random       seeded random faults (SEED=…, MINUTES=…)
+//! cargo test -p tests --test faults -- --minute COMMIT     a minute of cases, chosen by the commit
+//! cargo test -p tests --test faults -- --list              the names, with the options before it
+//! ```
+//!
+//! A shape is written shards x replicas, with an `s` behind it where the Pods have volumes. Each row says
+//! what is right by the issue, whatever the code does. Without an option nothing runs: `make test` has the
+//! scenarios.
+
+#[path = "faults/away.rs"]
+mod away;
+#[path = "faults/bed.rs"]
+mod bed;
+#[path = "faults/credentials.rs"]
+mod credentials;
+#[path = "faults/damage.rs"]
+mod damage;
+#[path = "faults/edited.rs"]
+mod edited;
+#[path = "faults/guard.rs"]
+mod guard;
+#[path = "faults/mended.rs"]
+mod mended;
+#[path = "faults/others_go_on.rs"]
+mod others_go_on;
+#[path = "faults/outdated.rs"]
+mod outdated;
+#[path = "faults/random.rs"]
+mod random;
+#[path = "faults/rogue.rs"]
+mod rogue;
+#[path = "faults/settings.rs"]
+mod settings;
+#[path = "faults/table.rs"]
+mod table;
+#[path = "faults/unseen.rs"]
+mod unseen;
+
+use std::{
+    env,
+    future::Future,
+    io::{self, Write},
+    pin::Pin,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tests::redis_cluster::RedisCluster;
+
+use table::Rows;
+
+/// How many seconds of cases `--minute` chooses.
+const MINUTE_S: u64 = 60;
+/// How much longer than it says a case may take before it is given up, and how much at least.
+const GIVE_UP_FACTOR: u32 = 5;
+const GIVE_UP_LEAST: Duration = Duration::from_secs(240);
+
+type Measured<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// A case of the table: one or more inputs on a cluster of each of these shapes.
+struct Case {
+    /// The line of the issue.
+    line: u8,
+    /// The line and a letter.
+    name: &'static str,
+    shapes: &'static [RedisCluster],
+    /// How long one shape takes, in seconds on an idle machine.
+    cost_s: u64,
+    measure: for<'a> fn(&'a mut Rows, RedisCluster) -> Measured<'a>,
+}
+
+macro_rules! case {
+    ($line:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
+        Case {
+            line: $line,
+            name: $name,
+            shapes: $shapes,
+            cost_s: $cost_s,
+            measure: |rows, redis| Box::pin($measure(rows, redis)),
+        }
+    };
+}
+
+const fn shape(shards: usize, replicas: usize, storage: bool) -> RedisCluster {
+    RedisCluster { shards, replicas, storage, ..RedisCluster::USUAL }
+}
+
+/// With and without volumes, with one shard, three and five.
+const EACH: &[RedisCluster] = &[
+    shape(1, 1, false),
+    shape(3, 1, false),
+    shape(5, 2, false),
+    shape(1, 1, true),
+    shape(3, 1, true),
+    shape(5, 2, true),
+];
+/// A cluster of three shards, with and without volumes.
+const USUAL_EACH: &[RedisCluster] = &[shape(3, 1, false), shape(3, 1, true)];
+const USUAL: &[RedisCluster] = &[shape(3, 1, false)];
+const USUAL_KEPT: &[RedisCluster] = &[shape(3, 1, true)];
+const PAIR: &[RedisCluster] = &[shape(1, 1, false)];
+const TWO_PAIRS: &[RedisCluster] = &[shape(2, 1, false)];
+const ALONE: &[RedisCluster] = &[shape(1, 0, false), shape(1, 0, true)];
+const ALONE_KEPT: &[RedisCluster] = &[shape(1, 0, true)];
+
+const CASES: &[Case] = &[
+    case!(1, "1a", USUAL, 60, rogue::members_are_hidden),
+    case!(2, "2a", PAIR, 20, rogue::a_plugin_writes_the_ledger),
+    case!(2, "2b", USUAL, 50, rogue::another_host_writes_the_ledger),
+    case!(3, "3a", USUAL, 60, rogue::members_are_stopped_by_kubernetes),
+    case!(3, "3b", ALONE, 25, rogue::the_last_copy_is_deleted),
+    case!(4, "4a", EACH, 30, guard::a_paused_primary_is_killed),
+    case!(4, "4b", EACH, 30, guard::a_primary_with_an_invalid_spec_is_killed),
+    case!(4, "4c", TWO_PAIRS, 50, guard::two_shards_cannot_vote),
+    case!(4, "4d", TWO_PAIRS, 30, guard::a_fresh_process_is_at_a_peer_s_address),
+    case!(4, "4e", PAIR, 55, guard::the_only_follower_hangs),
+    case!(4, "4f", PAIR, 80, guard::every_copy_has_ended),
+    case!(5, "5a", EACH, 60, others_go_on::one_trouble_at_a_time),
+    case!(5, "5b", PAIR, 25, others_go_on::the_plugin_is_gone),
+    case!(5, "5c", USUAL, 25, others_go_on::another_host_finds_the_accepted_spec),
+    case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
+    case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
+    case!(7, "7a", USUAL_EACH, 100, unseen::pods_are_deleted_by_force),
+    case!(7, "7b", USUAL_EACH, 120, unseen::pods_are_deleted_while_the_host_is_down),
+    case!(7, "7c", PAIR, 35, unseen::a_primary_hangs),
+    case!(7, "7d", PAIR, 125, unseen::a_primary_is_cut_off),
+    case!(8, "8a", USUAL_EACH, 60, credentials::a_password_is_changed),
+    case!(8, "8b", USUAL, 25, credentials::a_password_is_added),
+    case!(8, "8c", PAIR, 15, credentials::a_password_is_empty),
+    case!(9, "9a", USUAL, 30, mended::a_spec_is_mended_at_creation),
+    case!(9, "9b", USUAL, 25, mended::a_spec_is_mended_on_a_running_cluster),
+    case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),
+    case!(10, "10b", PAIR, 60, settings::a_bad_setting_and_a_restart),
+    case!(10, "10c", PAIR, 15, settings::a_good_setting_survives_a_restart),
+    case!(11, "11a", PAIR, 15, edited::a_selector_is_edited_by_hand),
+    case!(12, "12a", USUAL_KEPT, 45, damage::a_replica_s_files_are_damaged),
+    case!(12, "12b", ALONE_KEPT, 40, damage::the_only_copy_is_damaged),
+    case!(13, "13a", USUAL, 20, outdated::a_template_is_changed),
+    case!(13, "13b", USUAL, 20, outdated::a_stateful_set_is_orphaned),
+    case!(13, "13c", USUAL, 20, outdated::slots_are_uncovered),
+];
+
+/// By name only: it takes as long as it is told to.
+const RANDOM: &[Case] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let chosen = chosen(&arguments)?;
+    if arguments.iter().any(|argument| argument == "--list") {
+        chosen.iter().for_each(|one| say(&format!("{}: test", one.name())));
+        return Ok(true);
+    }
+    if chosen.is_empty() {
+        return Ok(true);
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
+    let start = Instant::now();
+    let (mut green, mut red) = (0, Vec::new());
+    say("      line, shape | input | before | now | keys before → after | time");
+    for one in &chosen {
+        let mut rows = Rows::new(one.case.line, label(&one.shape));
+        let give_up = one.give_up();
+        let measured = runtime.block_on(async {
+            let measure = (one.case.measure)(&mut rows, one.shape.clone());
+            let measured = tokio::time::timeout(give_up, measure).await;
+            measured.unwrap_or_else(|_| bail!("not at its end after {give_up:?}"))
+        });
+        if let Err(error) = measured {
+            rows.failed(one.case.name, &error);
+        }
+        let (more, others) = rows.into_parts();
+        green += more;
+        red.extend(others);
+    }
+    red.iter().for_each(|row| say(&format!("red: {row}")));
+    say(&format!("{green} green, {} red, in {} s", red.len(), start.elapsed().as_secs()));
+    Ok(red.is_empty())
+}
+
+/// A case with one of its shapes.
+struct Chosen {
+    case: &'static Case,
+    shape: RedisCluster,
+}
+
+impl Chosen {
+    fn name(&self) -> String {
+        format!("{}@{}", self.case.name, short_label(&self.shape))
+    }
+
+    /// After this it has failed, whatever it waits for.
+    fn give_up(&self) -> Duration {
+        if self.case.line == 0 {
+            return random::time() + GIVE_UP_LEAST * 2;
+        }
+        self.cost().saturating_mul(GIVE_UP_FACTOR).max(GIVE_UP_LEAST)
+    }
+
+    fn cost(&self) -> Duration {
+        // Each Pod takes its time to start.
+        Duration::from_secs(self.case.cost_s + self.shape.pods() as u64)
+    }
+}
+
+fn all() -> Vec<Chosen> {
+    with_shapes(CASES)
+}
+
+fn with_shapes(cases: &'static [Case]) -> Vec<Chosen> {
+    let each = |case: &'static Case| {
+        case.shapes.iter().map(move |shape| Chosen { case, shape: shape.clone() })
+    };
+    cases.iter().flat_map(each).collect()
+}
+
+/// Which cases the arguments ask for.
+fn chosen(arguments: &[String]) -> Result<Vec<Chosen>> {
+    let mut words = arguments.iter();
+    let mut chosen = Vec::new();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--all" => chosen = all(),
+            "--only" => {
+                let names = words.next().context("--only needs names, such as 4,5a,7@1x1")?;
+                for name in names.split(',') {
+                    chosen.extend(named(name)?);
+                }
+            }
+            "--minute" => {
+                chosen = minute(words.next().context("--minute needs a commit's hash")?);
+            }
+            _ => {}
+        }
+    }
+    Ok(chosen)
+}
+
+/// `4` is a line, `4a` a case, and what follows an `@` a shape.
+fn named(wanted: &str) -> Result<Vec<Chosen>> {
+    let (name, shape) = wanted.split_once('@').unwrap_or((wanted, ""));
+    let fits = |one: &Chosen| {
+        let is_named = one.case.name == name || one.case.line.to_string() == name;
+        is_named && (shape.is_empty() || short_label(&one.shape) == shape)
+    };
+    let every = [all(), with_shapes(RANDOM)].map(Vec::into_iter).into_iter().flatten();
+    let found: Vec<_> = every.filter(fits).collect();
+    let names: Vec<_> = all().iter().map(Chosen::name).collect();
+    ensure!(!found.is_empty(), "there is no case `{wanted}`; there are {}", names.join(", "));
+    Ok(found)
+}
+
+/// The cases that a commit runs: in the order of a hash over the commit and the case, those that fit into
+/// a minute. Every commit runs others, and the same commit the same.
+fn minute(commit: &str) -> Vec<Chosen> {
+    let mut ordered = all();
+    ordered.sort_by_key(|one| hash(&format!("{commit} {}", one.name())));
+    let mut left = Duration::from_secs(MINUTE_S);
+    ordered.retain(|one| {
+        let fits = one.cost() <= left;
+        if fits {
+            left -= one.cost();
+        }
+        fits
+    });
+    let names: Vec<_> = ordered.iter().map(Chosen::name).collect();
+    say(&format!("a minute of faults for {commit}: {}", names.join(", ")));
+    ordered
+}
+
+/// FNV-1a: the same on every machine and with every toolchain.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+fn label(shape: &RedisCluster) -> String {
+    let kept = if shape.storage { "storage" } else { "memory" };
+    format!("{}x{} {kept}", shape.shards, shape.replicas)
+}
+
+fn short_label(shape: &RedisCluster) -> String {
+    let RedisCluster { shards, replicas, storage, .. } = shape;
+    format!("{shards}x{replicas}{}", if *storage { "s" } else { "" })
+}
+
+pub(crate) fn say(line: &str) {
+    // Whoever closed the pipe does not want to know.
+    writeln!(io::stdout(), "{line}").ok();
+}

@@ -1,0 +1,164 @@
+//! Line 6: the API server is away, and a primary dies.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    api_proxy::Road,
+    process::signal,
+    redis_cluster::{RedisCluster, Seat},
+    story::{Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    bed,
+    table::{Row, Rows},
+};
+
+/// How long the slots may be without an owner when the cluster itself must find the primary dead: its node
+/// timeout of 2 s, until a majority has said so, and the vote.
+const VOTE_MAX: Duration = Duration::from_secs(6);
+/// The same when the end of the container had been reported before: three times a second.
+const KNOWN_MAX: Duration = Duration::from_secs(3);
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_secs(12);
+/// What a server logs when it is promoted without a vote.
+const TAKEOVER: &str = "Taking over the master";
+
+/// 6a: a primary dies while nothing of it can be reported.
+pub(crate) async fn a_primary_dies_unreported(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    story.watch().await?;
+    let before = "no failover by the host: the password was read from the API at each pass";
+    rows.row("API server away, then kill -9 of a primary", before, bed::ROW, async |row| {
+        let (tag, primary) = bed::primary(&story, 0).await?;
+        story.road()?.set(Road::Cut);
+        story.writer()?.forget_outages();
+        signal(primary.member.pid()?, "KILL")?;
+        goes_on_or_waits(row, &story, (&tag, &primary), VOTE_MAX).await?;
+        ends_well(row, &mut story, &primary).await
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Without the API server: where it is possible, writes go on in time. Where nobody can vote, and a server
+/// does not come back with its keys, a takeover would need a proof from the API: all waits until that is back.
+async fn goes_on_or_waits(
+    row: &mut Row,
+    story: &Story,
+    (tag, killed): (&str, &Seat),
+    outage_max: Duration,
+) -> Result<()> {
+    if story.redis.storage || 3 <= story.redis.shards {
+        let outage = served_again(story, tag, AWAY).await;
+        story.road()?.set(Road::Clear);
+        let outage = outage?.as_secs_f64();
+        row.saw(format!("writes went on after {outage:.1} s without the API"));
+        let allowed = outage_max.as_secs_f64();
+        ensure!(outage <= allowed, "{outage:.1} s without writes, and {allowed} s are allowed");
+        return Ok(());
+    }
+    let waits = || async {
+        let seats = story.redis.answering(&story.client).await?;
+        // The killed one again, without its keys, or its replica without a proof.
+        let serves = seats.iter().find(|seat| seat.serves(tag));
+        let who = serves.map(|seat| seat.pod.as_str()).unwrap_or_default();
+        ensure!(serves.is_none(), "{who} serves; killed was {}", killed.pod);
+        Ok(())
+    };
+    let waited = bed::holds("it must wait for the API", AWAY, waits).await;
+    story.road()?.set(Road::Clear);
+    row.saw("nobody can vote");
+    waited?;
+    row.saw("it waited for the API");
+    Ok(())
+}
+
+/// 6b: the container's end was reported, and then the API server is away: the replicas were stopped, so that
+/// none could be promoted before.
+pub(crate) async fn a_primary_s_end_was_reported(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    story.watch().await?;
+    let before = "8.3 s, by the cluster's vote";
+    rows.row("a primary's end reported, then API server away", before, bed::ROW, async |row| {
+        let (tag, primary) = bed::primary(&story, 0).await?;
+        let followers = bed::replicas(&story, 0).await?;
+        let pids = followers.iter().map(|seat| seat.member.pid()).collect::<Result<Vec<_>>>()?;
+        // The primary first: what it acknowledges while nobody copies it would rightly be lost.
+        signal(primary.member.pid()?, "KILL")?;
+        pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
+        let reported = end_reported(&story, &primary).await;
+        story.road()?.set(Road::Cut);
+        story.writer()?.forget_outages();
+        pids.iter().try_for_each(|pid| signal(*pid, "CONT"))?;
+        reported?;
+        goes_on_or_waits(row, &story, (&tag, &primary), KNOWN_MAX).await?;
+        ends_well(row, &mut story, &primary).await
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Waits until the Pod's status tells of the container's end.
+async fn end_reported(story: &Story, died: &Seat) -> Result<()> {
+    let look = || async {
+        let restarts = bed::restarts(story).await?;
+        let ended = restarts.iter().any(|(pod, count)| *pod == died.pod && 0 < *count);
+        Ok(if ended { Look::There(()) } else { Look::NotYet("no end is reported".to_owned()) })
+    };
+    until(format!("the end of {} to be reported", died.pod), bed::TOLD, look).await.map(drop)
+}
+
+/// Waits until keys with this tag can be written again, and gives how long they could not.
+async fn served_again(story: &Story, tag: &str, deadline: Duration) -> Result<Duration> {
+    let look = || async {
+        let last = story.writer()?.last_write(tag)?;
+        let outage = story.writer()?.outage(tag)?;
+        let is_over = last < Duration::from_millis(100) && Duration::from_millis(100) < outage;
+        Ok(if is_over {
+            Look::There(outage)
+        } else {
+            Look::NotYet(format!("no write for {:.1} s", last.as_secs_f64()))
+        })
+    };
+    Ok(until("writes to go on", deadline, look).await?.0)
+}
+
+/// After the API server is back: all is well, the ledger knows who is who, nothing was taken over.
+async fn ends_well(row: &mut Row, story: &mut Story, died: &Seat) -> Result<()> {
+    bed::restarted(story, died, bed::WELL).await?;
+    let (seats, took) = bed::well(story, bed::WELL).await?;
+    row.saw(format!("well {:.1} s after the API was back", took.as_secs_f64()));
+    let look = || async {
+        let (_, ledger) = bed::ledger(story)?;
+        for seat in &story.redis.well(&story.kubectl, &story.client).await? {
+            let own = seat.member.own()?;
+            let known = ledger.pointer(&format!("/nodes/{}", own.id)).context(own.id.clone())?;
+            let role = if seat.member.is_primary() { "primary" } else { "replica" };
+            ensure!(known.get("role").is_some_and(|is| is == role), "{known} is not {role}");
+        }
+        Ok(Look::There(()))
+    };
+    until("the ledger to say what was done", bed::TOLD, look).await?;
+    let logs: Vec<_> =
+        seats.iter().map(|seat| takeovers(story, &seat.pod)).collect::<Result<_>>()?;
+    // Where nobody can vote, the proof that came with the API allows one.
+    let allowed = usize::from(story.redis.shards < 3);
+    let count: usize = logs.iter().sum();
+    ensure!(count <= allowed, "{count} takeovers");
+    let report = story.take_writes()?;
+    row.keys_before(report.acknowledged);
+    row.keys_after(report.acknowledged - report.lost.len());
+    ensure!(report.lost.is_empty(), "{} acknowledged writes are lost", report.lost.len());
+    Ok(())
+}
+
+fn takeovers(story: &Story, pod: &str) -> Result<usize> {
+    let log = story.kubectl.run(&["logs", pod])?;
+    Ok(log.lines().filter(|line| line.contains(TAKEOVER)).count())
+}

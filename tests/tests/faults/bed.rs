@@ -1,0 +1,343 @@
+//! What every case needs: a cluster that is well and holds keys, and what is asked of it.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use tests::{
+    cluster::HostSetup,
+    keys::Keys,
+    redis_cluster::{RedisCluster, Seat},
+    story::{GIVE_UP, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::table::Rows;
+
+/// How long a cluster may take to be well again after a fault that takes none of it for good.
+pub(crate) const WELL: Duration = Duration::from_secs(45);
+/// How long a condition may take to say what is the matter.
+pub(crate) const TOLD: Duration = Duration::from_secs(20);
+/// How long a row may take, whatever it waits for.
+pub(crate) const ROW: Duration = Duration::from_secs(150);
+/// Between two looks at what must hold all the time.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Starts a cluster that is well and holds keys.
+pub(crate) async fn begin(redis: RedisCluster) -> Result<(Story, Keys)> {
+    begin_with(redis, Reach::Direct(HostSetup::default()), |_| {}).await
+}
+
+/// Starts one whose object differs from the usual, with a host that reaches the API server so.
+pub(crate) async fn begin_with(
+    redis: RedisCluster,
+    reach: Reach,
+    edit: impl FnOnce(&mut Value),
+) -> Result<(Story, Keys)> {
+    let story = Story::begin_by(reach, redis, &[], "").await?;
+    let mut object = story.redis.object();
+    edit(&mut object);
+    apply(&story, &[story.redis.secret(), object])?;
+    story.well().await.context("the cluster is created")?;
+    let keys = Keys::put(&story.redis, &story.client).await?;
+    Ok((story, keys))
+}
+
+/// Applies objects as a user does.
+pub(crate) fn apply(story: &Story, objects: &[Value]) -> Result<()> {
+    let stream: Vec<_> = objects.iter().map(ToString::to_string).collect();
+    let stream = stream.join("\n---\n");
+    story.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &stream)?;
+    Ok(())
+}
+
+/// Sets a field of a document, and makes the objects on the way to it.
+pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) {
+    let mut at = document;
+    for field in path {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        let Some(fields) = at.as_object_mut() else { return };
+        at = fields.entry(*field).or_insert(Value::Null);
+    }
+    *at = value.into();
+}
+
+/// Changes the object by a merge patch.
+pub(crate) fn patch(story: &Story, change: &Value) -> Result<()> {
+    patch_of(story, "rediscluster", story.redis.name, change)
+}
+
+/// Changes any object by a merge patch.
+pub(crate) fn patch_of(story: &Story, kind: &str, name: &str, change: &Value) -> Result<()> {
+    let change = change.to_string();
+    story.kubectl.run(&["patch", kind, name, "--type", "merge", "-p", &change]).map(drop)
+}
+
+/// Sets annotations of the object (`a=b`) or removes them (`a-`).
+pub(crate) fn annotate(story: &Story, annotation: &str) -> Result<()> {
+    let object = format!("rediscluster/{}", story.redis.name);
+    story.kubectl.run(&["annotate", "--overwrite", &object, annotation]).map(drop)
+}
+
+/// Any object as it is now.
+pub(crate) fn get(story: &Story, kind: &str, name: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&story.kubectl.run(&["get", kind, name, "-o", "json"])?)?)
+}
+
+/// One condition of an object.
+#[derive(Clone, Debug)]
+pub(crate) struct Condition {
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, status, reason, message } = self;
+        write!(f, "{kind}={status} {reason}: {message}")
+    }
+}
+
+/// The conditions of the object.
+pub(crate) fn conditions(story: &Story) -> Result<Vec<Condition>> {
+    conditions_of(story, story.redis.name)
+}
+
+pub(crate) fn conditions_of(story: &Story, name: &str) -> Result<Vec<Condition>> {
+    let object = get(story, "rediscluster", name)?;
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    let text = |one: &Value, field: &str| {
+        one.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let condition = |one: &Value| Condition {
+        kind: text(one, "type"),
+        status: text(one, "status"),
+        reason: text(one, "reason"),
+        message: text(one, "message"),
+    };
+    Ok(all.into_iter().flatten().map(condition).collect())
+}
+
+/// One condition of the object; its parts are empty if it is not there.
+pub(crate) fn condition(story: &Story, kind: &str) -> Result<Condition> {
+    let found = conditions(story)?.into_iter().find(|one| one.kind == kind);
+    Ok(found.unwrap_or_else(|| Condition {
+        kind: kind.to_owned(),
+        status: String::new(),
+        reason: String::new(),
+        message: String::new(),
+    }))
+}
+
+/// Waits until a condition of the object fits, and gives it.
+pub(crate) async fn told(
+    story: &Story,
+    what: &str,
+    fits: impl Fn(&Condition) -> bool,
+) -> Result<Condition> {
+    let look = || async {
+        let all = conditions(story)?;
+        Ok(match all.iter().find(|one| fits(one)) {
+            Some(one) => Look::There(one.clone()),
+            None => {
+                let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+                Look::NotYet(all.join(", "))
+            }
+        })
+    };
+    Ok(until(format!("a condition that says {what}"), TOLD, look).await?.0)
+}
+
+/// Waits until the object and all servers are well; gives how long that took.
+pub(crate) async fn well(story: &Story, deadline: Duration) -> Result<(Vec<Seat>, Duration)> {
+    let look = || async { Ok(Look::There(story.redis.well(&story.kubectl, &story.client).await?)) };
+    until(format!("{} to be well", story.redis.name), deadline, look).await
+}
+
+/// Waits until all servers are well, whatever the object says; gives how long that took.
+pub(crate) async fn at_peace(story: &Story, deadline: Duration) -> Result<(Vec<Seat>, Duration)> {
+    let look = || async { Ok(Look::There(story.redis.at_peace(&story.client).await?)) };
+    until(format!("the servers of {} to be well", story.redis.name), deadline, look).await
+}
+
+/// Wants that something holds all the time, for so long.
+pub(crate) async fn holds<F>(
+    what: &str,
+    duration: Duration,
+    mut look: impl FnMut() -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        let now = start.elapsed().as_secs_f64();
+        look().await.with_context(|| format!("{what}, after {now:.0} s"))?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Wants that every key exists somewhere all the time, for so long, and that the object does not say
+/// `Ready=True` of a cluster that has lost some.
+pub(crate) async fn nothing_is_emptied(
+    story: &Story,
+    keys: &Keys,
+    duration: Duration,
+) -> Result<()> {
+    let look = || async {
+        let held = keys.held(&story.client).await?;
+        if held < keys.len() {
+            let ready = condition(story, "Ready")?;
+            bail!("{held} of {} keys exist, {ready}", keys.len());
+        }
+        Ok(())
+    };
+    holds("a copy was emptied", duration, look).await
+}
+
+/// The primary of the n-th run of slots, and a tag of keys there.
+pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
+    let seats = story.redis.seats(&story.client).await?;
+    primary_among(&story.redis, seats, shard)
+}
+
+pub(crate) fn primary_among(
+    redis: &RedisCluster,
+    seats: Vec<Seat>,
+    shard: usize,
+) -> Result<(String, Seat)> {
+    let tag = redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
+    let primary = seats.into_iter().find(|seat| seat.serves(&tag));
+    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+}
+
+/// The replicas of the n-th shard, in order of name.
+pub(crate) async fn replicas(story: &Story, shard: usize) -> Result<Vec<Seat>> {
+    let (_, primary) = primary(story, shard).await?;
+    let seats = story.redis.seats(&story.client).await?;
+    Ok(seats
+        .into_iter()
+        .filter(|seat| seat.shard == primary.shard && seat.pod != primary.pod)
+        .collect())
+}
+
+/// Waits until a Pod of this name with another uid is ready and its server answers as a member.
+pub(crate) async fn rejoined(story: &Story, gone: &Seat, deadline: Duration) -> Result<Duration> {
+    let look = || async {
+        let seats = story.redis.at_peace(&story.client).await?;
+        let now = seats.iter().find(|seat| seat.pod == gone.pod).context("no such Pod")?;
+        Ok(if now.uid == gone.uid {
+            Look::NotYet("the same Pod".to_owned())
+        } else {
+            Look::There(())
+        })
+    };
+    Ok(until(format!("{} to rejoin", gone.pod), deadline, look).await?.1)
+}
+
+/// Waits until the Pod's server is another process than it was, and all servers are well.
+pub(crate) async fn restarted(
+    story: &Story,
+    died: &Seat,
+    deadline: Duration,
+) -> Result<(Vec<Seat>, Duration)> {
+    let look = || async {
+        let seats = story.redis.at_peace(&story.client).await?;
+        let now = seats.iter().find(|seat| seat.pod == died.pod).context("no such Pod")?;
+        let same = now.member.field("run_id") == died.member.field("run_id");
+        Ok(if same { Look::NotYet("the same process".to_owned()) } else { Look::There(seats) })
+    };
+    until(format!("{} to be started again and well", died.pod), deadline, look).await
+}
+
+/// The warnings and other events about the object: `reason: note`.
+pub(crate) fn events(story: &Story) -> Result<Vec<String>> {
+    let list: Value = serde_json::from_str(&story.kubectl.run(&["get", "events", "-o", "json"])?)?;
+    let items = list.get("items").and_then(Value::as_array);
+    let text = |one: &Value, path: &str| {
+        one.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let events = items.into_iter().flatten();
+    let events = events.filter(|one| text(one, "/involvedObject/name") == story.redis.name);
+    Ok(events.map(|one| format!("{}: {}", text(one, "/reason"), text(one, "/message"))).collect())
+}
+
+/// Waits until an event about the object fits.
+pub(crate) async fn event(
+    story: &Story,
+    what: &str,
+    fits: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let look = || async {
+        let events = events(story)?;
+        let found = events.iter().find(|event| fits(event)).cloned();
+        Ok(found.map_or_else(|| Look::NotYet(events.join(", ")), Look::There))
+    };
+    Ok(until(format!("an event that says {what}"), TOLD, look).await?.0)
+}
+
+/// The ledger of the object, by node id. It is named by kind and uid and reserved; the name of earlier
+/// versions is looked at if there is none.
+pub(crate) fn ledger(story: &Story) -> Result<(String, Value)> {
+    let uid = get(story, "rediscluster", story.redis.name)?;
+    let uid = uid.pointer("/metadata/uid").and_then(Value::as_str).context("a uid")?;
+    let names =
+        [format!("tholepin-ledger-rediscluster-{uid}"), format!("{}-ledger", story.redis.name)];
+    for name in names {
+        if let Ok(map) = get(story, "configmap", &name) {
+            let text = map.pointer("/data/ledger.json").and_then(Value::as_str);
+            let ledger = serde_json::from_str(text.context("a ledger has its document")?)?;
+            return Ok((name, ledger));
+        }
+    }
+    bail!("there is no ledger of {uid}")
+}
+
+/// How often each Pod's containers were started again, in order of name.
+pub(crate) async fn restarts(story: &Story) -> Result<Vec<(String, i32)>> {
+    let pods = story.redis.list_pods(&story.client).await?;
+    let count = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+        Some(status.restart_count)
+    };
+    Ok(pods.iter().map(|pod| (pod.name_any(), count(pod).unwrap_or_default())).collect())
+}
+
+/// Puts a cluster that a red row left behind aside and makes it anew, so that the next row begins with a
+/// cluster that is well.
+pub(crate) async fn anew(story: &Story) -> Result<Keys> {
+    let name = story.redis.name;
+    story.kubectl.run(&["delete", "rediscluster", name, "--timeout=60s"])?;
+    // A Pod that lost its owner goes with nobody.
+    let label = format!("redis.tholepin.dev/cluster={name}");
+    story.kubectl.run(&["delete", "pod", "-l", &label, "--force", "--grace-period=0"])?;
+    let gone = || async {
+        let left = story.redis.list_pods(&story.client).await?.len();
+        let claims = story.kubectl.run(&["get", "pvc", "-o", "name"])?;
+        let is_gone = left == 0 && claims.trim().is_empty();
+        Ok(if is_gone { Look::There(()) } else { Look::NotYet(format!("{left} Pods, {claims}")) })
+    };
+    until("the cluster to be deleted", GIVE_UP, gone).await?;
+    story.redis.create(&story.kubectl)?;
+    story.well().await?;
+    Keys::put(&story.redis, &story.client).await
+}
+
+/// Ends a story whose rows have said everything. With a red one the ends of the logs are printed.
+pub(crate) fn end(rows: &Rows, story: Story) -> Result<()> {
+    let log = story.host_log()?;
+    if rows.is_green() {
+        story.stop().context("the end of the cluster and the host")?;
+    }
+    ensure!(!log.contains("panicked"), "the host panicked");
+    Ok(())
+}

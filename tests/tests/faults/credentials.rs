@@ -1,0 +1,199 @@
+//! Line 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may
+//! run open.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    keys::Keys,
+    process::signal,
+    redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
+    router::connect,
+    story::{Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    bed::{self, Condition},
+    table::{Row, Rows},
+};
+
+const LOCKED_OUT: &str =
+    "`Forming, 0/3`, then `a process that hangs`; a restarted member had the new one";
+
+/// What is done to the password of a cluster that has one, and back.
+const CHANGES: &[(&str, Change)] = &[
+    ("the password changed in its Secret", Change::Secret("another password")),
+    ("the password emptied in its Secret", Change::Secret("")),
+    ("`.spec.auth` removed", Change::Removed),
+];
+
+#[derive(Clone, Copy)]
+enum Change {
+    Secret(&'static str),
+    Removed,
+}
+
+impl Change {
+    fn set(self, story: &Story) -> Result<()> {
+        match self {
+            Self::Secret(password) => set_password(story, password),
+            Self::Removed => bed::patch(story, &json!({"spec": {"auth": null}})),
+        }
+    }
+
+    fn lift(self, story: &Story) -> Result<()> {
+        match self {
+            Self::Secret(_) => set_password(story, PASSWORD),
+            Self::Removed => {
+                let auth = json!({"secretName": "password", "key": "password"});
+                bed::patch(story, &json!({"spec": {"auth": auth}}))
+            }
+        }
+    }
+}
+
+fn set_password(story: &Story, password: &str) -> Result<()> {
+    bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
+}
+
+/// 8a: the password that the user wants is another than the servers have.
+pub(crate) async fn a_password_is_changed(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, mut keys) = bed::begin(redis).await?;
+    for (input, change) in CHANGES {
+        let is_green = rows
+            .row(input, LOCKED_OUT, bed::ROW, async |row| {
+                row.keys_before(keys.len());
+                change.set(&story)?;
+                refused(row, &story).await?;
+                members_go_on(row, &story, &keys).await?;
+                change.lift(&story)?;
+                let (_, took) = bed::well(&story, bed::WELL).await?;
+                row.saw(format!("changed back: well after {:.1} s", took.as_secs_f64()));
+                row.keys_after(keys.check()?);
+                Ok(())
+            })
+            .await;
+        if !is_green {
+            change.lift(&story)?;
+            keys = bed::anew(&story).await?;
+        }
+    }
+    bed::end(rows, story)
+}
+
+/// 8b: a password is added to a cluster that has none.
+pub(crate) async fn a_password_is_added(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let redis = RedisCluster { password: None, ..redis };
+    let (story, keys) = bed::begin(redis).await?;
+    rows.row("`.spec.auth` added", LOCKED_OUT, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        Change::Removed.lift(&story)?;
+        refused(row, &story).await?;
+        members_go_on(row, &story, &keys).await?;
+        Change::Removed.set(&story)?;
+        let (_, took) = bed::well(&story, bed::WELL).await?;
+        row.saw(format!("removed again: well after {:.1} s", took.as_secs_f64()));
+        row.keys_after(keys.check()?);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Waits until the object says that the servers have another password, and what to do.
+async fn refused(row: &mut Row, story: &Story) -> Result<()> {
+    let fits = |one: &Condition| {
+        let is_degraded = one.kind == "Degraded" && one.status == "True";
+        let is_told = one.reason.starts_with("Credentials") || one.message.contains("empty");
+        is_degraded && is_told && !one.message.is_empty()
+    };
+    let told = bed::told(story, "CredentialsRefused", fits).await?;
+    row.saw(format!("`{told}`"));
+    Ok(())
+}
+
+/// Meanwhile members die and come back with the password that the others have, and a primary is replaced.
+async fn members_go_on(row: &mut Row, story: &Story, keys: &Keys) -> Result<()> {
+    let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
+    signal(replica.member.pid()?, "KILL")?;
+    let (_, took) = bed::restarted(story, &replica, bed::WELL).await?;
+    row.saw(format!("a killed replica was back after {:.1} s", took.as_secs_f64()));
+    let (_, primary) = bed::primary(story, 0).await?;
+    signal(primary.member.pid()?, "KILL")?;
+    let (seats, took) = bed::restarted(story, &primary, bed::WELL).await?;
+    row.saw(format!("a killed primary was replaced and back after {:.1} s", took.as_secs_f64()));
+    row.keys_after(keys.check()?);
+    if story.redis.password.is_some() {
+        let open = seats.iter().find(|seat| is_open(&seat.address));
+        ensure!(open.is_none(), "{:?} answers without a password", open.map(|seat| &seat.pod));
+    }
+    Ok(())
+}
+
+fn is_open(address: &str) -> bool {
+    let answer = connect(address, None)
+        .map(|mut connection| redis::cmd("DBSIZE").query::<i64>(&mut connection));
+    answer.is_ok_and(|answer| answer.is_ok())
+}
+
+/// 8c: an empty password at creation: refused by a condition, and no server runs open.
+pub(crate) async fn a_password_is_empty(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let direct = Reach::Direct(tests::cluster::HostSetup::default());
+    let story = Story::begin_by(direct, redis, &[], "").await?;
+    let before = "the servers ran open";
+    rows.row("an empty password at creation", before, bed::ROW, async |row| {
+        let mut secret = story.redis.secret();
+        bed::set(&mut secret, &["stringData", "password"], "");
+        bed::apply(&story, &[secret, story.redis.object()])?;
+        let fits = |one: &Condition| {
+            let speaks = one.message.contains("empty") && one.message.contains("password");
+            speaks && (one.kind == "Degraded") == (one.status == "True")
+        };
+        let told = bed::told(&story, "that the password is empty", fits).await?;
+        row.saw(format!("`{told}`"));
+        for pod in story.redis.list_pods(&story.client).await? {
+            let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
+            ensure!(!is_open(&format!("{ip}:6379")), "{ip} answers without a password");
+        }
+        set_password(&story, PASSWORD)?;
+        let (_, took) = bed::well(&story, bed::WELL).await?;
+        row.saw(format!("with a password: well after {:.1} s", took.as_secs_f64()));
+        Ok(())
+    })
+    .await;
+    let before = "became an empty password";
+    rows.row("an unquoted number in stringData", before, bed::ROW, async |row| {
+        number_is_refused(row, &story).await
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// The API must decode built-in objects by their types: a number is no string.
+async fn number_is_refused(row: &mut Row, story: &Story) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "number", "namespace": NAMESPACE},
+        "stringData": {"password": 12_345},
+    });
+    let sent = ["create", "--validate=false", "-f", "-"];
+    let created = story.kubectl.run_with(&sent, &secret.to_string());
+    let applied = ["apply", "--server-side", "--validate=false", "-f", "-"];
+    let applied = story.kubectl.run_with(&applied, &secret.to_string());
+    for refused in [created, applied] {
+        let error = refused.err().context("the API server took a number for a string")?;
+        let error = error.to_string();
+        row.saw(error.lines().last().unwrap_or_default());
+    }
+    let look = || async {
+        let left = story.kubectl.run(&["get", "secret", "-o", "json"])?;
+        let left: Value = serde_json::from_str(&left)?;
+        let items = left.get("items").and_then(Value::as_array);
+        let mut items = items.into_iter().flatten();
+        let found =
+            items.any(|one| one.pointer("/metadata/name").is_some_and(|name| name == "number"));
+        ensure!(!found, "the Secret was made all the same");
+        Ok(Look::There(()))
+    };
+    until("no Secret", bed::TOLD, look).await.map(drop)
+}

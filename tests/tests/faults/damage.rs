@@ -1,0 +1,158 @@
+//! Line 12: damaged files. A replica of a shard whose primary answers sets one copy aside and joins again; the
+//! only copy is never touched.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    process::signal,
+    redis_cluster::{RedisCluster, Seat},
+};
+
+use crate::{bed, guard::data_of, table::Rows};
+
+const LOOPED: &str = "a crash loop for ever";
+/// How long the only copy must be left alone.
+const UNTOUCHED: Duration = Duration::from_secs(15);
+
+/// What is damaged.
+#[derive(Clone, Copy)]
+enum Damage {
+    CutIdentity,
+    Garbage,
+}
+
+impl Damage {
+    /// Damages the files of a server that is stopped, and ends it.
+    fn done_to(self, seat: &Seat) -> Result<()> {
+        let pid = seat.member.pid()?;
+        // Stopped, so that it writes nothing more before it is killed.
+        signal(pid, "STOP")?;
+        let data = data_of(pid);
+        match self {
+            Self::CutIdentity => cut(&data.join("nodes.conf"))?,
+            Self::Garbage => garbage(&data.join("appendonlydir"))?,
+        }
+        signal(pid, "KILL")
+    }
+}
+
+fn cut(file: &Path) -> Result<()> {
+    let text = fs::read(file)?;
+    // In the middle of a row: the end of the file is missing.
+    let half = text.get(..text.len() / 2).context("half of it")?;
+    Ok(fs::write(file, half)?)
+}
+
+fn garbage(folder: &Path) -> Result<()> {
+    let files = fs::read_dir(folder)?.filter_map(Result::ok).map(|file| file.path());
+    let names = files.filter(|path| path.extension().is_some_and(|ending| ending == "aof"));
+    let mut count = 0;
+    for file in names {
+        let mut bytes = fs::read(&file)?;
+        bytes.splice(0..0, b"this is no command\n".iter().copied());
+        fs::write(&file, bytes)?;
+        count += 1;
+    }
+    ensure!(0 < count, "no append-only file in {}", folder.display());
+    Ok(())
+}
+
+/// 12a: on a replica.
+pub(crate) async fn a_replica_s_files_are_damaged(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (story, mut keys) = bed::begin(redis).await?;
+    let inputs = [
+        ("nodes.conf of a replica cut", Damage::CutIdentity),
+        ("garbage in the AOF of a replica", Damage::Garbage),
+    ];
+    for (shard, (input, damage)) in inputs.into_iter().enumerate() {
+        let is_green = rows
+            .row(input, LOOPED, bed::ROW, async |row| {
+                row.keys_before(keys.len());
+                let replica =
+                    bed::replicas(&story, shard).await?.into_iter().next().context("a replica")?;
+                damage.done_to(&replica)?;
+                let (_, took) = bed::restarted(&story, &replica, Duration::from_secs(90)).await?;
+                row.saw(format!("joined again after {:.1} s", took.as_secs_f64()));
+                let says = |event: &str| event.contains("aside");
+                let event = bed::event(&story, "what was set aside", says).await?;
+                row.saw(format!("event `{event}`"));
+                bed::well(&story, bed::WELL).await?;
+                row.keys_after(keys.check()?);
+                Ok(())
+            })
+            .await;
+        if !is_green {
+            keys = bed::anew(&story).await?;
+        }
+    }
+    bed::end(rows, story)
+}
+
+/// 12b: on the only copy.
+pub(crate) async fn the_only_copy_is_damaged(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "not touched; no condition said what to do";
+    rows.row("garbage in the AOF of the only copy", before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        let (_, only) = bed::primary(&story, 0).await?;
+        let pid = only.member.pid()?;
+        let folder = fs::read_link(data_of(pid))?.join("appendonlydir");
+        // The container's root is gone with its last process; the volume is also seen from outside.
+        let root = mounted(pid)?;
+        let saved = copy_of(&root.join("appendonlydir"))?;
+        Damage::Garbage.done_to(&only)?;
+        let damaged = copy_of(&root.join("appendonlydir"))?;
+        let fits = |one: &bed::Condition| {
+            let speaks = ["damaged", "restore", "repair", "append"]
+                .iter()
+                .any(|word| one.message.contains(word));
+            one.kind == "Degraded" && one.status == "True" && speaks
+        };
+        let told = bed::told(&story, "what a person must do", fits).await;
+        bed::holds("the only copy was touched", UNTOUCHED, || async {
+            let now = copy_of(&root.join("appendonlydir"))?;
+            ensure!(now == damaged, "{} has changed", folder.display());
+            Ok(())
+        })
+        .await?;
+        row.saw(format!("`{}`", told?));
+        for (name, bytes) in &saved {
+            fs::write(root.join("appendonlydir").join(name), bytes)?;
+        }
+        let (_, took) = bed::well(&story, Duration::from_secs(90)).await?;
+        row.saw(format!("repaired by hand: well after {:.1} s", took.as_secs_f64()));
+        row.keys_after(keys.check()?);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Where a process' data lies outside of its container: the source of its mount.
+fn mounted(pid: u32) -> Result<std::path::PathBuf> {
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+    let data = mounts.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        (fields.get(4) == Some(&"/data")).then(|| fields.get(3).map(|root| root.to_string()))?
+    });
+    // Without a mount of its own the process runs where its data is.
+    match data {
+        Some(root) => Ok(root.into()),
+        None => Ok(fs::read_link(data_of(pid))?),
+    }
+}
+
+/// The append-only files by name.
+fn copy_of(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let file = file?;
+        files.push((file.file_name().to_string_lossy().into_owned(), fs::read(file.path())?));
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,78 @@
+//! Line 11: what somebody edits by hand in an object of ours is undone, also where the API treats a map as one
+//! value.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tests::{
+    redis_cluster::RedisCluster,
+    wait::{Look, until},
+};
+
+use crate::{bed, table::Rows};
+
+/// Objects by kind and name, the atomic map in them, and what is added to it.
+const EDITED: &[(&str, &str, &str)] = &[
+    ("service", "cache", "/spec/selector"),
+    ("service", "cache-nodes", "/spec/selector"),
+    ("poddisruptionbudget", "cache-shard-0", "/spec/selector/matchLabels"),
+];
+
+/// 11a: a label that no Pod has is added to a selector.
+pub(crate) async fn a_selector_is_edited_by_hand(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    for (kind, name, path) in EDITED {
+        let input = format!("`hand: edited` added to {path} of {kind}/{name}");
+        rows.row(&input, "never undone, no endpoints, Ready=True", bed::ROW, async |row| {
+            row.keys_before(keys.len());
+            let before = bed::get(&story, kind, name)?.pointer(path).cloned().context("a map")?;
+            let mut edited = before.clone();
+            bed::set(&mut edited, &["hand"], "edited");
+            let fields = path.trim_start_matches('/').split('/').rev();
+            let change = fields.fold(edited, |inner, field| json!({ field: inner }));
+            bed::patch_of(&story, kind, name, &change)?;
+            let look = || async {
+                let now = bed::get(&story, kind, name)?.pointer(path).cloned().unwrap_or_default();
+                Ok(if now == before { Look::There(()) } else { Look::NotYet(now.to_string()) })
+            };
+            let undone = until("the edit to be undone", bed::TOLD, look).await;
+            if undone.is_err() {
+                // By hand, so that the next row begins well.
+                let without = json!({"hand": null});
+                let fields = path.trim_start_matches('/').split('/').rev();
+                let change = fields.fold(without, |inner, field| json!({ field: inner }));
+                bed::patch_of(&story, kind, name, &change)?;
+            }
+            let (_, took) = undone?;
+            row.saw(format!("undone after {:.1} s", took.as_secs_f64()));
+            if *kind == "service" {
+                endpoints(&story, name).await?;
+            }
+            row.keys_after(keys.check()?);
+            Ok(())
+        })
+        .await;
+    }
+    bed::end(rows, story)
+}
+
+async fn endpoints(story: &tests::story::Story, service: &str) -> Result<()> {
+    let look = || async {
+        let selector = format!("kubernetes.io/service-name={service}");
+        let slices = story.kubectl.run(&["get", "endpointslice", "-l", &selector, "-o", "json"])?;
+        let slices: Value = serde_json::from_str(&slices)?;
+        let count =
+            |slice: &Value| slice.get("endpoints").and_then(Value::as_array).map_or(0, Vec::len);
+        let slices = slices.get("items").and_then(Value::as_array);
+        let count: usize = slices.into_iter().flatten().map(count).sum();
+        let wanted = story.redis.pods();
+        Ok(if count == wanted {
+            Look::There(())
+        } else {
+            Look::NotYet(format!("{count} endpoints"))
+        })
+    };
+    until(format!("the endpoints of {service}"), bed::TOLD, look).await.map(drop)
+}

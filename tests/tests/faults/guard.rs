@@ -1,0 +1,338 @@
+//! Line 4: a primary without data must not start while a copy of its keys may exist.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tests::{
+    keys::Keys,
+    process::signal,
+    redis_cluster::{RedisCluster, Seat},
+    story::{Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{
+    bed::{self, Condition},
+    table::Rows,
+};
+
+/// Longer than the start guard used to wait: 15 s with the node timeout of 5 s that is the default.
+const GUARD: Duration = Duration::from_secs(18);
+/// What the old guard did.
+const EMPTIED: &str = "60 keys → 0 when the guard gave up, Ready=True";
+
+/// 4a: nobody promotes a replica, because the host is paused.
+pub(crate) async fn a_paused_primary_is_killed(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    killed(rows, &story, &keys, "paused, kill -9 of the primary", Halt::Paused).await;
+    bed::end(rows, story)
+}
+
+/// 4b: the host acts on the last accepted spec, or on none.
+pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    killed(rows, &story, &keys, "invalid spec, kill -9 of the primary", Halt::InvalidSpec).await;
+    bed::end(rows, story)
+}
+
+/// 4c: both again with two shards, which cannot elect anybody.
+pub(crate) async fn two_shards_cannot_vote(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, mut keys) = bed::begin(redis).await?;
+    let inputs = [
+        ("paused, kill -9 of the primary", Halt::Paused),
+        ("invalid spec, kill -9 of the primary", Halt::InvalidSpec),
+    ];
+    for (input, halt) in inputs {
+        if !killed(rows, &story, &keys, input, halt).await {
+            halt.lift(&story)?;
+            keys = bed::anew(&story).await?;
+        }
+    }
+    bed::end(rows, story)
+}
+
+/// Why the host does not promote anybody.
+#[derive(Clone, Copy)]
+enum Halt {
+    Paused,
+    InvalidSpec,
+}
+
+impl Halt {
+    fn set(self, story: &Story) -> Result<()> {
+        match self {
+            Self::Paused => bed::annotate(story, "tholepin.dev/paused=true"),
+            Self::InvalidSpec => {
+                bed::patch(story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))
+            }
+        }
+    }
+
+    fn lift(self, story: &Story) -> Result<()> {
+        match self {
+            Self::Paused => bed::annotate(story, "tholepin.dev/paused-"),
+            Self::InvalidSpec => {
+                bed::patch(story, &json!({"spec": {"settings": {"maxmemry": null}}}))
+            }
+        }
+    }
+}
+
+async fn killed(rows: &mut Rows, story: &Story, keys: &Keys, input: &str, halt: Halt) -> bool {
+    rows.row(input, EMPTIED, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        let (_, primary) = bed::primary(story, 0).await?;
+        halt.set(story)?;
+        signal(primary.member.pid()?, "KILL")?;
+        let kept = bed::nothing_is_emptied(story, keys, GUARD).await;
+        row.keys_after(keys.held(&story.client).await?);
+        kept?;
+        halt.lift(story)?;
+        let (_, took) = bed::well(story, bed::WELL).await?;
+        row.keys_after(keys.check()?);
+        row.saw(format!(
+            "kept for {} s, well {:.1} s after the host could act",
+            GUARD.as_secs(),
+            took.as_secs_f64()
+        ));
+        Ok(())
+    })
+    .await
+}
+
+/// 4d: at the address of a peer that the dead primary's nodes.conf names there is a process that knows
+/// nothing: it says neither that the primary owns its slots nor that somebody else does.
+pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let (input, before) = (
+        "paused, a fresh process at a peer's address, kill -9 of the primary",
+        "60 keys → 0: a peer that knows nothing was read as `owns nothing`",
+    );
+    rows.row(input, before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        let (_, primary) = bed::primary(&story, 0).await?;
+        let others = bed::replicas(&story, 1).await?;
+        let peer = others.first().context("the other shard has a replica")?;
+        Halt::Paused.set(&story)?;
+        begins_anew(peer)?;
+        answers_as_another(peer).await?;
+        signal(primary.member.pid()?, "KILL")?;
+        let kept = bed::nothing_is_emptied(&story, &keys, GUARD).await;
+        row.keys_after(keys.held(&story.client).await?);
+        kept?;
+        Halt::Paused.lift(&story)?;
+        let (_, took) = bed::well(&story, bed::WELL).await?;
+        row.keys_after(keys.check()?);
+        row.saw(format!("kept, well {:.1} s after the host could act", took.as_secs_f64()));
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Lets a server start again without its identity, at the same address.
+fn begins_anew(seat: &Seat) -> Result<()> {
+    let pid = seat.member.pid()?;
+    // Stopped, so that it does not write the file again before it is killed.
+    signal(pid, "STOP")?;
+    fs::remove_file(data_of(pid).join("nodes.conf"))?;
+    signal(pid, "KILL")
+}
+
+/// The folder of a server's data, which is where it runs.
+pub(crate) fn data_of(pid: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/cwd"))
+}
+
+async fn answers_as_another(seat: &Seat) -> Result<()> {
+    let id = seat.member.own()?.id.clone();
+    let look = || {
+        let now = tests::router::connect(&seat.address, Some(tests::redis_cluster::PASSWORD));
+        let now = now.and_then(|mut connection| tests::member::Member::ask(&mut connection));
+        let id = id.clone();
+        async move {
+            let own = now?.own()?.id.clone();
+            Ok(if own == id { Look::NotYet("the same node".to_owned()) } else { Look::There(()) })
+        }
+    };
+    until(format!("{} to be a fresh node", seat.pod), bed::WELL, look).await.map(drop)
+}
+
+/// 4e: the only follower is stopped, so that nobody can say whether it has keys: it has.
+pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, mut keys) = bed::begin(redis).await?;
+    for (input, halt) in [
+        ("SIGSTOP of the follower, kill -9 of the primary", None),
+        ("the same, paused", Some(Halt::Paused)),
+    ] {
+        let before = "60 keys → 0 when the guard gave up";
+        let is_green = rows
+            .row(input, before, bed::ROW, async |row| {
+                row.keys_before(keys.len());
+                let (_, primary) = bed::primary(&story, 0).await?;
+                let followers = bed::replicas(&story, 0).await?;
+                let pid = followers.first().context("a follower")?.member.pid()?;
+                if let Some(halt) = halt {
+                    halt.set(&story)?;
+                }
+                signal(pid, "STOP")?;
+                signal(primary.member.pid()?, "KILL")?;
+                let serves_nothing = bed::holds("it is Ready without its keys", GUARD, || async {
+                    let seats = story.redis.answering(&story.client).await?;
+                    let empty = seats.iter().find(|seat| seat.member.is_primary());
+                    ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
+                    Ok(())
+                });
+                let kept = serves_nothing.await;
+                signal(pid, "CONT")?;
+                kept?;
+                bed::nothing_is_emptied(&story, &keys, Duration::from_secs(2)).await?;
+                if let Some(halt) = halt {
+                    halt.lift(&story)?;
+                }
+                let (_, took) = bed::well(&story, bed::WELL).await?;
+                row.keys_after(keys.check()?);
+                row.saw(format!("kept, well {:.1} s after it went on", took.as_secs_f64()));
+                Ok(())
+            })
+            .await;
+        if !is_green {
+            Halt::Paused.lift(&story)?;
+            keys = bed::anew(&story).await?;
+        }
+    }
+    bed::end(rows, story)
+}
+
+/// What is to be thrown away when every copy has ended.
+struct Ended {
+    input: &'static str,
+    before: &'static str,
+    durability: &'static str,
+    has_keys: bool,
+    /// Whether the Pods go too, so that fresh ones come without an identity.
+    fresh_pods: bool,
+}
+
+/// 4f: every process of the only shard has ended. What was worth keeping is given up by a person; what
+/// was not is served again by itself.
+pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let cases = [
+        Ended {
+            input: "kill -9 of all copies, durability: data",
+            before: "served again empty, Ready=True, nobody was asked",
+            durability: "data",
+            has_keys: true,
+            fresh_pods: false,
+        },
+        Ended {
+            input: "kill -9 of all copies, durability: cache",
+            before: "served again empty after the guard's time, without an event",
+            durability: "cache",
+            has_keys: true,
+            fresh_pods: false,
+        },
+        Ended {
+            input: "kill -9 of all copies, durability: data, never a key",
+            before: "served again after the guard's time",
+            durability: "data",
+            has_keys: false,
+            fresh_pods: false,
+        },
+        Ended {
+            input: "delete --force of all Pods, durability: cache",
+            before: "SlotsLost for ever",
+            durability: "cache",
+            has_keys: true,
+            fresh_pods: true,
+        },
+    ];
+    for case in cases {
+        ended(rows, redis.clone(), &case).await?;
+    }
+    Ok(())
+}
+
+async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()> {
+    let edit = |object: &mut Value| bed::set(object, &["spec", "durability"], case.durability);
+    let direct = Reach::Direct(tests::cluster::HostSetup::default());
+    let story = if case.has_keys {
+        let (story, keys) = bed::begin_with(redis, direct, edit).await?;
+        ensure!(keys.check()? == keys.len(), "the keys are there");
+        story
+    } else {
+        let story = Story::begin_by(direct, redis, &[], "").await?;
+        let mut object = story.redis.object();
+        edit(&mut object);
+        bed::apply(&story, &[story.redis.secret(), object])?;
+        story.well().await?;
+        story
+    };
+    rows.row(case.input, case.before, bed::ROW, async |row| {
+        row.keys_before(if case.has_keys { 60 } else { 0 });
+        let seats = story.redis.seats(&story.client).await?;
+        if case.fresh_pods {
+            let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
+            delete.extend(seats.iter().map(|seat| seat.pod.as_str()));
+            story.kubectl.run(&delete)?;
+        } else {
+            for seat in &seats {
+                signal(seat.member.pid()?, "KILL")?;
+            }
+        }
+        row.keys_after(0);
+        if case.durability == "data" && case.has_keys {
+            return asked_for_approval(row, &story).await;
+        }
+        let (_, took) = bed::well(&story, Duration::from_secs(120)).await?;
+        row.saw(format!("served again after {:.1} s", took.as_secs_f64()));
+        if case.has_keys {
+            let says = |event: &str| event.to_lowercase().contains("lost");
+            let event = bed::event(&story, "what was lost", says).await?;
+            row.saw(format!("event `{event}`"));
+        }
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Wants that nobody serves until a person approves, by the annotation that the condition names.
+async fn asked_for_approval(row: &mut crate::table::Row, story: &Story) -> Result<()> {
+    let names = |one: &Condition| {
+        one.status == "True" && one.kind == "Degraded" && approval(&one.message).is_some()
+    };
+    let lost = bed::told(story, "SlotsLost, and which annotation approves it", names).await?;
+    ensure!(lost.reason == "SlotsLost", "{lost}");
+    bed::holds("somebody serves without approval", GUARD, || async {
+        let seats = story.redis.answering(&story.client).await?;
+        let serves = seats.iter().find(|seat| seat.member.is_primary() && seat.member.is_serving());
+        if let Some(seat) = serves {
+            bail!("{} serves", seat.pod);
+        }
+        let ready = bed::condition(story, "Ready")?;
+        ensure!(ready.status != "True", "{ready}");
+        Ok(())
+    })
+    .await?;
+    let annotation = approval(&lost.message).context("an annotation")?;
+    bed::annotate(story, &annotation)?;
+    let (_, took) = bed::well(story, bed::WELL).await?;
+    row.saw(format!("SlotsLost until `{annotation}`, then well after {:.1} s", took.as_secs_f64()));
+    Ok(())
+}
+
+/// The annotation `tholepin.dev/NAME=VALUE` that a message names.
+pub(crate) fn approval(message: &str) -> Option<String> {
+    let words = message.split(|letter: char| letter.is_whitespace() || "`'\",;".contains(letter));
+    let mut annotations = words.filter(|word| word.starts_with("tholepin.dev/"));
+    let found = annotations.find(|word| word.contains('=')).map(str::to_owned);
+    found.map(|word| word.trim_end_matches(['.', ')']).to_owned())
+}

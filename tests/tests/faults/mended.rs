@@ -1,0 +1,143 @@
+//! Line 9: a mended spec replaces Pods that never ran.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::{
+    redis_cluster::RedisCluster,
+    story::{GIVE_UP, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{bed, table::Rows};
+
+const STUCK: &str = "the Pods stayed as they were for ever";
+
+/// What is wrong at creation, and what mends it.
+const MENDED: &[(&str, &str)] =
+    &[("image: redis:nope → redis:7.0", "nope"), ("request of 900Ti → 1Mi", "900Ti")];
+
+/// 9a: at creation.
+pub(crate) async fn a_spec_is_mended_at_creation(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let direct = Reach::Direct(tests::cluster::HostSetup::default());
+    let story = Story::begin_by(direct, redis, &[], "").await?;
+    for (input, wrong) in MENDED {
+        rows.row(input, STUCK, bed::ROW, async |row| {
+            let mut object = story.redis.object();
+            let (bad, good) = if *wrong == "nope" {
+                (json!({"image": "redis:nope"}), json!({"image": "redis:7.0"}))
+            } else {
+                let ask = |memory: &str| json!({"resources": {"requests": {"memory": memory}}});
+                (ask("900Ti"), ask("1Mi"))
+            };
+            for (field, value) in bad.as_object().into_iter().flatten() {
+                bed::set(&mut object, &["spec", field], value.clone());
+            }
+            bed::apply(&story, &[story.redis.secret(), object])?;
+            never_run(&story).await?;
+            bed::patch(&story, &json!({ "spec": good }))?;
+            let (_, took) = bed::well(&story, bed::WELL).await?;
+            row.saw(format!("well {:.1} s after it was mended", took.as_secs_f64()));
+            Ok(())
+        })
+        .await;
+        story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
+        let gone = || async {
+            let left = story.redis.list_pods(&story.client).await?.len();
+            Ok(if left == 0 { Look::There(()) } else { Look::NotYet(format!("{left} Pods")) })
+        };
+        until("the cluster to be deleted", GIVE_UP, gone).await?;
+    }
+    bed::end(rows, story)
+}
+
+/// Waits until every Pod is there and none has a container that ever ran.
+async fn never_run(story: &Story) -> Result<()> {
+    let look = || async {
+        let pods = story.redis.list_pods(&story.client).await?;
+        ensure!(pods.len() == story.redis.pods(), "{} Pods", pods.len());
+        for pod in &pods {
+            let status = pod.status.as_ref().context("a status")?;
+            let waits = status
+                .container_statuses
+                .iter()
+                .flatten()
+                .any(|one| one.state.as_ref().is_some_and(|state| state.waiting.is_some()));
+            let unscheduled = status.conditions.iter().flatten();
+            let unscheduled = unscheduled
+                .into_iter()
+                .any(|one| one.type_ == "PodScheduled" && one.status == "False");
+            ensure!(waits || unscheduled, "a Pod is neither waiting nor unscheduled");
+        }
+        Ok(Look::There(()))
+    };
+    until("Pods that do not run", bed::TOLD, look).await.map(drop)
+}
+
+/// 9b: on a running cluster: the members stay, and the one that never ran is replaced.
+pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    rows.row(
+        "running: image: redis:nope, a Pod deleted, → redis:7.0",
+        STUCK,
+        bed::ROW,
+        async |row| {
+            row.keys_before(keys.len());
+            let before = story.redis.seats(&story.client).await?;
+            bed::patch(&story, &json!({"spec": {"image": "redis:nope"}}))?;
+            let replica =
+                bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
+            templates_have(&story, "redis:nope").await?;
+            story.kubectl.run(&["delete", "pod", &replica.pod])?;
+            let waiting = || async {
+                let pods = story.redis.list_pods(&story.client).await?;
+                let named = |pod: &&k8s_openapi::api::core::v1::Pod| {
+                    pod.metadata.name.as_ref() == Some(&replica.pod)
+                };
+                let pod = pods.iter().find(named).context("the Pod is there again")?;
+                let statuses =
+                    pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+                let state = statuses.and_then(|all| all.first()).and_then(|one| one.state.as_ref());
+                let waits = state.is_some_and(|state| state.waiting.is_some());
+                Ok(if waits { Look::There(()) } else { Look::NotYet(format!("{state:?}")) })
+            };
+            until("a Pod that does not run", bed::TOLD, waiting).await?;
+            bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
+            let took = bed::rejoined(&story, &replica, bed::WELL).await?;
+            bed::well(&story, bed::WELL).await?;
+            row.saw(format!("it rejoined {:.1} s after it was mended", took.as_secs_f64()));
+            let after = story.redis.seats(&story.client).await?;
+            for old in before.iter().filter(|seat| seat.pod != replica.pod) {
+                let same = after.iter().any(|seat| seat.uid == old.uid);
+                ensure!(same, "the member {} was replaced", old.pod);
+            }
+            row.keys_after(keys.check()?);
+            Ok(())
+        },
+    )
+    .await;
+    bed::end(rows, story)
+}
+
+/// Waits until the StatefulSets have this image.
+pub(crate) async fn templates_have(story: &Story, image: &str) -> Result<()> {
+    let look = || async {
+        let sets = story.kubectl.run(&["get", "statefulset", "-o", "json"])?;
+        let sets: Value = serde_json::from_str(&sets)?;
+        let sets = sets.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+        let has = |set: &Value| {
+            set.pointer("/spec/template/spec/containers/0/image").is_some_and(|is| is == image)
+        };
+        Ok(if !sets.is_empty() && sets.iter().all(has) {
+            Look::There(())
+        } else {
+            Look::NotYet("another image".to_owned())
+        })
+    };
+    until(format!("templates with {image}"), bed::TOLD, look).await.map(drop)
+}

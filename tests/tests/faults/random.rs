@@ -1,0 +1,360 @@
+//! Random faults from a seed, one after the other, under a writer: which come, when, and on whom follows from
+//! the seed alone. The seed is printed first, so that a run that lost something can be repeated.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, ensure};
+use redis::cmd;
+use serde_json::json;
+use tests::{
+    api_proxy::Road,
+    guests,
+    oracle::Report,
+    process::signal,
+    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    router::connect,
+    story::{QUIET, Reach, Story},
+    wait::{Look, until},
+};
+
+use crate::{bed, say, table::Rows};
+
+/// How long a cluster may take to be well again after each fault.
+const WELL: Duration = Duration::from_secs(180);
+/// The longest that a server is stopped, that the API server is away, and that a spec or a Secret is wrong.
+const STOPPED_MAX: Duration = Duration::from_secs(8);
+const AWAY_MAX: Duration = Duration::from_secs(10);
+const WRONG_MAX: Duration = Duration::from_secs(8);
+/// The longest between two faults where the next need not wait for the last.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How many minutes both runs take together.
+const MINUTES: u64 = 20;
+
+/// What can be done to the cluster and to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    Delete,
+    DeleteByForce,
+    Stop,
+    Forget,
+    Reset,
+    HostKill,
+    Swap,
+    InvalidSpec,
+    Secret,
+    ApiAway,
+}
+
+impl Fault {
+    const ALL: [Self; 11] = [
+        Self::Kill,
+        Self::Delete,
+        Self::DeleteByForce,
+        Self::Stop,
+        Self::Forget,
+        Self::Reset,
+        Self::HostKill,
+        Self::Swap,
+        Self::InvalidSpec,
+        Self::Secret,
+        Self::ApiAway,
+    ];
+
+    /// Whether it hits one member, whose shard then hangs on the other.
+    const fn hits_a_member(self) -> bool {
+        match self {
+            Self::Kill
+            | Self::Delete
+            | Self::DeleteByForce
+            | Self::Stop
+            | Self::Forget
+            | Self::Reset => true,
+            Self::HostKill | Self::Swap | Self::InvalidSpec | Self::Secret | Self::ApiAway => false,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Delete => "delete",
+            Self::DeleteByForce => "delete --force",
+            Self::Stop => "SIGSTOP",
+            Self::Forget => "FORGET",
+            Self::Reset => "RESET of a replica",
+            Self::HostKill => "host kill",
+            Self::Swap => "plugin swap",
+            Self::InvalidSpec => "invalid spec",
+            Self::Secret => "Secret changed",
+            Self::ApiAway => "API away",
+        })
+    }
+}
+
+/// SplitMix64: the same sequence for a seed on every machine and in every version.
+struct Random(u64);
+
+impl Random {
+    const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn choose<'a, T>(&mut self, among: &'a [T]) -> Option<&'a T> {
+        let count = u64::try_from(among.len()).ok().filter(|count| *count != 0)?;
+        among.get(usize::try_from(self.next() % count).ok()?)
+    }
+
+    fn up_to(&mut self, longest: Duration) -> Duration {
+        let most = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(500 + self.next() % most)
+    }
+}
+
+/// What must be taken back, and when.
+enum Undo {
+    Continue(u32),
+    Spec,
+    Secret,
+    Road,
+}
+
+/// A run and what it has done.
+struct Run {
+    story: Story,
+    random: Random,
+    undo: Vec<(Instant, Undo)>,
+    counts: BTreeMap<Fault, usize>,
+    swaps: u8,
+}
+
+/// How long all random faults together take.
+pub(crate) fn time() -> Duration {
+    let minutes = env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(MINUTES);
+    Duration::from_secs(minutes * 60)
+}
+
+fn seed() -> u64 {
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let given = env::var("SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| u64::from(now().subsec_nanos()))
+}
+
+/// Random faults on one cluster, for half of the time.
+pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (seed, time) = (seed(), time() / 2);
+    let kept = if redis.storage { "storage" } else { "memory" };
+    say(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
+    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    story.watch().await?;
+    let random = Random(seed);
+    let counts = BTreeMap::new();
+    let mut run = Run { story, random, undo: Vec::new(), counts, swaps: 0 };
+    let input = format!("random faults, SEED={seed}");
+    let deadline = time + WELL * 2;
+    rows.row(
+        &input,
+        "0 lost of 611,000 in 300 s, where a copy was in order",
+        deadline,
+        async |row| {
+            let end = Instant::now() + time;
+            let went = run.until(end).await;
+            let counts = run.counts.iter().map(|(fault, count)| format!("{fault} {count}"));
+            row.saw(counts.collect::<Vec<_>>().join(", "));
+            went?;
+            run.settle().await?;
+            let report = run.story.take_writes()?;
+            let Report { acknowledged, lost, longest_outage } = &report;
+            row.keys_before(*acknowledged);
+            row.keys_after(acknowledged - lost.len());
+            row.saw(format!(
+                "{acknowledged} acknowledged, {} lost, longest gap {:.1} s",
+                lost.len(),
+                longest_outage.as_secs_f64()
+            ));
+            ensure!(lost.is_empty(), "lost, the first {:?}", lost.first());
+            run.story.watch_writes().await
+        },
+    )
+    .await;
+    if rows.is_green() { run.story.end(QUIET).await.map(drop) } else { bed::end(rows, run.story) }
+}
+
+impl Run {
+    /// One fault after the other until then.
+    async fn until(&mut self, end: Instant) -> Result<()> {
+        while Instant::now() < end {
+            let fault = *self.random.choose(&Fault::ALL).context("there are faults")?;
+            let target = if fault.hits_a_member() { self.target(fault).await? } else { None };
+            let on = target.as_ref().map(|seat| seat.pod.clone()).unwrap_or_default();
+            say(&format!("  {fault} {on}"));
+            *self.counts.entry(fault).or_default() += 1;
+            self.make(fault, target).await.with_context(|| format!("{fault} {on}"))?;
+            if self.story.redis.storage {
+                let pause = self.random.up_to(PAUSE_MAX);
+                self.take_back_until(Instant::now() + pause).await?;
+            } else {
+                self.settle().await.with_context(|| format!("after {fault} {on}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back everything that is due, and waits until then.
+    async fn take_back_until(&mut self, end: Instant) -> Result<()> {
+        while let Some(at) = self.undo.iter().map(|(at, _)| *at).min().filter(|at| *at <= end) {
+            tokio::time::sleep_until(at.into()).await;
+            let due = self.undo.iter().position(|(due, _)| *due == at);
+            let (_, undo) = self.undo.swap_remove(due.context("the next")?);
+            self.take_back(&undo)?;
+        }
+        tokio::time::sleep_until(end.into()).await;
+        Ok(())
+    }
+
+    /// Takes back everything, and waits until all is well.
+    async fn settle(&mut self) -> Result<()> {
+        if let Some(last) = self.undo.iter().map(|(at, _)| *at).max() {
+            self.take_back_until(last).await?;
+        }
+        bed::well(&self.story, WELL).await.map(drop)
+    }
+
+    /// The member that is to be hit: of a shard of which every other member is in order.
+    async fn target(&mut self, fault: Fault) -> Result<Option<Seat>> {
+        let number = self.random.next();
+        if !self.story.redis.storage {
+            let (seats, _) = bed::well(&self.story, WELL).await?;
+            return Ok(chosen(fault, &seats, number));
+        }
+        // What lasts must not meet the next fault in one shard.
+        self.take_back_until(Instant::now()).await?;
+        let lasting = self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Continue(_)));
+        if lasting {
+            self.settle().await?;
+        }
+        let look = || async {
+            let seats = self.story.redis.answering(&self.story.client).await?;
+            let whole = whole_shards(&self.story.redis, seats);
+            Ok(match chosen(fault, &whole, number) {
+                Some(seat) => Look::There(seat),
+                None => Look::NotYet("no shard is whole".to_owned()),
+            })
+        };
+        Ok(Some(until("a shard that is whole", WELL, look).await?.0))
+    }
+
+    async fn make(&mut self, fault: Fault, target: Option<Seat>) -> Result<()> {
+        let seat = || target.as_ref().context("a member");
+        let pod = target.as_ref().map(|seat| seat.pod.as_str()).unwrap_or_default();
+        match fault {
+            Fault::Kill => signal(seat()?.member.pid()?, "KILL")?,
+            Fault::Delete => {
+                self.story.kubectl.run(&["delete", "pod", pod, "--wait=false"])?;
+            }
+            Fault::DeleteByForce => {
+                let delete = ["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"];
+                self.story.kubectl.run(&delete)?;
+            }
+            Fault::Stop => {
+                let pid = seat()?.member.pid()?;
+                signal(pid, "STOP")?;
+                self.later(STOPPED_MAX, Undo::Continue(pid));
+            }
+            Fault::Forget => self.forget(seat()?).await?,
+            Fault::Reset => {
+                let mut connection = connect(&seat()?.address, Some(PASSWORD))?;
+                cmd("CLUSTER").arg("RESET").arg("SOFT").query::<()>(&mut connection)?;
+            }
+            Fault::HostKill => {
+                self.story.host.kill()?;
+                let pause = self.random.up_to(Duration::from_secs(3));
+                self.take_back_until(Instant::now() + pause).await?;
+                self.story.restart()?;
+            }
+            Fault::Swap => {
+                self.swaps = self.swaps.wrapping_add(1);
+                let component = guests::renamed(&guests::redis_cluster()?, self.swaps);
+                self.story.put("redis-cluster.wasm", &component)?;
+            }
+            Fault::InvalidSpec => {
+                bed::patch(&self.story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
+                self.later(WRONG_MAX, Undo::Spec);
+            }
+            Fault::Secret => {
+                set_password(&self.story, "another password")?;
+                self.later(WRONG_MAX, Undo::Secret);
+            }
+            Fault::ApiAway => {
+                self.story.road()?.set(Road::Cut);
+                self.later(AWAY_MAX, Undo::Road);
+            }
+        }
+        Ok(())
+    }
+
+    /// All others forget a member; its own replicas cannot.
+    async fn forget(&self, forgotten: &Seat) -> Result<()> {
+        let id = &forgotten.member.own()?.id;
+        for other in self.story.redis.answering(&self.story.client).await? {
+            let mut connection = connect(&other.address, Some(PASSWORD))?;
+            // Nobody forgets itself or its own primary.
+            cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection).ok();
+        }
+        Ok(())
+    }
+
+    fn later(&mut self, longest: Duration, undo: Undo) {
+        let at = Instant::now() + self.random.up_to(longest);
+        self.undo.push((at, undo));
+    }
+
+    fn take_back(&self, undo: &Undo) -> Result<()> {
+        match undo {
+            // It may have been killed meanwhile, by its liveness probe.
+            Undo::Continue(pid) => drop(signal(*pid, "CONT")),
+            Undo::Spec => {
+                // As it was: without any settings.
+                bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
+            }
+            Undo::Secret => set_password(&self.story, PASSWORD)?,
+            Undo::Road => self.story.road()?.set(Road::Clear),
+        }
+        Ok(())
+    }
+}
+
+fn set_password(story: &Story, password: &str) -> Result<()> {
+    bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
+}
+
+/// One of these: a replica where only a replica will do.
+fn chosen(fault: Fault, seats: &[Seat], number: u64) -> Option<Seat> {
+    let fits = |seat: &&Seat| fault != Fault::Reset || !seat.member.is_primary();
+    let fitting: Vec<_> = seats.iter().filter(fits).collect();
+    let count = u64::try_from(fitting.len()).ok().filter(|count| *count != 0)?;
+    let at = usize::try_from(number % count).ok()?;
+    fitting.get(at).copied().cloned()
+}
+
+/// The members of those shards of which every member is there and in sync.
+fn whole_shards(redis: &RedisCluster, seats: Vec<Seat>) -> Vec<Seat> {
+    let in_order = |seat: &Seat| seat.member.at_peace(redis.pods(), redis.shards).is_ok();
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for seat in seats.iter().filter(|seat| in_order(seat)) {
+        *count.entry(&seat.shard).or_default() += 1;
+    }
+    let wanted = 1 + redis.replicas;
+    let whole = count.into_iter().filter(|(_, count)| *count == wanted);
+    let whole: BTreeSet<_> = whole.map(|(shard, _)| shard.to_owned()).collect();
+    seats.into_iter().filter(|seat| whole.contains(&seat.shard)).collect()
+}

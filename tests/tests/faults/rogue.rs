@@ -1,0 +1,418 @@
+//! Lines 1 to 3: what a plugin with every grant must not reach: members that it hides, the ledger, and the
+//! last copies by way of Kubernetes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+use tests::{
+    guests,
+    keys::Keys,
+    process::signal,
+    redis_cluster::{NAMESPACE, RedisCluster, Seat},
+    story::Story,
+    wait::{Look, until},
+};
+
+use crate::{
+    bed,
+    table::{Row, Rows},
+};
+
+/// How long the cluster is looked at after a call that must have done nothing.
+const NOTHING: Duration = Duration::from_secs(3);
+
+/// A cluster whose plugin is the rogue.
+struct Rogue {
+    story: Story,
+    keys: Keys,
+    turn: usize,
+}
+
+impl Rogue {
+    async fn begin(redis: RedisCluster) -> Result<Self> {
+        let (story, keys) = bed::begin(redis).await?;
+        Ok(Self { story, keys, turn: 0 })
+    }
+
+    /// Swaps the rogue in, has it make these calls and gives one answer per call; the policy that heals is
+    /// back afterwards.
+    async fn calls(&mut self, calls: &Value) -> Result<Vec<String>> {
+        self.turn += 1;
+        let turn = format!("turn-{}", self.turn);
+        let annotations = json!({"metadata": {"annotations": {
+            "tests.tholepin.dev/calls": calls.to_string(), "tests.tholepin.dev/turn": turn}}});
+        bed::patch(&self.story, &annotations)?;
+        self.story.put("redis-cluster.wasm", &guests::rogue()?)?;
+        let mark = format!("rogue {turn}: ");
+        let look = || async {
+            let log = self.story.host_log()?;
+            let line = log.lines().find_map(|line| line.split_once(&mark));
+            let Some((_, rest)) = line else { return Ok(Look::NotYet("no answers".to_owned())) };
+            let mut answers = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
+            Ok(Look::There(answers.next().context("a list of answers")??))
+        };
+        let answers = until("the rogue's calls", bed::TOLD, look).await;
+        self.story.put("redis-cluster.wasm", &guests::redis_cluster()?)?;
+        Ok(answers?.0)
+    }
+
+    /// One row: the calls are refused, nothing has happened, and all is well under the policy again.
+    async fn refused(
+        &mut self,
+        rows: &mut Rows,
+        input: &str,
+        before: &str,
+        calls: Value,
+        judge: impl AsyncFn(&Story) -> Result<()>,
+    ) -> Result<()> {
+        let is_green = rows
+            .row(input, before, bed::ROW, async |row| {
+                row.keys_before(self.keys.len());
+                let old = self.story.redis.seats(&self.story.client).await?;
+                let nodes = nodes_of(&self.story)?;
+                let answers = self.calls(&calls).await?;
+                row.saw(answers.join(" · "));
+                judge(&self.story).await?;
+                let story = &self.story;
+                bed::holds("it reached a member", NOTHING, || same_members(story, &old)).await?;
+                ensure!(nodes_of(story)? == nodes, "the ledger has other nodes");
+                let refused = answers.iter().all(|answer| is_refused(answer));
+                ensure!(refused, "a call was not refused");
+                self.ends_well(row).await
+            })
+            .await;
+        if !is_green {
+            self.keys = bed::anew(&self.story).await?;
+        }
+        Ok(())
+    }
+
+    async fn ends_well(&self, row: &mut Row) -> Result<()> {
+        bed::well(&self.story, bed::WELL).await?;
+        row.keys_after(self.keys.check()?);
+        Ok(())
+    }
+}
+
+/// Whether an answer says that nothing was done: a call's is `ok` or an error, an action's has an outcome.
+fn is_refused(answer: &str) -> bool {
+    !answer.starts_with("ok") && !answer.contains("\"done\"") && !answer.contains("\"failed\"")
+}
+
+/// The node ids in the ledger.
+fn nodes_of(story: &Story) -> Result<Vec<String>> {
+    let (_, ledger) = bed::ledger(story)?;
+    let nodes = ledger.get("nodes").and_then(Value::as_object).context("a ledger has nodes")?;
+    Ok(nodes.keys().cloned().collect())
+}
+
+/// The same Pods with the same labels and owners, and each knows all the others.
+async fn same_members(story: &Story, old: &[Seat]) -> Result<()> {
+    let seats = story.redis.seats(&story.client).await?;
+    for old in old {
+        let now = seats.iter().find(|seat| seat.pod == old.pod).context("a Pod is gone")?;
+        ensure!(now.uid == old.uid, "{} was replaced", old.pod);
+        ensure!(now.shard == old.shard, "{} has another owner", old.pod);
+        ensure!(now.member.rows.len() == old.member.rows.len(), "{} knows others", old.pod);
+    }
+    Ok(())
+}
+
+fn instance(selector: &str, container: &str, port: u16) -> Value {
+    json!({
+        "namespace": NAMESPACE, "selector": selector, "container": container, "port": port,
+        "credentials": {"secret": "password", "key": "password"},
+    })
+}
+
+fn named(api_version: &str, kind: &str, name: &str) -> Value {
+    json!({"apiVersion": api_version, "kind": kind, "name": name})
+}
+
+fn patch(api_version: &str, kind: &str, name: &str, patch: &Value) -> Value {
+    let mut target = named(api_version, kind, name);
+    bed::set(&mut target, &["patch"], patch.clone());
+    json!({ "patch": target })
+}
+
+/// 1a: members are hidden, relabelled and orphaned.
+pub(crate) async fn members_are_hidden(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let mut rogue = Rogue::begin(redis).await?;
+    let hidden = bed::replicas(&rogue.story, 2).await?.into_iter().next().context("a replica")?;
+    let (_, primary) = bed::primary(&rogue.story, 2).await?;
+    let node = hidden.member.own()?.id.clone();
+    let shard = hidden.shard.rsplit('-').next().unwrap_or_default();
+    let others =
+        format!("redis.tholepin.dev/cluster=cache,redis.tholepin.dev/shard notin ({shard})");
+    let forget = json!([{"verb": "forget", "args": {"node": node}}]);
+    let hide = json!([{"act": {"instance": instance(&others, "redis", 6379), "actions": forget}}]);
+    let before = "the guards saw only what the selector showed";
+    let nothing = async |_: &Story| Ok(());
+    rogue
+        .refused(rows, "a selector that hides a live replica, and forget", before, hide, nothing)
+        .await?;
+
+    let all = "redis.tholepin.dev/cluster=cache";
+    let other_port = json!([
+        {"act": {"instance": instance(all, "redis", 6380), "actions": forget}},
+        {"act": {"instance": instance(all, "other", 6379), "actions": forget}},
+        {"act": {"instance": instance("app=nobody", "redis", 6379), "actions": forget}},
+    ]);
+    let before = "another lock and another view of the same members";
+    let input = "another port, another container, a selector of nobody, and forget";
+    rogue.refused(rows, input, before, other_port, nothing).await?;
+
+    let relabel = json!({"metadata": {"labels": {"redis.tholepin.dev/cluster": "other"}}});
+    let relabel = json!([patch("v1", "Pod", &primary.pod, &relabel)]);
+    let before = "done: a primary with slots was no member any more";
+    rogue.refused(rows, "a primary's Pod relabelled", before, relabel, nothing).await?;
+
+    let (_, primary) = bed::primary(&rogue.story, 2).await?;
+    let orphan = json!({"metadata": {"ownerReferences": null}});
+    let orphan = json!([patch("v1", "Pod", &primary.pod, &orphan)]);
+    rogue.refused(rows, "a primary's Pod orphaned", before, orphan, nothing).await?;
+    bed::end(rows, rogue.story)
+}
+
+/// 2a: a plugin writes the ledger.
+pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let mut rogue = Rogue::begin(redis).await?;
+    let (name, _) = bed::ledger(&rogue.story)?;
+    let data = json!({"data": {"ledger.json": "{}"}});
+    let mut whole = data.clone();
+    bed::set(&mut whole, &["apiVersion"], "v1");
+    bed::set(&mut whole, &["kind"], "ConfigMap");
+    bed::set(&mut whole, &["metadata"], json!({"name": name, "namespace": NAMESPACE}));
+    let calls = json!([
+        patch("v1", "ConfigMap", &name, &data),
+        {"apply": whole},
+        {"delete": named("v1", "ConfigMap", &name)},
+    ]);
+    let before = "written: a proof of death could be forged";
+    let is_reserved = async |story: &Story| {
+        let (name, _) = bed::ledger(story)?;
+        ensure!(name.starts_with("tholepin-ledger-rediscluster-"), "the ledger is {name}");
+        Ok(())
+    };
+    rogue
+        .refused(
+            rows,
+            "a plugin patches, applies and deletes the ledger",
+            before,
+            calls,
+            is_reserved,
+        )
+        .await?;
+    bed::end(rows, rogue.story)
+}
+
+/// 2b: somebody else writes the ledger, too.
+pub(crate) async fn another_host_writes_the_ledger(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (mut story, keys) = bed::begin(redis).await?;
+    let before = "overwritten by what the first host had in memory";
+    rows.row(
+        "a second host writes the ledger, then a replica dies",
+        before,
+        bed::ROW,
+        async |row| {
+            row.keys_before(keys.len());
+            let forgotten = "f".repeat(40);
+            edit_ledger(&story, |ledger| {
+                bed::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
+            })?;
+            let changed = replica_dies(&story).await?;
+            let (_, ledger) = bed::ledger(&story)?;
+            let kept = ledger.pointer(&format!("/forgotten/{forgotten}")).is_some();
+            ensure!(kept, "what the other host wrote is gone");
+            row.saw(format!("its entry is kept, and the new process {changed} is written"));
+            bed::well(&story, bed::WELL).await?;
+            row.keys_after(keys.check()?);
+            Ok(())
+        },
+    )
+    .await;
+    let before = "the instance froze: no pass succeeded";
+    rows.row(
+        "a field of a newer host, the host restarted, a primary dies",
+        before,
+        bed::ROW,
+        async |row| {
+            row.keys_before(keys.len());
+            edit_ledger(&story, |ledger| bed::set(ledger, &["turn", "of"], "a newer host"))?;
+            story.restart()?;
+            let (_, primary) = bed::primary(&story, 0).await?;
+            signal(primary.member.pid()?, "KILL")?;
+            let (seats, took) = bed::restarted(&story, &primary, bed::WELL).await?;
+            written_down(&story, &seats, &primary.pod).await?;
+            bed::well(&story, bed::WELL).await?;
+            let (_, ledger) = bed::ledger(&story)?;
+            ensure!(ledger.get("turn").is_some(), "the newer host's field is gone");
+            row.saw(format!("well after {:.1} s, the field is kept", took.as_secs_f64()));
+            row.keys_after(keys.check()?);
+            Ok(())
+        },
+    )
+    .await;
+    let before = "named by the object's name alone";
+    rows.row("a ledger under the old name", before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        taken_over(row, &mut story).await?;
+        bed::well(&story, bed::WELL).await?;
+        row.keys_after(keys.check()?);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Changes the ledger as somebody who is not this host would.
+fn edit_ledger(story: &Story, edit: impl FnOnce(&mut Value)) -> Result<()> {
+    let (name, mut ledger) = bed::ledger(story)?;
+    edit(&mut ledger);
+    bed::patch_of(story, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
+}
+
+/// A replica's process dies and another takes its place, which the host writes down; gives its run id.
+async fn replica_dies(story: &Story) -> Result<String> {
+    let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
+    signal(replica.member.pid()?, "KILL")?;
+    let (seats, _) = bed::restarted(story, &replica, bed::WELL).await?;
+    written_down(story, &seats, &replica.pod).await
+}
+
+/// Waits until the ledger has the process that is in a Pod now; gives its run id.
+async fn written_down(story: &Story, seats: &[Seat], pod: &str) -> Result<String> {
+    let now = seats.iter().find(|seat| seat.pod == pod).context("the Pod")?;
+    let (run, id) = (now.member.field("run_id").to_owned(), now.member.own()?.id.clone());
+    let look = || async {
+        let (_, ledger) = bed::ledger(story)?;
+        let known = ledger.pointer(&format!("/nodes/{id}/runId")).and_then(Value::as_str);
+        Ok(if known == Some(&run) {
+            Look::There(())
+        } else {
+            Look::NotYet(known.unwrap_or_default().to_owned())
+        })
+    };
+    until("the new process to be written down", bed::TOLD, look).await?;
+    Ok(run.get(..8).unwrap_or_default().to_owned())
+}
+
+async fn taken_over(row: &mut Row, story: &mut Story) -> Result<()> {
+    let (name, ledger) = bed::ledger(story)?;
+    ensure!(
+        name.starts_with("tholepin-ledger-"),
+        "the ledger is {name}, a name that plugins reach"
+    );
+    story.host.kill()?;
+    let old = format!("{}-ledger", story.redis.name);
+    let owners = bed::get(story, "configmap", &name)?;
+    let owners = owners.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": old, "namespace": NAMESPACE, "ownerReferences": owners},
+        "data": {"ledger.json": ledger.to_string()},
+    });
+    bed::apply(story, &[map])?;
+    story.kubectl.run(&["delete", "configmap", &name])?;
+    story.restart()?;
+    let look = || async {
+        let now = bed::get(story, "configmap", &name)?;
+        let text =
+            now.pointer("/data/ledger.json").and_then(Value::as_str).context("a document")?;
+        let now: Value = serde_json::from_str(text)?;
+        let same = now.get("adoptedAtMs") == ledger.get("adoptedAtMs");
+        ensure!(same, "it was begun anew and not taken over");
+        Ok(Look::There(()))
+    };
+    until("the old ledger to be taken over", bed::TOLD, look).await?;
+    row.saw("taken over under the reserved name");
+    Ok(())
+}
+
+/// 3a: Pods and workloads are stopped by way of Kubernetes.
+pub(crate) async fn members_are_stopped_by_kubernetes(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let mut rogue = Rogue::begin(redis).await?;
+    let (_, primary) = bed::primary(&rogue.story, 0).await?;
+    let set = primary.shard.clone();
+    let before = "done";
+    let nothing = async |_: &Story| Ok(());
+    let calls = json!([{"delete": named("v1", "Pod", &primary.pod)}]);
+    rogue.refused(rows, "delete of a primary's Pod, with slots", before, calls, nothing).await?;
+    let none = json!({"spec": {"replicas": 0}});
+    let whole = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": set, "namespace": NAMESPACE}, "spec": {"replicas": 0},
+    });
+    let calls = json!([
+        patch("apps/v1", "StatefulSet", &set, &none),
+        {"apply": whole},
+        {"delete": named("apps/v1", "StatefulSet", &set)},
+    ]);
+    rogue
+        .refused(
+            rows,
+            "a StatefulSet patched and applied to 0 replicas, deleted",
+            before,
+            calls,
+            nothing,
+        )
+        .await?;
+    both_members(rows, &mut rogue).await?;
+    bed::end(rows, rogue.story)
+}
+
+/// Both members of a shard, one after the other: at most one may go.
+async fn both_members(rows: &mut Rows, rogue: &mut Rogue) -> Result<()> {
+    let before = "both were deleted";
+    rows.row("delete of both Pods of a shard", before, bed::ROW, async |row| {
+        row.keys_before(rogue.keys.len());
+        let (_, primary) = bed::primary(&rogue.story, 0).await?;
+        let replica =
+            bed::replicas(&rogue.story, 0).await?.into_iter().next().context("a replica")?;
+        let calls = json!([
+            {"delete": named("v1", "Pod", &replica.pod)},
+            {"delete": named("v1", "Pod", &primary.pod)},
+        ]);
+        let answers = rogue.calls(&calls).await?;
+        row.saw(answers.join(" · "));
+        let done = answers.iter().filter(|answer| answer.starts_with("ok")).count();
+        ensure!(done <= 1, "{done} Pods of one shard were deleted");
+        rogue.ends_well(row).await
+    })
+    .await;
+    Ok(())
+}
+
+/// 3b: the last copy, and its volume.
+pub(crate) async fn the_last_copy_is_deleted(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let mut rogue = Rogue::begin(redis).await?;
+    let (_, only) = bed::primary(&rogue.story, 0).await?;
+    let nothing = async |_: &Story| Ok(());
+    let calls = json!([{"delete": named("v1", "Pod", &only.pod)}]);
+    rogue.refused(rows, "delete of the only Pod", "done", calls, nothing).await?;
+    if rogue.story.redis.storage {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(rogue.story.client.clone(), NAMESPACE);
+        let claims = claims.list(&ListParams::default()).await?.items;
+        let claim = claims.first().and_then(|claim| claim.metadata.name.clone());
+        let Some(claim) = claim else { bail!("there is no volume") };
+        let calls = json!([{"delete": named("v1", "PersistentVolumeClaim", &claim)}]);
+        let stays = async |story: &Story| {
+            let now = bed::get(story, "pvc", &claim)?;
+            let goes = now.pointer("/metadata/deletionTimestamp").is_some();
+            ensure!(!goes, "the volume is being deleted");
+            Ok(())
+        };
+        rogue.refused(rows, "delete of the last copy's volume", "done", calls, stays).await?;
+    }
+    bed::end(rows, rogue.story)
+}
