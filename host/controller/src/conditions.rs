@@ -36,11 +36,10 @@ impl Statement {
             message: self.message.clone(),
             observed_generation: meta.generation,
         };
-        let own = match self.reason {
-            Reason::TooManyStrikes => {
-                condition(QUARANTINED, ConditionStatus::True, Reason::TooManyStrikes)
-            }
-            reason => condition(RECONCILED, ConditionStatus::False, reason),
+        let own = if self.reason == Reason::TooManyStrikes {
+            condition(QUARANTINED, ConditionStatus::True, Reason::TooManyStrikes)
+        } else {
+            condition(RECONCILED, ConditionStatus::False, self.reason)
         };
         let ready = self.ready_by_host(object);
         let ready = ready.map(|reason| condition(READY, ConditionStatus::Unknown, reason));
