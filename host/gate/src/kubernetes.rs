@@ -173,6 +173,9 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     for text in texts.filter_map(|(_, value)| value.as_str()) {
         for template in text.split(TEMPLATE).skip(1) {
             let name = template.split(['/', '}']).next().unwrap_or_default();
+            let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
+            let secret = ObjectRef { kind, namespace: String::new(), name: name.to_owned() };
+            grant::not_reserved(&secret)?;
             if !credentials::names_secret(reconciled, name) {
                 let text = format!("the object's spec does not name the Secret `{name}`");
                 return Err(CallError::Denied(text));

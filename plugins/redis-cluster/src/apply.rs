@@ -14,6 +14,8 @@ pub(crate) struct Fault {
     pub message: String,
     /// Whether trying again without a change can help.
     pub retry: bool,
+    /// Whether the next call for the same object's sake would meet the same, perhaps after a long wait.
+    pub ends_all: bool,
 }
 
 impl Fault {
@@ -23,6 +25,7 @@ impl Fault {
             reason: error.reason().into(),
             message: format!("{what}: {error}"),
             retry: error.retry() != Retry::Never,
+            ends_all: ends_all(error),
         }
     }
 }
@@ -48,8 +51,10 @@ pub(crate) fn apply(
             Ok(_) => {}
             Err(Error::Interrupted) => return Err(Interrupted),
             Err(error) => {
-                faults.push(refused(&workload::title(object), &error));
-                if ends_all(&error) {
+                let fault = refused(&workload::title(object), &error);
+                let is_last = fault.ends_all;
+                faults.push(fault);
+                if is_last {
                     break;
                 }
             }

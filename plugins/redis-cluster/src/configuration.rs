@@ -94,6 +94,23 @@ pub(crate) fn forget(host: &dyn Host, target: &Target, plan: &Plan) {
     }
 }
 
+/// Deletes the Pods in which nothing ever ran and which a mended template would let run.
+pub(crate) fn replace_stuck(host: &dyn Host, target: &Target, plan: &Plan) {
+    for (pod, uid) in &plan.stuck {
+        let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
+        let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
+        match host.delete(&object, &options) {
+            Ok(()) => {
+                let text =
+                    format!("`{pod}` never ran and is replaced by one of the present template");
+                host.info(&text);
+            }
+            // Something has happened in it meanwhile: the next pass looks again.
+            Err(error) => host.warn(&format!("`{pod}` was not replaced: {error}")),
+        }
+    }
+}
+
 fn unnamed(host: &dyn Host, target: &Target, read: ReadMode) -> Result<Vec<Existing>, Error> {
     let maps = list(host, target, "v1", "ConfigMap", read, &[".metadata.name", ".metadata.uid"])?;
     let names = Names { cluster: &target.name };

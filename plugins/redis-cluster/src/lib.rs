@@ -73,7 +73,7 @@ impl Reconciler for RedisCluster {
 fn pass(host: &dyn Host, target: &Target) -> Situation {
     let mut faults = Vec::new();
     let Looked { seen, may_start } = look(host, target, &mut faults);
-    if matches!(seen, Seen::Interrupted) {
+    if matches!(seen, Seen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
         return Situation { seen, faults };
     }
     match apply::apply(host, target, may_start) {
@@ -139,6 +139,7 @@ fn perform(host: &dyn Host, target: &Target, plan: Box<Plan>, faults: &mut Vec<F
         .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
     match done {
         Ok((acted, set)) => {
+            configuration::replace_stuck(host, target, &plan);
             configuration::forget(host, target, &plan);
             Seen::Planned { plan, acted, set }
         }
@@ -156,7 +157,7 @@ fn check(plan: &Plan, observed: &Observed) -> Option<Fault> {
     let violations = plan.check(observed);
     let first = violations.first()?;
     let message = format!("the plan was not performed, please report this: {first}");
-    Some(Fault { reason: "BadPlan".into(), message, retry: true })
+    Some(Fault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
 /// Since when the members could not be looked at, if they could not in this pass.

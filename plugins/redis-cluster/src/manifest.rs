@@ -73,6 +73,8 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         grant(kind("v1", "ConfigMap"), &["get", "list", "delete"], Scope::Owned),
         grant(kind("apps/v1", "StatefulSet"), &["list"], Scope::Owned),
         grant(kind("v1", "Pod"), &["list"], Scope::Namespace),
+        // To replace a Pod in which nothing ever ran; the host refuses any other.
+        grant(kind("v1", "Pod"), &["delete"], Scope::Owned),
     ];
     std::iter::once(own).chain(applied).chain(read).collect()
 }

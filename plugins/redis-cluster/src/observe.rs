@@ -115,7 +115,7 @@ pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Opt
             ("CredentialsRefused", format!("{way_out}{text}"))
         }
     };
-    Some(Fault { reason: reason.into(), message, retry: false })
+    Some(Fault { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
 /// Looks at every member.

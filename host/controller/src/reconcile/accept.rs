@@ -186,6 +186,8 @@ impl One<'_> {
         if let Some(fault) = fault {
             return Err(self.strike(&fault, None).await);
         }
+        // The plugin has answered, and the pass ends with this answer.
+        self.shared.strikes(|strikes| strikes.clear(self.key));
         metrics::failed(&self.key.plugin, Hope::Terminal);
         let message = format!("{text}; nothing is reconciled: {why}");
         say(self.shared, self.key, &format!("the spec is invalid: {message}"));

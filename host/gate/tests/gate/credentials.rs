@@ -5,7 +5,7 @@ use tholepin_core::{Call, ObjectRef, Perform, RedisCall, Reply};
 use tholepin_gate::{Gate, Mode};
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
-use crate::{Bench, fake::object, instance, kind};
+use crate::{Bench, fake::object, instance, kind, snapshot};
 
 const KEPT: &str = "tholepin-credentials-thing-uid-me";
 
@@ -30,6 +30,7 @@ impl Bench {
 
     /// Looks at an instance: the password that was used, and what is said of the one named.
     async fn used(&self, instance: Value) -> (Option<String>, Value) {
+        *self.world.snapshot.lock().unwrap() = snapshot();
         let call = Call::Redis(RedisCall::Observe { instance });
         let answer = self.pass.perform(&self.context, call).await;
         let Ok(Reply::Document(snapshot)) = answer else { panic!("{answer:?}") };

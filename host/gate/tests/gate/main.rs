@@ -227,9 +227,11 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
     let mut grants = grants(Scope::Owned);
     grants.kubernetes[0].name = kind("v1", "Secret");
     let bench = Bench::new(grants, Mode::Live);
-    for (template, applied) in
-        [("x${secret:mine/k}", true), ("${secret:mine/k}${secret:other/k}", false)]
-    {
+    for (template, applied) in [
+        ("x${secret:mine/k}", true),
+        ("${secret:mine/k}${secret:other/k}", false),
+        ("${secret:tholepin-credentials-x/k}", false),
+    ] {
         let mut intent = object("v1", "Secret", "copy", Some("me"));
         intent["stringData"] = json!({"k": template});
         let call = KubernetesCall::Apply { object: intent, force: false };

@@ -10,7 +10,11 @@ use alloc::vec::Vec;
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use crate::{Decision, Observed, Plan, ShardPlan, Stage, outdated::outdated, picture::Picture};
+use crate::{
+    Decision, Observed, Plan, ShardPlan, Stage,
+    outdated::{outdated, stuck},
+    picture::Picture,
+};
 
 /// Decides what to do next about a cluster.
 ///
@@ -40,6 +44,7 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
         common,
         settings: settings::decide(&picture),
         outdated: outdated(&picture),
+        stuck: stuck(&picture),
         slots_served: served.slot_count(),
     }
 }

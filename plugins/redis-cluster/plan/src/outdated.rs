@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_schema::word::Role;
 
-use crate::picture::Picture;
+use crate::{Seat, picture::Picture};
 
 /// The label that names the revision of the template that a Pod was made from.
 const REVISION_LABEL: &str = "controller-revision-hash";
@@ -59,8 +59,37 @@ pub enum Outdated {
     },
 }
 
+/// Pods of an older template that never answered and whose containers do not run: a mended spec reaches
+/// them only if they are replaced, and nothing is lost with them. Each with its uid.
+pub(crate) fn stuck(picture: &Picture<'_>) -> Vec<(String, String)> {
+    let Some(older) = older(picture) else { return Vec::new() };
+    let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+    let answered: Vec<&str> =
+        reported.filter(|it| it.node.is_some()).map(|it| it.pod.as_str()).collect();
+    let members = older.iter().filter_map(|(_, seat)| picture.seated.get(*seat));
+    let stuck = members.filter(|member| {
+        let runs = member.running || member.facts().is_some();
+        !runs && !member.deleting && !answered.contains(&member.pod.as_str())
+    });
+    stuck.map(|member| (member.pod.clone(), member.pod_uid.clone())).collect()
+}
+
 /// Compares each Pod in a wanted seat with the StatefulSet of its shard.
 pub(crate) fn outdated(picture: &Picture<'_>) -> Outdated {
+    let Some(older) = older(picture) else { return Outdated::Unknown };
+    match older.iter().min() {
+        Some((_, seat)) => Outdated::Some {
+            count: older.len(),
+            of: picture.seated.len(),
+            next: picture.names.pod(**seat),
+        },
+        None => Outdated::Nobody,
+    }
+}
+
+/// The seats whose Pods are of an older template, and whether a primary is in them; none while a
+/// StatefulSet does not tell.
+fn older<'a>(picture: &'a Picture<'_>) -> Option<Vec<(bool, &'a Seat)>> {
     let templates = &picture.observed.templates;
     let revisions: BTreeMap<&str, Option<&str>> =
         templates.iter().map(|it| (it.set.as_str(), it.revision.as_deref())).collect();
@@ -70,19 +99,12 @@ pub(crate) fn outdated(picture: &Picture<'_>) -> Outdated {
         let (Some(Some(revision)), Some(labels)) =
             (revisions.get(set.as_str()), member.kubernetes.get("labels"))
         else {
-            return Outdated::Unknown;
+            return None;
         };
         if labels.get(REVISION_LABEL).and_then(Value::as_str) != Some(*revision) {
             let is_primary = picture.live.get(seat).is_some_and(|it| it.own.role == Role::Primary);
             older.push((is_primary, seat));
         }
     }
-    match older.iter().min() {
-        Some((_, seat)) => Outdated::Some {
-            count: older.len(),
-            of: picture.seated.len(),
-            next: picture.names.pod(**seat),
-        },
-        None => Outdated::Nobody,
-    }
+    Some(older)
 }

@@ -42,6 +42,8 @@ pub struct Plan {
     pub settings: Vec<Action>,
     /// How many Pods are of an older template.
     pub outdated: Outdated,
+    /// Pods to replace, each with its uid: of an older template, and nothing ever ran in them.
+    pub stuck: Vec<(String, String)>,
     /// How many slots a primary serves that answers.
     pub slots_served: u16,
 }

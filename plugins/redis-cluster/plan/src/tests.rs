@@ -551,3 +551,30 @@ fn a_plan_that_asks_too_much_is_found_out() {
         assert!(violations.iter().any(|it| it.contains(text)), "{text}: {violations:#?}");
     }
 }
+
+#[test]
+fn only_a_pod_of_an_older_template_that_never_answered_and_does_not_run_is_replaced() {
+    let stuck = |change: &dyn Fn(&mut Model, &mut crate::Observed)| -> Vec<String> {
+        let mut model = Model::new(spec(1, 1));
+        model.kill("demo-shard-0-1");
+        let mut observed = model.observed();
+        for member in &mut observed.snapshot.members {
+            member.kubernetes = json!({"labels": {"controller-revision-hash": "old"}});
+        }
+        let (set, revision) = (format!("{CLUSTER}-shard-0"), Some("new".into()));
+        observed.templates = [Template { set, revision }].into();
+        change(&mut model, &mut observed);
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        plan.stuck.into_iter().map(|(pod, _)| pod).collect()
+    };
+    assert_eq!(stuck(&|_, _| {}), ["demo-shard-0-1"]);
+    assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].running = true), [""; 0]);
+    assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].deleting = true), [""; 0]);
+    assert_eq!(stuck(&|_, seen| seen.templates[0].revision = Some("old".into())), [""; 0]);
+    assert_eq!(stuck(&|_, seen| seen.templates.clear()), [""; 0], "nobody tells");
+    let answered = |_: &mut Model, seen: &mut crate::Observed| {
+        let formed = Model::formed(spec(1, 1));
+        seen.previous = formed.previous;
+    };
+    assert_eq!(stuck(&answered), [""; 0], "it was a member");
+}
