@@ -9,7 +9,7 @@ use tholepin_core::{
     port::{Deed, Members},
 };
 use tholepin_schema::{
-    action::{self, Action, ActionResult, Outcome, Verb},
+    action::{self, Action, ActionResult, FailoverMode, Outcome, Verb},
     fact::Fact,
     instance::Instance,
     manifest::SafetyPaths,
@@ -61,6 +61,11 @@ pub(crate) async fn perform(
         results.push(ActionResult { id: action.id.clone(), outcome });
     }
     Ok(results)
+}
+
+/// Whether the cluster itself decides about an action's effect.
+const fn is_voted_for(action: &Action) -> bool {
+    matches!(action.verb, Verb::Failover { mode: FailoverMode::Force, .. })
 }
 
 /// The node that an action takes for dead.
@@ -124,7 +129,7 @@ impl<'a> Run<'a> {
         for wave in waves {
             self.wave(&wave).await?;
         }
-        self.book.save(self.pass).await?;
+        self.book.save_or_later(self.pass).await?;
         Ok(self.deeds)
     }
 
@@ -180,7 +185,13 @@ impl<'a> Run<'a> {
             let new = ledger::suspend(&mut self.book.ledger, action, snapshot, now_ms);
             self.pass.suspends(self.instance, &new);
         }
-        self.book.save(self.pass).await?;
+        // A forced failover is voted for, so that a host that knows nothing of it can do no harm; whoever
+        // waits for it must not wait for the API server. All else is kept first.
+        if list.iter().all(is_voted_for) {
+            self.book.save_or_later(self.pass).await?;
+        } else {
+            self.book.save(self.pass).await?;
+        }
         self.pass.may_write()?;
         let deeds = self.perform(members, snapshot, &list).await;
         let done = list.iter().zip(&deeds).filter(|(_, deed)| deed.outcome.is_done());

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -21,7 +22,11 @@ use tholepin_schema::{
     manifest::KindName,
     reserved::{self, Purpose},
 };
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    time::timeout,
+};
+use tracing::warn;
 
 use crate::{PassContext, context::Mode, ledger, ownership::text, pass::Pass};
 
@@ -29,6 +34,8 @@ use crate::{PassContext, context::Mode, ledger, ownership::text, pass::Pass};
 const BOOKS_MAX: usize = 4096;
 /// How often a write is tried that another host's write was faster than.
 const ATTEMPTS_MAX: usize = 4;
+/// How long a pass waits for the ledger to be written where it need not be.
+const SAVE_MS_MAX: Duration = Duration::from_millis(300);
 /// The key in the ConfigMap.
 const KEY: &str = "ledger.json";
 
@@ -178,6 +185,23 @@ impl Book {
             "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
              reconcile this object?"
         )))
+    }
+
+    /// Writes the ledger as [`save`](Self::save) does, but lets nothing wait for an API server that is away:
+    /// what is not written now is written by the next call.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the ConfigMap cannot be written for a reason that does not pass by itself.
+    pub(crate) async fn save_or_later(&mut self, pass: &Pass) -> Result<(), CallError> {
+        let saved = timeout(SAVE_MS_MAX, self.save(pass)).await;
+        match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
+            Err(error) if error.is_passing() => {
+                warn!(%error, "the ledger is not written now; it will be with the next pass");
+                Ok(())
+            }
+            saved => saved,
+        }
     }
 
     /// Takes in what another host wrote since this one read or wrote last.

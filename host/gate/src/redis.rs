@@ -63,7 +63,7 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
     snapshot.credentials = members.credentials_facts;
     ledger::learn(&mut book.ledger, &snapshot, ports.clock.now_ms());
-    book.save(pass).await?;
+    book.save_or_later(pass).await?;
     instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)
 }

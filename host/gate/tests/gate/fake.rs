@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// The members of the last look, and whether their containers run.
     pub(crate) looked_at: Mutex<Vec<String>>,
     pub(crate) running: Mutex<Vec<bool>>,
+    /// Whether the API server takes no writes of the ledger.
+    pub(crate) away: AtomicBool,
     /// Whether actions fail.
     pub(crate) deaf: AtomicBool,
     /// The last resource version given.
@@ -195,7 +197,8 @@ impl Kubernetes for World {
     ) -> Boxed<'_, Result<Value, CallError>> {
         let reference = ObjectMeta::of(&object).unwrap().object;
         let exists = self.objects.lock().unwrap().contains_key(&reference);
-        if !exists {
+        let away = self.away.load(Ordering::SeqCst);
+        if !exists && !away {
             // The password that every first use of an instance keeps is no write of the pass.
             if reference.kind.kind != "Secret" {
                 self.wrote(format!("create {} by {field_manager}", reference.name));
@@ -204,7 +207,11 @@ impl Kubernetes for World {
             self.put(object.clone());
         }
         Box::pin(async move {
-            if exists { Err(CallError::Conflict(reference.to_string())) } else { Ok(object) }
+            match (away, exists) {
+                (true, _) => Err(CallError::Transient("away".to_owned())),
+                (false, true) => Err(CallError::Conflict(reference.to_string())),
+                (false, false) => Ok(object),
+            }
         })
     }
 
@@ -215,7 +222,9 @@ impl Kubernetes for World {
     ) -> Boxed<'_, Result<Value, CallError>> {
         let reference = ObjectMeta::of(&object).unwrap().object;
         let found = self.objects.lock().unwrap().get(&reference).cloned();
-        let result = match found {
+        let away = self.away.load(Ordering::SeqCst);
+        let result = match found.filter(|_| !away) {
+            None if away => Err(CallError::Transient("away".to_owned())),
             None => Err(CallError::NotFound(reference.to_string())),
             Some(found) if version(&found) != version(&object) => {
                 Err(CallError::Conflict(reference.to_string()))

@@ -1,6 +1,7 @@
 //! What the gate lets pass, and what reaches the ports when it does not.
 #![cfg(test)]
 
+mod away;
 mod credentials;
 mod facts;
 mod fake;

@@ -1,0 +1,111 @@
+//! What is done while the API server is away: looking, and what the cluster itself votes for.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+use tholepin_core::{Answer, Call, CallError, Perform, RedisCall, Reply};
+use tholepin_gate::{Mode, Pass};
+use tholepin_schema::manifest::{Grants, RedisGrants, SafetyPaths, Scope};
+
+use crate::{
+    Bench, LEDGER, config_map,
+    fake::{NOW_MS, pod},
+    grants, instance,
+};
+
+fn id(digit: char) -> String {
+    digit.to_string().repeat(40)
+}
+
+/// Three primaries, of which `d` may have failed, and a replica of it in `a-0`.
+fn snapshot(failed: bool) -> Value {
+    let slots =
+        |range: &str| json!({"role": "primary", "epoch": 1, "slots": [range], "connected": true});
+    let mut lost = slots("0-9");
+    if failed {
+        lost["flags"] = json!(["fail"]);
+        lost["connected"] = json!(false);
+    }
+    let member = |pod: &str, node: char, more: Value| {
+        let mut facts = json!({"answeredAtMs": NOW_MS, "node": id(node), "runId": id(node),
+            "loading": false, "keys": 3, "settings": {"cluster-node-timeout": "2000"}});
+        facts.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"pod": pod, "podUid": format!("uid-{pod}"), "running": true, "address": format!("{pod}:1"),
+            "answer": {"answered": facts}})
+    };
+    let stream = json!({"replication": {"id": id('f'), "offsetBytes": 10}});
+    let mut members = vec![
+        member("a-0", 'a', stream),
+        member("b-0", 'b', json!({})),
+        member("c-0", 'c', json!({})),
+    ];
+    if !failed {
+        members.push(member("d-0", 'd', json!({})));
+    }
+    json!({"observedAtMs": NOW_MS, "members": members, "view": {
+        id('a'): {"role": "replica", "primary": id('d'), "epoch": 1, "connected": true},
+        id('b'): slots("10-19"), id('c'): slots("20-16383"), id('d'): lost}})
+}
+
+async fn ask(bench: &Bench, pass: &Pass, call: RedisCall) -> Answer {
+    pass.perform(&bench.context, Call::Redis(call)).await
+}
+
+#[tokio::test]
+async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_follows() {
+    let verbs = ["observe", "failover"].map(str::to_owned).to_vec();
+    let redis = RedisGrants { commands: vec![], verbs };
+    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, Mode::Live);
+    for name in ["b-0", "c-0", "d-0"] {
+        bench.world.put(pod(name));
+    }
+    let shows = |snapshot: Value| {
+        *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot).unwrap();
+    };
+    let mut opened = bench.opened.clone();
+    let mut thing = (*opened.object).clone();
+    thing["spec"]["onPodDeath"] = json!("force");
+    opened.object = thing.into();
+    let path = Some(".spec.onPodDeath".to_owned());
+    opened.safety = SafetyPaths { durability: None, tail_loss: path }.into();
+    let pass = bench.gate.pass(opened);
+    shows(snapshot(false));
+    ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await.unwrap();
+    bench.world.away.store(true, Ordering::SeqCst);
+    shows(snapshot(true));
+    let seen = ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await;
+    assert!(matches!(seen, Ok(Reply::Document(_))), "{seen:?}");
+    let fail_over = |mode: &str| RedisCall::Act {
+        instance: instance(),
+        actions: vec![json!({"verb": "failover",
+            "args": {"pod": "a-0", "primary": id('d'), "mode": mode}})],
+    };
+    let sent = ask(&bench, &pass, fail_over("force")).await;
+    let Ok(Reply::Results(results)) = sent else { panic!("{sent:?}") };
+    assert!(results[0].as_ref().unwrap()["outcome"]["done"].is_object(), "{results:?}");
+    assert_eq!(bench.writes().last().unwrap(), "failover to a-0");
+    let tried = || {
+        let map = bench.world.objects.lock().unwrap()[&config_map(LEDGER)].clone();
+        let text = map["data"]["ledger.json"].as_str().unwrap().to_owned();
+        serde_json::from_str::<Value>(&text).unwrap()["nodes"][id('d')]["failoverTriedAtMs"].clone()
+    };
+    assert_eq!(tried(), Value::Null);
+    bench.world.away.store(false, Ordering::SeqCst);
+    ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await.unwrap();
+    assert_eq!(tried(), json!(NOW_MS), "it is written afterwards");
+}
+
+#[tokio::test]
+async fn without_the_api_server_nothing_else_is_sent() {
+    let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
+    let redis = RedisGrants { commands: vec![], verbs };
+    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, Mode::Live);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot(true)).unwrap();
+    bench.world.away.store(true, Ordering::SeqCst);
+    let action = json!({"verb": "configure", "args": {"pod": "b-0", "temporary": true,
+        "settings": {"cluster-node-timeout": "500"}}});
+    let call = RedisCall::Act { instance: instance(), actions: vec![action] };
+    let answer = bench.redis(call).await;
+    assert!(matches!(answer, Err(CallError::Transient(_))), "{answer:?}");
+    assert!(!bench.writes().iter().any(|line| line.starts_with("configure")));
+}
