@@ -9,7 +9,7 @@ use tholepin_core::{
     port::{Deed, Members},
 };
 use tholepin_schema::{
-    action::{self, Action, ActionResult, Outcome, Verb},
+    action::{self, Action, ActionResult, FailoverMode, Outcome, Verb},
     fact::Fact,
     instance::Instance,
     manifest::SafetyPaths,
@@ -22,10 +22,11 @@ use crate::{
     context::Mode,
     fact::{self, Objects},
     field, grant,
-    guard::{self, Policy, Proof, Scene},
+    guard::{self, Policy, Scene},
     instance, kubernetes, ledger, lift,
     pass::Pass,
-    steps, witness,
+    steps,
+    witness::{self, Evidence},
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -119,13 +120,14 @@ impl<'a> Run<'a> {
         let members = self.pass.members_by(&self.book.ledger, self.instance).await?;
         let snapshot = ports.redis.observe(&members, &self.instance.settings).await;
         let now_ms = ports.clock.now_ms();
-        ledger::learn(&mut self.book.ledger, &snapshot, now_ms);
-        let deaths = self.deaths(&snapshot, wave).await;
+        self.book.learn(&snapshot, now_ms);
+        let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
         let policy = policy(&self.pass.context.safety, &self.pass.context.object);
         let ledger = &self.book.ledger;
-        let (snapshot, deaths, objects) = (&snapshot, &deaths, &objects);
-        let scene = Scene { snapshot, ledger, policy, deaths, objects, now_ms };
+        let Evidence { deaths, unproven } = &evidence;
+        let (snapshot, objects) = (&snapshot, &objects);
+        let scene = Scene { snapshot, ledger, policy, deaths, unproven, objects, now_ms };
         let mut sent = Vec::new();
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
@@ -183,24 +185,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Which recorded nodes are proven dead: by what the Pods of the snapshot say, and for primaries
-    /// that this wave would replace, whose Pod is no member any more, by live reads.
-    async fn deaths(&self, snapshot: &Snapshot, wave: &[usize]) -> BTreeMap<NodeId, Proof> {
-        let mut deaths = guard::deaths(snapshot, &self.book.ledger);
-        let actions = wave.iter().filter_map(|index| self.actions.get(*index));
-        for action in actions {
-            let Verb::Failover { primary, .. } = action.verb else { continue };
-            let known = self.book.ledger.nodes.get(&primary);
-            let Some(known) = known.filter(|_| !deaths.contains_key(&primary)) else { continue };
-            if snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid) {
-                continue;
-            }
-            let witness = witness::of(self.pass, self.instance, known).await;
-            if let Some(proof) = guard::proof_of_death(known, &witness) {
-                deaths.insert(primary, proof);
-            }
+    /// What is known of the nodes whose death the failovers of a wave rest on. While the Pod of a node
+    /// is a member, its status tells the container's end; only a takeover asks for more.
+    async fn evidence(&mut self, snapshot: &Snapshot, wave: &[usize]) -> Evidence {
+        let mut suspects = BTreeSet::new();
+        for action in wave.iter().filter_map(|index| self.actions.get(*index)) {
+            let Verb::Failover { mode, .. } = &action.verb else { continue };
+            let known = &self.book.ledger.nodes;
+            let has_pod = |node: &NodeId| {
+                let uid = known.get(node).map(|known| &known.pod_uid);
+                snapshot.members.iter().any(|member| Some(&member.pod_uid) == uid)
+            };
+            let named = guard::suspects(&action.verb, snapshot).into_iter();
+            suspects.extend(named.filter(|it| *mode == FailoverMode::Takeover || !has_pod(it)));
         }
-        deaths
+        witness::examine(self.pass, self.instance, self.book, snapshot, suspects).await
     }
 
     /// What the API server says of the objects that this wave presumes something about. In a plan, what

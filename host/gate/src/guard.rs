@@ -11,6 +11,7 @@
 //!   from its silence.
 //! - A refusal says what was wanted and what was seen.
 
+mod absence;
 mod common;
 mod death;
 mod failover;
@@ -18,8 +19,11 @@ mod forget;
 mod stop;
 mod topology;
 
+pub(crate) use absence::OUT_OF_SERVICE;
+pub use absence::{Absence, Finding, Unproven, confirmed, due_at_ms, find};
 pub(crate) use death::is_reported_terminated;
 pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
+pub(crate) use failover::suspects;
 pub(crate) use stop::{Stop, returned, stop, stopping};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +72,8 @@ pub struct Scene<'a> {
     pub policy: Policy,
     /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
     pub deaths: &'a BTreeMap<NodeId, Proof>,
+    /// What is missing to call nodes dead for a takeover that live reads were made about.
+    pub unproven: &'a BTreeMap<NodeId, Unproven>,
     /// What live reads say of the objects that actions presume something about.
     pub objects: &'a Objects,
     /// Now, in milliseconds since 1970.
@@ -113,7 +119,8 @@ pub fn check(
     let deaths = deaths(snapshot, ledger);
     let objects = Objects::new();
     let policy = *policy;
-    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    let (deaths, unproven) = (&deaths, &BTreeMap::new());
+    let scene = Scene { snapshot, ledger, policy, deaths, unproven, objects: &objects, now_ms };
     judge(action, &scene)
 }
 

@@ -50,8 +50,8 @@ pub(crate) fn stop(
         );
         return Err(Refusal::new("stop", text));
     }
-    let (deaths, objects) = (BTreeMap::new(), Objects::new());
-    let scene = Scene { snapshot, ledger, policy, deaths: &deaths, objects: &objects, now_ms };
+    let (deaths, unproven, objects) = (&BTreeMap::new(), &BTreeMap::new(), &Objects::new());
+    let scene = Scene { snapshot, ledger, policy, deaths, unproven, objects, now_ms };
     common::is_fresh(&scene)?;
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {

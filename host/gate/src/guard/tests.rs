@@ -150,7 +150,8 @@ impl World {
     fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
         let Self { snapshot, ledger, policy, deaths, .. } = self;
         let objects = &Objects::new();
-        let scene = Scene { snapshot, ledger, policy: *policy, deaths, objects, now_ms: NOW_MS };
+        let (policy, unproven, now_ms) = (*policy, &BTreeMap::new(), NOW_MS);
+        let scene = Scene { snapshot, ledger, policy, deaths, unproven, objects, now_ms };
         judge(&action.into(), &scene).map_err(|refusal| {
             assert!(!refusal.message.is_empty());
             refusal.guard

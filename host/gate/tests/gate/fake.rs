@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) running: Mutex<Vec<bool>>,
     /// Whether actions fail.
     pub(crate) deaf: AtomicBool,
+    /// Whether every dial is refused.
+    pub(crate) refusing: AtomicBool,
     /// The last resource version given.
     versions: AtomicU64,
 }
@@ -279,7 +281,7 @@ impl Redis for World {
     }
 
     fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
-        Box::pin(async { false })
+        Box::pin(async { self.refusing.load(Ordering::SeqCst) })
     }
 
     fn member_ended(&self, _: &str) {}

@@ -1,6 +1,7 @@
 //! What the gate lets pass, and what reaches the ports when it does not.
 #![cfg(test)]
 
+mod death;
 mod facts;
 mod fake;
 mod lift;
