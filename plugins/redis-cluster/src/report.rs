@@ -14,7 +14,7 @@ use tholepin_redis_types::{
 use tholepin_sdk::{Error, EventType, Failure, Host, time};
 
 use crate::{
-    act::Acted,
+    act::{Acted, HeldUp},
     observe::{Missing, Target},
 };
 
@@ -145,8 +145,14 @@ fn planned(plan: &Plan, acted: &Acted) -> [Verdict; 3] {
         ];
     }
     let stage = if plan.stage == Stage::Forming { "Forming" } else { "Healing" };
-    let fault = plan.reasons().find(|reason| reason.is_fault());
+    // That another shard comes first says nothing where a guard says why that one cannot.
+    let says_more =
+        |reason: &&WaitReason| acted.held_up.is_empty() || **reason != WaitReason::OtherShardFirst;
+    let fault = plan.reasons().filter(says_more).find(|reason| reason.is_fault());
     let degraded = match (fault, acted.held_up.first()) {
+        (Some(reason), Some(HeldUp { message, .. })) => {
+            Verdict::new(true, reason.as_str(), format!("{reason}; {message}"))
+        }
         (Some(reason), _) => Verdict::new(true, reason.as_str(), reason.to_string()),
         (None, Some(held_up)) => Verdict::new(true, &held_up.reason, &held_up.message),
         (None, None) => no_fault(),
