@@ -29,7 +29,9 @@ pub use call::{
 };
 pub use error_chain::ErrorChain;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
-pub use object::{ObjectError, ObjectMeta, Owner, PAUSED, StoredObject};
+pub use object::{
+    ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, Owner, PAUSED, StoredObject,
+};
 pub use perform::{Boxed, CallContext, Mode, Perform};
 pub use recording::{Recorded, Recording};
 pub use report::{PassEnd, PassHeader, PassReport};

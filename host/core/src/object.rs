@@ -18,6 +18,13 @@ use crate::ObjectRef;
 /// still work.
 pub const PAUSED: &str = "tholepin.dev/paused";
 
+/// What the keys of annotations begin with by which a person speaks to the host. No plugin writes one.
+pub const ANNOTATION_PREFIX: &str = "tholepin.dev/";
+
+/// The annotation by which a person says that processes have ended: `NODE_ID/POD_UID`, several separated
+/// by commas or spaces.
+pub const CONFIRM_DEAD: &str = "tholepin.dev/confirm-dead";
+
 /// One object of the store; a copy shares the text.
 #[derive(Clone)]
 pub struct StoredObject {

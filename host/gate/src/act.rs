@@ -22,10 +22,11 @@ use crate::{
     context::Mode,
     fact::{self, Objects},
     field, grant,
-    guard::{self, Policy, Proof, Scene},
+    guard::{self, Policy, Scene},
     instance, kubernetes, ledger, lift,
     pass::Pass,
-    start, steps, witness,
+    start, steps,
+    witness::{self, Evidence},
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -66,20 +67,6 @@ pub(crate) async fn perform(
 /// Whether the cluster itself decides about an action's effect.
 const fn is_voted_for(action: &Action) -> bool {
     matches!(action.verb, Verb::Failover { mode: FailoverMode::Force, .. })
-}
-
-/// The node that an action takes for dead.
-fn replaced(action: &Action) -> Option<NodeId> {
-    match &action.verb {
-        Verb::Failover { primary: node, .. }
-        | Verb::Forget { node }
-        | Verb::AllowStart { node, .. } => Some(*node),
-        Verb::Meet { .. }
-        | Verb::SetConfigEpoch { .. }
-        | Verb::AssignSlots { .. }
-        | Verb::Replicate { .. }
-        | Verb::Configure { .. } => None,
-    }
 }
 
 const fn without_commands(outcome: Outcome) -> Deed {
@@ -138,15 +125,15 @@ impl<'a> Run<'a> {
         let members = self.pass.members_by(&self.book.ledger, self.instance).await?;
         let snapshot = ports.redis.observe(&members, &self.instance.settings).await;
         let now_ms = ports.clock.now_ms();
-        ledger::learn(&mut self.book.ledger, &snapshot, now_ms);
-        let deaths = self.deaths(&snapshot, wave).await;
+        self.book.learn(&snapshot, now_ms);
+        let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
         let approved = start::approved(self.pass, &self.book.ledger);
         let policy = policy(&self.pass.context.safety, &self.pass.context.object);
         let ledger = &self.book.ledger;
-        let (snapshot, deaths, objects) = (&snapshot, &deaths, &objects);
-        let approved = &approved;
-        let scene = Scene { snapshot, ledger, policy, deaths, approved, objects, now_ms };
+        let Evidence { deaths, unproven } = &evidence;
+        let (snapshot, objects, approved) = (&snapshot, &objects, &approved);
+        let scene = Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms };
         let mut sent = Vec::new();
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
@@ -229,23 +216,22 @@ impl<'a> Run<'a> {
         all
     }
 
-    /// Which recorded nodes are proven dead: by what the Pods of the snapshot say, and for primaries
-    /// that this wave would replace, whose Pod is no member any more, by live reads.
-    async fn deaths(&self, snapshot: &Snapshot, wave: &[usize]) -> BTreeMap<NodeId, Proof> {
-        let mut deaths = guard::deaths(snapshot, &self.book.ledger);
-        let actions = wave.iter().filter_map(|index| self.actions.get(*index));
-        for primary in actions.filter_map(replaced) {
-            let known = self.book.ledger.nodes.get(&primary);
-            let Some(known) = known.filter(|_| !deaths.contains_key(&primary)) else { continue };
-            if snapshot.members.iter().any(|member| member.pod_uid == known.pod_uid) {
-                continue;
-            }
-            let witness = witness::of(self.pass, self.instance, known).await;
-            if let Some(proof) = guard::proof_of_death(known, &witness) {
-                deaths.insert(primary, proof);
-            }
+    /// What is known of the nodes whose death the failovers of a wave rest on. While the Pod of a node
+    /// is a member, its status tells the container's end; only a takeover asks for more.
+    async fn evidence(&mut self, snapshot: &Snapshot, wave: &[usize]) -> Evidence {
+        let mut suspects = BTreeSet::new();
+        for action in wave.iter().filter_map(|index| self.actions.get(*index)) {
+            let asks_all =
+                matches!(action.verb, Verb::Failover { mode: FailoverMode::Takeover, .. });
+            let known = &self.book.ledger.nodes;
+            let has_pod = |node: &NodeId| {
+                let uid = known.get(node).map(|known| &known.pod_uid);
+                snapshot.members.iter().any(|member| Some(&member.pod_uid) == uid)
+            };
+            let named = guard::suspects(&action.verb, snapshot, &self.book.ledger).into_iter();
+            suspects.extend(named.filter(|it| asks_all || !has_pod(it)));
         }
-        deaths
+        witness::examine(self.pass, self.instance, self.book, snapshot, suspects).await
     }
 
     /// What the API server says of the objects that this wave presumes something about. In a plan, what

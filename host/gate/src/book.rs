@@ -21,6 +21,7 @@ use tholepin_schema::{
     ledger::Ledger,
     manifest::KindName,
     reserved::{self, Purpose},
+    snapshot::Snapshot,
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{PassContext, context::Mode, ledger, ownership::text, pass::Pass};
+use crate::{PassContext, absences::Absences, context::Mode, ledger, ownership::text, pass::Pass};
 
 /// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
 const BOOKS_MAX: usize = 4096;
@@ -61,6 +62,8 @@ pub(crate) struct Book {
     stored: Option<Stored>,
     /// The instance of each group as a call named it last: how to reach its members.
     pub(crate) instances: BTreeMap<String, Instance>,
+    /// What is remembered in memory alone of the nodes that do not answer.
+    pub(crate) absences: Absences,
     /// Whether Kubernetes was asked for it.
     is_read: bool,
 }
@@ -140,6 +143,12 @@ impl Book {
         }
         let old = read_old(kubernetes, context).await?;
         Ok(Self { ledger: old.unwrap_or_default(), is_read: true, ..Self::default() })
+    }
+
+    /// Takes in a snapshot.
+    pub(crate) fn learn(&mut self, snapshot: &Snapshot, now_ms: u64) {
+        ledger::learn(&mut self.ledger, snapshot, now_ms);
+        self.absences.look(&self.ledger, snapshot, now_ms);
     }
 
     /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an

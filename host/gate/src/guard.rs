@@ -11,6 +11,7 @@
 //!   from its silence.
 //! - A refusal says what was wanted and what was seen.
 
+mod absence;
 mod common;
 mod death;
 mod failover;
@@ -19,8 +20,11 @@ mod start;
 mod stop;
 mod topology;
 
+pub(crate) use absence::OUT_OF_SERVICE;
+pub use absence::{Absence, Finding, Unproven, confirmed, due_at_ms, find};
 pub(crate) use death::is_reported_terminated;
 pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
+pub(crate) use failover::suspects;
 pub(crate) use stop::{Stop, returned, stop, stopping};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +75,8 @@ pub struct Scene<'a> {
     pub deaths: &'a BTreeMap<NodeId, Proof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
     pub approved: &'a BTreeSet<NodeId>,
+    /// What is missing to call nodes dead for a takeover that live reads were made about.
+    pub unproven: &'a BTreeMap<NodeId, Unproven>,
     /// What live reads say of the objects that actions presume something about.
     pub objects: &'a Objects,
     /// Now, in milliseconds since 1970.
@@ -114,12 +120,13 @@ pub fn check(
     now_ms: u64,
 ) -> Result<(), Refusal> {
     let deaths = deaths(snapshot, ledger);
-    let (objects, approved) = (Objects::new(), BTreeSet::new());
+    let (objects, approved, unproven) = (Objects::new(), BTreeSet::new(), BTreeMap::new());
     let scene = Scene {
         snapshot,
         ledger,
         policy: *policy,
         deaths: &deaths,
+        unproven: &unproven,
         approved: &approved,
         objects: &objects,
         now_ms,

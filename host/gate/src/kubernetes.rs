@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, Effect, KubernetesCall, ObjectRef, ReadMode, Reply, Step, condition,
+    ANNOTATION_PREFIX, Answer, CallError, Effect, KubernetesCall, ObjectRef, ReadMode, Reply, Step,
+    condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
 };
 use tholepin_schema::manifest::{KindName, KubernetesGrant};
@@ -130,6 +131,7 @@ pub(crate) fn in_store(
 async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step>) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply")?;
+    no_reserved_annotations(&reference, &object)?;
     if force && !granted.force {
         let what = &reference.kind;
         return Err(CallError::Denied(format!("the grant for {what} does not say `force: true`")));
@@ -188,6 +190,7 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
 async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply-status")?;
+    no_reserved_annotations(&reference, &object)?;
     let is_reconciled = reference == pass.context.reference();
     if !is_reconciled {
         in_scope(pass, granted, &reference, &object)?;
@@ -204,6 +207,21 @@ async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answ
         dry_run: pass.context.mode == Mode::Plan,
     };
     send_apply(pass, &reference, request, &before, steps).await
+}
+
+/// What a person says to the host in an annotation, no plugin says for him, nor takes back.
+fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
+    let Some(annotations) = written.pointer("/metadata/annotations") else { return Ok(()) };
+    let Some(annotations) = annotations.as_object() else {
+        let text = format!("a write to {object} must name its annotations, not replace them all");
+        return Err(CallError::Denied(text));
+    };
+    match annotations.keys().find(|key| key.starts_with(ANNOTATION_PREFIX)) {
+        None => Ok(()),
+        Some(key) => Err(CallError::Denied(format!(
+            "the annotation `{key}` of {object} is a person's to write, no plugin's"
+        ))),
+    }
 }
 
 fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
@@ -260,6 +278,7 @@ async fn merge_patch(
     steps: &mut Vec<Step>,
 ) -> Answer {
     let granted = pass.granted(&object.kind, "merge-patch")?;
+    no_reserved_annotations(&object, &patch)?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     in_scope(pass, granted, &object, &found)?;

@@ -21,7 +21,7 @@ use tholepin_schema::{
     action::{Action, Verb},
     ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
     snapshot::{Facts, Member, Snapshot},
-    word::{NodeId, Role, RunId},
+    word::{NodeId, Role, RunId, SlotSet},
 };
 
 /// Takes in a snapshot. Says whether the ledger has changed and must be written.
@@ -181,7 +181,9 @@ fn role_change(
     if promoted || demoted { Some(now_ms) } else { old.role_changed_at_ms }
 }
 
-/// Drops nodes that nobody knows any more, if everybody could have told.
+/// Drops nodes that nobody knows any more, if everybody could have told. A fresh member cannot: while
+/// slots that held keys have no other owner, their last one is kept and so are its replicas, because
+/// their data can be lost.
 fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     let all_answered = snapshot.members.iter().all(|member| member.node().is_some());
     if !all_answered || snapshot.members.is_empty() {
@@ -190,7 +192,20 @@ fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     let is_known = |node: NodeId| {
         snapshot.members.iter().any(|member| snapshot.row_seen_by(member, node).is_some())
     };
-    let gone: Vec<NodeId> = ledger.nodes.keys().copied().filter(|node| !is_known(*node)).collect();
+    let owned = snapshot.primaries().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
+    let is_last_owner = |node: NodeId| {
+        let slots = ledger.nodes.get(&node).map(|known| known.slots.difference(&owned));
+        slots.is_some_and(|slots| !slots.intersection(&ledger.held_keys).is_empty())
+    };
+    let had_the_last_data = |node: NodeId, known: &KnownNode| {
+        is_last_owner(node) || known.primary.is_some_and(is_last_owner)
+    };
+    let mut gone = Vec::new();
+    for (node, known) in &ledger.nodes {
+        if !is_known(*node) && !had_the_last_data(*node, known) {
+            gone.push(*node);
+        }
+    }
     for node in gone {
         forgot(ledger, node, now_ms);
     }

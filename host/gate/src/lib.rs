@@ -19,6 +19,7 @@ use std::sync::Arc;
 use tholepin_core::port::{Clock, Entropy, Kubernetes, Prober, Redis};
 use tokio::sync::watch;
 
+mod absences;
 mod act;
 mod book;
 mod context;

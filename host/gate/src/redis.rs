@@ -13,7 +13,7 @@ use tholepin_schema::{
     instance::Instance,
 };
 
-use crate::{act, context::Mode, grant, instance, ledger, lift, pass::Pass, steps};
+use crate::{act, context::Mode, grant, instance, lift, pass::Pass, steps};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
     let ports = &pass.gate.ports;
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
     snapshot.credentials = members.credentials_facts;
-    ledger::learn(&mut book.ledger, &snapshot, ports.clock.now_ms());
+    book.learn(&snapshot, ports.clock.now_ms());
     book.save_or_later(pass).await?;
     instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)

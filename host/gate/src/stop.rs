@@ -25,7 +25,6 @@ use crate::{
     grant,
     guard::{self, Class, Stop},
     instance::{self, container_status, uid},
-    ledger,
     ownership::{self, text},
     pass::Pass,
 };
@@ -155,7 +154,7 @@ async fn judge(
     let members = pass.members_by(&book.ledger, &instance).await?;
     let snapshot = ports.redis.observe(&members, &instance.settings).await;
     let now_ms = ports.clock.now_ms();
-    ledger::learn(&mut book.ledger, &snapshot, now_ms);
+    book.learn(&snapshot, now_ms);
     let policy = act::policy(&pass.context.safety, &pass.context.object);
     let class = guard::stop(&snapshot, &book.ledger, policy, stops, now_ms)
         .map_err(|refusal| CallError::Refused(refusal.to_string()))?;

@@ -1,22 +1,117 @@
-//! Asks Kubernetes and the network about a recorded process that may be dead.
+//! Asks Kubernetes and the network about recorded processes that may be dead.
 
-use std::net::SocketAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
+use futures::future::{join, join_all};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
-use tholepin_schema::{instance::Instance, ledger::KnownNode, manifest::KindName};
+use tholepin_schema::{
+    instance::Instance, ledger::KnownNode, manifest::KindName, snapshot::Snapshot, word::NodeId,
+};
+use tokio::time::timeout;
 
 use crate::{
-    guard::{Dial, Witness},
+    absences::{Lease, node_timeout_ms},
+    book::Book,
+    guard::{self, Absence, Dial, Finding, OUT_OF_SERVICE, Proof, Unproven, Witness},
     instance::container_status,
     ownership::text,
     pass::Pass,
 };
 
-/// What live reads say. What cannot be read speaks for life.
-pub(crate) async fn of(pass: &Pass, instance: &Instance, known: &KnownNode) -> Witness {
+/// How long all questions about one node may take. A snapshot is acted on while it is two seconds old.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// What is known of nodes that may be dead.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence {
+    /// Those that are.
+    pub(crate) deaths: BTreeMap<NodeId, Proof>,
+    /// What a takeover lacks for others.
+    pub(crate) unproven: BTreeMap<NodeId, Unproven>,
+}
+
+/// What live reads say of one node.
+struct Sight {
+    witness: Witness,
+    out_of_service: bool,
+    lease: Result<Lease, String>,
+}
+
+/// Looks for what proves the death of these nodes: what the Pods of the snapshot say, and for those of
+/// which that proves nothing, live reads.
+pub(crate) async fn examine(
+    pass: &Pass,
+    instance: &Instance,
+    book: &mut Book,
+    snapshot: &Snapshot,
+    suspects: BTreeSet<NodeId>,
+) -> Evidence {
+    let deaths = guard::deaths(snapshot, &book.ledger);
+    let mut evidence = Evidence { deaths, unproven: BTreeMap::new() };
+    let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
+    let open = suspects.into_iter().filter(|node| !evidence.deaths.contains_key(node));
+    let open = open.filter(|node| !answers(*node));
+    let open = open.filter_map(|node| Some((node, book.ledger.nodes.get(&node)?.clone())));
+    let open: Vec<(NodeId, KnownNode)> = open.collect();
+    if open.is_empty() {
+        return evidence;
+    }
+    let confirmed = confirmed(pass);
+    let sights = join_all(open.iter().map(|(_, known)| look(pass, instance, known))).await;
+    let now_ms = pass.gate.ports.clock.now_ms();
+    for ((node, known), sight) in open.into_iter().zip(sights) {
+        let Sight { witness, out_of_service, lease } = sight;
+        let absence = Absence {
+            witness,
+            out_of_service,
+            confirmed: confirmed.contains(&(node, known.pod_uid.clone())),
+            renewed: book.absences.renewed((node, &known), &lease, now_ms),
+            link_down_ms: book.absences.link_down_ms(node),
+            node_timeout_ms: node_timeout_ms(snapshot),
+            now_ms,
+        };
+        let Finding { proof, unproven } = guard::find(&known, &absence);
+        evidence.deaths.extend(proof.map(|proof| (node, proof)));
+        evidence.unproven.extend(unproven.map(|unproven| (node, unproven)));
+    }
+    evidence
+}
+
+/// The nodes that a person named dead on the object reconciled, as the store has it now.
+fn confirmed(pass: &Pass) -> BTreeSet<(NodeId, String)> {
+    let view = pass.gate.ports.kubernetes.view();
+    let object = view.meta(&pass.context.reference());
+    let object = object.filter(|object| object.uid == pass.context.uid());
+    object.map(|object| guard::confirmed(&object.annotations)).unwrap_or_default()
+}
+
+/// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.
+async fn look(pass: &Pass, instance: &Instance, known: &KnownNode) -> Sight {
+    let sight = timeout(DEADLINE, ask(pass, instance, known)).await;
+    sight.unwrap_or_else(|_| Sight {
+        witness: Witness {
+            container_status: Some(Value::Null),
+            kube_node_ready: false,
+            dial: Dial::Inconclusive,
+        },
+        out_of_service: false,
+        lease: Err(format!("no answer within {} ms", DEADLINE.as_millis())),
+    })
+}
+
+async fn ask(pass: &Pass, instance: &Instance, known: &KnownNode) -> Sight {
     let kubernetes = &pass.gate.ports.kubernetes;
-    let pod = kubernetes.get(reference("Pod", &instance.namespace, &known.pod)).await;
+    let name = &known.kube_node;
+    let pod = kubernetes.get(reference("v1", "Pod", &instance.namespace, &known.pod));
+    let node = kubernetes.get(reference("v1", "Node", "", name));
+    let lease =
+        kubernetes.get(reference("coordination.k8s.io/v1", "Lease", "kube-node-lease", name));
+    let ((pod, node), (lease, dial)) = join(join(pod, node), join(lease, dial(pass, known))).await;
     let container_status = match &pod {
         Ok(pod) if text(pod, "/metadata/uid") == known.pod_uid => {
             Some(container_status(pod, &instance.container).cloned().unwrap_or_default())
@@ -25,16 +120,20 @@ pub(crate) async fn of(pass: &Pass, instance: &Instance, known: &KnownNode) -> W
         // An empty status proves nothing.
         Err(_) => Some(Value::Null),
     };
-    let kube_node_ready = match kubernetes.get(reference("Node", "", &known.kube_node)).await {
-        Ok(node) => is_ready(&node),
-        Err(_) => false,
-    };
+    let lease = lease
+        .map_err(|error| error.to_string())
+        .and_then(|lease| Lease::of(&lease).ok_or_else(|| "it has no `spec.renewTime`".to_owned()));
+    let kube_node_ready = node.as_ref().is_ok_and(is_ready);
+    let out_of_service = node.as_ref().is_ok_and(is_out_of_service);
+    Sight { witness: Witness { container_status, kube_node_ready, dial }, out_of_service, lease }
+}
+
+async fn dial(pass: &Pass, known: &KnownNode) -> Dial {
     let address: Option<SocketAddr> = known.address.as_ref().and_then(|text| text.parse().ok());
-    let dial = match address {
+    match address {
         Some(address) if pass.gate.ports.redis.refuses(address).await => Dial::Refused,
         _ => Dial::Inconclusive,
-    };
-    Witness { container_status, kube_node_ready, dial }
+    }
 }
 
 fn is_ready(node: &Value) -> bool {
@@ -44,9 +143,15 @@ fn is_ready(node: &Value) -> bool {
     })
 }
 
-fn reference(kind: &str, namespace: &str, name: &str) -> ObjectRef {
+/// Whether a person says that a Kubernetes node is off.
+fn is_out_of_service(node: &Value) -> bool {
+    let taints = node.pointer("/spec/taints").and_then(Value::as_array);
+    taints.into_iter().flatten().any(|taint| text(taint, "/key") == OUT_OF_SERVICE)
+}
+
+fn reference(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectRef {
     ObjectRef {
-        kind: KindName { api_version: "v1".to_owned(), kind: kind.to_owned() },
+        kind: KindName { api_version: api_version.to_owned(), kind: kind.to_owned() },
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     }

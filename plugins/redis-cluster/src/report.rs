@@ -207,11 +207,18 @@ fn planned(plan: &Plan, acted: &Acted, faults: &[Fault]) -> [Verdict; 3] {
 /// What is broken: among the members first, then what stands in the way besides. All are told, the first
 /// with its reason.
 fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Verdict {
-    let waits = plan.reasons().find(|reason| reason.is_fault());
-    let waits = waits.map(|reason| (reason.as_str(), reason.to_string()));
-    let held_up = || acted.held_up.first().filter(|_| plan.stage != Stage::Steady);
-    let members = waits
-        .or_else(|| held_up().map(|held_up| (held_up.reason.as_str(), held_up.message.clone())));
+    let held_up = acted.held_up.first().filter(|_| plan.stage != Stage::Steady);
+    // That another shard comes first says nothing where a guard says why that one cannot.
+    let says_more =
+        |reason: &&WaitReason| held_up.is_none() || **reason != WaitReason::OtherShardFirst;
+    let waits = plan.reasons().filter(says_more).find(|reason| reason.is_fault());
+    let members = match (waits, held_up) {
+        (Some(reason), Some(held_up)) => {
+            Some((reason.as_str(), format!("{reason}; {}", held_up.message)))
+        }
+        (Some(reason), None) => Some((reason.as_str(), reason.to_string())),
+        (None, held_up) => held_up.map(|it| (it.reason.as_str(), it.message.clone())),
+    };
     let besides = faults.first().map(|fault| (fault.reason.as_str(), fault.message.clone()));
     match (members, besides) {
         (None, None) => no_fault(),

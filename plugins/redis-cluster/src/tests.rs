@@ -471,6 +471,48 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
     }
 }
 
+/// Both primaries are gone with their Pods; the guard wants a proof for them.
+#[test]
+fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
+    let dead = |slots: &str| {
+        json!({"role": "primary", "address": "10.0.9.9:6379", "epoch": 1, "slots": [slots],
+            "connected": false})
+    };
+    let row = |primary: &str, address: &str| {
+        json!({"role": "replica", "primary": primary, "address": address, "epoch": 1,
+            "connected": true})
+    };
+    let (a, b, c, d) = (id('a'), id('b'), id('c'), id('d'));
+    let replica = |pod: &str, address: &str, node: &str| {
+        let mut member = fresh(pod, address, node);
+        let facts = &mut member["answer"]["answered"];
+        facts["cluster"]["knownNodes"] = json!(4);
+        facts["cluster"]["slotsAssigned"] = json!(16384);
+        facts["differs"] = json!({});
+        facts["replication"] = json!({"id": id('e'), "offsetBytes": 1, "upstream": {
+            "address": "10.0.9.9:6379", "linkUp": false, "syncInProgress": false}});
+        member
+    };
+    let (one, other) = ("10.0.0.1:6379", "10.0.0.2:6379");
+    let snapshot = json!({
+        "observedAtMs": 1,
+        "view": {&a: dead("0-8191"), &b: dead("8192-16383"), &c: row(&a, one), &d: row(&b, other)},
+        "members": [replica("demo-shard-0-1", one, &c), replica("demo-shard-1-1", other, &d)],
+    });
+    let words = "nothing proves that these have ended: use `tholepin.dev/confirm-dead=x/y`";
+    let refusal = json!({"refused": {"guard": "death", "message": words}});
+    let host = Scripted { snapshot, refusals: vec![("failover", refusal)], ..Scripted::default() };
+    let spec = json!({"shards": 2, "replicasPerShard": 1, "durability": "cache"});
+    let outcome = reconcile(&host, object(spec));
+    assert_eq!(host.acted.borrow()[0]["args"]["mode"], "takeover");
+    for name in ["Ready", "Degraded"] {
+        let (_, reason, message) = condition(&host, name);
+        assert_eq!(reason, "Refused", "{name}");
+        assert!(message.contains(words), "{name}: {message}");
+    }
+    assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
+}
+
 #[test]
 fn deleting_is_finished_at_once_and_writes_nothing() {
     let host = Scripted::default();

@@ -104,9 +104,12 @@ async fn condition(story: &Story, name: &str, status: &str, words: &str) -> Resu
         let object = object(story)?;
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
         let mut all = conditions.unwrap_or_default().into_iter();
-        let found = all.find(|it| it["type"] == name).unwrap_or_default();
-        let says = found["message"].as_str().is_some_and(|message| message.contains(words));
-        let holds = found["status"] == status && says;
+        let found = all.find(|it| it.get("type").is_some_and(|it| it == name)).unwrap_or_default();
+        let says = found
+            .get("message")
+            .and_then(Value::as_str)
+            .is_some_and(|message| message.contains(words));
+        let holds = found.get("status").is_some_and(|it| it == status) && says;
         Ok(if holds { Look::There(found) } else { Look::NotYet(found.to_string()) })
     };
     let what = format!("{name}={status} with `{words}`");
@@ -151,7 +154,7 @@ async fn shown(story: &Story, wanted: &[(&str, &str)]) -> Result<()> {
 async fn replace_next(story: &Story) -> Result<()> {
     let (seats, _) = story.well().await?;
     let found = condition(story, "Outdated", "True", "").await?;
-    let message = found["message"].as_str().unwrap_or_default().to_owned();
+    let message = found.get("message").and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = |seat: &&Seat| message.contains(&format!("next is `{}`", seat.pod));
     let next = seats.iter().find(named).with_context(|| message.clone())?;
     story.kubectl.run(&["delete", "pod", &next.pod, "--wait=false"])?;
@@ -178,8 +181,10 @@ async fn adopted(story: &Story) -> Result<std::time::Duration> {
         let new = uid(set)?;
         let pods = story.kubectl.run(&["get", "pods", "-o", "json"])?;
         let pods: Value = serde_json::from_str(&pods)?;
-        let owners = pods["items"].as_array().into_iter().flatten();
-        let owned = owners.filter(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == *new);
+        let owners = pods.get("items").and_then(Value::as_array).into_iter().flatten();
+        let owned = owners.filter(|pod| {
+            pod.pointer("/metadata/ownerReferences/0/uid").is_some_and(|uid| *uid == *new)
+        });
         let owned = owned.count();
         let done = new != old && owned == before.len();
         Ok(if done { Look::There(()) } else { Look::NotYet(format!("{owned} adopted")) })

@@ -28,7 +28,8 @@ pub struct Snapshot {
     pub observed_at_ms: u64,
     /// The nodes as the majority sees them, by id. A node is here if more than half of the voters
     /// know it, with the row that most of them have. Voters are the members that say of themselves
-    /// to be primaries with slots; if there are none, all that answered.
+    /// to be primaries with slots; if there are none, those that know an owner of slots; else those
+    /// that know anybody but themselves; else all that answered.
     #[serde(default)]
     pub view: BTreeMap<NodeId, NodeRow>,
     /// All members, by the name of their Pod.

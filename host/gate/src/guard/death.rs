@@ -1,9 +1,9 @@
 //! Proof that a primary is dead.
 //!
 //! A silent Redis proves nothing: a hung process and a cut network look the same, and the process may
-//! go on taking writes. Two things prove that a process has ended: Kubernetes reports that the
-//! container which ran it has terminated, or its Pod is gone, the machine it ran on is alive to say
-//! so, and nobody listens where it listened.
+//! go on taking writes. What proves that a process has ended: Kubernetes reports that the container
+//! which ran it has terminated; or its Pod is gone, the machine it ran on is alive to say so, and nobody
+//! listens where it listened. For a takeover the latter must be so for long enough ([`super::find`]).
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,12 @@ use tholepin_schema::{
 pub enum Proof {
     /// The container recorded for its process is reported terminated.
     Terminated,
+    /// A person said so: by an annotation on the object, for a Pod that is gone, or by the taint
+    /// `node.kubernetes.io/out-of-service` on its Kubernetes node.
+    Confirmed,
+    /// Its Pod is gone for longer than its process had to end, its Kubernetes node has renewed its Lease
+    /// since, a dial was refused, and every member that knows it has lost the link to it.
+    LongGone,
     /// Its Pod is gone from a live read, its Kubernetes node is Ready, and a dial was refused.
     /// A forced deletion removes the Pod before the process ends, so that this alone never allows a
     /// takeover.
@@ -30,7 +36,7 @@ impl Proof {
     #[must_use]
     pub const fn allows_takeover(self) -> bool {
         match self {
-            Self::Terminated => true,
+            Self::Terminated | Self::Confirmed | Self::LongGone => true,
             Self::PodGone => false,
         }
     }

@@ -1,12 +1,15 @@
 //! Guards of the three ways to fail over.
 
+use std::collections::BTreeSet;
+
 use tholepin_schema::{
-    action::FailoverMode,
-    snapshot::{Member, NodeFlag, Snapshot},
+    action::{FailoverMode, Verb},
+    ledger::Ledger,
+    snapshot::{Member, NodeFlag, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
-use super::{Proof, Refusal, Scene, common};
+use super::{Refusal, Scene, absence, common, start};
 use crate::ledger::shard_changed_at_ms;
 
 /// How far behind, in bytes, a replica may be for a graceful failover: the primary holds writes until
@@ -36,7 +39,7 @@ pub(super) fn failover(
         }
         FailoverMode::Takeover => {
             has_no_majority(scene)?;
-            is_proven_dead(scene, primary)?;
+            are_proven_dead(scene, [primary])?;
             is_furthest(snapshot, pod, node, primary)
         }
     }
@@ -124,12 +127,42 @@ fn has_no_majority(scene: &Scene<'_>) -> Result<(), Refusal> {
         let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
         return Err(Refusal::new("no-majority", text));
     }
-    for (voter, _) in scene.snapshot.primaries() {
-        if scene.snapshot.member_of(voter).is_none() {
-            is_proven_dead(scene, voter)?;
+    are_proven_dead(scene, unheard(scene.snapshot))
+}
+
+/// The primaries with slots, in the eyes of the majority or of any member that answers, that did not
+/// answer themselves.
+fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
+    let facts = snapshot.members.iter().filter_map(Member::facts);
+    let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
+    let votes = |row: &NodeRow| {
+        row.role == Role::Primary
+            && !row.slots.is_empty()
+            && !row.flags.contains(&NodeFlag::Handshake)
+    };
+    let voters = rows.filter(|(_, row)| votes(row)).map(|(id, _)| *id);
+    voters.filter(|id| snapshot.member_of(*id).is_none()).collect()
+}
+
+/// The nodes whose death decides about an action.
+pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
+    let (node, mut suspects) = match verb {
+        Verb::Failover { primary, mode: FailoverMode::Takeover, .. } => {
+            (*primary, unheard(snapshot))
         }
-    }
-    Ok(())
+        Verb::Failover { primary, .. } => (*primary, BTreeSet::new()),
+        // What is given up with a node, nobody who followed it may have.
+        Verb::Forget { node } | Verb::AllowStart { node, .. } => {
+            (*node, start::followers(snapshot, ledger, *node))
+        }
+        Verb::Meet { .. }
+        | Verb::SetConfigEpoch { .. }
+        | Verb::AssignSlots { .. }
+        | Verb::Replicate { .. }
+        | Verb::Configure { .. } => return BTreeSet::new(),
+    };
+    suspects.insert(node);
+    suspects
 }
 
 /// The primary is proven dead, or the majority of the cluster itself has given it up.
@@ -149,20 +182,19 @@ fn is_lost(scene: &Scene<'_>, primary: NodeId) -> Result<(), Refusal> {
     Err(Refusal::new("death", text))
 }
 
-/// The container that ran the node is reported terminated.
-fn is_proven_dead(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
-    is_silent(scene.snapshot, node)?;
-    match scene.deaths.get(&node) {
-        Some(Proof::Terminated) => Ok(()),
-        Some(Proof::PodGone) => {
-            let text = format!(
-                "the Pod of {} is gone, which does not prove that its process is",
-                node.short()
-            );
-            Err(Refusal::new("death", text))
+/// Each of these nodes is proven dead by more than that its Pod is gone.
+fn are_proven_dead(
+    scene: &Scene<'_>,
+    nodes: impl IntoIterator<Item = NodeId>,
+) -> Result<(), Refusal> {
+    let mut open = Vec::new();
+    for node in nodes {
+        is_silent(scene.snapshot, node)?;
+        if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
+            open.push((node, scene.unproven.get(&node)));
         }
-        None => Err(Refusal::new("death", format!("nothing proves that {} is dead", node.short()))),
     }
+    if open.is_empty() { Ok(()) } else { Err(Refusal::new("death", absence::say(&open))) }
 }
 
 fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {

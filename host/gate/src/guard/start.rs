@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
+    ledger::Ledger,
     reserved::APPROVE_DATA_LOSS,
     snapshot::{Member, Snapshot},
     word::{NodeId, SlotSet},
@@ -46,7 +47,7 @@ pub(super) fn start(scene: &Scene<'_>, pod: &str, node: NodeId) -> Result<(), Re
 ///
 /// Fails with the follower that has it, or that does not tell.
 pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
-    for follower in followers(scene, node) {
+    for follower in followers(scene.snapshot, scene.ledger, node) {
         let answering = scene.snapshot.member_of(follower);
         let Some(facts) = answering.and_then(Member::facts) else {
             let known = scene.ledger.nodes.get(&follower);
@@ -79,8 +80,7 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
 }
 
 /// Everybody who follows a node, or followed it when it was seen last.
-fn followers(scene: &Scene<'_>, node: NodeId) -> BTreeSet<NodeId> {
-    let Scene { snapshot, ledger, .. } = scene;
+pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> BTreeSet<NodeId> {
     let recorded = ledger.nodes.iter().filter(|(_, known)| known.primary == Some(node));
     let recorded = recorded.map(|(follower, _)| *follower);
     let told = |snapshot: &Snapshot| {

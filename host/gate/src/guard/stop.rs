@@ -50,12 +50,14 @@ pub(crate) fn stop(
         );
         return Err(Refusal::new("stop", text));
     }
-    let (deaths, objects, approved) = (BTreeMap::new(), Objects::new(), BTreeSet::new());
+    let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
+    let (objects, approved) = (Objects::new(), BTreeSet::new());
     let scene = Scene {
         snapshot,
         ledger,
         policy,
         deaths: &deaths,
+        unproven: &unproven,
         approved: &approved,
         objects: &objects,
         now_ms,

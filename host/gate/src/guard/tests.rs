@@ -152,8 +152,9 @@ impl World {
 
     fn ask<T>(&self, question: impl FnOnce(&Scene<'_>) -> T) -> T {
         let Self { snapshot, ledger, policy, deaths, approved } = self;
-        let (objects, policy) = (&Objects::new(), *policy);
-        question(&Scene { snapshot, ledger, policy, deaths, approved, objects, now_ms: NOW_MS })
+        let (objects, unproven, policy) = (&Objects::new(), &BTreeMap::new(), *policy);
+        let now_ms = NOW_MS;
+        question(&Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms })
     }
 
     fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {

@@ -199,6 +199,40 @@ fn who_nobody_knows_any_more_is_forgotten_but_still_no_stranger() {
     assert!(!ledger.forgotten.contains_key(&node('b')), "the oldest go first");
 }
 
+/// Node `c` in the Pod of `a`, and `d` in that of `b`: fresh, with nothing but themselves, or met.
+fn fresh(met: bool) -> Snapshot {
+    let mut seen = snapshot();
+    seen.view = if met { ['c', 'd'].map(|it| (node(it), row("", None))).into() } else { [].into() };
+    for (index, name) in ['c', 'd'].into_iter().enumerate() {
+        seen.members[index].pod_uid = format!("uid-{name}");
+        let facts = facts(&mut seen, index);
+        (facts.node, facts.run_id) = (Some(node(name)), Some(run(name)));
+        if !met {
+            facts.differs = [(node(name), row("", None))].into();
+        }
+    }
+    seen
+}
+
+#[test]
+fn the_last_owner_of_slots_that_held_keys_is_kept_until_they_have_another() {
+    for held_keys in [false, true] {
+        let mut seen = snapshot();
+        facts(&mut seen, 0).keys = Some(u64::from(held_keys));
+        let mut ledger = Ledger::default();
+        learn(&mut ledger, &seen, 100);
+        let kept = |ledger: &Ledger| ['a', 'b'].map(|it| ledger.nodes.contains_key(&node(it)));
+        learn(&mut ledger, &fresh(false), 200);
+        assert_eq!(kept(&ledger), [held_keys; 2], "nobody could have told");
+        learn(&mut ledger, &fresh(true), 300);
+        assert_eq!(kept(&ledger), [held_keys; 2], "nor could they by hearsay");
+        let mut owned = fresh(true);
+        owned.view.insert(node('c'), row("0-16383", None));
+        learn(&mut ledger, &owned, 400);
+        assert_eq!(kept(&ledger), [false; 2]);
+    }
+}
+
 #[test]
 fn who_somebody_is_follows_from_all_views_and_the_ledger() {
     let ledger = learnt();

@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) away: AtomicBool,
     /// Whether actions fail.
     pub(crate) deaf: AtomicBool,
+    /// Whether every dial is refused.
+    pub(crate) refusing: AtomicBool,
     /// The last resource version given.
     versions: AtomicU64,
 }
@@ -302,7 +304,7 @@ impl Redis for World {
     }
 
     fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
-        Box::pin(async { false })
+        Box::pin(async { self.refusing.load(Ordering::SeqCst) })
     }
 
     fn member_ended(&self, _: &str) {}

@@ -3,6 +3,7 @@
 
 mod away;
 mod credentials;
+mod death;
 mod facts;
 mod fake;
 mod lift;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
-    snapshot::{CredentialsFacts, Facts, Member, MemberAnswer, NodeRow, Snapshot},
+    snapshot::{CredentialsFacts, Facts, Member, MemberAnswer, NodeFlag, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
@@ -36,18 +36,50 @@ pub(super) fn fold(
     Snapshot { observed_at_ms, view, members, strangers, credentials }
 }
 
-/// What most voters see. Voters are those who say of themselves to be primaries with slots; before
-/// there are any, all that answered.
+/// How much a member knows of who owns what: the more it knows, the more its opinion is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Knowledge {
+    /// It knows nobody but itself.
+    Alone,
+    /// It knows others, and no owner of any slot.
+    NoOwner,
+    /// It knows who owns slots, and owns none.
+    Owners,
+    /// It says of itself to be a primary with slots.
+    Serving,
+}
+
+impl Knowledge {
+    /// What a member knows; nothing of one that did not tell who it is.
+    fn of(told: &Told) -> Option<Self> {
+        let node = told.facts.node?;
+        let serves = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
+        // Whoever a meeting is under way with is not known yet.
+        let is_met = |row: &NodeRow| !row.flags.contains(&NodeFlag::Handshake);
+        let mut others = told.rows.iter().filter(|(id, row)| **id != node && is_met(row));
+        Some(if told.rows.get(&node).is_some_and(serves) {
+            Self::Serving
+        } else if told.rows.values().any(|row| !row.slots.is_empty()) {
+            Self::Owners
+        } else if others.next().is_some() {
+            Self::NoOwner
+        } else {
+            Self::Alone
+        })
+    }
+}
+
+/// What most voters see. Voters are those that know most. A fresh member is none while another answers
+/// that knows more: it would tie with the last replica of a dead primary, which then had no slots.
 fn majority(told: &[&Told]) -> Rows {
-    let serves = |told: &Told| {
-        let own = told.facts.node.and_then(|id| told.rows.get(&id));
-        own.is_some_and(|row| row.role == Role::Primary && !row.slots.is_empty())
-    };
-    let answered: Vec<&Rows> =
-        told.iter().filter(|told| told.facts.node.is_some()).map(|told| &told.rows).collect();
-    let serving: Vec<&Rows> =
-        told.iter().filter(|told| serves(told)).map(|told| &told.rows).collect();
-    let voters = if serving.is_empty() { answered } else { serving };
+    let answered = told.iter().filter_map(|told| Some((Knowledge::of(told)?, &told.rows)));
+    let answered: Vec<(Knowledge, &Rows)> = answered.collect();
+    let most = answered.iter().map(|(knowledge, _)| *knowledge).max();
+    let voters: Vec<&Rows> = answered
+        .into_iter()
+        .filter(|(knowledge, _)| Some(*knowledge) == most)
+        .map(|(_, rows)| rows)
+        .collect();
     let ids: BTreeSet<NodeId> = voters.iter().flat_map(|rows| rows.keys().copied()).collect();
     let row_of = |id: NodeId| {
         let mut votes: BTreeMap<&NodeRow, usize> = BTreeMap::new();
@@ -81,7 +113,10 @@ fn compared(told: Told, view: &Rows) -> Facts {
 mod tests {
     use super::*;
     use crate::parse::cluster_nodes;
-    use tholepin_schema::snapshot::UnreachableReason;
+    use tholepin_schema::{
+        snapshot::UnreachableReason,
+        word::{SlotRange, SlotSet},
+    };
 
     fn id(digit: char) -> NodeId {
         digit.to_string().repeat(40).parse().unwrap()
@@ -154,6 +189,63 @@ mod tests {
         let quorum = snapshot.quorum();
         assert_eq!((quorum.voters, quorum.heard, quorum.agreeing), (2, 2, 1));
         assert!(!quorum.is_majority());
+    }
+
+    /// What a replica says of itself, of the others and of its primary, which is dead: `R>D` where `R`
+    /// is its letter.
+    fn replica(pod: &str, primary: &str, slots: &str, others: &str) -> (Member, Seen) {
+        let (member, seen) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
+        let mut told = seen.unwrap();
+        let own = told.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
+        own.role = Role::Replica;
+        own.primary = Some(id(primary.chars().next().unwrap()));
+        (member, Ok(told))
+    }
+
+    /// The primaries of 1, 2 and 3 shards were deleted with all that they had; fresh members answer in
+    /// their Pods, before and after they met the replicas.
+    #[test]
+    fn fresh_members_do_not_outvote_the_replicas_of_dead_primaries() {
+        let shards = [("1", "a", "0-99"), ("2", "b", "100-199"), ("3", "c", "200-299")];
+        for count in 1..=shards.len() {
+            let dead = &shards[..count];
+            for fresh in ["alone", "met"] {
+                let mut answers = Vec::new();
+                for (pod, primary, slots) in dead {
+                    let rows = dead.iter().filter(|other| other.0 != *pod);
+                    let rows = rows.map(|(pod, primary, slots)| format!("{pod} {primary}:{slots}"));
+                    let others: Vec<String> = rows.collect();
+                    answers.push(replica(pod, primary, slots, &others.join(" ")));
+                    let own = ["d", "e", "f"][answers.len() / 2];
+                    // Hearsay brings no slots along.
+                    let knows = format!("{own} {pod} {primary}");
+                    answers.push(answer(own, if fresh == "met" { knows.as_str() } else { own }));
+                }
+                let snapshot = fold(1, answers, vec![]);
+                let owned: Vec<_> =
+                    snapshot.primaries().map(|(id, row)| (id, &row.slots)).collect();
+                let expected: Vec<SlotSet> = dead
+                    .iter()
+                    .map(|(_, _, slots)| slots.parse::<SlotRange>().unwrap().into())
+                    .collect();
+                let expected: Vec<_> =
+                    ['a', 'b', 'c'].map(id).into_iter().zip(expected.iter()).collect();
+                assert_eq!(owned, expected, "{count} shards, fresh members {fresh}");
+                let quorum = snapshot.quorum();
+                assert_eq!((quorum.voters, quorum.heard), (count, 0));
+                assert!(!snapshot.is_agreed(), "that is no state to adopt");
+            }
+        }
+    }
+
+    #[test]
+    fn a_meeting_under_way_makes_nobody_known() {
+        let (member, seen) = answer("d", "d a");
+        let mut told = seen.unwrap();
+        told.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
+        assert_eq!(Knowledge::of(&told), Some(Knowledge::Alone), "{}", member.pod);
+        told.facts.node = None;
+        assert_eq!(Knowledge::of(&told), None);
     }
 
     #[test]

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tholepin_core::port::{Credentials, Redis};
-use tholepin_schema::snapshot::{MemberAnswer, Snapshot, UnreachableReason};
+use tholepin_schema::{
+    action::Verb,
+    snapshot::{MemberAnswer, Snapshot, UnreachableReason},
+};
 
-use crate::server::Fleet;
+use crate::server::{Fleet, node, pod};
 
 fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
     match &snapshot.members[index].answer {
@@ -70,4 +73,33 @@ async fn a_server_without_cluster_mode_still_tells_about_itself() {
     assert!(facts.run_id.is_some() && facts.replication.is_some());
     assert_eq!((facts.node, facts.cluster.as_ref()), (None, None));
     assert!(facts.errors.contains_key("CLUSTER NODES"), "{:?}", facts.errors);
+}
+
+/// The primary is gone with its Pod, and a fresh server answers in its place: before it has met the
+/// replica, and when it has heard of the dead one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_member_does_not_outvote_the_replica_of_a_dead_primary() {
+    let mut fleet = Fleet::start(3, true, Some("secret"));
+    let fresh = fleet.members.members.pop().unwrap();
+    fleet.form(1).await;
+    let dead = node(&fleet.observe().await, 0);
+    fleet.servers[0].kill();
+    fleet.members.members.remove(0);
+    fleet.members.members.push(fresh);
+    let voters = |snapshot: &Snapshot| {
+        let quorum = snapshot.quorum();
+        assert!(!snapshot.is_agreed());
+        assert!(snapshot.primaries().all(|(id, _)| id == dead), "{snapshot:#?}");
+        (quorum.voters, quorum.heard)
+    };
+    assert_eq!(voters(&fleet.observe().await), (1, 0));
+    fleet.done(vec![Verb::Meet { pod: pod(2), with: pod(1) }]).await;
+    let told = |snapshot: &Snapshot| {
+        let fresh = snapshot.member(&pod(2)).unwrap();
+        snapshot.row_seen_by(fresh, dead).map(|row| row.slots.is_empty())
+    };
+    let heard = |snapshot: &Snapshot| told(snapshot).is_some();
+    let met = fleet.see("the fresh one hears of the dead one", heard).await;
+    assert_eq!(told(&met), Some(true), "hearsay brings no slots along");
+    assert_eq!(voters(&met), (1, 0));
 }

@@ -29,7 +29,10 @@ pub enum WaitReason {
         slots: String,
     },
     /// Too few primaries answer to elect one, and not all others are known to be dead.
-    #[error("{heard} of {voters} primaries answer, which is no majority; waiting for the others")]
+    #[error(
+        "{heard} of {voters} primaries answer, which is no majority; waiting for the others. If the \
+         Kubernetes node of one is off for good, taint it with `node.kubernetes.io/out-of-service`"
+    )]
     NoMajority {
         /// How many answer.
         heard: usize,
@@ -38,7 +41,8 @@ pub enum WaitReason {
     },
     /// A primary does not answer, but nothing says that it is dead.
     #[error(
-        "the primary `{pod}` does not answer; a process that hangs is left to the node timeout"
+        "the primary `{pod}` does not answer; a process that hangs is left to the node timeout. If its \
+         Kubernetes node is off for good, taint it with `node.kubernetes.io/out-of-service`"
     )]
     PrimarySilent {
         /// Its Pod.

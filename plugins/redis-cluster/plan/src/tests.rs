@@ -154,6 +154,47 @@ fn without_a_majority_only_deaths_allow_a_takeover() {
     assert!(reasons(&model).contains(&"NoMajority"));
 }
 
+/// All primaries are gone at once with their Pods and their memory, and fresh Pods answer in their
+/// seats: before they have met anybody, and after. The replicas take over one after the other.
+#[test]
+fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
+    let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
+    for (shards, replicas, lost) in cases {
+        for met in [false, true] {
+            let mut model = Model::formed(spec(shards, replicas));
+            for shard in 0..lost {
+                model.recreate(&format!("{CLUSTER}-shard-{shard}-0"), false);
+            }
+            if met {
+                let plan = model.plan();
+                model.perform(&plan, |action| matches!(action.verb, Verb::Meet { .. }));
+            }
+            // The survivors notice that their links are down.
+            model.gossip();
+            for shard in 0..lost {
+                let survivors = usize::from(shards - lost + shard);
+                let has_majority = usize::from(shards) < survivors * 2;
+                let mode = if has_majority { "force" } else { "takeover" };
+                let planned = verbs(&model);
+                let failover = format!("failover {CLUSTER}-shard-{shard}-1 {mode}");
+                assert!(
+                    planned.contains(&failover),
+                    "{shards}x{replicas}, {lost} lost: {planned:?}"
+                );
+                let plan = model.plan();
+                model.perform(&plan, |_| true);
+                model.gossip();
+            }
+            model.converge();
+            let plan = model.plan();
+            for shard in plan.shards.iter().take(usize::from(lost)) {
+                let expected = format!("{}-1", shard.name);
+                assert_eq!(shard.primary.as_ref(), Some(&expected));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_primary_hands_over_before_its_pod_goes() {
     let mut model = Model::formed(spec(3, 1));

@@ -23,12 +23,17 @@ impl Model {
             .filter_map(|pod| pod.process.as_ref())
             .map(|it| (it, it.table.clone()))
             .collect();
-        let votes = |process: &Process| !process.table[&process.id].slots.is_empty();
-        let mut voters: Vec<&Table> =
-            tables.iter().filter(|(it, _)| votes(it)).map(|(_, table)| table).collect();
-        if voters.is_empty() {
-            voters = tables.iter().map(|(_, table)| table).collect();
-        }
+        // Those that know most: who serves, who knows an owner of slots, who knows others.
+        let knowledge = |(process, table): &(&Process, Table)| {
+            let serves = !table[&process.id].slots.is_empty();
+            (serves, table.values().any(|row| !row.slots.is_empty()), 1 < table.len())
+        };
+        let most = tables.iter().map(knowledge).max();
+        let voters: Vec<&Table> = tables
+            .iter()
+            .filter(|told| Some(knowledge(told)) == most)
+            .map(|(_, table)| table)
+            .collect();
         let ids: BTreeSet<NodeId> = voters.iter().flat_map(|table| table.keys()).copied().collect();
         let mut view = Table::new();
         for id in ids {

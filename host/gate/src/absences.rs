@@ -1,0 +1,334 @@
+//! Remembers, in memory alone, what the proof of a long absence rests on: since when no member has a link
+//! to a node, and which Lease its Kubernetes node had when its process should have ended.
+//!
+//! Nothing of it is in the ledger: it changes with every look, and a host that starts anew counts anew.
+//!
+//! Invariants:
+//! - Time counts only while looks follow each other closely: what was not looked at is not known.
+//! - A link counts as connected from the second look in a row that shows it so, and at once where the
+//!   member has heard from the node. One look may meet an attempt: a member dials a node that it lost ten
+//!   times a second, and `CLUSTER NODES` shows the link as connected while the dial is on its way (2 % of
+//!   the looks at a dead process on one machine).
+//! - A renewal of a Lease is a change that was seen. No clock of a Kubernetes node is compared with that of
+//!   this host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tholepin_schema::{
+    ledger::{KnownNode, Ledger},
+    snapshot::{Facts, Member, NodeFlag, Snapshot},
+    word::NodeId,
+};
+
+use crate::{guard, ownership::text};
+
+/// How far apart, in milliseconds, two looks may be for the time between them to count. Passes come
+/// twice a second while a shard has no primary.
+const LOOKS_APART_MS_MAX: u64 = 5_000;
+
+/// What is remembered of the nodes that do not answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Absences(BTreeMap<NodeId, Absent>);
+
+#[derive(Clone, Debug, Default)]
+struct Absent {
+    /// When its Pod went, as the ledger has it: another time is another absence.
+    gone_at_ms: Option<u64>,
+    down: Option<Down>,
+    /// The members that the last look may have met at a dial.
+    dialling: BTreeSet<NodeId>,
+    lease: Option<Renewals>,
+}
+
+/// Since when nobody has a link to it, and when that was seen last.
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    since_ms: u64,
+    seen_at_ms: u64,
+}
+
+/// The renewals of a Lease.
+#[derive(Clone, Debug)]
+struct Renewals {
+    /// `spec.renewTime` as it was first read when the process should have ended.
+    first: String,
+    /// Whether another one was read since.
+    changed: bool,
+}
+
+/// What the Lease of a Kubernetes node says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// `spec.renewTime`, as it is written.
+    renew_time: String,
+    /// When the Kubernetes node joined, in milliseconds since 1970.
+    created_at_ms: i64,
+}
+
+impl Lease {
+    /// Reads a Lease.
+    pub(crate) fn of(lease: &Value) -> Option<Self> {
+        let created: Timestamp = text(lease, "/metadata/creationTimestamp").parse().ok()?;
+        let renew_time = text(lease, "/spec/renewTime").to_owned();
+        let created_at_ms = created.as_millisecond();
+        (!renew_time.is_empty()).then_some(Self { renew_time, created_at_ms })
+    }
+}
+
+impl Absences {
+    /// Takes in a snapshot that the ledger has learnt.
+    pub(crate) fn look(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
+        let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
+        self.0.retain(|node, _| ledger.nodes.contains_key(node) && !answers(*node));
+        for (node, known) in ledger.nodes.iter().filter(|(node, _)| !answers(**node)) {
+            let absent = self.0.entry(*node).or_default();
+            if absent.gone_at_ms != known.gone_at_ms {
+                *absent = Absent { gone_at_ms: known.gone_at_ms, ..Absent::default() };
+            }
+            let links = Links::of(snapshot, *node, &absent.dialling);
+            absent.see(&links, now_ms);
+        }
+    }
+
+    /// How long, in milliseconds, nobody has had a link to a node.
+    pub(crate) fn link_down_ms(&self, node: NodeId) -> Option<u64> {
+        let down = self.0.get(&node)?.down?;
+        Some(down.seen_at_ms - down.since_ms)
+    }
+
+    /// Whether the Kubernetes node of an absent node has renewed its Lease since the process should have
+    /// ended. Takes in the Lease as it was read now.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is missing.
+    pub(crate) fn renewed(
+        &mut self,
+        (node, known): (NodeId, &KnownNode),
+        lease: &Result<Lease, String>,
+        now_ms: u64,
+    ) -> Result<(), String> {
+        let name = &known.kube_node;
+        let not_yet = || format!("the Kubernetes node `{name}` must renew its Lease after that");
+        let is_due = guard::due_at_ms(known).is_some_and(|due_at_ms| due_at_ms <= now_ms);
+        let absent = self.0.get_mut(&node).filter(|_| is_due);
+        let (Some(absent), Some(gone_at_ms)) = (absent, known.gone_at_ms) else {
+            return Err(not_yet());
+        };
+        let lease = lease.as_ref().map_err(|error| {
+            format!("the Lease of the Kubernetes node `{name}` cannot be read ({error})")
+        })?;
+        if i64::try_from(gone_at_ms).is_ok_and(|gone_at_ms| gone_at_ms <= lease.created_at_ms) {
+            absent.lease = None;
+            return Err(format!(
+                "the Kubernetes node `{name}` joined after the Pod was gone: it may be another machine"
+            ));
+        }
+        let first = || Renewals { first: lease.renew_time.clone(), changed: false };
+        let renewals = absent.lease.get_or_insert_with(first);
+        renewals.changed |= renewals.first != lease.renew_time;
+        if renewals.changed { Ok(()) } else { Err(not_yet()) }
+    }
+}
+
+impl Absent {
+    /// Takes in one look. A look that met a dial says neither that the link is there nor that it is not.
+    fn see(&mut self, links: &Links, now_ms: u64) {
+        if links.connected || links.knowing == 0 {
+            self.down = None;
+        } else if links.dialling.is_empty() {
+            let since_ms = self.down.map_or(now_ms, |down| down.since_ms(now_ms));
+            self.down = Some(Down { since_ms, seen_at_ms: now_ms });
+        }
+        self.dialling.clone_from(&links.dialling);
+    }
+}
+
+impl Down {
+    /// Since when it is so, if it is still so now.
+    fn since_ms(&self, now_ms: u64) -> u64 {
+        let apart_ms = now_ms.checked_sub(self.seen_at_ms);
+        let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= LOOKS_APART_MS_MAX);
+        if is_close { self.since_ms } else { now_ms }
+    }
+}
+
+/// How the members that answer and know a node see their links to it.
+struct Links {
+    /// How many know it.
+    knowing: usize,
+    /// Whether one has a link.
+    connected: bool,
+    /// Those that may just dial it.
+    dialling: BTreeSet<NodeId>,
+}
+
+impl Links {
+    /// `before` are those that may have dialled in the last look.
+    fn of(snapshot: &Snapshot, node: NodeId, before: &BTreeSet<NodeId>) -> Self {
+        let mut links = Self { knowing: 0, connected: false, dialling: BTreeSet::new() };
+        for member in &snapshot.members {
+            let (Some(own), Some(row)) = (member.node(), snapshot.row_seen_by(member, node)) else {
+                continue;
+            };
+            if row.flags.contains(&NodeFlag::Handshake) {
+                continue;
+            }
+            links.knowing += 1;
+            // An answer of the node would have ended the suspicion.
+            if row.connected && row.is_failing() && !before.contains(&own) {
+                links.dialling.insert(own);
+            } else {
+                links.connected |= row.connected;
+            }
+        }
+        links
+    }
+}
+
+/// The longest `cluster-node-timeout` that a member tells, in milliseconds.
+pub(crate) fn node_timeout_ms(snapshot: &Snapshot) -> Option<u64> {
+    let timeout = |facts: &Facts| facts.settings.get("cluster-node-timeout")?.parse::<u64>().ok();
+    snapshot.members.iter().filter_map(Member::facts).filter_map(timeout).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NODE: char = 'a';
+
+    fn node(digit: char) -> NodeId {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn ledger(gone_at_ms: u64) -> Ledger {
+        serde_json::from_value(json!({"nodes": {node(NODE).to_string(): {
+            "pod": "p", "podUid": "u", "runId": "b".repeat(40), "kubeNode": "n", "role": "primary",
+            "changedAtMs": 1, "goneAtMs": gone_at_ms, "graceS": 45,
+        }}}))
+        .unwrap()
+    }
+
+    /// What a member says of its link to the node, if it knows the node.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Link {
+        Unknown,
+        Down,
+        /// Connected, and nothing was heard on it.
+        Mute,
+        Up,
+    }
+    use Link::{Mute, Unknown, Up};
+
+    fn snapshot(links: &[Link]) -> Snapshot {
+        let member = |(index, link): (usize, &Link)| {
+            let flags = if *link == Up { json!([]) } else { json!(["maybe-fail"]) };
+            let row = json!({"role": "primary", "epoch": 1, "flags": flags,
+                "connected": matches!(link, Mute | Up)});
+            let differs = match link {
+                Unknown => json!({}),
+                Link::Down | Mute | Up => json!({node(NODE).to_string(): row}),
+            };
+            json!({"pod": index.to_string(), "podUid": index.to_string(), "running": true,
+                "answer": {"answered": {"answeredAtMs": 1, "node": format!("{index:040}"),
+                    "settings": {"cluster-node-timeout": format!("{}", 1000 * (index + 1))},
+                    "differs": differs}}})
+        };
+        let members: Vec<_> = links.iter().enumerate().map(member).collect();
+        serde_json::from_value(json!({"observedAtMs": 1, "members": members})).unwrap()
+    }
+
+    #[test]
+    fn a_link_is_down_while_every_look_in_a_row_says_so() {
+        const DOWN: &[Link] = &[Link::Down, Unknown, Link::Down];
+        const ONE_UP: &[Link] = &[Link::Down, Unknown, Up];
+        const ONE_MUTE: &[Link] = &[Link::Down, Unknown, Mute];
+        const OTHER_MUTE: &[Link] = &[Mute, Unknown, Link::Down];
+        type Looks = &'static [(u64, &'static [Link])];
+        let cases: [(Looks, Option<u64>); 10] = [
+            (&[(10, DOWN)], Some(0)),
+            (&[(10, DOWN), (5_010, DOWN), (10_010, DOWN)], Some(10_000)),
+            (&[(10, DOWN), (5_011, DOWN)], Some(0)),
+            (&[(10, DOWN), (20, ONE_UP)], None),
+            (&[(10, DOWN), (20, ONE_UP), (30, DOWN), (40, DOWN)], Some(10)),
+            (&[(10, DOWN), (20, &[Unknown])], None),
+            // A look that met a dial, and one that met another's.
+            (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE), (40, DOWN)], Some(30)),
+            (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE)], Some(0)),
+            // A process that hangs: the connection stays, and nothing is heard on it.
+            (&[(10, DOWN), (20, ONE_MUTE), (30, ONE_MUTE), (40, DOWN)], Some(0)),
+            // The clock went back.
+            (&[(10, DOWN), (9, DOWN)], Some(0)),
+        ];
+        for (looks, expected) in cases {
+            let mut absences = Absences::default();
+            for (now_ms, links) in looks {
+                absences.look(&ledger(5), &snapshot(links), *now_ms);
+            }
+            assert_eq!(absences.link_down_ms(node(NODE)), expected, "{looks:?}");
+        }
+        assert_eq!(node_timeout_ms(&snapshot(DOWN)), Some(3_000));
+        assert_eq!(node_timeout_ms(&snapshot(&[])), None);
+    }
+
+    #[test]
+    fn what_returned_was_not_absent() {
+        let mut absences = Absences::default();
+        let down = snapshot(&[Link::Down]);
+        absences.look(&ledger(5), &down, 10);
+        let mut back = down.clone();
+        back.members.extend(snapshot(&[Unknown, Unknown]).members.pop());
+        let mut json = serde_json::to_value(&back).unwrap();
+        json["members"][1]["answer"]["answered"]["node"] = json!(node(NODE));
+        absences.look(&ledger(5), &serde_json::from_value(json).unwrap(), 20);
+        absences.look(&ledger(5), &down, 30);
+        assert_eq!(absences.link_down_ms(node(NODE)), Some(0));
+        absences.look(&ledger(25), &down, 40);
+        assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence");
+    }
+
+    /// The Pod is gone since one o'clock, so that the process should have ended 55 s later.
+    #[test]
+    fn a_lease_counts_from_a_change_that_was_seen_after_the_process_should_have_ended() {
+        const DUE_MS: u64 = 3_600_000 + 55_000;
+        let gone = ledger(3_600_000);
+        let known = &gone.nodes[&node(NODE)];
+        let lease = |renewed: &str, created: &str| {
+            let json = json!({"metadata": {"creationTimestamp": created},
+                "spec": {"renewTime": renewed}});
+            Lease::of(&json).ok_or_else(|| "no Lease".to_owned())
+        };
+        let old = "1970-01-01T00:30:00Z";
+        let read = |reads: &[(u64, &str, &str)]| {
+            let mut absences = Absences::default();
+            absences.look(&gone, &snapshot(&[Link::Down]), 3_600_001);
+            let mut last = Ok(());
+            for (now_ms, renewed, created) in reads {
+                last = absences.renewed((node(NODE), known), &lease(renewed, created), *now_ms);
+            }
+            last.is_ok()
+        };
+        type Reads<'a> = &'a [(u64, &'a str, &'a str)];
+        let cases: [(Reads<'_>, bool); 7] = [
+            (&[(DUE_MS, "1", old)], false),
+            (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
+            (&[(DUE_MS, "1", old), (DUE_MS + 1, "2", old)], true),
+            (&[(DUE_MS - 1, "1", old), (DUE_MS, "2", old)], false),
+            // What could not be read once changes nothing, and a renewal stays one.
+            (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old), (DUE_MS + 2, "2", old)], true),
+            (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old)], false),
+            // Another machine under the name of the lost one.
+            (
+                &[(DUE_MS, "1", "1970-01-01T01:00:20Z"), (DUE_MS + 1, "2", "1970-01-01T01:00:20Z")],
+                false,
+            ),
+        ];
+        for (reads, expected) in cases {
+            assert_eq!(read(reads), expected, "{reads:?}");
+        }
+    }
+}

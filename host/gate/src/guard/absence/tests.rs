@@ -1,0 +1,230 @@
+//! What proves that a process has ended whose Pod is gone, and what is said where something is missing.
+
+use serde_json::json;
+use tholepin_schema::{
+    action::{FailoverMode, Verb},
+    ledger::Ledger,
+    snapshot::Snapshot,
+};
+
+use super::*;
+use crate::guard::{Objects, Policy, Scene, judge};
+
+/// Its Pod is gone for 55 s.
+const GONE_AT_MS: u64 = 1_000_000;
+const NOW_MS: u64 = GONE_AT_MS + 55_000;
+
+fn node(digit: char) -> NodeId {
+    digit.to_string().repeat(40).parse().unwrap()
+}
+
+fn known(pod: &str) -> KnownNode {
+    serde_json::from_value(json!({
+        "pod": pod, "podUid": format!("uid-{pod}"), "containerId": "c", "runId": "b".repeat(40),
+        "kubeNode": "n", "address": "10.0.0.1:6379", "role": "primary", "changedAtMs": 1,
+        "graceS": 45, "goneAtMs": GONE_AT_MS, "slots": ["0-16383"],
+    }))
+    .unwrap()
+}
+
+/// Everything is as it must be for a takeover.
+fn whole() -> Absence {
+    Absence {
+        witness: Witness { container_status: None, kube_node_ready: true, dial: Dial::Refused },
+        out_of_service: false,
+        confirmed: false,
+        renewed: Ok(()),
+        link_down_ms: Some(5_000),
+        node_timeout_ms: Some(5_000),
+        now_ms: NOW_MS,
+    }
+}
+
+#[track_caller]
+fn check(
+    change: impl FnOnce(&mut KnownNode, &mut Absence),
+    proof: Option<Proof>,
+    missing: Option<&str>,
+) {
+    let (mut known, mut absence) = (known("p"), whole());
+    change(&mut known, &mut absence);
+    let found = find(&known, &absence);
+    assert_eq!(found.proof, proof);
+    let text = found.unproven.map(|unproven| unproven.missing.join("; "));
+    match missing {
+        None => assert_eq!(text, None),
+        Some(wanted) => {
+            let text = text.unwrap_or_default();
+            assert!(text.contains(wanted) && !text.contains("; "), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_long_absence_needs_everything_at_once() {
+    check(|_, _| {}, Some(Proof::LongGone), None);
+    let weak = Some(Proof::PodGone);
+    let gone_for = |_: &mut KnownNode, it: &mut Absence| it.now_ms = NOW_MS - 1;
+    check(gone_for, weak, Some("grace period of 45 s and 10 s more"));
+    check(|known, _| known.grace_s = None, weak, Some("the grace period of its Pod is not known"));
+    check(|known, _| known.grace_s = Some(46), weak, Some("grace period of 46 s"));
+    check(|known, _| known.gone_at_ms = None, weak, Some("grace period of 45 s"));
+    check(|known, _| known.grace_s = Some(u64::MAX), weak, Some("grace period"));
+    check(|_, it| it.renewed = Err("no Lease".into()), weak, Some("no Lease"));
+    check(|_, it| it.link_down_ms = Some(4_999), weak, Some("disconnected for 5000 ms"));
+    // A member sees a link: a process that hangs, or one that only the host cannot reach.
+    check(|_, it| it.link_down_ms = None, weak, Some("disconnected for 5000 ms"));
+    check(|_, it| it.node_timeout_ms = None, weak, Some("no member tells"));
+    check(|_, it| it.node_timeout_ms = Some(5_001), weak, Some("disconnected for 5001 ms"));
+    // A time-out proves nothing, not even enough for a vote.
+    check(|_, it| it.witness.dial = Dial::Inconclusive, None, Some("does not refuse"));
+    check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod is there"));
+    check(|_, it| it.witness.container_status = Some(Value::Null), None, Some("cannot be read"));
+}
+
+#[test]
+fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
+    let ended = || Some(json!({"state": {"terminated": {"containerID": "c"}}}));
+    // Whether a person named it, whether its node is tainted, what its Pod's status says.
+    let cases = [
+        (true, false, None, Some(Proof::Confirmed), None),
+        (false, true, None, Some(Proof::Confirmed), None),
+        (false, true, Some(json!({})), Some(Proof::Confirmed), None),
+        (true, false, Some(json!({})), None, Some("its Pod is there")),
+        (true, false, Some(Value::Null), None, Some("cannot be read")),
+        (false, false, None, None, Some("no Lease")),
+        // A reported end needs nobody's word.
+        (false, false, ended(), Some(Proof::Terminated), None),
+    ];
+    for (confirmed, out_of_service, container_status, proof, missing) in cases {
+        let dial = Dial::Inconclusive;
+        let witness = Witness { container_status, kube_node_ready: false, dial };
+        let renewed = Err("no Lease".to_owned());
+        let absence = Absence { witness, out_of_service, confirmed, renewed, ..whole() };
+        let found = find(&known("p"), &absence);
+        assert_eq!(found.proof, proof, "{absence:?}");
+        let text = found.unproven.map(|unproven| unproven.missing.join("; "));
+        let is_said = match (&text, missing) {
+            (Some(text), Some(missing)) => text.contains(missing),
+            (text, missing) => text.is_none() && missing.is_none(),
+        };
+        assert!(is_said, "{absence:?}: {text:?}");
+    }
+}
+
+#[test]
+fn an_annotation_names_nodes_each_with_its_pod() {
+    let (a, b) = ("a".repeat(40), "b".repeat(40));
+    let pairs = |text: String| {
+        let found = confirmed(&[(CONFIRM_DEAD.to_owned(), text)].into());
+        found.into_iter().map(|(node, uid)| format!("{}/{uid}", node.short())).collect::<Vec<_>>()
+    };
+    let short = |digit: char| node(digit).short();
+    assert_eq!(pairs(format!("{a}/u")), [format!("{}/u", short('a'))]);
+    let both = [format!("{}/u", short('a')), format!("{}/v", short('b'))];
+    for text in [format!("{a}/u,{b}/v"), format!(" {b}/v  {a}/u,\n"), format!("x/y {a}/u,{b}/v /")]
+    {
+        assert_eq!(pairs(text.clone()), both, "{text}");
+    }
+    for text in [String::new(), a.clone(), format!("{a}/"), "true".to_owned(), format!("/{a}")] {
+        assert_eq!(pairs(text.clone()), [""; 0], "{text}");
+    }
+    assert!(confirmed(&BTreeMap::new()).is_empty());
+}
+
+/// Two dead primaries `a` and `b` with half of the slots each, and their replicas `c` and `d`.
+fn two_dead() -> (Snapshot, Ledger) {
+    let row = |primary: Option<char>, slots: &[&str]| {
+        json!({"role": if primary.is_some() { "replica" } else { "primary" }, "epoch": 1,
+            "primary": primary.map(node), "slots": slots, "connected": primary.is_some()})
+    };
+    let member = |pod: &str, digit: char| {
+        json!({"pod": pod, "podUid": pod, "running": true, "address": "10.0.0.9:6379",
+            "answer": {"answered": {"answeredAtMs": NOW_MS, "node": node(digit), "loading": false,
+                "replication": {"id": "e".repeat(40), "offsetBytes": 7},
+                "settings": {"cluster-node-timeout": "5000"}}}})
+    };
+    let snapshot = json!({"observedAtMs": NOW_MS, "view": {
+        node('a').to_string(): row(None, &["0-8191"]),
+        node('b').to_string(): row(None, &["8192-16383"]),
+        node('c').to_string(): row(Some('a'), &[]),
+        node('d').to_string(): row(Some('b'), &[]),
+    }, "members": [member("c", 'c'), member("d", 'd')]});
+    let ledger = json!({"adoptedAtMs": 1, "nodes": {
+        node('a').to_string(): known("p"), node('b').to_string(): known("q"),
+    }});
+    (serde_json::from_value(snapshot).unwrap(), serde_json::from_value(ledger).unwrap())
+}
+
+fn judged(
+    deaths: &[(char, Proof)],
+    absences: &[(char, Absence)],
+    mode: FailoverMode,
+) -> Result<(), String> {
+    let (snapshot, ledger) = two_dead();
+    let deaths = deaths.iter().map(|(digit, proof)| (node(*digit), *proof)).collect();
+    let unproven = absences.iter().filter_map(|(digit, absence)| {
+        Some((node(*digit), find(&ledger.nodes[&node(*digit)], absence).unproven?))
+    });
+    let scene = Scene {
+        snapshot: &snapshot,
+        ledger: &ledger,
+        policy: Policy { tail_loss: true, data_loss: false },
+        deaths: &deaths,
+        unproven: &unproven.collect(),
+        approved: &BTreeSet::new(),
+        objects: &Objects::new(),
+        now_ms: NOW_MS,
+    };
+    let verb = Verb::Failover { pod: "c".to_owned(), primary: node('a'), mode };
+    judge(&verb.into(), &scene).map_err(|refusal| refusal.to_string())
+}
+
+#[test]
+fn a_takeover_accepts_every_strong_proof_and_wants_one_for_each_primary() {
+    use FailoverMode::Takeover;
+    let strong = [Proof::Terminated, Proof::Confirmed, Proof::LongGone];
+    for one in strong {
+        for other in strong {
+            assert_eq!(judged(&[('a', one), ('b', other)], &[], Takeover), Ok(()));
+        }
+        for weak in [&[('a', one)][..], &[('a', one), ('b', Proof::PodGone)]] {
+            let refused = judged(weak, &[], Takeover).unwrap_err();
+            assert!(refused.starts_with("death: ") && refused.contains(&node('b').short()));
+        }
+    }
+}
+
+#[test]
+fn a_refusal_names_what_is_missing_and_both_ways_out() {
+    let early = Absence { now_ms: NOW_MS - 1, ..whole() };
+    let cut = Absence {
+        witness: Witness {
+            dial: Dial::Inconclusive,
+            kube_node_ready: false,
+            ..early.witness.clone()
+        },
+        ..early.clone()
+    };
+    let absences = [('a', early), ('b', cut)];
+    let refused = judged(&[('a', Proof::PodGone)], &absences, FailoverMode::Takeover).unwrap_err();
+    let annotation = format!("`tholepin.dev/confirm-dead={}/uid-p,{}/uid-q`", node('a'), node('b'));
+    let expected = [
+        "(Pod `p`): its Pod must be gone for its grace period of 45 s and 10 s more. ",
+        "(Pod `q`): its Pod must be gone for",
+        "its last address, 10.0.0.1:6379, does not refuse connections",
+        &annotation,
+        "taint the Kubernetes node `n` with `node.kubernetes.io/out-of-service`",
+    ];
+    for text in expected {
+        assert!(refused.contains(text), "{text}: {refused}");
+    }
+    // A Pod that is there is no person's to declare dead.
+    let there = Absence {
+        witness: Witness { container_status: Some(json!({})), ..whole().witness },
+        ..whole()
+    };
+    let absences = [('a', there.clone()), ('b', there)];
+    let refused = judged(&[], &absences, FailoverMode::Takeover).unwrap_err();
+    assert!(!refused.contains("confirm-dead") && refused.contains("out-of-service"), "{refused}");
+}
