@@ -1,7 +1,11 @@
 //! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
 
-use tholepin_redis_cluster_plan::Plan;
-use tholepin_schema::action::{Action, ActionResult, Outcome, Verb};
+use tholepin_redis_cluster_plan::{Plan, last_words};
+use tholepin_redis_types::redis_cluster::MemberRole;
+use tholepin_schema::{
+    action::{Action, ActionResult, Outcome, Verb},
+    snapshot::Snapshot,
+};
 use tholepin_sdk::{Error, EventType, Host, Retry, topology};
 
 use crate::observe::Target;
@@ -116,6 +120,32 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
         host.warn(&format!("the event was not published: {error}"));
     }
 }
+
+/// Tells which members are back after a copy of their damaged files was set aside: once, when one is first
+/// seen to answer again.
+pub(crate) fn announce_set_aside(host: &dyn Host, target: &Target, plan: &Plan, seen: &Snapshot) {
+    let reported = target.status.shards.iter().flat_map(|shard| &shard.members);
+    let silent: Vec<&str> = reported
+        .filter(|member| member.role == MemberRole::Silent)
+        .map(|member| member.pod.as_str())
+        .collect();
+    let members = plan.shards.iter().flat_map(|shard| &shard.members);
+    let back = members.filter(|(pod, member)| {
+        member.role != MemberRole::Silent && silent.contains(&pod.as_str())
+    });
+    for (pod, _) in back {
+        let words = seen.member(pod).and_then(last_words);
+        let Some(words) = words.filter(|words| words.contains(SET_ASIDE)) else { continue };
+        if let Err(error) =
+            host.publish(EventType::Warning, "SetAside", &format!("`{pod}`: {words}"))
+        {
+            host.warn(&format!("the event was not published: {error}"));
+        }
+    }
+}
+
+/// What `start.sh` says when it has set damaged files aside.
+const SET_ASIDE: &str = "is set aside in";
 
 /// An action in a few words.
 fn describe(verb: &Verb) -> String {

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, ListParams},
     core::GroupVersionKind,
 };
@@ -15,6 +15,7 @@ use tests::{
     process::Process,
     wait::{Look, until},
 };
+use tholepin_schema::reserved;
 
 /// How long anything may take; an idle machine needs a hundredth of it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -66,9 +67,11 @@ impl Story {
         found.map(|object| serde_json::to_value(object).unwrap())
     }
 
-    /// How many objects of a kind a namespace has.
+    /// How many objects of a kind a namespace has, without those that the host keeps for itself.
     pub(crate) async fn count(&self, kind: &Kind, namespace: &str) -> usize {
-        self.api(kind, namespace).list(&ListParams::default()).await.unwrap().items.len()
+        let all = self.api(kind, namespace).list(&ListParams::default()).await.unwrap();
+        let is_kept = |object: &DynamicObject| object.name_any().starts_with(reserved::PREFIX);
+        all.items.iter().filter(|object| !is_kept(object)).count()
     }
 
     fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {

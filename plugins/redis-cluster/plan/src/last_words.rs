@@ -19,7 +19,8 @@ const SIGNALS: i64 = 128;
 
 /// The last words of a container that ended by itself with an error; none of one that never ended or
 /// was killed.
-pub(crate) fn last_words(member: &Member) -> Option<String> {
+#[must_use]
+pub fn last_words(member: &Member) -> Option<String> {
     let state = |name: &str| member.kubernetes.get(name)?.get("terminated");
     let terminated = state("state").or_else(|| state("lastState"))?;
     let code = terminated.get("exitCode").and_then(Value::as_i64)?;

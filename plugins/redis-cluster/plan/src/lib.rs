@@ -40,6 +40,7 @@ pub mod workload;
 
 pub use check::Violation;
 pub use decide::plan;
+pub use last_words::last_words;
 pub use layout::{Layout, Seat};
 pub use names::Names;
 pub use outdated::{Outdated, Template};

@@ -11,6 +11,7 @@ use tholepin_schema::{
     word::{NodeId, Role, SlotRange, SlotSet},
 };
 
+use super::heal;
 use crate::{
     Seat, WaitReason,
     last_words::last_words,
@@ -28,6 +29,10 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
         picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
     if let Some(reason) = absent.iter().find_map(|seat| does_not_start(picture, *seat)) {
         return Some(reason);
+    }
+    let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
+    if let Some(refused) = seated.find_map(|member| heal::refused(member)) {
+        return Some(refused);
     }
     let first = *absent.first()?;
     let pod = picture.names.pod(first);

@@ -112,7 +112,9 @@ fn resources(spec: &RedisClusterSpec) -> Value {
 fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     vec![
         json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
+        json!({"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}),
         json!({"name": "PORT", "value": alloc::format!("{}", spec.port)}),
+        json!({"name": "NODES", "value": names(owner).headless_service()}),
         json!({"name": "INSTANCE", "value": alloc::format!("{}/{}", owner.namespace, owner.name)}),
         json!({"name": "DURABLE", "value": if spec.storage.is_some() { "yes" } else { "no" }}),
         json!({"name": "HAND_OVER_S", "value": alloc::format!("{HAND_OVER_S_MAX}")}),

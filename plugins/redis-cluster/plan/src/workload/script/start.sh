@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts the server, but not before that is safe for the data that others hold.
-# Needs: POD_IP, PORT, INSTANCE, DURABLE (yes|no); REDISCLI_AUTH, which is empty if there is no password.
+# Needs: POD_IP, POD_UID, PORT, NODES (the name of all members), INSTANCE, DURABLE (yes|no); REDISCLI_AUTH, which is
+# empty if there is no password.
 set -eu
 umask 077
 # An empty password means that there is none; redis-cli would send it all the same.
@@ -42,6 +43,86 @@ if [ -d appendonlydir ] && [ -n "$(ls appendonlydir)" ] \
     && ! ls appendonlydir/*.manifest >/dev/null 2>&1; then
     say "appendonlydir has files but no manifest; restore the manifest or move the directory away"
     exit 1
+fi
+
+# Damaged files would keep the server from starting for ever. On a member of whose slots another answers as owner
+# with its data read, one copy per Pod is set aside, and the member joins again. The only copy is never touched.
+row_of_mine() { # the row `myself` of nodes.conf, as far as it is there
+    awk '$3 ~ /myself/ { print; exit }' nodes.conf 2>/dev/null
+}
+
+seeds() { # where other members may be: those that nodes.conf names, and all that the Service names
+    awk '$3 !~ /myself|noaddr|handshake/ && $2 ~ /^[0-9a-f.:]+@/ { split($2, at, "@"); print at[1] }' nodes.conf 2>/dev/null
+    getent ahostsv4 "$NODES" 2>/dev/null | awk -v port="$PORT" '!seen[$1]++ { print $1 ":" port }'
+}
+
+owner_answers() { # whether the owner of this member's slots says so itself, and has read its data
+    mine=$(row_of_mine)
+    for seed in $(seeds); do
+        [ "$seed" != "$POD_IP:$PORT" ] || continue
+        nodes=$(ask "${seed%:*}" "${seed##*:}") || continue
+        printf '%s\n' "$nodes" | awk -v mine="$mine" -v here="$POD_IP:$PORT" '
+            function each(range, set,    ends, slot, last) {
+                if (range !~ /^[0-9]+(-[0-9]+)?$/) return 1
+                split(range, ends, "-")
+                last = ends[2] == "" ? ends[1] : ends[2]
+                for (slot = ends[1] + 0; slot <= last + 0; slot++) {
+                    if (set) { owned[slot] = 1; count++ }
+                    else if (!(slot in owned)) return 0
+                }
+                return 1
+            }
+            BEGIN { fields = split(mine, own, " "); if (own[3] ~ /slave/) primary = own[4] }
+            { split($2, at, "@") }
+            $3 ~ /myself/ { id = $1; serves = $3 ~ /master/; for (i = 9; i <= NF; i++) each($i, 1) }
+            $3 ~ /slave/ && ($1 == own[1] || at[1] == here) { primary = $4 }
+            END {
+                if (!serves || !count) exit 1
+                if (primary == id) exit 0
+                if (own[3] !~ /master/ || fields < 9) exit 1
+                for (i = 9; i <= fields; i++) if (!each(own[i], 0)) exit 1
+            }' || continue
+        state=$(timeout 1 redis-cli -h "${seed%:*}" -p "${seed##*:}" info persistence 2>/dev/null) || continue
+        case $state in *loading:0*) return 0 ;; esac
+    done
+    return 1
+}
+
+set_aside() { # WHAT FILES...: moves them away if the data is elsewhere; ends the container either way
+    what=$1
+    shift
+    if ! owner_answers; then
+        say "$what is damaged, and no other member answers as owner of its slots with the data: repair it (redis-check-aof --fix), or restore a backup; nothing was touched"
+        exit 1
+    fi
+    aside="aside-$POD_UID"
+    if [ -e "$aside" ] || [ "$(ls -d aside-* 2>/dev/null | wc -l)" -ge 3 ]; then
+        say "$what is damaged, and copies were set aside before ($(ls -d aside-* | tr '\n' ' ')): look at the disk, then delete them"
+        exit 1
+    fi
+    mkdir "$aside"
+    for file in "$@"; do
+        if [ -e "$file" ]; then mv "$file" "$aside/"; fi
+    done
+    rm -f "$run/starting"
+    say "$what was damaged and is set aside in $data/$aside; another member has the data, and this one joins again"
+    exit 1
+}
+
+# The engine ends its file with a line of its own; without it the file was cut.
+if [ -s nodes.conf ] && ! tail -n 1 nodes.conf | grep -q '^vars '; then
+    set_aside nodes.conf nodes.conf dump.rdb appendonly.aof appendonlydir
+fi
+# Reading all data takes time, so that it is checked only after a start that did not end in readiness.
+if [ -e "$run/starting" ]; then
+    for file in appendonlydir/*.manifest; do
+        if [ -e "$file" ] && ! redis-check-aof "$file" >/dev/null 2>&1; then
+            set_aside 'the append-only file' dump.rdb appendonly.aof appendonlydir
+        fi
+    done
+    if [ -s dump.rdb ] && ! redis-check-rdb dump.rdb >/dev/null 2>&1; then
+        set_aside dump.rdb dump.rdb appendonly.aof appendonlydir
+    fi
 fi
 
 # Data without an identity: a new node would claim the slots of the keys it finds. It is kept aside,
@@ -142,4 +223,5 @@ esac
         printf 'requirepass "%s"\nmasterauth "%s"\n' "$quoted" "$quoted"
     fi
 } > "$run/redis.conf"
+: > "$run/starting"
 exec redis-server "$run/redis.conf"
