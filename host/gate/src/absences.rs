@@ -224,6 +224,11 @@ mod tests {
     }
     use Link::{Mute, Unknown, Up};
 
+    /// What is seen, and when.
+    type Looks<'a> = &'a [(u64, &'a [Link])];
+    /// What a Lease says, and when: its renewal, and when the Kubernetes node joined.
+    type Reads<'a> = &'a [(u64, &'a str, &'a str)];
+
     fn snapshot(links: &[Link]) -> Snapshot {
         let member = |(index, link): (usize, &Link)| {
             let flags = if *link == Up { json!([]) } else { json!(["maybe-fail"]) };
@@ -248,8 +253,7 @@ mod tests {
         const ONE_UP: &[Link] = &[Link::Down, Unknown, Up];
         const ONE_MUTE: &[Link] = &[Link::Down, Unknown, Mute];
         const OTHER_MUTE: &[Link] = &[Mute, Unknown, Link::Down];
-        type Looks = &'static [(u64, &'static [Link])];
-        let cases: [(Looks, Option<u64>); 10] = [
+        let cases: [(Looks<'_>, Option<u64>); 10] = [
             (&[(10, DOWN)], Some(0)),
             (&[(10, DOWN), (5_010, DOWN), (10_010, DOWN)], Some(10_000)),
             (&[(10, DOWN), (5_011, DOWN)], Some(0)),
@@ -312,7 +316,6 @@ mod tests {
             }
             last.is_ok()
         };
-        type Reads<'a> = &'a [(u64, &'a str, &'a str)];
         let cases: [(Reads<'_>, bool); 7] = [
             (&[(DUE_MS, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
