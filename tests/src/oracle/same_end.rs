@@ -13,12 +13,15 @@ use tholepin_schema::{
 use super::quiet::kinds;
 
 /// Fields that differ between any two clusters although nothing is different about them: identities,
-/// addresses, times, and which of two equal members happens to be the primary.
+/// addresses, times, and which of two equal members happens to be the primary. A revision of a template
+/// is an identity: the template names the Secret of the credentials, whose name has the object's uid.
 const OWN: &[&str] = &[
     "clusterIP",
     "clusterIPs",
     "containerID",
+    "controller-revision-hash",
     "creationTimestamp",
+    "currentRevision",
     "finishedAt",
     "generation",
     "hostIP",
@@ -39,6 +42,7 @@ const OWN: &[&str] = &[
     "startTime",
     "startedAt",
     "uid",
+    "updateRevision",
     "volumeName",
 ];
 
@@ -52,7 +56,7 @@ const OWN: &[&str] = &[
 pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, Value>> {
     let mut objects = BTreeMap::new();
     for resource in kinds(client).await? {
-        if ["EndpointSlice", "PersistentVolume"].contains(&&*resource.kind) {
+        if ["ControllerRevision", "EndpointSlice", "PersistentVolume"].contains(&&*resource.kind) {
             continue;
         }
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);

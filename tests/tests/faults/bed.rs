@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -300,6 +300,31 @@ pub(crate) fn ledger(story: &Story) -> Result<(String, Value)> {
         }
     }
     bail!("there is no ledger of {uid}")
+}
+
+/// Waits until the shard of this Pod has not changed roles for so long that its voters elect again: twice
+/// the node timeout, and a second more. A primary that dies earlier is replaced only then.
+pub(crate) async fn quiet(story: &Story, seat: &Seat) -> Result<()> {
+    let object = get(story, "rediscluster", story.redis.name)?;
+    let timeout = object.pointer("/spec/failover/nodeTimeoutMs").and_then(Value::as_u64);
+    let wanted_ms = 2 * timeout.context("a node timeout")? + 1_000;
+    let shard = format!("{}-", seat.shard);
+    let look = || async {
+        let (_, ledger) = ledger(story)?;
+        let nodes = ledger.get("nodes").and_then(Value::as_object).context("nodes")?;
+        let of_shard = nodes.values().filter(|node| {
+            node.get("pod").and_then(Value::as_str).is_some_and(|pod| pod.starts_with(&shard))
+        });
+        let times = of_shard
+            .flat_map(|node| ["roleChangedAtMs", "failoverTriedAtMs"].map(|key| node.get(key)));
+        let last = times.flatten().filter_map(Value::as_u64).max().unwrap_or_default();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+        let since = u64::try_from(now)?.saturating_sub(last);
+        let is_quiet = since >= wanted_ms;
+        Ok(if is_quiet { Look::There(()) } else { Look::NotYet(format!("since {since} ms")) })
+    };
+    until(format!("the shard of {} to be quiet", seat.pod), WELL, look).await?;
+    Ok(())
 }
 
 /// How often each Pod's containers were started again, in order of name.

@@ -152,6 +152,7 @@ async fn goes_on(
     // Of another shard, so that none is without both.
     let other = bed::replicas(story, (turn + 1) % shards).await?;
     let other = other.into_iter().next().context("a replica")?;
+    bed::quiet(story, &primary).await?;
     trouble.set(story)?;
     let said = bed::told(story, trouble.word(), |one| one.message.contains(trouble.word())).await;
     let said = said.context("the trouble is told")?;

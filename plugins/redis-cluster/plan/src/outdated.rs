@@ -10,8 +10,8 @@ use alloc::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tholepin_schema::word::Role;
+use serde_json::{Map, Value};
+use tholepin_schema::{snapshot::Member, word::Role};
 
 use crate::{Seat, picture::Picture};
 
@@ -59,8 +59,9 @@ pub enum Outdated {
     },
 }
 
-/// Pods of an older template that never answered and whose containers do not run: a mended spec reaches
-/// them only if they are replaced, and nothing is lost with them. Each with its uid.
+/// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
+/// answered: a mended spec reaches them only if they are replaced, and nothing is lost with them. Each
+/// with its uid.
 pub(crate) fn stuck(picture: &Picture<'_>) -> Vec<(String, String)> {
     let Some(older) = older(picture) else { return Vec::new() };
     let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
@@ -69,9 +70,16 @@ pub(crate) fn stuck(picture: &Picture<'_>) -> Vec<(String, String)> {
     let members = older.iter().filter_map(|(_, seat)| picture.seated.get(*seat));
     let stuck = members.filter(|member| {
         let runs = member.running || member.facts().is_some();
-        !runs && !member.deleting && !answered.contains(&member.pod.as_str())
+        let is_new = never_ran(member) || !answered.contains(&member.pod.as_str());
+        !runs && !member.deleting && is_new
     });
     stuck.map(|member| (member.pod.clone(), member.pod_uid.clone())).collect()
+}
+
+/// Whether no container of this Pod has run yet. The Pod that had its name before may have been a member.
+fn never_ran(member: &Member) -> bool {
+    let last = member.kubernetes.pointer("/lastState").and_then(Value::as_object);
+    member.container_id.is_empty() && last.is_none_or(Map::is_empty)
 }
 
 /// Compares each Pod in a wanted seat with the StatefulSet of its shard.

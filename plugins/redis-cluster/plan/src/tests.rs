@@ -3,7 +3,7 @@
 use alloc::{format, string::String, vec::Vec};
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
@@ -594,7 +594,7 @@ fn a_plan_that_asks_too_much_is_found_out() {
 }
 
 #[test]
-fn only_a_pod_of_an_older_template_that_never_answered_and_does_not_run_is_replaced() {
+fn a_pod_of_an_older_template_is_replaced_only_if_it_never_ran_or_answered() {
     let stuck = |change: &dyn Fn(&mut Model, &mut crate::Observed)| -> Vec<String> {
         let mut model = Model::new(spec(1, 1));
         model.kill("demo-shard-0-1");
@@ -618,4 +618,17 @@ fn only_a_pod_of_an_older_template_that_never_answered_and_does_not_run_is_repla
         seen.previous = formed.previous;
     };
     assert_eq!(stuck(&answered), [""; 0], "it was a member");
+    let ran = |container: &str, last: Value| {
+        stuck(&|model, seen| {
+            answered(model, seen);
+            let member = &mut seen.snapshot.members[1];
+            member.container_id = container.into();
+            member.kubernetes["lastState"] = last.clone();
+        })
+    };
+    let terminated = json!({"terminated": {"containerID": "c-0"}});
+    assert_eq!(ran("", json!({})), ["demo-shard-0-1"], "another Pod of this name was a member");
+    assert_eq!(ran("", Value::Null), ["demo-shard-0-1"]);
+    assert_eq!(ran("", terminated), [""; 0], "its container ran");
+    assert_eq!(ran("c-1", json!({})), [""; 0], "its container ran");
 }
