@@ -55,11 +55,22 @@ async fn nothing_is_written_when_nothing_changes() {
     // What was written is seen a moment before it is in the audit log.
     let in_log = || async {
         let is_status =
-            |line: &&Value| line["resource"] == "greetings" && line["subresource"] == "status";
-        let told = story.writes().iter().filter(is_status).count();
-        Ok(if told < 3 { wait::Look::NotYet(told.to_string()) } else { wait::Look::There(()) })
+            |line: &Value| line["resource"] == "greetings" && line["subresource"] == "status";
+        // What the host itself keeps of a spec that was accepted.
+        let is_accepted = |line: &Value| {
+            line["name"].as_str().is_some_and(|it| it.starts_with("tholepin-accepted-"))
+        };
+        let writes = story.writes();
+        let counts = (
+            writes.iter().filter(|line| is_status(line)).count(),
+            writes.iter().filter(|line| is_accepted(line)).count(),
+        );
+        let is_all = 3 <= counts.0 && 3 <= counts.1;
+        Ok(if is_all { wait::Look::There(()) } else { wait::Look::NotYet(format!("{counts:?}")) })
     };
-    wait::until("three statuses in the audit log", DEADLINE, in_log).await.unwrap();
+    wait::until("three statuses and accepted specs in the audit log", DEADLINE, in_log)
+        .await
+        .unwrap();
     let before = story.writes();
     let plugin = story.get(&PLUGIN, "", "config-maker").await.unwrap();
     let first = Some(plugin["status"]["active"].clone());
