@@ -30,6 +30,8 @@ use crate::{
 
 /// The Pods' terminationGracePeriodSeconds of 45 s, 10 s beyond it, and what it takes to heal.
 const REPLACED: Duration = Duration::from_secs(120);
+/// Twice the grace of a Pod that was deleted.
+const GONE: Duration = Duration::from_secs(90);
 /// How long a row may take.
 const ROW: Duration = Duration::from_secs(200);
 /// How long a primary that is silent must not be replaced by anything but a vote.
@@ -130,9 +132,18 @@ pub(crate) async fn pods_are_deleted_while_the_host_is_down(
     let mut story = Story::begin(redis, &[], "").await?;
     let all = beside(&story).await?;
     story.host.kill()?;
-    let mut delete = vec!["delete", "pod", "--timeout=90s"];
-    delete.extend(all.iter().flat_map(|one| &one.gone).map(|seat| seat.pod.as_str()));
+    let mut delete = vec!["delete", "pod", "--wait=false"];
+    let gone = || all.iter().flat_map(|one| &one.gone);
+    delete.extend(gone().map(|seat| seat.pod.as_str()));
     story.kubectl.run(&delete)?;
+    // kubectl itself waits for a name: a Pod that is made anew between its two looks is the old one to it.
+    let look = || async {
+        let pods = story.kubectl.run(&["get", "pod", "-o", "jsonpath={.items[*].metadata.uid}"])?;
+        let left = gone().filter(|seat| pods.contains(&seat.uid)).map(|seat| seat.pod.as_str());
+        let left = left.collect::<Vec<_>>().join(", ");
+        Ok(if left.is_empty() { Look::There(()) } else { Look::NotYet(left) })
+    };
+    until("the deleted Pods to be gone", GONE, look).await?;
     story.restart()?;
     judge(rows, &story, "delete pod while the host is down", &all).await;
     bed::end(rows, story)
