@@ -197,6 +197,7 @@ async fn a_stateful_set_of_real_redis_runs_dies_and_returns() -> Result<()> {
 
     serves_by_address_and_name(&story).await?;
     restarts_in_the_same_pod(&story).await?;
+    lets_its_pods_go_and_has_them_again(&story).await?;
     returns_with_its_volume(&story).await?;
     scales(&story).await?;
     updates(&story).await?;
@@ -300,6 +301,37 @@ async fn updates(story: &Story) -> Result<()> {
     story.kubectl.run(&["delete", "pod", "redis-1", "--wait=false"])?;
     story.wait_successor(1, &before).await?;
     ensure!(story.rounds()? == "2 3 2", "only the deleted Pod is new: {}", story.rounds()?);
+    Ok(())
+}
+
+/// `--cascade=orphan` leaves the Pods as they are, and the set that is made again adopts them. More than
+/// once: a controller that adopts for a set that ends does so only sometimes.
+async fn lets_its_pods_go_and_has_them_again(story: &Story) -> Result<()> {
+    let pods = || -> Result<Vec<Value>> { (0..3).map(|ordinal| story.pod(ordinal)).collect() };
+    let uids = |pods: &[Value]| -> Vec<Value> {
+        pods.iter().map(|pod| pod["metadata"]["uid"].clone()).collect()
+    };
+    let before = uids(&pods()?);
+    for _ in 0..8 {
+        story.kubectl.run(&["delete", "statefulset/redis", "--cascade=orphan"])?;
+        for pod in pods()? {
+            let metadata = &pod["metadata"];
+            ensure!(metadata["ownerReferences"].is_null(), "nobody owns it: {metadata}");
+        }
+        story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], MANIFEST)?;
+        let set = story.get("statefulset/redis")?["metadata"]["uid"].clone();
+        until("the new set to adopt the Pods", DEADLINE, async || {
+            let pods = pods()?;
+            ensure!(uids(&pods) == before, "the Pods are others");
+            let owners = pods.iter().map(|pod| &pod["metadata"]["ownerReferences"][0]["uid"]);
+            let is_adopted = owners.clone().all(|uid| *uid == set);
+            let told = || format!("{:?}", owners.collect::<Vec<_>>());
+            Ok(if is_adopted { Look::There(()) } else { Look::NotYet(told()) })
+        })
+        .await?;
+    }
+    story.wait_ready(3).await?;
+    ensure!(uids(&pods()?) == before, "the Pods are others");
     Ok(())
 }
 

@@ -123,6 +123,7 @@ impl StatefulSets {
                 let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
                 changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
             }
+            Write::AdoptPod(_) | Write::AdoptRevision(_) if !self.may_adopt(set).await? => {}
             Write::AdoptPod(adoption) => {
                 let adopted = adopt(&self.writer::<Pod>(set), &adoption).await?;
                 adopted.into_iter().for_each(|adopted| self.mirrors.pods.learn(adopted));
@@ -166,6 +167,16 @@ impl StatefulSets {
                 Err(error)
             }
         }
+    }
+
+    /// Whether the set is still there and stays: read live, because a mirror may not have heard yet that the
+    /// set is being deleted, and what it adopted then would be collected with it.
+    async fn may_adopt(&self, set: &StatefulSet) -> Result<bool, WriteError> {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let now = self.writer::<StatefulSet>(set).get(name).await?;
+        Ok(now.is_some_and(|now| {
+            now.metadata.uid == set.metadata.uid && now.metadata.deletion_timestamp.is_none()
+        }))
     }
 
     fn writer<K>(&self, set: &StatefulSet) -> Writer<K>

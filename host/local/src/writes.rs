@@ -80,6 +80,15 @@ where
         }
     }
 
+    /// Reads an object past all mirrors; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the API does not answer or refuses.
+    pub async fn get(&self, name: &str) -> Result<Option<K>, WriteError> {
+        self.api.get_opt(name).await.map_err(|source| self.refused("read", name, source))
+    }
+
     /// Merges fields into an object; `None` if it has gone.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ async fn an_object_becomes_a_config_map_that_follows_it() {
     story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
 
     let uid = made["metadata"]["uid"].clone();
-    story.kubectl.run(&["delete", "configmap", "a", "-n", "follow"]).unwrap();
+    story.kubectl.run(&["delete", "configmap", "a", "-n", "follow", "--wait=false"]).unwrap();
     let (remade, _) = story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
     assert_ne!(remade["metadata"]["uid"], uid);
 

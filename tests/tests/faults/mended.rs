@@ -93,11 +93,12 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
             let replica =
                 bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
             templates_have(&story, "redis:nope").await?;
-            story.kubectl.run(&["delete", "pod", &replica.pod])?;
+            story.kubectl.run(&["delete", "pod", &replica.pod, "--wait=false"])?;
             let waiting = || async {
                 let pods = story.redis.list_pods(&story.client).await?;
                 let named = |pod: &&k8s_openapi::api::core::v1::Pod| {
                     pod.metadata.name.as_ref() == Some(&replica.pod)
+                        && pod.metadata.uid.as_ref() != Some(&replica.uid)
                 };
                 let pod = pods.iter().find(named).context("the Pod is there again")?;
                 let statuses =

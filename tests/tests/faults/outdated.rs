@@ -81,7 +81,7 @@ pub(crate) async fn a_stateful_set_is_orphaned(rows: &mut Rows, redis: RedisClus
         row.keys_before(keys.len());
         let old = story.redis.seats(&story.client).await?;
         let set = format!("{}-shard-0", story.redis.name);
-        story.kubectl.run(&["delete", "statefulset", &set, "--cascade=orphan"])?;
+        story.kubectl.run(&["delete", "statefulset", &set, "--cascade=orphan", "--wait=false"])?;
         let look = || async {
             for one in bed::conditions(&story)? {
                 ensure!(one.reason != "SlotsLost", "{one}");

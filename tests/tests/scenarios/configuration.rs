@@ -176,7 +176,7 @@ async fn adopted(story: &Story) -> Result<std::time::Duration> {
     };
     let old = uid(set)?;
     let start = Instant::now();
-    story.kubectl.run(&["delete", "statefulset", set, "--cascade=orphan"])?;
+    story.kubectl.run(&["delete", "statefulset", set, "--cascade=orphan", "--wait=false"])?;
     let look = || async {
         let new = uid(set)?;
         let pods = story.kubectl.run(&["get", "pods", "-o", "json"])?;

@@ -10,7 +10,7 @@ use crate::http::answer::Answer;
 use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
 use crate::selection::Selection;
 use crate::status::Failure;
-use crate::store::{At, Location, PageRequest, Refused};
+use crate::store::{At, Key, Location, PageRequest, Refused};
 use crate::verbs::{Context, Request, input, read};
 use crate::{kinds, view};
 
@@ -28,6 +28,9 @@ pub(crate) enum Propagation {
     /// They stay and lose the reference.
     Orphan,
 }
+
+/// The finalizer of an owner while its dependents are let go, as in Kubernetes.
+const ORPHAN: &str = "orphan";
 
 /// How to delete.
 #[derive(Clone, Debug, Default)]
@@ -166,6 +169,7 @@ pub(crate) fn delete_object(
     object_name: &str,
     options: &Options,
 ) -> Result<Deleted, Failure> {
+    let options = &mut options.clone();
     let key = cx.key(object_name);
     let resource = &cx.served.resource;
     for _ in 0..ATTEMPTS_MAX {
@@ -173,9 +177,20 @@ pub(crate) fn delete_object(
         let read = read.ok_or_else(|| cx.refused(&Refused::Missing, object_name))?;
         check_preconditions(cx, &read, options)?;
         kinds::before_delete(cx, &read)?;
-        if options.propagation == Propagation::Orphan && !cx.dry_run {
-            orphan_dependents(cx, &read);
-        }
+        let read = if options.propagation == Propagation::Orphan && !cx.dry_run {
+            match begin_orphaning(cx, &key, read, options) {
+                Ok(read) => {
+                    orphan_dependents(cx, &read);
+                    // By its own hand it has another version now.
+                    options.resource_version = None;
+                    read
+                }
+                Err(Refused::Changed) => continue,
+                Err(refused) => return Err(cx.refused(&refused, object_name)),
+            }
+        } else {
+            read
+        };
         let (new, goes) = plan(cx, &read, options);
         let committed = if goes {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
@@ -219,6 +234,9 @@ fn check_preconditions(cx: &Context, object: &Value, options: &Options) -> Resul
 /// The next state of an object to be deleted, and whether it goes at once.
 fn plan(cx: &Context, object: &Value, options: &Options) -> (Value, bool) {
     let mut new = object.clone();
+    if options.propagation == Propagation::Orphan {
+        drop_finalizer(&mut new, ORPHAN);
+    }
     let grace_s = kinds::grace_s(&cx.served, object, options.grace_s);
     let waits = kinds::waits_for_server(&cx.served, object) && !options.is_final;
     if is_deleting(object) {
@@ -246,6 +264,38 @@ fn mark(cx: &Context, object: &mut Value, grace_s: u64) {
     let metadata = metadata_mut(object);
     metadata.insert("deletionTimestamp".into(), json!(seconds(end)));
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_s));
+}
+
+/// Marks an owner as being deleted, as a finalizer `orphan` does it. Only then are its dependents let go:
+/// a controller that adopts what nobody owns must be able to see that this owner ends.
+fn begin_orphaning(
+    cx: &Context,
+    key: &Key,
+    read: Arc<Value>,
+    options: &Options,
+) -> Result<Arc<Value>, Refused> {
+    if is_deleting(&read) {
+        return Ok(read);
+    }
+    let mut new = (*read).clone();
+    mark(cx, &mut new, kinds::grace_s(&cx.served, &read, options.grace_s));
+    let finalizers = metadata_mut(&mut new).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(finalizers) = finalizers.as_array_mut() {
+        finalizers.push(json!(ORPHAN));
+    }
+    bump_generation(&mut new);
+    kinds::begin_delete(&cx.served, &mut new);
+    cx.server.store.replace(&cx.served.resource, key, &read, new, false)
+}
+
+fn drop_finalizer(object: &mut Value, finalizer: &str) {
+    let metadata = metadata_mut(object);
+    if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
+        finalizers.retain(|it| it != finalizer);
+        if finalizers.is_empty() {
+            metadata.remove("finalizers");
+        }
+    }
 }
 
 /// Takes the reference to `owner` from all its dependents.
