@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     api_proxy::ApiProxy,
@@ -283,6 +283,36 @@ impl Story {
         until("the cluster to settle", SETTLE, look).await.map(drop)
     }
 
+    /// The ledger of the Redis cluster: its name and what it says.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is none or it cannot be read.
+    pub fn ledger(&self) -> Result<(String, Value)> {
+        let path = "jsonpath={.metadata.uid}";
+        let uid = self.kubectl.run(&["get", "rediscluster", self.redis.name, "-o", path])?;
+        let name = format!("tholepin-ledger-rediscluster-{uid}");
+        let map: Value =
+            serde_json::from_str(&self.kubectl.run(&["get", "configmap", &name, "-o", "json"])?)?;
+        let text = map.pointer("/data/ledger.json").and_then(Value::as_str);
+        Ok((name, serde_json::from_str(text.context("a ledger has its document")?)?))
+    }
+
+    /// Waits until the host has seen that every shard holds keys, which it does at its next look and writes
+    /// down once.
+    async fn keys_are_known(&self) -> Result<()> {
+        let look = || async {
+            let (_, ledger) = self.ledger()?;
+            let held = ledger.get("heldKeys").cloned().unwrap_or_default();
+            Ok(if held == json!(["0-16383"]) {
+                Look::There(())
+            } else {
+                Look::NotYet(held.to_string())
+            })
+        };
+        until("the ledger to know of keys in every shard", GIVE_UP, look).await.map(drop)
+    }
+
     /// Ends everything without the oracles.
     ///
     /// # Errors
@@ -304,6 +334,7 @@ impl Story {
     pub async fn end(mut self, pause: Duration) -> Result<Report> {
         let watch = self.watch.take().context("the oracles watch")?;
         self.well().await?;
+        self.keys_are_known().await?;
         // What was noticed last may still be written, but not for long.
         self.settle(Duration::from_secs(1)).await.context("oracle Quiet")?;
         quiet(&self.client, &[self.cluster.audit_log()], pause).await.context("oracle Quiet")?;

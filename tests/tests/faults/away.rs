@@ -135,7 +135,7 @@ async fn ends_well(row: &mut Row, story: &mut Story, died: &Seat) -> Result<()> 
     let (seats, took) = bed::well(story, bed::WELL).await?;
     row.saw(format!("well {:.1} s after the API was back", took.as_secs_f64()));
     let look = || async {
-        let (_, ledger) = bed::ledger(story)?;
+        let (_, ledger) = story.ledger()?;
         for seat in &story.redis.well(&story.kubectl, &story.client).await? {
             let own = seat.member.own()?;
             let known = ledger.pointer(&format!("/nodes/{}", own.id)).context(own.id.clone())?;

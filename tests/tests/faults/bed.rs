@@ -285,23 +285,6 @@ pub(crate) async fn event(
     Ok(until(format!("an event that says {what}"), TOLD, look).await?.0)
 }
 
-/// The ledger of the object, by node id. It is named by kind and uid and reserved; the name of earlier
-/// versions is looked at if there is none.
-pub(crate) fn ledger(story: &Story) -> Result<(String, Value)> {
-    let uid = get(story, "rediscluster", story.redis.name)?;
-    let uid = uid.pointer("/metadata/uid").and_then(Value::as_str).context("a uid")?;
-    let names =
-        [format!("tholepin-ledger-rediscluster-{uid}"), format!("{}-ledger", story.redis.name)];
-    for name in names {
-        if let Ok(map) = get(story, "configmap", &name) {
-            let text = map.pointer("/data/ledger.json").and_then(Value::as_str);
-            let ledger = serde_json::from_str(text.context("a ledger has its document")?)?;
-            return Ok((name, ledger));
-        }
-    }
-    bail!("there is no ledger of {uid}")
-}
-
 /// Waits until the shard of this Pod has not changed roles for so long that its voters elect again: twice
 /// the node timeout, and a second more. A primary that dies earlier is replaced only then.
 pub(crate) async fn quiet(story: &Story, seat: &Seat) -> Result<()> {
@@ -310,7 +293,7 @@ pub(crate) async fn quiet(story: &Story, seat: &Seat) -> Result<()> {
     let wanted_ms = 2 * timeout.context("a node timeout")? + 1_000;
     let shard = format!("{}-", seat.shard);
     let look = || async {
-        let (_, ledger) = ledger(story)?;
+        let (_, ledger) = story.ledger()?;
         let nodes = ledger.get("nodes").and_then(Value::as_object).context("nodes")?;
         let of_shard = nodes.values().filter(|node| {
             node.get("pod").and_then(Value::as_str).is_some_and(|pod| pod.starts_with(&shard))

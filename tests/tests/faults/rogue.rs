@@ -104,7 +104,7 @@ fn is_refused(answer: &str) -> bool {
 
 /// The node ids in the ledger.
 fn nodes_of(story: &Story) -> Result<Vec<String>> {
-    let (_, ledger) = bed::ledger(story)?;
+    let (_, ledger) = story.ledger()?;
     let nodes = ledger.get("nodes").and_then(Value::as_object).context("a ledger has nodes")?;
     Ok(nodes.keys().cloned().collect())
 }
@@ -180,7 +180,7 @@ pub(crate) async fn members_are_hidden(rows: &mut Rows, redis: RedisCluster) -> 
 /// 2a: a plugin writes the ledger.
 pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
     let mut rogue = Rogue::begin(redis).await?;
-    let (name, _) = bed::ledger(&rogue.story)?;
+    let (name, _) = rogue.story.ledger()?;
     let data = json!({"data": {"ledger.json": "{}"}});
     let mut whole = data.clone();
     bed::set(&mut whole, &["apiVersion"], "v1");
@@ -193,7 +193,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisClus
     ]);
     let before = "written: a proof of death could be forged";
     let is_reserved = async |story: &Story| {
-        let (name, _) = bed::ledger(story)?;
+        let (name, _) = story.ledger()?;
         ensure!(name.starts_with("tholepin-ledger-rediscluster-"), "the ledger is {name}");
         Ok(())
     };
@@ -227,7 +227,7 @@ pub(crate) async fn another_host_writes_the_ledger(
                 bed::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
             })?;
             let changed = replica_dies(&story).await?;
-            let (_, ledger) = bed::ledger(&story)?;
+            let (_, ledger) = story.ledger()?;
             let kept = ledger.pointer(&format!("/forgotten/{forgotten}")).is_some();
             ensure!(kept, "what the other host wrote is gone");
             row.saw(format!("its entry is kept, and the new process {changed} is written"));
@@ -251,7 +251,7 @@ pub(crate) async fn another_host_writes_the_ledger(
             let (seats, took) = bed::restarted(&story, &primary, bed::WELL).await?;
             written_down(&story, &seats, &primary.pod).await?;
             bed::well(&story, bed::WELL).await?;
-            let (_, ledger) = bed::ledger(&story)?;
+            let (_, ledger) = story.ledger()?;
             ensure!(ledger.get("turn").is_some(), "the newer host's field is gone");
             row.saw(format!("well after {:.1} s, the field is kept", took.as_secs_f64()));
             row.keys_after(keys.check()?);
@@ -273,7 +273,7 @@ pub(crate) async fn another_host_writes_the_ledger(
 
 /// Changes the ledger as somebody who is not this host would.
 fn edit_ledger(story: &Story, edit: impl FnOnce(&mut Value)) -> Result<()> {
-    let (name, mut ledger) = bed::ledger(story)?;
+    let (name, mut ledger) = story.ledger()?;
     edit(&mut ledger);
     bed::patch_of(story, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
 }
@@ -291,7 +291,7 @@ async fn written_down(story: &Story, seats: &[Seat], pod: &str) -> Result<String
     let now = seats.iter().find(|seat| seat.pod == pod).context("the Pod")?;
     let (run, id) = (now.member.field("run_id").to_owned(), now.member.own()?.id.clone());
     let look = || async {
-        let (_, ledger) = bed::ledger(story)?;
+        let (_, ledger) = story.ledger()?;
         let known = ledger.pointer(&format!("/nodes/{id}/runId")).and_then(Value::as_str);
         Ok(if known == Some(&run) {
             Look::There(())
@@ -304,7 +304,7 @@ async fn written_down(story: &Story, seats: &[Seat], pod: &str) -> Result<String
 }
 
 async fn taken_over(row: &mut Row, story: &mut Story) -> Result<()> {
-    let (name, ledger) = bed::ledger(story)?;
+    let (name, ledger) = story.ledger()?;
     ensure!(
         name.starts_with("tholepin-ledger-"),
         "the ledger is {name}, a name that plugins reach"
