@@ -41,12 +41,14 @@ pub enum WaitReason {
     },
     /// A primary does not answer, but nothing says that it is dead.
     #[error(
-        "the primary `{pod}` does not answer; a process that hangs is left to the node timeout. If its \
-         Kubernetes node is off for good, taint it with `node.kubernetes.io/out-of-service`"
+        "the primary `{pod}` of the slots {slots} does not answer; a process that hangs is left to the \
+         node timeout. If its Kubernetes node is off for good, taint it with `node.kubernetes.io/out-of-service`"
     )]
     PrimarySilent {
         /// Its Pod.
         pod: String,
+        /// Its slots, in a text of bounded length.
+        slots: String,
     },
     /// A member wants another password than the one in force.
     #[error(

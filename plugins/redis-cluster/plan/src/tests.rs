@@ -1,6 +1,10 @@
 //! What plans do, told on the model.
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -122,6 +126,8 @@ fn a_silent_primary_is_left_alone() {
         assert_eq!(verbs(&model), [""; 0], "{reason:?}");
         assert!(reasons(&model).contains(&said), "{reason:?}");
     }
+    let silent = WaitReason::PrimarySilent { pod: "p".into(), slots: "0-5460".into() };
+    assert!(silent.to_string().contains("`p` of the slots 0-5460"), "{silent}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) fn lost(
         Absence::Gone(member) => member,
         Absence::Silent(member) => {
             let pod = member.pod.clone();
-            let silent = || WaitReason::PrimarySilent { pod };
+            let silent = || WaitReason::PrimarySilent { pod, slots: slots(picture, owner) };
             return Decision::Wait(refused(member).unwrap_or_else(silent));
         }
         Absence::Loading(member) => {
