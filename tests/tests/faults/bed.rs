@@ -320,6 +320,16 @@ pub(crate) async fn restarts(story: &Story) -> Result<Vec<(String, i32)>> {
     Ok(pods.iter().map(|pod| (pod.name_any(), count(pod).unwrap_or_default())).collect())
 }
 
+/// Deletes the cluster and waits until its Pods are gone.
+pub(crate) async fn delete(story: &Story) -> Result<()> {
+    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
+    let gone = || async {
+        let left = story.redis.list_pods(&story.client).await?.len();
+        Ok(if left == 0 { Look::There(()) } else { Look::NotYet(format!("{left} Pods")) })
+    };
+    until("the cluster to be deleted", GIVE_UP, gone).await.map(drop)
+}
+
 /// Puts a cluster that a red row left behind aside and makes it anew, so that the next row begins with a
 /// cluster that is well.
 pub(crate) async fn anew(story: &Story) -> Result<Keys> {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
     redis_cluster::RedisCluster,
-    story::{GIVE_UP, Reach, Story},
+    story::{Reach, Story},
     wait::{Look, until},
 };
 
@@ -43,12 +43,7 @@ pub(crate) async fn a_spec_is_mended_at_creation(
             Ok(())
         })
         .await;
-        story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
-        let gone = || async {
-            let left = story.redis.list_pods(&story.client).await?.len();
-            Ok(if left == 0 { Look::There(()) } else { Look::NotYet(format!("{left} Pods")) })
-        };
-        until("the cluster to be deleted", GIVE_UP, gone).await?;
+        bed::delete(&story).await?;
     }
     bed::end(rows, story)
 }

@@ -8,7 +8,7 @@ use tests::{
     process::signal,
     redis_cluster::RedisCluster,
     router::connect,
-    story::{GIVE_UP, Reach, Story},
+    story::{Reach, Story},
     wait::{Look, until},
 };
 
@@ -62,12 +62,7 @@ pub(crate) async fn a_bad_setting_at_creation(rows: &mut Rows, redis: RedisClust
             Ok(())
         })
         .await;
-        story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
-        let gone = || async {
-            let left = story.redis.list_pods(&story.client).await?.len();
-            Ok(if left == 0 { Look::There(()) } else { Look::NotYet(format!("{left} Pods")) })
-        };
-        until("the cluster to be deleted", GIVE_UP, gone).await?;
+        bed::delete(&story).await?;
     }
     bed::end(rows, story)
 }
