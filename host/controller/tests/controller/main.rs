@@ -429,7 +429,7 @@ async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
 }
 
 #[tokio::test]
-async fn a_paused_object_is_left_alone() {
+async fn a_paused_object_is_left_alone_and_says_so() {
     let bench = Bench::start(false);
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": ""});
@@ -437,6 +437,7 @@ async fn a_paused_object_is_left_alone() {
     bench.world.put(thing("b", 1));
     bench.swap("1", &[]).await;
     until(|| bench.calls_of("b", "1") == 1).await;
+    until(|| bench.reasons_of("a") == [Reason::Paused]).await;
     assert_eq!(bench.calls_of("a", "1"), 0);
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
