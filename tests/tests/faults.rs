@@ -106,6 +106,8 @@ const EACH: &[RedisCluster] = &[
 const USUAL_EACH: &[RedisCluster] = &[shape(3, 1, false), shape(3, 1, true)];
 const USUAL: &[RedisCluster] = &[shape(3, 1, false)];
 const USUAL_KEPT: &[RedisCluster] = &[shape(3, 1, true)];
+/// One shard and three, without volumes.
+const MEMORY_EACH: &[RedisCluster] = &[shape(1, 1, false), shape(3, 1, false)];
 const PAIR: &[RedisCluster] = &[shape(1, 1, false)];
 const TWO_PAIRS: &[RedisCluster] = &[shape(2, 1, false)];
 const ALONE: &[RedisCluster] = &[shape(1, 0, false), shape(1, 0, true)];
@@ -126,6 +128,7 @@ const CASES: &[Case] = &[
     case!(5, "5a", EACH, 60, others_go_on::one_trouble_at_a_time),
     case!(5, "5b", PAIR, 25, others_go_on::the_plugin_is_gone),
     case!(5, "5c", USUAL, 25, others_go_on::another_host_finds_the_accepted_spec),
+    case!(5, "5d", PAIR, 20, others_go_on::the_object_is_paused),
     case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
     case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
     case!(7, "7a", USUAL_EACH, 100, unseen::pods_are_deleted_by_force),
@@ -135,6 +138,7 @@ const CASES: &[Case] = &[
     case!(8, "8a", USUAL_EACH, 60, credentials::a_password_is_changed),
     case!(8, "8b", USUAL, 25, credentials::a_password_is_added),
     case!(8, "8c", PAIR, 15, credentials::a_password_is_empty),
+    case!(8, "8d", MEMORY_EACH, 60, credentials::the_kept_password_is_lost),
     case!(9, "9a", USUAL, 30, mended::a_spec_is_mended_at_creation),
     case!(9, "9b", USUAL, 25, mended::a_spec_is_mended_on_a_running_cluster),
     case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),

@@ -13,6 +13,7 @@ mod answer;
 mod call;
 pub mod condition;
 mod error_chain;
+mod kept;
 mod name;
 mod object;
 mod perform;
@@ -28,6 +29,7 @@ pub use call::{
     Call, CallKey, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RedisCall, RuntimeCall,
 };
 pub use error_chain::ErrorChain;
+pub use kept::kept_object;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
 pub use object::{
     ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, Owner, PAUSED, StoredObject,

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectRef,
     condition::HOST_FIELD_MANAGER,
+    kept_object,
     port::{Kubernetes, StoreView},
 };
 use tholepin_schema::{
@@ -278,7 +279,6 @@ fn reference(context: &PassContext) -> ObjectRef {
     }
 }
 
-/// Owned by the reconciled object, so that it goes with it.
 fn config_map(
     context: &PassContext,
     ledger: &Ledger,
@@ -286,24 +286,7 @@ fn config_map(
 ) -> Result<Value, CallError> {
     let text = serde_json::to_string(ledger)
         .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;
-    let ObjectRef { kind, namespace, name } = reference(context);
-    let owner = context.reference();
-    Ok(json!({
-        "apiVersion": kind.api_version,
-        "kind": kind.kind,
-        "metadata": {
-            "namespace": namespace,
-            "name": name,
-            // Absent where it is to be created.
-            "resourceVersion": stored.map(|stored| stored.resource_version.as_str()),
-            "labels": {"app.kubernetes.io/managed-by": "tholepin"},
-            "ownerReferences": [{
-                "apiVersion": owner.kind.api_version,
-                "kind": owner.kind.kind,
-                "name": owner.name,
-                "uid": context.uid(),
-            }],
-        },
-        "data": {KEY: text},
-    }))
+    let version = stored.map(|stored| stored.resource_version.as_str());
+    let data = json!({"data": {KEY: text}});
+    Ok(kept_object(&reference(context), &context.reference(), context.uid(), version, data))
 }

@@ -5,7 +5,8 @@
 //! run, and the host would be locked out of one or the other.
 //!
 //! Invariants:
-//! - The password in force never changes while the object lives.
+//! - While processes run, a password is kept only if one of them accepts it.
+//! - The password that is kept is replaced only if no process accepts it, and one accepts the other.
 //! - No password is a value too, and is kept as an empty one.
 //! - A clear value goes from the port to a connection, or into the reserved Secret, and nowhere else.
 
@@ -18,17 +19,18 @@ use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectRef,
     condition::HOST_FIELD_MANAGER,
-    port::{Credentials, Kubernetes},
+    kept_object,
+    port::{Credentials, DeleteRequest, Kubernetes, Members, Redis},
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
     manifest::KindName,
     reserved::{self, CREDENTIALS_KEY, Purpose},
-    snapshot::{CredentialsFacts, NamedPassword},
+    snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::{Mode, PassContext};
+use crate::{Mode, PassContext, Ports, ownership::text};
 
 /// Objects whose password is kept in memory; beyond that it is read again when needed.
 const KEPT_MAX: usize = 4096;
@@ -36,13 +38,6 @@ const KEPT_MAX: usize = 4096;
 /// The passwords in force, by the uid of their object.
 #[derive(Default)]
 pub(crate) struct Kept(Mutex<BTreeMap<String, Arc<str>>>);
-
-/// How to authenticate, and how that compares with what the object names.
-#[derive(Clone, Debug)]
-pub(crate) struct InForce {
-    pub(crate) credentials: Credentials,
-    pub(crate) facts: CredentialsFacts,
-}
 
 /// What the Secret holds that the object names.
 enum Named {
@@ -55,31 +50,134 @@ enum Named {
     Unread(CallError),
 }
 
-/// The password in force for the object of a pass. The first use makes the reserved Secret.
+/// What the processes that run say of a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// At least one accepts it.
+    Accepted,
+    /// At least one refuses it, and none accepts it.
+    Refused,
+    /// None answers.
+    Nothing,
+}
+
+/// Fills in how to authenticate to these members, and what is to be said of what the object names. The
+/// first use makes the reserved Secret.
 ///
-/// Without a password in force, because what the object names cannot be used, the host speaks without
-/// one: to processes that have none too, and to none that has one.
+/// Without a password in force the host speaks with the one that the object names; if that cannot be used,
+/// without one.
 ///
 /// # Errors
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
-pub(crate) async fn in_force(
+pub(crate) async fn put_in_force(
     kept: &Kept,
-    kubernetes: &dyn Kubernetes,
+    ports: &Ports,
     context: &PassContext,
     instance: &Instance,
-) -> Result<InForce, CallError> {
-    let named = match &instance.credentials {
-        Some(reference) => named(kubernetes, context, reference).await?,
-        None => Named::Nothing,
-    };
-    let password = match find(kept, kubernetes, context).await? {
+    members: &mut Members,
+) -> Result<(), CallError> {
+    let kubernetes = &*ports.kubernetes;
+    let named = named_by(kubernetes, context, instance).await?;
+    members.credentials.user =
+        instance.credentials.as_ref().and_then(|reference| reference.user.clone());
+    let in_force = match find(kept, kubernetes, context).await? {
         Some(password) => Some(password),
-        None => make(kept, kubernetes, context, &named).await?,
+        None => match named.value() {
+            Some(value) => {
+                if let Some(doubt) = doubt(&*ports.redis, members, value).await {
+                    members.credentials.password = password(value);
+                    members.credentials_facts = CredentialsFacts { named: doubt, pending: true };
+                    return Ok(());
+                }
+                make(kept, kubernetes, context, value).await?
+            }
+            None => None,
+        },
     };
-    let (password, facts) = compare(password.as_deref(), named)?;
-    let user = instance.credentials.as_ref().and_then(|reference| reference.user.clone());
-    Ok(InForce { credentials: Credentials { user, password }, facts })
+    (members.credentials.password, members.credentials_facts) =
+        compare(in_force.as_deref(), named)?;
+    Ok(())
+}
+
+/// Why a password must not be kept for these members: processes run, and none accepts it. What does not
+/// run has none, and reads the one that is kept when it starts.
+async fn doubt(redis: &dyn Redis, members: &Members, value: &str) -> Option<NamedPassword> {
+    if !members.members.iter().any(|member| member.running) {
+        return None;
+    }
+    match said(&try_out(redis, members, value).await) {
+        Said::Accepted => None,
+        Said::Refused => Some(NamedPassword::Refused),
+        Said::Nothing => Some(NamedPassword::Unproven),
+    }
+}
+
+async fn try_out(redis: &dyn Redis, members: &Members, value: &str) -> Snapshot {
+    let user = members.credentials.user.clone();
+    let credentials = Credentials { user, password: password(value) };
+    redis.observe(&Members { credentials, ..members.clone() }, &[]).await
+}
+
+fn said(snapshot: &Snapshot) -> Said {
+    if snapshot.members.iter().any(|member| member.facts().is_some()) {
+        return Said::Accepted;
+    }
+    let refuse = snapshot.members.iter().any(Member::refuses_password);
+    if refuse { Said::Refused } else { Said::Nothing }
+}
+
+/// Takes the password that the object names in place of the one that is kept, if every member that answers
+/// refuses that one and at least one accepts this: then somebody has set it on the servers, or the wrong
+/// one was kept. Whether it did.
+///
+/// # Errors
+///
+/// Fails if the object names a Secret that it may not use, or if the API server does not answer.
+pub(crate) async fn replace_refused(
+    kept: &Kept,
+    ports: &Ports,
+    context: &PassContext,
+    instance: &Instance,
+    members: &Members,
+    snapshot: &Snapshot,
+) -> Result<bool, CallError> {
+    let kubernetes = &*ports.kubernetes;
+    let differs = members.credentials_facts.named == NamedPassword::Differs;
+    if !differs || said(snapshot) != Said::Refused || !writes(kubernetes, context) {
+        return Ok(false);
+    }
+    let named = named_by(kubernetes, context, instance).await?;
+    let Some(value) = named.value() else { return Ok(false) };
+    if said(&try_out(&*ports.redis, members, value).await) != Said::Accepted {
+        return Ok(false);
+    }
+    let name = reserved_name(context);
+    if read(kubernetes, &name).await?.as_deref() != Some(value) {
+        info!("the servers accept the password that the object names, and none the one in {name}");
+        delete(kubernetes, name).await?;
+    }
+    make(kept, kubernetes, context, value).await.map(|made| made.as_deref() == Some(value))
+}
+
+/// Deletes the reserved Secret as it is now: what another host writes meanwhile stays.
+async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), CallError> {
+    let found = match kubernetes.get(name.clone()).await {
+        Ok(found) => found,
+        Err(CallError::NotFound(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let request = DeleteRequest {
+        object: name,
+        uid: Some(text(&found, "/metadata/uid").to_owned()),
+        resource_version: None,
+        grace_seconds: None,
+        dry_run: false,
+    };
+    match kubernetes.delete(request).await {
+        Err(CallError::NotFound(_)) => Ok(()),
+        deleted => deleted,
+    }
 }
 
 /// What is in force, and what is to be said of what the object names. Nothing is in force of an object
@@ -88,7 +186,6 @@ fn compare(
     in_force: Option<&str>,
     named: Named,
 ) -> Result<(Option<String>, CredentialsFacts), CallError> {
-    let password = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let Some(in_force) = in_force else {
         let facts = |named, pending| CredentialsFacts { named, pending };
         return match named {
@@ -109,12 +206,19 @@ fn compare(
     Ok((password(in_force), CredentialsFacts { named, pending: false }))
 }
 
-async fn named(
+/// An empty text as the password that it stands for: none.
+fn password(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+async fn named_by(
     kubernetes: &dyn Kubernetes,
     context: &PassContext,
-    reference: &CredentialsRef,
+    instance: &Instance,
 ) -> Result<Named, CallError> {
-    let CredentialsRef { secret, key, user: _ } = reference;
+    let Some(CredentialsRef { secret, key, user: _ }) = &instance.credentials else {
+        return Ok(Named::Nothing);
+    };
     let name = ObjectRef { name: secret.clone(), ..reserved_name(context) };
     if reserved::is_reserved(&name.kind, secret) {
         let text = format!("the Secret `{secret}` has a name that is reserved for the host");
@@ -163,18 +267,13 @@ async fn find(
     Ok(found)
 }
 
-/// Keeps what the object names, unless that cannot be used. A plan keeps nothing.
+/// Keeps a password. A plan keeps nothing.
 async fn make(
     kept: &Kept,
     kubernetes: &dyn Kubernetes,
     context: &PassContext,
-    named: &Named,
+    value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let value = match named {
-        Named::Nothing => "",
-        Named::Value(value) => value.as_str(),
-        Named::Unusable(_) | Named::Unread(_) => return Ok(None),
-    };
     if !writes(kubernetes, context) {
         return Ok(None);
     }
@@ -225,27 +324,11 @@ async fn create(
     kubernetes.create(object, HOST_FIELD_MANAGER.to_owned()).await.map(|_| ())
 }
 
-/// Owned by the reconciled object, so that it goes with it; immutable, so that an edit by hand does not
-/// lock the host out.
+/// Immutable, so that an edit by hand does not lock the host out.
 fn secret(context: &PassContext, password: &str) -> Value {
     let (name, owner) = (reserved_name(context), context.reference());
-    json!({
-        "apiVersion": name.kind.api_version,
-        "kind": name.kind.kind,
-        "metadata": {
-            "namespace": name.namespace,
-            "name": name.name,
-            "labels": {"app.kubernetes.io/managed-by": "tholepin"},
-            "ownerReferences": [{
-                "apiVersion": owner.kind.api_version,
-                "kind": owner.kind.kind,
-                "name": owner.name,
-                "uid": context.uid(),
-            }],
-        },
-        "immutable": true,
-        "stringData": {CREDENTIALS_KEY: password},
-    })
+    let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
+    kept_object(&name, &owner, context.uid(), None, fields)
 }
 
 fn reserved_name(context: &PassContext) -> ObjectRef {
@@ -268,6 +351,17 @@ pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
         }
     }
     object.get("spec").is_some_and(|spec| contains(spec, secret))
+}
+
+impl Named {
+    /// The password, which is empty if the object names none; nothing if it cannot be used.
+    fn value(&self) -> Option<&str> {
+        match self {
+            Self::Nothing => Some(""),
+            Self::Value(value) => Some(value),
+            Self::Unusable(_) | Self::Unread(_) => None,
+        }
+    }
 }
 
 impl Kept {

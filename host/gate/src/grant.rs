@@ -94,6 +94,7 @@ pub(crate) fn scope(
     what: &str,
     is_owned: bool,
     is_in_namespace: bool,
+    whose: impl FnOnce() -> String,
 ) -> Result<(), CallError> {
     let (reaches, wider) = match grant.scope {
         Scope::Owned => (is_owned, "namespace"),
@@ -105,8 +106,9 @@ pub(crate) fn scope(
         return Ok(());
     }
     Err(CallError::Denied(format!(
-        "{what} is outside the scope of the grant for {}; it needs scope `{wider}`",
-        grant.name
+        "{what} is outside the scope of the grant for {}: {}; the grant would need scope `{wider}`",
+        grant.name,
+        whose()
     )))
 }
 
@@ -161,7 +163,7 @@ mod tests {
         for (reach, is_owned, is_in_namespace, reaches) in rows {
             let grants = grants(&["get"], reach);
             let grant = kubernetes(&grants, &kind("v1", "Secret"), "get").unwrap();
-            let result = scope(grant, "Secret a/b", is_owned, is_in_namespace);
+            let result = scope(grant, "Secret a/b", is_owned, is_in_namespace, String::new);
             assert_eq!(result.is_ok(), reaches, "{reach:?} {is_owned} {is_in_namespace}");
         }
     }

@@ -14,18 +14,18 @@ use std::{
 use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectKey, ObjectRef,
-    port::{Kubernetes, Member, Members, StoreView},
+    port::{Credentials, Member, Members, StoreView},
 };
 use tholepin_schema::{
     instance::Instance,
     ledger::{Group, Ledger},
     manifest::KindName,
-    snapshot::Snapshot,
+    snapshot::{CredentialsFacts, Snapshot},
 };
 
 use crate::{
-    PassContext,
-    credentials::{self, InForce, Kept},
+    PassContext, Ports,
+    credentials::{self, Kept},
     ownership::{descendants, text},
 };
 
@@ -38,16 +38,23 @@ use crate::{
 /// Fails if its Pods are not watched, or if its password cannot be read.
 pub(crate) async fn members(
     kept: &Kept,
-    kubernetes: &dyn Kubernetes,
+    ports: &Ports,
     context: &PassContext,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Members, CallError> {
-    let selected = select(&*kubernetes.view(), context, ledger, instance)?;
-    let in_force = credentials::in_force(kept, kubernetes, context, instance).await?;
-    let InForce { credentials, facts: credentials_facts } = in_force;
-    let (Selected { members, strangers }, instance) = (selected, name(context, instance));
-    Ok(Members { instance, members, strangers, credentials, credentials_facts })
+    let Selected { members, strangers } =
+        select(&*ports.kubernetes.view(), context, ledger, instance)?;
+    let (name, credentials) = (name(context, instance), Credentials::default());
+    let mut members = Members {
+        instance: name,
+        members,
+        strangers,
+        credentials,
+        credentials_facts: CredentialsFacts::default(),
+    };
+    credentials::put_in_force(kept, ports, context, instance, &mut members).await?;
+    Ok(members)
 }
 
 /// Whether the object reconciled may name this instance at all.
@@ -263,11 +270,17 @@ fn facts(pod: &Value, container: Option<&Value>) -> Value {
     let is_ready = |condition: &Value| {
         text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
     };
+    let is_unplaced = |condition: &&Value| {
+        text(condition, "/type") == "PodScheduled" && text(condition, "/status") == "False"
+    };
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    let unplaced = conditions.and_then(|conditions| conditions.iter().find(is_unplaced));
     json!({
         "phase": text(pod, "/status/phase"),
         "ready": conditions.is_some_and(|conditions| conditions.iter().any(is_ready)),
         "deleting": pod.pointer("/metadata/deletionTimestamp").is_some(),
+        // Why no node takes it, in the scheduler's words.
+        "unplaced": unplaced.and_then(|condition| condition.get("message")),
         "graceSeconds": pod.pointer("/spec/terminationGracePeriodSeconds"),
         "labels": pod.pointer("/metadata/labels"),
         "annotations": pod.pointer("/metadata/annotations"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tholepin_core::{
     ANNOTATION_PREFIX, Answer, CallError, Effect, KubernetesCall, ObjectRef, ReadMode, Reply, Step,
     condition,
@@ -363,5 +363,28 @@ fn in_scope_of(
     grant::not_reserved(reference)?;
     let is_owned = *reference == context.reference() || leads_to(view, object, context.uid());
     let is_in_namespace = reference.namespace == context.key.namespace;
-    grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace)
+    let whose = || whose(context, reference, object);
+    grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace, whose)
+}
+
+/// Who controls an object that the reconciled one does not, and how that is changed.
+fn whose(context: &PassContext, reference: &ObjectRef, object: &Value) -> String {
+    let wanted = context.reference();
+    if let Some((owner, uid)) = ownership::controller(object) {
+        return format!(
+            "{owner} (uid {uid}) controls it, and not {wanted} (uid {})",
+            context.uid()
+        );
+    }
+    let owner = json!({"metadata": {"ownerReferences": [{
+        "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,
+        "uid": context.uid(), "controller": true, "blockOwnerDeletion": true,
+    }]}});
+    format!(
+        "nobody controls it; if it is to be {wanted}'s: `kubectl patch --namespace {} {} {} --type merge \
+         --patch '{owner}'`, else delete or rename it",
+        reference.namespace,
+        reference.kind.kind.to_lowercase(),
+        reference.name
+    )
 }

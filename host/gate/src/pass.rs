@@ -167,7 +167,7 @@ impl Pass {
         instance: &Instance,
     ) -> Result<Members, CallError> {
         let Gate { ports, credentials, .. } = &*self.gate;
-        instance::members(credentials, &*ports.kubernetes, &self.context, ledger, instance).await
+        instance::members(credentials, ports, &self.context, ledger, instance).await
     }
 
     /// A copy of the ledger of an instance that the plugin names.

@@ -13,7 +13,7 @@ use tholepin_schema::{
     instance::Instance,
 };
 
-use crate::{act, context::Mode, grant, instance, lift, pass::Pass, steps};
+use crate::{Gate, act, context::Mode, credentials, grant, instance, lift, pass::Pass, steps};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
@@ -54,13 +54,20 @@ fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option
 async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
     let mut book = pass.book(instance).await?;
-    let members = pass.members_by(&book.ledger, instance).await?;
+    let mut members = pass.members_by(&book.ledger, instance).await?;
     instance::some(&pass.context, instance, &members)?;
     if pass.context.mode == Mode::Live {
         steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
     }
-    let ports = &pass.gate.ports;
+    let Gate { ports, credentials, .. } = &*pass.gate;
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
+    let context = &pass.context;
+    if credentials::replace_refused(credentials, ports, context, instance, &members, &snapshot)
+        .await?
+    {
+        members = pass.members_by(&book.ledger, instance).await?;
+        snapshot = ports.redis.observe(&members, &instance.settings).await;
+    }
     snapshot.credentials = members.credentials_facts;
     book.learn(&snapshot, ports.clock.now_ms());
     book.save_or_later(pass).await?;

@@ -212,7 +212,7 @@ impl Gate {
             let mut ledger = self.books.copy(kubernetes, context).await?.ledger;
             instance::fix_group(&mut ledger, instance)?;
             let kept = &self.credentials;
-            let members = instance::members(kept, kubernetes, context, &ledger, instance).await?;
+            let members = instance::members(kept, &self.ports, context, &ledger, instance).await?;
             wishes.instances.insert(name.clone(), (members, Wanted::default()));
         }
         let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };

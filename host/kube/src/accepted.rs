@@ -4,7 +4,9 @@
 //! the object does not drop it; and neither the store nor the watches carry each spec twice.
 
 use serde_json::{Value, json};
-use tholepin_core::{AcceptedSpec, CallError, ObjectRef, condition::HOST_FIELD_MANAGER};
+use tholepin_core::{
+    AcceptedSpec, CallError, ObjectRef, condition::HOST_FIELD_MANAGER, kept_object,
+};
 use tholepin_schema::{
     manifest::KindName,
     reserved::{self, Purpose},
@@ -97,7 +99,6 @@ fn reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     }
 }
 
-/// Owned by the object, so that it goes with it.
 fn config_map(
     name: &ObjectRef,
     object: &ObjectRef,
@@ -105,24 +106,8 @@ fn config_map(
     accepted: &AcceptedSpec,
     resource_version: Option<&str>,
 ) -> Value {
-    json!({
-        "apiVersion": name.kind.api_version,
-        "kind": name.kind.kind,
-        "metadata": {
-            "namespace": name.namespace,
-            "name": name.name,
-            // Absent where it is to be created.
-            "resourceVersion": resource_version,
-            "labels": {"app.kubernetes.io/managed-by": "tholepin"},
-            "ownerReferences": [{
-                "apiVersion": object.kind.api_version,
-                "kind": object.kind.kind,
-                "name": object.name,
-                "uid": uid,
-            }],
-        },
-        "data": {GENERATION: accepted.generation.to_string(), FIELDS: &*accepted.fields},
-    })
+    let data = json!({GENERATION: accepted.generation.to_string(), FIELDS: &*accepted.fields});
+    kept_object(name, object, uid, resource_version, json!({"data": data}))
 }
 
 #[cfg(test)]

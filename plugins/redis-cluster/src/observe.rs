@@ -114,6 +114,28 @@ pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Opt
             let text = "; changing it is not served yet, a new password needs a new cluster";
             ("CredentialsRefused", format!("{way_out}{text}"))
         }
+        NamedPassword::Refused => {
+            let way_out = if target.spec.auth.is_some() {
+                format!(
+                    "write the one that they have into the key `{key}` of the Secret `{secret}`"
+                )
+            } else {
+                "name the Secret with theirs in `.spec.auth`".into()
+            };
+            let text = format!(
+                "the servers that run have another password than `.spec.auth` names, and the Secret \
+                 `{kept}`, in which the host keeps theirs, is gone: {way_out}"
+            );
+            ("CredentialsRefused", text)
+        }
+        NamedPassword::Unproven => (
+            "CredentialsUnproven",
+            format!(
+                "the Secret `{kept}`, in which the host keeps the password of the servers, is gone, and \
+                 none of those that run answers to prove that they have the one that `.spec.auth` names. \
+                 A Pod that is started anew waits for that: let one of them answer, or delete those that hang"
+            ),
+        ),
     };
     Some(Fault { reason: reason.into(), message, retry: false, ends_all: false })
 }

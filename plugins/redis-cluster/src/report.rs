@@ -10,7 +10,7 @@ use tholepin_redis_cluster_plan::{
 use tholepin_redis_types::{
     API_VERSION,
     redis_cluster::{
-        Condition, ConditionStatus, KIND, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,
+        Condition, ConditionStatus, KIND, MemberStatus, RedisClusterStatus, ShardStatus,
     },
 };
 use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
@@ -133,12 +133,12 @@ fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterSt
 
 fn shard_status(shard: &ShardPlan) -> ShardStatus {
     let ShardPlan { name, slots, primary, members, decision } = shard;
-    let in_sync = members.values().filter(|member| member.in_sync).count();
+    let in_sync = members.values().filter(|member| member.is_replica_in_sync()).count();
     let members = members.iter().map(|(pod, member)| MemberStatus {
         pod: pod.clone(),
         node: member.node.map(|node| node.to_string()),
         role: member.role,
-        in_sync: (member.role == MemberRole::Replica).then_some(member.in_sync),
+        in_sync: member.tells_sync().then_some(member.in_sync),
     });
     ShardStatus {
         name: name.clone(),

@@ -1,6 +1,8 @@
 //! Line 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may
 //! run open.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
@@ -19,6 +21,10 @@ use crate::{
 
 const LOCKED_OUT: &str =
     "`Forming, 0/3`, then `a process that hangs`; a restarted member had the new one";
+
+/// How long it may take until a Pod that was started with a wrong password is a member again: its start
+/// guard notices after some seconds, and the node starts a container that ended after a while.
+const KEPT_AGAIN: Duration = Duration::from_secs(90);
 
 /// What is done to the password of a cluster that has one, and back.
 const CHANGES: &[(&str, Change)] = &[
@@ -134,6 +140,62 @@ fn is_open(address: &str) -> bool {
     let answer = connect(address, None)
         .map(|mut connection| redis::cmd("DBSIZE").query::<i64>(&mut connection));
     answer.is_ok_and(|answer| answer.is_ok())
+}
+
+/// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the one of the user
+/// has another password by then: it must not be believed, and the right one must be. Meanwhile a primary ends.
+pub(crate) async fn the_kept_password_is_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (mut story, keys) = bed::begin(redis).await?;
+    let kept = kept_name(&story)?;
+    for (input, wrong_is_kept) in [
+        ("no host, kept Secret deleted, the user's changed, a primary killed", false),
+        ("no host, a wrong kept Secret, the user's changed, a primary killed", true),
+    ] {
+        let before = "the wrong one was kept for good, 0/3, a Pod in the start guard for ever";
+        let is_green = rows
+            .row(input, before, bed::ROW, async |row| {
+                row.keys_before(keys.len());
+                let (_, primary) = bed::primary(&story, 0).await?;
+                bed::quiet(&story, &primary).await?;
+                story.host.kill()?;
+                let of_the_host = bed::get(&story, "secret", &kept)?;
+                story.kubectl.run(&["delete", "secret", &kept])?;
+                set_password(&story, "another password")?;
+                if wrong_is_kept {
+                    let mut wrong = json!({
+                        "apiVersion": "v1", "kind": "Secret",
+                        "metadata": {"name": kept, "namespace": NAMESPACE},
+                        "stringData": {"password": "another password"},
+                    });
+                    let owners = of_the_host.pointer("/metadata/ownerReferences").cloned();
+                    bed::set(&mut wrong, &["metadata", "ownerReferences"], owners);
+                    bed::apply(&story, &[wrong])?;
+                }
+                signal(primary.member.pid()?, "KILL")?;
+                story.restart()?;
+                refused(row, &story).await?;
+                set_password(&story, PASSWORD)?;
+                let (_, took) = bed::well(&story, KEPT_AGAIN).await?;
+                row.saw(format!("the right one back: well after {:.1} s", took.as_secs_f64()));
+                row.keys_after(keys.check()?);
+                Ok(())
+            })
+            .await;
+        if !is_green {
+            break;
+        }
+    }
+    bed::end(rows, story)
+}
+
+/// The reserved Secret of the only object.
+fn kept_name(story: &Story) -> Result<String> {
+    let names = story.kubectl.run(&["get", "secret", "-o", "name"])?;
+    let kept = names.lines().find_map(|name| {
+        let name = name.strip_prefix("secret/")?;
+        name.starts_with("tholepin-credentials-").then(|| name.to_owned())
+    });
+    kept.context("the host keeps the password in a Secret")
 }
 
 /// 8c: an empty password at creation: refused by a condition, and no server runs open.

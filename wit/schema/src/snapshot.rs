@@ -82,6 +82,10 @@ pub enum NamedPassword {
     NoText,
     /// Its Secret could not be read now.
     Unread,
+    /// Servers that run refuse it, none accepts it, and the host knows no other.
+    Refused,
+    /// No server that runs answers, so that nothing proves it, and the host knows no other.
+    Unproven,
     /// Something that this version of the vocabulary does not know.
     #[serde(other)]
     Other,
@@ -168,6 +172,12 @@ impl Member {
             MemberAnswer::Answered(facts) => Some(facts),
             MemberAnswer::Unreachable { .. } => None,
         }
+    }
+
+    /// Whether the process lives and wants another password than the one in force.
+    #[must_use]
+    pub const fn refuses_password(&self) -> bool {
+        matches!(self.answer, MemberAnswer::Unreachable { reason: UnreachableReason::Auth, .. })
     }
 
     /// The id that the process says to have.

@@ -57,6 +57,13 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
                 continue;
             }
             let name = known.map_or_else(|| follower.short(), |known| known.pod.clone());
+            let silent = known.and_then(|known| scene.snapshot.member(&known.pod));
+            if silent.is_some_and(Member::refuses_password) {
+                let text = format!(
+                    "its replica `{name}` lives, refuses the password, and counts as having the data"
+                );
+                return Err(Refusal::new("copies", text));
+            }
             let text = format!(
                 "its replica `{name}` does not answer and counts as having the data; bring it back, or \
                  give the data up: {}",

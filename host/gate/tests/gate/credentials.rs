@@ -1,5 +1,7 @@
 //! The password in force: made once, kept for the Pods, and the same for every host.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 use tholepin_core::{Call, ObjectRef, Perform, RedisCall, Reply};
 use tholepin_gate::{Gate, Mode};
@@ -105,4 +107,49 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
     bench.restart();
     assert_eq!(bench.used(named()).await.0, Some("hunter2".into()));
     assert!(!format!("{:?}", bench.pass.take_recording()).contains("hunter2"), "no clear value");
+}
+
+#[tokio::test]
+async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
+    let mut bench = bench(Mode::Live);
+    bench.name_password("right");
+    *bench.world.accepted.lock().unwrap() = Some("right".into());
+    bench.used(named()).await;
+
+    // The Secret goes while no host runs, and the user's has another password by then.
+    bench.world.objects.lock().unwrap().retain(|name, _| name.name != KEPT);
+    bench.name_password("wrong");
+    bench.restart();
+    let refused = json!({"named": "refused", "pending": true});
+    assert_eq!(bench.used(named()).await.1, refused);
+    assert_eq!(bench.kept(), None);
+
+    // Nobody answers: that proves nothing.
+    bench.world.silent.store(true, Ordering::SeqCst);
+    let unproven = json!({"named": "unproven", "pending": true});
+    assert_eq!(bench.used(named()).await.1, unproven);
+    assert_eq!(bench.kept(), None);
+
+    bench.world.silent.store(false, Ordering::SeqCst);
+    bench.name_password("right");
+    assert_eq!(bench.used(named()).await, (Some("right".into()), Value::Null));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "right"}));
+}
+
+#[tokio::test]
+async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted() {
+    let bench = bench(Mode::Live);
+    bench.name_password("kept");
+    *bench.world.accepted.lock().unwrap() = Some("kept".into());
+    bench.used(named()).await;
+
+    // Somebody sets another one on the servers by hand, and nothing is known of it yet.
+    *bench.world.accepted.lock().unwrap() = Some("other".into());
+    assert_eq!(bench.used(named()).await, (Some("kept".into()), Value::Null));
+    bench.name_password("third");
+    assert_eq!(bench.used(named()).await.1, json!({"named": "differs"}));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "kept"}));
+    bench.name_password("other");
+    assert_eq!(bench.used(named()).await, (Some("other".into()), Value::Null));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "other"}));
 }

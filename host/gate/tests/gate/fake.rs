@@ -23,7 +23,7 @@ use tholepin_schema::{
     action::{Action, Outcome, Verb},
     manifest::KindName,
     probe::ProbeOutcome,
-    snapshot::{MemberAnswer, Snapshot},
+    snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 use tokio::sync::watch;
 
@@ -39,6 +39,10 @@ pub(crate) struct World {
     /// The passwords of the instances looked at.
     pub(crate) passwords: Mutex<Vec<Option<String>>>,
     pub(crate) snapshot: Mutex<Snapshot>,
+    /// The password that the servers have; any will do if there is none here.
+    pub(crate) accepted: Mutex<Option<String>>,
+    /// Whether no server answers.
+    pub(crate) silent: AtomicBool,
     /// What looks show, one after the other, to those who have joined.
     pub(crate) shown: watch::Sender<Option<Arc<Snapshot>>>,
     /// How the instances are watched.
@@ -245,6 +249,9 @@ impl Kubernetes for World {
         let kept = if request.dry_run { "dry run" } else { "kept" };
         let uid = request.uid.unwrap_or_default();
         self.wrote(format!("delete {} uid {uid} {kept}", request.object.name));
+        if !request.dry_run {
+            self.objects.lock().unwrap().remove(&request.object);
+        }
         Box::pin(async { Ok(()) })
     }
 
@@ -282,11 +289,25 @@ impl Redis for World {
     }
 
     fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
-        self.passwords.lock().unwrap().push(members.credentials.password.clone());
+        let password = members.credentials.password.clone();
+        self.passwords.lock().unwrap().push(password.clone());
         let members = &members.members;
         *self.looked_at.lock().unwrap() = members.iter().map(|member| member.pod.clone()).collect();
         *self.running.lock().unwrap() = members.iter().map(|member| member.running).collect();
-        let snapshot = self.snapshot.lock().unwrap().clone();
+        let mut snapshot = self.snapshot.lock().unwrap().clone();
+        let accepted = self.accepted.lock().unwrap().clone();
+        let is_accepted = accepted.is_none() || accepted == password;
+        let refusal = match (self.silent.load(Ordering::SeqCst), is_accepted) {
+            (true, _) => Some(UnreachableReason::Refused),
+            (false, false) => Some(UnreachableReason::Auth),
+            (false, true) => None,
+        };
+        if let Some(reason) = refusal {
+            for member in &mut snapshot.members {
+                let message = String::new();
+                member.answer = MemberAnswer::Unreachable { reason, message };
+            }
+        }
         Box::pin(async { snapshot })
     }
 

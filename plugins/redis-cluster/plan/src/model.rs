@@ -12,7 +12,7 @@ use alloc::{
 };
 
 use tholepin_redis_types::redis_cluster::{
-    MemberRole, MemberStatus, RedisClusterSpec, RedisClusterStatus, ShardStatus,
+    MemberStatus, RedisClusterSpec, RedisClusterStatus, ShardStatus,
 };
 use tholepin_schema::{
     action::{Action, FailoverMode, Verb, waves},
@@ -393,7 +393,7 @@ fn report(shard: &ShardPlan) -> ShardStatus {
         pod: pod.clone(),
         node: view.node.map(|id| id.to_string()),
         role: view.role,
-        in_sync: (view.role == MemberRole::Replica).then_some(view.in_sync),
+        in_sync: view.tells_sync().then_some(view.in_sync),
     });
     ShardStatus { name: shard.name.clone(), members: members.collect(), ..ShardStatus::default() }
 }

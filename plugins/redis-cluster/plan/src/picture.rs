@@ -4,7 +4,7 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use tholepin_redis_types::redis_cluster::{MemberRole, RedisClusterSpec};
+use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::{
     snapshot::{Facts, Member, MemberAnswer, NodeFlag, NodeRow, Snapshot, UnreachableReason},
     word::{NodeId, Role, SlotRange, SlotSet},
@@ -161,13 +161,13 @@ impl<'a> Picture<'a> {
         })
     }
 
-    /// What was reported last of the member in a Pod, if it still is the same node.
+    /// Whether the member in a Pod was reported last as a replica in sync, if it still is the same node.
     pub(crate) fn was_in_sync(&self, pod: &str, node: NodeId) -> bool {
         let shards = &self.observed.previous.shards;
         let member = shards.iter().flat_map(|shard| &shard.members).find(|it| it.pod == pod);
         member.is_some_and(|member| {
             let same = member.node.as_deref().and_then(|id| id.parse().ok()) == Some(node);
-            same && member.role == MemberRole::Replica && member.in_sync == Some(true)
+            same && member.in_sync == Some(true)
         })
     }
 

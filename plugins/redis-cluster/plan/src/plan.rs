@@ -85,6 +85,21 @@ pub struct MemberView {
     pub in_sync: bool,
 }
 
+impl MemberView {
+    /// Whether it answers as a replica and is in sync.
+    #[must_use]
+    pub fn is_replica_in_sync(&self) -> bool {
+        self.role == MemberRole::Replica && self.in_sync
+    }
+
+    /// Whether there is something to report of it: of a replica always, of one that does not answer what was
+    /// so when its primary was last heard.
+    #[must_use]
+    pub fn tells_sync(&self) -> bool {
+        self.role == MemberRole::Replica || self.in_sync
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {

@@ -83,8 +83,8 @@ pub struct MemberStatus {
     pub node: Option<String>,
     /// What it is.
     pub role: MemberRole,
-    /// Of a replica: whether it was in sync while its primary was last heard. Only such a one is
-    /// promoted after a death.
+    /// Of a replica, also one that does not answer now: whether it was in sync while its primary was last
+    /// heard. Only such a one is promoted after a death.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_sync: Option<bool>,
 }

@@ -62,7 +62,7 @@ pub(super) fn lost(
     let best = eligible.min_by_key(|live| (live.member.deleting, Reverse(offset(live)), live.node));
     let Some(best) = best else {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
-        let start = start_empty(picture, owner, member).filter(|_| nothing_left);
+        let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
         return start.unwrap_or(Decision::Wait(WaitReason::NoReplicaInSync { pod: name }));
     };
     let mode = match vote(picture) {
@@ -117,13 +117,19 @@ pub(super) fn start_alone(picture: &Picture<'_>, shard: u16) -> Option<Decision>
     let mut seats = picture.layout.seats_of(shard);
     seats.find_map(|seat| {
         let member = picture.seated.get(&seat)?;
-        start_empty(picture, node_of(&member.pod)?, Some(member))
+        start_empty(picture, shard, node_of(&member.pod)?, Some(member))
     })
 }
 
 /// The owner's process may wait to be told that it can start without data. Whether another copy can exist
-/// is the host's question, and what becomes of the data is the object's policy; here it is only asked.
-fn start_empty(picture: &Picture<'_>, owner: NodeId, member: Option<&Member>) -> Option<Decision> {
+/// is the host's question, and what becomes of the data is the object's policy; here it is only asked. It is
+/// not asked while a member of the shard refuses the password: that one lives, and may have the data.
+fn start_empty(
+    picture: &Picture<'_>,
+    shard: u16,
+    owner: NodeId,
+    member: Option<&Member>,
+) -> Option<Decision> {
     let waits = |member: &&Member| {
         let refuses = matches!(
             member.answer,
@@ -132,6 +138,10 @@ fn start_empty(picture: &Picture<'_>, owner: NodeId, member: Option<&Member>) ->
         refuses && member.running && !member.deleting
     };
     let member = member.filter(waits)?;
+    let mut seated = picture.layout.seats_of(shard).filter_map(|seat| picture.seated.get(&seat));
+    if let Some(reason) = seated.find_map(|member| refused(member)) {
+        return Some(Decision::Wait(reason));
+    }
     let pod = member.pod.clone();
     let presume = Presume {
         epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
@@ -149,7 +159,7 @@ fn nobody_left(
     owner: NodeId,
     member: Option<&Member>,
 ) -> Decision {
-    if let Some(decision) = start_empty(picture, owner, member) {
+    if let Some(decision) = start_empty(picture, shard, owner, member) {
         return decision;
     }
     // With its Pod still there, or with volumes, it may return with what it had.

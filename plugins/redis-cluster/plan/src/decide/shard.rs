@@ -91,7 +91,7 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
 /// The first Pod, of whatever seat, that exists and does not tell who it is.
 fn anybody_silent(picture: &Picture<'_>) -> Option<WaitReason> {
     let mut seats = picture.layout.seats();
-    if let Some(reason) = seats.find_map(|seat| waits::does_not_start(picture, seat)) {
+    if let Some(reason) = seats.find_map(|seat| waits::cannot_run(picture, seat)) {
         return Some(reason);
     }
     let members = &picture.snapshot().members;
@@ -197,6 +197,7 @@ const fn stage(why: &NotInSync) -> &'static str {
 fn members(picture: &Picture<'_>, shard: u16) -> BTreeMap<String, MemberView> {
     let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let previous: BTreeMap<&str, _> = previous.map(|it| (it.pod.as_str(), it)).collect();
+    let is_led = picture.live_of(shard).any(|live| live.serves());
     let view = |seat: Seat| {
         let pod = picture.names.pod(seat);
         let view = match picture.live.get(&seat) {
@@ -205,7 +206,9 @@ fn members(picture: &Picture<'_>, shard: u16) -> BTreeMap<String, MemberView> {
                 let before = previous.get(pod.as_str());
                 let id = before.and_then(|it| it.node.as_deref());
                 let node: Option<NodeId> = id.and_then(|id| id.parse().ok());
-                MemberView { node, role: MemberRole::Silent, in_sync: false }
+                // While its primary is not heard either, nothing newer is known of it.
+                let was_in_sync = node.is_some_and(|node| picture.was_in_sync(&pod, node));
+                MemberView { node, role: MemberRole::Silent, in_sync: was_in_sync && !is_led }
             }
         };
         (pod, view)

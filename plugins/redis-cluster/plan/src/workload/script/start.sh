@@ -142,21 +142,27 @@ fi
 # A primary that comes back empty empties its replicas. So one that has nothing to load waits, without
 # limit, until its slots are somebody else's, or until Tholepin has found that no other copy can exist
 # (or a person has given the data up) and says so on the Pod. Silence of a peer proves nothing.
-me='' slots='' peers=''
+me='' slots=''
 if [ -s nodes.conf ] && ! has_data; then
-    while read -r id address flags _ _ _ _ _ rest; do
+    while read -r id _ flags _ _ _ _ _ rest; do
         case $flags in
             *myself*master* | *master*myself*) me=$id slots=$rest ;;
-            *myself* | *noaddr* | *handshake*) ;;
-            *master* | *slave*) peers="$peers ${address%%@*}" ;;
         esac
     done < nodes.conf
 fi
 
 # Whether a peer that knows this node names others, whose addresses it has, as owners of all its slots.
+# Counts in `refused` how often in a row peers wanted another password and none answered.
+refused=0
 taken_over() {
-    for peer in $peers; do
+    answered=no wanted=no
+    for peer in $(seeds); do
+        [ "$peer" != "$POD_IP:$PORT" ] || continue
         nodes=$(ask "${peer%:*}" "${peer##*:}") || continue
+        case $nodes in
+            NOAUTH* | WRONGPASS* | AUTH*) wanted=yes; continue ;;
+        esac
+        answered=yes
         if printf '%s\n' "$nodes" | awk -v me="$me" -v mine="$slots" '
             function each(range, set,    ends, slot, last) {
                 if (range ~ /^\[/) return 1
@@ -180,6 +186,10 @@ taken_over() {
             return 0
         fi
     done
+    case $answered$wanted in
+        noyes) refused=$((refused + 1)) ;;
+        *) refused=0 ;;
+    esac
     return 1
 }
 
@@ -195,6 +205,12 @@ if [ -n "$slots" ]; then
         if may_start; then
             say "told to start without data"
             break
+        fi
+        # This container keeps the password that it was started with; the next one reads the Secret anew.
+        if [ "$refused" -ge 50 ]; then
+            rm -f "$run/guard"
+            say "waits until another has taken over, but the others want another password; starting again with the one that the Secret has now"
+            exit 1
         fi
         sleep 0.1
     done
