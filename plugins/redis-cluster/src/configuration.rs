@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
-    Names, Outdated, Plan, Stage, Template,
+    Names, Next, Outdated, Plan, Stage, Template,
     configuration::{self, Existing},
     workload,
 };
@@ -188,10 +188,22 @@ fn outdated(plan: &Plan) -> Option<Verdict> {
             Some(Verdict::new(false, "AsWanted", "every Pod runs its StatefulSet's template"))
         }
         Outdated::Some { count, of, next } => {
-            let message = format!(
-                "{count} of {of} Pods run an older template: delete them one at a time, replicas \
-                 first, and wait for `Ready` after each; the next is `{next}`"
-            );
+            let way_out = match next {
+                Next::Pod(pod) => format!(
+                    "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
+                     is `{pod}`"
+                ),
+                Next::NotYet => {
+                    "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what \
+                                 it waits for"
+                        .into()
+                }
+                Next::OnlyCopy(pod) => format!(
+                    "`{pod}` holds the only copy of its shard's data, in memory: raise \
+                     `.spec.replicasPerShard` before you delete it, or give the data up"
+                ),
+            };
+            let message = format!("{count} of {of} Pods run an older template: {way_out}");
             Some(Verdict::new(true, "OlderTemplate", message))
         }
     }

@@ -5,6 +5,11 @@ use alloc::{format, string::String, vec::Vec};
 use crate::redis_cluster::RedisClusterSpec;
 use crate::setting;
 
+/// A quantity of Kubernetes, such as `250m`, `1.5Gi` or `2e9`, that is not negative. Source:
+/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
+pub const QUANTITY: &str =
+    r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
+
 /// One thing that is wrong with a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -22,6 +27,15 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<Fault> {
         let message = "an image has no white space: use a reference such as `redis:7`".into();
         faults.push(Fault { field: ".spec.image".into(), message });
     }
+    let resources = &spec.resources;
+    for (part, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (name, value) in quantities.iter().filter(|(_, value)| !is_quantity(value.as_str())) {
+            let field = format!(".spec.resources.{part}.{name}");
+            let message =
+                format!("`{}` is no quantity: write one such as `500m` or `2Gi`", value.as_str());
+            faults.push(Fault { field, message });
+        }
+    }
     for (name, value) in &spec.settings {
         if let Err(error) = setting::check(name, value.as_str()) {
             let message = format!("`{name}` {error}");
@@ -30,6 +44,26 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<Fault> {
     }
     faults.extend(too_few_replicas(spec));
     faults
+}
+
+/// Whether a text has the form of [`QUANTITY`].
+fn is_quantity(text: &str) -> bool {
+    let number = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    let (digits, suffix) = text.split_at(text.len() - number.len());
+    let is_number =
+        digits.matches('.').count() <= 1 && digits.bytes().any(|it| it.is_ascii_digit());
+    let exponent = || {
+        let exponent = suffix.strip_prefix(['e', 'E'])?;
+        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        Some(!digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()))
+    };
+    let is_suffix = match suffix.as_bytes() {
+        [] => true,
+        [letter] => b"numkMGTPE".contains(letter),
+        [letter, b'i'] => b"KMGTPE".contains(letter),
+        _ => false,
+    };
+    is_number && (is_suffix || exponent().unwrap_or(false))
 }
 
 /// `min-replicas-to-write` beyond what there is refuses every write for ever.
@@ -60,15 +94,31 @@ mod tests {
     }
 
     #[test]
+    fn a_quantity_is_told_from_what_is_none() {
+        for good in ["1", "0", "500m", "1.5Gi", ".5", "2.", "2e9", "1E+3", "12k", "3Ei", "5E"] {
+            assert!(is_quantity(good), "{good}");
+        }
+        for bad in ["", "lots", "-1", "1 Gi", "1gb", "1GB", "1.2.3", "Gi", "1e", "1Ki2", ".", "٣"]
+        {
+            assert!(!is_quantity(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn each_fault_names_its_field() {
         let faults = faults(&spec(serde_json::json!({
             "image": "redis 7",
             "replicasPerShard": 1,
+            "resources": {"requests": {"memory": "lots"}, "limits": {"memory": "1Gi", "cpu": 2}},
             "settings": {"port": 1, "maxmemory": "1gb", "min-replicas-to-write": 2},
         })));
         let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
-        let expected =
-            [".spec.image", ".spec.settings.port", ".spec.settings.min-replicas-to-write"];
+        let expected = [
+            ".spec.image",
+            ".spec.resources.requests.memory",
+            ".spec.settings.port",
+            ".spec.settings.min-replicas-to-write",
+        ];
         assert_eq!(fields, expected);
     }
 }

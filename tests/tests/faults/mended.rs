@@ -8,7 +8,10 @@ use tests::{
     wait::{Look, until},
 };
 
-use crate::{bed, table::Rows};
+use crate::{
+    bed::{self, Condition},
+    table::Rows,
+};
 
 const STUCK: &str = "the Pods stayed as they were for ever";
 
@@ -37,6 +40,8 @@ pub(crate) async fn a_spec_is_mended_at_creation(
             }
             bed::apply(&story, &[story.redis.secret(), object])?;
             never_run(&story).await?;
+            let why = if *wrong == "nope" { "redis:nope" } else { "Insufficient memory" };
+            row.saw(format!("`{}`", does_not_run(&story, why).await?));
             bed::patch(&story, &json!({ "spec": good }))?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
             row.saw(format!("well {:.1} s after it was mended", took.as_secs_f64()));
@@ -103,6 +108,13 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
                 Ok(if waits { Look::There(()) } else { Look::NotYet(format!("{state:?}")) })
             };
             until("a Pod that does not run", bed::TOLD, waiting).await?;
+            row.saw(format!("`{}`", does_not_run(&story, "redis:nope").await?));
+            let names_none = |one: &Condition| {
+                one.kind == "Outdated"
+                    && one.status == "True"
+                    && one.message.contains("delete none")
+            };
+            bed::told(&story, "that no Pod is to be deleted now", names_none).await?;
             bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
             let took = bed::rejoined(&story, &replica, bed::WELL).await?;
             bed::well(&story, bed::WELL).await?;
@@ -118,6 +130,15 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
     )
     .await;
     bed::end(rows, story)
+}
+
+/// Waits until the object says that a Pod does not run, and why.
+async fn does_not_run(story: &Story, why: &str) -> Result<Condition> {
+    let says = |one: &Condition| {
+        let is_told = one.reason == "PodDoesNotRun" && one.message.contains(why);
+        one.kind == "Degraded" && one.status == "True" && is_told
+    };
+    bed::told(story, "why a Pod does not run", says).await
 }
 
 /// Waits until the StatefulSets have this image.

@@ -206,6 +206,10 @@ fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
             "spec.replicas: 3000000000 does not fit into 32 bits: 2147483647 is the highest".into()),
         (sets, json!({"spec": {"template": {"spec": {"containers": [{"env": [{"value": 1}]}]}}}}),
             format!("spec.template.spec.containers[0].env[0].value: 1 is a number, {string}")),
+        (sets, json!({"spec": {"template": {"spec": {"containers": [
+            {"resources": {"requests": {"memory": "lots", "cpu": "500m"}, "limits": {"cpu": 2}}}]}}}}),
+            "spec.template.spec.containers[0].resources.requests[memory]: \"lots\" is no quantity: \
+             write a number with or without a unit, such as `500m` or `2Gi`".into()),
         (services, json!({"spec": {"ports": [{"targetPort": true}]}}),
             "spec.ports[0].targetPort: true is a boolean, where an integer or a string is expected"
                 .into()),

@@ -4,6 +4,9 @@
 //! It follows references between schemas; a schema that describes nothing accepts everything. What is
 //! `null` is absent. What a field may hold beyond its type is not judged here.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde_json::Value;
 
 use super::unknown::{accepts_anything, reference, resolve};
@@ -18,6 +21,11 @@ const SHOWN_MAX: usize = 40;
 /// A string that may be written as a number. Source: `UnmarshalJSON` in k8s.io/apimachinery
 /// `pkg/api/resource/quantity.go`.
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+/// What a quantity is, signs included. Source: `ParseQuantity` in the same file.
+static QUANTITY_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let form = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
+    Regex::new(form).ok()
+});
 
 /// Whether faults may show the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +44,16 @@ pub(super) fn check(
 ) {
     let is_quantity = reference(schema) == Some(QUANTITY) && value.is_number();
     if value.is_null() || accepts_anything(schema) || is_quantity || FAULTS_MAX <= faults.len() {
+        return;
+    }
+    if let (Some(QUANTITY), Value::String(text)) = (reference(schema), value)
+        && QUANTITY_FORM.as_ref().is_some_and(|form| !form.is_match(text))
+    {
+        let wrong = format!(
+            "{} is no quantity: write a number with or without a unit, such as `500m` or `2Gi`",
+            shown(value, values)
+        );
+        faults.push(FieldError::build(path, Reason::TypeInvalid, wrong));
         return;
     }
     let Some(schema) = resolve(schema, value) else { return };

@@ -38,12 +38,13 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
     let serving = picture.live.values().filter(|live| live.serves());
     let served =
         serving.fold(tholepin_schema::word::SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
+    let outdated = outdated(&picture, stage, &shards);
     Plan {
         stage,
         shards,
         common,
         settings: settings::decide(&picture),
-        outdated: outdated(&picture),
+        outdated,
         stuck: stuck(&picture),
         slots_served: served.slot_count(),
     }

@@ -43,7 +43,7 @@ pub use decide::plan;
 pub use last_words::last_words;
 pub use layout::{Layout, Seat};
 pub use names::Names;
-pub use outdated::{Outdated, Template};
+pub use outdated::{Next, Outdated, Template};
 pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Stage};
 pub use reason::WaitReason;
 

@@ -11,9 +11,10 @@ use alloc::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{snapshot::Member, word::Role};
 
-use crate::{Seat, picture::Picture};
+use crate::{Seat, ShardPlan, Stage, picture::Picture};
 
 /// The label that names the revision of the template that a Pod was made from.
 const REVISION_LABEL: &str = "controller-revision-hash";
@@ -54,9 +55,20 @@ pub enum Outdated {
         count: usize,
         /// Of how many.
         of: usize,
-        /// The one to delete first: a replica if there is one.
-        next: String,
+        /// Which may be deleted now.
+        next: Next,
     },
+}
+
+/// Which Pod of an older template may be deleted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This one: a replica if there is one.
+    Pod(String),
+    /// None while the cluster is not as wanted: the last one that was deleted may not be back.
+    NotYet,
+    /// None: each holds the only copy of its shard's data, in memory. The first is named.
+    OnlyCopy(String),
 }
 
 /// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
@@ -83,16 +95,26 @@ fn never_ran(member: &Member) -> bool {
 }
 
 /// Compares each Pod in a wanted seat with the StatefulSet of its shard.
-pub(crate) fn outdated(picture: &Picture<'_>) -> Outdated {
-    let Some(older) = older(picture) else { return Outdated::Unknown };
-    match older.iter().min() {
-        Some((_, seat)) => Outdated::Some {
-            count: older.len(),
-            of: picture.seated.len(),
-            next: picture.names.pod(**seat),
-        },
-        None => Outdated::Nobody,
-    }
+pub(crate) fn outdated(picture: &Picture<'_>, stage: Stage, shards: &[ShardPlan]) -> Outdated {
+    let Some(mut older) = older(picture) else { return Outdated::Unknown };
+    older.sort_unstable();
+    let Some((_, first)) = older.first() else { return Outdated::Nobody };
+    let has_copy = |seat: &Seat| {
+        let members = shards.get(usize::from(seat.shard)).map(|shard| &shard.members);
+        let pod = picture.names.pod(*seat);
+        let mut others = members.into_iter().flatten().filter(|(name, _)| **name != pod);
+        picture.spec.storage.is_some()
+            || others.any(|(_, member)| {
+                member.role == MemberRole::Primary || member.is_replica_in_sync()
+            })
+    };
+    let next = older.iter().find(|(_, seat)| has_copy(seat));
+    let next = match next {
+        _ if stage != Stage::Steady => Next::NotYet,
+        Some((_, seat)) => Next::Pod(picture.names.pod(**seat)),
+        None => Next::OnlyCopy(picture.names.pod(**first)),
+    };
+    Outdated::Some { count: older.len(), of: picture.seated.len(), next }
 }
 
 /// The seats whose Pods are of an older template, and whether a primary is in them; none while a

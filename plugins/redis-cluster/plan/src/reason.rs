@@ -52,8 +52,9 @@ pub enum WaitReason {
     },
     /// A member wants another password than the one in force.
     #[error(
-        "`{pod}` refuses the password in force ({why}): it was started with another one; delete the \
-         Pod to have it started with this one, after its data is safe on another member"
+        "`{pod}` refuses the password in force ({why}). If the servers have another one, write that into \
+         the Secret of `.spec.auth`; if only this one has, delete its Pod after its data is safe on \
+         another member"
     )]
     CredentialsRefused {
         /// Its Pod.
@@ -112,6 +113,14 @@ pub enum WaitReason {
         pod: String,
         /// What it said last.
         words: String,
+    },
+    /// A Pod cannot be placed, or its container cannot be made.
+    #[error("the Pod `{pod}` does not run: {why}")]
+    PodDoesNotRun {
+        /// The first such Pod.
+        pod: String,
+        /// Why, in the words of Kubernetes.
+        why: String,
     },
     /// The owner of a shard's slots lives and is no member.
     #[error(
@@ -195,6 +204,7 @@ impl WaitReason {
             Self::ForeignNode { .. } => "ForeignNode",
             Self::PodsNotAnswering { .. } => "PodsNotAnswering",
             Self::DoesNotStart { .. } => "DoesNotStart",
+            Self::PodDoesNotRun { .. } => "PodDoesNotRun",
             Self::OwnerNoMember { .. } => "OwnerNoMember",
             Self::Loading { .. } => "Loading",
             Self::OldPrimary { .. } => "OldPrimary",
@@ -220,6 +230,7 @@ impl WaitReason {
             | Self::NobodyToTakeOver { .. }
             | Self::ForeignNode { .. }
             | Self::DoesNotStart { .. }
+            | Self::PodDoesNotRun { .. }
             | Self::OwnerNoMember { .. }
             | Self::TwoWithOneId { .. }
             | Self::HoldsKeys { .. } => true,

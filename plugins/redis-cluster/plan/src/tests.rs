@@ -16,7 +16,7 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Outdated, Stage, Template, WaitReason,
+    Next, Outdated, Stage, Template, WaitReason,
     model::{CLUSTER, Model, spec},
 };
 
@@ -110,6 +110,26 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
     model.spec.durability = Durability::Cache;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+}
+
+#[test]
+fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
+    // silent with its primary, or while that one answers; whether it is promoted afterwards
+    for (with_primary, promoted) in [(true, true), (false, false)] {
+        let mut model = Model::formed(spec(3, 1));
+        let silent = if with_primary { 0..2 } else { 1..2 };
+        let pods: Vec<_> = silent.map(|index| format!("demo-shard-0-{index}")).collect();
+        for pod in &pods {
+            model.pods.get_mut(pod).unwrap().silent = Some(UnreachableReason::Auth);
+        }
+        let plan = model.plan();
+        model.perform(&plan, |_| false);
+        for pod in &pods {
+            model.pods.get_mut(pod).unwrap().silent = None;
+        }
+        model.kill("demo-shard-0-0");
+        assert_eq!(verbs(&model) == ["failover demo-shard-0-1 force"], promoted, "{with_primary}");
+    }
 }
 
 #[test]
@@ -319,6 +339,9 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
     }
     model.pods.get_mut("demo-shard-0-0").unwrap().waits = true;
     assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Auth);
+    assert_eq!(verbs(&model), [""; 0], "a replica that wants another password lives");
+    assert!(reasons(&model).contains(&"CredentialsRefused"));
     model.restart("demo-shard-0-1");
     model.previous.shards[0].members[1].in_sync = Some(false);
     model.process("demo-shard-0-1").keys = 3;
@@ -376,22 +399,26 @@ fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
 
 /// How the Pods of a cluster of two shards compare with these templates, each of one revision.
 fn outdated(pods: [&str; 4], sets: [Option<&str>; 2]) -> Outdated {
-    let model = Model::formed(spec(2, 1));
+    outdated_of(&Model::formed(spec(2, 1)), &pods, &sets)
+}
+
+fn outdated_of(model: &Model, pods: &[&str], sets: &[Option<&str>]) -> Outdated {
     let mut observed = model.observed();
     for (member, revision) in observed.snapshot.members.iter_mut().zip(pods) {
         member.kubernetes = json!({"labels": {"controller-revision-hash": revision}});
     }
-    let template = |(shard, revision): (usize, Option<&str>)| Template {
+    let template = |(shard, revision): (usize, &Option<&str>)| Template {
         set: format!("{CLUSTER}-shard-{shard}"),
         revision: revision.map(Into::into),
     };
-    observed.templates = sets.into_iter().enumerate().map(template).collect();
+    observed.templates = sets.iter().enumerate().map(template).collect();
     crate::plan(CLUSTER, &model.spec, &observed).outdated
 }
 
 #[test]
 fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
-    let some = |count: usize, next: &str| Outdated::Some { count, of: 4, next: next.into() };
+    let some =
+        |count: usize, next: &str| Outdated::Some { count, of: 4, next: Next::Pod(next.into()) };
     let new = [Some("b0"), Some("b1")];
     let cases = [
         (["b0", "b0", "b1", "b1"], new, Outdated::Nobody),
@@ -405,6 +432,51 @@ fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
         assert_eq!(outdated(pods, sets), expected, "{pods:?} {sets:?}");
     }
     assert_eq!(Model::formed(spec(1, 0)).plan().outdated, Outdated::Unknown, "nothing is known");
+}
+
+#[test]
+fn none_is_named_while_one_is_missing_nor_the_only_copy() {
+    let some = |next: Next| Outdated::Some { count: 1, of: 2, next };
+    let mut model = Model::formed(spec(1, 1));
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NotRunning);
+    assert_eq!(outdated_of(&model, &["a", "b"], &[Some("b")]), some(Next::NotYet));
+
+    let mut model = Model::formed(spec(1, 0));
+    let only = "demo-shard-0-0".to_string();
+    let some = |next: Next| Outdated::Some { count: 1, of: 1, next };
+    let copy = some(Next::OnlyCopy(only.clone()));
+    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), copy);
+    model.spec.storage = serde_json::from_value(serde_json::json!({"size": "1Gi"})).unwrap();
+    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), some(Next::Pod(only)));
+}
+
+#[test]
+fn what_kubernetes_says_of_a_pod_that_does_not_run_is_told() {
+    let waiting = |reason: &str| serde_json::json!({"state": {"waiting": {"reason": reason, "message": "m"}}});
+    let unplaced =
+        serde_json::json!({"unplaced": "0/3 nodes are available: 3 Insufficient memory."});
+    let rows = [
+        (UnreachableReason::NotRunning, waiting("ErrImagePull"), Some("ErrImagePull: m")),
+        (
+            UnreachableReason::NoAddress,
+            unplaced,
+            Some("0/3 nodes are available: 3 Insufficient memory."),
+        ),
+        (UnreachableReason::NotRunning, waiting("ContainerCreating"), None),
+        (UnreachableReason::Timeout, waiting("ErrImagePull"), None),
+    ];
+    for (reason, kubernetes, expected) in rows {
+        let mut model = Model::formed(spec(1, 1));
+        model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(reason);
+        let mut observed = model.observed();
+        observed.snapshot.members[1].kubernetes = kubernetes;
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        let pod = "demo-shard-0-1".to_string();
+        let expected = expected.map(|why| WaitReason::PodDoesNotRun { pod, why: why.into() });
+        let told = plan.reasons().find(|it| it.as_str() == "PodDoesNotRun");
+        assert_eq!(told, expected.as_ref(), "{reason:?}");
+        assert!(plan.reasons().all(|it| it.is_fault() == told.is_some()), "{reason:?}");
+    }
 }
 
 #[test]

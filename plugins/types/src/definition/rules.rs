@@ -26,7 +26,11 @@ pub(crate) fn object() -> Value {
         "the name must begin with a letter and have lower-case letters, digits and `-` only, because \
          Services are named after it",
     );
-    json!([length, letters])
+    let nodes = rule(
+        "!self.metadata.name.endsWith('-nodes')",
+        "the name must not end in `-nodes`, because the Service of the Pods of another cluster may have it",
+    );
+    json!([length, letters, nodes])
 }
 
 /// Of the spec.
@@ -68,4 +72,9 @@ pub(crate) fn storage() -> Value {
          (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
         "the storage class cannot be changed: create a new RedisCluster",
     )])
+}
+
+/// Of each quantity in `.spec.resources`, as Kubernetes reads them; none is negative.
+pub(crate) fn quantities() -> Value {
+    json!({"x-kubernetes-int-or-string": true, "pattern": crate::validation::QUANTITY, "maxLength": 20})
 }

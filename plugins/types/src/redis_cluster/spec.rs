@@ -180,9 +180,17 @@ pub enum Durability {
 pub struct Resources {
     /// The least it needs; Pods are placed by it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("additionalProperties" = crate::definition::rules::quantities()))
+    )]
     pub requests: BTreeMap<String, SettingValue>,
     /// The most it may use. A fork copies memory that is written meanwhile: allow twice `maxmemory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("additionalProperties" = crate::definition::rules::quantities()))
+    )]
     pub limits: BTreeMap<String, SettingValue>,
 }
 

@@ -6,8 +6,9 @@ use alloc::{
     vec::Vec,
 };
 
+use serde_json::Value;
 use tholepin_schema::{
-    snapshot::{MemberAnswer, UnreachableReason},
+    snapshot::{Member, MemberAnswer, UnreachableReason},
     word::{NodeId, Role, SlotRange, SlotSet},
 };
 
@@ -20,6 +21,8 @@ use crate::{
 
 /// The most owners that a message names.
 const OWNERS_MAX: usize = 3;
+/// The most characters that a message repeats of what Kubernetes says.
+const WHY_CHARS_MAX: usize = 400;
 /// The most characters of a list of slots in a message.
 const SLOTS_CHARS_MAX: usize = 100;
 
@@ -27,7 +30,7 @@ const SLOTS_CHARS_MAX: usize = 100;
 pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     let absent: Vec<Seat> =
         picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
-    if let Some(reason) = absent.iter().find_map(|seat| does_not_start(picture, *seat)) {
+    if let Some(reason) = absent.iter().find_map(|seat| cannot_run(picture, *seat)) {
         return Some(reason);
     }
     let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
@@ -38,6 +41,11 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     let pod = picture.names.pod(first);
     let why = match picture.seated.get(&first).map(|member| &member.answer) {
         None => String::from("it does not exist yet"),
+        Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
+            format!(
+                "{message}; `kubectl logs {pod}` says whether its start guard waits, and for what"
+            )
+        }
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
         Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
             return Some(WaitReason::Loading { pod });
@@ -53,15 +61,43 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
 }
 
-/// Whether the server in a seat ended by itself and said why.
-pub(super) fn does_not_start(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason> {
+/// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says
+/// why there is none.
+pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason> {
     let member = picture.seated.get(&seat)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
-    // Whoever accepts a connection has started.
-    if !matches!(reason, UnreachableReason::NotRunning | UnreachableReason::Refused) {
-        return None;
+    let pod = member.pod.clone();
+    match reason {
+        // Whoever accepts a connection has started.
+        UnreachableReason::NotRunning | UnreachableReason::Refused => {}
+        UnreachableReason::NoAddress => {
+            return Some(WaitReason::PodDoesNotRun { pod, why: not_made(member)? });
+        }
+        UnreachableReason::Timeout
+        | UnreachableReason::Auth
+        | UnreachableReason::Gone
+        | UnreachableReason::Protocol => return None,
     }
-    Some(WaitReason::DoesNotStart { pod: member.pod.clone(), words: last_words(member)? })
+    match last_words(member) {
+        Some(words) => Some(WaitReason::DoesNotStart { pod, words }),
+        None => Some(WaitReason::PodDoesNotRun { pod, why: not_made(member)? }),
+    }
+}
+
+/// Why no node takes a Pod, or why its container cannot be made.
+fn not_made(member: &Member) -> Option<String> {
+    /// What passes by itself, or is told elsewhere.
+    const USUAL: [&str; 3] = ["ContainerCreating", "PodInitializing", "CrashLoopBackOff"];
+    let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
+    if let Some(why) = text("/unplaced") {
+        return Some(why.chars().take(WHY_CHARS_MAX).collect());
+    }
+    let reason = text("/state/waiting/reason").filter(|reason| !USUAL.contains(reason))?;
+    let why = match text("/state/waiting/message") {
+        Some(message) => format!("{reason}: {message}"),
+        None => reason.to_string(),
+    };
+    Some(why.chars().take(WHY_CHARS_MAX).collect())
 }
 
 /// The first member of a shard that does not find the cluster well.
