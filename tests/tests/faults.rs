@@ -34,6 +34,10 @@ mod others_go_on;
 mod outdated;
 #[path = "faults/random.rs"]
 mod random;
+#[path = "faults/repair.rs"]
+mod repair;
+#[path = "faults/reports.rs"]
+mod reports;
 #[path = "faults/rogue.rs"]
 mod rogue;
 #[path = "faults/settings.rs"]
@@ -67,7 +71,7 @@ type Measured<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
 struct Case {
-    /// The line of the issue.
+    /// The line of the issue; 17 for what public bug reports found beyond it.
     line: u8,
     /// The line and a letter.
     name: &'static str,
@@ -150,6 +154,12 @@ const CASES: &[Case] = &[
     case!(13, "13a", USUAL, 20, outdated::a_template_is_changed),
     case!(13, "13b", USUAL, 20, outdated::a_stateful_set_is_orphaned),
     case!(13, "13c", USUAL, 20, outdated::slots_are_uncovered),
+    case!(16, "16a", PAIR, 190, repair::the_same_repair_recurs),
+    case!(16, "16b", USUAL, 25, repair::two_replicas_return),
+    case!(17, "17a", USUAL_KEPT, 60, reports::a_volume_is_lost),
+    case!(17, "17b", USUAL_KEPT, 30, reports::identities_are_lost),
+    case!(17, "17c", USUAL, 40, reports::new_clients_are_refused),
+    case!(17, "17d", PAIR, 15, reports::the_password_has_a_line_break),
 ];
 
 /// By name only: it takes as long as it is told to.

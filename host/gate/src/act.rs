@@ -25,7 +25,7 @@ use crate::{
     guard::{self, Policy, Scene},
     instance, kubernetes, ledger, lift,
     pass::Pass,
-    start, steps,
+    repair, start, steps,
     witness::{self, Evidence},
 };
 
@@ -126,6 +126,7 @@ impl<'a> Run<'a> {
         let snapshot = ports.redis.observe(&members, &self.instance.settings).await;
         let now_ms = ports.clock.now_ms();
         self.book.learn(&snapshot, now_ms);
+        self.pass.gate.full_syncs.look(&members.instance, &snapshot, now_ms);
         let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
         let approved = start::approved(self.pass, &self.book.ledger);
@@ -139,7 +140,7 @@ impl<'a> Run<'a> {
             let Some(action) = self.actions.get(index) else { continue };
             let outcome = match self.held_back_by(action) {
                 Some(after) => Outcome::Skipped { after },
-                None => match (guard::judge(action, &scene), self.pretended(action)) {
+                None => match (self.judge(action, &scene, &members), self.pretended(action)) {
                     (Ok(()), _) => {
                         sent.push((index, action.clone()));
                         continue;
@@ -152,6 +153,25 @@ impl<'a> Run<'a> {
             self.deeds.insert(index, without_commands(outcome));
         }
         self.send(&members, snapshot, sent).await
+    }
+
+    /// Whether an action may be sent: by what is so now, by how often it was sent before, and by what else is
+    /// under way. A plan takes no place of a synchronisation.
+    fn judge(
+        &self,
+        action: &Action,
+        scene: &Scene<'_>,
+        members: &Members,
+    ) -> Result<(), guard::Refusal> {
+        guard::judge(action, scene)?;
+        let Scene { snapshot, ledger, now_ms, .. } = scene;
+        if let Some(symptom) = repair::symptom(action, snapshot) {
+            repair::check(ledger, &symptom, action, *now_ms)?;
+        }
+        if self.pass.context.mode == Mode::Plan {
+            return Ok(());
+        }
+        self.pass.gate.full_syncs.begin(&members.instance, action, snapshot, *now_ms)
     }
 
     /// Notes what a later guard must know, then sends what the guards let pass. A plan decides what
@@ -181,6 +201,14 @@ impl<'a> Run<'a> {
         }
         self.pass.may_write()?;
         let deeds = self.perform(members, snapshot, &list).await;
+        for (action, deed) in list.iter().zip(&deeds) {
+            if let Some(symptom) = repair::symptom(action, snapshot) {
+                repair::tried(&mut self.book.ledger, &symptom, deed, now_ms);
+            }
+            if let (Verb::Replicate { pod, .. }, false) = (&action.verb, deed.outcome.is_done()) {
+                self.pass.gate.full_syncs.not_begun(&members.instance, pod);
+            }
+        }
         let done = list.iter().zip(&deeds).filter(|(_, deed)| deed.outcome.is_done());
         for (action, _) in done {
             if let Verb::Forget { node } = &action.verb {

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - While processes run, a password is kept only if one of them accepts it.
-//! - The password that is kept is replaced only if no process accepts it, and one accepts the other.
+//! - The password that is kept is replaced only if no process accepts it and one accepts the other, or if
+//!   no process ever had it.
 //! - No password is a value too, and is kept as an empty one.
 //! - A clear value goes from the port to a connection, or into the reserved Secret, and nowhere else.
 
@@ -24,6 +25,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
+    ledger::Ledger,
     manifest::KindName,
     reserved::{self, CREDENTIALS_KEY, Purpose},
     snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
@@ -74,6 +76,7 @@ pub(crate) async fn put_in_force(
     kept: &Kept,
     ports: &Ports,
     context: &PassContext,
+    ledger: &Ledger,
     instance: &Instance,
     members: &mut Members,
 ) -> Result<(), CallError> {
@@ -81,7 +84,14 @@ pub(crate) async fn put_in_force(
     let named = named_by(kubernetes, context, instance).await?;
     members.credentials.user =
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
+    let is_used = ledger.nodes.values().next().is_some()
+        || members.members.iter().any(|member| member.running);
     let in_force = match find(kept, kubernetes, context).await? {
+        // Nobody ever answered to it, and nobody runs who could have it.
+        Some(before) if !is_used && writes(kubernetes, context) => match named.value() {
+            Some(value) if *before != *value => replace(kept, kubernetes, context, value).await?,
+            Some(_) | None => Some(before),
+        },
         Some(password) => Some(password),
         None => match named.value() {
             Some(value) => {
@@ -152,12 +162,24 @@ pub(crate) async fn replace_refused(
     if said(&try_out(&*ports.redis, members, value).await) != Said::Accepted {
         return Ok(false);
     }
+    info!("the servers accept the password that the object names, and none the one that is kept");
+    let made = replace(kept, kubernetes, context, value).await?;
+    Ok(made.as_deref() == Some(value))
+}
+
+/// Keeps this password in place of the one that is kept.
+async fn replace(
+    kept: &Kept,
+    kubernetes: &dyn Kubernetes,
+    context: &PassContext,
+    value: &str,
+) -> Result<Option<Arc<str>>, CallError> {
     let name = reserved_name(context);
+    // Another host may have been faster.
     if read(kubernetes, &name).await?.as_deref() != Some(value) {
-        info!("the servers accept the password that the object names, and none the one in {name}");
         delete(kubernetes, name).await?;
     }
-    make(kept, kubernetes, context, value).await.map(|made| made.as_deref() == Some(value))
+    make(kept, kubernetes, context, value).await
 }
 
 /// Deletes the reserved Secret as it is now: what another host writes meanwhile stays.
@@ -231,6 +253,9 @@ async fn named_by(
     let value = kubernetes.secret_value(name.namespace.clone(), secret.clone(), key.clone()).await;
     Ok(match value.map(String::from_utf8) {
         Ok(Ok(value)) if value.is_empty() => Named::Unusable(NamedPassword::Empty),
+        Ok(Ok(value)) if value.contains(char::is_control) => {
+            Named::Unusable(NamedPassword::ControlCharacter)
+        }
         Ok(Ok(value)) => Named::Value(value),
         Ok(Err(_)) => Named::Unusable(NamedPassword::NoText),
         Err(CallError::NotFound(_)) if kubernetes.view().get(&name).is_some() => {

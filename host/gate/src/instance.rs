@@ -53,7 +53,7 @@ pub(crate) async fn members(
         credentials,
         credentials_facts: CredentialsFacts::default(),
     };
-    credentials::put_in_force(kept, ports, context, instance, &mut members).await?;
+    credentials::put_in_force(kept, ports, context, ledger, instance, &mut members).await?;
     Ok(members)
 }
 

@@ -16,7 +16,7 @@ pub use identity::{Identity, foreign_nodes, identify};
 pub(crate) use merge::merge;
 pub use suspend::{lifted, lifts, settle, suspend};
 
-use crate::guard;
+use crate::{guard, repair};
 use tholepin_schema::{
     action::{Action, Verb},
     ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
@@ -43,6 +43,7 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     learn_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
     guard::returned(ledger, snapshot, now_ms);
+    repair::drop_old(ledger, now_ms);
     *ledger != before
 }
 
@@ -55,6 +56,7 @@ fn end_future(ledger: &mut Ledger, now_ms: u64) {
     ledger.keys_known_since_ms.iter_mut().for_each(end);
     ledger.forgotten.values_mut().for_each(end);
     ledger.suspensions.iter_mut().for_each(|suspension| end(&mut suspension.since_ms));
+    ledger.repairs.values_mut().flat_map(|repair| &mut repair.tries_at_ms).for_each(end);
     ledger.stopped.values_mut().for_each(|stopped| end(&mut stopped.at_ms));
     for known in ledger.nodes.values_mut() {
         end(&mut known.changed_at_ms);

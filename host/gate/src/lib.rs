@@ -27,6 +27,7 @@ mod credentials;
 mod effect;
 mod fact;
 mod field;
+mod full_sync;
 mod grant;
 pub mod guard;
 mod instance;
@@ -37,6 +38,7 @@ mod ownership;
 mod pass;
 mod probe;
 mod redis;
+mod repair;
 mod start;
 mod steps;
 mod stop;
@@ -69,6 +71,7 @@ pub struct Gate {
     books: book::Books,
     credentials: credentials::Kept,
     armed: wake::Armed,
+    full_syncs: full_sync::FullSyncs,
     /// Counts the changes of the store, for those who wait for one.
     store: watch::Sender<u64>,
 }
@@ -79,7 +82,9 @@ impl Gate {
     pub fn new(ports: Ports) -> Arc<Self> {
         let (books, armed) = (book::Books::default(), wake::Armed::default());
         let credentials = credentials::Kept::default();
-        Arc::new(Self { ports, books, credentials, armed, store: watch::Sender::new(0) })
+        let full_syncs = full_sync::FullSyncs::default();
+        let store = watch::Sender::new(0);
+        Arc::new(Self { ports, books, credentials, armed, full_syncs, store })
     }
 
     /// Opens a pass: its reads begin at the store as it is now.

@@ -69,7 +69,9 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
         snapshot = ports.redis.observe(&members, &instance.settings).await;
     }
     snapshot.credentials = members.credentials_facts;
-    book.learn(&snapshot, ports.clock.now_ms());
+    let now_ms = ports.clock.now_ms();
+    pass.gate.full_syncs.look(&members.instance, &snapshot, now_ms);
+    book.learn(&snapshot, now_ms);
     book.save_or_later(pass).await?;
     instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)

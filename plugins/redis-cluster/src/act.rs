@@ -1,14 +1,14 @@
 //! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
 
-use tholepin_redis_cluster_plan::{Plan, last_words};
+use tholepin_redis_cluster_plan::{Plan, Stage, last_words};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, ActionResult, Outcome, Verb},
-    snapshot::Snapshot,
+    snapshot::{Member, Snapshot},
 };
 use tholepin_sdk::{Error, EventType, Host, Retry, topology};
 
-use crate::observe::Target;
+use crate::{apply::Fault, observe::Target};
 
 /// What became of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) struct Acted {
     pub done: usize,
     /// Why others are not: a guard's or the engine's words, in the order of the plan.
     pub held_up: Vec<HeldUp>,
+    /// Why others are not yet: what they wait for passes by itself.
+    pub waits: Vec<HeldUp>,
 }
 
 /// An action that was not done.
@@ -31,7 +33,7 @@ pub(crate) struct HeldUp {
 impl Acted {
     /// Whether nothing was done although something was planned.
     pub(crate) fn is_held_up(&self) -> bool {
-        self.done == 0 && !self.held_up.is_empty()
+        self.done == 0 && !(self.held_up.is_empty() && self.waits.is_empty())
     }
 }
 
@@ -60,7 +62,7 @@ pub(crate) fn perform(
         // The next pass looks and decides anew.
         Err(error) if error.retry() != Retry::Never => {
             let held_up = HeldUp { reason: error.reason().into(), message: error.to_string() };
-            return Ok(Acted { done: 0, held_up: vec![held_up] });
+            return Ok(Acted { held_up: vec![held_up], ..Acted::default() });
         }
         Err(error) => return Err(error),
     };
@@ -71,18 +73,32 @@ pub(crate) fn perform(
                 acted.done += 1;
                 announce(host, action, &note);
             }
-            Err(held_up) => acted.held_up.extend(held_up),
+            Err(NotDone::HeldUp(held_up)) => acted.held_up.push(held_up),
+            Err(NotDone::Waits(waits)) => acted.waits.push(waits),
+            Err(NotDone::Skipped) => {}
         }
     }
     Ok(acted)
 }
 
-/// What became of one action: a note, or what holds it up; nothing for one that was only skipped.
-fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, Option<HeldUp>> {
+/// Why an action was not done.
+enum NotDone {
+    /// Something is in its way.
+    HeldUp(HeldUp),
+    /// It will be, when something has passed by itself.
+    Waits(HeldUp),
+    /// What it came after says why.
+    Skipped,
+}
+
+/// What became of one action: a note, or why it was not done.
+fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
     let what = describe(&action.verb);
-    let held_up = |reason: &str, message: String| {
-        Err(Some(HeldUp { reason: reason.into(), message: format!("{what}: {message}") }))
+    let told = |reason: &str, message: String| HeldUp {
+        reason: reason.into(),
+        message: format!("{what}: {message}"),
     };
+    let held_up = |reason: &str, message: String| Err(NotDone::HeldUp(told(reason, message)));
     match result.map(|result| result.outcome) {
         Ok(Outcome::Done { note, .. }) => Ok(note),
         // The only copy of some slots is gone, or would be given up.
@@ -92,12 +108,20 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
         Ok(Outcome::Refused { guard, message }) if guard == "copies" => {
             held_up("CopyMissing", message)
         }
+        Ok(Outcome::Refused { guard, message }) if guard == "repair-budget" => {
+            held_up("RepairBudget", message)
+        }
+        Ok(Outcome::Refused { guard, message }) if guard == "back-off" => {
+            Err(NotDone::Waits(told("BackOff", message)))
+        }
+        Ok(Outcome::Refused { guard, message }) if guard == "full-sync" => {
+            Err(NotDone::Waits(told("FullSyncUnderWay", message)))
+        }
         Ok(Outcome::Refused { guard, message }) => {
             held_up("Refused", format!("{guard}: {message}"))
         }
         Ok(Outcome::Failed { reason, message, .. }) => held_up(&reason, message),
-        // What it came after says why.
-        Ok(Outcome::Skipped { .. }) => Err(None),
+        Ok(Outcome::Skipped { .. }) => Err(NotDone::Skipped),
         Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
         Err(error) => held_up(error.reason(), error.to_string()),
     }
@@ -119,6 +143,23 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
     if let Err(error) = host.publish(kind, reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
+}
+
+/// Which members set files aside before they last ended: while not all is as wanted, the data that is missed
+/// may lie there.
+pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<Fault> {
+    let said = |member: &Member| {
+        let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
+        Some(format!("`{}` said: {words}", member.pod))
+    };
+    let said: Vec<String> = seen.members.iter().filter_map(said).take(SET_ASIDE_TOLD_MAX).collect();
+    let is_told = plan.stage != Stage::Steady && !said.is_empty();
+    is_told.then(|| Fault {
+        reason: "SetAside".into(),
+        message: said.join("; "),
+        retry: false,
+        ends_all: false,
+    })
 }
 
 /// Tells which members are back after a copy of their damaged files was set aside: once, when one is first
@@ -146,6 +187,8 @@ pub(crate) fn announce_set_aside(host: &dyn Host, target: &Target, plan: &Plan, 
 
 /// What `start.sh` says when it has set damaged files aside.
 const SET_ASIDE: &str = "is set aside in";
+/// Of how many members that is told at most.
+const SET_ASIDE_TOLD_MAX: usize = 2;
 
 /// An action in a few words.
 fn describe(verb: &Verb) -> String {

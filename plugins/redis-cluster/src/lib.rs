@@ -107,6 +107,7 @@ fn look(host: &dyn Host, target: &Target, faults: &mut Vec<Fault>) -> Looked {
     let may_start = !credentials.pending;
     let plan = Box::new(plan(&target.name, &target.spec, &observed));
     act::announce_set_aside(host, target, &plan, &observed.snapshot);
+    faults.extend(act::set_aside(&plan, &observed.snapshot));
     let seen = if let Some(bad) = check(&plan, &observed) {
         faults.push(bad);
         Seen::Planned { plan, acted: act::Acted::default(), set: act::Acted::default() }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    Observed,
+    Observed, PROMOTE,
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub status: RedisClusterStatus,
     /// The instance, as the host's Redis functions take it.
     pub instance: Instance,
+    /// What a person says in the annotation [`PROMOTE`].
+    pub promote: String,
 }
 
 impl Target {
@@ -48,6 +50,7 @@ impl Target {
             spec,
             // A status of another version says nothing; it is written anew.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
+            promote: annotation(object, PROMOTE),
             name,
             namespace,
             uid,
@@ -59,6 +62,13 @@ impl Target {
     }
 }
 
+/// An annotation of the object; empty if it has none of this name.
+fn annotation(object: &Value, name: &str) -> String {
+    let annotations = object.pointer("/metadata/annotations");
+    let value = annotations.and_then(|annotations| annotations.get(name)).and_then(Value::as_str);
+    value.unwrap_or_default().to_owned()
+}
+
 fn unreadable(path: &str, why: &str) -> Failure {
     let message = format!("the object cannot be read at `{path}`: {why}");
     Failure { reason: "Unreadable".into(), message, retry: false }
@@ -67,40 +77,16 @@ fn unreadable(path: &str, why: &str) -> Failure {
 /// What is wrong with the password that the object names, by the host's word. The one in force stays: it
 /// is the one that the members have.
 pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Option<Fault> {
-    let namespace = &target.namespace;
-    let (secret, key) = match &target.spec.auth {
-        Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
-        None => ("", ""),
-    };
+    let (secret, key) = secret_of(target);
     let kept = reserved::name(reserved::Purpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
         // What could not be read now is read again by the next pass.
         NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
-        NamedPassword::SecretMissing => (
-            "SecretMissing",
-            format!(
-                "the Secret `{secret}` does not exist: `kubectl --namespace {namespace} create \
-                 secret generic {secret} --from-literal={key}=PASSWORD`"
-            ),
-        ),
-        NamedPassword::KeyMissing => (
-            "SecretKeyMissing",
-            format!(
-                "the Secret `{secret}` has no key `{key}`: add it, or name the right one in \
-                 `.spec.auth.key`"
-            ),
-        ),
-        NamedPassword::Empty => (
-            "SecretEmpty",
-            format!(
-                "the key `{key}` of the Secret `{secret}` is empty, and an empty password is none: \
-                 write a password there, or remove `.spec.auth` to have a cluster without one"
-            ),
-        ),
-        NamedPassword::NoText => (
-            "SecretUnusable",
-            format!("the key `{key}` of the Secret `{secret}` is no UTF-8 text: write it anew"),
-        ),
+        NamedPassword::SecretMissing
+        | NamedPassword::KeyMissing
+        | NamedPassword::Empty
+        | NamedPassword::NoText
+        | NamedPassword::ControlCharacter => unusable(target, facts.named),
         NamedPassword::Differs => {
             let way_out = if target.spec.auth.is_some() {
                 format!(
@@ -140,6 +126,60 @@ pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Opt
     Some(Fault { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
+/// The Secret that the object names, and the key there.
+fn secret_of(target: &Target) -> (&str, &str) {
+    match &target.spec.auth {
+        Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
+        None => ("", ""),
+    }
+}
+
+/// What is wrong with the Secret itself, and what mends it.
+fn unusable(target: &Target, named: NamedPassword) -> (&'static str, String) {
+    let (secret, key) = secret_of(target);
+    let namespace = &target.namespace;
+    match named {
+        NamedPassword::SecretMissing => (
+            "SecretMissing",
+            format!(
+                "the Secret `{secret}` does not exist: `kubectl --namespace {namespace} create \
+                 secret generic {secret} --from-literal={key}=PASSWORD`"
+            ),
+        ),
+        NamedPassword::KeyMissing => (
+            "SecretKeyMissing",
+            format!(
+                "the Secret `{secret}` has no key `{key}`: add it, or name the right one in \
+                 `.spec.auth.key`"
+            ),
+        ),
+        NamedPassword::Empty => (
+            "SecretEmpty",
+            format!(
+                "the key `{key}` of the Secret `{secret}` is empty, and an empty password is none: \
+                 write a password there, or remove `.spec.auth` to have a cluster without one"
+            ),
+        ),
+        NamedPassword::ControlCharacter => (
+            "SecretUnusable",
+            format!(
+                "the key `{key}` of the Secret `{secret}` has a line break or another control character, \
+                 which no configuration file takes; write it anew without (`printf %s PASSWORD`)"
+            ),
+        ),
+        NamedPassword::InForce
+        | NamedPassword::Differs
+        | NamedPassword::NoText
+        | NamedPassword::Unread
+        | NamedPassword::Refused
+        | NamedPassword::Unproven
+        | NamedPassword::Other => (
+            "SecretUnusable",
+            format!("the key `{key}` of the Secret `{secret}` is no UTF-8 text: write it anew"),
+        ),
+    }
+}
+
 /// Looks at every member.
 pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
@@ -148,5 +188,6 @@ pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Erro
         seen => seen?,
     };
     let templates = configuration::templates(host, target);
-    Ok(Observed { snapshot, previous: target.status.clone(), templates })
+    let promote = target.promote.clone();
+    Ok(Observed { snapshot, previous: target.status.clone(), templates, promote })
 }

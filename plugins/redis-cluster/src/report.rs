@@ -189,14 +189,17 @@ fn planned(plan: &Plan, acted: &Acted, faults: &[Fault]) -> [Verdict; 3] {
         ];
     }
     let stage = if plan.stage == Stage::Forming { "Forming" } else { "Healing" };
-    let (reason, message) = match (&degraded, plan.reasons().next()) {
-        (Verdict { status: ConditionStatus::True, reason, message }, _) => {
+    let (reason, message) = match (&degraded, plan.reasons().next(), acted.waits.first()) {
+        (Verdict { status: ConditionStatus::True, reason, message }, ..) => {
             (reason.clone(), message.clone())
         }
-        (_, Some(waits)) => (waits.as_str().to_owned(), waits.to_string()),
-        (_, None) => (stage.to_owned(), next_steps(plan)),
+        (_, Some(waits), _) => (waits.as_str().to_owned(), waits.to_string()),
+        (_, None, Some(waits)) => (waits.reason.clone(), waits.message.clone()),
+        (_, None, None) => (stage.to_owned(), next_steps(plan)),
     };
-    let goes_on = acted.done != 0 || plan.reasons().any(|reason| !reason.is_fault());
+    let goes_on = acted.done != 0
+        || !acted.waits.is_empty()
+        || plan.reasons().any(|reason| !reason.is_fault());
     [
         Verdict::new(false, &reason, &message),
         Verdict::new(goes_on, if goes_on { stage } else { &reason }, message),
@@ -299,7 +302,8 @@ pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
         Stage::Steady => "ready",
     };
     let waits = plan.reasons().next().map(WaitReason::to_string);
-    let held_up = acted.held_up.first().map(|held_up| held_up.message.clone());
+    let held_up =
+        acted.held_up.iter().chain(&acted.waits).next().map(|held_up| held_up.message.clone());
     let planned = (plan.common != Decision::Done || acted.done != 0)
         .then(|| format!("{} of {} actions done", acted.done, plan.actions().len()));
     let details: Vec<String> = [planned, held_up, waits, fault].into_iter().flatten().collect();

@@ -52,6 +52,10 @@ pub struct Ledger {
     /// Slots whose owner was seen with keys once: their data can be lost. All others never held any.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub held_keys: SlotSet,
+    /// Repairs of the last minutes, by what they repair in which process: those that fail or recur are
+    /// bounded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repairs: BTreeMap<String, Repair>,
     /// What a newer host wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
@@ -155,6 +159,21 @@ pub struct KnownNode {
     /// When a failover that would replace it or promote it was last tried, with whatever result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover_tried_at_ms: Option<u64>,
+    /// What a newer host wrote and this one does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
+}
+
+/// How often the same repair was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repair {
+    /// When it was tried.
+    #[serde(default)]
+    pub tries_at_ms: Vec<u64>,
+    /// How often in a row it has failed.
+    #[serde(default)]
+    pub failed: u32,
     /// What a newer host wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,

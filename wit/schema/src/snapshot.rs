@@ -80,6 +80,8 @@ pub enum NamedPassword {
     Empty,
     /// It is no UTF-8 text.
     NoText,
+    /// It has a line break or another control character, as a file that ends with a line has one.
+    ControlCharacter,
     /// Its Secret could not be read now.
     Unread,
     /// Servers that run refuse it, none accepts it, and the host knows no other.
@@ -312,6 +314,9 @@ pub struct Upstream {
     pub link_up: bool,
     /// A full synchronisation is under way.
     pub sync_in_progress: bool,
+    /// How many bytes of a full synchronisation under way have been received; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_read_bytes: Option<u64>,
     /// Seconds since the primary was last heard; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_io_s: Option<u64>,

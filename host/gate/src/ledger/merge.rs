@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tholepin_schema::ledger::{Group, KnownNode, Ledger, Stopped, Suspension};
+use tholepin_schema::ledger::{Group, KnownNode, Ledger, Repair, Stopped, Suspension};
 
 /// What `ours` and `theirs` say together, both of which began as `base`.
 pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
@@ -18,6 +18,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         stopped,
         keys_known_since_ms,
         held_keys,
+        repairs,
         unknown,
     } = ours;
     let suspensions = entries(
@@ -39,6 +40,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         groups: entries(&base.groups, groups, &theirs.groups, |_: &Group, theirs| theirs.clone()),
         stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),
         held_keys: held_keys.union(&theirs.held_keys),
+        repairs: entries(&base.repairs, repairs, &theirs.repairs, both_repairs),
         unknown: entries(&base.unknown, unknown, &theirs.unknown, |_, theirs| theirs.clone()),
     }
 }
@@ -76,6 +78,17 @@ fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
         role_changed_at_ms: ours.role_changed_at_ms.max(theirs.role_changed_at_ms),
         failover_tried_at_ms: ours.failover_tried_at_ms.max(theirs.failover_tried_at_ms),
         ..newer.clone()
+    }
+}
+
+/// The tries of both: each host made its own.
+fn both_repairs(ours: &Repair, theirs: &Repair) -> Repair {
+    let tries: BTreeSet<u64> =
+        ours.tries_at_ms.iter().chain(&theirs.tries_at_ms).copied().collect();
+    Repair {
+        tries_at_ms: tries.into_iter().collect(),
+        failed: ours.failed.max(theirs.failed),
+        unknown: theirs.unknown.clone(),
     }
 }
 

@@ -7,7 +7,7 @@ use tholepin_core::{Call, ObjectRef, Perform, RedisCall, Reply};
 use tholepin_gate::{Gate, Mode};
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
-use crate::{Bench, fake::object, instance, kind, snapshot};
+use crate::{Bench, fake::object, instance, kind, pod, snapshot};
 
 const KEPT: &str = "tholepin-credentials-thing-uid-me";
 
@@ -152,4 +152,22 @@ async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted()
     bench.name_password("other");
     assert_eq!(bench.used(named()).await, (Some("other".into()), Value::Null));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "other"}));
+}
+
+#[tokio::test]
+async fn a_password_that_no_process_ever_had_can_be_written_anew() {
+    let bench = bench(Mode::Live);
+    let mut stopped = pod("a-0");
+    stopped["status"]["containerStatuses"] = json!([]);
+    bench.world.put(stopped);
+    bench.world.silent.store(true, Ordering::SeqCst);
+    bench.name_password("line\n");
+    let unusable = json!({"named": "control-character", "pending": true});
+    assert_eq!(bench.used(named()).await.1, unusable);
+    assert_eq!(bench.kept(), None);
+    bench.name_password("first");
+    assert_eq!(bench.used(named()).await, (Some("first".into()), Value::Null));
+    bench.name_password("second");
+    assert_eq!(bench.used(named()).await, (Some("second".into()), Value::Null));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "second"}));
 }

@@ -103,7 +103,7 @@ impl<'a> Info<'a> {
                 return Err(ParseError::Value { field: "master_link_status", value });
             }
         };
-        let seconds = |field| self.number::<i64>(field).map(|number| u64::try_from(number).ok());
+        let count = |field| self.number::<i64>(field).map(|number| u64::try_from(number).ok());
         Ok(Upstream {
             address: format!(
                 "{}:{}",
@@ -112,9 +112,11 @@ impl<'a> Info<'a> {
             ),
             link_up,
             sync_in_progress: self.flag("master_sync_in_progress")?,
+            // -1 while the primary has not begun to send.
+            sync_read_bytes: count("master_sync_read_bytes").ok().flatten(),
             // -1 means never.
-            last_io_s: seconds("master_last_io_seconds_ago")?,
-            down_since_s: if link_up { None } else { seconds("master_link_down_since_seconds")? },
+            last_io_s: count("master_last_io_seconds_ago")?,
+            down_since_s: if link_up { None } else { count("master_link_down_since_seconds")? },
         })
     }
 

@@ -44,7 +44,7 @@ pub use last_words::last_words;
 pub use layout::{Layout, Seat};
 pub use names::Names;
 pub use outdated::{Next, Outdated, Template};
-pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Stage};
+pub use plan::{Decision, MemberView, Observed, PROMOTE, Plan, ShardPlan, Stage};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

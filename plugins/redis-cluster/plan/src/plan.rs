@@ -25,7 +25,13 @@ pub struct Observed {
     /// The StatefulSets' templates.
     #[serde(default)]
     pub templates: Vec<Template>,
+    /// What a person says in the annotation [`PROMOTE`]: `REPLICA/PRIMARY`, both as node ids.
+    #[serde(default)]
+    pub promote: String,
 }
+
+/// The annotation by which a person lets a replica take over that was not in sync when it was last seen.
+pub const PROMOTE: &str = "redis.tholepin.dev/promote";
 
 /// What to do next, and what is waited for.
 #[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]
@@ -159,9 +165,12 @@ impl Plan {
                 WaitReason::Gossip | WaitReason::StateNotOk { .. } | WaitReason::OtherShardFirst
             )
         };
+        // What needs a person does not come sooner by being looked at all the time.
+        let mut faults = self.reasons().filter(|reason| reason.is_fault());
+        let is_stuck = faults.any(|reason| *reason != WaitReason::OtherShardFirst);
         match self.stage {
             Stage::Steady => HEALTHY_REQUEUE_MS,
-            Stage::Forming | Stage::Healing if acts || self.reasons().any(goes_on) => {
+            Stage::Forming | Stage::Healing if acts || !is_stuck && self.reasons().any(goes_on) => {
                 BUSY_REQUEUE_MS
             }
             Stage::Forming | Stage::Healing => WAITING_REQUEUE_MS,

@@ -2,20 +2,19 @@
 
 use alloc::string::String;
 
-use tholepin_schema::word::NodeId;
+use tholepin_schema::word::{NodeId, Slot};
 
 /// Why nothing may be done about something yet. Its text says what is waited for and, where a person
 /// is needed, the way out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum WaitReason {
     /// A primary's process is gone and no replica may take its place.
-    #[error(
-        "the primary `{pod}` is gone and no replica was in sync with it; if its volume is lost too, \
-         restore a backup"
-    )]
+    #[error("the primary `{pod}` is gone and no replica was in sync with it; {way_out}")]
     NoReplicaInSync {
         /// The primary, by its Pod or else by its id.
         pod: String,
+        /// What can be done.
+        way_out: String,
     },
     /// A shard's slots belong to a node that is gone for good.
     #[error(
@@ -84,8 +83,10 @@ pub enum WaitReason {
     },
     /// A process that is no member takes part in the cluster.
     #[error(
-        "the node {node} takes part in the cluster but is no Pod of it; if it does not vanish, find \
-         its process at `{address}` and stop it"
+        "the node {node} at `{address}` takes part in the cluster but is no Pod of it; if it does not \
+         vanish, find out whose it is (`kubectl get pods --all-namespaces -o wide`): of another cluster, \
+         the two have merged, and the one whose slots were taken has to be made anew; a process of no Pod \
+         can be stopped"
     )]
     ForeignNode {
         /// Its id.
@@ -114,6 +115,29 @@ pub enum WaitReason {
         /// What it said last.
         words: String,
     },
+    /// Kubernetes does not call a Pod ready whose server answers the host.
+    #[error(
+        "the server of `{pod}` answers the host, but its Pod is not ready, so that no Service leads \
+         there: see `kubectl describe pod {pod}`, and whether the server takes new connections with the \
+         password that Pods have"
+    )]
+    PodNotReady {
+        /// The first such Pod.
+        pod: String,
+    },
+    /// A slot was left half moved.
+    #[error(
+        "`{pod}` has the slot {slot} open ({count} in all): clients are sent away for keys that are not \
+         there; if nobody moves slots now, close each with `CLUSTER SETSLOT {slot} STABLE` on that server"
+    )]
+    SlotOpen {
+        /// The first such Pod.
+        pod: String,
+        /// Its first open slot.
+        slot: Slot,
+        /// How many it has.
+        count: usize,
+    },
     /// A Pod cannot be placed, or its container cannot be made.
     #[error("the Pod `{pod}` does not run: {why}")]
     PodDoesNotRun {
@@ -125,7 +149,8 @@ pub enum WaitReason {
     /// The owner of a shard's slots lives and is no member.
     #[error(
         "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is \
-         no member: its owner reference or its labels were changed; put them back"
+         no member: if a Pod of this cluster is there, put its owner reference and labels back; if it is \
+         another cluster's, the two have merged, and the one whose slots were taken has to be made anew"
     )]
     OwnerNoMember {
         /// The node's id.
@@ -204,6 +229,8 @@ impl WaitReason {
             Self::ForeignNode { .. } => "ForeignNode",
             Self::PodsNotAnswering { .. } => "PodsNotAnswering",
             Self::DoesNotStart { .. } => "DoesNotStart",
+            Self::PodNotReady { .. } => "PodNotReady",
+            Self::SlotOpen { .. } => "SlotOpen",
             Self::PodDoesNotRun { .. } => "PodDoesNotRun",
             Self::OwnerNoMember { .. } => "OwnerNoMember",
             Self::Loading { .. } => "Loading",
@@ -230,6 +257,8 @@ impl WaitReason {
             | Self::NobodyToTakeOver { .. }
             | Self::ForeignNode { .. }
             | Self::DoesNotStart { .. }
+            | Self::PodNotReady { .. }
+            | Self::SlotOpen { .. }
             | Self::PodDoesNotRun { .. }
             | Self::OwnerNoMember { .. }
             | Self::TwoWithOneId { .. }

@@ -104,10 +104,20 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 #[test]
 fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     let mut model = Model::formed(spec(3, 1));
+    let [primary, replica] = ["demo-shard-0-0", "demo-shard-0-1"].map(|pod| model.id(pod));
     model.kill("demo-shard-0-0");
     model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
+    // A person may choose it, if it holds keys.
+    model.process("demo-shard-0-1").keys = 3;
+    let plan = model.plan();
+    let said = plan.reasons().find(|it| it.as_str() == "NoReplicaInSync").unwrap().to_string();
+    let chosen = format!("{replica}/{primary}");
+    assert!(said.contains(&format!("`{}={chosen}`", crate::PROMOTE)), "{said}");
+    model.promote = chosen;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+    model.promote.clear();
     model.spec.durability = Durability::Cache;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
 }
@@ -130,6 +140,30 @@ fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
         model.kill("demo-shard-0-0");
         assert_eq!(verbs(&model) == ["failover demo-shard-0-1 force"], promoted, "{with_primary}");
     }
+}
+
+#[test]
+fn a_pod_that_is_not_ready_and_an_open_slot_are_no_cluster_as_wanted() {
+    let model = Model::formed(spec(3, 1));
+    let told = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {
+        let mut observed = model.observed();
+        change(&mut observed.snapshot.members[0]);
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        plan.reasons().map(WaitReason::as_str).next()
+    };
+    let facts = |member: &mut tholepin_schema::snapshot::Member, uptime_s: u64| {
+        member.kubernetes = serde_json::json!({"ready": false});
+        let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
+        facts.uptime_s = Some(uptime_s);
+    };
+    assert_eq!(told(&|member| facts(member, 9)), None, "it has not been probed yet");
+    assert_eq!(told(&|member| facts(member, 10)), Some("PodNotReady"));
+    let slot = serde_json::json!({"slot": 7, "direction": "migrating", "peer": "ab".repeat(20)});
+    let open = |member: &mut tholepin_schema::snapshot::Member| {
+        let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
+        facts.open_slots = [serde_json::from_value(slot.clone()).unwrap()].into();
+    };
+    assert_eq!(told(&open), Some("SlotOpen"));
 }
 
 #[test]

@@ -160,6 +160,7 @@ fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u6
         address: address(primary),
         link_up: true,
         sync_in_progress: false,
+        sync_read_bytes: None,
         last_io_s: Some(1),
         down_since_s: None,
     });

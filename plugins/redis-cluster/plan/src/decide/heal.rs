@@ -15,7 +15,7 @@ use tholepin_schema::{
 
 use super::waits;
 use crate::{
-    Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
+    Decision, PROMOTE, REPLICA_BEHIND_BYTES_MAX, WaitReason,
     picture::{Absence, Live, Picture},
 };
 
@@ -63,13 +63,29 @@ pub(super) fn lost(
     let Some(best) = best else {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
         let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
-        return start.unwrap_or(Decision::Wait(WaitReason::NoReplicaInSync { pod: name }));
+        return start.unwrap_or_else(|| not_in_sync(&replicas, owner, name));
     };
     let mode = match vote(picture) {
         Ok(mode) => mode,
         Err(reason) => return Decision::Wait(reason),
     };
     fail_over(picture, *best, owner, mode, fails_over)
+}
+
+/// No replica was in sync when the primary was last heard. One that holds keys may have nearly all: a person
+/// decides.
+fn not_in_sync(replicas: &[Live<'_>], owner: NodeId, primary: String) -> Decision {
+    let has_keys = replicas.iter().filter(|live| live.facts.keys.is_some_and(|keys| keys != 0));
+    let fullest = has_keys.max_by_key(|live| (live.facts.keys, Reverse(live.node)));
+    let way_out = match fullest {
+        Some(live) => format!(
+            "`{}` holds keys of it and may lack the last writes: bring the primary back, or let that one take \
+             over by annotating the object with `{PROMOTE}={}/{owner}`",
+            live.member.pod, live.node
+        ),
+        None => String::from("if its volume is lost too, restore a backup"),
+    };
+    Decision::Wait(WaitReason::NoReplicaInSync { pod: primary, way_out })
 }
 
 /// A member that answers and wants another password: it lives, and does not hang.
@@ -196,7 +212,11 @@ fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (was_in_sync || picture.spec.durability == Durability::Cache)
+    let is_chosen = live
+        .own
+        .primary
+        .is_some_and(|primary| picture.observed.promote == format!("{}/{primary}", live.node));
+    is_whole && (was_in_sync || is_chosen || picture.spec.durability == Durability::Cache)
 }
 
 /// Bytes of the primary's stream that a replica has applied.

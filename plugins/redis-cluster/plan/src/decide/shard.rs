@@ -137,6 +137,8 @@ fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut boo
     }
     reasons.extend(waits::silent(picture, shard));
     reasons.extend(waits::not_ok(picture, shard));
+    reasons.extend(waits::slot_open(owner));
+    reasons.extend(waits::not_ready(picture, shard));
     // What needs a person is said first, then what comes first in the order of seats.
     let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
     if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
@@ -223,8 +225,10 @@ fn live_view(picture: &Picture<'_>, live: &Live<'_>) -> MemberView {
         Role::Primary => MemberRole::Primary,
         Role::Replica => MemberRole::Replica,
     };
+    let owner = picture.owners.get(usize::from(live.seat.shard)).copied().flatten();
     let in_sync = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
-        Ok(()) => true,
+        // One that follows another shard's primary has nothing of this one.
+        Ok(()) => live.own.primary == owner,
         // Nobody can be asked any more: what was so last counts.
         Err(NotInSync::NoPrimary(_)) => picture.was_in_sync(pod, live.node),
         Err(_) => false,

@@ -19,6 +19,8 @@ use crate::{
     picture::{Live, Picture},
 };
 
+/// From this age on, in seconds, the readiness of a server has been probed.
+const PROBED_S: u64 = 10;
 /// The most owners that a message names.
 const OWNERS_MAX: usize = 3;
 /// The most characters that a message repeats of what Kubernetes says.
@@ -40,6 +42,12 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     let first = *absent.first()?;
     let pod = picture.names.pod(first);
     let why = match picture.seated.get(&first).map(|member| &member.answer) {
+        Some(_) if picture.seated.get(&first).is_some_and(|member| member.deleting) => {
+            String::from("its Pod is being deleted")
+        }
+        None if picture.snapshot().strangers.contains(&pod) => String::from(
+            "a Pod of this name is not this cluster's: put its owner reference and labels back, or delete it",
+        ),
         None => String::from("it does not exist yet"),
         Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
             format!(
@@ -106,6 +114,24 @@ pub(super) fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     let unwell =
         live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
     Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone(), why: uncovered(picture, unwell) })
+}
+
+/// A slot that a primary has left half moved. Nothing here moves slots.
+pub(super) fn slot_open(owner: Live<'_>) -> Option<WaitReason> {
+    let first = owner.facts.open_slots.first()?;
+    let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
+    Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
+}
+
+/// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
+/// new is refused, while the host has its connection.
+pub(super) fn not_ready(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+    let is_unready = |live: &Live<'_>| {
+        let ready = live.member.kubernetes.get("ready").and_then(Value::as_bool);
+        ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
+    };
+    let unready = picture.live_of(shard).find(is_unready)?;
+    Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
 /// Which slots are not covered in a member's own view, and whose they are.

@@ -118,6 +118,7 @@ impl Model {
                 .unwrap_or_default(),
             link_up: running(primary).is_some(),
             sync_in_progress: false,
+            sync_read_bytes: None,
             last_io_s: Some(0),
             down_since_s: None,
         });

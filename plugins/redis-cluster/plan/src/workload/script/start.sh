@@ -135,7 +135,9 @@ if [ ! -s nodes.conf ]; then
         for file in dump.rdb appendonly.aof appendonlydir; do
             if [ -e "$file" ]; then mv "$file" "$aside/"; fi
         done
-        say "nodes.conf is gone; the data found was moved to $data/$aside"
+        rm -f "$run/starting"
+        say "nodes.conf is gone, without which nobody knows whose the data found is; it is set aside in $data/$aside, and this Pod joins again without it. If no other member has the data, it can be replayed from there (redis-cli --pipe)"
+        exit 1
     fi
 fi
 

@@ -1,0 +1,217 @@
+//! Lets one full synchronisation that the host starts be under way per Kubernetes node.
+//!
+//! It forks the primary and loads the whole data on the replica, so that several at a time on one machine
+//! can exhaust its memory (`redis.md` section 4, G2). One of a primary without keys costs nothing and needs
+//! no place. A replica that reconnects by itself is none of the host's.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tholepin_schema::{
+    action::{Action, Verb},
+    snapshot::{Facts, Member, Snapshot},
+    word::{Role, RunId},
+};
+
+use crate::guard::Refusal;
+
+/// The node timeout of a server that does not tell its own, in milliseconds: the engine's default.
+const NODE_TIMEOUT_MS: u64 = 15_000;
+
+/// The guard that waits for another synchronisation.
+pub(crate) const GUARD: &str = "full-sync";
+
+/// The synchronisations under way, of all objects.
+#[derive(Debug, Default)]
+pub(crate) struct FullSyncs(Mutex<Vec<FullSync>>);
+
+/// One that the host has started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FullSync {
+    instance: String,
+    /// The replica's Pod.
+    pod: String,
+    run_id: Option<RunId>,
+    /// Those of the primary and of the replica.
+    kube_nodes: [String; 2],
+    /// What the replica had received at the last progress.
+    read_bytes: Option<u64>,
+    progressed_at_ms: u64,
+    /// Without progress for so long it gives its place back.
+    patience_ms: u64,
+}
+
+impl FullSyncs {
+    /// Takes in a look at an instance: what is in sync, or another process by now, gives its place back.
+    pub(crate) fn look(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
+        let mut under_way = self.lock();
+        under_way.retain_mut(|sync| sync.instance != instance || sync.goes_on(snapshot, now_ms));
+    }
+
+    /// Takes a place for what an action starts, if it starts a full synchronisation.
+    ///
+    /// # Errors
+    ///
+    /// Fails if another is under way on one of the two Kubernetes nodes.
+    pub(crate) fn begin(
+        &self,
+        instance: &str,
+        action: &Action,
+        snapshot: &Snapshot,
+        now_ms: u64,
+    ) -> Result<(), Refusal> {
+        let Some(new) = FullSync::of(instance, action, snapshot, now_ms) else { return Ok(()) };
+        let mut under_way = self.lock();
+        under_way.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.patience_ms));
+        let is_same = |sync: &&FullSync| sync.instance == new.instance && sync.pod == new.pod;
+        if under_way.iter().any(|sync| is_same(&sync)) {
+            return Ok(());
+        }
+        let shares = |sync: &&FullSync| {
+            sync.kube_nodes.iter().find(|node| new.kube_nodes.contains(node)).cloned()
+        };
+        let other = under_way.iter().find_map(|sync| Some((sync, shares(&sync)?)));
+        if let Some((other, kube_node)) = other {
+            let text = format!(
+                "`{}` copies its primary's data on the Kubernetes node `{kube_node}`, and one full \
+                 synchronisation at a time is started there",
+                other.pod
+            );
+            return Err(Refusal::new(GUARD, text));
+        }
+        under_way.push(new);
+        Ok(())
+    }
+
+    /// Gives back the place of what was not started after all.
+    pub(crate) fn not_begun(&self, instance: &str, pod: &str) {
+        self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<FullSync>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FullSync {
+    /// What an action starts; none if nothing has to be copied.
+    fn of(instance: &str, action: &Action, snapshot: &Snapshot, now_ms: u64) -> Option<Self> {
+        let Verb::Replicate { pod, primary } = &action.verb else { return None };
+        let replica = snapshot.member(pod)?;
+        let own = replica.node().and_then(|node| snapshot.row_seen_by(replica, node));
+        let follows = |row: &tholepin_schema::snapshot::NodeRow| {
+            row.role == Role::Replica && row.primary == Some(*primary)
+        };
+        let source = snapshot.member_of(*primary)?;
+        if own.is_some_and(follows) || source.facts().and_then(|facts| facts.keys) == Some(0) {
+            return None;
+        }
+        let facts = replica.facts();
+        let patience_ms = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
+        Some(Self {
+            instance: instance.to_owned(),
+            pod: pod.clone(),
+            run_id: facts.and_then(|facts| facts.run_id),
+            kube_nodes: [source, replica].map(|member| member.kube_node.clone()),
+            read_bytes: None,
+            progressed_at_ms: now_ms,
+            patience_ms,
+        })
+    }
+
+    /// Whether it is under way still.
+    fn goes_on(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
+        let has_patience = now_ms <= self.progressed_at_ms.saturating_add(self.patience_ms);
+        // One that says nothing makes no progress.
+        let Some(facts) = snapshot.member(&self.pod).and_then(Member::facts) else {
+            return has_patience;
+        };
+        if facts.run_id != self.run_id {
+            return false;
+        }
+        let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+        let Some(upstream) = upstream else { return has_patience };
+        if upstream.link_up && !upstream.sync_in_progress {
+            return false;
+        }
+        if upstream.sync_read_bytes != self.read_bytes {
+            self.read_bytes = upstream.sync_read_bytes;
+            self.progressed_at_ms = now_ms;
+            return true;
+        }
+        has_patience
+    }
+}
+
+fn node_timeout_ms(facts: &Facts) -> Option<u64> {
+    facts.settings.get("cluster-node-timeout")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tholepin_schema::action::Presume;
+
+    use super::*;
+
+    const PRIMARY: &str = "aa";
+
+    fn member(pod: &str, node: &str, kube_node: &str, keys: u64, replication: &Value) -> Value {
+        json!({"pod": pod, "podUid": pod, "kubeNode": kube_node, "running": true, "containerId": "c",
+            "kubernetes": {}, "answer": {"answered": {"answeredAtMs": 1, "node": node.repeat(20),
+                "runId": node.repeat(20), "keys": keys, "replication": replication,
+                "settings": {"cluster-node-timeout": "5000"}}}})
+    }
+
+    /// A primary with `keys` keys on the Kubernetes node 1, and replicas on the nodes 2 and 3.
+    fn snapshot(keys: u64, replication: &Value) -> Snapshot {
+        let members = [
+            member("p", PRIMARY, "1", keys, &Value::Null),
+            member("r", "bb", "2", 0, replication),
+            member("s", "cc", "3", 0, &Value::Null),
+        ];
+        serde_json::from_value(json!({"observedAtMs": 1, "view": {}, "members": members})).unwrap()
+    }
+
+    fn replicate(pod: &str) -> Action {
+        let primary = PRIMARY.repeat(20).parse().unwrap();
+        let verb = Verb::Replicate { pod: pod.into(), primary };
+        Action { id: None, verb, presume: Presume::default(), after: Vec::new() }
+    }
+
+    fn upstream(link_up: bool, read_bytes: Option<u64>) -> Value {
+        json!({"role": "replica", "id": "d".repeat(40), "offsetBytes": 0, "upstream": {
+            "address": "a:1", "linkUp": link_up, "syncInProgress": !link_up, "syncReadBytes": read_bytes}})
+    }
+
+    fn begin(syncs: &FullSyncs, pod: &str, keys: u64, now_ms: u64) -> Result<(), &'static str> {
+        let snapshot = snapshot(keys, &Value::Null);
+        syncs.begin("i", &replicate(pod), &snapshot, now_ms).map_err(|refusal| refusal.guard)
+    }
+
+    #[test]
+    fn the_second_waits_until_the_first_is_in_sync() {
+        let syncs = FullSyncs::default();
+        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
+        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
+        assert_eq!(begin(&syncs, "s", 7, 0), Err(GUARD), "they share the primary's node");
+        assert_eq!(begin(&syncs, "s", 0, 0), Ok(()), "there is nothing to copy");
+        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "it made progress");
+        syncs.look("another", &snapshot(7, &upstream(true, None)), 8_000);
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "another instance's look");
+        syncs.look("i", &snapshot(7, &upstream(true, None)), 8_000);
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Ok(()));
+    }
+
+    #[test]
+    fn one_without_progress_for_the_node_timeout_gives_its_place_back() {
+        let syncs = FullSyncs::default();
+        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
+        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
+        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
+        assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GUARD));
+        assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
+        syncs.not_begun("i", "s");
+        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place is free");
+    }
+}

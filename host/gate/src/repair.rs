@@ -1,0 +1,235 @@
+//! Bounds how often the same repair is made: what fails, or has to be made again and again, needs a person.
+//!
+//! A repair is a verb on one process for one purpose. It is never counted while the process is young: a new
+//! member takes what it takes until it has joined. What follows a proof of death (failovers, starts without
+//! data) and forgetting are never counted.
+//!
+//! Source of the numbers: `redis.md` section 4, G6.
+
+use tholepin_core::port::Deed;
+use tholepin_schema::{
+    action::{Action, Outcome, Verb},
+    ledger::{Ledger, Repair},
+    snapshot::Snapshot,
+};
+
+use crate::guard::Refusal;
+
+/// How long a repair counts, in milliseconds.
+const WINDOW_MS: u64 = 600_000;
+/// How often the same repair is made in this time.
+const TRIES_MAX: usize = 5;
+/// How often in a row it may fail in this time.
+const FAILURES_MAX: u32 = 3;
+/// The pause after the first try in milliseconds; each further one doubles it.
+const PAUSE_MS: u64 = 1_000;
+/// Up to this age, in seconds, a process is new.
+const YOUNG_S_MAX: u64 = 120;
+/// How many repairs are remembered of an object; the oldest go first.
+const REPAIRS_MAX: usize = 256;
+
+/// The guard that asks for a person.
+pub(crate) const BUDGET: &str = "repair-budget";
+/// The guard that waits before the next try.
+pub(crate) const BACK_OFF: &str = "back-off";
+
+/// What an action repairs, and in which process; none if it is not counted.
+pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
+    let (pod, what) = match &action.verb {
+        Verb::Meet { pod, with } => (pod, run_of(snapshot, with)?),
+        Verb::SetConfigEpoch { pod, epoch } => (pod, epoch.to_string()),
+        Verb::AssignSlots { pod, slots } => (pod, slots.to_string()),
+        Verb::Replicate { pod, primary } => (pod, primary.to_string()),
+        Verb::Configure { pod, settings, temporary: false } => {
+            let pairs = settings.iter().map(|(name, value)| format!("{name}={value}"));
+            (pod, pairs.collect::<Vec<_>>().join(" "))
+        }
+        Verb::Configure { temporary: true, .. }
+        | Verb::Failover { .. }
+        | Verb::Forget { .. }
+        | Verb::AllowStart { .. } => return None,
+    };
+    let run = run_of(snapshot, pod)?;
+    Some(format!("{} {run} {what}", action.verb.name()))
+}
+
+/// The process in a Pod, if it answers and is not new.
+fn run_of(snapshot: &Snapshot, pod: &str) -> Option<String> {
+    let facts = snapshot.member(pod)?.facts()?;
+    let is_old = facts.uptime_s.is_some_and(|uptime_s| YOUNG_S_MAX < uptime_s);
+    facts.run_id.filter(|_| is_old).map(|run_id| run_id.to_string())
+}
+
+/// Whether the repair may be made now.
+///
+/// # Errors
+///
+/// Fails if it was tried just before, or has been made or has failed too often.
+pub(crate) fn check(
+    ledger: &Ledger,
+    symptom: &str,
+    action: &Action,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let Some(repair) = ledger.repairs.get(symptom) else { return Ok(()) };
+    let recent = recent(repair, now_ms);
+    let (Some(first), Some(last)) = (recent.first(), recent.last()) else { return Ok(()) };
+    let what = match action.verb.pod() {
+        Some(pod) => format!("`{}` of `{pod}`", action.verb.name()),
+        None => format!("`{}`", action.verb.name()),
+    };
+    let refused = |why: String, from_ms: u64| {
+        let text = format!(
+            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on",
+            time(from_ms)
+        );
+        Err(Refusal::new(BUDGET, text))
+    };
+    if FAILURES_MAX <= repair.failed {
+        return refused(format!("failed {} times in a row", repair.failed), last + WINDOW_MS);
+    }
+    if TRIES_MAX <= recent.len() {
+        let why = format!("was made {} times in ten minutes", recent.len());
+        return refused(why, first + WINDOW_MS);
+    }
+    let doublings = u32::try_from(recent.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let pause_ms = PAUSE_MS.saturating_mul(2_u64.saturating_pow(doublings));
+    if now_ms < last + pause_ms {
+        let text =
+            format!("{what} was tried just before; the next try is at {}", time(last + pause_ms));
+        return Err(Refusal::new(BACK_OFF, text));
+    }
+    Ok(())
+}
+
+/// Takes in what became of a repair. What was so already is no try.
+pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &Deed, now_ms: u64) {
+    let has_failed = match &deed.outcome {
+        Outcome::Done { .. } if deed.commands.is_empty() => return,
+        Outcome::Done { .. } => false,
+        Outcome::Failed { .. } => true,
+        Outcome::Refused { .. } | Outcome::Skipped { .. } | _ => return,
+    };
+    let repair = ledger.repairs.entry(symptom.to_owned()).or_default();
+    repair.tries_at_ms.retain(|at_ms| now_ms < at_ms.saturating_add(WINDOW_MS));
+    repair.tries_at_ms.push(now_ms);
+    repair.failed = if has_failed { repair.failed.saturating_add(1) } else { 0 };
+}
+
+/// Drops the repairs that no longer count, and the oldest of too many.
+pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
+    ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
+    while REPAIRS_MAX < ledger.repairs.len() {
+        let last = |repair: &Repair| repair.tries_at_ms.last().copied();
+        let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
+        let Some(oldest) = oldest.map(|(symptom, _)| symptom.clone()) else { return };
+        ledger.repairs.remove(&oldest);
+    }
+}
+
+/// The tries that count, the oldest first.
+fn recent(repair: &Repair, now_ms: u64) -> Vec<u64> {
+    let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
+    let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();
+    recent.sort_unstable();
+    recent
+}
+
+/// A time as people read it.
+fn time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    at.map_or_else(|| format!("{at_ms} ms"), |at| at.strftime("%H:%M:%SZ").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tholepin_core::step::PodCommand;
+    use tholepin_schema::action::Presume;
+
+    use super::*;
+
+    fn snapshot(uptime_s: u64) -> Snapshot {
+        let members = ["a", "b"].map(|pod| {
+            json!({"pod": pod, "podUid": pod, "kubeNode": "n", "running": true, "containerId": "c",
+                "kubernetes": {}, "answer": {"answered": {"answeredAtMs": 1, "runId": pod.repeat(40),
+                    "uptimeS": uptime_s}}})
+        });
+        serde_json::from_value(json!({"observedAtMs": 1, "view": {}, "members": members})).unwrap()
+    }
+
+    fn action(verb: Verb) -> Action {
+        Action { id: None, verb, presume: Presume::default(), after: Vec::new() }
+    }
+
+    fn meet() -> Action {
+        action(Verb::Meet { pod: "a".into(), with: "b".into() })
+    }
+
+    fn deed(outcome: Outcome, sent: bool) -> Deed {
+        let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET".into() };
+        Deed { outcome, commands: if sent { vec![command] } else { Vec::new() } }
+    }
+
+    fn done() -> Deed {
+        deed(Outcome::Done { took_ms: 1, note: String::new() }, true)
+    }
+
+    fn failed() -> Deed {
+        let (reason, message) = ("Timeout".to_owned(), String::new());
+        deed(Outcome::Failed { reason, message, may_have_run: false }, true)
+    }
+
+    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<&'static str> {
+        check(ledger, symptom, &meet(), now_ms).err().map(|refusal| refusal.guard)
+    }
+
+    #[test]
+    fn what_a_new_process_needs_and_what_follows_a_proof_is_not_counted() {
+        assert_eq!(symptom(&meet(), &snapshot(YOUNG_S_MAX)), None);
+        let old = snapshot(YOUNG_S_MAX + 1);
+        assert!(symptom(&meet(), &old).is_some());
+        let node = "ab".repeat(20).parse().unwrap();
+        assert_eq!(symptom(&action(Verb::Forget { node }), &old), None);
+        assert_eq!(symptom(&action(Verb::AllowStart { pod: "a".into(), node }), &old), None);
+        let set = |value: &str, temporary| {
+            let settings = [("hz".to_owned(), value.to_owned())].into();
+            action(Verb::Configure { pod: "a".into(), settings, temporary })
+        };
+        assert_eq!(symptom(&set("10", true), &old), None);
+        assert_ne!(symptom(&set("10", false), &old), symptom(&set("20", false), &old));
+    }
+
+    #[test]
+    fn the_same_repair_is_made_five_times_in_ten_minutes_with_growing_pauses() {
+        let mut ledger = Ledger::default();
+        let mut now_ms = 1_000_000;
+        let first_ms = now_ms;
+        for pause_ms in [1_000, 2_000, 4_000, 8_000] {
+            tried(&mut ledger, "s", &done(), now_ms);
+            assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(BACK_OFF));
+            now_ms += pause_ms;
+            assert_eq!(refused_by(&ledger, "s", now_ms), None);
+        }
+        tried(&mut ledger, "s", &done(), now_ms);
+        assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(BUDGET));
+        assert_eq!(refused_by(&ledger, "other", now_ms), None);
+        assert_eq!(refused_by(&ledger, "s", first_ms + WINDOW_MS), None);
+    }
+
+    #[test]
+    fn three_failures_in_a_row_end_it_and_what_is_so_already_is_no_try() {
+        let mut ledger = Ledger::default();
+        let already = deed(Outcome::Done { took_ms: 0, note: String::new() }, false);
+        tried(&mut ledger, "s", &already, 1);
+        assert!(ledger.repairs.is_empty());
+        for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
+            tried(&mut ledger, "s", one, index as u64 * 150_000);
+        }
+        assert_eq!(refused_by(&ledger, "s", 700_000), None, "two in a row");
+        tried(&mut ledger, "s", &failed(), 700_000);
+        assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(BUDGET));
+        drop_old(&mut ledger, 700_000 + WINDOW_MS);
+        assert!(ledger.repairs.is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+//! Line 16: not everything at once, and not for ever. A repair that something undoes again and again needs a
+//! person, and full synchronisations that the host starts come one after the other.
+
+use std::{cell::Cell, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use redis::cmd;
+use tests::{
+    redis_cluster::{RedisCluster, Seat},
+    router::connect,
+    story::Story,
+    wait::{Look, until},
+};
+
+use crate::{
+    bed::{self, Condition},
+    table::Rows,
+};
+
+/// From this age on, in seconds, a process is not new any more.
+const OLD_S: u64 = 121;
+const OLD: Duration = Duration::from_secs(OLD_S + 30);
+/// How often the same repair is made.
+const REPAIRS_MAX: usize = 5;
+/// How long nothing more may be tried for the row to believe it.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
+const BUDGET_ROW: Duration = Duration::from_secs(300);
+/// Keys enough for a synchronisation to be seen.
+const KEYS: usize = 4_000;
+/// Makes a synchronisation of so many keys last for about two seconds, in microseconds per key.
+const KEY_DELAY_US: &str = "500";
+
+/// 16a: a replica is forgotten again and again.
+pub(crate) async fn the_same_repair_recurs(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "made every 50 ms for ever";
+    rows.row("CLUSTER FORGET of a replica, six times", before, BUDGET_ROW, async |row| {
+        row.keys_before(keys.len());
+        let aged = || async {
+            let seats = story.redis.seats(&story.client).await?;
+            let ages = seats.iter().filter_map(age_s);
+            let youngest = ages.min().context("a server")?;
+            let is_old = OLD_S <= youngest;
+            Ok(if is_old { Look::There(()) } else { Look::NotYet(format!("{youngest} s")) })
+        };
+        until("servers that are not new", OLD, aged).await?;
+        let replica = bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
+        for _ in 0..REPAIRS_MAX {
+            forget(&story, &replica).await?;
+            bed::at_peace(&story, bed::WELL).await?;
+        }
+        forget(&story, &replica).await?;
+        let asks = |one: &Condition| {
+            one.kind == "Degraded" && one.status == "True" && one.reason == "RepairBudget"
+        };
+        let told = bed::told(&story, "that a repair recurs", asks).await?;
+        row.saw(format!("`{told}`"));
+        let sent = meetings(&story).await?;
+        bed::holds("it was repaired once more", LEFT_ALONE, || async {
+            let now = meetings(&story).await?;
+            ensure!(now == sent, "{now} meetings, {sent} before");
+            Ok(())
+        })
+        .await?;
+        row.keys_after(keys.check()?);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+fn age_s(seat: &Seat) -> Option<u64> {
+    seat.member.field("uptime_in_seconds").parse().ok()
+}
+
+/// Everybody but the replica itself forgets it.
+async fn forget(story: &Story, replica: &Seat) -> Result<()> {
+    let id = &replica.member.own()?.id;
+    for seat in story.redis.seats(&story.client).await? {
+        if seat.pod != replica.pod {
+            let mut connection = connect(&seat.address, story.redis.password)?;
+            cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// How often servers were told to meet another.
+async fn meetings(story: &Story) -> Result<u64> {
+    let mut sent = 0;
+    for seat in story.redis.seats(&story.client).await? {
+        let calls = seat.member.field("cmdstat_cluster|meet");
+        let count = calls.strip_prefix("calls=").and_then(|calls| calls.split(',').next());
+        sent += count.unwrap_or("0").parse::<u64>()?;
+    }
+    Ok(sent)
+}
+
+/// 16b: replicas of two shards come back at once. Of three Kubernetes nodes the two pairs of primary and
+/// replica share one.
+pub(crate) async fn two_replicas_return(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "both full synchronisations at once";
+    rows.row("replicas of two shards deleted", before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        let mut replicas = Vec::new();
+        for shard in [0, 1] {
+            let (tag, primary) = bed::primary(&story, shard).await?;
+            fill(&story, &primary, &tag)?;
+            replicas.extend(bed::replicas(&story, shard).await?);
+        }
+        let mut delete = vec!["delete", "pod", "--wait=false"];
+        delete.extend(replicas.iter().map(|seat| seat.pod.as_str()));
+        story.kubectl.run(&delete)?;
+        let most = at_once(&story, &replicas).await?;
+        row.saw(format!("at most {most} at a time"));
+        ensure!(most == 1, "{most} full synchronisations at once");
+        let (_, took) = bed::well(&story, bed::WELL).await?;
+        row.saw(format!("well {:.1} s after both were in sync", took.as_secs_f64()));
+        row.keys_after(keys.check()?);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Writes so much that a synchronisation takes time.
+fn fill(story: &Story, primary: &Seat, tag: &str) -> Result<()> {
+    let mut connection = connect(&primary.address, story.redis.password)?;
+    let mut all = redis::pipe();
+    for number in 0..KEYS {
+        all.cmd("SET").arg(format!("{{{tag}}}:filling-{number}")).arg("x").ignore();
+    }
+    all.query::<()>(&mut connection)?;
+    let delay = ["SET", "rdb-key-save-delay", KEY_DELAY_US];
+    Ok(cmd("CONFIG").arg(&delay).query(&mut connection)?)
+}
+
+/// Waits until new Pods are in sync in the places of these; gives how many copied at the same time.
+async fn at_once(story: &Story, replicas: &[Seat]) -> Result<usize> {
+    let most = Cell::new(0);
+    let look = || async {
+        let seats = story.redis.answering(&story.client).await?;
+        let is_new = |seat: &&Seat| {
+            let old = replicas.iter().find(|old| old.pod == seat.pod);
+            old.is_some_and(|old| old.uid != seat.uid)
+        };
+        let new: Vec<&Seat> = seats.iter().filter(is_new).collect();
+        let says = |field: &str, value: &str| {
+            new.iter().filter(|seat| seat.member.field(field) == value).count()
+        };
+        most.set(most.get().max(says("master_sync_in_progress", "1")));
+        let up = says("master_link_status", "up");
+        let is_all = up == replicas.len();
+        Ok(if is_all { Look::There(()) } else { Look::NotYet(format!("{up} in sync")) })
+    };
+    until("both replicas to be in sync", bed::WELL, look).await?;
+    Ok(most.get())
+}

@@ -1,0 +1,170 @@
+//! Inputs from public bug reports of the field that found a fault here.
+
+use std::{fs, os::fd::AsRawFd};
+
+use anyhow::{Context, Result, ensure};
+use redis::cmd;
+use serde_json::json;
+use tests::{
+    process::signal,
+    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    router::connect,
+    story::{Reach, Story},
+};
+
+use crate::{
+    bed::{self, Condition},
+    guard::data_of,
+    table::Rows,
+};
+
+/// 17a: a primary is lost with its volume, and its replica was killed with it (kubeblocks 10753).
+pub(crate) async fn a_volume_is_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "`NoReplicaInSync … restore a backup` for ever, beside a replica with all keys";
+    rows.row(
+        "a shard's Pods deleted by force, its primary's volume too",
+        before,
+        bed::ROW,
+        async |row| {
+            row.keys_before(keys.len());
+            let (_, primary) = bed::primary(&story, 0).await?;
+            let replicas = bed::replicas(&story, 0).await?;
+            let claim = format!("data-{}", primary.pod);
+            story.kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
+            let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
+            delete.push(&primary.pod);
+            delete.extend(replicas.iter().map(|seat| seat.pod.as_str()));
+            story.kubectl.run(&delete)?;
+            let (_, took) = bed::well(&story, bed::WELL * 2).await?;
+            row.saw(format!("well after {:.1} s", took.as_secs_f64()));
+            row.keys_after(keys.check()?);
+            Ok(())
+        },
+    )
+    .await;
+    bed::end(rows, story)
+}
+
+/// 17b: both copies of a shard lose their nodes.conf (bitnami charts 7703).
+pub(crate) async fn identities_are_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "the data was put aside, and the condition said \"bring it back\"";
+    rows.row("nodes.conf of both copies emptied, kill -9", before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        let (_, primary) = bed::primary(&story, 0).await?;
+        let mut seats = bed::replicas(&story, 0).await?;
+        seats.push(primary);
+        let folders = seats.iter().map(lose_identity).collect::<Result<Vec<_>>>()?;
+        let says = |one: &Condition| {
+            let is_told = one.message.contains("is set aside in")
+                && one.message.contains("approve-data-loss");
+            one.kind == "Degraded" && one.status == "True" && is_told
+        };
+        let told = bed::told(&story, "where the data is, and how it is given up", says).await?;
+        row.saw(format!("`{told}`"));
+        for folder in folders {
+            let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+            let kept = fs::read_dir(path)?.filter_map(Result::ok);
+            let mut kept =
+                kept.filter(|file| file.file_name().to_string_lossy().starts_with("aside-"));
+            ensure!(kept.next().is_some(), "nothing is set aside");
+        }
+        row.keys_after(0);
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// Empties the nodes.conf of a server that is stopped, and ends it. Gives its folder, which no path leads to
+/// once the process is gone.
+fn lose_identity(seat: &Seat) -> Result<fs::File> {
+    let pid = seat.member.pid()?;
+    signal(pid, "STOP")?;
+    let data = data_of(pid);
+    let folder = fs::File::open(&data)?;
+    fs::write(data.join("nodes.conf"), "")?;
+    signal(pid, "KILL")?;
+    Ok(folder)
+}
+
+/// 17c: what a hand did to a server that the host reaches all the same (redis-operator 1359, redis 11304).
+pub(crate) async fn new_clients_are_refused(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (story, keys) = bed::begin(redis).await?;
+    let before = "`Ready=True`, no fault";
+    let cases: [(&str, &[&str], &[&str], &str); 2] = [
+        (
+            "CONFIG SET maxclients 1 on a primary",
+            &["CONFIG", "SET", "maxclients", "1"],
+            &["CONFIG", "SET", "maxclients", "10000"],
+            "PodNotReady",
+        ),
+        (
+            "CLUSTER SETSLOT MIGRATING, and nobody goes on",
+            &["CLUSTER", "SETSLOT", "SLOT", "MIGRATING", "OTHER"],
+            &["CLUSTER", "SETSLOT", "SLOT", "STABLE"],
+            "SlotOpen",
+        ),
+    ];
+    for (input, break_it, mend_it, reason) in cases {
+        rows.row(input, before, bed::ROW, async |row| {
+            row.keys_before(keys.len());
+            let (_, primary) = bed::primary(&story, 0).await?;
+            let (_, other) = bed::primary(&story, 1).await?;
+            let slot = primary.member.own()?.slots.first().context("a slot")?.0.to_string();
+            let other = other.member.own()?.id.clone();
+            // Kept open: with one client allowed nobody else comes in.
+            let mut connection = connect(&primary.address, story.redis.password)?;
+            let mut send = |words: &[&str]| -> Result<()> {
+                let words = words.iter().map(|word| match *word {
+                    "SLOT" => slot.as_str(),
+                    "OTHER" => other.as_str(),
+                    word => word,
+                });
+                let words: Vec<&str> = words.collect();
+                let (name, rest) = words.split_first().context("a command")?;
+                Ok(cmd(name).arg(rest).query::<()>(&mut connection)?)
+            };
+            send(break_it)?;
+            let says = |one: &Condition| {
+                one.kind == "Degraded" && one.status == "True" && one.reason == reason
+            };
+            let told = bed::told(&story, reason, says).await?;
+            row.saw(format!("`{told}`"));
+            ensure!(bed::condition(&story, "Ready")?.status == "False", "it is called Ready");
+            send(mend_it)?;
+            let (_, took) = bed::well(&story, bed::WELL).await?;
+            row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+            row.keys_after(keys.check()?);
+            Ok(())
+        })
+        .await;
+    }
+    bed::end(rows, story)
+}
+
+/// 17d: the password ends with a line, as a file does (redis-operator 29 and others).
+pub(crate) async fn the_password_has_a_line_break(
+    rows: &mut Rows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let direct = Reach::Direct(tests::cluster::HostSetup::default());
+    let story = Story::begin_by(direct, redis, &[], "").await?;
+    let before =
+        "no server started; with the password mended: \"a new password needs a new cluster\"";
+    rows.row("a password with a line break, then without", before, bed::ROW, async |row| {
+        let mut secret = story.redis.secret();
+        bed::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
+        bed::apply(&story, &[secret, story.redis.object()])?;
+        let says = |one: &Condition| one.kind == "Degraded" && one.message.contains("line break");
+        row.saw(format!("`{}`", bed::told(&story, "that it has a line break", says).await?));
+        let mended = json!({"stringData": {"password": PASSWORD}});
+        bed::patch_of(&story, "secret", "password", &mended)?;
+        let (_, took) = bed::well(&story, bed::WELL).await?;
+        row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+        Ok(())
+    })
+    .await;
+    bed::end(rows, story)
+}
