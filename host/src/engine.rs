@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -50,6 +50,10 @@ const STANDALONE_DEADLINE: Duration = Duration::from_secs(20);
 /// waits between two looks.
 const CODE_IDLE_MAX: Duration = Duration::from_secs(20);
 
+/// How long a host that starts waits for the API server, and how long between two tries.
+const API_SERVER_PATIENCE: Duration = Duration::from_secs(300);
+const API_SERVER_PAUSE: Duration = Duration::from_secs(1);
+
 /// How the host is started.
 pub(crate) struct EngineOptions {
     /// The kubeconfig; the usual places if absent.
@@ -88,9 +92,6 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let recorder = metrics::install()?;
     let kubernetes = connect(options.kubeconfig.clone()).await?;
-    for definition in tholepin_crd::definitions() {
-        kubernetes.install_crd(&definition).await.context("cannot install the engine's kinds")?;
-    }
     let Assembled { registry, mut directory, redis, gate, controller, looks } =
         assemble(&options, kubernetes.clone())?;
     let planner = Planner { controller: controller.clone(), kubernetes: kubernetes.clone() };
@@ -105,6 +106,9 @@ pub(crate) async fn run(
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let routes = Arc::new(Routes { planner });
     listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
+    if !install_kinds(&kubernetes, &stop).await? {
+        return Ok(());
+    }
     let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
     let follower = Follower {
         registry: registry.clone(),
@@ -134,6 +138,25 @@ pub(crate) async fn run(
     info!("ready");
     ready()?;
     finish(tasks, stop).await
+}
+
+/// Installs the engine's own kinds; an API server that is away is waited for, so that a host that starts
+/// meanwhile needs nobody to start it again. Whether it did: it was not told to stop before.
+async fn install_kinds(kubernetes: &KubernetesApi, stop: &CancellationToken) -> Result<bool> {
+    let since = Instant::now();
+    for definition in tholepin_crd::definitions() {
+        while let Err(error) = kubernetes.install_crd(&definition).await {
+            if !error.is_passing() || API_SERVER_PATIENCE < since.elapsed() {
+                return Err(error).context("cannot install the engine's kinds");
+            }
+            warn!(%error, "the API server does not answer; trying again in {API_SERVER_PAUSE:?}");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                () = sleep(API_SERVER_PAUSE) => {}
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Begins to answer the command line, scrapers and the kubelet.

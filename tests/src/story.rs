@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    api_proxy::ApiProxy,
+    api_proxy::{ApiProxy, Road},
     cluster::{Cluster, HostSetup},
     guests,
     kubectl::Kubectl,
@@ -166,6 +167,25 @@ impl Story {
         self.host.kill()?;
         self.host = self.cluster.host_as(&self.setup)?;
         Ok(start.elapsed())
+    }
+
+    /// Starts the host again after it was killed, while the API server is away until then.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not become ready, or if nothing is between it and the API server.
+    pub fn restart_while_away(&mut self, until: Instant) -> Result<()> {
+        self.host.kill()?;
+        let (road, cluster, setup) = (self.road()?, &self.cluster, &self.setup);
+        let host = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(until.saturating_duration_since(Instant::now()));
+                road.set(Road::Clear);
+            });
+            cluster.host_as(setup)
+        })?;
+        self.host = host;
+        Ok(())
     }
 
     /// What the host has logged since its last start.

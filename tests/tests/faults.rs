@@ -135,6 +135,7 @@ const CASES: &[Case] = &[
     case!(5, "5d", PAIR, 20, others_go_on::the_object_is_paused),
     case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
     case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
+    case!(6, "6c", PAIR, 20, away::a_host_starts_meanwhile),
     case!(7, "7a", USUAL_EACH, 100, unseen::pods_are_deleted_by_force),
     case!(7, "7b", USUAL_EACH, 120, unseen::pods_are_deleted_while_the_host_is_down),
     case!(7, "7c", PAIR, 35, unseen::a_primary_hangs),

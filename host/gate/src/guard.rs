@@ -51,6 +51,15 @@ pub struct Policy {
     pub data_loss: bool,
 }
 
+/// What a person gives up, by the annotation on the object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approved {
+    /// The nodes whose data is given up.
+    pub nodes: BTreeSet<NodeId>,
+    /// What of the annotation names no process that is known: a slip, or an approval of one that is gone.
+    pub unknown: Vec<String>,
+}
+
 /// What an action can lose, by its effect on this snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -74,7 +83,7 @@ pub struct Scene<'a> {
     /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
     pub deaths: &'a BTreeMap<NodeId, Proof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
-    pub approved: &'a BTreeSet<NodeId>,
+    pub approved: &'a Approved,
     /// What is missing to call nodes dead for a takeover that live reads were made about.
     pub unproven: &'a BTreeMap<NodeId, Unproven>,
     /// What live reads say of the objects that actions presume something about.
@@ -120,7 +129,7 @@ pub fn check(
     now_ms: u64,
 ) -> Result<(), Refusal> {
     let deaths = deaths(snapshot, ledger);
-    let (objects, approved, unproven) = (Objects::new(), BTreeSet::new(), BTreeMap::new());
+    let (objects, approved, unproven) = (Objects::new(), Approved::default(), BTreeMap::new());
     let scene = Scene {
         snapshot,
         ledger,

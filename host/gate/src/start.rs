@@ -1,7 +1,5 @@
 //! Tells a process that waits in its Pod that it may start without data.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 use tholepin_core::{Mode, ObjectRef, condition::HOST_FIELD_MANAGER, port::Deed, step::PodCommand};
 use tholepin_schema::{
@@ -12,11 +10,14 @@ use tholepin_schema::{
     word::{NodeId, RunId},
 };
 
-use crate::{instance::pod_kind, pass::Pass};
+use crate::{guard::Approved, instance::pod_kind, pass::Pass};
 
 /// How old, in milliseconds, the word on the Pod may be before it is given again. A process takes only one
 /// that is not older than its own start, and the clocks of two machines differ.
 const WORD_MS_MAX: u64 = 10_000;
+
+/// The most characters that are repeated of an approval of nothing that is known.
+const APPROVAL_CHARS_MAX: usize = 90;
 
 /// Whether the action is performed here and not by Redis.
 pub(crate) const fn is_start(action: &Action) -> bool {
@@ -25,18 +26,24 @@ pub(crate) const fn is_start(action: &Action) -> bool {
 
 /// The nodes whose data a person gives up, by the annotation that the object has now. An approval names
 /// the process whose memory is given up, so that it says nothing of the next one.
-pub(crate) fn approved(pass: &Pass, ledger: &Ledger) -> BTreeSet<NodeId> {
+pub(crate) fn approved(pass: &Pass, ledger: &Ledger) -> Approved {
     let view = pass.gate.ports.kubernetes.view();
     let meta = view.meta(&pass.context.reference());
     let text = meta.as_ref().and_then(|meta| meta.annotations.get(APPROVE_DATA_LOSS));
-    let approvals = text.map(String::as_str).unwrap_or_default().split([',', ' ']);
-    let approvals = approvals.filter_map(|approval| {
-        let (node, run_id) = approval.split_once('/')?;
-        let (node, run_id): (NodeId, RunId) = (node.parse().ok()?, run_id.parse().ok()?);
-        let known = ledger.nodes.get(&node).filter(|known| known.run_id == run_id);
-        known.map(|_| node)
-    });
-    approvals.collect()
+    let text = text.map(String::as_str).unwrap_or_default();
+    let mut approved = Approved::default();
+    for approval in text.split([',', ' ']).filter(|approval| !approval.is_empty()) {
+        let known = || {
+            let (node, run_id) = approval.split_once('/')?;
+            let (node, run_id): (NodeId, RunId) = (node.parse().ok()?, run_id.parse().ok()?);
+            ledger.nodes.get(&node).filter(|known| known.run_id == run_id).map(|_| node)
+        };
+        match known() {
+            Some(node) => drop(approved.nodes.insert(node)),
+            None => approved.unknown.push(approval.chars().take(APPROVAL_CHARS_MAX).collect()),
+        }
+    }
+    approved
 }
 
 /// Writes the word on the Pod, unless it is there and young.

@@ -97,8 +97,10 @@ impl core::error::Error for SettingError {}
 /// The offered name that a wrong one was probably meant to be.
 fn similar(name: &str) -> Option<&'static str> {
     const DISTANCE_MAX: usize = 3;
+    // Of a short name little is left after so many changes.
+    let distance_max = DISTANCE_MAX.min(name.len() / 3);
     let distances = OFFERED.iter().map(|offered| (distance(name, offered.name), offered.name));
-    distances.filter(|(distance, _)| *distance <= DISTANCE_MAX).min().map(|(_, name)| name)
+    distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, name)| name)
 }
 
 /// How many letters must be put in, left out or changed to make one word from the other.
@@ -185,6 +187,7 @@ mod tests {
             ("cluster-announce-hostname", "x", "managed"),
             ("tls-port", "1", "not served yet"),
             ("maxmemory-polcy", "noeviction", "did you mean `maxmemory-policy`?"),
+            ("foo", "1", "given here; remove it"),
             ("frobnicate", "1", "remove it"),
             ("maxclients", "many", "cannot be `many`: it must be a whole number from 1 to 1048544"),
             ("repl-backlog-size", "0", "cannot be `0`: it must be a number of bytes"),

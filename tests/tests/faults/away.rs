@@ -1,6 +1,6 @@
 //! Line 6: the API server is away, and a primary dies.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::{
@@ -23,6 +23,8 @@ const VOTE_MAX: Duration = Duration::from_secs(6);
 const KNOWN_MAX: Duration = Duration::from_secs(3);
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(12);
+/// How long it is away while the host starts.
+const STARTS_WITHIN: Duration = Duration::from_secs(4);
 /// What a server logs when it is promoted without a vote.
 const TAKEOVER: &str = "Taking over the master";
 
@@ -38,6 +40,33 @@ pub(crate) async fn a_primary_dies_unreported(rows: &mut Rows, redis: RedisClust
         signal(primary.member.pid()?, "KILL")?;
         goes_on_or_waits(row, &story, (&tag, &primary), VOTE_MAX).await?;
         ends_well(row, &mut story, &primary).await
+    })
+    .await;
+    bed::end(rows, story)
+}
+
+/// 6c: the host is started while the API server is away.
+pub(crate) async fn a_host_starts_meanwhile(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    let (mut story, keys) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    let before = "the host ended at once: `cannot install the engine's kinds`";
+    rows.row("API server away, then the host killed and started", before, bed::ROW, async |row| {
+        row.keys_before(keys.len());
+        story.road()?.set(Road::Cut);
+        story.restart_while_away(Instant::now() + STARTS_WITHIN)?;
+        let log = story.host_log()?;
+        ensure!(
+            log.contains("the API server does not answer"),
+            "it does not say what it waits for"
+        );
+        let (_, primary) = bed::primary(&story, 0).await?;
+        signal(primary.member.pid()?, "KILL")?;
+        let (_, took) = bed::restarted(&story, &primary, bed::WELL).await?;
+        row.saw(format!(
+            "ready with the API server, and a killed primary was back after {:.1} s",
+            took.as_secs_f64()
+        ));
+        row.keys_after(keys.check()?);
+        Ok(())
     })
     .await;
     bed::end(rows, story)

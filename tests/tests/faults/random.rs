@@ -279,7 +279,12 @@ impl Run {
                 self.story.host.kill()?;
                 let pause = self.random.up_to(Duration::from_secs(3));
                 self.take_back_until(Instant::now() + pause).await?;
-                self.story.restart()?;
+                // One that finds no API server waits for it.
+                let away = self.undo.iter().position(|(_, undo)| matches!(undo, Undo::Road));
+                match away.map(|away| self.undo.swap_remove(away).0) {
+                    Some(until) => self.story.restart_while_away(until)?,
+                    None => drop(self.story.restart()?),
+                }
             }
             Fault::Swap => {
                 self.swaps = self.swaps.wrapping_add(1);

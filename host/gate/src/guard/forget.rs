@@ -3,7 +3,7 @@
 
 use tholepin_schema::word::NodeId;
 
-use super::{Refusal, Scene, start};
+use super::{Refusal, Scene, absence, start};
 use crate::ledger::{Identity, identify, silent_member_at};
 
 pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
@@ -35,8 +35,10 @@ pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
         let owned = rows.get(&node).filter(|row| !row.slots.is_empty());
         if let Some(row) = owned.filter(|_| !is_given_up) {
             return refused(format!(
-                "`{}` knows it as owner of {}, and nothing proves that it is dead",
-                member.pod, row.slots
+                "`{}` knows it as owner of {}; {}",
+                member.pod,
+                row.slots,
+                absence::say(&[(node, scene.unproven.get(&node))])
             ));
         }
         if let Some((follower, _)) = rows.iter().find(|(_, row)| row.primary == Some(node)) {

@@ -53,7 +53,7 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
             let known = scene.ledger.nodes.get(&follower);
             let had_memory_only = known.is_some_and(|known| known.persistent == Some(false));
             let is_ended = scene.deaths.get(&follower).is_some_and(|proof| proof.allows_takeover());
-            if (had_memory_only && is_ended) || scene.approved.contains(&node) {
+            if (had_memory_only && is_ended) || scene.approved.nodes.contains(&node) {
                 continue;
             }
             let name = known.map_or_else(|| follower.short(), |known| known.pod.clone());
@@ -65,8 +65,9 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
                 return Err(Refusal::new("copies", text));
             }
             let text = format!(
-                "its replica `{name}` does not answer and counts as having the data; bring it back, or \
-                 give the data up: {}",
+                "its replica `{name}` does not answer as the node {} that it was, and counts as having the \
+                 data; bring it back, or give the data up: {}",
+                follower.short(),
                 way_out(scene, node)
             );
             return Err(Refusal::new("copies", text));
@@ -101,7 +102,7 @@ pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> B
 
 /// What is lost with the data of nodes that are given up.
 pub(super) fn class(scene: &Scene<'_>, nodes: &[NodeId], slots: &SlotSet) -> Class {
-    let is_approved = nodes.iter().all(|node| scene.approved.contains(node));
+    let is_approved = nodes.iter().all(|node| scene.approved.nodes.contains(node));
     let may_lose = !scene.ledger.may_hold_keys(slots).is_empty();
     if may_lose && !is_approved { Class::DataLoss } else { Class::Safe }
 }
@@ -128,7 +129,16 @@ pub(super) fn slots_of(scene: &Scene<'_>, node: NodeId) -> SlotSet {
 pub(super) fn way_out(scene: &Scene<'_>, node: NodeId) -> String {
     match scene.ledger.nodes.get(&node) {
         Some(known) => {
-            format!("annotate the object with `{APPROVE_DATA_LOSS}={node}/{}`", known.run_id)
+            let unknown = match scene.approved.unknown.first() {
+                Some(first) => {
+                    format!(" (`{first}`, which is there, names no process of this object)")
+                }
+                None => String::new(),
+            };
+            format!(
+                "annotate the object with `{APPROVE_DATA_LOSS}={node}/{}`{unknown}",
+                known.run_id
+            )
         }
         None => format!("the ledger does not know {}, so that only its Pod can help", node.short()),
     }

@@ -1,6 +1,6 @@
 //! Guards of what stops a member or drops its volume, through whatever call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tholepin_schema::{
     ledger::{Ledger, Stopped},
@@ -8,7 +8,7 @@ use tholepin_schema::{
     word::{NodeId, Role},
 };
 
-use super::{Class, Policy, Refusal, Scene, common};
+use super::{Approved, Class, Policy, Refusal, Scene, common};
 use crate::fact::Objects;
 
 /// How long, in milliseconds, a Pod that was to be stopped may still answer before the stop counts as
@@ -51,7 +51,7 @@ pub(crate) fn stop(
         return Err(Refusal::new("stop", text));
     }
     let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
-    let (objects, approved) = (Objects::new(), BTreeSet::new());
+    let (objects, approved) = (Objects::new(), Approved::default());
     let scene = Scene {
         snapshot,
         ledger,

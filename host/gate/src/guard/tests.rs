@@ -26,7 +26,7 @@ struct World {
     ledger: Ledger,
     policy: Policy,
     deaths: BTreeMap<NodeId, Proof>,
-    approved: BTreeSet<NodeId>,
+    approved: Approved,
 }
 
 fn node(index: usize) -> NodeId {
@@ -98,7 +98,7 @@ impl World {
         let mut ledger = Ledger::default();
         learn(&mut ledger, &snapshot, NOW_MS - 60_000);
         let policy = Policy { tail_loss: true, data_loss: false };
-        let (deaths, approved) = (BTreeMap::new(), BTreeSet::new());
+        let (deaths, approved) = (BTreeMap::new(), Approved::default());
         Self { snapshot, ledger, policy, deaths, approved }
     }
 
@@ -155,6 +155,11 @@ impl World {
         let (objects, unproven, policy) = (&Objects::new(), &BTreeMap::new(), *policy);
         let now_ms = NOW_MS;
         question(&Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms })
+    }
+
+    /// What is said of an action that is refused.
+    fn refusal(&self, action: impl Into<Action>) -> String {
+        self.ask(|scene| judge(&action.into(), scene)).unwrap_err().message
     }
 
     fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
@@ -255,67 +260,6 @@ fn only_members_that_run_and_answer_are_told_anything() {
 }
 
 #[test]
-fn nobody_who_brings_foreign_nodes_along_is_met() {
-    check_unformed(meet(0, 1), Ok(()), |_| {});
-    let brings = |world: &mut World, change: fn(&mut NodeRow)| {
-        let mut foreign = NodeRow { slots: SlotSet::EMPTY, ..row(1) };
-        change(&mut foreign);
-        world.facts(1).differs.insert(node(99), foreign);
-    };
-    check_unformed(meet(0, 1), Err("meet-foreign"), |world| brings(world, |_| {}));
-    // A whole foreign cluster that is down looks like a ghost.
-    check_unformed(meet(0, 1), Err("meet-foreign"), |world| {
-        brings(world, |row| row.connected = false)
-    });
-    check_unformed(meet(0, 1), Ok(()), |world| {
-        brings(world, |row| row.connected = false);
-        world.ledger.forgotten.insert(node(99), 1);
-    });
-    check_unformed(meet(0, 1), Ok(()), |world| {
-        brings(world, |row| {
-            row.flags.insert(NodeFlag::Handshake);
-        });
-    });
-}
-
-#[test]
-fn nobody_who_claims_the_others_slots_is_met() {
-    let claim = |world: &mut World, index: usize, text: &str| world.own(index).slots = slots(text);
-    check_unformed(meet(0, 1), Ok(()), |world| {
-        claim(world, 0, "0-5460");
-        claim(world, 1, "5461-10922");
-    });
-    check_unformed(meet(0, 1), Err("meet-slots"), |world| {
-        claim(world, 0, "0-5460");
-        claim(world, 1, "5460-10922");
-    });
-}
-
-#[test]
-fn a_forgotten_primary_that_was_replaced_may_come_back() {
-    // Pod 0 holds the old primary of pod 3's slots and knows itself only; nobody knows it.
-    let returns = |world: &mut World, old_epoch: u64| {
-        let lone = NodeRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
-        world.snapshot.view.remove(&node(0));
-        let promoted =
-            NodeRow { role: Role::Primary, primary: None, epoch: ConfigEpoch(7), ..row(0) };
-        world.snapshot.view.insert(node(3), promoted);
-        let others: Vec<NodeId> = world.snapshot.view.keys().copied().collect();
-        let facts = world.facts(0);
-        facts.differs = [(node(0), lone)].into();
-        facts.lacks = others.into_iter().collect();
-        world.ledger.forgotten.insert(node(0), 1);
-    };
-    check_that(meet(3, 0), Ok(()), |world| returns(world, 1));
-    check_that(meet(0, 3), Ok(()), |world| returns(world, 1));
-    check_that(meet(3, 0), Err("meet-slots"), |world| returns(world, 8));
-    check_that(meet(3, 0), Err("meet-slots"), |world| {
-        returns(world, 1);
-        world.ledger.forgotten.clear();
-    });
-}
-
-#[test]
 fn a_foreign_node_freezes_everything_but_settings() {
     let foreign = |world: &mut World| {
         world.facts(4).differs.insert(node(99), row(1));
@@ -327,245 +271,6 @@ fn a_foreign_node_freezes_everything_but_settings() {
     check_that(fail_over(3, 0, Graceful), Ok(()), |world| {
         foreign(world);
         world.facts(4).differs.get_mut(&node(99)).unwrap().connected = false;
-    });
-}
-
-#[test]
-fn an_epoch_is_set_on_a_lone_node_only() {
-    let verb = |epoch| Verb::SetConfigEpoch { pod: pod(0), epoch: ConfigEpoch(epoch) };
-    check_unformed(verb(5), Ok(()), |_| {});
-    check_unformed(verb(5), Err("lone-node"), |world| world.own(0).epoch = ConfigEpoch(4));
-    check_unformed(verb(5), Ok(()), |world| world.own(0).epoch = ConfigEpoch(5));
-    check_that(verb(5), Err("lone-node"), |_| {});
-    check_that(verb(1), Ok(()), |_| {});
-}
-
-#[test]
-fn slots_are_assigned_if_nobody_could_own_them() {
-    let verb = |index: usize| Verb::AssignSlots { pod: pod(index), slots: slots("0-5460") };
-    check_unformed(verb(0), Ok(()), |_| {});
-    check_unformed(verb(0), Ok(()), |world| world.own(0).slots = slots("0-99"));
-    check_unformed(verb(0), Err("slots"), |world| world.own(1).slots = slots("5460"));
-    check_unformed(verb(0), Err("slots"), |world| world.silence(5));
-    check_that(verb(0), Ok(()), |_| {});
-    check_that(verb(1), Err("slots"), |_| {});
-    check_that(verb(3), Err("role"), |_| {});
-    let none = Verb::AssignSlots { pod: pod(0), slots: SlotSet::EMPTY };
-    check_unformed(none, Err("slots"), |_| {});
-}
-
-#[test]
-fn giving_away_a_lost_shards_slots_is_data_loss() {
-    let lose = |world: &mut World| {
-        world.ledger.adopted_at_ms = Some(1);
-        let lost = KnownNode { slots: slots("0-9"), ..world.ledger.nodes[&node(5)].clone() };
-        world.ledger.nodes.insert(node(77), lost);
-    };
-    let verb = || Verb::AssignSlots { pod: pod(0), slots: slots("0-5460") };
-    check_unformed(verb(), Err("data-loss"), lose);
-    check_unformed(verb(), Ok(()), |world| {
-        lose(world);
-        world.policy.data_loss = true;
-    });
-    check_unformed(verb(), Err("adopted"), |world| {
-        lose(world);
-        world.ledger.adopted_at_ms = None;
-    });
-}
-
-#[test]
-fn a_replica_has_nothing_to_lose() {
-    let verb = || Verb::Replicate { pod: pod(3), primary: node(0) };
-    let met = |world: &mut World| {
-        for index in 0..6 {
-            let lone: BTreeMap<_, _> = world.facts(index).differs.clone();
-            world.snapshot.view.extend(lone);
-        }
-        for index in 0..6 {
-            world.facts(index).differs.clear();
-        }
-    };
-    check_unformed(verb(), Ok(()), met);
-    check_unformed(verb(), Err("primary"), |_| {});
-    check_unformed(verb(), Err("empty"), |world| {
-        met(world);
-        world.facts(3).keys = Some(1);
-    });
-    check_unformed(verb(), Err("empty"), |world| {
-        met(world);
-        world.facts(3).keys = None;
-    });
-    check_unformed(verb(), Err("slots"), |world| {
-        met(world);
-        world.snapshot.view.get_mut(&node(3)).unwrap().slots = slots("5");
-    });
-    check_unformed(verb(), Err("primary"), |world| {
-        met(world);
-        world.silence(0);
-    });
-    check_that(verb(), Ok(()), |_| {});
-    check_that(Verb::Replicate { pod: pod(3), primary: node(4) }, Err("primary"), |_| {});
-    check_that(Verb::Replicate { pod: pod(3), primary: node(3) }, Err("primary"), |_| {});
-    check_that(Verb::Replicate { pod: pod(3), primary: node(1) }, Ok(()), |_| {});
-    check_that(Verb::Replicate { pod: pod(3), primary: node(1) }, Err("only-copy"), |world| {
-        world.kill(0);
-    });
-}
-
-#[test]
-fn a_graceful_failover_needs_a_replica_in_sync() {
-    let verb = || fail_over(3, 0, Graceful);
-    check_that(verb(), Ok(()), |_| {});
-    check_that(fail_over(4, 0, Graceful), Err("replica"), |_| {});
-    check_that(fail_over(0, 0, Graceful), Err("replica"), |_| {});
-    check_that(verb(), Err("in-sync"), |world| world.silence(0));
-    check_that(verb(), Err("replica"), |world| world.facts(3).loading = Some(true));
-    check_that(verb(), Err("in-sync"), |world| {
-        let replication = world.facts(3).replication.as_mut().unwrap();
-        replication.upstream.as_mut().unwrap().link_up = false;
-    });
-    check_that(verb(), Err("in-sync"), |world| {
-        world.facts(0).replication.as_mut().unwrap().replicas.clear();
-    });
-    check_that(verb(), Err("in-sync"), |world| {
-        world.facts(0).replication.as_mut().unwrap().offset_bytes = 1_000 + (1 << 21);
-    });
-    check_that(verb(), Err("open-slots"), |world| {
-        let slot = Slot::new(7).unwrap();
-        let open = OpenSlot { slot, direction: Direction::Migrating, peer: node(1) };
-        world.facts(0).open_slots.push(open);
-    });
-}
-
-#[test]
-fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
-    let changed = |world: &mut World, index: usize, ago_ms: u64| {
-        let known = world.ledger.nodes.get_mut(&node(index)).unwrap();
-        known.role_changed_at_ms = Some(NOW_MS - ago_ms);
-    };
-    let verb = || fail_over(3, 0, Graceful);
-    check_that(verb(), Err("quiet"), |world| changed(world, 0, 4_999));
-    check_that(verb(), Err("quiet"), |world| changed(world, 3, 4_999));
-    check_that(verb(), Ok(()), |world| changed(world, 0, 5_000));
-    check_that(verb(), Ok(()), |world| changed(world, 1, 10));
-    check_that(verb(), Err("quiet"), |world| {
-        world.ledger.nodes.get_mut(&node(3)).unwrap().failover_tried_at_ms = Some(NOW_MS - 10);
-    });
-    check_that(verb(), Err("quiet"), |world| world.facts(3).settings.clear());
-}
-
-/// A host whose clock is behind the one that wrote the ledger: the times in it are to come.
-#[test]
-fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
-    let hour_ms = 3_600_000;
-    let mut world = World::healthy();
-    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
-    known.role_changed_at_ms = Some(NOW_MS + hour_ms);
-    known.failover_tried_at_ms = Some(NOW_MS + hour_ms);
-    learn(&mut world.ledger, &world.snapshot, NOW_MS - 4_999);
-    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Err("quiet"), "no false pass");
-    learn(&mut world.ledger, &world.snapshot, NOW_MS);
-    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Err("quiet"));
-    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
-    let times = [known.role_changed_at_ms, known.failover_tried_at_ms];
-    assert_eq!(times, [Some(NOW_MS - 4_999); 2], "counted from when it was first read");
-
-    let mut world = World::healthy();
-    let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
-    known.role_changed_at_ms = Some(NOW_MS + hour_ms);
-    learn(&mut world.ledger, &world.snapshot, NOW_MS - 5_000);
-    assert_eq!(world.judge(fail_over(3, 0, Graceful)), Ok(()), "the wait is over");
-}
-
-/// However long ago it is by the clock that a silent node was last heard of: it is not dead for that.
-#[test]
-fn no_jump_of_the_clock_proves_a_death() {
-    for changed_at_ms in [0, NOW_MS, NOW_MS + 3_600_000] {
-        let mut world = World::healthy();
-        world.silence(0);
-        for known in world.ledger.nodes.values_mut() {
-            known.changed_at_ms = changed_at_ms;
-        }
-        learn(&mut world.ledger, &world.snapshot, NOW_MS);
-        world.deaths = deaths(&world.snapshot, &world.ledger);
-        assert_eq!(world.judge(fail_over(3, 0, Force)), Err("death"), "{changed_at_ms}");
-    }
-}
-
-#[test]
-fn a_failover_needs_a_majority_that_agrees() {
-    let disagree = |world: &mut World, index: usize| {
-        let other = NodeRow { slots: slots("0-100"), ..row(0) };
-        world.facts(index).differs.insert(node(0), other);
-    };
-    check_that(fail_over(3, 0, Graceful), Ok(()), |world| disagree(world, 1));
-    check_that(fail_over(3, 0, Graceful), Err("majority"), |world| {
-        disagree(world, 1);
-        disagree(world, 2);
-    });
-    check_that(fail_over(3, 0, Force), Err("majority"), |world| {
-        world.kill(0);
-        world.silence(1);
-    });
-}
-
-#[test]
-fn force_needs_a_primary_that_is_dead_or_given_up() {
-    let verb = || fail_over(3, 0, Force);
-    check_that(verb(), Ok(()), |world| world.kill(0));
-    check_that(verb(), Err("death"), |_| {});
-    check_that(verb(), Err("death"), |world| world.silence(0));
-    check_that(verb(), Ok(()), |world| {
-        world.silence(0);
-        world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::Fail);
-    });
-    check_that(verb(), Err("death"), |world| {
-        world.silence(0);
-        world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::MaybeFail);
-    });
-    check_that(verb(), Ok(()), |world| {
-        world.silence(0);
-        world.deaths.insert(node(0), Proof::PodGone);
-    });
-    check_that(verb(), Err("policy"), |world| {
-        world.kill(0);
-        world.policy.tail_loss = false;
-    });
-    check_that(verb(), Err("adopted"), |world| {
-        world.kill(0);
-        world.ledger.adopted_at_ms = None;
-    });
-}
-
-#[test]
-fn the_replica_that_is_furthest_is_promoted() {
-    let two_replicas = |world: &mut World, offset_bytes: u64| {
-        world.kill(0);
-        let follows = NodeRow { primary: Some(node(0)), ..row(4) };
-        world.snapshot.view.insert(node(4), follows);
-        world.facts(4).replication.as_mut().unwrap().offset_bytes = offset_bytes;
-    };
-    check_that(fail_over(3, 0, Force), Err("furthest"), |world| two_replicas(world, 1_001));
-    check_that(fail_over(3, 0, Force), Ok(()), |world| two_replicas(world, 1_000));
-    check_that(fail_over(4, 0, Force), Ok(()), |world| two_replicas(world, 1_001));
-}
-
-#[test]
-fn takeover_needs_proof_for_every_voter_that_is_not_heard() {
-    let verb = || fail_over(3, 0, Takeover);
-    check_that(verb(), Err("no-majority"), |world| world.kill(0));
-    check_that(verb(), Ok(()), |world| {
-        world.kill(0);
-        world.kill(1);
-    });
-    check_that(verb(), Err("death"), |world| {
-        world.kill(0);
-        world.silence(1);
-    });
-    check_that(verb(), Err("death"), |world| {
-        world.kill(1);
-        world.silence(0);
-        world.deaths.insert(node(0), Proof::PodGone);
     });
 }
 
@@ -755,4 +460,6 @@ proptest! {
     }
 }
 
+mod failover;
 mod start;
+mod topology;

@@ -8,7 +8,7 @@ use tholepin_schema::{
 };
 
 use super::*;
-use crate::guard::{Objects, Policy, Scene, judge};
+use crate::guard::{Approved, Objects, Policy, Scene, judge};
 
 /// Its Pod is gone for 55 s.
 const GONE_AT_MS: u64 = 1_000_000;
@@ -172,7 +172,7 @@ fn judged(
         policy: Policy { tail_loss: true, data_loss: false },
         deaths: &deaths,
         unproven: &unproven.collect(),
-        approved: &BTreeSet::new(),
+        approved: &Approved::default(),
         objects: &Objects::new(),
         now_ms: NOW_MS,
     };

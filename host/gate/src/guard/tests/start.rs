@@ -30,7 +30,7 @@ fn a_replica_that_has_data_or_says_nothing_keeps_the_primary_waiting() {
     assert_eq!(world.judge(start()), Err("copies"), "it has seven keys");
     world.silence(3);
     assert_eq!(world.judge(start()), Err("copies"), "silence counts as keys");
-    world.approved = [node(0)].into();
+    world.approved.nodes = [node(0)].into();
     assert_eq!(world.judge(start()), Ok(()), "a person gives them up");
     let mut world = waiting();
     world.policy.data_loss = true;
@@ -58,11 +58,14 @@ fn what_held_keys_once_is_given_up_by_policy_or_by_a_person_only() {
     let mut world = waiting();
     empty(&mut world, 3);
     assert_eq!(world.judge(start()), Err("data-loss"));
-    world.approved = [node(1)].into();
+    world.approved.nodes = [node(1)].into();
     assert_eq!(world.judge(start()), Err("data-loss"), "another node's data");
-    world.approved = [node(0)].into();
+    world.approved.unknown = vec!["slip".to_owned()];
+    let said = world.refusal(start());
+    assert!(said.contains("`slip`, which is there, names no process"), "{said}");
+    world.approved.nodes = [node(0)].into();
     assert_eq!(world.judge(start()), Ok(()));
-    world.approved.clear();
+    world.approved.nodes.clear();
     world.ledger.held_keys = slots("5461-16383");
     assert_eq!(world.judge(start()), Ok(()), "the shard never held any");
     world.ledger.keys_known_since_ms = None;
@@ -117,7 +120,7 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
     }
     let forget = || Verb::Forget { node: node(0) };
     assert_eq!(world.judge(forget()), Err("data-loss"));
-    world.approved = [node(0)].into();
+    world.approved.nodes = [node(0)].into();
     assert_eq!(world.judge(forget()), Ok(()));
     world.deaths.insert(node(0), Proof::PodGone);
     assert_eq!(world.judge(forget()), Err("ghost"), "its process may live");
