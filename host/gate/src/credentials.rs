@@ -84,8 +84,7 @@ pub(crate) async fn put_in_force(
     let named = named_by(kubernetes, context, instance).await?;
     members.credentials.user =
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
-    let is_used = ledger.nodes.values().next().is_some()
-        || members.members.iter().any(|member| member.running);
+    let is_used = !ledger.nodes.is_empty() || members.members.iter().any(|member| member.running);
     let in_force = match find(kept, kubernetes, context).await? {
         // Nobody ever answered to it, and nobody runs who could have it.
         Some(before) if !is_used && writes(kubernetes, context) => match named.value() {

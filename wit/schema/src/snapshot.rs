@@ -159,7 +159,9 @@ pub struct Member {
     /// `ip:port` as the Pod's status gives it; absent while the Pod has no address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Further facts from Kubernetes (phase, restarts, limits), as they are.
+    /// Further facts from Kubernetes, as they are: `phase`, `ready`, `graceSeconds`, `labels` and
+    /// `annotations` of the Pod; `unplaced`, why no node takes it, in the scheduler's words; `state`,
+    /// `lastState` and `restartCount` of the container. What is not so is `null`.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub kubernetes: Value,
     /// What the process said, or why it said nothing.
