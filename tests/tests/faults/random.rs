@@ -31,6 +31,8 @@ const AWAY_MAX: Duration = Duration::from_secs(10);
 const WRONG_MAX: Duration = Duration::from_secs(8);
 /// The longest between two faults where the next need not wait for the last.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often the container of a Pod is killed.
+const RESTARTS_MAX: i32 = 3;
 /// How many minutes both runs take together.
 const MINUTES: u64 = 20;
 
@@ -193,8 +195,9 @@ impl Run {
     /// One fault after the other until then.
     async fn until(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
-            let fault = *self.random.choose(&Fault::ALL).context("there are faults")?;
-            let target = if fault.hits_a_member() { self.target(fault).await? } else { None };
+            let chosen = *self.random.choose(&Fault::ALL).context("there are faults")?;
+            let target = if chosen.hits_a_member() { self.target(chosen).await? } else { None };
+            let fault = self.spare_back_off(chosen, target.as_ref()).await?;
             let on = target.as_ref().map(|seat| seat.pod.clone()).unwrap_or_default();
             say(&format!("  {fault} {on}"));
             *self.counts.entry(fault).or_default() += 1;
@@ -207,6 +210,15 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// A container that ended several times is started again only after minutes, which says nothing of the
+    /// product: its Pod is deleted instead.
+    async fn spare_back_off(&self, fault: Fault, target: Option<&Seat>) -> Result<Fault> {
+        let (Fault::Kill, Some(seat)) = (fault, target) else { return Ok(fault) };
+        let restarts = bed::restarts(&self.story).await?;
+        let often = restarts.iter().any(|(pod, count)| *pod == seat.pod && RESTARTS_MAX <= *count);
+        Ok(if often { Fault::Delete } else { fault })
     }
 
     /// Takes back everything that is due, and waits until then.

@@ -94,8 +94,8 @@ pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason
 
 /// Why no node takes a Pod, or why its container cannot be made.
 fn not_made(member: &Member) -> Option<String> {
-    /// What passes by itself, or is told elsewhere.
-    const USUAL: [&str; 3] = ["ContainerCreating", "PodInitializing", "CrashLoopBackOff"];
+    /// What passes by itself.
+    const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
     if let Some(why) = text("/unplaced") {
         return Some(why.chars().take(WHY_CHARS_MAX).collect());
