@@ -279,7 +279,8 @@ pub(crate) struct RunArgs {
 /// The local cluster's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterOptions {
-    /// Where the cluster keeps its state, logs and kubeconfig; a temporary one if absent
+    /// Where the cluster keeps its volumes, logs and kubeconfig while it runs; a temporary one if absent. Objects
+    /// are not kept beyond its end, and the volumes of an earlier run are put aside
     #[arg(long, env = "THOLEPIN_DIRECTORY", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
     /// The address block 127.N.0.0/16 to use; the first free one if absent

@@ -160,6 +160,7 @@ const CASES: &[Case] = &[
     case!(17, "17a", USUAL_KEPT, 60, reports::a_volume_is_lost),
     case!(17, "17b", USUAL_KEPT, 30, reports::identities_are_lost),
     case!(17, "17c", USUAL, 40, reports::new_clients_are_refused),
+    case!(17, "17e", USUAL_KEPT, 70, reports::a_replica_fell_away),
     case!(17, "17d", PAIR, 15, reports::the_password_has_a_line_break),
 ];
 

@@ -85,7 +85,7 @@ pub(crate) async fn put_in_force(
     members.credentials.user =
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
     let is_used = !ledger.nodes.is_empty() || members.members.iter().any(|member| member.running);
-    let in_force = match find(kept, kubernetes, context).await? {
+    let in_force = match find(kept, ports, context, members).await? {
         // Nobody ever answered to it, and nobody runs who could have it.
         Some(before) if !is_used && writes(kubernetes, context) => match named.value() {
             Some(value) if *before != *value => replace(kept, kubernetes, context, value).await?,
@@ -269,10 +269,11 @@ async fn named_by(
 /// made again.
 async fn find(
     kept: &Kept,
-    kubernetes: &dyn Kubernetes,
+    ports: &Ports,
     context: &PassContext,
+    members: &Members,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let name = reserved_name(context);
+    let (name, kubernetes) = (reserved_name(context), &*ports.kubernetes);
     if let Some(password) = kept.get(context.uid()) {
         let view = kubernetes.view();
         let is_gone = view.covers(&name.kind) && view.get(&name).is_none();
@@ -282,13 +283,48 @@ async fn find(
                 warn!(%error, "{name} is gone and cannot be made again; the next pass tries again");
             }
         }
-        return Ok(Some(password));
+        // While the API server is away, what is in memory counts.
+        let stored = read(kubernetes, &name).await.ok().flatten();
+        return match stored.filter(|stored| *stored != password) {
+            Some(stored) => {
+                settle(kept, ports, context, members, (password, stored)).await.map(Some)
+            }
+            None => Ok(Some(password)),
+        };
     }
     let found = read(kubernetes, &name).await?;
     if let Some(password) = &found {
         kept.put(context.uid(), password);
     }
     Ok(found)
+}
+
+/// Decides between the password in memory and another one that the reserved Secret has by now, by which of
+/// them a process accepts: another host has replaced it, or somebody has falsified it, and what starts
+/// anew would be lost to all others.
+async fn settle(
+    kept: &Kept,
+    ports: &Ports,
+    context: &PassContext,
+    members: &Members,
+    (ours, stored): (Arc<str>, Arc<str>),
+) -> Result<Arc<str>, CallError> {
+    let (redis, kubernetes) = (&*ports.redis, &*ports.kubernetes);
+    if said(&try_out(redis, members, &ours).await) != Said::Accepted {
+        if said(&try_out(redis, members, &stored).await) == Said::Accepted {
+            kept.put(context.uid(), &stored);
+            return Ok(stored);
+        }
+        return Ok(ours);
+    }
+    if writes(kubernetes, context) {
+        warn!(
+            "{} has another password than the servers; theirs is put back",
+            reserved_name(context)
+        );
+        replace(kept, kubernetes, context, &ours).await?;
+    }
+    Ok(ours)
 }
 
 /// Keeps a password. A plan keeps nothing.

@@ -231,7 +231,7 @@ pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => Class::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
-            if !start::never_synced(scene, pod) {
+            if !start::never_synced(scene, pod) && !death::fell_away_before(scene, pod, *primary) {
                 return Class::TailLoss;
             }
             let slots = start::slots_of(scene, *primary);

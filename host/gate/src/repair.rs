@@ -80,7 +80,8 @@ pub(crate) fn check(
     };
     let refused = |why: String, from_ms: u64| {
         let text = format!(
-            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on",
+            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on, or at once in a \
+             Pod that is made anew",
             time(from_ms)
         );
         Err(Refusal::new(BUDGET, text))

@@ -25,7 +25,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
-    snapshot::{NodeRow, OpenSlot, Snapshot, UnreachableReason},
+    snapshot::{NodeRow, OpenSlot, Replication, Snapshot, UnreachableReason},
     word::NodeId,
 };
 use tokio::{
@@ -37,7 +37,7 @@ use crate::{
     connection::{Connection, Failure},
     error,
     observe::{Question, Seen, Told, command, put_together, setting, setting_commands, silent},
-    parse::cluster_nodes,
+    parse::{cluster_nodes, info},
     pool::{Pool, Target, locked},
 };
 
@@ -91,6 +91,8 @@ struct View {
     open_slots: Vec<OpenSlot>,
     /// The settings that every snapshot shows, and no others: these are not asked for at every depth.
     settings: BTreeMap<String, String>,
+    /// On a replica, whether the link to its primary is up.
+    link_up: Option<bool>,
 }
 
 impl Watched {
@@ -345,27 +347,36 @@ async fn look(
 
 /// Enough to tell that something has changed.
 fn few_commands() -> Vec<Vec<Vec<u8>>> {
-    setting_commands(SETTINGS_SHOWN).chain([command(&["CLUSTER", "NODES"])]).collect()
+    let others = [command(&["INFO", "replication"]), command(&["CLUSTER", "NODES"])];
+    setting_commands(SETTINGS_SHOWN).chain(others).collect()
 }
 
 /// Reads the replies to [`few_commands`]. A node that is loading says so instead: no view, which differs
 /// from one.
 fn read_few(replies: &[RespReply]) -> View {
-    let Some((nodes, settings)) = replies.split_last() else { return View::default() };
+    let Some((nodes, others)) = replies.split_last() else { return View::default() };
+    let Some((stream, settings)) = others.split_last() else { return View::default() };
+    let stream = error::text(stream).ok().and_then(|text| info(text).replication().ok());
     let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
     let settings = settings.iter().filter_map(setting).collect();
     nodes.map_or_else(View::default, |nodes| View {
         rows: nodes.rows,
         open_slots: nodes.open_slots,
         settings,
+        link_up: stream.as_ref().and_then(link_up),
     })
+}
+
+fn link_up(stream: &Replication) -> Option<bool> {
+    stream.upstream.as_ref().map(|upstream| upstream.link_up)
 }
 
 fn view_of(seen: &Seen) -> Result<View, UnreachableReason> {
     let Told { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
     let usual = facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
     let settings = usual.map(|(name, value)| (name.clone(), value.clone())).collect();
-    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone(), settings })
+    let link_up = facts.replication.as_ref().and_then(link_up);
+    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone(), settings, link_up })
 }
 
 struct Open {

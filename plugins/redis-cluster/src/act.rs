@@ -105,6 +105,9 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
         Ok(Outcome::Refused { guard, message }) if guard == "data-loss" => {
             held_up("SlotsLost", message)
         }
+        Ok(Outcome::Refused { guard, message }) if guard == "not-in-sync" => {
+            held_up("NoReplicaInSync", message)
+        }
         Ok(Outcome::Refused { guard, message }) if guard == "copies" => {
             held_up("CopyMissing", message)
         }

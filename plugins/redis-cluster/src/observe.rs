@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    Observed, PROMOTE,
+    Observed,
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
@@ -27,8 +27,6 @@ pub(crate) struct Target {
     pub status: RedisClusterStatus,
     /// The instance, as the host's Redis functions take it.
     pub instance: Instance,
-    /// What a person says in the annotation [`PROMOTE`].
-    pub promote: String,
 }
 
 impl Target {
@@ -50,7 +48,6 @@ impl Target {
             spec,
             // A status of another version says nothing; it is written anew.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
-            promote: annotation(object, PROMOTE),
             name,
             namespace,
             uid,
@@ -60,13 +57,6 @@ impl Target {
     pub(crate) fn owner(&self) -> Owner<'_> {
         Owner { name: &self.name, namespace: &self.namespace, uid: &self.uid }
     }
-}
-
-/// An annotation of the object; empty if it has none of this name.
-fn annotation(object: &Value, name: &str) -> String {
-    let annotations = object.pointer("/metadata/annotations");
-    let value = annotations.and_then(|annotations| annotations.get(name)).and_then(Value::as_str);
-    value.unwrap_or_default().to_owned()
 }
 
 fn unreadable(path: &str, why: &str) -> Failure {
@@ -86,7 +76,13 @@ pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Opt
         | NamedPassword::KeyMissing
         | NamedPassword::Empty
         | NamedPassword::NoText
-        | NamedPassword::ControlCharacter => unusable(target, facts.named),
+        | NamedPassword::ControlCharacter => {
+            let (reason, mut message) = unusable(target, facts);
+            if !facts.pending {
+                message.push_str(&format!("; the cluster's own is kept in the Secret `{kept}`"));
+            }
+            (reason, message)
+        }
         NamedPassword::Differs => {
             let way_out = if target.spec.auth.is_some() {
                 format!(
@@ -135,10 +131,10 @@ fn secret_of(target: &Target) -> (&str, &str) {
 }
 
 /// What is wrong with the Secret itself, and what mends it.
-fn unusable(target: &Target, named: NamedPassword) -> (&'static str, String) {
+fn unusable(target: &Target, facts: CredentialsFacts) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
-    match named {
+    match facts.named {
         NamedPassword::SecretMissing => (
             "SecretMissing",
             format!(
@@ -157,7 +153,12 @@ fn unusable(target: &Target, named: NamedPassword) -> (&'static str, String) {
             "SecretEmpty",
             format!(
                 "the key `{key}` of the Secret `{secret}` is empty, and an empty password is none: \
-                 write a password there, or remove `.spec.auth` to have a cluster without one"
+                 write a password there{}",
+                if facts.pending {
+                    ", or remove `.spec.auth` to have a cluster without one"
+                } else {
+                    ""
+                }
             ),
         ),
         NamedPassword::ControlCharacter => (
@@ -188,6 +189,5 @@ pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Erro
         seen => seen?,
     };
     let templates = configuration::templates(host, target);
-    let promote = target.promote.clone();
-    Ok(Observed { snapshot, previous: target.status.clone(), templates, promote })
+    Ok(Observed { snapshot, previous: target.status.clone(), templates })
 }

@@ -1,6 +1,10 @@
 //! Inputs from public bug reports of the field that found a fault here.
 
-use std::{fs, os::fd::AsRawFd};
+use std::{
+    fs,
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use redis::cmd;
@@ -10,6 +14,7 @@ use tests::{
     redis_cluster::{PASSWORD, RedisCluster, Seat},
     router::connect,
     story::{Reach, Story},
+    wait::{Look, until},
 };
 
 use crate::{
@@ -167,4 +172,74 @@ pub(crate) async fn the_password_has_a_line_break(
     })
     .await;
     bed::end(rows, story)
+}
+
+/// How many keys are written while the replica hears nothing.
+const UNHEARD: usize = 50;
+/// How long the replica hears nothing before its primary is killed, and how often that one is killed: the third
+/// time the node starts it only after twenty seconds, in which the cluster could elect the replica.
+const FALLS_AWAY: [(Duration, usize); 2] =
+    [(Duration::from_secs(3), 1), (Duration::from_secs(9), 3)];
+
+/// 17e: a replica has lost its link, and its primary dies with what was written since on its volume.
+pub(crate) async fn a_replica_fell_away(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+    for (pause, kills) in FALLS_AWAY {
+        let (story, keys) = bed::begin(redis.clone()).await?;
+        let input = format!(
+            "link of a replica lost {} s, its primary killed {kills} times",
+            pause.as_secs()
+        );
+        let before = "the replica was promoted: what was written since was lost, `Ready=True`";
+        rows.row(&input, before, bed::ROW, async |row| {
+            row.keys_before(keys.len() + UNHEARD);
+            let (tag, primary) = bed::primary(&story, 0).await?;
+            let replica =
+                bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
+            let mut to_replica = connect(&replica.address, story.redis.password)?;
+            let config = |value: &str| cmd("CONFIG").arg(&["SET", "masterauth", value]).to_owned();
+            config("bad").query::<()>(&mut to_replica)?;
+            let mut to_primary = connect(&primary.address, story.redis.password)?;
+            cmd("CLIENT").arg(&["KILL", "TYPE", "replica"]).query::<()>(&mut to_primary)?;
+            for number in 0..UNHEARD {
+                let key = format!("{{{tag}}}:unheard-{number}");
+                cmd("SET").arg(key).arg("x").query::<()>(&mut to_primary)?;
+            }
+            let since = Instant::now();
+            let fallen = |one: &Condition| one.kind == "Ready" && one.status == "False";
+            row.saw(format!("`{}`", bed::told(&story, "that it is not in sync", fallen).await?));
+            tokio::time::sleep_until((since + pause).into()).await;
+            for _ in 0..kills {
+                let primary = serving(&story, &tag, &primary).await?;
+                signal(primary.member.pid()?, "KILL")?;
+            }
+            let primary = serving(&story, &tag, &primary).await?;
+            let mut to_primary = connect(&primary.address, story.redis.password)?;
+            let unheard: Vec<String> =
+                (0..UNHEARD).map(|number| format!("{{{tag}}}:unheard-{number}")).collect();
+            let left: usize = cmd("EXISTS").arg(&unheard).query(&mut to_primary)?;
+            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys are left");
+            config(PASSWORD).query::<()>(&mut to_replica)?;
+            let (_, took) = bed::well(&story, bed::WELL).await?;
+            row.saw(format!("link mended: well after {:.1} s", took.as_secs_f64()));
+            row.keys_after(keys.check()? + left);
+            Ok(())
+        })
+        .await;
+        bed::end(rows, story)?;
+    }
+    Ok(())
+}
+
+/// Waits until the slots of this tag are served, which must be in this Pod, by another process than before.
+async fn serving(story: &Story, tag: &str, before: &Seat) -> Result<Seat> {
+    let look = || async {
+        let seats = story.redis.answering(&story.client).await?;
+        let serves = seats.into_iter().find(|seat| seat.serves(tag));
+        let Some(seat) = serves else { return Ok(Look::NotYet("nobody serves them".to_owned())) };
+        let is_well = seat.member.field("loading") == "0" && seat.member.is_serving();
+        Ok(if is_well { Look::There(seat) } else { Look::NotYet("it is not well yet".to_owned()) })
+    };
+    let (seat, _) = until("the slots to be served", bed::WELL, look).await?;
+    ensure!(seat.pod == before.pod, "{} took over", seat.pod);
+    Ok(seat)
 }

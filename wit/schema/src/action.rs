@@ -204,6 +204,11 @@ pub struct Presume {
     /// of the node in the action's Pod, as it sees itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<ConfigEpoch>,
+    /// That a person has given up what only the node had that is replaced, forgotten or started, by the
+    /// annotation [`crate::reserved::APPROVE_DATA_LOSS`]. A plugin presumes it where it does not know that
+    /// nothing is lost.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub approved: bool,
     /// Whatever else must hold, at most [`FACTS_MAX`](crate::fact::FACTS_MAX): about another member, the
     /// view or an object of Kubernetes. Facts about members and the view are read from the wave's
     /// snapshot and name no instance, those about objects from the API server.

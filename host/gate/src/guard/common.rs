@@ -118,7 +118,7 @@ pub(super) fn allowed(class: Class, lost: &[NodeId], scene: &Scene<'_>) -> Resul
 /// What the action presumes is so.
 pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
     let Scene { snapshot, objects, .. } = scene;
-    let Presume { node, run_id, role, epoch, facts: presumed } = &action.presume;
+    let Presume { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
@@ -135,6 +135,9 @@ pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal
         | Verb::Configure { .. } => own.map(|row| row.epoch),
     };
     is_so("epoch", epoch.as_ref(), seen.as_ref())?;
+    if *approved {
+        is_approved(&super::lost_with(action, scene), scene)?;
+    }
     let documents = Documents::of(snapshot, presumed);
     for fact in presumed {
         let held = fact::held(fact, Some(&documents), objects);
@@ -146,6 +149,19 @@ pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal
         }
     }
     Ok(())
+}
+
+/// A person has given up what these nodes alone may have.
+fn is_approved(nodes: &[NodeId], scene: &Scene<'_>) -> Result<(), Refusal> {
+    let Some(node) = nodes.iter().find(|node| !scene.approved.nodes.contains(node)) else {
+        return Ok(());
+    };
+    let text = format!(
+        "nobody knows that all is there that {} had; bring it back, or give up what only it has: {}",
+        node.short(),
+        start::way_out(scene, *node)
+    );
+    Err(Refusal::new("not-in-sync", text))
 }
 
 fn is_so<T: PartialEq + std::fmt::Display>(

@@ -10,9 +10,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tholepin_schema::{
     ledger::{KnownNode, Ledger},
-    snapshot::Snapshot,
+    snapshot::{Member, Snapshot},
     word::NodeId,
 };
+
+use super::Scene;
+
+/// How far apart, in seconds, the clocks of the host and of a Kubernetes node may be.
+const CLOCKS_S: u64 = 1;
 
 /// What proves that a node is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +88,34 @@ pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, Proof> {
         !answers && (known.ended_at_ms.is_some() || is_reported_terminated(known, snapshot))
     };
     ledger.nodes.iter().filter(is_dead).map(|(node, _)| (*node, Proof::Terminated)).collect()
+}
+
+/// Whether a replica had lost the link to its primary before that one ended, so that what was written in
+/// between is on the primary alone. Only where Kubernetes tells when the container ended.
+pub(super) fn fell_away_before(scene: &Scene<'_>, pod: &str, primary: NodeId) -> bool {
+    let facts = scene.snapshot.member(pod).and_then(Member::facts);
+    let upstream = facts.and_then(|facts| facts.replication.as_ref()?.upstream.as_ref());
+    let Some(down_s) = upstream.and_then(|upstream| upstream.down_since_s) else { return false };
+    let known = scene.ledger.nodes.get(&primary);
+    let ended_at_ms = known.and_then(|known| ended_at_ms(known, scene.snapshot));
+    // Both times are cut to seconds, so that the link fell first beyond doubt, but for two clocks.
+    ended_at_ms.is_some_and(|ended_at_ms| {
+        let ended_s = scene.now_ms.saturating_sub(ended_at_ms) / 1_000;
+        ended_s + CLOCKS_S < down_s
+    })
+}
+
+/// When the recorded container ended, in milliseconds since 1970, if the Pod's status has that.
+fn ended_at_ms(known: &KnownNode, snapshot: &Snapshot) -> Option<u64> {
+    let member = snapshot.members.iter().find(|member| member.pod_uid == known.pod_uid)?;
+    let states =
+        ["state", "lastState"].map(|state| member.kubernetes.get(state)?.get("terminated"));
+    let is_its = |ended: &&Value| {
+        ended.get("containerID").and_then(Value::as_str) == Some(known.container_id.as_str())
+    };
+    let ended = states.into_iter().flatten().find(is_its)?;
+    let at: jiff::Timestamp = ended.get("finishedAt")?.as_str()?.parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok()
 }
 
 /// Whether the snapshot's Pod facts report the recorded container as terminated.

@@ -217,6 +217,7 @@ fn what_an_action_presumes_must_be_so() {
         World::healthy().judge(Action { presume, ..verb.into() })
     };
     let right = Presume {
+        approved: false,
         node: Some(node(3)),
         run_id: facts(3).run_id,
         role: Some(Role::Replica),

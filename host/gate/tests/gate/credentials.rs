@@ -171,3 +171,24 @@ async fn a_password_that_no_process_ever_had_can_be_written_anew() {
     assert_eq!(bench.used(named()).await, (Some("second".into()), Value::Null));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "second"}));
 }
+
+#[tokio::test]
+async fn a_falsified_secret_is_put_back_and_one_of_another_host_is_taken_over() {
+    let bench = bench(Mode::Live);
+    bench.name_password("right");
+    *bench.world.accepted.lock().unwrap() = Some("right".into());
+    bench.used(named()).await;
+    let falsify = |password: &str| {
+        let mut kept = bench.kept().unwrap();
+        kept["stringData"] = json!({"password": password});
+        bench.world.put(kept);
+    };
+    falsify("wrong");
+    assert_eq!(bench.used(named()).await, (Some("right".into()), Value::Null));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "right"}));
+
+    *bench.world.accepted.lock().unwrap() = Some("theirs".into());
+    falsify("theirs");
+    assert_eq!(bench.used(named()).await, (Some("theirs".into()), json!({"named": "differs"})));
+    assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "theirs"}));
+}

@@ -44,7 +44,7 @@ pub use last_words::last_words;
 pub use layout::{Layout, Seat};
 pub use names::Names;
 pub use outdated::{Next, Outdated, Template};
-pub use plan::{Decision, MemberView, Observed, PROMOTE, Plan, ShardPlan, Stage};
+pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Stage};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────
@@ -61,6 +61,9 @@ pub const BUSY_REQUEUE_MS: u64 = 50;
 /// Milliseconds until a cluster that waits for somebody else (a Pod, a vote, a person) is looked at
 /// again.
 pub const WAITING_REQUEUE_MS: u64 = 500;
+
+/// The setting that keeps the cluster itself from electing a replica.
+pub(crate) const NO_FAILOVER: &str = "cluster-replica-no-failover";
 
 /// How many bytes of the stream of writes a replica may lack and still count as in sync. Only such a
 /// one is promoted.

@@ -55,7 +55,6 @@ pub(crate) struct Model {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
-    pub promote: String,
     /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
     stopped: BTreeMap<String, Process>,
     next: u32,
@@ -73,7 +72,6 @@ impl Model {
             spec,
             pods: BTreeMap::new(),
             previous: RedisClusterStatus::default(),
-            promote: String::new(),
             stopped: BTreeMap::new(),
             next: 1,
         };
@@ -150,7 +148,6 @@ impl Model {
             snapshot: self.snapshot(),
             previous: self.previous.clone(),
             templates: Vec::new(),
-            promote: self.promote.clone(),
         }
     }
 

@@ -25,13 +25,7 @@ pub struct Observed {
     /// The StatefulSets' templates.
     #[serde(default)]
     pub templates: Vec<Template>,
-    /// What a person says in the annotation [`PROMOTE`]: `REPLICA/PRIMARY`, both as node ids.
-    #[serde(default)]
-    pub promote: String,
 }
-
-/// The annotation by which a person lets a replica take over that was not in sync when it was last seen.
-pub const PROMOTE: &str = "redis.tholepin.dev/promote";
 
 /// What to do next, and what is waited for.
 #[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]

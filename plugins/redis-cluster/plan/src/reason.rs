@@ -9,12 +9,13 @@ use tholepin_schema::word::{NodeId, Slot};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum WaitReason {
     /// A primary's process is gone and no replica may take its place.
-    #[error("the primary `{pod}` is gone and no replica was in sync with it; {way_out}")]
+    #[error(
+        "the primary `{pod}` is gone and no replica was in sync with it; if its volume is lost too, \
+         restore a backup"
+    )]
     NoReplicaInSync {
         /// The primary, by its Pod or else by its id.
         pod: String,
-        /// What can be done.
-        way_out: String,
     },
     /// A shard's slots belong to a node that is gone for good.
     #[error(
@@ -50,16 +51,14 @@ pub enum WaitReason {
         slots: String,
     },
     /// A member wants another password than the one in force.
-    #[error(
-        "`{pod}` refuses the password in force ({why}). If the servers have another one, write that into \
-         the Secret of `.spec.auth`; if only this one has, delete its Pod after its data is safe on \
-         another member"
-    )]
+    #[error("`{pod}` refuses the password in force ({why}): {way_out}")]
     CredentialsRefused {
         /// Its Pod.
         pod: String,
         /// In the engine's words.
         why: String,
+        /// What helps.
+        way_out: &'static str,
     },
     /// The spec leaves failing over to the cluster.
     #[error(
@@ -203,6 +202,15 @@ pub enum WaitReason {
         /// What is missing.
         why: &'static str,
     },
+    /// A replica does not reach its primary.
+    #[error(
+        "`{pod}` has had no link to its primary for half a minute: `kubectl logs {pod}` says why, such as a \
+         `masterauth` that was changed by hand; if nothing else helps, delete the Pod"
+    )]
+    LinkDown {
+        /// The first such replica.
+        pod: String,
+    },
     /// The members do not find the cluster well yet.
     #[error("`{pod}` does not say `cluster_state:ok`: {why}")]
     StateNotOk {
@@ -239,6 +247,7 @@ impl WaitReason {
             Self::HoldsKeys { .. } => "HoldsKeys",
             Self::Gossip => "Gossip",
             Self::Syncing { .. } => "Syncing",
+            Self::LinkDown { .. } => "LinkDown",
             Self::StateNotOk { .. } => "StateNotOk",
         }
     }
@@ -258,6 +267,7 @@ impl WaitReason {
             | Self::ForeignNode { .. }
             | Self::DoesNotStart { .. }
             | Self::PodNotReady { .. }
+            | Self::LinkDown { .. }
             | Self::SlotOpen { .. }
             | Self::PodDoesNotRun { .. }
             | Self::OwnerNoMember { .. }

@@ -104,22 +104,18 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 #[test]
 fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     let mut model = Model::formed(spec(3, 1));
-    let [primary, replica] = ["demo-shard-0-0", "demo-shard-0-1"].map(|pod| model.id(pod));
     model.kill("demo-shard-0-0");
     model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
-    // A person may choose it, if it holds keys.
+    // One that holds keys takes over if a person gives up what only the primary has.
     model.process("demo-shard-0-1").keys = 3;
-    let plan = model.plan();
-    let said = plan.reasons().find(|it| it.as_str() == "NoReplicaInSync").unwrap().to_string();
-    let chosen = format!("{replica}/{primary}");
-    assert!(said.contains(&format!("`{}={chosen}`", crate::PROMOTE)), "{said}");
-    model.promote = chosen;
+    let approved = |model: &Model| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
-    model.promote.clear();
+    assert!(approved(&model));
     model.spec.durability = Durability::Cache;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+    assert!(!approved(&model));
 }
 
 #[test]
@@ -379,7 +375,8 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
     model.restart("demo-shard-0-1");
     model.previous.shards[0].members[1].in_sync = Some(false);
     model.process("demo-shard-0-1").keys = 3;
-    assert_eq!(verbs(&model), [""; 0], "a replica that was not in sync has keys");
+    let asks = model.plan().actions()[0].presume.approved;
+    assert!(asks, "a replica that was not in sync has keys");
     model.process("demo-shard-0-1").keys = 0;
     assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
 }

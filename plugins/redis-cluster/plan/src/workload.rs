@@ -23,6 +23,8 @@ use tholepin_redis_types::{
 };
 use tholepin_schema::instance::{CredentialsRef, Instance};
 
+use crate::NO_FAILOVER;
+
 use crate::Names;
 
 /// The label that says to which RedisCluster a Pod belongs.
@@ -77,7 +79,7 @@ pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
         credentials,
         owner: None,
         // Their live values are compared with the spec's.
-        settings: spec.settings.keys().cloned().collect(),
+        settings: spec.settings.keys().cloned().chain([NO_FAILOVER.into()]).collect(),
     }
 }
 

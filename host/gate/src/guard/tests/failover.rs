@@ -158,3 +158,39 @@ fn takeover_needs_proof_for_every_voter_that_is_not_heard() {
         world.deaths.insert(node(0), Proof::PodGone);
     });
 }
+
+#[test]
+fn a_replica_whose_link_fell_before_its_primary_ended_lacks_what_was_written_since() {
+    let now = jiff::Timestamp::from_millisecond(NOW_MS as i64).unwrap();
+    let world = |down_s: u64, ended_s: i64| {
+        let mut world = World::healthy();
+        world.policy.tail_loss = true;
+        world.kill(0);
+        let at = (now - jiff::SignedDuration::from_secs(ended_s)).to_string();
+        world.snapshot.members[0].kubernetes =
+            json!({"state": {"terminated": {"containerID": "c-0", "finishedAt": at}}});
+        let facts = world.facts(3);
+        let upstream = facts.replication.as_mut().unwrap().upstream.as_mut().unwrap();
+        (upstream.link_up, upstream.down_since_s) = (false, Some(down_s));
+        world
+    };
+    assert_eq!(world(1, 1).judge(fail_over(3, 0, Force)), Ok(()), "it fell with it");
+    assert_eq!(world(2, 1).judge(fail_over(3, 0, Force)), Ok(()), "or the clocks differ");
+    let mut fell = world(3, 1);
+    assert_eq!(fell.judge(fail_over(3, 0, Force)), Err("data-loss"));
+    fell.snapshot.members[0].kubernetes["state"]["terminated"]["finishedAt"] = json!(null);
+    assert_eq!(fell.judge(fail_over(3, 0, Force)), Ok(()), "nobody knows when it ended");
+}
+
+#[test]
+fn what_is_presumed_to_be_given_up_must_be_given_up_by_a_person() {
+    let mut world = World::healthy();
+    world.policy.tail_loss = true;
+    world.kill(0);
+    let mut action: Action = fail_over(3, 0, Force).into();
+    action.presume.approved = true;
+    assert_eq!(world.judge(action.clone()), Err("not-in-sync"));
+    assert!(world.refusal(action.clone()).contains("approve-data-loss="));
+    world.approved.nodes = [node(0)].into();
+    assert_eq!(world.judge(action), Ok(()));
+}

@@ -15,7 +15,7 @@ use tholepin_schema::{
 
 use super::waits;
 use crate::{
-    Decision, PROMOTE, REPLICA_BEHIND_BYTES_MAX, WaitReason,
+    Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
     picture::{Absence, Live, Picture},
 };
 
@@ -37,7 +37,7 @@ pub(super) fn lost(
         Absence::Silent(member) => {
             let pod = member.pod.clone();
             let silent = || WaitReason::PrimarySilent { pod, slots: slots(picture, owner) };
-            return Decision::Wait(refused(member).unwrap_or_else(silent));
+            return Decision::Wait(refused(picture, member).unwrap_or_else(silent));
         }
         Absence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
@@ -63,7 +63,7 @@ pub(super) fn lost(
     let Some(best) = best else {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
         let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
-        return start.unwrap_or_else(|| not_in_sync(&replicas, owner, name));
+        return start.unwrap_or_else(|| not_in_sync(picture, &replicas, owner, name, fails_over));
     };
     let mode = match vote(picture) {
         Ok(mode) => mode,
@@ -72,28 +72,45 @@ pub(super) fn lost(
     fail_over(picture, *best, owner, mode, fails_over)
 }
 
-/// No replica was in sync when the primary was last heard. One that holds keys may have nearly all: a person
-/// decides.
-fn not_in_sync(replicas: &[Live<'_>], owner: NodeId, primary: String) -> Decision {
-    let has_keys = replicas.iter().filter(|live| live.facts.keys.is_some_and(|keys| keys != 0));
+/// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes
+/// over if a person gives up what only the primary has.
+fn not_in_sync(
+    picture: &Picture<'_>,
+    replicas: &[Live<'_>],
+    owner: NodeId,
+    primary: String,
+    fails_over: &mut bool,
+) -> Decision {
+    let has_keys = replicas.iter().filter(|live| {
+        let upstream = live.facts.replication.as_ref().and_then(|it| it.upstream.as_ref());
+        let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
+        is_whole && live.facts.keys.is_some_and(|keys| keys != 0)
+    });
     let fullest = has_keys.max_by_key(|live| (live.facts.keys, Reverse(live.node)));
-    let way_out = match fullest {
-        Some(live) => format!(
-            "`{}` holds keys of it and may lack the last writes: bring the primary back, or let that one take \
-             over by annotating the object with `{PROMOTE}={}/{owner}`",
-            live.member.pod, live.node
-        ),
-        None => String::from("if its volume is lost too, restore a backup"),
+    let Some((fullest, mode)) = fullest.zip(vote(picture).ok()) else {
+        return Decision::Wait(WaitReason::NoReplicaInSync { pod: primary });
     };
-    Decision::Wait(WaitReason::NoReplicaInSync { pod: primary, way_out })
+    let mut decision = fail_over(picture, *fullest, owner, mode, fails_over);
+    if let Decision::Act(actions) = &mut decision {
+        actions.iter_mut().for_each(|action| action.presume.approved = true);
+    }
+    decision
 }
 
-/// A member that answers and wants another password: it lives, and does not hang.
-pub(super) fn refused(member: &Member) -> Option<WaitReason> {
+/// A member that answers and wants another password: it lives, and does not hang. If others take the one in
+/// force, this one alone was given another.
+pub(super) fn refused(picture: &Picture<'_>, member: &Member) -> Option<WaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
-            Some(WaitReason::CredentialsRefused { pod, why })
+            let way_out = if picture.live.is_empty() {
+                "write the one that the servers have into the Secret of `.spec.auth`"
+            } else {
+                "other members take it, so that this one was given another by hand: give it back \
+                 (`requirepass` and `masterauth`), or delete its Pod after its data is safe on another \
+                 member"
+            };
+            Some(WaitReason::CredentialsRefused { pod, why, way_out })
         }
         MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
     }
@@ -155,7 +172,7 @@ fn start_empty(
     };
     let member = member.filter(waits)?;
     let mut seated = picture.layout.seats_of(shard).filter_map(|seat| picture.seated.get(&seat));
-    if let Some(reason) = seated.find_map(|member| refused(member)) {
+    if let Some(reason) = seated.find_map(|member| refused(picture, member)) {
         return Some(Decision::Wait(reason));
     }
     let pod = member.pod.clone();
@@ -212,11 +229,7 @@ fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    let is_chosen = live
-        .own
-        .primary
-        .is_some_and(|primary| picture.observed.promote == format!("{}/{primary}", live.node));
-    is_whole && (was_in_sync || is_chosen || picture.spec.durability == Durability::Cache)
+    is_whole && (was_in_sync || picture.spec.durability == Durability::Cache)
 }
 
 /// Bytes of the primary's stream that a replica has applied.

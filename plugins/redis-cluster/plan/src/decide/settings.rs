@@ -7,16 +7,38 @@ use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
 use tholepin_schema::action::{Action, Presume, Verb};
 
+use tholepin_redis_types::redis_cluster::Durability;
+use tholepin_schema::snapshot::NotInSync;
+
 use crate::{
-    SETTINGS_MAX, configuration,
+    NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX, configuration,
     picture::{Live, Picture},
 };
 
 /// The settings that members should have and do not show, at most [`SETTINGS_MAX`] at once.
 pub(super) fn decide(picture: &Picture<'_>) -> Vec<Action> {
     let wanted = configuration::of_spec(picture.spec);
-    let members = picture.live.values();
-    members.flat_map(|live| missing(live, &wanted)).take(SETTINGS_MAX).collect()
+    let elections = picture.live.values().filter_map(|live| election(picture, live));
+    let missing = picture.live.values().flat_map(|live| missing(live, &wanted));
+    elections.chain(missing).take(SETTINGS_MAX).collect()
+}
+
+/// Whether the cluster itself may elect a replica. The engine elects one that has lost its link a minute before
+/// its primary died; what was written since would be lost. While the primary is not heard all stays as it is.
+fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
+    let upstream = live.facts.replication.as_ref()?.upstream.as_ref()?;
+    let wanted = match picture.snapshot().check_in_sync(&live.member.pod, REPLICA_BEHIND_BYTES_MAX)
+    {
+        Ok(()) => "no",
+        Err(NotInSync::LinkDown(_))
+            if picture.spec.durability == Durability::Data
+                && upstream.down_since_s.is_some_and(|down_s| 1 <= down_s) =>
+        {
+            "yes"
+        }
+        Err(_) => return None,
+    };
+    missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop()
 }
 
 fn missing(live: &Live<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {

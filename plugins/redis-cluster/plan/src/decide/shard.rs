@@ -15,6 +15,9 @@ use crate::{
     picture::{Live, Picture},
 };
 
+/// After how many seconds without a link to its primary a replica needs a person.
+const LINK_DOWN_S: u64 = 30;
+
 /// Decides about one shard. `fails_over` tells whether a failover is planned already.
 pub(super) fn plan(picture: &Picture<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
     let owner = picture.owners.get(usize::from(shard)).copied().flatten();
@@ -153,6 +156,9 @@ fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
     if live.own.role == Role::Replica && live.own.primary == Some(owner.node) {
         return match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
             Ok(()) => Decision::Done,
+            Err(NotInSync::LinkDown(_)) if is_long_down(live) => {
+                Decision::Wait(WaitReason::LinkDown { pod: pod.clone() })
+            }
             Err(why) => Decision::Wait(WaitReason::Syncing { pod: pod.clone(), why: stage(&why) }),
         };
     }
@@ -177,6 +183,12 @@ fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
         },
         after: Vec::new(),
     }])
+}
+
+/// Whether a replica has had no link to its primary for so long that it will not find it by itself.
+fn is_long_down(live: Live<'_>) -> bool {
+    let upstream = live.facts.replication.as_ref().and_then(|it| it.upstream.as_ref());
+    upstream.and_then(|upstream| upstream.down_since_s).is_some_and(|down_s| LINK_DOWN_S <= down_s)
 }
 
 /// What a replica lacks to be in sync, without numbers: they change all the time, and the status must

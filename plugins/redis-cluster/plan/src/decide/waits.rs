@@ -32,12 +32,13 @@ const SLOTS_CHARS_MAX: usize = 100;
 pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
     let absent: Vec<Seat> =
         picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
+    // A password that is refused may be why another does not run.
+    let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
+    if let Some(refused) = seated.find_map(|member| heal::refused(picture, member)) {
+        return Some(refused);
+    }
     if let Some(reason) = absent.iter().find_map(|seat| cannot_run(picture, *seat)) {
         return Some(reason);
-    }
-    let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
-    if let Some(refused) = seated.find_map(|member| heal::refused(member)) {
-        return Some(refused);
     }
     let first = *absent.first()?;
     let pod = picture.names.pod(first);
