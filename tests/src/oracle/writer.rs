@@ -43,7 +43,8 @@ struct Pulse {
 /// What one tag's thread has seen.
 struct Acknowledged {
     tag: String,
-    keys: Vec<String>,
+    /// The keys, and when each was acknowledged, since the writer's start.
+    keys: Vec<(String, Duration)>,
     longest_outage: Duration,
 }
 
@@ -52,7 +53,7 @@ struct Acknowledged {
 pub struct Report {
     /// How many writes were acknowledged.
     pub acknowledged: usize,
-    /// Acknowledged keys that are not there at the end.
+    /// Acknowledged keys that are not there at the end, each with its time since the writer's start.
     pub lost: Vec<String>,
     /// The longest time between two acknowledged writes of one tag.
     pub longest_outage: Duration,
@@ -133,9 +134,9 @@ impl Writer {
             let seen = thread.join().map_err(|_| anyhow!("a writer panicked"))??;
             report.acknowledged += seen.keys.len();
             report.longest_outage = report.longest_outage.max(seen.longest_outage);
-            for key in seen.keys {
+            for (key, at) in seen.keys {
                 if !exists(&mut router, &seen.tag, &key)? {
-                    report.lost.push(key);
+                    report.lost.push(format!("{key} at {:.3} s", at.as_secs_f64()));
                 }
             }
         }
@@ -156,7 +157,8 @@ fn write(
 ) -> Acknowledged {
     let mut router = Router::new(entry, password);
     let mut keys = Vec::new();
-    let mut last = Instant::now();
+    let start = Instant::now();
+    let mut last = start;
     let mut longest_outage = Duration::ZERO;
     for number in 0..WRITES_MAX {
         if stop.load(Ordering::Relaxed) {
@@ -172,7 +174,7 @@ fn write(
             if let Some(pulse) = lock(pulse).get_mut(&tag) {
                 *pulse = Pulse { last, longest: pulse.longest.max(pause) };
             }
-            keys.push(key);
+            keys.push((key, start.elapsed()));
         }
         thread::sleep(PAUSE);
     }

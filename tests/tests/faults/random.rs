@@ -133,6 +133,8 @@ enum Undo {
 /// A run and what it has done.
 struct Run {
     story: Story,
+    /// When the writer began.
+    start: Instant,
     random: Random,
     undo: Vec<(Instant, Undo)>,
     counts: BTreeMap<Fault, usize>,
@@ -160,7 +162,8 @@ pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
     story.watch().await?;
     let random = Random(seed);
     let counts = BTreeMap::new();
-    let mut run = Run { story, random, undo: Vec::new(), counts, swaps: 0 };
+    let start = Instant::now();
+    let mut run = Run { story, start, random, undo: Vec::new(), counts, swaps: 0 };
     let input = format!("random faults, SEED={seed}");
     let deadline = time + WELL * 2;
     rows.row(
@@ -183,7 +186,7 @@ pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
                 lost.len(),
                 longest_outage.as_secs_f64()
             ));
-            ensure!(lost.is_empty(), "lost, the first {:?}", lost.first());
+            ensure!(lost.is_empty(), "lost: {}", lost.join(", "));
             run.story.watch_writes().await
         },
     )
@@ -199,7 +202,7 @@ impl Run {
             let target = if chosen.hits_a_member() { self.target(chosen).await? } else { None };
             let fault = self.spare_back_off(chosen, target.as_ref()).await?;
             let on = target.as_ref().map(|seat| seat.pod.clone()).unwrap_or_default();
-            say(&format!("  {fault} {on}"));
+            say(&format!("  {:.3} s: {fault} {on}", self.start.elapsed().as_secs_f64()));
             *self.counts.entry(fault).or_default() += 1;
             self.make(fault, target).await.with_context(|| format!("{fault} {on}"))?;
             if self.story.redis.storage {
