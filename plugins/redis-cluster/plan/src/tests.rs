@@ -95,6 +95,14 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
     let mut model = Model::formed(spec(3, 2));
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
+    let mut observed = model.observed();
+    let first = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+    let first = first.unwrap();
+    first.kubernetes = json!({"ready": false});
+    let MemberAnswer::Answered(facts) = &mut first.answer else { panic!("it answers") };
+    facts.uptime_s = Some(60);
+    let plan = crate::plan(CLUSTER, &model.spec, &observed);
+    assert_eq!(plan.actions()[0].verb.pod(), Some("demo-shard-0-2"), "the one that is ready");
     model.process("demo-shard-0-2").offset_bytes = 10;
     assert_eq!(verbs(&model), ["failover demo-shard-0-2 force"], "the larger offset");
     model.previous.shards[0].members[2].in_sync = Some(false);

@@ -57,9 +57,11 @@ pub(super) fn lost(
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
     let eligible = replicas.iter().filter(|live| may_lead(picture, live));
-    // Of those that are not about to go themselves, the one that is furthest along; among equals the
+    // Of those that are not about to go themselves and that clients reach, the one that is furthest along; among equals the
     // lowest id, so that everybody who looks picks the same one.
-    let best = eligible.min_by_key(|live| (live.member.deleting, Reverse(offset(live)), live.node));
+    let best = eligible.min_by_key(|live| {
+        (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
+    });
     let Some(best) = best else {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
         let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);

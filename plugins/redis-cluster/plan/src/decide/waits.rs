@@ -127,12 +127,13 @@ pub(super) fn slot_open(owner: Live<'_>) -> Option<WaitReason> {
 /// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
 /// new is refused, while the host has its connection.
 pub(super) fn not_ready(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
-    let is_unready = |live: &Live<'_>| {
-        let ready = live.member.kubernetes.get("ready").and_then(Value::as_bool);
-        ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
-    };
     let unready = picture.live_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
+}
+
+pub(super) fn is_unready(live: &Live<'_>) -> bool {
+    let ready = live.member.kubernetes.get("ready").and_then(Value::as_bool);
+    ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
 }
 
 /// Which slots are not covered in a member's own view, and whose they are.
