@@ -320,7 +320,11 @@ impl Story {
 
     /// Waits until the host has seen that every shard holds keys, which it does at its next look and writes
     /// down once.
-    async fn keys_are_known(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Fails if it has not after a long time.
+    pub async fn keys_are_known(&self) -> Result<()> {
         let look = || async {
             let (_, ledger) = self.ledger()?;
             let held = ledger.get("heldKeys").cloned().unwrap_or_default();

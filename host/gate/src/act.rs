@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde_json::Value;
 use tholepin_core::{
-    CallError, ObjectRef, ReadMode, Step,
-    port::{Deed, Members},
+    CallError, EventType, ObjectRef, ReadMode, Step,
+    condition::HOST_FIELD_MANAGER,
+    port::{Deed, Members, PublishRequest},
 };
 use tholepin_schema::{
     action::{self, Action, ActionResult, FailoverMode, Outcome, Verb},
@@ -16,13 +17,14 @@ use tholepin_schema::{
     snapshot::Snapshot,
     word::NodeId,
 };
+use tracing::warn;
 
 use crate::{
     book::Book,
     context::Mode,
     fact::{self, Objects},
     field, grant,
-    guard::{self, Policy, Scene},
+    guard::{self, Class, Policy, Scene},
     instance, kubernetes, ledger, lift,
     pass::Pass,
     repair, start, steps,
@@ -135,13 +137,16 @@ impl<'a> Run<'a> {
         let Evidence { deaths, unproven } = &evidence;
         let (snapshot, objects, approved) = (&snapshot, &objects, &approved);
         let scene = Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms };
-        let mut sent = Vec::new();
+        let (mut sent, mut gives_up) = (Vec::new(), BTreeMap::new());
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
             let outcome = match self.held_back_by(action) {
                 Some(after) => Outcome::Skipped { after },
                 None => match (self.judge(action, &scene, &members), self.pretended(action)) {
                     (Ok(()), _) => {
+                        if guard::class(action, &scene) == Class::DataLoss {
+                            gives_up.insert(index, guard::lost_with(action, &scene));
+                        }
                         sent.push((index, action.clone()));
                         continue;
                     }
@@ -152,7 +157,40 @@ impl<'a> Run<'a> {
             };
             self.deeds.insert(index, without_commands(outcome));
         }
-        self.send(&members, snapshot, sent).await
+        self.send(&members, snapshot, sent).await?;
+        for (index, nodes) in gives_up {
+            self.announce_loss(index, &nodes).await;
+        }
+        Ok(())
+    }
+
+    /// Tells on the object what an action that was done has given up.
+    async fn announce_loss(&self, index: usize, nodes: &[NodeId]) {
+        let (Some(action), Some(deed)) = (self.actions.get(index), self.deeds.get(&index)) else {
+            return;
+        };
+        let context = &self.pass.context;
+        if context.mode == Mode::Plan || !deed.outcome.is_done() {
+            return;
+        }
+        let names: Vec<String> = nodes.iter().map(NodeId::short).collect();
+        let what = match names.as_slice() {
+            [] => "data".to_owned(),
+            names => format!("what only {} had", names.join(", ")),
+        };
+        let on = action.verb.pod().map(|pod| format!(" on `{pod}`")).unwrap_or_default();
+        let request = PublishRequest {
+            reporter: HOST_FIELD_MANAGER.to_owned(),
+            regarding: context.reference(),
+            regarding_uid: context.uid().to_owned(),
+            event_type: EventType::Warning,
+            reason: "DataLost".to_owned(),
+            message: format!("with `{}`{on} {what} is lost", action.verb.name()),
+        };
+        // An event that is lost changes nothing.
+        if let Err(error) = self.pass.gate.ports.kubernetes.publish(request).await {
+            warn!(%error, "the event was not published");
+        }
     }
 
     /// Whether an action may be sent: by what is so now, by how often it was sent before, and by what else is

@@ -253,7 +253,7 @@ pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
 }
 
 /// The nodes whose data an action gives up.
-fn lost_with(action: &Action, scene: &Scene<'_>) -> Vec<NodeId> {
+pub(crate) fn lost_with(action: &Action, scene: &Scene<'_>) -> Vec<NodeId> {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
             let own = scene.snapshot.member(pod).and_then(|member| member.node());

@@ -20,7 +20,7 @@ use futures::{
     stream::{FuturesUnordered, StreamExt},
 };
 use tholepin_core::{
-    Boxed, CallError, RespReply,
+    Boxed, CallError, RespNode, RespReply,
     port::{Clock, Depth, Look, Looks, Members},
 };
 use tholepin_schema::{
@@ -93,6 +93,8 @@ struct View {
     settings: BTreeMap<String, String>,
     /// On a replica, whether the link to its primary is up.
     link_up: Option<bool>,
+    /// Whether it holds keys.
+    has_keys: Option<bool>,
 }
 
 impl Watched {
@@ -347,7 +349,8 @@ async fn look(
 
 /// Enough to tell that something has changed.
 fn few_commands() -> Vec<Vec<Vec<u8>>> {
-    let others = [command(&["INFO", "replication"]), command(&["CLUSTER", "NODES"])];
+    let others =
+        [command(&["INFO", "replication"]), command(&["DBSIZE"]), command(&["CLUSTER", "NODES"])];
     setting_commands(SETTINGS_SHOWN).chain(others).collect()
 }
 
@@ -355,7 +358,12 @@ fn few_commands() -> Vec<Vec<Vec<u8>>> {
 /// from one.
 fn read_few(replies: &[RespReply]) -> View {
     let Some((nodes, others)) = replies.split_last() else { return View::default() };
+    let Some((keys, others)) = others.split_last() else { return View::default() };
     let Some((stream, settings)) = others.split_last() else { return View::default() };
+    let has_keys = match keys.nodes.first() {
+        Some(RespNode::Int(count)) => Some(*count != 0),
+        _ => None,
+    };
     let stream = error::text(stream).ok().and_then(|text| info(text).replication().ok());
     let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
     let settings = settings.iter().filter_map(setting).collect();
@@ -364,6 +372,7 @@ fn read_few(replies: &[RespReply]) -> View {
         open_slots: nodes.open_slots,
         settings,
         link_up: stream.as_ref().and_then(link_up),
+        has_keys,
     })
 }
 
@@ -376,7 +385,9 @@ fn view_of(seen: &Seen) -> Result<View, UnreachableReason> {
     let usual = facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
     let settings = usual.map(|(name, value)| (name.clone(), value.clone())).collect();
     let link_up = facts.replication.as_ref().and_then(link_up);
-    Ok(View { rows: rows.clone(), open_slots: facts.open_slots.clone(), settings, link_up })
+    let has_keys = facts.keys.map(|keys| keys != 0);
+    let (rows, open_slots) = (rows.clone(), facts.open_slots.clone());
+    Ok(View { rows, open_slots, settings, link_up, has_keys })
 }
 
 struct Open {

@@ -136,7 +136,7 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
         let message = format!("`{pod}` took over ({}): {note}", mode.name());
         (EventType::Normal, "FailedOver", message)
     } else if let Verb::AllowStart { node, .. } = &action.verb {
-        let message = format!("{note}: what only {} had is given up", node.short());
+        let message = format!("{note}: what only {} had is lost", node.short());
         (EventType::Warning, "StartedEmpty", message)
     } else {
         return;

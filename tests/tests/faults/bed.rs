@@ -44,6 +44,8 @@ pub(crate) async fn begin_with(
     apply(&story, &[story.redis.secret(), object])?;
     story.well().await.context("the cluster is created")?;
     let keys = Keys::put(&story.redis, &story.client).await?;
+    // The host asks a person only about what it has seen.
+    story.keys_are_known().await?;
     Ok((story, keys))
 }
 

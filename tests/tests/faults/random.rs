@@ -288,7 +288,8 @@ impl Run {
             Fault::Forget => self.forget(seat()?).await?,
             Fault::Reset => {
                 let mut connection = connect(&seat()?.address, Some(PASSWORD))?;
-                cmd("CLUSTER").arg("RESET").arg("SOFT").query::<()>(&mut connection)?;
+                // It is sent; a busy machine may answer late.
+                cmd("CLUSTER").arg("RESET").arg("SOFT").query::<()>(&mut connection).ok();
             }
             Fault::HostKill => {
                 self.story.host.kill()?;

@@ -105,8 +105,8 @@ pub trait Redis: Send + Sync {
     fn member_ended(&self, container_id: &str);
 
     /// Looks at each member once a second (settable) and reports, on the channel that the
-    /// implementation was made with, when a role, an epoch, the slot map, the peers, a replica's link or
-    /// a usual setting differ from the last look, and at once when a connection is lost; at [`Depth::Whole`] it reports every look. One
+    /// implementation was made with, when a role, an epoch, the slot map, the peers, a replica's link, a
+    /// usual setting, or whether it holds keys differ from the last look, and at once when a connection is lost; at [`Depth::Whole`] it reports every look. One
     /// look serves all who watch the same instance; a second call for an instance replaces its members
     /// and the depth. Ends with [`unwatch`](Self::unwatch).
     ///

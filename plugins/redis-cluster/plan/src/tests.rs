@@ -381,6 +381,9 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
     assert_eq!(verbs(&model), [""; 0], "a replica that wants another password lives");
     assert!(reasons(&model).contains(&"CredentialsRefused"));
     model.restart("demo-shard-0-1");
+    let began_anew = model.process("demo-shard-0-1");
+    (began_anew.keys, began_anew.offset_bytes) = (0, 1);
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"], "it has nothing of what was in sync");
     model.previous.shards[0].members[1].in_sync = Some(false);
     model.process("demo-shard-0-1").keys = 3;
     let asks = model.plan().actions()[0].presume.approved;

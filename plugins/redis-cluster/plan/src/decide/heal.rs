@@ -56,22 +56,35 @@ pub(super) fn lost(
     if picture.spec.failover.on_pod_death == OnPodDeath::Wait {
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
-    let eligible = replicas.iter().filter(|live| may_lead(picture, live));
+    let eligible: Vec<&Live<'_>> = replicas.iter().filter(|live| may_lead(picture, live)).collect();
     // Of those that are not about to go themselves and that clients reach, the one that is furthest along; among equals the
     // lowest id, so that everybody who looks picks the same one.
-    let best = eligible.min_by_key(|live| {
+    let order = |live: &&&Live<'_>| {
         (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
-    });
-    let Some(best) = best else {
+    };
+    // One whose process began anew has nothing of what it was in sync with: whether it may lead is the
+    // host's question.
+    let best = eligible.iter().filter(|live| !never_synced(live)).min_by_key(order);
+    if best.is_none() {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
         let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
-        return start.unwrap_or_else(|| not_in_sync(picture, &replicas, owner, name, fails_over));
+        if let Some(start) = start {
+            return start;
+        }
+    }
+    let Some(best) = best.or_else(|| eligible.iter().min_by_key(order)) else {
+        return not_in_sync(picture, &replicas, owner, name, fails_over);
     };
     let mode = match vote(picture) {
         Ok(mode) => mode,
         Err(reason) => return Decision::Wait(reason),
     };
-    fail_over(picture, *best, owner, mode, fails_over)
+    fail_over(picture, **best, owner, mode, fails_over)
+}
+
+/// Whether a replica holds nothing and has received nothing since its process began.
+fn never_synced(live: &Live<'_>) -> bool {
+    live.facts.keys == Some(0) && offset(live) <= 1
 }
 
 /// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes
