@@ -147,6 +147,26 @@ fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
 }
 
 #[test]
+fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
+    for (down_s, promoted) in [(1, true), (2, false)] {
+        let mut model = Model::formed(spec(3, 1));
+        let mut observed = model.observed();
+        let replica = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+        let MemberAnswer::Answered(facts) = &mut replica.unwrap().answer else {
+            panic!("it answers")
+        };
+        let upstream = facts.replication.as_mut().unwrap().upstream.as_mut().unwrap();
+        (upstream.link_up, upstream.down_since_s) = (false, Some(down_s));
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        model.perform(&plan, |_| false);
+        model.kill("demo-shard-0-0");
+        let actions = model.plan().actions();
+        let is_promoted = actions.first().is_some_and(|action| !action.presume.approved);
+        assert_eq!(is_promoted, promoted, "{down_s}");
+    }
+}
+
+#[test]
 fn a_pod_that_is_not_ready_and_an_open_slot_are_no_cluster_as_wanted() {
     let model = Model::formed(spec(3, 1));
     let told = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {

@@ -32,7 +32,7 @@ fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
         Ok(()) => "no",
         Err(NotInSync::LinkDown(_))
             if picture.spec.durability == Durability::Data
-                && upstream.down_since_s.is_some_and(|down_s| 1 <= down_s) =>
+                && upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) =>
         {
             "yes"
         }

@@ -15,6 +15,8 @@ use crate::{
     picture::{Live, Picture},
 };
 
+/// Up to how many seconds without a link a replica counts as what it was before.
+const FRESH_S: u64 = 1;
 /// After how many seconds without a link to its primary a replica needs a person.
 const LINK_DOWN_S: u64 = 30;
 
@@ -187,8 +189,12 @@ fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
 
 /// Whether a replica has had no link to its primary for so long that it will not find it by itself.
 fn is_long_down(live: Live<'_>) -> bool {
-    let upstream = live.facts.replication.as_ref().and_then(|it| it.upstream.as_ref());
-    upstream.and_then(|upstream| upstream.down_since_s).is_some_and(|down_s| LINK_DOWN_S <= down_s)
+    down_s(live).is_some_and(|down_s| LINK_DOWN_S <= down_s)
+}
+
+/// Since when the link to its primary is down, in seconds.
+fn down_s(live: Live<'_>) -> Option<u64> {
+    live.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
 }
 
 /// What a replica lacks to be in sync, without numbers: they change all the time, and the status must
@@ -243,6 +249,11 @@ fn live_view(picture: &Picture<'_>, live: &Live<'_>) -> MemberView {
         Ok(()) => live.own.primary == owner,
         // Nobody can be asked any more: what was so last counts.
         Err(NotInSync::NoPrimary(_)) => picture.was_in_sync(pod, live.node),
+        // A primary that ends while all are asked may have answered before its replica lost the link. What
+        // is written in two seconds more is weighed by the host, which knows when the process ended.
+        Err(NotInSync::LinkDown(_)) if down_s(*live).is_some_and(|down_s| down_s <= FRESH_S) => {
+            picture.was_in_sync(pod, live.node)
+        }
         Err(_) => false,
     };
     MemberView { node: Some(live.node), role, in_sync: in_sync && role == MemberRole::Replica }
