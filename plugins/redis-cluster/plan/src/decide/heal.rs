@@ -57,8 +57,8 @@ pub(super) fn lost(
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
     let eligible: Vec<&Live<'_>> = replicas.iter().filter(|live| may_lead(picture, live)).collect();
-    // Of those that are not about to go themselves and that clients reach, the one that is furthest along; among equals the
-    // lowest id, so that everybody who looks picks the same one.
+    // Of those that are not about to go themselves and that clients reach, the one that is furthest along;
+    // among equals the lowest id, so that everybody who looks picks the same one.
     let order = |live: &&&Live<'_>| {
         (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
     };
