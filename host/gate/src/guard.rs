@@ -33,7 +33,7 @@ use tholepin_schema::{
     action::{Action, FailoverMode, Outcome, Verb},
     command,
     ledger::Ledger,
-    snapshot::Snapshot,
+    snapshot::{Facts, Member, Snapshot},
     word::{NodeId, SlotSet},
 };
 
@@ -231,7 +231,9 @@ pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => Class::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
-            if !start::never_synced(scene, pod) && !death::fell_away_before(scene, pod, *primary) {
+            let facts = scene.snapshot.member(pod).and_then(Member::facts);
+            let is_empty = facts.is_some_and(Facts::has_never_synced);
+            if !is_empty && !death::fell_away_before(scene, pod, *primary) {
                 return Class::TailLoss;
             }
             let slots = start::slots_of(scene, *primary);

@@ -107,16 +107,6 @@ pub(super) fn class(scene: &Scene<'_>, nodes: &[NodeId], slots: &SlotSet) -> Cla
     if may_lose && !is_approved { Class::DataLoss } else { Class::Safe }
 }
 
-/// Whether the process in a Pod holds nothing and has received nothing of the stream since it started: to
-/// promote it gives up all that its primary had. The offset of such a replica is 1 at most.
-pub(super) fn never_synced(scene: &Scene<'_>, pod: &str) -> bool {
-    let facts = scene.snapshot.member(pod).and_then(Member::facts);
-    facts.is_some_and(|facts| {
-        let offset_bytes = facts.replication.as_ref().map(|stream| stream.offset_bytes);
-        facts.keys == Some(0) && offset_bytes.is_none_or(|offset_bytes| offset_bytes <= 1)
-    })
-}
-
 /// The slots that a node had, as the ledger and everybody's views have it.
 pub(super) fn slots_of(scene: &Scene<'_>, node: NodeId) -> SlotSet {
     let Scene { snapshot, ledger, .. } = scene;

@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, string::String};
 
-use super::{Member, NodeFlag, NodeRow, Snapshot};
+use super::{Facts, Member, NodeFlag, NodeRow, Snapshot};
 use crate::word::{NodeId, Role, SlotSet};
 
 /// How long ago, in seconds, a replica in sync acknowledged last. Redis acknowledges once a second.
@@ -131,15 +131,16 @@ impl Snapshot {
         self.view.iter().filter(move |(_, row)| follows(row)).map(|(id, row)| (*id, row))
     }
 
-    /// Whether all members answered and all of them know the same nodes with the same roles, slots
-    /// and epochs.
+    /// Whether all members answered, all of them know the same nodes, and all give each slot the same
+    /// owner. How one sees another's replica does not count: the replica itself says whom it follows, and
+    /// the others hear of it up to half a node timeout later.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
         !self.members.is_empty()
             && self.members.iter().all(|member| {
                 member.facts().is_some_and(|facts| {
                     let same = |(id, row): (&NodeId, &NodeRow)| {
-                        self.view.get(id).is_some_and(|agreed| agreed.is_same_topology(row))
+                        self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
                     };
                     facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
                 })
@@ -222,12 +223,22 @@ impl Snapshot {
     }
 }
 
-impl NodeRow {
-    /// Whether both say the same role, primary, epoch and slots; reachability may differ.
+impl Facts {
+    /// Whether the process holds nothing and has received nothing of its primary since it started: to promote
+    /// it gives up all that the primary had. The offset of such a replica is 1 at most.
     #[must_use]
-    pub fn is_same_topology(&self, other: &Self) -> bool {
-        (self.role, self.primary, self.epoch) == (other.role, other.primary, other.epoch)
-            && self.slots == other.slots
+    pub fn has_never_synced(&self) -> bool {
+        let offset_bytes = self.replication.as_ref().map(|stream| stream.offset_bytes);
+        self.keys == Some(0) && offset_bytes.is_none_or(|offset_bytes| offset_bytes <= 1)
+    }
+}
+
+impl NodeRow {
+    /// Whether both say the same of what the node owns: its slots, and since which epoch.
+    #[must_use]
+    pub fn owns_the_same(&self, other: &Self) -> bool {
+        let is_same = (self.role, self.epoch) == (other.role, other.epoch);
+        self.slots == other.slots && (self.slots.is_empty() || is_same)
     }
 
     /// Whether the one who says this holds it for failed, or suspects so.
@@ -320,6 +331,23 @@ mod tests {
         for (path, value, expected) in cases {
             assert_eq!(check(&path, value), Err(expected), "{path}");
         }
+    }
+
+    #[test]
+    fn all_agree_who_give_each_slot_the_same_owner() {
+        let id = |digit: &str| digit.repeat(40);
+        // How `b` sees a node otherwise than the majority.
+        let agreed = |node: &str, row: Value| {
+            let mut json = pair();
+            json["members"][1]["answer"]["answered"]["differs"] = json!({id(node): row});
+            serde_json::from_value::<Snapshot>(json).unwrap().is_agreed()
+        };
+        let owner = |slots: &str, epoch: u64| json!({"role": "primary", "epoch": epoch, "slots": [slots], "connected": false});
+        assert!(agreed("a", owner("0-16383", 1)), "reachability may differ");
+        assert!(!agreed("a", owner("0-16382", 1)) && !agreed("a", owner("0-16383", 2)));
+        let other = json!({"role": "primary", "epoch": 2, "slots": [], "connected": true});
+        assert!(agreed("b", other.clone()), "its role reaches others late");
+        assert!(!agreed("c", other), "nobody else knows that node");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(super) fn lost(
     };
     // One whose process began anew has nothing of what it was in sync with: whether it may lead is the
     // host's question.
-    let best = eligible.iter().filter(|live| !never_synced(live)).min_by_key(order);
+    let best = eligible.iter().filter(|live| !live.facts.has_never_synced()).min_by_key(order);
     if best.is_none() {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
         let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
@@ -80,11 +80,6 @@ pub(super) fn lost(
         Err(reason) => return Decision::Wait(reason),
     };
     fail_over(picture, **best, owner, mode, fails_over)
-}
-
-/// Whether a replica holds nothing and has received nothing since its process began.
-fn never_synced(live: &Live<'_>) -> bool {
-    live.facts.keys == Some(0) && offset(live) <= 1
 }
 
 /// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes

@@ -1,0 +1,272 @@
+//! Who takes over, who waits, and what is never given up.
+
+use alloc::{format, string::ToString, vec::Vec};
+
+use serde_json::json;
+use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_schema::{
+    action::Verb,
+    snapshot::{MemberAnswer, UnreachableReason},
+};
+
+use super::{reasons, verbs};
+use crate::{
+    WaitReason,
+    model::{CLUSTER, Model, spec},
+};
+
+#[test]
+fn a_dead_primary_is_replaced_by_its_replica() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-1-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-1-1 force"]);
+    let plan = model.plan();
+    model.perform(&plan, |_| true);
+    model.gossip();
+    // The process returns with its memory, hears the news and follows.
+    model.restart("demo-shard-1-0");
+    model.converge();
+    assert_eq!(model.plan().shards[1].primary.as_deref(), Some("demo-shard-1-1"));
+}
+
+#[test]
+fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
+    let mut model = Model::formed(spec(3, 2));
+    model.kill("demo-shard-0-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
+    let mut observed = model.observed();
+    let first = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+    let first = first.unwrap();
+    first.kubernetes = json!({"ready": false});
+    let MemberAnswer::Answered(facts) = &mut first.answer else { panic!("it answers") };
+    facts.uptime_s = Some(60);
+    let plan = crate::plan(CLUSTER, &model.spec, &observed);
+    assert_eq!(plan.actions()[0].verb.pod(), Some("demo-shard-0-2"), "the one that is ready");
+    model.process("demo-shard-0-2").offset_bytes = 10;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-2 force"], "the larger offset");
+    model.previous.shards[0].members[2].in_sync = Some(false);
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "in sync comes first");
+}
+
+#[test]
+fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-0-0");
+    model.previous.shards[0].members[1].in_sync = Some(false);
+    assert_eq!(verbs(&model), [""; 0]);
+    assert!(reasons(&model).contains(&"NoReplicaInSync"));
+    // One that holds keys takes over if a person gives up what only the primary has.
+    model.process("demo-shard-0-1").keys = 3;
+    let approved = |model: &Model| model.plan().actions()[0].presume.approved;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+    assert!(approved(&model));
+    model.spec.durability = Durability::Cache;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+    assert!(!approved(&model));
+}
+
+#[test]
+fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
+    // silent with its primary, or while that one answers; whether it is promoted afterwards
+    for (with_primary, promoted) in [(true, true), (false, false)] {
+        let mut model = Model::formed(spec(3, 1));
+        let silent = if with_primary { 0..2 } else { 1..2 };
+        let pods: Vec<_> = silent.map(|index| format!("demo-shard-0-{index}")).collect();
+        for pod in &pods {
+            model.pods.get_mut(pod).unwrap().silent = Some(UnreachableReason::Auth);
+        }
+        let plan = model.plan();
+        model.perform(&plan, |_| false);
+        for pod in &pods {
+            model.pods.get_mut(pod).unwrap().silent = None;
+        }
+        model.kill("demo-shard-0-0");
+        assert_eq!(verbs(&model) == ["failover demo-shard-0-1 force"], promoted, "{with_primary}");
+    }
+}
+
+#[test]
+fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
+    for (down_s, promoted) in [(1, true), (2, false)] {
+        let mut model = Model::formed(spec(3, 1));
+        let mut observed = model.observed();
+        let replica = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+        let MemberAnswer::Answered(facts) = &mut replica.unwrap().answer else {
+            panic!("it answers")
+        };
+        let upstream = facts.replication.as_mut().unwrap().upstream.as_mut().unwrap();
+        (upstream.link_up, upstream.down_since_s) = (false, Some(down_s));
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        model.perform(&plan, |_| false);
+        model.kill("demo-shard-0-0");
+        let actions = model.plan().actions();
+        let is_promoted = actions.first().is_some_and(|action| !action.presume.approved);
+        assert_eq!(is_promoted, promoted, "{down_s}");
+    }
+}
+
+#[test]
+fn a_silent_primary_is_left_alone() {
+    // One that wants another password is no process that hangs.
+    let rows = [
+        (UnreachableReason::Timeout, "PrimarySilent"),
+        (UnreachableReason::Auth, "CredentialsRefused"),
+    ];
+    for (reason, said) in rows {
+        let mut model = Model::formed(spec(3, 1));
+        model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(reason);
+        model.gossip();
+        assert_eq!(verbs(&model), [""; 0], "{reason:?}");
+        assert!(reasons(&model).contains(&said), "{reason:?}");
+    }
+    let silent = WaitReason::PrimarySilent { pod: "p".into(), slots: "0-5460".into() };
+    assert!(silent.to_string().contains("`p` of the slots 0-5460"), "{silent}");
+}
+
+#[test]
+fn a_silent_replica_is_waited_for() {
+    let mut model = Model::formed(spec(3, 1));
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Timeout);
+    model.gossip();
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["PodsNotAnswering"]);
+}
+
+#[test]
+fn the_spec_can_leave_it_to_the_cluster() {
+    let mut model = Model::formed(spec(3, 1));
+    model.spec.failover.on_pod_death = OnPodDeath::Wait;
+    model.kill("demo-shard-0-0");
+    assert_eq!(verbs(&model), [""; 0]);
+    assert!(reasons(&model).contains(&"LeftToTheCluster"));
+}
+
+#[test]
+fn without_a_majority_only_deaths_allow_a_takeover() {
+    let mut model = Model::formed(spec(3, 1));
+    model.kill("demo-shard-0-0");
+    model.kill("demo-shard-1-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 takeover"], "one at a time");
+    assert!(reasons(&model).contains(&"OtherShardFirst"));
+    model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
+    assert_eq!(verbs(&model), [""; 0], "it may be alive behind a cut network");
+    assert!(reasons(&model).contains(&"NoMajority"));
+}
+
+/// All primaries are gone at once with their Pods and their memory, and fresh Pods answer in their
+/// seats: before they have met anybody, and after. The replicas take over one after the other.
+#[test]
+fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
+    let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
+    for (shards, replicas, lost) in cases {
+        for met in [false, true] {
+            let mut model = Model::formed(spec(shards, replicas));
+            for shard in 0..lost {
+                model.recreate(&format!("{CLUSTER}-shard-{shard}-0"), false);
+            }
+            if met {
+                let plan = model.plan();
+                model.perform(&plan, |action| matches!(action.verb, Verb::Meet { .. }));
+            }
+            // The survivors notice that their links are down.
+            model.gossip();
+            for shard in 0..lost {
+                let survivors = usize::from(shards - lost + shard);
+                let has_majority = usize::from(shards) < survivors * 2;
+                let mode = if has_majority { "force" } else { "takeover" };
+                let planned = verbs(&model);
+                let failover = format!("failover {CLUSTER}-shard-{shard}-1 {mode}");
+                assert!(
+                    planned.contains(&failover),
+                    "{shards}x{replicas}, {lost} lost: {planned:?}"
+                );
+                let plan = model.plan();
+                model.perform(&plan, |_| true);
+                model.gossip();
+            }
+            model.converge();
+            let plan = model.plan();
+            for shard in plan.shards.iter().take(usize::from(lost)) {
+                let expected = format!("{}-1", shard.name);
+                assert_eq!(shard.primary.as_ref(), Some(&expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_primary_hands_over_before_its_pod_goes() {
+    let mut model = Model::formed(spec(3, 1));
+    model.pods.get_mut("demo-shard-2-0").unwrap().deleting = true;
+    assert_eq!(verbs(&model), ["failover demo-shard-2-1 graceful"]);
+    model.pods.get_mut("demo-shard-2-1").unwrap().deleting = true;
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["NobodyToTakeOver"]);
+}
+
+#[test]
+fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() {
+    let mut model = Model::formed(spec(3, 0));
+    let lost = model.id("demo-shard-0-0");
+    model.recreate("demo-shard-0-0", false);
+    model.gossip();
+    for _ in 0..2 {
+        let plan = model.plan();
+        model.perform(&plan, |action| !matches!(action.verb, Verb::Forget { .. }));
+        model.gossip();
+    }
+    assert_eq!(verbs(&model), [format!("forget {}", lost.short())]);
+    assert_eq!(reasons(&model), ["StateNotOk"]);
+    model.converge();
+    assert_eq!(model.plan().slots_served, 16_384);
+}
+
+#[test]
+fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more() {
+    let mut model = Model::formed(spec(1, 1));
+    for pod in ["demo-shard-0-0", "demo-shard-0-1"] {
+        model.kill(pod);
+    }
+    model.pods.get_mut("demo-shard-0-0").unwrap().waits = true;
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Auth);
+    assert_eq!(verbs(&model), [""; 0], "a replica that wants another password lives");
+    assert!(reasons(&model).contains(&"CredentialsRefused"));
+    model.restart("demo-shard-0-1");
+    let began_anew = model.process("demo-shard-0-1");
+    (began_anew.keys, began_anew.offset_bytes) = (0, 1);
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"], "it has nothing of what was in sync");
+    model.previous.shards[0].members[1].in_sync = Some(false);
+    model.process("demo-shard-0-1").keys = 3;
+    let asks = model.plan().actions()[0].presume.approved;
+    assert!(asks, "a replica that was not in sync has keys");
+    model.process("demo-shard-0-1").keys = 0;
+    assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
+}
+
+#[test]
+fn a_stranger_in_the_cluster_is_reported_and_left_alone() {
+    let mut model = Model::formed(spec(3, 0));
+    let foreign = Model::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
+    let mut foreign = foreign.process.unwrap();
+    let id = "ff".repeat(20).parse().unwrap();
+    let row = foreign.table.remove(&foreign.id).unwrap();
+    for pod in model.pods.values_mut() {
+        pod.process.as_mut().unwrap().table.insert(id, row.clone());
+    }
+    assert_eq!(verbs(&model), [""; 0]);
+    assert_eq!(reasons(&model), ["ForeignNode"]);
+}
+
+#[test]
+fn a_member_with_keys_of_its_own_is_not_emptied() {
+    let mut model = Model::formed(spec(3, 1));
+    model.recreate("demo-shard-0-1", false);
+    model.process("demo-shard-0-1").keys = 5;
+    for _ in 0..3 {
+        let plan = model.plan();
+        model.perform(&plan, |_| true);
+        model.gossip();
+    }
+    assert!(reasons(&model).contains(&"HoldsKeys"));
+}

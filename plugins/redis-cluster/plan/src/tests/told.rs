@@ -1,0 +1,129 @@
+//! What is said of a cluster that is not as wanted.
+
+use alloc::{format, string::ToString};
+
+use serde_json::json;
+use tholepin_schema::{
+    snapshot::{MemberAnswer, UnreachableReason},
+    word::SlotSet,
+};
+
+use super::reasons;
+use crate::{
+    WaitReason,
+    model::{CLUSTER, Model, spec},
+};
+
+#[test]
+fn a_pod_that_is_not_ready_and_an_open_slot_are_no_cluster_as_wanted() {
+    let model = Model::formed(spec(3, 1));
+    let told = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {
+        let mut observed = model.observed();
+        change(&mut observed.snapshot.members[0]);
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        plan.reasons().map(WaitReason::as_str).next()
+    };
+    let facts = |member: &mut tholepin_schema::snapshot::Member, uptime_s: u64| {
+        member.kubernetes = serde_json::json!({"ready": false});
+        let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
+        facts.uptime_s = Some(uptime_s);
+    };
+    assert_eq!(told(&|member| facts(member, 9)), None, "it has not been probed yet");
+    assert_eq!(told(&|member| facts(member, 10)), Some("PodNotReady"));
+    let slot = serde_json::json!({"slot": 7, "direction": "migrating", "peer": "ab".repeat(20)});
+    let open = |member: &mut tholepin_schema::snapshot::Member| {
+        let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
+        facts.open_slots = [serde_json::from_value(slot.clone()).unwrap()].into();
+    };
+    assert_eq!(told(&open), Some("SlotOpen"));
+}
+
+#[test]
+fn what_kubernetes_says_of_a_pod_that_does_not_run_is_told() {
+    let waiting = |reason: &str| serde_json::json!({"state": {"waiting": {"reason": reason, "message": "m"}}});
+    let unplaced =
+        serde_json::json!({"unplaced": "0/3 nodes are available: 3 Insufficient memory."});
+    let rows = [
+        (UnreachableReason::NotRunning, waiting("ErrImagePull"), Some("ErrImagePull: m")),
+        (
+            UnreachableReason::NoAddress,
+            unplaced,
+            Some("0/3 nodes are available: 3 Insufficient memory."),
+        ),
+        (UnreachableReason::NotRunning, waiting("ContainerCreating"), None),
+        (UnreachableReason::Timeout, waiting("ErrImagePull"), None),
+    ];
+    for (reason, kubernetes, expected) in rows {
+        let mut model = Model::formed(spec(1, 1));
+        model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(reason);
+        let mut observed = model.observed();
+        observed.snapshot.members[1].kubernetes = kubernetes;
+        let plan = crate::plan(CLUSTER, &model.spec, &observed);
+        let pod = "demo-shard-0-1".to_string();
+        let expected = expected.map(|why| WaitReason::PodDoesNotRun { pod, why: why.into() });
+        let told = plan.reasons().find(|it| it.as_str() == "PodDoesNotRun");
+        assert_eq!(told, expected.as_ref(), "{reason:?}");
+        assert!(plan.reasons().all(|it| it.is_fault() == told.is_some()), "{reason:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_start_is_quoted() {
+    let mut model = Model::new(spec(1, 1));
+    model.kill("demo-shard-0-1");
+    let mut observed = model.observed();
+    let ended = json!({"exitCode": 1, "message": "it cannot\n"});
+    observed.snapshot.members[1].kubernetes = json!({"lastState": {"terminated": ended}});
+    let forming = crate::plan(CLUSTER, &model.spec, &observed);
+    let formed = Model::formed(spec(1, 1)).observed().snapshot;
+    (observed.snapshot.members[0], observed.snapshot.view) =
+        (formed.members[0].clone(), formed.view);
+    let formed = crate::plan(CLUSTER, &model.spec, &observed);
+    for plan in [forming, formed] {
+        let reason = plan.shards[0].decision.reason().unwrap();
+        assert!(reason.is_fault() && format!("{reason}").contains("`it cannot`"), "{reason}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
+    let mut model = Model::formed(spec(2, 1));
+    model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
+    model.gossip();
+    let plan = model.plan();
+    let text = format!("{}", plan.shards[0].decision.reason().unwrap());
+    let expected = "the slots 8192-16383 belong to `demo-shard-1-0`, which it does not reach";
+    assert!(text.contains(expected), "{text}");
+
+    let few = SlotSet::from_iter(["5-6".parse().unwrap()]);
+    let scattered = (0..2000).step_by(2).map(|slot: u16| format!("{slot}").parse().unwrap());
+    let cases = [
+        (few, "the slots 5-6 belong to nobody it knows of"),
+        // The text is bounded whatever the slots are.
+        (SlotSet::from_iter(scattered), "66 68 and more (1000 in all) belong to nobody"),
+    ];
+    for (dropped, expected) in cases {
+        let mut model = Model::formed(spec(2, 0));
+        for pod in model.pods.values_mut() {
+            for row in pod.process.as_mut().unwrap().table.values_mut() {
+                row.slots = row.slots.difference(&dropped);
+            }
+        }
+        let text = format!("{}", model.plan().shards[1].decision.reason().unwrap());
+        assert!(text.contains(expected) && text.len() < 250, "{text}");
+    }
+}
+
+#[test]
+fn slots_of_an_owner_that_lives_are_not_lost() {
+    let mut model = Model::formed(spec(3, 0));
+    let (id, pod) = (model.id("demo-shard-1-0"), model.pods["demo-shard-1-0"].clone());
+    // The StatefulSet was orphaned: its Pod answers the others, and is no member.
+    model.pods.remove("demo-shard-1-0");
+    let reason = model.plan().shards[1].decision.reason().cloned().unwrap();
+    let address = pod.address;
+    let slots = "5462-10922".into();
+    assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
+    model.gossip();
+    assert!(reasons(&model).contains(&"SlotsLost"), "nobody reaches it any more");
+}
