@@ -124,7 +124,7 @@ impl Random {
 
 /// What must be taken back, and when.
 enum Undo {
-    Continue(u32),
+    Continue { pid: u32, pod: String },
     Spec,
     Secret,
     Road,
@@ -202,7 +202,7 @@ impl Run {
             let target = if chosen.hits_a_member() { self.target(chosen).await? } else { None };
             let fault = self.spare_back_off(chosen, target.as_ref()).await?;
             let on = target.as_ref().map(|seat| seat.pod.clone()).unwrap_or_default();
-            say(&format!("  {:.3} s: {fault} {on}", self.start.elapsed().as_secs_f64()));
+            self.say(&format!("{fault} {on}"));
             *self.counts.entry(fault).or_default() += 1;
             self.make(fault, target).await.with_context(|| format!("{fault} {on}"))?;
             if self.story.redis.storage {
@@ -213,6 +213,11 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Prints what is done, at the time that lost keys are told with.
+    fn say(&self, what: &str) {
+        say(&format!("  {:.3} s: {what}", self.start.elapsed().as_secs_f64()));
     }
 
     /// A container that ended several times is started again only after minutes, which says nothing of the
@@ -253,7 +258,7 @@ impl Run {
         }
         // What lasts must not meet the next fault in one shard.
         self.take_back_until(Instant::now()).await?;
-        let lasting = self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Continue(_)));
+        let lasting = self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Continue { .. }));
         if lasting {
             self.settle().await?;
         }
@@ -283,7 +288,7 @@ impl Run {
             Fault::Stop => {
                 let pid = seat()?.member.pid()?;
                 signal(pid, "STOP")?;
-                self.later(STOPPED_MAX, Undo::Continue(pid));
+                self.later(STOPPED_MAX, Undo::Continue { pid, pod: pod.to_owned() });
             }
             Fault::Forget => self.forget(seat()?).await?,
             Fault::Reset => {
@@ -342,7 +347,10 @@ impl Run {
     fn take_back(&self, undo: &Undo) -> Result<()> {
         match undo {
             // It may have been killed meanwhile, by its liveness probe.
-            Undo::Continue(pid) => drop(signal(*pid, "CONT")),
+            Undo::Continue { pid, pod } => {
+                self.say(&format!("SIGCONT {pod}"));
+                drop(signal(*pid, "CONT"));
+            }
             Undo::Spec => {
                 // As it was: without any settings.
                 bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
