@@ -98,6 +98,16 @@ impl Keys {
         self.names.iter().filter(|(tag, key)| reads(tag, key)).count()
     }
 
+    /// Enters the cluster anew: one that was deleted and created again has another Service.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no Service.
+    pub async fn enter(&mut self, client: &Client) -> Result<()> {
+        self.entry = self.redis.entry(client).await?;
+        Ok(())
+    }
+
     /// How many exist: of each shard as many as the member with the most of them holds, whether it
     /// serves or not. A member that does not answer counts for nothing.
     ///

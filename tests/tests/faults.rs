@@ -14,6 +14,8 @@
 //! what is right by the issue, whatever the code does. Without an option nothing runs: `make test` has the
 //! scenarios.
 
+#[path = "faults/attacked.rs"]
+mod attacked;
 #[path = "faults/away.rs"]
 mod away;
 #[path = "faults/bed.rs"]
@@ -71,7 +73,7 @@ type Measured<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
 struct Case {
-    /// The line of the issue; 17 for what public bug reports found beyond it.
+    /// The line of the issue; 17 for what public bug reports and attacks found beyond it.
     line: u8,
     /// The line and a letter.
     name: &'static str,
@@ -162,6 +164,11 @@ const CASES: &[Case] = &[
     case!(17, "17c", USUAL, 40, reports::new_clients_are_refused),
     case!(17, "17e", USUAL_KEPT, 70, reports::a_replica_fell_away),
     case!(17, "17d", PAIR, 15, reports::the_password_has_a_line_break),
+    case!(17, "17f", USUAL_EACH, 45, attacked::a_replica_hung),
+    case!(17, "17g", USUAL, 40, attacked::killed_at_creation),
+    case!(17, "17h", USUAL, 20, attacked::a_slot_is_disowned),
+    case!(17, "17i", USUAL_KEPT, 60, attacked::other_shards),
+    case!(17, "17j", USUAL, 45, attacked::the_accepted_spec_is_deleted),
 ];
 
 /// By name only: it takes as long as it is told to.

@@ -21,7 +21,7 @@ mod stop;
 mod topology;
 
 pub(crate) use absence::OUT_OF_SERVICE;
-pub use absence::{Absence, Finding, Unproven, confirmed, due_at_ms, find};
+pub use absence::{Absence, Confirmations, Finding, Unproven, confirmed, due_at_ms, find};
 pub(crate) use death::is_reported_terminated;
 pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
 pub(crate) use failover::suspects;

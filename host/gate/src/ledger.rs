@@ -28,9 +28,6 @@ use tholepin_schema::{
 pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     let before = ledger.clone();
     end_future(ledger, now_ms);
-    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed() {
-        ledger.adopted_at_ms = Some(now_ms);
-    }
     if ledger.keys_known_since_ms.is_none() && snapshot.is_agreed() {
         ledger.keys_known_since_ms = Some(now_ms);
     }
@@ -39,6 +36,12 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
         if let (Some(node), Some(run_id)) = (facts.node, facts.run_id) {
             learn_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
         }
+    }
+    // One that died before all had agreed has told who it was, too.
+    let has_told =
+        |member: &Member| ledger.nodes.values().any(|known| known.pod_uid == member.pod_uid);
+    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed_but_for(has_told) {
+        ledger.adopted_at_ms = Some(now_ms);
     }
     learn_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);

@@ -10,14 +10,20 @@ use futures::future::{join, join_all};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    instance::Instance, ledger::KnownNode, manifest::KindName, snapshot::Snapshot, word::NodeId,
+    instance::Instance,
+    ledger::{KnownNode, Ledger},
+    manifest::KindName,
+    snapshot::Snapshot,
+    word::NodeId,
 };
 use tokio::time::timeout;
 
 use crate::{
     absences::{Lease, node_timeout_ms},
     book::Book,
-    guard::{self, Absence, Dial, Finding, OUT_OF_SERVICE, Proof, Unproven, Witness},
+    guard::{
+        self, Absence, Confirmations, Dial, Finding, OUT_OF_SERVICE, Proof, Unproven, Witness,
+    },
     instance::container_status,
     ownership::text,
     pass::Pass,
@@ -61,7 +67,7 @@ pub(crate) async fn examine(
     if open.is_empty() {
         return evidence;
     }
-    let confirmed = confirmed(pass);
+    let confirmed = confirmed(pass, &book.ledger);
     let sights = join_all(open.iter().map(|(_, known)| look(pass, instance, known))).await;
     let now_ms = pass.gate.ports.clock.now_ms();
     for ((node, known), sight) in open.into_iter().zip(sights) {
@@ -69,7 +75,8 @@ pub(crate) async fn examine(
         let absence = Absence {
             witness,
             out_of_service,
-            confirmed: confirmed.contains(&(node, known.pod_uid.clone())),
+            confirmed: confirmed.nodes.contains(&(node, known.pod_uid.clone())),
+            unknown_word: confirmed.unknown.clone(),
             renewed: book.absences.renewed((node, &known), &lease, now_ms),
             link_down_ms: book.absences.link_down_ms(node),
             node_timeout_ms: node_timeout_ms(snapshot),
@@ -82,12 +89,14 @@ pub(crate) async fn examine(
     evidence
 }
 
-/// The nodes that a person named dead on the object reconciled, as the store has it now.
-fn confirmed(pass: &Pass) -> BTreeSet<(NodeId, String)> {
+/// What a person confirmed on the object reconciled, as the store has it now.
+fn confirmed(pass: &Pass, ledger: &Ledger) -> Confirmations {
+    let is_known =
+        |node: &NodeId, uid: &str| ledger.nodes.get(node).is_some_and(|known| known.pod_uid == uid);
     let view = pass.gate.ports.kubernetes.view();
     let object = view.meta(&pass.context.reference());
     let object = object.filter(|object| object.uid == pass.context.uid());
-    object.map(|object| guard::confirmed(&object.annotations)).unwrap_or_default()
+    object.map(|object| guard::confirmed(&object.annotations, is_known)).unwrap_or_default()
 }
 
 /// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.

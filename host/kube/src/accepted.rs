@@ -68,6 +68,11 @@ impl KubernetesApi {
         )))
     }
 
+    pub(crate) fn shows_no_accepted(&self, object: &ObjectRef, uid: &str) -> bool {
+        let (name, view) = (reference(object, uid), tholepin_core::port::Kubernetes::view(self));
+        view.covers(&name.kind) && view.get(&name).is_none()
+    }
+
     /// Reads from the API server: the store may be behind another host's write.
     async fn kept(&self, name: &ObjectRef) -> Result<Option<Kept>, CallError> {
         match tholepin_core::port::Kubernetes::get(self, name.clone()).await {

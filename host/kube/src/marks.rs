@@ -146,6 +146,10 @@ impl Marks for KubernetesApi {
     ) -> Boxed<'_, Result<(), CallError>> {
         Box::pin(self.keep_accepted(object, uid, accepted))
     }
+
+    fn lacks_accepted_spec(&self, object: &ObjectRef, uid: &str) -> bool {
+        self.shows_no_accepted(object, uid)
+    }
 }
 
 fn finalizers(object: &Value) -> Vec<String> {

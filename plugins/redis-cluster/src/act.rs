@@ -121,7 +121,7 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
             Err(NotDone::Waits(told("FullSyncUnderWay", message)))
         }
         Ok(Outcome::Refused { guard, message }) => {
-            held_up("Refused", format!("{guard}: {message}"))
+            held_up("Refused", format!("{message} (guard `{guard}`)"))
         }
         Ok(Outcome::Failed { reason, message, .. }) => held_up(&reason, message),
         Ok(Outcome::Skipped { .. }) => Err(NotDone::Skipped),

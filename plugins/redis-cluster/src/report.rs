@@ -122,11 +122,14 @@ fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterSt
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
+    let is_steady =
+        matches!(&situation.seen, Seen::Planned { plan, .. } if plan.stage == Stage::Steady);
     RedisClusterStatus {
         observed_generation: Some(target.generation),
         conditions: conditions.collect(),
         ready_shards,
         slots_served,
+        formed: before.formed || is_steady,
         shards,
     }
 }

@@ -307,7 +307,7 @@ fn a_refusal_is_reported_with_the_guards_words() {
     let outcome = reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
     let (status, reason, message) = condition(&host, "Degraded");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Refused"));
-    assert!(message.contains("empty: it holds 3 keys"), "{message}");
+    assert!(message.contains("it holds 3 keys (guard `empty`)"), "{message}");
     assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
 }
 

@@ -226,15 +226,18 @@ impl One<'_> {
         });
     }
 
-    /// Keeps what was accepted where a restarted host and another one find it. After the call, so that no
-    /// repair waits for it: until then this host remembers it.
+    /// Keeps what was accepted where a restarted host and another one find it, and again if somebody deletes
+    /// it there. After the call, so that no repair waits for it: until then this host remembers it.
     pub(super) async fn keep_accepted(&self) {
-        let kept = self.shared.notes.get(self.key).kept.filter(|kept| !kept.is_stored);
+        let marks = &self.shared.parts.marks;
+        let is_due = |kept: &Kept| {
+            !kept.is_stored || marks.lacks_accepted_spec(&reference_of(self.key), &kept.uid)
+        };
+        let kept = self.shared.notes.get(self.key).kept.filter(is_due);
         let Some(Kept { uid, spec, .. }) = kept else { return };
         if self.meta.deleting || self.shared.is_paused(self.key) {
             return;
         }
-        let marks = &self.shared.parts.marks;
         match marks.keep_accepted_spec(reference_of(self.key), uid, spec.clone()).await {
             Ok(()) => self.shared.notes.change(self.key, |note| {
                 if let Some(kept) = note.kept.as_mut().filter(|kept| kept.spec == spec) {

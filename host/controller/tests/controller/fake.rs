@@ -241,6 +241,10 @@ impl Marks for FakeKubernetes {
         kept.insert(uid, (accepted, count + 1));
         Box::pin(async { Ok(()) })
     }
+
+    fn lacks_accepted_spec(&self, _: &ObjectRef, uid: &str) -> bool {
+        !self.0.kept.lock().unwrap().contains_key(uid)
+    }
 }
 
 struct Lease;

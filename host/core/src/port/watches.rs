@@ -128,4 +128,8 @@ pub trait Marks: Send + Sync {
         uid: String,
         accepted: AcceptedSpec,
     ) -> Boxed<'_, Result<(), CallError>>;
+
+    /// Whether the store shows that nothing is kept for the object with this uid, such as after somebody
+    /// deleted it; `false` where the store does not cover it.
+    fn lacks_accepted_spec(&self, object: &ObjectRef, uid: &str) -> bool;
 }

@@ -29,6 +29,8 @@ pub struct Absence {
     pub out_of_service: bool,
     /// Whether a person said on the object that its process has ended.
     pub confirmed: bool,
+    /// What a person wrote there that names no process of the object.
+    pub unknown_word: Option<String>,
     /// Whether its Kubernetes node was seen to renew its Lease after [`due_at_ms`]; if not, why.
     pub renewed: Result<(), String>,
     /// How long, in milliseconds, every member that answered and knows it has seen the link to it
@@ -62,6 +64,8 @@ pub struct Unproven {
     pub pod_gone: bool,
     /// What is missing.
     pub missing: Vec<String>,
+    /// What a person wrote as a confirmation, and names no process of the object.
+    pub unknown_word: Option<String>,
 }
 
 /// From when on a renewed Lease says that whatever ran in the Pod has had its time to end; none if it is
@@ -91,7 +95,9 @@ pub fn find(known: &KnownNode, absence: &Absence) -> Finding {
         return Finding { proof: Some(Proof::LongGone), unproven: None };
     }
     let KnownNode { pod, pod_uid, kube_node, .. } = known.clone();
-    Finding { proof, unproven: Some(Unproven { pod, pod_uid, kube_node, pod_gone, missing }) }
+    let unknown_word = absence.unknown_word.clone();
+    let unproven = Unproven { pod, pod_uid, kube_node, pod_gone, missing, unknown_word };
+    Finding { proof, unproven: Some(unproven) }
 }
 
 /// What a long absence lacks to prove that the process has ended. The texts hold no numbers that change
@@ -138,7 +144,11 @@ pub(super) fn say(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
         Some(Unproven { pod, missing, .. }) => {
             format!("{} (Pod `{pod}`): {}", node.short(), missing.join("; "))
         }
-        None => format!("{}: no end of its container is known", node.short()),
+        None => format!(
+            "{}: the ledger does not know it, so that nothing can prove its end; if you know that its process \
+             has ended, send `CLUSTER FAILOVER TAKEOVER` to the replica that has most of its data",
+            node.short()
+        ),
     });
     let each: Vec<String> = each.collect();
     format!("nothing proves that these have ended: {}{}", each.join(". "), way_out(nodes))
@@ -157,7 +167,14 @@ fn way_out(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
         .collect();
     let mut ways = Vec::new();
     if !gone.is_empty() {
-        ways.push(format!("annotate the object with `{CONFIRM_DEAD}={}`", gone.join(",")));
+        let word = known().find_map(|(_, unproven)| unproven.unknown_word.as_ref());
+        let word = word
+            .map(|word| format!(" (`{word}`, which is there, names no process of this object)"));
+        ways.push(format!(
+            "annotate the object with `{CONFIRM_DEAD}={}`{}",
+            gone.join(","),
+            word.unwrap_or_default()
+        ));
     }
     if !kube_nodes.is_empty() {
         let names: Vec<&str> = kube_nodes.into_iter().collect();
@@ -172,15 +189,36 @@ fn way_out(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
     format!(". If you know that they have, {}", ways.join(", or "))
 }
 
-/// The nodes that a person named dead, each with the uid of the Pod that it was in. What is no such pair
-/// names nobody.
+/// What a person said on the object of nodes that are dead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confirmations {
+    /// The nodes named, each with the uid of the Pod that it was in.
+    pub nodes: BTreeSet<(NodeId, String)>,
+    /// The first word that is no such pair of the object, shortened.
+    pub unknown: Option<String>,
+}
+
+/// Reads the confirmations on the object; `is_known` says whether it has such a process.
 #[must_use]
-pub fn confirmed(annotations: &BTreeMap<String, String>) -> BTreeSet<(NodeId, String)> {
+pub fn confirmed(
+    annotations: &BTreeMap<String, String>,
+    is_known: impl Fn(&NodeId, &str) -> bool,
+) -> Confirmations {
+    const WORD_CHARS_MAX: usize = 90;
     let text = annotations.get(CONFIRM_DEAD).map(String::as_str).unwrap_or_default();
     let words = text.split(|it: char| it == ',' || it.is_whitespace());
-    let pairs = words.filter_map(|word| word.split_once('/'));
-    let pairs = pairs.filter(|(_, uid)| !uid.is_empty());
-    pairs.filter_map(|(node, uid)| Some((node.parse().ok()?, uid.to_owned()))).collect()
+    let mut confirmations = Confirmations::default();
+    for word in words.filter(|word| !word.is_empty()) {
+        let pair = word.split_once('/').and_then(|(node, uid)| Some((node.parse().ok()?, uid)));
+        match pair.filter(|(node, uid)| is_known(node, uid)) {
+            Some((node, uid)) => drop(confirmations.nodes.insert((node, uid.to_owned()))),
+            None if confirmations.unknown.is_none() => {
+                confirmations.unknown = Some(word.chars().take(WORD_CHARS_MAX).collect());
+            }
+            None => {}
+        }
+    }
+    confirmations
 }
 
 #[cfg(test)]

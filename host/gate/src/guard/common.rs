@@ -3,7 +3,7 @@
 use tholepin_schema::{
     action::{Action, Presume, Verb},
     fact::Held,
-    ledger::Ledger,
+    ledger::{KnownNode, Ledger},
     snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
     word::{ConfigEpoch, NodeId},
 };
@@ -91,7 +91,18 @@ pub(super) fn allowed(class: Class, lost: &[NodeId], scene: &Scene<'_>) -> Resul
         Class::DataLoss => scene.policy.data_loss,
     };
     if scene.ledger.adopted_at_ms.is_none() {
-        let text = "not all members have answered and agreed yet, even once";
+        let told = |member: &&Member| {
+            let is_known = |known: &KnownNode| known.pod_uid == member.pod_uid;
+            member.facts().is_some() || scene.ledger.nodes.values().any(is_known)
+        };
+        let text = match scene.snapshot.members.iter().find(|member| !told(member)) {
+            Some(silent) => format!(
+                "`{}` has never answered, so that nobody knows what it has: let it answer once, or delete \
+                 its Pod if it has nothing",
+                silent.pod
+            ),
+            None => "the members that answer do not agree yet who owns which slots".to_owned(),
+        };
         return Err(Refusal::new("adopted", text));
     }
     if is_allowed {

@@ -88,6 +88,12 @@ fn an_instance_is_adopted_when_all_have_answered_and_agreed_once() {
     let mut ledger = Ledger::default();
     learn(&mut ledger, &seen, 100);
     assert_eq!(ledger.adopted_at_ms, None);
+    // Each has answered, but never both at once: the other was killed while the cluster formed.
+    let mut formed = ledger.clone();
+    let mut other = snapshot();
+    silence(&mut other, 0);
+    learn(&mut formed, &other, 150);
+    assert_eq!((formed.adopted_at_ms, formed.keys_known_since_ms), (Some(150), None));
     learn(&mut ledger, &snapshot(), 200);
     assert_eq!(ledger.adopted_at_ms, Some(200));
     learn(&mut ledger, &seen, 300);

@@ -24,10 +24,14 @@ use crate::{
 pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan {
     let picture = Picture::new(cluster, spec, observed);
     let mut fails_over = false;
-    let shards: Vec<ShardPlan> = (0..picture.layout.shards)
+    let mut shards: Vec<ShardPlan> = (0..picture.layout.shards)
         .map(|shard| shard::plan(&picture, shard, &mut fails_over))
         .collect();
-    let common = common::decide(&picture);
+    let mut common = common::decide(&picture);
+    if let Some(reason) = waits::other_shards(&picture) {
+        shards.iter_mut().for_each(|shard| shard.decision = Decision::Wait(reason.clone()));
+        common = Decision::Wait(reason);
+    }
     let done =
         common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
     let stage = match (picture.is_covered(), done) {

@@ -174,6 +174,7 @@ impl Model {
             }
         }
         self.previous.shards = plan.shards.iter().map(report).collect();
+        self.previous.formed |= plan.stage == crate::Stage::Steady;
     }
 
     pub(crate) fn process(&mut self, pod: &str) -> &mut Process {

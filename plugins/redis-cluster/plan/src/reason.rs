@@ -137,6 +137,35 @@ pub enum WaitReason {
         /// How many it has.
         count: usize,
     },
+    /// The owner of slots takes another node for their owner, so that nobody serves them.
+    #[error(
+        "nobody serves the slots {slots}: all others name `{pod}` as their owner, which itself names `{other}`; \
+         on the server of `{pod}` send `CLUSTER SETSLOT SLOT NODE {node}` for each of them"
+    )]
+    SlotsDisowned {
+        /// The Pod that the others name.
+        pod: String,
+        /// Its node id.
+        node: NodeId,
+        /// The Pod that it names.
+        other: String,
+        /// The slots.
+        slots: String,
+    },
+    /// The members hold a cluster of another shape than the object wants.
+    #[error(
+        "the data of the members, `{pod}` among them, is of a cluster whose slots lie otherwise than {shards} \
+         shards have them ({slots} are those of one owner), as volumes that were kept have it; nothing was \
+         changed: create the object with the number of shards that the data was written with"
+    )]
+    OtherShards {
+        /// A member whose slots do not fit.
+        pod: String,
+        /// How many shards are wanted.
+        shards: u16,
+        /// Its slots.
+        slots: String,
+    },
     /// A Pod cannot be placed, or its container cannot be made.
     #[error("the Pod `{pod}` does not run: {why}")]
     PodDoesNotRun {
@@ -239,6 +268,8 @@ impl WaitReason {
             Self::DoesNotStart { .. } => "DoesNotStart",
             Self::PodNotReady { .. } => "PodNotReady",
             Self::SlotOpen { .. } => "SlotOpen",
+            Self::SlotsDisowned { .. } => "SlotsDisowned",
+            Self::OtherShards { .. } => "OtherShards",
             Self::PodDoesNotRun { .. } => "PodDoesNotRun",
             Self::OwnerNoMember { .. } => "OwnerNoMember",
             Self::Loading { .. } => "Loading",
@@ -269,6 +300,8 @@ impl WaitReason {
             | Self::PodNotReady { .. }
             | Self::LinkDown { .. }
             | Self::SlotOpen { .. }
+            | Self::SlotsDisowned { .. }
+            | Self::OtherShards { .. }
             | Self::PodDoesNotRun { .. }
             | Self::OwnerNoMember { .. }
             | Self::TwoWithOneId { .. }

@@ -28,6 +28,9 @@ pub struct RedisClusterStatus {
     /// How many slots a healthy primary serves, of 16384.
     #[serde(default)]
     pub slots_served: u16,
+    /// Whether the cluster was once as wanted. Until then, data that members bring along must fit the spec.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub formed: bool,
     /// The shards, in order of their numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(

@@ -136,15 +136,20 @@ impl Snapshot {
     /// the others hear of it up to half a node timeout later.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
-        !self.members.is_empty()
-            && self.members.iter().all(|member| {
-                member.facts().is_some_and(|facts| {
-                    let same = |(id, row): (&NodeId, &NodeRow)| {
-                        self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
-                    };
-                    facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
-                })
-            })
+        self.is_agreed_but_for(|_| false)
+    }
+
+    /// As [`is_agreed`](Self::is_agreed), but for members that need not answer.
+    #[must_use]
+    pub fn is_agreed_but_for(&self, need_not: impl Fn(&Member) -> bool) -> bool {
+        let agrees = |facts: &Facts| {
+            let same = |(id, row): (&NodeId, &NodeRow)| {
+                self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
+            };
+            facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
+        };
+        self.members.iter().any(|member| member.facts().is_some())
+            && self.members.iter().all(|member| member.facts().map_or(need_not(member), agrees))
     }
 
     /// Who votes and who of them was heard.

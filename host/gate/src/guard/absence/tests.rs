@@ -33,6 +33,7 @@ fn whole() -> Absence {
         witness: Witness { container_status: None, kube_node_ready: true, dial: Dial::Refused },
         out_of_service: false,
         confirmed: false,
+        unknown_word: None,
         renewed: Ok(()),
         link_down_ms: Some(5_000),
         node_timeout_ms: Some(5_000),
@@ -115,21 +116,25 @@ fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
 #[test]
 fn an_annotation_names_nodes_each_with_its_pod() {
     let (a, b) = ("a".repeat(40), "b".repeat(40));
-    let pairs = |text: String| {
-        let found = confirmed(&[(CONFIRM_DEAD.to_owned(), text)].into());
-        found.into_iter().map(|(node, uid)| format!("{}/{uid}", node.short())).collect::<Vec<_>>()
+    let is_known = |node: &NodeId, uid: &str| {
+        [("a", "u"), ("b", "v")].iter().any(|it| node.to_string() == it.0.repeat(40) && uid == it.1)
+    };
+    let read = |text: &str| {
+        let found = confirmed(&[(CONFIRM_DEAD.to_owned(), text.to_owned())].into(), is_known);
+        let name = |(node, uid): (NodeId, String)| format!("{}/{uid}", node.short());
+        (found.nodes.into_iter().map(name).collect::<Vec<_>>(), found.unknown)
     };
     let short = |digit: char| node(digit).short();
-    assert_eq!(pairs(format!("{a}/u")), [format!("{}/u", short('a'))]);
-    let both = [format!("{}/u", short('a')), format!("{}/v", short('b'))];
-    for text in [format!("{a}/u,{b}/v"), format!(" {b}/v  {a}/u,\n"), format!("x/y {a}/u,{b}/v /")]
-    {
-        assert_eq!(pairs(text.clone()), both, "{text}");
+    assert_eq!(read(&format!("{a}/u")), (vec![format!("{}/u", short('a'))], None));
+    let both = vec![format!("{}/u", short('a')), format!("{}/v", short('b'))];
+    for text in [format!("{a}/u,{b}/v"), format!(" {b}/v  {a}/u,\n")] {
+        assert_eq!(read(&text), (both.clone(), None), "{text}");
     }
-    for text in [String::new(), a.clone(), format!("{a}/"), "true".to_owned(), format!("/{a}")] {
-        assert_eq!(pairs(text.clone()), [""; 0], "{text}");
+    assert_eq!(read(&format!("x/y {a}/u,{b}/v /")), (both, Some("x/y".to_owned())));
+    for text in [a.clone(), format!("{a}/"), "true".to_owned(), format!("/{a}"), format!("{a}/v")] {
+        assert_eq!(read(&text), (Vec::new(), Some(text.clone())));
     }
-    assert!(confirmed(&BTreeMap::new()).is_empty());
+    assert_eq!(confirmed(&BTreeMap::new(), is_known), Confirmations::default());
 }
 
 /// Two dead primaries `a` and `b` with half of the slots each, and their replicas `c` and `d`.

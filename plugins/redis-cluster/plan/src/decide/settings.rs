@@ -24,18 +24,19 @@ pub(super) fn decide(picture: &Picture<'_>) -> Vec<Action> {
 }
 
 /// Whether the cluster itself may elect a replica. The engine elects one that has lost its link a minute before
-/// its primary died; what was written since would be lost. While the primary is not heard all stays as it is.
+/// its primary died, and one that hung while its primary was written to; what was written since would be lost.
+/// While the primary is not heard, what was so last counts.
 fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
     let upstream = live.facts.replication.as_ref()?.upstream.as_ref()?;
-    let wanted = match picture.snapshot().check_in_sync(&live.member.pod, REPLICA_BEHIND_BYTES_MAX)
-    {
+    let pod = &live.member.pod;
+    let may_lose_data = picture.spec.durability == Durability::Cache;
+    let wanted = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         Ok(()) => "no",
-        Err(NotInSync::LinkDown(_))
-            if picture.spec.durability == Durability::Data
-                && upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) =>
-        {
+        Err(_) if may_lose_data => return None,
+        Err(NotInSync::LinkDown(_)) if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) => {
             "yes"
         }
+        Err(NotInSync::NoPrimary(_)) if !picture.was_in_sync(pod, live.node) => "yes",
         Err(_) => return None,
     };
     missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop()

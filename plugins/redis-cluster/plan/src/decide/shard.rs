@@ -143,6 +143,7 @@ fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut boo
     reasons.extend(waits::silent(picture, shard));
     reasons.extend(waits::not_ok(picture, shard));
     reasons.extend(waits::slot_open(owner));
+    reasons.extend(waits::slots_disowned(picture, owner));
     reasons.extend(waits::not_ready(picture, shard));
     // What needs a person is said first, then what comes first in the order of seats.
     let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();

@@ -124,6 +124,53 @@ pub(super) fn slot_open(owner: Live<'_>) -> Option<WaitReason> {
     Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
 }
 
+/// Slots that the majority gives to the owner while the owner gives them to another, who answers and does not
+/// have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
+pub(super) fn slots_disowned(picture: &Picture<'_>, owner: Live<'_>) -> Option<WaitReason> {
+    let agreed = &picture.snapshot().view.get(&owner.node)?.slots;
+    let given_away = agreed.difference(&owner.own.slots);
+    let rows = picture.snapshot().seen_by(owner.member)?;
+    rows.iter().find_map(|(id, row)| {
+        let other = picture.live_node(*id).filter(|other| other.node != owner.node)?;
+        let slots = row.slots.intersection(&given_away).difference(&other.own.slots);
+        (!slots.is_empty()).then(|| WaitReason::SlotsDisowned {
+            pod: owner.member.pod.clone(),
+            node: owner.node,
+            other: other.member.pod.clone(),
+            slots: brief(&slots),
+        })
+    })
+}
+
+/// The members hold the data of a cluster with another number of shards, and this object's was never as wanted:
+/// it was created over volumes that were kept. Slots that somebody moves later are another matter.
+pub(super) fn other_shards(picture: &Picture<'_>) -> Option<WaitReason> {
+    if picture.observed.previous.formed {
+        return None;
+    }
+    let layout = picture.layout;
+    let shards_of = |slots: &SlotSet| {
+        (0..layout.shards)
+            .filter(|shard| !layout.slots(*shard).intersection(slots).is_empty())
+            .count()
+    };
+    let owners = || picture.live.values().filter(|live| live.serves());
+    let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
+    let shares = |live: &&Live<'_>| {
+        let mut others = owners().filter(|other| other.node != live.node);
+        let shard = (0..layout.shards).map(|shard| layout.slots(shard));
+        let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
+        let Some(shard) = shard.next() else { return false };
+        others.any(|other| !shard.intersection(&other.own.slots).is_empty())
+    };
+    let unfit = crossing.or_else(|| owners().find(shares))?;
+    Some(WaitReason::OtherShards {
+        pod: unfit.member.pod.clone(),
+        shards: layout.shards,
+        slots: brief(&unfit.own.slots),
+    })
+}
+
 /// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
 /// new is refused, while the host has its connection.
 pub(super) fn not_ready(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {

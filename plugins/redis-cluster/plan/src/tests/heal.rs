@@ -1,6 +1,10 @@
 //! Who takes over, who waits, and what is never given up.
 
-use alloc::{format, string::ToString, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 
 use serde_json::json;
 use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
@@ -269,4 +273,59 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
         model.gossip();
     }
     assert!(reasons(&model).contains(&"HoldsKeys"));
+}
+
+/// Whether the plan sets `cluster-replica-no-failover` of a member that shows `no`, and to what.
+fn election_of(model: &Model, pod: &str) -> Option<String> {
+    let mut observed = model.observed();
+    let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
+    let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
+    facts.settings.insert(crate::NO_FAILOVER.into(), "no".into());
+    let plan = crate::plan(CLUSTER, &model.spec, &observed);
+    plan.settings.iter().find_map(|action| {
+        let Verb::Configure { pod: whose, settings, .. } = &action.verb else { return None };
+        settings.get(crate::NO_FAILOVER).filter(|_| whose == pod).cloned()
+    })
+}
+
+#[test]
+fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
+    // in sync when its primary was last heard, durability, what is set
+    let rows = [
+        (false, Durability::Data, Some("yes")),
+        (true, Durability::Data, None),
+        (false, Durability::Cache, None),
+    ];
+    for (was_in_sync, durability, expected) in rows {
+        for hangs in [false, true] {
+            let mut model = Model::formed(spec(3, 1));
+            model.spec.durability = durability;
+            model.previous.shards[0].members[1].in_sync = Some(was_in_sync);
+            if hangs {
+                let primary = model.pods.get_mut("demo-shard-0-0").unwrap();
+                primary.silent = Some(UnreachableReason::Timeout);
+            } else {
+                model.kill("demo-shard-0-0");
+            }
+            let set = election_of(&model, "demo-shard-0-1");
+            assert_eq!(set.as_deref(), expected, "{was_in_sync} {durability:?} {hangs}");
+        }
+    }
+}
+
+#[test]
+fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
+    for (had, wanted) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
+        let mut model = Model::formed(spec(had, 1));
+        model.spec = spec(wanted, 1);
+        model.previous = Default::default();
+        assert_eq!(reasons(&model), ["OtherShards"], "{had} {wanted}");
+        assert_eq!(verbs(&model), [""; 0], "{had} {wanted}");
+        // The same of an object that was as wanted once: somebody has moved slots, and healing goes on.
+        model.previous.formed = true;
+        assert!(!reasons(&model).contains(&"OtherShards"), "{had} {wanted}");
+    }
+    let mut model = Model::formed(spec(3, 1));
+    model.previous = Default::default();
+    assert_eq!(reasons(&model), [""; 0]);
 }

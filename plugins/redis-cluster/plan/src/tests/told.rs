@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 use super::reasons;
 use crate::{
-    WaitReason,
+    Stage, WaitReason,
     model::{CLUSTER, Model, spec},
 };
 
@@ -126,4 +126,25 @@ fn slots_of_an_owner_that_lives_are_not_lost() {
     assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
     model.gossip();
     assert!(reasons(&model).contains(&"SlotsLost"), "nobody reaches it any more");
+}
+
+#[test]
+fn slots_that_their_owner_gives_away_are_named_with_the_way_out() {
+    let mut model = Model::formed(spec(3, 1));
+    let (first, third) = (model.id("demo-shard-0-0"), model.id("demo-shard-2-0"));
+    let slot: SlotSet = "12001".parse::<tholepin_schema::word::SlotRange>().unwrap().into();
+    let table = &mut model.process("demo-shard-2-0").table;
+    let own = table.get_mut(&third).unwrap();
+    own.slots = own.slots.difference(&slot);
+    let other = table.get_mut(&first).unwrap();
+    other.slots = other.slots.union(&slot);
+    let reason = model.plan().shards[2].decision.reason().cloned().unwrap();
+    assert!(reason.is_fault());
+    let text = reason.to_string();
+    for words in
+        ["the slots 12001", "`demo-shard-2-0`", "itself names `demo-shard-0-0`", &third.to_string()]
+    {
+        assert!(text.contains(words), "no {words} in {text}");
+    }
+    assert_eq!(model.plan().stage, Stage::Healing);
 }
