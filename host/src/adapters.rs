@@ -12,7 +12,7 @@ use rand::RngCore;
 use serde_json::Value;
 use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName,
+    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName, RevisionDigest,
     port::{Clock, Entropy},
 };
 use tholepin_gate::{Gate, Pass, PassContext};
@@ -94,6 +94,17 @@ impl Plugins for ServingPlugins {
 
     fn all(&self) -> Vec<Arc<ActivePlugin>> {
         self.0.plugins().values().cloned().map(serving).collect()
+    }
+
+    fn take_back<'a>(
+        &'a self,
+        name: &'a PluginName,
+        revision: &'a RevisionDigest,
+        why: &'a str,
+    ) -> Boxed<'a, Result<RevisionDigest, String>> {
+        Box::pin(async move {
+            self.0.take_back(name, revision, why).await.map_err(|error| error.to_string())
+        })
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the admin API of this host can do: each route a line here, its work elsewhere.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::PlanError;
-use tholepin_core::{Boxed, CallError};
+use tholepin_core::{Boxed, CallError, NameError, PluginName};
+use tholepin_guest::{Registry, RollbackError};
 
 use crate::planner::{AskError, ObjectWords, Part, PlanRequest, Planner, Wanted};
 
@@ -14,10 +16,23 @@ pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
 /// What the last passes for an object did; parameters `kind`, `name`, `namespace`, `pass` and `part`
 /// (`calls` or `writes`).
 pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
+/// The last revisions of a plugin; parameter `name`.
+pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
+/// Lets an earlier revision serve; the body is a [`RollbackRequest`].
+pub(crate) const ROLLBACK_ROUTE: &str = "/v1/plugins/rollback";
+
+/// Which plugin goes back, and to which revision: the last good one if none is named.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RollbackRequest {
+    pub(crate) name: PluginName,
+    #[serde(default)]
+    pub(crate) revision: Option<String>,
+}
 
 /// The routes.
 pub(crate) struct Routes {
     pub(crate) planner: Planner,
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl AdminRoutes for Routes {
@@ -30,6 +45,8 @@ impl AdminRoutes for Routes {
                 }
                 (AdminMethod::Post, PLAN_ROUTE) => self.plan(body).await,
                 (AdminMethod::Get, CALLS_ROUTE) => self.calls(&query).await,
+                (AdminMethod::Get, HISTORY_ROUTE) => self.history(&query),
+                (AdminMethod::Post, ROLLBACK_ROUTE) => self.roll_back(body).await,
                 (AdminMethod::Get | AdminMethod::Post, _) => Err(AdminError::NotFound(format!(
                     "this host ({}) has no `{path}` for this method; is the command line newer?",
                     env!("CARGO_PKG_VERSION")
@@ -46,14 +63,44 @@ impl Routes {
         document(&self.planner.plan(request).await.map_err(refused)?)
     }
 
+    fn history(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
+        let name = required(query, "name")?;
+        let name: PluginName =
+            name.parse().map_err(|error: NameError| AdminError::Invalid(error.to_string()))?;
+        let serving = self.registry.active(&name).map(|plugin| plugin.digest.clone());
+        let history = self.registry.history(&name);
+        if serving.is_none() && history.revisions.is_empty() {
+            let text = format!(
+                "no revision of a plugin `{name}` is kept; `tholepin plugin list` shows those that serve"
+            );
+            return Err(AdminError::NotFound(text));
+        }
+        Ok(json!({"serving": serving, "history": document(&history)?}))
+    }
+
+    async fn roll_back(&self, body: Value) -> Result<Value, AdminError> {
+        let request: RollbackRequest = serde_json::from_value(body).map_err(|error| {
+            AdminError::Invalid(format!("the request is no rollback's: {error}"))
+        })?;
+        let RollbackRequest { name, revision } = request;
+        let why = "somebody asked for it with `tholepin plugin rollback`";
+        let gone = self.registry.roll_back(&name, revision.as_deref(), why).await;
+        let serving = gone.map_err(|error| match error {
+            RollbackError::NoPlugin(_)
+            | RollbackError::NoneBefore(_)
+            | RollbackError::NotOne { .. } => AdminError::NotFound(error.to_string()),
+            RollbackError::NotServing(_)
+            | RollbackError::ServesAlready(_)
+            | RollbackError::NotLoaded { .. }
+            | _ => AdminError::Conflict(error.to_string()),
+        })?;
+        Ok(json!({"serving": serving}))
+    }
+
     async fn calls(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
-        let required = |name: &str| {
-            let missing = || AdminError::Invalid(format!("the parameter `{name}` is missing"));
-            query.get(name).cloned().ok_or_else(missing)
-        };
         let words = ObjectWords {
-            kind: required("kind")?,
-            name: required("name")?,
+            kind: required(query, "kind")?,
+            name: required(query, "name")?,
             namespace: query.get("namespace").cloned(),
         };
         let pass = match query.get("pass") {
@@ -76,7 +123,12 @@ impl Routes {
     }
 }
 
-fn document(value: &impl serde::Serialize) -> Result<Value, AdminError> {
+fn required(query: &BTreeMap<String, String>, name: &str) -> Result<String, AdminError> {
+    let missing = || AdminError::Invalid(format!("the parameter `{name}` is missing"));
+    query.get(name).cloned().ok_or_else(missing)
+}
+
+fn document(value: &impl Serialize) -> Result<Value, AdminError> {
     serde_json::to_value(value).map_err(|error| AdminError::Failed(error.to_string()))
 }
 

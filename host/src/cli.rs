@@ -5,6 +5,7 @@ mod report;
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
 
 use clap::{Args, Parser, Subcommand};
+use tholepin_core::PluginName;
 
 pub(crate) use report::{CallsArgs, ObjectName, PlanArgs};
 
@@ -102,10 +103,36 @@ pub(crate) enum PluginCommand {
     },
     /// Build at every save, put it where a running host sees it, and show what its passes did
     Watch(WatchArgs),
-    /// Show the plugins of a running host: stage, version, revision, reason
+    /// Show the plugins of a running host: what serves since when, for how many objects, and what is wrong
     List {
+        /// Print JSON: the Plugin objects
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         cluster: ClusterArgs,
+    },
+    /// Show the last revisions of a plugin, the one that serves last
+    History {
+        /// The plugin's name
+        name: PluginName,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Let an earlier revision of a plugin serve again, until its file changes
+    ///
+    /// A host that is started again goes on with it. To undo it, put another file into the directory of
+    /// plugins, or name the file's own revision.
+    Rollback {
+        /// The plugin's name
+        name: PluginName,
+        /// The first digits of the revision, as `history` shows it [default: the last one that was not taken
+        /// back]
+        revision: Option<String>,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Show what a component says of itself: manifest, imports, digest
     Inspect {
@@ -211,6 +238,10 @@ pub(crate) struct EngineArgs {
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
+    /// Where the last revisions of plugins are kept, so that a rollback outlives the process
+    /// [default: tholepin/revisions in the cache directory]
+    #[arg(long, env = "THOLEPIN_HISTORY", value_name = "DIR")]
+    pub(crate) history: Option<PathBuf>,
     /// How many passes may compute at once; as many as there are processors if absent, and 4 at least
     #[arg(
         long,

@@ -144,6 +144,7 @@ async fn run_engine(arguments: RunArgs) -> Result<u8> {
     let options = EngineOptions {
         kubeconfig: arguments.cluster.kubeconfig,
         arguments: arguments.engine,
+        keeps_history: true,
         trusts_plugins: arguments.trust_plugins,
     };
     engine::run(options, arguments.listen, stop, || print("ready\n")).await?;

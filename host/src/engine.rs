@@ -15,7 +15,7 @@ use tholepin_admin::{AdminServer, VitalsServer};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
 use tholepin_core::{
     ErrorChain, PassReport, PluginName, RevisionDigest,
-    port::{Changes, Kubernetes, Look, StoreEvent, Watches},
+    port::{Changes, Look, StoreEvent, Watches},
 };
 use tholepin_gate::{Gate, Ports};
 use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
@@ -25,7 +25,7 @@ use tholepin_redis::{Limits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
-    time::sleep,
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,9 +34,10 @@ use crate::{
     adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
     admin::Routes,
     cli::{EngineArgs, ListenArgs},
-    commands::{admin_file, cache_directory},
-    metrics, mirror,
+    commands::{admin_file, cache_directory, own_cache},
+    metrics,
     planner::{PlanRequest, Planner},
+    plugin_objects::{self, PluginObjects},
     vitals::HostVitals,
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct EngineOptions {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The command line's.
     pub(crate) arguments: EngineArgs,
+    /// Keep the last revisions of plugins, and heed which was taken back.
+    pub(crate) keeps_history: bool,
     /// Accept `grants: asRequested`, and install the kinds that plugins bring.
     pub(crate) trusts_plugins: bool,
 }
@@ -73,10 +76,16 @@ pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<Kubernete
     let options = ConnectOptions {
         kubeconfig,
         fingerprint_key: FingerprintKey::new(rand::random()),
-        reporting_instance: format!("tholepin-{}", std::process::id()),
+        reporting_instance: instance(),
         hub: HubOptions::default(),
     };
     Ok(KubernetesApi::connect(options).await?)
+}
+
+/// How this process is called where several could be meant: its machine and its number there.
+fn instance() -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("tholepin-{}-{}", machine.trim(), std::process::id())
 }
 
 /// Runs the host until `stop`. Calls `ready` when the plugins of the directory were looked at once.
@@ -104,17 +113,24 @@ pub(crate) async fn run(
     });
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let routes = Arc::new(Routes { planner });
+    let routes = Arc::new(Routes { planner, registry: registry.clone() });
     listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
     if !install_kinds(&kubernetes, &stop).await? {
         return Ok(());
     }
     let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
+    let objects = PluginObjects {
+        kubernetes: kubernetes.clone(),
+        controller: controller.clone(),
+        host: instance(),
+        shown: BTreeMap::new(),
+    };
     let follower = Follower {
         registry: registry.clone(),
         kubernetes: kubernetes.clone(),
         events,
         installs_kinds: options.trusts_plugins,
+        objects,
     };
     let reports = registry.subscribe();
     directory.scan().await;
@@ -289,9 +305,15 @@ fn open_registry(
 ) -> Result<(Arc<Registry>, tholepin_guest::DirectoryWatch)> {
     // Every pass under way keeps an instance.
     let calls = options.arguments.in_flight.max(options.arguments.computing());
+    let history = match &options.arguments.history {
+        _ if !options.keeps_history => None,
+        Some(history) => Some(history.clone()),
+        None => Some(own_cache()?.join("revisions")),
+    };
     let registry = RegistryOptions {
         directory: options.arguments.plugins.clone(),
         cache: cache_directory()?,
+        history,
         allow_as_requested: options.trusts_plugins,
         idle_max: CODE_IDLE_MAX,
     };
@@ -335,16 +357,20 @@ struct Follower {
     kubernetes: Arc<KubernetesApi>,
     events: mpsc::Sender<PluginEvent>,
     installs_kinds: bool,
+    objects: PluginObjects,
 }
 
-/// What could not be written is tried again after this: the API server may be back.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// What could not be written is tried again after this: the API server may be back. As often the numbers of
+/// objects are compared with those that were written.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Follower {
-    async fn run(self, mut reports: broadcast::Receiver<PluginReport>) {
+    async fn run(mut self, mut reports: broadcast::Receiver<PluginReport>) {
         let mut serving = BTreeMap::new();
         // The plugins of which Kubernetes does not know the last state.
         let mut owed = BTreeSet::new();
+        let mut again = interval(WRITE_AGAIN_AFTER);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 report = reports.recv() => match report {
@@ -357,19 +383,23 @@ impl Follower {
                     }
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
-                () = sleep(WRITE_AGAIN_AFTER), if !owed.is_empty() => self.pay(&mut owed).await,
+                _ = again.tick() => {
+                    owed.extend(self.objects.changed());
+                    self.pay(&mut owed).await;
+                }
             }
         }
     }
 
     async fn take_in(
-        &self,
+        &mut self,
         report: &PluginReport,
         serving: &mut BTreeMap<PluginName, Option<RevisionDigest>>,
         owed: &mut BTreeSet<PluginName>,
     ) {
-        let before = serving.insert(report.name.clone(), report.active.clone()).flatten();
-        if before != report.active {
+        let active = report.active().cloned();
+        let before = serving.insert(report.name.clone(), active.clone()).flatten();
+        if before != active {
             if !self.install_kinds(&report.name).await {
                 owed.insert(report.name.clone());
             }
@@ -379,21 +409,19 @@ impl Follower {
         let settled = report.reason.is_some()
             || matches!(report.stage, Some(Stage::Active | Stage::Unloaded));
         if settled {
-            mirror::log(report);
-            let kubernetes: Arc<dyn Kubernetes> = self.kubernetes.clone();
-            if !mirror::show(&kubernetes, report).await {
+            plugin_objects::log(report);
+            if !self.objects.show(report).await {
                 owed.insert(report.name.clone());
             }
         }
     }
 
     /// Writes again what could not be written, as it is now.
-    async fn pay(&self, owed: &mut BTreeSet<PluginName>) {
-        let kubernetes: Arc<dyn Kubernetes> = self.kubernetes.clone();
+    async fn pay(&mut self, owed: &mut BTreeSet<PluginName>) {
         for name in std::mem::take(owed) {
             let is_installed = self.install_kinds(&name).await;
             let is_shown = match self.registry.reports().get(&name) {
-                Some(report) => mirror::show(&kubernetes, report).await,
+                Some(report) => self.objects.show(report).await,
                 None => true,
             };
             if !is_installed || !is_shown {

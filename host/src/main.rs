@@ -7,8 +7,9 @@ mod commands;
 mod engine;
 mod exit;
 mod metrics;
-mod mirror;
 mod planner;
+mod plugin_objects;
+mod plugin_status;
 mod telemetry;
 mod vitals;
 

@@ -173,13 +173,13 @@ fn freshness(state: &WatchState, quiet_for: Duration) -> Verdict {
 }
 
 fn serves(plugin: &PluginReport) -> Verdict {
-    let PluginReport { stage, active, reason, message, .. } = plugin;
+    let PluginReport { stage, reason, message, .. } = plugin;
     let why = || match (reason, stage) {
         (Some(reason), _) => format!("{reason}: {message}"),
         (None, Some(stage)) => format!("it is {stage} and on its way"),
         (None, None) => "it is on its way".to_owned(),
     };
-    match active {
+    match plugin.active() {
         None => Verdict::Fail(format!("no revision serves; {}", why())),
         Some(_) if reason.is_some() => {
             Verdict::Notice(format!("an older revision serves; the new one is refused: {}", why()))
@@ -192,7 +192,7 @@ fn serves(plugin: &PluginReport) -> Verdict {
 mod tests {
     use super::*;
     use tholepin_core::{RevisionDigest, port::WatchScope};
-    use tholepin_guest::RejectReason;
+    use tholepin_guest::{RejectReason, ServingRevision};
 
     fn kind(name: &str) -> KindName {
         KindName { api_version: "v1".to_owned(), kind: name.to_owned() }
@@ -208,8 +208,13 @@ mod tests {
             name: "p".parse().unwrap(),
             stage: Some(Stage::Compiled),
             candidate: None,
-            active: active.map(|digest| RevisionDigest(digest.to_owned())),
-            version: None,
+            serving: active.map(|digest| ServingRevision {
+                revision: RevisionDigest(digest.to_owned()),
+                component: String::new(),
+                version: String::new(),
+                since_ms: 0,
+                previous: None,
+            }),
             reason,
             message: "why".to_owned(),
             object: None,

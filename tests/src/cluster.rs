@@ -189,8 +189,10 @@ impl Cluster {
         let kubeconfig = path(kubeconfig.as_deref().unwrap_or(&self.kubeconfig))?;
         let plugins = path(&plugins)?;
         let admin_file = path(&self.admin_file())?;
+        let history = path(&self.directory.path().join("history"))?;
         let mut arguments = vec!["run", "--trust-plugins", "--kubeconfig", &kubeconfig];
         arguments.extend(["--plugins", &plugins, "--admin-file", &admin_file]);
+        arguments.extend(["--history", &history]);
         arguments.extend(more);
         let cache = cache.iter().map(|cache| ("XDG_CACHE_HOME", cache.as_path()));
         let environment = cache.chain(clock.iter().flat_map(FakedClock::environment));

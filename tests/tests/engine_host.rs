@@ -23,5 +23,7 @@ mod sample;
 mod story;
 #[path = "engine_host/swap.rs"]
 mod swap;
+#[path = "engine_host/taken_back.rs"]
+mod taken_back;
 #[path = "engine_host/vitals.rs"]
 mod vitals;

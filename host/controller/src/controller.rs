@@ -70,6 +70,17 @@ pub struct Settings {
     pub resync: Duration,
 }
 
+/// How the objects of a plugin are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PluginHealth {
+    /// How many there are.
+    pub objects: usize,
+    /// For how many of them the plugin is no longer called.
+    pub quarantined: usize,
+    /// For how many others the last call failed, or their spec is refused.
+    pub failing: usize,
+}
+
 /// The engine's loop.
 pub struct Controller {
     pub(crate) shared: Arc<Shared>,
@@ -239,6 +250,21 @@ impl Controller {
 
     pub(crate) fn concurrency(&self) -> usize {
         self.shared.settings.concurrency
+    }
+
+    /// How the objects of a plugin are, as far as this host has called it for them.
+    #[must_use]
+    pub fn health(&self, plugin: &PluginName) -> PluginHealth {
+        let Some(active) = self.shared.parts.plugins.active(plugin) else {
+            return PluginHealth::default();
+        };
+        let view = self.shared.parts.kubernetes.view();
+        let quarantined = self.quarantined(plugin);
+        PluginHealth {
+            objects: mapper::all(plugin, &active.manifest, &*view).len(),
+            quarantined,
+            failing: self.shared.notes.failing(plugin).saturating_sub(quarantined),
+        }
     }
 
     /// How many objects of a plugin are quarantined.

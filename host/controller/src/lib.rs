@@ -36,6 +36,6 @@ mod strikes;
 #[cfg(test)]
 mod testing;
 
-pub use controller::{Controller, Parts, Settings};
+pub use controller::{Controller, Parts, PluginHealth, Settings};
 pub use plan::PlanError;
 pub use plugins::{ActivePlugin, Closed, OpenPass, Passes, PluginEvent, Plugins, Purpose, Wakes};

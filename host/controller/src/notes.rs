@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tholepin_core::{AcceptedSpec, ObjectKey, RevisionDigest};
+use tholepin_core::{AcceptedSpec, ObjectKey, PluginName, RevisionDigest};
 
 /// A state of an object that a revision has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) struct Note {
     pub(crate) said: String,
     /// Whether it was found paused when it was looked at last.
     pub(crate) paused: bool,
+    /// Whether its last pass failed, or went on with an earlier spec because this one is refused.
+    pub(crate) failing: bool,
 }
 
 /// The notes of all objects; an object's note goes with it.
@@ -64,6 +66,12 @@ impl Notes {
     /// How many objects are paused.
     pub(crate) fn paused(&self) -> usize {
         self.lock().values().filter(|note| note.paused).count()
+    }
+
+    /// How many objects of a plugin fail.
+    pub(crate) fn failing(&self, plugin: &PluginName) -> usize {
+        let notes = self.lock();
+        notes.iter().filter(|(key, note)| key.plugin == *plugin && note.failing).count()
     }
 
     /// Forgets an object.

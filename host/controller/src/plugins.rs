@@ -36,6 +36,15 @@ pub trait Plugins: Send + Sync {
 
     /// All revisions that serve, in order of name.
     fn all(&self) -> Vec<Arc<ActivePlugin>>;
+
+    /// Takes back a revision that went wrong for many objects: gives the earlier one that serves from now
+    /// on, or why none does.
+    fn take_back<'a>(
+        &'a self,
+        name: &'a PluginName,
+        revision: &'a RevisionDigest,
+        why: &'a str,
+    ) -> Boxed<'a, Result<RevisionDigest, String>>;
 }
 
 /// A change of the plugins that serve.

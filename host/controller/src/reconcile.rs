@@ -21,7 +21,7 @@ use tracing::{Span, field::Empty, info, instrument, warn};
 use crate::{
     conditions::{self, Attention, Statement},
     controller::Shared,
-    mapper::reference_of,
+    mapper::{self, reference_of},
     metrics::{self, Hope},
     notes::Note,
     permit::{Lending, Permit},
@@ -215,6 +215,7 @@ impl One<'_> {
             return self.strike(&error, refusal).await;
         }
         self.shared.strikes(|strikes| strikes.clear(self.key));
+        self.shared.notes.change(self.key, |note| note.failing = refusal.is_some());
         self.tell(object, &outcome.summary, refusal).await;
         let done = if outcome.finished && self.meta.deleting {
             self.finish(finalizer, story).await
@@ -276,6 +277,7 @@ impl One<'_> {
     async fn fail(&self, failure: Failure, refusal: Option<&Refusal>) -> Done {
         let Failure { reason, message, retry } = failure;
         metrics::failed(&self.key.plugin, if retry { Hope::Retried } else { Hope::Terminal });
+        self.shared.notes.change(self.key, |note| note.failing = true);
         let text = format!("{reason}: {message}");
         say(self.shared, self.key, &text);
         self.mark(went_badly(Reason::Failed, text, refusal)).await;
@@ -289,8 +291,12 @@ impl One<'_> {
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
         metrics::struck(&self.key.plugin, error, reason(error).as_str());
+        self.shared.notes.change(self.key, |note| note.failing = true);
         let (revision, state) = (&self.plugin.revision, self.state());
-        match self.shared.strikes(|strikes| strikes.strike(revision, self.key, state)) {
+        match self
+            .shared
+            .strikes(|strikes| strikes.strike(revision, self.key, state, Instant::now()))
+        {
             Verdict::Retry => {
                 metrics::failed(&self.key.plugin, Hope::Retried);
                 self.mark(went_badly(reason(error), text, refusal)).await;
@@ -298,9 +304,46 @@ impl One<'_> {
             }
             Verdict::Quarantine => metrics::failed(&self.key.plugin, Hope::Terminal),
         }
+        if self.takes_back(&text).await {
+            // All objects are called again with the revision that serves from now on.
+            return Done::AwaitChange;
+        }
         let way_out = "change the object or the plugin to have it called again";
         let message = format!("two strikes in a row, {way_out}; the last: {text}");
         self.quarantine(&message).await
+    }
+
+    /// Takes the revision back if it has gone wrong for many objects by now. Whether it did.
+    async fn takes_back(&self, last: &str) -> bool {
+        let (view, revision) = (self.shared.parts.kubernetes.view(), &self.plugin.revision);
+        let objects = mapper::all(&self.key.plugin, &self.plugin.manifest, &*view);
+        let is_called =
+            |key: &&ObjectKey| view.meta(&reference_of(key)).is_some_and(|meta| !meta.is_paused());
+        let called = objects.iter().filter(is_called).count();
+        let condemning = self.shared.strikes(|strikes| {
+            let struck = strikes.condemning(revision, called, Instant::now()).into_iter();
+            struck.map(|key| format!("{}/{}", key.namespace, key.name)).collect::<Vec<_>>()
+        });
+        let Some(first) = condemning.first() else { return false };
+        let why = format!(
+            "it failed twice in a row for {} of {called} objects, {first} among them; the last time: {last}",
+            condemning.len()
+        );
+        let plugins = &self.shared.parts.plugins;
+        match plugins.take_back(&self.key.plugin, revision, &why).await {
+            Ok(now) => {
+                let (bad, now) = (revision.short(), now.short());
+                warn!(bad, now, why, "the revision is taken back");
+                true
+            }
+            Err(error) => {
+                warn!(
+                    revision = revision.short(),
+                    why, error, "no other revision can take its place"
+                );
+                false
+            }
+        }
     }
 
     /// Says on the object that it is quarantined. While that cannot be written it is tried again, and

@@ -1,4 +1,4 @@
-//! Counts the faults of plugins, and says when an object had enough.
+//! Counts the faults of plugins, and says when an object had enough, and when a revision is bad for many.
 //!
 //! Pure. A fault counts against one revision and one object: others never notice. Without a time limit,
 //! because a retry would fail again and a change is the signal.
@@ -9,12 +9,16 @@
 //!   record; so does a new generation of the object, a new object of the name, or a new revision.
 //! - A fault of the host neither counts nor gives a clean record.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tholepin_core::{ObjectKey, PluginName, RevisionDigest};
+use tokio::time::Instant;
 
 /// Faults in a row until an object is quarantined. Two, because one may be a passing fault.
 const STRIKES_MAX: u32 = 2;
+/// So many objects that a revision quarantines within this time condemn it; all of them, if it has fewer.
+const CONDEMNING: usize = 3;
+const CONDEMNING_WITHIN: Duration = Duration::from_secs(60);
 
 /// A state of an object, as far as strikes care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ struct Struck {
     revision: RevisionDigest,
     state: ObjectState,
     in_a_row: u32,
+    /// When it was struck last.
+    at: Instant,
 }
 
 impl Struck {
@@ -73,6 +79,24 @@ impl Strikes {
         theirs.filter(|(_, struck)| STRIKES_MAX <= struck.in_a_row).count()
     }
 
+    /// The objects whose quarantine within a short time condemns a revision that has so many `objects`: it
+    /// is the revision that is wrong, and not they. None while it may be they.
+    pub(crate) fn condemning(
+        &self,
+        revision: &RevisionDigest,
+        objects: usize,
+        now: Instant,
+    ) -> Vec<&ObjectKey> {
+        let is_new = |struck: &Struck| {
+            STRIKES_MAX <= struck.in_a_row && now - struck.at <= CONDEMNING_WITHIN
+        };
+        let theirs = self.struck.iter().filter(|(_, struck)| struck.revision == *revision);
+        let struck: Vec<_> =
+            theirs.filter(|(_, struck)| is_new(struck)).map(|(key, _)| key).collect();
+        let enough = CONDEMNING.min(objects).max(1);
+        if enough <= struck.len() { struck } else { Vec::new() }
+    }
+
     /// The revision answered for this object, well or with a failure, or the object is gone: its record is
     /// clean.
     pub(crate) fn clear(&mut self, key: &ObjectKey) {
@@ -85,11 +109,12 @@ impl Strikes {
         revision: &RevisionDigest,
         key: &ObjectKey,
         state: ObjectState,
+        now: Instant,
     ) -> Verdict {
         let earlier = self.struck.get(key).filter(|struck| struck.is_about(revision, &state));
         let in_a_row = earlier.map_or(0, |struck| struck.in_a_row).saturating_add(1);
         let revision = revision.clone();
-        self.struck.insert(key.clone(), Struck { revision, state, in_a_row });
+        self.struck.insert(key.clone(), Struck { revision, state, in_a_row, at: now });
         if in_a_row < STRIKES_MAX { Verdict::Retry } else { Verdict::Quarantine }
     }
 }
@@ -107,12 +132,12 @@ mod tests {
     fn two_in_a_row_quarantine_and_any_change_clears() {
         let [one, two] = ["one", "two"].map(|name| RevisionDigest(name.to_owned()));
         let (x, y) = (key("p", "x"), key("p", "y"));
-        let mut strikes = Strikes::default();
-        assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Retry);
+        let (mut strikes, now) = (Strikes::default(), Instant::now());
+        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Retry);
         strikes.clear(&x);
-        assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Retry, "not in a row");
+        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Retry, "not in a row");
         assert_eq!(strikes.quarantined(&x.plugin), 0);
-        assert_eq!(strikes.strike(&one, &x, state(1)), Verdict::Quarantine);
+        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Quarantine);
         assert_eq!(strikes.quarantined(&x.plugin), 1);
         assert_eq!(strikes.quarantined(&key("other", "x").plugin), 0);
         assert!(strikes.is_quarantined(&one, &x, &state(1)));
@@ -121,6 +146,34 @@ mod tests {
         assert!(!strikes.is_quarantined(&one, &y, &state(1)), "another object");
         let other = ObjectState { uid: "v".to_owned(), ..state(1) };
         assert!(!strikes.is_quarantined(&one, &x, &other), "a new object of the name");
-        assert_eq!(strikes.strike(&one, &x, state(2)), Verdict::Retry);
+        assert_eq!(strikes.strike(&one, &x, state(2), now), Verdict::Retry);
+    }
+
+    #[test]
+    fn a_revision_is_condemned_by_many_objects_within_a_minute() {
+        let one = RevisionDigest("one".to_owned());
+        let (mut strikes, now) = (Strikes::default(), Instant::now());
+        let quarantine = |strikes: &mut Strikes, name: &str, at: Instant| {
+            for _ in 0..STRIKES_MAX {
+                strikes.strike(&one, &key("p", name), state(1), at);
+            }
+        };
+        strikes.strike(&one, &key("p", "a"), state(1), now);
+        assert!(strikes.condemning(&one, 1, now).is_empty(), "one strike is none");
+        quarantine(&mut strikes, "a", now);
+        assert_eq!(strikes.condemning(&one, 1, now), [&key("p", "a")], "it is all there is");
+        assert!(strikes.condemning(&one, 2, now).is_empty());
+        quarantine(&mut strikes, "b", now);
+        assert_eq!(strikes.condemning(&one, 2, now).len(), 2);
+        assert!(strikes.condemning(&one, 9, now).is_empty());
+        assert!(strikes.condemning(&RevisionDigest("two".to_owned()), 2, now).is_empty());
+        let later = now + CONDEMNING_WITHIN + Duration::from_secs(1);
+        quarantine(&mut strikes, "c", later);
+        assert!(strikes.condemning(&one, 9, later).is_empty(), "the first were long ago");
+        quarantine(&mut strikes, "d", later);
+        quarantine(&mut strikes, "e", later);
+        assert_eq!(strikes.condemning(&one, 9, later).len(), 3);
+        strikes.clear(&key("p", "e"));
+        assert!(strikes.condemning(&one, 9, later).is_empty(), "it was called well");
     }
 }

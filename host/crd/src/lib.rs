@@ -54,11 +54,13 @@ pub fn plugin() -> Value {
                 "storage": true,
                 "subresources": {"status": {}},
                 "additionalPrinterColumns": [
-                    column("Stage", ".status.stage", "string"),
+                    column("Serving", ".status.revision", "string"),
                     column("Version", ".status.version", "string"),
-                    column("Revision", ".status.revision", "string"),
+                    column("Since", ".status.activatedAt", "date"),
+                    column("Candidate", ".status.candidateRevision", "string"),
+                    column("Objects", ".status.objects", "integer"),
+                    column("Unhealthy", ".status.unhealthyObjects", "integer"),
                     column("Reason", ".status.reason", "string"),
-                    column("Age", ".metadata.creationTimestamp", "date"),
                 ],
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
@@ -132,9 +134,36 @@ fn plugin_status() -> Value {
             "active": text("The digest of the revision that serves; absent while none does."),
             "revision": text("The first digits of `active`, as lists and logs show it."),
             "candidate": text("The digest of the newest revision, when it is not the one that serves."),
+            "candidateRevision": text("The first digits of `candidate`."),
             "version": text("The version that the serving revision's manifest tells."),
-            "reason": text("Why the newest revision does not serve: a CamelCase name; absent if it does."),
+            "component": text("The SHA-256 of the serving revision's component, in hex; `active` names component and settings together."),
+            "activatedAt": {"type": "string", "format": "date-time",
+                "description": "When the serving revision began to serve."},
+            "previous": text("The digest of the revision that served before it in this host."),
+            "host": text("The host that wrote this."),
+            "objects": {"type": "integer", "format": "int64",
+                "description": "How many objects of its kinds there are."},
+            "unhealthyObjects": {"type": "integer", "format": "int64",
+                "description": "How many of them are quarantined, or failed when it was called last."},
+            "reason": text("What is wrong, as a CamelCase name: why the newest revision does not serve, else what ails the objects; absent if nothing is."),
             "message": text("The reason in words, with the way out."),
+            "conditions": {
+                "type": "array",
+                "description": "`Serving`: whether a revision is called. `Healthy`: whether all objects are well with it.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": {
+                    "type": "object",
+                    "required": ["type", "status"],
+                    "properties": {
+                        "type": text("Which condition."),
+                        "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                        "reason": text("Why, as a CamelCase name."),
+                        "message": text("The reason in words."),
+                        "lastTransitionTime": {"type": "string", "format": "date-time"}
+                    }
+                }
+            },
             "observedGeneration": {"type": "integer", "format": "int64",
                 "description": "The generation that this status tells about."}
         }

@@ -48,6 +48,7 @@ async fn measure(
     let options = RegistryOptions {
         directory: directory.clone(),
         cache: cache.clone(),
+        history: Some(home.join("history")),
         allow_as_requested: true,
         idle_max: Duration::MAX,
     };
@@ -75,9 +76,9 @@ async fn measure(
             if let Some(reason) = report.reason {
                 return Err(format!("{reason}: {}", report.message).into());
             }
-            if report.stage == Some(Stage::Active) && report.active.as_ref() != Some(&serving) {
+            if report.stage == Some(Stage::Active) && report.active() != Some(&serving) {
                 taken.push(start.elapsed());
-                serving = report.active.ok_or("no revision")?;
+                serving = report.active().cloned().ok_or("no revision")?;
                 break;
             }
         }

@@ -274,7 +274,7 @@ fn check(wasm: &[u8]) -> Result<(), CacheError> {
 }
 
 /// Makes the directory if it is missing, and closes it to others.
-fn secure(directory: &Path) -> io::Result<()> {
+pub(crate) fn secure(directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent)?;
     }

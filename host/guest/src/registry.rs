@@ -6,24 +6,33 @@
 //! Kubernetes itself.
 
 mod directory;
+mod history;
 mod report;
+mod rollback;
 mod stages;
 mod watch;
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use tholepin_core::PluginName;
-use tokio::sync::broadcast;
+use metrics::counter;
+use serde_json::Value;
+use tholepin_core::{PluginName, RevisionDigest};
+use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
-pub use report::{PluginReport, RejectReason, Stage};
+pub use history::{PluginHistory, RevisionRecord, Rollback};
+pub use report::{PluginReport, RejectReason, ServingRevision, Stage};
+pub use rollback::RollbackError;
 pub(crate) use stages::revision;
 pub use watch::DirectoryWatch;
+
+use history::HistoryStore;
+use stages::Rejected;
 
 use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin, heap};
 
@@ -38,6 +47,9 @@ pub struct RegistryOptions {
     pub directory: PathBuf,
     /// Holds compiled code; closed to others.
     pub cache: PathBuf,
+    /// Holds the last revisions of each plugin, apart for each directory of plugins; closed to others. If
+    /// absent, none is kept: for who looks once and ends.
+    pub history: Option<PathBuf>,
     /// Whether `grants: asRequested` is taken; on the local host only.
     pub allow_as_requested: bool,
     /// The code of a plugin that nobody has called for so long is given back. The next call loads it again,
@@ -60,6 +72,14 @@ pub enum RegistryError {
     /// The directory of compiled code cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The directory of earlier revisions cannot be used.
+    #[error("cannot use the directory `{path}` for the earlier revisions of plugins")]
+    History {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// The plugins that serve. All reads are of one moment and never wait for a swap.
@@ -67,6 +87,11 @@ pub struct Registry {
     options: RegistryOptions,
     engine: Arc<GuestEngine>,
     cache: CompileCache,
+    history: HistoryStore,
+    /// Since when a revision of each plugin serves, and which served before.
+    tenures: Mutex<BTreeMap<PluginName, Tenure>>,
+    /// Held by whoever decides which revision serves.
+    changing: AsyncMutex<()>,
     active: RwLock<Arc<Active>>,
     reports: RwLock<BTreeMap<PluginName, PluginReport>>,
     sender: broadcast::Sender<PluginReport>,
@@ -74,6 +99,14 @@ pub struct Registry {
 
 /// The serving revision of each plugin.
 type Active = BTreeMap<PluginName, Arc<LoadedPlugin>>;
+
+/// What is remembered of the revision that serves.
+struct Tenure {
+    /// When it began to serve, in milliseconds since 1970.
+    since_ms: u64,
+    /// The revision that served before, ready for a rollback.
+    previous: Option<Arc<LoadedPlugin>>,
+}
 
 impl Registry {
     /// Opens a directory of plugins. Nothing is loaded until the watch is run or scanned.
@@ -86,12 +119,20 @@ impl Registry {
         options: RegistryOptions,
     ) -> Result<(Arc<Self>, DirectoryWatch), RegistryError> {
         let path = options.directory.clone();
-        std::fs::read_dir(&path).map_err(|source| RegistryError::Directory { path, source })?;
+        fs::read_dir(&path).map_err(|source| RegistryError::Directory { path, source })?;
         let cache = CompileCache::open(options.cache.clone())?;
+        let history = match &options.history {
+            None => HistoryStore::default(),
+            Some(base) => HistoryStore::open(base, &options.directory)
+                .map_err(|source| RegistryError::History { path: base.clone(), source })?,
+        };
         let registry = Arc::new(Self {
             options,
             engine,
             cache,
+            history,
+            tenures: Mutex::default(),
+            changing: AsyncMutex::default(),
             active: RwLock::default(),
             reports: RwLock::default(),
             sender: broadcast::channel(REPORTS_KEPT).0,
@@ -125,11 +166,20 @@ impl Registry {
         self.sender.subscribe()
     }
 
-    /// Puts a revision in the place of the one that served.
+    /// Puts a revision in the place of the one that served, which is held ready for a rollback.
     fn publish(&self, plugin: Arc<LoadedPlugin>) {
-        self.change(|active| {
-            active.insert(plugin.name.clone(), plugin);
-        });
+        let (name, mut previous) = (plugin.name.clone(), None);
+        self.change(|active| previous = active.insert(name.clone(), plugin));
+        self.tenures().insert(name, Tenure { since_ms: history::now_ms(), previous });
+    }
+
+    /// The revision that served before the one that serves.
+    fn previous(&self, name: &PluginName) -> Option<Arc<LoadedPlugin>> {
+        self.tenures().get(name)?.previous.clone()
+    }
+
+    fn tenures(&self) -> MutexGuard<'_, BTreeMap<PluginName, Tenure>> {
+        self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a plugin out of service.
@@ -138,6 +188,7 @@ impl Registry {
             self.change(|active| {
                 active.remove(name);
             });
+            self.tenures().remove(name);
         }
     }
 
@@ -145,7 +196,10 @@ impl Registry {
     /// Blocks for some milliseconds.
     fn rest(&self) {
         let (plugins, idle_max) = (self.plugins(), self.options.idle_max);
-        let resting = plugins.values().filter(|plugin| plugin.loaded.rest(idle_max)).count();
+        let previous: Vec<_> =
+            self.tenures().values().filter_map(|tenure| tenure.previous.clone()).collect();
+        let loaded = plugins.values().chain(&previous);
+        let resting = loaded.filter(|plugin| plugin.loaded.rest(idle_max)).count();
         if resting != 0 {
             tracing::debug!(plugins = resting, "gave back code that nobody calls");
             heap::trim();
@@ -159,8 +213,43 @@ impl Registry {
         *active = Arc::new(next);
     }
 
-    /// Keeps a report and hands it to whoever listens.
-    fn report(&self, report: PluginReport) {
+    /// Says what became of a candidate, and which revision serves now: keeps it, and hands it to whoever
+    /// listens. `object` is the `Plugin` object of the file, if it could be read.
+    fn tell(
+        &self,
+        name: &PluginName,
+        object: Option<Arc<Value>>,
+        (stage, candidate): (Option<Stage>, Option<RevisionDigest>),
+        rejected: Option<&Rejected>,
+    ) {
+        counter!(
+            "tholepin_plugin_stages_total",
+            "controller" => name.to_string(),
+            "stage" => stage.map_or("None", Stage::as_str),
+            "reason" => rejected.map_or("", |rejected| rejected.reason.as_str())
+        )
+        .increment(1);
+        let serving = self.active(name).map(|active| {
+            let tenures = self.tenures();
+            let tenure = tenures.get(name);
+            let previous = tenure.and_then(|tenure| tenure.previous.as_ref());
+            ServingRevision {
+                revision: active.digest.clone(),
+                component: active.component_digest.clone(),
+                version: active.manifest.version.clone(),
+                since_ms: tenure.map(|tenure| tenure.since_ms).unwrap_or_default(),
+                previous: previous.map(|previous| previous.digest.clone()),
+            }
+        });
+        let report = PluginReport {
+            name: name.clone(),
+            stage,
+            candidate,
+            serving,
+            reason: rejected.map(|rejected| rejected.reason),
+            message: rejected.map(|rejected| rejected.message.clone()).unwrap_or_default(),
+            object,
+        };
         let mut reports = self.reports.write().unwrap_or_else(PoisonError::into_inner);
         reports.insert(report.name.clone(), report.clone());
         if REPORTS_KEPT < reports.len() {

@@ -93,11 +93,13 @@ impl Running {
             kubeconfig: Some(self.cluster.host_kubeconfig.clone()),
             arguments: EngineArgs {
                 plugins,
+                history: None,
                 concurrency: None,
                 in_flight: 64,
                 look_interval_ms: 1000,
                 resync_seconds: 30,
             },
+            keeps_history: true,
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();

@@ -54,11 +54,13 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
                 kubeconfig: cluster.kubeconfig,
                 arguments: EngineArgs {
                     plugins,
+                    history: None,
                     concurrency: Some(1),
                     in_flight: 1,
                     look_interval_ms: 1000,
                     resync_seconds: 30,
                 },
+                keeps_history: false,
                 trusts_plugins: trust_plugins,
             };
             engine::plan(options, request).await?

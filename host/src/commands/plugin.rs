@@ -1,12 +1,13 @@
 //! `tholepin plugin`: writes plugins, and looks at components and at the plugins of a running host.
 
 mod develop;
+mod revisions;
 mod watch;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tholepin_core::{ObjectRef, port::Kubernetes};
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 use tholepin_schema::manifest::KindName;
@@ -20,7 +21,13 @@ pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
         PluginCommand::Build(arguments) => develop::build(arguments).await?,
         PluginCommand::Test { project } => develop::test(&project).await?,
         PluginCommand::Watch(arguments) => watch::run(arguments).await?,
-        PluginCommand::List { cluster } => list(cluster.kubeconfig).await?,
+        PluginCommand::List { json, cluster } => list(cluster.kubeconfig, json).await?,
+        PluginCommand::History { name, json, admin } => {
+            revisions::history(&name, json, admin).await?
+        }
+        PluginCommand::Rollback { name, revision, admin } => {
+            revisions::roll_back(name, revision, admin).await?;
+        }
         PluginCommand::Inspect { file, crds } => {
             let inspection = inspect(&file, &cache()?).await?;
             if crds {
@@ -64,21 +71,37 @@ pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
     ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
 }
 
-async fn list(kubeconfig: Option<PathBuf>) -> Result<()> {
+async fn list(kubeconfig: Option<PathBuf>, as_json: bool) -> Result<()> {
     let kubernetes = engine::connect(kubeconfig).await?;
     let kind = plugin_reference("").kind;
-    let mut rows = vec![["NAME", "STAGE", "VERSION", "REVISION", "REASON"].map(str::to_owned)];
-    for plugin in kubernetes.list(kind, String::new(), String::new()).await? {
-        let text = |pointer: &str| {
-            plugin.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned()
+    let plugins = kubernetes.list(kind, String::new(), String::new()).await?;
+    if as_json {
+        print(&format!("{:#}\n", json!({"plugins": plugins})))?;
+        return Ok(());
+    }
+    let head =
+        ["NAME", "SERVING", "VERSION", "SINCE", "CANDIDATE", "OBJECTS", "UNHEALTHY", "REASON"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for plugin in plugins {
+        let text = |pointer: &str| match plugin.pointer(pointer) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => "-".to_owned(),
         };
-        let revision: String = text("/status/active").chars().take(12).collect();
         let reason = match text("/status/message") {
             message if message == "-" => text("/status/reason"),
             message => format!("{}: {message}", text("/status/reason")),
         };
-        let (stage, version) = (text("/status/stage"), text("/status/version"));
-        rows.push([text("/metadata/name"), stage, version, revision, reason]);
+        rows.push([
+            text("/metadata/name"),
+            text("/status/revision"),
+            text("/status/version"),
+            text("/status/activatedAt"),
+            text("/status/candidateRevision"),
+            text("/status/objects"),
+            text("/status/unhealthyObjects"),
+            reason,
+        ]);
     }
     print(&table(&rows))?;
     Ok(())

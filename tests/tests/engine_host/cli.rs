@@ -72,9 +72,13 @@ async fn what_is_printed_can_be_used_as_it_is() {
     let kubeconfig = story.cluster.kubeconfig().to_str().unwrap();
     let listed = stdout(&here(&["plugin", "list", "--kubeconfig", kubeconfig]));
     let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!((row[0], row[1], row[2]), ("config-maker", "Active", "Hello"), "{listed}");
+    let active = story.active("config-maker", "").await;
+    assert_eq!((row[0], row[1], row[2]), ("config-maker", &active[..12], "Hello"), "{listed}");
     let shown = story.kubectl.run(&["get", "plugins"]).unwrap();
-    assert!(shown.contains("Active") && shown.contains("STAGE"), "{shown}");
+    assert!(shown.contains(&active[..12]) && shown.contains("SERVING"), "{shown}");
+    let listed = stdout(&here(&["plugin", "list", "--json", "--kubeconfig", kubeconfig]));
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["plugins"][0]["status"]["active"], active.as_str());
 }
 
 #[test]

@@ -392,6 +392,10 @@ impl Guests for FakeGuests {
 /// One plugin whose revision tests replace.
 pub(crate) struct FakePlugins {
     pub(crate) active: Mutex<Option<Arc<ActivePlugin>>>,
+    /// What serves in place of a revision that is taken back, if anything.
+    pub(crate) earlier: Mutex<Option<Arc<ActivePlugin>>>,
+    /// Why revisions were taken back.
+    pub(crate) taken_back: Mutex<Vec<String>>,
 }
 
 impl Plugins for FakePlugins {
@@ -401,6 +405,22 @@ impl Plugins for FakePlugins {
 
     fn all(&self) -> Vec<Arc<ActivePlugin>> {
         self.active.lock().unwrap().clone().into_iter().collect()
+    }
+
+    fn take_back<'a>(
+        &'a self,
+        _: &'a PluginName,
+        revision: &'a RevisionDigest,
+        why: &'a str,
+    ) -> Boxed<'a, Result<RevisionDigest, String>> {
+        let earlier = self.earlier.lock().unwrap().take();
+        let back = earlier.map(|earlier| {
+            self.taken_back.lock().unwrap().push(format!("{revision}: {why}"));
+            let now = earlier.revision.clone();
+            *self.active.lock().unwrap() = Some(earlier);
+            now
+        });
+        Box::pin(async { back.ok_or_else(|| "there is none".to_owned()) })
     }
 }
 

@@ -87,7 +87,11 @@ impl Bench {
 
     fn start_with(finalizer: bool, concurrency: usize, in_flight: usize) -> Self {
         let world = Arc::new(World::default());
-        let plugins = Arc::new(FakePlugins { active: Mutex::default() });
+        let plugins = Arc::new(FakePlugins {
+            active: Mutex::default(),
+            earlier: Mutex::default(),
+            taken_back: Mutex::default(),
+        });
         let (events, receiver) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let answers = Arc::new(Semaphore::new(0));
@@ -262,6 +266,38 @@ async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
     bench.swap("2", &[]).await;
     until(|| bench.calls_of("bad", "2") == 1).await;
     bench.end().await;
+}
+
+/// Three objects of four trap, or all of two.
+#[tokio::test]
+async fn a_revision_that_traps_for_many_objects_is_taken_back() {
+    for (count, trapping, is_taken_back) in [(4, 3, true), (4, 2, false), (2, 2, true)] {
+        let bench = Bench::start(false);
+        let names = &["a", "b", "c", "d"][..count];
+        for name in names {
+            bench.world.put(thing(name, 1));
+        }
+        bench.swap("good", &[]).await;
+        until(|| names.iter().all(|name| bench.calls_of(name, "good") == 1)).await;
+        *bench.plugins.earlier.lock().unwrap() = bench.plugins.active.lock().unwrap().clone();
+        let traps: Vec<_> = names[..trapping].iter().map(|name| (*name, Script::Trap)).collect();
+        bench.swap("bad", &traps).await;
+        if !is_taken_back {
+            let is_quarantined =
+                |name: &&str| bench.reasons_of(name).contains(&Reason::TooManyStrikes);
+            until(|| names[..trapping].iter().all(is_quarantined)).await;
+            assert!(bench.plugins.taken_back.lock().unwrap().is_empty());
+            bench.end().await;
+            continue;
+        }
+        until(|| !bench.plugins.taken_back.lock().unwrap().is_empty()).await;
+        let why = bench.plugins.taken_back.lock().unwrap().concat();
+        assert!(why.contains(&format!("bad: it failed twice in a row for {trapping} of {count}")));
+        assert!(why.contains("boom"), "{why}");
+        bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+        until(|| names.iter().all(|name| bench.calls_of(name, "good") == 2)).await;
+        bench.end().await;
+    }
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
         if let Some(stem) = name.strip_suffix(".yaml") {
             match stem.parse::<PluginName>() {
                 Ok(plugin) => {
-                    let found = look(directory, name, &plugin);
+                    let found = look(directory, &plugin);
                     survey.plugins.insert(plugin, found);
                 }
                 Err(_) => {
@@ -109,8 +109,9 @@ pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
     Ok(survey)
 }
 
-fn look(directory: &Path, file: &str, name: &PluginName) -> Found {
-    let settings = read_settings(&directory.join(file), name);
+/// Looks at the files of one plugin. Blocks.
+pub(super) fn look(directory: &Path, name: &PluginName) -> Found {
+    let settings = read_settings(&directory.join(format!("{name}.yaml")), name);
     let component = settings
         .as_ref()
         .ok()

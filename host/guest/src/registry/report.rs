@@ -51,6 +51,23 @@ pub enum RejectReason {
     KindClaimed,
     /// The parameters do not fit the schema in the manifest.
     ParametersInvalid,
+    /// It served, was taken back, and an earlier revision serves.
+    TakenBack,
+}
+
+/// The revision that serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingRevision {
+    /// Which revision.
+    pub revision: RevisionDigest,
+    /// The SHA-256 of its component, in hex.
+    pub component: String,
+    /// The version that its manifest tells.
+    pub version: String,
+    /// When it began to serve, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// The revision that served before it in this process.
+    pub previous: Option<RevisionDigest>,
 }
 
 /// What happened to a plugin.
@@ -62,16 +79,22 @@ pub struct PluginReport {
     pub stage: Option<Stage>,
     /// The newest revision, as far as it is known.
     pub candidate: Option<RevisionDigest>,
-    /// The revision that serves.
-    pub active: Option<RevisionDigest>,
-    /// The version that the serving revision tells.
-    pub version: Option<String>,
+    /// The revision that serves, if one does.
+    pub serving: Option<ServingRevision>,
     /// Why the newest revision does not serve; absent while it does, or is on its way.
     pub reason: Option<RejectReason>,
     /// The reason in words, with the way out; empty without a reason.
     pub message: String,
     /// The `Plugin` object of the file, if it could be read.
     pub object: Option<Arc<Value>>,
+}
+
+impl PluginReport {
+    /// Which revision serves, if one does.
+    #[must_use]
+    pub fn active(&self) -> Option<&RevisionDigest> {
+        self.serving.as_ref().map(|serving| &serving.revision)
+    }
 }
 
 impl Stage {
@@ -107,6 +130,7 @@ impl RejectReason {
             Self::GrantsMissing => "GrantsMissing",
             Self::KindClaimed => "KindClaimed",
             Self::ParametersInvalid => "ParametersInvalid",
+            Self::TakenBack => "TakenBack",
         }
     }
 }

@@ -57,9 +57,11 @@ impl Progress {
     }
 }
 
-/// Takes a revision through all steps but the last. `tell` is called after each.
+/// Takes a revision, whose files are in a directory, through all steps but the last. `tell` is called after
+/// each.
 pub(super) async fn load(
     registry: &Registry,
+    directory: &Path,
     name: &PluginName,
     found: &Found,
     progress: &mut Progress,
@@ -72,7 +74,7 @@ pub(super) async fn load(
     let limits = settings.limits.unwrap_or_default().limits();
     let limits = limits.map_err(|text| Rejected::new(RejectReason::SettingsInvalid, text))?;
 
-    let wasm = fetch(&registry.options.directory, settings).await?;
+    let wasm = fetch(directory, settings).await?;
     let component_digest = component::wasm_digest(&wasm);
     let digest = revision(&component_digest, settings);
     progress.candidate = Some(digest.clone());

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use metrics::counter;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind},
@@ -20,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Active, PluginReport, Registry, RejectReason, Stage,
+    Active, Registry, RejectReason, Stage,
     directory::{self, Found, Survey},
     stages::{self, Progress, Rejected},
 };
@@ -203,21 +202,27 @@ impl DirectoryWatch {
     }
 
     async fn load(&mut self, name: &PluginName, found: &Found) {
+        let registry = Arc::clone(&self.registry);
+        let _turn = registry.changing.lock().await;
         let mut progress = Progress::begin();
         let result = {
             let tell = |progress: &Progress| self.tell(name, Some(found), progress, None);
-            stages::load(&self.registry, name, found, &mut progress, tell).await
+            let directory = &registry.options.directory;
+            stages::load(&registry, directory, name, found, &mut progress, tell).await
+        };
+        let result = match (result, &found.settings) {
+            (Ok(plugin), Ok(settings)) => registry.activate(plugin, settings).await,
+            (result, _) => result.map(drop),
         };
         match result {
-            Ok(plugin) => {
-                let before = self.registry.active(name);
-                if before.is_none_or(|before| before.digest != plugin.digest) {
-                    self.registry.publish(plugin);
-                }
+            Ok(()) => {
                 progress.reach(name, Stage::Active);
                 self.tell(name, Some(found), &progress, None);
             }
-            Err(rejected) => self.tell(name, Some(found), &progress, Some(&rejected)),
+            Err(rejected) => {
+                registry.serve_last(name).await;
+                self.tell(name, Some(found), &progress, Some(&rejected));
+            }
         }
     }
 
@@ -228,25 +233,10 @@ impl DirectoryWatch {
         progress: &Progress,
         rejected: Option<&Rejected>,
     ) {
-        counter!(
-            "tholepin_plugin_stages_total",
-            "controller" => name.to_string(),
-            "stage" => progress.stage.map_or("None", Stage::as_str),
-            "reason" => rejected.map_or("", |rejected| rejected.reason.as_str())
-        )
-        .increment(1);
-        let active = self.registry.active(name);
         let settings = found.and_then(|found| found.settings.as_ref().ok());
-        self.registry.report(PluginReport {
-            name: name.clone(),
-            stage: progress.stage,
-            candidate: progress.candidate.clone(),
-            active: active.as_ref().map(|active| active.digest.clone()),
-            version: active.map(|active| active.manifest.version.clone()),
-            reason: rejected.map(|rejected| rejected.reason),
-            message: rejected.map(|rejected| rejected.message.clone()).unwrap_or_default(),
-            object: settings.map(|settings| Arc::new(settings.object.clone())),
-        });
+        let object = settings.map(|settings| Arc::new(settings.object.clone()));
+        let Progress { stage, candidate, since: _ } = progress;
+        self.registry.tell(name, object, (*stage, candidate.clone()), rejected);
     }
 }
 

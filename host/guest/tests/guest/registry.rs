@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tholepin_core::port::Guests;
-use tholepin_guest::{PluginReport, RejectReason, Stage};
+use tholepin_core::{RevisionDigest, port::Guests};
+use tholepin_guest::{PluginReport, RejectReason, RollbackError, Stage};
 use tokio::{sync::broadcast, task::JoinSet, time};
 
 use crate::{
@@ -31,12 +31,17 @@ async fn until(
     time::timeout(Duration::from_secs(30), wait).await.expect("the report must come")
 }
 
+/// The version that serves.
+fn version(report: &PluginReport) -> Option<&str> {
+    report.serving.as_ref().map(|serving| serving.version.as_str())
+}
+
 /// A setting with `config-maker` serving and its watch running.
 async fn running() -> (Setting2, JoinSet<()>) {
     let mut setting = Setting::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
-    let Setting { home, registry, watch } = setting;
+    let Setting { home, registry, watch, .. } = setting;
     let mut tasks = JoinSet::new();
     tasks.spawn(watch.run());
     (Setting2 { home, registry }, tasks)
@@ -76,8 +81,8 @@ async fn a_revision_goes_through_its_stages() {
     use Stage::{Active, Checked, Compiled, Fetched, Verified};
     assert_eq!(stages, [Fetched, Verified, Compiled, Checked, Active]);
     let report = setting.report("config-maker");
-    assert_eq!(report.version.as_deref(), Some("Hello"));
-    assert_eq!(report.active, report.candidate);
+    assert_eq!(version(&report), Some("Hello"));
+    assert_eq!(report.active(), report.candidate.as_ref());
     assert_eq!(report.object.unwrap()["spec"]["grants"], "asRequested");
 }
 
@@ -87,7 +92,7 @@ async fn a_renamed_file_is_swapped_in() {
     let mut reports = setting.registry.subscribe();
     assert_eq!(setting.says().await, "Hello, world!");
     setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
-    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    until(&mut reports, |report| version(report) == Some("Howdy")).await;
     assert_eq!(setting.says().await, "Howdy, world!");
 }
 
@@ -101,7 +106,7 @@ async fn a_swapped_link_is_swapped_in() {
     let directory = setting.home.path().join("plugins");
     symlink(store.join("v2.wasm"), directory.join(".link")).unwrap();
     fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
-    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    until(&mut reports, |report| version(report) == Some("Howdy")).await;
     assert_eq!(setting.says().await, "Howdy, world!");
 }
 
@@ -114,9 +119,9 @@ async fn a_change_behind_a_link_is_found_without_a_notice() {
     let directory = setting.home.path().join("plugins");
     symlink(&target, directory.join(".link")).unwrap();
     fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
-    until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+    until(&mut reports, |report| version(report) == Some("Howdy")).await;
     fs::copy(build::config_maker("Ahoy"), &target).unwrap();
-    until(&mut reports, |report| report.version.as_deref() == Some("Ahoy")).await;
+    until(&mut reports, |report| version(report) == Some("Ahoy")).await;
 }
 
 #[tokio::test]
@@ -127,7 +132,7 @@ async fn changed_settings_are_a_new_revision() {
     let spec = "grants: asRequested\nparameters: {suffix: '?'}";
     setting.put("config-maker.yaml", settings("config-maker", spec));
     until(&mut reports, |report| {
-        report.stage == Some(Stage::Active) && report.active.as_ref() != Some(&before.digest)
+        report.stage == Some(Stage::Active) && report.active() != Some(&before.digest)
     })
     .await;
     let after = setting.registry.active(&plugin("config-maker")).unwrap();
@@ -145,7 +150,7 @@ async fn a_call_in_flight_finishes_on_its_revision() {
     let swap = async {
         let _reached = world.reached.acquire().await.unwrap();
         setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
-        until(&mut reports, |report| report.version.as_deref() == Some("Howdy")).await;
+        until(&mut reports, |report| version(report) == Some("Howdy")).await;
         assert_eq!(setting.says().await, "Howdy, world!");
         world.released.add_permits(1);
     };
@@ -159,7 +164,7 @@ async fn a_removed_file_unloads_the_plugin() {
     let mut reports = setting.registry.subscribe();
     fs::remove_file(setting.home.path().join("plugins/config-maker.yaml")).unwrap();
     let report = until(&mut reports, |report| report.stage == Some(Stage::Unloaded)).await;
-    assert_eq!(report.active, None);
+    assert_eq!(report.serving, None);
     assert!(setting.registry.plugins().is_empty());
 }
 
@@ -180,7 +185,7 @@ async fn refused(
     assert_eq!((report.reason, report.stage), (Some(reason), stage), "{}", report.message);
     assert!(report.message.contains(words), "{}", report.message);
     let active = setting.active("config-maker").expect("the old revision must go on serving");
-    assert_eq!(report.active.as_ref(), Some(&active.digest));
+    assert_eq!(report.active(), Some(&active.digest));
     assert_eq!(summary(&active, SPEC(), World::friendly()).await, "Hello, world!");
     // The good file comes back: the report is clean again.
     setting.install("config-maker", &build::config_maker("Hello"), "");
@@ -316,4 +321,104 @@ async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
     fs::remove_file(setting.path("config-maker.yaml")).unwrap();
     setting.watch.scan().await;
     assert!(setting.active("late").is_some(), "{:?}", setting.report("late"));
+}
+
+/// A setting in which the greetings were installed one after the other.
+async fn after(greetings: &[&str]) -> (Setting, Vec<RevisionDigest>) {
+    let mut setting = Setting::new();
+    let mut revisions = Vec::new();
+    for greeting in greetings {
+        setting.install("config-maker", &build::config_maker(greeting), "");
+        setting.watch.scan().await;
+        revisions.push(setting.active("config-maker").unwrap().digest.clone());
+    }
+    (setting, revisions)
+}
+
+async fn says(setting: &Setting) -> String {
+    let active = setting.active("config-maker").unwrap();
+    summary(&active, SPEC(), World::friendly()).await
+}
+
+#[tokio::test]
+async fn a_bad_revision_is_taken_back_until_its_file_changes() {
+    let (mut setting, revisions) = after(&["Hello", "Howdy"]).await;
+    let name = plugin("config-maker");
+    let mut reports = setting.registry.subscribe();
+    let back = setting.registry.take_back(&name, &revisions[1], "it trapped").await;
+    assert_eq!(back.unwrap(), revisions[0]);
+    assert_eq!(says(&setting).await, "Hello, world!");
+    let report = reports.recv().await.unwrap();
+    assert_eq!(report.reason, Some(RejectReason::TakenBack), "{}", report.message);
+    assert!(report.message.contains("it trapped"), "{}", report.message);
+    let serving = report.serving.unwrap();
+    assert_eq!((&serving.revision, serving.previous.as_ref()), (&revisions[0], revisions.last()));
+    assert_eq!(report.candidate.as_ref(), revisions.last());
+    // Nobody knows a better one than the one that was gone back to.
+    let again = setting.registry.take_back(&name, &revisions[0], "it trapped, too").await;
+    assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
+
+    for _ in 0..2 {
+        // The same bytes once more, and a host that starts anew.
+        setting.install("config-maker", &build::config_maker("Howdy"), "");
+        setting.watch.scan().await;
+        assert_eq!(setting.report("config-maker").reason, Some(RejectReason::TakenBack));
+        assert_eq!(says(&setting).await, "Hello, world!");
+        setting.restart();
+    }
+
+    setting.install("config-maker", &build::config_maker("Ahoy"), "");
+    setting.watch.scan().await;
+    assert_eq!(setting.report("config-maker").reason, None);
+    assert_eq!(says(&setting).await, "Ahoy, world!");
+    assert_eq!(setting.registry.history(&name).rollback, None);
+}
+
+#[tokio::test]
+async fn a_person_goes_back_and_forth_between_kept_revisions() {
+    let (mut setting, revisions) = after(&["One", "Two", "Three"]).await;
+    let name = plugin("config-maker");
+    let [one, two, three] = [0, 1, 2].map(|index| revisions[index].0.clone());
+    let go = async |setting: &Setting, wanted: Option<&str>| {
+        let gone = setting.registry.roll_back(&name, wanted, "asked for").await;
+        gone.map(|revision| revision.0)
+    };
+    assert_eq!(go(&setting, Some(&one[..8])).await.unwrap(), one);
+    assert_eq!(says(&setting).await, "One, world!");
+    // From disk: the process has forgotten it.
+    setting.restart();
+    setting.watch.scan().await;
+    assert_eq!(says(&setting).await, "One, world!");
+    assert_eq!(go(&setting, Some(&two)).await.unwrap(), two);
+    assert_eq!(says(&setting).await, "Two, world!");
+    let refused = go(&setting, Some("nothing")).await.unwrap_err().to_string();
+    assert!(refused.contains("`nothing` names 0") && refused.contains("history"), "{refused}");
+    assert!(matches!(go(&setting, Some(&two)).await, Err(RollbackError::ServesAlready(_))));
+    // The file's own revision ends the rollback.
+    assert_eq!(go(&setting, Some(&three)).await.unwrap(), three);
+    assert_eq!(setting.report("config-maker").reason, None);
+    let history = setting.registry.history(&name);
+    assert_eq!(history.rollback, None);
+    let order: Vec<_> = history.revisions.iter().map(|it| it.version.as_str()).collect();
+    assert_eq!(order, ["One", "Two", "Three"]);
+    fs::remove_dir_all(setting.home.path().join("history")).unwrap();
+    setting.restart();
+    setting.watch.scan().await;
+    let none = go(&setting, None).await;
+    assert!(matches!(none, Err(RollbackError::NoneBefore(_))), "{none:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_starts_with_a_bad_file_goes_on_with_what_served_last() {
+    let (mut setting, _) = after(&["Hello"]).await;
+    setting.put("config-maker.wasm", b"not wasm");
+    setting.restart();
+    setting.watch.scan().await;
+    assert_eq!(setting.report("config-maker").reason, Some(RejectReason::NotAComponent));
+    assert_eq!(says(&setting).await, "Hello, world!");
+    // What was removed does not come back by itself.
+    fs::remove_file(setting.path("config-maker.yaml")).unwrap();
+    setting.restart();
+    setting.watch.scan().await;
+    assert!(setting.active("config-maker").is_none());
 }

@@ -24,6 +24,7 @@ pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
 
 pub(crate) struct Setting {
     pub(crate) home: TempDir,
+    options: RegistryOptions,
     pub(crate) registry: Arc<Registry>,
     pub(crate) watch: DirectoryWatch,
 }
@@ -43,9 +44,16 @@ impl Setting {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("plugins");
         fs::create_dir(&directory).unwrap();
-        let options = RegistryOptions { directory, cache, allow_as_requested, idle_max };
-        let (registry, watch) = Registry::open(Arc::clone(&ENGINE), options).unwrap();
-        Self { home, registry, watch }
+        let history = Some(home.path().join("history"));
+        let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
+        let (registry, watch) = Registry::open(Arc::clone(&ENGINE), options.clone()).unwrap();
+        Self { home, options, registry, watch }
+    }
+
+    /// Ends the host, as far as plugins are concerned, and starts another one on the same directories.
+    pub(crate) fn restart(&mut self) {
+        let options = self.options.clone();
+        (self.registry, self.watch) = Registry::open(Arc::clone(&ENGINE), options).unwrap();
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 //! status what it made.
 //!
 //! [`GREETING`] is what the tests of hot swap change: in the source, or by the environment variable
-//! `GREETING` at build time.
+//! `GREETING` at build time. With the greeting `Trap` every reconcile traps.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
@@ -73,6 +73,9 @@ impl Reconciler for ConfigMaker {
         })?;
         if request.deleting {
             return clean_up(host, &name);
+        }
+        if GREETING == "Trap" {
+            std::process::abort();
         }
         let suffix = host.parameters()?;
         let suffix = suffix.get("suffix").and_then(Value::as_str).unwrap_or_default();

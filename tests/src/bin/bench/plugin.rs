@@ -27,8 +27,9 @@ impl Plugin {
         std::fs::create_dir(&directory)?;
         guests::install(&directory, name, component)?;
         let cache = home.path().join("compiled");
-        let idle_max = Duration::MAX;
-        let options = RegistryOptions { directory, cache, allow_as_requested: true, idle_max };
+        let history = Some(home.path().join("history"));
+        let (allow_as_requested, idle_max) = (true, Duration::MAX);
+        let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
         let (registry, mut watch) =
             Registry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
         watch.scan().await;

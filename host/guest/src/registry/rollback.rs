@@ -1,0 +1,251 @@
+//! Which revision serves: the file's, unless that was taken back.
+
+use std::sync::Arc;
+
+use metrics::counter;
+use tholepin_core::{PluginName, RevisionDigest};
+use tokio::task;
+
+use super::{
+    PluginHistory, Registry, RejectReason, Rollback, Stage,
+    directory::{self, Found, Settings},
+    history::{RevisionRecord, now_ms},
+    stages::{self, Progress, Rejected},
+};
+use crate::LoadedPlugin;
+
+/// Why a plugin does not go back to an earlier revision.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RollbackError {
+    /// No revision of this plugin serves.
+    #[error("no revision of the plugin `{0}` serves; `tholepin plugin list` shows those that do")]
+    NoPlugin(PluginName),
+    /// Another revision serves by now.
+    #[error("the revision {0} does not serve any more")]
+    NotServing(RevisionDigest),
+    /// There is none that served before and was not taken back.
+    #[error(
+        "no earlier revision of `{0}` is kept that was not taken back; `tholepin plugin history {0}` shows \
+         those that are kept, and one of them can be named"
+    )]
+    NoneBefore(PluginName),
+    /// The words name no kept revision, or several.
+    #[error(
+        "`{wanted}` names {count} of the revisions of `{name}` that are kept; `tholepin plugin history \
+         {name}` shows them"
+    )]
+    NotOne {
+        /// The plugin.
+        name: PluginName,
+        /// What was asked for.
+        wanted: String,
+        /// How many revisions begin so.
+        count: usize,
+    },
+    /// It serves already.
+    #[error("the revision {0} serves already")]
+    ServesAlready(RevisionDigest),
+    /// It cannot be loaded any more.
+    #[error("the revision {revision} cannot be loaded: {message}")]
+    NotLoaded {
+        /// Which revision.
+        revision: RevisionDigest,
+        /// Why.
+        message: String,
+    },
+}
+
+impl Registry {
+    /// The revisions of a plugin that served last.
+    #[must_use]
+    pub fn history(&self, name: &PluginName) -> PluginHistory {
+        self.history.read(name)
+    }
+
+    /// Lets the revision that a file has serve, and notes it in the history; a rollback to an earlier one
+    /// ends. A revision that was taken back is refused until the file has another.
+    pub(super) async fn activate(
+        &self,
+        plugin: Arc<LoadedPlugin>,
+        settings: &Settings,
+    ) -> Result<(), Rejected> {
+        let name = plugin.name.clone();
+        let rollback = self.history.read(&name).rollback;
+        if let Some(rollback) = rollback.as_ref().filter(|it| it.refused == plugin.digest) {
+            if self.active(&name).is_none() {
+                self.serve_kept(&name, &rollback.serving).await?;
+            }
+            return Err(taken_back(&name, rollback));
+        }
+        let serves = self.active(&name).is_some_and(|before| before.digest == plugin.digest);
+        if serves && rollback.is_none() {
+            return Ok(());
+        }
+        let component = self.options.directory.join(&settings.plugin.spec.source.file);
+        if !serves {
+            self.publish(plugin.clone());
+        }
+        let (store, object) = (self.history.clone(), settings.object.clone());
+        let kept = task::spawn_blocking(move || store.keep(&plugin, &object, &component)).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(plugin = %name, %error, "the revision serves, and cannot be kept for a rollback");
+        }
+        Ok(())
+    }
+
+    /// Where the file's revision cannot serve and none does, because the host has just started: the one that
+    /// served last goes on.
+    pub(super) async fn serve_last(&self, name: &PluginName) {
+        let history = self.history.read(name);
+        let last = history.revisions.last().map(|it| it.revision.clone());
+        let Some(last) = last.filter(|_| self.active(name).is_none()) else { return };
+        match self.serve_kept(name, &last).await {
+            Ok(()) => {
+                tracing::info!(plugin = %name, revision = last.short(), "the revision that served last goes on")
+            }
+            Err(Rejected { message, .. }) => {
+                tracing::warn!(plugin = %name, message, "the revision that served last cannot serve");
+            }
+        }
+    }
+
+    /// Lets an earlier revision of a plugin serve, in place of the one that serves now: the one whose digest
+    /// begins with `wanted`, or the last one that was not taken back. The file's revision is refused until
+    /// the file changes, unless it is the one that is gone back to.
+    ///
+    /// # Errors
+    ///
+    /// Fails, and changes nothing, if there is no such revision, or if it does not load.
+    pub async fn roll_back(
+        &self,
+        name: &PluginName,
+        wanted: Option<&str>,
+        why: &str,
+    ) -> Result<RevisionDigest, RollbackError> {
+        let _turn = self.changing.lock().await;
+        let now = self.active(name).ok_or_else(|| RollbackError::NoPlugin(name.clone()))?;
+        let history = self.history.read(name);
+        let RevisionRecord { revision, .. } = match wanted {
+            Some(wanted) => history.find(wanted).map_err(|count| RollbackError::NotOne {
+                name: name.clone(),
+                wanted: wanted.to_owned(),
+                count,
+            })?,
+            None => history
+                .last_good_before(&now.digest)
+                .ok_or_else(|| RollbackError::NoneBefore(name.clone()))?,
+        };
+        if *revision == now.digest {
+            return Err(RollbackError::ServesAlready(revision.clone()));
+        }
+        self.go_back(name, revision, why).await.map_err(|Rejected { message, .. }| {
+            RollbackError::NotLoaded { revision: revision.clone(), message }
+        })?;
+        Ok(revision.clone())
+    }
+
+    /// Takes a revision back that serves and turned out bad: the last good one serves again.
+    ///
+    /// # Errors
+    ///
+    /// As [`roll_back`](Self::roll_back); and if another revision serves by now, or if this one was gone back
+    /// to: then nobody knows a better one.
+    pub async fn take_back(
+        &self,
+        name: &PluginName,
+        bad: &RevisionDigest,
+        why: &str,
+    ) -> Result<RevisionDigest, RollbackError> {
+        let serves = self.active(name).is_some_and(|now| now.digest == *bad);
+        if !serves {
+            return Err(RollbackError::NotServing(bad.clone()));
+        }
+        if self.history.read(name).rollback.is_some() {
+            return Err(RollbackError::NoneBefore(name.clone()));
+        }
+        self.roll_back(name, None, why).await
+    }
+
+    async fn go_back(
+        &self,
+        name: &PluginName,
+        revision: &RevisionDigest,
+        why: &str,
+    ) -> Result<(), Rejected> {
+        let plugin = match self.previous(name).filter(|it| it.digest == *revision) {
+            Some(plugin) => plugin,
+            None => self.load_kept(name, revision).await?,
+        };
+        let report = self.reports().remove(name);
+        let file = report.as_ref().and_then(|report| report.candidate.clone());
+        let before = self.history.read(name).rollback.map(|rollback| rollback.refused);
+        let refused = before.or_else(|| self.active(name).map(|now| now.digest.clone()));
+        let refused =
+            refused.filter(|refused| refused != revision && file.as_ref() != Some(revision));
+        let rollback = refused.map(|refused| Rollback {
+            refused,
+            serving: revision.clone(),
+            why: why.to_owned(),
+            at_ms: now_ms(),
+        });
+        self.publish(plugin.clone());
+        counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
+        let (store, noted) = (self.history.clone(), (plugin.clone(), rollback.clone()));
+        let noted = task::spawn_blocking(move || store.note(&noted.0, noted.1)).await;
+        if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(plugin = %name, %error, "the rollback is not kept: it ends with this process");
+        }
+        let rejected = rollback.as_ref().map(|rollback| taken_back(name, rollback));
+        let (object, candidate) =
+            report.map(|report| (report.object, report.candidate)).unwrap_or_default();
+        self.tell(name, object, (Some(Stage::Active), candidate), rejected.as_ref());
+        Ok(())
+    }
+
+    /// Lets a kept revision serve.
+    async fn serve_kept(
+        &self,
+        name: &PluginName,
+        revision: &RevisionDigest,
+    ) -> Result<(), Rejected> {
+        let plugin = self.load_kept(name, revision).await?;
+        self.publish(plugin);
+        Ok(())
+    }
+
+    /// Takes a kept revision through all checks again.
+    async fn load_kept(
+        &self,
+        name: &PluginName,
+        revision: &RevisionDigest,
+    ) -> Result<Arc<LoadedPlugin>, Rejected> {
+        let files = self.history.files(name, revision).ok_or_else(|| {
+            Rejected::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
+        })?;
+        let (place, whose) = (files.clone(), name.clone());
+        let found = task::spawn_blocking(move || directory::look(&place, &whose)).await;
+        let found: Found = found
+            .map_err(|error| Rejected::new(RejectReason::SettingsInvalid, error.to_string()))?;
+        let mut progress = Progress::begin();
+        let plugin = stages::load(self, &files, name, &found, &mut progress, |_| {}).await?;
+        if plugin.digest != *revision {
+            let text = format!("what is kept of the revision {revision} is {} now", plugin.digest);
+            return Err(Rejected::new(RejectReason::DigestMismatch, text));
+        }
+        Ok(plugin)
+    }
+}
+
+/// Why the file's revision does not serve.
+fn taken_back(name: &PluginName, rollback: &Rollback) -> Rejected {
+    let Rollback { refused, serving, why, at_ms: _ } = rollback;
+    let text = format!(
+        "the revision {} was taken back, and {} serves: {why}. Put a mended file there, or take this one all \
+         the same with `tholepin plugin rollback {name} {}`",
+        refused.short(),
+        serving.short(),
+        refused.short()
+    );
+    Rejected::new(RejectReason::TakenBack, text)
+}

@@ -1,0 +1,85 @@
+//! `tholepin plugin history` and `rollback`: asks the running host for a plugin's last revisions.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tholepin_admin::AdminClient;
+use tholepin_core::{PluginName, RevisionDigest};
+use tholepin_guest::PluginHistory;
+
+use super::{super::admin_file, super::print, table};
+use crate::{
+    admin::{HISTORY_ROUTE, ROLLBACK_ROUTE, RollbackRequest},
+    cli::AdminArgs,
+};
+
+/// How long the host may take: it loads the revision first.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Prints the last revisions of a plugin, the newest last.
+///
+/// # Errors
+///
+/// Fails if the host cannot be asked, or keeps none.
+pub(super) async fn history(name: &PluginName, as_json: bool, admin: AdminArgs) -> Result<()> {
+    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let answer = client.get(HISTORY_ROUTE, &[("name", name.as_str())], DEADLINE).await?;
+    if as_json {
+        print(&format!("{answer:#}\n"))?;
+        return Ok(());
+    }
+    let history = answer.get("history").cloned().unwrap_or_default();
+    let history: PluginHistory =
+        serde_json::from_value(history).context("the host's answer is no history; is it older?")?;
+    let serving = answer.get("serving").and_then(Value::as_str).unwrap_or_default();
+    print(&shown(&history, serving))?;
+    Ok(())
+}
+
+fn shown(history: &PluginHistory, serving: &str) -> String {
+    let mut rows = vec![["REVISION", "VERSION", "SINCE", "STATE"].map(str::to_owned)];
+    for record in &history.revisions {
+        let at = i64::try_from(record.activated_at_ms).ok();
+        let at = at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+        let state = match &record.taken_back {
+            _ if record.revision.0 == serving => "serves".to_owned(),
+            Some(why) => format!("taken back: {why}"),
+            None => "-".to_owned(),
+        };
+        rows.push([
+            record.revision.short().to_owned(),
+            record.version.clone(),
+            at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
+            state,
+        ]);
+    }
+    let mut text = table(&rows);
+    if let Some(rollback) = &history.rollback {
+        text.push_str(&format!(
+            "The file's revision {} is refused until the file changes: {}\n",
+            rollback.refused.short(),
+            rollback.why
+        ));
+    }
+    text
+}
+
+/// Lets an earlier revision serve, and prints which.
+///
+/// # Errors
+///
+/// Fails if the host cannot be asked, or refuses.
+pub(super) async fn roll_back(
+    name: PluginName,
+    revision: Option<String>,
+    admin: AdminArgs,
+) -> Result<()> {
+    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let request = serde_json::to_value(RollbackRequest { name: name.clone(), revision })?;
+    let answer = client.post(ROLLBACK_ROUTE, &request, DEADLINE).await?;
+    let serving = answer.get("serving").and_then(Value::as_str).unwrap_or_default();
+    let serving = RevisionDigest(serving.to_owned());
+    print(&format!("the revision {} of `{name}` serves now\n", serving.short()))?;
+    Ok(())
+}

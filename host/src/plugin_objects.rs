@@ -1,0 +1,204 @@
+//! Shows in Kubernetes what the registry reports: a `Plugin` object per file, with its status and events.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tholepin_controller::{Controller, PluginHealth};
+use tholepin_core::{
+    CallError, EventType, ObjectRef, PluginName,
+    condition::HOST_FIELD_MANAGER,
+    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest},
+};
+use tholepin_guest::{PluginReport, Stage};
+use tracing::{info, warn};
+
+use crate::{
+    commands::plugin_reference,
+    plugin_status::{event, plugin_status},
+};
+
+/// The `Plugin` objects of this host's directory.
+pub(crate) struct PluginObjects {
+    pub(crate) kubernetes: Arc<dyn Kubernetes>,
+    pub(crate) controller: Arc<Controller>,
+    /// How this host is called in the status.
+    pub(crate) host: String,
+    /// What was written last.
+    pub(crate) shown: BTreeMap<PluginName, Shown>,
+}
+
+/// What was written of a plugin.
+pub(crate) struct Shown {
+    report: PluginReport,
+    health: PluginHealth,
+    status: Value,
+}
+
+impl PluginObjects {
+    /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
+    /// written is logged, and `false` means that it can be later.
+    pub(crate) async fn show(&mut self, report: &PluginReport) -> bool {
+        let health = self.controller.health(&report.name);
+        let before = self.shown.get(&report.name);
+        let objects = before.map_or(0, |before| before.health.objects);
+        // With objects that nobody reconciles any more, that must stay visible.
+        let goes = report.stage == Some(Stage::Unloaded) && objects == 0;
+        let written = if goes {
+            self.remove(&report.name).await.map(|()| None)
+        } else {
+            self.write(report, health).await.map(Some)
+        };
+        match written {
+            Ok(status) => {
+                self.remember(report, health, status);
+                true
+            }
+            Err(error) => {
+                warn!(plugin = %report.name, %error, "cannot show the plugin's state in Kubernetes");
+                !error.is_passing()
+            }
+        }
+    }
+
+    /// The plugins whose objects are otherwise than was written.
+    pub(crate) fn changed(&self) -> Vec<PluginName> {
+        let serving = self.shown.iter().filter(|(_, shown)| shown.report.serving.is_some());
+        let differs =
+            |(name, shown): &(&PluginName, &Shown)| self.controller.health(name) != shown.health;
+        serving.filter(differs).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn remember(&mut self, report: &PluginReport, health: PluginHealth, status: Option<Value>) {
+        let name = report.name.clone();
+        let Some(status) = status else {
+            self.shown.remove(&name);
+            return;
+        };
+        // Those of a plugin that serves no more are those that it had.
+        let health = match (self.shown.get(&name), &report.serving) {
+            (Some(before), None) => before.health,
+            _ => health,
+        };
+        self.shown.insert(name, Shown { report: report.clone(), health, status });
+    }
+
+    async fn write(&self, report: &PluginReport, health: PluginHealth) -> Result<Value, CallError> {
+        let reference = plugin_reference(report.name.as_str());
+        let shown = self.shown.get(&report.name);
+        let stored = self.stored(report, shown, &reference).await?;
+        let known = stored.get("status").or(shown.map(|shown| &shown.status));
+        let mut status =
+            plugin_status(report, health, &self.host, known.unwrap_or(&Value::Null), now_ms());
+        if let Some(generation) = stored.pointer("/metadata/generation") {
+            status.insert("observedGeneration".to_owned(), generation.clone());
+        }
+        let status = Value::Object(status);
+        self.apply(named(&reference, "status", status.clone()), true).await?;
+        if let Some((is_warning, reason, message)) = event(shown.map(|shown| &shown.report), report)
+        {
+            let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+            self.publish(reference, uid, is_warning, reason, message).await;
+        }
+        Ok(status)
+    }
+
+    /// The object, equal to its file.
+    async fn stored(
+        &self,
+        report: &PluginReport,
+        shown: Option<&Shown>,
+        reference: &ObjectRef,
+    ) -> Result<Value, CallError> {
+        // A file that cannot be read leaves the object as it was; if there is none, there is a component
+        // without settings, which is shown with the least that the definition asks for.
+        let is_known = shown.is_some_and(|shown| shown.report.object == report.object);
+        if (is_known || report.object.is_none())
+            && let Ok(stored) = self.kubernetes.get(reference.clone()).await
+        {
+            return Ok(stored);
+        }
+        let file = format!("{}.wasm", report.name);
+        let without = json!({"source": {"file": file}, "grants": {}});
+        let spec = report.object.as_ref().and_then(|object| object.get("spec")).cloned();
+        self.apply(named(reference, "spec", spec.unwrap_or(without)), false).await
+    }
+
+    async fn remove(&self, name: &PluginName) -> Result<(), CallError> {
+        let request = DeleteRequest {
+            object: plugin_reference(name.as_str()),
+            uid: None,
+            resource_version: None,
+            grace_seconds: None,
+            dry_run: false,
+        };
+        match self.kubernetes.delete(request).await {
+            Ok(()) | Err(CallError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn apply(&self, object: Value, is_status: bool) -> Result<Value, CallError> {
+        let request = ApplyRequest {
+            field_manager: HOST_FIELD_MANAGER.to_owned(),
+            object,
+            // The file is the truth: whoever edited the object by hand is overruled.
+            force: true,
+            status: is_status,
+            dry_run: false,
+        };
+        self.kubernetes.apply(request).await
+    }
+
+    async fn publish(
+        &self,
+        regarding: ObjectRef,
+        uid: &str,
+        is_warning: bool,
+        reason: String,
+        message: String,
+    ) {
+        let request = PublishRequest {
+            reporter: HOST_FIELD_MANAGER.to_owned(),
+            regarding,
+            regarding_uid: uid.to_owned(),
+            event_type: if is_warning { EventType::Warning } else { EventType::Normal },
+            reason,
+            message,
+        };
+        // An event that is lost changes nothing.
+        if let Err(error) = self.kubernetes.publish(request).await {
+            warn!(%error, "the event was not published");
+        }
+    }
+}
+
+/// Says what a report tells, for people.
+pub(crate) fn log(report: &PluginReport) {
+    let PluginReport { name, stage, reason, message, .. } = report;
+    match (reason, stage) {
+        (Some(reason), _) => warn!(plugin = %name, %reason, message, "the new revision is refused"),
+        (None, Some(stage @ (Stage::Active | Stage::Unloaded))) => {
+            let revision = report.active().map(|digest| digest.short().to_owned());
+            info!(plugin = %name, revision, "{stage}");
+        }
+        (None, _) => {}
+    }
+}
+
+fn named(reference: &ObjectRef, field: &str, value: Value) -> Value {
+    json!({
+        "apiVersion": reference.kind.api_version,
+        "kind": reference.kind.kind,
+        "metadata": {"name": reference.name},
+        field: value,
+    })
+}
+
+fn now_ms() -> u64 {
+    let elapsed: Duration = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}

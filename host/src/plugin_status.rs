@@ -1,0 +1,264 @@
+//! What the status of a `Plugin` object says: pure functions from a report and from how its objects are.
+
+use serde_json::{Map, Value, json};
+use tholepin_controller::PluginHealth;
+use tholepin_core::RevisionDigest;
+use tholepin_guest::{PluginReport, ServingRevision, Stage};
+
+/// A condition without its time.
+struct Condition {
+    kind: &'static str,
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+/// The status of a plugin. `before` is the one that it replaces: a condition whose status stays keeps its
+/// time.
+pub(crate) fn plugin_status(
+    report: &PluginReport,
+    health: PluginHealth,
+    host: &str,
+    before: &Value,
+    now_ms: u64,
+) -> Map<String, Value> {
+    let PluginReport { name: _, stage, candidate, serving, reason, message, object: _ } = report;
+    let mut status = Map::new();
+    let mut say = |field: &str, text: Option<String>| {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            status.insert(field.to_owned(), Value::String(text));
+        }
+    };
+    let active = report.active();
+    let candidate = candidate.as_ref().filter(|candidate| Some(*candidate) != active);
+    say("stage", stage.map(|stage| stage.to_string()));
+    say("active", active.map(ToString::to_string));
+    say("revision", active.map(|active| active.short().to_owned()));
+    say("candidate", candidate.map(ToString::to_string));
+    say("candidateRevision", candidate.map(|candidate| candidate.short().to_owned()));
+    say("version", serving.as_ref().map(|serving| serving.version.clone()));
+    say("component", serving.as_ref().map(|serving| serving.component.clone()));
+    say("activatedAt", serving.as_ref().and_then(|serving| time(serving.since_ms)));
+    let previous = serving.as_ref().and_then(|serving| serving.previous.as_ref());
+    say("previous", previous.map(ToString::to_string));
+    say("host", Some(host.to_owned()));
+    let conditions = [serves(report), is_healthy(serving.as_ref(), health)];
+    let unhealthy = conditions.last().filter(|healthy| healthy.status == "False");
+    say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
+    let told = (!message.is_empty()).then(|| message.clone());
+    say("message", told.or(unhealthy.map(|it| it.message.clone())));
+    let PluginHealth { objects, quarantined, failing } = health;
+    status.insert("objects".to_owned(), json!(objects));
+    status.insert("unhealthyObjects".to_owned(), json!(quarantined.saturating_add(failing)));
+    let conditions = conditions.into_iter().map(|it| with_time(it, before, now_ms));
+    status.insert("conditions".to_owned(), conditions.collect());
+    status
+}
+
+/// Whether a revision serves, and whether it is the file's.
+fn serves(report: &PluginReport) -> Condition {
+    let PluginReport { stage, serving, reason, message, .. } = report;
+    let (status, reason, message) = match (serving, reason) {
+        (Some(serving), None) => {
+            ("True", "Active".to_owned(), format!("version {} serves", serving.version))
+        }
+        (Some(_), Some(_)) => ("True", "EarlierRevision".to_owned(), message.clone()),
+        (None, Some(reason)) => ("False", reason.to_string(), message.clone()),
+        (None, None) if *stage == Some(Stage::Unloaded) => {
+            let text = "its files are gone from the directory of plugins: nothing is reconciled until they \
+                        are put back";
+            ("False", "Unloaded".to_owned(), text.to_owned())
+        }
+        (None, None) => ("False", "Loading".to_owned(), "it is being loaded".to_owned()),
+    };
+    Condition { kind: "Serving", status, reason, message }
+}
+
+/// Whether all objects of a plugin are well, as far as the plugin is concerned.
+fn is_healthy(serving: Option<&ServingRevision>, health: PluginHealth) -> Condition {
+    let PluginHealth { objects, quarantined, failing } = health;
+    let (status, reason, message) = match (serving, quarantined, failing) {
+        (None, ..) => ("Unknown", "NotServing", "no revision is called for its objects".to_owned()),
+        (Some(_), 0, 0) => ("True", "AllWell", format!("it reconciles {objects} objects")),
+        (Some(_), 0, failing) => (
+            "False",
+            "ObjectsFailing",
+            format!(
+                "the last call failed for {failing} of {objects} objects, or their spec is refused; the \
+                 condition `Reconciled` of each says why"
+            ),
+        ),
+        (Some(_), quarantined, failing) => (
+            "False",
+            "ObjectsQuarantined",
+            format!(
+                "it went wrong twice in a row for {quarantined} of {objects} objects and is not called for \
+                 them, and {failing} more fail; the condition `Quarantined` of each says why"
+            ),
+        ),
+    };
+    Condition { kind: "Healthy", status, reason: reason.to_owned(), message }
+}
+
+fn with_time(condition: Condition, before: &Value, now_ms: u64) -> Value {
+    let Condition { kind, status, reason, message } = condition;
+    let known = before.pointer("/conditions").and_then(Value::as_array);
+    let same = known.into_iter().flatten().find(|it| it["type"] == kind && it["status"] == status);
+    let kept = same.and_then(|it| it["lastTransitionTime"].as_str()).map(str::to_owned);
+    json!({"type": kind, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": kept.or_else(|| time(now_ms))})
+}
+
+/// A time as the API writes it.
+fn time(at_ms: u64) -> Option<String> {
+    let at = jiff::Timestamp::from_millisecond(i64::try_from(at_ms).ok()?).ok()?;
+    Some(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// What happened to a plugin since the last report about it, as the event that tells it; none if that is no
+/// news.
+pub(crate) fn event(
+    before: Option<&PluginReport>,
+    report: &PluginReport,
+) -> Option<(bool, String, String)> {
+    let was = before.and_then(PluginReport::active);
+    let told =
+        before.is_some_and(|it| (it.reason, &it.message) == (report.reason, &report.message));
+    match (report.active(), report.reason) {
+        (_, Some(reason)) if !told => Some((true, reason.to_string(), report.message.clone())),
+        (_, Some(_)) => None,
+        (Some(now), None) if Some(now) == was && before.is_some_and(|it| it.reason.is_none()) => {
+            None
+        }
+        (Some(now), None) => {
+            let version = report.serving.as_ref().map(|it| it.version.as_str()).unwrap_or_default();
+            let instead = was.filter(|was| *was != now).map(RevisionDigest::short);
+            let instead = instead.map(|was| format!(" in place of {was}")).unwrap_or_default();
+            let text = format!("the revision {} (version {version}) serves{instead}", now.short());
+            Some((false, "Activated".to_owned(), text))
+        }
+        (None, None) if was.is_some() => {
+            let Condition { reason, message, .. } = serves(report);
+            Some((true, reason, message))
+        }
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tholepin_guest::RejectReason;
+
+    use super::*;
+
+    fn digest(name: &str) -> RevisionDigest {
+        RevisionDigest(name.repeat(64))
+    }
+
+    fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
+        PluginReport {
+            name: "p".parse().unwrap(),
+            stage: Some(Stage::Active),
+            candidate: Some(digest("c")),
+            serving: serving.map(|name| ServingRevision {
+                revision: digest(name),
+                component: "f".repeat(64),
+                version: "1.2".to_owned(),
+                since_ms: 0,
+                previous: None,
+            }),
+            reason,
+            message: reason.map(|_| "why".to_owned()).unwrap_or_default(),
+            object: None,
+        }
+    }
+
+    #[test]
+    fn the_first_thing_that_is_wrong_is_the_reason() {
+        let well = PluginHealth { objects: 3, quarantined: 0, failing: 0 };
+        let failing = PluginHealth { failing: 1, ..well };
+        let quarantined = PluginHealth { quarantined: 2, ..failing };
+        let refused = Some(RejectReason::TakenBack);
+        // serving, refused, health, Serving, Healthy, reason, unhealthy objects
+        let rows = [
+            (Some("c"), None, well, "True Active", "True AllWell", None, 0),
+            (
+                Some("c"),
+                None,
+                failing,
+                "True Active",
+                "False ObjectsFailing",
+                Some("ObjectsFailing"),
+                1,
+            ),
+            (
+                Some("c"),
+                None,
+                quarantined,
+                "True Active",
+                "False ObjectsQuarantined",
+                Some("ObjectsQuarantined"),
+                3,
+            ),
+            (
+                Some("b"),
+                refused,
+                failing,
+                "True EarlierRevision",
+                "False ObjectsFailing",
+                Some("TakenBack"),
+                1,
+            ),
+            (None, refused, well, "False TakenBack", "Unknown NotServing", Some("TakenBack"), 0),
+            (None, None, well, "False Loading", "Unknown NotServing", None, 0),
+        ];
+        for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
+            let report = report(serving, refused);
+            let status = plugin_status(&report, health, "h", &Value::Null, 5_000);
+            let text = |index: usize| {
+                let condition = &status["conditions"][index];
+                let text = |field: &str| condition[field].as_str().unwrap().to_owned();
+                format!("{} {}", text("status"), text("reason"))
+            };
+            assert_eq!((text(0).as_str(), text(1).as_str()), (serves, healthy));
+            assert_eq!(status.get("reason").and_then(Value::as_str), reason, "{serves} {healthy}");
+            assert_eq!(status["unhealthyObjects"], unhealthy);
+            assert_eq!(status.contains_key("candidate"), serving != Some("c"));
+        }
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_while_its_status_stays() {
+        let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
+        let first = plugin_status(&report(Some("c"), None), well, "h", &Value::Null, 1_000);
+        let first = Value::Object(first);
+        let failing = PluginHealth { failing: 1, ..well };
+        let then = plugin_status(&report(Some("c"), None), failing, "h", &first, 9_000);
+        let at = |status: &Value, index: usize| {
+            status["conditions"][index]["lastTransitionTime"].clone()
+        };
+        let then = Value::Object(then);
+        assert_eq!((at(&then, 0), at(&first, 1)), (at(&first, 0), json!("1970-01-01T00:00:01Z")));
+        assert_eq!(at(&then, 1), "1970-01-01T00:00:09Z");
+    }
+
+    #[test]
+    fn what_is_news_is_told_once() {
+        let refused = Some(RejectReason::TakenBack);
+        // before, now, the event's reason
+        let rows = [
+            (None, report(Some("c"), None), Some("Activated")),
+            (Some(report(Some("c"), None)), report(Some("c"), None), None),
+            (Some(report(Some("c"), None)), report(Some("d"), None), Some("Activated")),
+            (Some(report(Some("c"), None)), report(Some("b"), refused), Some("TakenBack")),
+            (Some(report(Some("b"), refused)), report(Some("b"), refused), None),
+            (Some(report(Some("b"), refused)), report(Some("b"), None), Some("Activated")),
+            (Some(report(Some("b"), None)), report(None, None), Some("Loading")),
+            (None, report(None, None), None),
+        ];
+        for (before, now, expected) in rows {
+            let told = event(before.as_ref(), &now).map(|(_, reason, _)| reason);
+            assert_eq!(told.as_deref(), expected, "{before:?} {now:?}");
+        }
+    }
+}

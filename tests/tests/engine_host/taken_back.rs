@@ -1,0 +1,121 @@
+//! A revision that goes wrong for many objects is taken back by itself, and a person goes back by hand.
+
+use serde_json::Value;
+use tests::{
+    command::CommandLine,
+    guests,
+    wait::{Look, until},
+};
+
+use crate::story::{CONFIG_MAP, DEADLINE, EVENT, GREETING, PLUGIN, Story, greeting};
+
+const DATA: &str = "/data/greeting";
+const NAME: &str = "config-maker";
+const OBJECTS: [&str; 3] = ["a", "b", "c"];
+
+/// Writes a new text to every greeting, and waits until each is greeted so.
+async fn all_say(story: &Story, greeted: &str, text: &str) {
+    story.apply_all(OBJECTS.map(|name| greeting("back", name, text)));
+    for name in OBJECTS {
+        story.says(&CONFIG_MAP, ("back", name), DATA, &format!("{greeted}, {text}")).await;
+    }
+}
+
+/// A condition of the plugin: its status and its reason.
+fn condition(plugin: &Value, kind: &str) -> String {
+    let conditions = plugin.pointer("/status/conditions").and_then(Value::as_array);
+    let found = conditions.into_iter().flatten().find(|it| it["type"] == kind);
+    let text = |field: &str| found.and_then(|it| it[field].as_str()).unwrap_or("-").to_owned();
+    format!("{} {}", text("status"), text("reason"))
+}
+
+/// Waits until an event about the plugin has this reason.
+async fn announced(story: &Story, reason: &str) {
+    let look = || async {
+        let listed =
+            story.kubectl.run(&["get", "events.events.k8s.io", "-n", "default", "-o", "json"])?;
+        let listed: Value = serde_json::from_str(&listed)?;
+        let events = listed["items"].as_array().into_iter().flatten();
+        let mut about = events.filter(|event| event["regarding"]["name"] == NAME);
+        let is_there = about.any(|event| event["reason"] == reason);
+        Ok(if is_there { Look::There(()) } else { Look::NotYet(listed.to_string()) })
+    };
+    until(format!("an event {reason} ({})", EVENT.2), DEADLINE, look).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revision_that_traps_goes_back_by_itself() {
+    let good = guests::config_maker("Hello").unwrap();
+    let mut story = Story::with(&[(NAME, &good)], "back").await;
+    let command = CommandLine::of(&story.cluster);
+    all_say(&story, "Hello", "one").await;
+    let first = story.active(NAME, "").await;
+    announced(&story, "Activated").await;
+
+    story.put("config-maker.wasm", guests::config_maker("Trap").unwrap());
+    let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/reason", "TakenBack").await;
+    assert_eq!(plugin["status"]["active"], first.as_str());
+    assert_eq!(condition(&plugin, "Serving"), "True EarlierRevision");
+    let message = plugin["status"]["message"].as_str().unwrap();
+    for words in
+        ["twice in a row for 3 of 3 objects", "back/a", "tholepin plugin rollback config-maker"]
+    {
+        assert!(message.contains(words), "no {words:?} in {message}");
+    }
+    announced(&story, "TakenBack").await;
+    // Nobody is left quarantined.
+    all_say(&story, "Hello", "two").await;
+    let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/unhealthyObjects", "0").await;
+    assert_eq!(
+        (condition(&plugin, "Healthy"), &plugin["status"]["objects"]),
+        ("True AllWell".into(), &3.into())
+    );
+    let table = story.kubectl.run(&["get", "plugins"]).unwrap();
+    assert!(table.contains("SERVING") && table.contains("TakenBack"), "{table}");
+
+    // A host that is started again does not try it once more.
+    story.host.kill().unwrap();
+    story.restart();
+    all_say(&story, "Hello", "three").await;
+    let shown = command.run(&["plugin", "history", NAME]).unwrap();
+    for words in ["serves", "taken back: it failed twice", "is refused until the file changes"] {
+        assert!(shown.stdout.contains(words), "no {words:?} in {shown:?}");
+    }
+
+    // Another file does, and a person goes back from it.
+    story.put("config-maker.wasm", guests::config_maker("Ahoy").unwrap());
+    story.says(&PLUGIN, ("", NAME), "/status/version", "Ahoy").await;
+    all_say(&story, "Ahoy", "four").await;
+    let back = command.run(&["plugin", "rollback", NAME]).unwrap();
+    assert_eq!((back.code, back.stdout.contains(&first[..12])), (0, true), "{back:?}");
+    all_say(&story, "Hello", "five").await;
+    let refused = command.run(&["plugin", "rollback", NAME, "nothing"]).unwrap();
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("`nothing` names 0"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
+    let good = guests::config_maker("Hello").unwrap();
+    let story = Story::with(&[(NAME, &good)], "back").await;
+    all_say(&story, "Hello", "one").await;
+    story.says(&PLUGIN, ("", NAME), "/status/objects", "3").await;
+    let directory = story.cluster.plugins().unwrap();
+    let settings = std::fs::read(directory.join("config-maker.yaml")).unwrap();
+    std::fs::remove_file(directory.join("config-maker.yaml")).unwrap();
+    std::fs::remove_file(directory.join("config-maker.wasm")).unwrap();
+    let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Unloaded").await;
+    assert_eq!(condition(&plugin, "Serving"), "False Unloaded");
+    announced(&story, "Unloaded").await;
+    story.says(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
+    guests::put(&directory, "config-maker.yaml", &settings).unwrap();
+    story.put("config-maker.wasm", &good);
+    all_say(&story, "Hello", "two").await;
+    let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
+    assert_eq!(condition(&plugin, "Serving"), "True Active");
+    story.kubectl.run(&["delete", "greetings", "--all", "-n", "back"]).unwrap();
+    story.says(&PLUGIN, ("", NAME), "/status/objects", "0").await;
+    std::fs::remove_file(directory.join("config-maker.yaml")).unwrap();
+    std::fs::remove_file(directory.join("config-maker.wasm")).unwrap();
+    story.gone(&PLUGIN, "", NAME).await;
+}
