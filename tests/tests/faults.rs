@@ -134,7 +134,6 @@ const CASES: &[Case] = &[
     case!(5, "5a", EACH, 60, others_go_on::one_trouble_at_a_time),
     case!(5, "5b", PAIR, 25, others_go_on::the_plugin_is_gone),
     case!(5, "5c", USUAL, 25, others_go_on::another_host_finds_the_accepted_spec),
-    case!(5, "5d", PAIR, 20, others_go_on::the_object_is_paused),
     case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
     case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
     case!(6, "6c", PAIR, 20, away::a_host_starts_meanwhile),

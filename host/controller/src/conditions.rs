@@ -103,7 +103,6 @@ mod tests {
             (Reason::InvalidSpec, Attention::Nobody, &reported, Some(Reason::InvalidSpec)),
             (Reason::PluginMissing, Attention::Nobody, &reported, Some(Reason::PluginMissing)),
             (Reason::PluginMissing, Attention::Nobody, &bare, None),
-            (Reason::Paused, Attention::Nobody, &reported, Some(Reason::Paused)),
             (Reason::TooManyStrikes, Attention::Nobody, &reported, Some(Reason::Quarantined)),
         ];
         for (reason, attention, object, expected) in rows {
@@ -124,7 +123,6 @@ mod tests {
         let rows = [
             (status("Unknown", "PluginMissing"), 1),
             (status("Unknown", "Quarantined"), 1),
-            (status("Unknown", "Paused"), 1),
             (status("Unknown", "Timeout"), 0),
             (status("True", "AsWanted"), 0),
             (object(&json!([])), 0),

@@ -55,7 +55,8 @@ pub(crate) async fn reconcile(
     let plugin = shared.parts.plugins.active(&key.plugin);
     shared.notes.change(key, |note| note.paused = meta.is_paused());
     if meta.is_paused() {
-        return pause(shared, key, &meta, plugin.as_deref(), run).await;
+        pause(shared, key, plugin.as_deref());
+        return Done::AwaitChange;
     }
     let Some(plugin) = plugin else {
         let message = missing(&key.plugin, meta.deleting);
@@ -82,26 +83,16 @@ pub(crate) struct Run {
     pub(crate) urgent: CancellationToken,
 }
 
-/// Nothing looks at the instance of a paused object, and nothing is written for it, but that on the object
-/// itself the host says so: whatever was reported there may be wrong by now.
-async fn pause(
-    shared: &Shared,
-    key: &ObjectKey,
-    meta: &ObjectMeta,
-    plugin: Option<&ActivePlugin>,
-    run: &Run,
-) -> Done {
-    let message = "paused by the annotation `tholepin.dev/paused`; remove it to go on".to_owned();
-    say(shared, key, &message);
+/// Nothing is written for a paused object, and nothing looks at its instance; that it is paused is in the
+/// log, in `tholepin calls` and in a metric, because on the object it cannot be.
+fn pause(shared: &Shared, key: &ObjectKey, plugin: Option<&ActivePlugin>) {
+    say(shared, key, "paused by the annotation `tholepin.dev/paused`");
     shared.parts.wakes.disarm(key);
-    if let Some(plugin) = plugin {
-        let mut story = Story::begin(shared, Vec::new());
-        story.end = Some(PassEnd::NotCalled { why: message.clone() });
-        shared.history.extend(story.tell(key, plugin, Duration::ZERO));
-    }
-    run.permit.give_back();
-    let (reason, attention) = (Reason::Paused, Attention::Nobody);
-    mark(shared, key, meta, Statement { reason, message, attention }).await
+    let Some(plugin) = plugin else { return };
+    let mut story = Story::begin(shared, Vec::new());
+    let why = "paused by the annotation `tholepin.dev/paused`; remove it to go on".to_owned();
+    story.end = Some(PassEnd::NotCalled { why });
+    shared.history.extend(story.tell(key, plugin, Duration::ZERO));
 }
 
 /// One pass with what it began with.
@@ -408,7 +399,7 @@ async fn mark(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, statement: St
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
         return Done::AwaitChange;
     };
-    if shared.is_paused(key) != (statement.reason == Reason::Paused) {
+    if shared.is_paused(key) {
         return Done::AwaitChange;
     }
     let conditions: Vec<HostCondition> = statement.conditions(&object, meta);

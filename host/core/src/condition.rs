@@ -27,7 +27,7 @@ pub const READY: &str = "Ready";
 #[must_use]
 pub fn is_host_ready(condition: &Value) -> bool {
     let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-    let reasons = [Reason::PluginMissing, Reason::Quarantined, Reason::InvalidSpec, Reason::Paused];
+    let reasons = [Reason::PluginMissing, Reason::Quarantined, Reason::InvalidSpec];
     text("type") == READY
         && text("status") == ConditionStatus::Unknown.as_str()
         && reasons.iter().any(|reason| reason.as_str() == text("reason"))
@@ -79,8 +79,6 @@ pub enum Reason {
     PluginMissing,
     /// The plugin is no longer called for this object; [`QUARANTINED`] says why.
     Quarantined,
-    /// A person has paused the object.
-    Paused,
 }
 
 impl Reason {
@@ -98,7 +96,6 @@ impl Reason {
             Self::TooManyStrikes => "TooManyStrikes",
             Self::PluginMissing => "PluginMissing",
             Self::Quarantined => "Quarantined",
-            Self::Paused => "Paused",
         }
     }
 }

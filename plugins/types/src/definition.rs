@@ -40,8 +40,12 @@ pub fn redis_cluster() -> Value {
                 "subresources": {"status": {}},
                 "additionalPrinterColumns": [
                     column("Ready", ".status.conditions[?(@.type==\"Ready\")].status", "string"),
+                    column("Reason", ".status.conditions[?(@.type==\"Ready\")].reason", "string"),
                     column("Shards", ".status.readyShards", "string"),
                     column("Slots", ".status.slotsServed", "integer"),
+                    // The host's own: an invalid spec, a pass that fails.
+                    column("Reconciled", ".status.conditions[?(@.type==\"Reconciled\")].reason", "string"),
+                    column("Paused", ".metadata.annotations.tholepin\\.dev/paused", "string"),
                     column("Age", ".metadata.creationTimestamp", "date"),
                 ],
                 "schema": {"openAPIV3Schema": {

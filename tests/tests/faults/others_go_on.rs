@@ -15,7 +15,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    bed,
     table::{Row, Rows},
 };
 
@@ -207,30 +207,6 @@ pub(crate) async fn the_plugin_is_gone(rows: &mut Rows, redis: RedisCluster) -> 
         guests::install(&story.plugins, "redis-cluster", &guests::redis_cluster()?)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
         row.saw(format!("Ready=True again {:.1} s after they were back", took.as_secs_f64()));
-        row.keys_after(keys.check()?);
-        Ok(())
-    })
-    .await;
-    bed::end(rows, story)
-}
-
-/// 5d: nobody looks at a paused object, so that whatever was reported of it may be wrong.
-pub(crate) async fn the_object_is_paused(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    let before = "`Ready=True`, 16384 slots, while a whole shard was gone";
-    rows.row("paused, kill -9 of the primary", before, bed::ROW, async |row| {
-        row.keys_before(keys.len());
-        bed::annotate(&story, "tholepin.dev/paused=true")?;
-        let (_, primary) = bed::primary(&story, 0).await?;
-        signal(primary.member.pid()?, "KILL")?;
-        let says = |one: &Condition| {
-            one.kind == "Ready" && one.status == "Unknown" && one.message.contains("paused")
-        };
-        let told = bed::told(&story, "that it is paused", says).await?;
-        row.saw(format!("`{told}`"));
-        bed::annotate(&story, "tholepin.dev/paused-")?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("well {:.1} s after it went on", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })

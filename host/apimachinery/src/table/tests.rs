@@ -227,14 +227,16 @@ fn printer_columns_of_a_crd_are_typed() {
         {"name": "List", "type": "string", "jsonPath": ".spec.list"},
         {"name": "Wrong", "type": "integer", "jsonPath": ".spec.text"},
         {"name": "Missing", "type": "string", "jsonPath": ".spec.none"},
+        {"name": "Paused", "type": "string", "jsonPath": ".metadata.annotations.a\\.dev/paused"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]);
-    let object = json!({"metadata": {"name": "k", "creationTimestamp": "2026-01-01T00:00:00Z"},
+    let object = json!({"metadata": {"name": "k", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"a.dev/paused": "true"}},
         "spec": {"shards": 3, "list": ["a"], "text": "x"},
         "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
     let columns = columns(&kind, Some(&printed)).unwrap();
     let table = render(&columns, &[&object], IncludeObject::Metadata, now());
-    assert_eq!(table["rows"][0]["cells"], json!(["k", "True", 3, "[\"a\"]", null, null, "60m"]));
+    assert_eq!(table["rows"][0]["cells"], json!(["k", "True", 3, "[\"a\"]", null, null, "true", "60m"]));
     assert_eq!(
         table["columnDefinitions"][2],
         json!({"name": "Shards", "type": "integer", "format": "", "description": "d", "priority": 1})
