@@ -9,6 +9,8 @@ mod value;
 
 use alloc::string::String;
 
+use tholepin_schema::word::nearest;
+
 pub use kind::Kind;
 pub use table::{MANAGED, Managed, OFFERED, Offered};
 pub use value::SettingValue;
@@ -96,29 +98,7 @@ impl core::error::Error for SettingError {}
 
 /// The offered name that a wrong one was probably meant to be.
 fn similar(name: &str) -> Option<&'static str> {
-    const DISTANCE_MAX: usize = 3;
-    // Of a short name little is left after so many changes.
-    let distance_max = DISTANCE_MAX.min(name.len() / 3);
-    let distances = OFFERED.iter().map(|offered| (distance(name, offered.name), offered.name));
-    distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, name)| name)
-}
-
-/// How many letters must be put in, left out or changed to make one word from the other.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: alloc::vec::Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let above = *cell;
-            *cell = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
-            (diagonal, left) = (above, *cell);
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    nearest(name, OFFERED.iter().map(|offered| offered.name))
 }
 
 #[cfg(test)]
@@ -210,13 +190,5 @@ mod tests {
                 offered.name
             );
         }
-    }
-
-    #[test]
-    fn a_typing_error_is_near() {
-        assert_eq!(distance("", ""), 0);
-        assert_eq!(distance("hz", "hz"), 0);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
     }
 }

@@ -1,8 +1,10 @@
 //! What a plugin says about itself: the answer of `describe`.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::{action::Verb, command::check_grant_word, word::nearest};
 
 /// A plugin's self-description. Asks for everything the plugin will need; grants nothing.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -115,6 +117,56 @@ pub struct Grants {
     pub probes: Vec<u16>,
 }
 
+/// What may be done to objects of a Kubernetes kind.
+pub const KUBERNETES_VERBS: &[&str] =
+    &["apply", "apply-status", "delete", "get", "list", "merge-patch", "publish"];
+/// What may be done to Redis beside the verbs of an action: to look at members, and to stop one that may have
+/// the last copy of its data.
+pub const OTHER_REDIS_VERBS: &[&str] = &["observe", "stop-last-copy"];
+
+impl Grants {
+    /// What is wrong with the words of these grants, each with the way out; empty if nothing is.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let Self { kubernetes, redis, probes: _ } = self;
+        let mut faults = Vec::new();
+        let mut granted = BTreeSet::new();
+        for KubernetesGrant { name, verbs, .. } in kubernetes {
+            for verb in verbs {
+                if let Some(fault) = unknown("verb", verb, KUBERNETES_VERBS.iter().copied()) {
+                    faults.push(format!("{name}: {fault}"));
+                } else if !granted.insert((name, verb)) {
+                    faults.push(format!(
+                        "{name}: `{verb}` is granted twice, and which scope counts would be a guess: keep one \
+                         of the two"
+                    ));
+                }
+            }
+        }
+        let verbs = || OTHER_REDIS_VERBS.iter().chain(Verb::NAMES).copied();
+        faults.extend(redis.verbs.iter().filter_map(|verb| unknown("redis verb", verb, verbs())));
+        faults.extend(redis.commands.iter().filter_map(|word| check_grant_word(word).err()));
+        faults
+    }
+}
+
+/// What is wrong with a word that is none of the known ones.
+fn unknown<'a>(
+    what: &str,
+    word: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Option<String> {
+    if known.clone().any(|known| known == word) {
+        return None;
+    }
+    Some(match nearest(word, known.clone()) {
+        Some(meant) => format!("`{word}` is no {what}; did you mean `{meant}`?"),
+        None => {
+            format!("`{word}` is no {what}; there are {}", known.collect::<Vec<_>>().join(", "))
+        }
+    })
+}
+
 /// Permission to use one Kubernetes kind.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -122,7 +174,7 @@ pub struct KubernetesGrant {
     /// Which kind.
     #[serde(flatten)]
     pub name: KindName,
-    /// `get`, `list`, `apply`, `apply-status`, `merge-patch`, `delete`, `publish`.
+    /// Of [`KUBERNETES_VERBS`].
     pub verbs: Vec<String>,
     /// Which objects of the kind.
     #[serde(default)]
@@ -153,7 +205,7 @@ pub struct RedisGrants {
     /// Redis' own ACL words, such as `+@read` or `+config|set`, within the host's command table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
-    /// Verbs of `redis/topology` by name (`observe`, `meet`, `failover`, …).
+    /// `observe`, verbs of `redis/topology` by name (`meet`, `failover`, …), and `stop-last-copy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verbs: Vec<String>,
 }
@@ -214,6 +266,41 @@ mod tests {
             assert_ne!(text, WHOLE, "{known}");
             let refused = serde_json::from_str::<Manifest>(&text).unwrap_err();
             assert!(alloc::format!("{refused}").contains("unknown field"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn each_word_of_a_grant_is_checked() {
+        let config_map = |verbs: &str, scope: &str| {
+            format!(
+                r#"{{"apiVersion": "v1", "kind": "ConfigMap", "verbs": {verbs}, "scope": "{scope}"}}"#
+            )
+        };
+        let kubernetes =
+            |entries: &[String]| format!(r#"{{"kubernetes": [{}]}}"#, entries.join(","));
+        let get = config_map(r#"["get"]"#, "owned");
+        let rows = [
+            (kubernetes(&[get.clone(), config_map(r#"["list"]"#, "cluster")]), None),
+            (kubernetes(&[config_map(r#"["gett"]"#, "owned")]), Some("did you mean `get`?")),
+            (
+                kubernetes(&[config_map(r#"["watch"]"#, "owned")]),
+                Some("there are apply, apply-status"),
+            ),
+            (
+                kubernetes(&[get, config_map(r#"["get"]"#, "cluster")]),
+                Some("`get` is granted twice"),
+            ),
+            (r#"{"redis": {"verbs": ["observe", "forget", "stop-last-copy"]}}"#.into(), None),
+            (r#"{"redis": {"verbs": ["failovr"]}}"#.into(), Some("did you mean `failover`?")),
+            (r#"{"redis": {"commands": ["+frobnicate"]}}"#.into(), Some("frobnicate")),
+        ];
+        for (text, expected) in rows {
+            let grants: Grants = serde_json::from_str(&text).unwrap();
+            let faults = grants.faults().join("; ");
+            match expected {
+                None => assert_eq!(faults, "", "{text}"),
+                Some(words) => assert!(faults.contains(words), "{text}: {faults}"),
+            }
         }
     }
 }

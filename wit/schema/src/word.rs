@@ -9,7 +9,10 @@
 //!   sets are equal values and equal JSON.
 
 mod hex;
+mod nearest;
 mod slot;
+
+pub use nearest::nearest;
 
 pub use hex::{HexIdError, NodeId, ReplicationId, RunId};
 pub use slot::{Slot, SlotError, SlotRange, SlotSet};

@@ -236,7 +236,10 @@ fn printer_columns_of_a_crd_are_typed() {
         "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
     let columns = columns(&kind, Some(&printed)).unwrap();
     let table = render(&columns, &[&object], IncludeObject::Metadata, now());
-    assert_eq!(table["rows"][0]["cells"], json!(["k", "True", 3, "[\"a\"]", null, null, "true", "60m"]));
+    assert_eq!(
+        table["rows"][0]["cells"],
+        json!(["k", "True", 3, "[\"a\"]", null, null, "true", "60m"])
+    );
     assert_eq!(
         table["columnDefinitions"][2],
         json!({"name": "Shards", "type": "integer", "format": "", "description": "d", "priority": 1})

@@ -190,6 +190,7 @@ fn check(
     manifest: &Manifest,
 ) -> Result<(Grants, Value), Rejected> {
     check_manifest(name, manifest)?;
+    check_words(name, settings, manifest)?;
     check_kinds(registry, name, manifest)?;
     check_grants(registry, name, settings, manifest)?;
     let parameters = settings.parameters.clone().unwrap_or_else(|| json!({}));
@@ -222,6 +223,26 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected
         }
     }
     Ok(())
+}
+
+/// A word that this host does not know would be granted, and never be of use.
+fn check_words(
+    name: &PluginName,
+    settings: &PluginSettings,
+    manifest: &Manifest,
+) -> Result<(), Rejected> {
+    let asked = manifest.grants.faults();
+    if !asked.is_empty() {
+        let text = format!("its manifest asks for what cannot be granted: {}", asked.join("; "));
+        return Err(Rejected::new(RejectReason::ManifestInvalid, text));
+    }
+    let GrantSetting::Granted(granted) = &settings.grants else { return Ok(()) };
+    let granted = granted.faults();
+    if granted.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{name}.yaml, spec.grants: {}", granted.join("; "));
+    Err(Rejected::new(RejectReason::SettingsInvalid, text))
 }
 
 /// Two plugins must not fight over one object, whatever version of its kind they speak.

@@ -1,0 +1,55 @@
+//! Finds the word that a wrong one was probably meant to be.
+
+use alloc::vec::Vec;
+
+/// The known word that is nearest to a wrong one; none if all are too far away to be meant.
+#[must_use]
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const DISTANCE_MAX: usize = 3;
+    // Of a short word little is left after so many changes.
+    let distance_max = DISTANCE_MAX.min(wrong.len() / 3);
+    let distances = known.into_iter().map(|known| (distance(wrong, known), known));
+    distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, known)| known)
+}
+
+/// How many letters must be put in, left out or changed to make one word from the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            *cell = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
+            (diagonal, left) = (above, *cell);
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_be_meant_is_suggested() {
+        let known = ["get", "list", "apply", "apply-status"];
+        let rows = [
+            ("aply", Some("apply")),
+            ("applystatus", Some("apply-status")),
+            ("lst", Some("list")),
+            ("patch", None),
+            ("", None),
+        ];
+        for (wrong, expected) in rows {
+            assert_eq!(nearest(wrong, known), expected, "{wrong}");
+        }
+        assert_eq!(
+            (distance("kitten", "sitting"), distance("", "abc"), distance("hz", "hz")),
+            (3, 3, 0)
+        );
+    }
+}
