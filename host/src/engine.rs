@@ -15,7 +15,7 @@ use tholepin_admin::{AdminServer, VitalsServer};
 use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
 use tholepin_core::{
     ErrorChain, PassReport, PluginName, RevisionDigest,
-    port::{Changes, Look, StoreEvent, Watches},
+    port::{Changes, Look, StoreEvent, WatchScope, Watches},
 };
 use tholepin_gate::{Gate, Ports};
 use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
@@ -34,7 +34,7 @@ use crate::{
     adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
     admin::Routes,
     cli::{EngineArgs, ListenArgs},
-    commands::{admin_file, cache_directory, own_cache},
+    commands::{admin_file, cache_directory, own_cache, plugin_reference},
     metrics,
     planner::{PlanRequest, Planner},
     plugin_objects::{self, PluginObjects},
@@ -124,6 +124,7 @@ pub(crate) async fn run(
         controller: controller.clone(),
         host: instance(),
         shown: BTreeMap::new(),
+        watched: kubernetes.lease(WatchScope::all(plugin_reference("").kind)),
     };
     let follower = Follower {
         registry: registry.clone(),
@@ -386,6 +387,7 @@ impl Follower {
                 _ = again.tick() => {
                     owed.extend(self.objects.changed());
                     self.pay(&mut owed).await;
+                    self.objects.put_back().await;
                 }
             }
         }

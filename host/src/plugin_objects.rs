@@ -1,17 +1,17 @@
 //! Shows in Kubernetes what the registry reports: a `Plugin` object per file, with its status and events.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tholepin_controller::{Controller, PluginHealth};
 use tholepin_core::{
     CallError, EventType, ObjectRef, PluginName,
     condition::HOST_FIELD_MANAGER,
-    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest},
+    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WatchLease, WatchState},
 };
 use tholepin_guest::{PluginReport, Stage};
 use tracing::{info, warn};
@@ -29,6 +29,8 @@ pub(crate) struct PluginObjects {
     pub(crate) host: String,
     /// What was written last.
     pub(crate) shown: BTreeMap<PluginName, Shown>,
+    /// Keeps the objects in the store, so that an edit by hand is noticed.
+    pub(crate) watched: Box<dyn WatchLease>,
 }
 
 /// What was written of a plugin.
@@ -36,7 +38,12 @@ pub(crate) struct Shown {
     report: PluginReport,
     health: PluginHealth,
     status: Value,
+    /// When an edit by hand was undone last.
+    put_back: Option<Instant>,
 }
+
+/// An edit by hand is undone at most so often: whoever makes it again and again must not be raced.
+const PUT_BACK_PAUSE: Duration = Duration::from_secs(10);
 
 impl PluginObjects {
     /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
@@ -72,6 +79,74 @@ impl PluginObjects {
         serving.filter(differs).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Makes the objects equal to their files again that somebody edited or deleted, and says so on them.
+    pub(crate) async fn put_back(&mut self) {
+        if self.watched.state() != WatchState::Following {
+            return;
+        }
+        let view = self.kubernetes.view();
+        let due = |shown: &Shown| {
+            shown.put_back.is_none_or(|at| PUT_BACK_PAUSE <= at.elapsed())
+                && shown.report.serving.is_some()
+        };
+        let edited: Vec<(PluginName, Arc<Value>, Option<Arc<Value>>)> = self
+            .shown
+            .iter()
+            .filter(|(_, shown)| due(shown))
+            .filter_map(|(name, shown)| {
+                let spec = shown.report.object.as_ref()?;
+                let stored = view.get(&plugin_reference(name.as_str()));
+                let is_same = stored.as_ref().is_some_and(|it| it.get("spec") == spec.get("spec"));
+                (!is_same).then(|| (name.clone(), spec.clone(), stored))
+            })
+            .collect();
+        for (name, file, stored) in edited {
+            if let Some(shown) = self.shown.get_mut(&name) {
+                shown.put_back = Some(Instant::now());
+            }
+            if let Err(error) = self.undo(&name, &file, stored.as_deref()).await {
+                warn!(plugin = %name, %error, "cannot put the Plugin object back as its file has it");
+            }
+        }
+    }
+
+    async fn undo(
+        &mut self,
+        name: &PluginName,
+        file: &Value,
+        stored: Option<&Value>,
+    ) -> Result<(), CallError> {
+        let reference = plugin_reference(name.as_str());
+        let spec = file.get("spec").cloned().unwrap_or_default();
+        let Some(stored) = stored else {
+            // Written whole, status included; the event needs the new object.
+            let report = self.shown.remove(name).map(|shown| shown.report);
+            let Some(report) = report else { return Ok(()) };
+            self.show(&report).await;
+            let made = self.kubernetes.get(reference.clone()).await?;
+            let uid = made.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+            let text = format!(
+                "the object was deleted, and is back: {name}.yaml says what is wanted; remove that file \
+                 to unload the plugin"
+            );
+            self.publish(reference, uid, true, "PutBack".to_owned(), text).await;
+            return Ok(());
+        };
+        let mut new = stored.clone();
+        let fields = changed_fields(stored.get("spec"), &spec);
+        if let Some(object) = new.as_object_mut() {
+            object.insert("spec".to_owned(), spec);
+        }
+        self.kubernetes.replace(new, HOST_FIELD_MANAGER.to_owned()).await?;
+        let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        let text = format!(
+            "somebody changed {fields} here, and it is put back: {name}.yaml says what is wanted; change that \
+             file"
+        );
+        self.publish(reference, uid, true, "PutBack".to_owned(), text).await;
+        Ok(())
+    }
+
     fn remember(&mut self, report: &PluginReport, health: PluginHealth, status: Option<Value>) {
         let name = report.name.clone();
         let Some(status) = status else {
@@ -83,7 +158,8 @@ impl PluginObjects {
             (Some(before), None) => before.health,
             _ => health,
         };
-        self.shown.insert(name, Shown { report: report.clone(), health, status });
+        let put_back = self.shown.get(&name).and_then(|before| before.put_back);
+        self.shown.insert(name, Shown { report: report.clone(), health, status, put_back });
     }
 
     async fn write(&self, report: &PluginReport, health: PluginHealth) -> Result<Value, CallError> {
@@ -187,6 +263,16 @@ pub(crate) fn log(report: &PluginReport) {
         }
         (None, _) => {}
     }
+}
+
+/// Which fields of two specs differ: `.spec.grants, .spec.limits`.
+fn changed_fields(stored: Option<&Value>, wanted: &Value) -> String {
+    let none = Map::new();
+    let stored = stored.and_then(Value::as_object).unwrap_or(&none);
+    let wanted = wanted.as_object().unwrap_or(&none);
+    let names: BTreeSet<&String> = stored.keys().chain(wanted.keys()).collect();
+    let differ = names.into_iter().filter(|name| stored.get(*name) != wanted.get(*name));
+    differ.map(|name| format!("`.spec.{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 fn named(reference: &ObjectRef, field: &str, value: Value) -> Value {

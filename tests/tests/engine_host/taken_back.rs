@@ -119,3 +119,26 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     std::fs::remove_file(directory.join("config-maker.wasm")).unwrap();
     story.gone(&PLUGIN, "", NAME).await;
 }
+
+#[tokio::test]
+async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
+    let good = guests::config_maker("Hello").unwrap();
+    let story = Story::with(&[(NAME, &good)], "back").await;
+    let first = story.active(NAME, "").await;
+    let patch = r#"{"spec":{"limits":{"memoryMiB":1},"digest":null,"grants":{}}}"#;
+    story.kubectl.run(&["patch", "plugin", NAME, "--type=merge", "-p", patch]).unwrap();
+    announced(&story, "PutBack").await;
+    let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/spec/grants", "asRequested").await;
+    assert_eq!(plugin["spec"].get("limits"), None, "{plugin}");
+    let uid = plugin["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert_eq!(story.active(NAME, "").await, first, "the file counts all the while");
+
+    story.kubectl.run(&["delete", "plugin", NAME]).unwrap();
+    let look = || async {
+        let found = story.get(&PLUGIN, "", NAME).await.unwrap_or_default();
+        let is_new = found["metadata"]["uid"].as_str().is_some_and(|now| now != uid);
+        let is_whole = found["status"]["active"] == first.as_str();
+        Ok(if is_new && is_whole { Look::There(()) } else { Look::NotYet(found.to_string()) })
+    };
+    until("the object to be made again", DEADLINE, look).await.unwrap();
+}

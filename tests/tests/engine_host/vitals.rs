@@ -129,7 +129,7 @@ async fn faults_are_counted_and_series_end_with_their_plugin() {
     };
     until("the series of config-maker to end", DEADLINE, look).await.unwrap();
     assert!(value(&story.metrics(), "workqueue_adds_total", &row).is_some(), "others go on");
-    story.gone(&PLUGIN, "", "config-maker").await;
+    story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Unloaded").await;
     assert!(story.get(&PROBE, "faulty", "bad").await.is_some());
 }
 
