@@ -185,7 +185,8 @@ impl Wakes for GatePasses {
     }
 }
 
-fn context(
+/// What a pass of a plugin for an object knows and may do.
+pub(crate) fn context(
     plugin: &ActivePlugin,
     key: &Arc<ObjectKey>,
     object: &Arc<Value>,

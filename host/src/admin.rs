@@ -9,13 +9,18 @@ use tholepin_controller::PlanError;
 use tholepin_core::{Boxed, CallError, NameError, PluginName};
 use tholepin_guest::{Registry, RollbackError};
 
-use crate::planner::{AskError, ObjectWords, Part, PlanRequest, Planner, Wanted};
+use crate::{
+    planner::{AskError, ObjectWords, Part, PlanRequest, Planner, Wanted},
+    status::Statuses,
+};
 
 /// Plans one pass; the body is a [`PlanRequest`], the answer a report.
 pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
 /// What the last passes for an object did; parameters `kind`, `name`, `namespace`, `pass` and `part`
 /// (`calls` or `writes`).
 pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
+/// How everything is; parameters `kind`, `name` and `namespace` for one object.
+pub(crate) const STATUS_ROUTE: &str = "/v1/status";
 /// The last revisions of a plugin; parameter `name`.
 pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
 /// Lets an earlier revision serve; the body is a [`RollbackRequest`].
@@ -33,6 +38,7 @@ pub(crate) struct RollbackRequest {
 pub(crate) struct Routes {
     pub(crate) planner: Planner,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) statuses: Statuses,
 }
 
 impl AdminRoutes for Routes {
@@ -45,6 +51,7 @@ impl AdminRoutes for Routes {
                 }
                 (AdminMethod::Post, PLAN_ROUTE) => self.plan(body).await,
                 (AdminMethod::Get, CALLS_ROUTE) => self.calls(&query).await,
+                (AdminMethod::Get, STATUS_ROUTE) => self.status(&query).await,
                 (AdminMethod::Get, HISTORY_ROUTE) => self.history(&query),
                 (AdminMethod::Post, ROLLBACK_ROUTE) => self.roll_back(body).await,
                 (AdminMethod::Get | AdminMethod::Post, _) => Err(AdminError::NotFound(format!(
@@ -61,6 +68,18 @@ impl Routes {
         let request: PlanRequest = serde_json::from_value(body)
             .map_err(|error| AdminError::Invalid(format!("the request is no plan's: {error}")))?;
         document(&self.planner.plan(request).await.map_err(refused)?)
+    }
+
+    async fn status(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
+        let words = match query.get("kind") {
+            None => None,
+            Some(kind) => Some(ObjectWords {
+                kind: kind.clone(),
+                name: required(query, "name")?,
+                namespace: query.get("namespace").cloned(),
+            }),
+        };
+        document(&self.statuses.status(&self.planner, words.as_ref()).await.map_err(refused)?)
     }
 
     fn history(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parall
 use clap::{Args, Parser, Subcommand};
 use tholepin_core::PluginName;
 
-pub(crate) use report::{CallsArgs, ObjectName, PlanArgs};
+pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
 
 /// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
 ///
@@ -35,6 +35,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a cluster on this machine: API server, nodes, and the host with its plugins
@@ -59,6 +68,11 @@ pub(crate) enum Command {
     ///
     /// The host keeps the last passes of each object in memory, bounded; passes that did nothing go first.
     Calls(CallsArgs),
+    /// Show how everything is that a running host looks after: plugins, objects, and what their members say
+    ///
+    /// What needs somebody comes first. The host asks every member at this moment. Exits with 0 also if
+    /// something is wrong.
+    Status(StatusArgs),
     /// Write plugins, try them on a running host, and look at those that it has
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -105,9 +119,9 @@ pub(crate) enum PluginCommand {
     Watch(WatchArgs),
     /// Show the plugins of a running host: what serves since when, for how many objects, and what is wrong
     List {
-        /// Print JSON: the Plugin objects
-        #[arg(long)]
-        json: bool,
+        /// How to print it; JSON has the whole Plugin objects
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: OutputFormat,
         #[command(flatten)]
         cluster: ClusterArgs,
     },
@@ -115,9 +129,9 @@ pub(crate) enum PluginCommand {
     History {
         /// The plugin's name
         name: PluginName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// How to print it
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: OutputFormat,
         #[command(flatten)]
         admin: AdminArgs,
     },

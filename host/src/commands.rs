@@ -5,8 +5,11 @@ mod demo;
 mod doctor;
 mod local;
 mod manual;
+mod paint;
 mod plan;
 mod plugin;
+mod status;
+mod table;
 
 use std::{
     env,
@@ -43,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Demo(arguments) => on_runtime(usual_concurrency(), demo::run(arguments)),
         Command::Plan(arguments) => on_runtime(1, plan::plan(arguments)),
         Command::Calls(arguments) => on_runtime(1, plan::calls(arguments)),
+        Command::Status(arguments) => on_runtime(1, status::run(arguments)),
         Command::Plugin(command) => on_runtime(1, plugin::run(command)),
         Command::Crds => {
             print(&tholepin_crd::definitions_yaml()?)?;

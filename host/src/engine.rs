@@ -38,6 +38,7 @@ use crate::{
     metrics,
     planner::{PlanRequest, Planner},
     plugin_objects::{self, PluginObjects},
+    status::Statuses,
     vitals::HostVitals,
 };
 
@@ -113,7 +114,13 @@ pub(crate) async fn run(
     });
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let routes = Arc::new(Routes { planner, registry: registry.clone() });
+    let statuses = Statuses {
+        controller: controller.clone(),
+        kubernetes: kubernetes.clone(),
+        plugins: ServingPlugins(registry.clone()),
+        gate: gate.clone(),
+    };
+    let routes = Arc::new(Routes { planner, registry: registry.clone(), statuses });
     listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
     if !install_kinds(&kubernetes, &stop).await? {
         return Ok(());

@@ -10,6 +10,7 @@ mod metrics;
 mod planner;
 mod plugin_objects;
 mod plugin_status;
+mod status;
 mod telemetry;
 mod vitals;
 

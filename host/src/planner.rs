@@ -164,7 +164,11 @@ impl Planner {
     }
 
     /// The object that words name.
-    async fn object(&self, words: &ObjectWords) -> Result<ObjectRef, AskError> {
+    ///
+    /// # Errors
+    ///
+    /// Fails if nobody reconciles such a kind.
+    pub(crate) async fn object(&self, words: &ObjectWords) -> Result<ObjectRef, AskError> {
         let ObjectWords { kind, name, namespace } = words;
         let found = self.kubernetes.find_kind(kind, &self.controller.kinds()).await?;
         let found = found.ok_or_else(|| AskError::NoKind {

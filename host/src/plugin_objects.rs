@@ -50,10 +50,8 @@ impl PluginObjects {
     /// written is logged, and `false` means that it can be later.
     pub(crate) async fn show(&mut self, report: &PluginReport) -> bool {
         let health = self.controller.health(&report.name);
-        let before = self.shown.get(&report.name);
-        let objects = before.map_or(0, |before| before.health.objects);
         // With objects that nobody reconciles any more, that must stay visible.
-        let goes = report.stage == Some(Stage::Unloaded) && objects == 0;
+        let goes = report.stage == Some(Stage::Unloaded) && health.objects == 0;
         let written = if goes {
             self.remove(&report.name).await.map(|()| None)
         } else {
@@ -152,11 +150,6 @@ impl PluginObjects {
         let Some(status) = status else {
             self.shown.remove(&name);
             return;
-        };
-        // Those of a plugin that serves no more are those that it had.
-        let health = match (self.shown.get(&name), &report.serving) {
-            (Some(before), None) => before.health,
-            _ => health,
         };
         let put_back = self.shown.get(&name).and_then(|before| before.put_back);
         self.shown.insert(name, Shown { report: report.clone(), health, status, put_back });

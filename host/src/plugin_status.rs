@@ -43,7 +43,7 @@ pub(crate) fn plugin_status(
     say("previous", previous.map(ToString::to_string));
     say("host", Some(host.to_owned()));
     let conditions = [serves(report), is_healthy(serving.as_ref(), health)];
-    let unhealthy = conditions.last().filter(|healthy| healthy.status == "False");
+    let unhealthy = conditions.iter().find(|condition| condition.status == "False");
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
     say("message", told.or(unhealthy.map(|it| it.message.clone())));
@@ -210,7 +210,7 @@ mod tests {
                 1,
             ),
             (None, refused, well, "False TakenBack", "Unknown NotServing", Some("TakenBack"), 0),
-            (None, None, well, "False Loading", "Unknown NotServing", None, 0),
+            (None, None, well, "False Loading", "Unknown NotServing", Some("Loading"), 0),
         ];
         for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
             let report = report(serving, refused);

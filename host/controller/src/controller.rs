@@ -116,6 +116,10 @@ impl Shared {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(crate) fn followed(&self) -> Vec<(PluginName, KindName)> {
+        self.routes().reconciled()
+    }
+
     fn set_routes(&self, routes: Routes) {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
@@ -252,16 +256,15 @@ impl Controller {
         self.shared.settings.concurrency
     }
 
-    /// How the objects of a plugin are, as far as this host has called it for them.
+    /// How the objects of a plugin are, as far as this host has called it for them; also of one that serves no
+    /// more, as long as nobody else reconciles its kinds.
     #[must_use]
     pub fn health(&self, plugin: &PluginName) -> PluginHealth {
-        let Some(active) = self.shared.parts.plugins.active(plugin) else {
-            return PluginHealth::default();
-        };
         let view = self.shared.parts.kubernetes.view();
+        let kinds = self.shared.followed().into_iter().filter(|(whose, _)| whose == plugin);
         let quarantined = self.quarantined(plugin);
         PluginHealth {
-            objects: mapper::all(plugin, &active.manifest, &*view).len(),
+            objects: kinds.map(|(_, kind)| view.references(&kind, "").len()).sum(),
             quarantined,
             failing: self.shared.notes.failing(plugin).saturating_sub(quarantined),
         }

@@ -67,6 +67,16 @@ impl Routes {
         routes
     }
 
+    /// The kinds that plugins reconcile, each with its plugin.
+    pub(crate) fn reconciled(&self) -> Vec<(PluginName, KindName)> {
+        let routes = self.by_kind.iter().flat_map(|(kind, routes)| {
+            let own = routes.iter().filter(|route| matches!(route.lead, Lead::Itself));
+            own.map(move |route| (route.plugin.clone(), kind))
+        });
+        let watched = |kind| self.watched.get(kind).cloned();
+        routes.filter_map(|(plugin, kind)| Some((plugin, watched(kind)?))).collect()
+    }
+
     fn add(
         &mut self,
         kind: &KindName,

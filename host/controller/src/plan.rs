@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tholepin_core::{
     CallContext, Mode, ObjectKey, ObjectMeta, ObjectRef, PassEnd, PassHeader, PassReport,
-    condition::Reason, port::WatchLease,
+    PluginName, condition::Reason, port::WatchLease,
 };
 use tholepin_schema::{manifest::KindName, reconcile::Request};
 use tokio::time::{Instant, timeout_at};
@@ -133,6 +133,13 @@ impl Controller {
         let serving = self.shared.parts.plugins.all();
         let kinds = serving.iter().flat_map(|plugin| &plugin.manifest.reconciles);
         kinds.map(|served| served.name.clone()).collect()
+    }
+
+    /// The kinds whose objects this host follows, each with its plugin: those that serve, and those that served
+    /// and whose objects wait for them.
+    #[must_use]
+    pub fn followed(&self) -> Vec<(PluginName, KindName)> {
+        self.shared.followed()
     }
 
     /// What the last passes for an object did, the oldest first.

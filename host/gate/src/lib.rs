@@ -34,6 +34,7 @@ mod instance;
 mod kubernetes;
 pub mod ledger;
 mod lift;
+mod members_now;
 mod ownership;
 mod pass;
 mod probe;

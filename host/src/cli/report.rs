@@ -1,10 +1,10 @@
-//! The arguments of `plan` and `calls`.
+//! The arguments of `plan`, `calls` and `status`.
 
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{ArgGroup, Args};
 
-use super::{AdminArgs, ClusterArgs};
+use super::{AdminArgs, ClusterArgs, OutputFormat};
 
 /// An object as `KIND/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,25 @@ pub(crate) struct CallsArgs {
     /// Print the passes as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+}
+
+/// Options of `status`.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// One object only, with all its conditions; the kind may be given by plural or short name
+    #[arg(value_name = "KIND/NAME")]
+    pub(crate) object: Option<ObjectName>,
+    /// The object's namespace [default: `default`]
+    #[arg(short, long, value_name = "NAME", requires = "object")]
+    pub(crate) namespace: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: OutputFormat,
+    /// Ask again every two seconds until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
 }

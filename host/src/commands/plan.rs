@@ -1,6 +1,5 @@
 //! `tholepin plan` and `tholepin calls`: what a pass would do, and what the last ones did.
 
-mod paint;
 mod text;
 
 use std::{path::Path, time::Duration};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
 use tholepin_core::{PassReport, report};
 
+use super::paint::Paint;
 use super::{admin_file, print};
 use crate::{
     admin::{CALLS_ROUTE, PLAN_ROUTE},
@@ -18,7 +18,6 @@ use crate::{
     exit,
     planner::{ObjectWords, Part, PlanRequest, Wanted},
 };
-use paint::Paint;
 
 /// How long the host may take: a plan is a whole pass of a plugin, and may wait for its turn.
 const DEADLINE: Duration = Duration::from_secs(100);

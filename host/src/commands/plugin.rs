@@ -12,8 +12,11 @@ use tholepin_core::{ObjectRef, port::Kubernetes};
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 use tholepin_schema::manifest::KindName;
 
-use super::{own_cache, print};
-use crate::{cli::PluginCommand, engine, exit};
+use super::{own_cache, print, table::table};
+use crate::{
+    cli::{OutputFormat, PluginCommand},
+    engine, exit,
+};
 
 pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
     match command {
@@ -21,9 +24,9 @@ pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
         PluginCommand::Build(arguments) => develop::build(arguments).await?,
         PluginCommand::Test { project } => develop::test(&project).await?,
         PluginCommand::Watch(arguments) => watch::run(arguments).await?,
-        PluginCommand::List { json, cluster } => list(cluster.kubeconfig, json).await?,
-        PluginCommand::History { name, json, admin } => {
-            revisions::history(&name, json, admin).await?
+        PluginCommand::List { output, cluster } => list(cluster.kubeconfig, output).await?,
+        PluginCommand::History { name, output, admin } => {
+            revisions::history(&name, output, admin).await?
         }
         PluginCommand::Rollback { name, revision, admin } => {
             revisions::roll_back(name, revision, admin).await?;
@@ -71,11 +74,11 @@ pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
     ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
 }
 
-async fn list(kubeconfig: Option<PathBuf>, as_json: bool) -> Result<()> {
+async fn list(kubeconfig: Option<PathBuf>, output: OutputFormat) -> Result<()> {
     let kubernetes = engine::connect(kubeconfig).await?;
     let kind = plugin_reference("").kind;
     let plugins = kubernetes.list(kind, String::new(), String::new()).await?;
-    if as_json {
+    if output == OutputFormat::Json {
         print(&format!("{:#}\n", json!({"plugins": plugins})))?;
         return Ok(());
     }
@@ -105,30 +108,4 @@ async fn list(kubeconfig: Option<PathBuf>, as_json: bool) -> Result<()> {
     }
     print(&table(&rows))?;
     Ok(())
-}
-
-/// Columns as wide as their widest cell; the last one is as it is.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
-    let mut text = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column).filter(|_| column + 1 < N).unwrap_or_default();
-            text.push_str(&format!("{cell:width$}"));
-            text.push_str(if column + 1 < N { "  " } else { "\n" });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_has_aligned_columns() {
-        let rows = [["NAME", "X"], ["a", "long"]].map(|row| row.map(str::to_owned));
-        assert_eq!(table(&rows), "NAME  X\na     long\n");
-    }
 }

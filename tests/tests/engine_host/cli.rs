@@ -76,7 +76,7 @@ async fn what_is_printed_can_be_used_as_it_is() {
     assert_eq!((row[0], row[1], row[2]), ("config-maker", &active[..12], "Hello"), "{listed}");
     let shown = story.kubectl.run(&["get", "plugins"]).unwrap();
     assert!(shown.contains(&active[..12]) && shown.contains("SERVING"), "{shown}");
-    let listed = stdout(&here(&["plugin", "list", "--json", "--kubeconfig", kubeconfig]));
+    let listed = stdout(&here(&["plugin", "list", "-o", "json", "--kubeconfig", kubeconfig]));
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["plugins"][0]["status"]["active"], active.as_str());
 }

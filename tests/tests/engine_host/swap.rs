@@ -141,7 +141,7 @@ async fn without_its_plugin_an_object_stays_and_says_so() {
     let (told, _) = story.says(&GREETING, a, "/status/conditions", "PluginMissing").await;
     let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
     assert!(message.contains("config-maker.wasm"), "no way out: {message}");
-    story.gone(&PLUGIN, "", "config-maker").await;
+    story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Unloaded").await;
     assert!(story.get(&CONFIG_MAP, "removed", "a").await.is_some());
 
     story.put("config-maker.wasm", &component);

@@ -106,6 +106,15 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     std::fs::remove_file(directory.join("config-maker.wasm")).unwrap();
     let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Unloaded").await;
     assert_eq!(condition(&plugin, "Serving"), "False Unloaded");
+    assert_eq!(
+        (&plugin["status"]["reason"], &plugin["status"]["objects"]),
+        (&"Unloaded".into(), &3.into())
+    );
+    let command = CommandLine::of(&story.cluster);
+    let shown = command.run(&["status"]).unwrap();
+    for words in ["Unloaded: its files are gone", "Greeting back/a", "nobody looks after it"] {
+        assert!(shown.stdout.contains(words), "no {words:?} in {shown:?}");
+    }
     announced(&story, "Unloaded").await;
     story.says(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
     guests::put(&directory, "config-maker.yaml", &settings).unwrap();
@@ -113,6 +122,12 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     all_say(&story, "Hello", "two").await;
     let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
     assert_eq!(condition(&plugin, "Serving"), "True Active");
+    let told = command.run(&["status", "greeting/a", "-n", "back", "-o", "json"]).unwrap();
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(
+        (&told["objects"][0]["object"]["name"], &told["objects"][0]["isServed"]),
+        (&"a".into(), &true.into())
+    );
     story.kubectl.run(&["delete", "greetings", "--all", "-n", "back"]).unwrap();
     story.says(&PLUGIN, ("", NAME), "/status/objects", "0").await;
     std::fs::remove_file(directory.join("config-maker.yaml")).unwrap();

@@ -7,7 +7,7 @@ use tholepin_core::{
     step::{FieldChange, NotDone, ObjectChange, PodCommand},
 };
 
-use super::paint::Paint;
+use super::super::paint::Paint;
 
 /// The longest value on one line.
 const VALUE_BYTES_MAX: usize = 160;

@@ -8,10 +8,10 @@ use tholepin_admin::AdminClient;
 use tholepin_core::{PluginName, RevisionDigest};
 use tholepin_guest::PluginHistory;
 
-use super::{super::admin_file, super::print, table};
+use super::super::{admin_file, print, table::table};
 use crate::{
     admin::{HISTORY_ROUTE, ROLLBACK_ROUTE, RollbackRequest},
-    cli::AdminArgs,
+    cli::{AdminArgs, OutputFormat},
 };
 
 /// How long the host may take: it loads the revision first.
@@ -22,10 +22,14 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// # Errors
 ///
 /// Fails if the host cannot be asked, or keeps none.
-pub(super) async fn history(name: &PluginName, as_json: bool, admin: AdminArgs) -> Result<()> {
+pub(super) async fn history(
+    name: &PluginName,
+    output: OutputFormat,
+    admin: AdminArgs,
+) -> Result<()> {
     let client = AdminClient::of_file(&admin_file(admin)?)?;
     let answer = client.get(HISTORY_ROUTE, &[("name", name.as_str())], DEADLINE).await?;
-    if as_json {
+    if output == OutputFormat::Json {
         print(&format!("{answer:#}\n"))?;
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::{
 
 /// Whether and how words are coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Paint {
+pub(crate) enum Paint {
     /// As ANSI terminals take it.
     Ansi,
     /// Plain.
@@ -16,28 +16,28 @@ pub(super) enum Paint {
 
 impl Paint {
     /// Colours if stdout is a terminal, unless `NO_COLOR` is set.
-    pub(super) fn of_stdout() -> Self {
+    pub(crate) fn of_stdout() -> Self {
         let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         if stdout().is_terminal() && is_wanted { Self::Ansi } else { Self::Plain }
     }
 
     /// What is new.
-    pub(super) fn green(self, text: &str) -> String {
+    pub(crate) fn green(self, text: &str) -> String {
         self.wrap("32", text)
     }
 
     /// What goes, or does not work.
-    pub(super) fn red(self, text: &str) -> String {
+    pub(crate) fn red(self, text: &str) -> String {
         self.wrap("31", text)
     }
 
     /// What changes, or needs a look.
-    pub(super) fn yellow(self, text: &str) -> String {
+    pub(crate) fn yellow(self, text: &str) -> String {
         self.wrap("33", text)
     }
 
     /// A title.
-    pub(super) fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.wrap("1", text)
     }
 

@@ -1,0 +1,257 @@
+//! `tholepin status`: asks the running host how everything is, and shows it on one screen.
+
+use std::{
+    io::{IsTerminal, stdout},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tholepin_admin::AdminClient;
+use tokio::time::sleep;
+
+use super::{admin_file, paint::Paint, print, table::table};
+use crate::{
+    admin::STATUS_ROUTE,
+    cli::{OutputFormat, StatusArgs},
+    exit,
+    status::{MemberRow, ObjectStatus, PluginStatus, Status},
+};
+
+/// How long the host may take: it asks every member.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its beginning.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+/// Prints how everything is, once or until it is stopped.
+///
+/// # Errors
+///
+/// Fails if the host cannot be asked, or knows nothing of the object.
+pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
+    let StatusArgs { object, namespace, output, watch, admin } = arguments;
+    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let mut parameters = Vec::new();
+    if let Some(object) = &object {
+        parameters.extend([("kind", object.kind.as_str()), ("name", object.name.as_str())]);
+    }
+    parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
+    loop {
+        let answer = client.get(STATUS_ROUTE, &parameters, DEADLINE).await?;
+        let text = match output {
+            OutputFormat::Json => format!("{answer:#}\n"),
+            OutputFormat::Text => {
+                let status = serde_json::from_value(answer);
+                let status: Status =
+                    status.context("the host's answer is no status; is it older?")?;
+                shown(&status, object.is_some(), Paint::of_stdout())
+            }
+        };
+        let clear = if watch && stdout().is_terminal() { CLEAR } else { "" };
+        print(&format!("{clear}{text}"))?;
+        if !watch {
+            return Ok(exit::DONE);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The whole screen; with `all` every condition of the objects.
+fn shown(status: &Status, all: bool, paint: Paint) -> String {
+    let Status { plugins, objects, left_out } = status;
+    let mut text = String::new();
+    if !all {
+        text.push_str(&plugins_shown(plugins, paint));
+    }
+    for object in objects {
+        text.push_str(&object_shown(object, all, paint));
+    }
+    if objects.is_empty() {
+        text.push_str("There are no objects of the kinds that these plugins reconcile.\n");
+    }
+    if *left_out != 0 {
+        text.push_str(&format!("{left_out} more objects are left out; name one as KIND/NAME.\n"));
+    }
+    text
+}
+
+fn plugins_shown(plugins: &[PluginStatus], paint: Paint) -> String {
+    let head = ["PLUGIN", "SERVING", "VERSION", "SINCE", "OBJECTS", "UNHEALTHY", "STATE"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for PluginStatus { name, status } in plugins {
+        let text = |field: &str| match status.get(field) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => "-".to_owned(),
+        };
+        let state = match text("reason") {
+            reason if reason == "-" => paint.green("well"),
+            reason => paint.red(&format!("{reason}: {}", text("message"))),
+        };
+        let cells = ["revision", "version", "activatedAt", "objects", "unhealthyObjects"].map(text);
+        let [revision, version, since, objects, unhealthy] = cells;
+        rows.push([name.clone(), revision, version, since, objects, unhealthy, state]);
+    }
+    if plugins.is_empty() {
+        return "No plugin is loaded.\n\n".to_owned();
+    }
+    format!("{}\n", table(&rows))
+}
+
+fn object_shown(object: &ObjectStatus, all: bool, paint: Paint) -> String {
+    let name = &object.object;
+    let title = match name.namespace.as_str() {
+        "" => format!("{} {}", name.kind.kind, name.name),
+        namespace => format!("{} {namespace}/{}", name.kind.kind, name.name),
+    };
+    let mut text = format!("{}  {}\n", paint.bold(&title), state(object, paint));
+    if !object.is_served {
+        let said = format!("nobody looks after it: the plugin `{}` does not serve", object.plugin);
+        text.push_str(&format!("  {}\n", paint.red(&said)));
+    }
+    if all {
+        for condition in &object.conditions {
+            let field = |name: &str| condition[name].as_str().unwrap_or_default();
+            text.push_str(&format!(
+                "  {}={} {}: {}\n",
+                field("type"),
+                field("status"),
+                field("reason"),
+                field("message")
+            ));
+        }
+    }
+    for (group, members) in &object.members {
+        text.push_str(&members_shown(group, members, paint));
+    }
+    if let Some(why) = object.unasked.as_ref().filter(|_| object.is_served) {
+        text.push_str(&format!("  {}\n", paint.yellow(&format!("members not asked: {why}"))));
+    }
+    text.push('\n');
+    text
+}
+
+/// How an object is, in one line.
+fn state(object: &ObjectStatus, paint: Paint) -> String {
+    let mut parts = Vec::new();
+    if object.is_deleting {
+        parts.push(paint.yellow("being deleted"));
+    }
+    if object.is_paused {
+        parts.push(paint.yellow("paused: what it reports may be old"));
+    }
+    for kind in ["Ready", "Reconciled", "Quarantined"] {
+        let Some([status, reason, message]) = object.condition(kind) else { continue };
+        let told = format!("{kind}={status} {reason}: {message}");
+        let is_good = (kind == "Quarantined") != (status == "True");
+        parts.push(match (is_good, status) {
+            (true, _) => paint.green(&told),
+            (false, "Unknown") => paint.yellow(&told),
+            (false, _) => paint.red(&told),
+        });
+    }
+    if parts.is_empty() {
+        parts.push(paint.yellow("it has reported nothing yet"));
+    }
+    parts.join("; ")
+}
+
+fn members_shown(group: &str, members: &[MemberRow], paint: Paint) -> String {
+    let head = ["POD", "ADDRESS", "NODE", "ROLE", "OF", "SLOTS", "KEYS", "LINK", "BEHIND", "STATE"];
+    let mut rows = vec![head.map(str::to_owned)];
+    let dash = || "-".to_owned();
+    for member in members {
+        let state = match &member.fault {
+            None => paint.green("ok"),
+            Some(fault) => paint.red(fault),
+        };
+        rows.push([
+            member.pod.clone(),
+            member.address.clone().unwrap_or_else(dash),
+            member.node.as_deref().map_or_else(dash, |node| node.chars().take(8).collect()),
+            member.role.clone().unwrap_or_else(dash),
+            member.follows.clone().unwrap_or_else(dash),
+            member.slots.clone().unwrap_or_else(dash),
+            member.keys.map_or_else(dash, |keys| keys.to_string()),
+            member.link.clone().unwrap_or_else(dash),
+            member.behind_bytes.map_or_else(dash, |bytes| format!("{bytes} B")),
+            state,
+        ]);
+    }
+    let table = table(&rows);
+    let lines = table.lines().map(|line| format!("    {line}\n"));
+    format!("  {group}: {}\n{}", counts(members), lines.collect::<String>())
+}
+
+/// How many members there are of each role, and how many slots the primaries have.
+fn counts(members: &[MemberRow]) -> String {
+    let of = |role: &str| members.iter().filter(|it| it.role.as_deref() == Some(role)).count();
+    let silent = members.iter().filter(|member| member.role.is_none()).count();
+    let mut parts =
+        vec![format!("{} primaries", of("primary")), format!("{} replicas", of("replica"))];
+    if silent != 0 {
+        parts.push(format!("{silent} without an answer"));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> Status {
+        let member = |pod: &str, role: Option<&str>, fault: Option<&str>| MemberRow {
+            pod: pod.to_owned(),
+            role: role.map(str::to_owned),
+            fault: fault.map(str::to_owned),
+            ..MemberRow::default()
+        };
+        let object: ObjectStatus = serde_json::from_value(json!({
+            "object": {"apiVersion": "a/v1", "kind": "Thing", "namespace": "n", "name": "x"},
+            "plugin": "p", "isServed": true, "isPaused": true, "isDeleting": false,
+            "conditions": [{"type": "Ready", "status": "False", "reason": "Bad", "message": "why"}],
+            "members": {"servers": [
+                member("a", Some("primary"), None), member("b", None, Some("does not answer")),
+            ]},
+        }))
+        .unwrap();
+        let plugin = PluginStatus {
+            name: "p".to_owned(),
+            status: json!({"revision": "abc", "objects": 1, "reason": "TakenBack", "message": "it trapped"}),
+        };
+        Status { plugins: vec![plugin], objects: vec![object], left_out: 2 }
+    }
+
+    #[test]
+    fn one_screen_tells_what_is_wrong() {
+        let text = shown(&status(), false, Paint::Plain);
+        for words in [
+            "TakenBack: it trapped",
+            "Thing n/x  paused: what it reports may be old; Ready=False Bad: why",
+            "servers: 1 primaries, 0 replicas, 1 without an answer",
+            "does not answer",
+            "2 more objects are left out",
+        ] {
+            assert!(text.contains(words), "no {words:?} in {text}");
+        }
+        let one = shown(&status(), true, Paint::Plain);
+        assert!(!one.contains("PLUGIN") && one.contains("  Ready=False Bad: why"), "{one}");
+    }
+
+    #[test]
+    fn what_is_well_needs_nobody() {
+        let mut object = status().objects.remove(0);
+        assert!(!object.is_well());
+        object.is_paused = false;
+        object.conditions = vec![json!({"type": "Ready", "status": "True"})];
+        assert!(!object.is_well(), "a member does not answer");
+        object.members.clear();
+        assert!(object.is_well());
+        object.is_served = false;
+        assert!(!object.is_well());
+    }
+}
