@@ -10,12 +10,7 @@ use tests::{guests, kubectl::Kubectl, process::tholepin, transcript};
 #[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
 fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
     let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
-    let programs = home.path().join("programs");
-    fs::create_dir(&programs).unwrap();
-    symlink(tholepin().unwrap(), programs.join("tholepin")).unwrap();
-    symlink(Kubectl::program().unwrap(), programs.join("kubectl")).unwrap();
-    let path = env::var("PATH").unwrap();
-    let path = format!("{}:{path}", programs.display());
+    let path = programs(home.path());
     let built = guests::target().unwrap().join("transcripts");
     let empty = home.path().join("empty");
     fs::create_dir(&empty).unwrap();
@@ -38,4 +33,43 @@ fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
     let start = Instant::now();
     transcript::play(include_str!("../transcripts/first-plugin.txt"), &empty, &variables).unwrap();
     println!("from nothing to a plugin of one's own in {:?}", start.elapsed());
+}
+
+/// A search path on which this tree's program and the tests' kubectl come first.
+fn programs(home: &Path) -> String {
+    let programs = home.join("programs");
+    fs::create_dir(&programs).unwrap();
+    symlink(tholepin().unwrap(), programs.join("tholepin")).unwrap();
+    symlink(Kubectl::program().unwrap(), programs.join("kubectl")).unwrap();
+    format!("{}:{}", programs.display(), env::var("PATH").unwrap())
+}
+
+/// A bad build, the way back, files that are gone, an edit by hand.
+#[test]
+#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
+fn an_operator_sees_what_is_wrong_and_gets_back() {
+    let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
+    let (path, folder) = (programs(home.path()), home.path().join("work"));
+    fs::create_dir(&folder).unwrap();
+    for (file, greeting) in [("hello", "Hello"), ("trap", "Trap"), ("ahoy", "Ahoy")] {
+        let component = guests::config_maker(greeting).unwrap();
+        fs::write(folder.join(format!("{file}.wasm")), component).unwrap();
+    }
+    fs::write(folder.join("config-maker.yaml"), guests::settings("config-maker")).unwrap();
+    let greeting = |name: &str| {
+        let head = "apiVersion: tests.tholepin.dev/v1\nkind: Greeting\n";
+        format!("---\n{head}metadata: {{name: {name}}}\nspec: {{text: world}}\n")
+    };
+    fs::write(folder.join("greetings.yaml"), ["a", "b", "c"].map(greeting).concat()).unwrap();
+    let cache = home.path().join("cache");
+    let variables = [
+        ("PATH", path.as_str()),
+        ("XDG_CACHE_HOME", cache.to_str().unwrap()),
+        ("XDG_RUNTIME_DIR", ""),
+        ("NO_COLOR", "1"),
+        ("THOLEPIN_LOG", "error"),
+    ];
+    let start = Instant::now();
+    transcript::play(include_str!("../transcripts/operator.txt"), &folder, &variables).unwrap();
+    println!("the operator's transcript in {:?}", start.elapsed());
 }

@@ -320,11 +320,12 @@ impl One<'_> {
             "it failed twice in a row for {} of {called} objects, {first} among them; the last time: {last}",
             condemning.len()
         );
-        let plugins = &self.shared.parts.plugins;
+        let (plugins, since) = (&self.shared.parts.plugins, Instant::now());
         match plugins.take_back(&self.key.plugin, revision, &why).await {
             Ok(now) => {
                 let (bad, now) = (revision.short(), now.short());
-                warn!(bad, now, why, "the revision is taken back");
+                let took = since.elapsed();
+                warn!(bad, now, why, ?took, "the revision is taken back");
                 true
             }
             Err(error) => {

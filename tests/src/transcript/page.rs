@@ -127,7 +127,7 @@ pub fn masked(line: &str) -> String {
         let mask = match () {
             () if is_digest => "<digest>",
             () if is_number && has_unit => "<number>",
-            () if is_duration(bare) => "<time>",
+            () if is_duration(bare) || is_date(bare) => "<time>",
             () => bare,
         };
         result.push(if bare.is_empty() {
@@ -148,6 +148,13 @@ fn is_duration(word: &str) -> bool {
         && !units.is_empty()
         && ["s", "ms", "m", "h", "d", "ms", "hm"].contains(&letters.as_str())
         && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+}
+
+/// `2026-01-01T00:00:00Z`.
+fn is_date(word: &str) -> bool {
+    let form: String =
+        word.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
+    form == "0000-00-00T00:00:00Z"
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ async fn announced(story: &Story, reason: &str) {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
 async fn a_revision_that_traps_goes_back_by_itself() {
     let good = guests::config_maker("Hello").unwrap();
     let mut story = Story::with(&[(NAME, &good)], "back").await;
@@ -63,6 +64,9 @@ async fn a_revision_that_traps_goes_back_by_itself() {
         assert!(message.contains(words), "no {words:?} in {message}");
     }
     announced(&story, "TakenBack").await;
+    let logged = story.logged(&["the revision is taken back"]).await;
+    let took = logged.split_once("took=").map(|(_, took)| took.split(' ').next());
+    println!("the earlier revision served again after {took:?}");
     // Nobody is left quarantined.
     all_say(&story, "Hello", "two").await;
     let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/unhealthyObjects", "0").await;

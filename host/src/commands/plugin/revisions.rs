@@ -54,7 +54,7 @@ fn shown(history: &PluginHistory, serving: &str) -> String {
         rows.push([
             record.revision.short().to_owned(),
             record.version.clone(),
-            at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
+            at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             state,
         ]);
     }
