@@ -226,6 +226,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         "How long a revision took to reach a stage from the one before.",
     ),
     counter(
+        "tholepin_plugin_rollbacks_total",
+        "controller",
+        "How often an earlier revision was let serve again, by itself or by hand.",
+    ),
+    counter(
         "tholepin_strikes_total",
         "controller, reason",
         "Faults of a plugin that count against it.",
