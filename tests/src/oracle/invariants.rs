@@ -50,6 +50,7 @@ impl Invariants {
                 servers: addresses.collect(),
                 password: password.map(str::to_owned),
                 broken: BTreeSet::new(),
+                start: Instant::now(),
             };
             thread::spawn(move || {
                 sampler.run(&stop);
@@ -81,6 +82,7 @@ struct Sampler {
     servers: BTreeMap<String, Server>,
     password: Option<String>,
     broken: BTreeSet<String>,
+    start: Instant,
 }
 
 /// What is known of the server at one address.
@@ -91,8 +93,8 @@ struct Server {
     seen: Option<(String, String)>,
     /// The slots that this process was seen to serve last.
     served: Vec<(u16, u16)>,
-    /// Since when some of these are served by nobody.
-    unserved: Option<Instant>,
+    /// Since when some of these are served by nobody, and whether that was told.
+    unserved: Option<(Instant, bool)>,
 }
 
 /// What a server claims now: the slots that it serves, with the epoch of the claim.
@@ -153,10 +155,12 @@ impl Sampler {
                 server.served.clone_from(&claim.slots);
                 continue;
             };
-            let since = *server.unserved.get_or_insert_with(Instant::now);
-            if UNSERVED_MAX < since.elapsed() {
-                let text = format!("slots of {first}-{last} are unserved although {address} lives");
-                self.broken.insert(text);
+            let (since, is_told) = server.unserved.get_or_insert_with(|| (Instant::now(), false));
+            if UNSERVED_MAX < since.elapsed() && !std::mem::replace(is_told, true) {
+                self.broken.insert(format!(
+                    "slots of {first}-{last} are unserved although {address} lives, since {:.1} s",
+                    since.duration_since(self.start).as_secs_f64()
+                ));
             }
         }
     }
