@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     commands::plugin_reference,
-    plugin_status::{event, plugin_status},
+    plugin_status::{ANOTHER_HOST, Hosts, event, other_host, plugin_status, tells_of_hosts},
 };
 
 /// The `Plugin` objects of this host's directory.
@@ -69,11 +69,21 @@ impl PluginObjects {
         }
     }
 
-    /// The plugins whose objects are otherwise than was written.
+    /// The plugins whose status is to be written: their objects are otherwise than was written, or another
+    /// host has written it, and does not say so.
     pub(crate) fn changed(&self) -> Vec<PluginName> {
+        let view = self.kubernetes.view();
+        let is_anothers = |name: &PluginName| {
+            let object = view.get(&plugin_reference(name.as_str()));
+            let status = object.as_ref().and_then(|object| object.get("status"));
+            status.is_some_and(|status| {
+                other_host(status, &self.host, true).is_some() && !tells_of_hosts(status)
+            })
+        };
         let serving = self.shown.iter().filter(|(_, shown)| shown.report.serving.is_some());
-        let differs =
-            |(name, shown): &(&PluginName, &Shown)| self.controller.health(name) != shown.health;
+        let differs = |(name, shown): &(&PluginName, &Shown)| {
+            self.controller.health(name) != shown.health || is_anothers(name)
+        };
         serving.filter(differs).map(|(name, _)| name.clone()).collect()
     }
 
@@ -160,16 +170,23 @@ impl PluginObjects {
         let shown = self.shown.get(&report.name);
         let stored = self.stored(report, shown, &reference).await?;
         let known = stored.get("status").or(shown.map(|shown| &shown.status));
-        let mut status =
-            plugin_status(report, health, &self.host, known.unwrap_or(&Value::Null), now_ms());
+        let known = known.unwrap_or(&Value::Null);
+        let other = other_host(known, &self.host, shown.is_some());
+        let hosts = Hosts { this: &self.host, other };
+        let mut status = plugin_status(report, health, hosts, known, now_ms());
         if let Some(generation) = stored.pointer("/metadata/generation") {
             status.insert("observedGeneration".to_owned(), generation.clone());
         }
         let status = Value::Object(status);
         self.apply(named(&reference, "status", status.clone()), true).await?;
+        let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        if let Some(other) = other {
+            let text =
+                format!("the host `{other}` and this one, `{}`, both serve this plugin", self.host);
+            self.publish(reference.clone(), uid, true, ANOTHER_HOST.to_owned(), text).await;
+        }
         if let Some((is_warning, reason, message)) = event(shown.map(|shown| &shown.report), report)
         {
-            let uid = stored.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
             self.publish(reference, uid, is_warning, reason, message).await;
         }
         Ok(status)

@@ -5,6 +5,9 @@ use tholepin_controller::PluginHealth;
 use tholepin_core::RevisionDigest;
 use tholepin_guest::{PluginReport, ServingRevision, Stage};
 
+/// The condition, event and reason of a second host.
+pub(crate) const ANOTHER_HOST: &str = "AnotherHost";
+
 /// A condition without its time.
 struct Condition {
     kind: &'static str,
@@ -13,12 +16,19 @@ struct Condition {
     message: String,
 }
 
+/// What is known of hosts: this one, and another that wrote the status since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hosts<'a> {
+    pub(crate) this: &'a str,
+    pub(crate) other: Option<&'a str>,
+}
+
 /// The status of a plugin. `before` is the one that it replaces: a condition whose status stays keeps its
 /// time.
 pub(crate) fn plugin_status(
     report: &PluginReport,
     health: PluginHealth,
-    host: &str,
+    hosts: Hosts<'_>,
     before: &Value,
     now_ms: u64,
 ) -> Map<String, Value> {
@@ -41,8 +51,11 @@ pub(crate) fn plugin_status(
     say("activatedAt", serving.as_ref().and_then(|serving| time(serving.since_ms)));
     let previous = serving.as_ref().and_then(|serving| serving.previous.as_ref());
     say("previous", previous.map(ToString::to_string));
-    say("host", Some(host.to_owned()));
-    let conditions = [serves(report), is_healthy(serving.as_ref(), health)];
+    say("host", Some(hosts.this.to_owned()));
+    let conditions: Vec<Condition> = [serves(report), is_healthy(serving.as_ref(), health)]
+        .into_iter()
+        .chain(hosts.other.map(another_host))
+        .collect();
     let unhealthy = conditions.iter().find(|condition| condition.status == "False");
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
@@ -53,6 +66,27 @@ pub(crate) fn plugin_status(
     let conditions = conditions.into_iter().map(|it| with_time(it, before, now_ms));
     status.insert("conditions".to_owned(), conditions.collect());
     status
+}
+
+/// Another host writes this status as well. Both reconcile the same objects, which no guard expects.
+fn another_host(other: &str) -> Condition {
+    let message = format!(
+        "the host `{other}` writes this status as well: two hosts reconcile the same objects; stop one of them"
+    );
+    Condition { kind: ANOTHER_HOST, status: "True", reason: ANOTHER_HOST.to_owned(), message }
+}
+
+/// The host that wrote a status after this one had, if it is another; a status of an earlier process does not
+/// count, because that has ended.
+pub(crate) fn other_host<'a>(status: &'a Value, this: &str, has_written: bool) -> Option<&'a str> {
+    let host = status.get("host").and_then(Value::as_str)?;
+    (has_written && host != this).then_some(host)
+}
+
+/// Whether a status says already that several hosts write it.
+pub(crate) fn tells_of_hosts(status: &Value) -> bool {
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|it| it["type"] == ANOTHER_HOST && it["status"] == "True")
 }
 
 /// Whether a revision serves, and whether it is the file's.
@@ -151,6 +185,20 @@ mod tests {
 
     use super::*;
 
+    const ALONE: Hosts<'_> = Hosts { this: "h", other: None };
+
+    #[test]
+    fn a_second_host_is_told_of_and_an_earlier_process_is_none() {
+        let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
+        let theirs = json!({"host": "other"});
+        assert_eq!(other_host(&theirs, "h", false), None, "it was there when this one started");
+        assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
+        let other = other_host(&theirs, "h", true);
+        let hosts = Hosts { this: "h", other };
+        let told = plugin_status(&report(Some("c"), None), well, hosts, &theirs, 1_000);
+        assert!(tells_of_hosts(&told.into()) && !tells_of_hosts(&theirs));
+    }
+
     fn digest(name: &str) -> RevisionDigest {
         RevisionDigest(name.repeat(64))
     }
@@ -214,7 +262,7 @@ mod tests {
         ];
         for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
             let report = report(serving, refused);
-            let status = plugin_status(&report, health, "h", &Value::Null, 5_000);
+            let status = plugin_status(&report, health, ALONE, &Value::Null, 5_000);
             let text = |index: usize| {
                 let condition = &status["conditions"][index];
                 let text = |field: &str| condition[field].as_str().unwrap().to_owned();
@@ -230,10 +278,10 @@ mod tests {
     #[test]
     fn a_condition_keeps_its_time_while_its_status_stays() {
         let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
-        let first = plugin_status(&report(Some("c"), None), well, "h", &Value::Null, 1_000);
+        let first = plugin_status(&report(Some("c"), None), well, ALONE, &Value::Null, 1_000);
         let first = Value::Object(first);
         let failing = PluginHealth { failing: 1, ..well };
-        let then = plugin_status(&report(Some("c"), None), failing, "h", &first, 9_000);
+        let then = plugin_status(&report(Some("c"), None), failing, ALONE, &first, 9_000);
         let at = |status: &Value, index: usize| {
             status["conditions"][index]["lastTransitionTime"].clone()
         };

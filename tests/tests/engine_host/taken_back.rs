@@ -161,3 +161,28 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
     };
     until("the object to be made again", DEADLINE, look).await.unwrap();
 }
+
+#[tokio::test]
+async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
+    let good = guests::config_maker("Hello").unwrap();
+    let mut story = Story::with(&[(NAME, &good)], "back").await;
+    all_say(&story, "Hello", "one").await;
+    story.host.kill().unwrap();
+    story.restart();
+    all_say(&story, "Hello", "two").await;
+    let plugin = story.get(&PLUGIN, "", NAME).await.unwrap();
+    assert_eq!(condition(&plugin, "AnotherHost"), "- -", "the earlier process has ended");
+    let mut other = story.cluster.host().unwrap();
+    story.says(&PLUGIN, ("", NAME), "/status/conditions", "AnotherHost").await;
+    announced(&story, "AnotherHost").await;
+    other.kill().unwrap();
+    // The one that is left writes the next news alone.
+    let look = || async {
+        let name = format!("x{}", std::time::UNIX_EPOCH.elapsed()?.as_nanos());
+        story.apply(&greeting("back", &name, "more"));
+        let plugin = story.get(&PLUGIN, "", NAME).await.unwrap_or_default();
+        let is_alone = condition(&plugin, "AnotherHost") == "- -";
+        Ok(if is_alone { Look::There(()) } else { Look::NotYet(plugin["status"].to_string()) })
+    };
+    until("the condition to go", DEADLINE, look).await.unwrap();
+}
