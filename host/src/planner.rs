@@ -170,7 +170,10 @@ impl Planner {
     /// Fails if nobody reconciles such a kind.
     pub(crate) async fn object(&self, words: &ObjectWords) -> Result<ObjectRef, AskError> {
         let ObjectWords { kind, name, namespace } = words;
-        let found = self.kubernetes.find_kind(kind, &self.controller.kinds()).await?;
+        // Those of a plugin that is not loaded any more are asked about as well.
+        let mut kinds = self.controller.kinds();
+        kinds.extend(self.controller.followed().into_iter().map(|(_, kind)| kind));
+        let found = self.kubernetes.find_kind(kind, &kinds).await?;
         let found = found.ok_or_else(|| AskError::NoKind {
             word: kind.clone(),
             known: self.controller.known_kinds(),

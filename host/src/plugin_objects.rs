@@ -7,23 +7,27 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use tholepin_controller::{Controller, PluginHealth};
+use tholepin_controller::Controller;
 use tholepin_core::{
     CallError, EventType, ObjectRef, PluginName,
     condition::HOST_FIELD_MANAGER,
     port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WatchLease, WatchState},
 };
 use tholepin_guest::{PluginReport, Stage};
+use tholepin_kube::KubernetesApi;
+use tholepin_schema::manifest::KindName;
 use tracing::{info, warn};
 
 use crate::{
     commands::plugin_reference,
-    plugin_status::{ANOTHER_HOST, Hosts, event, other_host, plugin_status, tells_of_hosts},
+    plugin_status::{
+        ANOTHER_HOST, Hosts, ObjectsSeen, event, other_host, plugin_status, tells_of_hosts,
+    },
 };
 
 /// The `Plugin` objects of this host's directory.
 pub(crate) struct PluginObjects {
-    pub(crate) kubernetes: Arc<dyn Kubernetes>,
+    pub(crate) kubernetes: Arc<KubernetesApi>,
     pub(crate) controller: Arc<Controller>,
     /// How this host is called in the status.
     pub(crate) host: String,
@@ -36,7 +40,7 @@ pub(crate) struct PluginObjects {
 /// What was written of a plugin.
 pub(crate) struct Shown {
     report: PluginReport,
-    health: PluginHealth,
+    seen: ObjectsSeen,
     status: Value,
     /// When an edit by hand was undone last.
     put_back: Option<Instant>,
@@ -49,23 +53,37 @@ impl PluginObjects {
     /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
     /// written is logged, and `false` means that it can be later.
     pub(crate) async fn show(&mut self, report: &PluginReport) -> bool {
-        let health = self.controller.health(&report.name);
+        let seen = self.seen(&report.name);
         // With objects that nobody reconciles any more, that must stay visible.
-        let goes = report.stage == Some(Stage::Unloaded) && health.objects == 0;
+        let goes = report.stage == Some(Stage::Unloaded) && seen.health.objects == 0;
         let written = if goes {
             self.remove(&report.name).await.map(|()| None)
         } else {
-            self.write(report, health).await.map(Some)
+            self.write(report, &seen).await.map(Some)
         };
         match written {
             Ok(status) => {
-                self.remember(report, health, status);
+                self.remember(report, seen, status);
                 true
             }
             Err(error) => {
                 warn!(plugin = %report.name, %error, "cannot show the plugin's state in Kubernetes");
                 !error.is_passing()
             }
+        }
+    }
+
+    /// How the objects of a plugin are now.
+    fn seen(&self, plugin: &PluginName) -> ObjectsSeen {
+        let followed = self.controller.followed();
+        let is_own =
+            |kind: &KindName| followed.iter().any(|(whose, it)| whose == plugin && it == kind);
+        let watches = self.kubernetes.watches();
+        let missing = watches.iter().filter(|watch| watch.state == WatchState::KindMissing);
+        let missing = missing.filter(|watch| is_own(&watch.scope.kind));
+        ObjectsSeen {
+            health: self.controller.health(plugin),
+            missing_kinds: missing.map(|watch| watch.scope.kind.to_string()).collect(),
         }
     }
 
@@ -82,7 +100,7 @@ impl PluginObjects {
         };
         let serving = self.shown.iter().filter(|(_, shown)| shown.report.serving.is_some());
         let differs = |(name, shown): &(&PluginName, &Shown)| {
-            self.controller.health(name) != shown.health || is_anothers(name)
+            self.seen(name) != shown.seen || is_anothers(name)
         };
         serving.filter(differs).map(|(name, _)| name.clone()).collect()
     }
@@ -155,17 +173,17 @@ impl PluginObjects {
         Ok(())
     }
 
-    fn remember(&mut self, report: &PluginReport, health: PluginHealth, status: Option<Value>) {
+    fn remember(&mut self, report: &PluginReport, seen: ObjectsSeen, status: Option<Value>) {
         let name = report.name.clone();
         let Some(status) = status else {
             self.shown.remove(&name);
             return;
         };
         let put_back = self.shown.get(&name).and_then(|before| before.put_back);
-        self.shown.insert(name, Shown { report: report.clone(), health, status, put_back });
+        self.shown.insert(name, Shown { report: report.clone(), seen, status, put_back });
     }
 
-    async fn write(&self, report: &PluginReport, health: PluginHealth) -> Result<Value, CallError> {
+    async fn write(&self, report: &PluginReport, seen: &ObjectsSeen) -> Result<Value, CallError> {
         let reference = plugin_reference(report.name.as_str());
         let shown = self.shown.get(&report.name);
         let stored = self.stored(report, shown, &reference).await?;
@@ -173,7 +191,7 @@ impl PluginObjects {
         let known = known.unwrap_or(&Value::Null);
         let other = other_host(known, &self.host, shown.is_some());
         let hosts = Hosts { this: &self.host, other };
-        let mut status = plugin_status(report, health, hosts, known, now_ms());
+        let mut status = plugin_status(report, seen, hosts, known, now_ms());
         if let Some(generation) = stored.pointer("/metadata/generation") {
             status.insert("observedGeneration".to_owned(), generation.clone());
         }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tholepin_controller::PluginHealth;
 use tholepin_core::RevisionDigest;
-use tholepin_guest::{PluginReport, ServingRevision, Stage};
+use tholepin_guest::{PluginReport, Stage};
 
 /// The condition, event and reason of a second host.
 pub(crate) const ANOTHER_HOST: &str = "AnotherHost";
@@ -14,6 +14,13 @@ struct Condition {
     status: &'static str,
     reason: String,
     message: String,
+}
+
+/// How the objects of a plugin are, and which of its kinds the API server does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ObjectsSeen {
+    pub(crate) health: PluginHealth,
+    pub(crate) missing_kinds: Vec<String>,
 }
 
 /// What is known of hosts: this one, and another that wrote the status since.
@@ -27,7 +34,7 @@ pub(crate) struct Hosts<'a> {
 /// time.
 pub(crate) fn plugin_status(
     report: &PluginReport,
-    health: PluginHealth,
+    seen: &ObjectsSeen,
     hosts: Hosts<'_>,
     before: &Value,
     now_ms: u64,
@@ -52,7 +59,7 @@ pub(crate) fn plugin_status(
     let previous = serving.as_ref().and_then(|serving| serving.previous.as_ref());
     say("previous", previous.map(ToString::to_string));
     say("host", Some(hosts.this.to_owned()));
-    let conditions: Vec<Condition> = [serves(report), is_healthy(serving.as_ref(), health)]
+    let conditions: Vec<Condition> = [serves(report), is_healthy(report, seen)]
         .into_iter()
         .chain(hosts.other.map(another_host))
         .collect();
@@ -60,7 +67,7 @@ pub(crate) fn plugin_status(
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
     say("message", told.or(unhealthy.map(|it| it.message.clone())));
-    let PluginHealth { objects, quarantined, failing } = health;
+    let PluginHealth { objects, quarantined, failing } = seen.health;
     status.insert("objects".to_owned(), json!(objects));
     status.insert("unhealthyObjects".to_owned(), json!(quarantined.saturating_add(failing)));
     let conditions = conditions.into_iter().map(|it| with_time(it, before, now_ms));
@@ -109,9 +116,21 @@ fn serves(report: &PluginReport) -> Condition {
 }
 
 /// Whether all objects of a plugin are well, as far as the plugin is concerned.
-fn is_healthy(serving: Option<&ServingRevision>, health: PluginHealth) -> Condition {
-    let PluginHealth { objects, quarantined, failing } = health;
-    let (status, reason, message) = match (serving, quarantined, failing) {
+fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
+    let ObjectsSeen { health: PluginHealth { objects, quarantined, failing }, missing_kinds } =
+        seen;
+    let (objects, quarantined, failing) = (*objects, *quarantined, *failing);
+    if let (Some(_), false) = (&report.serving, missing_kinds.is_empty()) {
+        let message = format!(
+            "the API server does not know {}, so that there can be no such objects; install the definitions: \
+             `tholepin plugin inspect --crds {}.wasm | kubectl apply --server-side -f -`",
+            missing_kinds.join(", "),
+            report.name
+        );
+        let reason = "KindMissing".to_owned();
+        return Condition { kind: "Healthy", status: "False", reason, message };
+    }
+    let (status, reason, message) = match (&report.serving, quarantined, failing) {
         (None, ..) => ("Unknown", "NotServing", "no revision is called for its objects".to_owned()),
         (Some(_), 0, 0) => ("True", "AllWell", format!("it reconciles {objects} objects")),
         (Some(_), 0, failing) => (
@@ -181,9 +200,13 @@ pub(crate) fn event(
 
 #[cfg(test)]
 mod tests {
-    use tholepin_guest::RejectReason;
+    use tholepin_guest::{RejectReason, ServingRevision};
 
     use super::*;
+
+    fn seen(health: PluginHealth) -> ObjectsSeen {
+        ObjectsSeen { health, missing_kinds: Vec::new() }
+    }
 
     const ALONE: Hosts<'_> = Hosts { this: "h", other: None };
 
@@ -195,7 +218,7 @@ mod tests {
         assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
         let other = other_host(&theirs, "h", true);
         let hosts = Hosts { this: "h", other };
-        let told = plugin_status(&report(Some("c"), None), well, hosts, &theirs, 1_000);
+        let told = plugin_status(&report(Some("c"), None), &seen(well), hosts, &theirs, 1_000);
         assert!(tells_of_hosts(&told.into()) && !tells_of_hosts(&theirs));
     }
 
@@ -262,7 +285,7 @@ mod tests {
         ];
         for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
             let report = report(serving, refused);
-            let status = plugin_status(&report, health, ALONE, &Value::Null, 5_000);
+            let status = plugin_status(&report, &seen(health), ALONE, &Value::Null, 5_000);
             let text = |index: usize| {
                 let condition = &status["conditions"][index];
                 let text = |field: &str| condition[field].as_str().unwrap().to_owned();
@@ -276,12 +299,23 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_that_is_not_installed_is_told_with_the_command() {
+        let missing =
+            ObjectsSeen { missing_kinds: vec!["a/v1/K".to_owned()], ..ObjectsSeen::default() };
+        let status = plugin_status(&report(Some("c"), None), &missing, ALONE, &Value::Null, 0);
+        assert_eq!(status["reason"], "KindMissing");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("a/v1/K") && message.contains("--crds p.wasm"), "{message}");
+    }
+
+    #[test]
     fn a_condition_keeps_its_time_while_its_status_stays() {
         let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
-        let first = plugin_status(&report(Some("c"), None), well, ALONE, &Value::Null, 1_000);
+        let first =
+            plugin_status(&report(Some("c"), None), &seen(well), ALONE, &Value::Null, 1_000);
         let first = Value::Object(first);
         let failing = PluginHealth { failing: 1, ..well };
-        let then = plugin_status(&report(Some("c"), None), failing, ALONE, &first, 9_000);
+        let then = plugin_status(&report(Some("c"), None), &seen(failing), ALONE, &first, 9_000);
         let at = |status: &Value, index: usize| {
             status["conditions"][index]["lastTransitionTime"].clone()
         };

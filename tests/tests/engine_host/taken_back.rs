@@ -121,6 +121,11 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     }
     announced(&story, "Unloaded").await;
     story.says(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
+    // What was known of its objects is still told.
+    for (asked, told) in [("status", "nobody looks after it"), ("calls", "Hello, one")] {
+        let answer = command.run(&[asked, "greeting/a", "-n", "back"]).unwrap();
+        assert!(answer.stdout.contains(told), "no {told:?} in {answer:?}");
+    }
     guests::put(&directory, "config-maker.yaml", &settings).unwrap();
     story.put("config-maker.wasm", &good);
     all_say(&story, "Hello", "two").await;
