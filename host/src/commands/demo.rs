@@ -139,8 +139,8 @@ The cluster answers on {ip}:{port}. Three things to try, each in another termina
 
   kubectl --kubeconfig {kubeconfig} get redisclusters,plugins,pods{optional}
 
-  change HEALTHY_REQUEUE_MS in plugins/redis-cluster/plan/src/lib.rs, run `make plugins`, watch:
-  the host takes the new code from {plugins} in about a second, and no Redis restarts
+  change HEALTHY_REQUEUE_MS in plugins/redis-cluster/plan/src/lib.rs of the source tree, run there
+  `make plugins PLUGINS={plugins}`, watch: the new code serves in about a second, and no Redis restarts
 
 Ctrl-C stops everything.
 "

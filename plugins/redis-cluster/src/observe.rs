@@ -139,7 +139,8 @@ fn unusable(target: &Target, facts: CredentialsFacts) -> (&'static str, String) 
             "SecretMissing",
             format!(
                 "the Secret `{secret}` does not exist: `kubectl --namespace {namespace} create \
-                 secret generic {secret} --from-literal={key}=PASSWORD`"
+                 secret generic {secret} --from-literal={key}=PASSWORD --dry-run=client -o yaml | kubectl \
+                 apply --server-side -f -`"
             ),
         ),
         NamedPassword::KeyMissing => (
