@@ -1,7 +1,10 @@
 //! A greeting becomes a ConfigMap and stays one, whatever is done to either, or to the host.
 
 use serde_json::{Value, json};
-use tests::{guests, oracle, wait};
+use tests::{
+    guests, oracle,
+    wait::{Look, until},
+};
 
 use crate::story::{
     CONFIG_MAP, DEADLINE, GREETING, PLUGIN, PROBE, Story, greeting, order, settings,
@@ -66,11 +69,9 @@ async fn nothing_is_written_when_nothing_changes() {
             writes.iter().filter(|line| is_accepted(line)).count(),
         );
         let is_all = 3 <= counts.0 && 3 <= counts.1;
-        Ok(if is_all { wait::Look::There(()) } else { wait::Look::NotYet(format!("{counts:?}")) })
+        Ok(if is_all { Look::There(()) } else { Look::NotYet(format!("{counts:?}")) })
     };
-    wait::until("three statuses and accepted specs in the audit log", DEADLINE, in_log)
-        .await
-        .unwrap();
+    until("three statuses and accepted specs in the audit log", DEADLINE, in_log).await.unwrap();
     let before = story.writes();
     let plugin = story.get(&PLUGIN, "", "config-maker").await.unwrap();
     let first = Some(plugin["status"]["active"].clone());
@@ -84,12 +85,12 @@ async fn nothing_is_written_when_nothing_changes() {
         let count = story.log().matches("greets with").count();
         // Each of the three: made, seen again, annotated, called by the new revision.
         Ok(if 12 <= count && swapped {
-            wait::Look::There(())
+            Look::There(())
         } else {
-            wait::Look::NotYet(format!("{count} passes, swapped: {swapped}"))
+            Look::NotYet(format!("{count} passes, swapped: {swapped}"))
         })
     };
-    wait::until("passes without change", DEADLINE, host_is_done).await.unwrap();
+    until("passes without change", DEADLINE, host_is_done).await.unwrap();
     oracle::quiet(&story.client, &[story.cluster.audit_log()], std::time::Duration::from_secs(1))
         .await
         .unwrap();
@@ -161,9 +162,9 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
     let look = || async {
         let object = story.get(&PROBE, "two", "panics").await.unwrap();
         let left = object.pointer("/status/conditions/0").cloned();
-        Ok(left.map_or(wait::Look::There(()), |left| wait::Look::NotYet(left.to_string())))
+        Ok(left.map_or(Look::There(()), |left| Look::NotYet(left.to_string())))
     };
-    wait::until("the condition to go", DEADLINE, look).await.unwrap();
+    until("the condition to go", DEADLINE, look).await.unwrap();
     story.apply(&greeting("two", "a", "moon"));
     story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, moon").await;
 }
@@ -196,4 +197,18 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
         .unwrap();
     story.says(&CONFIG_MAP, a, DATA, "Hello, two").await;
     story.says(&GREETING, a, "/status/observedGeneration", "2").await;
+    // One that is deleted while it is paused says what it waits for.
+    let pause = |value: &str| {
+        story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", value]).unwrap();
+    };
+    pause("tholepin.dev/paused=true");
+    story.kubectl.run(&["delete", "greeting", "a", "-n", "paused", "--wait=false"]).unwrap();
+    let look = || async {
+        let events = story.kubectl.run(&["get", "events", "-n", "paused", "-o", "json"])?;
+        let told = "nothing cleans up until the annotation `tholepin.dev/paused` is removed";
+        Ok(if events.contains(told) { Look::There(()) } else { Look::NotYet(events) })
+    };
+    until("an event that says what the deletion waits for", DEADLINE, look).await.unwrap();
+    pause("tholepin.dev/paused-");
+    story.gone(&GREETING, "paused", "a").await;
 }
