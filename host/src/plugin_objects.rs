@@ -42,6 +42,8 @@ pub(crate) struct Shown {
     report: PluginReport,
     seen: ObjectsSeen,
     status: Value,
+    /// When it was written.
+    written: Instant,
     /// When an edit by hand was undone last.
     put_back: Option<Instant>,
 }
@@ -99,8 +101,20 @@ impl PluginObjects {
             })
         };
         let serving = self.shown.iter().filter(|(_, shown)| shown.report.serving.is_some());
+        // What somebody wrote into the status by hand; as rarely as an edit of the spec.
+        let is_falsified = |name: &PluginName, shown: &Shown| {
+            let object = view.get(&plugin_reference(name.as_str()));
+            let stored = object.as_ref().and_then(|object| object.get("status"));
+            let ours = shown.status.as_object().into_iter().flatten();
+            let mut ours =
+                ours.filter(|(field, _)| !["host", "conditions"].contains(&field.as_str()));
+            PUT_BACK_PAUSE <= shown.written.elapsed()
+                && stored.is_some_and(|stored| {
+                    ours.any(|(field, value)| stored.get(field) != Some(value))
+                })
+        };
         let differs = |(name, shown): &(&PluginName, &Shown)| {
-            self.seen(name) != shown.seen || is_anothers(name)
+            self.seen(name) != shown.seen || is_anothers(name) || is_falsified(name, shown)
         };
         serving.filter(differs).map(|(name, _)| name.clone()).collect()
     }
@@ -180,7 +194,10 @@ impl PluginObjects {
             return;
         };
         let put_back = self.shown.get(&name).and_then(|before| before.put_back);
-        self.shown.insert(name, Shown { report: report.clone(), seen, status, put_back });
+        self.shown.insert(
+            name,
+            Shown { report: report.clone(), seen, status, written: Instant::now(), put_back },
+        );
     }
 
     async fn write(&self, report: &PluginReport, seen: &ObjectsSeen) -> Result<Value, CallError> {

@@ -63,7 +63,8 @@ pub(crate) fn plugin_status(
         .into_iter()
         .chain(hosts.other.map(another_host))
         .collect();
-    let unhealthy = conditions.iter().find(|condition| condition.status == "False");
+    let is_bad = |it: &&Condition| it.status == "False" || it.kind == ANOTHER_HOST;
+    let unhealthy = conditions.iter().find(is_bad);
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
     say("message", told.or(unhealthy.map(|it| it.message.clone())));

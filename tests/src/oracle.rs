@@ -7,7 +7,7 @@ mod quiet;
 mod same_end;
 mod writer;
 
-pub use invariants::{Invariants, host_writes, written_at};
+pub use invariants::{Invariants, UNSERVED_MAX, host_writes, written_at};
 pub use quiet::quiet;
 pub use same_end::{differences, shape};
 pub use writer::{Report, Writer};

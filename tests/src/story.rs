@@ -17,7 +17,7 @@ use crate::{
     cluster::{Cluster, HostSetup},
     guests,
     kubectl::Kubectl,
-    oracle::{Invariants, Report, Writer, differences, quiet, shape},
+    oracle::{Invariants, Report, UNSERVED_MAX, Writer, differences, quiet, shape},
     process::{Process, tail},
     redis_cluster::{NAMESPACE, RedisCluster, Seat},
     wait::{Look, until},
@@ -242,12 +242,22 @@ impl Story {
     ///
     /// Fails if it cannot be written to.
     pub async fn watch(&mut self) -> Result<()> {
+        self.watch_with(UNSERVED_MAX).await
+    }
+
+    /// As [`watch`](Self::watch), with another bound of how long a living primary's slots may be without
+    /// service.
+    ///
+    /// # Errors
+    ///
+    /// As [`watch`](Self::watch).
+    pub async fn watch_with(&mut self, unserved_max: Duration) -> Result<()> {
         self.settle(Duration::from_secs(1)).await?;
         let fresh = shape(&self.client, NAMESPACE).await?;
         let seats = self.redis.seats(&self.client).await?;
         let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
         let audit_log = self.cluster.audit_log();
-        let invariants = Invariants::start(&servers, self.redis.password, &audit_log);
+        let invariants = Invariants::start(&servers, self.redis.password, &audit_log, unserved_max);
         self.watch = Some(Watch { writer: None, invariants, fresh });
         self.watch_writes().await
     }

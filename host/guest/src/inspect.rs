@@ -144,21 +144,21 @@ pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, In
 /// As [`inspect`].
 pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, InspectError> {
     let Inspection { manifest, imports: _, digest, bytes: _ } = inspect(path, cache).await?;
-    let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let settings = json!({
         "apiVersion": "tholepin.dev/v1alpha1",
         "kind": "Plugin",
         "metadata": {"name": manifest.name},
         "spec": {
-            "source": {"file": file.unwrap_or_default()},
+            "source": {"file": format!("{}.wasm", manifest.name)},
             "grants": manifest.grants,
         }
     });
     let text = to_yaml(&settings)?;
     Ok(format!(
         "# Grants the plugin `{}` {} all that it asks for; remove what it should not have.\n\
-         # To accept this very file only, add to spec:  digest: {digest}\n{text}",
-        manifest.name, manifest.version
+         # To accept this very file only, add to spec:  digest: {digest}\n\
+         # It belongs into the directory of plugins as {}.yaml, beside the component as {}.wasm.\n{text}",
+        manifest.name, manifest.version, manifest.name, manifest.name
     ))
 }
 

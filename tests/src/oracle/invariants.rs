@@ -25,7 +25,7 @@ const SAMPLES_MAX: usize = 20_000;
 const SERVERS_MAX: usize = 64;
 /// How long a living primary's slots may be without service: a server takes up to half a second to
 /// believe that all is well again, and a sample may be late.
-const UNSERVED_MAX: Duration = Duration::from_secs(2);
+pub const UNSERVED_MAX: Duration = Duration::from_secs(2);
 /// Commands that destroy data, as `INFO commandstats` names them; no scenario grants one.
 const DESTROYS: &[&str] = &["cmdstat_flushall", "cmdstat_flushdb"];
 
@@ -39,9 +39,15 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// Starts to sample, beginning at these addresses `ip:port`. `audit_log` is the API server's.
+    /// Starts to sample, beginning at these addresses `ip:port`. `audit_log` is the API server's, and
+    /// `unserved_max` how long a living primary's slots may be without service.
     #[must_use]
-    pub fn start(servers: &[String], password: Option<&str>, audit_log: &Path) -> Self {
+    pub fn start(
+        servers: &[String],
+        password: Option<&str>,
+        audit_log: &Path,
+        unserved_max: Duration,
+    ) -> Self {
         let watched = Watched::default();
         let sampler = {
             let stop = watched.stop();
@@ -51,6 +57,7 @@ impl Invariants {
                 password: password.map(str::to_owned),
                 broken: BTreeSet::new(),
                 start: Instant::now(),
+                unserved_max,
             };
             thread::spawn(move || {
                 sampler.run(&stop);
@@ -83,6 +90,7 @@ struct Sampler {
     password: Option<String>,
     broken: BTreeSet<String>,
     start: Instant,
+    unserved_max: Duration,
 }
 
 /// What is known of the server at one address.
@@ -156,7 +164,7 @@ impl Sampler {
                 continue;
             };
             let (since, is_told) = server.unserved.get_or_insert_with(|| (Instant::now(), false));
-            if UNSERVED_MAX < since.elapsed() && !std::mem::replace(is_told, true) {
+            if self.unserved_max < since.elapsed() && !std::mem::replace(is_told, true) {
                 self.broken.insert(format!(
                     "slots of {first}-{last} are unserved although {address} lives, since {:.1} s",
                     since.duration_since(self.start).as_secs_f64()

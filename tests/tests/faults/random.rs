@@ -33,6 +33,9 @@ const WRONG_MAX: Duration = Duration::from_secs(8);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often the container of a Pod is killed.
 const RESTARTS_MAX: i32 = 3;
+/// How long a living primary's slots may be without service: one that was stopped and goes on waits for up to
+/// 5 s (the engine's longest rejoin delay) before it serves again.
+const UNSERVED_MAX: Duration = Duration::from_secs(8);
 /// How many minutes both runs take together.
 const MINUTES: u64 = 20;
 
@@ -159,7 +162,7 @@ pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
     let kept = if redis.storage { "storage" } else { "memory" };
     say(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
     let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
-    story.watch().await?;
+    story.watch_with(UNSERVED_MAX).await?;
     let random = Random(seed);
     let counts = BTreeMap::new();
     let start = Instant::now();

@@ -43,6 +43,9 @@ pub struct PluginHistory {
     /// Set while an earlier revision serves in place of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+    /// A revision that a person wanted all the same after it was taken back: it is not taken back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insisted: Option<RevisionDigest>,
 }
 
 /// A revision that serves or has served.
@@ -92,8 +95,8 @@ impl PluginHistory {
 
     /// The revision that served before this one and was not taken back.
     pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
-        let others = self.revisions.iter().rev().filter(|it| it.revision != *revision);
-        others.into_iter().find(|it| it.taken_back.is_none())
+        let mut others = self.revisions.iter().rev().filter(|it| it.revision != *revision);
+        others.find(|it| it.taken_back.is_none())
     }
 
     /// Notes that a revision begins to serve; gives those that are no longer kept.
@@ -173,16 +176,21 @@ impl HistoryStore {
             fs::write(beside.join(format!("{name}.yaml")), settings.to_string())?;
             fs::rename(&beside, &files)?;
         }
-        self.note(plugin, None)
+        self.note(plugin, None, false)
     }
 
     /// Notes that a revision begins to serve whose files are kept already, in place of another if there is a
-    /// rollback.
+    /// rollback; and whether a person insists on it.
     ///
     /// # Errors
     ///
     /// Fails if that cannot be written.
-    pub(crate) fn note(&self, plugin: &LoadedPlugin, rollback: Option<Rollback>) -> io::Result<()> {
+    pub(crate) fn note(
+        &self,
+        plugin: &LoadedPlugin,
+        rollback: Option<Rollback>,
+        is_insisted: bool,
+    ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);
         let gone = history.activated(RevisionRecord {
@@ -194,9 +202,13 @@ impl HistoryStore {
         });
         if let Some(rollback) = &rollback {
             let refused = history.revisions.iter_mut().find(|it| it.revision == rollback.refused);
-            refused.into_iter().for_each(|it| it.taken_back = Some(rollback.why.clone()));
+            // The first reason counts: why it was bad, and not who went back and forth later.
+            refused.into_iter().for_each(|it| {
+                it.taken_back.get_or_insert_with(|| rollback.why.clone());
+            });
         }
         history.rollback = rollback;
+        history.insisted = is_insisted.then(|| plugin.digest.clone());
         self.write(name, &history)?;
         for files in gone.iter().filter_map(|revision| self.files(name, revision)) {
             // What is left takes room and does no harm.
@@ -275,7 +287,7 @@ mod tests {
 
     fn history(revisions: &[(&str, bool)]) -> PluginHistory {
         let revisions = revisions.iter().map(|(name, bad)| record(name, *bad)).collect();
-        PluginHistory { revisions, rollback: None }
+        PluginHistory { revisions, ..PluginHistory::default() }
     }
 
     #[test]

@@ -18,8 +18,10 @@ use crate::LoadedPlugin;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RollbackError {
-    /// No revision of this plugin serves.
-    #[error("no revision of the plugin `{0}` serves; `tholepin plugin list` shows those that do")]
+    /// No revision of this plugin serves, and none is kept.
+    #[error(
+        "no revision of a plugin `{0}` serves or is kept; `tholepin plugin list` shows the plugins"
+    )]
     NoPlugin(PluginName),
     /// Another revision serves by now.
     #[error("the revision {0} does not serve any more")]
@@ -73,10 +75,19 @@ impl Registry {
         let name = plugin.name.clone();
         let rollback = self.history.read(&name).rollback;
         if let Some(rollback) = rollback.as_ref().filter(|it| it.refused == plugin.digest) {
-            if self.active(&name).is_none() {
-                self.serve_kept(&name, &rollback.serving).await?;
+            let kept = match self.active(&name) {
+                Some(_) => Ok(()),
+                None => self.serve_kept(&name, &rollback.serving).await,
+            };
+            match kept {
+                Ok(()) => return Err(taken_back(&name, rollback)),
+                // A revision that was taken back is better than none.
+                Err(Rejected { message, .. }) => {
+                    let (serving, file) = (rollback.serving.short(), plugin.digest.short());
+                    tracing::warn!(plugin = %name, serving, file, message,
+                        "the revision that served in place of the file's cannot be loaded; the file's serves");
+                }
             }
-            return Err(taken_back(&name, rollback));
         }
         let serves = self.active(&name).is_some_and(|before| before.digest == plugin.digest);
         if serves && rollback.is_none() {
@@ -124,24 +135,32 @@ impl Registry {
         why: &str,
     ) -> Result<RevisionDigest, RollbackError> {
         let _turn = self.changing.lock().await;
-        let now = self.active(name).ok_or_else(|| RollbackError::NoPlugin(name.clone()))?;
+        let now = self.active(name).map(|now| now.digest.clone());
         let history = self.history.read(name);
+        if now.is_none() && history.revisions.is_empty() {
+            return Err(RollbackError::NoPlugin(name.clone()));
+        }
         let RevisionRecord { revision, .. } = match wanted {
             Some(wanted) => history.find(wanted).map_err(|count| RollbackError::NotOne {
                 name: name.clone(),
                 wanted: wanted.to_owned(),
                 count,
             })?,
-            None => history
-                .last_good_before(&now.digest)
-                .ok_or_else(|| RollbackError::NoneBefore(name.clone()))?,
+            None => match &now {
+                Some(now) => history.last_good_before(now),
+                None => history.revisions.iter().rev().find(|it| it.taken_back.is_none()),
+            }
+            .ok_or_else(|| RollbackError::NoneBefore(name.clone()))?,
         };
-        if *revision == now.digest {
+        if now.as_ref() == Some(revision) {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
-        self.go_back(name, revision, why).await.map_err(|Rejected { message, .. }| {
-            RollbackError::NotLoaded { revision: revision.clone(), message }
-        })?;
+        self.go_back(name, revision, wanted.is_some(), why).await.map_err(
+            |Rejected { message, .. }| RollbackError::NotLoaded {
+                revision: revision.clone(),
+                message,
+            },
+        )?;
         Ok(revision.clone())
     }
 
@@ -149,8 +168,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// As [`roll_back`](Self::roll_back); and if another revision serves by now, or if this one was gone back
-    /// to: then nobody knows a better one.
+    /// As [`roll_back`](Self::roll_back); and if another revision serves by now, if this one was gone back to,
+    /// so that nobody knows a better one, or if a person wanted it all the same.
     pub async fn take_back(
         &self,
         name: &PluginName,
@@ -161,7 +180,8 @@ impl Registry {
         if !serves {
             return Err(RollbackError::NotServing(bad.clone()));
         }
-        if self.history.read(name).rollback.is_some() {
+        let history = self.history.read(name);
+        if history.rollback.is_some() || history.insisted.as_ref() == Some(bad) {
             return Err(RollbackError::NoneBefore(name.clone()));
         }
         self.roll_back(name, None, why).await
@@ -171,6 +191,7 @@ impl Registry {
         &self,
         name: &PluginName,
         revision: &RevisionDigest,
+        is_named: bool,
         why: &str,
     ) -> Result<(), Rejected> {
         let plugin = match self.previous(name).filter(|it| it.digest == *revision) {
@@ -180,7 +201,8 @@ impl Registry {
         let report = self.reports().remove(name);
         let file = report.as_ref().and_then(|report| report.candidate.clone());
         let before = self.history.read(name).rollback.map(|rollback| rollback.refused);
-        let refused = before.or_else(|| self.active(name).map(|now| now.digest.clone()));
+        let now = || self.active(name).map(|now| now.digest.clone());
+        let refused = before.or_else(now).or_else(|| file.clone());
         let refused =
             refused.filter(|refused| refused != revision && file.as_ref() != Some(revision));
         let rollback = refused.map(|refused| Rollback {
@@ -192,7 +214,9 @@ impl Registry {
         self.publish(plugin.clone());
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
         let (store, noted) = (self.history.clone(), (plugin.clone(), rollback.clone()));
-        let noted = task::spawn_blocking(move || store.note(&noted.0, noted.1)).await;
+        // Whoever names the file's own revision wants it, whatever it did.
+        let is_insisted = is_named && rollback.is_none();
+        let noted = task::spawn_blocking(move || store.note(&noted.0, noted.1, is_insisted)).await;
         if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
             tracing::warn!(plugin = %name, %error, "the rollback is not kept: it ends with this process");
         }

@@ -375,6 +375,39 @@ async fn a_bad_revision_is_taken_back_until_its_file_changes() {
 }
 
 #[tokio::test]
+async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too() {
+    let (setting, revisions) = after(&["Hello", "Howdy"]).await;
+    let (name, registry) = (plugin("config-maker"), &setting.registry);
+    registry.take_back(&name, &revisions[1], "it trapped").await.unwrap();
+    registry.roll_back(&name, Some(&revisions[1].0), "asked for").await.unwrap();
+    assert_eq!(says(&setting).await, "Howdy, world!");
+    let again = registry.take_back(&name, &revisions[1], "it trapped again").await;
+    assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
+    // Going back by hand does not hide why the file's revision was bad.
+    let (setting, revisions) = after(&["One", "Two", "Three"]).await;
+    let registry = &setting.registry;
+    registry.take_back(&name, &revisions[2], "it trapped").await.unwrap();
+    registry.roll_back(&name, Some(&revisions[0].0), "asked for").await.unwrap();
+    let history = registry.history(&name);
+    let bad = history.revisions.iter().find(|it| it.revision == revisions[2]).unwrap();
+    assert_eq!(bad.taken_back.as_deref(), Some("it trapped"));
+}
+
+#[tokio::test]
+async fn a_file_serves_all_the_same_when_what_served_in_its_place_is_gone() {
+    let (mut setting, revisions) = after(&["Hello", "Howdy"]).await;
+    let name = plugin("config-maker");
+    setting.registry.roll_back(&name, None, "asked for").await.unwrap();
+    let base = setting.home.path().join("history");
+    let of = fs::read_dir(base).unwrap().next().unwrap().unwrap().path();
+    fs::remove_dir_all(of.join("config-maker").join(&revisions[0].0)).unwrap();
+    setting.restart();
+    setting.watch.scan().await;
+    assert_eq!(says(&setting).await, "Howdy, world!");
+    assert_eq!(setting.report("config-maker").reason, None);
+}
+
+#[tokio::test]
 async fn a_person_goes_back_and_forth_between_kept_revisions() {
     let (mut setting, revisions) = after(&["One", "Two", "Three"]).await;
     let name = plugin("config-maker");
