@@ -92,7 +92,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) notes: Notes,
     pub(crate) history: History,
-    queue: SharedQueue,
+    pub(crate) queue: SharedQueue,
     pub(crate) permits: Permits,
     under_way: UnderWay,
     pulse: Pulse,
@@ -134,7 +134,8 @@ impl Controller {
             settings,
             notes: Notes::default(),
             history: History::default(),
-            queue: SharedQueue::default(),
+            // What fails is looked at no more rarely than what is well.
+            queue: SharedQueue::new(settings.resync),
             permits: Permits::new(settings.concurrency, settings.in_flight),
             under_way: UnderWay::default(),
             pulse: Pulse::default(),
@@ -160,6 +161,7 @@ impl Controller {
             // Without one of these the controller would be deaf, and nobody would notice.
             () = self.follow_changes() => Some("the store ended".to_owned()),
             () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
+            () = self.tell_overdue() => Some("the search for overdue objects ended".to_owned()),
             () = self.shared.pulse.beat() => Some("the pulse ended".to_owned()),
             // A pass that panicked must not go unseen.
             error = self.dispatch(&mut passes, &stop) => Some(format!("a pass ended: {error}")),

@@ -23,6 +23,7 @@ mod history;
 mod mapper;
 mod metrics;
 mod notes;
+mod overdue;
 mod permit;
 mod phase;
 mod plan;

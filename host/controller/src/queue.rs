@@ -25,8 +25,6 @@ pub use shared::SharedQueue;
 
 /// The first pause after a failure.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(5);
-/// The longest pause after failures.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(1000);
 /// How many causes are kept per key; more are counted as one.
 const CAUSES_MAX: usize = 16;
 /// What stands for the causes beyond [`CAUSES_MAX`].
@@ -82,6 +80,17 @@ pub enum Done {
     Retry,
 }
 
+/// A key that is due, and that nobody has looked at for too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Which object.
+    pub key: ObjectKey,
+    /// For how long nobody has.
+    pub unseen: Duration,
+    /// Whether a pass has begun.
+    pub is_running: bool,
+}
+
 /// Numbers for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -99,6 +108,7 @@ pub struct Queue {
     delays: BTreeMap<(Instant, u64), ObjectKey>,
     /// Tells apart the places that one key had in the lanes: an old place is skipped.
     last_ticket: u64,
+    backoff_max: Duration,
     random: SmallRng,
 }
 
@@ -112,6 +122,12 @@ struct Entry {
     delay: Option<(Instant, u64)>,
     failures: u32,
     causes: BTreeSet<String>,
+    /// Since when it is due.
+    due: Option<Instant>,
+    /// When it was given back last.
+    seen: Option<Instant>,
+    /// Whether its object says that nobody has looked at it.
+    is_told: bool,
 }
 
 /// The keys of one priority: plugins in turn, and the keys of each.
@@ -157,22 +173,16 @@ impl Lane {
     }
 }
 
-impl Default for Queue {
-    /// An empty queue with a jitter of its own.
-    fn default() -> Self {
-        Self::new(rand::random())
-    }
-}
-
 impl Queue {
-    /// An empty queue; `seed` makes the jitter.
+    /// An empty queue. `backoff_max` is the longest pause after failures; `seed` makes the jitter.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(backoff_max: Duration, seed: u64) -> Self {
         Self {
             entries: HashMap::new(),
             lanes: Priority::ALL.into_iter().map(|priority| (priority, Lane::default())).collect(),
             delays: BTreeMap::new(),
             last_ticket: 0,
+            backoff_max,
             random: SmallRng::seed_from_u64(seed),
         }
     }
@@ -252,6 +262,13 @@ impl Queue {
     pub fn done(&mut self, key: &ObjectKey, done: Done, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.running = false;
+        entry.due = None;
+        entry.seen = Some(now);
+        // The host has said `Unknown` on it: the plugin is called once more, to report what it knows.
+        let is_told = std::mem::take(&mut entry.is_told);
+        if is_told && matches!(done, Done::After(_)) {
+            entry.again.get_or_insert(Priority::Resync);
+        }
         let delay = match done {
             Done::After(delay) => {
                 entry.failures = 0;
@@ -262,7 +279,7 @@ impl Queue {
                 None
             }
             Done::Retry => {
-                let pause = backoff(entry.failures);
+                let pause = backoff(entry.failures, self.backoff_max);
                 entry.failures = entry.failures.saturating_add(1);
                 Some(pause.mul_f64(self.random.random_range(0.5..=1.0)))
             }
@@ -293,6 +310,26 @@ impl Queue {
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.delays.keys().next().map(|(at, _)| *at)
+    }
+
+    /// The keys that have been due for this time and that nobody has looked at for twice this time, as far
+    /// as their objects do not say so.
+    #[must_use]
+    pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<Overdue> {
+        let is_overdue = |(key, entry): (&ObjectKey, &Entry)| {
+            let due = entry.due.filter(|due| *due + interval <= now && !entry.is_told)?;
+            let unseen = now.saturating_duration_since(entry.seen.unwrap_or(due));
+            let overdue = Overdue { key: key.clone(), unseen, is_running: entry.running };
+            (interval * 2 <= unseen).then_some(overdue)
+        };
+        self.entries.iter().filter_map(is_overdue).collect()
+    }
+
+    /// Notes that an overdue object says so.
+    pub fn told(&mut self, key: &ObjectKey) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.due.is_some()) {
+            entry.is_told = true;
+        }
     }
 
     /// Numbers for metrics.
@@ -336,6 +373,7 @@ impl Queue {
             None => now,
         };
         entry.waiting = Some((priority, ticket, since));
+        entry.due.get_or_insert(since);
         let Some(lane) = self.lanes.get_mut(&priority) else { return };
         lane.push(key.clone(), ticket);
         if lane.places > 2 * self.entries.len() + 64 {
@@ -362,11 +400,10 @@ impl Queue {
     }
 }
 
-/// The pause after `failures` failures and one more: doubles from [`BACKOFF_FIRST`] to
-/// [`BACKOFF_MAX`].
-fn backoff(failures: u32) -> Duration {
+/// The pause after `failures` failures and one more: doubles from [`BACKOFF_FIRST`] to the longest.
+fn backoff(failures: u32, longest: Duration) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
-    BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_MAX)
+    BACKOFF_FIRST.saturating_mul(factor).min(longest)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@ use super::*;
 use crate::testing::key;
 
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn queue() -> (Queue, Instant) {
-    (Queue::new(1), Instant::now())
+    (Queue::new(MINUTE, 1), Instant::now())
 }
 
 /// Takes everything that is due, and gives it back as done.
@@ -133,14 +134,14 @@ fn failures_back_off_and_success_resets_them() {
         assert_eq!(taken.failures, failure);
         queue.done(&x, Done::Retry, now);
         let due = queue.next_due().unwrap();
-        let full = backoff(failure);
+        let full = backoff(failure, MINUTE);
         assert!((full / 2..=full).contains(&(due - now)), "{failure}: {:?}", due - now);
         now = due;
     }
-    assert_eq!(backoff(0), BACKOFF_FIRST);
-    assert_eq!(backoff(1), BACKOFF_FIRST * 2);
-    assert_eq!(backoff(29), BACKOFF_MAX);
-    assert_eq!(backoff(u32::MAX), BACKOFF_MAX);
+    assert_eq!(backoff(0, MINUTE), BACKOFF_FIRST);
+    assert_eq!(backoff(1, MINUTE), BACKOFF_FIRST * 2);
+    assert_eq!(backoff(29, MINUTE), MINUTE);
+    assert_eq!(backoff(u32::MAX, MINUTE), MINUTE);
     queue.take(now).unwrap();
     queue.done(&x, Done::After(SECOND), now);
     assert_eq!(queue.take(now + SECOND).unwrap().failures, 0);
@@ -184,4 +185,31 @@ fn places_left_behind_are_swept_while_a_lane_starves() {
     }
     assert!(queue.lanes[&Priority::Resync].places < 100);
     assert_eq!(drain(&mut queue, now), ["p/starves"]);
+}
+
+#[test]
+fn a_key_is_overdue_that_was_due_for_one_interval_and_not_looked_at_for_two() {
+    let (mut queue, start) = queue();
+    let x = key("p", "x");
+    let overdue = |queue: &Queue, seconds: u64| {
+        let at = start + SECOND * u32::try_from(seconds).unwrap();
+        let found = queue.overdue(SECOND * 10, at);
+        found.first().map(|it| (it.unseen.as_secs(), it.is_running))
+    };
+    queue.add(&x, Priority::Event, "", start);
+    assert_eq!(overdue(&queue, 19), None);
+    assert_eq!(overdue(&queue, 20), Some((20, false)), "it was never looked at");
+    queue.take(start).unwrap();
+    assert_eq!(overdue(&queue, 20), Some((20, true)));
+    queue.told(&x);
+    assert_eq!(overdue(&queue, 60), None, "it is said once");
+    queue.done(&x, Done::After(SECOND * 3600), start + SECOND * 60);
+    assert_eq!(overdue(&queue, 79), None, "the plugin is called once more, in time");
+    queue.take(start + SECOND * 60).expect("it is due at once, to report anew");
+    queue.done(&x, Done::After(SECOND * 3600), start + SECOND * 60);
+    assert_eq!(queue.take(start + SECOND * 3600), None, "and only once");
+    assert_eq!(overdue(&queue, 3660), None, "it asked for the pause");
+    assert!(queue.is_due(start + SECOND * 3660));
+    assert_eq!(overdue(&queue, 3669), None);
+    assert_eq!(overdue(&queue, 3670), Some((3610, false)));
 }

@@ -378,11 +378,13 @@ impl One<'_> {
     /// All is well: the host has nothing to say on the object. Asked only where it has said something,
     /// so that a kind without conditions is never written.
     async fn clear_marks(&self, object: &Value) {
-        if !conditions::has_hosts(object) || self.shared.is_paused(self.key) {
+        // As it is now: the host may have said something while the pass was under way.
+        let now = self.shared.parts.kubernetes.view().get(&reference_of(self.key));
+        let now = now.as_deref().unwrap_or(object);
+        if !conditions::has_hosts(now) || self.shared.is_paused(self.key) {
             return;
         }
-        let now = self.shared.parts.kubernetes.view().get(&reference_of(self.key));
-        let left = conditions::of_success(now.as_deref().unwrap_or(object), self.meta);
+        let left = conditions::of_success(now, self.meta);
         let marks = &self.shared.parts.marks;
         if let Err(error) = marks.set_conditions(reference_of(self.key), left).await {
             warn!(%error, "cannot clear the host's conditions");
@@ -412,6 +414,15 @@ fn went_badly(reason: Reason, message: String, refusal: Option<&Refusal>) -> Sta
             message: format!("{}; its last pass: {message}", refused.message),
             attention,
         },
+    }
+}
+
+/// [`mark`] for an object of which nothing is known.
+pub(crate) async fn mark_object(shared: &Shared, key: &ObjectKey, statement: Statement) -> Done {
+    let meta = shared.parts.kubernetes.view().meta(&reference_of(key));
+    match meta {
+        Some(meta) => mark(shared, key, &meta, statement).await,
+        None => Done::AwaitChange,
     }
 }
 

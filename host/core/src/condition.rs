@@ -27,7 +27,8 @@ pub const READY: &str = "Ready";
 #[must_use]
 pub fn is_host_ready(condition: &Value) -> bool {
     let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-    let reasons = [Reason::PluginMissing, Reason::Quarantined, Reason::InvalidSpec];
+    let reasons =
+        [Reason::PluginMissing, Reason::Quarantined, Reason::InvalidSpec, Reason::ReconcileOverdue];
     text("type") == READY
         && text("status") == ConditionStatus::Unknown.as_str()
         && reasons.iter().any(|reason| reason.as_str() == text("reason"))
@@ -79,6 +80,8 @@ pub enum Reason {
     PluginMissing,
     /// The plugin is no longer called for this object; [`QUARANTINED`] says why.
     Quarantined,
+    /// No pass has looked at this object for two resync intervals.
+    ReconcileOverdue,
 }
 
 impl Reason {
@@ -96,6 +99,7 @@ impl Reason {
             Self::TooManyStrikes => "TooManyStrikes",
             Self::PluginMissing => "PluginMissing",
             Self::Quarantined => "Quarantined",
+            Self::ReconcileOverdue => "ReconcileOverdue",
         }
     }
 }

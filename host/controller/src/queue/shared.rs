@@ -18,7 +18,7 @@ use crate::metrics;
 use super::{Done, Priority, Queue, Taken};
 
 /// A [`Queue`] that several tasks share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SharedQueue {
     queue: Mutex<Queue>,
     /// What is told to the keys in flight when they are marked as urgent.
@@ -28,6 +28,16 @@ pub struct SharedQueue {
 }
 
 impl SharedQueue {
+    /// An empty queue with a jitter of its own; `backoff_max` is the longest pause after failures.
+    #[must_use]
+    pub fn new(backoff_max: Duration) -> Self {
+        Self {
+            queue: Mutex::new(Queue::new(backoff_max, rand::random())),
+            urgent: Mutex::default(),
+            marked: Notify::new(),
+        }
+    }
+
     /// Marks a key as due now.
     pub fn add(&self, key: &ObjectKey, priority: Priority, cause: &str) {
         metrics::added(&key.plugin);
@@ -102,6 +112,11 @@ impl SharedQueue {
         look(&self.lock())
     }
 
+    /// Notes that the object of an overdue key says so.
+    pub fn told(&self, key: &ObjectKey) {
+        self.lock().told(key);
+    }
+
     fn urgent(&self) -> MutexGuard<'_, HashMap<ObjectKey, CancellationToken>> {
         self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_waited_for_a_mark_and_for_a_time() {
-        let queue = SharedQueue::default();
+        let queue = SharedQueue::new(Duration::from_secs(1));
         let kind = KindName { api_version: "v1".into(), kind: "K".into() };
         let key = ObjectKey {
             plugin: "p".parse().unwrap(),
@@ -142,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_urgent_mark_reaches_the_key_in_flight_and_no_other() {
-        let queue = SharedQueue::default();
+        let queue = SharedQueue::new(Duration::from_secs(1));
         let [a, b] = ["a", "b"].map(|name| crate::testing::key("p", name));
         let [of_a, of_b] = [CancellationToken::new(), CancellationToken::new()];
         for (key, urgent) in [(&a, &of_a), (&b, &of_b)] {

@@ -17,7 +17,7 @@ use tholepin_core::{
     condition::{HostCondition, QUARANTINED, RECONCILED},
     port::{
         ApplyRequest, Changes, Clock, Deed, DeleteRequest, Depth, GuestError, Guests, Kubernetes,
-        Looks, Marks, Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView,
+        Looks, Marks, Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView, Warning,
         WatchLease, WatchScope, WatchState, Watches,
     },
 };
@@ -122,6 +122,10 @@ impl Kubernetes for FakeKubernetes {
     fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
         let found = self.0.get(&object).ok_or(CallError::NotFound(object.to_string()));
         Box::pin(async { found })
+    }
+
+    fn warnings(&self, _: ObjectRef, _: String) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+        unreachable!("passes are fakes here")
     }
 
     fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {

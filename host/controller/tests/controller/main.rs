@@ -86,6 +86,11 @@ impl Bench {
     }
 
     fn start_with(finalizer: bool, concurrency: usize, in_flight: usize) -> Self {
+        let resync = Duration::from_secs(3600);
+        Self::start_as(finalizer, Settings { concurrency, in_flight, resync })
+    }
+
+    fn start_as(finalizer: bool, settings: Settings) -> Self {
         let world = Arc::new(World::default());
         let plugins = Arc::new(FakePlugins {
             active: Mutex::default(),
@@ -106,7 +111,6 @@ impl Bench {
             wakes: Arc::new(Nothing),
             clock: Arc::new(Nothing),
         };
-        let settings = Settings { concurrency, in_flight, resync: Duration::from_secs(3600) };
         let controller = Arc::new(Controller::new(parts, settings));
         let mut bench = Self {
             world,
@@ -572,4 +576,29 @@ async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else(
     let since = Instant::now();
     bench.end().await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn an_object_that_nobody_looks_at_says_so_until_a_pass_ends() {
+    let resync = Duration::from_millis(100);
+    let bench = Bench::start_as(false, Settings { concurrency: 2, in_flight: 8, resync });
+    bench.swap("1", &[("a", Script::Wait)]).await;
+    let mut object = thing("a", 1);
+    object["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    bench.world.put(object);
+    bench.world.put(thing("b", 1));
+    let overdue = || {
+        let reasons = bench.reasons_of("a").into_iter();
+        reasons.filter(|reason| *reason == Reason::ReconcileOverdue).count()
+    };
+    until(|| 0 < overdue()).await;
+    assert_eq!(overdue(), 2, "Reconciled and Ready say so");
+    let seen = bench.calls_of("b", "1");
+    until(|| seen + 5 < bench.calls_of("b", "1")).await;
+    assert_eq!(overdue(), 2, "it is said once");
+    assert!(!bench.reasons_of("b").contains(&Reason::ReconcileOverdue));
+    bench.gate.add_permits(2);
+    until(|| bench.reasons_of("a").contains(&Reason::Succeeded)).await;
+    bench.gate.add_permits(1000);
+    bench.end().await;
 }

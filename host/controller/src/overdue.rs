@@ -1,0 +1,48 @@
+//! Objects that no pass has looked at for too long: what their status says may be wrong by now.
+
+use std::time::Duration;
+
+use tholepin_core::condition::Reason;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::{
+    conditions::{Attention, Statement},
+    controller::{Controller, Shared},
+    queue::{Done, Overdue},
+    reconcile::mark_object,
+};
+
+/// The shortest and the longest time between two searches.
+const SEARCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+impl Controller {
+    /// Searches for such objects and says so on each, once; never ends.
+    pub(crate) async fn tell_overdue(&self) {
+        let (shortest, longest) = SEARCH_INTERVAL;
+        let resync = self.shared.settings.resync;
+        let mut ticks = interval((resync / 4).clamp(shortest, longest));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let overdue = self.shared.queue.inspect(|queue| queue.overdue(resync, Instant::now()));
+            for overdue in overdue {
+                tell(&self.shared, &overdue).await;
+            }
+        }
+    }
+}
+
+async fn tell(shared: &Shared, overdue: &Overdue) {
+    let Overdue { key, unseen, is_running } = overdue;
+    let why = if *is_running { "a pass has begun and not ended" } else { "it waits for its turn" };
+    let message = format!(
+        "no pass has looked at it for {} s: {why}; what its status says may be wrong by now",
+        unseen.as_secs()
+    );
+    let (reason, attention) = (Reason::ReconcileOverdue, Attention::Nobody);
+    let statement = Statement { reason, message, attention };
+    // What cannot be written for a reason that passes is tried again by the next search.
+    if mark_object(shared, key, statement).await != Done::Retry {
+        shared.queue.told(key);
+    }
+}
