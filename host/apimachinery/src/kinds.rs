@@ -273,6 +273,7 @@ const ROWS: &[Row] = &[
         .subresources("status log")
         .tracked()
         .selectable(POD_FIELDS),
+    Row::namespaced("", "ResourceQuota", "resourcequotas").short("quota"),
     Row::namespaced("", "Secret", "secrets").selectable("type"),
     Row::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
     Row::namespaced("", "Service", "services")

@@ -21,6 +21,7 @@ pub mod kinds;
 pub mod managed_fields;
 pub mod openapi;
 pub mod patch;
+pub mod pod_security;
 pub mod schema;
 pub mod selector;
 pub mod table;

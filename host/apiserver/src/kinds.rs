@@ -2,6 +2,7 @@
 //!
 //! A kind without an entry here has no defaults and no checks of its own.
 
+mod admission;
 pub(crate) mod crd;
 mod namespace;
 mod pod;
@@ -61,6 +62,7 @@ pub(crate) fn defaults(served: &Served, object: &mut Value) {
 pub(crate) fn validate(served: &Served, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "pods") => pod::validate(new, old),
+        ("", "resourcequotas") => admission::validate_quota(new),
         ("", "secrets") => secret::validate_secret(new, old),
         ("", "configmaps") => secret::validate_config_map(new, old),
         ("", "services") => service::validate(new, old),
@@ -73,9 +75,11 @@ pub(crate) fn validate(served: &Served, new: &Value, old: Option<&Value>) -> Vec
 
 /// Prepares a new object after its defaults and before its checks.
 pub(crate) fn before_create(cx: &Context, object: &mut Value) -> Result<Claim, Failure> {
+    admission::within_quota(cx, object)?;
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "services") => Ok(Claim { address: service::allocate(cx, object)? }),
         ("", "pods") => {
+            admission::within_pod_security(cx, object)?;
             pod::before_create(object);
             Ok(Claim::default())
         }

@@ -42,7 +42,7 @@ impl BuiltinType {
 }
 
 /// One row per built-in kind.
-const TYPES: [BuiltinType; 19] = [
+const TYPES: [BuiltinType; 20] = [
     BuiltinType::of::<core::v1::ConfigMap>("", "ConfigMap"),
     BuiltinType::of::<core::v1::Endpoints>("", "Endpoints"),
     BuiltinType::of::<core::v1::Event>("", "Event"),
@@ -51,6 +51,7 @@ const TYPES: [BuiltinType; 19] = [
     BuiltinType::of::<core::v1::PersistentVolume>("", "PersistentVolume"),
     BuiltinType::of::<core::v1::PersistentVolumeClaim>("", "PersistentVolumeClaim"),
     BuiltinType::of::<core::v1::Pod>("", "Pod"),
+    BuiltinType::of::<core::v1::ResourceQuota>("", "ResourceQuota"),
     BuiltinType::of::<core::v1::Secret>("", "Secret"),
     BuiltinType::of::<core::v1::Service>("", "Service"),
     BuiltinType::of::<core::v1::ServiceAccount>("", "ServiceAccount"),

@@ -1,0 +1,292 @@
+//! What the Pod Security standards object to in a Pod.
+//!
+//! Source: "Pod Security Standards" of the Kubernetes documentation, as of version 1.33. Controls that need
+//! a kernel module of the node (AppArmor, SELinux) are not looked at: nodes here have neither.
+
+use serde_json::Value;
+
+/// How strict a namespace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No known way to more rights.
+    Baseline,
+    /// Hardened.
+    Restricted,
+}
+
+/// The label of a namespace that names its level.
+pub const ENFORCE_LABEL: &str = "pod-security.kubernetes.io/enforce";
+
+impl Level {
+    /// The level of a namespace; none if everything is allowed there.
+    #[must_use]
+    pub fn of(namespace: &Value) -> Option<Self> {
+        let labels = namespace.pointer("/metadata/labels")?;
+        match labels.get(ENFORCE_LABEL)?.as_str()? {
+            "baseline" => Some(Self::Baseline),
+            "restricted" => Some(Self::Restricted),
+            _ => None,
+        }
+    }
+
+    /// As the label has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Restricted => "restricted",
+        }
+    }
+}
+
+/// Capabilities that a container may add at the level `baseline`.
+const BASELINE_CAPABILITIES: &[&str] = &[
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+/// Sysctls that are kept apart for each Pod.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+/// Kinds of volumes at the level `restricted`.
+const RESTRICTED_VOLUMES: &[&str] = &[
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+
+/// What a level objects to in a Pod, each with what it must have instead; nothing if it is allowed.
+#[must_use]
+pub fn objections(level: Level, pod: &Value) -> Vec<String> {
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    let mut found = baseline(spec);
+    if level == Level::Restricted {
+        found.extend(restricted(spec));
+    }
+    found
+}
+
+fn baseline(spec: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        if spec.get(field) == Some(&Value::Bool(true)) {
+            found.push(format!("host namespaces ({field}=true)"));
+        }
+    }
+    for volume in items(spec, "/volumes").filter(|volume| volume.get("hostPath").is_some()) {
+        found.push(format!("hostPath volumes (volume \"{}\")", name(volume)));
+    }
+    let sysctls = items(spec, "/securityContext/sysctls").map(name);
+    for sysctl in sysctls.filter(|sysctl| !SAFE_SYSCTLS.contains(sysctl)) {
+        found.push(format!("forbidden sysctls ({sysctl})"));
+    }
+    let unconfined = |context: Option<&Value>| {
+        context.and_then(|it| it.pointer("/seccompProfile/type")?.as_str()) == Some("Unconfined")
+    };
+    if unconfined(spec.get("securityContext")) {
+        found.push("seccompProfile (pod must not set it to \"Unconfined\")".to_owned());
+    }
+    for container in containers(spec) {
+        let (name, context) = (name(container), container.get("securityContext"));
+        let must_not = |what: &str| format!("{what} (container \"{name}\" must not set it)");
+        let field = |path: &str| context.and_then(|context| context.pointer(path));
+        if field("/privileged") == Some(&Value::Bool(true)) {
+            found.push(must_not("privileged"));
+        }
+        if unconfined(context) {
+            found.push(must_not("seccompProfile=Unconfined"));
+        }
+        if field("/procMount").is_some_and(|mount| mount != "Default") {
+            found.push(must_not("procMount"));
+        }
+        let is_host_port =
+            |port: &Value| port.get("hostPort").and_then(Value::as_u64).unwrap_or(0) != 0;
+        if items(container, "/ports").any(is_host_port) {
+            found.push(must_not("hostPort"));
+        }
+        let added = added_capabilities(container);
+        let excess: Vec<_> = added.filter(|it| !BASELINE_CAPABILITIES.contains(it)).collect();
+        if !excess.is_empty() {
+            found.push(must_not(&format!("capabilities.add={}", excess.join(","))));
+        }
+    }
+    found
+}
+
+fn restricted(spec: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_allowed =
+        |volume: &Value| RESTRICTED_VOLUMES.iter().any(|kind| volume.get(kind).is_some());
+    for volume in items(spec, "/volumes").filter(|volume| !is_allowed(volume)) {
+        found.push(format!("restricted volume types (volume \"{}\")", name(volume)));
+    }
+    let of_pod = spec.get("securityContext");
+    for container in containers(spec) {
+        let (name, context) = (name(container), container.get("securityContext"));
+        let must = |what: &str, wanted: &str| {
+            format!("{what} (container \"{name}\" must set securityContext.{wanted})")
+        };
+        let own = |path: &str| context.and_then(|context| context.pointer(path));
+        // A container's own value goes before the Pod's.
+        let either = |path: &str| own(path).or_else(|| of_pod.and_then(|it| it.pointer(path)));
+        if own("/allowPrivilegeEscalation") != Some(&Value::Bool(false)) {
+            found.push(must("allowPrivilegeEscalation", "allowPrivilegeEscalation=false"));
+        }
+        if !items(container, "/securityContext/capabilities/drop").any(|it| it == "ALL") {
+            found.push(must("unrestricted capabilities", "capabilities.drop=[\"ALL\"]"));
+        }
+        if added_capabilities(container).any(|it| it != "NET_BIND_SERVICE") {
+            found.push(must(
+                "unrestricted capabilities",
+                "capabilities.add=[\"NET_BIND_SERVICE\"] or nothing",
+            ));
+        }
+        if either("/runAsNonRoot") != Some(&Value::Bool(true)) {
+            found.push(must("runAsNonRoot", "runAsNonRoot=true, or the Pod its own"));
+        }
+        if either("/runAsUser").and_then(Value::as_i64) == Some(0) {
+            found.push(must("runAsUser=0", "runAsUser to another user"));
+        }
+        let profile = either("/seccompProfile/type").and_then(Value::as_str);
+        if !matches!(profile, Some("RuntimeDefault" | "Localhost")) {
+            let wanted =
+                "seccompProfile.type to \"RuntimeDefault\" or \"Localhost\", or the Pod its own";
+            found.push(must("seccompProfile", wanted));
+        }
+    }
+    found
+}
+
+fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["/initContainers", "/containers", "/ephemeralContainers"];
+    lists.into_iter().flat_map(|list| items(spec, list))
+}
+
+fn added_capabilities(container: &Value) -> impl Iterator<Item = &str> {
+    items(container, "/securityContext/capabilities/add").filter_map(Value::as_str)
+}
+
+fn items<'a>(value: &'a Value, path: &str) -> impl Iterator<Item = &'a Value> {
+    value.pointer(path).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn name(value: &Value) -> &str {
+    value.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A Pod that the strictest level allows.
+    fn hardened() -> Value {
+        json!({"spec": {
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{"name": "a", "securityContext": {
+                "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}],
+            "volumes": [{"name": "v", "emptyDir": {}}],
+        }})
+    }
+
+    #[test]
+    fn each_control_objects_to_its_field_and_to_nothing_else() {
+        assert_eq!(objections(Level::Restricted, &hardened()), [""; 0]);
+        let container = "/spec/containers/0/securityContext";
+        let rows: &[(&str, Value, &str, Level)] = &[
+            ("/spec/hostNetwork", json!(true), "host namespaces", Level::Baseline),
+            ("/spec/volumes/0/hostPath", json!({"path": "/"}), "hostPath", Level::Baseline),
+            (
+                "/spec/securityContext/sysctls",
+                json!([{"name": "kernel.x"}]),
+                "kernel.x",
+                Level::Baseline,
+            ),
+            (
+                "/spec/securityContext/seccompProfile/type",
+                json!("Unconfined"),
+                "seccomp",
+                Level::Baseline,
+            ),
+            (&format!("{container}/privileged"), json!(true), "privileged", Level::Baseline),
+            (&format!("{container}/procMount"), json!("Unmasked"), "procMount", Level::Baseline),
+            ("/spec/containers/0/ports", json!([{"hostPort": 80}]), "hostPort", Level::Baseline),
+            (
+                &format!("{container}/capabilities/add"),
+                json!(["SYS_ADMIN"]),
+                "SYS_ADMIN",
+                Level::Baseline,
+            ),
+            (
+                &format!("{container}/capabilities/add"),
+                json!(["CHOWN"]),
+                "unrestricted",
+                Level::Restricted,
+            ),
+            (&format!("{container}/capabilities/drop"), json!([]), "drop", Level::Restricted),
+            (
+                &format!("{container}/allowPrivilegeEscalation"),
+                json!(true),
+                "allowPriv",
+                Level::Restricted,
+            ),
+            (&format!("{container}/runAsNonRoot"), json!(false), "runAsNonRoot", Level::Restricted),
+            (&format!("{container}/runAsUser"), json!(0), "runAsUser", Level::Restricted),
+            (
+                "/spec/securityContext/seccompProfile",
+                json!(null),
+                "seccompProfile",
+                Level::Restricted,
+            ),
+            ("/spec/volumes", json!([{"name": "v", "nfs": {}}]), "volume \"v\"", Level::Restricted),
+        ];
+        for (path, value, word, level) in rows {
+            let mut pod = hardened();
+            let (parent, field) = path.rsplit_once('/').unwrap();
+            pod.pointer_mut(parent).unwrap()[field] = value.clone();
+            let found = objections(Level::Restricted, &pod);
+            assert!(found.iter().any(|it| it.contains(word)), "{path}: {found:?}");
+            let at_baseline = !objections(Level::Baseline, &pod).is_empty();
+            assert_eq!(at_baseline, *level == Level::Baseline, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_without_the_label_allows_everything() {
+        let labelled = |level: &str| json!({"metadata": {"labels": {ENFORCE_LABEL: level}}});
+        assert_eq!(Level::of(&json!({"metadata": {}})), None);
+        assert_eq!(Level::of(&labelled("privileged")), None);
+        for level in [Level::Baseline, Level::Restricted] {
+            assert_eq!(Level::of(&labelled(level.as_str())), Some(level));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Refuses objects that their namespace does not allow: too many (ResourceQuota), or too powerful
+//! (Pod Security).
+
+use serde_json::Value;
+use tholepin_apimachinery::{
+    FieldError,
+    pod_security::{self, Level},
+};
+
+use crate::{
+    object::{name, text},
+    status::Failure,
+    store::{Key, Resource},
+    verbs::Context,
+};
+
+/// Kinds that a quota counts without the prefix `count/`.
+const COUNTED: &[&str] =
+    &["configmaps", "persistentvolumeclaims", "pods", "resourcequotas", "secrets", "services"];
+
+/// Checks a quota: numbers of objects alone are counted here.
+pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
+    let hard = new.pointer("/spec/hard").and_then(Value::as_object);
+    let mut errors = Vec::new();
+    for (what, limit) in hard.into_iter().flatten() {
+        let field = format!("spec.hard[{what}]");
+        if !what.starts_with("count/") && !COUNTED.contains(&what.as_str()) {
+            let detail =
+                "this server counts objects only: `pods`, `count/statefulsets.apps` and the like";
+            errors.push(FieldError::forbidden(field, detail));
+        } else if number(limit).is_none() {
+            errors.push(FieldError::invalid(field, limit, "must be a number of objects"));
+        }
+    }
+    errors
+}
+
+/// Checks that a new object is within the quotas of its namespace.
+pub(super) fn within_quota(cx: &Context, object: &Value) -> Result<(), Failure> {
+    let quotas = in_namespace(cx, &Resource::new("", "resourcequotas"));
+    if quotas.is_empty() {
+        return Ok(());
+    }
+    let resource = cx.served.kind.resource_name();
+    let counted = in_namespace(cx, &cx.served.resource);
+    let used = counted.iter().filter(|it| !is_ended(it)).count();
+    for quota in &quotas {
+        let hard = quota.pointer("/spec/hard");
+        for what in [resource.clone(), format!("count/{resource}")] {
+            let limit = hard.and_then(|hard| hard.get(&what)).and_then(number);
+            if let Some(limit) = limit.filter(|limit| *limit <= used) {
+                return Err(Failure::forbidden(format!(
+                    "{resource} \"{}\" is forbidden: exceeded quota: {}, requested: {what}=1, used: \
+                     {what}={used}, limited: {what}={limit}",
+                    name(object),
+                    name(quota)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a new Pod is within the Pod Security level of its namespace.
+pub(super) fn within_pod_security(cx: &Context, pod: &Value) -> Result<(), Failure> {
+    let namespaces = Resource::new("", "namespaces");
+    let namespace = cx.server.store.get(&namespaces, &Key::new("", &cx.namespace));
+    let Some(level) = namespace.and_then(|namespace| Level::of(&namespace)) else {
+        return Ok(());
+    };
+    let objections = pod_security::objections(level, pod);
+    if objections.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::forbidden(format!(
+        "pods \"{}\" is forbidden: violates PodSecurity \"{}:latest\": {}",
+        name(pod),
+        level.as_str(),
+        objections.join(", ")
+    )))
+}
+
+fn in_namespace(cx: &Context, resource: &Resource) -> Vec<std::sync::Arc<Value>> {
+    let all = cx.server.store.all(resource).into_iter();
+    all.filter(|it| text(it, "/metadata/namespace") == Some(&cx.namespace)).collect()
+}
+
+/// Whether a Pod has ended: it uses nothing any more.
+fn is_ended(object: &Value) -> bool {
+    matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed"))
+}
+
+/// A number of objects, as a number or as the text that quantities are.
+fn number(limit: &Value) -> Option<usize> {
+    match limit {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_u64().and_then(|it| usize::try_from(it).ok()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
