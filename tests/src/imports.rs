@@ -13,6 +13,7 @@ pub const DENIED: &[(&str, &str)] = &[
     ("kubernetes/merge-patch", "`merge-patch`"),
     ("kubernetes/delete", "`delete`"),
     ("kubernetes/publish", "`publish`"),
+    ("kubernetes/warnings", "`list`"),
     ("redis/pipeline", "ping"),
     ("redis/fan-out", "ping"),
     ("redis/observe", "observe"),

@@ -143,6 +143,11 @@ pub enum KubernetesCall {
         /// One line for people.
         message: String,
     },
+    /// The warnings that others have published about one object.
+    Warnings {
+        /// Which object.
+        object: ObjectRef,
+    },
 }
 
 /// A call of `tholepin:redis`.
@@ -238,7 +243,9 @@ impl Call {
     pub const fn is_write(&self) -> bool {
         match self {
             Self::Kubernetes(call) => match call {
-                KubernetesCall::Get { .. } | KubernetesCall::List { .. } => false,
+                KubernetesCall::Get { .. }
+                | KubernetesCall::List { .. }
+                | KubernetesCall::Warnings { .. } => false,
                 KubernetesCall::Apply { .. }
                 | KubernetesCall::ApplyStatus { .. }
                 | KubernetesCall::MergePatch { .. }
@@ -266,6 +273,7 @@ impl Call {
                 KubernetesCall::MergePatch { .. } => "kubernetes/merge-patch",
                 KubernetesCall::Delete { .. } => "kubernetes/delete",
                 KubernetesCall::Publish { .. } => "kubernetes/publish",
+                KubernetesCall::Warnings { .. } => "kubernetes/warnings",
             },
             Self::Redis(call) => match call {
                 RedisCall::Pipeline(_) => "redis/pipeline",

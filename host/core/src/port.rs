@@ -10,7 +10,9 @@ mod redis;
 mod watches;
 
 pub use guests::{GuestError, Guests};
-pub use kubernetes::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView};
+pub use kubernetes::{
+    ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WARNINGS_MAX, Warning,
+};
 pub use prober::Prober;
 pub use redis::{Credentials, Deed, Depth, Look, Looks, Member, Members, Redis};
 pub use watches::{

@@ -35,6 +35,7 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<S
             let request = DeleteRequest { object, uid, resource_version, grace_seconds, dry_run };
             delete(pass, request, steps).await
         }
+        KubernetesCall::Warnings { object } => warnings(pass, object).await,
         KubernetesCall::Publish { event_type, reason, message } => {
             let context = &pass.context;
             // Events are about the reconciled object, so it is its kind that must be granted.
@@ -103,6 +104,18 @@ async fn list(
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
     Ok(Reply::Documents(kept.collect()))
+}
+
+/// The scope of the grant for events says about which objects.
+async fn warnings(pass: &Pass, object: ObjectRef) -> Answer {
+    let events = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
+    let granted = pass.granted(&events, "list")?;
+    let found = current(pass, &object, ReadMode::Cached).await?;
+    let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
+    in_scope(pass, granted, &object, &found)?;
+    let uid = ownership::text(&found, "/metadata/uid").to_owned();
+    let warnings = pass.gate.ports.kubernetes.warnings(object, uid).await?;
+    Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
 }
 
 /// One object, or none, from the store, under the grant of `get`.

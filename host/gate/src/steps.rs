@@ -110,7 +110,9 @@ fn object_call(call: &KubernetesCall) -> Option<Effect> {
         Some(object_effect(by, object, ObjectChange::Unknown, Vec::new()))
     };
     match call {
-        KubernetesCall::Get { .. } | KubernetesCall::List { .. } => None,
+        KubernetesCall::Get { .. }
+        | KubernetesCall::List { .. }
+        | KubernetesCall::Warnings { .. } => None,
         KubernetesCall::Apply { object, .. } => {
             unseen("apply", &ownership::reference(object).ok()?)
         }

@@ -12,8 +12,8 @@ use serde_json::Value;
 use tholepin_core::{
     Boxed, CallError, ObjectMeta, ObjectRef, StoredObject,
     port::{
-        ApplyRequest, Changes, DeleteRequest, Kubernetes, PublishRequest, StoreView, WatchLease,
-        WatchScope, Watches,
+        ApplyRequest, Changes, DeleteRequest, Kubernetes, PublishRequest, StoreView, Warning,
+        WatchLease, WatchScope, Watches,
     },
 };
 use tholepin_schema::manifest::KindName;
@@ -23,7 +23,7 @@ use crate::{
     FingerprintKey, HubOptions, WatchReport,
     applied::{Outcome, Target, means},
     error::REQUEST_DEADLINE,
-    events::EventBook,
+    events::{EventBook, newest_warnings},
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::{Hub, Parts},
     kinds::{Kinds, Served},
@@ -278,14 +278,41 @@ impl KubernetesApi {
         selector: String,
     ) -> Result<Vec<Value>, CallError> {
         let served = self.served(&kind).await?;
-        let api = served.api(self.client.clone(), &namespace);
         let named = ObjectRef { kind, namespace, name: "*".to_owned() };
-        let mut params = ListParams::default().labels(&selector).limit(PAGE_SIZE);
+        let params = ListParams::default().labels(&selector);
+        self.list_pages(&served, named, params).await
+    }
+
+    /// Events as the core group has them: every server serves these.
+    async fn list_warnings(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Result<Vec<Warning>, CallError> {
+        let kind = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
+        let served = self.served(&kind).await?;
+        // Those of a cluster-scoped object are in `default`.
+        let namespace =
+            if object.namespace.is_empty() { "default".to_owned() } else { object.namespace };
+        let params =
+            ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
+        Ok(newest_warnings(&self.list_pages(&served, named, params).await?))
+    }
+
+    async fn list_pages(
+        &self,
+        served: &Served,
+        named: ObjectRef,
+        params: ListParams,
+    ) -> Result<Vec<Value>, CallError> {
+        let api = served.api(self.client.clone(), &named.namespace);
+        let mut params = params.limit(PAGE_SIZE);
         let mut objects = Vec::new();
         for _ in 0..PAGES_MAX {
-            let page = self.ask(&served, ("list", &named, false), api.list(&params)).await?;
+            let page = self.ask(served, ("list", &named, false), api.list(&params)).await?;
             for raw in &page.items {
-                objects.push(self.admit(parse(raw, &served)?)?.value());
+                objects.push(self.admit(parse(raw, served)?)?.value());
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -419,6 +446,14 @@ impl Kubernetes for KubernetesApi {
 
     fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
         Box::pin(self.publish_event(request))
+    }
+
+    fn warnings(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+        Box::pin(self.list_warnings(object, uid))
     }
 
     fn secret_value(

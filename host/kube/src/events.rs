@@ -10,7 +10,9 @@ use std::{
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, EventType, ObjectRef, condition::HOST_FIELD_MANAGER, port::PublishRequest,
+    CallError, EventType, ObjectRef,
+    condition::HOST_FIELD_MANAGER,
+    port::{PublishRequest, WARNINGS_MAX, Warning},
 };
 use tholepin_schema::manifest::KindName;
 use tokio::time::Instant;
@@ -188,6 +190,34 @@ fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
 }
 
+/// What these events say, which are warnings of the core group: the newest first.
+pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
+    let text = |event: &Value, path: &str| {
+        event.pointer(path).and_then(Value::as_str).map(ToOwned::to_owned)
+    };
+    let mut warnings: Vec<Warning> = events
+        .iter()
+        .map(|event| {
+            // Who counts repeats by a series leaves the old fields empty.
+            let count = event.get("count").or(event.pointer("/series/count"));
+            let seen = text(event, "/series/lastObservedTime")
+                .or_else(|| text(event, "/lastTimestamp"))
+                .or_else(|| text(event, "/eventTime"))
+                .or_else(|| text(event, "/metadata/creationTimestamp"));
+            Warning {
+                reason: text(event, "/reason").unwrap_or_default(),
+                message: text(event, "/message").unwrap_or_default(),
+                count: count.and_then(Value::as_u64).unwrap_or(1),
+                last_seen: seen.unwrap_or_default(),
+            }
+        })
+        .collect();
+    // Of one format, and so in the order of their texts up to the second.
+    warnings.sort_by(|one, other| other.last_seen.cmp(&one.last_seen));
+    warnings.truncate(WARNINGS_MAX);
+    warnings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +256,20 @@ mod tests {
         assert_eq!(lock(&book.published).len(), REMEMBERED_MAX);
         assert!(book.repeat(&same("0"), start).is_none());
         assert!(book.repeat(&same("1"), start).is_some());
+    }
+
+    #[test]
+    fn warnings_are_read_the_newest_first_whichever_way_they_are_counted() {
+        let events = [
+            json!({"reason": "Old", "message": "m", "lastTimestamp": "2026-01-01T00:00:01Z", "count": 3}),
+            json!({"reason": "New", "message": "m", "eventTime": "2026-01-01T00:00:00.5Z",
+                "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:09Z"}}),
+            json!({"reason": "Bare", "metadata": {"creationTimestamp": "2026-01-01T00:00:05Z"}}),
+        ];
+        let read = newest_warnings(&events);
+        let read: Vec<_> = read.iter().map(|it| (it.reason.as_str(), it.count)).collect();
+        assert_eq!(read, [("New", 2), ("Bare", 1), ("Old", 3)]);
+        let many = vec![events[0].clone(); WARNINGS_MAX + 1];
+        assert_eq!(newest_warnings(&many).len(), WARNINGS_MAX);
     }
 }

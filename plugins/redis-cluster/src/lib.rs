@@ -8,7 +8,8 @@
 //! `redis-cluster/plan`. The policy's constants stand at the top of that crate.
 //!
 //! Invariants:
-//! - Nothing is kept between passes but the object's status, and since when nobody could look.
+//! - Nothing is kept between passes but the object's status, and since when nobody could look, or the cluster
+//!   is not as wanted.
 //! - What cannot be applied stops no repair, and the rest of the workload is applied all the same.
 //! - A plan that its own linter objects to is not performed.
 //! - The status changes only when something changed: it holds no times of looking, no offsets.
@@ -20,8 +21,11 @@ mod manifest;
 mod observe;
 mod report;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tholepin_redis_cluster_plan::{BUSY_REQUEUE_MS, Observed, Plan, WAITING_REQUEUE_MS, plan};
+use tholepin_redis_cluster_plan::{
+    BUSY_REQUEUE_MS, Observed, Plan, Stage, WAITING_REQUEUE_MS, plan,
+};
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
 use tholepin_schema::snapshot::Snapshot;
 use tholepin_sdk::{Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Violation, Wake};
@@ -61,18 +65,20 @@ impl Reconciler for RedisCluster {
             return Ok(Outcome { summary, finished: true, ..Outcome::default() });
         }
         let target = Target::read(&request.object)?;
-        let situation = pass(host, &target);
-        let unseen_since_ms = unseen_since_ms(host, request.memo.as_ref(), &situation)?;
-        report::write(host, &target, &situation, unseen_since_ms)?;
-        Ok(outcome(&target, &situation, unseen_since_ms))
+        let now_ms = host.now_ms()?;
+        let before = Memo::read(request.memo);
+        let situation = pass(host, &target, before.asks_why(now_ms));
+        let memo = before.after(&situation, now_ms);
+        report::write(host, &target, &situation, memo, now_ms)?;
+        Ok(outcome(&target, &situation, memo))
     }
 }
 
 /// One pass up to the report. The members come first: what is wrong with the workload must not keep a
 /// primary that died from being replaced.
-fn pass(host: &dyn Host, target: &Target) -> Situation {
+fn pass(host: &dyn Host, target: &Target, asks_why: bool) -> Situation {
     let mut faults = Vec::new();
-    let Looked { seen, may_start } = look(host, target, &mut faults);
+    let Looked { seen, may_start } = look(host, target, asks_why, &mut faults);
     if matches!(seen, Seen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
         return Situation { seen, faults };
     }
@@ -90,8 +96,8 @@ struct Looked {
 }
 
 /// Looks at the members, and does what the plan for them says.
-fn look(host: &dyn Host, target: &Target, faults: &mut Vec<Fault>) -> Looked {
-    let observed = match observe::observe(host, target) {
+fn look(host: &dyn Host, target: &Target, asks_why: bool, faults: &mut Vec<Fault>) -> Looked {
+    let observed = match observe::observe(host, target, asks_why) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => return Looked { seen: Seen::Interrupted, may_start: true },
         Err(error) => {
@@ -162,24 +168,47 @@ fn check(plan: &Plan, observed: &Observed) -> Option<Fault> {
     Some(Fault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
-/// Since when the members could not be looked at, if they could not in this pass.
-fn unseen_since_ms(
-    host: &dyn Host,
-    memo: Option<&Value>,
-    situation: &Situation,
-) -> Result<Option<u64>, Error> {
-    let noted = memo.and_then(|memo| memo.get(UNSEEN_SINCE_MS)).and_then(Value::as_u64);
-    Ok(match situation.seen {
-        Seen::Unseen(_) => Some(noted.map_or_else(|| host.now_ms(), Ok)?),
-        Seen::Interrupted => noted,
-        Seen::Planned { .. } => None,
-    })
+/// Kubernetes is asked why it does not make something that has been missing for so long, in milliseconds.
+const MISSING_PATIENCE_MS: u64 = 3_000;
+
+/// What is remembered from one pass to the next, as long as the host runs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Memo {
+    /// Since when the members could not be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unseen_since_ms: Option<u64>,
+    /// Since when the cluster is not as wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsteady_since_ms: Option<u64>,
 }
 
-/// The key of the memo.
-const UNSEEN_SINCE_MS: &str = "unseenSinceMs";
+impl Memo {
+    /// A memo of another version says nothing.
+    fn read(memo: Option<Value>) -> Self {
+        memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
+    }
 
-fn outcome(target: &Target, situation: &Situation, unseen_since_ms: Option<u64>) -> Outcome {
+    fn asks_why(self, now_ms: u64) -> bool {
+        self.unsteady_since_ms.is_some_and(|since| since + MISSING_PATIENCE_MS <= now_ms)
+    }
+
+    fn after(self, situation: &Situation, now_ms: u64) -> Self {
+        match &situation.seen {
+            Seen::Interrupted => self,
+            Seen::Unseen(_) => {
+                Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
+            }
+            Seen::Planned { plan, .. } => Self {
+                unseen_since_ms: None,
+                unsteady_since_ms: (plan.stage != Stage::Steady)
+                    .then(|| self.unsteady_since_ms.unwrap_or(now_ms)),
+            },
+        }
+    }
+}
+
+fn outcome(target: &Target, situation: &Situation, memo: Memo) -> Outcome {
     let Situation { seen, faults } = situation;
     let requeue_ms = match seen {
         Seen::Interrupted => BUSY_REQUEUE_MS,
@@ -196,7 +225,7 @@ fn outcome(target: &Target, situation: &Situation, unseen_since_ms: Option<u64>)
         requeue_ms: Some(requeue_ms),
         summary: report::summary(situation, requeue_ms),
         wake: vec![Wake::Change { instance: json!(target.instance) }],
-        memo: unseen_since_ms.map(|since_ms| json!({UNSEEN_SINCE_MS: since_ms})),
+        memo: Some(json!(memo)),
         ..Outcome::default()
     }
 }

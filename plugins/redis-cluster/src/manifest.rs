@@ -75,6 +75,8 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
         grant(kind("v1", "Pod"), &["list"], Scope::Namespace),
         // To replace a Pod in which nothing ever ran; the host refuses any other.
         grant(kind("v1", "Pod"), &["delete"], Scope::Owned),
+        // To say why a Pod is not made. Its claims belong to nobody.
+        grant(kind("v1", "Event"), &["list"], Scope::Namespace),
     ];
     std::iter::once(own).chain(applied).chain(read).collect()
 }

@@ -1,8 +1,10 @@
 //! Reads: the object itself, and every member at one moment.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    Observed,
+    Layout, Names, Observed,
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
@@ -11,7 +13,7 @@ use tholepin_schema::{
     reserved,
     snapshot::{CredentialsFacts, NamedPassword, Snapshot},
 };
-use tholepin_sdk::{Error, Failure, Host, topology};
+use tholepin_sdk::{Error, Failure, Host, ObjectRef, topology};
 
 use crate::{apply::Fault, configuration};
 
@@ -182,13 +184,57 @@ fn unusable(target: &Target, facts: CredentialsFacts) -> (&'static str, String) 
     }
 }
 
-/// Looks at every member.
-pub(crate) fn observe(host: &dyn Host, target: &Target) -> Result<Observed, Error> {
+/// Looks at every member. `asks_why` if also Kubernetes is to be asked for what it does not make.
+pub(crate) fn observe(host: &dyn Host, target: &Target, asks_why: bool) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
         // There is no Pod yet, or no more: every shard is to be begun, or lost.
         Err(Error::NotFound(_)) => Snapshot::default(),
         seen => seen?,
     };
     let templates = configuration::templates(host, target);
-    Ok(Observed { snapshot, previous: target.status.clone(), templates })
+    let obstacles = if asks_why { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
+    Ok(Observed { snapshot, previous: target.status.clone(), templates, obstacles })
+}
+
+/// Why Kubernetes does not make the first Pod that is missing, or the volume of the first that has none, by
+/// the warnings of its controllers.
+fn obstacles(host: &dyn Host, target: &Target, snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let (names, layout) = (Names { cluster: &target.name }, Layout::of(&target.spec));
+    let member = |pod: &str| snapshot.members.iter().find(|member| member.pod == pod);
+    let waits_for_volume = |pod: &str| {
+        let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());
+        unplaced.is_some_and(|why| why.contains("PersistentVolumeClaim"))
+    };
+    let pods = || layout.seats().map(|seat| (names.pod(seat), names.shard(seat.shard)));
+    let missing = pods()
+        .find(|(pod, _)| member(pod).is_none())
+        .map(|(pod, set)| (ObjectRef::new("apps/v1", "StatefulSet", &target.namespace, &set), pod));
+    let unbound = pods().find(|(pod, _)| waits_for_volume(pod)).map(|(pod, _)| {
+        let claim = workload::claim(&pod);
+        (ObjectRef::new("v1", "PersistentVolumeClaim", &target.namespace, &claim), pod)
+    });
+    let asked = missing.into_iter().chain(unbound);
+    asked.filter_map(|(object, pod)| Some((pod.clone(), warning(host, &object, &pod)?))).collect()
+}
+
+/// The newest warning about an object: of a StatefulSet, that it cannot make this Pod.
+fn warning(host: &dyn Host, object: &ObjectRef, pod: &str) -> Option<String> {
+    let warnings = match host.warnings(object) {
+        Ok(warnings) => warnings,
+        // Why something is not made is worth knowing, and nothing waits for it.
+        Err(Error::NotFound(_)) => return None,
+        Err(error) => {
+            host.warn(&format!("the warnings about {} were not read: {error}", object.name));
+            return None;
+        }
+    };
+    let text = |warning: &Value, field: &str| {
+        warning.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let is_about = |warning: &&Value| {
+        object.kind.kind != "StatefulSet"
+            || text(warning, "reason") == "FailedCreate"
+                && text(warning, "message").split_whitespace().any(|word| word == pod)
+    };
+    warnings.iter().find(is_about).map(|warning| text(warning, "message"))
 }

@@ -15,7 +15,7 @@ use tholepin_redis_types::{
 };
 use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
 
-use crate::{act::Acted, apply::Fault, configuration, observe::Target};
+use crate::{Memo, act::Acted, apply::Fault, configuration, observe::Target};
 
 /// How long what was reported stays while the members cannot be looked at for a reason that passes, in
 /// milliseconds: as long as a healthy cluster is not looked at anyway.
@@ -76,13 +76,14 @@ pub(crate) fn write(
     host: &dyn Host,
     target: &Target,
     situation: &Situation,
-    unseen_since_ms: Option<u64>,
+    memo: Memo,
+    now_ms: u64,
 ) -> Result<(), Failure> {
-    let now_ms = host.now_ms()?;
-    if stays(target, &situation.seen, now_ms.saturating_sub(unseen_since_ms.unwrap_or(now_ms))) {
+    let for_ms = |since_ms: Option<u64>| now_ms.saturating_sub(since_ms.unwrap_or(now_ms));
+    if stays(target, &situation.seen, for_ms(memo.unseen_since_ms)) {
         return Ok(());
     }
-    let status = status(target, situation, now_ms);
+    let status = status(target, situation, for_ms(memo.unsteady_since_ms), now_ms);
     announce(host, target, &status);
     let document = json!({
         "apiVersion": API_VERSION,
@@ -106,8 +107,13 @@ fn stays(target: &Target, seen: &Seen, unseen_for_ms: u64) -> bool {
 }
 
 /// The whole status.
-fn status(target: &Target, situation: &Situation, now_ms: u64) -> RedisClusterStatus {
-    let verdicts = verdicts(situation);
+fn status(
+    target: &Target,
+    situation: &Situation,
+    unsteady_ms: u64,
+    now_ms: u64,
+) -> RedisClusterStatus {
+    let verdicts = verdicts(situation, unsteady_ms);
     let conditions = ["Ready", "Progressing", "Degraded"].into_iter().zip(verdicts);
     let conditions = conditions.map(|(name, verdict)| condition(target, name, verdict, now_ms));
     let conditions = conditions.chain(configuration::conditions(target, situation, now_ms));
@@ -154,13 +160,13 @@ fn shard_status(shard: &ShardPlan) -> ShardStatus {
 }
 
 /// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
-fn verdicts(situation: &Situation) -> [Verdict; 3] {
+fn verdicts(situation: &Situation, unsteady_ms: u64) -> [Verdict; 3] {
     let Situation { seen, faults } = situation;
     match seen {
         Seen::Unseen(error) => unseen(error, faults),
         // Nothing is reported of it.
         Seen::Interrupted => unseen(&Error::Interrupted, faults),
-        Seen::Planned { plan, acted, .. } => planned(plan, acted, faults),
+        Seen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
 }
 
@@ -180,8 +186,8 @@ fn unseen(error: &Error, faults: &[Fault]) -> [Verdict; 3] {
     ]
 }
 
-fn planned(plan: &Plan, acted: &Acted, faults: &[Fault]) -> [Verdict; 3] {
-    let degraded = degraded(plan, acted, faults);
+fn planned(plan: &Plan, acted: &Acted, faults: &[Fault], unsteady_ms: u64) -> [Verdict; 3] {
+    let degraded = degraded(plan, acted, faults).unwrap_or_else(|| too_long(plan, unsteady_ms));
     if plan.stage == Stage::Steady {
         let message = format!("{} slots are served", plan.slots_served);
         return [
@@ -212,7 +218,7 @@ fn planned(plan: &Plan, acted: &Acted, faults: &[Fault]) -> [Verdict; 3] {
 
 /// What is broken: among the members first, then what stands in the way besides. All are told, the first
 /// with its reason.
-fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Verdict {
+fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Option<Verdict> {
     let held_up = acted.held_up.first().filter(|_| plan.stage != Stage::Steady);
     // That another shard comes first says nothing where a guard says why that one cannot.
     let says_more =
@@ -227,13 +233,25 @@ fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Verdict {
     };
     let besides = faults.first().map(|fault| (fault.reason.as_str(), fault.message.clone()));
     match (members, besides) {
-        (None, None) => no_fault(),
+        (None, None) => None,
         (Some((reason, message)), None) | (None, Some((reason, message))) => {
-            Verdict::new(true, reason, message)
+            Some(Verdict::new(true, reason, message))
         }
         (Some((reason, first)), Some((_, second))) => {
-            Verdict::new(true, reason, format!("{first}; {second}"))
+            Some(Verdict::new(true, reason, format!("{first}; {second}")))
         }
+    }
+}
+
+/// What is merely not finished is a fault in the end.
+fn too_long(plan: &Plan, unsteady_ms: u64) -> Verdict {
+    let late = plan.reasons().find(|reason| reason.patience_s() * 1000 <= unsteady_ms);
+    match late {
+        Some(late) if plan.stage != Stage::Steady => {
+            let message = format!("for more than {} s: {late}", late.patience_s());
+            Verdict::new(true, late.as_str(), message)
+        }
+        _ => no_fault(),
     }
 }
 

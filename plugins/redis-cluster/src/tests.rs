@@ -24,6 +24,8 @@ struct Scripted {
     refused: Vec<(&'static str, Error)>,
     /// Why nobody can be looked at.
     unseen: Option<Error>,
+    /// What Kubernetes says about objects, by name.
+    warnings: BTreeMap<String, Value>,
     applied: RefCell<Vec<String>>,
     /// The last `data` of the file of settings.
     live: RefCell<Option<Value>>,
@@ -86,6 +88,10 @@ impl Host for Scripted {
     fn publish(&self, _: EventType, reason: &str, _: &str) -> Result<(), Error> {
         self.events.borrow_mut().push(reason.to_owned());
         Ok(())
+    }
+
+    fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
+        Ok(self.warnings.get(&object.name).cloned().into_iter().collect())
     }
 
     fn pipeline(&self, _: &Pipeline) -> Result<Vec<Reply>, Error> {
@@ -468,6 +474,40 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
         }
         // What can be done without looking is done all the same.
         assert_eq!(host.applied.borrow().is_empty(), error == Error::Interrupted);
+    }
+}
+
+#[test]
+fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
+    let warning = |message: &str| json!({"reason": "FailedCreate", "message": message});
+    let quota =
+        "create Pod demo-shard-0-0 in StatefulSet demo-shard-0 failed error: exceeded quota";
+    let other = "create Pod demo-shard-0-1 in StatefulSet demo-shard-0 failed error: it exists";
+    let rows = [
+        (0, Some(quota), ("False", "NoFault")),
+        (MISSING_PATIENCE_MS, Some(quota), ("True", "PodDoesNotRun")),
+        (MISSING_PATIENCE_MS, Some(other), ("False", "NoFault")),
+        (119_999, None, ("False", "NoFault")),
+        (120_000, None, ("True", "PodsNotAnswering")),
+    ];
+    for (age_ms, told, (status, reason)) in rows {
+        let mut host =
+            Scripted { snapshot: json!({"observedAtMs": 1, "members": []}), ..Scripted::default() };
+        if let Some(told) = told {
+            host.warnings.insert("demo-shard-0".to_owned(), warning(told));
+        }
+        let since_ms = host.now_ms().unwrap() - age_ms;
+        let memo = json!({"unsteadySinceMs": since_ms});
+        let object = object(json!({"shards": 1, "replicasPerShard": 0}));
+        let outcome = reconcile_with(&host, object, Some(memo.clone()));
+        assert_eq!(outcome.memo, Some(memo));
+        let (is_degraded, why, message) = condition(&host, "Degraded");
+        assert_eq!((is_degraded.as_str(), why.as_str()), (status, reason), "{age_ms} {message}");
+        if status == "True" {
+            let expected = told.unwrap_or("for more than 120 s: 1 of the Pods");
+            assert!(message.contains(expected), "{message}");
+            assert_eq!(condition(&host, "Ready").1, reason);
+        }
     }
 }
 

@@ -62,6 +62,13 @@ pub trait Host {
     /// As the contract lists them.
     fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error>;
 
+    /// `kubernetes/events.warnings`: what others say about an object, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// As the contract lists them.
+    fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error>;
+
     /// `redis/commands.pipeline`: one reply per command.
     ///
     /// # Errors

@@ -243,11 +243,7 @@ impl Host for Replayed {
     }
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
-        let Answered::Documents(documents) = self.ask(&call("kubernetes", "list", json!(query)))?
-        else {
-            return Err(unfit("documents"));
-        };
-        Ok(documents)
+        documents(self.ask(&call("kubernetes", "list", json!(query)))?)
     }
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
@@ -279,6 +275,10 @@ impl Host for Replayed {
     fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error> {
         let arguments = json!({"eventType": event_type, "reason": reason, "message": message});
         done(self.ask(&call("kubernetes", "publish", arguments))?)
+    }
+
+    fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
+        documents(self.ask(&call("kubernetes", "warnings", json!({"object": object})))?)
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
@@ -380,6 +380,13 @@ fn document(answer: Answered) -> Result<Value, Error> {
         return Err(unfit("a document"));
     };
     Ok(document)
+}
+
+fn documents(answer: Answered) -> Result<Vec<Value>, Error> {
+    let Answered::Documents(documents) = answer else {
+        return Err(unfit("documents"));
+    };
+    Ok(documents)
 }
 
 fn unread(answer: Answered) -> Result<Document, Error> {

@@ -77,6 +77,11 @@ impl Host for WitHost {
         Ok(events::publish(event_type, reason, message)?)
     }
 
+    fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
+        let texts = events::warnings(&object_ref(object))?;
+        texts.into_iter().map(|text| Document::text(text).value()).collect()
+    }
+
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
         let Pipeline { instance: _, pod: _, commands, deadline_ms: _ } = pipeline;
         Ok(replies(commands::pipeline(&server(pipeline), commands, &options(pipeline))?))

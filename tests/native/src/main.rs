@@ -110,6 +110,10 @@ impl Host for Border<'_> {
         self.0.publish(event_type, reason, message)
     }
 
+    fn warnings(&self, object: &ObjectRef) -> Answer<Vec<Value>> {
+        cross_all(&self.0.warnings(object)?)
+    }
+
     fn pipeline(&self, pipeline: &Pipeline) -> Answer<Vec<Reply>> {
         self.0.pipeline(pipeline)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
@@ -97,6 +98,23 @@ pub struct PublishRequest {
     pub message: String,
 }
 
+/// The most warnings about an object that are read.
+pub const WARNINGS_MAX: usize = 20;
+
+/// A warning that somebody has published about an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    /// A CamelCase name.
+    pub reason: String,
+    /// One line for people.
+    pub message: String,
+    /// How often it was published.
+    pub count: u64,
+    /// When it was published last (RFC 3339).
+    pub last_seen: String,
+}
+
 /// Kubernetes as the gate and the controller see it. Secret values never leave the port except
 /// through [`secret_value`](Self::secret_value), which only the gate calls.
 pub trait Kubernetes: Send + Sync {
@@ -143,6 +161,14 @@ pub trait Kubernetes: Send + Sync {
 
     /// Publishes an event; repeats within ten minutes become a count.
     fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>>;
+
+    /// The warnings about an object that the API server keeps, the newest first and [`WARNINGS_MAX`] at
+    /// most.
+    fn warnings(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Vec<Warning>, CallError>>;
 
     /// The clear value of a Secret's key, for the host's own connections.
     fn secret_value(

@@ -87,7 +87,9 @@ fn kubernetes(call: &KubernetesCall) -> String {
         }
     };
     match call {
-        KubernetesCall::Get { object, .. } => object.to_string(),
+        KubernetesCall::Get { object, .. } | KubernetesCall::Warnings { object } => {
+            object.to_string()
+        }
         KubernetesCall::List { kind, namespace, selector, .. } => {
             format!("{} in `{namespace}` where `{selector}`", kind.kind)
         }

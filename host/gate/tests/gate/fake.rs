@@ -15,7 +15,7 @@ use tholepin_core::{
     Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
     port::{
         ApplyRequest, Clock, Deed, DeleteRequest, Depth, Entropy, Kubernetes, Looks, Members,
-        Prober, PublishRequest, Redis, StoreView,
+        Prober, PublishRequest, Redis, StoreView, Warning,
     },
     step::PodCommand,
 };
@@ -166,6 +166,20 @@ impl Kubernetes for World {
 
     fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {
         unreachable!("all kinds are watched here")
+    }
+
+    fn warnings(
+        &self,
+        object: ObjectRef,
+        uid: String,
+    ) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+        let warning = Warning {
+            reason: "FailedCreate".to_owned(),
+            message: format!("{} with the uid {uid}", object.name),
+            count: 1,
+            last_seen: String::new(),
+        };
+        Box::pin(async { Ok(vec![warning]) })
     }
 
     fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {

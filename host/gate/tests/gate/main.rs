@@ -161,6 +161,7 @@ async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
             fields: vec![],
         },
         KubernetesCall::MergePatch { object: object.clone(), patch },
+        KubernetesCall::Warnings { object: object.clone() },
         KubernetesCall::Delete { object, uid: None, resource_version: None, grace_seconds: None },
         KubernetesCall::Publish {
             event_type: tholepin_core::EventType::Normal,
@@ -209,6 +210,19 @@ async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
     let Ok(Reply::Documents(found)) = bench.kubernetes(list).await else { panic!() };
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["metadata"]["name"], "mine");
+}
+
+#[tokio::test]
+async fn warnings_are_read_about_what_the_grant_for_events_covers() {
+    let mut grants = grants(Scope::Owned);
+    grants.kubernetes[0].name = kind("v1", "Event");
+    let bench = Bench::new(grants, Mode::Plan);
+    let warnings =
+        |name: &str| bench.kubernetes(KubernetesCall::Warnings { object: config_map(name) });
+    let Ok(Reply::Documents(found)) = warnings("mine").await else { panic!() };
+    assert_eq!(found[0]["reason"], "FailedCreate");
+    assert!(matches!(warnings("theirs").await, Err(CallError::Denied(_))));
+    assert!(matches!(warnings("absent").await, Err(CallError::NotFound(_))));
 }
 
 #[tokio::test]

@@ -98,6 +98,12 @@ impl events::Host for GuestState {
         let call = KubernetesCall::Publish { event_type, reason, message };
         done(self.ask(Call::Kubernetes(call)).await)
     }
+
+    async fn warnings(&mut self, object: objects::ObjectRef) -> Result<Vec<String>, Error> {
+        let call = KubernetesCall::Warnings { object: object.into() };
+        let answer = self.ask(Call::Kubernetes(call)).await;
+        self.documents(answer)
+    }
 }
 
 impl From<objects::ObjectRef> for ObjectRef {

@@ -19,6 +19,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("kubernetes/merge-patch", "ok Object {\"kind\": String(\"ConfigMap\")}"),
     ("kubernetes/delete", "ok ()"),
     ("kubernetes/publish", "ok ()"),
+    ("kubernetes/warnings", "ok [Object {\"kind\": String(\"ConfigMap\")}]"),
     ("redis/pipeline", "ok [Reply { nodes: [Status(\"PONG\")] }]"),
     ("redis/fan-out", "ok [Ok([Reply { nodes: [Status(\"PONG\")] }]), Err(Gone(\"a-0\"))]"),
     ("redis/observe", "ok Object {\"kind\": String(\"ConfigMap\")}"),

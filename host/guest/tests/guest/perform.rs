@@ -63,7 +63,9 @@ impl Perform for World {
 pub(crate) fn friendly(call: &Call) -> Answer {
     let reply = || vec![RespReply { nodes: vec![RespNode::Status("PONG".to_owned())] }];
     Ok(match call.function() {
-        "kubernetes/list" => Reply::Documents(vec![json!({"kind": "ConfigMap"})]),
+        "kubernetes/list" | "kubernetes/warnings" => {
+            Reply::Documents(vec![json!({"kind": "ConfigMap"})])
+        }
         "kubernetes/delete" | "kubernetes/publish" | "runtime/log" => Reply::Done,
         "redis/pipeline" => Reply::Replies(reply()),
         "redis/fan-out" => Reply::FanOut(vec![Ok(reply()), Err(CallError::Gone("a-0".to_owned()))]),

@@ -148,6 +148,7 @@ impl Model {
             snapshot: self.snapshot(),
             previous: self.previous.clone(),
             templates: Vec::new(),
+            obstacles: BTreeMap::new(),
         }
     }
 

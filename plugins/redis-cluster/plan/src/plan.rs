@@ -25,6 +25,9 @@ pub struct Observed {
     /// The StatefulSets' templates.
     #[serde(default)]
     pub templates: Vec<Template>,
+    /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
+    #[serde(default)]
+    pub obstacles: BTreeMap<String, String>,
 }
 
 /// What to do next, and what is waited for.

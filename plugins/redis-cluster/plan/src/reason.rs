@@ -283,6 +283,13 @@ impl WaitReason {
         }
     }
 
+    /// For how many seconds the cluster may be otherwise than wanted until this is a fault. Copying and
+    /// reading data take time in proportion to the data.
+    #[must_use]
+    pub const fn patience_s(&self) -> u64 {
+        if matches!(self, Self::Loading { .. } | Self::Syncing { .. }) { 600 } else { 120 }
+    }
+
     /// Whether something is broken, other than merely not finished.
     #[must_use]
     pub const fn is_fault(&self) -> bool {

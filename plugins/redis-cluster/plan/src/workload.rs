@@ -215,6 +215,12 @@ fn stateful_set(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value 
 /// The volume of the data, and the claim's name where there is one.
 const DATA: &str = "data";
 
+/// The claim of a Pod's volume, where it has one.
+#[must_use]
+pub fn claim(pod: &str) -> String {
+    alloc::format!("{DATA}-{pod}")
+}
+
 /// Names the objects for messages: `StatefulSet demo-shard-0`.
 #[must_use]
 pub fn title(object: &Value) -> String {

@@ -250,6 +250,7 @@ fn call(host: &dyn Host, function: &str) -> String {
             told(host.delete(&object, &options))
         }
         "kubernetes/publish" => told(host.publish(EventType::Warning, "Told", "to publish")),
+        "kubernetes/warnings" => told(host.warnings(&object)),
         "redis/pipeline" => told(host.pipeline(&pipeline)),
         "redis/fan-out" => told(host.fan_out(&[pipeline.clone(), pipeline])),
         "redis/observe" => told(host.observe(&instance).and_then(Document::value)),

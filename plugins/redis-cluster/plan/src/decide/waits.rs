@@ -49,7 +49,10 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
         None if picture.snapshot().strangers.contains(&pod) => String::from(
             "a Pod of this name is not this cluster's: put its owner reference and labels back, or delete it",
         ),
-        None => String::from("it does not exist yet"),
+        None => match picture.observed.obstacles.get(&pod) {
+            Some(why) => return Some(WaitReason::PodDoesNotRun { pod, why: cut(why) }),
+            None => String::from("it does not exist yet"),
+        },
         Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
             format!(
                 "{message}; `kubectl logs {pod}` says whether its start guard waits, and for what"
@@ -80,7 +83,7 @@ pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason
         // Whoever accepts a connection has started.
         UnreachableReason::NotRunning | UnreachableReason::Refused => {}
         UnreachableReason::NoAddress => {
-            return Some(WaitReason::PodDoesNotRun { pod, why: not_made(member)? });
+            return Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? });
         }
         UnreachableReason::Timeout
         | UnreachableReason::Auth
@@ -89,24 +92,31 @@ pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason
     }
     match last_words(member) {
         Some(words) => Some(WaitReason::DoesNotStart { pod, words }),
-        None => Some(WaitReason::PodDoesNotRun { pod, why: not_made(member)? }),
+        None => Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? }),
     }
 }
 
 /// Why no node takes a Pod, or why its container cannot be made.
-fn not_made(member: &Member) -> Option<String> {
+fn not_made(picture: &Picture<'_>, member: &Member) -> Option<String> {
     /// What passes by itself.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
     if let Some(why) = text("/unplaced") {
-        return Some(why.chars().take(WHY_CHARS_MAX).collect());
+        return Some(match picture.observed.obstacles.get(&member.pod) {
+            Some(obstacle) => cut(&format!("{why} ({obstacle})")),
+            None => cut(why),
+        });
     }
     let reason = text("/state/waiting/reason").filter(|reason| !USUAL.contains(reason))?;
     let why = match text("/state/waiting/message") {
         Some(message) => format!("{reason}: {message}"),
         None => reason.to_string(),
     };
-    Some(why.chars().take(WHY_CHARS_MAX).collect())
+    Some(cut(&why))
+}
+
+fn cut(why: &str) -> String {
+    why.chars().take(WHY_CHARS_MAX).collect()
 }
 
 /// The first member of a shard that does not find the cluster well.

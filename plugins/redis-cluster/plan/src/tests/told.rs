@@ -68,6 +68,29 @@ fn what_kubernetes_says_of_a_pod_that_does_not_run_is_told() {
 }
 
 #[test]
+fn why_kubernetes_makes_no_pod_or_no_volume_is_told() {
+    let mut model = Model::formed(spec(1, 1));
+    let obstacle = |observed: &mut crate::Observed| {
+        observed.obstacles.insert("demo-shard-0-1".into(), "class `x` not found".into());
+    };
+    let told = |observed: &crate::Observed| {
+        let plan = crate::plan(CLUSTER, &spec(1, 1), observed);
+        let mut reasons = plan.reasons().map(ToString::to_string);
+        reasons.find(|it| it.contains("does not run")).unwrap_or_default()
+    };
+    model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NoAddress);
+    let mut unplaced = model.observed();
+    unplaced.snapshot.members[1].kubernetes = json!({"unplaced": "unbound PersistentVolumeClaims"});
+    obstacle(&mut unplaced);
+    assert!(told(&unplaced).ends_with("unbound PersistentVolumeClaims (class `x` not found)"));
+    model.pods.remove("demo-shard-0-1");
+    let mut missing = model.observed();
+    assert_eq!(told(&missing), "", "it will come");
+    obstacle(&mut missing);
+    assert_eq!(told(&missing), "the Pod `demo-shard-0-1` does not run: class `x` not found");
+}
+
+#[test]
 fn a_server_that_does_not_start_is_quoted() {
     let mut model = Model::new(spec(1, 1));
     model.kill("demo-shard-0-1");
