@@ -9,6 +9,7 @@ use tests::{
     cluster::Cluster,
     guests,
     kubectl::Kubectl,
+    process::Process,
     wait::{Look, until},
 };
 
@@ -20,10 +21,14 @@ const NAMESPACE: &str = "bad";
 
 /// A RedisCluster of one member with these fields of `spec` beside.
 fn redis_cluster(name: &str, fields: &Value) -> String {
+    redis_cluster_in(NAMESPACE, name, fields)
+}
+
+fn redis_cluster_in(namespace: &str, name: &str, fields: &Value) -> String {
     let mut object = json!({
         "apiVersion": "redis.tholepin.dev/v1alpha1",
         "kind": "RedisCluster",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {"shards": 1, "replicasPerShard": 0, "image": "redis:7.0"}
     });
     let spec = object["spec"].as_object_mut().unwrap();
@@ -43,8 +48,17 @@ async fn tells(
     deadline: Duration,
 ) -> String {
     let arguments = [arguments, &["--namespace", NAMESPACE]].concat();
+    said(kubectl, &arguments, words, deadline).await
+}
+
+/// The same in any namespace, within the usual time.
+async fn told(kubectl: &Kubectl, arguments: &[&str], words: &[&str]) -> String {
+    said(kubectl, arguments, words, TOLD_DEADLINE).await
+}
+
+async fn said(kubectl: &Kubectl, arguments: &[&str], words: &[&str], deadline: Duration) -> String {
     let look = || async {
-        let text = kubectl.run(&arguments)?;
+        let text = kubectl.run(arguments)?;
         Ok(if words.iter().all(|word| text.contains(word)) {
             Look::There(text)
         } else {
@@ -83,19 +97,140 @@ fn follow_advice(cluster: &Cluster, kubectl: &Kubectl, name: &str) {
     assert!(output.status.success(), "{command}: {said}");
 }
 
-#[tokio::test]
-async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
+/// A local cluster, a host with the plugin, and the namespace.
+fn start() -> (Cluster, Process, Kubectl) {
     let cluster = Cluster::start().unwrap();
     let directory = cluster.plugins().unwrap();
     let component = guests::redis_cluster().unwrap();
     guests::put(&directory, "redis-cluster.wasm", &component).unwrap();
     let settings = guests::settings("redis-cluster");
     guests::put(&directory, "redis-cluster.yaml", settings.as_bytes()).unwrap();
-    let mut host = cluster.host().unwrap();
+    let host = cluster.host().unwrap();
     let kubectl = cluster.kubectl().unwrap();
-    let namespace =
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
-    apply(&kubectl, &namespace.to_string()).unwrap();
+    apply(&kubectl, &namespace(NAMESPACE, &json!({}))).unwrap();
+    (cluster, host, kubectl)
+}
+
+fn namespace(name: &str, labels: &Value) -> String {
+    let metadata = json!({"name": name, "labels": labels});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}).to_string()
+}
+
+fn end(mut host: Process, cluster: &Cluster) {
+    host.end().unwrap_or_else(|error| {
+        panic!("{error}\n{}", fs::read_to_string(&cluster.logs()[1]).unwrap_or_default())
+    });
+}
+
+/// What keeps a cluster from being made, what the table says then, and words of the condition.
+struct Cause {
+    namespace: &'static str,
+    name: &'static str,
+    fields: Value,
+    reason: &'static str,
+    condition: &'static str,
+    words: &'static [&'static str],
+}
+
+fn causes() -> Vec<Cause> {
+    let cause = |name, fields, reason, words| Cause {
+        namespace: NAMESPACE,
+        name,
+        fields,
+        reason,
+        condition: "Degraded",
+        words,
+    };
+    let password = json!({"auth": {"secretName": "two-lines", "key": "password"}});
+    let none = || json!({});
+    vec![
+        cause(
+            "image",
+            json!({"image": "acme/none:1.0"}),
+            "PodDoesNotRun",
+            &["ErrImagePull", "acme/none:1.0"],
+        ),
+        cause(
+            "memory",
+            json!({"resources": {"requests": {"memory": "9Ti"}}}),
+            "PodDoesNotRun",
+            &["Insufficient memory"],
+        ),
+        cause(
+            "crash",
+            json!({"settings": {"activedefrag": "yes"}}),
+            "DoesNotStart",
+            &["activedefrag"],
+        ),
+        cause("password", password, "SecretUnusable", &["two-lines", "line break", "printf"]),
+        cause(
+            "class",
+            json!({"storage": {"size": "64Mi", "storageClassName": "nope"}}),
+            "PodDoesNotRun",
+            &["\"nope\" not found"],
+        ),
+        Cause {
+            namespace: "hardened",
+            ..cause("security", none(), "PodDoesNotRun", &["violates PodSecurity", "runAsNonRoot"])
+        },
+        Cause {
+            namespace: "full",
+            ..cause("quota", none(), "PodDoesNotRun", &["exceeded quota: few", "limited: pods=0"])
+        },
+        Cause {
+            condition: "Reconciled",
+            ..cause(
+                "spec",
+                json!({"settings": {"maxmemroy": "1gb"}}),
+                "InvalidSpec",
+                &[".spec.settings.maxmemroy", "did you mean"],
+            )
+        },
+    ]
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the table is told with the test")]
+async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_condition() {
+    let (cluster, host, kubectl) = start();
+    let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    apply(&kubectl, &namespace("hardened", &enforce)).unwrap();
+    apply(&kubectl, &namespace("full", &json!({}))).unwrap();
+    let in_namespace = |name: &str, namespace: &str| json!({"name": name, "namespace": namespace});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": in_namespace("few", "full"), "spec": {"hard": {"pods": "0"}}});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret",
+        "metadata": in_namespace("two-lines", NAMESPACE), "stringData": {"password": "one\ntwo"}});
+    for object in [quota, secret] {
+        apply(&kubectl, &object.to_string()).unwrap();
+    }
+    let causes = causes();
+    for Cause { namespace, name, fields, .. } in &causes {
+        apply(&kubectl, &redis_cluster_in(namespace, name, fields)).unwrap();
+    }
+    for Cause { namespace, name, reason, condition, words, .. } in &causes {
+        let path = format!(r#"jsonpath={{.status.conditions[?(@.type=="{condition}")].message}}"#);
+        let arguments = ["get", "rediscluster", name, "--namespace", namespace];
+        let told = told(&kubectl, &[&arguments[..], &["-o", &path]].concat(), words).await;
+        let row = told_row(&kubectl, &arguments, reason).await;
+        println!("{row}\n  {told}");
+    }
+    // What stands in the way is taken away.
+    kubectl.run(&["delete", "resourcequota", "few", "--namespace", "full"]).unwrap();
+    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    let arguments = ["get", "rediscluster", "quota", "--namespace", "full", "-o", ready];
+    told(&kubectl, &arguments, &["True"]).await;
+    end(host, &cluster);
+}
+
+/// The row of an object in kubectl's table, once it names this reason.
+async fn told_row(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String {
+    told(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
+}
+
+#[tokio::test]
+async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
+    let (cluster, host, kubectl) = start();
     apply(&kubectl, &redis_cluster("good", &json!({}))).unwrap();
 
     // What the definition knows is refused before anything is stored.
@@ -129,7 +264,5 @@ async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
     is_ready(&kubectl, "unknown").await;
     is_ready(&kubectl, "secretless").await;
     is_ready(&kubectl, "good").await;
-    host.end().unwrap_or_else(|error| {
-        panic!("{error}\n{}", fs::read_to_string(&cluster.logs()[1]).unwrap_or_default())
-    });
+    end(host, &cluster);
 }

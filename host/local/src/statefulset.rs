@@ -160,9 +160,9 @@ impl StatefulSets {
                 Ok(())
             }
             Err(error) => {
-                let chain = error.chain();
+                let cause = error.cause();
                 let message =
-                    format!("create Pod {name} in StatefulSet {set_name} failed: {chain}");
+                    format!("create Pod {name} in StatefulSet {set_name} failed error: {cause}");
                 self.events.tell(set, Tone::Warning, "FailedCreate", &message).await;
                 Err(error)
             }

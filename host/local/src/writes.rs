@@ -24,7 +24,15 @@ pub struct WriteError {
 impl WriteError {
     /// The cause as one line, for log lines and events.
     pub fn chain(&self) -> String {
-        format!("{self}: {}", self.source)
+        format!("{self}: {}", self.cause())
+    }
+
+    /// Why, in the API server's words where it answered.
+    pub fn cause(&self) -> String {
+        if let kube::Error::Api(status) = &*self.source {
+            return status.message.clone();
+        }
+        self.source.to_string()
     }
 }
 
