@@ -19,6 +19,8 @@ use crate::{
     planner::{AskError, ObjectWords, Planner},
 };
 
+/// The condition of an object in which something is broken, though it may serve.
+pub(crate) const DEGRADED: &str = "Degraded";
 /// The most objects that one answer tells of; the rest is counted.
 const OBJECTS_MAX: usize = 200;
 /// The most objects whose members are asked at once.
@@ -115,6 +117,7 @@ impl ObjectStatus {
             && is_ready
             && is_reconciled
             && !quarantined
+            && self.condition(DEGRADED).is_none_or(|[status, ..]| status != "True")
             && members.all(|member| member.fault.is_none())
     }
 }

@@ -55,7 +55,13 @@ fn an_operator_sees_what_is_wrong_and_gets_back() {
         let component = guests::config_maker(greeting).unwrap();
         fs::write(folder.join(format!("{file}.wasm")), component).unwrap();
     }
-    fs::write(folder.join("config-maker.yaml"), guests::settings("config-maker")).unwrap();
+    for plugin in ["config-maker", "redis-cluster"] {
+        fs::write(folder.join(format!("{plugin}.yaml")), guests::settings(plugin)).unwrap();
+    }
+    fs::write(folder.join("redis-cluster.wasm"), guests::redis_cluster().unwrap()).unwrap();
+    let demo = "apiVersion: redis.tholepin.dev/v1alpha1\nkind: RedisCluster\nmetadata: {name: demo}\n\
+                spec: {shards: 1, replicasPerShard: 0}\n";
+    fs::write(folder.join("demo.yaml"), demo).unwrap();
     let greeting = |name: &str| {
         let head = "apiVersion: tests.tholepin.dev/v1\nkind: Greeting\n";
         format!("---\n{head}metadata: {{name: {name}}}\nspec: {{text: world}}\n")

@@ -15,7 +15,7 @@ use crate::{
     admin::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},
     exit,
-    status::{MemberRow, ObjectStatus, PluginStatus, Status},
+    status::{DEGRADED, MemberRow, ObjectStatus, PluginStatus, Status},
 };
 
 /// How long the host may take: it asks every member.
@@ -142,10 +142,16 @@ fn state(object: &ObjectStatus, paint: Paint) -> String {
     if object.is_paused {
         parts.push(paint.yellow("paused: what it reports may be old"));
     }
-    for kind in ["Ready", "Reconciled", "Quarantined"] {
+    let mut said = Vec::new();
+    for kind in ["Ready", "Reconciled", "Quarantined", DEGRADED] {
         let Some([status, reason, message]) = object.condition(kind) else { continue };
+        let is_good = [DEGRADED, "Quarantined"].contains(&kind) != (status == "True");
+        // What Ready says already is not said again.
+        if said.contains(&message) || is_good && kind == DEGRADED {
+            continue;
+        }
+        said.push(message);
         let told = format!("{kind}={status} {reason}: {message}");
-        let is_good = (kind == "Quarantined") != (status == "True");
         parts.push(match (is_good, status) {
             (true, _) => paint.green(&told),
             (false, "Unknown") => paint.yellow(&told),
@@ -213,7 +219,11 @@ mod tests {
         let object: ObjectStatus = serde_json::from_value(json!({
             "object": {"apiVersion": "a/v1", "kind": "Thing", "namespace": "n", "name": "x"},
             "plugin": "p", "isServed": true, "isPaused": true, "isDeleting": false,
-            "conditions": [{"type": "Ready", "status": "False", "reason": "Bad", "message": "why"}],
+            "conditions": [
+                {"type": "Ready", "status": "False", "reason": "Bad", "message": "why"},
+                {"type": "Reconciled", "status": "False", "reason": "Bad", "message": "why"},
+                {"type": "Degraded", "status": "True", "reason": "Broken", "message": "so"},
+            ],
             "members": {"servers": [
                 member("a", Some("primary"), None), member("b", None, Some("does not answer")),
             ]},
@@ -231,7 +241,7 @@ mod tests {
         let text = shown(&status(), false, Paint::Plain);
         for words in [
             "TakenBack: it trapped",
-            "Thing n/x  paused: what it reports may be old; Ready=False Bad: why",
+            "Thing n/x  paused: what it reports may be old; Ready=False Bad: why; Degraded=True Broken: so\n",
             "servers: 1 primaries, 0 replicas, 1 without an answer",
             "does not answer",
             "2 more objects are left out",
