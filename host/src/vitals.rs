@@ -104,7 +104,7 @@ fn loaded(registry: &Registry) -> BTreeMap<tholepin_core::PluginName, PluginRepo
 /// Several watches of one kind are one series: the worst of them.
 fn show_watches(watches: &[WatchReport]) {
     let mut kinds: BTreeMap<&KindName, (Duration, bool)> = BTreeMap::new();
-    for WatchReport { scope, state, leases: _, quiet_for } in watches {
+    for WatchReport { scope, state, quiet_for, .. } in watches {
         let (quiet, following) = kinds.entry(&scope.kind).or_insert((Duration::ZERO, true));
         *quiet = (*quiet).max(*quiet_for);
         *following &= *state == WatchState::Following;
@@ -134,12 +134,15 @@ fn readiness(
         say("start".to_owned(), Verdict::Fail(text));
     }
     for watch in watches {
-        let WatchReport { scope, state, leases: _, quiet_for } = watch;
+        let WatchReport { scope, state, quiet_for, .. } = watch;
         let place = match (scope.namespace.as_str(), scope.selector.as_str()) {
             ("", "") => String::new(),
             (namespace, selector) => format!(" in {namespace:?} with {selector:?}"),
         };
-        say(format!("watch {}{place}", scope.kind), freshness(state, *quiet_for));
+        say(
+            format!("watch {}{place}", scope.kind),
+            freshness(watch.has_followed, state, *quiet_for),
+        );
     }
     let watched: BTreeSet<_> = watches.iter().map(|watch| &watch.scope.kind).collect();
     for kind in wanted.iter().filter(|kind| !watched.contains(kind)) {
@@ -151,13 +154,16 @@ fn readiness(
     report
 }
 
-fn freshness(state: &WatchState, quiet_for: Duration) -> Verdict {
+fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> Verdict {
     let seconds = quiet_for.as_secs();
     match state {
         WatchState::Starting => Verdict::Fail("it was not listed yet".to_owned()),
         // Nobody else's watch suffers, and the plugin's objects cannot exist.
         WatchState::KindMissing => {
             Verdict::Notice("the server does not know the kind; install its definition".to_owned())
+        }
+        WatchState::Failing(reason) if !has_followed => {
+            Verdict::Fail(format!("it was never listed: {reason}"))
         }
         WatchState::Failing(reason) if STALE_AFTER < quiet_for => {
             Verdict::Fail(format!("nothing was heard for {seconds} s: {reason}"))
@@ -200,7 +206,13 @@ mod tests {
 
     fn watch(state: WatchState, quiet_seconds: u64) -> WatchReport {
         let quiet_for = Duration::from_secs(quiet_seconds);
-        WatchReport { scope: WatchScope::all(kind("Pod")), state, leases: 1, quiet_for }
+        WatchReport {
+            scope: WatchScope::all(kind("Pod")),
+            state,
+            leases: 1,
+            has_followed: true,
+            quiet_for,
+        }
     }
 
     fn plugin(active: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
@@ -240,6 +252,17 @@ mod tests {
             assert_eq!(report.checks.len(), 1);
             assert_eq!(report.checks[0].name, "watch v1/Pod");
         }
+    }
+
+    #[test]
+    fn a_kind_that_was_never_listed_makes_the_host_unready() {
+        let watch = watch(WatchState::Failing("forbidden".to_owned()), 1);
+        let report = |has_followed| {
+            let watches = [WatchReport { has_followed, ..watch.clone() }];
+            readiness(true, &watches, &BTreeSet::new(), &[]).passes()
+        };
+        assert!(report(true), "it will be tried again");
+        assert!(!report(false), "nothing of it is known");
     }
 
     #[test]

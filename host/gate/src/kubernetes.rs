@@ -52,7 +52,7 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<S
                 message,
             };
             if context.mode == Mode::Live {
-                pass.gate.ports.kubernetes.publish(request).await?;
+                pass.kubernetes.publish(request).await?;
             }
             steps.push(Step::new(effect));
             Ok(Reply::Done)
@@ -95,7 +95,7 @@ async fn list(
     let found: Vec<Arc<Value>> = if read == ReadMode::Cached && view.covers(&kind) {
         view.list(&kind, &namespace, &selector)?
     } else {
-        let live = pass.gate.ports.kubernetes.list(kind, namespace, selector).await?;
+        let live = pass.kubernetes.list(kind, namespace, selector).await?;
         live.into_iter().map(Arc::new).collect()
     };
     let reaches = |object: &&Arc<Value>| {
@@ -114,7 +114,7 @@ async fn warnings(pass: &Pass, object: ObjectRef) -> Answer {
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     in_scope(pass, granted, &object, &found)?;
     let uid = ownership::text(&found, "/metadata/uid").to_owned();
-    let warnings = pass.gate.ports.kubernetes.warnings(object, uid).await?;
+    let warnings = pass.kubernetes.warnings(object, uid).await?;
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
 }
 
@@ -260,7 +260,7 @@ async fn send_apply(
     let by = if request.status { "apply-status" } else { "apply" };
     let intent = request.object.clone();
     let is_planned = request.status && request.dry_run;
-    let stored = match (pass.gate.ports.kubernetes.apply(request).await, before) {
+    let stored = match (pass.kubernetes.apply(request).await, before) {
         // Only the plan has the object: it was made from a file.
         (Err(CallError::NotFound(_)), Ok(Some(planned))) if is_planned => {
             with_status(planned, &intent)
@@ -305,7 +305,7 @@ async fn merge_patch(
     let dry_run = pass.context.mode == Mode::Plan;
     let manager = pass.context.field_manager();
     pass.may_write()?;
-    let (port, target) = (&pass.gate.ports.kubernetes, object.clone());
+    let (port, target) = (&pass.kubernetes, object.clone());
     let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
     let before = Before::Known(Some(&found));
     steps.extend(steps::written("merge-patch", &object, &before, &patch, &stored));
@@ -332,7 +332,7 @@ async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) 
     stop::before_delete(pass, &found, &mut request).await?;
     let object = request.object.clone();
     pass.may_write()?;
-    pass.gate.ports.kubernetes.delete(request).await?;
+    pass.kubernetes.delete(request).await?;
     steps.push(steps::deleted(&object));
     if pass.context.mode == Mode::Plan {
         pass.lost(&object);
@@ -350,7 +350,7 @@ async fn current(
     if read == ReadMode::Cached && pass.knows(object) {
         return Ok(pass.view().get(object));
     }
-    match pass.gate.ports.kubernetes.get(object.clone()).await {
+    match pass.kubernetes.get(object.clone()).await {
         Ok(found) => Ok(Some(Arc::new(found))),
         Err(CallError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),

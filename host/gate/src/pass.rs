@@ -11,7 +11,7 @@ use serde_json::Value;
 use tholepin_core::{
     Answer, Boxed, Call, CallContext, CallError, Mode, ObjectRef, Perform, Recording, Reply,
     RuntimeCall, Step,
-    port::{Members, StoreView},
+    port::{Kubernetes, Members, StoreView},
 };
 use tholepin_schema::{
     action::Action,
@@ -34,6 +34,8 @@ const RANDOM_BYTES_MAX: u32 = 1024;
 pub struct Pass {
     pub(crate) gate: Arc<Gate>,
     pub(crate) context: PassContext,
+    /// For what the plugin itself asks: its name is on these requests.
+    pub(crate) kubernetes: Arc<dyn Kubernetes>,
     progress: Mutex<Progress>,
 }
 
@@ -63,7 +65,8 @@ impl Pass {
             ended: None,
             suspended: BTreeMap::new(),
         };
-        Self { gate, context, progress: Mutex::new(progress) }
+        let kubernetes = gate.ports.kubernetes.clone().on_behalf_of(&context.key.plugin);
+        Self { gate, context, kubernetes, progress: Mutex::new(progress) }
     }
 
     /// Takes what was asked and answered so far out of the pass.

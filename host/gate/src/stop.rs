@@ -66,7 +66,7 @@ pub(crate) async fn before_apply(
         return Ok(());
     }
     let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
-    let after = pass.gate.ports.kubernetes.apply(dry_run).await?;
+    let after = pass.kubernetes.apply(dry_run).await?;
     admit(pass, effect::stops(&*view, found, After::Is(&after))).await
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn before_patch(
     if !effect::may_stop(&*view, found, &Value::Null) {
         return Ok(());
     }
-    let (port, manager) = (&pass.gate.ports.kubernetes, pass.context.field_manager());
+    let (port, manager) = (&pass.kubernetes, pass.context.field_manager());
     let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
     admit(pass, effect::stops(&*view, found, After::Is(&after))).await
 }

@@ -1,8 +1,12 @@
 //! The connection to one API server, and the host's port to it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::HeaderValue;
 use kube::{
     Client, Config,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
@@ -10,7 +14,8 @@ use kube::{
 };
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, CallError, ObjectMeta, ObjectRef, StoredObject,
+    Boxed, CallError, ObjectMeta, ObjectRef, PluginName, StoredObject,
+    condition::HOST_FIELD_MANAGER,
     port::{
         ApplyRequest, Changes, DeleteRequest, Kubernetes, PublishRequest, StoreView, Warning,
         WatchLease, WatchScope, Watches,
@@ -22,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FingerprintKey, HubOptions, WatchReport,
     applied::{Outcome, Target, means},
+    changes::lock,
     error::REQUEST_DEADLINE,
     events::{EventBook, newest_warnings},
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
@@ -76,10 +82,23 @@ pub struct KubernetesApi {
     pub(crate) client: Client,
     pub(crate) store: Arc<Store>,
     pub(crate) kinds: Arc<Kinds>,
-    pub(crate) events: EventBook,
+    pub(crate) events: Arc<EventBook>,
     hub: Arc<Hub>,
     key: FingerprintKey,
     secrets: Arc<Secrets>,
+    /// The same with other user agents, one for each plugin.
+    agents: Mutex<BTreeMap<PluginName, Arc<Self>>>,
+}
+
+/// More plugins than a host has; the map begins anew then.
+const AGENTS_MAX: usize = 1024;
+
+/// A delete names no field manager: an audit log then takes the user agent up to the slash.
+fn agent(field_manager: &str) -> HeaderValue {
+    let version = env!("CARGO_PKG_VERSION");
+    let agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
+    // Names of plugins are ASCII.
+    agent.unwrap_or(HeaderValue::from_static("tholepin"))
 }
 
 impl KubernetesApi {
@@ -109,14 +128,12 @@ impl KubernetesApi {
         // given up before.
         let longest_silence = u64::from(hub.watch_lasts_seconds).saturating_add(10);
         config.read_timeout = Some(std::time::Duration::from_secs(longest_silence));
-        // A delete names no field manager: an audit log then takes the first word of the user agent.
-        let agent = HeaderValue::from_static(concat!("tholepin/", env!("CARGO_PKG_VERSION")));
-        config.headers.push((USER_AGENT, agent));
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
         let namespace = config.default_namespace.clone();
         let client =
             Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         let client = meter::counted(client, namespace, host);
+        let client = meter::named(client, agent(HOST_FIELD_MANAGER));
         let store = Arc::new(Store::default());
         let kinds = Arc::new(Kinds::new(client.clone()));
         let secrets = Arc::new(Secrets::default());
@@ -128,8 +145,9 @@ impl KubernetesApi {
             secrets: secrets.clone(),
         };
         let hub = Hub::new(parts, hub);
-        let events = EventBook::new(reporting_instance);
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets }))
+        let events = Arc::new(EventBook::new(reporting_instance));
+        let agents = Mutex::default();
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))
     }
 
     /// Runs the watches until `stop`. Without it no lease is ever followed.
@@ -389,6 +407,29 @@ fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {
 }
 
 impl Kubernetes for KubernetesApi {
+    fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes> {
+        let mut agents = lock(&self.agents);
+        if let Some(known) = agents.get(plugin) {
+            return known.clone();
+        }
+        if AGENTS_MAX <= agents.len() {
+            agents.clear();
+        }
+        let manager = format!("{HOST_FIELD_MANAGER}:{plugin}");
+        let own = Arc::new(Self {
+            client: meter::named(self.client.clone(), agent(&manager)),
+            store: self.store.clone(),
+            kinds: self.kinds.clone(),
+            events: self.events.clone(),
+            hub: self.hub.clone(),
+            key: self.key.clone(),
+            secrets: self.secrets.clone(),
+            agents: Mutex::default(),
+        });
+        agents.insert(plugin.clone(), own.clone());
+        own
+    }
+
     fn view(&self) -> Arc<dyn StoreView> {
         self.store.view()
     }

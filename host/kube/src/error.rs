@@ -40,6 +40,27 @@ impl Asked {
         }
     }
 
+    /// The rule that the host lacks. A server names the verb in its text alone; an apply creates what is
+    /// missing, and a watch lists first.
+    pub(crate) fn rule(&self, message: &str) -> String {
+        let Self { verb, group, resource, .. } = self;
+        let named = message.split_once(" cannot ").and_then(|(_, rest)| rest.split(' ').next());
+        let named = named.filter(|named| RBAC_VERBS.contains(named)).unwrap_or(verb);
+        let mut verbs = match named {
+            "create" | "patch" if *verb == "patch" && !resource.contains('/') => {
+                vec!["create", "patch"]
+            }
+            "list" | "watch" if *verb == "watch" => vec!["list", "watch"],
+            one => vec![one],
+        };
+        verbs.sort_unstable();
+        let verbs: Vec<_> = verbs.iter().map(|verb| format!("\"{verb}\"")).collect();
+        format!(
+            "the host needs RBAC `apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [{}]`",
+            verbs.join(", ")
+        )
+    }
+
     fn error(&self, error: &kube::Error) -> CallError {
         let Self { verb, what, .. } = self;
         if let kube::Error::Api(status) = error {
@@ -54,7 +75,7 @@ impl Asked {
     }
 
     fn refused(&self, status: &Status) -> CallError {
-        let Self { verb, group, resource, what } = self;
+        let Self { verb, what, .. } = self;
         let Status { message, reason, code, details, .. } = status;
         let causes = details.as_ref().map_or(&[][..], |details| &details.causes);
         let has_cause = |name: &str| causes.iter().any(|cause| cause.reason == name);
@@ -66,10 +87,9 @@ impl Asked {
             }
             "Conflict" | "AlreadyExists" => CallError::Conflict(text),
             "Forbidden" if has_cause("NamespaceTerminating") => CallError::Conflict(text),
-            "Forbidden" | "Unauthorized" => CallError::Denied(format!(
-                "{text}; the host needs RBAC `apiGroups: [\"{group}\"], resources: \
-                 [\"{resource}\"], verbs: [\"{verb}\"]`"
-            )),
+            "Forbidden" | "Unauthorized" => {
+                CallError::Denied(format!("{text}; {}", self.rule(message)))
+            }
             "Timeout" | "ServerTimeout" => CallError::Timeout(text),
             "TooManyRequests" => {
                 let seconds = details.as_ref().map_or(0, |details| details.retry_after_seconds);
@@ -79,6 +99,8 @@ impl Asked {
             "MethodNotAllowed" | "NotAcceptable" | "UnsupportedMediaType" => {
                 CallError::Unsupported(text)
             }
+            // Servers answer so to an apply with a field that a built-in kind does not have.
+            "InternalError" if message.contains(UNKNOWN_FIELD) => CallError::Invalid(text),
             "Expired" | "Gone" | "InternalError" | "ServiceUnavailable" => {
                 CallError::Transient(text)
             }
@@ -86,6 +108,12 @@ impl Asked {
         }
     }
 }
+
+/// The words of a server about a field that the schema does not have; it gives no reason of its own.
+const UNKNOWN_FIELD: &str = "field not declared in schema";
+
+/// The verbs of RBAC that a request here can need.
+const RBAC_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
 /// A proxy on the way answers without a reason.
 fn by_code(code: u16, what: &str, text: String) -> CallError {
@@ -133,6 +161,43 @@ mod tests {
             what: "StatefulSet s/a".to_owned(),
         };
         asked.error(&kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn the_rule_names_the_verb_that_the_server_named() {
+        fn rule(verb: &'static str, resource: &str, message: &str) -> String {
+            let (group, what) = ("apps".to_owned(), "it".to_owned());
+            Asked { verb, group, resource: resource.to_owned(), what }.rule(message)
+        }
+        let cannot =
+            |verb: &str| format!("User \"x\" cannot {verb} resource \"sets\" in API group");
+        let rows = [
+            ("patch", "sets", cannot("create"), r#"verbs: ["create", "patch"]"#),
+            ("patch", "sets/status", cannot("patch"), r#"verbs: ["patch"]"#),
+            ("watch", "sets", cannot("list"), r#"verbs: ["list", "watch"]"#),
+            ("delete", "sets", "a webhook cannot bear it".to_owned(), r#"verbs: ["delete"]"#),
+            ("get", "sets", "no".to_owned(), r#"resources: ["sets"], verbs: ["get"]"#),
+        ];
+        for (verb, resource, message, expected) in rows {
+            let told = rule(verb, resource, &message);
+            assert!(told.contains(expected), "{verb} {message}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_a_kind_does_not_have_is_not_tried_again() {
+        let asked = Asked {
+            verb: "patch",
+            group: "apps".to_owned(),
+            resource: "statefulsets".to_owned(),
+            what: "StatefulSet s/a".to_owned(),
+        };
+        let status = json!({"message": "failed to create typed patch object (s/a; apps/v1, \
+            Kind=StatefulSet): .spec.sharts: field not declared in schema", "code": 500,
+            "reason": "InternalError", "status": "Failure"});
+        let status: Status = serde_json::from_value(status).unwrap();
+        let error = asked.error(&kube::Error::Api(Box::new(status)));
+        assert_eq!(error.reason(), "Invalid");
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use metrics::{counter, histogram};
 use rand::Rng;
 use tholepin_core::{
-    ErrorChain, StoredObject,
+    ErrorChain, ObjectRef, StoredObject,
     port::{WatchScope, WatchState},
 };
 use tokio::{
@@ -43,21 +46,29 @@ pub(crate) struct Followed {
 }
 
 /// When a watch was last heard of.
-pub(crate) struct Freshness(Mutex<Instant>);
+pub(crate) struct Freshness {
+    heard: Mutex<Instant>,
+    has_followed: AtomicBool,
+}
 
 impl Default for Freshness {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self { heard: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
     }
 }
 
 impl Freshness {
     pub(crate) fn quiet_for(&self) -> Duration {
-        lock(&self.0).elapsed()
+        lock(&self.heard).elapsed()
+    }
+
+    /// Whether its objects were listed once.
+    pub(crate) fn has_followed(&self) -> bool {
+        self.has_followed.load(Ordering::Relaxed)
     }
 
     fn heard(&self) {
-        *lock(&self.0) = Instant::now();
+        *lock(&self.heard) = Instant::now();
     }
 }
 
@@ -147,7 +158,7 @@ async fn listen(hub: &Arc<Hub>, followed: &Followed, served: &Served, failure: &
             Err(error) if is_kind_missing(&error) => return,
             Err(error) => {
                 followed.failed();
-                followed.now(WatchState::Failing(ErrorChain(&error).to_string()));
+                followed.now(WatchState::Failing(why(&error, served, scope)));
                 hub.rest(failure.take()).await;
             }
         }
@@ -231,6 +242,7 @@ impl Followed {
 
     /// It follows; if it had failed before, whoever waits for the server is told.
     fn follows(&self, hub: &Hub) {
+        self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
         self.now(WatchState::Following);
         if had_failed {
@@ -257,6 +269,27 @@ impl Followed {
             }
         }
     }
+}
+
+/// Why a watch fails, with the rule to add where the host may not read the kind.
+fn why(error: &watcher::Error, served: &Served, scope: &WatchScope) -> String {
+    let text = ErrorChain(error).to_string();
+    let refused = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => None,
+    };
+    let Some(status) = refused.filter(|status| status.code == 403) else { return text };
+    let object = ObjectRef {
+        kind: scope.kind.clone(),
+        namespace: scope.namespace.clone(),
+        name: String::new(),
+    };
+    format!("{text}; {}", served.asked("watch", &object, false).rule(&status.message))
 }
 
 fn is_kind_missing(error: &watcher::Error) -> bool {

@@ -81,6 +81,8 @@ pub struct WatchReport {
     pub state: WatchState,
     /// How many leases hold it.
     pub leases: usize,
+    /// Whether its objects were listed once.
+    pub has_followed: bool,
     /// Since when the server said nothing: neither an event nor that it watches on, which it is asked
     /// after every [`HubOptions::watch_lasts_seconds`].
     pub quiet_for: Duration,
@@ -178,6 +180,7 @@ impl Hub {
             scope: scope.clone(),
             state: entry.state.borrow().clone(),
             leases: entry.leases,
+            has_followed: entry.freshness.has_followed(),
             quiet_for: entry.freshness.quiet_for(),
         };
         registry.watches.iter().map(report).collect()

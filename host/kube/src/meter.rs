@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{
+    Request, Response,
+    header::{HeaderValue, USER_AGENT},
+};
 use kube::client::{Body, Client};
 use metrics::{counter, histogram};
 use tower::service_fn;
@@ -25,6 +28,19 @@ pub(crate) fn counted(client: Client, namespace: String, host: String) -> Client
             histogram!("rest_client_request_duration_seconds", "verb" => method, "host" => host)
                 .record(start.elapsed());
             answer
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// The client, with a user agent on every request that has none yet.
+pub(crate) fn named(client: Client, agent: HeaderValue) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = service_fn(move |mut request: Request<Body>| {
+        let (client, agent) = (client.clone(), agent.clone());
+        async move {
+            request.headers_mut().entry(USER_AGENT).or_insert(agent);
+            client.send(request).await
         }
     });
     Client::new(service, namespace)
@@ -54,6 +70,22 @@ fn is_watch(query: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_names_the_one_it_is_made_for() {
+        let server = service_fn(|request: Request<Body>| async move {
+            let agent = request.headers()[USER_AGENT].clone();
+            Ok::<_, kube::Error>(
+                Response::builder().header("x-agent", agent).body(Body::empty()).unwrap(),
+            )
+        });
+        let host = named(Client::new(server, "n"), HeaderValue::from_static("tholepin/1"));
+        let plugin = named(host.clone(), HeaderValue::from_static("tholepin:p/1"));
+        for (client, expected) in [(host, "tholepin/1"), (plugin, "tholepin:p/1")] {
+            let request = Request::get("http://192.0.2.1/").body(Body::empty()).unwrap();
+            assert_eq!(client.send(request).await.unwrap().headers()["x-agent"], expected);
+        }
+    }
 
     #[test]
     fn a_watch_is_known_by_its_query() {

@@ -114,6 +114,10 @@ impl StoreView for View {
 pub(crate) struct FakeKubernetes(pub(crate) Arc<World>);
 
 impl Kubernetes for FakeKubernetes {
+    fn on_behalf_of(self: Arc<Self>, _: &PluginName) -> Arc<dyn Kubernetes> {
+        self
+    }
+
     fn view(&self) -> Arc<dyn StoreView> {
         let objects = self.0.objects.lock().unwrap();
         Arc::new(View(objects.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect()))

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
-use crate::{Boxed, CallError, EventType, ObjectMeta, ObjectRef};
+use crate::{Boxed, CallError, EventType, ObjectMeta, ObjectRef, PluginName};
 
 /// One revision of the store: reads from it agree with each other however long a pass takes.
 pub trait StoreView: Send + Sync {
@@ -118,6 +118,9 @@ pub struct Warning {
 /// Kubernetes as the gate and the controller see it. Secret values never leave the port except
 /// through [`secret_value`](Self::secret_value), which only the gate calls.
 pub trait Kubernetes: Send + Sync {
+    /// The same port, whose requests name this plugin to the API server.
+    fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes>;
+
     /// The store as it is now.
     fn view(&self) -> Arc<dyn StoreView>;
 
