@@ -341,15 +341,12 @@ async fn wake(
                 Some(look) => gate.woken_by_look(&look),
                 None => return,
             },
-            event = changes.next() => {
-                let keys = match event {
-                    Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
-                    Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
-                    Some(StoreEvent::Resumed) => Vec::new(),
-                    None => return,
-                };
-                keys.into_iter().map(|key| (key, "fact")).collect()
-            }
+            event = changes.next() => match event {
+                Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
+                Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
+                Some(StoreEvent::Resumed) => Vec::new(),
+                None => return,
+            },
         };
         for (key, cause) in woken {
             controller.mark(&key, Priority::Event, cause);

@@ -108,6 +108,7 @@ impl Gate {
         self.end_wakes(&mut table, key, |_| false);
         table.said.remove(key);
         drop(table);
+        self.clashes.keep(key, &BTreeSet::new());
         let ObjectKey { plugin: _, kind, namespace, name } = key.clone();
         let object = ObjectRef { kind, namespace, name };
         self.books.drop_gone(&*self.ports.kubernetes.view(), &object);
@@ -134,24 +135,30 @@ impl Gate {
     }
 
     /// Takes in that an object has changed: who waits for it looks again. Answers with the keys that
-    /// want to be woken.
+    /// want to be woken, each with the cause.
     #[must_use]
-    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<ObjectKey> {
+    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut keys = named("name clash", self.clashes.woken(change));
         let mut table = self.armed();
-        let Some(keys) = table.objects.get_mut(&change.object) else { return Vec::new() };
-        let view = self.ports.kubernetes.view();
-        woken(&change.object, keys, &*view)
+        if let Some(armed) = table.objects.get_mut(&change.object) {
+            let view = self.ports.kubernetes.view();
+            keys.extend(named("fact", woken(&change.object, armed, &*view)));
+        }
+        keys
     }
 
     /// As [`woken_by_change`](Self::woken_by_change), when nobody knows what has changed.
     #[must_use]
-    pub fn woken_by_overflow(&self) -> Vec<ObjectKey> {
+    pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut keys = named("name clash", self.clashes.all());
         let mut table = self.armed();
         let view = self.ports.kubernetes.view();
         let all = table.objects.iter_mut();
-        all.flat_map(|(object, keys)| woken(object, keys, &*view)).collect()
+        let all = all.flat_map(|(object, armed)| woken(object, armed, &*view));
+        keys.extend(named("fact", all.collect()));
+        keys
     }
 
     async fn wishes(&self, context: &PassContext, wakes: &[Wake]) -> Wishes {
@@ -281,6 +288,10 @@ impl WantedObject {
         let seen = seen.map_err(|error| error.to_string());
         take_held(&mut self.facts, None, &Objects::from([(object.clone(), seen)]))
     }
+}
+
+fn named(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static str)> {
+    keys.into_iter().map(|key| (key, cause)).collect()
 }
 
 /// The keys of which a fact about this object holds.
