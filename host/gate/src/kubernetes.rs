@@ -305,9 +305,7 @@ async fn merge_patch(
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     in_scope(pass, granted, &object, (&found, Met::Written))?;
-    if granted.scope == Scope::Owned
-        && patch.pointer("/metadata/ownerReferences").is_some()
-    {
+    if granted.scope == Scope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
