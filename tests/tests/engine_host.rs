@@ -19,6 +19,8 @@ mod greetings;
 mod plan;
 #[path = "engine_host/sample.rs"]
 mod sample;
+#[path = "engine_host/stopped.rs"]
+mod stopped;
 #[path = "engine_host/story.rs"]
 mod story;
 #[path = "engine_host/swap.rs"]

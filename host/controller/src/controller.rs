@@ -79,6 +79,8 @@ pub struct PluginHealth {
     pub quarantined: usize,
     /// For how many others the last call failed, or their spec is refused.
     pub failing: usize,
+    /// How many are paused, so that it is not called for them.
+    pub paused: usize,
 }
 
 /// The engine's loop.
@@ -267,6 +269,7 @@ impl Controller {
             objects: kinds.map(|(_, kind)| view.references(&kind, "").len()).sum(),
             quarantined,
             failing: self.shared.notes.failing(plugin).saturating_sub(quarantined),
+            paused: self.shared.notes.paused_of(plugin),
         }
     }
 

@@ -87,6 +87,12 @@ impl Notes {
         self.lock().values().filter(|note| note.paused).count()
     }
 
+    /// How many objects of a plugin are paused.
+    pub(crate) fn paused_of(&self, plugin: &PluginName) -> usize {
+        let notes = self.lock();
+        notes.iter().filter(|(key, note)| key.plugin == *plugin && note.paused).count()
+    }
+
     /// How many objects of a plugin fail.
     pub(crate) fn failing(&self, plugin: &PluginName) -> usize {
         let notes = self.lock();
