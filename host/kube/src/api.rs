@@ -113,12 +113,13 @@ impl KubernetesApi {
         let agent = HeaderValue::from_static(concat!("tholepin/", env!("CARGO_PKG_VERSION")));
         config.headers.push((USER_AGENT, agent));
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
+        let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
         let client =
             Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         let client = meter::counted(client, namespace, host);
         let store = Arc::new(Store::default());
-        let kinds = Arc::new(Kinds::new(client.clone()));
+        let kinds = Arc::new(Kinds::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(Secrets::default());
         let parts = Parts {
             client: client.clone(),
