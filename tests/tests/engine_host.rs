@@ -7,6 +7,8 @@
 
 #[path = "engine_host/admin.rs"]
 mod admin;
+#[path = "engine_host/advice.rs"]
+mod advice;
 #[path = "engine_host/bad_plugins.rs"]
 mod bad_plugins;
 #[path = "engine_host/cli.rs"]
