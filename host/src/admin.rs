@@ -102,11 +102,11 @@ impl Routes {
             AdminError::Invalid(format!("the request is no rollback's: {error}"))
         })?;
         let RollbackRequest { name, revision } = request;
-        let why = "somebody asked for it with `tholepin plugin rollback`";
-        let gone = self.registry.roll_back(&name, revision.as_deref(), why).await;
+        let gone = self.registry.roll_back(&name, revision.as_deref()).await;
         let serving = gone.map_err(|error| match error {
             RollbackError::NoPlugin(_)
             | RollbackError::NoneBefore(_)
+            | RollbackError::NoSuch { .. }
             | RollbackError::NotOne { .. } => AdminError::NotFound(error.to_string()),
             RollbackError::NotServing(_)
             | RollbackError::ServesAlready(_)

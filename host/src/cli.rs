@@ -117,13 +117,17 @@ pub(crate) enum PluginCommand {
     },
     /// Build at every save, put it where a running host sees it, and show what its passes did
     Watch(WatchArgs),
-    /// Show the plugins of a running host: what serves since when, for how many objects, and what is wrong
+    /// Show the plugins of a cluster: what serves since when, for how many objects, and what is wrong
+    ///
+    /// The API server has what a host wrote last. Whether that host still runs is looked up on this machine.
     List {
         /// How to print it; JSON has the whole Plugin objects
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: OutputFormat,
         #[command(flatten)]
         cluster: ClusterArgs,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Show the last revisions of a plugin, the one that serves last
     History {
@@ -135,10 +139,10 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Let an earlier revision of a plugin serve again, until its file changes
+    /// Let an earlier revision of a plugin serve again, until its component or its settings change
     ///
-    /// A host that is started again goes on with it. To undo it, put another file into the directory of
-    /// plugins, or name the file's own revision.
+    /// A host that is started again goes on with it. To undo it, put another component or other settings into
+    /// the directory of plugins (a comment does not count), or name the files' own revision.
     Rollback {
         /// The plugin's name
         name: PluginName,

@@ -25,7 +25,7 @@ use tholepin_redis::{Limits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,7 +35,7 @@ use crate::{
     admin::Routes,
     cli::{EngineArgs, ListenArgs},
     commands::{admin_file, cache_directory, own_cache, plugin_reference},
-    metrics,
+    instance, metrics,
     planner::{PlanRequest, Planner},
     plugin_objects::{self, PluginObjects},
     status::Statuses,
@@ -55,6 +55,12 @@ const CODE_IDLE_MAX: Duration = Duration::from_secs(20);
 /// How long a host that starts waits for the API server, and how long between two tries.
 const API_SERVER_PATIENCE: Duration = Duration::from_secs(300);
 const API_SERVER_PAUSE: Duration = Duration::from_secs(1);
+
+/// The part that shows plugins in Kubernetes.
+const REPORTS: &str = "plugin reports";
+
+/// How long it may take to say in Kubernetes that the host stops.
+const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How the host is started.
 pub(crate) struct EngineOptions {
@@ -77,16 +83,10 @@ pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<Kubernete
     let options = ConnectOptions {
         kubeconfig,
         fingerprint_key: FingerprintKey::new(rand::random()),
-        reporting_instance: instance(),
+        reporting_instance: instance::own_name(),
         hub: HubOptions::default(),
     };
     Ok(KubernetesApi::connect(options).await?)
-}
-
-/// How this process is called where several could be meant: its machine and its number there.
-fn instance() -> String {
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("tholepin-{}-{}", machine.trim(), std::process::id())
 }
 
 /// Runs the host until `stop`. Calls `ready` when the plugins of the directory were looked at once.
@@ -129,9 +129,11 @@ pub(crate) async fn run(
     let objects = PluginObjects {
         kubernetes: kubernetes.clone(),
         controller: controller.clone(),
-        host: instance(),
+        host: instance::own_name(),
         shown: BTreeMap::new(),
         watched: kubernetes.lease(WatchScope::all(plugin_reference("").kind)),
+        kept: BTreeMap::new(),
+        events: events.clone(),
     };
     let follower = Follower {
         registry: registry.clone(),
@@ -146,7 +148,8 @@ pub(crate) async fn run(
     for name in registry.plugins().keys() {
         follower.install_kinds(name).await;
     }
-    tasks.spawn(named("plugin reports", follower.run(reports)));
+    let ending = CancellationToken::new();
+    tasks.spawn(named(REPORTS, follower.run(reports, ending.clone())));
     tasks.spawn(named("plugin directory", directory.run()));
     {
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
@@ -161,7 +164,7 @@ pub(crate) async fn run(
     vitals.started.store(true, Ordering::Release);
     info!("ready");
     ready()?;
-    finish(tasks, stop).await
+    finish(tasks, stop, ending).await
 }
 
 /// Installs the engine's own kinds; an API server that is away is waited for, so that a host that starts
@@ -284,8 +287,13 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
     Ok(Assembled { registry, directory, redis, gate, controller, looks })
 }
 
-/// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight.
-async fn finish(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Result<()> {
+/// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight, and for
+/// what is said of the end.
+async fn finish(
+    mut tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+    ending: CancellationToken,
+) -> Result<()> {
     let first = tasks.join_next().await;
     if !stop.is_cancelled() {
         stop.cancel();
@@ -298,6 +306,11 @@ async fn finish(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Re
     let mut ended = first;
     while !matches!(ended, Some(Ok("controller")) | None) {
         ended = tasks.join_next().await;
+    }
+    ending.cancel();
+    let told = async { while !matches!(tasks.join_next().await, Some(Ok(REPORTS)) | None) {} };
+    if timeout(ENDING_DEADLINE, told).await.is_err() {
+        warn!("the API server does not take in time that this host stops");
     }
     tasks.shutdown().await;
     Ok(())
@@ -341,15 +354,12 @@ async fn wake(
                 Some(look) => gate.woken_by_look(&look),
                 None => return,
             },
-            event = changes.next() => {
-                let keys = match event {
-                    Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
-                    Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
-                    Some(StoreEvent::Resumed) => Vec::new(),
-                    None => return,
-                };
-                keys.into_iter().map(|key| (key, "fact")).collect()
-            }
+            event = changes.next() => match event {
+                Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
+                Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
+                Some(StoreEvent::Resumed) => Vec::new(),
+                None => return,
+            },
         };
         for (key, cause) in woken {
             controller.mark(&key, Priority::Event, cause);
@@ -373,7 +383,12 @@ struct Follower {
 const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Follower {
-    async fn run(mut self, mut reports: broadcast::Receiver<PluginReport>) {
+    /// Until `ending`, which comes when nothing is reconciled any more.
+    async fn run(
+        mut self,
+        mut reports: broadcast::Receiver<PluginReport>,
+        ending: CancellationToken,
+    ) {
         let mut serving = BTreeMap::new();
         // The plugins of which Kubernetes does not know the last state.
         let mut owed = BTreeSet::new();
@@ -395,7 +410,9 @@ impl Follower {
                     owed.extend(self.objects.changed());
                     self.pay(&mut owed).await;
                     self.objects.put_back().await;
+                    self.objects.show_those_without_file(&self.registry.reports()).await;
                 }
+                () = ending.cancelled() => return self.objects.stop().await,
             }
         }
     }
@@ -431,7 +448,7 @@ impl Follower {
             let is_installed = self.install_kinds(&name).await;
             let is_shown = match self.registry.reports().get(&name) {
                 Some(report) => self.objects.show(report).await,
-                None => true,
+                None => self.objects.show_again(&name).await,
             };
             if !is_installed || !is_shown {
                 owed.insert(name);

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod engine;
 mod exit;
+mod instance;
 mod metrics;
 mod planner;
 mod plugin_objects;

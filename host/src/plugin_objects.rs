@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::future::join_all;
 use serde_json::{Map, Value, json};
-use tholepin_controller::Controller;
+use tholepin_controller::{Controller, PluginEvent};
 use tholepin_core::{
     CallError, EventType, ObjectRef, PluginName,
     condition::HOST_FIELD_MANAGER,
@@ -16,12 +17,14 @@ use tholepin_core::{
 use tholepin_guest::{PluginReport, Stage};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
     commands::plugin_reference,
     plugin_status::{
-        ANOTHER_HOST, Hosts, ObjectsSeen, event, other_host, plugin_status, tells_of_hosts,
+        ANOTHER_HOST, Hosts, ObjectsSeen, event, kinds_of, other_host, plugin_status,
+        stopped_status, tells_of_hosts, without_file,
     },
 };
 
@@ -35,6 +38,10 @@ pub(crate) struct PluginObjects {
     pub(crate) shown: BTreeMap<PluginName, Shown>,
     /// Keeps the objects in the store, so that an edit by hand is noticed.
     pub(crate) watched: Box<dyn WatchLease>,
+    /// The kinds of plugins that this host has never called, by what an earlier host wrote.
+    pub(crate) kept: BTreeMap<PluginName, Vec<KindName>>,
+    /// Told of these kinds, so that their objects are.
+    pub(crate) events: mpsc::Sender<PluginEvent>,
 }
 
 /// What was written of a plugin.
@@ -55,9 +62,11 @@ impl PluginObjects {
     /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
     /// written is logged, and `false` means that it can be later.
     pub(crate) async fn show(&mut self, report: &PluginReport) -> bool {
+        self.keep_kinds(&report.name).await;
         let seen = self.seen(&report.name);
         // With objects that nobody reconciles any more, that must stay visible.
-        let goes = report.stage == Some(Stage::Unloaded) && seen.health.objects == 0;
+        let has_none = seen.kinds.is_empty() || seen.objects == Some(0);
+        let goes = report.stage == Some(Stage::Unloaded) && has_none;
         let written = if goes {
             self.remove(&report.name).await.map(|()| None)
         } else {
@@ -77,16 +86,102 @@ impl PluginObjects {
 
     /// How the objects of a plugin are now.
     fn seen(&self, plugin: &PluginName) -> ObjectsSeen {
-        let followed = self.controller.followed();
-        let is_own =
-            |kind: &KindName| followed.iter().any(|(whose, it)| whose == plugin && it == kind);
+        let health = self.controller.health(plugin);
+        let followed = self.followed(plugin);
         let watches = self.kubernetes.watches();
         let missing = watches.iter().filter(|watch| watch.state == WatchState::KindMissing);
-        let missing = missing.filter(|watch| is_own(&watch.scope.kind));
-        ObjectsSeen {
-            health: self.controller.health(plugin),
-            missing_kinds: missing.map(|watch| watch.scope.kind.to_string()).collect(),
+        let missing = missing.filter(|watch| followed.contains(&watch.scope.kind));
+        let missing_kinds = missing.map(|watch| watch.scope.kind.to_string()).collect();
+        if !followed.is_empty() {
+            let objects = Some(health.objects);
+            return ObjectsSeen { health, objects, kinds: followed, missing_kinds };
         }
+        let (view, claimed) = (self.kubernetes.view(), self.controller.followed());
+        let kept = self.kept.get(plugin).into_iter().flatten().cloned();
+        // Another plugin may have taken over.
+        let kinds: Vec<KindName> =
+            kept.filter(|kind| !claimed.iter().any(|(_, claimed)| claimed == kind)).collect();
+        let is_known = !kinds.is_empty() && kinds.iter().all(|kind| view.covers(kind));
+        let objects = || kinds.iter().map(|kind| view.references(kind, "").len()).sum();
+        ObjectsSeen { health, objects: is_known.then(objects), kinds, missing_kinds }
+    }
+
+    /// The kinds that the controller follows for a plugin.
+    fn followed(&self, plugin: &PluginName) -> Vec<KindName> {
+        let followed = self.controller.followed().into_iter().filter(|(whose, _)| whose == plugin);
+        followed.map(|(_, kind)| kind).collect()
+    }
+
+    /// Has the controller follow the kinds that a plugin reconciled when an earlier host wrote its status, while
+    /// nobody else does: how many objects wait for it must be known, and they must say so.
+    async fn keep_kinds(&mut self, plugin: &PluginName) {
+        if !self.followed(plugin).is_empty() {
+            self.kept.remove(plugin);
+            return;
+        }
+        if self.kept.contains_key(plugin) {
+            return;
+        }
+        let stored = self.kubernetes.view().get(&plugin_reference(plugin.as_str()));
+        let kinds = stored.as_ref().and_then(|stored| stored.get("status")).map(kinds_of);
+        let kinds = kinds.unwrap_or_default();
+        if !kinds.is_empty() {
+            self.kept.insert(plugin.clone(), kinds.clone());
+            // Closed only when the host ends.
+            self.events.send(PluginEvent::Missing(plugin.clone(), kinds)).await.ok();
+        }
+    }
+
+    /// Tells on the `Plugin` objects of which this host has no file that nobody serves them.
+    pub(crate) async fn show_those_without_file(
+        &mut self,
+        known: &BTreeMap<PluginName, PluginReport>,
+    ) {
+        if self.watched.state() != WatchState::Following {
+            return;
+        }
+        let view = self.kubernetes.view();
+        let names = view.references(&plugin_reference("").kind, "").into_iter();
+        let names = names.filter_map(|object| object.name.parse::<PluginName>().ok());
+        let unknown =
+            names.filter(|name| !known.contains_key(name) && !self.shown.contains_key(name));
+        let reports: Vec<PluginReport> = unknown
+            .filter_map(|name| {
+                let object = view.get(&plugin_reference(name.as_str()))?;
+                without_file(&name, object.get("status"))
+            })
+            .collect();
+        for report in reports {
+            log(&report);
+            self.show(&report).await;
+        }
+    }
+
+    /// Writes once more what was shown of a plugin of which the registry knows nothing.
+    pub(crate) async fn show_again(&mut self, name: &PluginName) -> bool {
+        match self.shown.get(name).map(|shown| shown.report.clone()) {
+            Some(report) => self.show(&report).await,
+            None => true,
+        }
+    }
+
+    /// Says in each status that this host stops.
+    pub(crate) async fn stop(&self) {
+        let view = self.kubernetes.view();
+        let is_ours = |name: &PluginName| {
+            let object = view.get(&plugin_reference(name.as_str()));
+            let host = object.as_ref().and_then(|it| it.pointer("/status/host"));
+            host.is_none_or(|host| *host == self.host.as_str())
+        };
+        let ours = self.shown.iter().filter(|(name, _)| is_ours(name));
+        let written = ours.map(|(name, shown)| async move {
+            let status = stopped_status(&shown.status, &self.host, now_ms());
+            let reference = plugin_reference(name.as_str());
+            if let Err(error) = self.apply(named(&reference, "status", status), true).await {
+                warn!(plugin = %name, %error, "cannot say in the plugin's status that the host stops");
+            }
+        });
+        join_all(written).await;
     }
 
     /// The plugins whose status is to be written: their objects are otherwise than was written, or another
@@ -100,7 +195,6 @@ impl PluginObjects {
                 other_host(status, &self.host, true).is_some() && !tells_of_hosts(status)
             })
         };
-        let serving = self.shown.iter().filter(|(_, shown)| shown.report.serving.is_some());
         // What somebody wrote into the status by hand; as rarely as an edit of the spec.
         let is_falsified = |name: &PluginName, shown: &Shown| {
             let object = view.get(&plugin_reference(name.as_str()));
@@ -114,9 +208,11 @@ impl PluginObjects {
                 })
         };
         let differs = |(name, shown): &(&PluginName, &Shown)| {
-            self.seen(name) != shown.seen || is_anothers(name) || is_falsified(name, shown)
+            let serves = shown.report.serving.is_some();
+            self.seen(name) != shown.seen
+                || serves && (is_anothers(name) || is_falsified(name, shown))
         };
-        serving.filter(differs).map(|(name, _)| name.clone()).collect()
+        self.shown.iter().filter(differs).map(|(name, _)| name.clone()).collect()
     }
 
     /// Makes the objects equal to their files again that somebody edited or deleted, and says so on them.
@@ -191,6 +287,7 @@ impl PluginObjects {
         let name = report.name.clone();
         let Some(status) = status else {
             self.shown.remove(&name);
+            self.kept.remove(&name);
             return;
         };
         let put_back = self.shown.get(&name).and_then(|before| before.put_back);

@@ -2,11 +2,18 @@
 
 use serde_json::{Map, Value, json};
 use tholepin_controller::PluginHealth;
-use tholepin_core::RevisionDigest;
-use tholepin_guest::{PluginReport, Stage};
+use tholepin_core::{PAUSED, PluginName, RevisionDigest};
+use tholepin_guest::{PluginReport, RejectReason, Stage};
+use tholepin_schema::manifest::KindName;
+
+use crate::instance;
 
 /// The condition, event and reason of a second host.
 pub(crate) const ANOTHER_HOST: &str = "AnotherHost";
+/// The reason of a status whose host was stopped.
+const HOST_STOPPED: &str = "HostStopped";
+/// The reason of a plugin that is called for none of its objects, because all are paused.
+const ALL_PAUSED: &str = "AllPaused";
 
 /// A condition without its time.
 struct Condition {
@@ -20,6 +27,10 @@ struct Condition {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ObjectsSeen {
     pub(crate) health: PluginHealth,
+    /// How many there are; absent while that is not known.
+    pub(crate) objects: Option<usize>,
+    /// The kinds that the plugin reconciles, or did when it served last.
+    pub(crate) kinds: Vec<KindName>,
     pub(crate) missing_kinds: Vec<String>,
 }
 
@@ -63,17 +74,87 @@ pub(crate) fn plugin_status(
         .into_iter()
         .chain(hosts.other.map(another_host))
         .collect();
-    let is_bad = |it: &&Condition| it.status == "False" || it.kind == ANOTHER_HOST;
+    let is_bad = |it: &&Condition| {
+        it.status == "False" || it.kind == ANOTHER_HOST || it.reason == ALL_PAUSED
+    };
     let unhealthy = conditions.iter().find(is_bad);
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
     say("message", told.or(unhealthy.map(|it| it.message.clone())));
-    let PluginHealth { objects, quarantined, failing } = seen.health;
-    status.insert("objects".to_owned(), json!(objects));
+    let PluginHealth { quarantined, failing, .. } = seen.health;
+    if let Some(objects) = seen.objects {
+        status.insert("objects".to_owned(), json!(objects));
+    }
+    if !seen.kinds.is_empty() {
+        status.insert("kinds".to_owned(), json!(seen.kinds));
+    }
     status.insert("unhealthyObjects".to_owned(), json!(quarantined.saturating_add(failing)));
     let conditions = conditions.into_iter().map(|it| with_time(it, before, now_ms));
     status.insert("conditions".to_owned(), conditions.collect());
     status
+}
+
+/// The status of a plugin whose host stops: what it says of revisions stays true, and that they serve does not.
+pub(crate) fn stopped_status(status: &Value, host: &str, now_ms: u64) -> Value {
+    let message = format!(
+        "the host `{host}` was stopped: nothing is reconciled until one runs again (`tholepin run`)"
+    );
+    let mut stopped = status.clone();
+    let condition = |kind| {
+        let (reason, message) = (HOST_STOPPED.to_owned(), message.clone());
+        with_time(Condition { kind, status: "Unknown", reason, message }, status, now_ms)
+    };
+    if let Some(fields) = stopped.as_object_mut() {
+        fields.insert("reason".to_owned(), json!(HOST_STOPPED));
+        fields.insert("message".to_owned(), json!(message));
+        fields.insert("conditions".to_owned(), json!([condition("Serving"), condition("Healthy")]));
+    }
+    stopped
+}
+
+/// Whether the host that wrote a status said that it stops.
+pub(crate) fn tells_of_stop(status: &Value) -> bool {
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|it| it["type"] == "Serving" && it["reason"] == HOST_STOPPED)
+}
+
+/// The kinds that a plugin reconciled when this status was written.
+pub(crate) fn kinds_of(status: &Value) -> Vec<KindName> {
+    let kinds = status.get("kinds").cloned().unwrap_or_default();
+    // What somebody else wrote there is nothing.
+    serde_json::from_value(kinds).unwrap_or_default()
+}
+
+/// What is told of a `Plugin` object of which this host has no file, by the status that it has.
+pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<PluginReport> {
+    let host = status.and_then(|status| status.get("host")).and_then(Value::as_str);
+    let mut report = PluginReport {
+        name: name.clone(),
+        stage: None,
+        candidate: None,
+        serving: None,
+        reason: None,
+        message: String::new(),
+        object: None,
+    };
+    match (status, host) {
+        (Some(status), Some(host)) if tells_of_stop(status) || instance::has_ended(host) => {
+            report.stage = Some(Stage::Unloaded);
+        }
+        // The host of another directory may well serve it.
+        (_, Some(_)) => return None,
+        (_, None) => {
+            report.reason = Some(RejectReason::NoFile);
+            report.message = format!(
+                "no host has a file of it: a host makes this object from `{name}.yaml`, and no plugin from this \
+                 object; put `{name}.wasm` and `{name}.yaml` into the directory of plugins, or delete the object"
+            );
+        }
+    }
+    Some(report)
 }
 
 /// Another host writes this status as well. Both reconcile the same objects, which no guard expects.
@@ -85,10 +166,10 @@ fn another_host(other: &str) -> Condition {
 }
 
 /// The host that wrote a status after this one had, if it is another; a status of an earlier process does not
-/// count, because that has ended.
+/// count, because that has ended, nor does that of a host that says that it stops.
 pub(crate) fn other_host<'a>(status: &'a Value, this: &str, has_written: bool) -> Option<&'a str> {
     let host = status.get("host").and_then(Value::as_str)?;
-    (has_written && host != this).then_some(host)
+    (has_written && host != this && !tells_of_stop(status)).then_some(host)
 }
 
 /// Whether a status says already that several hosts write it.
@@ -118,9 +199,8 @@ fn serves(report: &PluginReport) -> Condition {
 
 /// Whether all objects of a plugin are well, as far as the plugin is concerned.
 fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
-    let ObjectsSeen { health: PluginHealth { objects, quarantined, failing }, missing_kinds } =
-        seen;
-    let (objects, quarantined, failing) = (*objects, *quarantined, *failing);
+    let ObjectsSeen { health, missing_kinds, .. } = seen;
+    let PluginHealth { objects, quarantined, failing, paused } = *health;
     if let (Some(_), false) = (&report.serving, missing_kinds.is_empty()) {
         let message = format!(
             "the API server does not know {}, so that there can be no such objects; install the definitions: \
@@ -131,27 +211,49 @@ fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
         let reason = "KindMissing".to_owned();
         return Condition { kind: "Healthy", status: "False", reason, message };
     }
+    let of_all = counted(objects, "object");
     let (status, reason, message) = match (&report.serving, quarantined, failing) {
         (None, ..) => ("Unknown", "NotServing", "no revision is called for its objects".to_owned()),
-        (Some(_), 0, 0) => ("True", "AllWell", format!("it reconciles {objects} objects")),
+        (Some(_), 0, 0) if objects != 0 && objects <= paused => (
+            "Unknown",
+            ALL_PAUSED,
+            format!(
+                "of {of_all} all are paused by `{PAUSED}`, so that the plugin is called for none: whether it \
+                 does well is not known"
+            ),
+        ),
+        (Some(_), 0, 0) => {
+            let of_which =
+                if paused == 0 { String::new() } else { format!(", {paused} of them paused") };
+            ("True", "AllWell", format!("it reconciles {of_all}{of_which}"))
+        }
         (Some(_), 0, failing) => (
             "False",
             "ObjectsFailing",
             format!(
-                "the last call failed for {failing} of {objects} objects, or their spec is refused; the \
-                 condition `Reconciled` of each says why"
+                "the last call failed for {failing} of {of_all}, or their spec is refused; the condition \
+                 `Reconciled` of each says why"
             ),
         ),
-        (Some(_), quarantined, failing) => (
-            "False",
-            "ObjectsQuarantined",
-            format!(
-                "it went wrong twice in a row for {quarantined} of {objects} objects and is not called for \
-                 them, and {failing} more fail; the condition `Quarantined` of each says why"
-            ),
-        ),
+        (Some(_), quarantined, failing) => {
+            let more = match failing {
+                0 => String::new(),
+                1 => ", and 1 more fails".to_owned(),
+                failing => format!(", and {failing} more fail"),
+            };
+            let message = format!(
+                "it went wrong twice in a row for {quarantined} of {of_all} and is not called for them{more}; \
+                 the condition `Quarantined` of each says why"
+            );
+            ("False", "ObjectsQuarantined", message)
+        }
     };
     Condition { kind: "Healthy", status, reason: reason.to_owned(), message }
+}
+
+/// `1 object`, `2 objects`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn with_time(condition: Condition, before: &Value, now_ms: u64) -> Value {
@@ -200,148 +302,4 @@ pub(crate) fn event(
 }
 
 #[cfg(test)]
-mod tests {
-    use tholepin_guest::{RejectReason, ServingRevision};
-
-    use super::*;
-
-    fn seen(health: PluginHealth) -> ObjectsSeen {
-        ObjectsSeen { health, missing_kinds: Vec::new() }
-    }
-
-    const ALONE: Hosts<'_> = Hosts { this: "h", other: None };
-
-    #[test]
-    fn a_second_host_is_told_of_and_an_earlier_process_is_none() {
-        let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
-        let theirs = json!({"host": "other"});
-        assert_eq!(other_host(&theirs, "h", false), None, "it was there when this one started");
-        assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
-        let other = other_host(&theirs, "h", true);
-        let hosts = Hosts { this: "h", other };
-        let told = plugin_status(&report(Some("c"), None), &seen(well), hosts, &theirs, 1_000);
-        assert!(tells_of_hosts(&told.into()) && !tells_of_hosts(&theirs));
-    }
-
-    fn digest(name: &str) -> RevisionDigest {
-        RevisionDigest(name.repeat(64))
-    }
-
-    fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
-        PluginReport {
-            name: "p".parse().unwrap(),
-            stage: Some(Stage::Active),
-            candidate: Some(digest("c")),
-            serving: serving.map(|name| ServingRevision {
-                revision: digest(name),
-                component: "f".repeat(64),
-                version: "1.2".to_owned(),
-                since_ms: 0,
-                previous: None,
-            }),
-            reason,
-            message: reason.map(|_| "why".to_owned()).unwrap_or_default(),
-            object: None,
-        }
-    }
-
-    #[test]
-    fn the_first_thing_that_is_wrong_is_the_reason() {
-        let well = PluginHealth { objects: 3, quarantined: 0, failing: 0 };
-        let failing = PluginHealth { failing: 1, ..well };
-        let quarantined = PluginHealth { quarantined: 2, ..failing };
-        let refused = Some(RejectReason::TakenBack);
-        // serving, refused, health, Serving, Healthy, reason, unhealthy objects
-        let rows = [
-            (Some("c"), None, well, "True Active", "True AllWell", None, 0),
-            (
-                Some("c"),
-                None,
-                failing,
-                "True Active",
-                "False ObjectsFailing",
-                Some("ObjectsFailing"),
-                1,
-            ),
-            (
-                Some("c"),
-                None,
-                quarantined,
-                "True Active",
-                "False ObjectsQuarantined",
-                Some("ObjectsQuarantined"),
-                3,
-            ),
-            (
-                Some("b"),
-                refused,
-                failing,
-                "True EarlierRevision",
-                "False ObjectsFailing",
-                Some("TakenBack"),
-                1,
-            ),
-            (None, refused, well, "False TakenBack", "Unknown NotServing", Some("TakenBack"), 0),
-            (None, None, well, "False Loading", "Unknown NotServing", Some("Loading"), 0),
-        ];
-        for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
-            let report = report(serving, refused);
-            let status = plugin_status(&report, &seen(health), ALONE, &Value::Null, 5_000);
-            let text = |index: usize| {
-                let condition = &status["conditions"][index];
-                let text = |field: &str| condition[field].as_str().unwrap().to_owned();
-                format!("{} {}", text("status"), text("reason"))
-            };
-            assert_eq!((text(0).as_str(), text(1).as_str()), (serves, healthy));
-            assert_eq!(status.get("reason").and_then(Value::as_str), reason, "{serves} {healthy}");
-            assert_eq!(status["unhealthyObjects"], unhealthy);
-            assert_eq!(status.contains_key("candidate"), serving != Some("c"));
-        }
-    }
-
-    #[test]
-    fn a_kind_that_is_not_installed_is_told_with_the_command() {
-        let missing =
-            ObjectsSeen { missing_kinds: vec!["a/v1/K".to_owned()], ..ObjectsSeen::default() };
-        let status = plugin_status(&report(Some("c"), None), &missing, ALONE, &Value::Null, 0);
-        assert_eq!(status["reason"], "KindMissing");
-        let message = status["message"].as_str().unwrap();
-        assert!(message.contains("a/v1/K") && message.contains("--crds p.wasm"), "{message}");
-    }
-
-    #[test]
-    fn a_condition_keeps_its_time_while_its_status_stays() {
-        let well = PluginHealth { objects: 1, quarantined: 0, failing: 0 };
-        let first =
-            plugin_status(&report(Some("c"), None), &seen(well), ALONE, &Value::Null, 1_000);
-        let first = Value::Object(first);
-        let failing = PluginHealth { failing: 1, ..well };
-        let then = plugin_status(&report(Some("c"), None), &seen(failing), ALONE, &first, 9_000);
-        let at = |status: &Value, index: usize| {
-            status["conditions"][index]["lastTransitionTime"].clone()
-        };
-        let then = Value::Object(then);
-        assert_eq!((at(&then, 0), at(&first, 1)), (at(&first, 0), json!("1970-01-01T00:00:01Z")));
-        assert_eq!(at(&then, 1), "1970-01-01T00:00:09Z");
-    }
-
-    #[test]
-    fn what_is_news_is_told_once() {
-        let refused = Some(RejectReason::TakenBack);
-        // before, now, the event's reason
-        let rows = [
-            (None, report(Some("c"), None), Some("Activated")),
-            (Some(report(Some("c"), None)), report(Some("c"), None), None),
-            (Some(report(Some("c"), None)), report(Some("d"), None), Some("Activated")),
-            (Some(report(Some("c"), None)), report(Some("b"), refused), Some("TakenBack")),
-            (Some(report(Some("b"), refused)), report(Some("b"), refused), None),
-            (Some(report(Some("b"), refused)), report(Some("b"), None), Some("Activated")),
-            (Some(report(Some("b"), None)), report(None, None), Some("Loading")),
-            (None, report(None, None), None),
-        ];
-        for (before, now, expected) in rows {
-            let told = event(before.as_ref(), &now).map(|(_, reason, _)| reason);
-            assert_eq!(told.as_deref(), expected, "{before:?} {now:?}");
-        }
-    }
-}
+mod tests;

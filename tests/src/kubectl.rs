@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -69,5 +69,20 @@ impl Kubectl {
             bail!("kubectl {}: {}", arguments.join(" "), stderr.trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Types a line into a shell whose PATH has this kubectl, which finds its cluster by `KUBECONFIG`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the shell cannot be started.
+    pub fn shell(&self, line: &str) -> Result<Output> {
+        let folder = self.program.parent().context("the program is in a folder")?;
+        let path = env::var("PATH").unwrap_or_default();
+        let mut shell = Command::new("bash");
+        shell.args(["-o", "pipefail", "-c", line]);
+        shell.env("PATH", format!("{}:{path}", folder.display()));
+        shell.env("HOME", self.kubeconfig.parent().context("a kubeconfig is in a folder")?);
+        Ok(shell.env("KUBECONFIG", &self.kubeconfig).output()?)
     }
 }

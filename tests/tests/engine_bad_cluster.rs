@@ -2,7 +2,7 @@
 //! them becomes Ready and stays it.
 #![cfg(test)]
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
@@ -83,16 +83,11 @@ fn refused(kubectl: &Kubectl, fields: &Value, words: &[&str]) {
 }
 
 /// Types the command that the condition `Degraded` of a cluster names between backticks, as it stands there.
-fn follow_advice(cluster: &Cluster, kubectl: &Kubectl, name: &str) {
+fn follow_advice(kubectl: &Kubectl, name: &str) {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Degraded")].message}"#;
     let told = kubectl.run(&["get", "rediscluster", name, "-n", NAMESPACE, "-o", path]).unwrap();
     let command = told.split('`').find(|part| part.starts_with("kubectl ")).unwrap();
-    let programs = Kubectl::program().unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let path = format!("{}:{path}", programs.parent().unwrap().display());
-    let mut bash = Command::new("bash");
-    bash.args(["-o", "pipefail", "-c", command]).env("KUBECONFIG", cluster.kubeconfig());
-    let output = bash.env("PATH", path).output().unwrap();
+    let output = kubectl.shell(command).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {said}");
 }
@@ -260,7 +255,7 @@ async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
     // The neighbour is well, and each way out works.
     is_ready(&kubectl, "good").await;
     apply(&kubectl, &redis_cluster("unknown", &json!({"settings": {"maxmemory": "1gb"}}))).unwrap();
-    follow_advice(&cluster, &kubectl, "secretless");
+    follow_advice(&kubectl, "secretless");
     is_ready(&kubectl, "unknown").await;
     is_ready(&kubectl, "secretless").await;
     is_ready(&kubectl, "good").await;

@@ -7,6 +7,8 @@
 
 #[path = "engine_host/admin.rs"]
 mod admin;
+#[path = "engine_host/advice.rs"]
+mod advice;
 #[path = "engine_host/bad_plugins.rs"]
 mod bad_plugins;
 #[path = "engine_host/cli.rs"]
@@ -19,6 +21,8 @@ mod greetings;
 mod plan;
 #[path = "engine_host/sample.rs"]
 mod sample;
+#[path = "engine_host/stopped.rs"]
+mod stopped;
 #[path = "engine_host/story.rs"]
 mod story;
 #[path = "engine_host/swap.rs"]

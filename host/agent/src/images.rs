@@ -13,10 +13,11 @@ mod pull;
 
 pub(crate) use pull::{Images, PulledImage};
 
-/// The table, read from a file such as `host/local/images.yaml`.
+/// The table.
 #[derive(Clone, Debug)]
 pub struct ImageTable {
-    file: PathBuf,
+    /// Where it can be changed, for messages.
+    place: String,
     programs: PathBuf,
     rules: Vec<Rule>,
 }
@@ -35,9 +36,8 @@ pub enum ImageError {
     },
     /// No rule fits.
     #[error(
-        "no program stands for image `{image}`: add a line to `images` in `{}`, such as \
-         `- {{repository: {repository}, tag: \"{tag}\", program: PROGRAM}}`",
-        table.display()
+        "no program stands for image `{image}`: add a line to `images` in {place}, such as \
+         `- {{repository: {repository}, tag: \"{tag}\", program: PROGRAM}}`"
     )]
     NoRule {
         /// The image as the Pod names it.
@@ -47,13 +47,12 @@ pub enum ImageError {
         /// Its tag.
         tag: String,
         /// The table to add to.
-        table: PathBuf,
+        place: String,
     },
     /// The rule's program is not on this machine.
     #[error(
         "image `{image}` needs the program `{program}`, which is not on this machine: install it, or \
-         change `program` in `{}`",
-        table.display()
+         change `program` in {place}"
     )]
     NoProgram {
         /// The image as the Pod names it.
@@ -61,7 +60,7 @@ pub enum ImageError {
         /// The program that was looked for.
         program: String,
         /// The table that names it.
-        table: PathBuf,
+        place: String,
     },
     /// The program is of another version than the tag says.
     #[error(
@@ -152,7 +151,21 @@ impl ImageTable {
     pub fn parse(text: &str, file: &Path, programs: &Path) -> Result<Self, ImageError> {
         let table: TableFile = serde_saphyr::from_str(text)
             .map_err(|source| ImageError::Table { path: file.to_owned(), source: source.into() })?;
-        Ok(Self { file: file.to_owned(), programs: programs.to_owned(), rules: table.images })
+        let place = format!("`{}`", file.display());
+        Ok(Self { place, programs: programs.to_owned(), rules: table.images })
+    }
+
+    /// Reads the table that is part of the program, which no user can change: messages name the option that
+    /// takes another one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the text is no such table.
+    pub fn built_in(text: &str, option: &str, programs: &Path) -> Result<Self, ImageError> {
+        let table = Self::parse(text, Path::new("built-in"), programs)?;
+        let place =
+            format!("a table of your own, which `{option}` takes in place of the built-in one");
+        Ok(Self { place, ..table })
     }
 
     fn rule(&self, image: &str) -> Result<&Rule, ImageError> {
@@ -162,7 +175,7 @@ impl ImageTable {
             image: image.to_owned(),
             repository: repository.to_owned(),
             tag: tag.to_owned(),
-            table: self.file.clone(),
+            place: self.place.clone(),
         })
     }
 }
@@ -249,6 +262,13 @@ images:
             "no program stands for image `nginx`: add a line to `images` in `images.yaml`, such as \
              `- {repository: nginx, tag: \"latest\", program: PROGRAM}`"
         );
+    }
+
+    #[test]
+    fn an_image_without_rule_in_the_built_in_table_names_the_option() {
+        let table = ImageTable::built_in(TABLE, "x --images FILE", Path::new("/programs")).unwrap();
+        let error = table.rule("nginx").unwrap_err().to_string();
+        assert!(error.contains("in a table of your own, which `x --images FILE` takes"), "{error}");
     }
 
     #[test]

@@ -38,4 +38,4 @@ mod view;
 pub use credentials::TokenError;
 pub use options::{ApiServerOptions, LogError, LogOptions, LogStream, LogTarget, OpenLog, PodLogs};
 pub use pki::IdentityError;
-pub use start::{ApiServer, StartError, start};
+pub use start::{ApiServer, StartError, start, start_on};

@@ -74,18 +74,31 @@ pub struct ApiServer {
 ///
 /// Its files cannot be written, or its address cannot be had.
 pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
+    let listener = std::net::TcpListener::bind(options.listen);
+    let listener =
+        listener.map_err(|source| StartError::Listen { address: options.listen, source })?;
+    start_on(listener, options).await
+}
+
+/// As [`start`], on a socket that listens on the address of the options already.
+///
+/// # Errors
+///
+/// Its files cannot be written.
+pub async fn start_on(
+    listener: std::net::TcpListener,
+    options: ApiServerOptions,
+) -> Result<ApiServer, StartError> {
     let directory = options.directory.clone();
     let in_directory = |path: &Path| {
         let path = path.to_owned();
         move |source| StartError::Directory { path, source }
     };
     private_directory(&directory).map_err(in_directory(&directory))?;
-    let listener = TcpListener::bind(options.listen).await;
-    let listener =
-        listener.map_err(|source| StartError::Listen { address: options.listen, source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address: options.listen, source })?;
+    let unusable = |source| StartError::Listen { address: options.listen, source };
+    listener.set_nonblocking(true).map_err(unusable)?;
+    let listener = TcpListener::from_std(listener).map_err(unusable)?;
+    let address = listener.local_addr().map_err(unusable)?;
     let identity = pki::generate(address.ip())?;
     let authority = directory.join("ca.crt");
     write_private(&authority, identity.authority_pem.as_bytes())

@@ -12,7 +12,7 @@ use tholepin_core::{
         Clock, Kubernetes, Marks, Redis, StoreChange, StoreEvent, WatchLease, WatchScope, Watches,
     },
 };
-use tholepin_schema::manifest::{KindName, Manifest};
+use tholepin_schema::manifest::{Grants, KindName, Manifest, ReconciledKind, SafetyPaths};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     task::{JoinError, JoinSet, coop::consume_budget},
@@ -79,6 +79,8 @@ pub struct PluginHealth {
     pub quarantined: usize,
     /// For how many others the last call failed, or their spec is refused.
     pub failing: usize,
+    /// How many are paused, so that it is not called for them.
+    pub paused: usize,
 }
 
 /// The engine's loop.
@@ -269,6 +271,7 @@ impl Controller {
             objects: kinds.map(|(_, kind)| view.references(&kind, "").len()).sum(),
             quarantined,
             failing: self.shared.notes.failing(plugin).saturating_sub(quarantined),
+            paused: self.shared.notes.paused_of(plugin),
         }
     }
 
@@ -305,6 +308,10 @@ impl Controller {
             }
             match events.recv().await {
                 Some(PluginEvent::Changed(name)) => changed.push(name),
+                Some(PluginEvent::Missing(name, kinds)) => {
+                    known.entry(name.clone()).or_insert_with(|| Arc::new(bare(&name, kinds)));
+                    changed.push(name);
+                }
                 None => return,
             }
         }
@@ -334,6 +341,21 @@ impl Controller {
             }
         }
         leases.retain(|scope, _| wanted.contains(scope));
+    }
+}
+
+/// All that is known of a plugin that no revision tells of.
+fn bare(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
+    let reconciles = kinds.into_iter().map(|name| ReconciledKind { name, crd: None });
+    Manifest {
+        name: name.to_string(),
+        version: String::new(),
+        reconciles: reconciles.collect(),
+        finalizer: false,
+        watches: Vec::new(),
+        grants: Grants::default(),
+        parameters: None,
+        safety: SafetyPaths::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tholepin_core::{AcceptedSpec, ObjectKey, PluginName, RevisionDigest};
+use tholepin_core::{AcceptedSpec, ObjectKey, ObjectMeta, PluginName, RevisionDigest};
 
 /// A state of an object that a revision has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,27 @@ pub(crate) struct Note {
     pub(crate) said: String,
     /// Whether it was found paused when it was looked at last.
     pub(crate) paused: bool,
+    /// The value of the annotation that pauses it which an event has told of, as neither true nor false.
+    unclear_pause: Option<String>,
     /// Whether its last pass failed, or went on with an earlier spec because this one is refused.
     pub(crate) failing: bool,
+}
+
+impl Note {
+    /// Notes whether the object is paused.
+    pub(crate) fn note_pause(&mut self, meta: &ObjectMeta) {
+        self.paused = meta.is_paused();
+        if meta.unclear_pause().is_none() {
+            self.unclear_pause = None;
+        }
+    }
+
+    /// Notes that an event tells of this unclear value, and says whether that is news.
+    pub(crate) fn is_news_of_pause(&mut self, value: &str) -> bool {
+        let is_new = self.unclear_pause.as_deref() != Some(value);
+        self.unclear_pause = Some(value.to_owned());
+        is_new
+    }
 }
 
 /// The notes of all objects; an object's note goes with it.
@@ -66,6 +85,12 @@ impl Notes {
     /// How many objects are paused.
     pub(crate) fn paused(&self) -> usize {
         self.lock().values().filter(|note| note.paused).count()
+    }
+
+    /// How many objects of a plugin are paused.
+    pub(crate) fn paused_of(&self, plugin: &PluginName) -> usize {
+        let notes = self.lock();
+        notes.iter().filter(|(key, note)| key.plugin == *plugin && note.paused).count()
     }
 
     /// How many objects of a plugin fail.

@@ -8,7 +8,7 @@ use tholepin_core::{
     Boxed, ObjectKey, Perform, PluginName, Recording, RevisionDigest, Step, port::Guests,
 };
 use tholepin_schema::{
-    manifest::{Grants, Manifest},
+    manifest::{Grants, KindName, Manifest},
     reconcile::Wake,
 };
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,9 @@ pub trait Plugins: Send + Sync {
 pub enum PluginEvent {
     /// Another revision serves, or the first one, or none any more.
     Changed(PluginName),
+    /// No revision of it serves or has served here, and an earlier host reconciled these kinds with it: their
+    /// objects are told, as long as nobody else reconciles them.
+    Missing(PluginName, Vec<KindName>),
 }
 
 /// Opens passes of the gate.

@@ -1,14 +1,15 @@
 //! One pass for one key: from the object in the store to what the queue is told.
 
 pub(crate) mod accept;
+mod pause;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallContext, ErrorChain, EventType, ObjectKey, ObjectMeta, PAUSED, PassEnd, PluginName,
-    condition::{HOST_FIELD_MANAGER, HostCondition, Reason},
-    port::{GuestError, PublishRequest},
+    CallContext, ErrorChain, ObjectKey, ObjectMeta, PluginName,
+    condition::{HostCondition, Reason},
+    port::GuestError,
 };
 use tholepin_schema::{
     fact::FACTS_MAX,
@@ -53,9 +54,9 @@ pub(crate) async fn reconcile(
     };
     let Ok(meta) = ObjectMeta::of(&object) else { return Done::AwaitChange };
     let plugin = shared.parts.plugins.active(&key.plugin);
-    shared.notes.change(key, |note| note.paused = meta.is_paused());
+    shared.notes.change(key, |note| note.note_pause(&meta));
     if meta.is_paused() {
-        pause(shared, key, &meta, plugin.as_deref()).await;
+        pause::pause(shared, key, &meta, plugin.as_deref()).await;
         return Done::AwaitChange;
     }
     let Some(plugin) = plugin else {
@@ -81,41 +82,6 @@ pub(crate) struct Run {
     pub(crate) permit: Arc<Permit>,
     /// Cancelled when something more urgent has come up for its key, or the host stops.
     pub(crate) urgent: CancellationToken,
-}
-
-/// Nothing is written for a paused object, and nothing looks at its instance; that it is paused is in the
-/// log, in `tholepin calls` and in a metric, because on the object it cannot be.
-async fn pause(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, plugin: Option<&ActivePlugin>) {
-    say(shared, key, "paused by the annotation `tholepin.dev/paused`");
-    shared.parts.wakes.disarm(key);
-    if meta.deleting && meta.finalizers.contains(&finalizer_of(key)) {
-        tell_what_it_waits_for(shared, key, meta).await;
-    }
-    let Some(plugin) = plugin else { return };
-    let mut story = Story::begin(shared, Vec::new());
-    let why = "paused by the annotation `tholepin.dev/paused`; remove it to go on".to_owned();
-    story.end = Some(PassEnd::NotCalled { why });
-    shared.history.extend(story.tell(key, plugin, Duration::ZERO));
-}
-
-/// Whoever deletes a paused object must not wonder why it stays. On the object nothing is written.
-async fn tell_what_it_waits_for(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta) {
-    let request = PublishRequest {
-        reporter: HOST_FIELD_MANAGER.to_owned(),
-        regarding: reference_of(key),
-        regarding_uid: meta.uid.clone(),
-        event_type: EventType::Warning,
-        reason: "Paused".to_owned(),
-        message: format!(
-            "it is being deleted and paused: nothing cleans up until the annotation `{PAUSED}` is removed, or \
-             the finalizer `{}`, which lets it go as it is",
-            finalizer_of(key)
-        ),
-    };
-    // An event that is lost changes nothing.
-    if let Err(error) = shared.parts.kubernetes.publish(request).await {
-        warn!(%error, "the event was not published");
-    }
 }
 
 /// One pass with what it began with.

@@ -14,8 +14,8 @@ use tholepin_schema::manifest::KindName;
 
 use crate::ObjectRef;
 
-/// The annotation that stops the engine from writing anything for an object, unless it is `false`; plans
-/// still work.
+/// The annotation that stops the engine from writing anything for an object, unless its value is `false`, in
+/// whatever case; plans still work.
 pub const PAUSED: &str = "tholepin.dev/paused";
 
 /// What the keys of annotations begin with by which a person speaks to the host. No plugin writes one.
@@ -157,7 +157,15 @@ impl ObjectMeta {
     /// Whether the annotation [`PAUSED`] stops the engine from writing for it.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.annotations.get(PAUSED).is_some_and(|value| value != "false")
+        self.annotations.get(PAUSED).is_some_and(|value| !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// The value of the annotation [`PAUSED`] if it is neither true nor false. Such an object is paused: a
+    /// person who wrote it most likely meant that.
+    #[must_use]
+    pub fn unclear_pause(&self) -> Option<&str> {
+        let value = self.annotations.get(PAUSED).filter(|_| self.is_paused())?;
+        (!value.eq_ignore_ascii_case("true")).then_some(value)
     }
 
     /// The owner that controls the object.
@@ -223,6 +231,30 @@ mod tests {
         assert_eq!(stored.meta().controller().map(|owner| owner.uid.as_str()), Some("ub"));
         assert_eq!(stored.meta().annotations.get("b").map(String::as_str), Some("2"));
         assert_eq!(ObjectMeta::of(&stored.value()).unwrap(), **stored.meta());
+    }
+
+    #[test]
+    fn any_value_but_false_pauses_and_one_that_is_not_true_either_is_unclear() {
+        let cases = [
+            (None, false, None),
+            (Some("false"), false, None),
+            (Some("False"), false, None),
+            (Some("true"), true, None),
+            (Some("True"), true, None),
+            (Some("TRUE"), true, None),
+            (Some("yes"), true, Some("yes")),
+            (Some("1"), true, Some("1")),
+            (Some("0"), true, Some("0")),
+            (Some(""), true, Some("")),
+        ];
+        for (value, is_paused, unclear) in cases {
+            let mut object = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "n"}});
+            if let Some(value) = value {
+                object["metadata"]["annotations"] = json!({PAUSED: value});
+            }
+            let meta = ObjectMeta::of(&object).unwrap();
+            assert_eq!((meta.is_paused(), meta.unclear_pause()), (is_paused, unclear), "{value:?}");
+        }
     }
 
     #[test]

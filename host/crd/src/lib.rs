@@ -141,15 +141,24 @@ fn plugin_status() -> Value {
                 "description": "When the serving revision began to serve."},
             "previous": text("The digest of the revision that served before it in this host."),
             "host": text("The host that wrote this."),
+            "kinds": {
+                "type": "array",
+                "description": "The kinds that it reconciles, or did when it served last.",
+                "items": {
+                    "type": "object",
+                    "required": ["apiVersion", "kind"],
+                    "properties": {"apiVersion": text("Group and version."), "kind": text("The kind.")}
+                }
+            },
             "objects": {"type": "integer", "format": "int64",
-                "description": "How many objects of its kinds there are."},
+                "description": "How many objects of its kinds there are; absent while that is not known."},
             "unhealthyObjects": {"type": "integer", "format": "int64",
                 "description": "How many of them are quarantined, or failed when it was called last."},
             "reason": text("What is wrong, as a CamelCase name: why the newest revision does not serve, else what ails the objects; absent if nothing is."),
             "message": text("The reason in words, with the way out."),
             "conditions": {
                 "type": "array",
-                "description": "`Serving`: whether a revision is called. `Healthy`: whether all objects are well with it.",
+                "description": "`Serving`: whether a revision is called; `Unknown` after its host was stopped. `Healthy`: whether all objects are well with it.",
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["type"],
                 "items": {

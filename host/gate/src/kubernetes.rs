@@ -8,7 +8,7 @@ use tholepin_core::{
     condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
 };
-use tholepin_schema::manifest::{KindName, KubernetesGrant};
+use tholepin_schema::manifest::{KindName, KubernetesGrant, Scope};
 
 use crate::{
     context::{Mode, PassContext},
@@ -76,7 +76,7 @@ pub(crate) async fn look_up(
     let granted = pass.granted(&object.kind, "get")?;
     let found = current(pass, object, read).await?;
     if let Some(found) = &found {
-        in_scope(pass, granted, object, found)?;
+        in_scope(pass, granted, object, (found, Met::Read))?;
     }
     Ok(found)
 }
@@ -100,7 +100,7 @@ async fn list(
     };
     let reaches = |object: &&Arc<Value>| {
         ownership::reference(object)
-            .is_ok_and(|reference| in_scope(pass, granted, &reference, object).is_ok())
+            .is_ok_and(|reference| in_scope(pass, granted, &reference, (object, Met::Read)).is_ok())
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
     Ok(Reply::Documents(kept.collect()))
@@ -112,7 +112,7 @@ async fn warnings(pass: &Pass, object: ObjectRef) -> Answer {
     let granted = pass.granted(&events, "list")?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, &found)?;
+    in_scope(pass, granted, &object, (&found, Met::Read))?;
     let uid = ownership::text(&found, "/metadata/uid").to_owned();
     let warnings = pass.kubernetes.warnings(object, uid).await?;
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
@@ -136,7 +136,7 @@ pub(crate) fn in_store(
     }
     let found = view.get(object);
     if let Some(found) = &found {
-        in_scope_of(context, view, granted, object, found)?;
+        in_scope_of(context, view, granted, object, (found, Met::Read))?;
     }
     Ok(found)
 }
@@ -157,13 +157,9 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
         }
         reference.namespace = namespace;
     }
-    in_scope(pass, granted, &reference, &object)?;
+    in_scope(pass, granted, &reference, (&object, Met::Intent))?;
     only_named_secrets(&pass.context.object, &object)?;
-    let before = current(pass, &reference, ReadMode::Cached).await;
-    if let Ok(Some(live)) = &before {
-        // An intent that names us as owner must not capture somebody else's object.
-        in_scope(pass, granted, &reference, live)?;
-    }
+    let before = not_anothers(pass, granted, &reference).await?;
     let request = ApplyRequest {
         field_manager: pass.context.field_manager(),
         object,
@@ -178,6 +174,33 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
         Err(error) => return Err(error.clone()),
     }
     send_apply(pass, &reference, request, &before, steps).await
+}
+
+/// What an apply finds under its name: nothing, or an object that the grant reaches. An intent that names us
+/// as owner must not capture somebody else's.
+///
+/// # Errors
+///
+/// Fails if it is somebody else's. The reconciled object is woken when that changes.
+async fn not_anothers(
+    pass: &Pass,
+    granted: &KubernetesGrant,
+    reference: &ObjectRef,
+) -> Result<Result<Option<Arc<Value>>, CallError>, CallError> {
+    let before = current(pass, reference, ReadMode::Cached).await;
+    let Ok(Some(found)) = &before else { return Ok(before) };
+    let in_store = in_scope(pass, granted, reference, (found, Met::Written));
+    let Err(refused) = in_store else { return Ok(before) };
+    if pass.context.mode == Mode::Plan {
+        return Err(refused);
+    }
+    // The store may be behind, and a change that it takes in before somebody waits for it wakes nobody.
+    pass.clashes(reference);
+    let live = current(pass, reference, ReadMode::Live).await;
+    if let Ok(Some(found)) = &live {
+        in_scope(pass, granted, reference, (found, Met::Written))?;
+    }
+    Ok(live)
 }
 
 /// A template (`${secret:NAME/KEY}`) copies a value that the plugin itself never sees; it may name only
@@ -206,7 +229,7 @@ async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answ
     no_reserved_annotations(&reference, &object)?;
     let is_reconciled = reference == pass.context.reference();
     if !is_reconciled {
-        in_scope(pass, granted, &reference, &object)?;
+        in_scope(pass, granted, &reference, (&object, Met::Intent))?;
     }
     refuse_reserved_conditions(&object)?;
     let before = current(pass, &reference, ReadMode::Cached).await;
@@ -294,10 +317,8 @@ async fn merge_patch(
     no_reserved_annotations(&object, &patch)?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, &found)?;
-    if granted.scope == tholepin_schema::manifest::Scope::Owned
-        && patch.pointer("/metadata/ownerReferences").is_some()
-    {
+    in_scope(pass, granted, &object, (&found, Met::Written))?;
+    if granted.scope == Scope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
@@ -318,7 +339,7 @@ async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) 
     let granted = pass.granted(&request.object.kind, "delete")?;
     let found = current(pass, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
-    in_scope(pass, granted, &request.object, &found)?;
+    in_scope(pass, granted, &request.object, (&found, Met::Written))?;
     let seen = ownership::text(&found, "/metadata/uid");
     match &request.uid {
         Some(uid) if uid != seen => {
@@ -357,13 +378,24 @@ async fn current(
     }
 }
 
+/// How a call meets an object.
+#[derive(Clone, Copy)]
+enum Met {
+    /// It is there, and read.
+    Read,
+    /// It is there, and written to or deleted.
+    Written,
+    /// It is what the plugin wants to be there.
+    Intent,
+}
+
 fn in_scope(
     pass: &Pass,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    object: &Value,
+    met: (&Value, Met),
 ) -> Result<(), CallError> {
-    in_scope_of(&pass.context, &*pass.view(), granted, reference, object)
+    in_scope_of(&pass.context, &*pass.view(), granted, reference, met)
 }
 
 fn in_scope_of(
@@ -371,23 +403,37 @@ fn in_scope_of(
     view: &dyn StoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    object: &Value,
+    (object, met): (&Value, Met),
 ) -> Result<(), CallError> {
     grant::not_reserved(reference)?;
-    let is_owned = *reference == context.reference() || leads_to(view, object, context.uid());
+    let wanted = context.reference();
+    let is_owned = *reference == wanted || leads_to(view, object, context.uid());
     let is_in_namespace = reference.namespace == context.key.namespace;
-    let whose = || whose(context, reference, object);
-    grant::scope(granted, &reference.to_string(), is_owned, is_in_namespace, whose)
+    let Err(wider) = grant::scope(granted, is_owned, is_in_namespace) else { return Ok(()) };
+    let (kind, uid) = (&granted.name, context.uid());
+    let text = match met {
+        // A wider scope would let the plugin overwrite what is somebody else's.
+        Met::Written if granted.scope == Scope::Owned => {
+            let way_out = way_out(context, reference, object);
+            format!("{reference} is there and is not {wanted}'s (uid {uid}): {way_out}")
+        }
+        Met::Intent if granted.scope == Scope::Owned => format!(
+            "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` must \
+             name {wanted} (uid {uid}) as the controller, or the grant needs scope {wider}"
+        ),
+        Met::Read | Met::Written | Met::Intent => format!(
+            "{reference} is outside the scope of the grant for {kind}: {wanted} (uid {uid}) does not control it; \
+             the grant would need scope {wider}"
+        ),
+    };
+    Err(CallError::Denied(text))
 }
 
-/// Who controls an object that the reconciled one does not, and how that is changed.
-fn whose(context: &PassContext, reference: &ObjectRef, object: &Value) -> String {
+/// Who controls an object that is in the way, and how that ends.
+fn way_out(context: &PassContext, reference: &ObjectRef, object: &Value) -> String {
     let wanted = context.reference();
     if let Some((owner, uid)) = ownership::controller(object) {
-        return format!(
-            "{owner} (uid {uid}) controls it, and not {wanted} (uid {})",
-            context.uid()
-        );
+        return format!("{owner} (uid {uid}) controls it; rename one of the two");
     }
     let owner = json!({"metadata": {"ownerReferences": [{
         "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,

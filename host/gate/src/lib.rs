@@ -22,6 +22,7 @@ use tokio::sync::watch;
 mod absences;
 mod act;
 mod book;
+mod clash;
 mod context;
 mod credentials;
 mod effect;
@@ -72,6 +73,7 @@ pub struct Gate {
     books: book::Books,
     credentials: credentials::Kept,
     armed: wake::Armed,
+    clashes: clash::Clashes,
     full_syncs: full_sync::FullSyncs,
     /// Counts the changes of the store, for those who wait for one.
     store: watch::Sender<u64>,
@@ -82,10 +84,11 @@ impl Gate {
     #[must_use]
     pub fn new(ports: Ports) -> Arc<Self> {
         let (books, armed) = (book::Books::default(), wake::Armed::default());
+        let clashes = clash::Clashes::default();
         let credentials = credentials::Kept::default();
         let full_syncs = full_sync::FullSyncs::default();
         let store = watch::Sender::new(0);
-        Arc::new(Self { ports, books, credentials, armed, full_syncs, store })
+        Arc::new(Self { ports, books, credentials, armed, clashes, full_syncs, store })
     }
 
     /// Opens a pass: its reads begin at the store as it is now.

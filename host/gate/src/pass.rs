@@ -52,6 +52,8 @@ struct Progress {
     ended: Option<String>,
     /// What this pass suspended, or would, by instance.
     suspended: BTreeMap<Instance, Vec<Suspension>>,
+    /// Objects of somebody else that had the name of one that this pass wanted.
+    clashed: BTreeSet<ObjectRef>,
 }
 
 impl Pass {
@@ -64,6 +66,7 @@ impl Pass {
             writes: 0,
             ended: None,
             suspended: BTreeMap::new(),
+            clashed: BTreeSet::new(),
         };
         let kubernetes = gate.ports.kubernetes.clone().on_behalf_of(&context.key.plugin);
         Self { gate, context, kubernetes, progress: Mutex::new(progress) }
@@ -78,7 +81,18 @@ impl Pass {
     /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
     /// of a plan, those that would be taken.
     pub async fn close(&self) -> Vec<Step> {
+        if self.context.mode == Mode::Live {
+            let clashed = mem::take(&mut self.progress().clashed);
+            self.gate.clashes.keep(&self.context.key, &clashed);
+        }
         lift::end(self).await
+    }
+
+    /// Notes that somebody else's object has a name that this pass wants: its change wakes the object
+    /// reconciled.
+    pub(crate) fn clashes(&self, object: &ObjectRef) {
+        self.progress().clashed.insert(object.clone());
+        self.gate.clashes.wait(&self.context.key, object);
     }
 
     /// Notes what is put back when the pass ends.

@@ -22,6 +22,7 @@ use tholepin_schema::{
     instance::Instance,
     reconcile::Wake,
 };
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
@@ -32,6 +33,8 @@ use crate::{
 
 /// Facts about one instance, of all keys together.
 const FACTS_PER_INSTANCE_MAX: usize = 256;
+/// How long a kind may take to be watched before that is worth a warning.
+const WATCHED_WITHIN: Duration = Duration::from_secs(10);
 /// When an object comes back whose fact about an object of Kubernetes held when it was armed.
 const HOLDS_ALREADY: Duration = Duration::from_secs(1);
 
@@ -46,7 +49,14 @@ struct Table {
     instances: BTreeMap<String, BTreeMap<ObjectKey, Wanted>>,
     objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, WantedObject>>,
     /// What could not be armed, so that it is said once.
-    said: BTreeMap<ObjectKey, String>,
+    said: BTreeMap<ObjectKey, Unarmed>,
+}
+
+/// What of a key's wakes could not be armed.
+struct Unarmed {
+    text: String,
+    since: Instant,
+    is_said: bool,
 }
 
 /// What a key wants to hear of an instance.
@@ -68,7 +78,7 @@ struct WantedObject {
 struct Wishes {
     instances: BTreeMap<String, (Members, Wanted)>,
     objects: BTreeMap<ObjectRef, Vec<Fact>>,
-    refused: Vec<String>,
+    refused: Vec<CallError>,
 }
 
 impl Gate {
@@ -94,7 +104,9 @@ impl Gate {
             let wanted = WantedObject { context: context.clone(), facts };
             table.objects.entry(object).or_default().insert((*context.key).clone(), wanted);
         }
-        table.say(&context.key, refused);
+        if let Some(text) = table.unarmed(&context.key, &refused, Instant::now()) {
+            warn!(key = %context.key, "not every wake is armed: {text}");
+        }
         let view = self.ports.kubernetes.view();
         let holds = table.objects.iter_mut().any(|(object, keys)| {
             keys.get_mut(&context.key).is_some_and(|wanted| wanted.holds(object, &*view))
@@ -108,6 +120,7 @@ impl Gate {
         self.end_wakes(&mut table, key, |_| false);
         table.said.remove(key);
         drop(table);
+        self.clashes.keep(key, &BTreeSet::new());
         let ObjectKey { plugin: _, kind, namespace, name } = key.clone();
         let object = ObjectRef { kind, namespace, name };
         self.books.drop_gone(&*self.ports.kubernetes.view(), &object);
@@ -134,24 +147,30 @@ impl Gate {
     }
 
     /// Takes in that an object has changed: who waits for it looks again. Answers with the keys that
-    /// want to be woken.
+    /// want to be woken, each with the cause.
     #[must_use]
-    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<ObjectKey> {
+    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut keys = named("name clash", self.clashes.woken(change));
         let mut table = self.armed();
-        let Some(keys) = table.objects.get_mut(&change.object) else { return Vec::new() };
-        let view = self.ports.kubernetes.view();
-        woken(&change.object, keys, &*view)
+        if let Some(armed) = table.objects.get_mut(&change.object) {
+            let view = self.ports.kubernetes.view();
+            keys.extend(named("fact", woken(&change.object, armed, &*view)));
+        }
+        keys
     }
 
     /// As [`woken_by_change`](Self::woken_by_change), when nobody knows what has changed.
     #[must_use]
-    pub fn woken_by_overflow(&self) -> Vec<ObjectKey> {
+    pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
+        let mut keys = named("name clash", self.clashes.all());
         let mut table = self.armed();
         let view = self.ports.kubernetes.view();
         let all = table.objects.iter_mut();
-        all.flat_map(|(object, keys)| woken(object, keys, &*view)).collect()
+        let all = all.flat_map(|(object, armed)| woken(object, armed, &*view));
+        keys.extend(named("fact", all.collect()));
+        keys
     }
 
     async fn wishes(&self, context: &PassContext, wakes: &[Wake]) -> Wishes {
@@ -169,7 +188,7 @@ impl Gate {
                 Wake::After { .. } | _ => Ok(()),
             };
             if let Err(error) = result {
-                wishes.refused.push(error.to_string());
+                wishes.refused.push(error);
             }
         }
         wishes
@@ -262,15 +281,23 @@ impl Table {
         (!settings.is_empty()).then(|| settings.into_iter().flatten().cloned().collect())
     }
 
-    /// Says what could not be armed, when it is news.
-    fn say(&mut self, key: &ObjectKey, refused: Vec<String>) {
-        let text = refused.join("; ");
-        if text.is_empty() {
+    /// What could not be armed, when it is news. A kind that is not watched may be about to be: that is news
+    /// when it stays so.
+    fn unarmed(&mut self, key: &ObjectKey, refused: &[CallError], now: Instant) -> Option<String> {
+        if refused.is_empty() {
             self.said.remove(key);
-        } else if self.said.get(key) != Some(&text) {
-            warn!(%key, "not every wake is armed: {text}");
-            self.said.insert(key.clone(), text);
+            return None;
         }
+        let text = refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let can_pass = refused.iter().all(|error| matches!(error, CallError::Unsupported(_)));
+        let known = self.said.remove(key).filter(|known| known.text == text);
+        let mut unarmed = known.unwrap_or(Unarmed { text, since: now, is_said: false });
+        let is_due = !can_pass || WATCHED_WITHIN <= now.saturating_duration_since(unarmed.since);
+        let is_news = is_due && !unarmed.is_said;
+        unarmed.is_said |= is_news;
+        let text = is_news.then(|| unarmed.text.clone());
+        self.said.insert(key.clone(), unarmed);
+        text
     }
 }
 
@@ -281,6 +308,10 @@ impl WantedObject {
         let seen = seen.map_err(|error| error.to_string());
         take_held(&mut self.facts, None, &Objects::from([(object.clone(), seen)]))
     }
+}
+
+fn named(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static str)> {
+    keys.into_iter().map(|key| (key, cause)).collect()
 }
 
 /// The keys of which a fact about this object holds.
@@ -303,4 +334,27 @@ fn take_held(facts: &mut Vec<Fact>, seen: Option<&Documents>, objects: &Objects)
 
 fn read(instance: &Value) -> Result<Instance, CallError> {
     serde_json::from_value(instance.clone()).map_err(|error| CallError::Invalid(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tholepin_schema::manifest::KindName;
+
+    #[test]
+    fn a_kind_that_is_not_watched_yet_is_told_of_when_it_stays_so_and_once() {
+        let kind = KindName { api_version: "a/v1".into(), kind: "K".into() };
+        let (namespace, name) = ("n".to_owned(), "x".to_owned());
+        let key = ObjectKey { plugin: "p".parse().unwrap(), kind, namespace, name };
+        let not_watched = [CallError::Unsupported("Pods are not watched (yet)".to_owned())];
+        let (mut table, start) = (Table::default(), Instant::now());
+        let mut told = |refused: &[CallError], seconds| {
+            table.unarmed(&key, refused, start + Duration::from_secs(seconds)).is_some()
+        };
+        assert!(!told(&not_watched, 0) && !told(&not_watched, 9));
+        assert!(told(&not_watched, 10) && !told(&not_watched, 20), "once");
+        assert!(!told(&[], 21) && !told(&not_watched, 22), "it was well in between");
+        let denied = [CallError::Denied("no grant".to_owned())];
+        assert!(told(&denied, 23) && !told(&denied, 24), "that does not pass");
+    }
 }

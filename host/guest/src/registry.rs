@@ -166,11 +166,12 @@ impl Registry {
         self.sender.subscribe()
     }
 
-    /// Puts a revision in the place of the one that served, which is held ready for a rollback.
-    fn publish(&self, plugin: Arc<LoadedPlugin>) {
+    /// Puts a revision in the place of the one that served, which is held ready for a rollback. `since_ms` is
+    /// when it began to serve, which may have been in an earlier process.
+    fn publish(&self, plugin: Arc<LoadedPlugin>, since_ms: u64) {
         let (name, mut previous) = (plugin.name.clone(), None);
         self.change(|active| previous = active.insert(name.clone(), plugin));
-        self.tenures().insert(name, Tenure { since_ms: history::now_ms(), previous });
+        self.tenures().insert(name, Tenure { since_ms, previous });
     }
 
     /// The revision that served before the one that serves.

@@ -129,13 +129,14 @@ impl KubernetesApi {
         let longest_silence = u64::from(hub.watch_lasts_seconds).saturating_add(10);
         config.read_timeout = Some(std::time::Duration::from_secs(longest_silence));
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
+        let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
         let client =
             Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
         let client = meter::counted(client, namespace, host);
         let client = meter::named(client, agent(HOST_FIELD_MANAGER));
         let store = Arc::new(Store::default());
-        let kinds = Arc::new(Kinds::new(client.clone()));
+        let kinds = Arc::new(Kinds::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(Secrets::default());
         let parts = Parts {
             client: client.clone(),

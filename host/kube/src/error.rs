@@ -1,7 +1,7 @@
 //! Turns what the API server refuses into the errors that plugins know, by the `reason` of its Status
 //! and never by its text; and puts a deadline on every request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kube::core::{Status, response::StatusCause};
 use tholepin_core::{CallError, ErrorChain};
@@ -20,6 +20,8 @@ pub(crate) struct Asked {
     pub(crate) resource: String,
     /// The object or the kind, for people.
     pub(crate) what: String,
+    /// Where the server is, for people.
+    pub(crate) server: Arc<str>,
 }
 
 impl Asked {
@@ -31,10 +33,10 @@ impl Asked {
         match tokio::time::timeout(REQUEST_DEADLINE, request).await {
             Ok(answer) => answer.map_err(|error| self.error(&error)),
             Err(_) => {
-                let Self { verb, what, .. } = self;
+                let Self { verb, what, server, .. } = self;
                 let seconds = REQUEST_DEADLINE.as_secs();
                 Err(CallError::Timeout(format!(
-                    "the API server did not answer {verb} {what} within {seconds} s"
+                    "the API server at {server} did not answer {verb} {what} within {seconds} s"
                 )))
             }
         }
@@ -62,7 +64,7 @@ impl Asked {
     }
 
     fn error(&self, error: &kube::Error) -> CallError {
-        let Self { verb, what, .. } = self;
+        let Self { verb, what, server, .. } = self;
         if let kube::Error::Api(status) = error {
             return self.refused(status);
         }
@@ -71,7 +73,7 @@ impl Asked {
             return CallError::Invalid(text);
         }
         // Everything else happened on the way: no answer is known, and repeating can help.
-        CallError::Transient(text)
+        CallError::Transient(format!("the API server at {server}: {text}"))
     }
 
     fn refused(&self, status: &Status) -> CallError {
@@ -149,25 +151,38 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    fn asked() -> Asked {
+        Asked {
+            verb: "patch",
+            group: "apps".to_owned(),
+            resource: "statefulsets/status".to_owned(),
+            what: "StatefulSet s/a".to_owned(),
+            server: "https://192.0.2.1:6443".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_reached_is_named_with_its_address() {
+        let refused = async { Err::<(), _>(kube::Error::Service("connection refused".into())) };
+        let error = asked().within(refused).await.unwrap_err();
+        assert_eq!(error.reason(), "Transient");
+        for words in ["https://192.0.2.1:6443", "patch StatefulSet s/a", "connection refused"] {
+            assert!(error.to_string().contains(words), "no {words} in {error}");
+        }
+    }
+
     fn refused(reason: &str, code: u16, details: Value) -> CallError {
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
             "status": "Failure", "message": "no", "reason": reason, "code": code,
             "details": details});
         let status: Status = serde_json::from_value(status).unwrap();
-        let asked = Asked {
-            verb: "patch",
-            group: "apps".to_owned(),
-            resource: "statefulsets/status".to_owned(),
-            what: "StatefulSet s/a".to_owned(),
-        };
-        asked.error(&kube::Error::Api(Box::new(status)))
+        asked().error(&kube::Error::Api(Box::new(status)))
     }
 
     #[test]
     fn the_rule_names_the_verb_that_the_server_named() {
         fn rule(verb: &'static str, resource: &str, message: &str) -> String {
-            let (group, what) = ("apps".to_owned(), "it".to_owned());
-            Asked { verb, group, resource: resource.to_owned(), what }.rule(message)
+            Asked { verb, resource: resource.to_owned(), ..asked() }.rule(message)
         }
         let cannot =
             |verb: &str| format!("User \"x\" cannot {verb} resource \"sets\" in API group");
@@ -186,17 +201,11 @@ mod tests {
 
     #[test]
     fn a_field_that_a_kind_does_not_have_is_not_tried_again() {
-        let asked = Asked {
-            verb: "patch",
-            group: "apps".to_owned(),
-            resource: "statefulsets".to_owned(),
-            what: "StatefulSet s/a".to_owned(),
-        };
         let status = json!({"message": "failed to create typed patch object (s/a; apps/v1, \
             Kind=StatefulSet): .spec.sharts: field not declared in schema", "code": 500,
             "reason": "InternalError", "status": "Failure"});
         let status: Status = serde_json::from_value(status).unwrap();
-        let error = asked.error(&kube::Error::Api(Box::new(status)));
+        let error = asked().error(&kube::Error::Api(Box::new(status)));
         assert_eq!(error.reason(), "Invalid");
     }
 

@@ -4,7 +4,11 @@
 //! - What was found is kept until somebody meets a 404 with it.
 //! - A kind that the server does not know is no failure of the others.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kube::{
     Api, Client,
@@ -34,6 +38,8 @@ pub(crate) struct Served {
     pub(crate) resource: ApiResource,
     scope: Scope,
     found_at: Instant,
+    /// Where the server is, for messages.
+    server: Arc<str>,
 }
 
 impl Served {
@@ -55,6 +61,7 @@ impl Served {
             group: self.resource.group.clone(),
             resource: format!("{}{subresource}", self.resource.plural),
             what: object.to_string(),
+            server: self.server.clone(),
         }
     }
 }
@@ -82,15 +89,17 @@ impl Unserved {
 /// The kinds found so far.
 pub(crate) struct Kinds {
     client: Client,
+    server: Arc<str>,
     known: Mutex<BTreeMap<KindName, Served>>,
     /// Told when a kind may have come into being.
     pub(crate) appeared: Notify,
 }
 
 impl Kinds {
-    pub(crate) const fn new(client: Client) -> Self {
+    /// The kinds of a server, which messages call `server`.
+    pub(crate) fn new(client: Client, server: &str) -> Self {
         let known = Mutex::new(BTreeMap::new());
-        Self { client, known, appeared: Notify::const_new() }
+        Self { client, server: server.into(), known, appeared: Notify::const_new() }
     }
 
     /// Finds a kind, in memory or at the server.
@@ -107,15 +116,18 @@ impl Kinds {
                 return Err(Unserved::Missing);
             }
             Ok(Err(error)) => {
-                let text = format!("discovery of {kind}: {}", ErrorChain(&error));
+                let (server, error) = (&self.server, ErrorChain(&error));
+                let text = format!("the API server at {server}: discovery of {kind}: {error}");
                 return Err(Unserved::Failed(CallError::Transient(text)));
             }
             Err(_) => {
-                let text = format!("the API server did not answer discovery of {kind}");
+                let server = &self.server;
+                let text = format!("the API server at {server} did not answer discovery of {kind}");
                 return Err(Unserved::Failed(CallError::Timeout(text)));
             }
         };
-        let served = Served { resource, scope: capabilities.scope, found_at: Instant::now() };
+        let (scope, found_at) = (capabilities.scope, Instant::now());
+        let served = Served { resource, scope, found_at, server: self.server.clone() };
         let mut known = lock(&self.known);
         if known.len() >= KINDS_MAX {
             known.clear();

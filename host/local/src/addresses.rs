@@ -6,18 +6,20 @@
 //! 127.N.240.0 - 127.N.255.254  Services
 //! ```
 //!
-//! The block is held by a file lock, so it is free again as soon as its holder's process ends,
-//! however it ends. It opens no socket and hands out no Service address.
+//! The block is held by a file lock and by the socket on which the API server will listen, so it is free
+//! again as soon as its holder's process ends, however it ends. The lock tells local hosts of one user apart
+//! whatever ports they use; the socket tells apart those of different users, who share no directory, and
+//! whatever else listens there. It hands out no Service address.
 //!
 //! Invariants:
-//! - Two local hosts of one user never hold the same block.
+//! - Two local hosts of one user, or with one API port, never hold the same block.
 //! - A Pod address in use is not given out again, and a released one only after the block has
 //!   wrapped: whoever still dials a dead Pod's address reaches nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -59,8 +61,22 @@ pub enum BlockError {
         /// The block's number.
         block: u8,
     },
+    /// Somebody else listens where the API server of the block that was asked for would.
+    #[error(
+        "cannot listen on {address} for the API server; choose another address block, or none to have the \
+         first free one"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
     /// Every block is held.
-    #[error("all address blocks 127.{}.0.0/16 to 127.{}.0.0/16 are held by other local hosts", BLOCKS.start(), BLOCKS.end())]
+    #[error(
+        "all address blocks 127.{}.0.0/16 to 127.{}.0.0/16 are held by other local hosts: stop one of them",
+        BLOCKS.start(), BLOCKS.end()
+    )]
     AllTaken,
 }
 
@@ -73,35 +89,51 @@ pub struct Block {
 }
 
 impl Block {
-    /// Takes the block of that number, or the first free one.
+    /// Takes the block of that number, or the first free one. Gives it with the socket on which its API
+    /// server is to listen.
     ///
     /// # Errors
     ///
     /// Fails if the wanted block, or every block, is held by another local host, or if `locks` is
     /// not a directory that belongs to this user alone.
-    pub fn take(locks: &Path, wanted: Option<u8>) -> Result<Self, BlockError> {
+    pub fn take(
+        locks: &Path,
+        wanted: Option<u8>,
+        api_port: u16,
+    ) -> Result<(Self, TcpListener), BlockError> {
         private_directory(locks)?;
         if let Some(block) = wanted {
-            return Self::try_take(locks, block)?.ok_or(BlockError::Taken { block });
+            return Self::try_take(locks, block, api_port);
         }
         for block in BLOCKS {
-            if let Some(taken) = Self::try_take(locks, block)? {
-                return Ok(taken);
+            match Self::try_take(locks, block, api_port) {
+                Err(BlockError::Taken { .. }) => {}
+                Err(BlockError::Listen { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse => {}
+                taken => return taken,
             }
         }
         Err(BlockError::AllTaken)
     }
 
-    fn try_take(locks: &Path, number: u8) -> Result<Option<Self>, BlockError> {
+    fn try_take(
+        locks: &Path,
+        number: u8,
+        api_port: u16,
+    ) -> Result<(Self, TcpListener), BlockError> {
         let path = locks.join(format!("block-{number}.lock"));
         let opened =
             OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
         let lock = opened.map_err(|source| BlockError::Open { path: path.clone(), source })?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(Self { number, _lock: lock })),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(source)) => Err(BlockError::Open { path, source }),
-        }
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => BlockError::Taken { block: number },
+            fs::TryLockError::Error(source) => BlockError::Open { path, source },
+        })?;
+        let block = Self { number, _lock: lock };
+        let address = SocketAddr::from((block.api(), api_port));
+        let listener = TcpListener::bind(address);
+        let listener = listener.map_err(|source| BlockError::Listen { address, source })?;
+        Ok((block, listener))
     }
 
     /// N in 127.N.0.0/16.
@@ -126,11 +158,16 @@ impl Block {
 
 /// The directory of the address locks: one per user, the same for all local hosts of that user.
 pub fn lock_directory() -> PathBuf {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-    match base {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // Whoever became another user may still have the folder of the first one in the environment.
+    match base.filter(|path| path.is_dir() && is_ours(path)) {
         Some(base) => base.join("tholepin"),
         None => std::env::temp_dir().join(format!("tholepin-{}", nix::unistd::getuid())),
     }
+}
+
+fn is_ours(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.uid() == nix::unistd::getuid().as_raw())
 }
 
 /// Makes the directory with mode 0700, or checks that the existing one is ours and closed to others:
@@ -147,7 +184,8 @@ fn private_directory(path: &Path) -> Result<(), BlockError> {
         return Err(bad("it is no directory; remove it".to_owned()));
     }
     if found.uid() != nix::unistd::getuid().as_raw() {
-        return Err(bad("it belongs to another user".to_owned()));
+        let text = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
+        return Err(bad(text.to_owned()));
     }
     if found.mode() & 0o077 != 0 {
         return Err(bad("others may enter it; run `chmod 700` on it".to_owned()));
@@ -237,7 +275,7 @@ mod tests {
 
     fn block(number: u8) -> (tempfile::TempDir, Block) {
         let folder = tempfile::tempdir().unwrap();
-        let block = Block::take(&folder.path().join("locks"), Some(number)).unwrap();
+        let (block, _) = Block::take(&folder.path().join("locks"), Some(number), 0).unwrap();
         (folder, block)
     }
 
@@ -245,21 +283,39 @@ mod tests {
     fn a_block_is_held_by_one_and_free_after_it() {
         let (folder, first) = block(124);
         let locks = folder.path().join("locks");
-        assert!(matches!(Block::take(&locks, Some(124)), Err(BlockError::Taken { block: 124 })));
-        assert_eq!(Block::take(&locks, Some(125)).unwrap().number(), 125);
+        let again = Block::take(&locks, Some(124), 0);
+        assert!(matches!(again, Err(BlockError::Taken { block: 124 })));
+        assert_eq!(Block::take(&locks, Some(125), 0).unwrap().0.number(), 125);
         drop(first);
-        assert_eq!(Block::take(&locks, Some(124)).unwrap().number(), 124);
+        assert_eq!(Block::take(&locks, Some(124), 0).unwrap().0.number(), 124);
     }
 
     #[test]
     fn without_a_wish_the_first_free_block_is_taken() {
         let (folder, _first) = block(100);
-        let second = Block::take(&folder.path().join("locks"), None).unwrap();
+        let (second, _) = Block::take(&folder.path().join("locks"), None, 0).unwrap();
         assert_eq!(second.number(), 101);
         assert_eq!(second.api(), Ipv4Addr::new(127, 101, 0, 1));
         let services = second.services();
         assert_eq!(*services.start(), Ipv4Addr::new(127, 101, 240, 0));
         assert_eq!(*services.end(), Ipv4Addr::new(127, 101, 255, 254));
+    }
+
+    /// Two users have two directories of locks.
+    #[test]
+    fn a_block_in_which_another_user_listens_is_passed_over() {
+        let (home, other_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (locks, others) = (home.path().join("locks"), other_home.path().join("locks"));
+        // A port of this test's own.
+        let port = Block::take(&others, None, 0).unwrap().1.local_addr().unwrap().port();
+        let (theirs, listener) = Block::take(&others, None, port).unwrap();
+        let (ours, api) = Block::take(&locks, None, port).unwrap();
+        assert!(theirs.number() < ours.number(), "{theirs:?} {ours:?}");
+        assert_eq!(api.local_addr().unwrap(), (ours.api(), port).into());
+        let refused = Block::take(&locks, Some(theirs.number()), port).unwrap_err();
+        assert!(matches!(refused, BlockError::Listen { .. }), "{refused}");
+        drop(listener);
+        assert!(Block::take(&locks, Some(theirs.number()), port).is_ok());
     }
 
     #[test]
@@ -268,7 +324,7 @@ mod tests {
         let locks = folder.path().join("locks");
         fs::create_dir(&locks).unwrap();
         fs::set_permissions(&locks, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = Block::take(&locks, None).unwrap_err().to_string();
+        let error = Block::take(&locks, None, 0).unwrap_err().to_string();
         assert!(error.contains("chmod 700"), "{error}");
     }
 

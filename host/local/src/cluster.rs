@@ -17,7 +17,7 @@ mod options;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl Parts {
 /// removed, or if a part does not start. Nothing keeps running then.
 pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let lock = take_directory(&options.directory)?;
-    let block = Block::take(&options.lock_directory, options.block)?;
+    let (block, listener) = Block::take(&options.lock_directory, options.block, options.api_port)?;
     let images = options.image_table()?;
     let directory = options.directory.clone();
     let discard = options.discard_volumes;
@@ -176,7 +176,7 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
 
     let nodes: Vec<String> =
         (1..=options.node_count()).map(|number| format!("node-{number}")).collect();
-    let server = start_api(&options, &block, &nodes).await?;
+    let server = start_api(&options, (&block, listener), &nodes).await?;
     let host_kubeconfig = options.directory.join("host.kubeconfig");
     server.write_kubeconfig("host", &host_kubeconfig)?;
     let mut cluster = LocalCluster {
@@ -265,7 +265,7 @@ impl LocalCluster {
 
 async fn start_api(
     options: &LocalOptions,
-    block: &Block,
+    (block, listener): (&Block, TcpListener),
     nodes: &[String],
 ) -> Result<ApiServer, LocalError> {
     let listen = SocketAddr::from((block.api(), options.api_port));
@@ -276,7 +276,7 @@ async fn start_api(
         pod_logs: Some(Arc::new(agents::Logs::new(directories))),
         ..ApiServerOptions::new(listen, &options.directory)
     };
-    Ok(tholepin_apiserver::start(api).await?)
+    Ok(tholepin_apiserver::start_on(listener, api).await?)
 }
 
 /// Makes the directory, for this user only, and locks it.

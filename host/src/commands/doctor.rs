@@ -2,7 +2,6 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -83,13 +82,9 @@ async fn look(admin: AdminArgs) -> Result<Facts> {
 
 /// Takes an address block as a local host does, and listens for a moment where its API server would.
 fn free_address(port: u16) -> Result<String, String> {
-    let block =
-        Block::take(&addresses::lock_directory(), None).map_err(|error| error.to_string())?;
-    let address = (block.api(), port);
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(format!("{}:{port} is free", block.api())),
-        Err(error) => Err(format!("cannot listen on {}:{port}: {error}", block.api())),
-    }
+    let (block, _) = Block::take(&addresses::lock_directory(), None, port)
+        .map_err(|error| ErrorChain(&error).to_string())?;
+    Ok(format!("{}:{port} is free", block.api()))
 }
 
 fn cache_is_private() -> Result<String, String> {

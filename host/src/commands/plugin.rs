@@ -1,22 +1,19 @@
 //! `tholepin plugin`: writes plugins, and looks at components and at the plugins of a running host.
 
 mod develop;
+mod list;
 mod revisions;
 mod watch;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
-use tholepin_core::{ObjectRef, port::Kubernetes};
+use tholepin_core::ObjectRef;
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 use tholepin_schema::manifest::KindName;
 
-use super::{own_cache, print, table::table};
-use crate::{
-    cli::{OutputFormat, PluginCommand},
-    engine, exit,
-};
+use super::{own_cache, print};
+use crate::{cli::PluginCommand, exit};
 
 pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
     match command {
@@ -24,7 +21,7 @@ pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
         PluginCommand::Build(arguments) => develop::build(arguments).await?,
         PluginCommand::Test { project } => develop::test(&project).await?,
         PluginCommand::Watch(arguments) => watch::run(arguments).await?,
-        PluginCommand::List { output, cluster } => list(cluster.kubeconfig, output).await?,
+        PluginCommand::List { output, cluster, admin } => list::run(cluster, output, admin).await?,
         PluginCommand::History { name, output, admin } => {
             revisions::history(&name, output, admin).await?
         }
@@ -72,40 +69,4 @@ pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
         kind: "Plugin".to_owned(),
     };
     ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
-}
-
-async fn list(kubeconfig: Option<PathBuf>, output: OutputFormat) -> Result<()> {
-    let kubernetes = engine::connect(kubeconfig).await?;
-    let kind = plugin_reference("").kind;
-    let plugins = kubernetes.list(kind, String::new(), String::new()).await?;
-    if output == OutputFormat::Json {
-        print(&format!("{:#}\n", json!({"plugins": plugins})))?;
-        return Ok(());
-    }
-    let head =
-        ["NAME", "SERVING", "VERSION", "SINCE", "CANDIDATE", "OBJECTS", "UNHEALTHY", "REASON"];
-    let mut rows = vec![head.map(str::to_owned)];
-    for plugin in plugins {
-        let text = |pointer: &str| match plugin.pointer(pointer) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => "-".to_owned(),
-        };
-        let reason = match text("/status/message") {
-            message if message == "-" => text("/status/reason"),
-            message => format!("{}: {message}", text("/status/reason")),
-        };
-        rows.push([
-            text("/metadata/name"),
-            text("/status/revision"),
-            text("/status/version"),
-            text("/status/activatedAt"),
-            text("/status/candidateRevision"),
-            text("/status/objects"),
-            text("/status/unhealthyObjects"),
-            reason,
-        ]);
-    }
-    print(&table(&rows))?;
-    Ok(())
 }

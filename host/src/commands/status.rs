@@ -159,9 +159,18 @@ fn state(object: &ObjectStatus, paint: Paint) -> String {
         });
     }
     if parts.is_empty() {
-        parts.push(paint.yellow("it has reported nothing yet"));
+        parts.push(match object.conditions.as_slice() {
+            [] => paint.yellow("no condition says how it is"),
+            conditions => conditions.iter().map(brief).collect::<Vec<_>>().join(", "),
+        });
     }
     parts.join("; ")
+}
+
+/// A condition of a kind that has none of those that are known everywhere.
+fn brief(condition: &Value) -> String {
+    let field = |name: &str| condition[name].as_str().unwrap_or_default();
+    format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
 }
 
 fn members_shown(group: &str, members: &[MemberRow], paint: Paint) -> String {

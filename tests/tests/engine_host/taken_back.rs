@@ -82,9 +82,17 @@ async fn a_revision_that_traps_goes_back_by_itself() {
     story.restart();
     all_say(&story, "Hello", "three").await;
     let shown = command.run(&["plugin", "history", NAME]).unwrap();
-    for words in ["serves", "taken back: it failed twice", "is refused until the file changes"] {
+    for words in
+        ["serves", "taken back: it failed twice", "is refused until the component or `spec`"]
+    {
         assert!(shown.stdout.contains(words), "no {words:?} in {shown:?}");
     }
+
+    // Both tables have one time.
+    let plugin = story.get(&PLUGIN, "", NAME).await.unwrap();
+    let since = plugin["status"]["activatedAt"].as_str().unwrap();
+    let serves = shown.stdout.lines().find(|line| line.contains("serves")).unwrap();
+    assert!(serves.contains(since), "no {since} in {serves}");
 
     // Another file does, and a person goes back from it.
     story.put("config-maker.wasm", guests::config_maker("Ahoy").unwrap());
@@ -93,9 +101,10 @@ async fn a_revision_that_traps_goes_back_by_itself() {
     let back = command.run(&["plugin", "rollback", NAME]).unwrap();
     assert_eq!((back.code, back.stdout.contains(&first[..12])), (0, true), "{back:?}");
     all_say(&story, "Hello", "five").await;
+    story.says(&PLUGIN, ("", NAME), "/status/reason", "RolledBack").await;
     let refused = command.run(&["plugin", "rollback", NAME, "nothing"]).unwrap();
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("`nothing` names 0"), "{refused:?}");
+    assert!(refused.stderr.contains("begins with `nothing`"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ impl Images {
         found.ok_or_else(|| ImageError::NoProgram {
             image: image.to_owned(),
             program: program.to_owned(),
-            table: self.table.file.clone(),
+            place: self.table.place.clone(),
         })
     }
 

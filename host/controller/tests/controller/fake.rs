@@ -36,6 +36,8 @@ pub(crate) struct World {
     objects: Mutex<BTreeMap<ObjectRef, Value>>,
     readers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
     pub(crate) marks: Mutex<Vec<(String, Vec<HostCondition>)>>,
+    /// The events that were published: the object's name and the message.
+    pub(crate) published: Mutex<Vec<(String, String)>>,
     /// What was kept as accepted, by the object's uid, and how often something was.
     pub(crate) kept: Mutex<BTreeMap<String, (AcceptedSpec, usize)>>,
     /// While set, no condition can be written.
@@ -162,8 +164,9 @@ impl Kubernetes for FakeKubernetes {
         unreachable!()
     }
 
-    fn publish(&self, _: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
-        unreachable!()
+    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+        self.0.published.lock().unwrap().push((request.regarding.name, request.message));
+        Box::pin(async { Ok(()) })
     }
 
     fn secret_value(

@@ -472,7 +472,7 @@ async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
 async fn a_paused_object_is_left_alone() {
     let bench = Bench::start(false);
     let mut paused = thing("a", 1);
-    paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": ""});
+    paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "True"});
     bench.world.put(paused);
     bench.world.put(thing("b", 1));
     bench.swap("1", &[]).await;
@@ -480,6 +480,33 @@ async fn a_paused_object_is_left_alone() {
     assert_eq!(bench.calls_of("a", "1"), 0);
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
+    assert!(bench.world.published.lock().unwrap().is_empty());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_pause_that_is_neither_true_nor_false_is_told_of_once() {
+    let bench = Bench::start(false);
+    bench.swap("1", &[]).await;
+    let annotate = |value: &str, generation: i64| {
+        let mut paused = thing("a", generation);
+        paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": value});
+        bench.world.put(paused);
+    };
+    let published = || bench.world.published.lock().unwrap().len();
+    annotate("yes", 1);
+    until(|| published() == 1).await;
+    let way_out = "`kubectl annotate thing a --namespace n tholepin.dev/paused-`";
+    let (name, message) = bench.world.published.lock().unwrap()[0].clone();
+    assert!(message.contains("\"yes\"") && message.contains(way_out), "{name}: {message}");
+    // A change of the paused object is no news; another value is.
+    annotate("yes", 2);
+    annotate("", 2);
+    until(|| published() == 2).await;
+    // It counted as paused all the time.
+    bench.world.put(thing("a", 2));
+    until(|| bench.calls_of("a", "1") == 1).await;
+    assert_eq!(published(), 2);
     bench.end().await;
 }
 
@@ -576,6 +603,25 @@ async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else(
     let since = Instant::now();
     bench.end().await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn the_objects_of_a_plugin_that_only_an_earlier_host_had_are_told() {
+    let bench = Bench::start(false);
+    let mut orphan = thing("a", 1);
+    orphan["kind"] = json!("Other");
+    bench.world.put(orphan);
+    bench.world.put(thing("b", 1));
+    bench.swap("1", &[]).await;
+    let missing = |kinds: Vec<KindName>| PluginEvent::Missing("gone".parse().unwrap(), kinds);
+    bench.events.send(missing(vec![kind("Other")])).await.unwrap();
+    until(|| bench.reasons_of("a") == [Reason::PluginMissing]).await;
+    // A kind that somebody reconciles is theirs.
+    bench.events.send(missing(vec![kind("Thing")])).await.unwrap();
+    bench.world.put(thing("b", 2));
+    until(|| bench.calls_of("b", "1") == 2).await;
+    assert_eq!(bench.reasons_of("b"), []);
+    bench.end().await;
 }
 
 #[tokio::test]

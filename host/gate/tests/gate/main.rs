@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod away;
+mod clash;
 mod credentials;
 mod death;
 mod facts;

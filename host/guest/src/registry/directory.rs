@@ -125,10 +125,17 @@ fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
         return Err(format!("it has {bytes} bytes, more than {SETTINGS_BYTES_MAX}"));
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let plugin: PluginObject = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
-    let object: Value = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+    let plugin: PluginObject = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
+    let object: Value = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
     check(&plugin, name)?;
     Ok(Settings { plugin, object })
+}
+
+/// What is wrong with a file, in one line with its place: tables and events have no room for the excerpt of the
+/// file that the parser adds.
+fn one_line(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the object is one that this host reads, and names what its file names.
@@ -149,4 +156,31 @@ fn check(plugin: &PluginObject, name: &PluginName) -> Result<(), String> {
         return Err(format!("spec.source.file is `{file}`: name a .wasm file beside this one"));
     }
     plugin.spec.limits.unwrap_or_default().limits().map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_of_in_one_line_with_the_line_of_the_file() {
+        let head = "# a comment\napiVersion: tholepin.dev/v1alpha1\nkind: Plugin\nmetadata: {name: p}\nspec:\n";
+        let cases = [
+            ("  source: {file: p.wasm\n  grants: asRequested\n", "line 7"),
+            ("  source: {file: p.wasm}\n  grants: asRequested\n  limitz: {}\n", "line 8"),
+            (
+                "  source: {file: p.wasm}\n  grants: asRequested\n  limits: {memoryMiB: x}\n",
+                "line 8",
+            ),
+            ("  source: {file: p.wasm}\n  grants: {kubernets: []}\n", "line 7"),
+            ("  source: {file: p.wasm}\n", "line 6"),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let (path, name) = (folder.path().join("p.yaml"), "p".parse().unwrap());
+        for (tail, line) in cases {
+            fs::write(&path, format!("{head}{tail}")).unwrap();
+            let error = read_settings(&path, &name).unwrap_err();
+            assert!(error.contains(line) && !error.contains('\n'), "{tail}: {error}");
+        }
+    }
 }

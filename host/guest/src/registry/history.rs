@@ -60,16 +60,17 @@ pub struct RevisionRecord {
     pub version: String,
     /// When it began to serve, in milliseconds since 1970.
     pub activated_at_ms: u64,
-    /// Why it was taken back; absent if it was not. Such a revision is not gone back to by itself.
+    /// Why another one was put in its place; absent if none was. Such a revision is not gone back to by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_back: Option<String>,
 }
 
-/// An earlier revision serves in place of the file's. A file with another revision ends it.
+/// An earlier revision serves in place of the file's. A file with another revision ends it: another component,
+/// or another `spec` of the settings.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollback {
-    /// The revision that is refused until the file changes.
+    /// The revision that is refused until the file has another.
     pub refused: RevisionDigest,
     /// The revision that serves in its place.
     pub serving: RevisionDigest,
@@ -77,6 +78,9 @@ pub struct Rollback {
     pub why: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+    /// Whether a person asked for it, and not the host by itself.
+    #[serde(default)]
+    pub is_by_hand: bool,
 }
 
 impl PluginHistory {
@@ -93,6 +97,12 @@ impl PluginHistory {
         }
     }
 
+    /// Since when a revision serves, in milliseconds since 1970: from now on, if another one served last.
+    pub(crate) fn since_ms(&self, revision: &RevisionDigest) -> u64 {
+        let last = self.revisions.last().filter(|last| last.revision == *revision);
+        last.map_or_else(now_ms, |last| last.activated_at_ms)
+    }
+
     /// The revision that served before this one and was not taken back.
     pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
         let mut others = self.revisions.iter().rev().filter(|it| it.revision != *revision);
@@ -106,6 +116,17 @@ impl PluginHistory {
         let excess = self.revisions.len().saturating_sub(REVISIONS_MAX);
         self.revisions.drain(..excess).map(|it| it.revision).collect()
     }
+}
+
+/// How a revision came to serve.
+#[derive(Clone, Debug)]
+pub(crate) struct Noted {
+    /// Since when it serves, in milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// In place of which one, if it is not the file's.
+    pub(crate) rollback: Option<Rollback>,
+    /// Whether a person insists on it.
+    pub(crate) is_insisted: bool,
 }
 
 /// Where all histories of a directory of plugins are; nothing is kept if that is nowhere.
@@ -150,8 +171,8 @@ impl HistoryStore {
         self.of(name).map(|of| of.join(&revision.0))
     }
 
-    /// Notes that a revision begins to serve, and keeps its files: `settings` is its `Plugin` object, and
-    /// `component` the path of its component.
+    /// Notes that a revision serves since this time, and keeps its files: `settings` is its `Plugin` object,
+    /// and `component` the path of its component.
     ///
     /// # Errors
     ///
@@ -161,6 +182,7 @@ impl HistoryStore {
         plugin: &LoadedPlugin,
         settings: &Value,
         component: &Path,
+        since_ms: u64,
     ) -> io::Result<()> {
         let name = &plugin.name;
         let Some(files) = self.files(name, &plugin.digest) else { return Ok(()) };
@@ -176,11 +198,10 @@ impl HistoryStore {
             fs::write(beside.join(format!("{name}.yaml")), settings.to_string())?;
             fs::rename(&beside, &files)?;
         }
-        self.note(plugin, None, false)
+        self.note(plugin, Noted { since_ms, rollback: None, is_insisted: false })
     }
 
-    /// Notes that a revision begins to serve whose files are kept already, in place of another if there is a
-    /// rollback; and whether a person insists on it.
+    /// Notes that a revision begins to serve whose files are kept already.
     ///
     /// # Errors
     ///
@@ -188,8 +209,7 @@ impl HistoryStore {
     pub(crate) fn note(
         &self,
         plugin: &LoadedPlugin,
-        rollback: Option<Rollback>,
-        is_insisted: bool,
+        Noted { since_ms, rollback, is_insisted }: Noted,
     ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);
@@ -197,7 +217,7 @@ impl HistoryStore {
             revision: plugin.digest.clone(),
             component: plugin.component_digest.clone(),
             version: plugin.manifest.version.clone(),
-            activated_at_ms: now_ms(),
+            activated_at_ms: since_ms,
             taken_back: None,
         });
         if let Some(rollback) = &rollback {

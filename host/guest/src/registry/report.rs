@@ -53,6 +53,10 @@ pub enum RejectReason {
     ParametersInvalid,
     /// It served, was taken back, and an earlier revision serves.
     TakenBack,
+    /// It served, and a person had another revision serve in its place.
+    RolledBack,
+    /// There is a `Plugin` object and no file of it.
+    NoFile,
 }
 
 /// The revision that serves.
@@ -131,6 +135,8 @@ impl RejectReason {
             Self::KindClaimed => "KindClaimed",
             Self::ParametersInvalid => "ParametersInvalid",
             Self::TakenBack => "TakenBack",
+            Self::RolledBack => "RolledBack",
+            Self::NoFile => "NoFile",
         }
     }
 }

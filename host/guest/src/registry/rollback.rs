@@ -9,7 +9,7 @@ use tokio::task;
 use super::{
     PluginHistory, Registry, RejectReason, Rollback, Stage,
     directory::{self, Found, Settings},
-    history::{RevisionRecord, now_ms},
+    history::{Noted, RevisionRecord, now_ms},
     stages::{self, Progress, Rejected},
 };
 use crate::LoadedPlugin;
@@ -32,9 +32,19 @@ pub enum RollbackError {
          those that are kept, and one of them can be named"
     )]
     NoneBefore(PluginName),
-    /// The words name no kept revision, or several.
+    /// The words name no kept revision.
     #[error(
-        "`{wanted}` names {count} of the revisions of `{name}` that are kept; `tholepin plugin history \
+        "no kept revision of `{name}` begins with `{wanted}`; `tholepin plugin history {name}` shows them"
+    )]
+    NoSuch {
+        /// The plugin.
+        name: PluginName,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The words name several kept revisions.
+    #[error(
+        "{count} kept revisions of `{name}` begin with `{wanted}`: give more digits; `tholepin plugin history \
          {name}` shows them"
     )]
     NotOne {
@@ -73,14 +83,16 @@ impl Registry {
         settings: &Settings,
     ) -> Result<(), Rejected> {
         let name = plugin.name.clone();
-        let rollback = self.history.read(&name).rollback;
+        let history = self.history.read(&name);
+        let since_ms = history.since_ms(&plugin.digest);
+        let rollback = history.rollback;
         if let Some(rollback) = rollback.as_ref().filter(|it| it.refused == plugin.digest) {
             let kept = match self.active(&name) {
                 Some(_) => Ok(()),
                 None => self.serve_kept(&name, &rollback.serving).await,
             };
             match kept {
-                Ok(()) => return Err(taken_back(&name, rollback)),
+                Ok(()) => return Err(refused(&name, rollback)),
                 // A revision that was taken back is better than none.
                 Err(Rejected { message, .. }) => {
                     let (serving, file) = (rollback.serving.short(), plugin.digest.short());
@@ -95,10 +107,11 @@ impl Registry {
         }
         let component = self.options.directory.join(&settings.plugin.spec.source.file);
         if !serves {
-            self.publish(plugin.clone());
+            self.publish(plugin.clone(), since_ms);
         }
         let (store, object) = (self.history.clone(), settings.object.clone());
-        let kept = task::spawn_blocking(move || store.keep(&plugin, &object, &component)).await;
+        let keep = move || store.keep(&plugin, &object, &component, since_ms);
+        let kept = task::spawn_blocking(keep).await;
         if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
             tracing::warn!(plugin = %name, %error, "the revision serves, and cannot be kept for a rollback");
         }
@@ -121,9 +134,9 @@ impl Registry {
         }
     }
 
-    /// Lets an earlier revision of a plugin serve, in place of the one that serves now: the one whose digest
-    /// begins with `wanted`, or the last one that was not taken back. The file's revision is refused until
-    /// the file changes, unless it is the one that is gone back to.
+    /// Lets an earlier revision of a plugin serve because a person asks for it, in place of the one that serves
+    /// now: the one whose digest begins with `wanted`, or the last one that was not taken back. The file's
+    /// revision is refused until the file has another, unless it is the one that is gone back to.
     ///
     /// # Errors
     ///
@@ -132,7 +145,15 @@ impl Registry {
         &self,
         name: &PluginName,
         wanted: Option<&str>,
-        why: &str,
+    ) -> Result<RevisionDigest, RollbackError> {
+        self.change_revision(name, wanted, Cause::Person).await
+    }
+
+    async fn change_revision(
+        &self,
+        name: &PluginName,
+        wanted: Option<&str>,
+        cause: Cause<'_>,
     ) -> Result<RevisionDigest, RollbackError> {
         let _turn = self.changing.lock().await;
         let now = self.active(name).map(|now| now.digest.clone());
@@ -141,11 +162,13 @@ impl Registry {
             return Err(RollbackError::NoPlugin(name.clone()));
         }
         let RevisionRecord { revision, .. } = match wanted {
-            Some(wanted) => history.find(wanted).map_err(|count| RollbackError::NotOne {
-                name: name.clone(),
-                wanted: wanted.to_owned(),
-                count,
-            })?,
+            Some(wanted) => {
+                let (name, wanted) = (name.clone(), wanted.to_owned());
+                history.find(&wanted).map_err(|count| match count {
+                    0 => RollbackError::NoSuch { name, wanted: wanted.clone() },
+                    count => RollbackError::NotOne { name, wanted: wanted.clone(), count },
+                })?
+            }
             None => match &now {
                 Some(now) => history.last_good_before(now),
                 None => history.revisions.iter().rev().find(|it| it.taken_back.is_none()),
@@ -155,7 +178,7 @@ impl Registry {
         if now.as_ref() == Some(revision) {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
-        self.go_back(name, revision, wanted.is_some(), why).await.map_err(
+        self.go_back(name, revision, wanted.is_some(), cause).await.map_err(
             |Rejected { message, .. }| RollbackError::NotLoaded {
                 revision: revision.clone(),
                 message,
@@ -184,7 +207,7 @@ impl Registry {
         if history.rollback.is_some() || history.insisted.as_ref() == Some(bad) {
             return Err(RollbackError::NoneBefore(name.clone()));
         }
-        self.roll_back(name, None, why).await
+        self.change_revision(name, None, Cause::WentWrong(why)).await
     }
 
     async fn go_back(
@@ -192,7 +215,7 @@ impl Registry {
         name: &PluginName,
         revision: &RevisionDigest,
         is_named: bool,
-        why: &str,
+        cause: Cause<'_>,
     ) -> Result<(), Rejected> {
         let plugin = match self.previous(name).filter(|it| it.digest == *revision) {
             Some(plugin) => plugin,
@@ -205,22 +228,24 @@ impl Registry {
         let refused = before.or_else(now).or_else(|| file.clone());
         let refused =
             refused.filter(|refused| refused != revision && file.as_ref() != Some(revision));
-        let rollback = refused.map(|refused| Rollback {
-            refused,
-            serving: revision.clone(),
-            why: why.to_owned(),
-            at_ms: now_ms(),
-        });
-        self.publish(plugin.clone());
+        let at_ms = now_ms();
+        let (is_by_hand, why) = match cause {
+            Cause::Person => (true, BY_HAND),
+            Cause::WentWrong(why) => (false, why),
+        };
+        let (serving, why) = (revision.clone(), why.to_owned());
+        let rollback = refused.map(|refused| Rollback { refused, serving, why, at_ms, is_by_hand });
+        self.publish(plugin.clone(), at_ms);
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
-        let (store, noted) = (self.history.clone(), (plugin.clone(), rollback.clone()));
         // Whoever names the file's own revision wants it, whatever it did.
         let is_insisted = is_named && rollback.is_none();
-        let noted = task::spawn_blocking(move || store.note(&noted.0, noted.1, is_insisted)).await;
+        let noted = Noted { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
+        let store = self.history.clone();
+        let noted = task::spawn_blocking(move || store.note(&plugin, noted)).await;
         if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
             tracing::warn!(plugin = %name, %error, "the rollback is not kept: it ends with this process");
         }
-        let rejected = rollback.as_ref().map(|rollback| taken_back(name, rollback));
+        let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
         let (object, candidate) =
             report.map(|report| (report.object, report.candidate)).unwrap_or_default();
         self.tell(name, object, (Some(Stage::Active), candidate), rejected.as_ref());
@@ -234,7 +259,7 @@ impl Registry {
         revision: &RevisionDigest,
     ) -> Result<(), Rejected> {
         let plugin = self.load_kept(name, revision).await?;
-        self.publish(plugin);
+        self.publish(plugin, self.history.read(name).since_ms(revision));
         Ok(())
     }
 
@@ -261,15 +286,33 @@ impl Registry {
     }
 }
 
+/// For what another revision is put in the place of the one that serves.
+#[derive(Clone, Copy)]
+enum Cause<'a> {
+    /// A person asked for it.
+    Person,
+    /// It went wrong like this.
+    WentWrong(&'a str),
+}
+
+/// What is noted of a revision that a person did not want to serve.
+const BY_HAND: &str = "by a person, with `tholepin plugin rollback`";
+
 /// Why the file's revision does not serve.
-fn taken_back(name: &PluginName, rollback: &Rollback) -> Rejected {
-    let Rollback { refused, serving, why, at_ms: _ } = rollback;
+fn refused(name: &PluginName, rollback: &Rollback) -> Rejected {
+    let Rollback { refused, serving, why, at_ms: _, is_by_hand } = rollback;
+    let (refused, serving) = (refused.short(), serving.short());
+    let take = format!("`tholepin plugin rollback {name} {refused}`");
+    if *is_by_hand {
+        let text = format!(
+            "a person had {serving} serve in place of the files' revision {refused}. To end that use {take}, or \
+             put another component or other settings there; a comment does not count"
+        );
+        return Rejected::new(RejectReason::RolledBack, text);
+    }
     let text = format!(
-        "the revision {} was taken back, and {} serves: {why}. Put a mended file there, or take this one all \
-         the same with `tholepin plugin rollback {name} {}`",
-        refused.short(),
-        serving.short(),
-        refused.short()
+        "the revision {refused} was taken back, and {serving} serves: {why}. Put a mended component or other \
+         settings there (a comment does not count), or take this one all the same with {take}"
     );
     Rejected::new(RejectReason::TakenBack, text)
 }

@@ -379,7 +379,7 @@ async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too(
     let (setting, revisions) = after(&["Hello", "Howdy"]).await;
     let (name, registry) = (plugin("config-maker"), &setting.registry);
     registry.take_back(&name, &revisions[1], "it trapped").await.unwrap();
-    registry.roll_back(&name, Some(&revisions[1].0), "asked for").await.unwrap();
+    registry.roll_back(&name, Some(&revisions[1].0)).await.unwrap();
     assert_eq!(says(&setting).await, "Howdy, world!");
     let again = registry.take_back(&name, &revisions[1], "it trapped again").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
@@ -387,7 +387,7 @@ async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too(
     let (setting, revisions) = after(&["One", "Two", "Three"]).await;
     let registry = &setting.registry;
     registry.take_back(&name, &revisions[2], "it trapped").await.unwrap();
-    registry.roll_back(&name, Some(&revisions[0].0), "asked for").await.unwrap();
+    registry.roll_back(&name, Some(&revisions[0].0)).await.unwrap();
     let history = registry.history(&name);
     let bad = history.revisions.iter().find(|it| it.revision == revisions[2]).unwrap();
     assert_eq!(bad.taken_back.as_deref(), Some("it trapped"));
@@ -397,7 +397,7 @@ async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too(
 async fn a_file_serves_all_the_same_when_what_served_in_its_place_is_gone() {
     let (mut setting, revisions) = after(&["Hello", "Howdy"]).await;
     let name = plugin("config-maker");
-    setting.registry.roll_back(&name, None, "asked for").await.unwrap();
+    setting.registry.roll_back(&name, None).await.unwrap();
     let base = setting.home.path().join("history");
     let of = fs::read_dir(base).unwrap().next().unwrap().unwrap().path();
     fs::remove_dir_all(of.join("config-maker").join(&revisions[0].0)).unwrap();
@@ -413,19 +413,28 @@ async fn a_person_goes_back_and_forth_between_kept_revisions() {
     let name = plugin("config-maker");
     let [one, two, three] = [0, 1, 2].map(|index| revisions[index].0.clone());
     let go = async |setting: &Setting, wanted: Option<&str>| {
-        let gone = setting.registry.roll_back(&name, wanted, "asked for").await;
+        let gone = setting.registry.roll_back(&name, wanted).await;
         gone.map(|revision| revision.0)
     };
     assert_eq!(go(&setting, Some(&one[..8])).await.unwrap(), one);
     assert_eq!(says(&setting).await, "One, world!");
+    let report = setting.report("config-maker");
+    assert_eq!(report.reason, Some(RejectReason::RolledBack));
+    let way_out = format!("`tholepin plugin rollback config-maker {}`", &three[..12]);
+    assert!(report.message.contains(&way_out), "no {way_out} in {}", report.message);
     // From disk: the process has forgotten it.
     setting.restart();
     setting.watch.scan().await;
     assert_eq!(says(&setting).await, "One, world!");
+    assert_eq!(setting.report("config-maker").reason, Some(RejectReason::RolledBack));
+    // It serves since then, and not since the restart.
+    let last = setting.registry.history(&name).revisions.pop().unwrap();
+    let serving = setting.report("config-maker").serving.unwrap();
+    assert_eq!((last.revision, last.activated_at_ms), (serving.revision, serving.since_ms));
     assert_eq!(go(&setting, Some(&two)).await.unwrap(), two);
     assert_eq!(says(&setting).await, "Two, world!");
     let refused = go(&setting, Some("nothing")).await.unwrap_err().to_string();
-    assert!(refused.contains("`nothing` names 0") && refused.contains("history"), "{refused}");
+    assert!(refused.contains("begins with `nothing`") && refused.contains("history"), "{refused}");
     assert!(matches!(go(&setting, Some(&two)).await, Err(RollbackError::ServesAlready(_))));
     // The file's own revision ends the rollback.
     assert_eq!(go(&setting, Some(&three)).await.unwrap(), three);

@@ -1,6 +1,6 @@
 //! What a local host is started with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tholepin_agent::{ImageError, ImageTable};
@@ -75,8 +75,8 @@ impl LocalOptions {
     pub fn image_table(&self) -> Result<ImageTable, ImageError> {
         match &self.images {
             ImageSource::Embedded => {
-                let file = Path::new("host/local/images.yaml");
-                ImageTable::parse(include_str!("../../images.yaml"), file, &self.programs)
+                let table = include_str!("../../images.yaml");
+                ImageTable::built_in(table, "tholepin local --images FILE", &self.programs)
             }
             ImageSource::File(file) => ImageTable::load(file, &self.programs),
         }

@@ -61,7 +61,7 @@ fn shown(history: &PluginHistory, serving: &str) -> String {
     let mut text = table(&rows);
     if let Some(rollback) = &history.rollback {
         text.push_str(&format!(
-            "The file's revision {} is refused until the file changes: {}\n",
+            "The files' revision {} is refused until the component or `spec` of the settings is another: {}\n",
             rollback.refused.short(),
             rollback.why
         ));

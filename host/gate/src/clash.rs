@@ -1,0 +1,78 @@
+//! Remembers which reconciled objects wait for a name that an object of somebody else has.
+//!
+//! An apply that is refused because such an object is there cannot go well before that object goes, or gets
+//! another owner. Its change wakes the reconciled object, which nothing else leads to.
+//!
+//! Invariants:
+//! - A key waits for what its last pass was refused for, and for nothing else.
+//! - A change that leaves uid and owners as they are wakes nobody: the answer would be the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tholepin_core::{ObjectKey, ObjectRef, StoredObject, port::StoreChange};
+
+/// The most names that one key waits for.
+const NAMES_PER_KEY_MAX: usize = 64;
+
+/// An object whatever the version of its kind: group, kind, namespace and name.
+type Name = (String, String, String, String);
+
+/// Who waits for which name.
+#[derive(Default)]
+pub(crate) struct Clashes {
+    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<Name>>>,
+}
+
+impl Clashes {
+    /// Notes that a key waits for a name.
+    pub(crate) fn wait(&self, key: &ObjectKey, object: &ObjectRef) {
+        let mut waiting = self.waiting();
+        let names = waiting.entry(key.clone()).or_default();
+        if names.len() < NAMES_PER_KEY_MAX {
+            names.insert(name(object));
+        }
+    }
+
+    /// Ends what a key waits for, but for these.
+    pub(crate) fn keep(&self, key: &ObjectKey, objects: &BTreeSet<ObjectRef>) {
+        let mut waiting = self.waiting();
+        let Some(names) = waiting.get_mut(key) else { return };
+        let kept: BTreeSet<Name> = objects.iter().map(name).collect();
+        names.retain(|name| kept.contains(name));
+        if names.is_empty() {
+            waiting.remove(key);
+        }
+    }
+
+    /// The keys that may get the name after this change.
+    pub(crate) fn woken(&self, change: &StoreChange) -> Vec<ObjectKey> {
+        let whose = |state: &Option<StoredObject>| {
+            let meta = state.as_ref().map(StoredObject::meta);
+            meta.map(|meta| (meta.uid.clone(), meta.owners.clone()))
+        };
+        let waiting = self.waiting();
+        if waiting.is_empty() || whose(&change.before) == whose(&change.after) {
+            return Vec::new();
+        }
+        let changed = name(&change.object);
+        let waits = waiting.iter().filter(|(_, names)| names.contains(&changed));
+        waits.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// All keys that wait for a name.
+    pub(crate) fn all(&self) -> Vec<ObjectKey> {
+        self.waiting().keys().cloned().collect()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<Name>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(object: &ObjectRef) -> Name {
+    let ObjectRef { kind, namespace, name } = object;
+    (kind.group().to_owned(), kind.kind.clone(), namespace.clone(), name.clone())
+}

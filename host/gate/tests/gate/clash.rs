@@ -1,0 +1,76 @@
+//! An object that wants a name which somebody else's has is woken when that changes.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tholepin_core::{CallError, ObjectMeta, StoredObject, port::StoreChange};
+use tholepin_gate::Mode;
+use tholepin_schema::manifest::Scope;
+
+use crate::{
+    Bench,
+    fake::{World, object},
+    grants,
+};
+
+/// Puts an object in the place of another, or removes it, as the store tells it.
+fn change(world: &World, before: &Value, after: Option<&Value>) -> StoreChange {
+    let stored = |object: &Value| StoredObject::new(object.clone()).unwrap();
+    let object = ObjectMeta::of(before).unwrap().object;
+    match after {
+        Some(after) => world.put(after.clone()),
+        None => {
+            world.objects.lock().unwrap().remove(&object);
+        }
+    }
+    StoreChange { object, before: Some(stored(before)), after: after.map(stored) }
+}
+
+#[tokio::test]
+async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
+    let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
+    let Err(CallError::Denied(refused)) = bench.apply("theirs", Some("me")).await else {
+        panic!("it is somebody else's")
+    };
+    for word in ["Thing n/them", "rename one of the two"] {
+        assert!(refused.contains(word), "no {word} in {refused}");
+    }
+    assert!(!refused.contains("scope"), "a wider scope would seize it: {refused}");
+    // Already while the pass goes on; what leaves its owner as it is changes nothing.
+    let before = theirs.clone();
+    theirs["data"] = Value::Null;
+    assert_eq!(woken(&change(&bench.world, &before, Some(&theirs))), 0);
+    bench.pass.close().await;
+    assert_eq!(bench.gate.woken_by_overflow().len(), 1);
+    let handed = object("v1", "ConfigMap", "theirs", Some("me"));
+    assert_eq!(woken(&change(&bench.world, &theirs, Some(&handed))), 1);
+    assert_eq!(woken(&change(&bench.world, &handed, None)), 1);
+
+    // A pass that does not run into it waits for nothing.
+    bench.sibling(Mode::Live).close().await;
+    assert_eq!(woken(&change(&bench.world, &theirs, None)), 0);
+}
+
+#[tokio::test]
+async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    // The view of the pass is of its beginning.
+    let theirs = object("v1", "ConfigMap", "theirs", Some("them"));
+    change(&bench.world, &theirs, None);
+    assert!(bench.apply("theirs", Some("me")).await.is_ok());
+}
+
+#[tokio::test]
+async fn neither_a_plan_nor_an_object_that_is_gone_waits_for_a_name() {
+    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let plan = Bench { pass: bench.sibling(Mode::Plan), ..bench };
+    assert!(plan.apply("theirs", Some("me")).await.is_err());
+    assert_eq!(plan.gate.woken_by_overflow().len(), 0);
+    let live = Bench { pass: plan.sibling(Mode::Live), ..plan };
+    assert!(live.apply("free", Some("me")).await.is_err());
+    assert_eq!(live.gate.woken_by_overflow().len(), 1);
+    live.gate.disarm(&Arc::clone(&live.opened.key));
+    assert_eq!(live.gate.woken_by_overflow().len(), 0);
+}

@@ -1,0 +1,131 @@
+//! `tholepin plugin list`: the `Plugin` objects as a table, and whether whoever wrote them still runs.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tholepin_admin::AdminClient;
+use tholepin_core::port::Kubernetes;
+
+use super::{
+    super::{admin_file, print, table::table},
+    plugin_reference,
+};
+use crate::{
+    cli::{AdminArgs, ClusterArgs, OutputFormat},
+    engine, instance,
+};
+
+/// How long a running host may take to answer.
+const HOST_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Prints the plugins that the API server has.
+///
+/// # Errors
+///
+/// Fails if the API server does not answer.
+pub(super) async fn run(
+    cluster: ClusterArgs,
+    output: OutputFormat,
+    admin: AdminArgs,
+) -> Result<()> {
+    let kubernetes = engine::connect(cluster.kubeconfig).await?;
+    let kind = plugin_reference("").kind;
+    let plugins = kubernetes.list(kind, String::new(), String::new()).await?;
+    let answering = answering(admin).await;
+    if output == OutputFormat::Json {
+        print(&format!("{:#}\n", json!({"plugins": plugins, "answeringHost": answering})))?;
+        return Ok(());
+    }
+    print(&shown(&plugins))?;
+    for line in silent(&plugins, answering.as_deref(), instance::has_ended) {
+        print(&format!("{line}\n"))?;
+    }
+    Ok(())
+}
+
+/// The host that the admin file names, if it answers.
+async fn answering(admin: AdminArgs) -> Option<String> {
+    let client = AdminClient::of_file(&admin_file(admin).ok()?).ok()?;
+    let answer = client.get("/v1/version", &[], HOST_DEADLINE).await.ok()?;
+    let pid = answer.get("pid").and_then(Value::as_u64)?;
+    Some(instance::name_of(u32::try_from(pid).ok()?))
+}
+
+fn shown(plugins: &[Value]) -> String {
+    let head =
+        ["NAME", "SERVING", "VERSION", "SINCE", "CANDIDATE", "OBJECTS", "UNHEALTHY", "REASON"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for plugin in plugins {
+        let text = |pointer: &str| match plugin.pointer(pointer) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => "-".to_owned(),
+        };
+        let reason = match text("/status/message") {
+            message if message == "-" => text("/status/reason"),
+            message => format!("{}: {message}", text("/status/reason")),
+        };
+        rows.push([
+            text("/metadata/name"),
+            text("/status/revision"),
+            text("/status/version"),
+            text("/status/activatedAt"),
+            text("/status/candidateRevision"),
+            text("/status/objects"),
+            text("/status/unhealthyObjects"),
+            reason,
+        ]);
+    }
+    table(&rows)
+}
+
+/// A line for each host that wrote a state and does not answer here.
+fn silent(
+    plugins: &[Value],
+    answering: Option<&str>,
+    has_ended: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let says_so = |plugin: &&Value| {
+        plugin.pointer("/status/reason").and_then(Value::as_str) == Some("HostStopped")
+    };
+    let running = plugins.iter().filter(|plugin| !says_so(plugin));
+    let hosts = running.filter_map(|plugin| plugin.pointer("/status/host")?.as_str());
+    let hosts: BTreeSet<&str> = hosts.filter(|host| Some(*host) != answering).collect();
+    let line = |host: &str| {
+        if has_ended(host) {
+            return format!(
+                "The host `{host}`, which wrote this, runs no more: nothing is reconciled until one is started \
+                 (`tholepin run`)."
+            );
+        }
+        format!(
+            "The host `{host}`, which wrote this, does not answer here: whether it still runs is not known \
+             (--admin-file names the file of another host)."
+        )
+    };
+    hosts.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_does_not_answer_is_told_of_and_one_that_does_or_said_so_is_not() {
+        let plugin = |host: &str, reason: Option<&str>| json!({"metadata": {"name": "p"}, "status": {"host": host, "reason": reason}});
+        let plugins = [
+            plugin("here", None),
+            plugin("here", Some("TakenBack")),
+            plugin("ended", None),
+            plugin("stopped", Some("HostStopped")),
+            json!({"metadata": {"name": "never-seen"}}),
+        ];
+        let told = |answering| silent(&plugins, answering, |host| host == "ended");
+        assert_eq!(told(Some("here")).len(), 1);
+        assert!(told(Some("here"))[0].contains("`ended`, which wrote this, runs no more"));
+        let silent = told(None);
+        assert_eq!(silent.len(), 2, "{silent:?}");
+        assert!(silent[1].contains("`here`, which wrote this, does not answer here"), "{silent:?}");
+    }
+}
