@@ -149,6 +149,7 @@ async fn run_engine(arguments: RunArgs) -> Result<u8> {
         kubeconfig: arguments.cluster.kubeconfig,
         arguments: arguments.engine,
         keeps_history: true,
+        on_compilation: engine::log_compilation,
         trusts_plugins: arguments.trust_plugins,
     };
     engine::run(options, arguments.listen, stop, || print("ready\n")).await?;

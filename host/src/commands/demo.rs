@@ -43,6 +43,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
     let start = Instant::now();
     print("Starting the local host: API server, three nodes, and the host with its plugins.\n")?;
     let mut running = local::start(&cluster, |options| options.discard_volumes = true).await?;
+    running.on_compilation = stages::show_compilation;
     let kubeconfig = running.cluster.kubeconfig.clone();
     print(&format!("  kubeconfig  {}\n", kubeconfig.display()))?;
     let engine_stop = stop.child_token();
