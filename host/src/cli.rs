@@ -2,9 +2,10 @@
 
 mod report;
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
+use std::{env, net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::anyhow;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tholepin_core::PluginName;
 
 pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
@@ -13,21 +14,53 @@ pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
 ///
 /// Exit codes: 0 done, 1 failed (the end of stderr says why), 2 something to do (`plan`), 3 not ready in
 /// time (`demo --ci`), 64 wrong usage.
+///
+/// Logs go to stderr. THOLEPIN_LOG (such as `debug`) and THOLEPIN_LOG_FORMAT (`text` or `json`) set what
+/// every command logs; `local`, `run` and `demo` have options for it as well.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, else warn]
-    #[arg(long, env = "THOLEPIN_LOG", value_name = "FILTER", global = true)]
-    pub(crate) log: Option<String>,
-    /// How to write log lines
-    #[arg(long, env = "THOLEPIN_LOG_FORMAT", default_value = "text", global = true)]
-    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// The variable for the filter of log lines.
+const LOG_VARIABLE: &str = "THOLEPIN_LOG";
+/// The variable for the format of log lines.
+const LOG_FORMAT_VARIABLE: &str = "THOLEPIN_LOG_FORMAT";
+
+/// What a command that runs a host logs. The others take the variables alone.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Log options")]
+pub(crate) struct LogArgs {
+    /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, warn for
+    /// `demo`]
+    #[arg(long, env = LOG_VARIABLE, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How to write log lines
+    #[arg(long, env = LOG_FORMAT_VARIABLE, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl LogArgs {
+    /// What the variables say, for a command without these options.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the format is none, and names the variable.
+    pub(crate) fn of_environment() -> anyhow::Result<Self> {
+        let log_format = match env::var(LOG_FORMAT_VARIABLE) {
+            Ok(format) => LogFormat::from_str(&format, true).map_err(|_| {
+                anyhow!("cannot log as {LOG_FORMAT_VARIABLE}=`{format}` says; use `text` or `json`")
+            })?,
+            Err(_) => LogFormat::Text,
+        };
+        Ok(Self { log: env::var(LOG_VARIABLE).ok(), log_format })
+    }
+}
+
 /// How to write log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people
     Text,
@@ -36,7 +69,7 @@ pub(crate) enum LogFormat {
 }
 
 /// How a result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
     /// For people
     Text,
@@ -101,6 +134,19 @@ pub(crate) enum Command {
         /// What to become
         spec: PathBuf,
     },
+}
+
+impl Command {
+    /// The log options, if the command has them: those that run a host do.
+    pub(crate) fn log(&self) -> Option<&LogArgs> {
+        if let Self::Local(LocalArgs { log, .. })
+        | Self::Run(RunArgs { log, .. })
+        | Self::Demo(DemoArgs { log, .. }) = self
+        {
+            return Some(log);
+        }
+        None
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -319,6 +365,8 @@ pub(crate) struct RunArgs {
     /// bring; never on a shared cluster
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
     pub(crate) trust_plugins: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// The local cluster's own options.
@@ -354,6 +402,8 @@ pub(crate) struct LocalArgs {
     pub(crate) plugins: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Args, Debug)]
@@ -368,6 +418,8 @@ pub(crate) struct DemoArgs {
     /// End when Ready, after a write and a read through the cluster; fail after 120 s
     #[arg(long)]
     pub(crate) ci: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Fails if a part does not start, or ends by itself.
 pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
-    let DemoArgs { cluster, listen, plugins, ci } = arguments;
+    let DemoArgs { cluster, listen, plugins, ci, log: _ } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let start = Instant::now();

@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
-    let LocalArgs { cluster, no_host: _, api_only, plugins, listen } = arguments;
+    let LocalArgs { cluster, no_host: _, api_only, plugins, listen, log: _ } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let mut running = start(&cluster, |options| options.api_only = api_only).await?;

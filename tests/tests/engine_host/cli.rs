@@ -88,14 +88,15 @@ fn the_exit_code_and_the_last_line_tell_how_it_went() {
     fs::write(folder.path().join("text.wasm"), "no component").unwrap();
     fs::write(folder.path().join("bad.kubeconfig"), "no: [yaml").unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
-    let rows: [(&[&str], i32, &[&str]); 11] = [
+    let rows: [(&[&str], i32, &[&str]); 12] = [
         (&["--version"], 0, &[]),
         (&["--help"], 0, &[]),
         (&[], 64, &["Usage:"]),
         (&["nonsense"], 64, &["unrecognized subcommand"]),
         (&["run"], 64, &["--plugins"]),
         (&["local"], 64, &["--plugins"]),
-        (&["--log", "a=b=c", "crds"], 1, &["a=b=c", "--log"]),
+        (&["run", "--log", "a=b=c", "--plugins", "absent"], 1, &["a=b=c", "--log"]),
+        (&["plan", "--log", "info", "a/b"], 64, &["unexpected argument '--log'"]),
         (&["plugin", "inspect", "absent.wasm"], 1, &["absent.wasm", "No such file"]),
         (&["plugin", "grant", "text.wasm"], 1, &["text.wasm", "component"]),
         (&["plugin", "list", "--kubeconfig", "bad.kubeconfig"], 1, &["bad.kubeconfig"]),
