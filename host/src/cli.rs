@@ -8,6 +8,8 @@ use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tholepin_core::PluginName;
 
+use crate::completion;
+
 pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
 
 /// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
@@ -116,8 +118,10 @@ pub(crate) enum Command {
     ///
     /// Exits with 1 if something is bad; a warning concerns what not everybody uses.
     Doctor(DoctorArgs),
-    /// Print the completions of a shell: put them where that shell looks, such as
-    /// ~/.local/share/bash-completion/completions/tholepin
+    /// Print the script by which a shell completes commands, plugins and objects
+    ///
+    /// Put it where that shell looks, such as ~/.local/share/bash-completion/completions/tholepin, and write it
+    /// again after an update of tholepin. The names of plugins and objects come from the running host.
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -174,6 +178,7 @@ pub(crate) enum PluginCommand {
     /// Show the last revisions of a plugin, the one that serves last
     History {
         /// The plugin's name
+        #[arg(add = completion::plugins())]
         name: PluginName,
         /// How to print it
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -187,6 +192,7 @@ pub(crate) enum PluginCommand {
     /// plugins, or name the file's own revision.
     Rollback {
         /// The plugin's name
+        #[arg(add = completion::plugins())]
         name: PluginName,
         /// The first digits of the revision, as `history` shows it [default: the last one that was not taken
         /// back]
