@@ -101,22 +101,23 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what the last reconciles of an object did, as the running host remembers it
     ///
-    /// The host keeps the last passes of each object in memory, bounded; passes that did nothing go first.
+    /// A pass is one reconcile: one call of the plugin for one object. The host keeps the last passes of each
+    /// object in memory; those that wrote nothing are dropped first.
     Calls(CallsArgs),
-    /// Show how everything is that a running host looks after: plugins, objects, and what their members say
+    /// Show the plugins and objects of the running host, and what every member of an object answers now
     ///
-    /// What needs somebody comes first. The host asks every member at this moment. Exits with 0 also if
-    /// something is wrong.
+    /// Objects that need attention come first. Exits with 0 even if something is wrong.
     Status(StatusArgs),
-    /// Write plugins, try them on a running host, and look at those that it has
+    /// Create, build and inspect plugins, and go back to an earlier revision
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Print the CustomResourceDefinitions of the engine's own kinds (`Plugin`) as YAML; for a plugin's own
-    /// kinds see `plugin inspect --crds`
-    Crds,
-    /// Look whether this machine has what the local host and plugin developers need, and say what to do
+    /// Print the CustomResourceDefinition of the engine's own kind `Plugin` as YAML
     ///
-    /// Exits with 1 if something is bad; a warning concerns what not everybody uses.
+    /// For the kinds that a plugin brings see `tholepin plugin inspect --crds FILE`.
+    Crds,
+    /// Check whether this machine has what the local host and plugin developers need, and say what to do
+    ///
+    /// Exits with 1 if something that everybody needs is missing; a warning is about what only some need.
     Doctor(DoctorArgs),
     /// Print the script by which a shell completes commands, plugins and objects
     ///
@@ -165,9 +166,9 @@ pub(crate) enum PluginCommand {
         #[arg(value_name = "DIR", default_value = ".")]
         project: PathBuf,
     },
-    /// Build at every save, put it where a running host sees it, and show what its passes did
+    /// Build a project at every save, put it where a running host sees it, and show what its reconciles did
     Watch(WatchArgs),
-    /// Show the plugins of a running host: what serves since when, for how many objects, and what is wrong
+    /// Show the plugins of a cluster: the serving revision, since when, for how many objects, and what is wrong
     List {
         /// How to print it; JSON has the whole Plugin objects
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -175,7 +176,7 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
-    /// Show the last revisions of a plugin, the one that serves last
+    /// Show the kept revisions of a plugin, the newest last, and which of them serves
     History {
         /// The plugin's name
         #[arg(add = completion::plugins())]
@@ -186,10 +187,10 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Let an earlier revision of a plugin serve again, until its file changes
+    /// Make an earlier revision of a plugin serve again, until its file changes
     ///
-    /// A host that is started again goes on with it. To undo it, put another file into the directory of
-    /// plugins, or name the file's own revision.
+    /// This outlives a restart of the host. To undo it, put another file into the directory of plugins, or
+    /// name the file's own revision.
     Rollback {
         /// The plugin's name
         #[arg(add = completion::plugins())]
@@ -237,7 +238,7 @@ pub(crate) struct BuildArgs {
     /// The plugin's project
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) project: PathBuf,
-    /// The directory of plugins of a running host; without it nothing is put anywhere
+    /// The directory of plugins of a running host; without it the component stays in the project
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,
 }
@@ -276,7 +277,7 @@ pub(crate) struct ClusterArgs {
 /// Where the command line finds a running host.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
-    /// The file in which a host leaves its admin address and token
+    /// The file by which commands find the running host, which writes its admin address and token there
     /// [default: tholepin/admin.json in $XDG_RUNTIME_DIR or in the cache directory]
     #[arg(long, env = "THOLEPIN_ADMIN_FILE", value_name = "FILE")]
     pub(crate) admin_file: Option<PathBuf>,
@@ -287,8 +288,8 @@ pub(crate) struct AdminArgs {
 pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// Where /metrics, /healthz and /readyz are served, to everybody who can reach it; with port 0 on a
-    /// free port, which the log and the admin file tell
+    /// Where to serve /metrics, /healthz and /readyz, without a token; port 0 is any free port, which the log
+    /// and the admin file name
     #[arg(
         long,
         env = "THOLEPIN_METRICS_ADDRESS",
@@ -308,7 +309,7 @@ pub(crate) struct EngineArgs {
     /// [default: tholepin/revisions in the cache directory]
     #[arg(long, env = "THOLEPIN_HISTORY", value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
-    /// How many passes may compute at once; as many as there are processors if absent, and 4 at least
+    /// How many reconciles may compute at once [default: the number of processors, and 4 at least]
     #[arg(
         long,
         env = "THOLEPIN_CONCURRENCY",
@@ -316,7 +317,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) concurrency: Option<u16>,
-    /// How many passes may be under way at once, those that wait for the world included
+    /// How many reconciles may be under way at once, those that wait for an answer included
     #[arg(
         long,
         env = "THOLEPIN_IN_FLIGHT",
@@ -325,7 +326,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) in_flight: u16,
-    /// Milliseconds between two looks at each member of a Redis instance that a plugin wants to hear of
+    /// Milliseconds between two polls of each member of a Redis instance that a plugin wants to hear of
     #[arg(
         long,
         env = "THOLEPIN_LOOK_INTERVAL_MS",
@@ -334,7 +335,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u64).range(20..=60_000),
     )]
     pub(crate) look_interval_ms: u64,
-    /// Seconds after which a healthy object is looked at again
+    /// Seconds after which a healthy object is reconciled again although nothing changed
     #[arg(
         long,
         env = "THOLEPIN_RESYNC_SECONDS",
@@ -378,17 +379,17 @@ pub(crate) struct RunArgs {
 /// The local cluster's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterOptions {
-    /// Where the cluster keeps its volumes, logs and kubeconfig while it runs; a temporary one if absent. Objects
-    /// are not kept beyond its end, and the volumes of an earlier run are put aside
+    /// Where the cluster keeps its volumes, logs and kubeconfig while it runs [default: a temporary directory].
+    /// Objects are not kept beyond its end, and the volumes of an earlier run are put aside
     #[arg(long, env = "THOLEPIN_DIRECTORY", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// The address block 127.N.0.0/16 to use; the first free one if absent
+    /// The address block 127.N.0.0/16 to use [default: the first free one]
     #[arg(long, env = "THOLEPIN_BLOCK", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) block: Option<u8>,
     /// How many nodes, spread over three zones
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
-    /// The table that maps images to programs; the built-in one if absent
+    /// The table that maps images to programs [default: the built-in one]
     #[arg(long, env = "THOLEPIN_IMAGES", value_name = "FILE")]
     pub(crate) images: Option<PathBuf>,
 }
@@ -403,7 +404,8 @@ pub(crate) struct LocalArgs {
     /// Start the API server alone: no nodes, so Pods never run
     #[arg(long, conflicts_with = "plugins")]
     pub(crate) api_only: bool,
-    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
+    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes; needed unless
+    /// --no-host or --api-only is given
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
     pub(crate) plugins: Option<PathBuf>,
     #[command(flatten)]

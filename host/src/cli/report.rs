@@ -71,10 +71,10 @@ pub(crate) struct CallsArgs {
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
-    /// Only what was written, and only passes that wrote
+    /// Print only writes, and only passes that wrote
     #[arg(long)]
     pub(crate) writes: bool,
-    /// Only this pass, by the number that is printed
+    /// Print only this pass; the output shows each pass with its number
     #[arg(long, value_name = "N")]
     pub(crate) pass: Option<u64>,
     /// Print the passes as JSON
