@@ -159,8 +159,13 @@ pub(crate) enum PluginCommand {
     /// Write the project of a new plugin, which brings a kind of its own and builds as it stands
     New(NewArgs),
     /// Build a plugin's project, check the component, and put it where a running host sees it
+    ///
+    /// Projects share what they compile, in the user's cache, so that the first build of a second plugin is a
+    /// short one. CARGO_TARGET_DIR, or `build.target-dir` of a cargo configuration, names another place.
     Build(BuildArgs),
     /// Run a project's native tests, build it, and have the component describe itself
+    ///
+    /// What is compiled lies where `tholepin plugin build` puts it.
     Test {
         /// The plugin's project
         #[arg(value_name = "DIR", default_value = ".")]
