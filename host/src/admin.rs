@@ -10,6 +10,7 @@ use tholepin_core::{Boxed, CallError, NameError, PluginName};
 use tholepin_guest::{Registry, RollbackError};
 
 use crate::{
+    completion::Names,
     planner::{AskError, ObjectWords, Part, PlanRequest, Planner, Wanted},
     status::Statuses,
 };
@@ -21,6 +22,8 @@ pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
 pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
 /// How everything is; parameters `kind`, `name` and `namespace` for one object.
 pub(crate) const STATUS_ROUTE: &str = "/v1/status";
+/// The names that a shell completes; parameter `namespace`.
+pub(crate) const NAMES_ROUTE: &str = "/v1/names";
 /// The last revisions of a plugin; parameter `name`.
 pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
 /// Lets an earlier revision serve; the body is a [`RollbackRequest`].
@@ -52,6 +55,7 @@ impl AdminRoutes for Routes {
                 (AdminMethod::Post, PLAN_ROUTE) => self.plan(body).await,
                 (AdminMethod::Get, CALLS_ROUTE) => self.calls(&query).await,
                 (AdminMethod::Get, STATUS_ROUTE) => self.status(&query).await,
+                (AdminMethod::Get, NAMES_ROUTE) => self.names(&query),
                 (AdminMethod::Get, HISTORY_ROUTE) => self.history(&query),
                 (AdminMethod::Post, ROLLBACK_ROUTE) => self.roll_back(body).await,
                 (AdminMethod::Get | AdminMethod::Post, _) => Err(AdminError::NotFound(format!(
@@ -80,6 +84,13 @@ impl Routes {
             }),
         };
         document(&self.statuses.status(&self.planner, words.as_ref()).await.map_err(refused)?)
+    }
+
+    fn names(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
+        let namespace = query.get("namespace").map(String::as_str);
+        let objects = self.statuses.names(namespace).map_err(|error| refused(error.into()))?;
+        let plugins = self.registry.reports().keys().map(ToString::to_string).collect();
+        document(&Names { plugins, objects })
     }
 
     fn history(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {

@@ -2,10 +2,13 @@
 
 mod report;
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
+use std::{env, net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism};
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::anyhow;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use tholepin_core::PluginName;
+
+use crate::completion;
 
 pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
 
@@ -13,21 +16,53 @@ pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
 ///
 /// Exit codes: 0 done, 1 failed (the end of stderr says why), 2 something to do (`plan`), 3 not ready in
 /// time (`demo --ci`), 64 wrong usage.
+///
+/// Logs go to stderr. THOLEPIN_LOG (such as `debug`) and THOLEPIN_LOG_FORMAT (`text` or `json`) set what
+/// every command logs; `local`, `run` and `demo` have options for it as well.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, else warn]
-    #[arg(long, env = "THOLEPIN_LOG", value_name = "FILTER", global = true)]
-    pub(crate) log: Option<String>,
-    /// How to write log lines
-    #[arg(long, env = "THOLEPIN_LOG_FORMAT", default_value = "text", global = true)]
-    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// The variable for the filter of log lines.
+const LOG_VARIABLE: &str = "THOLEPIN_LOG";
+/// The variable for the format of log lines.
+const LOG_FORMAT_VARIABLE: &str = "THOLEPIN_LOG_FORMAT";
+
+/// What a command that runs a host logs. The others take the variables alone.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Log options")]
+pub(crate) struct LogArgs {
+    /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, warn for
+    /// `demo`]
+    #[arg(long, env = LOG_VARIABLE, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How to write log lines
+    #[arg(long, env = LOG_FORMAT_VARIABLE, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl LogArgs {
+    /// What the variables say, for a command without these options.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the format is none, and names the variable.
+    pub(crate) fn of_environment() -> anyhow::Result<Self> {
+        let log_format = match env::var(LOG_FORMAT_VARIABLE) {
+            Ok(format) => LogFormat::from_str(&format, true).map_err(|_| {
+                anyhow!("cannot log as {LOG_FORMAT_VARIABLE}=`{format}` says; use `text` or `json`")
+            })?,
+            Err(_) => LogFormat::Text,
+        };
+        Ok(Self { log: env::var(LOG_VARIABLE).ok(), log_format })
+    }
+}
+
 /// How to write log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people
     Text,
@@ -36,7 +71,7 @@ pub(crate) enum LogFormat {
 }
 
 /// How a result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
     /// For people
     Text,
@@ -66,25 +101,28 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what the last reconciles of an object did, as the running host remembers it
     ///
-    /// The host keeps the last passes of each object in memory, bounded; passes that did nothing go first.
+    /// A pass is one reconcile: one call of the plugin for one object. The host keeps the last passes of each
+    /// object in memory; those that wrote nothing are dropped first.
     Calls(CallsArgs),
-    /// Show how everything is that a running host looks after: plugins, objects, and what their members say
+    /// Show the plugins and objects of the running host, and what every member of an object answers now
     ///
-    /// What needs somebody comes first. The host asks every member at this moment. Exits with 0 also if
-    /// something is wrong.
+    /// Objects that need attention come first. Exits with 0 even if something is wrong.
     Status(StatusArgs),
-    /// Write plugins, try them on a running host, and look at those that it has
+    /// Create, build and inspect plugins, and go back to an earlier revision
     #[command(subcommand)]
     Plugin(PluginCommand),
-    /// Print the CustomResourceDefinitions of the engine's own kinds (`Plugin`) as YAML; for a plugin's own
-    /// kinds see `plugin inspect --crds`
-    Crds,
-    /// Look whether this machine has what the local host and plugin developers need, and say what to do
+    /// Print the CustomResourceDefinition of the engine's own kind `Plugin` as YAML
     ///
-    /// Exits with 1 if something is bad; a warning concerns what not everybody uses.
+    /// For the kinds that a plugin brings see `tholepin plugin inspect --crds FILE`.
+    Crds,
+    /// Check whether this machine has what the local host and plugin developers need, and say what to do
+    ///
+    /// Exits with 1 if something that everybody needs is missing; a warning is about what only some need.
     Doctor(DoctorArgs),
-    /// Print the completions of a shell: put them where that shell looks, such as
-    /// ~/.local/share/bash-completion/completions/tholepin
+    /// Print the script by which a shell completes commands, plugins and objects
+    ///
+    /// Put it where that shell looks, such as ~/.local/share/bash-completion/completions/tholepin, and write it
+    /// again after an update of tholepin. The names of plugins and objects come from the running host.
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -103,21 +141,39 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// The log options, if the command has them: those that run a host do.
+    pub(crate) fn log(&self) -> Option<&LogArgs> {
+        if let Self::Local(LocalArgs { log, .. })
+        | Self::Run(RunArgs { log, .. })
+        | Self::Demo(DemoArgs { log, .. }) = self
+        {
+            return Some(log);
+        }
+        None
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
     /// Write the project of a new plugin, which brings a kind of its own and builds as it stands
     New(NewArgs),
     /// Build a plugin's project, check the component, and put it where a running host sees it
+    ///
+    /// Projects share what they compile, in the user's cache, so that the first build of a second plugin is a
+    /// short one. CARGO_TARGET_DIR, or `build.target-dir` of a cargo configuration, names another place.
     Build(BuildArgs),
     /// Run a project's native tests, build it, and have the component describe itself
+    ///
+    /// What is compiled lies where `tholepin plugin build` puts it.
     Test {
         /// The plugin's project
         #[arg(value_name = "DIR", default_value = ".")]
         project: PathBuf,
     },
-    /// Build at every save, put it where a running host sees it, and show what its passes did
+    /// Build a project at every save, put it where a running host sees it, and show what its reconciles did
     Watch(WatchArgs),
-    /// Show the plugins of a cluster: what serves since when, for how many objects, and what is wrong
+    /// Show the plugins of a cluster: the serving revision, since when, for how many objects, and what is wrong
     ///
     /// The API server has what a host wrote last. Whether that host still runs is looked up on this machine.
     List {
@@ -129,9 +185,10 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Show the last revisions of a plugin, the one that serves last
+    /// Show the kept revisions of a plugin, the newest last, and which of them serves
     History {
         /// The plugin's name
+        #[arg(add = completion::plugins())]
         name: PluginName,
         /// How to print it
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -139,12 +196,13 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Let an earlier revision of a plugin serve again, until its component or its settings change
+    /// Make an earlier revision of a plugin serve again, until its component or its settings change
     ///
-    /// A host that is started again goes on with it. To undo it, put another component or other settings into
-    /// the directory of plugins (a comment does not count), or name the files' own revision.
+    /// This outlives a restart of the host. To undo it, put another component or other settings into the directory
+    /// of plugins (a comment does not count), or name the files' own revision.
     Rollback {
         /// The plugin's name
+        #[arg(add = completion::plugins())]
         name: PluginName,
         /// The first digits of the revision, as `history` shows it [default: the last one that was not taken
         /// back]
@@ -189,7 +247,7 @@ pub(crate) struct BuildArgs {
     /// The plugin's project
     #[arg(value_name = "DIR", default_value = ".")]
     pub(crate) project: PathBuf,
-    /// The directory of plugins of a running host; without it nothing is put anywhere
+    /// The directory of plugins of a running host; without it the component stays in the project
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: Option<PathBuf>,
 }
@@ -228,7 +286,7 @@ pub(crate) struct ClusterArgs {
 /// Where the command line finds a running host.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
-    /// The file in which a host leaves its admin address and token
+    /// The file by which commands find the running host, which writes its admin address and token there
     /// [default: tholepin/admin.json in $XDG_RUNTIME_DIR or in the cache directory]
     #[arg(long, env = "THOLEPIN_ADMIN_FILE", value_name = "FILE")]
     pub(crate) admin_file: Option<PathBuf>,
@@ -239,8 +297,8 @@ pub(crate) struct AdminArgs {
 pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// Where /metrics, /healthz and /readyz are served, to everybody who can reach it; with port 0 on a
-    /// free port, which the log and the admin file tell
+    /// Where to serve /metrics, /healthz and /readyz, without a token; port 0 is any free port, which the log
+    /// and the admin file name
     #[arg(
         long,
         env = "THOLEPIN_METRICS_ADDRESS",
@@ -260,7 +318,7 @@ pub(crate) struct EngineArgs {
     /// [default: tholepin/revisions in the cache directory]
     #[arg(long, env = "THOLEPIN_HISTORY", value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
-    /// How many passes may compute at once; as many as there are processors if absent, and 4 at least
+    /// How many reconciles may compute at once [default: the number of processors, and 4 at least]
     #[arg(
         long,
         env = "THOLEPIN_CONCURRENCY",
@@ -268,7 +326,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) concurrency: Option<u16>,
-    /// How many passes may be under way at once, those that wait for the world included
+    /// How many reconciles may be under way at once, those that wait for an answer included
     #[arg(
         long,
         env = "THOLEPIN_IN_FLIGHT",
@@ -277,7 +335,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) in_flight: u16,
-    /// Milliseconds between two looks at each member of a Redis instance that a plugin wants to hear of
+    /// Milliseconds between two polls of each member of a Redis instance that a plugin wants to hear of
     #[arg(
         long,
         env = "THOLEPIN_LOOK_INTERVAL_MS",
@@ -286,7 +344,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u64).range(20..=60_000),
     )]
     pub(crate) look_interval_ms: u64,
-    /// Seconds after which a healthy object is looked at again
+    /// Seconds after which a healthy object is reconciled again although nothing changed
     #[arg(
         long,
         env = "THOLEPIN_RESYNC_SECONDS",
@@ -323,22 +381,24 @@ pub(crate) struct RunArgs {
     /// bring; never on a shared cluster
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
     pub(crate) trust_plugins: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// The local cluster's own options.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterOptions {
-    /// Where the cluster keeps its volumes, logs and kubeconfig while it runs; a temporary one if absent. Objects
-    /// are not kept beyond its end, and the volumes of an earlier run are put aside
+    /// Where the cluster keeps its volumes, logs and kubeconfig while it runs [default: a temporary directory].
+    /// Objects are not kept beyond its end, and the volumes of an earlier run are put aside
     #[arg(long, env = "THOLEPIN_DIRECTORY", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// The address block 127.N.0.0/16 to use; the first free one if absent
+    /// The address block 127.N.0.0/16 to use [default: the first free one]
     #[arg(long, env = "THOLEPIN_BLOCK", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=254))]
     pub(crate) block: Option<u8>,
     /// How many nodes, spread over three zones
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
-    /// The table that maps images to programs; the built-in one if absent
+    /// The table that maps images to programs [default: the built-in one]
     #[arg(long, env = "THOLEPIN_IMAGES", value_name = "FILE")]
     pub(crate) images: Option<PathBuf>,
 }
@@ -353,11 +413,14 @@ pub(crate) struct LocalArgs {
     /// Start the API server alone: no nodes, so Pods never run
     #[arg(long, conflicts_with = "plugins")]
     pub(crate) api_only: bool,
-    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
+    /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes; needed unless
+    /// --no-host or --api-only is given
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR", required_unless_present_any = ["no_host", "api_only"])]
     pub(crate) plugins: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Args, Debug)]
@@ -372,6 +435,8 @@ pub(crate) struct DemoArgs {
     /// End when Ready, after a write and a read through the cluster; fail after 120 s
     #[arg(long)]
     pub(crate) ci: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use plugin::{cache_directory, plugin_reference};
 
 use crate::{
-    cli::{AdminArgs, Cli, Command, RunArgs, usual_concurrency},
+    cli::{AdminArgs, Cli, Command, LogArgs, RunArgs, usual_concurrency},
     engine::{self, EngineOptions},
     exit, telemetry,
 };
@@ -36,10 +36,14 @@ use crate::{
 ///
 /// Fails with what is printed as the last line on stderr.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    // A server is followed by its log; the others tell their story themselves.
+    // A server is followed by its log; the output of the others says what they do.
     let is_server = matches!(cli.command, Command::Local(_) | Command::Run(_));
     let usual = if is_server { "info" } else { "warn" };
-    telemetry::start(cli.log.as_deref().unwrap_or(usual), cli.log_format)?;
+    let LogArgs { log, log_format } = match cli.command.log() {
+        Some(log) => log.clone(),
+        None => LogArgs::of_environment()?,
+    };
+    telemetry::start(log.as_deref().unwrap_or(usual), log_format)?;
     match cli.command {
         Command::Local(arguments) => on_runtime(usual_concurrency(), local::run(arguments)),
         Command::Run(arguments) => on_runtime(arguments.engine.computing(), run_engine(arguments)),
@@ -149,6 +153,7 @@ async fn run_engine(arguments: RunArgs) -> Result<u8> {
         kubeconfig: arguments.cluster.kubeconfig,
         arguments: arguments.engine,
         keeps_history: true,
+        on_compilation: engine::log_compilation,
         trusts_plugins: arguments.trust_plugins,
     };
     engine::run(options, arguments.listen, stop, || print("ready\n")).await?;

@@ -18,7 +18,7 @@ use tholepin_core::{
     port::{Changes, Look, StoreEvent, WatchScope, Watches},
 };
 use tholepin_gate::{Gate, Ports};
-use tholepin_guest::{GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
+use tholepin_guest::{Compilation, GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
 use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
 use tholepin_probe::TcpProber;
 use tholepin_redis::{Limits, RedisPort};
@@ -70,6 +70,8 @@ pub(crate) struct EngineOptions {
     pub(crate) arguments: EngineArgs,
     /// Keep the last revisions of plugins, and heed which was taken back.
     pub(crate) keeps_history: bool,
+    /// Hears of each compilation, when it begins and when it has ended.
+    pub(crate) on_compilation: fn(&Compilation),
     /// Accept `grants: asRequested`, and install the kinds that plugins bring.
     pub(crate) trusts_plugins: bool,
 }
@@ -143,6 +145,8 @@ pub(crate) async fn run(
         objects,
     };
     let reports = registry.subscribe();
+    let compilations = registry.compilations();
+    tasks.spawn(named("compilations", follow(compilations, options.on_compilation)));
     directory.scan().await;
     // Before anybody watches: a kind that is not there yet is looked for again only after a while.
     for name in registry.plugins().keys() {
@@ -165,6 +169,26 @@ pub(crate) async fn run(
     info!("ready");
     ready()?;
     finish(tasks, stop, ending).await
+}
+
+/// Hands on each compilation for as long as the host runs.
+async fn follow(mut compilations: broadcast::Receiver<Compilation>, tell: fn(&Compilation)) {
+    loop {
+        match compilations.recv().await {
+            Ok(compilation) => tell(&compilation),
+            // Those that were lost are old.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Logs a compilation.
+pub(crate) fn log_compilation(Compilation { plugin, bytes, took }: &Compilation) {
+    match took {
+        None => info!(%plugin, bytes, "compiling the plugin"),
+        Some(took) => info!(%plugin, bytes, ?took, "compiled the plugin"),
+    }
 }
 
 /// Installs the engine's own kinds; an API server that is away is waited for, so that a host that starts
@@ -226,6 +250,8 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
     let Assembled { registry, mut directory, controller, redis: _, gate: _, looks: _ } = assembled;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(registry.compilations(), options.on_compilation));
     directory.scan().await;
     for report in registry.reports().values() {
         if let Some(reason) = report.reason {
@@ -234,7 +260,6 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
         }
     }
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
     {
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(async move { kubernetes.run(stop).await });

@@ -4,6 +4,7 @@ mod adapters;
 mod admin;
 mod cli;
 mod commands;
+mod completion;
 mod engine;
 mod exit;
 mod instance;
@@ -22,6 +23,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if completion::answered() {
+        return exit::code(exit::DONE);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),

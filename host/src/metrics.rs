@@ -70,6 +70,9 @@ const fn seconds(
     Family { name, kind: Kind::Histogram(steps), labels, meaning }
 }
 
+/// The family that tells which revision serves.
+const PLUGIN_INFO: &str = "tholepin_plugin_info";
+
 /// Everything that the host measures. `controller` is the plugin's name.
 pub(crate) const FAMILIES: &[Family] = &[
     counter(
@@ -240,6 +243,11 @@ pub(crate) const FAMILIES: &[Family] = &[
         "controller",
         "Objects for which a plugin is not called any more.",
     ),
+    gauge(
+        PLUGIN_INFO,
+        "plugin, version, revision",
+        "Always 1, for each plugin that serves; the labels tell which version and revision.",
+    ),
     gauge("tholepin_build_info", "version", "Always 1; the label tells the version."),
 ];
 
@@ -294,6 +302,34 @@ pub(crate) fn only(current: &Current, text: &str) -> String {
     kept
 }
 
+/// A plugin that serves.
+pub(crate) struct ServingPlugin {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) revision: String,
+}
+
+/// The family that tells which revision serves. The recorder does not keep it: it would hold a series for each
+/// revision that ever served.
+pub(crate) fn plugin_info(serving: &[ServingPlugin]) -> String {
+    let meaning = FAMILIES.iter().find(|family| family.name == PLUGIN_INFO);
+    let meaning = meaning.map_or("", |family| family.meaning);
+    let mut text = format!("# HELP {PLUGIN_INFO} {meaning}\n# TYPE {PLUGIN_INFO} gauge\n");
+    for ServingPlugin { name, version, revision } in serving {
+        let version = escaped(version);
+        text.push_str(&format!(
+            "{PLUGIN_INFO}{{plugin=\"{name}\",version=\"{version}\",revision=\"{revision}\"}} 1\n"
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+/// The value of a label as the text format has it: a plugin may call its version what it likes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
 /// A label of a series; names of plugins and kinds hold nothing that would be escaped.
 fn label_value<'a>(line: &'a str, label: &str) -> Option<&'a str> {
     let (_, labels) = line.split_once('{')?;
@@ -318,6 +354,21 @@ mod tests {
         let expected =
             "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\n\nb{kind=\"v1/Pod\"} 4\nc 5\n";
         assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn a_plugin_that_serves_is_told_with_its_version_and_revision() {
+        let serving = ServingPlugin {
+            name: "one".to_owned(),
+            version: "1 \"a\\b\"\nc".to_owned(),
+            revision: "0123".to_owned(),
+        };
+        let text = plugin_info(&[serving]);
+        let series =
+            r#"tholepin_plugin_info{plugin="one",version="1 \"a\\b\"\nc",revision="0123"} 1"#;
+        assert_eq!(text.lines().nth(2), Some(series), "{text}");
+        assert!(text.starts_with("# HELP tholepin_plugin_info Always 1"), "{text}");
+        assert!(!plugin_info(&[]).contains('{'), "what does not serve has no series");
     }
 
     #[test]

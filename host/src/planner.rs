@@ -15,7 +15,7 @@ use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
 /// The namespace of an object that names none.
-const NAMESPACE: &str = "default";
+pub(crate) const NAMESPACE: &str = "default";
 /// As whom a file is applied for trial: what `kubectl apply --server-side` is called.
 const FILE_MANAGER: &str = "kubectl";
 

@@ -1,13 +1,19 @@
 //! Answers how everything is that this host looks after: its plugins, their objects, and what the members of
 //! each object say at this moment.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_controller::{ActivePlugin, Controller, Plugins};
-use tholepin_core::{Mode, ObjectKey, ObjectMeta, ObjectRef, PluginName, port::Kubernetes};
+use tholepin_core::{
+    CallError, Mode, ObjectKey, ObjectMeta, ObjectRef, PluginName, port::Kubernetes,
+};
 use tholepin_gate::{Gate, PassContext};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::snapshot::{Member, MemberAnswer, Snapshot};
@@ -16,13 +22,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adapters::{ServingPlugins, context},
     commands::plugin_reference,
-    planner::{AskError, ObjectWords, Planner},
+    planner::{AskError, NAMESPACE, ObjectWords, Planner},
 };
 
 /// The condition of an object in which something is broken, though it may serve.
 pub(crate) const DEGRADED: &str = "Degraded";
 /// The most objects that one answer tells of; the rest is counted.
 const OBJECTS_MAX: usize = 200;
+/// The most names that one answer has: more are not read by anybody who presses a key.
+const NAMES_MAX: usize = 1000;
 /// The most objects whose members are asked at once.
 const ASKED_AT_ONCE: usize = 8;
 /// Within this time all members must have been asked; those of the others are left out.
@@ -157,6 +165,26 @@ impl Statuses {
         let mut objects: Vec<ObjectStatus> = told.buffered(ASKED_AT_ONCE).collect().await;
         objects.sort_by_key(|object| object.is_well());
         Ok(Status { plugins, objects, left_out })
+    }
+
+    /// The objects that the command line may name, as `KIND/NAME`: those of a namespace and those of none. Sorted,
+    /// and at most [`NAMES_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// Fails if a kind cannot be listed.
+    pub(crate) fn names(&self, namespace: Option<&str>) -> Result<Vec<String>, CallError> {
+        let (view, namespace) = (self.kubernetes.view(), namespace.unwrap_or(NAMESPACE));
+        let mut names = BTreeSet::new();
+        for (_, kind) in self.controller.followed() {
+            for object in view.list(&kind, "", "")? {
+                let Ok(ObjectMeta { object, .. }) = ObjectMeta::of(&object) else { continue };
+                if object.namespace.is_empty() || object.namespace == namespace {
+                    names.insert(format!("{}/{}", object.kind.kind.to_lowercase(), object.name));
+                }
+            }
+        }
+        Ok(names.into_iter().take(NAMES_MAX).collect())
     }
 
     async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, AskError> {

@@ -13,9 +13,9 @@ use crate::cli::LogFormat;
 ///
 /// Fails if the filter cannot be parsed.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter: EnvFilter = filter
-        .parse()
-        .with_context(|| format!("cannot log by `{filter}`; give --log such as `info`"))?;
+    let filter: EnvFilter = filter.parse().with_context(|| {
+        format!("cannot log by `{filter}`; give --log or THOLEPIN_LOG a value such as `info`")
+    })?;
     let layer = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {
         LogFormat::Text => registry().with(layer.compact().with_filter(filter)).init(),

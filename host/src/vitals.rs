@@ -19,7 +19,7 @@ use tholepin_kube::{KubernetesApi, WatchReport};
 use tholepin_schema::manifest::KindName;
 use tokio::time::{interval, timeout};
 
-use crate::metrics::{Current, only};
+use crate::metrics::{Current, ServingPlugin, only, plugin_info};
 
 /// A watch of which nothing was heard for so long is stale. The server is asked every 30 s, and a watch
 /// that hangs is given up after 35 s: two in a row were lost.
@@ -49,7 +49,9 @@ impl Vitals for HostVitals {
             plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
             kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
         };
-        only(&current, &self.recorder.render())
+        let mut text = only(&current, &self.recorder.render());
+        text.push_str(&plugin_info(&serving(&self.registry)));
+        text
     }
 
     fn health(&self) -> Boxed<'_, Report> {
@@ -99,6 +101,17 @@ fn loaded(registry: &Registry) -> BTreeMap<tholepin_core::PluginName, PluginRepo
     let mut reports = registry.reports();
     reports.retain(|_, report| report.stage != Some(Stage::Unloaded));
     reports
+}
+
+/// The plugins that serve, by name.
+fn serving(registry: &Registry) -> Vec<ServingPlugin> {
+    let plugins = registry.plugins();
+    let told = plugins.values().map(|plugin| ServingPlugin {
+        name: plugin.name.to_string(),
+        version: plugin.manifest.version.clone(),
+        revision: plugin.digest.short().to_owned(),
+    });
+    told.collect()
 }
 
 /// Several watches of one kind are one series: the worst of them.

@@ -109,6 +109,11 @@ impl CompileCache {
         Ok(Self { directory, bytes_max: CACHE_BYTES_MAX, functions: Arc::default() })
     }
 
+    /// Whether there is an entry, be it damaged.
+    pub(crate) fn has(&self, engine: &GuestEngine, digest: &str) -> bool {
+        self.path(engine, digest).is_file()
+    }
+
     /// Gives the compiled component. Blocks: compiling takes tens of milliseconds and more.
     pub(crate) fn component(
         &self,

@@ -44,7 +44,7 @@ pub use inspect::{InspectError, Inspection, grant_yaml, inspect};
 pub use limits::Limits;
 pub use plugin::LoadedPlugin;
 pub use registry::{
-    DirectoryWatch, PluginHistory, PluginReport, Registry, RegistryError, RegistryOptions,
-    RejectReason, RevisionRecord, Rollback, RollbackError, ServingRevision, Stage,
+    Compilation, DirectoryWatch, PluginHistory, PluginReport, Registry, RegistryError,
+    RegistryOptions, RejectReason, RevisionRecord, Rollback, RollbackError, ServingRevision, Stage,
 };
 pub use settings::{GrantSetting, LimitSettings, PluginObject, PluginSettings, Source};

@@ -26,7 +26,7 @@ use tholepin_core::{PluginName, RevisionDigest};
 use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
 pub use history::{PluginHistory, RevisionRecord, Rollback};
-pub use report::{PluginReport, RejectReason, ServingRevision, Stage};
+pub use report::{Compilation, PluginReport, RejectReason, ServingRevision, Stage};
 pub use rollback::RollbackError;
 pub(crate) use stages::revision;
 pub use watch::DirectoryWatch;
@@ -95,6 +95,7 @@ pub struct Registry {
     active: RwLock<Arc<Active>>,
     reports: RwLock<BTreeMap<PluginName, PluginReport>>,
     sender: broadcast::Sender<PluginReport>,
+    compilations: broadcast::Sender<Compilation>,
 }
 
 /// The serving revision of each plugin.
@@ -136,6 +137,7 @@ impl Registry {
             active: RwLock::default(),
             reports: RwLock::default(),
             sender: broadcast::channel(REPORTS_KEPT).0,
+            compilations: broadcast::channel(REPORTS_KEPT).0,
         });
         let watch = DirectoryWatch::new(Arc::clone(&registry));
         Ok((registry, watch))
@@ -164,6 +166,13 @@ impl Registry {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<PluginReport> {
         self.sender.subscribe()
+    }
+
+    /// Every compilation from now on, when it begins and when it has ended. One that fails has no end here: the
+    /// report of its plugin has the reason.
+    #[must_use]
+    pub fn compilations(&self) -> broadcast::Receiver<Compilation> {
+        self.compilations.subscribe()
     }
 
     /// Puts a revision in the place of the one that served, which is held ready for a rollback. `since_ms` is

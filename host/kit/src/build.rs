@@ -1,7 +1,10 @@
 //! Has cargo build a plugin's project, and finds the component that came out.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -14,13 +17,22 @@ use tokio::{
     time::timeout,
 };
 
+use crate::shared::{Sharer, Turn};
+
 /// How long one cargo may take: the first build fetches and compiles what the plugin uses.
-const CARGO_DEADLINE: Duration = Duration::from_secs(1800);
+pub(crate) const CARGO_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// How long cargo may take to say what a project is.
+const METADATA_DEADLINE: Duration = Duration::from_secs(30);
+/// What plugins are compiled for.
+const TARGET: &str = "wasm32-wasip2";
+/// The variable by which cargo is told its target directory.
+const TARGET_DIRECTORY_VARIABLE: &str = "CARGO_TARGET_DIR";
 
 /// What came out of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The component's file in cargo's own directory.
+    /// The component's file.
     pub component: PathBuf,
     /// How long cargo took.
     pub took: Duration,
@@ -45,6 +57,17 @@ pub enum BuildError {
     /// Cargo did not end.
     #[error("`cargo {0}` did not end within {seconds} s", seconds = CARGO_DEADLINE.as_secs())]
     Late(&'static str),
+    /// The directory that projects share cannot be used.
+    #[error("cannot use `{}` for builds; make room or set CARGO_TARGET_DIR to another directory", path.display())]
+    Shared {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another build did not end.
+    #[error("another build of `{0}` did not end within {seconds} s: end it, or set CARGO_TARGET_DIR to another directory", seconds = CARGO_DEADLINE.as_secs())]
+    Busy(String),
     /// The package is none that makes a component.
     #[error(
         "the project makes no component: put `crate-type = [\"cdylib\", \"rlib\"]` under `[lib]` in its Cargo.toml"
@@ -52,48 +75,144 @@ pub enum BuildError {
     NoComponent,
 }
 
-/// Builds the component of the project in a directory. Cargo's own words go to stderr.
-///
-/// # Errors
-///
-/// Fails if the directory holds no project, or if cargo does not make a component of it.
-pub async fn build(directory: &Path) -> Result<Built, BuildError> {
-    let manifest = manifest(directory)?;
-    let start = Instant::now();
-    let mut command = cargo(directory);
-    command.args(["build", "--profile", "plugin", "--target", "wasm32-wasip2"]);
-    command.args(["--message-format", "json-render-diagnostics"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(BuildError::Start)?;
-    let run = async {
-        let component = component(&mut child, &manifest).await.map_err(BuildError::Read)?;
-        let status = child.wait().await.map_err(BuildError::Read)?;
-        Ok((component, status))
-    };
-    let (component, status) =
-        timeout(CARGO_DEADLINE, run).await.unwrap_or(Err(BuildError::Late("build")))?;
-    succeeded("build", status)?;
-    let component = component.ok_or(BuildError::NoComponent)?;
-    Ok(Built { component, took: start.elapsed() })
+/// Has cargo build projects.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    /// Holds the target directories that projects share.
+    shared: PathBuf,
+    /// The target directory that the user named with `CARGO_TARGET_DIR`.
+    named: Option<OsString>,
 }
 
-/// Runs the native tests of the project in a directory. Cargo's own words go to stdout and stderr.
-///
-/// # Errors
-///
-/// Fails if the directory holds no project, or if a test fails.
-pub async fn test(directory: &Path) -> Result<(), BuildError> {
-    manifest(directory)?;
-    let mut child = cargo(directory).arg("test").spawn().map_err(BuildError::Start)?;
-    let waited = timeout(CARGO_DEADLINE, child.wait()).await;
-    let status = waited.map_err(|_| BuildError::Late("test"))?.map_err(BuildError::Read)?;
-    succeeded("test", status)
+impl Builder {
+    /// Uses a directory of this user's for what projects share, unless the user has `named` a target directory.
+    #[must_use]
+    pub fn new(cache: &Path, named: Option<OsString>) -> Self {
+        let named = named.filter(|named| !named.is_empty());
+        Self { shared: cache.join("plugin-builds"), named }
+    }
+
+    /// Builds the component of the project in a directory. Cargo's own words go to stderr.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory holds no project, or if cargo does not make a component of it.
+    pub async fn build(&self, directory: &Path) -> Result<Built, BuildError> {
+        let manifest = manifest(directory)?;
+        let start = Instant::now();
+        let place = self.place(directory, &manifest).await?;
+        place.tell_if_first(
+            TARGET,
+            "the first build compiles what every plugin uses: about two minutes",
+        );
+        let mut command = self.cargo(directory, &place);
+        command.args(["build", "--profile", "plugin", "--target", TARGET]);
+        command.args(["--message-format", "json-render-diagnostics"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().map_err(BuildError::Start)?;
+        let run = async {
+            let component = component(&mut child, &manifest).await.map_err(BuildError::Read)?;
+            let status = child.wait().await.map_err(BuildError::Read)?;
+            Ok((component, status))
+        };
+        let (component, status) =
+            timeout(CARGO_DEADLINE, run).await.unwrap_or(Err(BuildError::Late("build")))?;
+        succeeded("build", status)?;
+        let component = component.ok_or(BuildError::NoComponent)?;
+        let component = match place.turn {
+            Some(_) => own_copy(&component, directory)?,
+            None => component,
+        };
+        Ok(Built { component, took: start.elapsed() })
+    }
+
+    /// Runs the native tests of the project in a directory. Cargo's own words go to stdout and stderr.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory holds no project, or if a test fails.
+    pub async fn test(&self, directory: &Path) -> Result<(), BuildError> {
+        let manifest = manifest(directory)?;
+        let place = self.place(directory, &manifest).await?;
+        place.tell_if_first(
+            "debug",
+            "the first test compiles what every plugin uses: about a minute",
+        );
+        let mut command = self.cargo(directory, &place);
+        let mut child = command.arg("test").spawn().map_err(BuildError::Start)?;
+        let waited = timeout(CARGO_DEADLINE, child.wait()).await;
+        let status = waited.map_err(|_| BuildError::Late("test"))?.map_err(BuildError::Read)?;
+        succeeded("test", status)
+    }
+
+    /// Finds out where cargo builds a project.
+    async fn place(&self, directory: &Path, manifest: &Path) -> Result<Place, BuildError> {
+        let Some(metadata) = self.metadata(directory).await else {
+            // Cargo will say what is wrong when it is to build.
+            return Ok(Place::default());
+        };
+        let sharer = Sharer::of(&metadata, manifest).filter(|_| self.named.is_none());
+        let turn = match sharer {
+            Some(sharer) => Some(sharer.turn(&self.shared).await?),
+            None => None,
+        };
+        let own = metadata.get("target_directory").and_then(Value::as_str).map(PathBuf::from);
+        let target = turn.as_ref().map(|turn| turn.directory.clone()).or(own);
+        Ok(Place { turn, target })
+    }
+
+    /// What cargo knows of a project without looking at what it depends on; nothing if it does not say.
+    async fn metadata(&self, directory: &Path) -> Option<Value> {
+        let mut command = self.cargo(directory, &Place::default());
+        command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+        let output = timeout(METADATA_DEADLINE, command.output()).await.ok()?.ok()?;
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Cargo in a directory. It ends with the value that holds it.
+    fn cargo(&self, directory: &Path, place: &Place) -> Command {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
+        let shared = place.turn.as_ref().map(|turn| turn.directory.as_os_str());
+        match self.named.as_deref().or(shared) {
+            Some(target) => command.env(TARGET_DIRECTORY_VARIABLE, target),
+            None => command.env_remove(TARGET_DIRECTORY_VARIABLE),
+        };
+        command
+    }
 }
 
-/// Cargo in a directory. It ends with the value that holds it.
-fn cargo(directory: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
-    command
+/// Where a project is built: in a shared directory, or where cargo does it by itself.
+#[derive(Debug, Default)]
+struct Place {
+    turn: Option<Turn>,
+    /// The target directory, if it is known.
+    target: Option<PathBuf>,
+}
+
+impl Place {
+    /// Says why it will take long, if cargo has put nothing into this folder of the target directory yet.
+    fn tell_if_first(&self, folder: &str, text: &str) {
+        if self.target.as_ref().is_some_and(|target| !target.join(folder).exists()) {
+            note(&format!("{text}; later ones take seconds"));
+        }
+    }
+}
+
+/// Copies a component into its project, while nobody else builds one of this name in the shared directory.
+fn own_copy(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
+    let folder = directory.join("target");
+    let copy = folder.join(component.file_name().unwrap_or_default());
+    let copied = fs::create_dir_all(&folder).and_then(|()| fs::copy(component, &copy));
+    match copied {
+        Ok(_) => Ok(copy),
+        Err(source) => Err(BuildError::Shared { path: copy, source }),
+    }
+}
+
+/// Says something on stderr, where cargo speaks.
+pub(crate) fn note(text: &str) {
+    // Nobody can be told if stderr is closed.
+    writeln!(io::stderr(), "tholepin: {text}").ok();
 }
 
 fn manifest(directory: &Path) -> Result<PathBuf, BuildError> {
@@ -153,8 +272,9 @@ mod tests {
     #[tokio::test]
     async fn a_directory_without_a_project_is_told_with_the_way_out() {
         let empty = tempfile::tempdir().unwrap();
-        let error = build(empty.path()).await.unwrap_err().to_string();
+        let builder = Builder::new(empty.path(), None);
+        let error = builder.build(empty.path()).await.unwrap_err().to_string();
         assert!(error.contains("tholepin plugin new"), "{error}");
-        assert!(matches!(test(empty.path()).await.unwrap_err(), BuildError::NoProject(_)));
+        assert!(matches!(builder.test(empty.path()).await.unwrap_err(), BuildError::NoProject(_)));
     }
 }

@@ -135,8 +135,8 @@ fn of_programs(programs: &[Program]) -> Vec<Finding> {
                 finding(&check, Verdict::Bad, missing, advice)
             }
             Err(missing) => {
-                let advice = "nothing, unless you use it: Pods with this image wait until it is there; \
-                              ./setup installs what Debian has";
+                let advice = "only Pods with this image need it: install it (./setup installs what Debian \
+                              has), or name another program in a file for `tholepin local --images`";
                 finding(&check, Verdict::Warning, missing, advice)
             }
         }
@@ -295,7 +295,7 @@ mod tests {
                 Facts { programs: vec![program], ..good() },
                 "image twemproxy",
                 Verdict::Warning,
-                "unless you use it",
+                "only Pods with this image",
             ),
         ];
         for (facts, check, verdict, advice) in rows {

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - What [`Project`] writes comes out of this program and names no place: neither a path of a machine nor an
 //!   address. It is the sample of this tree under other names, so it is compiled and tested with the tree.
+//! - Nothing that was built for one project is taken for another's, though projects share a target directory.
 //! - Nothing is written over: a directory that holds anything is refused.
 //! - A plugin's files appear in a host's directory whole, by a rename.
 
@@ -15,10 +16,14 @@ pub mod doctor;
 mod install;
 mod lock;
 mod project;
+mod shared;
 mod sources;
 mod word;
 
-pub use build::{BuildError, Built, build, test};
+pub use build::{BuildError, Builder, Built};
 pub use install::{InstallError, install};
 pub use project::{DEFAULT_GROUP, Project, ProjectError};
 pub use sources::{Saved, Sources, SourcesError};
+
+/// The folder of a project that holds the SDK and the contract, as this program brought them.
+const BROUGHT: &str = "tholepin";

@@ -3,14 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    env,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use tholepin_core::PluginName;
 
 use crate::{
-    lock,
+    BROUGHT, lock,
     word::{kind_of, plural_of, substitute},
 };
 
@@ -223,11 +226,21 @@ impl Project {
             }
             Err(error) => return Err(failed(directory, error)),
         }
+        // The SDK is as old as this program that brings it. So cargo, which goes by the time, does not compile it
+        // anew for each project that is made.
+        let program = env::current_exe().and_then(fs::metadata).and_then(|it| it.modified());
+        let (brought, made) =
+            (directory.join(BROUGHT), program.unwrap_or_else(|_| SystemTime::now()));
         for (path, text) in self.files() {
             let path = directory.join(path);
             let folder = path.parent().unwrap_or(directory);
             fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
             fs::write(&path, text).map_err(|error| failed(&path, error))?;
+            if path.starts_with(&brought) {
+                let dated = File::options().write(true).open(&path);
+                let dated = dated.and_then(|file| file.set_modified(made));
+                dated.map_err(|error| failed(&path, error))?;
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{ArgGroup, Args};
 
 use super::{AdminArgs, ClusterArgs, OutputFormat};
+use crate::completion;
 
 /// An object as `KIND/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl FromStr for ObjectName {
 #[command(group = ArgGroup::new("what").required(true).args(["object", "file"]))]
 pub(crate) struct PlanArgs {
     /// The object; the kind may be given by plural or short name, as to kubectl
-    #[arg(value_name = "KIND/NAME")]
+    #[arg(value_name = "KIND/NAME", add = completion::objects())]
     pub(crate) object: Option<ObjectName>,
     /// Plan for the object in this YAML or JSON file, as if `kubectl apply --server-side
     /// --force-conflicts` had applied it
@@ -65,15 +66,15 @@ pub(crate) struct PlanArgs {
 #[derive(Args, Debug)]
 pub(crate) struct CallsArgs {
     /// The object; the kind may be given by plural or short name, as to kubectl
-    #[arg(value_name = "KIND/NAME")]
+    #[arg(value_name = "KIND/NAME", add = completion::objects())]
     pub(crate) object: ObjectName,
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
-    /// Only what was written, and only passes that wrote
+    /// Print only writes, and only passes that wrote
     #[arg(long)]
     pub(crate) writes: bool,
-    /// Only this pass, by the number that is printed
+    /// Print only this pass; the output shows each pass with its number
     #[arg(long, value_name = "N")]
     pub(crate) pass: Option<u64>,
     /// Print the passes as JSON
@@ -87,7 +88,7 @@ pub(crate) struct CallsArgs {
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
     /// One object only, with all its conditions; the kind may be given by plural or short name
-    #[arg(value_name = "KIND/NAME")]
+    #[arg(value_name = "KIND/NAME", add = completion::objects())]
     pub(crate) object: Option<ObjectName>,
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME", requires = "object")]

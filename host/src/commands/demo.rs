@@ -37,12 +37,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Fails if a part does not start, or ends by itself.
 pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
-    let DemoArgs { cluster, listen, plugins, ci } = arguments;
+    let DemoArgs { cluster, listen, plugins, ci, log: _ } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let start = Instant::now();
     print("Starting the local host: API server, three nodes, and the host with its plugins.\n")?;
     let mut running = local::start(&cluster, |options| options.discard_volumes = true).await?;
+    running.on_compilation = stages::show_compilation;
     let kubeconfig = running.cluster.kubeconfig.clone();
     print(&format!("  kubeconfig  {}\n", kubeconfig.display()))?;
     let engine_stop = stop.child_token();

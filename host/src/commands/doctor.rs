@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminClient, AdminFile};
+use tholepin_agent::ImageError;
 use tholepin_core::ErrorChain;
 use tholepin_kit::doctor::{Facts, Finding, Program, Verdict, judge};
 use tholepin_local::{
@@ -63,10 +64,7 @@ async fn look(admin: AdminArgs) -> Result<Facts> {
         containers: containers.map(str::to_owned).map_err(|error| ErrorChain(&error).to_string()),
         programs: images
             .into_iter()
-            .map(|(image, found)| Program {
-                image,
-                found: found.map_err(|error| error.to_string()),
-            })
+            .map(|(image, found)| Program { image, found: found.map_err(|error| missing(&error)) })
             .collect(),
         address: free_address(options.api_port),
         open_files: open_files(),
@@ -78,6 +76,14 @@ async fn look(admin: AdminArgs) -> Result<Facts> {
         cache: cache_is_private(),
         host: host(&super::admin_file(admin)?).await,
     })
+}
+
+/// What an image lacks; the line begins with the image's name already.
+fn missing(error: &ImageError) -> String {
+    if let ImageError::NoProgram { program, .. } = error {
+        return format!("the program `{program}` is not on this machine");
+    }
+    error.to_string()
 }
 
 /// Takes an address block as a local host does, and listens for a moment where its API server would.

@@ -4,6 +4,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+use tholepin_guest::Compilation;
 use tholepin_local::{ImageSource, LocalCluster, LocalOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use crate::{
 };
 
 pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
-    let LocalArgs { cluster, no_host: _, api_only, plugins, listen } = arguments;
+    let LocalArgs { cluster, no_host: _, api_only, plugins, listen, log: _ } = arguments;
     let mut signals = JoinSet::new();
     let stop = until_told(&mut signals)?;
     let mut running = start(&cluster, |options| options.api_only = api_only).await?;
@@ -32,6 +33,8 @@ pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
 /// A local cluster and the directory that goes with it.
 pub(crate) struct Running {
     pub(crate) cluster: LocalCluster,
+    /// Hears of each compilation; logs it unless somebody else is named.
+    pub(crate) on_compilation: fn(&Compilation),
     /// Removed at the end, if the user named none.
     temporary: Option<TempDir>,
 }
@@ -61,7 +64,8 @@ pub(crate) async fn start(
         local.images = ImageSource::File(images.clone());
     }
     adjust(&mut local);
-    Ok(Running { cluster: tholepin_local::start(local).await?, temporary })
+    let cluster = tholepin_local::start(local).await?;
+    Ok(Running { cluster, on_compilation: engine::log_compilation, temporary })
 }
 
 impl Running {
@@ -100,6 +104,7 @@ impl Running {
                 resync_seconds: 30,
             },
             keeps_history: true,
+            on_compilation: self.on_compilation,
             trusts_plugins: true,
         };
         let engine_stop = stop.child_token();
@@ -118,7 +123,7 @@ impl Running {
 
     /// Ends the cluster and removes a temporary directory.
     pub(crate) async fn end(self) {
-        let Self { cluster, temporary } = self;
+        let Self { cluster, on_compilation: _, temporary } = self;
         cluster.shutdown().await;
         drop(temporary);
     }

@@ -4,14 +4,28 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use clap_complete::Shell;
+use clap_complete::{Shell, env::Shells};
 
 use super::print;
-use crate::cli::Cli;
+use crate::{cli::Cli, completion};
 
+/// Prints the script by which a shell asks this program for completions.
+///
+/// # Errors
+///
+/// Fails if there is no script for the shell, or nobody reads it.
 pub(super) fn completions(shell: Shell) -> Result<()> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let script = shells.completer(&name).with_context(|| format!("no completions for {name}"))?;
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tholepin", &mut text);
+    script.write_registration(
+        completion::VARIABLE,
+        "tholepin",
+        "tholepin",
+        "tholepin",
+        &mut text,
+    )?;
     print(&String::from_utf8(text)?)?;
     Ok(())
 }
@@ -24,9 +38,17 @@ pub(super) fn pages(directory: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, ValueEnum};
 
     use super::*;
+
+    #[test]
+    fn every_shell_has_a_script() {
+        for shell in Shell::value_variants() {
+            let name = shell.to_string();
+            assert!(Shells::builtins().completer(&name).is_some(), "{name}");
+        }
+    }
 
     #[test]
     fn there_is_a_page_for_each_subcommand_that_is_shown() {

@@ -60,6 +60,7 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
                     resync_seconds: 30,
                 },
                 keeps_history: false,
+                on_compilation: engine::log_compilation,
                 trusts_plugins: trust_plugins,
             };
             engine::plan(options, request).await?

@@ -2,7 +2,7 @@
 //! how it went.
 
 use std::{
-    fs,
+    env, fs,
     path::Path,
     process::{Command, Output},
 };
@@ -88,14 +88,15 @@ fn the_exit_code_and_the_last_line_tell_how_it_went() {
     fs::write(folder.path().join("text.wasm"), "no component").unwrap();
     fs::write(folder.path().join("bad.kubeconfig"), "no: [yaml").unwrap();
     fs::create_dir(folder.path().join("plugins")).unwrap();
-    let rows: [(&[&str], i32, &[&str]); 11] = [
+    let rows: [(&[&str], i32, &[&str]); 12] = [
         (&["--version"], 0, &[]),
         (&["--help"], 0, &[]),
         (&[], 64, &["Usage:"]),
         (&["nonsense"], 64, &["unrecognized subcommand"]),
         (&["run"], 64, &["--plugins"]),
         (&["local"], 64, &["--plugins"]),
-        (&["--log", "a=b=c", "crds"], 1, &["a=b=c", "--log"]),
+        (&["run", "--log", "a=b=c", "--plugins", "absent"], 1, &["a=b=c", "--log"]),
+        (&["plan", "--log", "info", "a/b"], 64, &["unexpected argument '--log'"]),
         (&["plugin", "inspect", "absent.wasm"], 1, &["absent.wasm", "No such file"]),
         (&["plugin", "grant", "text.wasm"], 1, &["text.wasm", "component"]),
         (&["plugin", "list", "--kubeconfig", "bad.kubeconfig"], 1, &["bad.kubeconfig"]),
@@ -153,19 +154,65 @@ fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
     }
 }
 
-#[test]
-fn completions_know_every_subcommand_and_are_shell() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = stdout(&run(folder.path(), &["completions", "bash"]));
-    for word in ["doctor", "plan", "calls", "watch", "--admin-file"] {
-        assert!(text.contains(word), "{word}");
-    }
-    let file = folder.path().join("tholepin.bash");
-    fs::write(&file, text).unwrap();
-    // What a shell completes after `tholepin plugin w`.
-    let script = "source \"$1\"; COMP_WORDS=(tholepin plugin w); COMP_CWORD=2; \
-                  _tholepin tholepin w plugin; printf '%s\\n' \"${COMPREPLY[@]}\"";
+/// What bash completes at the end of this line, sorted; options only where one was begun.
+fn completed(folder: &Path, admin_file: &Path, line: &[&str]) -> Vec<String> {
+    let script = folder.join("tholepin.bash");
+    fs::write(&script, stdout(&run(folder, &["completions", "bash"]))).unwrap();
+    let program = tholepin().unwrap();
+    let path = format!("{}:{}", program.parent().unwrap().display(), env::var("PATH").unwrap());
+    // As bash calls it: the command, the word that is typed, the word before.
+    let typed = "source \"$1\"; shift; COMP_WORDS=(tholepin \"$@\"); COMP_CWORD=$#; \
+                 _clap_complete_tholepin tholepin \"${!#}\" x; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
-    bash.args(["--noprofile", "--norc", "-c", script, "bash"]).arg(&file);
-    assert_eq!(stdout(&bash.output().unwrap()), "watch\n");
+    bash.args(["--noprofile", "--norc", "-c", typed, "bash"]).arg(&script).args(line);
+    let output = bash.env("PATH", path).env("THOLEPIN_ADMIN_FILE", admin_file).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line:?}");
+    let mut words: Vec<_> = stdout(&output).lines().map(|word| word.trim().to_owned()).collect();
+    let is_option = |word: &str| word.starts_with('-');
+    let wants_option = line.last().is_some_and(|word| is_option(word));
+    words.retain(|word| !word.is_empty() && is_option(word) == wants_option);
+    words.sort();
+    words
+}
+
+#[test]
+fn completions_know_every_subcommand_and_say_nothing_without_a_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let completed = |line: &[&str]| completed(folder.path(), &folder.path().join("absent"), line);
+    assert_eq!(completed(&["plugin", "w"]), ["watch"]);
+    assert_eq!(completed(&["calls", "--wr"]), ["--writes"]);
+    let commands = completed(&[""]);
+    for word in ["calls", "doctor", "local", "plan", "status"] {
+        assert!(commands.contains(&word.to_owned()), "no {word} in {commands:?}");
+    }
+    assert!(!commands.contains(&"container".to_owned()), "it is not for people");
+    assert_eq!(completed(&["plugin", "history", ""]), Vec::<String>::new());
+    for shell in ["zsh", "fish"] {
+        let script = stdout(&run(folder.path(), &["completions", shell]));
+        assert!(script.contains("THOLEPIN_COMPLETE"), "{shell}: {script}");
+    }
+}
+
+#[tokio::test]
+async fn completions_know_the_plugins_and_objects_of_the_running_host() {
+    let component = guests::config_maker("Hello").unwrap();
+    let story = Story::with(&[("config-maker", &component)], "completed").await;
+    story.apply(&greeting("completed", "morning", "world"));
+    story.apply(&greeting("completed", "evening", "world"));
+    for name in ["morning", "evening"] {
+        story.says(&CONFIG_MAP, ("completed", name), "/data/greeting", "Hello, world").await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let completed = |line: &[&str]| completed(folder.path(), &story.cluster.admin_file(), line);
+    for command in ["history", "rollback"] {
+        assert_eq!(completed(&["plugin", command, "con"]), ["config-maker"], "{command}");
+    }
+    let both = ["greeting/evening", "greeting/morning"];
+    for command in ["status", "plan", "calls"] {
+        assert_eq!(completed(&[command, "-n", "completed", ""]), both, "{command}");
+        let one = completed(&[command, "--namespace=completed", "greeting/m"]);
+        assert_eq!(one, ["greeting/morning"], "{command}");
+        let none = completed(&[command, "greet"]);
+        assert_eq!(none, Vec::<String>::new(), "{command}: they are in another namespace");
+    }
 }

@@ -73,6 +73,9 @@ async fn a_reconcile_is_counted_and_a_prometheus_scrapes_it() {
     assert_eq!(of("workqueue_depth", &[ROW[0], ("priority", "event")]), 0.0);
     let kind = [("kind", "tests.tholepin.dev/v1/Greeting")];
     assert_eq!(of("tholepin_watch_following", &kind), 1.0);
+    let active = story.active("config-maker", "").await;
+    let info = [("plugin", "config-maker"), ("version", "Hello"), ("revision", &active[..12])];
+    assert_eq!(of("tholepin_plugin_info", &info), 1.0);
     assert!(
         1.0 <= of("dynamic_controller_informer_events_total", &[kind[0], ("event", "applied")])
     );
@@ -124,7 +127,7 @@ async fn faults_are_counted_and_series_end_with_their_plugin() {
     }
     let look = || async {
         let text = story.metrics();
-        let left = text.lines().find(|line| line.contains("controller=\"config-maker\""));
+        let left = text.lines().find(|line| line.contains("=\"config-maker\""));
         Ok(left.map_or(Look::There(()), |line| Look::NotYet(line.to_owned())))
     };
     until("the series of config-maker to end", DEADLINE, look).await.unwrap();

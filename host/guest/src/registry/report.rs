@@ -1,6 +1,6 @@
 //! What the registry tells about a plugin, as values.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{PluginName, RevisionDigest};
@@ -91,6 +91,17 @@ pub struct PluginReport {
     pub message: String,
     /// The `Plugin` object of the file, if it could be read.
     pub object: Option<Arc<Value>>,
+}
+
+/// A component that the cache does not have is compiled, which takes long enough for people to wonder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compilation {
+    /// Which plugin.
+    pub plugin: PluginName,
+    /// The size of its component.
+    pub bytes: usize,
+    /// How long it took; absent while it goes on.
+    pub took: Option<Duration>,
 }
 
 impl PluginReport {

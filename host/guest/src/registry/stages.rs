@@ -9,12 +9,13 @@ use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use super::{
-    Registry, RejectReason, Stage,
+    Compilation, Registry, RejectReason, Stage,
     directory::{Fingerprint, Found, Settings},
 };
 use crate::{
-    CacheError, GrantSetting, LoadError, Loaded, LoadedPlugin, PluginSettings, component, grants,
-    parameters,
+    CacheError, GrantSetting, LoadError, Loaded, LoadedPlugin, PluginSettings,
+    cache::{Compiled, Origin},
+    component, grants, parameters,
 };
 
 /// Why a revision goes no further.
@@ -87,9 +88,8 @@ pub(super) async fn load(
     verify(settings, &component_digest)?;
     reach(Stage::Verified, progress);
 
-    let compiled =
-        Loaded::compile(&registry.engine, &registry.cache, wasm, component_digest.clone()).await;
-    let (compiled, _) = compiled.map_err(|error| compile_rejected(&error))?;
+    let compiled = compile(registry, name, wasm, &component_digest).await;
+    let compiled = compiled.map_err(|error| compile_rejected(&error))?;
     reach(Stage::Compiled, progress);
 
     let loaded = Loaded::link(&registry.engine, compiled, component_digest.clone())
@@ -113,6 +113,31 @@ pub(super) async fn load(
         limits,
         loaded,
     }))
+}
+
+/// Compiles a component unless the cache has it, and says so to whoever listens.
+async fn compile(
+    registry: &Registry,
+    name: &PluginName,
+    wasm: Arc<[u8]>,
+    digest: &str,
+) -> Result<Compiled, CacheError> {
+    let bytes = wasm.len();
+    let tell = |took| {
+        // Nobody listening is no fault.
+        let _ = registry.compilations.send(Compilation { plugin: name.clone(), bytes, took });
+    };
+    if !registry.cache.has(&registry.engine, digest) {
+        tell(None);
+    }
+    let begun = Instant::now();
+    let compiled =
+        Loaded::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
+    let (compiled, origin) = compiled?;
+    if origin == Origin::Compiled {
+        tell(Some(begun.elapsed()));
+    }
+    Ok(compiled)
 }
 
 /// Names a revision: another component or other settings are another one.

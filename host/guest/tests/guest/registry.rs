@@ -87,6 +87,24 @@ async fn a_revision_goes_through_its_stages() {
 }
 
 #[tokio::test]
+async fn a_compilation_is_told_while_it_goes_on_and_not_if_the_cache_has_the_code() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut setting = Setting::with(cache.path().join("compiled"), true);
+    let component = build::config_maker("Hello");
+    setting.install("config-maker", &component, "");
+    let mut compilations = setting.registry.compilations();
+    setting.watch.scan().await;
+    let (begun, ended) = (compilations.try_recv().unwrap(), compilations.try_recv().unwrap());
+    assert_eq!((begun.plugin.as_str(), begun.took), ("config-maker", None));
+    assert_eq!(begun.bytes as u64, fs::metadata(component).unwrap().len());
+    assert!(ended.took.is_some(), "{ended:?}");
+    setting.restart();
+    let mut compilations = setting.registry.compilations();
+    setting.watch.scan().await;
+    assert!(compilations.try_recv().is_err(), "it was compiled before");
+}
+
+#[tokio::test]
 async fn a_renamed_file_is_swapped_in() {
     let (setting, _tasks) = running().await;
     let mut reports = setting.registry.subscribe();

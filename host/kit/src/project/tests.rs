@@ -175,3 +175,14 @@ fn nothing_is_written_over() {
     assert!(matches!(project.write(&file).unwrap_err(), ProjectError::NoDirectory(_)));
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
+
+#[test]
+fn the_sdk_of_every_project_is_as_old_as_this_program() {
+    let home = tempfile::tempdir().unwrap();
+    let project = Project::new("banner", None, DEFAULT_GROUP).unwrap();
+    project.write(home.path()).unwrap();
+    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).unwrap();
+    let program = modified(&env::current_exe().unwrap());
+    assert_eq!(modified(&home.path().join("tholepin/wit/world.wit")), program);
+    assert!(program < modified(&home.path().join("src/kind.rs")), "the project's own are new");
+}

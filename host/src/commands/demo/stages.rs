@@ -12,6 +12,7 @@ use tholepin_core::{
     CallError, ObjectRef,
     port::{ApplyRequest, Kubernetes},
 };
+use tholepin_guest::Compilation;
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
@@ -23,6 +24,17 @@ use crate::engine;
 
 /// The demo's own field manager.
 const FIELD_MANAGER: &str = "tholepin-demo";
+
+/// Prints a compilation, when it begins and when it has ended.
+pub(super) fn show_compilation(Compilation { plugin, bytes, took }: &Compilation) {
+    let megabytes = (bytes / 1000) as f64 / 1000.0;
+    let text = match took {
+        None => format!("  compiling   {plugin} ({megabytes:.1} MB)\n"),
+        Some(took) => format!("  compiled    {plugin} in {:.1} s\n", took.as_secs_f32()),
+    };
+    // Nobody reads it if stdout is closed; the demo goes on.
+    print(&text).ok();
+}
 
 /// Looks at the cluster and tells what it sees.
 pub(super) struct Stages {
@@ -49,8 +61,9 @@ impl Stages {
             if stage == "Active" {
                 return self.tell(&format!("  plugin      {name}: Active")).map(drop);
             }
-            let stage = if stage.is_empty() { "is being compiled" } else { stage };
-            self.tell(&format!("  plugin      {name}: {stage} {reason}"))?;
+            if !stage.is_empty() {
+                self.tell(&format!("  plugin      {name}: {stage} {reason}"))?;
+            }
             pause().await;
         }
     }

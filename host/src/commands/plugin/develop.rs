@@ -1,7 +1,7 @@
 //! `tholepin plugin new | build | test`: from nothing to a component that a host takes.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,9 +9,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tholepin_core::RevisionDigest;
 use tholepin_guest::{Inspection, PluginObject, inspect};
-use tholepin_kit::Project;
+use tholepin_kit::{Builder, Project};
 
-use super::{super::print, cache};
+use super::{
+    super::{own_cache, print},
+    cache,
+};
 use crate::cli::{BuildArgs, NewArgs};
 
 pub(super) fn new(arguments: NewArgs) -> Result<()> {
@@ -46,9 +49,14 @@ pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
 }
 
 pub(super) async fn test(project: &Path) -> Result<()> {
-    tholepin_kit::test(project).await?;
+    builder()?.test(project).await?;
     print(&Checked::build(project).await?.told())?;
     Ok(())
+}
+
+/// Has cargo build where projects share what they use, or where the user says.
+fn builder() -> Result<Builder> {
+    Ok(Builder::new(&own_cache()?, env::var_os("CARGO_TARGET_DIR")))
 }
 
 /// A component that was built and describes itself, with the settings beside it that grant what it asks for.
@@ -67,7 +75,7 @@ impl Checked {
     ///
     /// Fails if it does not build, does not describe itself, or is not granted what it asks for.
     pub(super) async fn build(project: &Path) -> Result<Self> {
-        let built = tholepin_kit::build(project).await?;
+        let built = builder()?.build(project).await?;
         let inspection = inspect(&built.component, &cache()?).await?;
         let name = &inspection.manifest.name;
         let path = project.join(format!("{name}.yaml"));

@@ -106,7 +106,8 @@ impl Watch {
         let (kinds, revision) = (checked.kinds(), checked.revision());
         let before = self.watched(&kinds).await?;
         if self.progress(checked.name(), &revision.0).await? == Progress::Active {
-            print("same       the host has this revision already\n")?;
+            let short = revision.short();
+            print(&format!("unchanged  nothing new: the host serves revision {short} already\n"))?;
             return self.tell(&before, &revision.0).await;
         }
         checked.install(&self.plugins)?;

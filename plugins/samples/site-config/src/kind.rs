@@ -1,6 +1,9 @@
 //! The kind `SiteConfig`: what its spec may say, and which objects follow from it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -92,6 +95,15 @@ impl Target {
             }),
         ]
     }
+}
+
+/// A digest of wanted objects. The status keeps it, so that the next pass knows whether it wants the same.
+pub(crate) fn digest(wanted: &[Value]) -> String {
+    let mut hasher = DefaultHasher::new();
+    for object in wanted {
+        object.to_string().hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
 }
 
 /// What the definition cannot say: the host asks before each pass over a new spec, and shows the answer in
@@ -191,7 +203,11 @@ fn status_schema() -> Value {
             "repairs": {
                 "type": "integer",
                 "format": "int64",
-                "description": "How often something that had been made was put right.",
+                "description": "How often a change that somebody else made was put right.",
+            },
+            "wantedDigest": {
+                "type": "string",
+                "description": "A digest of the objects that were applied last.",
             },
             "conditions": {
                 "type": "array",

@@ -1,11 +1,11 @@
-//! Tells how it is: the status, an event when something was put right, and one line for people.
+//! Tells how it is: the status, an event when somebody else's change was put right, and one line for people.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{EventType, Failure, Host, Outcome, time};
 
 use crate::{
     act::Acted,
-    kind::{API_VERSION, KIND, Target},
+    kind::{API_VERSION, KIND, Target, digest},
 };
 
 /// Writes the status. It changes only when something changed, so an object that is well is not written.
@@ -15,8 +15,9 @@ use crate::{
 /// Fails if the host cannot write it.
 pub(crate) fn report(host: &dyn Host, target: &Target, acted: &Acted) -> Result<Outcome, Failure> {
     let summary = summary(acted);
+    let wanted = digest(&target.wanted());
     let mut repairs = target.status.get("repairs").and_then(Value::as_u64).unwrap_or_default();
-    if is_repair(target, acted) {
+    if is_repair(target, &wanted, acted) {
         repairs += 1;
         host.publish(EventType::Normal, "Repaired", &summary)?;
         host.info(&summary);
@@ -28,17 +29,19 @@ pub(crate) fn report(host: &dyn Host, target: &Target, acted: &Acted) -> Result<
         "status": {
             "observedGeneration": target.generation,
             "repairs": repairs,
+            "wantedDigest": wanted,
             "conditions": [ready(target, acted, host.now_ms()?)],
         },
     }))?;
     Ok(Outcome { summary, ..Outcome::default() })
 }
 
-/// Whether this pass put right what an earlier one had made. What a new spec asks for is no repair.
-fn is_repair(target: &Target, acted: &Acted) -> bool {
-    let told = target.status.get("observedGeneration").and_then(Value::as_i64);
+/// Whether this pass put right what somebody else changed or deleted. What a new spec or a new revision of this
+/// plugin asks for is no repair: then the objects that are wanted are not those that were applied last.
+fn is_repair(target: &Target, wanted: &str, acted: &Acted) -> bool {
+    let applied = target.status.get("wantedDigest").and_then(Value::as_str);
     let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
-    is_written && told == Some(target.generation)
+    is_written && applied == Some(wanted)
 }
 
 /// The condition `Ready`.

@@ -79,6 +79,26 @@ fn what_was_deleted_by_hand_is_made_again() {
     assert_eq!(host.published(), ["Repaired"]);
 }
 
+/// A new revision that wants other objects, or a new spec, leaves a digest in the status that differs.
+#[test]
+fn what_is_wanted_otherwise_than_before_is_no_repair() {
+    let (objects, object) = made();
+    let mut by_revision = object.clone();
+    by_revision["status"]["wantedDigest"] = json!("what another revision wanted");
+    let mut by_spec = object;
+    by_spec["metadata"]["generation"] = json!(2);
+    by_spec["spec"]["settings"]["colour"] = json!("blue");
+    let mut changed = objects.clone();
+    changed[0]["data"]["colour"] = json!("red");
+    for (objects, object) in [(changed, by_revision), (objects, by_spec)] {
+        let host = host(&objects);
+        let outcome = reconcile(&host, object);
+        assert!(outcome.summary.starts_with("put right ConfigMap home"), "{}", outcome.summary);
+        assert_eq!(host.statuses_applied()[0]["status"]["repairs"], 0);
+        assert_eq!(host.published(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn what_is_as_wanted_is_applied_as_before_which_changes_nothing() {
     let (objects, object) = made();
