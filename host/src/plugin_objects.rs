@@ -65,8 +65,7 @@ impl PluginObjects {
         self.keep_kinds(&report.name).await;
         let seen = self.seen(&report.name);
         // With objects that nobody reconciles any more, that must stay visible.
-        let has_none = seen.kinds.is_empty() || seen.objects == Some(0);
-        let goes = report.stage == Some(Stage::Unloaded) && has_none;
+        let goes = report.stage == Some(Stage::Unloaded) && self.has_none(&report.name, &seen);
         let written = if goes {
             self.remove(&report.name).await.map(|()| None)
         } else {
@@ -87,23 +86,33 @@ impl PluginObjects {
     /// How the objects of a plugin are now.
     fn seen(&self, plugin: &PluginName) -> ObjectsSeen {
         let health = self.controller.health(plugin);
-        let followed = self.followed(plugin);
+        let (followed, claimed) = (self.followed(plugin), self.controller.followed());
+        let kept = self.kept.get(plugin).into_iter().flatten().cloned();
+        // Another plugin may have taken over what an earlier host had.
+        let kept = kept.filter(|kind| !claimed.iter().any(|(_, claimed)| claimed == kind));
+        let kinds = if followed.is_empty() { kept.collect() } else { followed };
         let watches = self.kubernetes.watches();
         let missing = watches.iter().filter(|watch| watch.state == WatchState::KindMissing);
-        let missing = missing.filter(|watch| followed.contains(&watch.scope.kind));
-        let missing_kinds = missing.map(|watch| watch.scope.kind.to_string()).collect();
-        if !followed.is_empty() {
-            let objects = Some(health.objects);
-            return ObjectsSeen { health, objects, kinds: followed, missing_kinds };
-        }
-        let (view, claimed) = (self.kubernetes.view(), self.controller.followed());
-        let kept = self.kept.get(plugin).into_iter().flatten().cloned();
-        // Another plugin may have taken over.
-        let kinds: Vec<KindName> =
-            kept.filter(|kind| !claimed.iter().any(|(_, claimed)| claimed == kind)).collect();
-        let is_known = !kinds.is_empty() && kinds.iter().all(|kind| view.covers(kind));
+        let missing: Vec<&KindName> =
+            missing.map(|watch| &watch.scope.kind).filter(|kind| kinds.contains(kind)).collect();
+        let view = self.kubernetes.view();
+        // Of a kind that the server does not know there are none.
+        let is_known = !kinds.is_empty()
+            && kinds.iter().all(|kind| view.covers(kind) || missing.contains(&kind));
         let objects = || kinds.iter().map(|kind| view.references(kind, "").len()).sum();
-        ObjectsSeen { health, objects: is_known.then(objects), kinds, missing_kinds }
+        let missing_kinds = missing.iter().map(ToString::to_string).collect();
+        ObjectsSeen { health, objects: is_known.then(objects), kinds: kinds.clone(), missing_kinds }
+    }
+
+    /// Whether no object waits for a plugin.
+    fn has_none(&self, plugin: &PluginName, seen: &ObjectsSeen) -> bool {
+        if !seen.kinds.is_empty() {
+            return seen.objects == Some(0);
+        }
+        // Its kinds are another plugin's, or it never had any; or whoever wrote its status did not name them.
+        let stored = self.kubernetes.view().get(&plugin_reference(plugin.as_str()));
+        let objects = stored.as_ref().and_then(|it| it.pointer("/status/objects")?.as_u64());
+        self.kept.contains_key(plugin) || objects.unwrap_or_default() == 0
     }
 
     /// The kinds that the controller follows for a plugin.
@@ -143,12 +152,14 @@ impl PluginObjects {
         let view = self.kubernetes.view();
         let names = view.references(&plugin_reference("").kind, "").into_iter();
         let names = names.filter_map(|object| object.name.parse::<PluginName>().ok());
-        let unknown =
-            names.filter(|name| !known.contains_key(name) && !self.shown.contains_key(name));
-        let reports: Vec<PluginReport> = unknown
+        let reports: Vec<PluginReport> = names
+            .filter(|name| !known.contains_key(name))
             .filter_map(|name| {
                 let object = view.get(&plugin_reference(name.as_str()))?;
-                without_file(&name, object.get("status"))
+                let status = object.get("status");
+                // One that was shown before and has no status was made anew.
+                let is_new = status.is_none() || !self.shown.contains_key(&name);
+                if is_new { without_file(&name, status) } else { None }
             })
             .collect();
         for report in reports {

@@ -136,7 +136,7 @@ fn of_programs(programs: &[Program]) -> Vec<Finding> {
             }
             Err(missing) => {
                 let advice = "only Pods with this image need it: install it (./setup installs what Debian \
-                              has), or name another program in a file for `tholepin local --images`";
+                              has), or name another program in a file for `tholepin local --images FILE`";
                 finding(&check, Verdict::Warning, missing, advice)
             }
         }

@@ -9,7 +9,7 @@ use std::{
 use http::header::HeaderValue;
 use kube::{
     Client, Config,
-    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::Value;
@@ -29,7 +29,7 @@ use crate::{
     applied::{Outcome, Target, means},
     changes::lock,
     error::REQUEST_DEADLINE,
-    events::{EventBook, newest_warnings},
+    events::EventBook,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::{Hub, Parts},
     kinds::{Kinds, Served},
@@ -39,11 +39,6 @@ use crate::{
     store::Store,
     template::{self, Values},
 };
-
-/// The most pages that a live list reads, of [`PAGE_SIZE`] objects each.
-const PAGES_MAX: usize = 20;
-/// Objects per page of a live list.
-const PAGE_SIZE: u32 = 500;
 
 /// How to reach the API server.
 pub struct ConnectOptions {
@@ -196,7 +191,7 @@ impl KubernetesApi {
     }
 
     /// Takes an answer over the border: without Secret values and `managedFields`.
-    fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
+    pub(crate) fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
         self.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
@@ -290,60 +285,6 @@ impl KubernetesApi {
         template::fill(intent, &sources)
     }
 
-    async fn list_objects(
-        &self,
-        kind: KindName,
-        namespace: String,
-        selector: String,
-    ) -> Result<Vec<Value>, CallError> {
-        let served = self.served(&kind).await?;
-        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
-        let params = ListParams::default().labels(&selector);
-        self.list_pages(&served, named, params).await
-    }
-
-    /// Events as the core group has them: every server serves these.
-    async fn list_warnings(
-        &self,
-        object: ObjectRef,
-        uid: String,
-    ) -> Result<Vec<Warning>, CallError> {
-        let kind = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
-        let served = self.served(&kind).await?;
-        // Those of a cluster-scoped object are in `default`.
-        let namespace =
-            if object.namespace.is_empty() { "default".to_owned() } else { object.namespace };
-        let params =
-            ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
-        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
-        Ok(newest_warnings(&self.list_pages(&served, named, params).await?))
-    }
-
-    async fn list_pages(
-        &self,
-        served: &Served,
-        named: ObjectRef,
-        params: ListParams,
-    ) -> Result<Vec<Value>, CallError> {
-        let api = served.api(self.client.clone(), &named.namespace);
-        let mut params = params.limit(PAGE_SIZE);
-        let mut objects = Vec::new();
-        for _ in 0..PAGES_MAX {
-            let page = self.ask(served, ("list", &named, false), api.list(&params)).await?;
-            for raw in &page.items {
-                objects.push(self.admit(parse(raw, served)?)?.value());
-            }
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(objects),
-            }
-        }
-        Err(CallError::Unsupported(format!(
-            "{named}: more than {} objects; narrow the namespace or the selector",
-            objects.len()
-        )))
-    }
-
     async fn delete_object(&self, request: DeleteRequest) -> Result<(), CallError> {
         let DeleteRequest { object, uid, resource_version, grace_seconds, dry_run } = request;
         let served = self.served(&object.kind).await?;
@@ -401,7 +342,7 @@ impl KubernetesApi {
     }
 }
 
-fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {
+pub(crate) fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {
     let unreadable =
         |error| CallError::Other(format!("the API server's answer is no object: {error}"));
     raw.value(&served.resource).map_err(unreadable)

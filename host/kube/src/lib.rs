@@ -20,6 +20,7 @@ mod fingerprint;
 mod follow;
 mod hub;
 mod kinds;
+mod lists;
 mod marks;
 mod meter;
 mod names;

@@ -66,6 +66,15 @@ async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
     let (made, _) = story.says(&PLUGIN, ("", "by-hand"), "/status/reason", "NoFile").await;
     let message = made["status"]["message"].as_str().unwrap();
     assert!(message.contains("put `by-hand.wasm` and `by-hand.yaml`"), "{message}");
+    let shown = CommandLine::of(&story.cluster).run(&["status"]).unwrap().stdout;
+    for words in ["Greeting fileless/a", "nobody looks after it"] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+
+    // Whoever tries again is told again.
+    story.kubectl.run(&["delete", "plugin", "by-hand"]).unwrap();
+    story.apply(&by_hand);
+    story.says(&PLUGIN, ("", "by-hand"), "/status/reason", "NoFile").await;
 
     // It goes with the last object that waits for it.
     let free = r#"{"metadata":{"finalizers":null}}"#;

@@ -410,8 +410,8 @@ pub(crate) struct FakePlugins {
 }
 
 impl Plugins for FakePlugins {
-    fn active(&self, _: &PluginName) -> Option<Arc<ActivePlugin>> {
-        self.active.lock().unwrap().clone()
+    fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>> {
+        self.active.lock().unwrap().clone().filter(|active| active.name == *name)
     }
 
     fn all(&self) -> Vec<Arc<ActivePlugin>> {
