@@ -42,12 +42,12 @@ impl Asked {
         }
     }
 
-    /// The rule that the host lacks. A server names the verb in its text alone; an apply creates what is
-    /// missing, and a watch lists first.
-    pub(crate) fn rule(&self, message: &str) -> String {
+    /// The rule that the host lacks, if that is what a server refuses for. It names the verb in its text
+    /// alone; an apply creates what is missing, and a watch lists first.
+    pub(crate) fn rule(&self, message: &str) -> Option<String> {
         let Self { verb, group, resource, .. } = self;
-        let named = message.split_once(" cannot ").and_then(|(_, rest)| rest.split(' ').next());
-        let named = named.filter(|named| RBAC_VERBS.contains(named)).unwrap_or(verb);
+        let (_, rest) = message.split_once(" cannot ")?;
+        let named = rest.split(' ').next().filter(|named| RBAC_VERBS.contains(named))?;
         let mut verbs = match named {
             "create" | "patch" if *verb == "patch" && !resource.contains('/') => {
                 vec!["create", "patch"]
@@ -57,10 +57,10 @@ impl Asked {
         };
         verbs.sort_unstable();
         let verbs: Vec<_> = verbs.iter().map(|verb| format!("\"{verb}\"")).collect();
-        format!(
+        Some(format!(
             "the host needs RBAC `apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [{}]`",
             verbs.join(", ")
-        )
+        ))
     }
 
     fn error(&self, error: &kube::Error) -> CallError {
@@ -89,9 +89,14 @@ impl Asked {
             }
             "Conflict" | "AlreadyExists" => CallError::Conflict(text),
             "Forbidden" if has_cause("NamespaceTerminating") => CallError::Conflict(text),
-            "Forbidden" | "Unauthorized" => {
-                CallError::Denied(format!("{text}; {}", self.rule(message)))
-            }
+            // Admission refuses in the same way: a quota, Pod Security, a webhook.
+            "Forbidden" => CallError::Denied(match self.rule(message) {
+                Some(rule) => format!("{text}; {rule}"),
+                None => text,
+            }),
+            "Unauthorized" => CallError::Denied(format!(
+                "{text}; the API server does not know the credentials of the host's kubeconfig"
+            )),
             "Timeout" | "ServerTimeout" => CallError::Timeout(text),
             "TooManyRequests" => {
                 let seconds = details.as_ref().map_or(0, |details| details.retry_after_seconds);
@@ -182,7 +187,8 @@ mod tests {
     #[test]
     fn the_rule_names_the_verb_that_the_server_named() {
         fn rule(verb: &'static str, resource: &str, message: &str) -> String {
-            Asked { verb, resource: resource.to_owned(), ..asked() }.rule(message)
+            let asked = Asked { verb, resource: resource.to_owned(), ..asked() };
+            asked.rule(message).unwrap_or_default()
         }
         let cannot =
             |verb: &str| format!("User \"x\" cannot {verb} resource \"sets\" in API group");
@@ -190,12 +196,14 @@ mod tests {
             ("patch", "sets", cannot("create"), r#"verbs: ["create", "patch"]"#),
             ("patch", "sets/status", cannot("patch"), r#"verbs: ["patch"]"#),
             ("watch", "sets", cannot("list"), r#"verbs: ["list", "watch"]"#),
-            ("delete", "sets", "a webhook cannot bear it".to_owned(), r#"verbs: ["delete"]"#),
-            ("get", "sets", "no".to_owned(), r#"resources: ["sets"], verbs: ["get"]"#),
+            ("delete", "sets", cannot("delete"), r#"resources: ["sets"], verbs: ["delete"]"#),
         ];
         for (verb, resource, message, expected) in rows {
             let told = rule(verb, resource, &message);
             assert!(told.contains(expected), "{verb} {message}: {told}");
+        }
+        for admission in ["exceeded quota: q", "a webhook cannot bear it"] {
+            assert_eq!(rule("patch", "sets", admission), "", "no rule would help");
         }
     }
 
@@ -219,7 +227,8 @@ mod tests {
             ("Conflict", 409, conflict, "Conflict", "`.data.a` (conflict with \"kubectl\")"),
             ("Conflict", 409, json!({}), "Conflict", "no"),
             ("AlreadyExists", 409, json!({}), "Conflict", "no"),
-            ("Forbidden", 403, json!({}), "Denied", "resources: [\"statefulsets/status\"]"),
+            ("Forbidden", 403, json!({}), "Denied", "patch StatefulSet s/a: no"),
+            ("Unauthorized", 401, json!({}), "Denied", "credentials"),
             ("Forbidden", 403, terminating, "Conflict", "no"),
             ("Invalid", 422, json!({}), "Invalid", "no"),
             ("Timeout", 504, json!({}), "Timeout", "no"),

@@ -289,7 +289,10 @@ fn why(error: &watcher::Error, served: &Served, scope: &WatchScope) -> String {
         namespace: scope.namespace.clone(),
         name: String::new(),
     };
-    format!("{text}; {}", served.asked("watch", &object, false).rule(&status.message))
+    match served.asked("watch", &object, false).rule(&status.message) {
+        Some(rule) => format!("{text}; {rule}"),
+        None => text,
+    }
 }
 
 fn is_kind_missing(error: &watcher::Error) -> bool {

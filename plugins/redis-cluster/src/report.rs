@@ -122,7 +122,7 @@ fn status(
         Seen::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
-            plan.shards.iter().map(shard_status).collect(),
+            plan.shards.iter().map(|shard| shard_status(shard, &target.namespace)).collect(),
         ),
         Seen::Interrupted | Seen::Unseen(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
@@ -140,7 +140,7 @@ fn status(
     }
 }
 
-fn shard_status(shard: &ShardPlan) -> ShardStatus {
+fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
     let ShardPlan { name, slots, primary, members, decision } = shard;
     let in_sync = members.values().filter(|member| member.is_replica_in_sync()).count();
     let members = members.iter().map(|(pod, member)| MemberStatus {
@@ -154,7 +154,7 @@ fn shard_status(shard: &ShardPlan) -> ShardStatus {
         slots: slots.to_string(),
         primary: primary.clone(),
         replicas_in_sync: u16::try_from(in_sync).unwrap_or(u16::MAX),
-        waits_for: decision.reason().map(ToString::to_string),
+        waits_for: decision.reason().map(|reason| complete(&reason.to_string(), namespace)),
         members: members.collect(),
     }
 }
@@ -267,6 +267,20 @@ fn next_steps(plan: &Plan) -> String {
     format!("under way: {}", verbs.join(", "))
 }
 
+/// The plan knows no namespace: what it says to type gets it here.
+fn complete(message: &str, namespace: &str) -> String {
+    const KUBECTL: &str = "`kubectl ";
+    let mut parts = message.split(KUBECTL);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let command = part.split('`').next().unwrap_or_default();
+        let given = command.contains("namespace") || command.starts_with("explain");
+        let namespace = if given { String::new() } else { format!("--namespace {namespace} ") };
+        text.extend([KUBECTL, &namespace, part]);
+    }
+    text
+}
+
 pub(crate) fn condition(target: &Target, name: &str, verdict: Verdict, now_ms: u64) -> Condition {
     let before = target.status.conditions.iter().find(|it| it.condition_type == name);
     let unchanged = before.filter(|before| before.status == verdict.status);
@@ -276,7 +290,7 @@ pub(crate) fn condition(target: &Target, name: &str, verdict: Verdict, now_ms: u
         condition_type: name.to_owned(),
         status,
         reason,
-        message,
+        message: complete(&message, &target.namespace),
         last_transition_time: Some(since.unwrap_or_else(|| time::rfc3339(now_ms))),
         observed_generation: Some(target.generation),
     }
@@ -331,4 +345,28 @@ pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
     let details =
         if details.is_empty() { String::new() } else { format!(" ({})", details.join("; ")) };
     format!("{state}: {done}/{all} shards as wanted{details}; next look in {requeue_ms} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_get_the_namespace_that_they_lack() {
+        let rows = [
+            (
+                "see `kubectl logs a` and `kubectl describe pod a`",
+                "see `kubectl --namespace n logs a` and `kubectl --namespace n describe pod a`",
+            ),
+            (
+                "`kubectl --namespace n create secret x | kubectl apply -f -`",
+                "`kubectl --namespace n create secret x | kubectl apply -f -`",
+            ),
+            ("`kubectl get pods --all-namespaces`", "`kubectl get pods --all-namespaces`"),
+            ("nothing to type", "nothing to type"),
+        ];
+        for (message, expected) in rows {
+            assert_eq!(complete(message, "n"), expected);
+        }
+    }
 }

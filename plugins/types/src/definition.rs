@@ -41,6 +41,7 @@ pub fn redis_cluster() -> Value {
                 "additionalPrinterColumns": [
                     column("Ready", ".status.conditions[?(@.type==\"Ready\")].status", "string"),
                     column("Reason", ".status.conditions[?(@.type==\"Ready\")].reason", "string"),
+                    column("Degraded", ".status.conditions[?(@.type==\"Degraded\")].status", "string"),
                     column("Shards", ".status.readyShards", "string"),
                     column("Slots", ".status.slotsServed", "integer"),
                     // The host's own: an invalid spec, a pass that fails.
