@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rand::RngCore;
+use rand::Rng;
 use serde_json::Value;
 use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
 use tholepin_core::{

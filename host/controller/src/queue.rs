@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tholepin_core::{ObjectKey, PluginName};
 use tokio::time::Instant;
 

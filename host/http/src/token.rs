@@ -1,6 +1,6 @@
 //! Bearer tokens: made by the operating system's randomness, kept as digests.
 
-use rand::{TryRngCore, rngs::OsRng};
+use rand::{TryRng, rngs::SysRng};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -16,7 +16,7 @@ pub struct NoRandom;
 /// Fails if the operating system gives no random bytes.
 pub fn new_token() -> Result<String, NoRandom> {
     let mut secret = [0_u8; 32];
-    OsRng.try_fill_bytes(&mut secret).map_err(|_| NoRandom)?;
+    SysRng.try_fill_bytes(&mut secret).map_err(|_| NoRandom)?;
     Ok(secret.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -15,7 +15,7 @@ use std::{
 use futures::StreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use metrics::{counter, histogram};
-use rand::Rng;
+use rand::RngExt;
 use tholepin_core::{
     ErrorChain, ObjectRef, StoredObject,
     port::{WatchScope, WatchState},

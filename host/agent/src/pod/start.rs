@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::oneshot;
 
 use super::Node;

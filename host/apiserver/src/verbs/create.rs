@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rand::Rng;
+use rand::RngExt;
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
