@@ -188,8 +188,11 @@ impl PluginObjects {
         let written = ours.map(|(name, shown)| async move {
             let status = stopped_status(&shown.status, &self.host, now_ms());
             let reference = plugin_reference(name.as_str());
-            if let Err(error) = self.apply(named(&reference, "status", status), true).await {
-                warn!(plugin = %name, %error, "cannot say in the plugin's status that the host stops");
+            match self.apply(named(&reference, "status", status), true).await {
+                Ok(_) | Err(CallError::NotFound(_)) => {}
+                Err(error) => {
+                    warn!(plugin = %name, %error, "cannot say in the plugin's status that the host stops");
+                }
             }
         });
         join_all(written).await;

@@ -76,7 +76,12 @@ impl Vitals for HostVitals {
                 .map(|kind| kind.name.clone())
                 .collect();
             let plugins: Vec<_> = loaded(&self.registry).into_values().collect();
-            readiness(self.has_started(), &self.kubernetes.watches(), &wanted, &plugins)
+            let mut report =
+                readiness(self.has_started(), &self.kubernetes.watches(), &wanted, &plugins);
+            let unreadable = self.registry.unreadable();
+            let verdict = unreadable.map_or(Verdict::Pass, Verdict::Fail);
+            report.checks.push(Check { name: "directory of plugins".to_owned(), verdict });
+            report
         })
     }
 }

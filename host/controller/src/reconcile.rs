@@ -415,8 +415,10 @@ async fn mark(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, statement: St
 
 /// Says what an object waits for whose plugin serves no more, and how that ends.
 fn missing(plugin: &PluginName, deleting: bool) -> String {
-    let put_back =
-        format!("put `{plugin}.wasm` and `{plugin}.yaml` back into the directory of plugins");
+    let put_back = format!(
+        "the Plugin object `{plugin}` says why; if its files are gone, put `{plugin}.wasm` and `{plugin}.yaml` \
+         back into the directory of plugins"
+    );
     if deleting {
         return format!(
             "the plugin `{plugin}` is not loaded, so nothing cleans up: {put_back}, or remove the \

@@ -435,6 +435,10 @@ fn way_out(context: &PassContext, reference: &ObjectRef, object: &Value) -> Stri
     if let Some((owner, uid)) = ownership::controller(object) {
         return format!("{owner} (uid {uid}) controls it; rename one of the two");
     }
+    // Of what makes Pods hardly a field can be changed.
+    if object.pointer("/spec/template").is_some() {
+        return "nobody controls it; delete or rename one of the two".to_owned();
+    }
     let owner = json!({"metadata": {"ownerReferences": [{
         "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,
         "uid": context.uid(), "controller": true, "blockOwnerDeletion": true,

@@ -168,6 +168,18 @@ impl Registry {
         self.sender.subscribe()
     }
 
+    /// Why the directory of plugins cannot be read, if it cannot: what serves goes on serving, and no change is
+    /// seen. Blocks.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<String> {
+        let directory = &self.options.directory;
+        let error = fs::read_dir(directory).err()?;
+        Some(format!(
+            "cannot read `{}`, so that no change there is seen: {error}",
+            directory.display()
+        ))
+    }
+
     /// Every compilation from now on, when it begins and when it has ended. One that fails has no end here: the
     /// report of its plugin has the reason.
     #[must_use]

@@ -264,12 +264,15 @@ fn next_steps(plan: &Plan) -> String {
     let mut verbs: Vec<_> = plan.actions().iter().map(|action| action.verb.name()).collect();
     verbs.sort_unstable();
     verbs.dedup();
+    if verbs.is_empty() {
+        return format!("{} slots are served", plan.slots_served);
+    }
     format!("under way: {}", verbs.join(", "))
 }
 
 /// The plan knows no namespace: what it says to type gets it here.
 fn complete(message: &str, namespace: &str) -> String {
-    const KUBECTL: &str = "`kubectl ";
+    const KUBECTL: &str = concat!('`', "kubectl ");
     let mut parts = message.split(KUBECTL);
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -300,8 +303,9 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
     status.conditions.iter().find(|condition| condition.condition_type == "Ready")
 }
 
-/// Tells when the cluster becomes ready, and when it stops being so.
+/// Tells when the cluster becomes ready or degraded, and when it stops being ready.
 fn announce(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
+    announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
     let told = match (before, now.status) {
@@ -315,6 +319,23 @@ fn announce(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
     };
     if let Err(error) = told {
         // The condition says the same; an event that is lost changes nothing.
+        host.warn(&format!("the event was not published: {error}"));
+    }
+}
+
+/// A fault is told when it comes, and when another takes its place.
+fn announce_degraded(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
+    let degraded = |status: &RedisClusterStatus| {
+        let found = status.conditions.iter().find(|it| it.condition_type == "Degraded")?;
+        (found.status == ConditionStatus::True)
+            .then(|| (found.reason.clone(), found.message.clone()))
+    };
+    let before = degraded(&target.status).map(|(reason, _)| reason);
+    let Some((reason, message)) = degraded(status) else { return };
+    if before.as_ref() == Some(&reason) {
+        return;
+    }
+    if let Err(error) = host.publish(EventType::Warning, &reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
 }

@@ -150,4 +150,10 @@ async fn a_host_is_ready_when_its_watches_are_fresh_and_its_plugins_serve() {
     // The settings stay what they were; without them nothing is asked of the plugin any more.
     story.put("config-maker.yaml", settings("config-maker", ""));
     assert_eq!(story.cluster.vital("/readyz").unwrap(), (200, "ok\n".to_owned()));
+    let directory = story.cluster.plugins().unwrap();
+    let moved = directory.with_extension("moved");
+    std::fs::rename(&directory, &moved).unwrap();
+    story.readiness(503, "[-]directory of plugins failed: cannot read").await;
+    std::fs::rename(&moved, &directory).unwrap();
+    story.readiness(200, "[+]directory of plugins ok\n").await;
 }

@@ -188,6 +188,7 @@ impl One<'_> {
         }
         // The plugin has answered, and the pass ends with this answer.
         self.shared.strikes(|strikes| strikes.clear(self.key));
+        self.shared.notes.change(self.key, |note| note.failing = true);
         metrics::failed(&self.key.plugin, Hope::Terminal);
         let message = format!("{text}; nothing is reconciled: {why}");
         say(self.shared, self.key, &format!("the spec is invalid: {message}"));

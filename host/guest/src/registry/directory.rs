@@ -120,7 +120,12 @@ pub(super) fn look(directory: &Path, name: &PluginName) -> Found {
 }
 
 fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
-    let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        // To read a pipe would wait for whoever writes into it.
+        return Err("it is no regular file".to_owned());
+    }
+    let bytes = metadata.len();
     if SETTINGS_BYTES_MAX < bytes {
         return Err(format!("it has {bytes} bytes, more than {SETTINGS_BYTES_MAX}"));
     }
@@ -135,6 +140,11 @@ fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
 /// file that the parser adds.
 fn one_line(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
+    if text.contains("multiple YAML documents") {
+        return "it holds several YAML documents; each Plugin has a file of its own".to_owned();
+    }
+    // What the parser advises to programmers.
+    let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
@@ -155,7 +165,17 @@ fn check(plugin: &PluginObject, name: &PluginName) -> Result<(), String> {
     if file.contains('/') || file.starts_with('.') || !file.ends_with(".wasm") {
         return Err(format!("spec.source.file is `{file}`: name a .wasm file beside this one"));
     }
+    if let Some(digest) = plugin.spec.digest.as_ref().filter(|digest| !is_sha256(digest)) {
+        return Err(format!(
+            "spec.digest is `{digest}`: write the component's SHA-256 as 64 lowercase hexadecimal digits, as \
+             `sha256sum {file}` prints it"
+        ));
+    }
     plugin.spec.limits.unwrap_or_default().limits().map(|_| ())
+}
+
+fn is_sha256(digest: &str) -> bool {
+    digest.len() == 64 && digest.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -182,5 +202,24 @@ mod tests {
             let error = read_settings(&path, &name).unwrap_err();
             assert!(error.contains(line) && !error.contains('\n'), "{tail}: {error}");
         }
+        let whole = format!("{head}  source: {{file: p.wasm}}\n  grants: asRequested\n");
+        let capital = "A".repeat(64);
+        for (text, words) in [
+            (format!("{whole}---\n{whole}"), "several YAML documents"),
+            (format!("{whole}{whole}"), "duplicate mapping key"),
+            (format!("{whole}  digest: abc\n"), "`abc`: write the component's SHA-256"),
+            (format!("{whole}  digest: {capital}\n"), "lowercase"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let error = read_settings(&path, &name).unwrap_err();
+            assert!(error.contains(words) && !error.contains("Policy"), "{text}: {error}");
+        }
+        fs::write(&path, format!("{whole}  digest: {}\n", "a1".repeat(32))).unwrap();
+        read_settings(&path, &name).unwrap();
+        // Whoever opens a pipe waits for whoever writes into it.
+        fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read_settings(&path, &name).unwrap_err(), "it is no regular file");
     }
 }

@@ -23,6 +23,12 @@ pub enum RollbackError {
         "no revision of a plugin `{0}` serves or is kept; `tholepin plugin list` shows the plugins"
     )]
     NoPlugin(PluginName),
+    /// Its files are gone.
+    #[error(
+        "the files of `{0}` are gone from the directory of plugins, so that nothing grants it anything; put \
+         them back first"
+    )]
+    NoFiles(PluginName),
     /// Another revision serves by now.
     #[error("the revision {0} does not serve any more")]
     NotServing(RevisionDigest),
@@ -160,6 +166,10 @@ impl Registry {
         let history = self.history.read(name);
         if now.is_none() && history.revisions.is_empty() {
             return Err(RollbackError::NoPlugin(name.clone()));
+        }
+        // Who removes the settings withdraws what they granted.
+        if now.is_none() && !self.options.directory.join(format!("{name}.yaml")).exists() {
+            return Err(RollbackError::NoFiles(name.clone()));
         }
         let RevisionRecord { revision, .. } = match wanted {
             Some(wanted) => {

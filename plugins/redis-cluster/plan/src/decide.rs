@@ -9,6 +9,7 @@ mod waits;
 use alloc::vec::Vec;
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
+use tholepin_schema::word::{SlotRange, SlotSet};
 
 use crate::{
     Decision, Observed, Plan, ShardPlan, Stage,
@@ -34,14 +35,15 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
     }
     let done =
         common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
+    let serving = picture.live.values().filter(|live| live.serves());
+    let served = serving.fold(SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
+    // The members may know owners that have no seat here and do not answer.
+    let done = done && SlotSet::from(SlotRange::ALL).difference(&served).is_empty();
     let stage = match (picture.is_covered(), done) {
         (false, _) => Stage::Forming,
         (true, false) => Stage::Healing,
         (true, true) => Stage::Steady,
     };
-    let serving = picture.live.values().filter(|live| live.serves());
-    let served =
-        serving.fold(tholepin_schema::word::SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
     let outdated = outdated(&picture, stage, &shards);
     Plan {
         stage,

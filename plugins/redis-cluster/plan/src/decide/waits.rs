@@ -166,13 +166,20 @@ pub(super) fn other_shards(picture: &Picture<'_>) -> Option<WaitReason> {
     };
     let owners = || picture.live.values().filter(|live| live.serves());
     let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
-    let shares = |live: &&Live<'_>| {
-        let mut others = owners().filter(|other| other.node != live.node);
-        let shard = (0..layout.shards).map(|shard| layout.slots(shard));
-        let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
-        let Some(shard) = shard.next() else { return false };
-        others.any(|other| !shard.intersection(&other.own.slots).is_empty())
-    };
+    let shares =
+        |live: &&Live<'_>| {
+            let mut others = owners().filter(|other| other.node != live.node);
+            let shard = (0..layout.shards).map(|shard| layout.slots(shard));
+            let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
+            let Some(shard) = shard.next() else { return false };
+            // Owners that the volumes remember and that have no seat here count as well.
+            let lacking = shard.difference(&live.own.slots);
+            let remembered =
+                picture.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
+                    id != live.node && !row.slots.intersection(&lacking).is_empty()
+                });
+            remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
+        };
     let unfit = crossing.or_else(|| owners().find(shares))?;
     Some(WaitReason::OtherShards {
         pod: unfit.member.pod.clone(),

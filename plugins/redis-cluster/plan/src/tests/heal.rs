@@ -328,4 +328,9 @@ fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
     let mut model = Model::formed(spec(3, 1));
     model.previous = Default::default();
     assert_eq!(reasons(&model), [""; 0]);
+    // Only what has a seat among one shard was started: its volumes remember the others.
+    model.spec = spec(1, 1);
+    model.pods.retain(|pod, _| pod.starts_with("demo-shard-0-"));
+    assert_eq!(reasons(&model), ["OtherShards"]);
+    assert_ne!(model.plan().stage, crate::Stage::Steady);
 }
