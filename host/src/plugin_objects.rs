@@ -58,6 +58,9 @@ pub(crate) struct Shown {
 /// An edit by hand is undone at most so often: whoever makes it again and again must not be raced.
 const PUT_BACK_PAUSE: Duration = Duration::from_secs(10);
 
+/// After this time a host looks whether the other one has written again.
+const ANOTHER_HOST_PAUSE: Duration = Duration::from_secs(60);
+
 impl PluginObjects {
     /// Writes the `Plugin` object that a report speaks of. Says whether that is done with: what cannot be
     /// written is logged, and `false` means that it can be later.
@@ -209,6 +212,14 @@ impl PluginObjects {
                 other_host(status, &self.host, true).is_some() && !tells_of_hosts(status)
             })
         };
+        // That there is another host is found out anew now and then: it may have stopped.
+        let may_be_over = |name: &PluginName, shown: &Shown| {
+            let object = view.get(&plugin_reference(name.as_str()));
+            let status = object.as_ref().and_then(|object| object.get("status"));
+            let is_ours = |status: &Value| status["host"] == self.host.as_str();
+            ANOTHER_HOST_PAUSE <= shown.written.elapsed()
+                && status.is_some_and(|status| is_ours(status) && tells_of_hosts(status))
+        };
         // What somebody wrote into the status by hand; as rarely as an edit of the spec.
         let is_falsified = |name: &PluginName, shown: &Shown| {
             let object = view.get(&plugin_reference(name.as_str()));
@@ -224,7 +235,8 @@ impl PluginObjects {
         let differs = |(name, shown): &(&PluginName, &Shown)| {
             let serves = shown.report.serving.is_some();
             self.seen(name) != shown.seen
-                || serves && (is_anothers(name) || is_falsified(name, shown))
+                || serves
+                    && (is_anothers(name) || may_be_over(name, shown) || is_falsified(name, shown))
         };
         self.shown.iter().filter(differs).map(|(name, _)| name.clone()).collect()
     }

@@ -77,7 +77,9 @@ pub(crate) fn plugin_status(
     let is_bad = |it: &&Condition| {
         it.status == "False" || it.kind == ANOTHER_HOST || it.reason == ALL_PAUSED
     };
-    let unhealthy = conditions.iter().find(is_bad);
+    // Of two hosts neither can do well.
+    let hosts_clash = conditions.iter().find(|it| it.kind == ANOTHER_HOST);
+    let unhealthy = hosts_clash.or_else(|| conditions.iter().find(is_bad));
     say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
     let told = (!message.is_empty()).then(|| message.clone());
     say("message", told.or(unhealthy.map(|it| it.message.clone())));

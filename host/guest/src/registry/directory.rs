@@ -74,9 +74,17 @@ pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
     let mut survey = Survey::default();
     let mut components = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-        if let Some(stem) = name.strip_suffix(".yaml") {
+        let file = entry?.file_name();
+        let Some(name) = file.to_str() else {
+            survey.misnamed.insert(file.to_string_lossy().into_owned());
+            continue;
+        };
+        if name.starts_with('.') {
+            continue;
+        }
+        if name.ends_with(".yml") {
+            survey.misnamed.insert(name.to_owned());
+        } else if let Some(stem) = name.strip_suffix(".yaml") {
             match stem.parse::<PluginName>() {
                 Ok(plugin) => {
                     let found = look(directory, &plugin);
@@ -181,6 +189,20 @@ fn is_sha256(digest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_look_like_a_plugins_and_are_none_are_told() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let odd = std::ffi::OsStr::from_bytes(b"n\xff.yaml");
+        for name in ["p.yml", "Bad_Name.wasm", "README.md", ".hidden.yaml"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::write(folder.path().join(odd), "").unwrap();
+        let misnamed = survey(folder.path()).unwrap().misnamed;
+        let misnamed: Vec<_> = misnamed.iter().map(String::as_str).collect();
+        assert_eq!(misnamed, ["Bad_Name.wasm", "n\u{fffd}.yaml", "p.yml"]);
+    }
 
     #[test]
     fn a_file_that_cannot_be_read_is_told_of_in_one_line_with_the_line_of_the_file() {

@@ -182,10 +182,13 @@ impl DirectoryWatch {
             }
         }
         for file in survey.misnamed.difference(&self.misnamed) {
-            let suggested = file.to_lowercase().replace('_', "-");
+            let suggested = file.to_lowercase().replace(['_', char::REPLACEMENT_CHARACTER], "-");
+            let suggested = suggested
+                .strip_suffix(".yml")
+                .map_or(suggested.clone(), |stem| format!("{stem}.yaml"));
             tracing::warn!(
-                "`{file}` is ignored: a plugin's name has lowercase letters, digits and `-`; rename it, \
-                 to `{suggested}` perhaps"
+                "`{file}` is ignored: a plugin's name has lowercase letters, digits and `-`, and its settings \
+                 end in `.yaml`; rename it, to `{suggested}` perhaps"
             );
         }
         self.orphans.clone_from(&survey.orphans);
