@@ -272,6 +272,7 @@ fn next_steps(plan: &Plan) -> String {
 
 /// The plan knows no namespace: what it says to type gets it here.
 fn complete(message: &str, namespace: &str) -> String {
+    // In two parts: `engine_host/advice.rs` takes a whole one in a source for a command to be typed.
     const KUBECTL: &str = concat!('`', "kubectl ");
     let mut parts = message.split(KUBECTL);
     let mut text = parts.next().unwrap_or_default().to_owned();
