@@ -28,6 +28,8 @@ mod damage;
 mod edited;
 #[path = "faults/guard.rs"]
 mod guard;
+#[path = "faults/hung.rs"]
+mod hung;
 #[path = "faults/mended.rs"]
 mod mended;
 #[path = "faults/others_go_on.rs"]
@@ -168,6 +170,7 @@ const CASES: &[Case] = &[
     case!(17, "17h", USUAL, 20, attacked::a_slot_is_disowned),
     case!(17, "17i", USUAL_KEPT, 60, attacked::other_shards),
     case!(17, "17j", USUAL, 45, attacked::the_accepted_spec_is_deleted),
+    case!(17, "17k", USUAL_EACH, 70, hung::a_primary_hangs_and_goes_on),
 ];
 
 /// By name only: it takes as long as it is told to.

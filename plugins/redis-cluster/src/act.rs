@@ -6,7 +6,7 @@ use tholepin_schema::{
     action::{Action, ActionResult, Outcome, Verb},
     snapshot::{Member, Snapshot},
 };
-use tholepin_sdk::{Error, EventType, Host, Retry, topology};
+use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topology};
 
 use crate::{apply::Fault, observe::Target};
 
@@ -146,6 +146,45 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
     if let Err(error) = host.publish(kind, reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
+}
+
+/// How many seconds the container of a Pod that is fenced has to end. One, because a Pod that is deleted with
+/// none is gone before its process is.
+const FENCE_GRACE_S: u32 = 1;
+
+/// Deletes the Pods whose processes hang and whose places others are to take, and gives the uids of those for
+/// which that failed.
+pub(crate) fn fence(host: &dyn Host, target: &Target, plan: &Plan) -> Vec<String> {
+    let mut failed = Vec::new();
+    for (pod, uid) in &plan.fenced {
+        let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
+        let options = DeleteOptions {
+            uid: Some(uid.clone()),
+            grace_seconds: Some(FENCE_GRACE_S),
+            ..DeleteOptions::default()
+        };
+        match host.delete(&object, &options) {
+            Ok(()) => {
+                let text = format!(
+                    "`{pod}` does not answer and the majority calls it failed: it is deleted, so that it \
+                     acknowledges nothing more when another takes over"
+                );
+                host.warn(&text);
+                if let Err(error) = host.publish(EventType::Warning, "Fenced", &text) {
+                    host.warn(&format!("the event was not published: {error}"));
+                }
+            }
+            // The Pod has changed since it was seen: the next pass looks again.
+            Err(Error::Conflict(_)) => {}
+            Err(error) => {
+                host.warn(&format!(
+                    "`{pod}` hangs and was not deleted, so that the cluster elects its successor: {error}"
+                ));
+                failed.push(uid.clone());
+            }
+        }
+    }
+    failed
 }
 
 /// Which members set files aside before they last ended: while not all is as wanted, the data that is missed

@@ -21,13 +21,15 @@ mod manifest;
 mod observe;
 mod report;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    BUSY_REQUEUE_MS, Observed, Plan, Stage, WAITING_REQUEUE_MS, plan,
+    BUSY_REQUEUE_MS, Observed, Plan, Silence, Stage, WAITING_REQUEUE_MS, plan,
 };
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
-use tholepin_schema::snapshot::Snapshot;
+use tholepin_schema::snapshot::{Member, MemberAnswer, NodeFlag, Snapshot, UnreachableReason};
 use tholepin_sdk::{Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Violation, Wake};
 
 use apply::Fault;
@@ -67,26 +69,27 @@ impl Reconciler for RedisCluster {
         let target = Target::read(&request.object)?;
         let now_ms = host.now_ms()?;
         let before = Memo::read(request.memo);
-        let situation = pass(host, &target, before.asks_why(now_ms));
+        let situation = pass(host, &target, &before, now_ms);
         let memo = before.after(&situation, now_ms);
-        report::write(host, &target, &situation, memo, now_ms)?;
-        Ok(outcome(&target, &situation, memo))
+        report::write(host, &target, &situation, &memo, now_ms)?;
+        Ok(outcome(&target, &situation, &memo))
     }
 }
 
 /// One pass up to the report. The members come first: what is wrong with the workload must not keep a
 /// primary that died from being replaced.
-fn pass(host: &dyn Host, target: &Target, asks_why: bool) -> Situation {
+fn pass(host: &dyn Host, target: &Target, before: &Memo, now_ms: u64) -> Situation {
     let mut faults = Vec::new();
-    let Looked { seen, may_start } = look(host, target, asks_why, &mut faults);
+    let mut silent = before.silent.clone();
+    let Looked { seen, may_start } = look(host, target, (before, now_ms), &mut silent, &mut faults);
     if matches!(seen, Seen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
-        return Situation { seen, faults };
+        return Situation { seen, faults, silent };
     }
     match apply::apply(host, target, may_start) {
         Ok(refused) => faults.extend(refused),
-        Err(apply::Interrupted) => return Situation { seen: Seen::Interrupted, faults },
+        Err(apply::Interrupted) => return Situation { seen: Seen::Interrupted, faults, silent },
     }
-    Situation { seen, faults }
+    Situation { seen, faults, silent }
 }
 
 /// What was seen of the members, and whether Pods may be started.
@@ -96,8 +99,14 @@ struct Looked {
 }
 
 /// Looks at the members, and does what the plan for them says.
-fn look(host: &dyn Host, target: &Target, asks_why: bool, faults: &mut Vec<Fault>) -> Looked {
-    let observed = match observe::observe(host, target, asks_why) {
+fn look(
+    host: &dyn Host,
+    target: &Target,
+    (before, now_ms): (&Memo, u64),
+    silent: &mut BTreeMap<String, SilentPod>,
+    faults: &mut Vec<Fault>,
+) -> Looked {
+    let mut observed = match observe::observe(host, target, before.asks_why(now_ms)) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => return Looked { seen: Seen::Interrupted, may_start: true },
         Err(error) => {
@@ -108,6 +117,8 @@ fn look(host: &dyn Host, target: &Target, asks_why: bool, faults: &mut Vec<Fault
     if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
         return Looked { seen: ended, may_start: true };
     }
+    *silent = silent_pods(&observed.snapshot, silent, now_ms);
+    observed.silent = silent.iter().map(|(uid, it)| (uid.clone(), it.as_of(now_ms))).collect();
     let credentials = observed.snapshot.credentials;
     faults.extend(observe::credentials_fault(target, credentials));
     let may_start = !credentials.pending;
@@ -118,7 +129,7 @@ fn look(host: &dyn Host, target: &Target, asks_why: bool, faults: &mut Vec<Fault
         faults.push(bad);
         Seen::Planned { plan, acted: act::Acted::default(), set: act::Acted::default() }
     } else {
-        perform(host, target, plan, faults)
+        perform(host, target, plan, silent, faults)
     };
     Looked { seen, may_start }
 }
@@ -142,11 +153,20 @@ fn live_settings(
     }
 }
 
-fn perform(host: &dyn Host, target: &Target, plan: Box<Plan>, faults: &mut Vec<Fault>) -> Seen {
+fn perform(
+    host: &dyn Host,
+    target: &Target,
+    plan: Box<Plan>,
+    silent: &mut BTreeMap<String, SilentPod>,
+    faults: &mut Vec<Fault>,
+) -> Seen {
     let done = act::act(host, target, &plan)
         .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
     match done {
         Ok((acted, set)) => {
+            for uid in act::fence(host, target, &plan) {
+                silent.entry(uid).or_default().is_unfenced = true;
+            }
             configuration::replace_stuck(host, target, &plan);
             configuration::forget(host, target, &plan);
             Seen::Planned { plan, acted, set }
@@ -172,7 +192,7 @@ fn check(plan: &Plan, observed: &Observed) -> Option<Fault> {
 const MISSING_PATIENCE_MS: u64 = 3_000;
 
 /// What is remembered from one pass to the next, as long as the host runs.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Memo {
     /// Since when the members could not be looked at.
@@ -181,6 +201,64 @@ struct Memo {
     /// Since when the cluster is not as wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     unsteady_since_ms: Option<u64>,
+    /// The Pods that did not answer in time when the members were last looked at, or shortly before, by uid.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    silent: BTreeMap<String, SilentPod>,
+}
+
+/// How long, in milliseconds, a Pod that answers again is remembered as one that did not.
+const ANSWERS_AGAIN_MS: u64 = 3_000;
+
+/// A Pod that does not answer in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SilentPod {
+    /// Since when.
+    since_ms: u64,
+    /// When it was last seen not to answer.
+    last_ms: u64,
+    /// Whether its deletion was tried and did not succeed.
+    #[serde(default)]
+    is_unfenced: bool,
+}
+
+impl SilentPod {
+    const fn as_of(self, now_ms: u64) -> Silence {
+        let Self { since_ms, is_unfenced, .. } = self;
+        Silence { for_ms: now_ms.saturating_sub(since_ms), is_unfenced }
+    }
+}
+
+/// The Pods that do not answer in time, and what was known of them before. One that answers again is kept for
+/// as long as others call it failed, and for a moment in which that may become known.
+fn silent_pods(
+    snapshot: &Snapshot,
+    before: &BTreeMap<String, SilentPod>,
+    now_ms: u64,
+) -> BTreeMap<String, SilentPod> {
+    let is_silent = |member: &Member| {
+        matches!(
+            member.answer,
+            MemberAnswer::Unreachable { reason: UnreachableReason::Timeout, .. }
+        )
+    };
+    let is_failed = |member: &Member| {
+        let Some(node) = member.node() else { return false };
+        let mut rows = snapshot.members.iter().filter_map(|it| snapshot.row_seen_by(it, node));
+        rows.any(|row| row.flags.contains(&NodeFlag::Fail))
+    };
+    let new = SilentPod { since_ms: now_ms, ..SilentPod::default() };
+    let silent = snapshot.members.iter().filter_map(|member| {
+        let uid = member.pod_uid.clone();
+        let known = before.get(&uid).copied();
+        if is_silent(member) {
+            return Some((uid, SilentPod { last_ms: now_ms, ..known.unwrap_or(new) }));
+        }
+        let is_recent = |known: &SilentPod| now_ms < known.last_ms + ANSWERS_AGAIN_MS;
+        let known = known.filter(|known| is_failed(member) || is_recent(known))?;
+        Some((uid, known))
+    });
+    silent.collect()
 }
 
 impl Memo {
@@ -189,13 +267,14 @@ impl Memo {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
     }
 
-    fn asks_why(self, now_ms: u64) -> bool {
+    fn asks_why(&self, now_ms: u64) -> bool {
         self.unsteady_since_ms.is_some_and(|since| since + MISSING_PATIENCE_MS <= now_ms)
     }
 
     fn after(self, situation: &Situation, now_ms: u64) -> Self {
+        let silent = situation.silent.clone();
         match &situation.seen {
-            Seen::Interrupted => self,
+            Seen::Interrupted => Self { silent, ..self },
             Seen::Unseen(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
@@ -203,13 +282,14 @@ impl Memo {
                 unseen_since_ms: None,
                 unsteady_since_ms: (plan.stage != Stage::Steady)
                     .then(|| self.unsteady_since_ms.unwrap_or(now_ms)),
+                silent,
             },
         }
     }
 }
 
-fn outcome(target: &Target, situation: &Situation, memo: Memo) -> Outcome {
-    let Situation { seen, faults } = situation;
+fn outcome(target: &Target, situation: &Situation, memo: &Memo) -> Outcome {
+    let Situation { seen, faults, .. } = situation;
     let requeue_ms = match seen {
         Seen::Interrupted => BUSY_REQUEUE_MS,
         Seen::Unseen(_) => WAITING_REQUEUE_MS,

@@ -193,7 +193,8 @@ pub(crate) fn observe(host: &dyn Host, target: &Target, asks_why: bool) -> Resul
     };
     let templates = configuration::templates(host, target);
     let obstacles = if asks_why { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
-    Ok(Observed { snapshot, previous: target.status.clone(), templates, obstacles })
+    let previous = target.status.clone();
+    Ok(Observed { snapshot, previous, templates, obstacles, silent: BTreeMap::default() })
 }
 
 /// Why Kubernetes does not make the first Pod that is missing, or the volume of the first that has none, by

@@ -3,6 +3,8 @@
 //! Everything is computed from what was decided and done in this pass; what was reported before is
 //! used only for the time of a condition's last change, and for members that cannot be asked.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use tholepin_redis_cluster_plan::{
     Decision, HEALTHY_REQUEUE_MS, Plan, ShardPlan, Stage, WaitReason,
@@ -15,7 +17,7 @@ use tholepin_redis_types::{
 };
 use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
 
-use crate::{Memo, act::Acted, apply::Fault, configuration, observe::Target};
+use crate::{Memo, SilentPod, act::Acted, apply::Fault, configuration, observe::Target};
 
 /// How long what was reported stays while the members cannot be looked at for a reason that passes, in
 /// milliseconds: as long as a healthy cluster is not looked at anyway.
@@ -28,6 +30,8 @@ pub(crate) struct Situation {
     pub seen: Seen,
     /// What stands in the way besides, what comes first first.
     pub faults: Vec<Fault>,
+    /// The Pods that do not answer in time, by uid.
+    pub silent: BTreeMap<String, SilentPod>,
 }
 
 /// What a pass saw of the members.
@@ -76,7 +80,7 @@ pub(crate) fn write(
     host: &dyn Host,
     target: &Target,
     situation: &Situation,
-    memo: Memo,
+    memo: &Memo,
     now_ms: u64,
 ) -> Result<(), Failure> {
     let for_ms = |since_ms: Option<u64>| now_ms.saturating_sub(since_ms.unwrap_or(now_ms));
@@ -161,7 +165,7 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
 
 /// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
 fn verdicts(situation: &Situation, unsteady_ms: u64) -> [Verdict; 3] {
-    let Situation { seen, faults } = situation;
+    let Situation { seen, faults, .. } = situation;
     match seen {
         Seen::Unseen(error) => unseen(error, faults),
         // Nothing is reported of it.

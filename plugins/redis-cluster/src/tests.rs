@@ -32,6 +32,10 @@ struct Scripted {
     acted: RefCell<Vec<Value>>,
     status: RefCell<Option<Value>>,
     events: RefCell<Vec<String>>,
+    /// What was to be deleted, and in how many seconds.
+    deleted: RefCell<Vec<(String, Option<u32>)>>,
+    /// Why nothing is deleted.
+    undeletable: Option<Error>,
 }
 
 fn unused<T>(what: &str) -> Result<T, Error> {
@@ -76,6 +80,10 @@ impl Host for Scripted {
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
+        self.deleted.borrow_mut().push((object.name.clone(), options.grace_seconds));
+        if let Some(error) = &self.undeletable {
+            return Err(error.clone());
+        }
         let mut listed = self.listed.borrow_mut();
         let objects = listed.get_mut(object.kind.kind.as_str()).unwrap();
         let is_it = |it: &Value| it["metadata"]["name"] == *object.name;
@@ -590,5 +598,74 @@ fn the_manifest_asks_for_what_is_used() {
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let pointer = pointer.replace('/', "/properties/");
         assert!(schema.pointer(&pointer).is_some(), "{pointer}");
+    }
+}
+
+/// Three primaries, of which the first hangs and is called failed, and its replica.
+fn with_a_primary_that_hangs() -> Value {
+    let address = |pod: &str| format!("{pod}:6379");
+    let row = |pod: &str, slots: &str| {
+        json!({"role": "primary", "address": address(pod), "epoch": 1, "slots": [slots],
+            "connected": true})
+    };
+    let mut failed = row("demo-shard-0-0", "0-5461");
+    failed["flags"] = json!(["fail"]);
+    let replica = json!({"role": "replica", "primary": id('a'), "address": address("demo-shard-0-1"),
+        "epoch": 1, "connected": true});
+    let member = |pod: &str, node: char, replication: Value| {
+        json!({"pod": pod, "podUid": format!("uid-{pod}"), "running": true, "address": address(pod),
+            "answer": {"answered": {"answeredAtMs": 1, "node": id(node), "runId": id(node),
+                "keys": 7, "loading": false, "replication": replication,
+                "settings": {"cluster-replica-no-failover": "no"}}}})
+    };
+    let stream = json!({"id": id('f'), "offsetBytes": 10});
+    let link = json!({"id": id('f'), "offsetBytes": 10, "upstream": {
+        "address": address("demo-shard-0-0"), "linkUp": true, "syncInProgress": false}});
+    let hangs = json!({"pod": "demo-shard-0-0", "podUid": "uid-demo-shard-0-0", "running": true,
+        "address": address("demo-shard-0-0"),
+        "answer": {"unreachable": {"reason": "timeout", "message": "no answer"}}});
+    json!({
+        "observedAtMs": 1,
+        "view": {id('a'): failed, id('b'): row("demo-shard-1-0", "5462-10922"),
+            id('c'): row("demo-shard-2-0", "10923-16383"), id('d'): replica},
+        "members": [hangs, member("demo-shard-0-1", 'd', link),
+            member("demo-shard-1-0", 'b', stream.clone()), member("demo-shard-2-0", 'c', stream)],
+    })
+}
+
+#[test]
+fn the_pod_of_a_primary_that_hangs_is_deleted_and_only_once_if_that_fails() {
+    let mut object = object(json!({"shards": 3, "replicasPerShard": 1}));
+    object["status"] = json!({"formed": true, "shards": [{"name": "demo-shard-0", "members": [
+        {"pod": "demo-shard-0-1", "node": id('d'), "role": "replica", "inSync": true}]}]});
+    let pods = vec![json!({"metadata": {"name": "demo-shard-0-0", "uid": "uid-demo-shard-0-0"}})];
+    for undeletable in [None, Some(Error::Denied("no".to_owned()))] {
+        let fails = undeletable.is_some();
+        let host = Scripted {
+            snapshot: with_a_primary_that_hangs(),
+            listed: RefCell::new([("Pod", pods.clone())].into()),
+            undeletable,
+            ..Scripted::default()
+        };
+        let outcome = reconcile(&host, object.clone());
+        let in_a_second = ("demo-shard-0-0".to_owned(), Some(1));
+        assert_eq!(*host.deleted.borrow(), [in_a_second], "{fails}");
+        assert_eq!(host.events.borrow().contains(&"Fenced".to_owned()), !fails);
+        let forbidden = |host: &Scripted| {
+            let acted = host.acted.borrow();
+            let set = acted.iter().filter_map(|it| {
+                it.pointer("/args/settings/cluster-replica-no-failover")?
+                    .as_str()
+                    .map(str::to_owned)
+            });
+            set.collect::<Vec<_>>()
+        };
+        assert_eq!(forbidden(&host), ["yes"], "nobody is elected before it has ended");
+        if fails {
+            host.acted.borrow_mut().clear();
+            reconcile_with(&host, object.clone(), outcome.memo);
+            assert_eq!(host.deleted.borrow().len(), 1, "it is left to the election");
+            assert_eq!(forbidden(&host), [""; 0]);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tholepin_schema::{
     ledger::{Ledger, Stopped},
-    snapshot::{Member, NodeRow, Snapshot},
+    snapshot::{Facts, Member, NodeFlag, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
@@ -95,6 +95,10 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &Stop) -> Result<Class, Ref
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
     let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
     if let Some(slots) = owned.or(known) {
+        // Redis refuses a graceful failover of a primary that its replica calls failed.
+        if is_given_up(snapshot, node) {
+            return Ok(Class::TailLoss);
+        }
         if let Some(replica) = in_sync_replica(snapshot, node) {
             let text = format!("`{pod}` serves slots {slots}; let `{replica}` take over first");
             return Err(Refusal::new("stop", text));
@@ -109,6 +113,28 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &Stop) -> Result<Class, Ref
     }
     let keys = member.and_then(Member::facts).and_then(|facts| facts.keys);
     Ok(if keys == Some(0) { Class::Safe } else { Class::DataLoss })
+}
+
+/// Whether the majority has given a primary up while a replica is linked to it: to stop it loses no more than
+/// the failover that the majority is about to vote for.
+fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
+    // Redis sets this flag only when the majority of the primaries agrees.
+    let is_failed = |heir: &Member| {
+        let row = snapshot.row_seen_by(heir, node);
+        row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
+    };
+    let is_linked = |facts: &Facts| {
+        let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+        upstream.is_some_and(|upstream| upstream.link_up && !upstream.sync_in_progress)
+    };
+    let is_heir = |other: &Member| {
+        let own = other.node().and_then(|node| snapshot.row_seen_by(other, node));
+        own.is_some_and(|row| row.primary == Some(node))
+            && is_failed(other)
+            && has_loaded(other)
+            && other.facts().is_some_and(|facts| is_linked(facts) && !facts.has_never_synced())
+    };
+    snapshot.quorum().is_majority() && snapshot.members.iter().any(is_heir)
 }
 
 fn has_loaded(member: &Member) -> bool {

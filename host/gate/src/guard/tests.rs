@@ -463,4 +463,5 @@ proptest! {
 
 mod failover;
 mod start;
+mod stop;
 mod topology;

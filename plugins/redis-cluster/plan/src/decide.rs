@@ -1,6 +1,7 @@
 //! Puts the decisions about the parts together to a plan.
 
 mod common;
+mod fence;
 mod heal;
 mod settings;
 mod shard;
@@ -52,6 +53,7 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
         settings: settings::decide(&picture),
         outdated,
         stuck: stuck(&picture),
+        fenced: fence::decide(&picture),
         slots_served: served.slot_count(),
     }
 }

@@ -44,7 +44,7 @@ pub use last_words::last_words;
 pub use layout::{Layout, Seat};
 pub use names::Names;
 pub use outdated::{Next, Outdated, Template};
-pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Stage};
+pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Silence, Stage};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +64,10 @@ pub const WAITING_REQUEUE_MS: u64 = 500;
 
 /// The setting that keeps the cluster itself from electing a replica.
 pub(crate) const NO_FAILOVER: &str = "cluster-replica-no-failover";
+
+/// Milliseconds beyond the node timeout in which the process of a primary that hangs may be ended, before its
+/// replacement is left to the cluster's election. Kubernetes needs 1 to 3 s to end it, and 1 s to say so.
+pub const FENCE_MS_MAX: u64 = 8_000;
 
 /// How many bytes of the stream of writes a replica may lack and still count as in sync. Only such a
 /// one is promoted.

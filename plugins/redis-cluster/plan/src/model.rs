@@ -20,7 +20,7 @@ use tholepin_schema::{
     word::{ConfigEpoch, NodeId, Role, SlotSet},
 };
 
-use crate::{Layout, Names, Observed, Plan, ShardPlan};
+use crate::{Layout, Names, Observed, Plan, ShardPlan, Silence};
 
 mod view;
 
@@ -55,6 +55,10 @@ pub(crate) struct Model {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
+    /// Of those that do not answer in time.
+    pub silence: Silence,
+    /// Those that did not answer in time until a moment ago.
+    pub answer_again: Vec<String>,
     /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
     stopped: BTreeMap<String, Process>,
     next: u32,
@@ -72,6 +76,8 @@ impl Model {
             spec,
             pods: BTreeMap::new(),
             previous: RedisClusterStatus::default(),
+            silence: Silence::default(),
+            answer_again: Vec::new(),
             stopped: BTreeMap::new(),
             next: 1,
         };
@@ -144,11 +150,16 @@ impl Model {
     }
 
     pub(crate) fn observed(&self) -> Observed {
+        let is_silent = |(name, pod): &(&String, &Pod)| {
+            pod.silent == Some(UnreachableReason::Timeout) || self.answer_again.contains(name)
+        };
+        let silent = self.pods.iter().filter(is_silent).map(|(_, pod)| pod);
         Observed {
             snapshot: self.snapshot(),
             previous: self.previous.clone(),
             templates: Vec::new(),
             obstacles: BTreeMap::new(),
+            silent: silent.map(|pod| (pod.address.clone(), self.silence)).collect(),
         }
     }
 

@@ -28,6 +28,20 @@ pub struct Observed {
     /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
     #[serde(default)]
     pub obstacles: BTreeMap<String, String>,
+    /// The Pods that do not answer in time, and those that did not until a moment ago, by uid.
+    #[serde(default)]
+    pub silent: BTreeMap<String, Silence>,
+}
+
+/// How long a Pod has not answered in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Silence {
+    /// In milliseconds.
+    pub for_ms: u64,
+    /// Whether its deletion was tried and did not succeed.
+    #[serde(default)]
+    pub is_unfenced: bool,
 }
 
 /// What to do next, and what is waited for.
@@ -47,6 +61,8 @@ pub struct Plan {
     pub outdated: Outdated,
     /// Pods to replace, each with its uid: of an older template, and nothing ever ran in them.
     pub stuck: Vec<(String, String)>,
+    /// Pods to delete because their processes hang and others are to take their places, each with its uid.
+    pub fenced: Vec<(String, String)>,
     /// How many slots a primary serves that answers.
     pub slots_served: u16,
 }

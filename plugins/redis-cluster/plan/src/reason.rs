@@ -50,6 +50,18 @@ pub enum WaitReason {
         /// Its slots, in a text of bounded length.
         slots: String,
     },
+    /// The process of a primary hangs, and a replica is to take over.
+    #[error(
+        "the primary `{pod}` of the slots {slots} does not answer; as soon as the majority of the primaries \
+         calls it failed, its Pod is deleted, so that it acknowledges nothing more, and a replica takes over \
+         when its container has ended"
+    )]
+    PrimaryHangs {
+        /// Its Pod.
+        pod: String,
+        /// Its slots, in a text of bounded length.
+        slots: String,
+    },
     /// A member wants another password than the one in force.
     #[error("`{pod}` refuses the password in force ({why}): {way_out}")]
     CredentialsRefused {
@@ -77,6 +89,15 @@ pub enum WaitReason {
         "the Pod of the primary `{pod}` is being deleted and no replica is in sync to take over"
     )]
     NobodyToTakeOver {
+        /// Its Pod.
+        pod: String,
+    },
+    /// A primary's Pod is being deleted and its replica does not take over from one that it calls failed.
+    #[error(
+        "the primary `{pod}` answers, but its replica calls it failed; its Pod is deleted, and the replica takes \
+         over when its container has ended"
+    )]
+    CalledFailed {
         /// Its Pod.
         pod: String,
     },
@@ -259,10 +280,12 @@ impl WaitReason {
             Self::SlotsLost { .. } => "SlotsLost",
             Self::NoMajority { .. } => "NoMajority",
             Self::PrimarySilent { .. } => "PrimarySilent",
+            Self::PrimaryHangs { .. } => "PrimaryHangs",
             Self::CredentialsRefused { .. } => "CredentialsRefused",
             Self::LeftToTheCluster { .. } => "LeftToTheCluster",
             Self::OtherShardFirst => "OtherShardFirst",
             Self::NobodyToTakeOver { .. } => "NobodyToTakeOver",
+            Self::CalledFailed { .. } => "CalledFailed",
             Self::ForeignNode { .. } => "ForeignNode",
             Self::PodsNotAnswering { .. } => "PodsNotAnswering",
             Self::DoesNotStart { .. } => "DoesNotStart",
@@ -298,10 +321,12 @@ impl WaitReason {
             | Self::SlotsLost { .. }
             | Self::NoMajority { .. }
             | Self::PrimarySilent { .. }
+            | Self::PrimaryHangs { .. }
             | Self::CredentialsRefused { .. }
             | Self::LeftToTheCluster { .. }
             | Self::OtherShardFirst
             | Self::NobodyToTakeOver { .. }
+            | Self::CalledFailed { .. }
             | Self::ForeignNode { .. }
             | Self::DoesNotStart { .. }
             | Self::PodNotReady { .. }

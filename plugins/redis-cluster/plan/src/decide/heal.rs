@@ -13,7 +13,7 @@ use tholepin_schema::{
     word::{NodeId, Role},
 };
 
-use super::waits;
+use super::{fence, waits};
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
     picture::{Absence, Live, Picture},
@@ -35,8 +35,11 @@ pub(super) fn lost(
         }
         Absence::Gone(member) => member,
         Absence::Silent(member) => {
-            let pod = member.pod.clone();
-            let silent = || WaitReason::PrimarySilent { pod, slots: slots(picture, owner) };
+            let (pod, slots) = (member.pod.clone(), slots(picture, owner));
+            let silent = || match fence::hung(picture, owner) {
+                Some(_) => WaitReason::PrimaryHangs { pod, slots },
+                None => WaitReason::PrimarySilent { pod, slots },
+            };
             return Decision::Wait(refused(picture, member).unwrap_or_else(silent));
         }
         Absence::Loading(member) => {
@@ -134,16 +137,19 @@ pub(super) fn hand_over(
     fails_over: &mut bool,
 ) -> Decision {
     let snapshot = picture.snapshot();
+    let calls_failed = |live: &Live<'_>| fence::calls_failed(picture, live, owner.node);
     let replicas = picture.live_of(shard).filter(|live| {
         live.own.role == Role::Replica
             && live.own.primary == Some(owner.node)
             && !live.member.deleting
             && snapshot.check_in_sync(&live.member.pod, REPLICA_BEHIND_BYTES_MAX).is_ok()
     });
-    let best = replicas.min_by_key(|live| (Reverse(offset(live)), live.node));
+    let best = replicas.min_by_key(|live| (calls_failed(live), Reverse(offset(live)), live.node));
+    let pod = owner.member.pod.clone();
     match best {
+        Some(best) if calls_failed(&best) => Decision::Wait(WaitReason::CalledFailed { pod }),
         Some(best) => fail_over(picture, best, owner.node, FailoverMode::Graceful, fails_over),
-        None => Decision::Wait(WaitReason::NobodyToTakeOver { pod: owner.member.pod.clone() }),
+        None => Decision::Wait(WaitReason::NobodyToTakeOver { pod }),
     }
 }
 
@@ -235,7 +241,7 @@ fn slots(picture: &Picture<'_>, owner: NodeId) -> String {
 
 /// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw
 /// away more than the tail: it may have nothing at all.
-fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
+pub(super) fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
@@ -249,7 +255,7 @@ fn offset(live: &Live<'_>) -> u64 {
 
 /// How a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
 /// without one only if all that do not answer are gone as well.
-fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
+pub(super) fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
     let voters: Vec<NodeId> = picture.snapshot().primaries().map(|(id, _)| id).collect();
     let heard = voters.iter().filter(|id| picture.live_node(**id).is_some()).count();
     if voters.len() < heard * 2 {
@@ -267,7 +273,7 @@ fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
 }
 
 /// Where a node was seen last: by the majority, else by anybody.
-fn address(picture: &Picture<'_>, node: NodeId) -> Option<String> {
+pub(super) fn address(picture: &Picture<'_>, node: NodeId) -> Option<String> {
     let mut rows = picture.rows().filter(|(id, _)| *id == node);
     rows.find_map(|(_, row)| row.address.clone())
 }

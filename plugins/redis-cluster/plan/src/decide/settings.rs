@@ -10,6 +10,7 @@ use tholepin_schema::action::{Action, Presume, Verb};
 use tholepin_redis_types::redis_cluster::Durability;
 use tholepin_schema::snapshot::NotInSync;
 
+use super::fence;
 use crate::{
     NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX, configuration,
     picture::{Live, Picture},
@@ -25,21 +26,28 @@ pub(super) fn decide(picture: &Picture<'_>) -> Vec<Action> {
 
 /// Whether the cluster itself may elect a replica. The engine elects one that has lost its link a minute before
 /// its primary died, and one that hung while its primary was written to; what was written since would be lost.
-/// While the primary is not heard, what was so last counts.
+/// While the primary is not heard, what was so last counts. Nobody is elected while a primary that hangs is to be
+/// ended first. Whoever became primary may be elected again when it has become a replica.
 fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
-    let upstream = live.facts.replication.as_ref()?.upstream.as_ref()?;
+    let allow =
+        |wanted: &str| missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop();
+    let Some(upstream) = &live.facts.replication.as_ref()?.upstream else { return allow("no") };
     let pod = &live.member.pod;
+    let hangs = || live.own.primary.is_some_and(|it| fence::hung(picture, it).is_some());
     let may_lose_data = picture.spec.durability == Durability::Cache;
     let wanted = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+        Ok(()) if hangs() => "yes",
         Ok(()) => "no",
         Err(_) if may_lose_data => return None,
         Err(NotInSync::LinkDown(_)) if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) => {
             "yes"
         }
         Err(NotInSync::NoPrimary(_)) if !picture.was_in_sync(pod, live.node) => "yes",
+        Err(NotInSync::NoPrimary(_)) if hangs() => "yes",
+        Err(NotInSync::NoPrimary(_)) => "no",
         Err(_) => return None,
     };
-    missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop()
+    allow(wanted)
 }
 
 fn missing(live: &Live<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {

@@ -9,7 +9,7 @@ use tholepin_schema::{
     word::{NodeId, Role, SlotSet},
 };
 
-use super::{common::first_epoch_id, heal, waits};
+use super::{common::first_epoch_id, fence, heal, waits};
 use crate::{
     Decision, MemberView, REPLICA_BEHIND_BYTES_MAX, Seat, ShardPlan, WaitReason,
     picture::{Live, Picture},
@@ -120,6 +120,9 @@ fn dropped(picture: &Picture<'_>, owner: Live<'_>) -> SlotSet {
 
 /// The owner answers: hands over if its Pod must go, completes its slots, and makes the others follow.
 fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut bool) -> Decision {
+    if fence::hung(picture, owner.node).is_some() {
+        return Decision::Wait(WaitReason::CalledFailed { pod: owner.member.pod.clone() });
+    }
     if owner.member.deleting && owner.serves() {
         return heal::hand_over(picture, shard, owner, fails_over);
     }

@@ -105,9 +105,12 @@ impl Model {
 
     fn replication(&self, process: &Process) -> Replication {
         let own = &process.table[&process.id];
-        let running = |id: NodeId| {
-            self.pods.values().find(|pod| {
-                pod.silent.is_none() && pod.process.as_ref().is_some_and(|it| it.id == id)
+        // The link to a process that hangs stays.
+        let is_linked = |id: NodeId| {
+            let hangs = |pod: &Pod| pod.silent == Some(UnreachableReason::Timeout);
+            self.pods.values().any(|pod| {
+                let is_it = pod.process.as_ref().is_some_and(|it| it.id == id);
+                is_it && (pod.silent.is_none() || hangs(pod))
             })
         };
         let upstream = own.primary.map(|primary| Upstream {
@@ -116,7 +119,7 @@ impl Model {
                 .get(&primary)
                 .and_then(|it| it.address.clone())
                 .unwrap_or_default(),
-            link_up: running(primary).is_some(),
+            link_up: is_linked(primary),
             sync_in_progress: false,
             sync_read_bytes: None,
             last_io_s: Some(0),

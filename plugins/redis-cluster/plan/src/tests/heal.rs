@@ -113,7 +113,7 @@ fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
 fn a_silent_primary_is_left_alone() {
     // One that wants another password is no process that hangs.
     let rows = [
-        (UnreachableReason::Timeout, "PrimarySilent"),
+        (UnreachableReason::Timeout, "PrimaryHangs"),
         (UnreachableReason::Auth, "CredentialsRefused"),
     ];
     for (reason, said) in rows {
@@ -277,10 +277,15 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
 
 /// Whether the plan sets `cluster-replica-no-failover` of a member that shows `no`, and to what.
 fn election_of(model: &Model, pod: &str) -> Option<String> {
+    election_where(model, pod, "no")
+}
+
+/// The same of a member that shows something.
+fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
     let mut observed = model.observed();
     let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
     let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
-    facts.settings.insert(crate::NO_FAILOVER.into(), "no".into());
+    facts.settings.insert(crate::NO_FAILOVER.into(), shown.into());
     let plan = crate::plan(CLUSTER, &model.spec, &observed);
     plan.settings.iter().find_map(|action| {
         let Verb::Configure { pod: whose, settings, .. } = &action.verb else { return None };
@@ -290,14 +295,14 @@ fn election_of(model: &Model, pod: &str) -> Option<String> {
 
 #[test]
 fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
-    // in sync when its primary was last heard, durability, what is set
+    // in sync when its primary was last heard, durability, what is set if that one has ended or hangs
     let rows = [
-        (false, Durability::Data, Some("yes")),
-        (true, Durability::Data, None),
-        (false, Durability::Cache, None),
+        (false, Durability::Data, [Some("yes"); 2]),
+        (true, Durability::Data, [None, Some("yes")]),
+        (false, Durability::Cache, [None; 2]),
     ];
     for (was_in_sync, durability, expected) in rows {
-        for hangs in [false, true] {
+        for (hangs, expected) in [false, true].into_iter().zip(expected) {
             let mut model = Model::formed(spec(3, 1));
             model.spec.durability = durability;
             model.previous.shards[0].members[1].in_sync = Some(was_in_sync);
@@ -311,6 +316,100 @@ fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_t
             assert_eq!(set.as_deref(), expected, "{was_in_sync} {durability:?} {hangs}");
         }
     }
+}
+
+/// The primary of the first shard hangs, for so many milliseconds.
+fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
+    let mut model = Model::formed(spec(3, 1));
+    model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Timeout);
+    model.silence.for_ms = for_ms;
+    change(&mut model);
+    model
+}
+
+#[test]
+fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
+    // At first nobody may be elected; when the majority calls it failed, its Pod is deleted.
+    let mut model = hung(0, |_| {});
+    let fenced = |model: &Model| model.plan().fenced.into_iter().map(|(pod, _)| pod).next();
+    assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
+    assert_eq!(fenced(&model), None, "the majority still hears it");
+    model.gossip();
+    assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
+    assert!(reasons(&model).contains(&"PrimaryHangs"));
+    assert_eq!(verbs(&model), [""; 0], "its end comes first");
+    // It is deleted once, and nobody is elected until it has ended.
+    model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
+    assert_eq!(fenced(&model), None);
+    assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
+    model.kill("demo-shard-0-0");
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
+    // It answers again while it ends: its replica, which calls it failed, cannot take over before.
+    model.restart("demo-shard-0-0");
+    assert_eq!(verbs(&model), [""; 0]);
+    assert!(reasons(&model).contains(&"CalledFailed"));
+    // The same before it is deleted: it is ended all the same, and nobody is elected before.
+    model.pods.get_mut("demo-shard-0-0").unwrap().deleting = false;
+    model.answer_again.push("demo-shard-0-0".into());
+    assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
+    assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
+    model.gossip();
+    assert_eq!(fenced(&model), None, "nobody calls it failed");
+    assert_eq!(election_of(&model, "demo-shard-0-1"), None);
+    model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
+    assert_eq!(verbs(&model), ["failover demo-shard-0-1 graceful"]);
+    // It answers again before it is called failed: nothing has happened.
+    let mut model = hung(0, |_| {});
+    model.pods.get_mut("demo-shard-0-0").unwrap().silent = None;
+    assert_eq!(election_of(&model, "demo-shard-0-1"), None, "it was never told otherwise");
+}
+
+#[test]
+fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first() {
+    type Change = fn(&mut Model);
+    let rows: [(&str, u64, Change); 7] = [
+        ("it did not end in time", 13_000, |_| {}),
+        ("its deletion did not succeed", 0, |model| model.silence.is_unfenced = true),
+        ("served soon counts more", 0, |model| model.spec.durability = Durability::Cache),
+        ("left to the cluster", 0, |model| {
+            model.spec.failover.on_pod_death = OnPodDeath::Wait;
+        }),
+        ("nobody was in sync", 0, |model| {
+            model.previous.shards[0].members[1].in_sync = Some(false);
+        }),
+        ("no majority", 0, |model| {
+            model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
+        }),
+        ("it wants another password", 0, |model| {
+            model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Auth);
+        }),
+    ];
+    for (why, for_ms, change) in rows {
+        let mut model = hung(for_ms, change);
+        model.gossip();
+        assert!(model.plan().fenced.is_empty(), "{why}");
+        assert!(!reasons(&model).contains(&"PrimaryHangs"), "{why}");
+        if why != "nobody was in sync" {
+            assert_eq!(election_of(&model, "demo-shard-0-1"), None, "{why}");
+        }
+    }
+    let mut late = hung(12_999, |_| {});
+    late.gossip();
+    assert_eq!(late.plan().fenced.len(), 1, "in time");
+}
+
+#[test]
+fn an_election_that_was_forbidden_is_allowed_again() {
+    let again = |model: &Model, pod: &str| election_where(model, pod, "yes");
+    let mut model = hung(0, |_| {});
+    assert_eq!(again(&model, "demo-shard-0-1"), None);
+    model.silence.for_ms = 13_000;
+    assert_eq!(again(&model, "demo-shard-0-1").as_deref(), Some("no"), "it did not end in time");
+    model.pods.get_mut("demo-shard-0-0").unwrap().silent = None;
+    assert_eq!(again(&model, "demo-shard-0-1").as_deref(), Some("no"), "it answers again");
+    assert_eq!(again(&model, "demo-shard-1-0").as_deref(), Some("no"), "it is primary itself");
+    model.kill("demo-shard-0-0");
+    assert_eq!(again(&model, "demo-shard-0-1").as_deref(), Some("no"), "its primary has ended");
 }
 
 #[test]
