@@ -69,7 +69,7 @@ async fn run(kubeconfig: &str, directory: &str, name: &str) -> Result<(), Box<dy
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../local/images.yaml");
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../cluster/images.yaml");
     let options = AgentOptions {
         node: NodeOptions {
             name: name.to_owned(),
