@@ -279,29 +279,53 @@ fn writes(audit_log: &Path) -> Result<Vec<Value>> {
     Ok(whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
-/// Two Pods of one shard deleted by the host. A Pod's name is `<shard>-<ordinal>`; deletions by people
-/// and by the cluster's controllers are not ours. No scenario asks the host to delete a Pod at all.
+/// Two Pods of one shard deleted by the host, the second before the first was created again. A Pod's name is
+/// `<shard>-<ordinal>`; deletions by people and by the cluster's controllers are not ours.
 fn deletions(writes: &[Value]) -> Vec<String> {
     let text = |write: &Value, field: &str| {
         write.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let mut by_shard: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut missing: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut broken = Vec::new();
     for write in writes {
-        let deletes = text(write, "verb") == "delete" && text(write, "resource") == "pods";
-        let dry_run = write.get("dry_run") == Some(&Value::Bool(true));
-        if is_ours(write) && deletes && !dry_run {
-            let name = text(write, "name");
-            let shard = name.rsplit_once('-').map_or(name.as_str(), |(shard, _)| shard).to_owned();
-            by_shard.entry(shard).or_default().insert(name);
+        let is_dry_run = write.get("dry_run") == Some(&Value::Bool(true));
+        if text(write, "resource") != "pods" || is_dry_run {
+            continue;
+        }
+        let (verb, name) = (text(write, "verb"), text(write, "name"));
+        let shard = name.rsplit_once('-').map_or(name.as_str(), |(shard, _)| shard).to_owned();
+        let pods = missing.entry(shard.clone()).or_default();
+        if verb == "create" {
+            pods.remove(&name);
+        } else if verb == "delete" && is_ours(write) {
+            pods.insert(name);
+            if 1 < pods.len() {
+                broken.push(format!("the host deleted {pods:?} of shard {shard}"));
+            }
         }
     }
-    let broken = by_shard.into_iter().filter(|(_, pods)| 1 < pods.len());
-    broken.map(|(shard, pods)| format!("the host deleted {pods:?} of shard {shard}")).collect()
+    broken
 }
 
 #[cfg(test)]
 mod tests {
-    use super::covered;
+    use serde_json::{Value, json};
+
+    use super::{covered, deletions};
+
+    #[test]
+    fn a_second_pod_of_a_shard_is_deleted_only_when_the_first_is_back() {
+        let write = |verb: &str, manager: &str, name: &str| {
+            json!({"verb": verb, "field_manager": manager, "resource": "pods", "name": name,
+                "dry_run": false})
+        };
+        let delete = |name: &str| write("delete", "tholepin:redis-cluster", name);
+        let back = |name: &str| write("create", "", name);
+        let broken = |writes: &[Value]| deletions(writes).len();
+        assert_eq!(broken(&[delete("a-0-0"), delete("a-0-1")]), 1);
+        assert_eq!(broken(&[delete("a-0-0"), back("a-0-0"), delete("a-0-1")]), 0);
+        assert_eq!(broken(&[delete("a-0-0"), delete("a-1-0")]), 0, "two shards");
+    }
 
     #[test]
     fn slots_are_covered_by_several_servers_together() {
