@@ -10,14 +10,18 @@ use std::{
 
 use rand::Rng;
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
+use tholepin_controller::{
+    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, ReconcilePurpose,
+    WakeSubscriber,
+};
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, Mode, ObjectKey, Perform, PluginName, RevisionDigest,
+    Answer, BoxedFuture, Call, CallContext, HostCalls, ObjectKey, PluginName, RevisionDigest,
+    WriteMode,
     port::{Clock, Entropy},
 };
-use tholepin_gate::{Gate, Pass, PassContext};
-use tholepin_guest::{LoadedPlugin, Registry};
-use tholepin_schema::reconcile::Wake;
+use tholepin_gate::{Gate, ReconcileContext, ReconcileScope};
+use tholepin_guest::{LoadedPlugin, PluginRegistry};
+use tholepin_schema::reconcile::WakeTrigger;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -85,9 +89,9 @@ impl Entropy for SystemEntropy {
 }
 
 /// The registry, as the controller sees it.
-pub(crate) struct ServingPlugins(pub(crate) Arc<Registry>);
+pub(crate) struct ServingPlugins(pub(crate) Arc<PluginRegistry>);
 
-impl Plugins for ServingPlugins {
+impl ActivePlugins for ServingPlugins {
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>> {
         self.0.active(name).map(serving)
     }
@@ -101,7 +105,7 @@ impl Plugins for ServingPlugins {
         name: &'a PluginName,
         revision: &'a RevisionDigest,
         why: &'a str,
-    ) -> Boxed<'a, Result<RevisionDigest, String>> {
+    ) -> BoxedFuture<'a, Result<RevisionDigest, String>> {
         Box::pin(async move {
             self.0.take_back(name, revision, why).await.map_err(|error| error.to_string())
         })
@@ -120,59 +124,59 @@ fn serving(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
 }
 
 /// The gate, as the controller sees it.
-pub(crate) struct GatePasses(pub(crate) Arc<Gate>);
+pub(crate) struct GateContextFactory(pub(crate) Arc<Gate>);
 
-impl Passes for GatePasses {
+impl ContextFactory for GateContextFactory {
     fn open(
         &self,
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-        purpose: Purpose,
-    ) -> Arc<dyn OpenPass> {
+        purpose: ReconcilePurpose,
+    ) -> Arc<dyn OpenContext> {
         let opened = match purpose {
-            Purpose::Live { urgent } => context(plugin, key, object, urgent),
-            Purpose::Plan => {
+            ReconcilePurpose::Live { urgent } => context(plugin, key, object, urgent),
+            ReconcilePurpose::Plan => {
                 // Nobody hurries a plan, which does not wait.
                 let context = context(plugin, key, object, CancellationToken::new());
-                PassContext { mode: Mode::Plan, ..context }
+                ReconcileScope { mode: WriteMode::Plan, ..context }
             }
         };
         let mode = opened.mode;
         let pass = self.0.pass(opened);
-        if mode == Mode::Plan {
+        if mode == WriteMode::Plan {
             pass.presume((**object).clone());
         }
-        Arc::new(GatePass(pass))
+        Arc::new(GateContext(pass))
     }
 }
 
 /// A pass of the gate, as the controller sees it.
-struct GatePass(Arc<Pass>);
+struct GateContext(Arc<ReconcileContext>);
 
-impl Perform for GatePass {
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for GateContext {
+    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         self.0.perform(context, call)
     }
 }
 
-impl OpenPass for GatePass {
-    fn close(&self) -> Boxed<'_, Closed> {
+impl OpenContext for GateContext {
+    fn close(&self) -> BoxedFuture<'_, ClosedContext> {
         Box::pin(async {
             let put_back = self.0.close().await;
-            Closed { recording: self.0.take_recording(), put_back }
+            ClosedContext { recording: self.0.take_recording(), put_back }
         })
     }
 }
 
-impl Wakes for GatePasses {
+impl WakeSubscriber for GateContextFactory {
     fn arm<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,
         object: &'a Arc<Value>,
-        wakes: &'a [Wake],
-    ) -> Boxed<'a, Option<Duration>> {
+        wakes: &'a [WakeTrigger],
+    ) -> BoxedFuture<'a, Option<Duration>> {
         Box::pin(async move {
             // Nobody waits under it.
             let urgent = CancellationToken::new();
@@ -191,14 +195,14 @@ pub(crate) fn context(
     key: &Arc<ObjectKey>,
     object: &Arc<Value>,
     urgent: CancellationToken,
-) -> PassContext {
-    PassContext {
+) -> ReconcileScope {
+    ReconcileScope {
         key: key.clone(),
         object: object.clone(),
         grants: plugin.grants.clone(),
         safety: Arc::new(plugin.manifest.safety.clone()),
         parameters: plugin.parameters.clone(),
-        mode: Mode::Live,
+        mode: WriteMode::Live,
         urgent,
         calls_max: CALLS_MAX,
         writes_max: WRITES_MAX,

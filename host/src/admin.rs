@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::PlanError;
-use tholepin_core::{Boxed, CallError, NameError, PluginName};
-use tholepin_guest::{Registry, RollbackError};
+use tholepin_core::{BoxedFuture, CallError, NameError, PluginName};
+use tholepin_guest::{PluginRegistry, RollbackError};
 
 use crate::{
-    completion::Names,
-    planner::{AskError, ObjectWords, Part, PlanRequest, Planner, Wanted},
-    status::Statuses,
+    completion::CompletionNames,
+    planner::{ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection},
+    status::StatusReporter,
 };
 
 /// Plans one pass; the body is a [`PlanRequest`], the answer a report.
@@ -38,14 +38,14 @@ pub(crate) struct RollbackRequest {
 }
 
 /// The routes.
-pub(crate) struct Routes {
+pub(crate) struct HostRoutes {
     pub(crate) planner: Planner,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) statuses: Statuses,
+    pub(crate) registry: Arc<PluginRegistry>,
+    pub(crate) statuses: StatusReporter,
 }
 
-impl AdminRoutes for Routes {
-    fn handle(&self, request: AdminRequest) -> Boxed<'_, Result<Value, AdminError>> {
+impl AdminRoutes for HostRoutes {
+    fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>> {
         Box::pin(async move {
             let AdminRequest { method, path, query, body } = request;
             match (method, path.as_str()) {
@@ -67,7 +67,7 @@ impl AdminRoutes for Routes {
     }
 }
 
-impl Routes {
+impl HostRoutes {
     async fn plan(&self, body: Value) -> Result<Value, AdminError> {
         let request: PlanRequest = serde_json::from_value(body)
             .map_err(|error| AdminError::Invalid(format!("the request is no plan's: {error}")))?;
@@ -77,7 +77,7 @@ impl Routes {
     async fn status(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
         let words = match query.get("kind") {
             None => None,
-            Some(kind) => Some(ObjectWords {
+            Some(kind) => Some(ObjectArgument {
                 kind: kind.clone(),
                 name: required(query, "name")?,
                 namespace: query.get("namespace").cloned(),
@@ -90,7 +90,7 @@ impl Routes {
         let namespace = query.get("namespace").map(String::as_str);
         let objects = self.statuses.names(namespace).map_err(|error| refused(error.into()))?;
         let plugins = self.registry.reports().keys().map(ToString::to_string).collect();
-        document(&Names { plugins, objects })
+        document(&CompletionNames { plugins, objects })
     }
 
     fn history(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
@@ -128,7 +128,7 @@ impl Routes {
     }
 
     async fn calls(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
-        let words = ObjectWords {
+        let words = ObjectArgument {
             kind: required(query, "kind")?,
             name: required(query, "name")?,
             namespace: query.get("namespace").cloned(),
@@ -141,14 +141,15 @@ impl Routes {
             ),
         };
         let part = match query.get("part").map(String::as_str) {
-            None | Some("calls") => Part::Calls,
-            Some("writes") => Part::Writes,
+            None | Some("calls") => ReportPart::Calls,
+            Some("writes") => ReportPart::Writes,
             Some(other) => {
                 let text = format!("`{other}` is no part of a pass: use `calls` or `writes`");
                 return Err(AdminError::Invalid(text));
             }
         };
-        let passes = self.planner.calls(&words, Wanted { pass, part }).await.map_err(refused)?;
+        let passes =
+            self.planner.calls(&words, ReportSelection { pass, part }).await.map_err(refused)?;
         Ok(json!({"passes": document(&passes)?}))
     }
 }
@@ -162,18 +163,18 @@ fn document(value: &impl Serialize) -> Result<Value, AdminError> {
     serde_json::to_value(value).map_err(|error| AdminError::Failed(error.to_string()))
 }
 
-fn refused(error: AskError) -> AdminError {
+fn refused(error: PlannerError) -> AdminError {
     let text = error.to_string();
     match error {
-        AskError::NoKind { .. }
-        | AskError::NoPass(_)
-        | AskError::Plan(PlanError::NoPlugin(..) | PlanError::NoObject(_))
-        | AskError::Kubernetes(CallError::NotFound(_)) => AdminError::NotFound(text),
-        AskError::File(_)
-        | AskError::Plan(PlanError::Object(_))
-        | AskError::Kubernetes(CallError::Invalid(_)) => AdminError::Invalid(text),
-        AskError::Plan(PlanError::NotWatched(_)) => AdminError::Conflict(text),
-        AskError::Kubernetes(CallError::Timeout(_)) => AdminError::Timeout(text),
-        AskError::Kubernetes(_) => AdminError::Failed(text),
+        PlannerError::NoKind { .. }
+        | PlannerError::NoPass(_)
+        | PlannerError::Plan(PlanError::NoPlugin(..) | PlanError::NoObject(_))
+        | PlannerError::Kubernetes(CallError::NotFound(_)) => AdminError::NotFound(text),
+        PlannerError::File(_)
+        | PlannerError::Plan(PlanError::Object(_))
+        | PlannerError::Kubernetes(CallError::Invalid(_)) => AdminError::Invalid(text),
+        PlannerError::Plan(PlanError::NotWatched(_)) => AdminError::Conflict(text),
+        PlannerError::Kubernetes(CallError::Timeout(_)) => AdminError::Timeout(text),
+        PlannerError::Kubernetes(_) => AdminError::Failed(text),
     }
 }

@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The names that a host knows.
 #[derive(Debug, Default, Deserialize, Serialize)]
-pub(crate) struct Names {
+pub(crate) struct CompletionNames {
     /// Its plugins.
     pub(crate) plugins: Vec<String>,
     /// The objects of their kinds, as `KIND/NAME`.
@@ -59,12 +59,12 @@ fn beginning(current: &OsStr, names: Vec<String>) -> Vec<CompletionCandidate> {
 }
 
 /// What the running host knows; nothing if it cannot be asked.
-fn names() -> Names {
+fn names() -> CompletionNames {
     let words: Vec<String> = env::args().collect();
     ask(&words).unwrap_or_default()
 }
 
-fn ask(words: &[String]) -> Option<Names> {
+fn ask(words: &[String]) -> Option<CompletionNames> {
     let named = option(words, &["--admin-file"]).map(PathBuf::from);
     let named = named.or_else(|| env::var_os("THOLEPIN_ADMIN_FILE").map(PathBuf::from));
     let client = AdminClient::of_file(&admin_file(AdminArgs { admin_file: named }).ok()?).ok()?;

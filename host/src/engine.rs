@@ -11,17 +11,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use tholepin_admin::{AdminServer, VitalsServer};
-use tholepin_controller::{Controller, Parts, PluginEvent, Settings, queue::Priority};
-use tholepin_core::{
-    ErrorChain, PassReport, PluginName, RevisionDigest,
-    port::{Changes, Look, StoreEvent, WatchScope, Watches},
+use tholepin_admin::{AdminServer, HealthServer};
+use tholepin_controller::{
+    Controller, ControllerPorts, ControllerSettings, PluginEvent, queue::QueuePriority,
 };
-use tholepin_gate::{Gate, Ports};
-use tholepin_guest::{Compilation, GuestEngine, PluginReport, Registry, RegistryOptions, Stage};
-use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_core::{
+    ErrorChain, PluginName, ReconcileReport, RevisionDigest,
+    port::{PollReport, StoreEvent, StoreSubscription, WatchScope, WatchSource},
+};
+use tholepin_gate::{Gate, GatePorts};
+use tholepin_guest::{
+    CompilationNotice, GuestEngine, PluginRegistry, PluginReport, RegistryOptions, RevisionStage,
+};
+use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
 use tholepin_probe::TcpProber;
-use tholepin_redis::{Limits, RedisPort};
+use tholepin_redis::{RedisLimits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
@@ -31,15 +35,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    adapters::{GatePasses, ServingPlugins, SteadyClock, SystemEntropy},
-    admin::Routes,
+    adapters::{GateContextFactory, ServingPlugins, SteadyClock, SystemEntropy},
+    admin::HostRoutes,
     cli::{EngineArgs, ListenArgs},
     commands::{admin_file, cache_directory, own_cache, plugin_reference},
     instance, metrics,
     planner::{PlanRequest, Planner},
     plugin_objects::{self, PluginObjects},
-    status::Statuses,
-    vitals::HostVitals,
+    status::StatusReporter,
+    vitals::HostHealth,
 };
 
 /// Signals about plugins and instances that wait to be taken in.
@@ -71,7 +75,7 @@ pub(crate) struct EngineOptions {
     /// Keep the last revisions of plugins, and heed which was taken back.
     pub(crate) keeps_history: bool,
     /// Hears of each compilation, when it begins and when it has ended.
-    pub(crate) on_compilation: fn(&Compilation),
+    pub(crate) on_compilation: fn(&CompilationNotice),
     /// Accept `grants: asRequested`, and install the kinds that plugins bring.
     pub(crate) trusts_plugins: bool,
 }
@@ -82,9 +86,9 @@ pub(crate) struct EngineOptions {
 ///
 /// Fails if the kubeconfig cannot be used.
 pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<KubernetesApi>> {
-    let options = ConnectOptions {
+    let options = KubernetesApiOptions {
         kubeconfig,
-        fingerprint_key: FingerprintKey::new(rand::random()),
+        fingerprint_key: SecretFingerprinter::new(rand::random()),
         reporting_instance: instance::own_name(),
         hub: HubOptions::default(),
     };
@@ -104,10 +108,10 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let recorder = metrics::install()?;
     let kubernetes = connect(options.kubeconfig.clone()).await?;
-    let Assembled { registry, mut directory, redis, gate, controller, looks } =
+    let AssembledEngine { registry, mut directory, redis, gate, controller, looks } =
         assemble(&options, kubernetes.clone())?;
     let planner = Planner { controller: controller.clone(), kubernetes: kubernetes.clone() };
-    let vitals = Arc::new(HostVitals {
+    let vitals = Arc::new(HostHealth {
         controller: controller.clone(),
         kubernetes: kubernetes.clone(),
         registry: registry.clone(),
@@ -116,13 +120,13 @@ pub(crate) async fn run(
     });
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let statuses = Statuses {
+    let statuses = StatusReporter {
         controller: controller.clone(),
         kubernetes: kubernetes.clone(),
         plugins: ServingPlugins(registry.clone()),
         gate: gate.clone(),
     };
-    let routes = Arc::new(Routes { planner, registry: registry.clone(), statuses });
+    let routes = Arc::new(HostRoutes { planner, registry: registry.clone(), statuses });
     listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
     if !install_kinds(&kubernetes, &stop).await? {
         return Ok(());
@@ -137,7 +141,7 @@ pub(crate) async fn run(
         kept: BTreeMap::new(),
         events: events.clone(),
     };
-    let follower = Follower {
+    let follower = PluginFollower {
         registry: registry.clone(),
         kubernetes: kubernetes.clone(),
         events,
@@ -172,7 +176,10 @@ pub(crate) async fn run(
 }
 
 /// Hands on each compilation for as long as the host runs.
-async fn follow(mut compilations: broadcast::Receiver<Compilation>, tell: fn(&Compilation)) {
+async fn follow(
+    mut compilations: broadcast::Receiver<CompilationNotice>,
+    tell: fn(&CompilationNotice),
+) {
     loop {
         match compilations.recv().await {
             Ok(compilation) => tell(&compilation),
@@ -184,7 +191,7 @@ async fn follow(mut compilations: broadcast::Receiver<Compilation>, tell: fn(&Co
 }
 
 /// Logs a compilation.
-pub(crate) fn log_compilation(Compilation { plugin, bytes, took }: &Compilation) {
+pub(crate) fn log_compilation(CompilationNotice { plugin, bytes, took }: &CompilationNotice) {
     match took {
         None => info!(%plugin, bytes, "compiling the plugin"),
         Some(took) => info!(%plugin, bytes, ?took, "compiled the plugin"),
@@ -214,27 +221,27 @@ async fn install_kinds(kubernetes: &KubernetesApi, stop: &CancellationToken) -> 
 async fn listen(
     tasks: &mut JoinSet<&'static str>,
     addresses: ListenArgs,
-    vitals: Arc<HostVitals>,
-    routes: Arc<Routes>,
+    vitals: Arc<HostHealth>,
+    routes: Arc<HostRoutes>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let ListenArgs { admin, metrics_address } = addresses;
-    let server = VitalsServer::bind(metrics_address).await?;
+    let server = HealthServer::bind(metrics_address).await?;
     let admin = AdminServer::bind(admin_file(admin)?, server.address(), routes).await?;
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
-    tasks.spawn(named("upkeep of metrics", HostVitals::upkeep(vitals.recorder.clone())));
+    tasks.spawn(named("upkeep of metrics", HostHealth::upkeep(vitals.recorder.clone())));
     tasks.spawn(named("vital signs", server.run(vitals, stop.clone())));
     tasks.spawn(named("admin API", admin.run(stop.clone())));
     Ok(())
 }
 
-fn limits(arguments: &EngineArgs) -> Limits {
+fn limits(arguments: &EngineArgs) -> RedisLimits {
     let watch_interval = Duration::from_millis(arguments.look_interval_ms);
-    Limits { watch_interval, ..Limits::default() }
+    RedisLimits { watch_interval, ..RedisLimits::default() }
 }
 
-fn settings(arguments: &EngineArgs) -> Settings {
-    Settings {
+fn settings(arguments: &EngineArgs) -> ControllerSettings {
+    ControllerSettings {
         concurrency: arguments.computing().into(),
         in_flight: arguments.in_flight.into(),
         resync: Duration::from_secs(arguments.resync_seconds),
@@ -246,10 +253,11 @@ fn settings(arguments: &EngineArgs) -> Settings {
 /// # Errors
 ///
 /// Fails if the API server cannot be reached, or if there is no plan.
-pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<PassReport> {
+pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<ReconcileReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
-    let Assembled { registry, mut directory, controller, redis: _, gate: _, looks: _ } = assembled;
+    let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, looks: _ } =
+        assembled;
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(registry.compilations(), options.on_compilation));
     directory.scan().await;
@@ -276,29 +284,29 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
 }
 
 /// The parts, connected to each other; nothing runs yet.
-struct Assembled {
-    registry: Arc<Registry>,
+struct AssembledEngine {
+    registry: Arc<PluginRegistry>,
     directory: tholepin_guest::DirectoryWatch,
     redis: Arc<RedisPort>,
     gate: Arc<Gate>,
     controller: Arc<Controller>,
-    looks: mpsc::Receiver<Look>,
+    looks: mpsc::Receiver<PollReport>,
 }
 
-fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<Assembled> {
+fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<AssembledEngine> {
     let (registry, directory) = open_registry(options)?;
     let (reports, looks) = mpsc::channel(SIGNALS_MAX);
     let clock = Arc::new(SteadyClock::start());
     let redis = Arc::new(RedisPort::new(limits(&options.arguments), clock.clone(), reports));
-    let gate = Gate::new(Ports {
+    let gate = Gate::new(GatePorts {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
         prober: Arc::new(TcpProber),
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
-    let passes = Arc::new(GatePasses(gate.clone()));
-    let parts = Parts {
+    let passes = Arc::new(GateContextFactory(gate.clone()));
+    let parts = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),
         marks: kubernetes,
@@ -309,7 +317,7 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
         clock,
     };
     let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
-    Ok(Assembled { registry, directory, redis, gate, controller, looks })
+    Ok(AssembledEngine { registry, directory, redis, gate, controller, looks })
 }
 
 /// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight, and for
@@ -348,7 +356,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 
 fn open_registry(
     options: &EngineOptions,
-) -> Result<(Arc<Registry>, tholepin_guest::DirectoryWatch)> {
+) -> Result<(Arc<PluginRegistry>, tholepin_guest::DirectoryWatch)> {
     // Every pass under way keeps an instance.
     let calls = options.arguments.in_flight.max(options.arguments.computing());
     let history = match &options.arguments.history {
@@ -363,15 +371,15 @@ fn open_registry(
         allow_as_requested: options.trusts_plugins,
         idle_max: CODE_IDLE_MAX,
     };
-    Ok(Registry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
+    Ok(PluginRegistry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
 }
 
 /// Marks the objects that want to hear of what a look at Redis showed, or of a change in the store.
 async fn wake(
     gate: Arc<Gate>,
     controller: Arc<Controller>,
-    mut looks: mpsc::Receiver<Look>,
-    mut changes: Box<dyn Changes>,
+    mut looks: mpsc::Receiver<PollReport>,
+    mut changes: Box<dyn StoreSubscription>,
 ) {
     loop {
         let woken = tokio::select! {
@@ -387,7 +395,7 @@ async fn wake(
             },
         };
         for (key, cause) in woken {
-            controller.mark(&key, Priority::Event, cause);
+            controller.mark(&key, QueuePriority::Event, cause);
         }
         // A long backlog of the one must not keep the other waiting.
         consume_budget().await;
@@ -395,8 +403,8 @@ async fn wake(
 }
 
 /// Takes in what the registry reports: kinds first, then the controller, then the object for people.
-struct Follower {
-    registry: Arc<Registry>,
+struct PluginFollower {
+    registry: Arc<PluginRegistry>,
     kubernetes: Arc<KubernetesApi>,
     events: mpsc::Sender<PluginEvent>,
     installs_kinds: bool,
@@ -407,7 +415,7 @@ struct Follower {
 /// objects are compared with those that were written.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-impl Follower {
+impl PluginFollower {
     /// Until `ending`, which comes when nothing is reconciled any more.
     async fn run(
         mut self,
@@ -458,7 +466,7 @@ impl Follower {
             self.events.send(PluginEvent::Changed(report.name.clone())).await.ok();
         }
         let settled = report.reason.is_some()
-            || matches!(report.stage, Some(Stage::Active | Stage::Unloaded));
+            || matches!(report.stage, Some(RevisionStage::Active | RevisionStage::Unloaded));
         if settled {
             plugin_objects::log(report);
             if !self.objects.show(report).await {

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// What a number does.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum MetricKind {
     /// It only grows.
     Counter,
     /// It goes up and down.
@@ -23,9 +23,9 @@ pub(crate) enum Kind {
 
 /// One family of series.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Family {
+pub(crate) struct MetricFamily {
     pub(crate) name: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: MetricKind,
     /// The labels, in order.
     #[cfg_attr(
         not(test),
@@ -53,12 +53,12 @@ const COMPUTING: &[f64] = &[
 /// Seconds of a stage of a swap, or of a list.
 const STAGE: &[f64] = &[1e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-const fn counter(name: &'static str, labels: &'static str, meaning: &'static str) -> Family {
-    Family { name, kind: Kind::Counter, labels, meaning }
+const fn counter(name: &'static str, labels: &'static str, meaning: &'static str) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Counter, labels, meaning }
 }
 
-const fn gauge(name: &'static str, labels: &'static str, meaning: &'static str) -> Family {
-    Family { name, kind: Kind::Gauge, labels, meaning }
+const fn gauge(name: &'static str, labels: &'static str, meaning: &'static str) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Gauge, labels, meaning }
 }
 
 const fn seconds(
@@ -66,15 +66,15 @@ const fn seconds(
     labels: &'static str,
     steps: &'static [f64],
     meaning: &'static str,
-) -> Family {
-    Family { name, kind: Kind::Histogram(steps), labels, meaning }
+) -> MetricFamily {
+    MetricFamily { name, kind: MetricKind::Histogram(steps), labels, meaning }
 }
 
 /// The family that tells which revision serves.
 const PLUGIN_INFO: &str = "tholepin_plugin_info";
 
 /// Everything that the host measures. `controller` is the plugin's name.
-pub(crate) const FAMILIES: &[Family] = &[
+pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "controller_runtime_reconcile_total",
         "controller, result",
@@ -253,7 +253,7 @@ pub(crate) const FAMILIES: &[Family] = &[
 
 /// What still is: series of plugins and kinds that are not here are not shown.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Current {
+pub(crate) struct CurrentLabels {
     pub(crate) plugins: BTreeSet<String>,
     pub(crate) kinds: BTreeSet<String>,
 }
@@ -266,17 +266,17 @@ pub(crate) struct Current {
 pub(crate) fn install() -> Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for family in FAMILIES {
-        if let Kind::Histogram(steps) = family.kind {
+        if let MetricKind::Histogram(steps) = family.kind {
             builder =
                 builder.set_buckets_for_metric(Matcher::Full(family.name.to_owned()), steps)?;
         }
     }
     let handle = builder.install_recorder()?;
-    for Family { name, kind, meaning, labels: _ } in FAMILIES.iter().copied() {
+    for MetricFamily { name, kind, meaning, labels: _ } in FAMILIES.iter().copied() {
         match kind {
-            Kind::Counter => describe_counter!(name, meaning),
-            Kind::Gauge => describe_gauge!(name, meaning),
-            Kind::Histogram(_) => describe_histogram!(name, meaning),
+            MetricKind::Counter => describe_counter!(name, meaning),
+            MetricKind::Gauge => describe_gauge!(name, meaning),
+            MetricKind::Histogram(_) => describe_histogram!(name, meaning),
         }
     }
     metrics::gauge!("tholepin_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
@@ -284,7 +284,7 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
 }
 
 /// The text without the series of what is gone.
-pub(crate) fn only(current: &Current, text: &str) -> String {
+pub(crate) fn only(current: &CurrentLabels, text: &str) -> String {
     let is_gone = |line: &str, label: &str, known: &BTreeSet<String>| {
         label_value(line, label).is_some_and(|value| !known.contains(value))
     };
@@ -346,7 +346,7 @@ mod tests {
     fn series_of_what_is_gone_are_not_shown() {
         let text = "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\na{result=\"x\",controller=\"two\"} 2\n\n\
                     b{kind=\"apps/v1/StatefulSet\"} 3\nb{kind=\"v1/Pod\"} 4\nc 5\nd_bucket{le=\"1\",controller=\"two\"} 6\n";
-        let current = Current {
+        let current = CurrentLabels {
             plugins: BTreeSet::from(["one".to_owned()]),
             kinds: BTreeSet::from(["v1/Pod".to_owned()]),
         };
@@ -373,13 +373,13 @@ mod tests {
 
     #[test]
     fn the_documented_table_is_this_one() {
-        let line = |family: &Family| {
+        let line = |family: &MetricFamily| {
             let kind = match family.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram(_) => "histogram",
+                MetricKind::Counter => "counter",
+                MetricKind::Gauge => "gauge",
+                MetricKind::Histogram(_) => "histogram",
             };
-            let Family { name, labels, meaning, .. } = family;
+            let MetricFamily { name, labels, meaning, .. } = family;
             format!("| `{name}` | {kind} | {labels} | {meaning} |\n")
         };
         let table: String = FAMILIES.iter().map(line).collect();

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_controller::{Controller, PlanError};
 use tholepin_core::{
-    CallError, Effect, ObjectMeta, ObjectRef, PassReport, Step,
+    CallError, ObjectMeta, ObjectRef, PlanStep, ReconcileReport, StepEffect,
     port::{ApplyRequest, Kubernetes},
-    step::{self, ObjectChange, Scope},
+    step::{self, ChangeScope, ObjectChange},
 };
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
@@ -22,7 +22,7 @@ const FILE_MANAGER: &str = "kubectl";
 /// An object as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ObjectWords {
+pub(crate) struct ObjectArgument {
     /// A kind, plural or short name.
     pub(crate) kind: String,
     /// Its name.
@@ -37,7 +37,7 @@ pub(crate) struct ObjectWords {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum PlanRequest {
     /// An object as it is.
-    Object(ObjectWords),
+    Object(ObjectArgument),
     /// An object as a file has it.
     File {
         /// The file's content.
@@ -50,16 +50,16 @@ pub(crate) enum PlanRequest {
 
 /// Which passes are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct ReportSelection {
     /// This one only.
     pub(crate) pass: Option<u64>,
     /// What, of each.
-    pub(crate) part: Part,
+    pub(crate) part: ReportPart,
 }
 
 /// Which part of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum ReportPart {
     /// All its calls.
     #[default]
     Calls,
@@ -69,7 +69,7 @@ pub(crate) enum Part {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum PlannerError {
     /// No kind has this name.
     #[error(
         "no active plugin reconciles a kind `{word}`; reconciled are: {known}; `tholepin plugin list` \
@@ -107,7 +107,7 @@ impl Planner {
     /// # Errors
     ///
     /// Fails if nobody reconciles the kind, the object does not exist, or the API server refuses it.
-    pub(crate) async fn plan(&self, request: PlanRequest) -> Result<PassReport, AskError> {
+    pub(crate) async fn plan(&self, request: PlanRequest) -> Result<ReconcileReport, PlannerError> {
         match request {
             PlanRequest::Object(words) => {
                 let object = self.object(&words).await?;
@@ -124,9 +124,9 @@ impl Planner {
     /// Fails if nobody reconciles the kind, or nothing is known of the object or of the pass.
     pub(crate) async fn calls(
         &self,
-        words: &ObjectWords,
-        wanted: Wanted,
-    ) -> Result<Vec<PassReport>, AskError> {
+        words: &ObjectArgument,
+        wanted: ReportSelection,
+    ) -> Result<Vec<ReconcileReport>, PlannerError> {
         let object = self.object(words).await?;
         let known = self.controller.calls(&object);
         if known.is_empty() {
@@ -135,18 +135,18 @@ impl Planner {
                 Some(_) => "was not reconciled since this host started",
                 None => "does not exist",
             };
-            return Err(AskError::NoPass(format!("{object} {why}")));
+            return Err(PlannerError::NoPass(format!("{object} {why}")));
         }
-        let is_wanted = |report: &&Arc<PassReport>| match wanted.pass {
+        let is_wanted = |report: &&Arc<ReconcileReport>| match wanted.pass {
             Some(number) => report.number == number,
-            None => wanted.part == Part::Calls || !report.steps.is_empty(),
+            None => wanted.part == ReportPart::Calls || !report.steps.is_empty(),
         };
         let found: Vec<_> = known.iter().filter(is_wanted).map(|it| part(it, wanted)).collect();
         if let (Some(number), true) = (wanted.pass, found.is_empty()) {
             let numbers: Vec<_> = known.iter().map(|report| report.number.to_string()).collect();
             let text =
                 format!("pass {number} of {object} is not kept; kept are {}", numbers.join(", "));
-            return Err(AskError::NoPass(text));
+            return Err(PlannerError::NoPass(text));
         }
         Ok(found)
     }
@@ -156,7 +156,7 @@ impl Planner {
     /// # Errors
     ///
     /// Fails if nobody reconciles it.
-    pub(crate) async fn kind(&self, request: &PlanRequest) -> Result<KindName, AskError> {
+    pub(crate) async fn kind(&self, request: &PlanRequest) -> Result<KindName, PlannerError> {
         match request {
             PlanRequest::Object(words) => Ok(self.object(words).await?.kind),
             PlanRequest::File { object, namespace: _ } => kind_of(object),
@@ -168,13 +168,13 @@ impl Planner {
     /// # Errors
     ///
     /// Fails if nobody reconciles such a kind.
-    pub(crate) async fn object(&self, words: &ObjectWords) -> Result<ObjectRef, AskError> {
-        let ObjectWords { kind, name, namespace } = words;
+    pub(crate) async fn object(&self, words: &ObjectArgument) -> Result<ObjectRef, PlannerError> {
+        let ObjectArgument { kind, name, namespace } = words;
         // Those of a plugin that is not loaded any more are asked about as well.
         let mut kinds = self.controller.kinds();
         kinds.extend(self.controller.followed().into_iter().map(|(_, kind)| kind));
         let found = self.kubernetes.find_kind(kind, &kinds).await?;
-        let found = found.ok_or_else(|| AskError::NoKind {
+        let found = found.ok_or_else(|| PlannerError::NoKind {
             word: kind.clone(),
             known: self.controller.known_kinds(),
         })?;
@@ -192,13 +192,14 @@ impl Planner {
         &self,
         mut object: Value,
         namespace: Option<String>,
-    ) -> Result<PassReport, AskError> {
+    ) -> Result<ReconcileReport, PlannerError> {
         let kind = kind_of(&object)?;
         self.controller.plugin_for(&kind)?;
         if self.kubernetes.is_namespaced(&kind).await? {
             name_namespace(&mut object, namespace)?;
         }
-        let meta = ObjectMeta::of(&object).map_err(|error| AskError::File(error.to_string()))?;
+        let meta =
+            ObjectMeta::of(&object).map_err(|error| PlannerError::File(error.to_string()))?;
         let reference = meta.object;
         let before = match self.kubernetes.get(reference.clone()).await {
             Ok(found) => Some(found),
@@ -226,41 +227,43 @@ impl Planner {
 }
 
 /// What applying the file would change, defaults included.
-fn file_step(object: &ObjectRef, before: Option<&Value>, stored: &Value) -> Option<Step> {
+fn file_step(object: &ObjectRef, before: Option<&Value>, stored: &Value) -> Option<PlanStep> {
     let (change, fields) = match before {
-        Some(before) => (ObjectChange::Changed, step::differences(before, stored, Scope::Object)),
-        None => (ObjectChange::Created, step::differences(&json!({}), stored, Scope::Object)),
+        Some(before) => {
+            (ObjectChange::Changed, step::differences(before, stored, ChangeScope::Object))
+        }
+        None => (ObjectChange::Created, step::differences(&json!({}), stored, ChangeScope::Object)),
     };
     if change == ObjectChange::Changed && fields.is_empty() {
         return None;
     }
     let (by, object) = ("file".to_owned(), object.clone());
-    Some(Step::new(Effect::Object { by, object, change, fields }))
+    Some(PlanStep::new(StepEffect::Object { by, object, change, fields }))
 }
 
-fn part(report: &PassReport, wanted: Wanted) -> PassReport {
+fn part(report: &ReconcileReport, wanted: ReportSelection) -> ReconcileReport {
     let mut report = report.clone();
-    if wanted.part == Part::Writes {
+    if wanted.part == ReportPart::Writes {
         report.calls.clear();
         report.calls_left_out = 0;
     }
     report
 }
 
-fn kind_of(object: &Value) -> Result<KindName, AskError> {
+fn kind_of(object: &Value) -> Result<KindName, PlannerError> {
     let text = |field: &str| match object.get(field).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(AskError::File(format!("it has no `{field}`"))),
+        _ => Err(PlannerError::File(format!("it has no `{field}`"))),
     };
     Ok(KindName { api_version: text("apiVersion")?, kind: text("kind")? })
 }
 
 /// Gives an object the namespace that was named, unless it names one.
-fn name_namespace(object: &mut Value, namespace: Option<String>) -> Result<(), AskError> {
+fn name_namespace(object: &mut Value, namespace: Option<String>) -> Result<(), PlannerError> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
-    let metadata = metadata.ok_or_else(|| AskError::File("it has no `metadata`".to_owned()))?;
+    let metadata = metadata.ok_or_else(|| PlannerError::File("it has no `metadata`".to_owned()))?;
     match (metadata.get("namespace").and_then(Value::as_str), namespace) {
-        (Some(named), Some(asked)) if named != asked => Err(AskError::File(format!(
+        (Some(named), Some(asked)) if named != asked => Err(PlannerError::File(format!(
             "it is in namespace `{named}` and `--namespace {asked}` was given"
         ))),
         (Some(_), _) => Ok(()),
@@ -301,7 +304,7 @@ mod tests {
         let stored = json!({"spec": {"a": 1}, "status": {"b": 1}});
         assert_eq!(file_step(&reference, Some(&stored), &stored), None);
         let made = file_step(&reference, None, &stored).unwrap();
-        let Effect::Object { change: ObjectChange::Created, fields, .. } = made.effect else {
+        let StepEffect::Object { change: ObjectChange::Created, fields, .. } = made.effect else {
             panic!()
         };
         assert_eq!(fields.len(), 1, "the status is not the file's: {fields:?}");

@@ -14,7 +14,7 @@ use tholepin_core::{
     condition::HOST_FIELD_MANAGER,
     port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WatchLease, WatchState},
 };
-use tholepin_guest::{PluginReport, Stage};
+use tholepin_guest::{PluginReport, RevisionStage};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ pub(crate) struct PluginObjects {
     /// How this host is called in the status.
     pub(crate) host: String,
     /// What was written last.
-    pub(crate) shown: BTreeMap<PluginName, Shown>,
+    pub(crate) shown: BTreeMap<PluginName, WrittenStatus>,
     /// Keeps the objects in the store, so that an edit by hand is noticed.
     pub(crate) watched: Box<dyn WatchLease>,
     /// The kinds of plugins that this host has never called, by what an earlier host wrote.
@@ -45,7 +45,7 @@ pub(crate) struct PluginObjects {
 }
 
 /// What was written of a plugin.
-pub(crate) struct Shown {
+pub(crate) struct WrittenStatus {
     report: PluginReport,
     seen: ObjectsSeen,
     status: Value,
@@ -68,7 +68,8 @@ impl PluginObjects {
         self.keep_kinds(&report.name).await;
         let seen = self.seen(&report.name);
         // With objects that nobody reconciles any more, that must stay visible.
-        let goes = report.stage == Some(Stage::Unloaded) && self.has_none(&report.name, &seen);
+        let goes =
+            report.stage == Some(RevisionStage::Unloaded) && self.has_none(&report.name, &seen);
         let written = if goes {
             self.remove(&report.name).await.map(|()| None)
         } else {
@@ -213,7 +214,7 @@ impl PluginObjects {
             })
         };
         // That there is another host is found out anew now and then: it may have stopped.
-        let may_be_over = |name: &PluginName, shown: &Shown| {
+        let may_be_over = |name: &PluginName, shown: &WrittenStatus| {
             let object = view.get(&plugin_reference(name.as_str()));
             let status = object.as_ref().and_then(|object| object.get("status"));
             let is_ours = |status: &Value| status["host"] == self.host.as_str();
@@ -221,7 +222,7 @@ impl PluginObjects {
                 && status.is_some_and(|status| is_ours(status) && tells_of_hosts(status))
         };
         // What somebody wrote into the status by hand; as rarely as an edit of the spec.
-        let is_falsified = |name: &PluginName, shown: &Shown| {
+        let is_falsified = |name: &PluginName, shown: &WrittenStatus| {
             let object = view.get(&plugin_reference(name.as_str()));
             let stored = object.as_ref().and_then(|object| object.get("status"));
             let ours = shown.status.as_object().into_iter().flatten();
@@ -232,7 +233,7 @@ impl PluginObjects {
                     ours.any(|(field, value)| stored.get(field) != Some(value))
                 })
         };
-        let differs = |(name, shown): &(&PluginName, &Shown)| {
+        let differs = |(name, shown): &(&PluginName, &WrittenStatus)| {
             let serves = shown.report.serving.is_some();
             self.seen(name) != shown.seen
                 || serves
@@ -247,7 +248,7 @@ impl PluginObjects {
             return;
         }
         let view = self.kubernetes.view();
-        let due = |shown: &Shown| {
+        let due = |shown: &WrittenStatus| {
             shown.put_back.is_none_or(|at| PUT_BACK_PAUSE <= at.elapsed())
                 && shown.report.serving.is_some()
         };
@@ -319,7 +320,13 @@ impl PluginObjects {
         let put_back = self.shown.get(&name).and_then(|before| before.put_back);
         self.shown.insert(
             name,
-            Shown { report: report.clone(), seen, status, written: Instant::now(), put_back },
+            WrittenStatus {
+                report: report.clone(),
+                seen,
+                status,
+                written: Instant::now(),
+                put_back,
+            },
         );
     }
 
@@ -354,7 +361,7 @@ impl PluginObjects {
     async fn stored(
         &self,
         report: &PluginReport,
-        shown: Option<&Shown>,
+        shown: Option<&WrittenStatus>,
         reference: &ObjectRef,
     ) -> Result<Value, CallError> {
         // A file that cannot be read leaves the object as it was; if there is none, there is a component
@@ -425,7 +432,7 @@ pub(crate) fn log(report: &PluginReport) {
     let PluginReport { name, stage, reason, message, .. } = report;
     match (reason, stage) {
         (Some(reason), _) => warn!(plugin = %name, %reason, message, "the new revision is refused"),
-        (None, Some(stage @ (Stage::Active | Stage::Unloaded))) => {
+        (None, Some(stage @ (RevisionStage::Active | RevisionStage::Unloaded))) => {
             let revision = report.active().map(|digest| digest.short().to_owned());
             info!(plugin = %name, revision, "{stage}");
         }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tholepin_controller::PluginHealth;
 use tholepin_core::{PAUSED, PluginName, RevisionDigest};
-use tholepin_guest::{PluginReport, RejectReason, Stage};
+use tholepin_guest::{PluginReport, RejectReason, RevisionStage};
 use tholepin_schema::manifest::KindName;
 
 use crate::instance;
@@ -144,7 +144,7 @@ pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<
     };
     match (status, host) {
         (Some(status), Some(host)) if tells_of_stop(status) || instance::has_ended(host) => {
-            report.stage = Some(Stage::Unloaded);
+            report.stage = Some(RevisionStage::Unloaded);
         }
         // The host of another directory may well serve it.
         (_, Some(_)) => return None,
@@ -189,7 +189,7 @@ fn serves(report: &PluginReport) -> Condition {
         }
         (Some(_), Some(_)) => ("True", "EarlierRevision".to_owned(), message.clone()),
         (None, Some(reason)) => ("False", reason.to_string(), message.clone()),
-        (None, None) if *stage == Some(Stage::Unloaded) => {
+        (None, None) if *stage == Some(RevisionStage::Unloaded) => {
             let text = "its files are gone from the directory of plugins: nothing is reconciled until they \
                         are put back";
             ("False", "Unloaded".to_owned(), text.to_owned())

@@ -10,11 +10,11 @@ use std::{
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, Controller, Plugins};
+use tholepin_controller::{ActivePlugin, ActivePlugins, Controller};
 use tholepin_core::{
-    CallError, Mode, ObjectKey, ObjectMeta, ObjectRef, PluginName, port::Kubernetes,
+    CallError, ObjectKey, ObjectMeta, ObjectRef, PluginName, WriteMode, port::Kubernetes,
 };
-use tholepin_gate::{Gate, PassContext};
+use tholepin_gate::{Gate, ReconcileScope};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::snapshot::{Member, MemberAnswer, Snapshot};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adapters::{ServingPlugins, context},
     commands::plugin_reference,
-    planner::{AskError, NAMESPACE, ObjectWords, Planner},
+    planner::{NAMESPACE, ObjectArgument, Planner, PlannerError},
 };
 
 /// The condition of an object in which something is broken, though it may serve.
@@ -39,7 +39,7 @@ const MEMBERS_DEADLINE: Duration = Duration::from_secs(10);
 /// How everything is.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
+pub(crate) struct HostStatus {
     /// The plugins, as their `Plugin` objects tell.
     pub(crate) plugins: Vec<PluginStatus>,
     /// Their objects; those that need somebody first.
@@ -131,7 +131,7 @@ impl ObjectStatus {
 }
 
 /// What answers.
-pub(crate) struct Statuses {
+pub(crate) struct StatusReporter {
     pub(crate) controller: Arc<Controller>,
     pub(crate) kubernetes: Arc<KubernetesApi>,
     pub(crate) plugins: ServingPlugins,
@@ -139,9 +139,9 @@ pub(crate) struct Statuses {
 }
 
 /// An object, and which plugin reconciles it.
-type Found = (ObjectKey, Arc<Value>);
+type FoundObject = (ObjectKey, Arc<Value>);
 
-impl Statuses {
+impl StatusReporter {
     /// How everything is, or one object.
     ///
     /// # Errors
@@ -150,8 +150,8 @@ impl Statuses {
     pub(crate) async fn status(
         &self,
         planner: &Planner,
-        words: Option<&ObjectWords>,
-    ) -> Result<Status, AskError> {
+        words: Option<&ObjectArgument>,
+    ) -> Result<HostStatus, PlannerError> {
         let one = match words {
             Some(words) => Some(planner.object(words).await?),
             None => None,
@@ -159,12 +159,12 @@ impl Statuses {
         let plugins = self.plugin_statuses().await?;
         let (objects, left_out) = self.objects(one.as_ref())?;
         if let (Some(one), true) = (&one, objects.is_empty()) {
-            return Err(AskError::NoPass(format!("{one} does not exist")));
+            return Err(PlannerError::NoPass(format!("{one} does not exist")));
         }
         let told = stream::iter(objects).map(|(key, object)| self.object(key, object));
         let mut objects: Vec<ObjectStatus> = told.buffered(ASKED_AT_ONCE).collect().await;
         objects.sort_by_key(|object| object.is_well());
-        Ok(Status { plugins, objects, left_out })
+        Ok(HostStatus { plugins, objects, left_out })
     }
 
     /// The objects that the command line may name, as `KIND/NAME`: those of a namespace and those of none. Sorted,
@@ -187,7 +187,7 @@ impl Statuses {
         Ok(names.into_iter().take(NAMES_MAX).collect())
     }
 
-    async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, AskError> {
+    async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, PlannerError> {
         let kind = plugin_reference("").kind;
         let plugins = self.kubernetes.list(kind, String::new(), String::new()).await?;
         let told = plugins.into_iter().map(|plugin| PluginStatus {
@@ -198,7 +198,7 @@ impl Statuses {
     }
 
     /// The objects of all kinds that are followed, or the one that was named; and how many are left out.
-    fn objects(&self, one: Option<&ObjectRef>) -> Result<(Vec<Found>, usize), AskError> {
+    fn objects(&self, one: Option<&ObjectRef>) -> Result<(Vec<FoundObject>, usize), PlannerError> {
         let view = self.kubernetes.view();
         let mut found = Vec::new();
         for (plugin, kind) in self.controller.followed() {
@@ -248,7 +248,7 @@ impl Statuses {
         object: &Arc<Value>,
     ) -> (BTreeMap<String, Vec<MemberRow>>, Option<String>) {
         let context = context(plugin, &Arc::new(key), object, CancellationToken::new());
-        let context = PassContext { mode: Mode::Plan, ..context };
+        let context = ReconcileScope { mode: WriteMode::Plan, ..context };
         let asked = tokio::time::timeout(MEMBERS_DEADLINE, self.gate.members_now(&context)).await;
         match asked {
             Ok(Ok(seen)) => {

@@ -11,15 +11,15 @@ use std::{
 
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tholepin_admin::{Check, Report, Verdict, Vitals};
+use tholepin_admin::{Check, CheckOutcome, CheckReport, HealthSource};
 use tholepin_controller::Controller;
-use tholepin_core::{Boxed, port::WatchState};
-use tholepin_guest::{PluginReport, Registry, Stage};
+use tholepin_core::{BoxedFuture, port::WatchState};
+use tholepin_guest::{PluginRegistry, PluginReport, RevisionStage};
 use tholepin_kube::{KubernetesApi, WatchReport};
 use tholepin_schema::manifest::KindName;
 use tokio::time::{interval, timeout};
 
-use crate::metrics::{Current, ServingPlugin, only, plugin_info};
+use crate::metrics::{CurrentLabels, ServingPlugin, only, plugin_info};
 
 /// A watch of which nothing was heard for so long is stale. The server is asked every 30 s, and a watch
 /// that hangs is given up after 35 s: two in a row were lost.
@@ -31,21 +31,21 @@ const PULSE_DEADLINE: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(15);
 
 /// The parts that are asked.
-pub(crate) struct HostVitals {
+pub(crate) struct HostHealth {
     pub(crate) controller: Arc<Controller>,
     pub(crate) kubernetes: Arc<KubernetesApi>,
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) recorder: PrometheusHandle,
     /// Set once the directory of plugins was looked at.
     pub(crate) started: AtomicBool,
 }
 
-impl Vitals for HostVitals {
+impl HealthSource for HostHealth {
     fn metrics(&self) -> String {
         self.controller.show_metrics();
         let watches = self.kubernetes.watches();
         show_watches(&watches);
-        let current = Current {
+        let current = CurrentLabels {
             plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
             kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
         };
@@ -54,19 +54,21 @@ impl Vitals for HostVitals {
         text
     }
 
-    fn health(&self) -> Boxed<'_, Report> {
+    fn health(&self) -> BoxedFuture<'_, CheckReport> {
         Box::pin(async {
             let verdict = match timeout(PULSE_DEADLINE, self.controller.answers()).await {
-                Ok(()) => Verdict::Pass,
+                Ok(()) => CheckOutcome::Pass,
                 // Before the start it has no loop yet, and that is no reason to start again.
-                Err(_) if !self.has_started() => Verdict::Notice("it is starting".to_owned()),
-                Err(_) => Verdict::Fail(format!("it did not answer within {PULSE_DEADLINE:?}")),
+                Err(_) if !self.has_started() => CheckOutcome::Notice("it is starting".to_owned()),
+                Err(_) => {
+                    CheckOutcome::Fail(format!("it did not answer within {PULSE_DEADLINE:?}"))
+                }
             };
-            Report { checks: vec![Check { name: "controller".to_owned(), verdict }] }
+            CheckReport { checks: vec![Check { name: "controller".to_owned(), verdict }] }
         })
     }
 
-    fn readiness(&self) -> Boxed<'_, Report> {
+    fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
         Box::pin(async {
             let wanted: BTreeSet<KindName> = self
                 .registry
@@ -79,14 +81,14 @@ impl Vitals for HostVitals {
             let mut report =
                 readiness(self.has_started(), &self.kubernetes.watches(), &wanted, &plugins);
             let unreadable = self.registry.unreadable();
-            let verdict = unreadable.map_or(Verdict::Pass, Verdict::Fail);
+            let verdict = unreadable.map_or(CheckOutcome::Pass, CheckOutcome::Fail);
             report.checks.push(Check { name: "directory of plugins".to_owned(), verdict });
             report
         })
     }
 }
 
-impl HostVitals {
+impl HostHealth {
     fn has_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
@@ -102,14 +104,14 @@ impl HostVitals {
 }
 
 /// What is known of the plugins that were not taken away.
-fn loaded(registry: &Registry) -> BTreeMap<tholepin_core::PluginName, PluginReport> {
+fn loaded(registry: &PluginRegistry) -> BTreeMap<tholepin_core::PluginName, PluginReport> {
     let mut reports = registry.reports();
-    reports.retain(|_, report| report.stage != Some(Stage::Unloaded));
+    reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
     reports
 }
 
 /// The plugins that serve, by name.
-fn serving(registry: &Registry) -> Vec<ServingPlugin> {
+fn serving(registry: &PluginRegistry) -> Vec<ServingPlugin> {
     let plugins = registry.plugins();
     let told = plugins.values().map(|plugin| ServingPlugin {
         name: plugin.name.to_string(),
@@ -144,12 +146,12 @@ fn readiness(
     watches: &[WatchReport],
     wanted: &BTreeSet<KindName>,
     plugins: &[PluginReport],
-) -> Report {
-    let mut report = Report::default();
+) -> CheckReport {
+    let mut report = CheckReport::default();
     let mut say = |name: String, verdict| report.checks.push(Check { name, verdict });
     if !has_started {
         let text = "the plugins of the directory are being loaded".to_owned();
-        say("start".to_owned(), Verdict::Fail(text));
+        say("start".to_owned(), CheckOutcome::Fail(text));
     }
     for watch in watches {
         let WatchReport { scope, state, quiet_for, .. } = watch;
@@ -164,7 +166,7 @@ fn readiness(
     }
     let watched: BTreeSet<_> = watches.iter().map(|watch| &watch.scope.kind).collect();
     for kind in wanted.iter().filter(|kind| !watched.contains(kind)) {
-        say(format!("watch {kind}"), Verdict::Fail("it has not begun".to_owned()));
+        say(format!("watch {kind}"), CheckOutcome::Fail("it has not begun".to_owned()));
     }
     for plugin in plugins {
         say(format!("plugin {}", plugin.name), serves(plugin));
@@ -172,31 +174,31 @@ fn readiness(
     report
 }
 
-fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> Verdict {
+fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> CheckOutcome {
     let seconds = quiet_for.as_secs();
     match state {
-        WatchState::Starting => Verdict::Fail("it was not listed yet".to_owned()),
+        WatchState::Starting => CheckOutcome::Fail("it was not listed yet".to_owned()),
         // Nobody else's watch suffers, and the plugin's objects cannot exist.
-        WatchState::KindMissing => {
-            Verdict::Notice("the server does not know the kind; install its definition".to_owned())
-        }
+        WatchState::KindMissing => CheckOutcome::Notice(
+            "the server does not know the kind; install its definition".to_owned(),
+        ),
         WatchState::Failing(reason) if !has_followed => {
-            Verdict::Fail(format!("it was never listed: {reason}"))
+            CheckOutcome::Fail(format!("it was never listed: {reason}"))
         }
         WatchState::Failing(reason) if STALE_AFTER < quiet_for => {
-            Verdict::Fail(format!("nothing was heard for {seconds} s: {reason}"))
+            CheckOutcome::Fail(format!("nothing was heard for {seconds} s: {reason}"))
         }
         WatchState::Failing(reason) => {
-            Verdict::Notice(format!("it fails since {seconds} s: {reason}"))
+            CheckOutcome::Notice(format!("it fails since {seconds} s: {reason}"))
         }
         WatchState::Following if STALE_AFTER < quiet_for => {
-            Verdict::Fail(format!("nothing was heard for {seconds} s"))
+            CheckOutcome::Fail(format!("nothing was heard for {seconds} s"))
         }
-        WatchState::Following => Verdict::Pass,
+        WatchState::Following => CheckOutcome::Pass,
     }
 }
 
-fn serves(plugin: &PluginReport) -> Verdict {
+fn serves(plugin: &PluginReport) -> CheckOutcome {
     let PluginReport { stage, reason, message, .. } = plugin;
     let why = || match (reason, stage) {
         (Some(reason), _) => format!("{reason}: {message}"),
@@ -204,11 +206,12 @@ fn serves(plugin: &PluginReport) -> Verdict {
         (None, None) => "it is on its way".to_owned(),
     };
     match plugin.active() {
-        None => Verdict::Fail(format!("no revision serves; {}", why())),
-        Some(_) if reason.is_some() => {
-            Verdict::Notice(format!("an older revision serves; the new one is refused: {}", why()))
-        }
-        Some(_) => Verdict::Pass,
+        None => CheckOutcome::Fail(format!("no revision serves; {}", why())),
+        Some(_) if reason.is_some() => CheckOutcome::Notice(format!(
+            "an older revision serves; the new one is refused: {}",
+            why()
+        )),
+        Some(_) => CheckOutcome::Pass,
     }
 }
 
@@ -236,7 +239,7 @@ mod tests {
     fn plugin(active: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
         PluginReport {
             name: "p".parse().unwrap(),
-            stage: Some(Stage::Compiled),
+            stage: Some(RevisionStage::Compiled),
             candidate: None,
             serving: active.map(|digest| ServingRevision {
                 revision: RevisionDigest(digest.to_owned()),

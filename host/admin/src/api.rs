@@ -18,15 +18,15 @@ use hyper::{
 };
 use serde_json::{Value, json};
 use tholepin_http::{
-    Body, BodyLimits, Hosts, ListenerLimits, NoRandom, Serve, TokenDigest, accept_each, bearer,
-    new_token, read_body, serve_http1, whole,
+    AllowedHosts, BodyLimits, HttpService, ListenerLimits, RandomError, ResponseBody, TokenDigest,
+    accept_each, bearer, new_token, read_body, serve_http1, whole,
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    file::{AdminFile, Left},
+    file::{AdminFile, AdminFileGuard},
     message::{AdminError, AdminMethod, AdminRequest, AdminRoutes},
     query,
 };
@@ -55,7 +55,7 @@ pub enum StartError {
     },
     /// The token cannot be made.
     #[error("cannot make the admin API's token")]
-    Token(#[from] NoRandom),
+    Token(#[from] RandomError),
     /// The file for the command line cannot be written.
     #[error("cannot write `{}`; name another file with --admin-file", .path.display())]
     File {
@@ -70,11 +70,11 @@ pub enum StartError {
 pub struct AdminServer {
     listener: TcpListener,
     server: Arc<Server>,
-    left: Left,
+    left: AdminFileGuard,
 }
 
 struct Server {
-    hosts: Hosts,
+    hosts: AllowedHosts,
     token: TokenDigest,
     routes: Arc<dyn AdminRoutes>,
 }
@@ -97,12 +97,12 @@ impl AdminServer {
         let address = listener.local_addr().map_err(refused)?;
         let token = new_token()?;
         let server = Arc::new(Server {
-            hosts: Hosts::new(address.ip(), &["localhost"]),
+            hosts: AllowedHosts::new(address.ip(), &["localhost"]),
             token: TokenDigest::of(&token),
             routes,
         });
         let content = AdminFile { address, token, pid: std::process::id(), metrics_address };
-        let left = Left::leave(file.clone(), content)
+        let left = AdminFileGuard::leave(file.clone(), content)
             .map_err(|source| StartError::File { path: file, source })?;
         Ok(Self { listener, server, left })
     }
@@ -123,8 +123,8 @@ impl AdminServer {
     }
 }
 
-impl Serve for Server {
-    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+impl HttpService for Server {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let answer = match self.admit(&parts) {
             Ok(method) => self.answer(method, &parts, body).await,

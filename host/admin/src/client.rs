@@ -37,7 +37,7 @@ pub struct AdminClient {
 /// Why a host gave no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AskError {
+pub enum AdminClientError {
     /// There is no admin file to go by.
     #[error(
         "no running host is known: is `tholepin run` or `tholepin local` running? --admin-file names its file"
@@ -87,7 +87,7 @@ impl AdminClient {
     /// # Errors
     ///
     /// Fails if there is no such file, or if it is none.
-    pub fn of_file(path: &Path) -> Result<Self, AskError> {
+    pub fn of_file(path: &Path) -> Result<Self, AdminClientError> {
         Ok(Self { path: path.to_owned(), file: AdminFile::read(path)? })
     }
 
@@ -107,7 +107,7 @@ impl AdminClient {
         path: &str,
         parameters: &[(&str, &str)],
         deadline: Duration,
-    ) -> Result<Value, AskError> {
+    ) -> Result<Value, AdminClientError> {
         let route = match parameters {
             [] => path.to_owned(),
             parameters => format!("{path}?{}", query::encode(parameters)),
@@ -125,7 +125,7 @@ impl AdminClient {
         path: &str,
         body: &Value,
         deadline: Duration,
-    ) -> Result<Value, AskError> {
+    ) -> Result<Value, AdminClientError> {
         self.ask(AdminMethod::Post, path, body.to_string().into(), deadline).await
     }
 
@@ -135,19 +135,21 @@ impl AdminClient {
         route: &str,
         body: Bytes,
         deadline: Duration,
-    ) -> Result<Value, AskError> {
+    ) -> Result<Value, AdminClientError> {
         let address = self.file.address;
         let asked = async {
             let stream = TcpStream::connect(address).await;
             let path = self.path.clone();
-            let stream = stream.map_err(|source| AskError::NoAnswer { address, path, source })?;
-            let broken = |message| AskError::Broken { address, route: route.to_owned(), message };
+            let stream =
+                stream.map_err(|source| AdminClientError::NoAnswer { address, path, source })?;
+            let broken =
+                |message| AdminClientError::Broken { address, route: route.to_owned(), message };
             let answer = self.exchange(stream, method, route, body, deadline).await;
-            answer.map_err(broken)?.map_err(AskError::Refused)
+            answer.map_err(broken)?.map_err(AdminClientError::Refused)
         };
-        timeout(deadline, asked)
-            .await
-            .unwrap_or_else(|_| Err(AskError::Late { address, route: route.to_owned(), deadline }))
+        timeout(deadline, asked).await.unwrap_or_else(|_| {
+            Err(AdminClientError::Late { address, route: route.to_owned(), deadline })
+        })
     }
 
     /// One request on a connection of its own. The outer error is one of the transport.

@@ -77,12 +77,12 @@ impl AdminFile {
 }
 
 /// An admin file in its place. Dropping it removes it, if another host has not put its own there.
-pub(crate) struct Left {
+pub(crate) struct AdminFileGuard {
     path: PathBuf,
     content: AdminFile,
 }
 
-impl Left {
+impl AdminFileGuard {
     /// Puts the file in its place. A directory that is missing is made for this user alone; one that is
     /// there stays as it is, for others may share it.
     pub(crate) fn leave(path: PathBuf, content: AdminFile) -> io::Result<Self> {
@@ -95,7 +95,7 @@ impl Left {
     }
 }
 
-impl Drop for Left {
+impl Drop for AdminFileGuard {
     fn drop(&mut self) {
         if AdminFile::read(&self.path).is_ok_and(|found| found == self.content) {
             // Whoever reads it now finds nobody listening, and is told so.
@@ -119,9 +119,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/admin.json");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let first = Left::leave(path.clone(), content(1)).unwrap();
+        let first = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
         assert_eq!([mode(&path), mode(path.parent().unwrap())], [0o600, 0o700]);
-        let second = Left::leave(path.clone(), content(2)).unwrap();
+        let second = AdminFileGuard::leave(path.clone(), content(2)).unwrap();
         drop(first);
         assert_eq!(AdminFile::read(&path).unwrap().pid, 2);
         drop(second);
@@ -132,7 +132,7 @@ mod tests {
     fn a_file_that_is_open_or_not_ours_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.json");
-        let left = Left::leave(path.clone(), content(1)).unwrap();
+        let left = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(AdminFile::read(&path), Err(FileError::Exposed { mode: 0o640, .. })));
         write_private(&path, b"{}").unwrap();
@@ -145,7 +145,7 @@ mod tests {
     fn a_shared_directory_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        let _left = Left::leave(folder.path().join("admin.json"), content(1)).unwrap();
+        let _left = AdminFileGuard::leave(folder.path().join("admin.json"), content(1)).unwrap();
         let mode = std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o755);
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It moves documents and decides nothing: what a route does, and what is healthy, is the business of
-//! whoever implements [`AdminRoutes`] and [`Vitals`].
+//! whoever implements [`AdminRoutes`] and [`HealthSource`].
 //!
 //! Invariants:
 //! - The admin API listens on a loopback address only, and answers nobody without the token in the admin
@@ -24,8 +24,8 @@ mod report;
 mod vitals;
 
 pub use api::{AdminServer, StartError};
-pub use client::{AdminClient, AskError};
+pub use client::{AdminClient, AdminClientError};
 pub use file::{AdminFile, FileError};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
-pub use report::{Check, Report, Verdict};
-pub use vitals::{ListenError, Vitals, VitalsServer};
+pub use report::{Check, CheckOutcome, CheckReport};
+pub use vitals::{HealthServer, HealthSource, ListenError};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_core::Boxed;
+use tholepin_core::BoxedFuture;
 
 /// What a request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,5 +73,5 @@ pub trait AdminRoutes: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`AdminError::NotFound`] for a path that it does not have.
-    fn handle(&self, request: AdminRequest) -> Boxed<'_, Result<Value, AdminError>>;
+    fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>>;
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckOutcome {
     /// All is well.
     Pass,
     /// Worth knowing, and no reason to take the host out of service.
@@ -19,19 +19,19 @@ pub struct Check {
     /// What was looked at.
     pub name: String,
     /// What was found.
-    pub verdict: Verdict,
+    pub verdict: CheckOutcome,
 }
 
 /// All checks of one question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CheckReport {
     /// In the order in which they are shown.
     pub checks: Vec<Check>,
 }
 
 /// How a report is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ReportFormat {
     /// `ok`, or every check if one fails.
     Short,
     /// Every check, a line each.
@@ -40,28 +40,30 @@ pub(crate) enum Form {
     Json,
 }
 
-impl Report {
+impl CheckReport {
     /// Whether no check fails.
     #[must_use]
     pub fn passes(&self) -> bool {
-        !self.checks.iter().any(|check| matches!(check.verdict, Verdict::Fail(_)))
+        !self.checks.iter().any(|check| matches!(check.verdict, CheckOutcome::Fail(_)))
     }
 
     /// The HTTP status, the media type and the text.
-    pub(crate) fn show(&self, question: &str, form: Form) -> (u16, &'static str, String) {
+    pub(crate) fn show(&self, question: &str, form: ReportFormat) -> (u16, &'static str, String) {
         let code = if self.passes() { 200 } else { 503 };
         match form {
-            Form::Json => (code, "application/json", format!("{}\n", self.document())),
-            Form::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
-            Form::Short | Form::Verbose => (code, TEXT, self.lines(question)),
+            ReportFormat::Json => (code, "application/json", format!("{}\n", self.document())),
+            ReportFormat::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
+            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(question)),
         }
     }
 
     fn document(&self) -> Value {
         let checks = self.checks.iter().map(|Check { name, verdict }| match verdict {
-            Verdict::Pass => json!({"name": name, "verdict": "pass"}),
-            Verdict::Notice(text) => json!({"name": name, "verdict": "notice", "message": text}),
-            Verdict::Fail(text) => json!({"name": name, "verdict": "fail", "message": text}),
+            CheckOutcome::Pass => json!({"name": name, "verdict": "pass"}),
+            CheckOutcome::Notice(text) => {
+                json!({"name": name, "verdict": "notice", "message": text})
+            }
+            CheckOutcome::Fail(text) => json!({"name": name, "verdict": "fail", "message": text}),
         });
         json!({"passes": self.passes(), "checks": checks.collect::<Value>()})
     }
@@ -69,9 +71,9 @@ impl Report {
     /// The form that Kubernetes' own components use.
     fn lines(&self, question: &str) -> String {
         let line = |Check { name, verdict }: &Check| match verdict {
-            Verdict::Pass => format!("[+]{name} ok\n"),
-            Verdict::Notice(text) => format!("[+]{name} ok, but {text}\n"),
-            Verdict::Fail(text) => format!("[-]{name} failed: {text}\n"),
+            CheckOutcome::Pass => format!("[+]{name} ok\n"),
+            CheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
+            CheckOutcome::Fail(text) => format!("[-]{name} failed: {text}\n"),
         };
         let lines: String = self.checks.iter().map(line).collect();
         let end = if self.passes() { "passed" } else { "failed" };
@@ -86,29 +88,30 @@ pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 mod tests {
     use super::*;
 
-    fn report(verdicts: &[Verdict]) -> Report {
-        let check = |verdict: &Verdict| Check { name: "x".to_owned(), verdict: verdict.clone() };
-        Report { checks: verdicts.iter().map(check).collect() }
+    fn report(verdicts: &[CheckOutcome]) -> CheckReport {
+        let check =
+            |verdict: &CheckOutcome| Check { name: "x".to_owned(), verdict: verdict.clone() };
+        CheckReport { checks: verdicts.iter().map(check).collect() }
     }
 
     #[test]
     fn one_failure_fails_the_whole_and_is_shown_unasked() {
-        let (pass, notice) = (Verdict::Pass, Verdict::Notice("old".to_owned()));
-        let fail = Verdict::Fail("stale".to_owned());
+        let (pass, notice) = (CheckOutcome::Pass, CheckOutcome::Notice("old".to_owned()));
+        let fail = CheckOutcome::Fail("stale".to_owned());
         let rows = [
-            (vec![], Form::Short, 200, "ok\n"),
-            (vec![pass.clone(), notice.clone()], Form::Short, 200, "ok\n"),
-            (vec![pass.clone()], Form::Verbose, 200, "[+]x ok\nreadyz check passed\n"),
-            (vec![notice], Form::Verbose, 200, "[+]x ok, but old\nreadyz check passed\n"),
+            (vec![], ReportFormat::Short, 200, "ok\n"),
+            (vec![pass.clone(), notice.clone()], ReportFormat::Short, 200, "ok\n"),
+            (vec![pass.clone()], ReportFormat::Verbose, 200, "[+]x ok\nreadyz check passed\n"),
+            (vec![notice], ReportFormat::Verbose, 200, "[+]x ok, but old\nreadyz check passed\n"),
             (
                 vec![pass, fail.clone()],
-                Form::Short,
+                ReportFormat::Short,
                 503,
                 "[+]x ok\n[-]x failed: stale\nreadyz check failed\n",
             ),
             (
                 vec![fail],
-                Form::Json,
+                ReportFormat::Json,
                 503,
                 "{\"checks\":[{\"message\":\"stale\",\"name\":\"x\",\"verdict\":\"fail\"}],\"passes\":false}\n",
             ),

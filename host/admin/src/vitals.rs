@@ -3,13 +3,13 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Method, Request, Response, body::Incoming, header::ACCEPT, http::request::Parts};
-use tholepin_core::Boxed;
-use tholepin_http::{Body, ListenerLimits, Serve, accept_each, serve_http1, whole};
+use tholepin_core::BoxedFuture;
+use tholepin_http::{HttpService, ListenerLimits, ResponseBody, accept_each, serve_http1, whole};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::report::{Form, Report, TEXT};
+use crate::report::{CheckReport, ReportFormat, TEXT};
 
 /// A scraper and the kubelet keep a connection each.
 const LIMITS: ListenerLimits =
@@ -22,15 +22,15 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What is told.
-pub trait Vitals: Send + Sync + 'static {
+pub trait HealthSource: Send + Sync + 'static {
     /// All metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 
     /// Whether the process is alive; if not, it should be started again.
-    fn health(&self) -> Boxed<'_, Report>;
+    fn health(&self) -> BoxedFuture<'_, CheckReport>;
 
     /// Whether the host does its work now.
-    fn readiness(&self) -> Boxed<'_, Report>;
+    fn readiness(&self) -> BoxedFuture<'_, CheckReport>;
 }
 
 /// The address cannot be listened on.
@@ -44,12 +44,12 @@ pub struct ListenError {
 }
 
 /// The listener for vital signs.
-pub struct VitalsServer {
+pub struct HealthServer {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-impl VitalsServer {
+impl HealthServer {
     /// Listens. Requests wait until it is run.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl VitalsServer {
     }
 
     /// Serves until `stop`.
-    pub async fn run(self, vitals: Arc<dyn Vitals>, stop: CancellationToken) {
+    pub async fn run(self, vitals: Arc<dyn HealthSource>, stop: CancellationToken) {
         let server = Arc::new(Server(vitals));
         accept_each(self.listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
@@ -83,10 +83,10 @@ impl VitalsServer {
     }
 }
 
-struct Server(Arc<dyn Vitals>);
+struct Server(Arc<dyn HealthSource>);
 
-impl Serve for Server {
-    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+impl HttpService for Server {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         // What a body holds is not read: the connection ends with it.
         let (parts, _) = request.into_parts();
         if parts.method != Method::GET {
@@ -108,18 +108,18 @@ impl Serve for Server {
     }
 }
 
-fn text(code: u16, text: &str) -> Response<Body> {
+fn text(code: u16, text: &str) -> Response<ResponseBody> {
     whole(code, TEXT, text.as_bytes().to_vec())
 }
 
-fn form(parts: &Parts) -> Form {
+fn form(parts: &Parts) -> ReportFormat {
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let query = parts.uri.query().unwrap_or_default();
     if accept.is_some_and(|accept| accept.contains("application/json")) {
-        Form::Json
+        ReportFormat::Json
     } else if query.split('&').any(|word| word == "verbose" || word.starts_with("verbose=")) {
-        Form::Verbose
+        ReportFormat::Verbose
     } else {
-        Form::Short
+        ReportFormat::Short
     }
 }

@@ -6,10 +6,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_admin::{
-    AdminClient, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer, AskError, Check,
-    Report, Verdict, Vitals, VitalsServer,
+    AdminClient, AdminClientError, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer,
+    Check, CheckOutcome, CheckReport, HealthServer, HealthSource,
 };
-use tholepin_core::Boxed;
+use tholepin_core::BoxedFuture;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 struct Echo;
 
 impl AdminRoutes for Echo {
-    fn handle(&self, request: AdminRequest) -> Boxed<'_, Result<Value, AdminError>> {
+    fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>> {
         Box::pin(async move {
             match request.path.as_str() {
                 "/v1/echo" => Ok(json!({
@@ -42,20 +42,20 @@ impl AdminRoutes for Echo {
 /// Is alive and not ready.
 struct Ill;
 
-impl Vitals for Ill {
+impl HealthSource for Ill {
     fn metrics(&self) -> String {
         "a 1\n".to_owned()
     }
 
-    fn health(&self) -> Boxed<'_, Report> {
-        let checks = vec![Check { name: "x".to_owned(), verdict: Verdict::Pass }];
-        Box::pin(async { Report { checks } })
+    fn health(&self) -> BoxedFuture<'_, CheckReport> {
+        let checks = vec![Check { name: "x".to_owned(), verdict: CheckOutcome::Pass }];
+        Box::pin(async { CheckReport { checks } })
     }
 
-    fn readiness(&self) -> Boxed<'_, Report> {
-        let verdict = Verdict::Fail("stale".to_owned());
+    fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
+        let verdict = CheckOutcome::Fail("stale".to_owned());
         let checks = vec![Check { name: "x".to_owned(), verdict }];
-        Box::pin(async { Report { checks } })
+        Box::pin(async { CheckReport { checks } })
     }
 }
 
@@ -71,7 +71,7 @@ impl Running {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("admin.json");
-        let vitals = VitalsServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let vitals = HealthServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let server =
             AdminServer::bind(file.clone(), vitals.address(), Arc::new(Echo)).await.unwrap();
         let client = AdminClient::of_file(&file).unwrap();
@@ -142,16 +142,19 @@ async fn documents_go_both_ways() {
 async fn what_the_host_refuses_arrives_typed() {
     let running = Running::start().await;
     let ask = async |path| running.client.get(path, &[], DEADLINE).await.unwrap_err();
-    let AskError::Refused(error) = ask("/v1/busy").await else { panic!("not refused") };
+    let AdminClientError::Refused(error) = ask("/v1/busy").await else { panic!("not refused") };
     assert_eq!(error, AdminError::Conflict("another pass holds it".to_owned()));
-    let AskError::Refused(AdminError::NotFound(text)) = ask("/v1/none").await else {
+    let AdminClientError::Refused(AdminError::NotFound(text)) = ask("/v1/none").await else {
         panic!("not refused")
     };
     assert!(text.contains("/v1/none"), "{text}");
     let body = json!("x".repeat(5 << 20));
     let error = running.client.post("/v1/echo", &body, DEADLINE).await.unwrap_err();
     // The server may hang up before it has read all.
-    assert!(matches!(error, AskError::Refused(AdminError::Invalid(_)) | AskError::Broken { .. }));
+    assert!(matches!(
+        error,
+        AdminClientError::Refused(AdminError::Invalid(_)) | AdminClientError::Broken { .. }
+    ));
 }
 
 #[tokio::test]
@@ -184,7 +187,7 @@ async fn a_client_waits_no_longer_than_it_wants_and_says_where_nobody_is() {
     let mut running = Running::start().await;
     let short = Duration::from_millis(50);
     let error = running.client.get("/v1/never", &[], short).await.unwrap_err();
-    assert!(matches!(&error, AskError::Late { .. }), "{error}");
+    assert!(matches!(&error, AdminClientError::Late { .. }), "{error}");
     running.stop.cancel();
     while running.tasks.join_next().await.is_some() {}
     let error = running.client.get("/v1/echo", &[], DEADLINE).await.unwrap_err().to_string();

@@ -10,23 +10,23 @@ use tholepin_core::{
 
 /// What the host has to say on an object.
 #[derive(Clone, Debug)]
-pub(crate) struct Statement {
+pub(crate) struct HostFinding {
     pub(crate) reason: Reason,
     /// One line for people, with the way out.
     pub(crate) message: String,
-    pub(crate) attention: Attention,
+    pub(crate) attention: ReconcilerPresence,
 }
 
 /// Whether a plugin looks at an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attention {
+pub(crate) enum ReconcilerPresence {
     /// It is called for it, or will be soon.
     Plugin,
     /// No plugin is called for it until something changes: whatever was reported of it may be wrong.
     Nobody,
 }
 
-impl Statement {
+impl HostFinding {
     /// The host's conditions that say this on the object, as it is now.
     pub(crate) fn conditions(&self, object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
         let condition = |condition_type, status, reason| HostCondition {
@@ -51,10 +51,10 @@ impl Statement {
     fn ready_by_host(&self, object: &Value) -> Option<Reason> {
         let has_ready = conditions(object).any(|condition| condition["type"] == READY);
         match (self.attention, self.reason) {
-            (Attention::Plugin, _) => None,
-            (Attention::Nobody, _) if !has_ready => None,
-            (Attention::Nobody, Reason::TooManyStrikes) => Some(Reason::Quarantined),
-            (Attention::Nobody, reason) => Some(reason),
+            (ReconcilerPresence::Plugin, _) => None,
+            (ReconcilerPresence::Nobody, _) if !has_ready => None,
+            (ReconcilerPresence::Nobody, Reason::TooManyStrikes) => Some(Reason::Quarantined),
+            (ReconcilerPresence::Nobody, reason) => Some(reason),
         }
     }
 }
@@ -98,15 +98,25 @@ mod tests {
         let reported = object(&json!([{"type": "Ready", "status": "True"}]));
         let bare = object(&json!([{"type": "Other", "status": "True"}]));
         let rows = [
-            (Reason::Failed, Attention::Plugin, &reported, None),
-            (Reason::InvalidSpec, Attention::Plugin, &reported, None),
-            (Reason::InvalidSpec, Attention::Nobody, &reported, Some(Reason::InvalidSpec)),
-            (Reason::PluginMissing, Attention::Nobody, &reported, Some(Reason::PluginMissing)),
-            (Reason::PluginMissing, Attention::Nobody, &bare, None),
-            (Reason::TooManyStrikes, Attention::Nobody, &reported, Some(Reason::Quarantined)),
+            (Reason::Failed, ReconcilerPresence::Plugin, &reported, None),
+            (Reason::InvalidSpec, ReconcilerPresence::Plugin, &reported, None),
+            (Reason::InvalidSpec, ReconcilerPresence::Nobody, &reported, Some(Reason::InvalidSpec)),
+            (
+                Reason::PluginMissing,
+                ReconcilerPresence::Nobody,
+                &reported,
+                Some(Reason::PluginMissing),
+            ),
+            (Reason::PluginMissing, ReconcilerPresence::Nobody, &bare, None),
+            (
+                Reason::TooManyStrikes,
+                ReconcilerPresence::Nobody,
+                &reported,
+                Some(Reason::Quarantined),
+            ),
         ];
         for (reason, attention, object, expected) in rows {
-            let said = Statement { reason, message: "m".to_owned(), attention };
+            let said = HostFinding { reason, message: "m".to_owned(), attention };
             let conditions = said.conditions(object, &ObjectMeta::of(object).unwrap());
             assert_eq!(conditions[0].reason, reason);
             let ready = conditions.get(1).map(|it| (it.condition_type, it.status, it.reason));

@@ -9,7 +9,8 @@ use std::{
 use tholepin_core::{
     ObjectKey, PluginName, StoredObject,
     port::{
-        Clock, Kubernetes, Marks, Redis, StoreChange, StoreEvent, WatchLease, WatchScope, Watches,
+        Clock, Kubernetes, Redis, StatusWriter, StoreChange, StoreEvent, WatchLease, WatchScope,
+        WatchSource,
     },
 };
 use tholepin_schema::manifest::{Grants, KindName, Manifest, ReconciledKind, SafetyPaths};
@@ -23,44 +24,44 @@ use tracing::{debug, error, warn};
 
 use crate::{
     ended::ended_containers,
-    history::History,
-    mapper::{self, Routes},
-    metrics::{self, UnderWay},
-    notes::Notes,
-    permit::Permits,
-    plugins::{Passes, PluginEvent, Plugins, Wakes},
-    pulse::Pulse,
-    queue::{Priority, Queue, QueueStats, SharedQueue, Taken},
-    reconcile::{Run, reconcile},
-    strikes::Strikes,
+    history::ReconcileHistory,
+    mapper::{self, EventRoutes},
+    metrics::{self, RunningReconciles},
+    notes::ObjectStates,
+    permit::ComputePermits,
+    plugins::{ActivePlugins, ContextFactory, PluginEvent, WakeSubscriber},
+    pulse::Liveness,
+    queue::{DequeuedKey, QueuePriority, QueueStats, SharedQueue, WorkQueue},
+    reconcile::{ReconcileSettings, reconcile},
+    strikes::StrikeTracker,
 };
 
 /// How long calls in flight may take to finish after the stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the controller works with.
-pub struct Parts {
+pub struct ControllerPorts {
     /// The store and the writes.
     pub kubernetes: Arc<dyn Kubernetes>,
     /// The watches that feed the store.
-    pub watches: Arc<dyn Watches>,
+    pub watches: Arc<dyn WatchSource>,
     /// The host's own marks on objects.
-    pub marks: Arc<dyn Marks>,
+    pub marks: Arc<dyn StatusWriter>,
     /// Told when a member's container has ended.
     pub redis: Arc<dyn Redis>,
     /// The plugins that serve.
-    pub plugins: Arc<dyn Plugins>,
+    pub plugins: Arc<dyn ActivePlugins>,
     /// Opens passes of the gate.
-    pub passes: Arc<dyn Passes>,
+    pub passes: Arc<dyn ContextFactory>,
     /// Arms wakes.
-    pub wakes: Arc<dyn Wakes>,
+    pub wakes: Arc<dyn WakeSubscriber>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
 
 /// How the controller works.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct ControllerSettings {
     /// How many passes compute at once.
     pub concurrency: usize,
     /// How many passes are under way at once, those included that wait for the host; at least
@@ -85,26 +86,26 @@ pub struct PluginHealth {
 
 /// The engine's loop.
 pub struct Controller {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedState>,
 }
 
 /// What passes and loops share.
-pub(crate) struct Shared {
-    pub(crate) parts: Parts,
-    pub(crate) settings: Settings,
-    pub(crate) notes: Notes,
-    pub(crate) history: History,
+pub(crate) struct SharedState {
+    pub(crate) parts: ControllerPorts,
+    pub(crate) settings: ControllerSettings,
+    pub(crate) notes: ObjectStates,
+    pub(crate) history: ReconcileHistory,
     pub(crate) queue: SharedQueue,
-    pub(crate) permits: Permits,
-    under_way: UnderWay,
-    pulse: Pulse,
-    strikes: Mutex<Strikes>,
-    routes: Mutex<Arc<Routes>>,
+    pub(crate) permits: ComputePermits,
+    under_way: RunningReconciles,
+    pulse: Liveness,
+    strikes: Mutex<StrikeTracker>,
+    routes: Mutex<Arc<EventRoutes>>,
 }
 
-impl Shared {
+impl SharedState {
     /// Looks at the strikes or counts one.
-    pub(crate) fn strikes<T>(&self, look: impl FnOnce(&mut Strikes) -> T) -> T {
+    pub(crate) fn strikes<T>(&self, look: impl FnOnce(&mut StrikeTracker) -> T) -> T {
         look(&mut self.strikes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -114,7 +115,7 @@ impl Shared {
         meta.is_some_and(|meta| meta.is_paused())
     }
 
-    fn routes(&self) -> Arc<Routes> {
+    fn routes(&self) -> Arc<EventRoutes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -122,7 +123,7 @@ impl Shared {
         self.routes().reconciled()
     }
 
-    fn set_routes(&self, routes: Routes) {
+    fn set_routes(&self, routes: EventRoutes) {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 }
@@ -130,17 +131,17 @@ impl Shared {
 impl Controller {
     /// A controller that does nothing yet.
     #[must_use]
-    pub fn new(parts: Parts, settings: Settings) -> Self {
-        let shared = Shared {
+    pub fn new(parts: ControllerPorts, settings: ControllerSettings) -> Self {
+        let shared = SharedState {
             parts,
             settings,
-            notes: Notes::default(),
-            history: History::default(),
+            notes: ObjectStates::default(),
+            history: ReconcileHistory::default(),
             // What fails is looked at no more rarely than what is well.
             queue: SharedQueue::new(settings.resync),
-            permits: Permits::new(settings.concurrency, settings.in_flight),
-            under_way: UnderWay::default(),
-            pulse: Pulse::default(),
+            permits: ComputePermits::new(settings.concurrency, settings.in_flight),
+            under_way: RunningReconciles::default(),
+            pulse: Liveness::default(),
             strikes: Mutex::default(),
             routes: Mutex::default(),
         };
@@ -148,7 +149,7 @@ impl Controller {
     }
 
     /// Marks a key as urgent from outside, such as for a wake.
-    pub fn mark(&self, key: &ObjectKey, priority: Priority, cause: &str) {
+    pub fn mark(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
         self.shared.queue.add(key, priority, cause);
     }
 
@@ -213,7 +214,7 @@ impl Controller {
             self.shared.parts.redis.member_ended(container_id);
         }
         let is_urgent = !ended.is_empty() || turns_pause(change);
-        let priority = if is_urgent { Priority::Urgent } else { Priority::Event };
+        let priority = if is_urgent { QueuePriority::Urgent } else { QueuePriority::Event };
         let view = self.shared.parts.kubernetes.view();
         let cause = mapper::cause(change);
         let keys = self.shared.routes().keys(change, &*view);
@@ -226,7 +227,7 @@ impl Controller {
 
     fn mark_everything(&self, cause: &str) {
         for plugin in self.shared.parts.plugins.all() {
-            self.mark_all_of(&plugin.name, &plugin.manifest, Priority::Resync, cause);
+            self.mark_all_of(&plugin.name, &plugin.manifest, QueuePriority::Resync, cause);
         }
     }
 
@@ -234,7 +235,7 @@ impl Controller {
         &self,
         plugin: &PluginName,
         manifest: &Manifest,
-        priority: Priority,
+        priority: QueuePriority,
         cause: &str,
     ) {
         let view = self.shared.parts.kubernetes.view();
@@ -249,10 +250,10 @@ impl Controller {
     }
 
     pub(crate) fn queue_stats(&self) -> QueueStats {
-        self.shared.queue.inspect(Queue::stats)
+        self.shared.queue.inspect(WorkQueue::stats)
     }
 
-    pub(crate) fn under_way(&self) -> &UnderWay {
+    pub(crate) fn under_way(&self) -> &RunningReconciles {
         &self.shared.under_way
     }
 
@@ -294,7 +295,7 @@ impl Controller {
             self.shared.parts.plugins.all().iter().map(|plugin| plugin.name.clone()).collect();
         loop {
             self.take_manifests(&mut known);
-            let routes = Routes::new(known.iter().map(|(name, manifest)| (name, &**manifest)));
+            let routes = EventRoutes::new(known.iter().map(|(name, manifest)| (name, &**manifest)));
             self.renew_leases(&mut leases, routes.scopes());
             self.shared.set_routes(routes);
             for name in changed.drain(..) {
@@ -302,7 +303,8 @@ impl Controller {
                 if let Some(manifest) = known.get(&name) {
                     let serves = self.shared.parts.plugins.active(&name).is_some();
                     // A pass of a revision that nobody follows has nothing to wait for.
-                    let priority = if serves { Priority::Resync } else { Priority::Urgent };
+                    let priority =
+                        if serves { QueuePriority::Resync } else { QueuePriority::Urgent };
                     self.mark_all_of(&name, manifest, priority, "revision");
                 }
             }
@@ -378,15 +380,15 @@ async fn finish(mut passes: JoinSet<()>) {
 
 /// A key whose pass may begin.
 struct Due {
-    taken: Taken,
-    run: Run,
+    taken: DequeuedKey,
+    run: ReconcileSettings,
     /// Held until the pass ends.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Waits for a key and for the right to work on it. The key is taken last: the most urgent one of the
 /// moment in which the work can begin.
-async fn next(shared: Arc<Shared>, stop: CancellationToken) -> Due {
+async fn next(shared: Arc<SharedState>, stop: CancellationToken) -> Due {
     let place = shared.permits.place().await;
     loop {
         shared.queue.due().await;
@@ -394,14 +396,14 @@ async fn next(shared: Arc<Shared>, stop: CancellationToken) -> Due {
         // The stop is urgent, too: a pass that waits ends.
         let urgent = stop.child_token();
         if let Some(taken) = shared.queue.take(&urgent) {
-            let run = Run { permit: Arc::new(permit), urgent };
+            let run = ReconcileSettings { permit: Arc::new(permit), urgent };
             return Due { taken, run, _place: place };
         }
     }
 }
 
 /// Works on one key. A pass that has begun is finished.
-async fn work(shared: Arc<Shared>, due: Due) {
+async fn work(shared: Arc<SharedState>, due: Due) {
     let Due { taken, run, _place } = due;
     let key = Arc::new(taken.key);
     let _meter = shared.under_way.begin(&key.plugin, taken.waited);

@@ -13,13 +13,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tholepin_core::{ObjectKey, ObjectRef, PassEnd, PassReport};
+use tholepin_core::{ObjectKey, ObjectRef, ReconcileReport, ReconcileResult};
 
 use crate::mapper::reference_of;
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct HistoryLimits {
     /// Passes of one object.
     passes: usize,
     /// Bytes of JSON of one object's passes.
@@ -34,7 +34,7 @@ struct Limits {
     gone_ms: u64,
 }
 
-const LIMITS: Limits = Limits {
+const LIMITS: HistoryLimits = HistoryLimits {
     passes: 32,
     object_bytes: 256 * 1024,
     all_bytes: 8 * 1024 * 1024,
@@ -45,26 +45,26 @@ const LIMITS: Limits = Limits {
 
 /// The last passes of all objects.
 #[derive(Debug)]
-pub(crate) struct History {
-    ring: Mutex<Ring>,
+pub(crate) struct ReconcileHistory {
+    ring: Mutex<ReportRing>,
 }
 
-impl Default for History {
+impl Default for ReconcileHistory {
     fn default() -> Self {
-        Self { ring: Mutex::new(Ring::new(LIMITS)) }
+        Self { ring: Mutex::new(ReportRing::new(LIMITS)) }
     }
 }
 
-impl History {
+impl ReconcileHistory {
     /// Keeps a pass, if there is one to keep.
-    pub(crate) fn extend(&self, report: Option<PassReport>) {
+    pub(crate) fn extend(&self, report: Option<ReconcileReport>) {
         if let Some(report) = report {
             self.ring().add(report);
         }
     }
 
     /// The passes of an object that are kept, the oldest first.
-    pub(crate) fn of(&self, object: &ObjectRef) -> Vec<Arc<PassReport>> {
+    pub(crate) fn of(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         self.ring().of(object)
     }
 
@@ -73,19 +73,19 @@ impl History {
         self.ring().gone(object, now_ms);
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+    fn ring(&self) -> MutexGuard<'_, ReportRing> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
-struct Ring {
-    limits: Limits,
+struct ReportRing {
+    limits: HistoryLimits,
     /// By number, which grows: the first is the oldest.
-    passes: BTreeMap<u64, Kept>,
+    passes: BTreeMap<u64, RecordedReconcile>,
     /// The numbers of passes that did nothing.
     quiet: BTreeSet<u64>,
-    objects: HashMap<ObjectKey, Weighed>,
+    objects: HashMap<ObjectKey, ObjectUsage>,
     /// The objects that are gone and still have passes here, by when they went.
     gone: BTreeSet<(u64, ObjectKey)>,
     bytes: usize,
@@ -93,24 +93,24 @@ struct Ring {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct RecordedReconcile {
     object: ObjectKey,
     /// The report as JSON.
     text: Box<[u8]>,
     /// How it ended, if the plugin was not called.
-    not_called: Option<PassEnd>,
+    not_called: Option<ReconcileResult>,
 }
 
 /// What one object has in the ring.
 #[derive(Debug, Default)]
-struct Weighed {
+struct ObjectUsage {
     numbers: BTreeSet<u64>,
     bytes: usize,
     gone_at_ms: Option<u64>,
 }
 
-impl Ring {
-    fn new(limits: Limits) -> Self {
+impl ReportRing {
+    fn new(limits: HistoryLimits) -> Self {
         Self {
             limits,
             passes: BTreeMap::new(),
@@ -122,7 +122,7 @@ impl Ring {
         }
     }
 
-    fn of(&self, object: &ObjectRef) -> Vec<Arc<PassReport>> {
+    fn of(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         let of_object = self.objects.iter().filter(|(key, _)| reference_of(key) == *object);
         let numbers: BTreeSet<u64> =
             of_object.flat_map(|(_, weighed)| &weighed.numbers).copied().collect();
@@ -131,7 +131,7 @@ impl Ring {
         kept.filter_map(|kept| Some(Arc::new(serde_json::from_slice(&kept.text).ok()?))).collect()
     }
 
-    fn add(&mut self, mut report: PassReport) {
+    fn add(&mut self, mut report: ReconcileReport) {
         let now_ms = report.started_at_ms.saturating_add(report.took_ms);
         self.expire(now_ms);
         if self.is_repeated(&report) {
@@ -152,9 +152,9 @@ impl Ring {
         if report.is_quiet() {
             self.quiet.insert(number);
         }
-        let is_call = !matches!(report.end, PassEnd::NotCalled { .. });
+        let is_call = !matches!(report.end, ReconcileResult::NotCalled { .. });
         let not_called = (!is_call && report.is_quiet()).then_some(report.end);
-        self.passes.insert(number, Kept { object: key.clone(), text, not_called });
+        self.passes.insert(number, RecordedReconcile { object: key.clone(), text, not_called });
         while let Some(oldest) = self.too_much_of(&key, number) {
             self.remove(oldest);
         }
@@ -201,7 +201,7 @@ impl Ring {
     }
 
     /// Whether it only says once more that the plugin was not called, such as for a paused object.
-    fn is_repeated(&self, report: &PassReport) -> bool {
+    fn is_repeated(&self, report: &ReconcileReport) -> bool {
         let last = self.objects.get(&report.object).and_then(|weighed| weighed.numbers.last());
         let last = last.and_then(|number| self.passes.get(number));
         let last = last.and_then(|last| last.not_called.as_ref());
@@ -210,7 +210,7 @@ impl Ring {
 
     /// The pass of an object that must go, if it has too many.
     fn too_much_of(&self, key: &ObjectKey, newest: u64) -> Option<u64> {
-        let Weighed { numbers, bytes, gone_at_ms: _ } = self.objects.get(key)?;
+        let ObjectUsage { numbers, bytes, gone_at_ms: _ } = self.objects.get(key)?;
         if numbers.len() <= self.limits.passes && *bytes <= self.limits.object_bytes {
             return None;
         }
@@ -221,7 +221,9 @@ impl Ring {
 
     fn remove(&mut self, number: u64) {
         self.quiet.remove(&number);
-        let Some(Kept { object, text, .. }) = self.passes.remove(&number) else { return };
+        let Some(RecordedReconcile { object, text, .. }) = self.passes.remove(&number) else {
+            return;
+        };
         self.bytes = self.bytes.saturating_sub(text.len());
         let Some(weighed) = self.objects.get_mut(&object) else { return };
         weighed.numbers.remove(&number);
@@ -236,7 +238,7 @@ impl Ring {
 }
 
 /// A report that fits, with its text: without its calls if it must be, or without its steps.
-fn fitted(mut report: PassReport, bytes_max: usize) -> (PassReport, Box<[u8]>) {
+fn fitted(mut report: ReconcileReport, bytes_max: usize) -> (ReconcileReport, Box<[u8]>) {
     let whole = text(&report);
     if whole.len() <= bytes_max {
         return (report, whole);
@@ -257,7 +259,7 @@ fn fitted(mut report: PassReport, bytes_max: usize) -> (PassReport, Box<[u8]>) {
 }
 
 /// A report's parts have text keys only, so that writing it cannot fail.
-fn text(report: &PassReport) -> Box<[u8]> {
+fn text(report: &ReconcileReport) -> Box<[u8]> {
     serde_json::to_vec(report).unwrap_or_default().into_boxed_slice()
 }
 
@@ -267,32 +269,34 @@ mod tests {
     use crate::testing::key;
     use proptest::prelude::*;
     use tholepin_core::{
-        Effect, Mode, PassHeader, Recording, RevisionDigest, Step, step::PodCommand,
+        PlanStep, ReconcileHeader, Recording, RevisionDigest, StepEffect, WriteMode,
+        step::PodCommand,
     };
 
-    fn report(name: &str, command: Option<usize>) -> PassReport {
-        let header = PassHeader {
-            mode: Mode::Live,
+    fn report(name: &str, command: Option<usize>) -> ReconcileReport {
+        let header = ReconcileHeader {
+            mode: WriteMode::Live,
             object: key("p", name),
             revision: RevisionDigest("r".into()),
             started_at_ms: 1,
             causes: Vec::new(),
             remarks: Vec::new(),
         };
-        let end = PassEnd::Answered { summary: String::new(), requeue_ms: None, finished: false };
-        let mut report = PassReport::new(header, &Recording::default(), end, 1);
+        let end =
+            ReconcileResult::Answered { summary: String::new(), requeue_ms: None, finished: false };
+        let mut report = ReconcileReport::new(header, &Recording::default(), end, 1);
         report.steps.extend(command.map(|bytes| {
             let command = PodCommand { pod: "a".into(), command: "x".repeat(bytes) };
-            Step::new(Effect::Commands { commands: vec![command] })
+            PlanStep::new(StepEffect::Commands { commands: vec![command] })
         }));
         report
     }
 
-    fn kept(ring: &Ring, name: &str) -> Vec<u64> {
+    fn kept(ring: &ReportRing, name: &str) -> Vec<u64> {
         ring.of(&reference_of(&key("p", name))).iter().map(|report| report.number).collect()
     }
 
-    const SMALL: Limits = Limits {
+    const SMALL: HistoryLimits = HistoryLimits {
         passes: 3,
         object_bytes: 20_000,
         all_bytes: 30_000,
@@ -303,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_did_nothing_goes_first() {
-        let mut ring = Ring::new(SMALL);
+        let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(1)));
         for _ in 0..9 {
             ring.add(report("a", None));
@@ -318,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_large_pass_is_kept_without_what_makes_it_large() {
-        let mut ring = Ring::new(SMALL);
+        let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(50_000)));
         let kept = ring.of(&reference_of(&key("p", "a")));
         assert!(kept[0].steps.is_empty());
@@ -327,10 +331,10 @@ mod tests {
 
     #[test]
     fn a_pause_is_kept_once() {
-        let mut ring = Ring::new(SMALL);
+        let mut ring = ReportRing::new(SMALL);
         let paused = || {
             let mut report = report("a", None);
-            report.end = PassEnd::NotCalled { why: "paused".into() };
+            report.end = ReconcileResult::NotCalled { why: "paused".into() };
             report
         };
         for _ in 0..3 {
@@ -344,7 +348,7 @@ mod tests {
 
     #[test]
     fn passes_of_an_object_that_is_gone_go_after_a_while() {
-        let mut ring = Ring::new(SMALL);
+        let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(1)));
         ring.add(report("b", Some(1)));
         ring.gone(&key("p", "a"), 1_000);
@@ -361,7 +365,7 @@ mod tests {
 
     #[test]
     fn objects_that_are_gone_leave_little() {
-        let mut ring = Ring::new(LIMITS);
+        let mut ring = ReportRing::new(LIMITS);
         for number in 0..500_u64 {
             let name = number.to_string();
             for _ in 0..LIMITS.passes {
@@ -380,7 +384,7 @@ mod tests {
         fn no_limit_is_ever_passed(
             passes in proptest::collection::vec((0..6_u8, 0..12_000_usize), 1..80),
         ) {
-            let mut ring = Ring::new(SMALL);
+            let mut ring = ReportRing::new(SMALL);
             for (object, bytes) in passes {
                 let command = Some(bytes).filter(|bytes| 6_000 < *bytes);
                 ring.add(report(&object.to_string(), command));

@@ -37,6 +37,9 @@ mod strikes;
 #[cfg(test)]
 mod testing;
 
-pub use controller::{Controller, Parts, PluginHealth, Settings};
+pub use controller::{Controller, ControllerPorts, ControllerSettings, PluginHealth};
 pub use plan::PlanError;
-pub use plugins::{ActivePlugin, Closed, OpenPass, Passes, PluginEvent, Plugins, Purpose, Wakes};
+pub use plugins::{
+    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
+    ReconcilePurpose, WakeSubscriber,
+};

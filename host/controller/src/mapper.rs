@@ -15,10 +15,10 @@ use std::{
 };
 
 use tholepin_core::{
-    ObjectKey, ObjectMeta, ObjectRef, Owner, PluginName, StoredObject,
+    ObjectKey, ObjectMeta, ObjectRef, OwnerReference, PluginName, StoredObject,
     port::{StoreChange, StoreView, WatchScope},
 };
-use tholepin_schema::manifest::{KindName, Leads, Manifest};
+use tholepin_schema::manifest::{KindName, Manifest, WatchMapping};
 
 use crate::field;
 
@@ -27,8 +27,8 @@ const CHAIN_LENGTH_MAX: usize = 8;
 
 /// How changes of each kind lead to reconciled objects.
 #[derive(Default)]
-pub(crate) struct Routes {
-    by_kind: BTreeMap<GroupKind, Vec<Route>>,
+pub(crate) struct EventRoutes {
+    by_kind: BTreeMap<GroupKind, Vec<EventRoute>>,
     /// In which version a kind is watched.
     watched: BTreeMap<GroupKind, KindName>,
 }
@@ -36,18 +36,19 @@ pub(crate) struct Routes {
 /// A kind whatever its version.
 type GroupKind = (String, String);
 
-struct Route {
+struct EventRoute {
     plugin: PluginName,
     reconciles: Arc<Vec<KindName>>,
-    lead: Lead,
+    source: RouteSource,
 }
 
-enum Lead {
+/// Whether changes are of the reconciled kind itself, or of one that leads to it.
+enum RouteSource {
     Itself,
-    By(Leads),
+    By(WatchMapping),
 }
 
-impl Routes {
+impl EventRoutes {
     /// The routes that these manifests ask for.
     pub(crate) fn new<'a>(
         plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>,
@@ -57,11 +58,11 @@ impl Routes {
             let kinds = manifest.reconciles.iter().map(|reconciled| reconciled.name.clone());
             let reconciles = Arc::new(kinds.collect::<Vec<_>>());
             for kind in &*reconciles {
-                routes.add(kind, plugin, &reconciles, Lead::Itself);
+                routes.add(kind, plugin, &reconciles, RouteSource::Itself);
             }
             for watched in &manifest.watches {
-                let lead = Lead::By(watched.leads.clone());
-                routes.add(&watched.name, plugin, &reconciles, lead);
+                let source = RouteSource::By(watched.leads.clone());
+                routes.add(&watched.name, plugin, &reconciles, source);
             }
         }
         routes
@@ -70,7 +71,7 @@ impl Routes {
     /// The kinds that plugins reconcile, each with its plugin.
     pub(crate) fn reconciled(&self) -> Vec<(PluginName, KindName)> {
         let routes = self.by_kind.iter().flat_map(|(kind, routes)| {
-            let own = routes.iter().filter(|route| matches!(route.lead, Lead::Itself));
+            let own = routes.iter().filter(|route| matches!(route.source, RouteSource::Itself));
             own.map(move |route| (route.plugin.clone(), kind))
         });
         let watched = |kind| self.watched.get(kind).cloned();
@@ -82,9 +83,9 @@ impl Routes {
         kind: &KindName,
         plugin: &PluginName,
         reconciles: &Arc<Vec<KindName>>,
-        lead: Lead,
+        source: RouteSource,
     ) {
-        let route = Route { plugin: plugin.clone(), reconciles: reconciles.clone(), lead };
+        let route = EventRoute { plugin: plugin.clone(), reconciles: reconciles.clone(), source };
         self.by_kind.entry(group_kind(kind)).or_default().push(route);
         self.watched.entry(group_kind(kind)).or_insert_with(|| kind.clone());
     }
@@ -101,10 +102,10 @@ impl Routes {
         let mut keys = BTreeSet::new();
         let routes = self.by_kind.get(&group_kind(&change.object.kind));
         for route in routes.into_iter().flatten() {
-            let found = match &route.lead {
-                Lead::Itself if is_significant(change) => vec![change.object.clone()],
-                Lead::Itself => Vec::new(),
-                Lead::By(leads) => self.led_to(route, leads, change, view),
+            let found = match &route.source {
+                RouteSource::Itself if is_significant(change) => vec![change.object.clone()],
+                RouteSource::Itself => Vec::new(),
+                RouteSource::By(leads) => self.led_to(route, leads, change, view),
             };
             keys.extend(found.into_iter().map(|object| key(&route.plugin, object)));
         }
@@ -113,30 +114,30 @@ impl Routes {
 
     fn led_to(
         &self,
-        route: &Route,
-        leads: &Leads,
+        route: &EventRoute,
+        leads: &WatchMapping,
         change: &StoreChange,
         view: &dyn StoreView,
     ) -> Vec<ObjectRef> {
         let StoreChange { object, before, after } = change;
         let states = || before.iter().chain(after.iter());
         match leads {
-            Leads::Owner => {
+            WatchMapping::Owner => {
                 let ends = states().filter_map(|state| self.chain_end(route, state.meta(), view));
                 ends.collect()
             }
-            Leads::Label(label) => {
+            WatchMapping::Label(label) => {
                 let names = states().filter_map(|state| state.meta().labels.get(label));
                 names.flat_map(|name| route.named(&object.namespace, name, view)).collect()
             }
-            Leads::Refers(path) => {
+            WatchMapping::Refers(path) => {
                 let names = states().flat_map(|state| {
                     let value = state.value();
                     field::texts(&value, path).into_iter().map(str::to_owned).collect::<Vec<_>>()
                 });
                 names.flat_map(|name| route.named(&object.namespace, &name, view)).collect()
             }
-            Leads::ReferredBy(path) => route.referring(object, path, view),
+            WatchMapping::ReferredBy(path) => route.referring(object, path, view),
             // A lead that this host does not know was refused when the plugin was checked.
             _ => Vec::new(),
         }
@@ -145,7 +146,7 @@ impl Routes {
     /// The reconciled object at the end of an object's chain of controllers.
     fn chain_end(
         &self,
-        route: &Route,
+        route: &EventRoute,
         meta: &ObjectMeta,
         view: &dyn StoreView,
     ) -> Option<ObjectRef> {
@@ -163,7 +164,7 @@ impl Routes {
     }
 }
 
-impl Route {
+impl EventRoute {
     /// The reconciled objects of this name, beside the changed object or without namespace.
     fn named(&self, namespace: &str, name: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
         let kinds = self.reconciles.iter();
@@ -214,7 +215,7 @@ fn owner_in(
     view: &dyn StoreView,
     kind: &KindName,
     namespace: &str,
-    owner: &Owner,
+    owner: &OwnerReference,
 ) -> Option<Arc<ObjectMeta>> {
     find(view, kind, namespace, &owner.name).filter(|found| found.uid == owner.uid)
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     controller::Controller,
-    queue::{Done, Priority},
+    queue::{KeyCompletion, QueuePriority},
 };
 
 /// A key was marked.
@@ -43,12 +43,12 @@ pub(crate) fn routed(change: &StoreChange, keys: usize) {
 }
 
 /// The plugin was called and all went well.
-pub(crate) fn succeeded(plugin: &PluginName, done: Done, resync: Duration) {
+pub(crate) fn succeeded(plugin: &PluginName, done: KeyCompletion, resync: Duration) {
     let result = match done {
-        Done::AwaitChange => "success",
-        Done::After(after) if after == resync => "success",
-        Done::After(_) => "requeue_after",
-        Done::Retry => "error",
+        KeyCompletion::AwaitChange => "success",
+        KeyCompletion::After(after) if after == resync => "success",
+        KeyCompletion::After(_) => "requeue_after",
+        KeyCompletion::Retry => "error",
     };
     counter!("controller_runtime_reconcile_total", "controller" => plugin.to_string(), "result" => result)
         .increment(1);
@@ -56,7 +56,7 @@ pub(crate) fn succeeded(plugin: &PluginName, done: Done, resync: Duration) {
 
 /// Whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hope {
+pub(crate) enum ErrorClass {
     /// It is tried again by itself.
     Retried,
     /// Only a change helps.
@@ -64,12 +64,12 @@ pub(crate) enum Hope {
 }
 
 /// The plugin was called, or its object looked at, and it did not go well.
-pub(crate) fn failed(plugin: &PluginName, hope: Hope) {
+pub(crate) fn failed(plugin: &PluginName, hope: ErrorClass) {
     let name = || plugin.to_string();
     counter!("controller_runtime_reconcile_total", "controller" => name(), "result" => "error")
         .increment(1);
     counter!("controller_runtime_reconcile_errors_total", "controller" => name()).increment(1);
-    if hope == Hope::Terminal {
+    if hope == ErrorClass::Terminal {
         counter!("controller_runtime_terminal_reconcile_errors_total", "controller" => name())
             .increment(1);
     }
@@ -95,7 +95,7 @@ pub(crate) fn reconciled(plugin: &PluginName, took: Duration) {
 
 /// The passes that are under way.
 #[derive(Debug, Default)]
-pub(crate) struct UnderWay(Mutex<Begun>);
+pub(crate) struct RunningReconciles(Mutex<Begun>);
 
 #[derive(Debug, Default)]
 struct Begun {
@@ -104,14 +104,14 @@ struct Begun {
 }
 
 /// One pass under way; counted as over when dropped.
-pub(crate) struct PassMeter<'a> {
-    under_way: &'a UnderWay,
+pub(crate) struct ReconcileTimer<'a> {
+    under_way: &'a RunningReconciles,
     id: u64,
 }
 
-impl UnderWay {
+impl RunningReconciles {
     /// A key was taken after it waited so long.
-    pub(crate) fn begin(&self, plugin: &PluginName, waited: Duration) -> PassMeter<'_> {
+    pub(crate) fn begin(&self, plugin: &PluginName, waited: Duration) -> ReconcileTimer<'_> {
         let name = plugin.to_string();
         histogram!("workqueue_queue_duration_seconds", "name" => name.clone(), "controller" => name)
             .record(waited);
@@ -119,7 +119,7 @@ impl UnderWay {
         begun.last_id += 1;
         let id = begun.last_id;
         begun.passes.insert(id, (plugin.clone(), Instant::now()));
-        PassMeter { under_way: self, id }
+        ReconcileTimer { under_way: self, id }
     }
 
     /// How long each pass of a plugin has been under way.
@@ -135,7 +135,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for PassMeter<'_> {
+impl Drop for ReconcileTimer<'_> {
     fn drop(&mut self) {
         let Some((plugin, since)) = self.under_way.lock().passes.remove(&self.id) else { return };
         let name = plugin.to_string();
@@ -154,7 +154,7 @@ impl Controller {
             let of_queue = |family: &'static str, value: f64| {
                 gauge!(family, "name" => name(), "controller" => name()).set(value);
             };
-            for priority in Priority::ALL {
+            for priority in QueuePriority::ALL {
                 let depth = waiting.get(&(plugin.clone(), priority)).copied().unwrap_or_default();
                 let priority = priority.as_str();
                 gauge!(
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_pass_is_under_way_until_its_meter_goes() {
-        let under_way = UnderWay::default();
+        let under_way = RunningReconciles::default();
         let [one, two] = ["one", "two"].map(|name| name.parse::<PluginName>().unwrap());
         let first = under_way.begin(&one, Duration::ZERO);
         let second = under_way.begin(&one, Duration::ZERO);

@@ -11,7 +11,7 @@ use tholepin_core::{AcceptedSpec, ObjectKey, ObjectMeta, PluginName, RevisionDig
 
 /// A state of an object that a revision has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedVersion {
     pub(crate) revision: RevisionDigest,
     pub(crate) uid: String,
     /// The generation, or the resource version of a kind that has none.
@@ -20,7 +20,7 @@ pub(crate) struct Seen {
 
 /// What a plugin accepted last of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct AcceptedByPlugin {
     pub(crate) uid: String,
     pub(crate) spec: AcceptedSpec,
     /// Whether a restarted host finds it.
@@ -29,13 +29,13 @@ pub(crate) struct Kept {
 
 /// What is remembered of one object.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Note {
+pub(crate) struct ObjectState {
     /// What the last outcome kept.
     pub(crate) memo: Option<Value>,
     /// The last state for which `validate` found nothing.
-    pub(crate) valid: Option<Seen>,
+    pub(crate) valid: Option<ObservedVersion>,
     /// What was accepted last: it stays in force while a later spec is refused.
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<AcceptedByPlugin>,
     /// Why it is quarantined, while the object does not say so because that could not be written.
     pub(crate) untold: Option<String>,
     /// What was said last, so that only changes are logged.
@@ -48,7 +48,7 @@ pub(crate) struct Note {
     pub(crate) failing: bool,
 }
 
-impl Note {
+impl ObjectState {
     /// Notes whether the object is paused.
     pub(crate) fn note_pause(&mut self, meta: &ObjectMeta) {
         self.paused = meta.is_paused();
@@ -67,18 +67,22 @@ impl Note {
 
 /// The notes of all objects; an object's note goes with it.
 #[derive(Debug, Default)]
-pub(crate) struct Notes {
-    notes: Mutex<HashMap<ObjectKey, Note>>,
+pub(crate) struct ObjectStates {
+    notes: Mutex<HashMap<ObjectKey, ObjectState>>,
 }
 
-impl Notes {
+impl ObjectStates {
     /// A copy of an object's note.
-    pub(crate) fn get(&self, key: &ObjectKey) -> Note {
+    pub(crate) fn get(&self, key: &ObjectKey) -> ObjectState {
         self.lock().get(key).cloned().unwrap_or_default()
     }
 
     /// Changes an object's note.
-    pub(crate) fn change<T>(&self, key: &ObjectKey, change: impl FnOnce(&mut Note) -> T) -> T {
+    pub(crate) fn change<T>(
+        &self,
+        key: &ObjectKey,
+        change: impl FnOnce(&mut ObjectState) -> T,
+    ) -> T {
         change(self.lock().entry(key.clone()).or_default())
     }
 
@@ -115,7 +119,7 @@ impl Notes {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Note>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, ObjectState>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

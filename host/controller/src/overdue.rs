@@ -6,9 +6,9 @@ use tholepin_core::condition::Reason;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    conditions::{Attention, Statement},
-    controller::{Controller, Shared},
-    queue::{Done, Overdue},
+    conditions::{HostFinding, ReconcilerPresence},
+    controller::{Controller, SharedState},
+    queue::{KeyCompletion, OverdueKey},
     reconcile::mark_object,
 };
 
@@ -32,17 +32,17 @@ impl Controller {
     }
 }
 
-async fn tell(shared: &Shared, overdue: &Overdue) {
-    let Overdue { key, unseen, is_running } = overdue;
+async fn tell(shared: &SharedState, overdue: &OverdueKey) {
+    let OverdueKey { key, unseen, is_running } = overdue;
     let why = if *is_running { "a pass has begun and not ended" } else { "it waits for its turn" };
     let message = format!(
         "no pass has looked at it for {} s: {why}; what its status says may be wrong by now",
         unseen.as_secs()
     );
-    let (reason, attention) = (Reason::ReconcileOverdue, Attention::Nobody);
-    let statement = Statement { reason, message, attention };
+    let (reason, attention) = (Reason::ReconcileOverdue, ReconcilerPresence::Nobody);
+    let statement = HostFinding { reason, message, attention };
     // What cannot be written for a reason that passes is tried again by the next search.
-    if mark_object(shared, key, statement).await != Done::Retry {
+    if mark_object(shared, key, statement).await != KeyCompletion::Retry {
         shared.queue.told(key);
     }
 }

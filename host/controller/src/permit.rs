@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tholepin_core::{Answer, Boxed, Call, CallContext, Perform};
+use tholepin_core::{Answer, BoxedFuture, Call, CallContext, HostCalls};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -24,12 +24,12 @@ const TRIVIAL: Duration = Duration::from_millis(5);
 
 /// How many may do what at once.
 #[derive(Debug)]
-pub(crate) struct Permits {
+pub(crate) struct ComputePermits {
     computing: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
 }
 
-impl Permits {
+impl ComputePermits {
     pub(crate) fn new(computing: usize, in_flight: usize) -> Self {
         let in_flight = in_flight.max(computing);
         Self {
@@ -45,20 +45,20 @@ impl Permits {
     }
 
     /// Waits, first come, first served, for the right to compute.
-    pub(crate) async fn permit(&self) -> Permit {
+    pub(crate) async fn permit(&self) -> ComputePermit {
         let held = self.computing.clone().acquire_owned().await.ok();
-        Permit { computing: self.computing.clone(), held: Mutex::new(held) }
+        ComputePermit { computing: self.computing.clone(), held: Mutex::new(held) }
     }
 }
 
 /// One pass' right to compute.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct ComputePermit {
     computing: Arc<Semaphore>,
     held: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Permit {
+impl ComputePermit {
     /// Waits for `work`. If that takes longer than [`TRIVIAL`], others compute meanwhile, and this pass
     /// goes on when it has a permit again.
     pub(crate) async fn lend<T>(&self, work: impl Future<Output = T>) -> T {
@@ -85,13 +85,13 @@ impl Permit {
 }
 
 /// Performs a guest's calls, and lends its permit meanwhile.
-pub(crate) struct Lending {
-    pub(crate) permit: Arc<Permit>,
-    pub(crate) perform: Arc<dyn Perform>,
+pub(crate) struct PermitLender {
+    pub(crate) permit: Arc<ComputePermit>,
+    pub(crate) perform: Arc<dyn HostCalls>,
 }
 
-impl Perform for Lending {
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for PermitLender {
+    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(self.permit.lend(self.perform.perform(context, call)))
     }
 }
@@ -111,18 +111,21 @@ mod tests {
 
     #[tokio::test]
     async fn passes_under_way_are_bounded_whether_they_wait_or_not() {
-        let permits = Permits::new(1, 2);
+        let permits = ComputePermits::new(1, 2);
         let places = (now(permits.place()).await, now(permits.place()).await);
         assert!(places.0.is_some() && places.1.is_some());
         assert!(now(permits.place()).await.is_none());
         drop(places);
         assert!(now(permits.place()).await.is_some());
-        assert!(now(Permits::new(2, 1).place()).await.is_some(), "who computes is under way");
+        assert!(
+            now(ComputePermits::new(2, 1).place()).await.is_some(),
+            "who computes is under way"
+        );
     }
 
     #[tokio::test]
     async fn a_permit_is_lent_while_its_holder_waits_and_not_for_a_trifle() {
-        let permits = Permits::new(1, 2);
+        let permits = ComputePermits::new(1, 2);
         let permit = permits.permit().await;
         permit.lend(async { assert!(now(permits.permit()).await.is_none()) }).await;
         // Ends only if another gets the permit meanwhile, and gives it back.

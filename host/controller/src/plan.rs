@@ -7,22 +7,22 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallContext, Mode, ObjectKey, ObjectMeta, ObjectRef, PassEnd, PassHeader, PassReport,
-    PluginName, condition::Reason, port::WatchLease,
+    CallContext, ObjectKey, ObjectMeta, ObjectRef, PluginName, ReconcileHeader, ReconcileReport,
+    ReconcileResult, WriteMode, condition::Reason, port::WatchLease,
 };
-use tholepin_schema::{manifest::KindName, reconcile::Request};
+use tholepin_schema::{manifest::KindName, reconcile::ReconcileRequest};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Controller,
-    controller::Shared,
-    mapper::Routes,
-    permit::Lending,
+    controller::SharedState,
+    mapper::EventRoutes,
+    permit::PermitLender,
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, Closed, Purpose},
-    reconcile::accept::{self, InForce, Refusal},
+    plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
+    reconcile::accept::{self, RejectedSpec, SpecInForce},
     story::{end, finalizer_step, not_called, went_wrong},
-    strikes::ObjectState,
+    strikes::ObjectVersion,
 };
 
 /// What a plan gives as its cause.
@@ -82,7 +82,7 @@ impl Controller {
         deadline: Duration,
     ) -> Result<Vec<Box<dyn WatchLease>>, PlanError> {
         let until = Instant::now() + deadline;
-        let routes = Routes::new([(&plugin.name, &*plugin.manifest)]);
+        let routes = EventRoutes::new([(&plugin.name, &*plugin.manifest)]);
         let mut leases = Vec::new();
         for scope in routes.scopes() {
             leases.push((scope.kind.clone(), self.shared.parts.watches.lease(scope)));
@@ -104,7 +104,7 @@ impl Controller {
         &self,
         object: &ObjectRef,
         given: Option<Value>,
-    ) -> Result<PassReport, PlanError> {
+    ) -> Result<ReconcileReport, PlanError> {
         let plugin = self.plugin_for(&object.kind)?;
         let is_stored = given.is_none();
         let value = match given {
@@ -115,7 +115,7 @@ impl Controller {
         let ObjectRef { kind, namespace, name } = object.clone();
         let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
         let shared = &self.shared;
-        let planned = Planned { shared, plugin: &plugin, key: &key, meta: &meta, is_stored };
+        let planned = PlanOutcome { shared, plugin: &plugin, key: &key, meta: &meta, is_stored };
         Ok(planned.run(value).await)
     }
 
@@ -144,7 +144,7 @@ impl Controller {
 
     /// What the last passes for an object did, the oldest first.
     #[must_use]
-    pub fn calls(&self, object: &ObjectRef) -> Vec<Arc<PassReport>> {
+    pub fn calls(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         self.shared.history.of(object)
     }
 
@@ -156,8 +156,8 @@ impl Controller {
 }
 
 /// A plan with what it began with.
-struct Planned<'a> {
-    shared: &'a Shared,
+struct PlanOutcome<'a> {
+    shared: &'a SharedState,
     plugin: &'a Arc<ActivePlugin>,
     key: &'a Arc<ObjectKey>,
     meta: &'a ObjectMeta,
@@ -166,23 +166,23 @@ struct Planned<'a> {
 }
 
 /// What calling the plugin gave.
-struct Called {
-    closed: Closed,
-    end: PassEnd,
+struct PluginCallOutcome {
+    closed: ClosedContext,
+    end: ReconcileResult,
     remark: Option<String>,
 }
 
-impl Called {
-    fn ended(end: PassEnd) -> Self {
-        Self { closed: Closed::default(), end, remark: None }
+impl PluginCallOutcome {
+    fn ended(end: ReconcileResult) -> Self {
+        Self { closed: ClosedContext::default(), end, remark: None }
     }
 }
 
-impl Planned<'_> {
-    async fn run(&self, object: Arc<Value>) -> PassReport {
+impl PlanOutcome<'_> {
+    async fn run(&self, object: Arc<Value>) -> ReconcileReport {
         let since = Instant::now();
-        let mut header = PassHeader {
-            mode: Mode::Plan,
+        let mut header = ReconcileHeader {
+            mode: WriteMode::Plan,
             object: (**self.key).clone(),
             revision: self.plugin.revision.clone(),
             started_at_ms: self.shared.parts.clock.now_ms(),
@@ -191,18 +191,20 @@ impl Planned<'_> {
         };
         let finalizer = finalizer_of(self.key);
         let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
-        let Called { closed, end, remark } = match phase {
+        let PluginCallOutcome { closed, end, remark } = match phase {
             ObjectPhase::Call | ObjectPhase::Adopt => {
                 self.call(with(object, phase, &finalizer)).await
             }
-            ObjectPhase::Release | ObjectPhase::Leave => Called::ended(not_called(phase)),
+            ObjectPhase::Release | ObjectPhase::Leave => {
+                PluginCallOutcome::ended(not_called(phase))
+            }
         };
-        let Closed { recording, put_back } = closed;
+        let ClosedContext { recording, put_back } = closed;
         header.remarks.extend(remark);
         let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut report = PassReport::new(header, &recording, end, took_ms);
+        let mut report = ReconcileReport::new(header, &recording, end, took_ms);
         report.steps.extend(put_back);
-        let finished = matches!(report.end, PassEnd::Answered { finished: true, .. });
+        let finished = matches!(report.end, ReconcileResult::Answered { finished: true, .. });
         if phase == ObjectPhase::Adopt {
             report.steps.insert(0, finalizer_step("add-finalizer", self.key, &finalizer));
         }
@@ -214,7 +216,7 @@ impl Planned<'_> {
 
     /// What must be known to read the plan rightly.
     fn remarks(&self) -> Vec<String> {
-        let state = ObjectState { uid: self.meta.uid.clone(), generation: self.meta.generation };
+        let state = ObjectVersion { uid: self.meta.uid.clone(), generation: self.meta.generation };
         let revision = &self.plugin.revision;
         let is_quarantined =
             self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state));
@@ -235,7 +237,7 @@ impl Planned<'_> {
         }
     }
 
-    async fn call(&self, mut object: Arc<Value>) -> Called {
+    async fn call(&self, mut object: Arc<Value>) -> PluginCallOutcome {
         let guests = &self.plugin.guests;
         // It computes, so that it takes its turn among the passes that do.
         let permit = Arc::new(self.shared.permits.permit().await);
@@ -244,40 +246,43 @@ impl Planned<'_> {
             match guests.validate(self.context(), None, (*object).clone()).await {
                 Ok(violations) if violations.is_empty() => {}
                 Ok(violations) => match self.in_force(&object).await {
-                    InForce::Earlier(earlier, generation) => {
+                    SpecInForce::Earlier(earlier, generation) => {
                         let lines = accept::lines(&violations);
                         let refusal =
-                            Refusal::with_earlier(Reason::InvalidSpec, &lines, generation);
+                            RejectedSpec::with_earlier(Reason::InvalidSpec, &lines, generation);
                         remark = Some(format!("the spec is refused: {}", refusal.message));
                         object = earlier;
                     }
-                    InForce::None(_) => return Called::ended(PassEnd::Invalid { violations }),
+                    SpecInForce::None(_) => {
+                        return PluginCallOutcome::ended(ReconcileResult::Invalid { violations });
+                    }
                 },
-                Err(error) => return Called::ended(went_wrong(&error)),
+                Err(error) => return PluginCallOutcome::ended(went_wrong(&error)),
             }
         }
-        let request = Request {
+        let request = ReconcileRequest {
             object: (*object).clone(),
             deleting: self.meta.deleting,
             causes: vec![CAUSE.to_owned()],
             memo: self.shared.notes.get(self.key).memo,
         };
-        let pass = self.shared.parts.passes.open(self.plugin, self.key, &object, Purpose::Plan);
-        let lending = Lending { permit, perform: pass.clone() };
+        let pass =
+            self.shared.parts.passes.open(self.plugin, self.key, &object, ReconcilePurpose::Plan);
+        let lending = PermitLender { permit, perform: pass.clone() };
         let outcome = guests.reconcile(self.context(), request, Arc::new(lending)).await;
-        Called { closed: pass.close().await, end: end(&outcome), remark }
+        PluginCallOutcome { closed: pass.close().await, end: end(&outcome), remark }
     }
 
     /// The spec that a live pass would go on with.
-    async fn in_force(&self, object: &Value) -> InForce {
+    async fn in_force(&self, object: &Value) -> SpecInForce {
         if !self.is_stored {
-            return InForce::None("the file has no earlier spec");
+            return SpecInForce::None("the file has no earlier spec");
         }
         match accept::kept(self.shared, self.key, self.meta).await {
             Ok(kept) => {
                 accept::in_force(self.plugin, self.context(), object, kept.as_ref(), false).await
             }
-            Err(_) => InForce::None("the last accepted spec cannot be read"),
+            Err(_) => SpecInForce::None("the last accepted spec cannot be read"),
         }
     }
 }

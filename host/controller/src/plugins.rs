@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, ObjectKey, Perform, PluginName, Recording, RevisionDigest, Step, port::Guests,
+    BoxedFuture, HostCalls, ObjectKey, PlanStep, PluginName, Recording, RevisionDigest,
+    port::GuestRuntime,
 };
 use tholepin_schema::{
     manifest::{Grants, KindName, Manifest},
-    reconcile::Wake,
+    reconcile::WakeTrigger,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,11 @@ pub struct ActivePlugin {
     /// Its parameters.
     pub parameters: Arc<Value>,
     /// Its code. A pass keeps it, so that a swap never takes the code away from a call in flight.
-    pub guests: Arc<dyn Guests>,
+    pub guests: Arc<dyn GuestRuntime>,
 }
 
 /// The plugins that serve now.
-pub trait Plugins: Send + Sync {
+pub trait ActivePlugins: Send + Sync {
     /// The revision of a plugin that serves, if one does.
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>>;
 
@@ -44,7 +45,7 @@ pub trait Plugins: Send + Sync {
         name: &'a PluginName,
         revision: &'a RevisionDigest,
         why: &'a str,
-    ) -> Boxed<'a, Result<RevisionDigest, String>>;
+    ) -> BoxedFuture<'a, Result<RevisionDigest, String>>;
 }
 
 /// A change of the plugins that serve.
@@ -58,19 +59,19 @@ pub enum PluginEvent {
 }
 
 /// Opens passes of the gate.
-pub trait Passes: Send + Sync {
+pub trait ContextFactory: Send + Sync {
     /// A pass of a plugin for an object. In a plan the object need not be in the store.
     fn open(
         &self,
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
-        purpose: Purpose,
-    ) -> Arc<dyn OpenPass>;
+        purpose: ReconcilePurpose,
+    ) -> Arc<dyn OpenContext>;
 }
 
 /// What a pass is opened for.
-pub enum Purpose {
+pub enum ReconcilePurpose {
     /// Its writes reach the world.
     Live {
         /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
@@ -81,22 +82,22 @@ pub enum Purpose {
 }
 
 /// A pass that was opened.
-pub trait OpenPass: Perform {
+pub trait OpenContext: HostCalls {
     /// Ends the pass, however its guest call ended: what it suspended is put back.
-    fn close(&self) -> Boxed<'_, Closed>;
+    fn close(&self) -> BoxedFuture<'_, ClosedContext>;
 }
 
 /// What is left of a pass that has ended.
 #[derive(Default)]
-pub struct Closed {
+pub struct ClosedContext {
     /// What was asked and answered.
     pub recording: Recording,
     /// How what it suspended was put back, or would be.
-    pub put_back: Vec<Step>,
+    pub put_back: Vec<PlanStep>,
 }
 
 /// Arms what brings an object back besides its requeue. What arms again replaces what was armed.
-pub trait Wakes: Send + Sync {
+pub trait WakeSubscriber: Send + Sync {
     /// Arms the wakes that an outcome declared; those of the last outcome end. Says after which time the
     /// object must come back at the latest, because what it wants to be woken by is so already.
     fn arm<'a>(
@@ -104,8 +105,8 @@ pub trait Wakes: Send + Sync {
         plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,
         object: &'a Arc<Value>,
-        wakes: &'a [Wake],
-    ) -> Boxed<'a, Option<Duration>>;
+        wakes: &'a [WakeTrigger],
+    ) -> BoxedFuture<'a, Option<Duration>>;
 
     /// Ends what is armed for an object that is gone.
     fn disarm(&self, key: &ObjectKey);

@@ -4,12 +4,12 @@ use tokio::sync::{Notify, watch};
 
 /// The loop's side and the asking side in one.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct Liveness {
     asked: Notify,
     beats: watch::Sender<u64>,
 }
 
-impl Pulse {
+impl Liveness {
     /// Answers for ever; a part of the loop.
     pub(crate) async fn beat(&self) {
         loop {
@@ -35,7 +35,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_loop_that_runs_answers() {
-        let pulse = Pulse::default();
+        let pulse = Liveness::default();
         assert!(timeout(Duration::ZERO, pulse.feel()).await.is_err(), "nobody runs the loop");
         tokio::select! {
             () = pulse.beat() => {}

@@ -1,7 +1,7 @@
 //! The keyed queue: which object is looked at next.
 //!
 //! Pure: every method takes `now`, so that a test needs no clock. Whoever drives it takes a key with
-//! [`Queue::take`], works on it, and gives it back with [`Queue::done`].
+//! [`WorkQueue::take`], works on it, and gives it back with [`WorkQueue::done`].
 //!
 //! Invariants:
 //! - A key is in flight at most once. What is added meanwhile makes it run again afterwards.
@@ -32,7 +32,7 @@ const MORE_CAUSES: &str = "more";
 
 /// How soon a key is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
+pub enum QueuePriority {
     /// Before everything else: a member's container ended, the lease is in danger.
     Urgent,
     /// Something changed.
@@ -41,7 +41,7 @@ pub enum Priority {
     Resync,
 }
 
-impl Priority {
+impl QueuePriority {
     /// All, the most urgent first.
     pub const ALL: [Self; 3] = [Self::Urgent, Self::Event, Self::Resync];
 
@@ -58,7 +58,7 @@ impl Priority {
 
 /// A key that was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub struct DequeuedKey {
     /// Which object.
     pub key: ObjectKey,
     /// Why, as far as is known.
@@ -71,7 +71,7 @@ pub struct Taken {
 
 /// What becomes of a key after its pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum KeyCompletion {
     /// Went well: again after this time, change or no change.
     After(Duration),
     /// Nothing more until something changes; earlier failures are forgotten.
@@ -82,7 +82,7 @@ pub enum Done {
 
 /// A key that is due, and that nobody has looked at for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overdue {
+pub struct OverdueKey {
     /// Which object.
     pub key: ObjectKey,
     /// For how long nobody has.
@@ -95,16 +95,16 @@ pub struct Overdue {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
     /// Keys that wait, by plugin and priority.
-    pub waiting: BTreeMap<(PluginName, Priority), usize>,
+    pub waiting: BTreeMap<(PluginName, QueuePriority), usize>,
     /// Keys with a delay.
     pub delayed: usize,
 }
 
 /// The queue.
 #[derive(Debug)]
-pub struct Queue {
-    entries: HashMap<ObjectKey, Entry>,
-    lanes: BTreeMap<Priority, Lane>,
+pub struct WorkQueue {
+    entries: HashMap<ObjectKey, QueueEntry>,
+    lanes: BTreeMap<QueuePriority, PriorityLane>,
     delays: BTreeMap<(Instant, u64), ObjectKey>,
     /// Tells apart the places that one key had in the lanes: an old place is skipped.
     last_ticket: u64,
@@ -113,12 +113,12 @@ pub struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct QueueEntry {
     /// Where it waits, and since when.
-    waiting: Option<(Priority, u64, Instant)>,
+    waiting: Option<(QueuePriority, u64, Instant)>,
     running: bool,
     /// Added while it ran.
-    again: Option<Priority>,
+    again: Option<QueuePriority>,
     delay: Option<(Instant, u64)>,
     failures: u32,
     causes: BTreeSet<String>,
@@ -132,13 +132,13 @@ struct Entry {
 
 /// The keys of one priority: plugins in turn, and the keys of each.
 #[derive(Debug, Default)]
-struct Lane {
+struct PriorityLane {
     turns: VecDeque<PluginName>,
     keys: HashMap<PluginName, VecDeque<(ObjectKey, u64)>>,
     places: usize,
 }
 
-impl Lane {
+impl PriorityLane {
     fn push(&mut self, key: ObjectKey, ticket: u64) {
         let keys = self.keys.entry(key.plugin.clone()).or_default();
         if keys.is_empty() {
@@ -173,13 +173,16 @@ impl Lane {
     }
 }
 
-impl Queue {
+impl WorkQueue {
     /// An empty queue. `backoff_max` is the longest pause after failures; `seed` makes the jitter.
     #[must_use]
     pub fn new(backoff_max: Duration, seed: u64) -> Self {
         Self {
             entries: HashMap::new(),
-            lanes: Priority::ALL.into_iter().map(|priority| (priority, Lane::default())).collect(),
+            lanes: QueuePriority::ALL
+                .into_iter()
+                .map(|priority| (priority, PriorityLane::default()))
+                .collect(),
             delays: BTreeMap::new(),
             last_ticket: 0,
             backoff_max,
@@ -188,7 +191,7 @@ impl Queue {
     }
 
     /// Makes a key due now.
-    pub fn add(&mut self, key: &ObjectKey, priority: Priority, cause: &str, now: Instant) {
+    pub fn add(&mut self, key: &ObjectKey, priority: QueuePriority, cause: &str, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
         if entry.causes.len() < CAUSES_MAX {
             entry.causes.insert(cause.to_owned());
@@ -221,15 +224,16 @@ impl Queue {
     /// Makes the keys due that failed and wait to be tried again: what they failed for may be over.
     /// How often they failed stays, so that whoever fails again waits on.
     pub fn hurry(&mut self, now: Instant) {
-        let failed = |entry: &Entry| 0 < entry.failures && entry.delay.is_some() && !entry.running;
+        let failed =
+            |entry: &QueueEntry| 0 < entry.failures && entry.delay.is_some() && !entry.running;
         let failed = self.entries.iter().filter(|(_, entry)| failed(entry));
         for key in failed.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            self.add(&key, Priority::Resync, "tried again", now);
+            self.add(&key, QueuePriority::Resync, "tried again", now);
         }
     }
 
     /// Takes the next key that is due.
-    pub fn take(&mut self, now: Instant) -> Option<Taken> {
+    pub fn take(&mut self, now: Instant) -> Option<DequeuedKey> {
         self.wake(now);
         for lane in self.lanes.values_mut() {
             while let Some((key, ticket)) = lane.pop() {
@@ -245,7 +249,7 @@ impl Queue {
                 }
                 let causes = std::mem::take(&mut entry.causes).into_iter().collect();
                 let waited = now.saturating_duration_since(since);
-                return Some(Taken { key, causes, waited, failures: entry.failures });
+                return Some(DequeuedKey { key, causes, waited, failures: entry.failures });
             }
         }
         None
@@ -259,26 +263,26 @@ impl Queue {
     }
 
     /// Gives a taken key back.
-    pub fn done(&mut self, key: &ObjectKey, done: Done, now: Instant) {
+    pub fn done(&mut self, key: &ObjectKey, done: KeyCompletion, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.running = false;
         entry.due = None;
         entry.seen = Some(now);
         // The host has said `Unknown` on it: the plugin is called once more, to report what it knows.
         let is_told = std::mem::take(&mut entry.is_told);
-        if is_told && matches!(done, Done::After(_)) {
-            entry.again.get_or_insert(Priority::Resync);
+        if is_told && matches!(done, KeyCompletion::After(_)) {
+            entry.again.get_or_insert(QueuePriority::Resync);
         }
         let delay = match done {
-            Done::After(delay) => {
+            KeyCompletion::After(delay) => {
                 entry.failures = 0;
                 Some(delay)
             }
-            Done::AwaitChange => {
+            KeyCompletion::AwaitChange => {
                 entry.failures = 0;
                 None
             }
-            Done::Retry => {
+            KeyCompletion::Retry => {
                 let pause = backoff(entry.failures, self.backoff_max);
                 entry.failures = entry.failures.saturating_add(1);
                 Some(pause.mul_f64(self.random.random_range(0.5..=1.0)))
@@ -315,11 +319,11 @@ impl Queue {
     /// The keys that have been due for this time and that nobody has looked at for twice this time, as far
     /// as their objects do not say so.
     #[must_use]
-    pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<Overdue> {
-        let is_overdue = |(key, entry): (&ObjectKey, &Entry)| {
+    pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<OverdueKey> {
+        let is_overdue = |(key, entry): (&ObjectKey, &QueueEntry)| {
             let due = entry.due.filter(|due| *due + interval <= now && !entry.is_told)?;
             let unseen = now.saturating_duration_since(entry.seen.unwrap_or(due));
-            let overdue = Overdue { key: key.clone(), unseen, is_running: entry.running };
+            let overdue = OverdueKey { key: key.clone(), unseen, is_running: entry.running };
             (interval * 2 <= unseen).then_some(overdue)
         };
         self.entries.iter().filter_map(is_overdue).collect()
@@ -355,16 +359,16 @@ impl Queue {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.delay = None;
             if entry.running {
-                entry.again.get_or_insert(Priority::Resync);
+                entry.again.get_or_insert(QueuePriority::Resync);
             } else {
                 entry.causes.insert("requeue".to_owned());
-                self.enqueue(&key, Priority::Resync, at);
+                self.enqueue(&key, QueuePriority::Resync, at);
             }
         }
     }
 
     /// Puts a key in its lane, or moves it to a more urgent one.
-    fn enqueue(&mut self, key: &ObjectKey, priority: Priority, now: Instant) {
+    fn enqueue(&mut self, key: &ObjectKey, priority: QueuePriority, now: Instant) {
         let ticket = self.ticket();
         let entry = self.entries.entry(key.clone()).or_default();
         let since = match entry.waiting {

@@ -4,15 +4,15 @@ use crate::testing::key;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn queue() -> (Queue, Instant) {
-    (Queue::new(MINUTE, 1), Instant::now())
+fn queue() -> (WorkQueue, Instant) {
+    (WorkQueue::new(MINUTE, 1), Instant::now())
 }
 
 /// Takes everything that is due, and gives it back as done.
-fn drain(queue: &mut Queue, now: Instant) -> Vec<String> {
+fn drain(queue: &mut WorkQueue, now: Instant) -> Vec<String> {
     let mut taken = Vec::new();
     while let Some(next) = queue.take(now) {
-        queue.done(&next.key, Done::AwaitChange, now);
+        queue.done(&next.key, KeyCompletion::AwaitChange, now);
         taken.push(format!("{}/{}", next.key.plugin, next.key.name));
     }
     taken
@@ -22,7 +22,7 @@ fn drain(queue: &mut Queue, now: Instant) -> Vec<String> {
 fn a_key_waits_once_and_its_causes_are_merged() {
     let (mut queue, now) = queue();
     for cause in ["b", "a", "b"] {
-        queue.add(&key("p", "x"), Priority::Event, cause, now);
+        queue.add(&key("p", "x"), QueuePriority::Event, cause, now);
     }
     let taken = queue.take(now + SECOND).unwrap();
     assert_eq!(taken.causes, ["a", "b"]);
@@ -34,8 +34,8 @@ fn a_key_waits_once_and_its_causes_are_merged() {
 fn what_failed_can_be_hurried_and_what_merely_waits_cannot() {
     let (mut queue, now) = queue();
     let (failed, resting) = (key("p", "failed"), key("p", "resting"));
-    for (key, done) in [(&failed, Done::Retry), (&resting, Done::After(SECOND))] {
-        queue.add(key, Priority::Event, "", now);
+    for (key, done) in [(&failed, KeyCompletion::Retry), (&resting, KeyCompletion::After(SECOND))] {
+        queue.add(key, QueuePriority::Event, "", now);
         queue.take(now).unwrap();
         queue.done(key, done, now);
     }
@@ -45,7 +45,7 @@ fn what_failed_can_be_hurried_and_what_merely_waits_cannot() {
     assert_eq!(queue.take(now), None);
     queue.hurry(now);
     assert_eq!(queue.take(now), None, "what is in flight is let be");
-    queue.done(&failed, Done::AwaitChange, now);
+    queue.done(&failed, KeyCompletion::AwaitChange, now);
     queue.hurry(now);
     assert_eq!(drain(&mut queue, now + SECOND), ["p/resting"]);
 }
@@ -54,7 +54,7 @@ fn what_failed_can_be_hurried_and_what_merely_waits_cannot() {
 fn causes_are_bounded() {
     let (mut queue, now) = queue();
     for number in 0..100 {
-        queue.add(&key("p", "x"), Priority::Event, &format!("{number:03}"), now);
+        queue.add(&key("p", "x"), QueuePriority::Event, &format!("{number:03}"), now);
     }
     let causes = queue.take(now).unwrap().causes;
     assert_eq!(causes.len(), CAUSES_MAX + 1);
@@ -65,16 +65,16 @@ fn causes_are_bounded() {
 fn a_key_in_flight_is_not_taken_and_runs_again_if_it_was_added_meanwhile() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
-    queue.add(&x, Priority::Event, "one", now);
+    queue.add(&x, QueuePriority::Event, "one", now);
     assert!(queue.take(now).is_some());
-    queue.add(&x, Priority::Resync, "two", now);
-    queue.add(&x, Priority::Urgent, "three", now);
+    queue.add(&x, QueuePriority::Resync, "two", now);
+    queue.add(&x, QueuePriority::Urgent, "three", now);
     assert_eq!(queue.take(now), None, "in flight");
-    queue.add(&key("p", "y"), Priority::Event, "", now);
-    queue.done(&x, Done::After(SECOND), now);
+    queue.add(&key("p", "y"), QueuePriority::Event, "", now);
+    queue.done(&x, KeyCompletion::After(SECOND), now);
     let again = queue.take(now).unwrap();
     assert_eq!((again.key.name.as_str(), again.causes), ("x", vec!["three".into(), "two".into()]));
-    queue.done(&x, Done::AwaitChange, now);
+    queue.done(&x, KeyCompletion::AwaitChange, now);
     assert_eq!(
         drain(&mut queue, now + SECOND),
         ["p/y"],
@@ -85,12 +85,12 @@ fn a_key_in_flight_is_not_taken_and_runs_again_if_it_was_added_meanwhile() {
 #[test]
 fn priorities_come_in_order_and_a_key_moves_up_but_never_down() {
     let (mut queue, now) = queue();
-    queue.add(&key("p", "resync"), Priority::Resync, "", now);
-    queue.add(&key("p", "event"), Priority::Event, "", now);
-    queue.add(&key("p", "moved"), Priority::Resync, "", now);
-    queue.add(&key("p", "urgent"), Priority::Urgent, "", now);
-    queue.add(&key("p", "moved"), Priority::Urgent, "", now);
-    queue.add(&key("p", "urgent"), Priority::Resync, "", now);
+    queue.add(&key("p", "resync"), QueuePriority::Resync, "", now);
+    queue.add(&key("p", "event"), QueuePriority::Event, "", now);
+    queue.add(&key("p", "moved"), QueuePriority::Resync, "", now);
+    queue.add(&key("p", "urgent"), QueuePriority::Urgent, "", now);
+    queue.add(&key("p", "moved"), QueuePriority::Urgent, "", now);
+    queue.add(&key("p", "urgent"), QueuePriority::Resync, "", now);
     assert_eq!(drain(&mut queue, now), ["p/urgent", "p/moved", "p/event", "p/resync"]);
     assert_eq!(drain(&mut queue, now), Vec::<String>::new());
 }
@@ -99,10 +99,10 @@ fn priorities_come_in_order_and_a_key_moves_up_but_never_down() {
 fn plugins_take_turns_within_a_priority() {
     let (mut queue, now) = queue();
     for name in ["1", "2", "3", "4"] {
-        queue.add(&key("many", name), Priority::Event, "", now);
+        queue.add(&key("many", name), QueuePriority::Event, "", now);
     }
-    queue.add(&key("few", "1"), Priority::Event, "", now);
-    queue.add(&key("few", "2"), Priority::Event, "", now);
+    queue.add(&key("few", "1"), QueuePriority::Event, "", now);
+    queue.add(&key("few", "2"), QueuePriority::Event, "", now);
     assert_eq!(drain(&mut queue, now), ["many/1", "few/1", "many/2", "few/2", "many/3", "many/4"]);
 }
 
@@ -118,7 +118,7 @@ fn of_several_delays_the_earliest_wins() {
     assert_eq!(queue.stats().waiting, BTreeMap::new());
     let taken = queue.take(now + SECOND * 11).unwrap();
     assert_eq!((taken.causes, taken.waited), (vec!["requeue".to_owned()], SECOND));
-    queue.done(&x, Done::AwaitChange, now);
+    queue.done(&x, KeyCompletion::AwaitChange, now);
     assert_eq!(queue.next_due(), None);
     assert_eq!(queue.stats().delayed, 0);
 }
@@ -128,11 +128,11 @@ fn failures_back_off_and_success_resets_them() {
     let (mut queue, start) = queue();
     let x = key("p", "x");
     let mut now = start;
-    queue.add(&x, Priority::Event, "", now);
+    queue.add(&x, QueuePriority::Event, "", now);
     for failure in 0..30_u32 {
         let taken = queue.take(now).unwrap();
         assert_eq!(taken.failures, failure);
-        queue.done(&x, Done::Retry, now);
+        queue.done(&x, KeyCompletion::Retry, now);
         let due = queue.next_due().unwrap();
         let full = backoff(failure, MINUTE);
         assert!((full / 2..=full).contains(&(due - now)), "{failure}: {:?}", due - now);
@@ -143,7 +143,7 @@ fn failures_back_off_and_success_resets_them() {
     assert_eq!(backoff(29, MINUTE), MINUTE);
     assert_eq!(backoff(u32::MAX, MINUTE), MINUTE);
     queue.take(now).unwrap();
-    queue.done(&x, Done::After(SECOND), now);
+    queue.done(&x, KeyCompletion::After(SECOND), now);
     assert_eq!(queue.take(now + SECOND).unwrap().failures, 0);
 }
 
@@ -151,10 +151,10 @@ fn failures_back_off_and_success_resets_them() {
 fn a_change_runs_at_once_although_a_backoff_is_on() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
-    queue.add(&x, Priority::Event, "", now);
+    queue.add(&x, QueuePriority::Event, "", now);
     queue.take(now).unwrap();
-    queue.done(&x, Done::Retry, now);
-    queue.add(&x, Priority::Event, "changed", now);
+    queue.done(&x, KeyCompletion::Retry, now);
+    queue.add(&x, QueuePriority::Event, "changed", now);
     assert_eq!(queue.take(now).unwrap().causes, ["changed"]);
 }
 
@@ -162,10 +162,10 @@ fn a_change_runs_at_once_although_a_backoff_is_on() {
 fn nothing_is_kept_of_a_key_that_is_done_or_gone() {
     let (mut queue, now) = queue();
     let (x, y) = (key("p", "x"), key("p", "y"));
-    queue.add(&x, Priority::Event, "", now);
+    queue.add(&x, QueuePriority::Event, "", now);
     queue.take(now).unwrap();
-    queue.done(&x, Done::AwaitChange, now);
-    queue.add(&y, Priority::Event, "", now);
+    queue.done(&x, KeyCompletion::AwaitChange, now);
+    queue.add(&y, QueuePriority::Event, "", now);
     queue.add_after(&y, SECOND, now);
     queue.forget(&y);
     assert!(queue.entries.is_empty() && queue.delays.is_empty());
@@ -176,14 +176,14 @@ fn nothing_is_kept_of_a_key_that_is_done_or_gone() {
 fn places_left_behind_are_swept_while_a_lane_starves() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
-    queue.add(&key("p", "starves"), Priority::Resync, "", now);
+    queue.add(&key("p", "starves"), QueuePriority::Resync, "", now);
     for _ in 0..1000 {
-        queue.add(&x, Priority::Resync, "", now);
-        queue.add(&x, Priority::Urgent, "", now);
+        queue.add(&x, QueuePriority::Resync, "", now);
+        queue.add(&x, QueuePriority::Urgent, "", now);
         assert_eq!(queue.take(now).unwrap().key, x);
-        queue.done(&x, Done::AwaitChange, now);
+        queue.done(&x, KeyCompletion::AwaitChange, now);
     }
-    assert!(queue.lanes[&Priority::Resync].places < 100);
+    assert!(queue.lanes[&QueuePriority::Resync].places < 100);
     assert_eq!(drain(&mut queue, now), ["p/starves"]);
 }
 
@@ -191,22 +191,22 @@ fn places_left_behind_are_swept_while_a_lane_starves() {
 fn a_key_is_overdue_that_was_due_for_one_interval_and_not_looked_at_for_two() {
     let (mut queue, start) = queue();
     let x = key("p", "x");
-    let overdue = |queue: &Queue, seconds: u64| {
+    let overdue = |queue: &WorkQueue, seconds: u64| {
         let at = start + SECOND * u32::try_from(seconds).unwrap();
         let found = queue.overdue(SECOND * 10, at);
         found.first().map(|it| (it.unseen.as_secs(), it.is_running))
     };
-    queue.add(&x, Priority::Event, "", start);
+    queue.add(&x, QueuePriority::Event, "", start);
     assert_eq!(overdue(&queue, 19), None);
     assert_eq!(overdue(&queue, 20), Some((20, false)), "it was never looked at");
     queue.take(start).unwrap();
     assert_eq!(overdue(&queue, 20), Some((20, true)));
     queue.told(&x);
     assert_eq!(overdue(&queue, 60), None, "it is said once");
-    queue.done(&x, Done::After(SECOND * 3600), start + SECOND * 60);
+    queue.done(&x, KeyCompletion::After(SECOND * 3600), start + SECOND * 60);
     assert_eq!(overdue(&queue, 79), None, "the plugin is called once more, in time");
     queue.take(start + SECOND * 60).expect("it is due at once, to report anew");
-    queue.done(&x, Done::After(SECOND * 3600), start + SECOND * 60);
+    queue.done(&x, KeyCompletion::After(SECOND * 3600), start + SECOND * 60);
     assert_eq!(queue.take(start + SECOND * 3600), None, "and only once");
     assert_eq!(overdue(&queue, 3660), None, "it asked for the pause");
     assert!(queue.is_due(start + SECOND * 3660));

@@ -13,26 +13,28 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     fact::FACTS_MAX,
-    reconcile::{Failure, MEMO_BYTES_MAX, Outcome, Request, Wake},
+    reconcile::{
+        MEMO_BYTES_MAX, ReconcileFailure, ReconcileOutcome, ReconcileRequest, WakeTrigger,
+    },
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
-    conditions::{self, Attention, Statement},
-    controller::Shared,
+    conditions::{self, HostFinding, ReconcilerPresence},
+    controller::SharedState,
     mapper::{self, reference_of},
-    metrics::{self, Hope},
-    notes::Note,
-    permit::{Lending, Permit},
+    metrics::{self, ErrorClass},
+    notes::ObjectState,
+    permit::{ComputePermit, PermitLender},
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, Closed, Purpose},
-    queue::Done,
-    story::{Story, end, finalizer_step, not_called, went_wrong},
-    strikes::{ObjectState, Verdict},
+    plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
+    queue::KeyCompletion,
+    story::{ReportBuilder, end, finalizer_step, not_called, went_wrong},
+    strikes::{ObjectVersion, StrikeDecision},
 };
-use accept::{Accepted, Refusal};
+use accept::{AcceptedObject, RejectedSpec};
 
 /// The shortest and the longest wait that an outcome can ask for.
 const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3600));
@@ -43,31 +45,31 @@ const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from
     fields(plugin = %key.plugin, object = %key, revision = Empty, outcome = Empty)
 )]
 pub(crate) async fn reconcile(
-    shared: &Shared,
+    shared: &SharedState,
     key: &Arc<ObjectKey>,
     causes: Vec<String>,
-    run: &Run,
-) -> Done {
+    run: &ReconcileSettings,
+) -> KeyCompletion {
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
         forget(shared, key);
-        return Done::AwaitChange;
+        return KeyCompletion::AwaitChange;
     };
-    let Ok(meta) = ObjectMeta::of(&object) else { return Done::AwaitChange };
+    let Ok(meta) = ObjectMeta::of(&object) else { return KeyCompletion::AwaitChange };
     let plugin = shared.parts.plugins.active(&key.plugin);
     shared.notes.change(key, |note| note.note_pause(&meta));
     if meta.is_paused() {
         pause::pause(shared, key, &meta, plugin.as_deref()).await;
-        return Done::AwaitChange;
+        return KeyCompletion::AwaitChange;
     }
     let Some(plugin) = plugin else {
         let message = missing(&key.plugin, meta.deleting);
-        let (reason, attention) = (Reason::PluginMissing, Attention::Nobody);
+        let (reason, attention) = (Reason::PluginMissing, ReconcilerPresence::Nobody);
         run.permit.give_back();
-        return mark(shared, key, &meta, Statement { reason, message, attention }).await;
+        return mark(shared, key, &meta, HostFinding { reason, message, attention }).await;
     };
     Span::current().record("revision", plugin.revision.short());
-    let pass = One { shared, key, plugin: &plugin, meta: &meta, run };
-    let (since, mut story) = (Instant::now(), Story::begin(shared, causes));
+    let pass = ReconcileRun { shared, key, plugin: &plugin, meta: &meta, run };
+    let (since, mut story) = (Instant::now(), ReportBuilder::begin(shared, causes));
     let done = pass.run(object, &mut story).await;
     let took = since.elapsed();
     metrics::reconciled(&key.plugin, took);
@@ -77,29 +79,29 @@ pub(crate) async fn reconcile(
 }
 
 /// What a pass runs under.
-pub(crate) struct Run {
+pub(crate) struct ReconcileSettings {
     /// Its right to compute.
-    pub(crate) permit: Arc<Permit>,
+    pub(crate) permit: Arc<ComputePermit>,
     /// Cancelled when something more urgent has come up for its key, or the host stops.
     pub(crate) urgent: CancellationToken,
 }
 
 /// One pass with what it began with.
-struct One<'a> {
-    shared: &'a Shared,
+struct ReconcileRun<'a> {
+    shared: &'a SharedState,
     key: &'a Arc<ObjectKey>,
     plugin: &'a Arc<ActivePlugin>,
     meta: &'a ObjectMeta,
-    run: &'a Run,
+    run: &'a ReconcileSettings,
 }
 
-impl One<'_> {
-    async fn run(&self, mut object: Arc<Value>, story: &mut Story) -> Done {
+impl ReconcileRun<'_> {
+    async fn run(&self, mut object: Arc<Value>, story: &mut ReportBuilder) -> KeyCompletion {
         let finalizer = finalizer_of(self.key);
         let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
         match phase {
             ObjectPhase::Call => {}
-            ObjectPhase::Leave => return Done::AwaitChange,
+            ObjectPhase::Leave => return KeyCompletion::AwaitChange,
             ObjectPhase::Release => {
                 story.end = Some(not_called(phase));
                 return self.finish(&finalizer, story).await;
@@ -111,7 +113,7 @@ impl One<'_> {
                     Ok(stored) => object = Arc::new(stored),
                     Err(error) => {
                         say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
-                        return Done::Retry;
+                        return KeyCompletion::Retry;
                     }
                 }
                 story.before.push(finalizer_step("add-finalizer", self.key, &finalizer));
@@ -122,7 +124,7 @@ impl One<'_> {
         if self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state)) {
             return match note.untold {
                 Some(message) => self.quarantine(&message).await,
-                None => Done::AwaitChange,
+                None => KeyCompletion::AwaitChange,
             };
         }
         let accepted = match self.accept(object, &note, story).await {
@@ -134,8 +136,8 @@ impl One<'_> {
         self.conclude(&accepted, &finalizer, outcome, story).await
     }
 
-    fn state(&self) -> ObjectState {
-        ObjectState { uid: self.meta.uid.clone(), generation: self.meta.generation }
+    fn state(&self) -> ObjectVersion {
+        ObjectVersion { uid: self.meta.uid.clone(), generation: self.meta.generation }
     }
 
     fn context(&self) -> CallContext {
@@ -149,23 +151,23 @@ impl One<'_> {
     async fn call(
         &self,
         object: &Arc<Value>,
-        note: Note,
-        story: &mut Story,
-    ) -> Result<Result<Outcome, Failure>, GuestError> {
-        let request = Request {
+        note: ObjectState,
+        story: &mut ReportBuilder,
+    ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
+        let request = ReconcileRequest {
             object: (**object).clone(),
             deleting: self.meta.deleting,
             causes: story.causes.clone(),
             memo: note.memo,
         };
-        let Run { permit, urgent } = self.run;
-        let purpose = Purpose::Live { urgent: urgent.clone() };
+        let ReconcileSettings { permit, urgent } = self.run;
+        let purpose = ReconcilePurpose::Live { urgent: urgent.clone() };
         let pass = self.shared.parts.passes.open(self.plugin, self.key, object, purpose);
-        let lending = Lending { permit: permit.clone(), perform: pass.clone() };
+        let lending = PermitLender { permit: permit.clone(), perform: pass.clone() };
         let outcome =
             self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
         permit.give_back();
-        let Closed { recording, put_back } = pass.close().await;
+        let ClosedContext { recording, put_back } = pass.close().await;
         story.recording = recording;
         story.after.extend(put_back);
         story.end = Some(end(&outcome));
@@ -174,12 +176,12 @@ impl One<'_> {
 
     async fn conclude(
         &self,
-        accepted: &Accepted,
+        accepted: &AcceptedObject,
         finalizer: &str,
-        outcome: Result<Result<Outcome, Failure>, GuestError>,
-        story: &mut Story,
-    ) -> Done {
-        let Accepted { object, refusal } = accepted;
+        outcome: Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>,
+        story: &mut ReportBuilder,
+    ) -> KeyCompletion {
+        let AcceptedObject { object, refusal } = accepted;
         let refusal = refusal.as_ref();
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
@@ -204,14 +206,14 @@ impl One<'_> {
         };
         match refusal {
             None => metrics::succeeded(&self.key.plugin, done, self.shared.settings.resync),
-            Some(_) => metrics::failed(&self.key.plugin, Hope::Terminal),
+            Some(_) => metrics::failed(&self.key.plugin, ErrorClass::Terminal),
         }
         done
     }
 
     /// Says how the call went: nothing on the object if all is well, and that its spec is refused if it is.
-    async fn tell(&self, object: &Value, summary: &str, refusal: Option<&Refusal>) {
-        let Some(Refusal { reason, message }) = refusal else {
+    async fn tell(&self, object: &Value, summary: &str, refusal: Option<&RejectedSpec>) {
+        let Some(RejectedSpec { reason, message }) = refusal else {
             if !summary.is_empty() {
                 say(self.shared, self.key, summary);
             }
@@ -220,51 +222,58 @@ impl One<'_> {
         say(self.shared, self.key, &format!("the spec is refused: {message}; {summary}"));
         let (reason, message) = (*reason, message.clone());
         // What cannot be written now is written by the next pass.
-        self.mark(Statement { reason, message, attention: Attention::Plugin }).await;
+        self.mark(HostFinding { reason, message, attention: ReconcilerPresence::Plugin }).await;
     }
 
     /// Keeps what an outcome wants kept, and says when the object is due again.
-    async fn take_in(&self, object: &Arc<Value>, outcome: Outcome) -> Done {
-        let Outcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
+    async fn take_in(&self, object: &Arc<Value>, outcome: ReconcileOutcome) -> KeyCompletion {
+        let ReconcileOutcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         self.shared.notes.change(self.key, |note| note.memo = memo);
         let at_latest = self.shared.parts.wakes.arm(self.plugin, self.key, object, &wake).await;
         let after = wake.iter().filter_map(|wake| match wake {
-            Wake::After { ms } => Some(*ms),
-            Wake::Change { .. } | Wake::Fact(_) | _ => None,
+            WakeTrigger::After { ms } => Some(*ms),
+            WakeTrigger::Change { .. } | WakeTrigger::Fact(_) | _ => None,
         });
         let asked = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
         let (shortest, longest) = REQUEUE;
-        Done::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
+        KeyCompletion::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
     }
 
-    async fn finish(&self, finalizer: &str, story: &mut Story) -> Done {
+    async fn finish(&self, finalizer: &str, story: &mut ReportBuilder) -> KeyCompletion {
         if self.shared.is_paused(self.key) {
-            return Done::AwaitChange;
+            return KeyCompletion::AwaitChange;
         }
         let marks = &self.shared.parts.marks;
         match marks.remove_finalizer(reference_of(self.key), finalizer.to_owned()).await {
             Ok(()) => {
                 story.after.push(finalizer_step("remove-finalizer", self.key, finalizer));
-                Done::AwaitChange
+                KeyCompletion::AwaitChange
             }
             Err(error) => {
                 say(self.shared, self.key, &format!("cannot remove the finalizer: {error}"));
-                Done::Retry
+                KeyCompletion::Retry
             }
         }
     }
 
-    async fn fail(&self, failure: Failure, refusal: Option<&Refusal>) -> Done {
-        let Failure { reason, message, retry } = failure;
-        metrics::failed(&self.key.plugin, if retry { Hope::Retried } else { Hope::Terminal });
+    async fn fail(
+        &self,
+        failure: ReconcileFailure,
+        refusal: Option<&RejectedSpec>,
+    ) -> KeyCompletion {
+        let ReconcileFailure { reason, message, retry } = failure;
+        metrics::failed(
+            &self.key.plugin,
+            if retry { ErrorClass::Retried } else { ErrorClass::Terminal },
+        );
         self.shared.notes.change(self.key, |note| note.failing = true);
         let text = format!("{reason}: {message}");
         say(self.shared, self.key, &text);
         self.mark(went_badly(Reason::Failed, text, refusal)).await;
-        if retry { Done::Retry } else { Done::After(self.shared.settings.resync) }
+        if retry { KeyCompletion::Retry } else { KeyCompletion::After(self.shared.settings.resync) }
     }
 
-    async fn strike(&self, error: &GuestError, refusal: Option<&Refusal>) -> Done {
+    async fn strike(&self, error: &GuestError, refusal: Option<&RejectedSpec>) -> KeyCompletion {
         if let Some(failure) = error.as_failure() {
             return self.fail(failure, refusal).await;
         }
@@ -277,16 +286,16 @@ impl One<'_> {
             .shared
             .strikes(|strikes| strikes.strike(revision, self.key, state, Instant::now()))
         {
-            Verdict::Retry => {
-                metrics::failed(&self.key.plugin, Hope::Retried);
+            StrikeDecision::Retry => {
+                metrics::failed(&self.key.plugin, ErrorClass::Retried);
                 self.mark(went_badly(reason(error), text, refusal)).await;
-                return Done::Retry;
+                return KeyCompletion::Retry;
             }
-            Verdict::Quarantine => metrics::failed(&self.key.plugin, Hope::Terminal),
+            StrikeDecision::Quarantine => metrics::failed(&self.key.plugin, ErrorClass::Terminal),
         }
         if self.takes_back(&text).await {
             // All objects are called again with the revision that serves from now on.
-            return Done::AwaitChange;
+            return KeyCompletion::AwaitChange;
         }
         let way_out = "change the object or the plugin to have it called again";
         let message = format!("two strikes in a row, {way_out}; the last: {text}");
@@ -329,15 +338,15 @@ impl One<'_> {
 
     /// Says on the object that it is quarantined. While that cannot be written it is tried again, and
     /// the plugin is not called for it.
-    async fn quarantine(&self, message: &str) -> Done {
-        let (reason, attention) = (Reason::TooManyStrikes, Attention::Nobody);
-        let done = self.mark(Statement { reason, message: message.to_owned(), attention }).await;
-        let untold = (done == Done::Retry).then(|| message.to_owned());
+    async fn quarantine(&self, message: &str) -> KeyCompletion {
+        let (reason, attention) = (Reason::TooManyStrikes, ReconcilerPresence::Nobody);
+        let done = self.mark(HostFinding { reason, message: message.to_owned(), attention }).await;
+        let untold = (done == KeyCompletion::Retry).then(|| message.to_owned());
         self.shared.notes.change(self.key, |note| note.untold = untold);
         done
     }
 
-    async fn mark(&self, statement: Statement) -> Done {
+    async fn mark(&self, statement: HostFinding) -> KeyCompletion {
         mark(self.shared, self.key, self.meta, statement).await
     }
 
@@ -359,9 +368,9 @@ impl One<'_> {
 }
 
 /// What an outcome has too much of, if anything.
-fn excess(outcome: &Outcome) -> Option<String> {
+fn excess(outcome: &ReconcileOutcome) -> Option<String> {
     let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
-    let facts = outcome.wake.iter().filter(|wake| matches!(wake, Wake::Fact(_))).count();
+    let facts = outcome.wake.iter().filter(|wake| matches!(wake, WakeTrigger::Fact(_))).count();
     if MEMO_BYTES_MAX < memo_bytes {
         return Some(format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed"));
     }
@@ -371,11 +380,11 @@ fn excess(outcome: &Outcome) -> Option<String> {
 
 /// What is said of a call that went badly. A refused spec is said first: it stays when the call goes well
 /// again.
-fn went_badly(reason: Reason, message: String, refusal: Option<&Refusal>) -> Statement {
-    let attention = Attention::Plugin;
+fn went_badly(reason: Reason, message: String, refusal: Option<&RejectedSpec>) -> HostFinding {
+    let attention = ReconcilerPresence::Plugin;
     match refusal {
-        None => Statement { reason, message, attention },
-        Some(refused) => Statement {
+        None => HostFinding { reason, message, attention },
+        Some(refused) => HostFinding {
             reason: refused.reason,
             message: format!("{}; its last pass: {message}", refused.message),
             attention,
@@ -384,31 +393,40 @@ fn went_badly(reason: Reason, message: String, refusal: Option<&Refusal>) -> Sta
 }
 
 /// [`mark`] for an object of which nothing is known.
-pub(crate) async fn mark_object(shared: &Shared, key: &ObjectKey, statement: Statement) -> Done {
+pub(crate) async fn mark_object(
+    shared: &SharedState,
+    key: &ObjectKey,
+    statement: HostFinding,
+) -> KeyCompletion {
     let meta = shared.parts.kubernetes.view().meta(&reference_of(key));
     match meta {
         Some(meta) => mark(shared, key, &meta, statement).await,
-        None => Done::AwaitChange,
+        None => KeyCompletion::AwaitChange,
     }
 }
 
 /// Writes what the host has to say in place of what it said on the object before. Nothing more is due
 /// then until something changes; what cannot be written for a reason that passes is tried again, or
 /// nobody would ever be told.
-async fn mark(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, statement: Statement) -> Done {
+async fn mark(
+    shared: &SharedState,
+    key: &ObjectKey,
+    meta: &ObjectMeta,
+    statement: HostFinding,
+) -> KeyCompletion {
     // As it is now: the pass may have reported on it.
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
-        return Done::AwaitChange;
+        return KeyCompletion::AwaitChange;
     };
     if shared.is_paused(key) {
-        return Done::AwaitChange;
+        return KeyCompletion::AwaitChange;
     }
     let conditions: Vec<HostCondition> = statement.conditions(&object, meta);
     match shared.parts.marks.set_conditions(reference_of(key), conditions).await {
-        Ok(()) => Done::AwaitChange,
+        Ok(()) => KeyCompletion::AwaitChange,
         Err(error) => {
             warn!(%error, "cannot write the host's condition");
-            if error.is_passing() { Done::Retry } else { Done::AwaitChange }
+            if error.is_passing() { KeyCompletion::Retry } else { KeyCompletion::AwaitChange }
         }
     }
 }
@@ -428,7 +446,7 @@ fn missing(plugin: &PluginName, deleting: bool) -> String {
     format!("the plugin `{plugin}` is not loaded, so nothing is reconciled: {put_back}")
 }
 
-fn forget(shared: &Shared, key: &ObjectKey) {
+fn forget(shared: &SharedState, key: &ObjectKey) {
     shared.notes.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
     shared.history.gone(key, shared.parts.clock.now_ms());
@@ -436,7 +454,7 @@ fn forget(shared: &Shared, key: &ObjectKey) {
 }
 
 /// Logs what is said of an object when it is news.
-fn say(shared: &Shared, key: &ObjectKey, text: &str) {
+fn say(shared: &SharedState, key: &ObjectKey, text: &str) {
     if shared.notes.is_news(key, text) {
         info!("{text}");
     }
@@ -452,10 +470,10 @@ const fn reason(error: &GuestError) -> Reason {
     }
 }
 
-const fn name(done: Done) -> &'static str {
+const fn name(done: KeyCompletion) -> &'static str {
     match done {
-        Done::AwaitChange => "idle",
-        Done::After(_) => "requeued",
-        Done::Retry => "failed",
+        KeyCompletion::AwaitChange => "idle",
+        KeyCompletion::After(_) => "requeued",
+        KeyCompletion::Retry => "failed",
     }
 }

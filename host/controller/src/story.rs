@@ -4,29 +4,32 @@ use std::time::Duration;
 
 use serde_json::json;
 use tholepin_core::{
-    Effect, ErrorChain, Mode, ObjectKey, PassEnd, PassHeader, PassReport, Recording, Step,
+    ErrorChain, ObjectKey, PlanStep, ReconcileHeader, ReconcileReport, ReconcileResult, Recording,
+    StepEffect, WriteMode,
     port::GuestError,
     step::{FieldChange, ObjectChange},
 };
-use tholepin_schema::reconcile::{Failure, Outcome};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
-use crate::{controller::Shared, mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin};
+use crate::{
+    controller::SharedState, mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin,
+};
 
 /// What a pass did so far, for its report.
-pub(crate) struct Story {
+pub(crate) struct ReportBuilder {
     started_at_ms: u64,
     pub(crate) causes: Vec<String>,
     /// What must be known to read the report rightly.
     pub(crate) remarks: Vec<String>,
     /// What the host did before the plugin was called, and after.
-    pub(crate) before: Vec<Step>,
-    pub(crate) after: Vec<Step>,
+    pub(crate) before: Vec<PlanStep>,
+    pub(crate) after: Vec<PlanStep>,
     pub(crate) recording: Recording,
-    pub(crate) end: Option<PassEnd>,
+    pub(crate) end: Option<ReconcileResult>,
 }
 
-impl Story {
-    pub(crate) fn begin(shared: &Shared, causes: Vec<String>) -> Self {
+impl ReportBuilder {
+    pub(crate) fn begin(shared: &SharedState, causes: Vec<String>) -> Self {
         Self {
             started_at_ms: shared.parts.clock.now_ms(),
             causes,
@@ -44,10 +47,10 @@ impl Story {
         key: &ObjectKey,
         plugin: &ActivePlugin,
         took: Duration,
-    ) -> Option<PassReport> {
+    ) -> Option<ReconcileReport> {
         let Self { started_at_ms, causes, remarks, before, after, recording, end } = self;
-        let header = PassHeader {
-            mode: Mode::Live,
+        let header = ReconcileHeader {
+            mode: WriteMode::Live,
             object: key.clone(),
             revision: plugin.revision.clone(),
             started_at_ms,
@@ -55,7 +58,7 @@ impl Story {
             remarks,
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let mut report = PassReport::new(header, &recording, end?, took_ms);
+        let mut report = ReconcileReport::new(header, &recording, end?, took_ms);
         report.steps.splice(0..0, before);
         report.steps.extend(after);
         Some(report)
@@ -63,43 +66,45 @@ impl Story {
 }
 
 /// How a pass ended, as its report says it.
-pub(crate) fn end(outcome: &Result<Result<Outcome, Failure>, GuestError>) -> PassEnd {
+pub(crate) fn end(
+    outcome: &Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>,
+) -> ReconcileResult {
     match outcome {
-        Ok(Ok(outcome)) => PassEnd::Answered {
+        Ok(Ok(outcome)) => ReconcileResult::Answered {
             summary: outcome.summary.clone(),
             requeue_ms: outcome.requeue_ms,
             finished: outcome.finished,
         },
-        Ok(Err(failure)) => PassEnd::Failed(failure.clone()),
+        Ok(Err(failure)) => ReconcileResult::Failed(failure.clone()),
         Err(error) => went_wrong(error),
     }
 }
 
-pub(crate) fn went_wrong(error: &GuestError) -> PassEnd {
+pub(crate) fn went_wrong(error: &GuestError) -> ReconcileResult {
     match error.as_failure() {
-        Some(failure) => PassEnd::Failed(failure),
-        None => PassEnd::Trapped { message: ErrorChain(error).to_string() },
+        Some(failure) => ReconcileResult::Failed(failure),
+        None => ReconcileResult::Trapped { message: ErrorChain(error).to_string() },
     }
 }
 
 /// Why a plugin is not called in a phase.
-pub(crate) fn not_called(phase: ObjectPhase) -> PassEnd {
+pub(crate) fn not_called(phase: ObjectPhase) -> ReconcileResult {
     let why = match phase {
         ObjectPhase::Release => "only the finalizer of an earlier revision is removed",
         ObjectPhase::Leave => "the object is being deleted and has no finalizer of the plugin",
         ObjectPhase::Call | ObjectPhase::Adopt => "",
     };
-    PassEnd::NotCalled { why: why.to_owned() }
+    ReconcileResult::NotCalled { why: why.to_owned() }
 }
 
 /// The host's own write of a finalizer, as a step.
-pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> Step {
+pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> PlanStep {
     let (from, to) = match by {
         "add-finalizer" => (None, Some(json!(finalizer))),
         _ => (Some(json!(finalizer)), None),
     };
     let field = ".metadata.finalizers".to_owned();
-    Step::new(Effect::Object {
+    PlanStep::new(StepEffect::Object {
         by: by.to_owned(),
         object: reference_of(key),
         change: ObjectChange::Changed,

@@ -22,7 +22,7 @@ const CONDEMNING_WITHIN: Duration = Duration::from_secs(60);
 
 /// A state of an object, as far as strikes care.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ObjectState {
+pub(crate) struct ObjectVersion {
     /// `metadata.uid`.
     pub(crate) uid: String,
     /// `metadata.generation`.
@@ -31,7 +31,7 @@ pub(crate) struct ObjectState {
 
 /// What follows from a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum StrikeDecision {
     /// Try again, after the backoff.
     Retry,
     /// Leave the object alone until it or the plugin changes.
@@ -40,33 +40,33 @@ pub(crate) enum Verdict {
 
 /// The records of all objects. In memory only: a new host begins anew.
 #[derive(Debug, Default)]
-pub(crate) struct Strikes {
-    struck: BTreeMap<ObjectKey, Struck>,
+pub(crate) struct StrikeTracker {
+    struck: BTreeMap<ObjectKey, StrikeRecord>,
 }
 
 /// An object that has faults against it. One revision serves it at a time, so one record is enough.
 #[derive(Debug)]
-struct Struck {
+struct StrikeRecord {
     revision: RevisionDigest,
-    state: ObjectState,
+    state: ObjectVersion,
     in_a_row: u32,
     /// When it was struck last.
     at: Instant,
 }
 
-impl Struck {
-    fn is_about(&self, revision: &RevisionDigest, state: &ObjectState) -> bool {
+impl StrikeRecord {
+    fn is_about(&self, revision: &RevisionDigest, state: &ObjectVersion) -> bool {
         self.revision == *revision && self.state == *state
     }
 }
 
-impl Strikes {
+impl StrikeTracker {
     /// Whether the object is quarantined on this revision, in this state.
     pub(crate) fn is_quarantined(
         &self,
         revision: &RevisionDigest,
         key: &ObjectKey,
-        state: &ObjectState,
+        state: &ObjectVersion,
     ) -> bool {
         let struck = self.struck.get(key).filter(|struck| struck.is_about(revision, state));
         struck.is_some_and(|struck| STRIKES_MAX <= struck.in_a_row)
@@ -87,7 +87,7 @@ impl Strikes {
         objects: usize,
         now: Instant,
     ) -> Vec<&ObjectKey> {
-        let is_new = |struck: &Struck| {
+        let is_new = |struck: &StrikeRecord| {
             STRIKES_MAX <= struck.in_a_row && now - struck.at <= CONDEMNING_WITHIN
         };
         let theirs = self.struck.iter().filter(|(_, struck)| struck.revision == *revision);
@@ -108,14 +108,14 @@ impl Strikes {
         &mut self,
         revision: &RevisionDigest,
         key: &ObjectKey,
-        state: ObjectState,
+        state: ObjectVersion,
         now: Instant,
-    ) -> Verdict {
+    ) -> StrikeDecision {
         let earlier = self.struck.get(key).filter(|struck| struck.is_about(revision, &state));
         let in_a_row = earlier.map_or(0, |struck| struck.in_a_row).saturating_add(1);
         let revision = revision.clone();
-        self.struck.insert(key.clone(), Struck { revision, state, in_a_row, at: now });
-        if in_a_row < STRIKES_MAX { Verdict::Retry } else { Verdict::Quarantine }
+        self.struck.insert(key.clone(), StrikeRecord { revision, state, in_a_row, at: now });
+        if in_a_row < STRIKES_MAX { StrikeDecision::Retry } else { StrikeDecision::Quarantine }
     }
 }
 
@@ -124,36 +124,36 @@ mod tests {
     use super::*;
     use crate::testing::key;
 
-    fn state(generation: i64) -> ObjectState {
-        ObjectState { uid: "u".to_owned(), generation: Some(generation) }
+    fn state(generation: i64) -> ObjectVersion {
+        ObjectVersion { uid: "u".to_owned(), generation: Some(generation) }
     }
 
     #[test]
     fn two_in_a_row_quarantine_and_any_change_clears() {
         let [one, two] = ["one", "two"].map(|name| RevisionDigest(name.to_owned()));
         let (x, y) = (key("p", "x"), key("p", "y"));
-        let (mut strikes, now) = (Strikes::default(), Instant::now());
-        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Retry);
+        let (mut strikes, now) = (StrikeTracker::default(), Instant::now());
+        assert_eq!(strikes.strike(&one, &x, state(1), now), StrikeDecision::Retry);
         strikes.clear(&x);
-        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Retry, "not in a row");
+        assert_eq!(strikes.strike(&one, &x, state(1), now), StrikeDecision::Retry, "not in a row");
         assert_eq!(strikes.quarantined(&x.plugin), 0);
-        assert_eq!(strikes.strike(&one, &x, state(1), now), Verdict::Quarantine);
+        assert_eq!(strikes.strike(&one, &x, state(1), now), StrikeDecision::Quarantine);
         assert_eq!(strikes.quarantined(&x.plugin), 1);
         assert_eq!(strikes.quarantined(&key("other", "x").plugin), 0);
         assert!(strikes.is_quarantined(&one, &x, &state(1)));
         assert!(!strikes.is_quarantined(&one, &x, &state(2)), "a new generation");
         assert!(!strikes.is_quarantined(&two, &x, &state(1)), "a new revision");
         assert!(!strikes.is_quarantined(&one, &y, &state(1)), "another object");
-        let other = ObjectState { uid: "v".to_owned(), ..state(1) };
+        let other = ObjectVersion { uid: "v".to_owned(), ..state(1) };
         assert!(!strikes.is_quarantined(&one, &x, &other), "a new object of the name");
-        assert_eq!(strikes.strike(&one, &x, state(2), now), Verdict::Retry);
+        assert_eq!(strikes.strike(&one, &x, state(2), now), StrikeDecision::Retry);
     }
 
     #[test]
     fn a_revision_is_condemned_by_many_objects_within_a_minute() {
         let one = RevisionDigest("one".to_owned());
-        let (mut strikes, now) = (Strikes::default(), Instant::now());
-        let quarantine = |strikes: &mut Strikes, name: &str, at: Instant| {
+        let (mut strikes, now) = (StrikeTracker::default(), Instant::now());
+        let quarantine = |strikes: &mut StrikeTracker, name: &str, at: Instant| {
             for _ in 0..STRIKES_MAX {
                 strikes.strike(&one, &key("p", name), state(1), at);
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_schema::{manifest::KindName, probe::Probe};
+use tholepin_schema::{manifest::KindName, probe::PodProbe};
 
 /// One host call of a plugin.
 ///
@@ -210,7 +210,7 @@ pub enum RuntimeCall {
         ms: u32,
     },
     /// Asks a port of a Pod whether somebody answers.
-    Probe(Probe),
+    Probe(PodProbe),
     /// A line for the log.
     Log {
         /// `trace`, `debug`, `info`, `warn` or `error`.

@@ -32,10 +32,10 @@ pub use error_chain::ErrorChain;
 pub use kept::kept_object;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
 pub use object::{
-    ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, Owner, PAUSED, StoredObject,
+    ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, OwnerReference, PAUSED, StoredObject,
 };
-pub use perform::{Boxed, CallContext, Mode, Perform};
+pub use perform::{BoxedFuture, CallContext, HostCalls, WriteMode};
 pub use recording::{Recorded, Recording};
-pub use report::{PassEnd, PassHeader, PassReport};
+pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
 pub use resp::{RespNode, RespReply};
-pub use step::{Effect, Step};
+pub use step::{PlanStep, StepEffect};

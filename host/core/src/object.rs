@@ -50,14 +50,14 @@ pub struct ObjectMeta {
     /// `metadata.finalizers`, in their order.
     pub finalizers: Vec<String>,
     /// `metadata.ownerReferences`, in their order.
-    pub owners: Vec<Owner>,
+    pub owners: Vec<OwnerReference>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
 }
 
 /// One entry of `metadata.ownerReferences`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct OwnerReference {
     /// The owner's kind.
     pub kind: KindName,
     /// The owner's name.
@@ -149,7 +149,7 @@ impl ObjectMeta {
             labels: map(object, "/metadata/labels"),
             annotations: map(object, "/metadata/annotations"),
             finalizers: strings(object, "/metadata/finalizers"),
-            owners: items(object, "/metadata/ownerReferences").map(Owner::of).collect(),
+            owners: items(object, "/metadata/ownerReferences").map(OwnerReference::of).collect(),
             deleting: !text(object, "/metadata/deletionTimestamp").is_empty(),
         })
     }
@@ -170,12 +170,12 @@ impl ObjectMeta {
 
     /// The owner that controls the object.
     #[must_use]
-    pub fn controller(&self) -> Option<&Owner> {
+    pub fn controller(&self) -> Option<&OwnerReference> {
         self.owners.iter().find(|owner| owner.controller)
     }
 }
 
-impl Owner {
+impl OwnerReference {
     fn of(reference: &Value) -> Self {
         Self {
             kind: KindName {

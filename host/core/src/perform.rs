@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::{Answer, Call, ObjectKey, PluginName, RevisionDigest};
 
 /// A future that can be kept behind a trait object.
-pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxedFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Whether the writes of a pass reach the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum WriteMode {
     /// Reads and writes are executed.
     Live,
     /// Reads are executed; writes are recorded: Kubernetes checks them by a dry run, and later reads
@@ -35,7 +35,7 @@ pub struct CallContext {
 ///
 /// The guest runtime knows only this. In production the gate implements it; tests answer from a
 /// saved list.
-pub trait Perform: Send + Sync {
+pub trait HostCalls: Send + Sync {
     /// Performs one call.
     ///
     /// # Guarantees
@@ -45,5 +45,5 @@ pub trait Perform: Send + Sync {
     /// outside is then unknown.
     ///
     /// [`CallError::Timeout`]: crate::CallError::Timeout
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> Boxed<'a, Answer>;
+    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer>;
 }

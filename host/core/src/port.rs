@@ -9,14 +9,18 @@ mod prober;
 mod redis;
 mod watches;
 
-pub use guests::{GuestError, Guests};
+pub use guests::{GuestError, GuestRuntime};
 pub use kubernetes::{
     ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WARNINGS_MAX, Warning,
 };
 pub use prober::Prober;
-pub use redis::{Credentials, Deed, Depth, Look, Looks, Member, Members, Redis};
+pub use redis::{
+    InstanceMembers, MemberPod, PerformedAction, PollDetail, PollReport, PollStream, Redis,
+    RedisCredentials,
+};
 pub use watches::{
-    Changes, Marks, StoreChange, StoreEvent, WatchLease, WatchScope, WatchState, Watches,
+    StatusWriter, StoreChange, StoreEvent, StoreSubscription, WatchLease, WatchScope, WatchSource,
+    WatchState,
 };
 
 /// Gives random bytes.

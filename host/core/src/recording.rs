@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Call, CallKey, Step};
+use crate::{Answer, Call, CallKey, PlanStep};
 
 /// One call with its answer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -17,7 +17,7 @@ pub struct Recorded {
     pub answer: Answer,
     /// What it changed outside, or would change; empty for a read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
 }
 
 /// The calls of one pass in the order in which they were made.
@@ -39,7 +39,7 @@ impl Recording {
     }
 
     /// Keeps an answer, and what the call changed, under the occurrence that [`key`](Self::key) gave.
-    pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer, steps: Vec<Step>) {
+    pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
         self.calls.push(Recorded { call, occurrence, answer, steps });
     }
 

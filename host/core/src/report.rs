@@ -10,11 +10,11 @@
 mod line;
 
 use serde::{Deserialize, Serialize};
-use tholepin_schema::reconcile::{Failure, Violation};
+use tholepin_schema::reconcile::{ReconcileFailure, Violation};
 
 pub use line::CallLine;
 
-use crate::{Answer, CallError, Mode, ObjectKey, Recording, RevisionDigest, Step};
+use crate::{Answer, CallError, ObjectKey, PlanStep, Recording, RevisionDigest, WriteMode};
 
 /// The version of the document.
 pub const VERSION: u32 = 1;
@@ -24,11 +24,11 @@ const CALLS_MAX: usize = 200;
 /// What one pass did, or would do.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PassReport {
+pub struct ReconcileReport {
     /// [`VERSION`].
     pub version: u32,
     /// Whether it was done.
-    pub mode: Mode,
+    pub mode: WriteMode,
     /// The plugin and the object.
     pub object: ObjectKey,
     /// Which revision of the plugin.
@@ -46,12 +46,12 @@ pub struct PassReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
     /// What it changed, or would change, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Where a plan stops and why: what comes after depends on an answer that only a real effect gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stops: Option<String>,
     /// How it ended.
-    pub end: PassEnd,
+    pub end: ReconcileResult,
     /// All calls in order, in one line each; those beyond a bound are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallLine>,
@@ -63,7 +63,7 @@ pub struct PassReport {
 /// How a pass ended.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum PassEnd {
+pub enum ReconcileResult {
     /// The plugin answered.
     Answered {
         /// Its own line for people.
@@ -76,7 +76,7 @@ pub enum PassEnd {
         finished: bool,
     },
     /// The plugin answered with a failure.
-    Failed(Failure),
+    Failed(ReconcileFailure),
     /// The plugin refused the spec, and was not called to reconcile.
     Invalid {
         /// What is wrong.
@@ -96,9 +96,9 @@ pub enum PassEnd {
 
 /// What is known of a pass besides its calls.
 #[derive(Clone, Debug)]
-pub struct PassHeader {
+pub struct ReconcileHeader {
     /// Whether it is done.
-    pub mode: Mode,
+    pub mode: WriteMode,
     /// The plugin and the object.
     pub object: ObjectKey,
     /// Which revision of the plugin.
@@ -111,11 +111,16 @@ pub struct PassHeader {
     pub remarks: Vec<String>,
 }
 
-impl PassReport {
+impl ReconcileReport {
     /// Makes the report of a pass that has ended.
     #[must_use]
-    pub fn new(header: PassHeader, recording: &Recording, end: PassEnd, took_ms: u64) -> Self {
-        let PassHeader { mode, object, revision, started_at_ms, causes, remarks } = header;
+    pub fn new(
+        header: ReconcileHeader,
+        recording: &Recording,
+        end: ReconcileResult,
+        took_ms: u64,
+    ) -> Self {
+        let ReconcileHeader { mode, object, revision, started_at_ms, causes, remarks } = header;
         let calls = recording.calls();
         let steps = calls.iter().flat_map(|recorded| recorded.steps.iter().cloned());
         let stops = calls.iter().find_map(|recorded| plan_end(&recorded.answer));
@@ -140,15 +145,17 @@ impl PassReport {
     /// Whether there is anything to do, be it refused: what only tells people does not count.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.steps.iter().any(Step::is_work)
+        self.steps.iter().any(PlanStep::is_work)
     }
 
     /// Whether the pass came to an answer of the plugin.
     #[must_use]
     pub const fn is_answered(&self) -> bool {
         match self.end {
-            PassEnd::Answered { .. } | PassEnd::NotCalled { .. } => true,
-            PassEnd::Failed(_) | PassEnd::Invalid { .. } | PassEnd::Trapped { .. } => false,
+            ReconcileResult::Answered { .. } | ReconcileResult::NotCalled { .. } => true,
+            ReconcileResult::Failed(_)
+            | ReconcileResult::Invalid { .. }
+            | ReconcileResult::Trapped { .. } => false,
         }
     }
 
@@ -194,12 +201,12 @@ const fn is_zero(count: &usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Call, Effect, EventType, Reply, RuntimeCall};
+    use crate::{Call, EventType, Reply, RuntimeCall, StepEffect};
     use tholepin_schema::manifest::KindName;
 
-    fn header() -> PassHeader {
-        PassHeader {
-            mode: Mode::Plan,
+    fn header() -> ReconcileHeader {
+        ReconcileHeader {
+            mode: WriteMode::Plan,
             object: ObjectKey {
                 plugin: "p".parse().unwrap(),
                 kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
@@ -213,13 +220,13 @@ mod tests {
         }
     }
 
-    fn answered() -> PassEnd {
-        PassEnd::Answered { summary: "s".into(), requeue_ms: Some(5), finished: false }
+    fn answered() -> ReconcileResult {
+        ReconcileResult::Answered { summary: "s".into(), requeue_ms: Some(5), finished: false }
     }
 
-    fn event() -> Step {
+    fn event() -> PlanStep {
         let (reason, message) = ("R".to_owned(), "m".to_owned());
-        Step::new(Effect::Event { event_type: EventType::Normal, reason, message })
+        PlanStep::new(StepEffect::Event { event_type: EventType::Normal, reason, message })
     }
 
     #[test]
@@ -229,11 +236,11 @@ mod tests {
         recording.keep(now.clone(), 0, Ok(Reply::Number(7)), vec![event()]);
         let end = Err(CallError::PlanEnds("the reply to `INCR a` on `p-0`".into()));
         recording.keep(now.clone(), 1, end, Vec::new());
-        let report = PassReport::new(header(), &recording, answered(), 3);
+        let report = ReconcileReport::new(header(), &recording, answered(), 3);
         assert_eq!(report.stops.as_deref(), Some("the reply to `INCR a` on `p-0`"));
         assert!(!report.has_work() && !report.is_quiet() && report.is_answered());
         let text = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<PassReport>(&text).unwrap(), report);
+        assert_eq!(serde_json::from_str::<ReconcileReport>(&text).unwrap(), report);
     }
 
     #[test]
@@ -242,7 +249,7 @@ mod tests {
         for number in 0..250 {
             recording.keep(Call::Runtime(RuntimeCall::Now), number, Ok(Reply::Done), Vec::new());
         }
-        let report = PassReport::new(header(), &recording, answered(), 3);
+        let report = ReconcileReport::new(header(), &recording, answered(), 3);
         assert_eq!((report.calls.len(), report.calls_left_out), (200, 50));
         assert!(report.is_quiet());
     }

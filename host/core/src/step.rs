@@ -13,7 +13,7 @@ mod redis_cli;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use difference::{Scope, created, differences};
+pub use difference::{ChangeScope, created, differences};
 pub use redis_cli::redis_cli;
 
 use crate::{CallError, EventType, ObjectRef};
@@ -21,19 +21,19 @@ use crate::{CallError, EventType, ObjectRef};
 /// One step, in the order in which the plugin asked for it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Step {
+pub struct PlanStep {
     /// What it changes.
     #[serde(flatten)]
-    pub effect: Effect,
+    pub effect: StepEffect,
     /// Why it was not done, or would not be; absent if nothing stands against it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_done: Option<NotDone>,
+    pub not_done: Option<SkipReason>,
 }
 
 /// What a step changes.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum Effect {
+pub enum StepEffect {
     /// An object of Kubernetes.
     Object {
         /// By which call: `apply`, `apply-status`, `merge-patch`, `delete`, `add-finalizer`,
@@ -115,7 +115,7 @@ pub struct PodCommand {
 /// Why a step was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum NotDone {
+pub enum SkipReason {
     /// A guard or a presumption did not hold; nothing was sent.
     Refused {
         /// The guard's name.
@@ -141,18 +141,18 @@ pub enum NotDone {
     },
 }
 
-impl Step {
+impl PlanStep {
     /// A step against which nothing stands.
     #[must_use]
-    pub const fn new(effect: Effect) -> Self {
+    pub const fn new(effect: StepEffect) -> Self {
         Self { effect, not_done: None }
     }
 
     /// The step, not done because of an error.
     #[must_use]
-    pub fn failed(effect: Effect, error: &CallError) -> Self {
+    pub fn failed(effect: StepEffect, error: &CallError) -> Self {
         let (reason, message) = (error.reason().to_owned(), error.to_string());
-        let not_done = NotDone::Failed { reason, message, may_have_run: error.may_have_run() };
+        let not_done = SkipReason::Failed { reason, message, may_have_run: error.may_have_run() };
         Self { effect, not_done: Some(not_done) }
     }
 
@@ -160,8 +160,10 @@ impl Step {
     #[must_use]
     pub const fn is_work(&self) -> bool {
         match self.effect {
-            Effect::Object { .. } | Effect::Verb { .. } | Effect::Commands { .. } => true,
-            Effect::Event { .. } => false,
+            StepEffect::Object { .. } | StepEffect::Verb { .. } | StepEffect::Commands { .. } => {
+                true
+            }
+            StepEffect::Event { .. } => false,
         }
     }
 }
@@ -173,8 +175,8 @@ mod tests {
 
     #[test]
     fn a_step_reads_like_a_sentence_and_comes_back() {
-        let step = Step {
-            effect: Effect::Verb {
+        let step = PlanStep {
+            effect: StepEffect::Verb {
                 verb: "failover".into(),
                 args: json!({"pod": "demo-0-1"}),
                 commands: vec![PodCommand {
@@ -182,7 +184,7 @@ mod tests {
                     command: "CLUSTER FAILOVER TAKEOVER".into(),
                 }],
             },
-            not_done: Some(NotDone::Refused { guard: "policy".into(), message: "m".into() }),
+            not_done: Some(SkipReason::Refused { guard: "policy".into(), message: "m".into() }),
         };
         let text = serde_json::to_value(&step).unwrap();
         assert_eq!(
@@ -195,17 +197,17 @@ mod tests {
                 "notDone": {"refused": {"guard": "policy", "message": "m"}},
             })
         );
-        assert_eq!(serde_json::from_value::<Step>(text).unwrap(), step);
+        assert_eq!(serde_json::from_value::<PlanStep>(text).unwrap(), step);
     }
 
     #[test]
     fn an_event_is_no_work() {
-        let event = Effect::Event {
+        let event = StepEffect::Event {
             event_type: EventType::Normal,
             reason: "Ready".into(),
             message: String::new(),
         };
-        assert!(!Step::new(event).is_work());
-        assert!(Step::new(Effect::Commands { commands: Vec::new() }).is_work());
+        assert!(!PlanStep::new(event).is_work());
+        assert!(PlanStep::new(StepEffect::Commands { commands: Vec::new() }).is_work());
     }
 }

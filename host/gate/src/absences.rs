@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tholepin_schema::{
     ledger::{KnownNode, Ledger},
-    snapshot::{Facts, Member, NodeFlag, Snapshot},
+    snapshot::{Member, MemberFacts, NodeFlag, Snapshot},
     word::NodeId,
 };
 
@@ -30,28 +30,28 @@ const LOOKS_APART_MS_MAX: u64 = 5_000;
 
 /// What is remembered of the nodes that do not answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Absences(BTreeMap<NodeId, Absent>);
+pub(crate) struct AbsenceTracker(BTreeMap<NodeId, AbsentNode>);
 
 #[derive(Clone, Debug, Default)]
-struct Absent {
+struct AbsentNode {
     /// When its Pod went, as the ledger has it: another time is another absence.
     gone_at_ms: Option<u64>,
-    down: Option<Down>,
+    down: Option<LinkDowntime>,
     /// The members that the last look may have met at a dial.
     dialling: BTreeSet<NodeId>,
-    lease: Option<Renewals>,
+    lease: Option<LeaseRenewals>,
 }
 
 /// Since when nobody has a link to it, and when that was seen last.
 #[derive(Clone, Copy, Debug)]
-struct Down {
+struct LinkDowntime {
     since_ms: u64,
     seen_at_ms: u64,
 }
 
 /// The renewals of a Lease.
 #[derive(Clone, Debug)]
-struct Renewals {
+struct LeaseRenewals {
     /// `spec.renewTime` as it was first read when the process should have ended.
     first: String,
     /// Whether another one was read since.
@@ -60,14 +60,14 @@ struct Renewals {
 
 /// What the Lease of a Kubernetes node says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Lease {
+pub(crate) struct NodeLease {
     /// `spec.renewTime`, as it is written.
     renew_time: String,
     /// When the Kubernetes node joined, in milliseconds since 1970.
     created_at_ms: i64,
 }
 
-impl Lease {
+impl NodeLease {
     /// Reads a Lease.
     pub(crate) fn of(lease: &Value) -> Option<Self> {
         let created: Timestamp = text(lease, "/metadata/creationTimestamp").parse().ok()?;
@@ -77,7 +77,7 @@ impl Lease {
     }
 }
 
-impl Absences {
+impl AbsenceTracker {
     /// Takes in a snapshot that the ledger has learnt.
     pub(crate) fn look(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
         let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
@@ -85,9 +85,9 @@ impl Absences {
         for (node, known) in ledger.nodes.iter().filter(|(node, _)| !answers(**node)) {
             let absent = self.0.entry(*node).or_default();
             if absent.gone_at_ms != known.gone_at_ms {
-                *absent = Absent { gone_at_ms: known.gone_at_ms, ..Absent::default() };
+                *absent = AbsentNode { gone_at_ms: known.gone_at_ms, ..AbsentNode::default() };
             }
-            let links = Links::of(snapshot, *node, &absent.dialling);
+            let links = LinkSummary::of(snapshot, *node, &absent.dialling);
             absent.see(&links, now_ms);
         }
     }
@@ -107,7 +107,7 @@ impl Absences {
     pub(crate) fn renewed(
         &mut self,
         (node, known): (NodeId, &KnownNode),
-        lease: &Result<Lease, String>,
+        lease: &Result<NodeLease, String>,
         now_ms: u64,
     ) -> Result<(), String> {
         let name = &known.kube_node;
@@ -126,27 +126,27 @@ impl Absences {
                 "the Kubernetes node `{name}` joined after the Pod was gone: it may be another machine"
             ));
         }
-        let first = || Renewals { first: lease.renew_time.clone(), changed: false };
+        let first = || LeaseRenewals { first: lease.renew_time.clone(), changed: false };
         let renewals = absent.lease.get_or_insert_with(first);
         renewals.changed |= renewals.first != lease.renew_time;
         if renewals.changed { Ok(()) } else { Err(not_yet()) }
     }
 }
 
-impl Absent {
+impl AbsentNode {
     /// Takes in one look. A look that met a dial says neither that the link is there nor that it is not.
-    fn see(&mut self, links: &Links, now_ms: u64) {
+    fn see(&mut self, links: &LinkSummary, now_ms: u64) {
         if links.connected || links.knowing == 0 {
             self.down = None;
         } else if links.dialling.is_empty() {
             let since_ms = self.down.map_or(now_ms, |down| down.since_ms(now_ms));
-            self.down = Some(Down { since_ms, seen_at_ms: now_ms });
+            self.down = Some(LinkDowntime { since_ms, seen_at_ms: now_ms });
         }
         self.dialling.clone_from(&links.dialling);
     }
 }
 
-impl Down {
+impl LinkDowntime {
     /// Since when it is so, if it is still so now.
     fn since_ms(&self, now_ms: u64) -> u64 {
         let apart_ms = now_ms.checked_sub(self.seen_at_ms);
@@ -156,7 +156,7 @@ impl Down {
 }
 
 /// How the members that answer and know a node see their links to it.
-struct Links {
+struct LinkSummary {
     /// How many know it.
     knowing: usize,
     /// Whether one has a link.
@@ -165,7 +165,7 @@ struct Links {
     dialling: BTreeSet<NodeId>,
 }
 
-impl Links {
+impl LinkSummary {
     /// `before` are those that may have dialled in the last look.
     fn of(snapshot: &Snapshot, node: NodeId, before: &BTreeSet<NodeId>) -> Self {
         let mut links = Self { knowing: 0, connected: false, dialling: BTreeSet::new() };
@@ -190,7 +190,8 @@ impl Links {
 
 /// The longest `cluster-node-timeout` that a member tells, in milliseconds.
 pub(crate) fn node_timeout_ms(snapshot: &Snapshot) -> Option<u64> {
-    let timeout = |facts: &Facts| facts.settings.get("cluster-node-timeout")?.parse::<u64>().ok();
+    let timeout =
+        |facts: &MemberFacts| facts.settings.get("cluster-node-timeout")?.parse::<u64>().ok();
     snapshot.members.iter().filter_map(Member::facts).filter_map(timeout).max()
 }
 
@@ -215,28 +216,28 @@ mod tests {
 
     /// What a member says of its link to the node, if it knows the node.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Link {
+    enum LinkState {
         Unknown,
         Down,
         /// Connected, and nothing was heard on it.
         Mute,
         Up,
     }
-    use Link::{Mute, Unknown, Up};
+    use LinkState::{Mute, Unknown, Up};
 
     /// What is seen, and when.
-    type Looks<'a> = &'a [(u64, &'a [Link])];
+    type AbsenceInput<'a> = &'a [(u64, &'a [LinkState])];
     /// What a Lease says, and when: its renewal, and when the Kubernetes node joined.
-    type Reads<'a> = &'a [(u64, &'a str, &'a str)];
+    type LeaseReads<'a> = &'a [(u64, &'a str, &'a str)];
 
-    fn snapshot(links: &[Link]) -> Snapshot {
-        let member = |(index, link): (usize, &Link)| {
+    fn snapshot(links: &[LinkState]) -> Snapshot {
+        let member = |(index, link): (usize, &LinkState)| {
             let flags = if *link == Up { json!([]) } else { json!(["maybe-fail"]) };
             let row = json!({"role": "primary", "epoch": 1, "flags": flags,
                 "connected": matches!(link, Mute | Up)});
             let differs = match link {
                 Unknown => json!({}),
-                Link::Down | Mute | Up => json!({node(NODE).to_string(): row}),
+                LinkState::Down | Mute | Up => json!({node(NODE).to_string(): row}),
             };
             json!({"pod": index.to_string(), "podUid": index.to_string(), "running": true,
                 "answer": {"answered": {"answeredAtMs": 1, "node": format!("{index:040}"),
@@ -249,11 +250,11 @@ mod tests {
 
     #[test]
     fn a_link_is_down_while_every_look_in_a_row_says_so() {
-        const DOWN: &[Link] = &[Link::Down, Unknown, Link::Down];
-        const ONE_UP: &[Link] = &[Link::Down, Unknown, Up];
-        const ONE_MUTE: &[Link] = &[Link::Down, Unknown, Mute];
-        const OTHER_MUTE: &[Link] = &[Mute, Unknown, Link::Down];
-        let cases: [(Looks<'_>, Option<u64>); 10] = [
+        const DOWN: &[LinkState] = &[LinkState::Down, Unknown, LinkState::Down];
+        const ONE_UP: &[LinkState] = &[LinkState::Down, Unknown, Up];
+        const ONE_MUTE: &[LinkState] = &[LinkState::Down, Unknown, Mute];
+        const OTHER_MUTE: &[LinkState] = &[Mute, Unknown, LinkState::Down];
+        let cases: [(AbsenceInput<'_>, Option<u64>); 10] = [
             (&[(10, DOWN)], Some(0)),
             (&[(10, DOWN), (5_010, DOWN), (10_010, DOWN)], Some(10_000)),
             (&[(10, DOWN), (5_011, DOWN)], Some(0)),
@@ -269,7 +270,7 @@ mod tests {
             (&[(10, DOWN), (9, DOWN)], Some(0)),
         ];
         for (looks, expected) in cases {
-            let mut absences = Absences::default();
+            let mut absences = AbsenceTracker::default();
             for (now_ms, links) in looks {
                 absences.look(&ledger(5), &snapshot(links), *now_ms);
             }
@@ -281,8 +282,8 @@ mod tests {
 
     #[test]
     fn what_returned_was_not_absent() {
-        let mut absences = Absences::default();
-        let down = snapshot(&[Link::Down]);
+        let mut absences = AbsenceTracker::default();
+        let down = snapshot(&[LinkState::Down]);
         absences.look(&ledger(5), &down, 10);
         let mut back = down.clone();
         back.members.extend(snapshot(&[Unknown, Unknown]).members.pop());
@@ -304,19 +305,19 @@ mod tests {
         let lease = |renewed: &str, created: &str| {
             let json = json!({"metadata": {"creationTimestamp": created},
                 "spec": {"renewTime": renewed}});
-            Lease::of(&json).ok_or_else(|| "no Lease".to_owned())
+            NodeLease::of(&json).ok_or_else(|| "no Lease".to_owned())
         };
         let old = "1970-01-01T00:30:00Z";
         let read = |reads: &[(u64, &str, &str)]| {
-            let mut absences = Absences::default();
-            absences.look(&gone, &snapshot(&[Link::Down]), 3_600_001);
+            let mut absences = AbsenceTracker::default();
+            absences.look(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
             let mut last = Ok(());
             for (now_ms, renewed, created) in reads {
                 last = absences.renewed((node(NODE), known), &lease(renewed, created), *now_ms);
             }
             last.is_ok()
         };
-        let cases: [(Reads<'_>, bool); 7] = [
+        let cases: [(LeaseReads<'_>, bool); 7] = [
             (&[(DUE_MS, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "2", old)], true),

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde_json::Value;
 use tholepin_core::{
-    CallError, EventType, ObjectRef, ReadMode, Step,
+    CallError, EventType, ObjectRef, PlanStep, ReadMode,
     condition::HOST_FIELD_MANAGER,
-    port::{Deed, Members, PublishRequest},
+    port::{InstanceMembers, PerformedAction, PublishRequest},
 };
 use tholepin_schema::{
-    action::{self, Action, ActionResult, FailoverMode, Outcome, Verb},
+    action::{self, Action, ActionOutcome, ActionResult, FailoverMode, Verb},
     fact::Fact,
     instance::Instance,
     manifest::SafetyPaths,
@@ -20,15 +20,15 @@ use tholepin_schema::{
 use tracing::warn;
 
 use crate::{
-    book::Book,
-    context::Mode,
-    fact::{self, Objects},
+    book::ObjectLedger,
+    context::WriteMode,
+    fact::{self, ObservedObjects},
     field, grant,
-    guard::{self, Class, Policy, Scene},
+    guard::{self, GuardInput, LossClass, SafetyPolicy},
     instance, kubernetes, ledger, lift,
-    pass::Pass,
+    pass::ReconcileContext,
     repair, start, steps,
-    witness::{self, Evidence},
+    witness::{self, LivenessEvidence},
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -38,10 +38,10 @@ use crate::{
 /// Fails before anything is sent if a verb is not granted, the list has no order, or the instance
 /// cannot be resolved. What happens to a single action is in its result.
 pub(crate) async fn perform(
-    pass: &Pass,
+    pass: &ReconcileContext,
     instance: &Instance,
     actions: &[Action],
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<PlanStep>,
 ) -> Result<Vec<ActionResult>, CallError> {
     for action in actions {
         grant::redis_verb(&pass.context.grants, action.verb.name())?;
@@ -52,14 +52,14 @@ pub(crate) async fn perform(
     let mut book = pass.book(instance).await?;
     let members = pass.members_by(&book.ledger, instance).await?;
     instance::some(&pass.context, instance, &members)?;
-    if pass.context.mode == Mode::Live {
+    if pass.context.mode == WriteMode::Live {
         steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
     }
-    let mut deeds = Run::new(pass, instance, actions, &mut book).run(waves).await?;
+    let mut deeds = WaveExecutor::new(pass, instance, actions, &mut book).run(waves).await?;
     let mut results = Vec::with_capacity(actions.len());
     for (index, action) in actions.iter().enumerate() {
-        let missing = || without_commands(Outcome::Skipped { after: String::new() });
-        let Deed { outcome, commands } = deeds.remove(&index).unwrap_or_else(missing);
+        let missing = || without_commands(ActionOutcome::Skipped { after: String::new() });
+        let PerformedAction { outcome, commands } = deeds.remove(&index).unwrap_or_else(missing);
         steps.extend(steps::acted(action, &outcome, commands));
         results.push(ActionResult { id: action.id.clone(), outcome });
     }
@@ -71,12 +71,12 @@ const fn is_voted_for(action: &Action) -> bool {
     matches!(action.verb, Verb::Failover { mode: FailoverMode::Force, .. })
 }
 
-const fn without_commands(outcome: Outcome) -> Deed {
-    Deed { outcome, commands: Vec::new() }
+const fn without_commands(outcome: ActionOutcome) -> PerformedAction {
+    PerformedAction { outcome, commands: Vec::new() }
 }
 
 /// Whether what an action presumes beside the rest can be read.
-fn admit_facts(pass: &Pass, facts: &[Fact]) -> Result<(), CallError> {
+fn admit_facts(pass: &ReconcileContext, facts: &[Fact]) -> Result<(), CallError> {
     fact::bounded(facts)?;
     for fact in facts {
         if fact.subject().instance().is_some() {
@@ -94,27 +94,30 @@ fn admit_facts(pass: &Pass, facts: &[Fact]) -> Result<(), CallError> {
 }
 
 /// A list on its way.
-struct Run<'a> {
-    pass: &'a Pass,
+struct WaveExecutor<'a> {
+    pass: &'a ReconcileContext,
     instance: &'a Instance,
     actions: &'a [Action],
-    book: &'a mut Book,
+    book: &'a mut ObjectLedger,
     /// By index in the list.
-    deeds: BTreeMap<usize, Deed>,
+    deeds: BTreeMap<usize, PerformedAction>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> WaveExecutor<'a> {
     const fn new(
-        pass: &'a Pass,
+        pass: &'a ReconcileContext,
         instance: &'a Instance,
         actions: &'a [Action],
-        book: &'a mut Book,
+        book: &'a mut ObjectLedger,
     ) -> Self {
         Self { pass, instance, actions, book, deeds: BTreeMap::new() }
     }
 
     /// One wave after the other; gives what became of each action.
-    async fn run(mut self, waves: Vec<Vec<usize>>) -> Result<BTreeMap<usize, Deed>, CallError> {
+    async fn run(
+        mut self,
+        waves: Vec<Vec<usize>>,
+    ) -> Result<BTreeMap<usize, PerformedAction>, CallError> {
         for wave in waves {
             self.wave(&wave).await?;
         }
@@ -134,24 +137,25 @@ impl<'a> Run<'a> {
         let approved = start::approved(self.pass, &self.book.ledger);
         let policy = policy(&self.pass.context.safety, &self.pass.context.object);
         let ledger = &self.book.ledger;
-        let Evidence { deaths, unproven } = &evidence;
+        let LivenessEvidence { deaths, unproven } = &evidence;
         let (snapshot, objects, approved) = (&snapshot, &objects, &approved);
-        let scene = Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms };
+        let scene =
+            GuardInput { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms };
         let (mut sent, mut gives_up) = (Vec::new(), BTreeMap::new());
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
             let outcome = match self.held_back_by(action) {
-                Some(after) => Outcome::Skipped { after },
+                Some(after) => ActionOutcome::Skipped { after },
                 None => match (self.judge(action, &scene, &members), self.pretended(action)) {
                     (Ok(()), _) => {
-                        if guard::class(action, &scene) == Class::DataLoss {
+                        if guard::class(action, &scene) == LossClass::DataLoss {
                             gives_up.insert(index, guard::lost_with(action, &scene));
                         }
                         sent.push((index, action.clone()));
                         continue;
                     }
                     // Its guard may look for the effect of an action that was not sent.
-                    (Err(_), Some(after)) => Outcome::Skipped { after },
+                    (Err(_), Some(after)) => ActionOutcome::Skipped { after },
                     (Err(refusal), None) => refusal.into(),
                 },
             };
@@ -170,7 +174,7 @@ impl<'a> Run<'a> {
             return;
         };
         let context = &self.pass.context;
-        if context.mode == Mode::Plan || !deed.outcome.is_done() {
+        if context.mode == WriteMode::Plan || !deed.outcome.is_done() {
             return;
         }
         let names: Vec<String> = nodes.iter().map(NodeId::short).collect();
@@ -198,15 +202,15 @@ impl<'a> Run<'a> {
     fn judge(
         &self,
         action: &Action,
-        scene: &Scene<'_>,
-        members: &Members,
-    ) -> Result<(), guard::Refusal> {
+        scene: &GuardInput<'_>,
+        members: &InstanceMembers,
+    ) -> Result<(), guard::GuardRefusal> {
         guard::judge(action, scene)?;
-        let Scene { snapshot, ledger, now_ms, .. } = scene;
+        let GuardInput { snapshot, ledger, now_ms, .. } = scene;
         if let Some(symptom) = repair::symptom(action, snapshot) {
             repair::check(ledger, &symptom, action, *now_ms)?;
         }
-        if self.pass.context.mode == Mode::Plan {
+        if self.pass.context.mode == WriteMode::Plan {
             return Ok(());
         }
         self.pass.gate.full_syncs.begin(&members.instance, action, snapshot, *now_ms)
@@ -216,7 +220,7 @@ impl<'a> Run<'a> {
     /// would be sent, by the same code.
     async fn send(
         &mut self,
-        members: &Members,
+        members: &InstanceMembers,
         snapshot: &Snapshot,
         sent: Vec<(usize, Action)>,
     ) -> Result<(), CallError> {
@@ -260,13 +264,18 @@ impl<'a> Run<'a> {
     }
 
     /// Performs what passed, each verb where its effect is: on Redis, or on a Pod.
-    async fn perform(&self, members: &Members, snapshot: &Snapshot, list: &[Action]) -> Vec<Deed> {
+    async fn perform(
+        &self,
+        members: &InstanceMembers,
+        snapshot: &Snapshot,
+        list: &[Action],
+    ) -> Vec<PerformedAction> {
         let port = &self.pass.gate.ports.redis;
         let to_redis: Vec<Action> =
             list.iter().filter(|action| !start::is_start(action)).cloned().collect();
         let deeds = match self.pass.context.mode {
-            Mode::Live => port.act(members, &to_redis).await,
-            Mode::Plan => port.decide(members, &to_redis).await,
+            WriteMode::Live => port.act(members, &to_redis).await,
+            WriteMode::Plan => port.decide(members, &to_redis).await,
         };
         let mut deeds = deeds.into_iter();
         let mut all = Vec::with_capacity(list.len());
@@ -274,7 +283,7 @@ impl<'a> Run<'a> {
             let deed = if let Verb::AllowStart { pod, node } = &action.verb {
                 start::allow(self.pass, snapshot, pod, *node).await
             } else {
-                let missing = || without_commands(Outcome::Skipped { after: String::new() });
+                let missing = || without_commands(ActionOutcome::Skipped { after: String::new() });
                 deeds.next().unwrap_or_else(missing)
             };
             all.push(deed);
@@ -284,7 +293,7 @@ impl<'a> Run<'a> {
 
     /// What is known of the nodes whose death the failovers of a wave rest on. While the Pod of a node
     /// is a member, its status tells the container's end; only a takeover asks for more.
-    async fn evidence(&mut self, snapshot: &Snapshot, wave: &[usize]) -> Evidence {
+    async fn evidence(&mut self, snapshot: &Snapshot, wave: &[usize]) -> LivenessEvidence {
         let mut suspects = BTreeSet::new();
         for action in wave.iter().filter_map(|index| self.actions.get(*index)) {
             let asks_all =
@@ -302,10 +311,10 @@ impl<'a> Run<'a> {
 
     /// What the API server says of the objects that this wave presumes something about. In a plan, what
     /// the pass would have written counts.
-    async fn objects(&self, wave: &[usize]) -> Objects {
+    async fn objects(&self, wave: &[usize]) -> ObservedObjects {
         let read = match self.pass.context.mode {
-            Mode::Live => ReadMode::Live,
-            Mode::Plan => ReadMode::Cached,
+            WriteMode::Live => ReadMode::Live,
+            WriteMode::Plan => ReadMode::Cached,
         };
         let actions = wave.iter().filter_map(|index| self.actions.get(*index));
         let facts = actions.flat_map(|action| &action.presume.facts);
@@ -326,23 +335,23 @@ impl<'a> Run<'a> {
     /// In a plan the action that must be done first, and that is planned and not done.
     fn pretended(&self, action: &Action) -> Option<String> {
         let is_planned = |id: &&String| self.deed(id).is_some_and(|deed| !deed.commands.is_empty());
-        let is_plan = self.pass.context.mode == Mode::Plan;
+        let is_plan = self.pass.context.mode == WriteMode::Plan;
         action.after.iter().find(is_planned).filter(|_| is_plan).cloned()
     }
 
-    fn deed(&self, id: &str) -> Option<&Deed> {
+    fn deed(&self, id: &str) -> Option<&PerformedAction> {
         let index = self.actions.iter().position(|other| other.id.as_deref() == Some(id))?;
         self.deeds.get(&index)
     }
 }
 
 /// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
-pub(crate) fn policy(paths: &SafetyPaths, object: &Value) -> Policy {
+pub(crate) fn policy(paths: &SafetyPaths, object: &Value) -> SafetyPolicy {
     let says = |path: &Option<String>, word: &str| {
         let found = path.as_deref().and_then(|path| field::at(object, path));
         found.and_then(Value::as_str) == Some(word)
     };
-    Policy {
+    SafetyPolicy {
         tail_loss: says(&paths.tail_loss, "force"),
         data_loss: says(&paths.durability, "cache"),
     }

@@ -21,7 +21,7 @@ use tholepin_schema::{
     instance::Instance,
     ledger::Ledger,
     manifest::KindName,
-    reserved::{self, Purpose},
+    reserved::{self, ReservedPurpose},
     snapshot::Snapshot,
 };
 use tokio::{
@@ -30,7 +30,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{PassContext, absences::Absences, context::Mode, ledger, ownership::text, pass::Pass};
+use crate::{
+    ReconcileScope, absences::AbsenceTracker, context::WriteMode, ledger, ownership::text,
+    pass::ReconcileContext,
+};
 
 /// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
 const BOOKS_MAX: usize = 4096;
@@ -43,40 +46,40 @@ const KEY: &str = "ledger.json";
 
 /// The books of all objects.
 #[derive(Default)]
-pub(crate) struct Books {
+pub(crate) struct LedgerStore {
     /// By the uid of the object.
-    open: Mutex<BTreeMap<String, Open>>,
+    open: Mutex<BTreeMap<String, OpenLedger>>,
 }
 
 /// A book in memory, and which object it is about.
-struct Open {
+struct OpenLedger {
     object: ObjectRef,
-    book: Arc<AsyncMutex<Book>>,
+    book: Arc<AsyncMutex<ObjectLedger>>,
 }
 
 /// One object's ledger.
 #[derive(Clone, Default)]
-pub(crate) struct Book {
+pub(crate) struct ObjectLedger {
     /// As it is now.
     pub(crate) ledger: Ledger,
     /// As the ConfigMap has it; nothing if there is none yet.
-    stored: Option<Stored>,
+    stored: Option<StoredLedger>,
     /// The instance of each group as a call named it last: how to reach its members.
     pub(crate) instances: BTreeMap<String, Instance>,
     /// What is remembered in memory alone of the nodes that do not answer.
-    pub(crate) absences: Absences,
+    pub(crate) absences: AbsenceTracker,
     /// Whether Kubernetes was asked for it.
     is_read: bool,
 }
 
 /// A ledger as the API server has it.
 #[derive(Clone)]
-struct Stored {
+struct StoredLedger {
     ledger: Ledger,
     resource_version: String,
 }
 
-impl Books {
+impl LedgerStore {
     /// Takes the book of the object of a pass, reading it from Kubernetes the first time.
     ///
     /// # Errors
@@ -85,19 +88,19 @@ impl Books {
     pub(crate) async fn take(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &PassContext,
-    ) -> Result<OwnedMutexGuard<Book>, CallError> {
+        context: &ReconcileScope,
+    ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
         let book = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             if BOOKS_MAX <= open.len() {
                 open.retain(|_, open| 1 < Arc::strong_count(&open.book));
             }
-            let new = || Open { object: context.reference(), book: Arc::default() };
+            let new = || OpenLedger { object: context.reference(), book: Arc::default() };
             open.entry(context.uid().to_owned()).or_insert_with(new).book.clone()
         };
         let mut book = book.lock_owned().await;
         if !book.is_read {
-            *book = Book::read(kubernetes, context).await?;
+            *book = ObjectLedger::read(kubernetes, context).await?;
         }
         Ok(book)
     }
@@ -111,8 +114,8 @@ impl Books {
     pub(crate) async fn copy(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &PassContext,
-    ) -> Result<Book, CallError> {
+        context: &ReconcileScope,
+    ) -> Result<ObjectLedger, CallError> {
         let open = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.get(context.uid()).map(|open| open.book.clone())
@@ -123,7 +126,7 @@ impl Books {
                 return Ok(book.clone());
             }
         }
-        Book::read(kubernetes, context).await
+        ObjectLedger::read(kubernetes, context).await
     }
 
     /// Drops the books of objects of this name that are gone.
@@ -134,9 +137,12 @@ impl Books {
     }
 }
 
-impl Book {
+impl ObjectLedger {
     /// Reads the book from Kubernetes, or the one that an older host kept under the object's name.
-    async fn read(kubernetes: &dyn Kubernetes, context: &PassContext) -> Result<Self, CallError> {
+    async fn read(
+        kubernetes: &dyn Kubernetes,
+        context: &ReconcileScope,
+    ) -> Result<Self, CallError> {
         if let Some(stored) = read(kubernetes, reference(context)).await? {
             let ledger = stored.ledger.clone();
             let stored = Some(stored);
@@ -158,8 +164,8 @@ impl Book {
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be written, or if other hosts write it all the time.
-    pub(crate) async fn save(&mut self, pass: &Pass) -> Result<(), CallError> {
-        let writes = pass.context.mode == Mode::Live && !pass.is_paused();
+    pub(crate) async fn save(&mut self, pass: &ReconcileContext) -> Result<(), CallError> {
+        let writes = pass.context.mode == WriteMode::Live && !pass.is_paused();
         if !writes {
             return Ok(());
         }
@@ -182,7 +188,7 @@ impl Book {
                 Ok(object) => {
                     let resource_version = text(&object, "/metadata/resourceVersion").to_owned();
                     let ledger = self.ledger.clone();
-                    self.stored = Some(Stored { ledger, resource_version });
+                    self.stored = Some(StoredLedger { ledger, resource_version });
                 }
                 // Somebody deleted it: what is known is written anew.
                 Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
@@ -203,7 +209,7 @@ impl Book {
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be written for a reason that does not pass by itself.
-    pub(crate) async fn save_or_later(&mut self, pass: &Pass) -> Result<(), CallError> {
+    pub(crate) async fn save_or_later(&mut self, pass: &ReconcileContext) -> Result<(), CallError> {
         let saved = timeout(SAVE_MS_MAX, self.save(pass)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
@@ -218,7 +224,7 @@ impl Book {
     async fn merge(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &PassContext,
+        context: &ReconcileScope,
     ) -> Result<(), CallError> {
         let theirs = read(kubernetes, reference(context)).await?;
         if let Some(theirs) = &theirs {
@@ -230,11 +236,14 @@ impl Book {
     }
 }
 
-async fn read(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<Option<Stored>, CallError> {
+async fn read(
+    kubernetes: &dyn Kubernetes,
+    name: ObjectRef,
+) -> Result<Option<StoredLedger>, CallError> {
     match kubernetes.get(name.clone()).await {
         Ok(found) => {
             let resource_version = text(&found, "/metadata/resourceVersion").to_owned();
-            Ok(Some(Stored { ledger: parse(&name, &found)?, resource_version }))
+            Ok(Some(StoredLedger { ledger: parse(&name, &found)?, resource_version }))
         }
         Err(CallError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
@@ -245,7 +254,7 @@ async fn read(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<Option<Sto
 /// one either. Another kind's object of the same name may have it.
 async fn read_old(
     kubernetes: &dyn Kubernetes,
-    context: &PassContext,
+    context: &ReconcileScope,
 ) -> Result<Option<Ledger>, CallError> {
     let name = format!("{}{}", context.key.name, reserved::OLD_LEDGER_SUFFIX);
     let name = ObjectRef { name, ..reference(context) };
@@ -271,18 +280,18 @@ fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     })
 }
 
-fn reference(context: &PassContext) -> ObjectRef {
+fn reference(context: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: context.key.namespace.clone(),
-        name: reserved::name(Purpose::Ledger, &context.key.kind.kind, context.uid()),
+        name: reserved::name(ReservedPurpose::Ledger, &context.key.kind.kind, context.uid()),
     }
 }
 
 fn config_map(
-    context: &PassContext,
+    context: &ReconcileScope,
     ledger: &Ledger,
-    stored: Option<&Stored>,
+    stored: Option<&StoredLedger>,
 ) -> Result<Value, CallError> {
     let text = serde_json::to_string(ledger)
         .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;

@@ -18,15 +18,15 @@ use tholepin_core::{ObjectKey, ObjectRef, StoredObject, port::StoreChange};
 const NAMES_PER_KEY_MAX: usize = 64;
 
 /// An object whatever the version of its kind: group, kind, namespace and name.
-type Name = (String, String, String, String);
+type ConflictKey = (String, String, String, String);
 
 /// Who waits for which name.
 #[derive(Default)]
-pub(crate) struct Clashes {
-    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<Name>>>,
+pub(crate) struct NameConflicts {
+    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<ConflictKey>>>,
 }
 
-impl Clashes {
+impl NameConflicts {
     /// Notes that a key waits for a name.
     pub(crate) fn wait(&self, key: &ObjectKey, object: &ObjectRef) {
         let mut waiting = self.waiting();
@@ -40,7 +40,7 @@ impl Clashes {
     pub(crate) fn keep(&self, key: &ObjectKey, objects: &BTreeSet<ObjectRef>) {
         let mut waiting = self.waiting();
         let Some(names) = waiting.get_mut(key) else { return };
-        let kept: BTreeSet<Name> = objects.iter().map(name).collect();
+        let kept: BTreeSet<ConflictKey> = objects.iter().map(name).collect();
         names.retain(|name| kept.contains(name));
         if names.is_empty() {
             waiting.remove(key);
@@ -67,12 +67,12 @@ impl Clashes {
         self.waiting().keys().cloned().collect()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<Name>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<ConflictKey>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn name(object: &ObjectRef) -> Name {
+fn name(object: &ObjectRef) -> ConflictKey {
     let ObjectRef { kind, namespace, name } = object;
     (kind.group().to_owned(), kind.kind.clone(), namespace.clone(), name.clone())
 }

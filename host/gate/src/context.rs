@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-pub use tholepin_core::Mode;
+pub use tholepin_core::WriteMode;
 use tholepin_core::{ObjectKey, ObjectRef};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
 use tokio_util::sync::CancellationToken;
 
 /// One pass: on whose behalf, about what, and what is allowed.
 #[derive(Clone, Debug)]
-pub struct PassContext {
+pub struct ReconcileScope {
     /// The plugin and the object.
     pub key: Arc<ObjectKey>,
     /// The object as the request shows it.
@@ -22,7 +22,7 @@ pub struct PassContext {
     /// The plugin's parameters.
     pub parameters: Arc<Value>,
     /// Whether writes reach the world.
-    pub mode: Mode,
+    pub mode: WriteMode,
     /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
     pub urgent: CancellationToken,
     /// The most calls that this pass may make.
@@ -31,7 +31,7 @@ pub struct PassContext {
     pub writes_max: u32,
 }
 
-impl PassContext {
+impl ReconcileScope {
     /// The reconciled object's uid; empty if it has none, which no object from a server has.
     #[must_use]
     pub fn uid(&self) -> &str {

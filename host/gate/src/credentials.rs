@@ -21,28 +21,28 @@ use tholepin_core::{
     CallError, ObjectRef,
     condition::HOST_FIELD_MANAGER,
     kept_object,
-    port::{Credentials, DeleteRequest, Kubernetes, Members, Redis},
+    port::{DeleteRequest, InstanceMembers, Kubernetes, Redis, RedisCredentials},
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
     ledger::Ledger,
     manifest::KindName,
-    reserved::{self, CREDENTIALS_KEY, Purpose},
+    reserved::{self, CREDENTIALS_KEY, ReservedPurpose},
     snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
 };
 use tracing::{info, warn};
 
-use crate::{Mode, PassContext, Ports, ownership::text};
+use crate::{GatePorts, ReconcileScope, WriteMode, ownership::text};
 
 /// Objects whose password is kept in memory; beyond that it is read again when needed.
 const KEPT_MAX: usize = 4096;
 
 /// The passwords in force, by the uid of their object.
 #[derive(Default)]
-pub(crate) struct Kept(Mutex<BTreeMap<String, Arc<str>>>);
+pub(crate) struct CredentialsStore(Mutex<BTreeMap<String, Arc<str>>>);
 
 /// What the Secret holds that the object names.
-enum Named {
+enum NamedSecret {
     /// The object names none.
     Nothing,
     Value(String),
@@ -54,7 +54,7 @@ enum Named {
 
 /// What the processes that run say of a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum PasswordResponse {
     /// At least one accepts it.
     Accepted,
     /// At least one refuses it, and none accepts it.
@@ -73,12 +73,12 @@ enum Said {
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn put_in_force(
-    kept: &Kept,
-    ports: &Ports,
-    context: &PassContext,
+    kept: &CredentialsStore,
+    ports: &GatePorts,
+    context: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
-    members: &mut Members,
+    members: &mut InstanceMembers,
 ) -> Result<(), CallError> {
     let kubernetes = &*ports.kubernetes;
     let named = named_by(kubernetes, context, instance).await?;
@@ -111,29 +111,29 @@ pub(crate) async fn put_in_force(
 
 /// Why a password must not be kept for these members: processes run, and none accepts it. What does not
 /// run has none, and reads the one that is kept when it starts.
-async fn doubt(redis: &dyn Redis, members: &Members, value: &str) -> Option<NamedPassword> {
+async fn doubt(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> Option<NamedPassword> {
     if !members.members.iter().any(|member| member.running) {
         return None;
     }
     match said(&try_out(redis, members, value).await) {
-        Said::Accepted => None,
-        Said::Refused => Some(NamedPassword::Refused),
-        Said::Nothing => Some(NamedPassword::Unproven),
+        PasswordResponse::Accepted => None,
+        PasswordResponse::Refused => Some(NamedPassword::Refused),
+        PasswordResponse::Nothing => Some(NamedPassword::Unproven),
     }
 }
 
-async fn try_out(redis: &dyn Redis, members: &Members, value: &str) -> Snapshot {
+async fn try_out(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> Snapshot {
     let user = members.credentials.user.clone();
-    let credentials = Credentials { user, password: password(value) };
-    redis.observe(&Members { credentials, ..members.clone() }, &[]).await
+    let credentials = RedisCredentials { user, password: password(value) };
+    redis.observe(&InstanceMembers { credentials, ..members.clone() }, &[]).await
 }
 
-fn said(snapshot: &Snapshot) -> Said {
+fn said(snapshot: &Snapshot) -> PasswordResponse {
     if snapshot.members.iter().any(|member| member.facts().is_some()) {
-        return Said::Accepted;
+        return PasswordResponse::Accepted;
     }
     let refuse = snapshot.members.iter().any(Member::refuses_password);
-    if refuse { Said::Refused } else { Said::Nothing }
+    if refuse { PasswordResponse::Refused } else { PasswordResponse::Nothing }
 }
 
 /// Takes the password that the object names in place of the one that is kept, if every member that answers
@@ -144,21 +144,21 @@ fn said(snapshot: &Snapshot) -> Said {
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn replace_refused(
-    kept: &Kept,
-    ports: &Ports,
-    context: &PassContext,
+    kept: &CredentialsStore,
+    ports: &GatePorts,
+    context: &ReconcileScope,
     instance: &Instance,
-    members: &Members,
+    members: &InstanceMembers,
     snapshot: &Snapshot,
 ) -> Result<bool, CallError> {
     let kubernetes = &*ports.kubernetes;
     let differs = members.credentials_facts.named == NamedPassword::Differs;
-    if !differs || said(snapshot) != Said::Refused || !writes(kubernetes, context) {
+    if !differs || said(snapshot) != PasswordResponse::Refused || !writes(kubernetes, context) {
         return Ok(false);
     }
     let named = named_by(kubernetes, context, instance).await?;
     let Some(value) = named.value() else { return Ok(false) };
-    if said(&try_out(&*ports.redis, members, value).await) != Said::Accepted {
+    if said(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
         return Ok(false);
     }
     info!("the servers accept the password that the object names, and none the one that is kept");
@@ -168,9 +168,9 @@ pub(crate) async fn replace_refused(
 
 /// Keeps this password in place of the one that is kept.
 async fn replace(
-    kept: &Kept,
+    kept: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &PassContext,
+    context: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
     let name = reserved_name(context);
@@ -205,24 +205,26 @@ async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), Call
 /// that was never used, or of which nothing can be.
 fn compare(
     in_force: Option<&str>,
-    named: Named,
+    named: NamedSecret,
 ) -> Result<(Option<String>, CredentialsFacts), CallError> {
     let Some(in_force) = in_force else {
         let facts = |named, pending| CredentialsFacts { named, pending };
         return match named {
-            Named::Nothing => Ok((None, facts(NamedPassword::InForce, false))),
-            Named::Value(value) => Ok((password(&value), facts(NamedPassword::InForce, false))),
-            Named::Unusable(why) => Ok((None, facts(why, true))),
-            Named::Unread(error) => Err(error),
+            NamedSecret::Nothing => Ok((None, facts(NamedPassword::InForce, false))),
+            NamedSecret::Value(value) => {
+                Ok((password(&value), facts(NamedPassword::InForce, false)))
+            }
+            NamedSecret::Unusable(why) => Ok((None, facts(why, true))),
+            NamedSecret::Unread(error) => Err(error),
         };
     };
     let named = match named {
-        Named::Nothing if in_force.is_empty() => NamedPassword::InForce,
-        Named::Value(value) if value == in_force => NamedPassword::InForce,
-        Named::Nothing | Named::Value(_) => NamedPassword::Differs,
-        Named::Unusable(why) => why,
+        NamedSecret::Nothing if in_force.is_empty() => NamedPassword::InForce,
+        NamedSecret::Value(value) if value == in_force => NamedPassword::InForce,
+        NamedSecret::Nothing | NamedSecret::Value(_) => NamedPassword::Differs,
+        NamedSecret::Unusable(why) => why,
         // What is in force is known all the same.
-        Named::Unread(_) => NamedPassword::Unread,
+        NamedSecret::Unread(_) => NamedPassword::Unread,
     };
     Ok((password(in_force), CredentialsFacts { named, pending: false }))
 }
@@ -234,11 +236,11 @@ fn password(text: &str) -> Option<String> {
 
 async fn named_by(
     kubernetes: &dyn Kubernetes,
-    context: &PassContext,
+    context: &ReconcileScope,
     instance: &Instance,
-) -> Result<Named, CallError> {
+) -> Result<NamedSecret, CallError> {
     let Some(CredentialsRef { secret, key, user: _ }) = &instance.credentials else {
-        return Ok(Named::Nothing);
+        return Ok(NamedSecret::Nothing);
     };
     let name = ObjectRef { name: secret.clone(), ..reserved_name(context) };
     if reserved::is_reserved(&name.kind, secret) {
@@ -251,27 +253,27 @@ async fn named_by(
     }
     let value = kubernetes.secret_value(name.namespace.clone(), secret.clone(), key.clone()).await;
     Ok(match value.map(String::from_utf8) {
-        Ok(Ok(value)) if value.is_empty() => Named::Unusable(NamedPassword::Empty),
+        Ok(Ok(value)) if value.is_empty() => NamedSecret::Unusable(NamedPassword::Empty),
         Ok(Ok(value)) if value.contains(char::is_control) => {
-            Named::Unusable(NamedPassword::ControlCharacter)
+            NamedSecret::Unusable(NamedPassword::ControlCharacter)
         }
-        Ok(Ok(value)) => Named::Value(value),
-        Ok(Err(_)) => Named::Unusable(NamedPassword::NoText),
+        Ok(Ok(value)) => NamedSecret::Value(value),
+        Ok(Err(_)) => NamedSecret::Unusable(NamedPassword::NoText),
         Err(CallError::NotFound(_)) if kubernetes.view().get(&name).is_some() => {
-            Named::Unusable(NamedPassword::KeyMissing)
+            NamedSecret::Unusable(NamedPassword::KeyMissing)
         }
-        Err(CallError::NotFound(_)) => Named::Unusable(NamedPassword::SecretMissing),
-        Err(error) => Named::Unread(error),
+        Err(CallError::NotFound(_)) => NamedSecret::Unusable(NamedPassword::SecretMissing),
+        Err(error) => NamedSecret::Unread(error),
     })
 }
 
 /// The password that was kept for the object, in memory or in the reserved Secret. One that was deleted is
 /// made again.
 async fn find(
-    kept: &Kept,
-    ports: &Ports,
-    context: &PassContext,
-    members: &Members,
+    kept: &CredentialsStore,
+    ports: &GatePorts,
+    context: &ReconcileScope,
+    members: &InstanceMembers,
 ) -> Result<Option<Arc<str>>, CallError> {
     let (name, kubernetes) = (reserved_name(context), &*ports.kubernetes);
     if let Some(password) = kept.get(context.uid()) {
@@ -303,15 +305,15 @@ async fn find(
 /// them a process accepts: another host has replaced it, or somebody has falsified it, and what starts
 /// anew would be lost to all others.
 async fn settle(
-    kept: &Kept,
-    ports: &Ports,
-    context: &PassContext,
-    members: &Members,
+    kept: &CredentialsStore,
+    ports: &GatePorts,
+    context: &ReconcileScope,
+    members: &InstanceMembers,
     (ours, stored): (Arc<str>, Arc<str>),
 ) -> Result<Arc<str>, CallError> {
     let (redis, kubernetes) = (&*ports.redis, &*ports.kubernetes);
-    if said(&try_out(redis, members, &ours).await) != Said::Accepted {
-        if said(&try_out(redis, members, &stored).await) == Said::Accepted {
+    if said(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
+        if said(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
             kept.put(context.uid(), &stored);
             return Ok(stored);
         }
@@ -329,9 +331,9 @@ async fn settle(
 
 /// Keeps a password. A plan keeps nothing.
 async fn make(
-    kept: &Kept,
+    kept: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &PassContext,
+    context: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
     if !writes(kubernetes, context) {
@@ -370,14 +372,14 @@ async fn read(
 
 /// Whether the host may write for this object now: a plan writes nothing, and nothing is written for an
 /// object that is paused.
-fn writes(kubernetes: &dyn Kubernetes, context: &PassContext) -> bool {
+fn writes(kubernetes: &dyn Kubernetes, context: &ReconcileScope) -> bool {
     let meta = kubernetes.view().meta(&context.reference());
-    context.mode == Mode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
+    context.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
 }
 
 async fn create(
     kubernetes: &dyn Kubernetes,
-    context: &PassContext,
+    context: &ReconcileScope,
     password: &str,
 ) -> Result<(), CallError> {
     let object = secret(context, password);
@@ -385,17 +387,17 @@ async fn create(
 }
 
 /// Immutable, so that an edit by hand does not lock the host out.
-fn secret(context: &PassContext, password: &str) -> Value {
+fn secret(context: &ReconcileScope, password: &str) -> Value {
     let (name, owner) = (reserved_name(context), context.reference());
     let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
     kept_object(&name, &owner, context.uid(), None, fields)
 }
 
-fn reserved_name(context: &PassContext) -> ObjectRef {
+fn reserved_name(context: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() },
         namespace: context.key.namespace.clone(),
-        name: reserved::name(Purpose::Credentials, &context.key.kind.kind, context.uid()),
+        name: reserved::name(ReservedPurpose::Credentials, &context.key.kind.kind, context.uid()),
     }
 }
 
@@ -413,7 +415,7 @@ pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
     object.get("spec").is_some_and(|spec| contains(spec, secret))
 }
 
-impl Named {
+impl NamedSecret {
     /// The password, which is empty if the object names none; nothing if it cannot be used.
     fn value(&self) -> Option<&str> {
         match self {
@@ -424,7 +426,7 @@ impl Named {
     }
 }
 
-impl Kept {
+impl CredentialsStore {
     fn get(&self, uid: &str) -> Option<Arc<str>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
@@ -445,21 +447,21 @@ mod tests {
     #[test]
     fn what_is_in_force_stays_whatever_the_object_names() {
         use NamedPassword::{Differs, Empty, InForce, SecretMissing, Unread};
-        let value = |text: &str| Named::Value(text.to_owned());
-        let away = || Named::Unread(CallError::Transient("away".to_owned()));
+        let value = |text: &str| NamedSecret::Value(text.to_owned());
+        let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
         // in force, named, password, what is said, whether none is in force yet
         let rows = [
             (Some("old"), value("old"), Some("old"), InForce, false),
             (Some("old"), value("new"), Some("old"), Differs, false),
-            (Some("old"), Named::Nothing, Some("old"), Differs, false),
-            (Some("old"), Named::Unusable(SecretMissing), Some("old"), SecretMissing, false),
-            (Some("old"), Named::Unusable(Empty), Some("old"), Empty, false),
+            (Some("old"), NamedSecret::Nothing, Some("old"), Differs, false),
+            (Some("old"), NamedSecret::Unusable(SecretMissing), Some("old"), SecretMissing, false),
+            (Some("old"), NamedSecret::Unusable(Empty), Some("old"), Empty, false),
             (Some("old"), away(), Some("old"), Unread, false),
-            (Some(""), Named::Nothing, None, InForce, false),
+            (Some(""), NamedSecret::Nothing, None, InForce, false),
             (Some(""), value("new"), None, Differs, false),
             (None, value("new"), Some("new"), InForce, false),
-            (None, Named::Nothing, None, InForce, false),
-            (None, Named::Unusable(Empty), None, Empty, true),
+            (None, NamedSecret::Nothing, None, InForce, false),
+            (None, NamedSecret::Unusable(Empty), None, Empty, true),
         ];
         for (in_force, named, password, said, pending) in rows {
             let (found, facts) = compare(in_force, named).unwrap();
@@ -471,7 +473,7 @@ mod tests {
 
     #[test]
     fn the_bound_of_what_is_kept_in_memory_holds() {
-        let kept = Kept::default();
+        let kept = CredentialsStore::default();
         for number in 0..KEPT_MAX + 1 {
             kept.put(&number.to_string(), &"x".into());
         }

@@ -16,7 +16,7 @@ use crate::{
 
 /// What becomes of an object by a write.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum After<'a> {
+pub(crate) enum ObjectAfterWrite<'a> {
     /// It is deleted.
     Deleted,
     /// It becomes this.
@@ -70,27 +70,31 @@ pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> StopEffect {
 }
 
 /// What the write does.
-pub(crate) fn stops(view: &dyn StoreView, before: &Value, after: After<'_>) -> StopEffect {
+pub(crate) fn stops(
+    view: &dyn StoreView,
+    before: &Value,
+    after: ObjectAfterWrite<'_>,
+) -> StopEffect {
     match (text(before, "/kind"), after) {
         ("Pod", _) => {
             let ends = match after {
-                After::Deleted => true,
-                After::Is(after) => is_let_go(view, before, after),
+                ObjectAfterWrite::Deleted => true,
+                ObjectAfterWrite::Is(after) => is_let_go(view, before, after),
             };
             let pods = ends.then(|| Arc::new(before.clone()));
             StopEffect { pods: pods.into_iter().collect(), claims: Vec::new() }
         }
-        ("PersistentVolumeClaim", After::Deleted) => {
+        ("PersistentVolumeClaim", ObjectAfterWrite::Deleted) => {
             StopEffect { pods: Vec::new(), claims: vec![text(before, "/metadata/name").to_owned()] }
         }
-        ("HorizontalPodAutoscaler", After::Is(after)) => scaled(view, after),
-        (_, After::Deleted) => {
+        ("HorizontalPodAutoscaler", ObjectAfterWrite::Is(after)) => scaled(view, after),
+        (_, ObjectAfterWrite::Deleted) => {
             let pods = pods_below(view, before);
             let drops = text(before, RETENTION_DELETED) == "Delete";
             let claims = if drops { claims_of(&pods) } else { Vec::new() };
             StopEffect { pods, claims }
         }
-        (_, After::Is(after)) => changed(view, before, after),
+        (_, ObjectAfterWrite::Is(after)) => changed(view, before, after),
     }
 }
 

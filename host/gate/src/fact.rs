@@ -8,38 +8,38 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    fact::{FACTS_MAX, Fact, Held, Subject, holds},
+    fact::{FACTS_MAX, Fact, FactOutcome, FactSubject, holds},
     manifest::KindName,
     snapshot::Snapshot,
 };
 
 /// What was seen of objects: none if an object is not there, or why it could not be seen.
-pub type Objects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
+pub type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
 
 /// What one look at an instance showed, as facts read it.
 #[derive(Debug, Default)]
-pub(crate) struct Documents {
+pub(crate) struct FactDocuments {
     /// Of the members that facts ask about; none for a Pod that is no member.
     members: BTreeMap<String, Option<Value>>,
     /// Absent if nobody told anything.
     view: Option<Value>,
 }
 
-impl Documents {
+impl FactDocuments {
     /// What these facts need of a snapshot.
     pub(crate) fn of<'a>(snapshot: &Snapshot, facts: impl IntoIterator<Item = &'a Fact>) -> Self {
         let mut documents = Self::default();
         let is_told = snapshot.members.iter().any(|member| member.node().is_some());
         for fact in facts {
             match fact.subject() {
-                Subject::Member { instance: _, pod } => {
+                FactSubject::Member { instance: _, pod } => {
                     let find = || snapshot.member(pod).map(json);
                     documents.members.entry(pod.clone()).or_insert_with(find);
                 }
-                Subject::View { instance: _ } if is_told && documents.view.is_none() => {
+                FactSubject::View { instance: _ } if is_told && documents.view.is_none() => {
                     documents.view = Some(json(&snapshot.view));
                 }
-                Subject::View { .. } | Subject::Object { .. } => {}
+                FactSubject::View { .. } | FactSubject::Object { .. } => {}
             }
         }
         documents
@@ -52,23 +52,27 @@ fn json<T: serde::Serialize>(part: &T) -> Value {
 }
 
 /// Whether a fact holds in what was seen.
-pub(crate) fn held(fact: &Fact, seen: Option<&Documents>, objects: &Objects) -> Held {
-    let unknown = |why: &str| Held::Unknown { why: why.to_owned() };
+pub(crate) fn held(
+    fact: &Fact,
+    seen: Option<&FactDocuments>,
+    objects: &ObservedObjects,
+) -> FactOutcome {
+    let unknown = |why: &str| FactOutcome::Unknown { why: why.to_owned() };
     match (fact.subject(), seen) {
-        (Subject::Member { .. } | Subject::View { .. }, None) => {
+        (FactSubject::Member { .. } | FactSubject::View { .. }, None) => {
             unknown("the instance was not looked at")
         }
-        (Subject::Member { instance: _, pod }, Some(documents)) => {
+        (FactSubject::Member { instance: _, pod }, Some(documents)) => {
             match documents.members.get(pod) {
                 Some(document) => holds(fact, document.as_ref()),
                 None => unknown("the member was not looked at"),
             }
         }
-        (Subject::View { .. }, Some(documents)) => match &documents.view {
+        (FactSubject::View { .. }, Some(documents)) => match &documents.view {
             Some(view) => holds(fact, Some(view)),
             None => unknown("no member tells what it sees"),
         },
-        (Subject::Object { .. }, _) => match object(fact).and_then(|name| objects.get(&name)) {
+        (FactSubject::Object { .. }, _) => match object(fact).and_then(|name| objects.get(&name)) {
             Some(Ok(found)) => holds(fact, found.as_deref()),
             Some(Err(why)) => unknown(why),
             None => unknown("the object was not looked at"),
@@ -78,7 +82,7 @@ pub(crate) fn held(fact: &Fact, seen: Option<&Documents>, objects: &Objects) -> 
 
 /// The object that a fact is about, if it is about one.
 pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
-    let Subject::Object { api_version, kind, namespace, name } = fact.subject() else {
+    let FactSubject::Object { api_version, kind, namespace, name } = fact.subject() else {
         return None;
     };
     let kind = KindName { api_version: api_version.clone(), kind: kind.clone() };

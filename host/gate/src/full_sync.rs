@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tholepin_schema::{
     action::{Action, Verb},
-    snapshot::{Facts, Member, Snapshot},
+    snapshot::{Member, MemberFacts, Snapshot},
     word::{Role, RunId},
 };
 
-use crate::guard::Refusal;
+use crate::guard::GuardRefusal;
 
 /// The node timeout of a server that does not tell its own, in milliseconds: the engine's default.
 const NODE_TIMEOUT_MS: u64 = 15_000;
@@ -22,11 +22,11 @@ pub(crate) const GUARD: &str = "full-sync";
 
 /// The synchronisations under way, of all objects.
 #[derive(Debug, Default)]
-pub(crate) struct FullSyncs(Mutex<Vec<FullSync>>);
+pub(crate) struct FullSyncLimiter(Mutex<Vec<RunningFullSync>>);
 
 /// One that the host has started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FullSync {
+struct RunningFullSync {
     instance: String,
     /// The replica's Pod.
     pod: String,
@@ -40,7 +40,7 @@ struct FullSync {
     patience_ms: u64,
 }
 
-impl FullSyncs {
+impl FullSyncLimiter {
     /// Takes in a look at an instance: what is in sync, or another process by now, gives its place back.
     pub(crate) fn look(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
         let mut under_way = self.lock();
@@ -58,15 +58,18 @@ impl FullSyncs {
         action: &Action,
         snapshot: &Snapshot,
         now_ms: u64,
-    ) -> Result<(), Refusal> {
-        let Some(new) = FullSync::of(instance, action, snapshot, now_ms) else { return Ok(()) };
+    ) -> Result<(), GuardRefusal> {
+        let Some(new) = RunningFullSync::of(instance, action, snapshot, now_ms) else {
+            return Ok(());
+        };
         let mut under_way = self.lock();
         under_way.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.patience_ms));
-        let is_same = |sync: &&FullSync| sync.instance == new.instance && sync.pod == new.pod;
+        let is_same =
+            |sync: &&RunningFullSync| sync.instance == new.instance && sync.pod == new.pod;
         if under_way.iter().any(|sync| is_same(&sync)) {
             return Ok(());
         }
-        let shares = |sync: &&FullSync| {
+        let shares = |sync: &&RunningFullSync| {
             sync.kube_nodes.iter().find(|node| new.kube_nodes.contains(node)).cloned()
         };
         let other = under_way.iter().find_map(|sync| Some((sync, shares(&sync)?)));
@@ -76,7 +79,7 @@ impl FullSyncs {
                  synchronisation at a time is started there",
                 other.pod
             );
-            return Err(Refusal::new(GUARD, text));
+            return Err(GuardRefusal::new(GUARD, text));
         }
         under_way.push(new);
         Ok(())
@@ -87,12 +90,12 @@ impl FullSyncs {
         self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<FullSync>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<RunningFullSync>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl FullSync {
+impl RunningFullSync {
     /// What an action starts; none if nothing has to be copied.
     fn of(instance: &str, action: &Action, snapshot: &Snapshot, now_ms: u64) -> Option<Self> {
         let Verb::Replicate { pod, primary } = &action.verb else { return None };
@@ -142,14 +145,14 @@ impl FullSync {
     }
 }
 
-fn node_timeout_ms(facts: &Facts) -> Option<u64> {
+fn node_timeout_ms(facts: &MemberFacts) -> Option<u64> {
     facts.settings.get("cluster-node-timeout")?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use tholepin_schema::action::Presume;
+    use tholepin_schema::action::Preconditions;
 
     use super::*;
 
@@ -175,7 +178,7 @@ mod tests {
     fn replicate(pod: &str) -> Action {
         let primary = PRIMARY.repeat(20).parse().unwrap();
         let verb = Verb::Replicate { pod: pod.into(), primary };
-        Action { id: None, verb, presume: Presume::default(), after: Vec::new() }
+        Action { id: None, verb, presume: Preconditions::default(), after: Vec::new() }
     }
 
     fn upstream(link_up: bool, read_bytes: Option<u64>) -> Value {
@@ -183,14 +186,19 @@ mod tests {
             "address": "a:1", "linkUp": link_up, "syncInProgress": !link_up, "syncReadBytes": read_bytes}})
     }
 
-    fn begin(syncs: &FullSyncs, pod: &str, keys: u64, now_ms: u64) -> Result<(), &'static str> {
+    fn begin(
+        syncs: &FullSyncLimiter,
+        pod: &str,
+        keys: u64,
+        now_ms: u64,
+    ) -> Result<(), &'static str> {
         let snapshot = snapshot(keys, &Value::Null);
         syncs.begin("i", &replicate(pod), &snapshot, now_ms).map_err(|refusal| refusal.guard)
     }
 
     #[test]
     fn the_second_waits_until_the_first_is_in_sync() {
-        let syncs = FullSyncs::default();
+        let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
         assert_eq!(begin(&syncs, "s", 7, 0), Err(GUARD), "they share the primary's node");
@@ -205,7 +213,7 @@ mod tests {
 
     #[test]
     fn one_without_progress_for_the_node_timeout_gives_its_place_back() {
-        let syncs = FullSyncs::default();
+        let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
         syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
         syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 5_000);

@@ -2,7 +2,7 @@
 
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    manifest::{Grants, KindName, KubernetesGrant, Scope},
+    manifest::{GrantScope, Grants, KindName, KubernetesGrant},
     reserved,
 };
 
@@ -95,9 +95,9 @@ pub(crate) const fn scope(
     is_in_namespace: bool,
 ) -> Result<(), &'static str> {
     let (reaches, wider) = match grant.scope {
-        Scope::Owned => (is_owned, "`namespace`"),
-        Scope::Namespace => (is_owned || is_in_namespace, "`cluster`"),
-        Scope::Cluster => (true, ""),
+        GrantScope::Owned => (is_owned, "`namespace`"),
+        GrantScope::Namespace => (is_owned || is_in_namespace, "`cluster`"),
+        GrantScope::Cluster => (true, ""),
         _ => (false, "that this host knows"),
     };
     if reaches { Ok(()) } else { Err(wider) }
@@ -111,7 +111,7 @@ mod tests {
         KindName { api_version: api_version.to_owned(), kind: kind.to_owned() }
     }
 
-    fn grants(verbs: &[&str], scope: Scope) -> Grants {
+    fn grants(verbs: &[&str], scope: GrantScope) -> Grants {
         let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
         let grant = KubernetesGrant { name: kind("v1", "Secret"), verbs, scope, force: false };
         Grants { kubernetes: vec![grant], ..Grants::default() }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_verb_must_be_granted_for_the_kind() {
-        let grants = grants(&["get"], Scope::Owned);
+        let grants = grants(&["get"], GrantScope::Owned);
         assert!(kubernetes(&grants, &kind("v1", "Secret"), "get").is_ok());
         for (asked, verb) in [("Secret", "delete"), ("ConfigMap", "get")] {
             let denied = kubernetes(&grants, &kind("v1", asked), verb).unwrap_err();
@@ -134,7 +134,7 @@ mod tests {
         let grant = KubernetesGrant {
             name: role.clone(),
             verbs: vec!["apply".to_owned()],
-            scope: Scope::Cluster,
+            scope: GrantScope::Cluster,
             force: true,
         };
         let grants = Grants { kubernetes: vec![grant], ..Grants::default() };
@@ -145,11 +145,11 @@ mod tests {
     fn a_scope_reaches_as_far_as_it_says() {
         // scope, owned, in the object's namespace, reaches
         let rows = [
-            (Scope::Owned, true, true, true),
-            (Scope::Owned, false, true, false),
-            (Scope::Namespace, false, true, true),
-            (Scope::Namespace, false, false, false),
-            (Scope::Cluster, false, false, true),
+            (GrantScope::Owned, true, true, true),
+            (GrantScope::Owned, false, true, false),
+            (GrantScope::Namespace, false, true, true),
+            (GrantScope::Namespace, false, false, false),
+            (GrantScope::Cluster, false, false, true),
         ];
         for (reach, is_owned, is_in_namespace, reaches) in rows {
             let grants = grants(&["get"], reach);

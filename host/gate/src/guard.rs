@@ -21,30 +21,32 @@ mod stop;
 mod topology;
 
 pub(crate) use absence::OUT_OF_SERVICE;
-pub use absence::{Absence, Confirmations, Finding, Unproven, confirmed, due_at_ms, find};
+pub use absence::{
+    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, confirmed, due_at_ms, find,
+};
 pub(crate) use death::is_reported_terminated;
-pub use death::{Dial, Proof, Witness, deaths, proof_of_death};
+pub use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
-pub(crate) use stop::{Stop, returned, stop, stopping};
+pub(crate) use stop::{PodStop, returned, stop, stopping};
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
-    action::{Action, FailoverMode, Outcome, Verb},
+    action::{Action, ActionOutcome, FailoverMode, Verb},
     command,
     ledger::Ledger,
-    snapshot::{Facts, Member, Snapshot},
+    snapshot::{Member, MemberFacts, Snapshot},
     word::{NodeId, SlotSet},
 };
 
-use crate::fact::Objects;
+use crate::fact::ObservedObjects;
 
 /// How old a snapshot may be when an action is sent after it.
 pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
 
 /// What the object's owner allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
+pub struct SafetyPolicy {
     /// Whether a primary that died may be replaced though writes that only it had are lost.
     pub tail_loss: bool,
     /// Whether everything may be lost: the object is a cache.
@@ -53,7 +55,7 @@ pub struct Policy {
 
 /// What a person gives up, by the annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Approved {
+pub struct DataLossApproval {
     /// The nodes whose data is given up.
     pub nodes: BTreeSet<NodeId>,
     /// What of the annotation names no process that is known: a slip, or an approval of one that is gone.
@@ -62,7 +64,7 @@ pub struct Approved {
 
 /// What an action can lose, by its effect on this snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub enum LossClass {
     /// Nothing.
     Safe,
     /// Writes that were acknowledged and not replicated.
@@ -73,21 +75,21 @@ pub enum Class {
 
 /// All that a guard may look at.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
+pub struct GuardInput<'a> {
     /// Taken for this wave.
     pub snapshot: &'a Snapshot,
     /// With this snapshot learnt.
     pub ledger: &'a Ledger,
     /// The object's.
-    pub policy: Policy,
+    pub policy: SafetyPolicy,
     /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
-    pub deaths: &'a BTreeMap<NodeId, Proof>,
+    pub deaths: &'a BTreeMap<NodeId, DeathProof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
-    pub approved: &'a Approved,
+    pub approved: &'a DataLossApproval,
     /// What is missing to call nodes dead for a takeover that live reads were made about.
-    pub unproven: &'a BTreeMap<NodeId, Unproven>,
+    pub unproven: &'a BTreeMap<NodeId, MissingProof>,
     /// What live reads say of the objects that actions presume something about.
-    pub objects: &'a Objects,
+    pub objects: &'a ObservedObjects,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
 }
@@ -95,22 +97,22 @@ pub struct Scene<'a> {
 /// Why an action is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{guard}: {message}")]
-pub struct Refusal {
+pub struct GuardRefusal {
     /// The guard, from a closed set.
     pub guard: &'static str,
     /// What was wanted and the value seen.
     pub message: String,
 }
 
-impl Refusal {
+impl GuardRefusal {
     pub(crate) fn new(guard: &'static str, message: impl Into<String>) -> Self {
         Self { guard, message: message.into() }
     }
 }
 
-impl From<Refusal> for Outcome {
-    fn from(refusal: Refusal) -> Self {
-        let Refusal { guard, message } = refusal;
+impl From<GuardRefusal> for ActionOutcome {
+    fn from(refusal: GuardRefusal) -> Self {
+        let GuardRefusal { guard, message } = refusal;
         Self::Refused { guard: guard.to_owned(), message }
     }
 }
@@ -125,12 +127,13 @@ pub fn check(
     action: &Action,
     snapshot: &Snapshot,
     ledger: &Ledger,
-    policy: &Policy,
+    policy: &SafetyPolicy,
     now_ms: u64,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let deaths = deaths(snapshot, ledger);
-    let (objects, approved, unproven) = (Objects::new(), Approved::default(), BTreeMap::new());
-    let scene = Scene {
+    let (objects, approved, unproven) =
+        (ObservedObjects::new(), DataLossApproval::default(), BTreeMap::new());
+    let scene = GuardInput {
         snapshot,
         ledger,
         policy: *policy,
@@ -149,7 +152,7 @@ pub fn check(
 /// # Errors
 ///
 /// Fails if two actions assign the same slot to two Pods, or fail over the same primary.
-pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
+pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
     let mut assigned: Vec<(&str, &SlotSet)> = Vec::new();
     let mut replaced: BTreeSet<NodeId> = BTreeSet::new();
     for action in actions {
@@ -159,7 +162,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
                     let both = theirs.intersection(slots);
                     if !both.is_empty() {
                         let text = format!("`{other}` and `{pod}` would both own {both}");
-                        return Err(Refusal::new("list", text));
+                        return Err(GuardRefusal::new("list", text));
                     }
                 }
                 assigned.push((pod, slots));
@@ -167,7 +170,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
             Verb::Failover { primary, .. } => {
                 if !replaced.insert(*primary) {
                     let text = format!("{} would be replaced twice", primary.short());
-                    return Err(Refusal::new("list", text));
+                    return Err(GuardRefusal::new("list", text));
                 }
             }
             Verb::Meet { .. }
@@ -186,8 +189,8 @@ pub fn check_list(actions: &[Action]) -> Result<(), Refusal> {
 /// # Errors
 ///
 /// Fails with the first guard that does not hold.
-pub fn judge(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
-    let Scene { snapshot, ledger, .. } = scene;
+pub fn judge(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = scene;
     common::is_fresh(scene)?;
     common::presumed(action, scene)?;
     match &action.verb {
@@ -212,37 +215,37 @@ fn configure(
     pod: &str,
     settings: &BTreeMap<String, String>,
     temporary: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let (member, facts) = common::answering(snapshot, pod)?;
     let address = member.address.as_deref().and_then(|address| address.rsplit_once(':'));
     command::check_settings(settings, address.map(|(ip, _)| ip))
-        .map_err(|error| Refusal::new("setting", error.to_string()))?;
+        .map_err(|error| GuardRefusal::new("setting", error.to_string()))?;
     let unknown = settings.keys().find(|name| temporary && !facts.settings.contains_key(*name));
     let Some(name) = unknown else { return Ok(()) };
     let text = format!(
         "the value of `{name}` to go back to is not known: name it in the instance's `settings`"
     );
-    Err(Refusal::new("restore", text))
+    Err(GuardRefusal::new("restore", text))
 }
 
 /// What an action can lose.
 #[must_use]
-pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
+pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
     match &action.verb {
-        Verb::Failover { mode: FailoverMode::Graceful, .. } => Class::Safe,
+        Verb::Failover { mode: FailoverMode::Graceful, .. } => LossClass::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
             let facts = scene.snapshot.member(pod).and_then(Member::facts);
-            let is_empty = facts.is_some_and(Facts::has_never_synced);
+            let is_empty = facts.is_some_and(MemberFacts::has_never_synced);
             if !is_empty && !death::fell_away_before(scene, pod, *primary) {
-                return Class::TailLoss;
+                return LossClass::TailLoss;
             }
             let slots = start::slots_of(scene, *primary);
-            start::class(scene, &[*primary], &slots).max(Class::TailLoss)
+            start::class(scene, &[*primary], &slots).max(LossClass::TailLoss)
         }
         // The data of nodes that are away is given up.
         Verb::AssignSlots { slots, .. } => {
             let lost = lost_with(action, scene);
-            if lost.is_empty() { Class::Safe } else { start::class(scene, &lost, slots) }
+            if lost.is_empty() { LossClass::Safe } else { start::class(scene, &lost, slots) }
         }
         Verb::Forget { node } | Verb::AllowStart { node, .. } => {
             start::class(scene, &[*node], &start::slots_of(scene, *node))
@@ -250,12 +253,12 @@ pub fn class(action: &Action, scene: &Scene<'_>) -> Class {
         Verb::Meet { .. }
         | Verb::SetConfigEpoch { .. }
         | Verb::Replicate { .. }
-        | Verb::Configure { .. } => Class::Safe,
+        | Verb::Configure { .. } => LossClass::Safe,
     }
 }
 
 /// The nodes whose data an action gives up.
-pub(crate) fn lost_with(action: &Action, scene: &Scene<'_>) -> Vec<NodeId> {
+pub(crate) fn lost_with(action: &Action, scene: &GuardInput<'_>) -> Vec<NodeId> {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
             let own = scene.snapshot.member(pod).and_then(|member| member.node());

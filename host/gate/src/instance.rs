@@ -14,18 +14,18 @@ use std::{
 use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectKey, ObjectRef,
-    port::{Credentials, Member, Members, StoreView},
+    port::{InstanceMembers, MemberPod, RedisCredentials, StoreView},
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::{Group, Ledger},
+    ledger::{Ledger, ProcessGroup},
     manifest::KindName,
     snapshot::{CredentialsFacts, Snapshot},
 };
 
 use crate::{
-    PassContext, Ports,
-    credentials::{self, Kept},
+    GatePorts, ReconcileScope,
+    credentials::{self, CredentialsStore},
     ownership::{descendants, text},
 };
 
@@ -37,16 +37,16 @@ use crate::{
 ///
 /// Fails if its Pods are not watched, or if its password cannot be read.
 pub(crate) async fn members(
-    kept: &Kept,
-    ports: &Ports,
-    context: &PassContext,
+    kept: &CredentialsStore,
+    ports: &GatePorts,
+    context: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
-) -> Result<Members, CallError> {
-    let Selected { members, strangers } =
+) -> Result<InstanceMembers, CallError> {
+    let SelectedPods { members, strangers } =
         select(&*ports.kubernetes.view(), context, ledger, instance)?;
-    let (name, credentials) = (name(context, instance), Credentials::default());
-    let mut members = Members {
+    let (name, credentials) = (name(context, instance), RedisCredentials::default());
+    let mut members = InstanceMembers {
         instance: name,
         members,
         strangers,
@@ -62,7 +62,7 @@ pub(crate) async fn members(
 /// # Errors
 ///
 /// Fails with what is wrong with the instance.
-pub(crate) fn admit(context: &PassContext, instance: &Instance) -> Result<(), CallError> {
+pub(crate) fn admit(context: &ReconcileScope, instance: &Instance) -> Result<(), CallError> {
     let namespace = &context.key.namespace;
     if instance.namespace != *namespace {
         let text = format!(
@@ -91,7 +91,7 @@ fn is_own(key: &ObjectKey, instance: &Instance) -> bool {
 }
 
 /// What an instance of the object reconciled is called in caches.
-pub(crate) fn name(context: &PassContext, instance: &Instance) -> String {
+pub(crate) fn name(context: &ReconcileScope, instance: &Instance) -> String {
     format!("{}:{}", context.uid(), instance.group())
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn name(context: &PassContext, instance: &Instance) -> String {
 ///
 /// Fails if the ledger has others: the guards would look at other processes than the calls go to.
 pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), CallError> {
-    let named = Group {
+    let named = ProcessGroup {
         container: instance.container.clone(),
         port: instance.port,
         unknown: Default::default(),
@@ -124,14 +124,14 @@ pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), 
 /// The members anew, if they are others than these; the credentials stay.
 pub(crate) fn renewed(
     view: &dyn StoreView,
-    members: &Members,
-    context: &PassContext,
+    members: &InstanceMembers,
+    context: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
-) -> Result<Option<Members>, CallError> {
-    let Selected { members: now, strangers } = select(view, context, ledger, instance)?;
+) -> Result<Option<InstanceMembers>, CallError> {
+    let SelectedPods { members: now, strangers } = select(view, context, ledger, instance)?;
     let is_same = now == members.members && strangers == members.strangers;
-    Ok((!is_same).then(|| Members { members: now, strangers, ..members.clone() }))
+    Ok((!is_same).then(|| InstanceMembers { members: now, strangers, ..members.clone() }))
 }
 
 /// Leaves those members in a snapshot that the instance's selector matches.
@@ -141,7 +141,7 @@ pub(crate) fn renewed(
 /// Fails if none is left: an empty list could be taken for an instance that is well.
 pub(crate) fn narrow(
     view: &dyn StoreView,
-    context: &PassContext,
+    context: &ReconcileScope,
     instance: &Instance,
     snapshot: &mut Snapshot,
 ) -> Result<(), CallError> {
@@ -165,9 +165,9 @@ pub(crate) fn narrow(
 ///
 /// Fails if there is none: an empty list could be taken for an instance that is well.
 pub(crate) fn some(
-    context: &PassContext,
+    context: &ReconcileScope,
     instance: &Instance,
-    members: &Members,
+    members: &InstanceMembers,
 ) -> Result<(), CallError> {
     // What is wrong with the password keeps Pods from being made, and must be told.
     if !members.members.is_empty() || members.credentials_facts.pending {
@@ -177,33 +177,33 @@ pub(crate) fn some(
     Err(CallError::NotFound(format!("a Pod of {object} in group `{group}`")))
 }
 
-struct Selected {
-    members: Vec<Member>,
+struct SelectedPods {
+    members: Vec<MemberPod>,
     strangers: Vec<String>,
 }
 
 fn select(
     view: &dyn StoreView,
-    context: &PassContext,
+    context: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
-) -> Result<Selected, CallError> {
+) -> Result<SelectedPods, CallError> {
     let matching = matching(view, instance)?;
     let pods = pods(view, context, ledger);
     let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance.group()));
-    let mut members: Vec<Member> = of_group.map(|pod| member(pod, instance)).collect();
+    let mut members: Vec<MemberPod> = of_group.map(|pod| member(pod, instance)).collect();
     members.sort_by(|a, b| a.pod.cmp(&b.pod));
     let is_known = |pod: &&Arc<Value>| pods.iter().any(|known| uid(known) == uid(pod));
     let strangers = matching.iter().filter(|pod| !is_known(pod));
     let strangers = strangers.map(|pod| text(pod, "/metadata/name").to_owned()).collect();
-    Ok(Selected { members, strangers })
+    Ok(SelectedPods { members, strangers })
 }
 
 /// The Pods of the object reconciled: those whose chain of controllers ends there, and those that the
 /// ledger knows by their uid, whoever controls them now.
 pub(crate) fn pods(
     view: &dyn StoreView,
-    context: &PassContext,
+    context: &ReconcileScope,
     ledger: &Ledger,
 ) -> Vec<Arc<Value>> {
     let kind = pod_kind();
@@ -248,10 +248,10 @@ pub(crate) fn pod_kind() -> KindName {
     KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() }
 }
 
-fn member(pod: &Value, instance: &Instance) -> Member {
+fn member(pod: &Value, instance: &Instance) -> MemberPod {
     let container = container_status(pod, &instance.container);
     let address: Option<IpAddr> = text(pod, "/status/podIP").parse().ok();
-    Member {
+    MemberPod {
         pod: text(pod, "/metadata/name").to_owned(),
         pod_uid: uid(pod).to_owned(),
         kube_node: text(pod, "/spec/nodeName").to_owned(),
@@ -265,7 +265,7 @@ fn member(pod: &Value, instance: &Instance) -> Member {
     }
 }
 
-/// What a snapshot shows of a Pod, beside what [`Member`] has.
+/// What a snapshot shows of a Pod, beside what [`MemberPod`] has.
 fn facts(pod: &Value, container: Option<&Value>) -> Value {
     let is_ready = |condition: &Value| {
         text(condition, "/type") == "Ready" && text(condition, "/status") == "True"

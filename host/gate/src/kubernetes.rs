@@ -4,22 +4,26 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    ANNOTATION_PREFIX, Answer, CallError, Effect, KubernetesCall, ObjectRef, ReadMode, Reply, Step,
-    condition,
+    ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, ReadMode, Reply,
+    StepEffect, condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
 };
-use tholepin_schema::manifest::{KindName, KubernetesGrant, Scope};
+use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 
 use crate::{
-    context::{Mode, PassContext},
+    context::{ReconcileScope, WriteMode},
     credentials, field, grant,
     ownership::{self, leads_to},
-    pass::Pass,
-    steps::{self, Before},
+    pass::ReconcileContext,
+    steps::{self, ObjectBefore},
     stop,
 };
 
-pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<Step>) -> Answer {
+pub(crate) async fn perform(
+    pass: &ReconcileContext,
+    call: KubernetesCall,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     match call {
         KubernetesCall::Get { object, read, fields } => get(pass, object, read, &fields).await,
         KubernetesCall::List { kind, namespace, selector, read, fields } => {
@@ -31,7 +35,7 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<S
             merge_patch(pass, object, patch, steps).await
         }
         KubernetesCall::Delete { object, uid, resource_version, grace_seconds } => {
-            let dry_run = pass.context.mode == Mode::Plan;
+            let dry_run = pass.context.mode == WriteMode::Plan;
             let request = DeleteRequest { object, uid, resource_version, grace_seconds, dry_run };
             delete(pass, request, steps).await
         }
@@ -42,7 +46,7 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<S
             pass.granted(&context.key.kind, "publish")?;
             pass.may_write()?;
             let effect =
-                Effect::Event { event_type, reason: reason.clone(), message: message.clone() };
+                StepEffect::Event { event_type, reason: reason.clone(), message: message.clone() };
             let request = PublishRequest {
                 reporter: context.field_manager(),
                 regarding: context.reference(),
@@ -51,17 +55,22 @@ pub(crate) async fn perform(pass: &Pass, call: KubernetesCall, steps: &mut Vec<S
                 reason,
                 message,
             };
-            if context.mode == Mode::Live {
+            if context.mode == WriteMode::Live {
                 pass.kubernetes.publish(request).await?;
             }
-            steps.push(Step::new(effect));
+            steps.push(PlanStep::new(effect));
             Ok(Reply::Done)
         }
     }
 }
 
 /// A cached read of a kind that nobody watches is answered by the API server.
-async fn get(pass: &Pass, object: ObjectRef, read: ReadMode, fields: &[String]) -> Answer {
+async fn get(
+    pass: &ReconcileContext,
+    object: ObjectRef,
+    read: ReadMode,
+    fields: &[String],
+) -> Answer {
     let found = look_up(pass, &object, read).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     Ok(Reply::Document(field::keep(&found, fields)))
@@ -69,21 +78,21 @@ async fn get(pass: &Pass, object: ObjectRef, read: ReadMode, fields: &[String]) 
 
 /// One object, or none, under the grant of `get`.
 pub(crate) async fn look_up(
-    pass: &Pass,
+    pass: &ReconcileContext,
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
     let granted = pass.granted(&object.kind, "get")?;
     let found = current(pass, object, read).await?;
     if let Some(found) = &found {
-        in_scope(pass, granted, object, (found, Met::Read))?;
+        in_scope(pass, granted, object, (found, TargetState::Read))?;
     }
     Ok(found)
 }
 
 /// Under scope `owned` the others are left out, not refused: a list is a question.
 async fn list(
-    pass: &Pass,
+    pass: &ReconcileContext,
     kind: KindName,
     namespace: String,
     selector: String,
@@ -99,20 +108,21 @@ async fn list(
         live.into_iter().map(Arc::new).collect()
     };
     let reaches = |object: &&Arc<Value>| {
-        ownership::reference(object)
-            .is_ok_and(|reference| in_scope(pass, granted, &reference, (object, Met::Read)).is_ok())
+        ownership::reference(object).is_ok_and(|reference| {
+            in_scope(pass, granted, &reference, (object, TargetState::Read)).is_ok()
+        })
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
     Ok(Reply::Documents(kept.collect()))
 }
 
 /// The scope of the grant for events says about which objects.
-async fn warnings(pass: &Pass, object: ObjectRef) -> Answer {
+async fn warnings(pass: &ReconcileContext, object: ObjectRef) -> Answer {
     let events = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
     let granted = pass.granted(&events, "list")?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, (&found, Met::Read))?;
+    in_scope(pass, granted, &object, (&found, TargetState::Read))?;
     let uid = ownership::text(&found, "/metadata/uid").to_owned();
     let warnings = pass.kubernetes.warnings(object, uid).await?;
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
@@ -124,7 +134,7 @@ async fn warnings(pass: &Pass, object: ObjectRef) -> Answer {
 ///
 /// Fails if it is not granted, is out of scope, or if nobody watches its kind.
 pub(crate) fn in_store(
-    context: &PassContext,
+    context: &ReconcileScope,
     view: &dyn StoreView,
     object: &ObjectRef,
 ) -> Result<Option<Arc<Value>>, CallError> {
@@ -136,12 +146,17 @@ pub(crate) fn in_store(
     }
     let found = view.get(object);
     if let Some(found) = &found {
-        in_scope_of(context, view, granted, object, (found, Met::Read))?;
+        in_scope_of(context, view, granted, object, (found, TargetState::Read))?;
     }
     Ok(found)
 }
 
-async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step>) -> Answer {
+async fn apply(
+    pass: &ReconcileContext,
+    mut object: Value,
+    force: bool,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply")?;
     no_reserved_annotations(&reference, &object)?;
@@ -157,7 +172,7 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
         }
         reference.namespace = namespace;
     }
-    in_scope(pass, granted, &reference, (&object, Met::Intent))?;
+    in_scope(pass, granted, &reference, (&object, TargetState::Intent))?;
     only_named_secrets(&pass.context.object, &object)?;
     let before = not_anothers(pass, granted, &reference).await?;
     let request = ApplyRequest {
@@ -165,7 +180,7 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
         object,
         force,
         status: false,
-        dry_run: pass.context.mode == Mode::Plan,
+        dry_run: pass.context.mode == WriteMode::Plan,
     };
     match &before {
         Ok(Some(found)) => stop::before_apply(pass, found, &request).await?,
@@ -183,22 +198,22 @@ async fn apply(pass: &Pass, mut object: Value, force: bool, steps: &mut Vec<Step
 ///
 /// Fails if it is somebody else's. The reconciled object is woken when that changes.
 async fn not_anothers(
-    pass: &Pass,
+    pass: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
 ) -> Result<Result<Option<Arc<Value>>, CallError>, CallError> {
     let before = current(pass, reference, ReadMode::Cached).await;
     let Ok(Some(found)) = &before else { return Ok(before) };
-    let in_store = in_scope(pass, granted, reference, (found, Met::Written));
+    let in_store = in_scope(pass, granted, reference, (found, TargetState::Written));
     let Err(refused) = in_store else { return Ok(before) };
-    if pass.context.mode == Mode::Plan {
+    if pass.context.mode == WriteMode::Plan {
         return Err(refused);
     }
     // The store may be behind, and a change that it takes in before somebody waits for it wakes nobody.
     pass.clashes(reference);
     let live = current(pass, reference, ReadMode::Live).await;
     if let Ok(Some(found)) = &live {
-        in_scope(pass, granted, reference, (found, Met::Written))?;
+        in_scope(pass, granted, reference, (found, TargetState::Written))?;
     }
     Ok(live)
 }
@@ -223,13 +238,13 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     Ok(())
 }
 
-async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answer {
+async fn apply_status(pass: &ReconcileContext, object: Value, steps: &mut Vec<PlanStep>) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = pass.granted(&reference.kind, "apply-status")?;
     no_reserved_annotations(&reference, &object)?;
     let is_reconciled = reference == pass.context.reference();
     if !is_reconciled {
-        in_scope(pass, granted, &reference, (&object, Met::Intent))?;
+        in_scope(pass, granted, &reference, (&object, TargetState::Intent))?;
     }
     refuse_reserved_conditions(&object)?;
     let before = current(pass, &reference, ReadMode::Cached).await;
@@ -240,7 +255,7 @@ async fn apply_status(pass: &Pass, object: Value, steps: &mut Vec<Step>) -> Answ
         // no plugin looks, and an edit by hand must not keep the plugin from reporting.
         force: is_reconciled,
         status: true,
-        dry_run: pass.context.mode == Mode::Plan,
+        dry_run: pass.context.mode == WriteMode::Plan,
     };
     send_apply(pass, &reference, request, &before, steps).await
 }
@@ -273,11 +288,11 @@ fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
 
 /// What was there before is for the report alone: that it could not be read is no reason not to apply.
 async fn send_apply(
-    pass: &Pass,
+    pass: &ReconcileContext,
     object: &ObjectRef,
     request: ApplyRequest,
     before: &Result<Option<Arc<Value>>, CallError>,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<PlanStep>,
 ) -> Answer {
     pass.may_write()?;
     let by = if request.status { "apply-status" } else { "apply" };
@@ -291,8 +306,8 @@ async fn send_apply(
         (stored, _) => stored?,
     };
     let before = match before {
-        Ok(before) => Before::Known(before.as_deref()),
-        Err(_) => Before::Unknown,
+        Ok(before) => ObjectBefore::Known(before.as_deref()),
+        Err(_) => ObjectBefore::Unknown,
     };
     steps.extend(steps::written(by, object, &before, &intent, &stored));
     pass.saw(stored.clone());
@@ -308,38 +323,42 @@ fn with_status(object: &Value, intent: &Value) -> Value {
 }
 
 async fn merge_patch(
-    pass: &Pass,
+    pass: &ReconcileContext,
     object: ObjectRef,
     patch: Value,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<PlanStep>,
 ) -> Answer {
     let granted = pass.granted(&object.kind, "merge-patch")?;
     no_reserved_annotations(&object, &patch)?;
     let found = current(pass, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, (&found, Met::Written))?;
-    if granted.scope == Scope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
+    in_scope(pass, granted, &object, (&found, TargetState::Written))?;
+    if granted.scope == GrantScope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
     stop::before_patch(pass, &object, &found, &patch).await?;
-    let dry_run = pass.context.mode == Mode::Plan;
+    let dry_run = pass.context.mode == WriteMode::Plan;
     let manager = pass.context.field_manager();
     pass.may_write()?;
     let (port, target) = (&pass.kubernetes, object.clone());
     let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
-    let before = Before::Known(Some(&found));
+    let before = ObjectBefore::Known(Some(&found));
     steps.extend(steps::written("merge-patch", &object, &before, &patch, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
 }
 
 /// Deletes what was looked at and not its successor: the uid seen becomes a precondition.
-async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) -> Answer {
+async fn delete(
+    pass: &ReconcileContext,
+    mut request: DeleteRequest,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     let granted = pass.granted(&request.object.kind, "delete")?;
     let found = current(pass, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
-    in_scope(pass, granted, &request.object, (&found, Met::Written))?;
+    in_scope(pass, granted, &request.object, (&found, TargetState::Written))?;
     let seen = ownership::text(&found, "/metadata/uid");
     match &request.uid {
         Some(uid) if uid != seen => {
@@ -355,7 +374,7 @@ async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) 
     pass.may_write()?;
     pass.kubernetes.delete(request).await?;
     steps.push(steps::deleted(&object));
-    if pass.context.mode == Mode::Plan {
+    if pass.context.mode == WriteMode::Plan {
         pass.lost(&object);
     }
     Ok(Reply::Done)
@@ -363,7 +382,7 @@ async fn delete(pass: &Pass, mut request: DeleteRequest, steps: &mut Vec<Step>) 
 
 /// The object as the pass sees it, or as the API server has it.
 async fn current(
-    pass: &Pass,
+    pass: &ReconcileContext,
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
@@ -380,7 +399,7 @@ async fn current(
 
 /// How a call meets an object.
 #[derive(Clone, Copy)]
-enum Met {
+enum TargetState {
     /// It is there, and read.
     Read,
     /// It is there, and written to or deleted.
@@ -390,20 +409,20 @@ enum Met {
 }
 
 fn in_scope(
-    pass: &Pass,
+    pass: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    met: (&Value, Met),
+    met: (&Value, TargetState),
 ) -> Result<(), CallError> {
     in_scope_of(&pass.context, &*pass.view(), granted, reference, met)
 }
 
 fn in_scope_of(
-    context: &PassContext,
+    context: &ReconcileScope,
     view: &dyn StoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    (object, met): (&Value, Met),
+    (object, met): (&Value, TargetState),
 ) -> Result<(), CallError> {
     grant::not_reserved(reference)?;
     let wanted = context.reference();
@@ -413,15 +432,15 @@ fn in_scope_of(
     let (kind, uid) = (&granted.name, context.uid());
     let text = match met {
         // A wider scope would let the plugin overwrite what is somebody else's.
-        Met::Written if granted.scope == Scope::Owned => {
+        TargetState::Written if granted.scope == GrantScope::Owned => {
             let way_out = way_out(context, reference, object);
             format!("{reference} is there and is not {wanted}'s (uid {uid}): {way_out}")
         }
-        Met::Intent if granted.scope == Scope::Owned => format!(
+        TargetState::Intent if granted.scope == GrantScope::Owned => format!(
             "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` must \
              name {wanted} (uid {uid}) as the controller, or the grant needs scope {wider}"
         ),
-        Met::Read | Met::Written | Met::Intent => format!(
+        TargetState::Read | TargetState::Written | TargetState::Intent => format!(
             "{reference} is outside the scope of the grant for {kind}: {wanted} (uid {uid}) does not control it; \
              the grant would need scope {wider}"
         ),
@@ -430,7 +449,7 @@ fn in_scope_of(
 }
 
 /// Who controls an object that is in the way, and how that ends.
-fn way_out(context: &PassContext, reference: &ObjectRef, object: &Value) -> String {
+fn way_out(context: &ReconcileScope, reference: &ObjectRef, object: &Value) -> String {
     let wanted = context.reference();
     if let Some((owner, uid)) = ownership::controller(object) {
         return format!("{owner} (uid {uid}) controls it; rename one of the two");

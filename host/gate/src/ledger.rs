@@ -12,7 +12,7 @@ mod merge;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
-pub use identity::{Identity, foreign_nodes, identify};
+pub use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
 pub use suspend::{lifted, lifts, settle, suspend};
 
@@ -20,7 +20,7 @@ use crate::{guard, repair};
 use tholepin_schema::{
     action::{Action, Verb},
     ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
-    snapshot::{Facts, Member, Snapshot},
+    snapshot::{Member, MemberFacts, Snapshot},
     word::{NodeId, Role, RunId, SlotSet},
 };
 
@@ -100,7 +100,7 @@ fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
 fn learn_node(
     ledger: &mut Ledger,
     snapshot: &Snapshot,
-    (member, facts): (&Member, &Facts),
+    (member, facts): (&Member, &MemberFacts),
     (node, run_id): (NodeId, RunId),
     now_ms: u64,
 ) {
@@ -154,7 +154,7 @@ fn number(member: &Member, field: &str) -> Option<u64> {
 }
 
 /// Whether a process writes its data to disk, as its settings say.
-fn persistent(facts: &Facts) -> Option<bool> {
+fn persistent(facts: &MemberFacts) -> Option<bool> {
     let setting = |name: &str| facts.settings.get(name).map(String::as_str);
     let (appends, saves) = (setting("appendonly")?, setting("save")?);
     Some(appends != "no" || !saves.is_empty())

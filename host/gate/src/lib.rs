@@ -1,6 +1,6 @@
 //! The gate: the one place where a plugin's calls meet the world.
 //!
-//! A [`Pass`] performs the calls of one guest call. For each it asks, in this order: is it granted,
+//! A [`ReconcileContext`] performs the calls of one guest call. For each it asks, in this order: is it granted,
 //! is there budget left, is the guard met, which mode is this. Then it calls a port, and nobody else
 //! does on a plugin's behalf.
 //!
@@ -48,13 +48,13 @@ mod wait;
 mod wake;
 mod witness;
 
-pub use context::{Mode, PassContext};
-pub use fact::Objects;
-pub use pass::Pass;
+pub use context::{ReconcileScope, WriteMode};
+pub use fact::ObservedObjects;
+pub use pass::ReconcileContext;
 
 /// What the gate performs calls with.
 #[derive(Clone)]
-pub struct Ports {
+pub struct GatePorts {
     /// Kubernetes.
     pub kubernetes: Arc<dyn Kubernetes>,
     /// Redis.
@@ -69,12 +69,12 @@ pub struct Ports {
 
 /// Opens passes.
 pub struct Gate {
-    ports: Ports,
-    books: book::Books,
-    credentials: credentials::Kept,
-    armed: wake::Armed,
-    clashes: clash::Clashes,
-    full_syncs: full_sync::FullSyncs,
+    ports: GatePorts,
+    books: book::LedgerStore,
+    credentials: credentials::CredentialsStore,
+    armed: wake::WakeSubscriptions,
+    clashes: clash::NameConflicts,
+    full_syncs: full_sync::FullSyncLimiter,
     /// Counts the changes of the store, for those who wait for one.
     store: watch::Sender<u64>,
 }
@@ -82,18 +82,18 @@ pub struct Gate {
 impl Gate {
     /// A gate in front of these ports.
     #[must_use]
-    pub fn new(ports: Ports) -> Arc<Self> {
-        let (books, armed) = (book::Books::default(), wake::Armed::default());
-        let clashes = clash::Clashes::default();
-        let credentials = credentials::Kept::default();
-        let full_syncs = full_sync::FullSyncs::default();
+    pub fn new(ports: GatePorts) -> Arc<Self> {
+        let (books, armed) = (book::LedgerStore::default(), wake::WakeSubscriptions::default());
+        let clashes = clash::NameConflicts::default();
+        let credentials = credentials::CredentialsStore::default();
+        let full_syncs = full_sync::FullSyncLimiter::default();
         let store = watch::Sender::new(0);
         Arc::new(Self { ports, books, credentials, armed, clashes, full_syncs, store })
     }
 
     /// Opens a pass: its reads begin at the store as it is now.
     #[must_use]
-    pub fn pass(self: &Arc<Self>, context: PassContext) -> Arc<Pass> {
-        Arc::new(Pass::new(self.clone(), context))
+    pub fn pass(self: &Arc<Self>, context: ReconcileScope) -> Arc<ReconcileContext> {
+        Arc::new(ReconcileContext::new(self.clone(), context))
     }
 }

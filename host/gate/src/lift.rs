@@ -8,20 +8,20 @@
 use std::time::Duration;
 
 use tholepin_core::{
-    CallError, Mode, Step,
-    port::Members,
+    CallError, PlanStep, WriteMode,
+    port::InstanceMembers,
     step::{PodCommand, redis_cli},
 };
 use tholepin_schema::{
-    action::{Action, Outcome, Verb},
+    action::{Action, ActionOutcome, Verb},
     instance::Instance,
-    ledger::Suspension,
+    ledger::SuspendedSetting,
     snapshot::{Member, Snapshot},
 };
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{book::Book, ledger, pass::Pass, steps};
+use crate::{book::ObjectLedger, ledger, pass::ReconcileContext, steps};
 
 /// Looks that the end of a pass takes, each but the last with an attempt; what is not back then is left to
 /// the next pass.
@@ -31,12 +31,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Puts back what a pass suspended, also if its object was paused meanwhile: that ends what was begun. A
 /// plan tells that it would be done.
-pub(crate) async fn end(pass: &Pass) -> Vec<Step> {
+pub(crate) async fn end(pass: &ReconcileContext) -> Vec<PlanStep> {
     let mut steps = Vec::new();
     for (instance, suspensions) in pass.take_suspended() {
         match pass.context.mode {
-            Mode::Plan => steps.extend(suspensions.iter().filter_map(planned)),
-            Mode::Live => match timeout(DEADLINE, end_in(pass, &instance)).await {
+            WriteMode::Plan => steps.extend(suspensions.iter().filter_map(planned)),
+            WriteMode::Live => match timeout(DEADLINE, end_in(pass, &instance)).await {
                 Ok(Ok(done)) => steps.extend(done),
                 Ok(Err(error)) => warn!(%error, "what the pass suspended is not back yet"),
                 Err(_) => warn!(deadline = ?DEADLINE, "what the pass suspended is not back yet"),
@@ -46,7 +46,7 @@ pub(crate) async fn end(pass: &Pass) -> Vec<Step> {
     steps
 }
 
-async fn end_in(pass: &Pass, instance: &Instance) -> Result<Vec<Step>, CallError> {
+async fn end_in(pass: &ReconcileContext, instance: &Instance) -> Result<Vec<PlanStep>, CallError> {
     let mut book = pass.book(instance).await?;
     let members = pass.members_by(&book.ledger, instance).await?;
     let steps = put_back(pass, &members, &mut book).await;
@@ -56,18 +56,22 @@ async fn end_in(pass: &Pass, instance: &Instance) -> Result<Vec<Step>, CallError
 
 /// Puts back what an earlier pass left behind. What this one suspended stays so until it ends.
 pub(crate) async fn left_behind(
-    pass: &Pass,
+    pass: &ReconcileContext,
     instance: &Instance,
-    members: &Members,
-    book: &mut Book,
-) -> Vec<Step> {
+    members: &InstanceMembers,
+    book: &mut ObjectLedger,
+) -> Vec<PlanStep> {
     if pass.has_suspended(instance) || pass.may_write().is_err() {
         return Vec::new();
     }
     put_back(pass, members, book).await
 }
 
-async fn put_back(pass: &Pass, members: &Members, book: &mut Book) -> Vec<Step> {
+async fn put_back(
+    pass: &ReconcileContext,
+    members: &InstanceMembers,
+    book: &mut ObjectLedger,
+) -> Vec<PlanStep> {
     let port = &pass.gate.ports.redis;
     let mut steps = Vec::new();
     for look in 1..=LOOKS_MAX {
@@ -90,7 +94,7 @@ async fn put_back(pass: &Pass, members: &Members, book: &mut Book) -> Vec<Step> 
         );
     }
     if let Some(left) = book.ledger.suspensions.first() {
-        let Suspension { pod, setting, .. } = left;
+        let SuspendedSetting { pod, setting, .. } = left;
         let count = book.ledger.suspensions.len();
         warn!(count, pod, setting, "what was suspended is not back yet; the next pass tries again");
     }
@@ -105,12 +109,12 @@ fn is_told(action: &Action, snapshot: &Snapshot) -> bool {
 }
 
 /// What would put back a setting, as a step: as it is done, but for the looks.
-fn planned(suspension: &Suspension) -> Option<Step> {
-    let Suspension { pod, setting, value, .. } = suspension;
+fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
+    let SuspendedSetting { pod, setting, value, .. } = suspension;
     let settings = [(setting.clone(), value.clone())].into();
     let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
     let words = ["CONFIG", "SET", setting, value].map(|word| word.as_bytes().to_vec());
     let command = PodCommand { pod: pod.clone(), command: redis_cli(&words) };
-    let outcome = Outcome::Done { took_ms: 0, note: String::new() };
+    let outcome = ActionOutcome::Done { took_ms: 0, note: String::new() };
     steps::acted(&verb.into(), &outcome, vec![command])
 }

@@ -6,7 +6,7 @@ use tholepin_core::CallError;
 use tholepin_schema::snapshot::Snapshot;
 use tokio::time::timeout;
 
-use crate::{Gate, PassContext, instance};
+use crate::{Gate, ReconcileScope, instance};
 
 /// How long the look at one group of members may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ impl Gate {
     /// Fails if the ledger or the password cannot be read, or if the members take too long.
     pub async fn members_now(
         &self,
-        context: &PassContext,
+        context: &ReconcileScope,
     ) -> Result<BTreeMap<String, Snapshot>, CallError> {
         let Self { ports, books, credentials, .. } = self;
         let book = books.copy(&*ports.kubernetes, context).await?;

@@ -9,38 +9,38 @@ use std::{
 use metrics::counter;
 use serde_json::Value;
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, Mode, ObjectRef, Perform, Recording, Reply,
-    RuntimeCall, Step,
-    port::{Kubernetes, Members, StoreView},
+    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, ObjectRef, PlanStep, Recording,
+    Reply, RuntimeCall, WriteMode,
+    port::{InstanceMembers, Kubernetes, StoreView},
 };
 use tholepin_schema::{
     action::Action,
     instance::Instance,
-    ledger::{Ledger, Suspension},
+    ledger::{Ledger, SuspendedSetting},
     manifest::{KindName, KubernetesGrant},
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::{
-    Gate, PassContext, book::Book, grant, instance, kubernetes, ledger, lift, ownership, probe,
-    redis, steps, wait,
+    Gate, ReconcileScope, book::ObjectLedger, grant, instance, kubernetes, ledger, lift, ownership,
+    probe, redis, steps, wait,
 };
 
 /// The most random bytes that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 /// Performs the calls of one guest call under its grants, guards, budget and mode, and records them.
-pub struct Pass {
+pub struct ReconcileContext {
     pub(crate) gate: Arc<Gate>,
-    pub(crate) context: PassContext,
+    pub(crate) context: ReconcileScope,
     /// For what the plugin itself asks: its name is on these requests.
     pub(crate) kubernetes: Arc<dyn Kubernetes>,
-    progress: Mutex<Progress>,
+    progress: Mutex<ContextUsage>,
 }
 
 /// What changes while a pass goes on.
-struct Progress {
+struct ContextUsage {
     /// The store at the pass' start, plus the pass' own writes.
     view: Arc<dyn StoreView>,
     /// What this pass wrote or deleted: of these the view knows best, also of kinds that nobody watches.
@@ -51,14 +51,14 @@ struct Progress {
     /// Why the plan has ended, if it has.
     ended: Option<String>,
     /// What this pass suspended, or would, by instance.
-    suspended: BTreeMap<Instance, Vec<Suspension>>,
+    suspended: BTreeMap<Instance, Vec<SuspendedSetting>>,
     /// Objects of somebody else that had the name of one that this pass wanted.
     clashed: BTreeSet<ObjectRef>,
 }
 
-impl Pass {
-    pub(crate) fn new(gate: Arc<Gate>, context: PassContext) -> Self {
-        let progress = Progress {
+impl ReconcileContext {
+    pub(crate) fn new(gate: Arc<Gate>, context: ReconcileScope) -> Self {
+        let progress = ContextUsage {
             view: gate.ports.kubernetes.view(),
             written: BTreeSet::new(),
             recording: Recording::default(),
@@ -80,8 +80,8 @@ impl Pass {
 
     /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
     /// of a plan, those that would be taken.
-    pub async fn close(&self) -> Vec<Step> {
-        if self.context.mode == Mode::Live {
+    pub async fn close(&self) -> Vec<PlanStep> {
+        if self.context.mode == WriteMode::Live {
             let clashed = mem::take(&mut self.progress().clashed);
             self.gate.clashes.keep(&self.context.key, &clashed);
         }
@@ -96,7 +96,7 @@ impl Pass {
     }
 
     /// Notes what is put back when the pass ends.
-    pub(crate) fn suspends(&self, instance: &Instance, new: &[Suspension]) {
+    pub(crate) fn suspends(&self, instance: &Instance, new: &[SuspendedSetting]) {
         if !new.is_empty() {
             let mut progress = self.progress();
             let suspended = progress.suspended.entry(instance.clone()).or_default();
@@ -115,7 +115,7 @@ impl Pass {
         self.progress().suspended.contains_key(instance)
     }
 
-    pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<Suspension>> {
+    pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<SuspendedSetting>> {
         mem::take(&mut self.progress().suspended)
     }
 
@@ -161,7 +161,7 @@ impl Pass {
     ///
     /// Fails if the object has been paused meanwhile: then the pass should end.
     pub(crate) fn may_write(&self) -> Result<(), CallError> {
-        let is_live = self.context.mode == Mode::Live;
+        let is_live = self.context.mode == WriteMode::Live;
         if is_live && self.is_paused() { Err(CallError::Interrupted) } else { Ok(()) }
     }
 
@@ -172,7 +172,7 @@ impl Pass {
     }
 
     /// The members of an instance that the plugin names, as the store and the ledger have them now.
-    pub(crate) async fn members(&self, instance: &Instance) -> Result<Members, CallError> {
+    pub(crate) async fn members(&self, instance: &Instance) -> Result<InstanceMembers, CallError> {
         let ledger = self.ledger(instance).await?;
         self.members_by(&ledger, instance).await
     }
@@ -182,7 +182,7 @@ impl Pass {
         &self,
         ledger: &Ledger,
         instance: &Instance,
-    ) -> Result<Members, CallError> {
+    ) -> Result<InstanceMembers, CallError> {
         let Gate { ports, credentials, .. } = &*self.gate;
         instance::members(credentials, ports, &self.context, ledger, instance).await
     }
@@ -196,7 +196,7 @@ impl Pass {
     pub(crate) async fn book(
         &self,
         instance: &Instance,
-    ) -> Result<OwnedMutexGuard<Book>, CallError> {
+    ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
         instance::admit(&self.context, instance)?;
         let mut book = self.own_book().await?;
         instance::fix_group(&mut book.ledger, instance)?;
@@ -205,12 +205,12 @@ impl Pass {
     }
 
     /// Takes the book of the object reconciled.
-    pub(crate) async fn own_book(&self) -> Result<OwnedMutexGuard<Book>, CallError> {
+    pub(crate) async fn own_book(&self) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
         let (books, kubernetes) = (&self.gate.books, &*self.gate.ports.kubernetes);
         match self.context.mode {
-            Mode::Live => books.take(kubernetes, &self.context).await,
+            WriteMode::Live => books.take(kubernetes, &self.context).await,
             // Nothing is kept of a plan.
-            Mode::Plan => {
+            WriteMode::Plan => {
                 let book = books.copy(kubernetes, &self.context).await?;
                 Ok(Arc::new(AsyncMutex::new(book)).lock_owned().await)
             }
@@ -226,13 +226,13 @@ impl Pass {
     }
 
     /// A poisoned lock is taken as it is: each change of the progress is a single assignment.
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, ContextUsage> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts the call against the pass' budget.
     fn spend(&self, call: &Call) -> Result<(), CallError> {
-        let PassContext { calls_max, writes_max, .. } = self.context;
+        let ReconcileScope { calls_max, writes_max, .. } = self.context;
         let mut progress = self.progress();
         progress.calls = progress.calls.saturating_add(1);
         progress.writes = progress.writes.saturating_add(u32::from(call.is_write()));
@@ -246,8 +246,8 @@ impl Pass {
     /// Counts a call of a live pass: labels are the plugin's name and words of closed sets.
     fn count(&self, call: &Call, answer: &Answer) {
         match self.context.mode {
-            Mode::Live => {}
-            Mode::Plan => return,
+            WriteMode::Live => {}
+            WriteMode::Plan => return,
         }
         let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
         let controller = self.context.key.plugin.to_string();
@@ -259,7 +259,7 @@ impl Pass {
         .increment(1);
     }
 
-    async fn answer(&self, call: Call, steps: &mut Vec<Step>) -> Answer {
+    async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
         self.spend(&call)?;
         let ended = self.progress().ended.clone();
         match (call, ended) {
@@ -290,7 +290,7 @@ impl Pass {
             RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
             RuntimeCall::Log { level, message } => {
                 // What a plugin says in a plan is in its report: nothing of it has happened.
-                if self.context.mode == Mode::Live {
+                if self.context.mode == WriteMode::Live {
                     self.log(&level, &message);
                 }
                 Ok(Reply::Done)
@@ -311,8 +311,8 @@ impl Pass {
     }
 }
 
-impl Perform for Pass {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for ReconcileContext {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.progress().recording.key(&call);
             let mut steps = Vec::new();

@@ -5,16 +5,16 @@ use std::{net::IpAddr, time::Duration};
 use tholepin_core::{Answer, CallError, ObjectRef, Reply, port::StoreView};
 use tholepin_schema::{
     manifest::{Grants, KindName},
-    probe::{PROBE_MS_MAX, Probe, ProbeOutcome},
+    probe::{PROBE_MS_MAX, PodProbe, ProbeOutcome},
 };
 
 use crate::{
     ownership::{leads_to, text},
-    pass::Pass,
+    pass::ReconcileContext,
 };
 
 /// Asks the port as soon as it is found to be granted. It is a read: a plan asks, too.
-pub(crate) async fn probe(pass: &Pass, probe: &Probe) -> Answer {
+pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
     admit(&pass.context.grants, probe)?;
     let view = pass.gate.ports.kubernetes.view();
     let address = address(pass, &*view, &probe.pod)?;
@@ -39,8 +39,8 @@ pub(crate) async fn probe(pass: &Pass, probe: &Probe) -> Answer {
 }
 
 /// Whether this may be asked of a Pod, whichever it is.
-fn admit(grants: &Grants, probe: &Probe) -> Result<(), CallError> {
-    let Probe { pod: _, port, get, deadline_ms } = probe;
+fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
+    let PodProbe { pod: _, port, get, deadline_ms } = probe;
     if !grants.probes.contains(port) {
         return Err(CallError::Denied(format!(
             "no grant to probe port {port}; the Plugin's spec.grants.probes needs {port}"
@@ -64,7 +64,11 @@ fn admit(grants: &Grants, probe: &Probe) -> Result<(), CallError> {
 }
 
 /// Where a Pod of the object is; none if it has no address yet.
-fn address(pass: &Pass, view: &dyn StoreView, pod: &str) -> Result<Option<IpAddr>, CallError> {
+fn address(
+    pass: &ReconcileContext,
+    view: &dyn StoreView,
+    pod: &str,
+) -> Result<Option<IpAddr>, CallError> {
     let kind = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };
     if !view.covers(&kind) {
         let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";

@@ -5,22 +5,29 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, Pipeline, RedisCall, Reply, RespNode, RespReply, Step, step,
+    Answer, CallError, Pipeline, PlanStep, RedisCall, Reply, RespNode, RespReply, step,
 };
 use tholepin_schema::{
     action::Action,
-    command::{self, Access},
+    command::{self, CommandAccess},
     instance::Instance,
 };
 
-use crate::{Gate, act, context::Mode, credentials, grant, instance, lift, pass::Pass, steps};
+use crate::{
+    Gate, act, context::WriteMode, credentials, grant, instance, lift, pass::ReconcileContext,
+    steps,
+};
 
 /// The longest that a pipeline may take.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 /// The most pipelines of one fan-out.
 const FAN_OUT_MAX: usize = 256;
 
-pub(crate) async fn perform(pass: &Pass, call: RedisCall, steps: &mut Vec<Step>) -> Answer {
+pub(crate) async fn perform(
+    pass: &ReconcileContext,
+    call: RedisCall,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     match call {
         RedisCall::Pipeline(pipeline) => {
             let sent = send(pass, &pipeline).await;
@@ -40,23 +47,27 @@ pub(crate) async fn perform(pass: &Pass, call: RedisCall, steps: &mut Vec<Step>)
 
 /// The step of a pipeline, if it writes. One at which a plan ends is a step all the same: it would be
 /// sent.
-fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<Step> {
+fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<PlanStep> {
     let effect = match command::check_list(&pipeline.commands) {
-        Ok(Access::Read) => return None,
-        Ok(Access::Write) | Err(_) => steps::commands(pipeline),
+        Ok(CommandAccess::Read) => return None,
+        Ok(CommandAccess::Write) | Err(_) => steps::commands(pipeline),
     };
     Some(match sent {
-        Ok(_) | Err(CallError::PlanEnds(_)) => Step::new(effect),
-        Err(error) => Step::failed(effect, error),
+        Ok(_) | Err(CallError::PlanEnds(_)) => PlanStep::new(effect),
+        Err(error) => PlanStep::failed(effect, error),
     })
 }
 
-async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Answer {
+async fn observe(
+    pass: &ReconcileContext,
+    instance: &Instance,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
     let mut book = pass.book(instance).await?;
     let mut members = pass.members_by(&book.ledger, instance).await?;
     instance::some(&pass.context, instance, &members)?;
-    if pass.context.mode == Mode::Live {
+    if pass.context.mode == WriteMode::Live {
         steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
     }
     let Gate { ports, credentials, .. } = &*pass.gate;
@@ -77,7 +88,11 @@ async fn observe(pass: &Pass, instance: &Instance, steps: &mut Vec<Step>) -> Ans
     json(&snapshot).map(Reply::Document)
 }
 
-async fn fan_out(pass: &Pass, pipelines: &[Pipeline], steps: &mut Vec<Step>) -> Answer {
+async fn fan_out(
+    pass: &ReconcileContext,
+    pipelines: &[Pipeline],
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     if FAN_OUT_MAX < pipelines.len() {
         let text = format!("{} pipelines are more than {FAN_OUT_MAX}", pipelines.len());
         return Err(CallError::Invalid(text));
@@ -91,7 +106,7 @@ async fn fan_out(pass: &Pass, pipelines: &[Pipeline], steps: &mut Vec<Step>) -> 
 }
 
 /// Whether the table knows the commands, and the grants cover them.
-fn admit(pass: &Pass, pipeline: &Pipeline) -> Result<Access, CallError> {
+fn admit(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, CallError> {
     let access = command::check_list(&pipeline.commands)
         .map_err(|refused| CallError::Denied(refused.to_string()))?;
     let words = &pass.context.grants.redis.commands;
@@ -108,7 +123,7 @@ fn admit(pass: &Pass, pipeline: &Pipeline) -> Result<Access, CallError> {
     Ok(access)
 }
 
-async fn send(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
+async fn send(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
     let access = admit(pass, pipeline)?;
     let deadline = Duration::from_millis(pipeline.deadline_ms.into());
     if PIPELINE_DEADLINE_MAX < deadline || deadline.is_zero() {
@@ -117,9 +132,9 @@ async fn send(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallEr
     }
     let instance: Instance = parse(pipeline.instance.clone())?;
     let members = pass.members(&instance).await?;
-    if access == Access::Write {
+    if access == CommandAccess::Write {
         pass.may_write()?;
-        if pass.context.mode == Mode::Plan {
+        if pass.context.mode == WriteMode::Plan {
             return pretend(pass, pipeline);
         }
     }
@@ -129,7 +144,7 @@ async fn send(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallEr
 
 /// In a plan a write whose reply can only be `OK` is answered so; at any other the plan ends, because
 /// what follows depends on the reply.
-fn pretend(pass: &Pass, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
+fn pretend(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
     let open = pipeline.commands.iter().find(|words| !command::replies_ok(words));
     if let Some(words) = open {
         let text = format!("the reply to `{}` on `{}`", step::redis_cli(words), pipeline.pod);

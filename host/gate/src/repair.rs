@@ -6,14 +6,14 @@
 //!
 //! Source of the numbers: `redis.md` section 4, G6.
 
-use tholepin_core::port::Deed;
+use tholepin_core::port::PerformedAction;
 use tholepin_schema::{
-    action::{Action, Outcome, Verb},
-    ledger::{Ledger, Repair},
+    action::{Action, ActionOutcome, Verb},
+    ledger::{Ledger, RepairRecord},
     snapshot::Snapshot,
 };
 
-use crate::guard::Refusal;
+use crate::guard::GuardRefusal;
 
 /// How long a repair counts, in milliseconds.
 const WINDOW_MS: u64 = 600_000;
@@ -70,7 +70,7 @@ pub(crate) fn check(
     symptom: &str,
     action: &Action,
     now_ms: u64,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let Some(repair) = ledger.repairs.get(symptom) else { return Ok(()) };
     let recent = recent(repair, now_ms);
     let (Some(first), Some(last)) = (recent.first(), recent.last()) else { return Ok(()) };
@@ -84,7 +84,7 @@ pub(crate) fn check(
              Pod that is made anew",
             time(from_ms)
         );
-        Err(Refusal::new(BUDGET, text))
+        Err(GuardRefusal::new(BUDGET, text))
     };
     if FAILURES_MAX <= repair.failed {
         return refused(format!("failed {} times in a row", repair.failed), last + WINDOW_MS);
@@ -98,18 +98,18 @@ pub(crate) fn check(
     if now_ms < last + pause_ms {
         let text =
             format!("{what} was tried just before; the next try is at {}", time(last + pause_ms));
-        return Err(Refusal::new(BACK_OFF, text));
+        return Err(GuardRefusal::new(BACK_OFF, text));
     }
     Ok(())
 }
 
 /// Takes in what became of a repair. What was so already is no try.
-pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &Deed, now_ms: u64) {
+pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, now_ms: u64) {
     let has_failed = match &deed.outcome {
-        Outcome::Done { .. } if deed.commands.is_empty() => return,
-        Outcome::Done { .. } => false,
-        Outcome::Failed { .. } => true,
-        Outcome::Refused { .. } | Outcome::Skipped { .. } | _ => return,
+        ActionOutcome::Done { .. } if deed.commands.is_empty() => return,
+        ActionOutcome::Done { .. } => false,
+        ActionOutcome::Failed { .. } => true,
+        ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,
     };
     let repair = ledger.repairs.entry(symptom.to_owned()).or_default();
     repair.tries_at_ms.retain(|at_ms| now_ms < at_ms.saturating_add(WINDOW_MS));
@@ -121,7 +121,7 @@ pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &Deed, now_ms: u64
 pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
     ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
     while REPAIRS_MAX < ledger.repairs.len() {
-        let last = |repair: &Repair| repair.tries_at_ms.last().copied();
+        let last = |repair: &RepairRecord| repair.tries_at_ms.last().copied();
         let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
         let Some(oldest) = oldest.map(|(symptom, _)| symptom.clone()) else { return };
         ledger.repairs.remove(&oldest);
@@ -129,7 +129,7 @@ pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
 }
 
 /// The tries that count, the oldest first.
-fn recent(repair: &Repair, now_ms: u64) -> Vec<u64> {
+fn recent(repair: &RepairRecord, now_ms: u64) -> Vec<u64> {
     let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
     let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();
     recent.sort_unstable();
@@ -146,7 +146,7 @@ fn time(at_ms: u64) -> String {
 mod tests {
     use serde_json::json;
     use tholepin_core::step::PodCommand;
-    use tholepin_schema::action::Presume;
+    use tholepin_schema::action::Preconditions;
 
     use super::*;
 
@@ -160,25 +160,25 @@ mod tests {
     }
 
     fn action(verb: Verb) -> Action {
-        Action { id: None, verb, presume: Presume::default(), after: Vec::new() }
+        Action { id: None, verb, presume: Preconditions::default(), after: Vec::new() }
     }
 
     fn meet() -> Action {
         action(Verb::Meet { pod: "a".into(), with: "b".into() })
     }
 
-    fn deed(outcome: Outcome, sent: bool) -> Deed {
+    fn deed(outcome: ActionOutcome, sent: bool) -> PerformedAction {
         let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET".into() };
-        Deed { outcome, commands: if sent { vec![command] } else { Vec::new() } }
+        PerformedAction { outcome, commands: if sent { vec![command] } else { Vec::new() } }
     }
 
-    fn done() -> Deed {
-        deed(Outcome::Done { took_ms: 1, note: String::new() }, true)
+    fn done() -> PerformedAction {
+        deed(ActionOutcome::Done { took_ms: 1, note: String::new() }, true)
     }
 
-    fn failed() -> Deed {
+    fn failed() -> PerformedAction {
         let (reason, message) = ("Timeout".to_owned(), String::new());
-        deed(Outcome::Failed { reason, message, may_have_run: false }, true)
+        deed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
     }
 
     fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<&'static str> {
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_end_it_and_what_is_so_already_is_no_try() {
         let mut ledger = Ledger::default();
-        let already = deed(Outcome::Done { took_ms: 0, note: String::new() }, false);
+        let already = deed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
         tried(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
         for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {

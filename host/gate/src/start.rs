@@ -1,16 +1,18 @@
 //! Tells a process that waits in its Pod that it may start without data.
 
 use serde_json::{Value, json};
-use tholepin_core::{Mode, ObjectRef, condition::HOST_FIELD_MANAGER, port::Deed, step::PodCommand};
+use tholepin_core::{
+    ObjectRef, WriteMode, condition::HOST_FIELD_MANAGER, port::PerformedAction, step::PodCommand,
+};
 use tholepin_schema::{
-    action::{Action, Outcome, Verb},
+    action::{Action, ActionOutcome, Verb},
     ledger::Ledger,
     reserved::{APPROVE_DATA_LOSS, MAY_START},
     snapshot::Snapshot,
     word::{NodeId, RunId},
 };
 
-use crate::{guard::Approved, instance::pod_kind, pass::Pass};
+use crate::{guard::DataLossApproval, instance::pod_kind, pass::ReconcileContext};
 
 /// How old, in milliseconds, the word on the Pod may be before it is given again. A process takes only one
 /// that is not older than its own start, and the clocks of two machines differ.
@@ -26,12 +28,12 @@ pub(crate) const fn is_start(action: &Action) -> bool {
 
 /// The nodes whose data a person gives up, by the annotation that the object has now. An approval names
 /// the process whose memory is given up, so that it says nothing of the next one.
-pub(crate) fn approved(pass: &Pass, ledger: &Ledger) -> Approved {
+pub(crate) fn approved(pass: &ReconcileContext, ledger: &Ledger) -> DataLossApproval {
     let view = pass.gate.ports.kubernetes.view();
     let meta = view.meta(&pass.context.reference());
     let text = meta.as_ref().and_then(|meta| meta.annotations.get(APPROVE_DATA_LOSS));
     let text = text.map(String::as_str).unwrap_or_default();
-    let mut approved = Approved::default();
+    let mut approved = DataLossApproval::default();
     for approval in text.split([',', ' ']).filter(|approval| !approval.is_empty()) {
         let known = || {
             let (node, run_id) = approval.split_once('/')?;
@@ -47,10 +49,15 @@ pub(crate) fn approved(pass: &Pass, ledger: &Ledger) -> Approved {
 }
 
 /// Writes the word on the Pod, unless it is there and young.
-pub(crate) async fn allow(pass: &Pass, snapshot: &Snapshot, pod: &str, node: NodeId) -> Deed {
+pub(crate) async fn allow(
+    pass: &ReconcileContext,
+    snapshot: &Snapshot,
+    pod: &str,
+    node: NodeId,
+) -> PerformedAction {
     let now_ms = pass.gate.ports.clock.now_ms();
     let note = format!("`{pod}` starts without data");
-    let done = |took_ms| Outcome::Done { took_ms, note: note.clone() };
+    let done = |took_ms| ActionOutcome::Done { took_ms, note: note.clone() };
     let said = snapshot.member(pod).and_then(|member| {
         let said = member.kubernetes.get("annotations")?.get(MAY_START)?.as_str()?;
         let (said_of, at_ms) = said.split_once('/')?;
@@ -58,7 +65,7 @@ pub(crate) async fn allow(pass: &Pass, snapshot: &Snapshot, pod: &str, node: Nod
         (said_of == node.to_string()).then_some(at_ms)
     });
     if said.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < WORD_MS_MAX) {
-        return Deed { outcome: done(0), commands: Vec::new() };
+        return PerformedAction { outcome: done(0), commands: Vec::new() };
     }
     let word = format!("{node}/{now_ms}");
     let object = ObjectRef {
@@ -71,17 +78,17 @@ pub(crate) async fn allow(pass: &Pass, snapshot: &Snapshot, pod: &str, node: Nod
     let command = format!("kubectl annotate pod {pod} {MAY_START}={word}");
     let commands = vec![PodCommand { pod: pod.to_owned(), command }];
     let (port, manager) = (&pass.gate.ports.kubernetes, HOST_FIELD_MANAGER.to_owned());
-    let dry_run = pass.context.mode == Mode::Plan;
+    let dry_run = pass.context.mode == WriteMode::Plan;
     let outcome = match port.merge_patch(object, patch, manager, dry_run).await {
         Ok(_) => {
             let took_ms = pass.gate.ports.clock.now_ms().saturating_sub(now_ms);
             done(took_ms)
         }
-        Err(error) => Outcome::Failed {
+        Err(error) => ActionOutcome::Failed {
             reason: error.reason().to_owned(),
             message: error.to_string(),
             may_have_run: error.may_have_run(),
         },
     };
-    Deed { outcome, commands }
+    PerformedAction { outcome, commands }
 }

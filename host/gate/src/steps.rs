@@ -6,18 +6,18 @@
 
 use serde_json::{Map, Value};
 use tholepin_core::{
-    Call, CallError, Effect, KubernetesCall, ObjectRef, Pipeline, RedisCall, Step,
-    step::{self, FieldChange, NotDone, ObjectChange, PodCommand, Scope},
+    Call, CallError, KubernetesCall, ObjectRef, Pipeline, PlanStep, RedisCall, StepEffect,
+    step::{self, ChangeScope, FieldChange, ObjectChange, PodCommand, SkipReason},
 };
 use tholepin_schema::{
-    action::{Action, Outcome},
-    command::{self, Access},
+    action::{Action, ActionOutcome},
+    command::{self, CommandAccess},
 };
 
 use crate::ownership;
 
 /// What was known of an object before it was written.
-pub(crate) enum Before<'a> {
+pub(crate) enum ObjectBefore<'a> {
     /// It was so, or was not there.
     Known(Option<&'a Value>),
     /// It could not be read.
@@ -30,65 +30,69 @@ pub(crate) enum Before<'a> {
 pub(crate) fn written(
     by: &str,
     object: &ObjectRef,
-    before: &Before<'_>,
+    before: &ObjectBefore<'_>,
     intent: &Value,
     stored: &Value,
-) -> Option<Step> {
-    let scope = if by == "apply-status" { Scope::Status } else { Scope::Object };
+) -> Option<PlanStep> {
+    let scope = if by == "apply-status" { ChangeScope::Status } else { ChangeScope::Object };
     let (change, fields) = match before {
-        Before::Known(Some(before)) if *before == stored => return None,
-        Before::Known(Some(before)) => {
+        ObjectBefore::Known(Some(before)) if *before == stored => return None,
+        ObjectBefore::Known(Some(before)) => {
             let stored = templated(intent, Some(before), stored);
             (ObjectChange::Changed, step::differences(before, &stored, scope))
         }
-        Before::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
-        Before::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
+        ObjectBefore::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
+        ObjectBefore::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
     };
     if change == ObjectChange::Changed && fields.is_empty() {
         return None;
     }
-    Some(Step::new(object_effect(by, object, change, fields)))
+    Some(PlanStep::new(object_effect(by, object, change, fields)))
 }
 
 /// The step of an object that was deleted, or would be.
-pub(crate) fn deleted(object: &ObjectRef) -> Step {
-    Step::new(object_effect("delete", object, ObjectChange::Deleted, Vec::new()))
+pub(crate) fn deleted(object: &ObjectRef) -> PlanStep {
+    PlanStep::new(object_effect("delete", object, ObjectChange::Deleted, Vec::new()))
 }
 
 /// The step of an action, or none if all was as wanted already.
-pub(crate) fn acted(action: &Action, outcome: &Outcome, commands: Vec<PodCommand>) -> Option<Step> {
+pub(crate) fn acted(
+    action: &Action,
+    outcome: &ActionOutcome,
+    commands: Vec<PodCommand>,
+) -> Option<PlanStep> {
     let not_done = match outcome {
-        Outcome::Done { .. } if commands.is_empty() => return None,
-        Outcome::Done { .. } => None,
-        Outcome::Refused { guard, message } => {
-            Some(NotDone::Refused { guard: guard.clone(), message: message.clone() })
+        ActionOutcome::Done { .. } if commands.is_empty() => return None,
+        ActionOutcome::Done { .. } => None,
+        ActionOutcome::Refused { guard, message } => {
+            Some(SkipReason::Refused { guard: guard.clone(), message: message.clone() })
         }
-        Outcome::Failed { reason, message, may_have_run } => Some(NotDone::Failed {
+        ActionOutcome::Failed { reason, message, may_have_run } => Some(SkipReason::Failed {
             reason: reason.clone(),
             message: message.clone(),
             may_have_run: *may_have_run,
         }),
-        Outcome::Skipped { after } => Some(NotDone::Skipped { after: after.clone() }),
+        ActionOutcome::Skipped { after } => Some(SkipReason::Skipped { after: after.clone() }),
         // The schema may learn more; what it says then is shown as it is.
         other => {
             let message = format!("{other:?}");
-            Some(NotDone::Failed { reason: "Other".to_owned(), message, may_have_run: true })
+            Some(SkipReason::Failed { reason: "Other".to_owned(), message, may_have_run: true })
         }
     };
-    Some(Step { effect: verb_effect(action, commands), not_done })
+    Some(PlanStep { effect: verb_effect(action, commands), not_done })
 }
 
 /// The step of a pipeline that writes.
-pub(crate) fn commands(pipeline: &Pipeline) -> Effect {
+pub(crate) fn commands(pipeline: &Pipeline) -> StepEffect {
     let line = |words: &Vec<Vec<u8>>| PodCommand {
         pod: pipeline.pod.clone(),
         command: step::redis_cli(words),
     };
-    Effect::Commands { commands: pipeline.commands.iter().map(line).collect() }
+    StepEffect::Commands { commands: pipeline.commands.iter().map(line).collect() }
 }
 
 /// The steps of a call that failed as a whole, before or while it was sent; none for a read.
-pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<Step> {
+pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<PlanStep> {
     let effects = match call {
         Call::Kubernetes(call) => object_call(call).into_iter().collect(),
         Call::Redis(RedisCall::Pipeline(pipeline)) => writing(std::slice::from_ref(pipeline)),
@@ -102,10 +106,10 @@ pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<Step> {
         }
         Call::Redis(RedisCall::Observe { .. }) | Call::Runtime(_) => Vec::new(),
     };
-    effects.into_iter().map(|effect| Step::failed(effect, error)).collect()
+    effects.into_iter().map(|effect| PlanStep::failed(effect, error)).collect()
 }
 
-fn object_call(call: &KubernetesCall) -> Option<Effect> {
+fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
     let unseen = |by: &str, object: &ObjectRef| {
         Some(object_effect(by, object, ObjectChange::Unknown, Vec::new()))
     };
@@ -121,7 +125,7 @@ fn object_call(call: &KubernetesCall) -> Option<Effect> {
         }
         KubernetesCall::MergePatch { object, .. } => unseen("merge-patch", object),
         KubernetesCall::Delete { object, .. } => unseen("delete", object),
-        KubernetesCall::Publish { event_type, reason, message } => Some(Effect::Event {
+        KubernetesCall::Publish { event_type, reason, message } => Some(StepEffect::Event {
             event_type: *event_type,
             reason: reason.clone(),
             message: message.clone(),
@@ -130,9 +134,10 @@ fn object_call(call: &KubernetesCall) -> Option<Effect> {
 }
 
 /// The pipelines that write. One that must not be sent at all may have been meant to.
-fn writing(pipelines: &[Pipeline]) -> Vec<Effect> {
+fn writing(pipelines: &[Pipeline]) -> Vec<StepEffect> {
     let writes = |pipeline: &&Pipeline| {
-        command::check_list(&pipeline.commands).map_or(true, |access| access == Access::Write)
+        command::check_list(&pipeline.commands)
+            .map_or(true, |access| access == CommandAccess::Write)
     };
     pipelines.iter().filter(writes).map(commands).collect()
 }
@@ -142,18 +147,18 @@ fn object_effect(
     object: &ObjectRef,
     change: ObjectChange,
     fields: Vec<FieldChange>,
-) -> Effect {
-    Effect::Object { by: by.to_owned(), object: object.clone(), change, fields }
+) -> StepEffect {
+    StepEffect::Object { by: by.to_owned(), object: object.clone(), change, fields }
 }
 
-fn verb_effect(action: &Action, commands: Vec<PodCommand>) -> Effect {
+fn verb_effect(action: &Action, commands: Vec<PodCommand>) -> StepEffect {
     // A verb holds strings, numbers and lists only, so that this cannot fail.
     let verb = serde_json::to_value(&action.verb).unwrap_or_default();
     let args = verb.get("args").cloned().unwrap_or_default();
-    Effect::Verb { verb: action.verb.name().to_owned(), args, commands }
+    StepEffect::Verb { verb: action.verb.name().to_owned(), args, commands }
 }
 
-fn asked_for(intent: &Value, stored: &Value, scope: Scope) -> Vec<FieldChange> {
+fn asked_for(intent: &Value, stored: &Value, scope: ChangeScope) -> Vec<FieldChange> {
     let stored = templated(intent, None, stored);
     step::created(&as_stored(intent), &stored, scope)
 }
@@ -217,8 +222,8 @@ mod tests {
         ObjectRef { kind, namespace: "n".into(), name: "s".into() }
     }
 
-    fn fields(step: Option<Step>) -> Vec<(String, Option<Value>, Option<Value>)> {
-        let Some(Step { effect: Effect::Object { fields, .. }, .. }) = step else {
+    fn fields(step: Option<PlanStep>) -> Vec<(String, Option<Value>, Option<Value>)> {
+        let Some(PlanStep { effect: StepEffect::Object { fields, .. }, .. }) = step else {
             return Vec::new();
         };
         fields.into_iter().map(|field| (field.field, field.from, field.to)).collect()
@@ -229,7 +234,7 @@ mod tests {
         let intent = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
             "stringData": {"k": "${random:8}", "plain": "hunter2"}});
         let stored = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:2"}));
-        let made = written("apply", &reference(), &Before::Known(None), &intent, &stored);
+        let made = written("apply", &reference(), &ObjectBefore::Known(None), &intent, &stored);
         assert_eq!(
             fields(made),
             [
@@ -237,7 +242,7 @@ mod tests {
                 (".data.plain".to_owned(), None, Some(json!("fingerprint:2"))),
             ]
         );
-        let before = Before::Known(Some(&stored));
+        let before = ObjectBefore::Known(Some(&stored));
         assert_eq!(written("apply", &reference(), &before, &intent, &stored), None);
         let mut newer = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:3"}));
         newer["metadata"]["resourceVersion"] = json!("2");
@@ -256,15 +261,15 @@ mod tests {
         let action: Action =
             serde_json::from_value(json!({"verb": "meet", "args": {"pod": "a", "with": "b"}}))
                 .unwrap();
-        let done = Outcome::Done { took_ms: 1, note: String::new() };
+        let done = ActionOutcome::Done { took_ms: 1, note: String::new() };
         assert_eq!(acted(&action, &done, Vec::new()), None);
         let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
         assert_eq!(acted(&action, &done, vec![command]).unwrap().not_done, None);
-        let refused = Outcome::Refused { guard: "member".into(), message: "m".into() };
+        let refused = ActionOutcome::Refused { guard: "member".into(), message: "m".into() };
         let step = acted(&action, &refused, Vec::new()).unwrap();
         assert_eq!(
             step.not_done,
-            Some(NotDone::Refused { guard: "member".into(), message: "m".into() })
+            Some(SkipReason::Refused { guard: "member".into(), message: "m".into() })
         );
     }
 

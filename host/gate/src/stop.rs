@@ -8,25 +8,25 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallError, Mode, ObjectMeta, ObjectRef,
+    CallError, ObjectMeta, ObjectRef, WriteMode,
     port::{ApplyRequest, DeleteRequest, StoreView},
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::Group,
+    ledger::ProcessGroup,
     manifest::KindName,
-    reserved::{self, Purpose},
+    reserved::{self, ReservedPurpose},
 };
 
 use crate::{
     act,
-    book::Book,
-    effect::{self, After, StopEffect},
+    book::ObjectLedger,
+    effect::{self, ObjectAfterWrite, StopEffect},
     grant,
-    guard::{self, Class, Stop},
+    guard::{self, LossClass, PodStop},
     instance::{self, container_status, uid},
     ownership::{self, text},
-    pass::Pass,
+    pass::ReconcileContext,
 };
 
 /// The verb whose grant allows to stop the last copy of some data, besides the object's own policy.
@@ -39,7 +39,7 @@ const STOP_LAST_COPY: &str = "stop-last-copy";
 ///
 /// Fails with the guard that does not let it pass.
 pub(crate) async fn before_delete(
-    pass: &Pass,
+    pass: &ReconcileContext,
     found: &Value,
     request: &mut DeleteRequest,
 ) -> Result<(), CallError> {
@@ -47,7 +47,7 @@ pub(crate) async fn before_delete(
         let seen = text(found, "/metadata/resourceVersion");
         request.resource_version = (!seen.is_empty()).then(|| seen.to_owned());
     }
-    admit(pass, effect::stops(&*newest(pass), found, After::Deleted)).await
+    admit(pass, effect::stops(&*newest(pass), found, ObjectAfterWrite::Deleted)).await
 }
 
 /// Asked before an apply to an object that is there. Only one that can stop something is tried first, as
@@ -57,7 +57,7 @@ pub(crate) async fn before_delete(
 ///
 /// As [`before_delete`].
 pub(crate) async fn before_apply(
-    pass: &Pass,
+    pass: &ReconcileContext,
     found: &Value,
     request: &ApplyRequest,
 ) -> Result<(), CallError> {
@@ -67,7 +67,7 @@ pub(crate) async fn before_apply(
     }
     let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
     let after = pass.kubernetes.apply(dry_run).await?;
-    admit(pass, effect::stops(&*view, found, After::Is(&after))).await
+    admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Asked before an apply that creates its object: what scales others stops Pods though it is new.
@@ -75,7 +75,10 @@ pub(crate) async fn before_apply(
 /// # Errors
 ///
 /// As [`before_delete`].
-pub(crate) async fn before_create(pass: &Pass, intent: &Value) -> Result<(), CallError> {
+pub(crate) async fn before_create(
+    pass: &ReconcileContext,
+    intent: &Value,
+) -> Result<(), CallError> {
     admit(pass, effect::begins(&*newest(pass), intent)).await
 }
 
@@ -85,7 +88,7 @@ pub(crate) async fn before_create(pass: &Pass, intent: &Value) -> Result<(), Cal
 ///
 /// As [`before_delete`].
 pub(crate) async fn before_patch(
-    pass: &Pass,
+    pass: &ReconcileContext,
     object: &ObjectRef,
     found: &Value,
     patch: &Value,
@@ -97,15 +100,15 @@ pub(crate) async fn before_patch(
     }
     let (port, manager) = (&pass.kubernetes, pass.context.field_manager());
     let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
-    admit(pass, effect::stops(&*view, found, After::Is(&after))).await
+    admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Members are those of now, not those of the pass' start.
-fn newest(pass: &Pass) -> Arc<dyn StoreView> {
+fn newest(pass: &ReconcileContext) -> Arc<dyn StoreView> {
     pass.gate.ports.kubernetes.view()
 }
 
-async fn admit(pass: &Pass, effect: StopEffect) -> Result<(), CallError> {
+async fn admit(pass: &ReconcileContext, effect: StopEffect) -> Result<(), CallError> {
     if effect.is_empty() {
         return Ok(());
     }
@@ -129,7 +132,7 @@ async fn admit(pass: &Pass, effect: StopEffect) -> Result<(), CallError> {
     }
     let groups = book.ledger.groups.clone();
     for (name, group) in groups {
-        let of_group: Vec<Stop> = own
+        let of_group: Vec<PodStop> = own
             .values()
             .filter(|pod| instance::belongs_to_group(pod, &book.ledger, &name))
             .map(|pod| stop(pod, &group, &effect))
@@ -141,10 +144,10 @@ async fn admit(pass: &Pass, effect: StopEffect) -> Result<(), CallError> {
 
 /// Judges the stops in one group, and notes them in the ledger.
 async fn judge(
-    pass: &Pass,
-    book: &mut Book,
-    (name, group): (&str, &Group),
-    stops: &[Stop],
+    pass: &ReconcileContext,
+    book: &mut ObjectLedger,
+    (name, group): (&str, &ProcessGroup),
+    stops: &[PodStop],
 ) -> Result<(), CallError> {
     if stops.is_empty() {
         return Ok(());
@@ -158,20 +161,20 @@ async fn judge(
     let policy = act::policy(&pass.context.safety, &pass.context.object);
     let class = guard::stop(&snapshot, &book.ledger, policy, stops, now_ms)
         .map_err(|refusal| CallError::Refused(refusal.to_string()))?;
-    if class == Class::DataLoss {
+    if class == LossClass::DataLoss {
         grant::redis_verb(&pass.context.grants, STOP_LAST_COPY)?;
     }
-    if pass.context.mode == Mode::Live {
+    if pass.context.mode == WriteMode::Live {
         guard::stopping(&mut book.ledger, stops, now_ms);
         book.save(pass).await?;
     }
     Ok(())
 }
 
-fn stop(pod: &Value, group: &Group, effect: &StopEffect) -> Stop {
+fn stop(pod: &Value, group: &ProcessGroup, effect: &StopEffect) -> PodStop {
     let status = container_status(pod, &group.container);
     let claims = effect::claims(pod);
-    Stop {
+    PodStop {
         pod: text(pod, "/metadata/name").to_owned(),
         uid: uid(pod).to_owned(),
         runs: status.is_some_and(|status| status.pointer("/state/running").is_some()),
@@ -186,7 +189,7 @@ fn stop(pod: &Value, group: &Group, effect: &StopEffect) -> Stop {
 /// Fails if a claim belongs to a workload and no Pod mounts it now: what is on it cannot be asked.
 fn claimed_by(
     view: &dyn StoreView,
-    pass: &Pass,
+    pass: &ReconcileContext,
     claims: &[String],
 ) -> Result<Vec<Arc<Value>>, CallError> {
     if claims.is_empty() {
@@ -212,7 +215,7 @@ fn claimed_by(
 
 /// A member of another object is stopped by that object's plugin alone.
 async fn is_nobody_s_member(
-    pass: &Pass,
+    pass: &ReconcileContext,
     view: &dyn StoreView,
     pod: &Value,
 ) -> Result<(), CallError> {
@@ -221,7 +224,7 @@ async fn is_nobody_s_member(
     let ledger = ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: root.namespace.clone(),
-        name: reserved::name(Purpose::Ledger, &root.kind.kind, &root_uid),
+        name: reserved::name(ReservedPurpose::Ledger, &root.kind.kind, &root_uid),
     };
     match pass.gate.ports.kubernetes.get(ledger).await {
         Err(CallError::NotFound(_)) => Ok(()),
@@ -233,9 +236,9 @@ async fn is_nobody_s_member(
     }
 }
 
-impl Book {
+impl ObjectLedger {
     /// The instance of a group: as it was named last, or as the ledger has it.
-    fn instance(&self, namespace: &str, name: &str, group: &Group) -> Instance {
+    fn instance(&self, namespace: &str, name: &str, group: &ProcessGroup) -> Instance {
         self.instances.get(name).cloned().unwrap_or_else(|| Instance {
             namespace: namespace.to_owned(),
             selector: String::new(),

@@ -9,10 +9,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use serde_json::Value;
 use tholepin_core::{
     Answer, CallError, Reply,
-    port::{Looks, Members, StoreView},
+    port::{InstanceMembers, PollStream, StoreView},
 };
 use tholepin_schema::{
-    fact::{Fact, Held, Missing, Subject, WAIT_MS_MAX, WaitOutcome},
+    fact::{Fact, FactOutcome, FactSubject, UnmetFact, WAIT_MS_MAX, WaitOutcome},
     instance::Instance,
     ledger::Ledger,
     snapshot::Snapshot,
@@ -20,31 +20,32 @@ use tholepin_schema::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    context::Mode,
-    fact::{self, Documents, Objects},
+    context::WriteMode,
+    fact::{self, FactDocuments, ObservedObjects},
     grant, instance, kubernetes,
-    pass::Pass,
+    pass::ReconcileContext,
 };
 
 /// What is waited for, by the instances that it is about.
-struct Waited<'a> {
+struct PendingFacts<'a> {
     facts: &'a [Fact],
-    seen: BTreeMap<&'a Instance, Documents>,
-    objects: Objects,
+    seen: BTreeMap<&'a Instance, FactDocuments>,
+    objects: ObservedObjects,
 }
 
 /// Waits until all facts hold, or `ms` milliseconds.
-pub(crate) async fn wait(pass: &Pass, facts: Vec<Value>, ms: u32) -> Answer {
+pub(crate) async fn wait(pass: &ReconcileContext, facts: Vec<Value>, ms: u32) -> Answer {
     let facts = facts
         .into_iter()
         .map(serde_json::from_value)
         .collect::<Result<Vec<Fact>, _>>()
         .map_err(|error| CallError::Invalid(format!("`facts`: {error}")))?;
     let instances = admit(pass, &facts, ms)?;
-    let mut waited = Waited { facts: &facts, seen: BTreeMap::new(), objects: Objects::new() };
+    let mut waited =
+        PendingFacts { facts: &facts, seen: BTreeMap::new(), objects: ObservedObjects::new() };
     match pass.context.mode {
-        Mode::Plan => look_once(pass, &mut waited, &instances).await,
-        Mode::Live => {
+        WriteMode::Plan => look_once(pass, &mut waited, &instances).await,
+        WriteMode::Live => {
             let urgent = &pass.context.urgent;
             tokio::select! {
                 biased;
@@ -63,7 +64,11 @@ fn document(outcome: &WaitOutcome) -> Answer {
 }
 
 /// Whether these facts can be waited for; answers with the instances that they are about.
-fn admit<'a>(pass: &Pass, facts: &'a [Fact], ms: u32) -> Result<Vec<&'a Instance>, CallError> {
+fn admit<'a>(
+    pass: &ReconcileContext,
+    facts: &'a [Fact],
+    ms: u32,
+) -> Result<Vec<&'a Instance>, CallError> {
     fact::bounded(facts)?;
     if facts.is_empty() || ms == 0 || WAIT_MS_MAX < ms {
         let text =
@@ -73,7 +78,7 @@ fn admit<'a>(pass: &Pass, facts: &'a [Fact], ms: u32) -> Result<Vec<&'a Instance
     let mut instances: Vec<&Instance> = Vec::new();
     for fact in facts {
         match fact.subject() {
-            Subject::Member { instance, .. } | Subject::View { instance } => {
+            FactSubject::Member { instance, .. } | FactSubject::View { instance } => {
                 let Some(instance) = instance else {
                     let text = format!("that {fact} names no `instance`");
                     return Err(CallError::Invalid(text));
@@ -83,7 +88,7 @@ fn admit<'a>(pass: &Pass, facts: &'a [Fact], ms: u32) -> Result<Vec<&'a Instance
                     instances.push(instance);
                 }
             }
-            Subject::Object { .. } => {}
+            FactSubject::Object { .. } => {}
         }
         if let Some(object) = fact::object(fact) {
             // What is not granted, not watched or out of scope is refused, not waited for.
@@ -94,7 +99,11 @@ fn admit<'a>(pass: &Pass, facts: &'a [Fact], ms: u32) -> Result<Vec<&'a Instance
 }
 
 /// A plan does not wait: what does not hold now will hold, if ever, after what the plan does not do.
-async fn look_once<'a>(pass: &Pass, waited: &mut Waited<'a>, instances: &[&'a Instance]) -> Answer {
+async fn look_once<'a>(
+    pass: &ReconcileContext,
+    waited: &mut PendingFacts<'a>,
+    instances: &[&'a Instance],
+) -> Answer {
     for &instance in instances {
         let members = pass.members(instance).await?;
         let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
@@ -104,7 +113,7 @@ async fn look_once<'a>(pass: &Pass, waited: &mut Waited<'a>, instances: &[&'a In
     waited.look_at_objects(pass, &*pass.view());
     match waited.missing().into_iter().next() {
         None => document(&WaitOutcome::Held { took_ms: 0 }),
-        Some(Missing { index, held }) => {
+        Some(UnmetFact { index, held }) => {
             let what = waited.facts.get(index).map(ToString::to_string).unwrap_or_default();
             Err(pass.end_plan(format!("the wait until {what}, and {held}")))
         }
@@ -112,17 +121,17 @@ async fn look_once<'a>(pass: &Pass, waited: &mut Waited<'a>, instances: &[&'a In
 }
 
 /// One instance with the looks at it.
-struct Joined<'a> {
+struct PolledInstance<'a> {
     instance: &'a Instance,
     /// As it was when the wait began.
     ledger: Ledger,
-    members: Members,
-    looks: Box<dyn Looks>,
+    members: InstanceMembers,
+    looks: Box<dyn PollStream>,
 }
 
 async fn watch<'a>(
-    pass: &Pass,
-    waited: &mut Waited<'a>,
+    pass: &ReconcileContext,
+    waited: &mut PendingFacts<'a>,
     instances: &[&'a Instance],
     longest: Duration,
 ) -> Result<WaitOutcome, CallError> {
@@ -135,7 +144,7 @@ async fn watch<'a>(
         let ledger = pass.ledger(instance).await?;
         let members = pass.members_by(&ledger, instance).await?;
         let looks = ports.redis.join(&members, &instance.settings)?;
-        joined.push(Joined { instance, ledger, members, looks });
+        joined.push(PolledInstance { instance, ledger, members, looks });
     }
     waited.look_at_objects(pass, &*ports.kubernetes.view());
     loop {
@@ -165,7 +174,9 @@ async fn watch<'a>(
 }
 
 /// The next look at any of the instances; never, if there are none.
-async fn next_look<'a>(joined: &mut [Joined<'a>]) -> (&'a Instance, std::sync::Arc<Snapshot>) {
+async fn next_look<'a>(
+    joined: &mut [PolledInstance<'a>],
+) -> (&'a Instance, std::sync::Arc<Snapshot>) {
     let each = joined.iter_mut().map(async |one| (one.instance, one.looks.next().await));
     let mut first = each.collect::<FuturesUnordered<_>>();
     match first.next().await {
@@ -175,8 +186,12 @@ async fn next_look<'a>(joined: &mut [Joined<'a>]) -> (&'a Instance, std::sync::A
 }
 
 /// Pods come and go: the looks are at those of now.
-fn follow(pass: &Pass, one: &mut Joined<'_>, view: &dyn StoreView) -> Result<(), CallError> {
-    let Joined { instance, ledger, members, .. } = &*one;
+fn follow(
+    pass: &ReconcileContext,
+    one: &mut PolledInstance<'_>,
+    view: &dyn StoreView,
+) -> Result<(), CallError> {
+    let PolledInstance { instance, ledger, members, .. } = &*one;
     if let Some(members) = instance::renewed(view, members, &pass.context, ledger, instance)? {
         one.looks = pass.gate.ports.redis.join(&members, &one.instance.settings)?;
         one.members = members;
@@ -184,28 +199,28 @@ fn follow(pass: &Pass, one: &mut Joined<'_>, view: &dyn StoreView) -> Result<(),
     Ok(())
 }
 
-impl Waited<'_> {
-    fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> Documents {
+impl PendingFacts<'_> {
+    fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> FactDocuments {
         let about = |fact: &&Fact| fact.subject().instance() == Some(instance);
-        Documents::of(snapshot, self.facts.iter().filter(about))
+        FactDocuments::of(snapshot, self.facts.iter().filter(about))
     }
 
-    fn look_at_objects(&mut self, pass: &Pass, view: &dyn StoreView) {
+    fn look_at_objects(&mut self, pass: &ReconcileContext, view: &dyn StoreView) {
         for object in self.facts.iter().filter_map(fact::object) {
             let seen = kubernetes::in_store(&pass.context, view, &object);
             self.objects.insert(object, seen.map_err(|error| error.to_string()));
         }
     }
 
-    fn missing(&self) -> Vec<Missing> {
+    fn missing(&self) -> Vec<UnmetFact> {
         let held = |fact: &Fact| {
             let instance = fact.subject().instance();
             let seen = instance.and_then(|instance| self.seen.get(instance));
             fact::held(fact, seen, &self.objects)
         };
         let all = self.facts.iter().map(held).enumerate();
-        all.filter(|(_, held)| *held != Held::Yes)
-            .map(|(index, held)| Missing { index, held })
+        all.filter(|(_, held)| *held != FactOutcome::Yes)
+            .map(|(index, held)| UnmetFact { index, held })
             .collect()
     }
 }

@@ -15,19 +15,19 @@ use std::{
 use serde_json::Value;
 use tholepin_core::{
     CallError, ObjectKey, ObjectRef,
-    port::{Depth, Look, Members, StoreChange, StoreView},
+    port::{InstanceMembers, PollDetail, PollReport, StoreChange, StoreView},
 };
 use tholepin_schema::{
-    fact::{Fact, Held, Subject},
+    fact::{Fact, FactOutcome, FactSubject},
     instance::Instance,
-    reconcile::Wake,
+    reconcile::WakeTrigger,
 };
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
-    Gate, PassContext,
-    fact::{self, Documents, Objects},
+    Gate, ReconcileScope,
+    fact::{self, FactDocuments, ObservedObjects},
     grant, instance, kubernetes,
 };
 
@@ -40,20 +40,20 @@ const HOLDS_ALREADY: Duration = Duration::from_secs(1);
 
 /// Who wants to hear of what.
 #[derive(Default)]
-pub(crate) struct Armed {
-    table: Mutex<Table>,
+pub(crate) struct WakeSubscriptions {
+    table: Mutex<SubscriptionTable>,
 }
 
 #[derive(Default)]
-struct Table {
-    instances: BTreeMap<String, BTreeMap<ObjectKey, Wanted>>,
-    objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, WantedObject>>,
+struct SubscriptionTable {
+    instances: BTreeMap<String, BTreeMap<ObjectKey, InstanceSubscription>>,
+    objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, ObjectSubscription>>,
     /// What could not be armed, so that it is said once.
-    said: BTreeMap<ObjectKey, Unarmed>,
+    said: BTreeMap<ObjectKey, FailedSubscriptions>,
 }
 
 /// What of a key's wakes could not be armed.
-struct Unarmed {
+struct FailedSubscriptions {
     text: String,
     since: Instant,
     is_said: bool,
@@ -61,22 +61,22 @@ struct Unarmed {
 
 /// What a key wants to hear of an instance.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Wanted {
+struct InstanceSubscription {
     changes: bool,
     facts: Vec<Fact>,
     settings: Vec<String>,
 }
 
 /// What a key wants to hear of an object, and by which right.
-struct WantedObject {
-    context: PassContext,
+struct ObjectSubscription {
+    context: ReconcileScope,
     facts: Vec<Fact>,
 }
 
 /// What an outcome wants, sorted by what must be looked at.
 #[derive(Default)]
-struct Wishes {
-    instances: BTreeMap<String, (Members, Wanted)>,
+struct WakeRequests {
+    instances: BTreeMap<String, (InstanceMembers, InstanceSubscription)>,
     objects: BTreeMap<ObjectRef, Vec<Fact>>,
     refused: Vec<CallError>,
 }
@@ -85,23 +85,24 @@ impl Gate {
     /// Arms the wakes of an outcome in place of those of the last one. What cannot be looked at now is
     /// left out: the requeue brings the object back, and then it is tried again. Says when the object
     /// must be back at the latest because a fact holds already.
-    pub async fn arm(&self, context: &PassContext, wakes: &[Wake]) -> Option<Duration> {
+    pub async fn arm(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> Option<Duration> {
         let wishes = self.wishes(context, wakes).await;
-        let Wishes { instances, objects, refused } = wishes;
+        let WakeRequests { instances, objects, refused } = wishes;
         let names: BTreeSet<&String> = instances.keys().collect();
         let mut table = self.armed();
         self.end_wakes(&mut table, &context.key, |instance| names.contains(&instance.to_owned()));
         for (name, (members, wanted)) in instances {
             table.want(&context.key, &name, wanted);
             let depth = table.settings(&name);
-            let depth =
-                depth.as_deref().map_or(Depth::Changes, |settings| Depth::Whole { settings });
+            let depth = depth
+                .as_deref()
+                .map_or(PollDetail::Changes, |settings| PollDetail::Whole { settings });
             if let Err(error) = self.ports.redis.watch(&members, depth) {
                 debug!(key = %context.key, %error, "cannot look for changes");
             }
         }
         for (object, facts) in objects {
-            let wanted = WantedObject { context: context.clone(), facts };
+            let wanted = ObjectSubscription { context: context.clone(), facts };
             table.objects.entry(object).or_default().insert((*context.key).clone(), wanted);
         }
         if let Some(text) = table.unarmed(&context.key, &refused, Instant::now()) {
@@ -128,13 +129,13 @@ impl Gate {
 
     /// The objects that want to hear of what a look showed, each with the cause.
     #[must_use]
-    pub fn woken_by_look(&self, look: &Look) -> Vec<(ObjectKey, &'static str)> {
+    pub fn woken_by_look(&self, look: &PollReport) -> Vec<(ObjectKey, &'static str)> {
         let mut table = self.armed();
         let keys = table.instances.get_mut(&look.instance).into_iter().flatten();
         let woken = keys.filter_map(|(key, wanted)| {
             let held = look.snapshot.as_ref().is_some_and(|snapshot| {
-                let documents = Documents::of(snapshot, &wanted.facts);
-                take_held(&mut wanted.facts, Some(&documents), &Objects::new())
+                let documents = FactDocuments::of(snapshot, &wanted.facts);
+                take_held(&mut wanted.facts, Some(&documents), &ObservedObjects::new())
             });
             let cause = match (held, wanted.changes && look.changed) {
                 (true, _) => "fact",
@@ -173,19 +174,22 @@ impl Gate {
         keys
     }
 
-    async fn wishes(&self, context: &PassContext, wakes: &[Wake]) -> Wishes {
-        let mut wishes = Wishes::default();
+    async fn wishes(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
+        let mut wishes = WakeRequests::default();
         for wake in wakes {
             let result = match wake {
-                Wake::Change { instance } => match read(instance) {
+                WakeTrigger::Change { instance } => match read(instance) {
                     Ok(instance) => {
-                        let wanted = Wanted { changes: true, ..Wanted::default() };
+                        let wanted = InstanceSubscription {
+                            changes: true,
+                            ..InstanceSubscription::default()
+                        };
                         self.wish_instance(context, &instance, wanted, &mut wishes).await
                     }
                     Err(error) => Err(error),
                 },
-                Wake::Fact(fact) => self.wish_fact(context, fact, &mut wishes).await,
-                Wake::After { .. } | _ => Ok(()),
+                WakeTrigger::Fact(fact) => self.wish_fact(context, fact, &mut wishes).await,
+                WakeTrigger::After { .. } | _ => Ok(()),
             };
             if let Err(error) = result {
                 wishes.refused.push(error);
@@ -196,12 +200,12 @@ impl Gate {
 
     async fn wish_fact(
         &self,
-        context: &PassContext,
+        context: &ReconcileScope,
         fact: &Fact,
-        wishes: &mut Wishes,
+        wishes: &mut WakeRequests,
     ) -> Result<(), CallError> {
         match (fact.subject(), fact::object(fact)) {
-            (Subject::Object { .. }, Some(object)) => {
+            (FactSubject::Object { .. }, Some(object)) => {
                 kubernetes::in_store(context, &*self.ports.kubernetes.view(), &object)?;
                 wishes.objects.entry(object).or_default().push(fact.clone());
                 Ok(())
@@ -211,7 +215,7 @@ impl Gate {
                 let instance = subject.instance().ok_or_else(no_instance)?;
                 grant::redis_verb(&context.grants, "observe")?;
                 let (facts, settings) = (vec![fact.clone()], instance.settings.clone());
-                let wanted = Wanted { changes: false, facts, settings };
+                let wanted = InstanceSubscription { changes: false, facts, settings };
                 self.wish_instance(context, instance, wanted, wishes).await
             }
         }
@@ -219,10 +223,10 @@ impl Gate {
 
     async fn wish_instance(
         &self,
-        context: &PassContext,
+        context: &ReconcileScope,
         instance: &Instance,
-        more: Wanted,
-        wishes: &mut Wishes,
+        more: InstanceSubscription,
+        wishes: &mut WakeRequests,
     ) -> Result<(), CallError> {
         let name = instance::name(context, instance);
         if !wishes.instances.contains_key(&name) {
@@ -232,7 +236,7 @@ impl Gate {
             instance::fix_group(&mut ledger, instance)?;
             let kept = &self.credentials;
             let members = instance::members(kept, &self.ports, context, &ledger, instance).await?;
-            wishes.instances.insert(name.clone(), (members, Wanted::default()));
+            wishes.instances.insert(name.clone(), (members, InstanceSubscription::default()));
         }
         let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };
         wanted.changes |= more.changes;
@@ -241,7 +245,12 @@ impl Gate {
         Ok(())
     }
 
-    fn end_wakes(&self, table: &mut Table, key: &ObjectKey, keep: impl Fn(&str) -> bool) {
+    fn end_wakes(
+        &self,
+        table: &mut SubscriptionTable,
+        key: &ObjectKey,
+        keep: impl Fn(&str) -> bool,
+    ) {
         table.instances.retain(|instance, keys| {
             if !keep(instance) && keys.remove(key).is_some() && keys.is_empty() {
                 self.ports.redis.unwatch(instance);
@@ -254,14 +263,14 @@ impl Gate {
         });
     }
 
-    fn armed(&self) -> MutexGuard<'_, Table> {
+    fn armed(&self) -> MutexGuard<'_, SubscriptionTable> {
         self.armed.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl SubscriptionTable {
     /// Puts what a key wants of an instance in place of what it wanted.
-    fn want(&mut self, key: &ObjectKey, instance: &str, mut wanted: Wanted) {
+    fn want(&mut self, key: &ObjectKey, instance: &str, mut wanted: InstanceSubscription) {
         let keys = self.instances.entry(instance.to_owned()).or_default();
         keys.remove(key);
         let others: usize = keys.values().map(|wanted| wanted.facts.len()).sum();
@@ -291,7 +300,7 @@ impl Table {
         let text = refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let can_pass = refused.iter().all(|error| matches!(error, CallError::Unsupported(_)));
         let known = self.said.remove(key).filter(|known| known.text == text);
-        let mut unarmed = known.unwrap_or(Unarmed { text, since: now, is_said: false });
+        let mut unarmed = known.unwrap_or(FailedSubscriptions { text, since: now, is_said: false });
         let is_due = !can_pass || WATCHED_WITHIN <= now.saturating_duration_since(unarmed.since);
         let is_news = is_due && !unarmed.is_said;
         unarmed.is_said |= is_news;
@@ -301,12 +310,12 @@ impl Table {
     }
 }
 
-impl WantedObject {
+impl ObjectSubscription {
     /// Whether one of the facts holds; those that do are taken away.
     fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
         let seen = kubernetes::in_store(&self.context, view, object);
         let seen = seen.map_err(|error| error.to_string());
-        take_held(&mut self.facts, None, &Objects::from([(object.clone(), seen)]))
+        take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), seen)]))
     }
 }
 
@@ -317,7 +326,7 @@ fn named(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static 
 /// The keys of which a fact about this object holds.
 fn woken(
     object: &ObjectRef,
-    keys: &mut BTreeMap<ObjectKey, WantedObject>,
+    keys: &mut BTreeMap<ObjectKey, ObjectSubscription>,
     view: &dyn StoreView,
 ) -> Vec<ObjectKey> {
     let holding =
@@ -326,9 +335,13 @@ fn woken(
 }
 
 /// Takes the facts away that hold; says whether there were any.
-fn take_held(facts: &mut Vec<Fact>, seen: Option<&Documents>, objects: &Objects) -> bool {
+fn take_held(
+    facts: &mut Vec<Fact>,
+    seen: Option<&FactDocuments>,
+    objects: &ObservedObjects,
+) -> bool {
     let before = facts.len();
-    facts.retain(|fact| fact::held(fact, seen, objects) != Held::Yes);
+    facts.retain(|fact| fact::held(fact, seen, objects) != FactOutcome::Yes);
     facts.len() < before
 }
 
@@ -347,7 +360,7 @@ mod tests {
         let (namespace, name) = ("n".to_owned(), "x".to_owned());
         let key = ObjectKey { plugin: "p".parse().unwrap(), kind, namespace, name };
         let not_watched = [CallError::Unsupported("Pods are not watched (yet)".to_owned())];
-        let (mut table, start) = (Table::default(), Instant::now());
+        let (mut table, start) = (SubscriptionTable::default(), Instant::now());
         let mut told = |refused: &[CallError], seconds| {
             table.unarmed(&key, refused, start + Duration::from_secs(seconds)).is_some()
         };

@@ -19,14 +19,15 @@ use tholepin_schema::{
 use tokio::time::timeout;
 
 use crate::{
-    absences::{Lease, node_timeout_ms},
-    book::Book,
+    absences::{NodeLease, node_timeout_ms},
+    book::ObjectLedger,
     guard::{
-        self, Absence, Confirmations, Dial, Finding, OUT_OF_SERVICE, Proof, Unproven, Witness,
+        self, DeathConfirmations, DeathFinding, DeathProof, DialOutcome, MissingProof, NodeAbsence,
+        NodeLiveness, OUT_OF_SERVICE,
     },
     instance::container_status,
     ownership::text,
-    pass::Pass,
+    pass::ReconcileContext,
 };
 
 /// How long all questions about one node may take. A snapshot is acted on while it is two seconds old.
@@ -34,31 +35,31 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 /// What is known of nodes that may be dead.
 #[derive(Debug, Default)]
-pub(crate) struct Evidence {
+pub(crate) struct LivenessEvidence {
     /// Those that are.
-    pub(crate) deaths: BTreeMap<NodeId, Proof>,
+    pub(crate) deaths: BTreeMap<NodeId, DeathProof>,
     /// What a takeover lacks for others.
-    pub(crate) unproven: BTreeMap<NodeId, Unproven>,
+    pub(crate) unproven: BTreeMap<NodeId, MissingProof>,
 }
 
 /// What live reads say of one node.
-struct Sight {
-    witness: Witness,
+struct NodeReads {
+    witness: NodeLiveness,
     out_of_service: bool,
-    lease: Result<Lease, String>,
+    lease: Result<NodeLease, String>,
 }
 
 /// Looks for what proves the death of these nodes: what the Pods of the snapshot say, and for those of
 /// which that proves nothing, live reads.
 pub(crate) async fn examine(
-    pass: &Pass,
+    pass: &ReconcileContext,
     instance: &Instance,
-    book: &mut Book,
+    book: &mut ObjectLedger,
     snapshot: &Snapshot,
     suspects: BTreeSet<NodeId>,
-) -> Evidence {
+) -> LivenessEvidence {
     let deaths = guard::deaths(snapshot, &book.ledger);
-    let mut evidence = Evidence { deaths, unproven: BTreeMap::new() };
+    let mut evidence = LivenessEvidence { deaths, unproven: BTreeMap::new() };
     let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
     let open = suspects.into_iter().filter(|node| !evidence.deaths.contains_key(node));
     let open = open.filter(|node| !answers(*node));
@@ -71,8 +72,8 @@ pub(crate) async fn examine(
     let sights = join_all(open.iter().map(|(_, known)| look(pass, instance, known))).await;
     let now_ms = pass.gate.ports.clock.now_ms();
     for ((node, known), sight) in open.into_iter().zip(sights) {
-        let Sight { witness, out_of_service, lease } = sight;
-        let absence = Absence {
+        let NodeReads { witness, out_of_service, lease } = sight;
+        let absence = NodeAbsence {
             witness,
             out_of_service,
             confirmed: confirmed.nodes.contains(&(node, known.pod_uid.clone())),
@@ -82,7 +83,7 @@ pub(crate) async fn examine(
             node_timeout_ms: node_timeout_ms(snapshot),
             now_ms,
         };
-        let Finding { proof, unproven } = guard::find(&known, &absence);
+        let DeathFinding { proof, unproven } = guard::find(&known, &absence);
         evidence.deaths.extend(proof.map(|proof| (node, proof)));
         evidence.unproven.extend(unproven.map(|unproven| (node, unproven)));
     }
@@ -90,7 +91,7 @@ pub(crate) async fn examine(
 }
 
 /// What a person confirmed on the object reconciled, as the store has it now.
-fn confirmed(pass: &Pass, ledger: &Ledger) -> Confirmations {
+fn confirmed(pass: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
     let is_known =
         |node: &NodeId, uid: &str| ledger.nodes.get(node).is_some_and(|known| known.pod_uid == uid);
     let view = pass.gate.ports.kubernetes.view();
@@ -100,20 +101,20 @@ fn confirmed(pass: &Pass, ledger: &Ledger) -> Confirmations {
 }
 
 /// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.
-async fn look(pass: &Pass, instance: &Instance, known: &KnownNode) -> Sight {
+async fn look(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeReads {
     let sight = timeout(DEADLINE, ask(pass, instance, known)).await;
-    sight.unwrap_or_else(|_| Sight {
-        witness: Witness {
+    sight.unwrap_or_else(|_| NodeReads {
+        witness: NodeLiveness {
             container_status: Some(Value::Null),
             kube_node_ready: false,
-            dial: Dial::Inconclusive,
+            dial: DialOutcome::Inconclusive,
         },
         out_of_service: false,
         lease: Err(format!("no answer within {} ms", DEADLINE.as_millis())),
     })
 }
 
-async fn ask(pass: &Pass, instance: &Instance, known: &KnownNode) -> Sight {
+async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeReads {
     let kubernetes = &pass.gate.ports.kubernetes;
     let name = &known.kube_node;
     let pod = kubernetes.get(reference("v1", "Pod", &instance.namespace, &known.pod));
@@ -129,19 +130,23 @@ async fn ask(pass: &Pass, instance: &Instance, known: &KnownNode) -> Sight {
         // An empty status proves nothing.
         Err(_) => Some(Value::Null),
     };
-    let lease = lease
-        .map_err(|error| error.to_string())
-        .and_then(|lease| Lease::of(&lease).ok_or_else(|| "it has no `spec.renewTime`".to_owned()));
+    let lease = lease.map_err(|error| error.to_string()).and_then(|lease| {
+        NodeLease::of(&lease).ok_or_else(|| "it has no `spec.renewTime`".to_owned())
+    });
     let kube_node_ready = node.as_ref().is_ok_and(is_ready);
     let out_of_service = node.as_ref().is_ok_and(is_out_of_service);
-    Sight { witness: Witness { container_status, kube_node_ready, dial }, out_of_service, lease }
+    NodeReads {
+        witness: NodeLiveness { container_status, kube_node_ready, dial },
+        out_of_service,
+        lease,
+    }
 }
 
-async fn dial(pass: &Pass, known: &KnownNode) -> Dial {
+async fn dial(pass: &ReconcileContext, known: &KnownNode) -> DialOutcome {
     let address: Option<SocketAddr> = known.address.as_ref().and_then(|text| text.parse().ok());
     match address {
-        Some(address) if pass.gate.ports.redis.refuses(address).await => Dial::Refused,
-        _ => Dial::Inconclusive,
+        Some(address) if pass.gate.ports.redis.refuses(address).await => DialOutcome::Refused,
+        _ => DialOutcome::Inconclusive,
     }
 }
 

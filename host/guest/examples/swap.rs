@@ -11,7 +11,7 @@ use std::{
 };
 
 use tholepin_core::{ErrorChain, PluginName};
-use tholepin_guest::{GuestEngine, Registry, RegistryOptions, Stage};
+use tholepin_guest::{GuestEngine, PluginRegistry, RegistryOptions, RevisionStage};
 use tokio::{task::JoinSet, time};
 
 /// How often each kind of swap is measured.
@@ -52,7 +52,7 @@ async fn measure(
         allow_as_requested: true,
         idle_max: Duration::MAX,
     };
-    let (registry, mut watch) = Registry::open(Arc::new(GuestEngine::new(8)?), options)?;
+    let (registry, mut watch) = PluginRegistry::open(Arc::new(GuestEngine::new(8)?), options)?;
     let [first, second] = components;
     put(&directory, "config-maker.wasm", first)?;
     put(&directory, "config-maker.yaml", SETTINGS.as_bytes())?;
@@ -76,7 +76,7 @@ async fn measure(
             if let Some(reason) = report.reason {
                 return Err(format!("{reason}: {}", report.message).into());
             }
-            if report.stage == Some(Stage::Active) && report.active() != Some(&serving) {
+            if report.stage == Some(RevisionStage::Active) && report.active() != Some(&serving) {
                 taken.push(start.elapsed());
                 serving = report.active().cloned().ok_or("no revision")?;
                 break;

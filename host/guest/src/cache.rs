@@ -25,7 +25,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
-use crate::{engine::GuestEngine, functions::Functions};
+use crate::{engine::GuestEngine, functions::FunctionCache};
 
 /// The largest component that is compiled, in bytes: it bounds the time that compiling can take.
 pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
@@ -44,7 +44,7 @@ const SUFFIX: &str = "cwasm";
 pub struct CompileCache {
     directory: PathBuf,
     bytes_max: u64,
-    functions: Arc<Functions>,
+    functions: Arc<FunctionCache>,
 }
 
 /// Why there is no compiled component.
@@ -79,7 +79,7 @@ pub enum CacheError {
 }
 
 /// A component, and its compiled code in a file unless it could not be kept.
-pub(crate) struct Compiled {
+pub(crate) struct CompiledComponent {
     pub(crate) component: Component,
     pub(crate) file: Option<CompiledFile>,
 }
@@ -90,7 +90,7 @@ pub(crate) struct CompiledFile(File);
 
 /// Where a component came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum ComponentOrigin {
     /// The directory had it.
     Kept,
     /// It was compiled.
@@ -120,11 +120,11 @@ impl CompileCache {
         engine: &GuestEngine,
         digest: &str,
         wasm: &[u8],
-    ) -> Result<(Compiled, Origin), CacheError> {
+    ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
         check(wasm)?;
         let path = self.path(engine, digest);
         if let Some(compiled) = self.kept(engine, &path) {
-            return Ok((compiled, Origin::Kept));
+            return Ok((compiled, ComponentOrigin::Kept));
         }
         let compiler = GuestEngine::throw_away(self.functions.clone())
             .map_err(|error| CacheError::Compile(error.to_string()))?;
@@ -140,7 +140,7 @@ impl CompileCache {
                 let directory = self.directory.display();
                 tracing::warn!(%directory, %error, "compiled code cannot be kept; make room there");
                 load_from_memory(engine, &compiled)
-                    .map(|component| Compiled { component, file: None })
+                    .map(|component| CompiledComponent { component, file: None })
             }
         };
         let compiled = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
@@ -148,7 +148,7 @@ impl CompileCache {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "compiled code that is not needed cannot be removed");
         }
-        Ok((compiled, Origin::Compiled))
+        Ok((compiled, ComponentOrigin::Compiled))
     }
 
     fn path(&self, engine: &GuestEngine, digest: &str) -> PathBuf {
@@ -158,7 +158,7 @@ impl CompileCache {
     }
 
     /// The entry, if it is there and whole.
-    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<Compiled> {
+    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<CompiledComponent> {
         let mut file = File::open(path).ok()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
@@ -239,9 +239,9 @@ impl CompiledFile {
         unsafe { Component::deserialize_file(engine.wasmtime(), path) }
     }
 
-    fn loaded(self, engine: &GuestEngine) -> wasmtime::Result<Compiled> {
+    fn loaded(self, engine: &GuestEngine) -> wasmtime::Result<CompiledComponent> {
         let component = self.load(engine)?;
-        Ok(Compiled { component, file: Some(self) })
+        Ok(CompiledComponent { component, file: Some(self) })
     }
 }
 

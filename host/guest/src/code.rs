@@ -12,21 +12,21 @@ use wasmtime::component::{Component, HasSelf, Linker};
 
 use crate::{
     bindings::{Reconciler, ReconcilerPre},
-    cache::{Compiled, CompiledFile},
+    cache::{CompiledComponent, CompiledFile},
     engine::GuestEngine,
     state::GuestState,
     wasi,
 };
 
 /// Compiled code, and what is needed to load it again.
-pub(crate) struct Code {
+pub(crate) struct CompiledCode {
     engine: Arc<GuestEngine>,
     file: Option<Arc<CompiledFile>>,
-    linked: Mutex<Option<Linked>>,
+    linked: Mutex<Option<LinkedCode>>,
 }
 
 /// Code that can be called at once.
-struct Linked {
+struct LinkedCode {
     instances: ReconcilerPre<GuestState>,
     used: Instant,
 }
@@ -34,19 +34,22 @@ struct Linked {
 /// Code that was given back cannot be loaded again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub(crate) struct NotLoaded(wasmtime::Error);
+pub(crate) struct ReloadError(wasmtime::Error);
 
-impl Code {
+impl CompiledCode {
     /// Links compiled code with what this host offers.
-    pub(crate) fn new(engine: Arc<GuestEngine>, compiled: Compiled) -> wasmtime::Result<Self> {
-        let Compiled { component, file } = compiled;
+    pub(crate) fn new(
+        engine: Arc<GuestEngine>,
+        compiled: CompiledComponent,
+    ) -> wasmtime::Result<Self> {
+        let CompiledComponent { component, file } = compiled;
         let instances = link(&engine, &component)?;
-        let linked = Mutex::new(Some(Linked { instances, used: Instant::now() }));
+        let linked = Mutex::new(Some(LinkedCode { instances, used: Instant::now() }));
         Ok(Self { engine, file: file.map(Arc::new), linked })
     }
 
     /// What instances are made of; loaded again if it was given back.
-    pub(crate) async fn instances(&self) -> Result<ReconcilerPre<GuestState>, NotLoaded> {
+    pub(crate) async fn instances(&self) -> Result<ReconcilerPre<GuestState>, ReloadError> {
         let mut linked = self.linked.lock().await;
         let instances = match (&*linked, &self.file) {
             (Some(linked), _) => linked.instances.clone(),
@@ -55,13 +58,14 @@ impl Code {
                 let load = move || link(&engine, &file.load(&engine)?);
                 let start = Instant::now();
                 let loaded = task::spawn_blocking(load).await;
-                let loaded = loaded.unwrap_or_else(|error| Err(error.into())).map_err(NotLoaded)?;
+                let loaded =
+                    loaded.unwrap_or_else(|error| Err(error.into())).map_err(ReloadError)?;
                 tracing::debug!(took = ?start.elapsed(), "loaded code again");
                 loaded
             }
-            (None, None) => return Err(NotLoaded(wasmtime::Error::msg("it is in no file"))),
+            (None, None) => return Err(ReloadError(wasmtime::Error::msg("it is in no file"))),
         };
-        *linked = Some(Linked { instances: instances.clone(), used: Instant::now() });
+        *linked = Some(LinkedCode { instances: instances.clone(), used: Instant::now() });
         Ok(instances)
     }
 

@@ -8,23 +8,23 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tholepin_core::{Boxed, CallContext, Perform, port::GuestError};
+use tholepin_core::{BoxedFuture, CallContext, HostCalls, port::GuestError};
 use tholepin_schema::{
     manifest::Manifest,
-    reconcile::{Failure, Outcome, Request, Violation},
+    reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
 };
 use tokio::{task, time};
 use wasmtime::{Store, Trap};
 
 use crate::{
     bindings::Reconciler,
-    cache::{self, CacheError, CompileCache, Compiled, Origin},
-    code::{Code, NotLoaded},
+    cache::{self, CacheError, CompileCache, CompiledComponent, ComponentOrigin},
+    code::{CompiledCode, ReloadError},
     engine::GuestEngine,
     imports::print,
-    limits::{ANSWER_BYTES_MAX, Limits},
+    limits::{ANSWER_BYTES_MAX, GuestLimits},
     meter,
-    state::{ComputedTooLong, GuestState, World},
+    state::{ComputedTooLong, GuestContext, GuestState},
     wasi,
 };
 
@@ -47,11 +47,11 @@ const OFFERED: &[&str] = &[
 const CONTRACT_VERSION: &str = "0.1.0";
 
 /// A component, ready to be called.
-pub struct Loaded {
+pub struct LoadedComponent {
     engine: Arc<GuestEngine>,
     digest: String,
     imports: Vec<String>,
-    code: Code,
+    code: CompiledCode,
     /// The most memory that an instance has had.
     memory_peak_bytes: AtomicUsize,
 }
@@ -76,14 +76,14 @@ pub enum LoadError {
     NotLinkable(String),
 }
 
-impl Loaded {
+impl LoadedComponent {
     /// Compiles on a blocking thread; [`link`](Self::link) is the next step.
     pub(crate) async fn compile(
         engine: &Arc<GuestEngine>,
         cache: &CompileCache,
         wasm: Arc<[u8]>,
         digest: String,
-    ) -> Result<(Compiled, Origin), CacheError> {
+    ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
         work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
@@ -92,7 +92,7 @@ impl Loaded {
     /// Links a compiled component with what this host offers.
     pub(crate) fn link(
         engine: &Arc<GuestEngine>,
-        compiled: Compiled,
+        compiled: CompiledComponent,
         digest: String,
     ) -> Result<Self, LoadError> {
         let imports: Vec<String> = compiled
@@ -104,7 +104,7 @@ impl Loaded {
         for import in &imports {
             check_import(import)?;
         }
-        let code = Code::new(Arc::clone(engine), compiled)
+        let code = CompiledCode::new(Arc::clone(engine), compiled)
             .map_err(|error| LoadError::NotLinkable(format!("{error:#}")))?;
         let memory_peak_bytes = AtomicUsize::new(0);
         Ok(Self { engine: Arc::clone(engine), digest, imports, code, memory_peak_bytes })
@@ -134,9 +134,9 @@ impl Loaded {
     ///
     /// Fails if the guest traps, breaks a limit, or answers something that is no manifest.
     pub async fn describe(&self, label: &str) -> Result<Manifest, GuestError> {
-        let state = GuestState::new(label.to_owned(), None, "describe", Limits::DESCRIBE);
+        let state = GuestState::new(label.to_owned(), None, "describe", GuestLimits::DESCRIBE);
         let text = self
-            .run(state, Limits::DESCRIBE, |exports, store| {
+            .run(state, GuestLimits::DESCRIBE, |exports, store| {
                 Box::pin(exports.tholepin_plugin_description().call_describe(store))
             })
             .await?;
@@ -147,7 +147,7 @@ impl Loaded {
     pub(crate) async fn validate(
         &self,
         context: CallContext,
-        limits: Limits,
+        limits: GuestLimits,
         old: Option<Value>,
         new: Value,
     ) -> Result<Vec<Violation>, GuestError> {
@@ -169,13 +169,13 @@ impl Loaded {
     pub(crate) async fn reconcile(
         &self,
         context: CallContext,
-        limits: Limits,
-        request: &Request,
-        perform: Arc<dyn Perform>,
-    ) -> Result<Result<Outcome, Failure>, GuestError> {
+        limits: GuestLimits,
+        request: &ReconcileRequest,
+        perform: Arc<dyn HostCalls>,
+    ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
         const EXPORT: &str = "reconcile";
         let label = context.plugin.to_string();
-        let state = GuestState::new(label, Some(World { context, perform }), EXPORT, limits);
+        let state = GuestState::new(label, Some(GuestContext { context, perform }), EXPORT, limits);
         let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
         let mut state = state;
         state.crossed.gave(request.len());
@@ -194,12 +194,17 @@ impl Loaded {
     }
 
     /// Makes an instance, calls an export within the limits, drops the instance.
-    async fn run<R, C>(&self, state: GuestState, limits: Limits, call: C) -> Result<R, GuestError>
+    async fn run<R, C>(
+        &self,
+        state: GuestState,
+        limits: GuestLimits,
+        call: C,
+    ) -> Result<R, GuestError>
     where
         C: for<'a> FnOnce(
             &'a Reconciler,
             &'a mut Store<GuestState>,
-        ) -> Boxed<'a, wasmtime::Result<R>>,
+        ) -> BoxedFuture<'a, wasmtime::Result<R>>,
     {
         let export = state.export();
         let mut store = state.into_store(&self.engine);
@@ -224,14 +229,14 @@ impl Loaded {
 /// Says what went wrong, in the guest's own words where it had any.
 fn explain(
     export: &'static str,
-    limits: Limits,
+    limits: GuestLimits,
     state: &GuestState,
     error: &wasmtime::Error,
 ) -> GuestError {
     if error.is::<ComputedTooLong>() {
         return timed_out(export, limits.compute);
     }
-    if let Some(error) = error.downcast_ref::<NotLoaded>() {
+    if let Some(error) = error.downcast_ref::<ReloadError>() {
         return GuestError::NotLoaded { message: error.to_string() };
     }
     if state.wanted_more_memory() {

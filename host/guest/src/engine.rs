@@ -15,7 +15,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
-use crate::{functions::Functions, limits::Limits};
+use crate::{functions::FunctionCache, limits::GuestLimits};
 
 /// How often a computing guest is looked at: limits of computing are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
@@ -29,7 +29,7 @@ const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
 
 /// Where instances live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allocation {
+pub enum InstanceAllocation {
     /// In slots reserved at the start: fast, and needs some 5 GiB of address space per call.
     Pooling,
     /// Reserved at each call: for systems that limit address space.
@@ -39,9 +39,9 @@ pub enum Allocation {
 /// Runs guests. Cheap to share by `Arc`; ends its ticker thread when dropped.
 pub struct GuestEngine {
     engine: Engine,
-    allocation: Allocation,
+    allocation: InstanceAllocation,
     slots: Arc<Semaphore>,
-    _ticker: Ticker,
+    _ticker: EpochTicker,
 }
 
 /// Why there is no engine.
@@ -63,9 +63,9 @@ impl GuestEngine {
     ///
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
     pub fn new(passes: u32) -> Result<Self, EngineError> {
-        Self::with_allocation(Allocation::Pooling, passes).or_else(|error| {
+        Self::with_allocation(InstanceAllocation::Pooling, passes).or_else(|error| {
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
-            Self::with_allocation(Allocation::OnDemand, passes)
+            Self::with_allocation(InstanceAllocation::OnDemand, passes)
         })
     }
 
@@ -74,17 +74,20 @@ impl GuestEngine {
     /// # Errors
     ///
     /// As [`new`](Self::new).
-    pub fn with_allocation(allocation: Allocation, passes: u32) -> Result<Self, EngineError> {
+    pub fn with_allocation(
+        allocation: InstanceAllocation,
+        passes: u32,
+    ) -> Result<Self, EngineError> {
         let calls = passes.saturating_add(CALLS_ASIDE);
         let engine = build(allocation, calls)?;
-        let ticker = Ticker::start(engine.clone()).map_err(EngineError::Ticker)?;
+        let ticker = EpochTicker::start(engine.clone()).map_err(EngineError::Ticker)?;
         let slots = Arc::new(Semaphore::new(calls as usize));
         Ok(Self { engine, allocation, slots, _ticker: ticker })
     }
 
     /// Where instances live.
     #[must_use]
-    pub const fn allocation(&self) -> Allocation {
+    pub const fn allocation(&self) -> InstanceAllocation {
         self.allocation
     }
 
@@ -98,14 +101,14 @@ impl GuestEngine {
 
     /// An engine for one compilation, which takes the functions it has compiled before from `functions`.
     /// Wasmtime 48 keeps compiler memory in the engine for ever, so the one that serves must never compile.
-    pub(crate) fn throw_away(functions: Arc<Functions>) -> Result<Engine, EngineError> {
-        let mut config = config(Allocation::OnDemand, 1);
+    pub(crate) fn throw_away(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
+        let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
         enabled.and_then(|config| Engine::new(config)).map_err(not_set_up)
     }
 }
 
-fn build(allocation: Allocation, calls: u32) -> Result<Engine, EngineError> {
+fn build(allocation: InstanceAllocation, calls: u32) -> Result<Engine, EngineError> {
     Engine::new(&config(allocation, calls)).map_err(not_set_up)
 }
 
@@ -113,7 +116,7 @@ fn not_set_up(error: wasmtime::Error) -> EngineError {
     EngineError::Engine(format!("{error:#}"))
 }
 
-fn config(allocation: Allocation, calls: u32) -> Config {
+fn config(allocation: InstanceAllocation, calls: u32) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -131,10 +134,10 @@ fn config(allocation: Allocation, calls: u32) -> Config {
         .wasm_relaxed_simd(false)
         .cranelift_nan_canonicalization(true);
     match allocation {
-        Allocation::Pooling => {
+        InstanceAllocation::Pooling => {
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls)));
         }
-        Allocation::OnDemand => {
+        InstanceAllocation::OnDemand => {
             config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
         }
     }
@@ -148,7 +151,7 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
         .total_memories(calls)
         .max_memories_per_component(1)
-        .max_memory_size(Limits::MEMORY_BYTES_MAX)
+        .max_memory_size(GuestLimits::MEMORY_BYTES_MAX)
         .total_tables(calls.saturating_mul(4))
         .max_tables_per_component(4)
         .total_stacks(calls)
@@ -163,12 +166,12 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
 
 /// Advances the engine's epoch. A thread and not a task: a guest that never yields can keep every
 /// worker of the runtime busy, and must be stopped all the same.
-struct Ticker {
+struct EpochTicker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ticker {
+impl EpochTicker {
     fn start(engine: Engine) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -183,7 +186,7 @@ impl Ticker {
     }
 }
 
-impl Drop for Ticker {
+impl Drop for EpochTicker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // It ends within a tick. A panic in it has been printed; there is nobody else to tell.

@@ -26,23 +26,23 @@ const ENTRY_BYTES: usize = 96;
 
 /// The functions that were compiled last.
 #[derive(Default)]
-pub(crate) struct Functions {
-    generations: Mutex<Generations>,
+pub(crate) struct FunctionCache {
+    generations: Mutex<CacheGenerations>,
 }
 
 #[derive(Default)]
-struct Generations {
-    young: Generation,
-    old: Generation,
+struct CacheGenerations {
+    young: CacheGeneration,
+    old: CacheGeneration,
 }
 
 #[derive(Default)]
-struct Generation {
+struct CacheGeneration {
     entries: HashMap<Vec<u8>, Vec<u8>>,
     bytes: usize,
 }
 
-impl Generation {
+impl CacheGeneration {
     fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.remove(&key);
         self.bytes += cost(&key, &value);
@@ -60,7 +60,7 @@ fn cost(key: &[u8], value: &[u8]) -> usize {
     key.len() + value.len() + ENTRY_BYTES
 }
 
-impl Generations {
+impl CacheGenerations {
     fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
         if let Some((key, value)) = self.old.remove(key) {
             self.insert(key, value);
@@ -82,13 +82,13 @@ impl Generations {
     }
 }
 
-impl fmt::Debug for Functions {
+impl fmt::Debug for FunctionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Functions").finish_non_exhaustive()
     }
 }
 
-impl CacheStore for Functions {
+impl CacheStore for FunctionCache {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.get(key).map(Cow::Owned)
@@ -109,17 +109,17 @@ mod tests {
     const VALUE_BYTES: usize = 64 << 10;
     const FILL: usize = BYTES_MAX / 2 / (VALUE_BYTES + ENTRY_BYTES + 8);
 
-    fn put(functions: &Functions, number: usize) {
+    fn put(functions: &FunctionCache, number: usize) {
         functions.insert(&number.to_be_bytes(), vec![0; VALUE_BYTES]);
     }
 
-    fn has(functions: &Functions, number: usize) -> bool {
+    fn has(functions: &FunctionCache, number: usize) -> bool {
         functions.get(&number.to_be_bytes()).is_some()
     }
 
     #[test]
     fn what_was_used_last_stays_and_the_bound_holds() {
-        let functions = Functions::default();
+        let functions = FunctionCache::default();
         for number in 0..2 * FILL {
             put(&functions, number);
             // Used all the time.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn one_that_is_too_large_is_not_kept_and_drives_nothing_out() {
-        let functions = Functions::default();
+        let functions = FunctionCache::default();
         put(&functions, 1);
         functions.insert(b"large", vec![0; BYTES_MAX]);
         assert!(has(&functions, 1));

@@ -1,6 +1,6 @@
 //! Decides whether what a plugin asks for is covered by what it was granted. Pure.
 
-use tholepin_schema::manifest::{Grants, KubernetesGrant, RedisGrants, Scope};
+use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants};
 
 /// What is asked for and not granted, each as a line for people; empty if all is covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
@@ -36,21 +36,21 @@ fn missing_kubernetes(wanted: &KubernetesGrant, granted: &[KubernetesGrant]) -> 
 }
 
 /// How far a scope reaches; one that this host does not know reaches furthest when asked for.
-const fn width(scope: Scope) -> u8 {
+const fn width(scope: GrantScope) -> u8 {
     match scope {
-        Scope::Owned => 0,
-        Scope::Namespace => 1,
-        Scope::Cluster => 2,
+        GrantScope::Owned => 0,
+        GrantScope::Namespace => 1,
+        GrantScope::Cluster => 2,
         _ => u8::MAX,
     }
 }
 
 /// The scope as YAML writes it.
-pub(crate) const fn word(scope: Scope) -> &'static str {
+pub(crate) const fn word(scope: GrantScope) -> &'static str {
     match scope {
-        Scope::Owned => "owned",
-        Scope::Namespace => "namespace",
-        Scope::Cluster => "cluster",
+        GrantScope::Owned => "owned",
+        GrantScope::Namespace => "namespace",
+        GrantScope::Cluster => "cluster",
         _ => "unknown",
     }
 }
@@ -102,7 +102,7 @@ mod tests {
                 name: serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service"}))
                     .unwrap(),
                 verbs: vec!["apply".to_owned()],
-                scope: Scope::Owned,
+                scope: GrantScope::Owned,
                 force,
             }],
             ..Grants::default()

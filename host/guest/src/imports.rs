@@ -106,11 +106,11 @@ fn unfit(expected: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
+    use crate::GuestLimits;
 
     #[test]
     fn an_answer_that_is_too_large_says_what_to_do() {
-        let mut state = GuestState::new("p".to_owned(), None, "reconcile", Limits::default());
+        let mut state = GuestState::new("p".to_owned(), None, "reconcile", GuestLimits::default());
         let mut document_of =
             |bytes: usize| state.document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
         assert!(document_of(ANSWER_BYTES_MAX - 2).is_ok());

@@ -8,13 +8,13 @@ use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use crate::{
-    Allocation, CacheError, CompileCache, EngineError, GrantSetting, GuestEngine, LoadError,
-    Loaded, PluginSettings, component::wasm_digest, grants, registry::revision,
+    CacheError, CompileCache, EngineError, GrantSetting, GuestEngine, InstanceAllocation,
+    LoadError, LoadedComponent, PluginSettings, component::wasm_digest, grants, registry::revision,
 };
 
 /// What a component tells about itself.
 #[derive(Clone, Debug)]
-pub struct Inspection {
+pub struct ComponentInspection {
     /// What it says of itself.
     pub manifest: Manifest,
     /// What it imports, by name and version.
@@ -25,7 +25,7 @@ pub struct Inspection {
     pub bytes: usize,
 }
 
-impl fmt::Display for Inspection {
+impl fmt::Display for ComponentInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { manifest, imports, digest, bytes } = self;
         let Manifest { name, version, reconciles, finalizer, watches, grants, .. } = manifest;
@@ -47,7 +47,7 @@ impl fmt::Display for Inspection {
     }
 }
 
-impl Inspection {
+impl ComponentInspection {
     /// What the component asks for and settings do not grant, each as a line for people. `asRequested` grants
     /// all.
     #[must_use]
@@ -119,21 +119,24 @@ pub enum InspectError {
 /// # Errors
 ///
 /// Fails if the file cannot be read, does not compile or link, or cannot describe itself.
-pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, InspectError> {
+pub async fn inspect(
+    path: &Path,
+    cache: &CompileCache,
+) -> Result<ComponentInspection, InspectError> {
     let file = path.to_owned();
     let read = task::spawn_blocking(move || std::fs::read(file)).await;
     let wasm = read.unwrap_or_else(|error| Err(io::Error::other(error)));
     let wasm =
         wasm.map_err(|source| InspectError::Read { path: path.display().to_string(), source })?;
     let (digest, bytes) = (wasm_digest(&wasm), wasm.len());
-    let engine = Arc::new(GuestEngine::with_allocation(Allocation::OnDemand, 1)?);
-    let compiled = Loaded::compile(&engine, cache, wasm.into(), digest.clone()).await;
+    let engine = Arc::new(GuestEngine::with_allocation(InstanceAllocation::OnDemand, 1)?);
+    let compiled = LoadedComponent::compile(&engine, cache, wasm.into(), digest.clone()).await;
     let cannot =
         |source: LoadError| InspectError::Load { path: path.display().to_string(), source };
     let (compiled, _) = compiled.map_err(|error: CacheError| cannot(error.into()))?;
-    let loaded = Loaded::link(&engine, compiled, digest.clone()).map_err(cannot)?;
+    let loaded = LoadedComponent::link(&engine, compiled, digest.clone()).map_err(cannot)?;
     let manifest = loaded.describe(&path.display().to_string()).await?;
-    Ok(Inspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
+    Ok(ComponentInspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
 }
 
 /// The settings that grant a component all it asks for, as `NAME.yaml` holds them. Whoever puts the file
@@ -143,7 +146,8 @@ pub async fn inspect(path: &Path, cache: &CompileCache) -> Result<Inspection, In
 ///
 /// As [`inspect`].
 pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, InspectError> {
-    let Inspection { manifest, imports: _, digest, bytes: _ } = inspect(path, cache).await?;
+    let ComponentInspection { manifest, imports: _, digest, bytes: _ } =
+        inspect(path, cache).await?;
     let settings = json!({
         "apiVersion": "tholepin.dev/v1alpha1",
         "kind": "Plugin",

@@ -1,7 +1,7 @@
 //! Runs plugins: everything that is about Wasm, and the registry that swaps plugins while they run.
 //!
 //! Knows how to turn files into a [`LoadedPlugin`] and how to call one. It reaches the world through
-//! [`Perform`](tholepin_core::Perform) alone, and never talks to Kubernetes or Redis.
+//! [`HostCalls`](tholepin_core::HostCalls) alone, and never talks to Kubernetes or Redis.
 //!
 //! ```text
 //! NAME.yaml + NAME.wasm ─► fetch ─► verify ─► compile (cached) ─► check (link, describe, grants) ─► publish
@@ -38,13 +38,14 @@ mod state;
 mod wasi;
 
 pub use cache::{CacheError, CompileCache};
-pub use component::{LoadError, Loaded};
-pub use engine::{Allocation, EngineError, GuestEngine};
-pub use inspect::{InspectError, Inspection, grant_yaml, inspect};
-pub use limits::Limits;
+pub use component::{LoadError, LoadedComponent};
+pub use engine::{EngineError, GuestEngine, InstanceAllocation};
+pub use inspect::{ComponentInspection, InspectError, grant_yaml, inspect};
+pub use limits::GuestLimits;
 pub use plugin::LoadedPlugin;
 pub use registry::{
-    Compilation, DirectoryWatch, PluginHistory, PluginReport, Registry, RegistryError,
-    RegistryOptions, RejectReason, RevisionRecord, Rollback, RollbackError, ServingRevision, Stage,
+    CompilationNotice, DirectoryWatch, PluginHistory, PluginRegistry, PluginReport, RegistryError,
+    RegistryOptions, RejectReason, RevisionRecord, RevisionStage, RollbackError, RollbackRecord,
+    ServingRevision,
 };
-pub use settings::{GrantSetting, LimitSettings, PluginObject, PluginSettings, Source};
+pub use settings::{ComponentSource, GrantSetting, LimitSettings, PluginObject, PluginSettings};

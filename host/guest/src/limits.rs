@@ -20,7 +20,7 @@ pub(crate) const LOG_LINES_MAX: u32 = 1000;
 
 /// What one call of a guest may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct GuestLimits {
     /// Linear memory in bytes.
     pub memory_bytes: usize,
     /// The whole call, waiting included.
@@ -29,7 +29,7 @@ pub struct Limits {
     pub compute: Duration,
 }
 
-impl Limits {
+impl GuestLimits {
     /// The most memory that a `Plugin` object can ask for; a pooled slot is that large.
     pub const MEMORY_BYTES_MAX: usize = 1 << 30;
     /// The longest call that a `Plugin` object can ask for.
@@ -45,7 +45,7 @@ impl Limits {
     };
 }
 
-impl Default for Limits {
+impl Default for GuestLimits {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,

@@ -4,15 +4,15 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, CallContext, ObjectKey, Perform, PluginName, RevisionDigest,
-    port::{GuestError, Guests},
+    BoxedFuture, CallContext, HostCalls, ObjectKey, PluginName, RevisionDigest,
+    port::{GuestError, GuestRuntime},
 };
 use tholepin_schema::{
     manifest::{Grants, Manifest},
-    reconcile::{Failure, Outcome, Request, Violation},
+    reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
 };
 
-use crate::{Limits, component::Loaded};
+use crate::{GuestLimits, component::LoadedComponent};
 
 /// One revision of one plugin. Whoever holds it can go on calling it after the registry has swapped it
 /// out; its code is freed with the last holder.
@@ -30,8 +30,8 @@ pub struct LoadedPlugin {
     /// The settings it is given.
     pub parameters: Arc<Value>,
     /// What one call may use.
-    pub limits: Limits,
-    pub(crate) loaded: Loaded,
+    pub limits: GuestLimits,
+    pub(crate) loaded: LoadedComponent,
 }
 
 impl LoadedPlugin {
@@ -52,13 +52,13 @@ impl fmt::Debug for LoadedPlugin {
     }
 }
 
-impl Guests for LoadedPlugin {
+impl GuestRuntime for LoadedPlugin {
     fn reconcile<'a>(
         &'a self,
         context: CallContext,
-        request: Request,
-        perform: Arc<dyn Perform>,
-    ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>> {
+        request: ReconcileRequest,
+        perform: Arc<dyn HostCalls>,
+    ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
         Box::pin(
             async move { self.loaded.reconcile(context, self.limits, &request, perform).await },
         )
@@ -69,7 +69,7 @@ impl Guests for LoadedPlugin {
         context: CallContext,
         old: Option<Value>,
         new: Value,
-    ) -> Boxed<'a, Result<Vec<Violation>, GuestError>> {
+    ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>> {
         Box::pin(self.loaded.validate(context, self.limits, old, new))
     }
 }

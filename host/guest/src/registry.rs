@@ -25,14 +25,14 @@ use serde_json::Value;
 use tholepin_core::{PluginName, RevisionDigest};
 use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
-pub use history::{PluginHistory, RevisionRecord, Rollback};
-pub use report::{Compilation, PluginReport, RejectReason, ServingRevision, Stage};
+pub use history::{PluginHistory, RevisionRecord, RollbackRecord};
+pub use report::{CompilationNotice, PluginReport, RejectReason, RevisionStage, ServingRevision};
 pub use rollback::RollbackError;
 pub(crate) use stages::revision;
 pub use watch::DirectoryWatch;
 
 use history::HistoryStore;
-use stages::Rejected;
+use stages::RejectedRevision;
 
 use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin, heap};
 
@@ -83,33 +83,33 @@ pub enum RegistryError {
 }
 
 /// The plugins that serve. All reads are of one moment and never wait for a swap.
-pub struct Registry {
+pub struct PluginRegistry {
     options: RegistryOptions,
     engine: Arc<GuestEngine>,
     cache: CompileCache,
     history: HistoryStore,
     /// Since when a revision of each plugin serves, and which served before.
-    tenures: Mutex<BTreeMap<PluginName, Tenure>>,
+    tenures: Mutex<BTreeMap<PluginName, ServingRecord>>,
     /// Held by whoever decides which revision serves.
     changing: AsyncMutex<()>,
-    active: RwLock<Arc<Active>>,
+    active: RwLock<Arc<ActiveRevisions>>,
     reports: RwLock<BTreeMap<PluginName, PluginReport>>,
     sender: broadcast::Sender<PluginReport>,
-    compilations: broadcast::Sender<Compilation>,
+    compilations: broadcast::Sender<CompilationNotice>,
 }
 
 /// The serving revision of each plugin.
-type Active = BTreeMap<PluginName, Arc<LoadedPlugin>>;
+type ActiveRevisions = BTreeMap<PluginName, Arc<LoadedPlugin>>;
 
 /// What is remembered of the revision that serves.
-struct Tenure {
+struct ServingRecord {
     /// When it began to serve, in milliseconds since 1970.
     since_ms: u64,
     /// The revision that served before, ready for a rollback.
     previous: Option<Arc<LoadedPlugin>>,
 }
 
-impl Registry {
+impl PluginRegistry {
     /// Opens a directory of plugins. Nothing is loaded until the watch is run or scanned.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Registry {
     /// Every compilation from now on, when it begins and when it has ended. One that fails has no end here: the
     /// report of its plugin has the reason.
     #[must_use]
-    pub fn compilations(&self) -> broadcast::Receiver<Compilation> {
+    pub fn compilations(&self) -> broadcast::Receiver<CompilationNotice> {
         self.compilations.subscribe()
     }
 
@@ -192,7 +192,7 @@ impl Registry {
     fn publish(&self, plugin: Arc<LoadedPlugin>, since_ms: u64) {
         let (name, mut previous) = (plugin.name.clone(), None);
         self.change(|active| previous = active.insert(name.clone(), plugin));
-        self.tenures().insert(name, Tenure { since_ms, previous });
+        self.tenures().insert(name, ServingRecord { since_ms, previous });
     }
 
     /// The revision that served before the one that serves.
@@ -200,7 +200,7 @@ impl Registry {
         self.tenures().get(name)?.previous.clone()
     }
 
-    fn tenures(&self) -> MutexGuard<'_, BTreeMap<PluginName, Tenure>> {
+    fn tenures(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
         self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -228,9 +228,9 @@ impl Registry {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Active)) {
+    fn change(&self, change: impl FnOnce(&mut ActiveRevisions)) {
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Active::clone(&active);
+        let mut next = ActiveRevisions::clone(&active);
         change(&mut next);
         *active = Arc::new(next);
     }
@@ -241,13 +241,13 @@ impl Registry {
         &self,
         name: &PluginName,
         object: Option<Arc<Value>>,
-        (stage, candidate): (Option<Stage>, Option<RevisionDigest>),
-        rejected: Option<&Rejected>,
+        (stage, candidate): (Option<RevisionStage>, Option<RevisionDigest>),
+        rejected: Option<&RejectedRevision>,
     ) {
         counter!(
             "tholepin_plugin_stages_total",
             "controller" => name.to_string(),
-            "stage" => stage.map_or("None", Stage::as_str),
+            "stage" => stage.map_or("None", RevisionStage::as_str),
             "reason" => rejected.map_or("", |rejected| rejected.reason.as_str())
         )
         .increment(1);
@@ -275,7 +275,7 @@ impl Registry {
         let mut reports = self.reports.write().unwrap_or_else(PoisonError::into_inner);
         reports.insert(report.name.clone(), report.clone());
         if REPORTS_KEPT < reports.len() {
-            reports.retain(|_, report| report.stage != Some(Stage::Unloaded));
+            reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
         }
         drop(reports);
         // Nobody listening is no fault: the report is kept.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_schema::manifest::Grants;
 
-use crate::Limits;
+use crate::GuestLimits;
 
 /// A `Plugin` object, as `NAME.yaml` holds it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -35,7 +35,7 @@ pub struct PluginMetadata {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginSettings {
     /// Where the component comes from.
-    pub source: Source,
+    pub source: ComponentSource,
     /// The component's SHA-256 in hex; any other file is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
@@ -52,7 +52,7 @@ pub struct PluginSettings {
 /// Where a component comes from.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Source {
+pub struct ComponentSource {
     /// A file beside the YAML file, by its bare name.
     pub file: String,
 }
@@ -114,17 +114,17 @@ impl LimitSettings {
     /// # Errors
     ///
     /// Fails with what is out of range.
-    pub(crate) fn limits(self) -> Result<Limits, String> {
+    pub(crate) fn limits(self) -> Result<GuestLimits, String> {
         let Self { memory_mib, wall_clock_ms, compute_ms } = self;
-        let default = Limits::default();
+        let default = GuestLimits::default();
         let memory_bytes = match memory_mib {
             Some(mib) => usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20),
             None => default.memory_bytes,
         };
-        if !(1 << 20..=Limits::MEMORY_BYTES_MAX).contains(&memory_bytes) {
+        if !(1 << 20..=GuestLimits::MEMORY_BYTES_MAX).contains(&memory_bytes) {
             return Err(format!(
                 "limits.memoryMiB must be 1 to {}",
-                Limits::MEMORY_BYTES_MAX >> 20
+                GuestLimits::MEMORY_BYTES_MAX >> 20
             ));
         }
         let duration = |name: &str, ms: Option<u32>, default: Duration, max: Duration| {
@@ -134,15 +134,15 @@ impl LimitSettings {
             }
             Ok(limit)
         };
-        Ok(Limits {
+        Ok(GuestLimits {
             memory_bytes,
             wall_clock: duration(
                 "wallClockMs",
                 wall_clock_ms,
                 default.wall_clock,
-                Limits::WALL_CLOCK_MAX,
+                GuestLimits::WALL_CLOCK_MAX,
             )?,
-            compute: duration("computeMs", compute_ms, default.compute, Limits::COMPUTE_MAX)?,
+            compute: duration("computeMs", compute_ms, default.compute, GuestLimits::COMPUTE_MAX)?,
         })
     }
 }
@@ -171,7 +171,7 @@ spec:
         assert!(matches!(plugin.spec.grants, GrantSetting::Granted(_)));
         let limits = plugin.spec.limits.unwrap().limits().unwrap();
         assert_eq!((limits.memory_bytes, limits.wall_clock.as_millis()), (32 << 20, 500));
-        assert_eq!(limits.compute, Limits::default().compute);
+        assert_eq!(limits.compute, GuestLimits::default().compute);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tholepin_core::{Answer, Call, CallContext, CallError, Perform, RuntimeCall};
+use tholepin_core::{Answer, Call, CallContext, CallError, HostCalls, RuntimeCall};
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::{
     engine::{GuestEngine, TICK},
-    limits::{HOST_CALL_BYTES_MAX, HOST_CALLS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Limits},
+    limits::{GuestLimits, HOST_CALL_BYTES_MAX, HOST_CALLS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX},
 };
 
 /// How the SDK's panic hook begins the line that it logs.
@@ -21,7 +21,7 @@ pub(crate) struct GuestState {
     /// The plugin's name or its file, for log lines.
     label: String,
     /// Absent in `describe` and `validate`: every import but `log` is denied.
-    world: Option<World>,
+    world: Option<GuestContext>,
     export: &'static str,
     ticks: u32,
     ticks_max: u32,
@@ -33,19 +33,19 @@ pub(crate) struct GuestState {
     /// The end of standard error that has no line end yet.
     unfinished: String,
     /// What has crossed the border so far.
-    pub(crate) crossed: Crossed,
+    pub(crate) crossed: TransferredBytes,
 }
 
 /// Bytes of documents between host and guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Crossed {
+pub(crate) struct TransferredBytes {
     /// From the host into the guest.
     pub(crate) into_guest: usize,
     /// From the guest to the host.
     pub(crate) out_of_guest: usize,
 }
 
-impl Crossed {
+impl TransferredBytes {
     pub(crate) const fn gave(&mut self, bytes: usize) {
         self.into_guest = self.into_guest.saturating_add(bytes);
     }
@@ -56,9 +56,9 @@ impl Crossed {
 }
 
 /// Who answers a guest's calls, and on whose behalf it makes them.
-pub(crate) struct World {
+pub(crate) struct GuestContext {
     pub(crate) context: CallContext,
-    pub(crate) perform: Arc<dyn Perform>,
+    pub(crate) perform: Arc<dyn HostCalls>,
 }
 
 /// The guest computed longer than allowed.
@@ -74,9 +74,9 @@ pub(crate) struct CalledTooOften;
 impl GuestState {
     pub(crate) fn new(
         label: String,
-        world: Option<World>,
+        world: Option<GuestContext>,
         export: &'static str,
-        limits: Limits,
+        limits: GuestLimits,
     ) -> Self {
         let ticks_max = limits.compute.as_millis().div_ceil(TICK.as_millis());
         Self {
@@ -95,7 +95,7 @@ impl GuestState {
             last_words: None,
             stderr: String::new(),
             unfinished: String::new(),
-            crossed: Crossed::default(),
+            crossed: TransferredBytes::default(),
         }
     }
 
@@ -129,7 +129,7 @@ impl GuestState {
             return Err(CallError::Throttled(1000));
         }
         let answer = match &self.world {
-            Some(World { context, perform }) => perform.perform(context, call).await,
+            Some(GuestContext { context, perform }) => perform.perform(context, call).await,
             None => Err(CallError::Denied(format!(
                 "`{}` is not answered in `{}`: only log is",
                 call.function(),

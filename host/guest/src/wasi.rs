@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tholepin_core::{Boxed, Call, Reply, RuntimeCall};
+use tholepin_core::{BoxedFuture, Call, Reply, RuntimeCall};
 use wasmtime::{
     AsContextMut, Result, StoreContextMut, bail,
     component::{
@@ -18,7 +18,7 @@ use wasmtime::{
 use crate::state::GuestState;
 
 /// Every WASI resource has this one type on our side: there are no contents to tell apart.
-struct Nothing;
+struct EmptyResource;
 
 /// The most random bytes that one WASI call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
@@ -41,7 +41,7 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
             match export.ty {
                 ComponentItem::ComponentFunc(_) => define_function(&mut defined, interface, name)?,
                 ComponentItem::Resource(_) => {
-                    defined.resource(name, ResourceType::host::<Nothing>(), |_, _| Ok(()))?;
+                    defined.resource(name, ResourceType::host::<EmptyResource>(), |_, _| Ok(()))?;
                 }
                 ComponentItem::Type(_)
                 | ComponentItem::CoreFunc(_)
@@ -55,11 +55,11 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
 }
 
 /// How a WASI function is answered.
-enum Stub {
+enum WasiStub {
     /// Without asking anybody.
     Constant(fn(StoreContextMut<'_, GuestState>) -> Result<Val>),
     /// By a recorded call, or by the log.
-    Asked(for<'a> fn(&'a mut GuestState, &'a [Val]) -> Boxed<'a, Result<Val>>),
+    Asked(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
     /// By returning nothing.
     Nothing,
     /// By a trap.
@@ -76,10 +76,10 @@ fn define_function(
         let stub = Arc::clone(&stub);
         Box::new(async move {
             let value = match &*stub {
-                Stub::Constant(value) => Some(value(context.as_context_mut())?),
-                Stub::Asked(ask) => Some(ask(context.data_mut(), given).await?),
-                Stub::Nothing => None,
-                Stub::Trap(text) => bail!("{text}"),
+                WasiStub::Constant(value) => Some(value(context.as_context_mut())?),
+                WasiStub::Asked(ask) => Some(ask(context.data_mut(), given).await?),
+                WasiStub::Nothing => None,
+                WasiStub::Trap(text) => bail!("{text}"),
             };
             // A handle that was lent must be given back, else the call is a trap.
             for handle in given {
@@ -98,57 +98,59 @@ fn define_function(
 }
 
 /// The whole table.
-fn stub(interface: &str, name: &str) -> Stub {
+fn stub(interface: &str, name: &str) -> WasiStub {
     let package = interface.split('@').next().unwrap_or(interface);
     match (package, name) {
         ("wasi:cli/environment", "get-environment" | "get-arguments")
         | ("wasi:filesystem/preopens", "get-directories") => {
-            Stub::Constant(|_| Ok(Val::List(Vec::new())))
+            WasiStub::Constant(|_| Ok(Val::List(Vec::new())))
         }
         ("wasi:cli/environment", "initial-cwd")
         | (
             "wasi:cli/terminal-stdin" | "wasi:cli/terminal-stdout" | "wasi:cli/terminal-stderr",
             "get-terminal-stdin" | "get-terminal-stdout" | "get-terminal-stderr",
-        ) => Stub::Constant(|_| Ok(Val::Option(None))),
+        ) => WasiStub::Constant(|_| Ok(Val::Option(None))),
         (
             "wasi:cli/stdin" | "wasi:cli/stdout" | "wasi:cli/stderr",
             "get-stdin" | "get-stdout" | "get-stderr",
         )
-        | ("wasi:io/streams", "[method]output-stream.subscribe") => Stub::Constant(|context| {
-            let handle: Resource<Nothing> = Resource::new_own(0);
+        | ("wasi:io/streams", "[method]output-stream.subscribe") => WasiStub::Constant(|context| {
+            let handle: Resource<EmptyResource> = Resource::new_own(0);
             Ok(Val::Resource(handle.try_into_resource_any(context)?))
         }),
         // Output never has to wait.
-        ("wasi:io/poll", "[method]pollable.block") => Stub::Nothing,
-        ("wasi:io/poll", "[method]pollable.ready") => Stub::Constant(|_| Ok(Val::Bool(true))),
+        ("wasi:io/poll", "[method]pollable.block") => WasiStub::Nothing,
+        ("wasi:io/poll", "[method]pollable.ready") => WasiStub::Constant(|_| Ok(Val::Bool(true))),
         ("wasi:io/streams", "[method]output-stream.check-write") => {
-            Stub::Constant(|_| Ok(success(Some(Val::U64(4096)))))
+            WasiStub::Constant(|_| Ok(success(Some(Val::U64(4096)))))
         }
         (
             "wasi:io/streams",
             "[method]output-stream.flush" | "[method]output-stream.blocking-flush",
-        ) => Stub::Constant(|_| Ok(success(None))),
+        ) => WasiStub::Constant(|_| Ok(success(None))),
         (
             "wasi:io/streams",
             "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
-        ) => Stub::Asked(|state, given| Box::pin(write(state, given))),
-        ("wasi:clocks/wall-clock", "now") => Stub::Asked(|state, _| Box::pin(wall_clock(state))),
-        ("wasi:clocks/monotonic-clock", "now") => Stub::Asked(|state, _| {
+        ) => WasiStub::Asked(|state, given| Box::pin(write(state, given))),
+        ("wasi:clocks/wall-clock", "now") => {
+            WasiStub::Asked(|state, _| Box::pin(wall_clock(state)))
+        }
+        ("wasi:clocks/monotonic-clock", "now") => WasiStub::Asked(|state, _| {
             Box::pin(async { Ok(Val::U64(now_ms(state).await?.saturating_mul(1_000_000))) })
         }),
         ("wasi:random/random", "get-random-u64")
         | ("wasi:random/insecure", "get-insecure-random-u64") => {
-            Stub::Asked(|state, _| Box::pin(async { Ok(Val::U64(random_u64(state).await?)) }))
+            WasiStub::Asked(|state, _| Box::pin(async { Ok(Val::U64(random_u64(state).await?)) }))
         }
         ("wasi:random/insecure-seed", "insecure-seed" | "get-insecure-seed") => {
-            Stub::Asked(|state, _| Box::pin(seed(state)))
+            WasiStub::Asked(|state, _| Box::pin(seed(state)))
         }
         ("wasi:random/random", "get-random-bytes")
         | ("wasi:random/insecure", "get-insecure-random-bytes") => {
-            Stub::Asked(|state, given| Box::pin(random_bytes(state, given)))
+            WasiStub::Asked(|state, given| Box::pin(random_bytes(state, given)))
         }
-        ("wasi:cli/exit", _) => Stub::Trap("the plugin wanted to exit the process".to_owned()),
-        _ => Stub::Trap(format!("the plugin called `{interface}#{name}`, which is not there")),
+        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin wanted to exit the process".to_owned()),
+        _ => WasiStub::Trap(format!("the plugin called `{interface}#{name}`, which is not there")),
     }
 }
 

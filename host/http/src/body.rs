@@ -11,7 +11,7 @@ use hyper::{
 use tokio::time::timeout;
 
 /// The body of every response.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// How much a body may be.
 #[derive(Clone, Copy, Debug)]
@@ -59,13 +59,17 @@ pub async fn read_body(body: Incoming, limits: BodyLimits) -> Result<Bytes, Body
 
 /// A response whose body is known.
 #[must_use]
-pub fn whole(code: u16, content_type: &'static str, content: Vec<u8>) -> Response<Body> {
+pub fn whole(code: u16, content_type: &'static str, content: Vec<u8>) -> Response<ResponseBody> {
     respond(code, content_type, Full::new(Bytes::from(content)).boxed_unsync())
 }
 
 /// A response that no cache keeps. A code that is none becomes 500.
 #[must_use]
-pub fn respond(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
+pub fn respond(
+    code: u16,
+    content_type: &'static str,
+    body: ResponseBody,
+) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

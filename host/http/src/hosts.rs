@@ -7,14 +7,14 @@ use hyper::{header::HOST, http::request::Parts};
 
 /// The names that are ours, without ports, in lower case.
 #[derive(Clone, Debug)]
-pub struct Hosts(BTreeSet<String>);
+pub struct AllowedHosts(BTreeSet<String>);
 
 /// A request was sent to a name that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this server is not `{0}`")]
-pub struct ForeignHost(pub String);
+pub struct UnknownHostError(pub String);
 
-impl Hosts {
+impl AllowedHosts {
     /// An address and these names.
     #[must_use]
     pub fn new(address: IpAddr, names: &[&str]) -> Self {
@@ -31,14 +31,14 @@ impl Hosts {
     /// # Errors
     ///
     /// Fails with the name that is not ours; an empty one if the request names none.
-    pub fn check(&self, parts: &Parts) -> Result<(), ForeignHost> {
+    pub fn check(&self, parts: &Parts) -> Result<(), UnknownHostError> {
         let authority = parts.uri.authority().map(|authority| authority.as_str());
         let header = parts.headers.get(HOST).map(|value| value.to_str().unwrap_or(""));
         let mut named = authority.into_iter().chain(header).peekable();
         if named.peek().is_some() && named.all(|host| self.contains(host)) {
             return Ok(());
         }
-        Err(ForeignHost(authority.or(header).unwrap_or("").to_owned()))
+        Err(UnknownHostError(authority.or(header).unwrap_or("").to_owned()))
     }
 
     fn contains(&self, host: &str) -> bool {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn every_name_in_a_request_must_be_ours() {
-        let hosts = Hosts::new([127, 0, 0, 1].into(), &["localhost"]);
+        let hosts = AllowedHosts::new([127, 0, 0, 1].into(), &["localhost"]);
         let rows = [
             ("/", Some("127.0.0.1:80"), true),
             ("/", Some("LOCALHOST"), true),
@@ -78,7 +78,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             assert_eq!(hosts.check(&parts).is_ok(), expected, "{uri} {host:?}");
         }
-        let six = Hosts::new("::1".parse().unwrap(), &[]);
+        let six = AllowedHosts::new("::1".parse().unwrap(), &[]);
         assert!(six.contains("[::1]:80") && !six.contains("::1"));
     }
 }

@@ -15,9 +15,9 @@ mod hosts;
 mod listener;
 mod token;
 
-pub use body::{Body, BodyError, BodyLimits, read_body, respond, whole};
+pub use body::{BodyError, BodyLimits, ResponseBody, read_body, respond, whole};
 pub use escape::{decode_path, decode_query};
 pub use file::{private_directory, write_private};
-pub use hosts::{ForeignHost, Hosts};
-pub use listener::{ListenerLimits, Serve, accept_each, serve_http1};
-pub use token::{NoRandom, TokenDigest, bearer, new_token};
+pub use hosts::{AllowedHosts, UnknownHostError};
+pub use listener::{HttpService, ListenerLimits, accept_each, serve_http1};
+pub use token::{RandomError, TokenDigest, bearer, new_token};

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::body::Body;
+use crate::body::ResponseBody;
 
 /// Pause after a failed accept, for instance when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -28,12 +28,12 @@ pub struct ListenerLimits {
 }
 
 /// Answers requests.
-pub trait Serve: Send + Sync + 'static {
+pub trait HttpService: Send + Sync + 'static {
     /// Answers one request; whatever goes wrong is an answer too.
     fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
 
 /// Serves each connection until `stop`, then lets them end.
@@ -85,7 +85,7 @@ async fn next(
 /// # Errors
 ///
 /// Fails if the client breaks off or does not speak HTTP.
-pub async fn serve_http1<S: Serve>(
+pub async fn serve_http1<S: HttpService>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     server: Arc<S>,
     headers: Duration,

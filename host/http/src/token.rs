@@ -7,16 +7,16 @@ use subtle::ConstantTimeEq;
 /// The operating system gave no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gives no random bytes")]
-pub struct NoRandom;
+pub struct RandomError;
 
 /// Makes a token of 32 random bytes: 64 hex digits.
 ///
 /// # Errors
 ///
 /// Fails if the operating system gives no random bytes.
-pub fn new_token() -> Result<String, NoRandom> {
+pub fn new_token() -> Result<String, RandomError> {
     let mut secret = [0_u8; 32];
-    SysRng.try_fill_bytes(&mut secret).map_err(|_| NoRandom)?;
+    SysRng.try_fill_bytes(&mut secret).map_err(|_| RandomError)?;
     Ok(secret.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

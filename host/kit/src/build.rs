@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::shared::{Sharer, Turn};
+use crate::shared::{SharedBuild, SharedBuildLock};
 
 /// How long one cargo may take: the first build fetches and compiles what the plugin uses.
 pub(crate) const CARGO_DEADLINE: Duration = Duration::from_secs(1800);
@@ -31,7 +31,7 @@ const TARGET_DIRECTORY_VARIABLE: &str = "CARGO_TARGET_DIR";
 
 /// What came out of a build.
 #[derive(Clone, Debug)]
-pub struct Built {
+pub struct BuildOutput {
     /// The component's file.
     pub component: PathBuf,
     /// How long cargo took.
@@ -77,14 +77,14 @@ pub enum BuildError {
 
 /// Has cargo build projects.
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct ProjectBuilder {
     /// Holds the target directories that projects share.
     shared: PathBuf,
     /// The target directory that the user named with `CARGO_TARGET_DIR`.
     named: Option<OsString>,
 }
 
-impl Builder {
+impl ProjectBuilder {
     /// Uses a directory of this user's for what projects share, unless the user has `named` a target directory.
     #[must_use]
     pub fn new(cache: &Path, named: Option<OsString>) -> Self {
@@ -97,7 +97,7 @@ impl Builder {
     /// # Errors
     ///
     /// Fails if the directory holds no project, or if cargo does not make a component of it.
-    pub async fn build(&self, directory: &Path) -> Result<Built, BuildError> {
+    pub async fn build(&self, directory: &Path) -> Result<BuildOutput, BuildError> {
         let manifest = manifest(directory)?;
         let start = Instant::now();
         let place = self.place(directory, &manifest).await?;
@@ -122,7 +122,7 @@ impl Builder {
             Some(_) => own_copy(&component, directory)?,
             None => component,
         };
-        Ok(Built { component, took: start.elapsed() })
+        Ok(BuildOutput { component, took: start.elapsed() })
     }
 
     /// Runs the native tests of the project in a directory. Cargo's own words go to stdout and stderr.
@@ -145,31 +145,31 @@ impl Builder {
     }
 
     /// Finds out where cargo builds a project.
-    async fn place(&self, directory: &Path, manifest: &Path) -> Result<Place, BuildError> {
+    async fn place(&self, directory: &Path, manifest: &Path) -> Result<BuildDirectory, BuildError> {
         let Some(metadata) = self.metadata(directory).await else {
             // Cargo will say what is wrong when it is to build.
-            return Ok(Place::default());
+            return Ok(BuildDirectory::default());
         };
-        let sharer = Sharer::of(&metadata, manifest).filter(|_| self.named.is_none());
+        let sharer = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
         let turn = match sharer {
             Some(sharer) => Some(sharer.turn(&self.shared).await?),
             None => None,
         };
         let own = metadata.get("target_directory").and_then(Value::as_str).map(PathBuf::from);
         let target = turn.as_ref().map(|turn| turn.directory.clone()).or(own);
-        Ok(Place { turn, target })
+        Ok(BuildDirectory { turn, target })
     }
 
     /// What cargo knows of a project without looking at what it depends on; nothing if it does not say.
     async fn metadata(&self, directory: &Path) -> Option<Value> {
-        let mut command = self.cargo(directory, &Place::default());
+        let mut command = self.cargo(directory, &BuildDirectory::default());
         command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
         let output = timeout(METADATA_DEADLINE, command.output()).await.ok()?.ok()?;
         serde_json::from_slice(&output.stdout).ok()
     }
 
     /// Cargo in a directory. It ends with the value that holds it.
-    fn cargo(&self, directory: &Path, place: &Place) -> Command {
+    fn cargo(&self, directory: &Path, place: &BuildDirectory) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
         let shared = place.turn.as_ref().map(|turn| turn.directory.as_os_str());
@@ -183,13 +183,13 @@ impl Builder {
 
 /// Where a project is built: in a shared directory, or where cargo does it by itself.
 #[derive(Debug, Default)]
-struct Place {
-    turn: Option<Turn>,
+struct BuildDirectory {
+    turn: Option<SharedBuildLock>,
     /// The target directory, if it is known.
     target: Option<PathBuf>,
 }
 
-impl Place {
+impl BuildDirectory {
     /// Says why it will take long, if cargo has put nothing into this folder of the target directory yet.
     fn tell_if_first(&self, folder: &str, text: &str) {
         if self.target.as_ref().is_some_and(|target| !target.join(folder).exists()) {
@@ -272,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_without_a_project_is_told_with_the_way_out() {
         let empty = tempfile::tempdir().unwrap();
-        let builder = Builder::new(empty.path(), None);
+        let builder = ProjectBuilder::new(empty.path(), None);
         let error = builder.build(empty.path()).await.unwrap_err().to_string();
         assert!(error.contains("tholepin plugin new"), "{error}");
         assert!(matches!(builder.test(empty.path()).await.unwrap_err(), BuildError::NoProject(_)));

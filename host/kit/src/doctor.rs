@@ -14,11 +14,11 @@ const ENGINES: &[&str] = &["redis", "valkey/valkey"];
 
 /// What was seen of a machine. A `Result`'s error says what was seen instead, with the way out if there is one.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct MachineFacts {
     /// How containers get a private root.
     pub containers: Result<String, String>,
     /// The programs that stand for images.
-    pub programs: Vec<Program>,
+    pub programs: Vec<ImageProgram>,
     /// The first free address for a local host's API server.
     pub address: Result<String, String>,
     /// How many files a process may have open.
@@ -41,7 +41,7 @@ pub struct Facts {
 
 /// A program that stands for an image.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct ImageProgram {
     /// The image, as the table names it.
     pub image: String,
     /// What was found, or what is missing.
@@ -51,7 +51,7 @@ pub struct Program {
 /// How good a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum FindingLevel {
     /// As it should be.
     Good,
     /// Something that not everybody uses will not work.
@@ -62,11 +62,11 @@ pub enum Verdict {
 
 /// What is to be said of one thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct DoctorFinding {
     /// Which thing.
     pub check: String,
     /// How good it is.
-    pub verdict: Verdict,
+    pub verdict: FindingLevel,
     /// What was seen.
     pub seen: String,
     /// What to do; empty if there is nothing to do.
@@ -75,8 +75,8 @@ pub struct Finding {
 
 /// Judges everything, in the order in which a newcomer needs it.
 #[must_use]
-pub fn judge(facts: &Facts) -> Vec<Finding> {
-    let Facts {
+pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
+    let MachineFacts {
         containers,
         programs,
         address,
@@ -110,10 +110,13 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         of_cargo(cargo.as_deref()),
         of_target(*has_wasm_target),
         match host {
-            Ok(seen) => finding("host", Verdict::Good, seen, ""),
-            Err(seen) => {
-                finding("host", Verdict::Warning, seen, "remove the file, or start the host again")
-            }
+            Ok(seen) => finding("host", FindingLevel::Good, seen, ""),
+            Err(seen) => finding(
+                "host",
+                FindingLevel::Warning,
+                seen,
+                "remove the file, or start the host again",
+            ),
         },
     ];
     findings.extend(of_programs(programs));
@@ -121,94 +124,99 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 /// A missing program is bad only if it leaves no engine at all: nobody runs every version.
-fn of_programs(programs: &[Program]) -> Vec<Finding> {
-    let is_engine = |program: &Program| {
+fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
+    let is_engine = |program: &ImageProgram| {
         ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
     };
     let has_engine = programs.iter().any(|program| is_engine(program) && program.found.is_ok());
     let judged = programs.iter().map(|program| {
         let check = format!("image {}", program.image);
         match &program.found {
-            Ok(found) => finding(&check, Verdict::Good, found, ""),
+            Ok(found) => finding(&check, FindingLevel::Good, found, ""),
             Err(missing) if is_engine(program) && !has_engine => {
                 let advice = "run ./setup, or install redis-server; no RedisCluster runs before";
-                finding(&check, Verdict::Bad, missing, advice)
+                finding(&check, FindingLevel::Bad, missing, advice)
             }
             Err(missing) => {
                 let advice = "only Pods with this image need it: install it (./setup installs what Debian \
                               has), or name another program in a file for `tholepin local --images FILE`";
-                finding(&check, Verdict::Warning, missing, advice)
+                finding(&check, FindingLevel::Warning, missing, advice)
             }
         }
     });
     judged.collect()
 }
 
-fn finding(check: &str, verdict: Verdict, seen: &str, advice: &str) -> Finding {
-    Finding { check: check.to_owned(), verdict, seen: seen.to_owned(), advice: advice.to_owned() }
+fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> DoctorFinding {
+    DoctorFinding {
+        check: check.to_owned(),
+        verdict,
+        seen: seen.to_owned(),
+        advice: advice.to_owned(),
+    }
 }
 
-fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> Finding {
+fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
     match result {
-        Ok(seen) => finding(check, Verdict::Good, seen, ""),
-        Err(seen) => finding(check, Verdict::Bad, seen, advice),
+        Ok(seen) => finding(check, FindingLevel::Good, seen, ""),
+        Err(seen) => finding(check, FindingLevel::Bad, seen, advice),
     }
 }
 
 /// A limit that cannot be read is not known to be too low.
-fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> Finding {
+fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
     match limit {
         Some(limit) if limit < min => {
             let seen = format!("{limit}, fewer than {min}");
-            finding(check, Verdict::Warning, &seen, &format!("run `{command}`"))
+            finding(check, FindingLevel::Warning, &seen, &format!("run `{command}`"))
         }
-        Some(limit) => finding(check, Verdict::Good, &limit.to_string(), ""),
-        None => finding(check, Verdict::Good, "no limit is told", ""),
+        Some(limit) => finding(check, FindingLevel::Good, &limit.to_string(), ""),
+        None => finding(check, FindingLevel::Good, "no limit is told", ""),
     }
 }
 
-fn of_kubectl(version: Option<&str>) -> Finding {
+fn of_kubectl(version: Option<&str>) -> DoctorFinding {
     let Some(version) = version else {
         let advice = "install kubectl 1.27 or newer; `./setup --tests` fetches one for the tests";
-        return finding("kubectl", Verdict::Warning, "not on PATH", advice);
+        return finding("kubectl", FindingLevel::Warning, "not on PATH", advice);
     };
     let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
     let (major, minor) = (numbers.next(), numbers.next());
     match (major, minor) {
         (Some(Ok(1)), Some(Ok(minor))) if minor < KUBECTL_MINOR_MIN => {
             let seen = format!("{version}, older than 1.{KUBECTL_MINOR_MIN}");
-            finding("kubectl", Verdict::Warning, &seen, "install a newer one")
+            finding("kubectl", FindingLevel::Warning, &seen, "install a newer one")
         }
-        _ => finding("kubectl", Verdict::Good, version, ""),
+        _ => finding("kubectl", FindingLevel::Good, version, ""),
     }
 }
 
-fn of_cargo(version: Option<&str>) -> Finding {
+fn of_cargo(version: Option<&str>) -> DoctorFinding {
     match version {
-        Some(version) => finding("cargo", Verdict::Good, version, ""),
+        Some(version) => finding("cargo", FindingLevel::Good, version, ""),
         None => {
             let advice = "install Rust with rustup; only those who write plugins need it";
-            finding("cargo", Verdict::Warning, "not on PATH", advice)
+            finding("cargo", FindingLevel::Warning, "not on PATH", advice)
         }
     }
 }
 
-fn of_target(is_there: bool) -> Finding {
+fn of_target(is_there: bool) -> DoctorFinding {
     if is_there {
-        return finding("wasm target", Verdict::Good, "wasm32-wasip2", "");
+        return finding("wasm target", FindingLevel::Good, "wasm32-wasip2", "");
     }
     let advice = "run `rustup target add wasm32-wasip2`; only those who write plugins need it";
-    finding("wasm target", Verdict::Warning, "wasm32-wasip2 is not installed", advice)
+    finding("wasm target", FindingLevel::Warning, "wasm32-wasip2 is not installed", advice)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn good() -> Facts {
-        Facts {
+    fn good() -> MachineFacts {
+        MachineFacts {
             containers: Ok("mount namespaces, as root".to_owned()),
-            programs: vec![Program {
+            programs: vec![ImageProgram {
                 image: "redis:7*".to_owned(),
                 found: Ok("7.0.15".to_owned()),
             }],
@@ -229,24 +237,24 @@ mod tests {
         for finding in judge(&good()) {
             assert_eq!(
                 (finding.verdict, finding.advice.as_str()),
-                (Verdict::Good, ""),
+                (FindingLevel::Good, ""),
                 "{finding:?}"
             );
         }
-        let unknown = Facts { open_files: None, inotify_watches: None, ..good() };
-        assert!(judge(&unknown).iter().all(|finding| finding.verdict == Verdict::Good));
+        let unknown = MachineFacts { open_files: None, inotify_watches: None, ..good() };
+        assert!(judge(&unknown).iter().all(|finding| finding.verdict == FindingLevel::Good));
     }
 
     #[test]
     fn one_engine_is_enough_and_none_is_bad() {
-        let program = |image: &str, is_there: bool| Program {
+        let program = |image: &str, is_there: bool| ImageProgram {
             image: image.to_owned(),
             found: if is_there { Ok("1".to_owned()) } else { Err("no such program".to_owned()) },
         };
         let rows = [
-            (true, false, [Verdict::Good, Verdict::Warning, Verdict::Warning]),
-            (false, true, [Verdict::Warning, Verdict::Good, Verdict::Warning]),
-            (false, false, [Verdict::Bad, Verdict::Bad, Verdict::Warning]),
+            (true, false, [FindingLevel::Good, FindingLevel::Warning, FindingLevel::Warning]),
+            (false, true, [FindingLevel::Warning, FindingLevel::Good, FindingLevel::Warning]),
+            (false, false, [FindingLevel::Bad, FindingLevel::Bad, FindingLevel::Warning]),
         ];
         for (redis, valkey, expected) in rows {
             let programs = [
@@ -262,45 +270,46 @@ mod tests {
 
     #[test]
     fn each_lack_is_told_alone_and_with_the_way_out() {
+        use FindingLevel::{Bad, Warning};
         let lack = |text: &str| Err(text.to_owned());
-        let program = Program { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
+        let program = ImageProgram { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
         let rows = [
-            (Facts { containers: lack("forbidden"), ..good() }, "containers", Verdict::Bad, "Pods"),
-            (Facts { address: lack("in use"), ..good() }, "address", Verdict::Bad, "--block"),
-            (Facts { cache: lack("a link"), ..good() }, "cache", Verdict::Bad, "XDG_CACHE_HOME"),
-            (Facts { open_files: Some(256), ..good() }, "open files", Verdict::Warning, "ulimit"),
+            (MachineFacts { containers: lack("forbidden"), ..good() }, "containers", Bad, "Pods"),
+            (MachineFacts { address: lack("in use"), ..good() }, "address", Bad, "--block"),
+            (MachineFacts { cache: lack("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
+            (MachineFacts { open_files: Some(256), ..good() }, "open files", Warning, "ulimit"),
             (
-                Facts { inotify_watches: Some(9), ..good() },
+                MachineFacts { inotify_watches: Some(9), ..good() },
                 "file watches",
-                Verdict::Warning,
+                Warning,
                 "max_user_watches",
             ),
             (
-                Facts { inotify_instances: Some(1), ..good() },
+                MachineFacts { inotify_instances: Some(1), ..good() },
                 "file watchers",
-                Verdict::Warning,
+                Warning,
                 "max_user_instances",
             ),
-            (Facts { kubectl: None, ..good() }, "kubectl", Verdict::Warning, "1.27"),
+            (MachineFacts { kubectl: None, ..good() }, "kubectl", Warning, "1.27"),
             (
-                Facts { kubectl: Some("v1.26.9".to_owned()), ..good() },
+                MachineFacts { kubectl: Some("v1.26.9".to_owned()), ..good() },
                 "kubectl",
-                Verdict::Warning,
+                Warning,
                 "newer",
             ),
-            (Facts { host: lack("open to others"), ..good() }, "host", Verdict::Warning, "remove"),
-            (Facts { cargo: None, ..good() }, "cargo", Verdict::Warning, "rustup"),
-            (Facts { has_wasm_target: false, ..good() }, "wasm target", Verdict::Warning, "rustup"),
+            (MachineFacts { host: lack("open to others"), ..good() }, "host", Warning, "remove"),
+            (MachineFacts { cargo: None, ..good() }, "cargo", Warning, "rustup"),
+            (MachineFacts { has_wasm_target: false, ..good() }, "wasm target", Warning, "rustup"),
             (
-                Facts { programs: vec![program], ..good() },
+                MachineFacts { programs: vec![program], ..good() },
                 "image twemproxy",
-                Verdict::Warning,
+                Warning,
                 "only Pods with this image",
             ),
         ];
         for (facts, check, verdict, advice) in rows {
             let lacks: Vec<_> =
-                judge(&facts).into_iter().filter(|it| it.verdict != Verdict::Good).collect();
+                judge(&facts).into_iter().filter(|it| it.verdict != FindingLevel::Good).collect();
             assert_eq!(lacks.len(), 1, "{check}: {lacks:?}");
             assert_eq!((lacks[0].check.as_str(), lacks[0].verdict), (check, verdict));
             assert!(lacks[0].advice.contains(advice), "{lacks:?}");

@@ -5,7 +5,7 @@
 //! asked by whoever calls this.
 //!
 //! Invariants:
-//! - What [`Project`] writes comes out of this program and names no place: neither a path of a machine nor an
+//! - What [`PluginProject`] writes comes out of this program and names no place: neither a path of a machine nor an
 //!   address. It is the sample of this tree under other names, so it is compiled and tested with the tree.
 //! - Nothing that was built for one project is taken for another's, though projects share a target directory.
 //! - Nothing is written over: a directory that holds anything is refused.
@@ -20,10 +20,10 @@ mod shared;
 mod sources;
 mod word;
 
-pub use build::{BuildError, Builder, Built};
+pub use build::{BuildError, BuildOutput, ProjectBuilder};
 pub use install::{InstallError, install};
-pub use project::{DEFAULT_GROUP, Project, ProjectError};
-pub use sources::{Saved, Sources, SourcesError};
+pub use project::{DEFAULT_GROUP, NewProjectError, PluginProject};
+pub use sources::{SourceChange, SourceWatchError, SourceWatcher};
 
 /// The folder of a project that holds the SDK and the contract, as this program brought them.
 const BROUGHT: &str = "tholepin";

@@ -97,7 +97,7 @@ const NO_CRATE: &[&str] = &[
 /// Why there is no new project.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProjectError {
+pub enum NewProjectError {
     /// The name cannot be a plugin's.
     #[error("`{name}` cannot name a plugin: {why}")]
     Name {
@@ -134,32 +134,32 @@ pub enum ProjectError {
 
 /// A new plugin's names. What is in here is well formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Project {
+pub struct PluginProject {
     name: PluginName,
     kind: String,
     group: String,
 }
 
-impl Project {
+impl PluginProject {
     /// Names a project; the kind follows from the name if none is given.
     ///
     /// # Errors
     ///
     /// Fails if a name cannot be used, and says what can.
-    pub fn new(name: &str, kind: Option<&str>, group: &str) -> Result<Self, ProjectError> {
+    pub fn new(name: &str, kind: Option<&str>, group: &str) -> Result<Self, NewProjectError> {
         let name = plugin_name(name)?;
         let kind = kind.map_or_else(|| kind_of(name.as_str()), str::to_owned);
         let is_kind = kind.starts_with(|first: char| first.is_ascii_uppercase())
             && kind.chars().all(|letter| letter.is_ascii_alphanumeric())
             && kind.len() <= KIND_LENGTH_MAX;
         if !is_kind {
-            return Err(ProjectError::Kind(kind));
+            return Err(NewProjectError::Kind(kind));
         }
         let labels = group.split('.');
         let is_group =
             group.contains('.') && labels.clone().all(|label| label.parse::<PluginName>().is_ok());
         if !is_group {
-            return Err(ProjectError::Group(group.to_owned()));
+            return Err(NewProjectError::Group(group.to_owned()));
         }
         Ok(Self { name, kind, group: group.to_owned() })
     }
@@ -212,17 +212,17 @@ impl Project {
     /// # Errors
     ///
     /// Fails if the directory holds anything, or if a file cannot be written.
-    pub fn write(&self, directory: &Path) -> Result<(), ProjectError> {
-        let failed = |path: &Path, source| ProjectError::Write { path: path.to_owned(), source };
+    pub fn write(&self, directory: &Path) -> Result<(), NewProjectError> {
+        let failed = |path: &Path, source| NewProjectError::Write { path: path.to_owned(), source };
         match fs::read_dir(directory) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
-                    return Err(ProjectError::NotEmpty(directory.to_owned()));
+                    return Err(NewProjectError::NotEmpty(directory.to_owned()));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(ProjectError::NoDirectory(directory.to_owned()));
+                return Err(NewProjectError::NoDirectory(directory.to_owned()));
             }
             Err(error) => return Err(failed(directory, error)),
         }
@@ -247,8 +247,8 @@ impl Project {
 }
 
 /// A plugin's name that can also name a crate.
-fn plugin_name(name: &str) -> Result<PluginName, ProjectError> {
-    let refused = |why| ProjectError::Name { name: name.to_owned(), why };
+fn plugin_name(name: &str) -> Result<PluginName, NewProjectError> {
+    let refused = |why| NewProjectError::Name { name: name.to_owned(), why };
     let parsed = name.parse().map_err(|_| {
         refused("use 1 to 63 lower-case letters, digits and `-`, with no `-` at either end")
     })?;

@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A project that can share: it is one package, and cargo's defaults say where it is built.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Sharer {
+pub(crate) struct SharedBuild {
     /// The project's directory.
     root: PathBuf,
     /// The package's name.
@@ -44,7 +44,7 @@ pub(crate) struct Sharer {
 
 /// The right to build a project in a shared directory, for as long as this value lives.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct SharedBuildLock {
     /// The target directory.
     pub(crate) directory: PathBuf,
     // Held for their locks.
@@ -52,7 +52,7 @@ pub(crate) struct Turn {
     _package_lock: File,
 }
 
-impl Sharer {
+impl SharedBuild {
     /// Reads what `cargo metadata --no-deps` says of the package with this manifest.
     pub(crate) fn of(metadata: &Value, manifest: &Path) -> Option<Self> {
         let path = |value: &Value| value.as_str().map(PathBuf::from);
@@ -84,7 +84,7 @@ impl Sharer {
     /// # Errors
     ///
     /// Fails if the directory cannot be used, or if others do not end their builds in time.
-    pub(crate) async fn turn(&self, base: &Path) -> Result<Turn, BuildError> {
+    pub(crate) async fn turn(&self, base: &Path) -> Result<SharedBuildLock, BuildError> {
         let failed = |source| BuildError::Shared { path: base.to_owned(), source };
         let key = digest(&self.root.join(BROUGHT)).map_err(failed)?;
         let directory = base.join(&key);
@@ -105,7 +105,11 @@ impl Sharer {
             let written = package_lock.set_len(0).and_then(|()| package_lock.rewind());
             written.and_then(|()| package_lock.write_all(own.as_bytes())).map_err(failed)?;
         }
-        Ok(Turn { directory, _directory_lock: directory_lock, _package_lock: package_lock })
+        Ok(SharedBuildLock {
+            directory,
+            _directory_lock: directory_lock,
+            _package_lock: package_lock,
+        })
     }
 
     /// Has cargo forget what it built of this package, so that it builds it anew.

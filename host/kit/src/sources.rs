@@ -24,7 +24,7 @@ const FOLDERS: &[&str] = &["src", "tests", "tholepin"];
 /// Why sources cannot be watched.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot watch `{}`; if the limit is reached, raise fs.inotify.max_user_watches", path.display())]
-pub struct SourcesError {
+pub struct SourceWatchError {
     /// Which directory.
     path: PathBuf,
     /// Why.
@@ -33,7 +33,7 @@ pub struct SourcesError {
 
 /// A save.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saved {
+pub struct SourceChange {
     /// When the first of its files was written.
     pub at: Instant,
     /// The files, by their paths in the project, each once.
@@ -41,21 +41,21 @@ pub struct Saved {
 }
 
 /// A watch on a project's sources. It ends with this value.
-pub struct Sources {
+pub struct SourceWatcher {
     directory: PathBuf,
     notices: mpsc::Receiver<(Instant, PathBuf)>,
     // Held for its watch.
     _watcher: RecommendedWatcher,
 }
 
-impl Sources {
+impl SourceWatcher {
     /// Starts to watch: the directory itself and its folders of sources, not what cargo writes.
     ///
     /// # Errors
     ///
     /// Fails if the system gives no watch.
-    pub fn watch(directory: &Path) -> Result<Self, SourcesError> {
-        let failed = |path: &Path, source| SourcesError { path: path.to_owned(), source };
+    pub fn watch(directory: &Path) -> Result<Self, SourceWatchError> {
+        let failed = |path: &Path, source| SourceWatchError { path: path.to_owned(), source };
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
         let notice = move |event: notify::Result<Event>| {
             for path in event.iter().filter(|event| is_write(event)).flat_map(|event| &event.paths)
@@ -80,7 +80,7 @@ impl Sources {
     }
 
     /// Waits for a save, and until the files are quiet. Absent if nothing will come any more.
-    pub async fn saved(&mut self) -> Option<Saved> {
+    pub async fn saved(&mut self) -> Option<SourceChange> {
         let (at, first) = self.notices.recv().await?;
         let mut files = vec![first];
         while let Ok(Some((_, next))) = timeout(QUIET, self.notices.recv()).await {
@@ -93,7 +93,7 @@ impl Sources {
         let mut files: Vec<PathBuf> = files.iter().map(name).collect();
         files.sort();
         files.dedup();
-        Some(Saved { at, files })
+        Some(SourceChange { at, files })
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
     /// Longer than any machine needs.
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    async fn saved(sources: &mut Sources) -> Vec<PathBuf> {
+    async fn saved(sources: &mut SourceWatcher) -> Vec<PathBuf> {
         timeout(DEADLINE, sources.saved()).await.unwrap().unwrap().files
     }
 
@@ -133,7 +133,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("src/deep")).unwrap();
         fs::create_dir(home.path().join("target")).unwrap();
-        let mut sources = Sources::watch(home.path()).unwrap();
+        let mut sources = SourceWatcher::watch(home.path()).unwrap();
         let write = |file: &str| fs::write(home.path().join(file), "text").unwrap();
         // None of these is a source; the last one is, and so ends the wait.
         for file in ["Cargo.lock", "target/a.rs", "src/.a.rs.swp", "src/a.rs~", "src/deep/b.rs"] {

@@ -9,7 +9,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     manifest::KindName,
-    reserved::{self, Purpose},
+    reserved::{self, ReservedPurpose},
 };
 
 use crate::{KubernetesApi, events::namespace_of};
@@ -21,7 +21,7 @@ const GENERATION: &str = "generation";
 const FIELDS: &str = "accepted.json";
 
 /// What is kept, with the version that the API server has.
-struct Kept {
+struct KeptSpec {
     accepted: AcceptedSpec,
     resource_version: String,
 }
@@ -74,7 +74,7 @@ impl KubernetesApi {
     }
 
     /// Reads from the API server: the store may be behind another host's write.
-    async fn kept(&self, name: &ObjectRef) -> Result<Option<Kept>, CallError> {
+    async fn kept(&self, name: &ObjectRef) -> Result<Option<KeptSpec>, CallError> {
         match tholepin_core::port::Kubernetes::get(self, name.clone()).await {
             Ok(map) => Ok(Some(parse(&map))),
             Err(CallError::NotFound(_)) => Ok(None),
@@ -89,18 +89,18 @@ fn is_enough(kept: &AcceptedSpec, accepted: &AcceptedSpec) -> bool {
 }
 
 /// What is unreadable counts as a generation before the first: it is written anew, and never used.
-fn parse(map: &Value) -> Kept {
+fn parse(map: &Value) -> KeptSpec {
     let text = |pointer: &str| map.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let generation = text(&format!("/data/{GENERATION}")).parse().unwrap_or_default();
     let accepted = AcceptedSpec { generation, fields: text(&format!("/data/{FIELDS}")).into() };
-    Kept { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
+    KeptSpec { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
 }
 
 fn reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: namespace_of(object).to_owned(),
-        name: reserved::name(Purpose::AcceptedSpec, &object.kind.kind, uid),
+        name: reserved::name(ReservedPurpose::AcceptedSpec, &object.kind.kind, uid),
     }
 }
 

@@ -14,38 +14,38 @@ use kube::{
 };
 use serde_json::Value;
 use tholepin_core::{
-    Boxed, CallError, ObjectMeta, ObjectRef, PluginName, StoredObject,
+    BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName, StoredObject,
     condition::HOST_FIELD_MANAGER,
     port::{
-        ApplyRequest, Changes, DeleteRequest, Kubernetes, PublishRequest, StoreView, Warning,
-        WatchLease, WatchScope, Watches,
+        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreSubscription, StoreView,
+        Warning, WatchLease, WatchScope, WatchSource,
     },
 };
 use tholepin_schema::manifest::KindName;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FingerprintKey, HubOptions, WatchReport,
-    applied::{Outcome, Target, means},
+    HubOptions, SecretFingerprinter, WatchReport,
+    applied::{ApplyOutcome, ApplyTarget, means},
     changes::lock,
     error::REQUEST_DEADLINE,
-    events::EventBook,
+    events::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
-    hub::{Hub, Parts},
-    kinds::{Kinds, Served},
+    hub::{HubShared, WatchHub},
+    kinds::{KindCache, ServedKind},
     meter,
     raw::RawObject,
-    secrets::{Secrets, decoded},
-    store::Store,
-    template::{self, Values},
+    secrets::{SecretCache, decoded},
+    store::ObjectStore,
+    template::{self, TemplateValues},
 };
 
 /// How to reach the API server.
-pub struct ConnectOptions {
+pub struct KubernetesApiOptions {
     /// The kubeconfig file; if absent, what `KUBECONFIG`, the home folder or the Pod says.
     pub kubeconfig: Option<PathBuf>,
     /// The key under which Secret values are told apart.
-    pub fingerprint_key: FingerprintKey,
+    pub fingerprint_key: SecretFingerprinter,
     /// Names this process in events; at most 128 characters.
     pub reporting_instance: String,
     /// How watches are treated.
@@ -54,7 +54,7 @@ pub struct ConnectOptions {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub enum KubernetesApiError {
     /// The kubeconfig is missing or wrong.
     #[error("the kubeconfig `{path}` cannot be used; name a valid one with --kubeconfig")]
     Kubeconfig {
@@ -71,16 +71,16 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// One API server: watches, store and requests. Implements [`Kubernetes`], [`Watches`] and
-/// [`Marks`](tholepin_core::port::Marks).
+/// One API server: watches, store and requests. Implements [`Kubernetes`], [`WatchSource`] and
+/// [`StatusWriter`](tholepin_core::port::StatusWriter).
 pub struct KubernetesApi {
     pub(crate) client: Client,
-    pub(crate) store: Arc<Store>,
-    pub(crate) kinds: Arc<Kinds>,
-    pub(crate) events: Arc<EventBook>,
-    hub: Arc<Hub>,
-    key: FingerprintKey,
-    secrets: Arc<Secrets>,
+    pub(crate) store: Arc<ObjectStore>,
+    pub(crate) kinds: Arc<KindCache>,
+    pub(crate) events: Arc<EventCache>,
+    hub: Arc<WatchHub>,
+    key: SecretFingerprinter,
+    secrets: Arc<SecretCache>,
     /// The same with other user agents, one for each plugin.
     agents: Mutex<BTreeMap<PluginName, Arc<Self>>>,
 }
@@ -102,11 +102,12 @@ impl KubernetesApi {
     /// # Errors
     ///
     /// Fails if the configuration is missing or unusable.
-    pub async fn connect(options: ConnectOptions) -> Result<Arc<Self>, ConnectError> {
-        let ConnectOptions { kubeconfig, fingerprint_key: key, reporting_instance, hub } = options;
+    pub async fn connect(options: KubernetesApiOptions) -> Result<Arc<Self>, KubernetesApiError> {
+        let KubernetesApiOptions { kubeconfig, fingerprint_key: key, reporting_instance, hub } =
+            options;
         let mut config = match kubeconfig {
             Some(path) => {
-                let kubeconfig_error = |error| ConnectError::Kubeconfig {
+                let kubeconfig_error = |error| KubernetesApiError::Kubeconfig {
                     path: path.display().to_string(),
                     source: Box::new(error),
                 };
@@ -114,7 +115,9 @@ impl KubernetesApi {
                 let options = KubeConfigOptions::default();
                 Config::from_custom_kubeconfig(file, &options).await.map_err(kubeconfig_error)?
             }
-            None => Config::infer().await.map_err(|error| ConnectError::Infer(Box::new(error)))?,
+            None => {
+                Config::infer().await.map_err(|error| KubernetesApiError::Infer(Box::new(error)))?
+            }
         };
         // The client would repeat a refused request for minutes while a pass waits.
         config.default_retry = false;
@@ -126,22 +129,22 @@ impl KubernetesApi {
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
         let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
-        let client =
-            Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+        let client = Client::try_from(config)
+            .map_err(|error| KubernetesApiError::Client(Box::new(error)))?;
         let client = meter::counted(client, namespace, host);
         let client = meter::named(client, agent(HOST_FIELD_MANAGER));
-        let store = Arc::new(Store::default());
-        let kinds = Arc::new(Kinds::new(client.clone(), server.trim_end_matches('/')));
-        let secrets = Arc::new(Secrets::default());
-        let parts = Parts {
+        let store = Arc::new(ObjectStore::default());
+        let kinds = Arc::new(KindCache::new(client.clone(), server.trim_end_matches('/')));
+        let secrets = Arc::new(SecretCache::default());
+        let parts = HubShared {
             client: client.clone(),
             store: store.clone(),
             kinds: kinds.clone(),
             key: key.clone(),
             secrets: secrets.clone(),
         };
-        let hub = Hub::new(parts, hub);
-        let events = Arc::new(EventBook::new(reporting_instance));
+        let hub = WatchHub::new(parts, hub);
+        let events = Arc::new(EventCache::new(reporting_instance));
         let agents = Mutex::default();
         Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))
     }
@@ -157,14 +160,14 @@ impl KubernetesApi {
         self.hub.reports()
     }
 
-    pub(crate) async fn served(&self, kind: &KindName) -> Result<Served, CallError> {
+    pub(crate) async fn served(&self, kind: &KindName) -> Result<ServedKind, CallError> {
         self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
     }
 
     /// Asks for something about one object, within the deadline.
     pub(crate) async fn ask<T>(
         &self,
-        served: &Served,
+        served: &ServedKind,
         (verb, object, status): (&'static str, &ObjectRef, bool),
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
@@ -184,7 +187,7 @@ impl KubernetesApi {
     }
 
     /// Takes what the server answered to a write into the store.
-    pub(crate) fn keep(&self, served: &Served, raw: &RawObject) -> Result<Value, CallError> {
+    pub(crate) fn keep(&self, served: &ServedKind, raw: &RawObject) -> Result<Value, CallError> {
         let stored = self.admit(parse(raw, served)?)?;
         self.store.wrote(stored.clone());
         Ok(stored.value())
@@ -206,7 +209,7 @@ impl KubernetesApi {
         }
         let mut shown = intent.clone();
         self.key.hide(&mut shown);
-        let target = |uid: &str| Target {
+        let target = |uid: &str| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: field_manager.clone(),
             status,
@@ -214,7 +217,7 @@ impl KubernetesApi {
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
             let value = cached.value();
-            let outcome = Outcome::of(&shown, &value, status);
+            let outcome = ApplyOutcome::of(&shown, &value, status);
             if means(&shown, cached.meta()) && self.store.applied.is_last(&target, outcome) {
                 return Ok(value);
             }
@@ -230,7 +233,7 @@ impl KubernetesApi {
         let value = stored.value();
         // What no watch follows is always sent, and nothing tells when it is gone.
         if !dry_run && self.store.get(&reference).is_some() {
-            let outcome = Outcome::of(&shown, &value, status);
+            let outcome = ApplyOutcome::of(&shown, &value, status);
             self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
         Ok(value)
@@ -269,7 +272,7 @@ impl KubernetesApi {
         if wants.is_empty() {
             return Ok(());
         }
-        let mut sources = template::Sources::default();
+        let mut sources = template::TemplateSources::default();
         for name in wants.secrets {
             let source = ObjectRef { name: name.clone(), ..secret.clone() };
             sources.secrets.insert(name, self.secret_values(&source).await?);
@@ -320,7 +323,7 @@ impl KubernetesApi {
 
     /// The clear values of a Secret: as kept, while a watch follows it; else as the server has them; and
     /// as kept, while the server cannot be asked.
-    async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<Values>, CallError> {
+    async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<TemplateValues>, CallError> {
         let followed = self.store.get(secret);
         if let Some(values) = followed.and_then(|state| self.secrets.of(state.meta())) {
             return Ok(values);
@@ -342,7 +345,7 @@ impl KubernetesApi {
     }
 }
 
-pub(crate) fn parse(raw: &RawObject, served: &Served) -> Result<Value, CallError> {
+pub(crate) fn parse(raw: &RawObject, served: &ServedKind) -> Result<Value, CallError> {
     let unreadable =
         |error| CallError::Other(format!("the API server's answer is no object: {error}"));
     raw.value(&served.resource).map_err(unreadable)
@@ -376,7 +379,7 @@ impl Kubernetes for KubernetesApi {
         self.store.view()
     }
 
-    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+    fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(async move {
             let mut value = self.read(&object).await?;
             self.key.hide(&mut value);
@@ -390,11 +393,11 @@ impl Kubernetes for KubernetesApi {
         kind: KindName,
         namespace: String,
         selector: String,
-    ) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<Value>, CallError>> {
         Box::pin(self.list_objects(kind, namespace, selector))
     }
 
-    fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+    fn apply(&self, request: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(self.apply_object(request))
     }
 
@@ -404,7 +407,7 @@ impl Kubernetes for KubernetesApi {
         patch: Value,
         field_manager: String,
         dry_run: bool,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(async move {
             if is_secret_kind(&object.kind) {
                 refuse_fingerprints(&patch)?;
@@ -415,19 +418,27 @@ impl Kubernetes for KubernetesApi {
         })
     }
 
-    fn create(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>> {
+    fn create(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(self.create_object(object, field_manager))
     }
 
-    fn replace(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>> {
+    fn replace(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(self.replace_object(object, field_manager))
     }
 
-    fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn delete(&self, request: DeleteRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(self.delete_object(request))
     }
 
-    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn publish(&self, request: PublishRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(self.publish_event(request))
     }
 
@@ -435,7 +446,7 @@ impl Kubernetes for KubernetesApi {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>> {
         Box::pin(self.list_warnings(object, uid))
     }
 
@@ -444,17 +455,17 @@ impl Kubernetes for KubernetesApi {
         namespace: String,
         name: String,
         key: String,
-    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<u8>, CallError>> {
         Box::pin(self.secret_bytes(namespace, name, key))
     }
 }
 
-impl Watches for KubernetesApi {
+impl WatchSource for KubernetesApi {
     fn lease(&self, scope: WatchScope) -> Box<dyn WatchLease> {
         Box::new(self.hub.lease(scope))
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
+    fn changes(&self) -> Box<dyn StoreSubscription> {
         self.store.changes()
     }
 }

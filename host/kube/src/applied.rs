@@ -28,7 +28,7 @@ const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "own
 /// What an intent was applied to, and as whom. The uid is the first to be compared, so that what belongs
 /// to one object stands together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Target {
+pub(crate) struct ApplyTarget {
     pub(crate) uid: String,
     pub(crate) field_manager: String,
     pub(crate) status: bool,
@@ -36,9 +36,9 @@ pub(crate) struct Target {
 
 /// The hash of an intent together with the part of the object that an apply of it can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome([u8; 32]);
+pub(crate) struct ApplyOutcome([u8; 32]);
 
-impl Outcome {
+impl ApplyOutcome {
     /// Hashes an intent and an object: equal documents have equal hashes, whatever the order of their
     /// fields.
     ///
@@ -81,25 +81,26 @@ pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
 
 /// The outcomes of the last applies.
 #[derive(Default)]
-pub(crate) struct Applied {
-    outcomes: Mutex<BTreeMap<Target, Outcome>>,
+pub(crate) struct ApplyCache {
+    outcomes: Mutex<BTreeMap<ApplyTarget, ApplyOutcome>>,
 }
 
-impl Applied {
+impl ApplyCache {
     /// Whether this is what the last apply came to.
-    pub(crate) fn is_last(&self, target: &Target, outcome: Outcome) -> bool {
+    pub(crate) fn is_last(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
         lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
     /// Before a write is sent: its outcome may stay unknown.
-    pub(crate) fn forget(&self, target: &Target) {
+    pub(crate) fn forget(&self, target: &ApplyTarget) {
         lock(&self.outcomes).remove(target);
     }
 
     /// The object is gone.
     pub(crate) fn forget_object(&self, uid: &str) {
         let mut outcomes = lock(&self.outcomes);
-        let first = Target { uid: uid.to_owned(), field_manager: String::new(), status: false };
+        let first =
+            ApplyTarget { uid: uid.to_owned(), field_manager: String::new(), status: false };
         let targets = outcomes.range(first..).map(|(target, _)| target);
         let own: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
         for target in own {
@@ -108,7 +109,7 @@ impl Applied {
     }
 
     /// An apply was answered.
-    pub(crate) fn remember(&self, target: Target, outcome: Outcome) {
+    pub(crate) fn remember(&self, target: ApplyTarget, outcome: ApplyOutcome) {
         let mut outcomes = lock(&self.outcomes);
         outcomes.insert(target, outcome);
         while REMEMBERED_MAX < outcomes.len() {
@@ -155,7 +156,7 @@ mod tests {
             (Value::Array(items), value) => items.push(value.clone()),
             (other, _) => panic!("{other} has no members"),
         }
-        Outcome::of(&intent, &before, status) == Outcome::of(&intent, &after, status)
+        ApplyOutcome::of(&intent, &before, status) == ApplyOutcome::of(&intent, &after, status)
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
         let intent = json!({"status": {"phase": "Up"}});
         let (before, after) = (json!({"status": {"phase": "Up"}}), json!({"status": {}}));
         for status in [false, true] {
-            let outcome = |object| Outcome::of(&intent, object, status);
+            let outcome = |object| ApplyOutcome::of(&intent, object, status);
             assert_ne!(outcome(&before), outcome(&after), "{status}");
         }
     }
@@ -205,7 +206,7 @@ mod tests {
     fn another_intent_is_another_outcome_and_the_order_of_fields_is_none() {
         let outcome = |intent: &str| {
             let intent = serde_json::from_str(intent).unwrap();
-            Outcome::of(&intent, &answered(), false)
+            ApplyOutcome::of(&intent, &answered(), false)
         };
         assert_eq!(outcome(r#"{"a": 1, "b": 2}"#), outcome(r#"{"b": 2, "a": 1}"#));
         for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
@@ -215,9 +216,9 @@ mod tests {
 
     #[test]
     fn what_belongs_to_an_object_is_forgotten_with_it() {
-        let applied = Applied::default();
-        let outcome = Outcome::of(&json!({}), &answered(), false);
-        let target = |uid: &str, manager: &str, status| Target {
+        let applied = ApplyCache::default();
+        let outcome = ApplyOutcome::of(&json!({}), &answered(), false);
+        let target = |uid: &str, manager: &str, status| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: manager.to_owned(),
             status,

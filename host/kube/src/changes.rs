@@ -11,8 +11,8 @@ use std::{
 };
 
 use tholepin_core::{
-    Boxed, ObjectRef,
-    port::{Changes, StoreChange, StoreEvent},
+    BoxedFuture, ObjectRef,
+    port::{StoreChange, StoreEvent, StoreSubscription},
 };
 use tokio::sync::Notify;
 
@@ -21,12 +21,12 @@ const BACKLOG_MAX: usize = 65_536;
 
 /// The writing end: the store's.
 #[derive(Default)]
-pub(crate) struct Readers {
-    readers: Mutex<Vec<Weak<Backlog>>>,
+pub(crate) struct ChangeBroadcaster {
+    readers: Mutex<Vec<Weak<ReaderBacklog>>>,
 }
 
 /// What one reader has not read yet.
-pub(crate) struct Backlog {
+pub(crate) struct ReaderBacklog {
     waiting: Mutex<Waiting>,
     notify: Notify,
     limit: usize,
@@ -42,16 +42,17 @@ struct Waiting {
 }
 
 /// The reading end.
-struct Reader(Arc<Backlog>);
+struct ChangeReader(Arc<ReaderBacklog>);
 
-impl Readers {
+impl ChangeBroadcaster {
     /// Begins to read.
-    pub(crate) fn subscribe(&self) -> Box<dyn Changes> {
-        Box::new(Reader(self.backlog(BACKLOG_MAX)))
+    pub(crate) fn subscribe(&self) -> Box<dyn StoreSubscription> {
+        Box::new(ChangeReader(self.backlog(BACKLOG_MAX)))
     }
 
-    fn backlog(&self, limit: usize) -> Arc<Backlog> {
-        let backlog = Arc::new(Backlog { waiting: Mutex::default(), notify: Notify::new(), limit });
+    fn backlog(&self, limit: usize) -> Arc<ReaderBacklog> {
+        let backlog =
+            Arc::new(ReaderBacklog { waiting: Mutex::default(), notify: Notify::new(), limit });
         let mut readers = lock(&self.readers);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(&backlog));
@@ -82,7 +83,7 @@ impl Readers {
     }
 }
 
-impl Backlog {
+impl ReaderBacklog {
     fn push(&self, change: StoreChange) {
         let mut waiting = lock(&self.waiting);
         if let Some(known) = waiting.changes.get_mut(&change.object) {
@@ -99,7 +100,7 @@ impl Backlog {
     }
 
     /// The next event; `Err` means that there is none yet, or none ever.
-    fn pop(&self) -> Result<StoreEvent, Ended> {
+    fn pop(&self) -> Result<StoreEvent, StreamEnd> {
         let mut waiting = lock(&self.waiting);
         if std::mem::take(&mut waiting.overflowed) {
             return Ok(StoreEvent::Overflowed);
@@ -113,21 +114,21 @@ impl Backlog {
         if std::mem::take(&mut waiting.resumed) {
             return Ok(StoreEvent::Resumed);
         }
-        Err(Ended(waiting.ended))
+        Err(StreamEnd(waiting.ended))
     }
 }
 
 /// Whether no event will come any more.
-struct Ended(bool);
+struct StreamEnd(bool);
 
-impl Changes for Reader {
-    fn next(&mut self) -> Boxed<'_, Option<StoreEvent>> {
+impl StoreSubscription for ChangeReader {
+    fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>> {
         Box::pin(async {
             loop {
                 match self.0.pop() {
                     Ok(event) => return Some(event),
-                    Err(Ended(true)) => return None,
-                    Err(Ended(false)) => self.0.notify.notified().await,
+                    Err(StreamEnd(true)) => return None,
+                    Err(StreamEnd(false)) => self.0.notify.notified().await,
                 }
             }
         })
@@ -156,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_of_one_object_become_one_and_keep_the_order_of_objects() {
-        let readers = Readers::default();
+        let readers = ChangeBroadcaster::default();
         let mut reader = readers.subscribe();
         readers.tell(&change("a", None, Some("1")));
         readers.tell(&change("b", None, Some("2")));
@@ -173,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn that_a_watch_follows_again_is_told_once_and_after_its_changes() {
-        let readers = Readers::default();
+        let readers = ChangeBroadcaster::default();
         let mut reader = readers.subscribe();
         readers.resume();
         readers.tell(&change("a", None, Some("1")));
@@ -186,8 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_too_far_behind_is_told_to_look_at_everything() {
-        let readers = Readers::default();
-        let mut reader = Reader(readers.backlog(2));
+        let readers = ChangeBroadcaster::default();
+        let mut reader = ChangeReader(readers.backlog(2));
         for name in ["a", "b", "c", "d"] {
             readers.tell(&change(name, None, Some("1")));
         }

@@ -11,7 +11,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 use tokio::time::{Instant, sleep};
 
-use crate::{KubernetesApi, kinds::Unserved};
+use crate::{KubernetesApi, kinds::UnknownKindError};
 
 /// How long a definition may take to be served.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
@@ -68,8 +68,8 @@ impl KubernetesApi {
     async fn is_served(&self, kind: &KindName) -> Result<bool, CallError> {
         match self.kinds.find(kind).await {
             Ok(_) => Ok(true),
-            Err(Unserved::Missing) => Ok(false),
-            Err(Unserved::Failed(error)) => Err(error),
+            Err(UnknownKindError::Missing) => Ok(false),
+            Err(UnknownKindError::Failed(error)) => Err(error),
         }
     }
 }

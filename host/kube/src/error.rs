@@ -11,7 +11,7 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What was asked of the API server, for messages.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ApiRequestKind {
     /// The RBAC verb: `get`, `list`, `watch`, `create`, `patch`, `delete`.
     pub(crate) verb: &'static str,
     /// The API group, empty for the core group.
@@ -24,7 +24,7 @@ pub(crate) struct Asked {
     pub(crate) server: Arc<str>,
 }
 
-impl Asked {
+impl ApiRequestKind {
     /// Waits for a request at most [`REQUEST_DEADLINE`].
     pub(crate) async fn within<T>(
         &self,
@@ -156,8 +156,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn asked() -> Asked {
-        Asked {
+    fn asked() -> ApiRequestKind {
+        ApiRequestKind {
             verb: "patch",
             group: "apps".to_owned(),
             resource: "statefulsets/status".to_owned(),
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn the_rule_names_the_verb_that_the_server_named() {
         fn rule(verb: &'static str, resource: &str, message: &str) -> String {
-            let asked = Asked { verb, resource: resource.to_owned(), ..asked() };
+            let asked = ApiRequestKind { verb, resource: resource.to_owned(), ..asked() };
             asked.rule(message).unwrap_or_default()
         }
         let cannot =

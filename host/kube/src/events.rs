@@ -28,7 +28,7 @@ const NOTE_BYTES_MAX: usize = 1024;
 
 /// What makes two events one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Same {
+struct EventIdentity {
     reporter: String,
     uid: String,
     warning: bool,
@@ -37,25 +37,25 @@ struct Same {
 }
 
 #[derive(Clone)]
-struct Published {
+struct PublishedEvent {
     name: String,
     count: u32,
     last: Instant,
 }
 
 /// The events published lately.
-pub(crate) struct EventBook {
+pub(crate) struct EventCache {
     instance: String,
-    published: Mutex<HashMap<Same, Published>>,
+    published: Mutex<HashMap<EventIdentity, PublishedEvent>>,
 }
 
-impl EventBook {
+impl EventCache {
     pub(crate) fn new(instance: String) -> Self {
         Self { instance, published: Mutex::default() }
     }
 
     /// Counts a repeat; nothing if this is the first.
-    fn repeat(&self, same: &Same, now: Instant) -> Option<Published> {
+    fn repeat(&self, same: &EventIdentity, now: Instant) -> Option<PublishedEvent> {
         let mut published = lock(&self.published);
         let known = published.get_mut(same)?;
         if now.duration_since(known.last) >= MERGED_FOR {
@@ -67,11 +67,11 @@ impl EventBook {
         Some(known.clone())
     }
 
-    fn forget(&self, same: &Same) {
+    fn forget(&self, same: &EventIdentity) {
         lock(&self.published).remove(same);
     }
 
-    fn remember(&self, same: Same, name: String, now: Instant) {
+    fn remember(&self, same: EventIdentity, name: String, now: Instant) {
         let mut published = lock(&self.published);
         if published.len() >= REMEMBERED_MAX {
             published.retain(|_, known| now.duration_since(known.last) < MERGED_FOR);
@@ -82,13 +82,13 @@ impl EventBook {
             let oldest = oldest.0.clone();
             published.remove(&oldest);
         }
-        published.insert(same, Published { name, count: 1, last: now });
+        published.insert(same, PublishedEvent { name, count: 1, last: now });
     }
 }
 
 impl KubernetesApi {
     pub(crate) async fn publish_event(&self, request: PublishRequest) -> Result<(), CallError> {
-        let same = Same {
+        let same = EventIdentity {
             reporter: request.reporter.clone(),
             uid: request.regarding_uid.clone(),
             warning: request.event_type == EventType::Warning,
@@ -222,8 +222,8 @@ pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
 mod tests {
     use super::*;
 
-    fn same(message: &str) -> Same {
-        Same {
+    fn same(message: &str) -> EventIdentity {
+        EventIdentity {
             reporter: "tholepin".to_owned(),
             uid: "u".to_owned(),
             warning: false,
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_repeat_within_ten_minutes_is_a_count() {
-        let book = EventBook::new("test".to_owned());
+        let book = EventCache::new("test".to_owned());
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(book.repeat(&same("a"), start).is_none());
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_book_is_bounded_and_loses_the_oldest() {
-        let book = EventBook::new("test".to_owned());
+        let book = EventCache::new("test".to_owned());
         let start = Instant::now();
         for number in 0..=u64::try_from(REMEMBERED_MAX).unwrap() {
             let at = start + Duration::from_millis(number);

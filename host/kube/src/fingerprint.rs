@@ -17,12 +17,12 @@ const PREFIX: &str = "fingerprint:";
 
 /// The host's own key, under which values are told apart.
 #[derive(Clone)]
-pub struct FingerprintKey(
+pub struct SecretFingerprinter(
     // Any length is valid for HMAC; the constructor asks for 32 bytes.
     [u8; 32],
 );
 
-impl FingerprintKey {
+impl SecretFingerprinter {
     /// A key of 32 random bytes that the host keeps to itself.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
@@ -109,8 +109,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn key() -> FingerprintKey {
-        FingerprintKey::new([7; 32])
+    fn key() -> SecretFingerprinter {
+        SecretFingerprinter::new([7; 32])
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         key().hide(&mut intent);
         assert_eq!(stored["data"], intent["data"]);
         assert_eq!(stored["data"]["a"], key().of(b"hunter2"));
-        assert_ne!(key().of(b"hunter2"), FingerprintKey::new([8; 32]).of(b"hunter2"));
+        assert_ne!(key().of(b"hunter2"), SecretFingerprinter::new([8; 32]).of(b"hunter2"));
         assert!(!stored.to_string().contains("hunter2") && !stored.to_string().contains("aHVu"));
         assert_eq!(stored["metadata"]["annotations"]["kept"], "1");
         assert!(refuse_fingerprints(&stored).is_err());

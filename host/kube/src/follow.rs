@@ -29,8 +29,8 @@ use tracing::{debug, warn};
 use crate::{
     changes::lock,
     fingerprint::is_secret_kind,
-    hub::Hub,
-    kinds::{Served, Unserved},
+    hub::WatchHub,
+    kinds::{ServedKind, UnknownKindError},
     meter,
     raw::RawObject,
     store::WatchId,
@@ -38,26 +38,26 @@ use crate::{
 
 /// What the task of one watch shares with the hub.
 #[derive(Clone)]
-pub(crate) struct Followed {
+pub(crate) struct FollowedWatch {
     pub(crate) id: WatchId,
     pub(crate) scope: WatchScope,
     pub(crate) state: watch::Sender<WatchState>,
-    pub(crate) freshness: Arc<Freshness>,
+    pub(crate) freshness: Arc<WatchFreshness>,
 }
 
 /// When a watch was last heard of.
-pub(crate) struct Freshness {
+pub(crate) struct WatchFreshness {
     heard: Mutex<Instant>,
     has_followed: AtomicBool,
 }
 
-impl Default for Freshness {
+impl Default for WatchFreshness {
     fn default() -> Self {
         Self { heard: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
     }
 }
 
-impl Freshness {
+impl WatchFreshness {
     pub(crate) fn quiet_for(&self) -> Duration {
         lock(&self.heard).elapsed()
     }
@@ -73,12 +73,12 @@ impl Freshness {
 }
 
 /// A pause that doubles up to a bound, with jitter: between half and the whole of it.
-struct Pause {
+struct RetryBackoff {
     bounds: (Duration, Duration),
     next: Duration,
 }
 
-impl Pause {
+impl RetryBackoff {
     const fn new(bounds: (Duration, Duration)) -> Self {
         Self { bounds, next: bounds.0 }
     }
@@ -95,9 +95,9 @@ impl Pause {
 }
 
 /// Follows a watch until the task is aborted.
-pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
-    let mut missing = Pause::new(hub.options.missing_kind_pause);
-    let mut failure = Pause::new(hub.options.failure_pause);
+pub(crate) async fn follow(hub: Arc<WatchHub>, followed: FollowedWatch) {
+    let mut missing = RetryBackoff::new(hub.options.missing_kind_pause);
+    let mut failure = RetryBackoff::new(hub.options.failure_pause);
     loop {
         match hub.kinds.find(&followed.scope.kind).await {
             Ok(served) => {
@@ -108,7 +108,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
                 hub.kinds.forget(&followed.scope.kind);
                 sleep(failure.take()).await;
             }
-            Err(Unserved::Missing) => {
+            Err(UnknownKindError::Missing) => {
                 followed.now(WatchState::KindMissing);
                 hub.store.forget(followed.id);
                 tokio::select! {
@@ -116,7 +116,7 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
                     () = hub.kinds.appeared.notified() => {}
                 }
             }
-            Err(Unserved::Failed(error)) => {
+            Err(UnknownKindError::Failed(error)) => {
                 followed.failed();
                 followed.now(WatchState::Failing(error.to_string()));
                 hub.rest(failure.take()).await;
@@ -126,8 +126,13 @@ pub(crate) async fn follow(hub: Arc<Hub>, followed: Followed) {
 }
 
 /// Listens until the server says that it does not know the kind.
-async fn listen(hub: &Arc<Hub>, followed: &Followed, served: &Served, failure: &mut Pause) {
-    let Followed { scope, freshness, .. } = followed;
+async fn listen(
+    hub: &Arc<WatchHub>,
+    followed: &FollowedWatch,
+    served: &ServedKind,
+    failure: &mut RetryBackoff,
+) {
+    let FollowedWatch { scope, freshness, .. } = followed;
     // The watcher is silent about a watch that goes on where it was: only its requests tell.
     let client = {
         let (hub, followed) = (hub.clone(), followed.clone());
@@ -165,8 +170,8 @@ async fn listen(hub: &Arc<Hub>, followed: &Followed, served: &Served, failure: &
     }
 }
 
-fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>) {
-    let Followed { id, scope, .. } = followed;
+fn take(hub: &WatchHub, followed: &FollowedWatch, served: &ServedKind, event: Event<RawObject>) {
+    let FollowedWatch { id, scope, .. } = followed;
     let stored = |raw: RawObject| admit(hub, served, &raw);
     match event {
         Event::Init => hub.store.list_begins(*id),
@@ -207,7 +212,7 @@ fn take(hub: &Hub, followed: &Followed, served: &Served, event: Event<RawObject>
 
 /// Takes an object over the border: with its kind, without Secret values. A malformed object is left
 /// out, and does not end the watch.
-fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
+fn admit(hub: &WatchHub, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
         hub.secrets.saw(&object);
@@ -221,7 +226,7 @@ fn admit(hub: &Hub, served: &Served, raw: &RawObject) -> Option<StoredObject> {
         .ok()
 }
 
-impl Followed {
+impl FollowedWatch {
     fn failed(&self) {
         counter!("tholepin_watch_failures_total", "kind" => self.scope.kind.to_string())
             .increment(1);
@@ -241,7 +246,7 @@ impl Followed {
     }
 
     /// It follows; if it had failed before, whoever waits for the server is told.
-    fn follows(&self, hub: &Hub) {
+    fn follows(&self, hub: &WatchHub) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
         self.now(WatchState::Following);
@@ -272,7 +277,7 @@ impl Followed {
 }
 
 /// Why a watch fails, with the rule to add where the host may not read the kind.
-fn why(error: &watcher::Error, served: &Served, scope: &WatchScope) -> String {
+fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
     let text = ErrorChain(error).to_string();
     let refused = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - A watch that fails, or whose kind is missing, delays no other.
 //! - A watch without leases stays for [`HubOptions::linger`], so that a swap does not list anew.
-//! - Every task is joined by [`Hub::run`]; a task that panics is started again.
+//! - Every task is joined by [`WatchHub::run`]; a task that panics is started again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +21,7 @@ use std::{
 use kube::Client;
 use metrics::counter;
 use tholepin_core::{
-    Boxed,
+    BoxedFuture,
     port::{WatchLease, WatchScope, WatchState},
 };
 use tokio::{
@@ -34,11 +34,11 @@ use tracing::error;
 
 use crate::{
     changes::lock,
-    fingerprint::FingerprintKey,
-    follow::{Followed, Freshness, follow},
-    kinds::Kinds,
-    secrets::Secrets,
-    store::{Store, WatchId},
+    fingerprint::SecretFingerprinter,
+    follow::{FollowedWatch, WatchFreshness, follow},
+    kinds::KindCache,
+    secrets::SecretCache,
+    store::{ObjectStore, WatchId},
 };
 
 /// How long a watch whose task panicked rests.
@@ -89,30 +89,30 @@ pub struct WatchReport {
 }
 
 /// The watch hub.
-pub(crate) struct Hub {
+pub(crate) struct WatchHub {
     pub(crate) client: Client,
-    pub(crate) store: Arc<Store>,
-    pub(crate) kinds: Arc<Kinds>,
-    pub(crate) key: FingerprintKey,
-    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) store: Arc<ObjectStore>,
+    pub(crate) kinds: Arc<KindCache>,
+    pub(crate) key: SecretFingerprinter,
+    pub(crate) secrets: Arc<SecretCache>,
     pub(crate) options: HubOptions,
     /// Told when a watch that had failed follows again.
     pub(crate) resumed: Notify,
-    registry: Mutex<Registry>,
+    registry: Mutex<WatchRegistry>,
     changed: Notify,
 }
 
 /// What the hub shares with the port.
-pub(crate) struct Parts {
+pub(crate) struct HubShared {
     pub(crate) client: Client,
-    pub(crate) store: Arc<Store>,
-    pub(crate) kinds: Arc<Kinds>,
-    pub(crate) key: FingerprintKey,
-    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) store: Arc<ObjectStore>,
+    pub(crate) kinds: Arc<KindCache>,
+    pub(crate) key: SecretFingerprinter,
+    pub(crate) secrets: Arc<SecretCache>,
 }
 
 #[derive(Default)]
-struct Registry {
+struct WatchRegistry {
     watches: BTreeMap<WatchScope, Entry>,
     last_id: u64,
 }
@@ -124,12 +124,12 @@ struct Entry {
     task: Option<AbortHandle>,
     start_at: Instant,
     state: watch::Sender<WatchState>,
-    freshness: Arc<Freshness>,
+    freshness: Arc<WatchFreshness>,
 }
 
-impl Hub {
-    pub(crate) fn new(parts: Parts, options: HubOptions) -> Arc<Self> {
-        let Parts { client, store, kinds, key, secrets } = parts;
+impl WatchHub {
+    pub(crate) fn new(parts: HubShared, options: HubOptions) -> Arc<Self> {
+        let HubShared { client, store, kinds, key, secrets } = parts;
         let (resumed, registry, changed) = (Notify::new(), Mutex::default(), Notify::new());
         Arc::new(Self { client, store, kinds, key, secrets, options, resumed, registry, changed })
     }
@@ -144,7 +144,7 @@ impl Hub {
     }
 
     /// Asks for a watch.
-    pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> Lease {
+    pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> HubLease {
         let mut registry = lock(&self.registry);
         let id = WatchId(registry.last_id + 1);
         let entry = registry.watches.entry(scope.clone()).or_insert_with(|| Entry::new(id));
@@ -158,7 +158,7 @@ impl Hub {
         counter!("dynamic_controller_handler_attach_total", "kind" => scope.kind.to_string())
             .increment(1);
         self.changed.notify_one();
-        Lease { hub: self.clone(), scope, state }
+        HubLease { hub: self.clone(), scope, state }
     }
 
     fn release(&self, scope: &WatchScope) {
@@ -282,8 +282,8 @@ impl Entry {
         }
     }
 
-    fn followed(&self, scope: &WatchScope) -> Followed {
-        Followed {
+    fn followed(&self, scope: &WatchScope) -> FollowedWatch {
+        FollowedWatch {
             id: self.id,
             scope: scope.clone(),
             state: self.state.clone(),
@@ -293,18 +293,18 @@ impl Entry {
 }
 
 /// A lease; the watch may end when the last one is dropped.
-pub(crate) struct Lease {
-    hub: Arc<Hub>,
+pub(crate) struct HubLease {
+    hub: Arc<WatchHub>,
     scope: WatchScope,
     state: watch::Receiver<WatchState>,
 }
 
-impl WatchLease for Lease {
+impl WatchLease for HubLease {
     fn state(&self) -> WatchState {
         self.state.borrow().clone()
     }
 
-    fn following(&self) -> Boxed<'_, ()> {
+    fn following(&self) -> BoxedFuture<'_, ()> {
         let mut state = self.state.clone();
         Box::pin(async move {
             // The sender lives as long as the lease does.
@@ -313,7 +313,7 @@ impl WatchLease for Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for HubLease {
     fn drop(&mut self) {
         self.hub.release(&self.scope);
     }

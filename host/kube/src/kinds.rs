@@ -21,7 +21,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     changes::lock,
-    error::{Asked, REQUEST_DEADLINE},
+    error::{ApiRequestKind, REQUEST_DEADLINE},
     raw::RawObject,
 };
 
@@ -34,7 +34,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// Where the objects of a kind are found.
 #[derive(Clone, Debug)]
-pub(crate) struct Served {
+pub(crate) struct ServedKind {
     pub(crate) resource: ApiResource,
     scope: Scope,
     found_at: Instant,
@@ -42,7 +42,7 @@ pub(crate) struct Served {
     server: Arc<str>,
 }
 
-impl Served {
+impl ServedKind {
     /// The API of the kind in one namespace; an empty one means all.
     pub(crate) fn api(&self, client: Client, namespace: &str) -> Api<RawObject> {
         Api::dynamic(client, &self.resource, &self.scope).constrain(namespace)
@@ -54,9 +54,14 @@ impl Served {
     }
 
     /// What is asked, for messages.
-    pub(crate) fn asked(&self, verb: &'static str, object: &ObjectRef, status: bool) -> Asked {
+    pub(crate) fn asked(
+        &self,
+        verb: &'static str,
+        object: &ObjectRef,
+        status: bool,
+    ) -> ApiRequestKind {
         let subresource = if status { "/status" } else { "" };
-        Asked {
+        ApiRequestKind {
             verb,
             group: self.resource.group.clone(),
             resource: format!("{}{subresource}", self.resource.plural),
@@ -68,14 +73,14 @@ impl Served {
 
 /// Why a kind was not found.
 #[derive(Debug)]
-pub(crate) enum Unserved {
+pub(crate) enum UnknownKindError {
     /// The server does not know it.
     Missing,
     /// The server could not be asked.
     Failed(CallError),
 }
 
-impl Unserved {
+impl UnknownKindError {
     pub(crate) fn into_error(self, kind: &KindName) -> CallError {
         match self {
             Self::Missing => CallError::NotFound(format!(
@@ -87,15 +92,15 @@ impl Unserved {
 }
 
 /// The kinds found so far.
-pub(crate) struct Kinds {
+pub(crate) struct KindCache {
     client: Client,
     server: Arc<str>,
-    known: Mutex<BTreeMap<KindName, Served>>,
+    known: Mutex<BTreeMap<KindName, ServedKind>>,
     /// Told when a kind may have come into being.
     pub(crate) appeared: Notify,
 }
 
-impl Kinds {
+impl KindCache {
     /// The kinds of a server, which messages call `server`.
     pub(crate) fn new(client: Client, server: &str) -> Self {
         let known = Mutex::new(BTreeMap::new());
@@ -103,7 +108,7 @@ impl Kinds {
     }
 
     /// Finds a kind, in memory or at the server.
-    pub(crate) async fn find(&self, kind: &KindName) -> Result<Served, Unserved> {
+    pub(crate) async fn find(&self, kind: &KindName) -> Result<ServedKind, UnknownKindError> {
         if let Some(served) = lock(&self.known).get(kind) {
             return Ok(served.clone());
         }
@@ -111,23 +116,23 @@ impl Kinds {
         let answer = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &asked));
         let (resource, capabilities) = match answer.await {
             Ok(Ok(found)) => found,
-            Ok(Err(kube::Error::Discovery(_))) => return Err(Unserved::Missing),
+            Ok(Err(kube::Error::Discovery(_))) => return Err(UnknownKindError::Missing),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                return Err(Unserved::Missing);
+                return Err(UnknownKindError::Missing);
             }
             Ok(Err(error)) => {
                 let (server, error) = (&self.server, ErrorChain(&error));
                 let text = format!("the API server at {server}: discovery of {kind}: {error}");
-                return Err(Unserved::Failed(CallError::Transient(text)));
+                return Err(UnknownKindError::Failed(CallError::Transient(text)));
             }
             Err(_) => {
                 let server = &self.server;
                 let text = format!("the API server at {server} did not answer discovery of {kind}");
-                return Err(Unserved::Failed(CallError::Timeout(text)));
+                return Err(UnknownKindError::Failed(CallError::Timeout(text)));
             }
         };
         let (scope, found_at) = (capabilities.scope, Instant::now());
-        let served = Served { resource, scope, found_at, server: self.server.clone() };
+        let served = ServedKind { resource, scope, found_at, server: self.server.clone() };
         let mut known = lock(&self.known);
         if known.len() >= KINDS_MAX {
             known.clear();

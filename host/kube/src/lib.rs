@@ -35,7 +35,7 @@ mod whole;
 #[cfg(test)]
 mod testing;
 
-pub use api::{ConnectError, ConnectOptions, KubernetesApi};
-pub use fingerprint::FingerprintKey;
+pub use api::{KubernetesApi, KubernetesApiError, KubernetesApiOptions};
+pub use fingerprint::SecretFingerprinter;
 pub use hub::{HubOptions, WatchReport};
 pub use names::NamedKind;

@@ -4,9 +4,9 @@
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tholepin_core::{
-    AcceptedSpec, Boxed, CallError, ObjectRef,
+    AcceptedSpec, BoxedFuture, CallError, ObjectRef,
     condition::{HOST_FIELD_MANAGER, HostCondition, READY, RESERVED, is_host_ready},
-    port::{Kubernetes, Marks},
+    port::{Kubernetes, StatusWriter},
 };
 
 use crate::KubernetesApi;
@@ -82,12 +82,12 @@ impl KubernetesApi {
     }
 }
 
-impl Marks for KubernetesApi {
+impl StatusWriter for KubernetesApi {
     fn set_conditions(
         &self,
         object: ObjectRef,
         conditions: Vec<HostCondition>,
-    ) -> Boxed<'_, Result<(), CallError>> {
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(self.write_conditions(object, conditions))
     }
 
@@ -95,7 +95,7 @@ impl Marks for KubernetesApi {
         &self,
         object: ObjectRef,
         finalizer: String,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(async move {
             let change = |known: &Value| {
                 let mut finalizers = finalizers(known);
@@ -116,7 +116,7 @@ impl Marks for KubernetesApi {
         &self,
         object: ObjectRef,
         finalizer: String,
-    ) -> Boxed<'_, Result<(), CallError>> {
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
             let change = |known: &Value| {
                 let all = finalizers(known);
@@ -134,7 +134,7 @@ impl Marks for KubernetesApi {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Option<AcceptedSpec>, CallError>> {
         Box::pin(self.read_accepted(object, uid))
     }
 
@@ -143,7 +143,7 @@ impl Marks for KubernetesApi {
         object: ObjectRef,
         uid: String,
         accepted: AcceptedSpec,
-    ) -> Boxed<'_, Result<(), CallError>> {
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(self.keep_accepted(object, uid, accepted))
     }
 

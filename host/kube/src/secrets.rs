@@ -21,49 +21,49 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use tholepin_core::{ObjectMeta, ObjectRef};
 
-use crate::{changes::lock, fingerprint::is_secret, store::is_newer, template::Values};
+use crate::{changes::lock, fingerprint::is_secret, store::is_newer, template::TemplateValues};
 
 /// How many Secrets are kept, and how many bytes of values. One Secret has at most 1 MiB.
-const BOUNDS: Bounds = Bounds { count_max: 4096, bytes_max: 8 << 20 };
+const BOUNDS: SecretCacheLimits = SecretCacheLimits { count_max: 4096, bytes_max: 8 << 20 };
 
 #[derive(Clone, Copy)]
-struct Bounds {
+struct SecretCacheLimits {
     count_max: usize,
     bytes_max: usize,
 }
 
 /// The clear values of the Secrets in use.
-pub(crate) struct Secrets {
-    bounds: Bounds,
+pub(crate) struct SecretCache {
+    bounds: SecretCacheLimits,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    kept: HashMap<ObjectRef, Kept>,
+    kept: HashMap<ObjectRef, CachedSecret>,
     bytes: usize,
     /// Counts the uses, so that the least recent one is known.
     uses: u64,
 }
 
-struct Kept {
+struct CachedSecret {
     uid: String,
     resource_version: String,
-    values: Arc<Values>,
+    values: Arc<TemplateValues>,
     bytes: usize,
     used: u64,
 }
 
-impl Default for Secrets {
+impl Default for SecretCache {
     fn default() -> Self {
         Self { bounds: BOUNDS, inner: Mutex::default() }
     }
 }
 
-impl Secrets {
+impl SecretCache {
     /// Takes in a state of a Secret that was read for its values, which puts it in use. Gives its
     /// values.
-    pub(crate) fn read(&self, secret: &Value) -> Arc<Values> {
+    pub(crate) fn read(&self, secret: &Value) -> Arc<TemplateValues> {
         let values = Arc::new(decoded(secret));
         if let Ok(meta) = ObjectMeta::of(secret) {
             let mut inner = lock(&self.inner);
@@ -106,12 +106,12 @@ impl Secrets {
     }
 
     /// The values of a Secret as they were seen last.
-    pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<Values>> {
+    pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<TemplateValues>> {
         lock(&self.inner).used(secret).map(|kept| kept.values.clone())
     }
 
     /// The values of a Secret if they are those of this state, or of a later one of the same object.
-    pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<Values>> {
+    pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
         let mut inner = lock(&self.inner);
         let kept = inner.used(&state.object)?;
         let is_current =
@@ -121,14 +121,14 @@ impl Secrets {
 }
 
 impl Inner {
-    fn used(&mut self, secret: &ObjectRef) -> Option<&Kept> {
+    fn used(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
         let kept = self.kept.get_mut(secret)?;
         self.uses += 1;
         kept.used = self.uses;
         Some(kept)
     }
 
-    fn put(&mut self, meta: ObjectMeta, values: Arc<Values>) {
+    fn put(&mut self, meta: ObjectMeta, values: Arc<TemplateValues>) {
         let known = self.used(&meta.object);
         if known.is_some_and(|known| !is_newer(&meta.resource_version, &known.resource_version)) {
             return;
@@ -138,7 +138,8 @@ impl Inner {
         let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.bytes += bytes;
         let ObjectMeta { object, uid, resource_version, .. } = meta;
-        self.kept.insert(object, Kept { uid, resource_version, values, bytes, used: self.uses });
+        self.kept
+            .insert(object, CachedSecret { uid, resource_version, values, bytes, used: self.uses });
     }
 
     fn take(&mut self, secret: &ObjectRef) {
@@ -147,7 +148,7 @@ impl Inner {
         }
     }
 
-    fn shrink(&mut self, bounds: Bounds) {
+    fn shrink(&mut self, bounds: SecretCacheLimits) {
         while bounds.count_max < self.kept.len() || bounds.bytes_max < self.bytes {
             let least = self.kept.iter().min_by_key(|(_, kept)| kept.used);
             let Some(secret) = least.map(|(secret, _)| secret.clone()) else { return };
@@ -157,7 +158,7 @@ impl Inner {
 }
 
 /// Says how much is kept, and nothing of it.
-impl fmt::Debug for Secrets {
+impl fmt::Debug for SecretCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = lock(&self.inner);
         write!(f, "{} Secrets of {} bytes", inner.kept.len(), inner.bytes)
@@ -165,7 +166,7 @@ impl fmt::Debug for Secrets {
 }
 
 /// The clear values of a Secret.
-pub(crate) fn decoded(secret: &Value) -> Values {
+pub(crate) fn decoded(secret: &Value) -> TemplateValues {
     let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
     let decoded = entries
         .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(secrets: &Secrets, name: &str, expected: Option<&str>) {
+    fn check(secrets: &SecretCache, name: &str, expected: Option<&str>) {
         let last = secrets.last(&meta(&secret(name, "1", "")).object);
         let value = last.map(|values| String::from_utf8(values["k"].clone()).unwrap());
         assert_eq!(value.as_deref(), expected, "{name}");
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_kept_from_its_first_use_and_follows_its_changes() {
-        let secrets = Secrets::default();
+        let secrets = SecretCache::default();
         secrets.saw(&secret("a", "1", "one"));
         check(&secrets, "a", None);
         assert_eq!(secrets.read(&secret("a", "1", "one"))["k"], b"one");
@@ -218,7 +219,7 @@ mod tests {
 
     #[test]
     fn values_are_given_for_their_state_and_later_ones_of_the_same_object() {
-        let secrets = Secrets::default();
+        let secrets = SecretCache::default();
         secrets.read(&secret("a", "5", "five"));
         let mut other = secret("a", "5", "");
         other["metadata"]["uid"] = json!("another");
@@ -236,8 +237,8 @@ mod tests {
 
     #[test]
     fn what_was_used_least_recently_goes_first() {
-        let bounds = Bounds { count_max: 3, bytes_max: 20 };
-        let secrets = Secrets { bounds, ..Secrets::default() };
+        let bounds = SecretCacheLimits { count_max: 3, bytes_max: 20 };
+        let secrets = SecretCache { bounds, ..SecretCache::default() };
         for name in ["a", "b", "c"] {
             secrets.read(&secret(name, "1", "12345"));
         }

@@ -20,15 +20,15 @@ use std::{
 use kube::core::SelectorExt;
 use tholepin_core::{
     ObjectRef, StoredObject,
-    port::{Changes, StoreChange, StoreView, WatchScope},
+    port::{StoreChange, StoreSubscription, StoreView, WatchScope},
 };
 use tholepin_schema::manifest::KindName;
 
 use crate::{
-    applied::Applied,
-    changes::{Readers, lock},
+    applied::ApplyCache,
+    changes::{ChangeBroadcaster, lock},
     selector,
-    view::{Tables, View},
+    view::{StoreSnapshot, StoreTables},
 };
 
 /// How many deleted objects are remembered, so that a late answer does not bring one back.
@@ -40,29 +40,29 @@ pub(crate) struct WatchId(pub(crate) u64);
 
 /// The store.
 #[derive(Default)]
-pub(crate) struct Store {
+pub(crate) struct ObjectStore {
     inner: Mutex<Inner>,
-    readers: Readers,
+    readers: ChangeBroadcaster,
     /// What was applied to the objects of the store; it goes with them.
-    pub(crate) applied: Applied,
+    pub(crate) applied: ApplyCache,
 }
 
 #[derive(Default)]
 struct Inner {
-    tables: Tables,
+    tables: StoreTables,
     /// Which watches see an object.
     seen_by: HashMap<ObjectRef, BTreeSet<WatchId>>,
     /// What a watch that lists anew has met so far.
     relisting: HashMap<WatchId, HashSet<ObjectRef>>,
     /// Watches that have been listed.
     following: BTreeMap<WatchId, WatchScope>,
-    graves: Graves,
+    graves: DeletedUids,
 }
 
-impl Store {
+impl ObjectStore {
     /// The store as it is now.
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
-        Arc::new(View::new(lock(&self.inner).tables.clone()))
+        Arc::new(StoreSnapshot::new(lock(&self.inner).tables.clone()))
     }
 
     /// One object as it is now, unparsed.
@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// Begins to read changes.
-    pub(crate) fn changes(&self) -> Box<dyn Changes> {
+    pub(crate) fn changes(&self) -> Box<dyn StoreSubscription> {
         self.readers.subscribe()
     }
 
@@ -229,12 +229,12 @@ pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
 
 /// The uids deleted last.
 #[derive(Default)]
-struct Graves {
+struct DeletedUids {
     order: VecDeque<String>,
     uids: HashSet<String>,
 }
 
-impl Graves {
+impl DeletedUids {
     fn contains(&self, uid: &str) -> bool {
         self.uids.contains(uid)
     }

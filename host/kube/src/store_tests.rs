@@ -15,13 +15,13 @@ fn reference(name: &str) -> ObjectRef {
     ObjectRef { kind: scope().kind, namespace: "space".to_owned(), name: name.to_owned() }
 }
 
-fn listed(objects: &[(&str, &str, &str)]) -> Store {
-    let store = Store::default();
+fn listed(objects: &[(&str, &str, &str)]) -> ObjectStore {
+    let store = ObjectStore::default();
     relist(&store, FIRST, objects);
     store
 }
 
-fn relist(store: &Store, watch: WatchId, objects: &[(&str, &str, &str)]) {
+fn relist(store: &ObjectStore, watch: WatchId, objects: &[(&str, &str, &str)]) {
     store.list_begins(watch);
     for (name, uid, version) in objects {
         store.saw(watch, stored(object(name, uid, version)));
@@ -29,11 +29,11 @@ fn relist(store: &Store, watch: WatchId, objects: &[(&str, &str, &str)]) {
     store.list_ends(watch, &scope());
 }
 
-fn version(store: &Store, name: &str) -> Option<String> {
+fn version(store: &ObjectStore, name: &str) -> Option<String> {
     store.get(&reference(name)).map(|object| object.meta().resource_version.clone())
 }
 
-async fn drain(store: &Store, mut changes: Box<dyn Changes>) -> Vec<String> {
+async fn drain(store: &ObjectStore, mut changes: Box<dyn StoreSubscription>) -> Vec<String> {
     store.end();
     let mut seen = Vec::new();
     while let Some(StoreEvent::Changed(change)) = changes.next().await {
@@ -82,7 +82,7 @@ fn an_answer_enters_if_a_watch_will_follow_it_and_never_from_the_grave() {
         "the old one's end is not the new one's"
     );
 
-    let nobody_watches = Store::default();
+    let nobody_watches = ObjectStore::default();
     nobody_watches.wrote(stored(object("a", "ua", "1")));
     assert_eq!(version(&nobody_watches, "a"), None);
 }

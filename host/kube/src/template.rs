@@ -17,18 +17,18 @@ use tholepin_core::CallError;
 const RANDOM_MAX: usize = 1024;
 
 /// Clear values by key; never printed.
-pub(crate) type Values = BTreeMap<String, Vec<u8>>;
+pub(crate) type TemplateValues = BTreeMap<String, Vec<u8>>;
 
 /// What the templates of an intent need.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wants {
+pub(crate) struct TemplateRequirements {
     /// Secrets of the same namespace.
     pub(crate) secrets: BTreeSet<String>,
     /// Whether anything is made at random.
     pub(crate) random: bool,
 }
 
-impl Wants {
+impl TemplateRequirements {
     pub(crate) fn is_empty(&self) -> bool {
         self.secrets.is_empty() && !self.random
     }
@@ -36,14 +36,14 @@ impl Wants {
 
 /// What the templates are filled from.
 #[derive(Default)]
-pub(crate) struct Sources {
+pub(crate) struct TemplateSources {
     /// The values of the Secrets named.
-    pub(crate) secrets: BTreeMap<String, Arc<Values>>,
+    pub(crate) secrets: BTreeMap<String, Arc<TemplateValues>>,
     /// The values that the Secret itself has now.
-    pub(crate) stored: Values,
+    pub(crate) stored: TemplateValues,
 }
 
-enum Part<'a> {
+enum TemplatePart<'a> {
     Text(&'a str),
     Secret { name: &'a str, key: &'a str },
     Random(usize),
@@ -54,16 +54,16 @@ enum Part<'a> {
 /// # Errors
 ///
 /// Fails on a template that is none of ours.
-pub(crate) fn wants(intent: &Value) -> Result<Wants, CallError> {
-    let mut wants = Wants::default();
+pub(crate) fn wants(intent: &Value) -> Result<TemplateRequirements, CallError> {
+    let mut wants = TemplateRequirements::default();
     for (_, text) in texts(intent) {
         for part in parts(text)? {
             match part {
-                Part::Text(_) => {}
-                Part::Secret { name, .. } => {
+                TemplatePart::Text(_) => {}
+                TemplatePart::Secret { name, .. } => {
                     wants.secrets.insert(name.to_owned());
                 }
-                Part::Random(_) => wants.random = true,
+                TemplatePart::Random(_) => wants.random = true,
             }
         }
     }
@@ -75,11 +75,11 @@ pub(crate) fn wants(intent: &Value) -> Result<Wants, CallError> {
 /// # Errors
 ///
 /// Fails if a Secret lacks the key.
-pub(crate) fn fill(intent: &mut Value, sources: &Sources) -> Result<(), CallError> {
+pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), CallError> {
     let mut filled = Map::new();
     for (key, text) in texts(intent) {
         let parts = parts(text)?;
-        let is_random = parts.iter().any(|part| matches!(part, Part::Random(_)));
+        let is_random = parts.iter().any(|part| matches!(part, TemplatePart::Random(_)));
         let value = match sources.stored.get(key).filter(|_| is_random) {
             Some(stored) => stored.clone(),
             None => joined(&parts, sources)?,
@@ -106,27 +106,27 @@ fn texts(intent: &Value) -> impl Iterator<Item = (&str, &str)> {
     texts.filter(|(_, text)| text.contains("${"))
 }
 
-fn parts(text: &str) -> Result<Vec<Part<'_>>, CallError> {
+fn parts(text: &str) -> Result<Vec<TemplatePart<'_>>, CallError> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, template)) = rest.split_once("${") {
         let (inside, after) = template.split_once('}').ok_or_else(|| unknown(template))?;
-        parts.push(Part::Text(before));
+        parts.push(TemplatePart::Text(before));
         parts.push(part(inside)?);
         rest = after;
     }
-    parts.push(Part::Text(rest));
+    parts.push(TemplatePart::Text(rest));
     Ok(parts)
 }
 
-fn part(inside: &str) -> Result<Part<'_>, CallError> {
+fn part(inside: &str) -> Result<TemplatePart<'_>, CallError> {
     let part = match inside.split_once(':') {
         Some(("secret", place)) => {
-            place.split_once('/').map(|(name, key)| Part::Secret { name, key })
+            place.split_once('/').map(|(name, key)| TemplatePart::Secret { name, key })
         }
         Some(("random", count)) => {
             let count = count.parse().ok().filter(|count| (1..=RANDOM_MAX).contains(count));
-            count.map(Part::Random)
+            count.map(TemplatePart::Random)
         }
         _ => None,
     };
@@ -140,17 +140,19 @@ fn unknown(inside: &str) -> CallError {
     ))
 }
 
-fn joined(parts: &[Part<'_>], sources: &Sources) -> Result<Vec<u8>, CallError> {
+fn joined(parts: &[TemplatePart<'_>], sources: &TemplateSources) -> Result<Vec<u8>, CallError> {
     let mut value = Vec::new();
     for part in parts {
         match part {
-            Part::Text(text) => value.extend_from_slice(text.as_bytes()),
-            Part::Secret { name, key } => {
+            TemplatePart::Text(text) => value.extend_from_slice(text.as_bytes()),
+            TemplatePart::Secret { name, key } => {
                 let found = sources.secrets.get(*name).and_then(|values| values.get(*key));
                 let missing = || CallError::NotFound(format!("key `{key}` of Secret `{name}`"));
                 value.extend_from_slice(found.ok_or_else(missing)?);
             }
-            Part::Random(count) => value.extend(rand::rng().sample_iter(Alphanumeric).take(*count)),
+            TemplatePart::Random(count) => {
+                value.extend(rand::rng().sample_iter(Alphanumeric).take(*count))
+            }
         }
     }
     Ok(value)
@@ -161,18 +163,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn sources(stored: &[(&str, &str)]) -> Sources {
-        let values = |pairs: &[(&str, &str)]| -> Values {
+    fn sources(stored: &[(&str, &str)]) -> TemplateSources {
+        let values = |pairs: &[(&str, &str)]| -> TemplateValues {
             pairs
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
                 .collect()
         };
         let secrets = [("auth".to_owned(), Arc::new(values(&[("password", "hunter2")])))].into();
-        Sources { secrets, stored: values(stored) }
+        TemplateSources { secrets, stored: values(stored) }
     }
 
-    fn filled(text: &str, sources: &Sources) -> Result<String, CallError> {
+    fn filled(text: &str, sources: &TemplateSources) -> Result<String, CallError> {
         let mut intent = json!({"stringData": {"k": text, "plain": "p"}, "data": {"d": "eA=="}});
         fill(&mut intent, sources)?;
         assert_eq!(intent["stringData"], json!({"plain": "p"}));

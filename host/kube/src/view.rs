@@ -23,13 +23,13 @@ use crate::selector;
 
 /// The objects and their indexes. A copy is cheap and independent.
 #[derive(Clone, Default)]
-pub(crate) struct Tables {
+pub(crate) struct StoreTables {
     objects: RedBlackTreeMapSync<ObjectRef, StoredObject>,
-    index: RedBlackTreeSetSync<Entry>,
+    index: RedBlackTreeSetSync<IndexEntry>,
     covered: Arc<BTreeSet<KindName>>,
 }
 
-impl Tables {
+impl StoreTables {
     pub(crate) fn get(&self, object: &ObjectRef) -> Option<&StoredObject> {
         self.objects.get(object)
     }
@@ -37,7 +37,7 @@ impl Tables {
     pub(crate) fn insert(&mut self, object: StoredObject) {
         let reference = object.meta().object.clone();
         self.remove(&reference);
-        for entry in Entry::all(object.meta()) {
+        for entry in IndexEntry::all(object.meta()) {
             self.index.insert_mut(entry);
         }
         self.objects.insert_mut(reference, object);
@@ -46,7 +46,7 @@ impl Tables {
     pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<StoredObject> {
         let before = self.objects.get(object).cloned()?;
         self.objects.remove_mut(object);
-        for entry in Entry::all(before.meta()) {
+        for entry in IndexEntry::all(before.meta()) {
             self.index.remove_mut(&entry);
         }
         Some(before)
@@ -72,10 +72,10 @@ impl Tables {
     }
 }
 
-impl Tables {
+impl StoreTables {
     /// The objects that are under a term of the index, and now and then one that is not.
     fn under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
-        let entries = self.index.range(Entry { term, object: None }..);
+        let entries = self.index.range(IndexEntry { term, object: None }..);
         let entries = entries.take_while(move |entry| entry.term == term);
         entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
     }
@@ -105,13 +105,13 @@ impl Tables {
 
 /// An object under one of its terms. Terms are hashes: two that are equal by chance cost a look.
 #[derive(Clone)]
-struct Entry {
+struct IndexEntry {
     term: u64,
     /// None stands before all objects.
     object: Option<Arc<ObjectMeta>>,
 }
 
-impl Entry {
+impl IndexEntry {
     fn all(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
         let ObjectRef { kind, namespace, .. } = &meta.object;
         let owner = meta.controller().map(|owner| term_of_owner(&owner.uid));
@@ -126,25 +126,25 @@ impl Entry {
     }
 }
 
-impl Ord for Entry {
+impl Ord for IndexEntry {
     fn cmp(&self, other: &Self) -> Ordering {
         self.order().cmp(&other.order())
     }
 }
 
-impl PartialOrd for Entry {
+impl PartialOrd for IndexEntry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Entry {
+impl PartialEq for IndexEntry {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Entry {}
+impl Eq for IndexEntry {}
 
 fn term_of_owner(uid: &str) -> u64 {
     term(("owner", uid))
@@ -161,17 +161,17 @@ fn term(of: impl Hash) -> u64 {
 }
 
 /// One revision, possibly with a pass' own writes laid over it.
-pub(crate) struct View {
-    tables: Tables,
+pub(crate) struct StoreSnapshot {
+    tables: StoreTables,
 }
 
-impl View {
-    pub(crate) const fn new(tables: Tables) -> Self {
+impl StoreSnapshot {
+    pub(crate) const fn new(tables: StoreTables) -> Self {
         Self { tables }
     }
 }
 
-impl StoreView for View {
+impl StoreView for StoreSnapshot {
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
         self.tables.get(object).map(|object| Arc::new(object.value()))
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tholepin_core::{Boxed, port::Prober};
+use tholepin_core::{BoxedFuture, port::Prober};
 use tholepin_schema::probe::{PROBE_BODY_BYTES_MAX, ProbeOutcome};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -33,7 +33,7 @@ impl Prober for TcpProber {
         address: SocketAddr,
         get: Option<&'a str>,
         deadline: Duration,
-    ) -> Boxed<'a, ProbeOutcome> {
+    ) -> BoxedFuture<'a, ProbeOutcome> {
         Box::pin(async move {
             let asked = timeout(deadline, ask(address, get)).await;
             asked.unwrap_or_else(|_| {

@@ -9,15 +9,15 @@ mod send;
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use tholepin_core::port::{Deed, Members};
-use tholepin_schema::action::{Action, Outcome, Verb};
+use tholepin_core::port::{InstanceMembers, PerformedAction};
+use tholepin_schema::action::{Action, ActionOutcome, Verb};
 use tokio::time::Instant;
 
-use crate::pool::Pool;
+use crate::pool::ConnectionPool;
 
 /// How far a decision goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
+pub(crate) enum StopCondition {
     /// Commands are decided; nothing that changes anything is sent.
     Decided,
     /// They are sent, and what they promise is seen.
@@ -26,27 +26,28 @@ pub(crate) enum Until {
 
 /// Takes a wave as far as that: members at once, on each in the order of the list.
 pub(crate) async fn act(
-    pool: &Pool,
-    members: &Members,
+    pool: &ConnectionPool,
+    members: &InstanceMembers,
     wave: &[Action],
-    until: Until,
-) -> Vec<Deed> {
+    until: StopCondition,
+) -> Vec<PerformedAction> {
     let mut queues: BTreeMap<Option<&str>, Vec<(usize, &Verb)>> = BTreeMap::new();
     for (index, action) in wave.iter().enumerate() {
         queues.entry(action.verb.pod()).or_default().push((index, &action.verb));
     }
     let queues = queues.into_values().map(|queue| in_order(pool, members, queue, until));
-    let mut deeds: BTreeMap<usize, Deed> = join_all(queues).await.into_iter().flatten().collect();
+    let mut deeds: BTreeMap<usize, PerformedAction> =
+        join_all(queues).await.into_iter().flatten().collect();
     // Each index was in one queue.
     (0..wave.len()).filter_map(|index| deeds.remove(&index)).collect()
 }
 
 async fn in_order(
-    pool: &Pool,
-    members: &Members,
+    pool: &ConnectionPool,
+    members: &InstanceMembers,
     queue: Vec<(usize, &Verb)>,
-    until: Until,
-) -> Vec<(usize, Deed)> {
+    until: StopCondition,
+) -> Vec<(usize, PerformedAction)> {
     let mut deeds = Vec::with_capacity(queue.len());
     for (index, verb) in queue {
         deeds.push((index, perform(pool, members, verb, until).await));
@@ -54,23 +55,28 @@ async fn in_order(
     deeds
 }
 
-async fn perform(pool: &Pool, members: &Members, verb: &Verb, until: Until) -> Deed {
+async fn perform(
+    pool: &ConnectionPool,
+    members: &InstanceMembers,
+    verb: &Verb,
+    until: StopCondition,
+) -> PerformedAction {
     let since = Instant::now();
     let decision = match decide::decide(pool, members, verb).await {
         Ok(decision) => decision,
-        Err(failed) => return Deed { outcome: failed.into(), commands: Vec::new() },
+        Err(failed) => return PerformedAction { outcome: failed.into(), commands: Vec::new() },
     };
-    let commands = decision.orders.iter().map(decide::Order::shown).collect();
+    let commands = decision.orders.iter().map(decide::MemberCommand::shown).collect();
     let sent = match until {
-        Until::Decided => Ok(()),
-        Until::Done => send::send(pool, &decision).await,
+        StopCondition::Decided => Ok(()),
+        StopCondition::Done => send::send(pool, &decision).await,
     };
     let outcome = match sent {
         Ok(()) => {
             let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Outcome::Done { took_ms, note: decision.note }
+            ActionOutcome::Done { took_ms, note: decision.note }
         }
         Err(failed) => failed.into(),
     };
-    Deed { outcome, commands }
+    PerformedAction { outcome, commands }
 }

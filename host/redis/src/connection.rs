@@ -7,7 +7,7 @@
 
 use std::{io, net::SocketAddr};
 
-use tholepin_core::{CallError, RespReply, port::Credentials};
+use tholepin_core::{CallError, RespReply, port::RedisCredentials};
 use tholepin_schema::snapshot::UnreachableReason;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +21,7 @@ use crate::{
 
 /// Why a process gave no replies.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum ConnectionError {
     /// Its container does not run.
     #[error("its container does not run")]
     NotRunning,
@@ -48,7 +48,7 @@ pub(crate) enum Failure {
     Timeout(u128),
 }
 
-impl Failure {
+impl ConnectionError {
     /// The reason as a snapshot gives it.
     pub(crate) fn reason(&self) -> UnreachableReason {
         match self {
@@ -99,18 +99,18 @@ impl Connection {
     /// Dials and authenticates.
     pub(crate) async fn open(
         address: SocketAddr,
-        credentials: &Credentials,
-    ) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(address).await.map_err(Failure::Dial)?;
-        stream.set_nodelay(true).map_err(Failure::Dial)?;
+        credentials: &RedisCredentials,
+    ) -> Result<Self, ConnectionError> {
+        let stream = TcpStream::connect(address).await.map_err(ConnectionError::Dial)?;
+        stream.set_nodelay(true).map_err(ConnectionError::Dial)?;
         let mut connection = Self { stream, decoder: Decoder::default() };
-        let Credentials { user, password } = credentials;
+        let RedisCredentials { user, password } = credentials;
         if let Some(password) = password {
             let words = [Some("AUTH"), user.as_deref(), Some(password)];
             let auth = words.into_iter().flatten().map(|word| word.as_bytes().to_vec()).collect();
             let replies = connection.exchange(&[auth]).await?;
             if let Some(text) = replies.first().and_then(error::error_text) {
-                return Err(Failure::Auth(text.to_owned()));
+                return Err(ConnectionError::Auth(text.to_owned()));
             }
         }
         Ok(connection)
@@ -120,12 +120,12 @@ impl Connection {
     pub(crate) async fn exchange(
         &mut self,
         commands: &[Vec<Vec<u8>>],
-    ) -> Result<Vec<RespReply>, Failure> {
+    ) -> Result<Vec<RespReply>, ConnectionError> {
         let bytes = encode(commands);
         let Self { stream, decoder } = self;
         let (mut reader, mut writer) = stream.split();
         // At once: a server that cannot send its replies stops reading commands.
-        let send = async { writer.write_all(&bytes).await.map_err(Failure::Lost) };
+        let send = async { writer.write_all(&bytes).await.map_err(ConnectionError::Lost) };
         let receive = async {
             let mut replies = Vec::with_capacity(commands.len());
             let mut chunk = vec![0; 16 * 1024];
@@ -134,9 +134,9 @@ impl Connection {
                     replies.push(reply);
                     continue;
                 }
-                let count = reader.read(&mut chunk).await.map_err(Failure::Lost)?;
+                let count = reader.read(&mut chunk).await.map_err(ConnectionError::Lost)?;
                 if count == 0 {
-                    return Err(Failure::Lost(io::ErrorKind::UnexpectedEof.into()));
+                    return Err(ConnectionError::Lost(io::ErrorKind::UnexpectedEof.into()));
                 }
                 decoder.push(chunk.get(..count).unwrap_or_default());
             }

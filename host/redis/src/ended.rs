@@ -10,12 +10,12 @@ const REMEMBERED: usize = 4096;
 
 /// The containers that have ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct EndedContainers {
     recent: Mutex<VecDeque<String>>,
     count: watch::Sender<u64>,
 }
 
-impl Ended {
+impl EndedContainers {
     pub(crate) fn new() -> Self {
         Self { recent: Mutex::default(), count: watch::Sender::new(0) }
     }

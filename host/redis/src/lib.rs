@@ -1,7 +1,7 @@
 //! Speaks to the processes of an instance: pipelines, the snapshot, the verbs, the watch.
 //!
 //! This crate performs; whether something may be done is the gate's question. It takes addresses from
-//! the [`Members`] it is given and from nowhere else: what a node says about other nodes is a fact to
+//! the [`InstanceMembers`] it is given and from nowhere else: what a node says about other nodes is a fact to
 //! report, never a place to connect to.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //! - A connection goes back to the pool only after every reply on it was read.
 //! - A password is in memory only, and in no error text.
 //!
-//! [`Members`]: tholepin_core::port::Members
+//! [`InstanceMembers`]: tholepin_core::port::InstanceMembers
 
 mod act;
 mod connection;
@@ -31,5 +31,5 @@ mod port;
 pub mod resp;
 mod watch;
 
-pub use limits::Limits;
+pub use limits::RedisLimits;
 pub use port::RedisPort;

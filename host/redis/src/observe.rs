@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use futures::future::join_all;
 use tholepin_core::{
     RespReply,
-    port::{Clock, Member, Members},
+    port::{Clock, InstanceMembers, MemberPod},
 };
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
@@ -19,23 +19,23 @@ use tholepin_schema::{
 };
 
 use crate::{
-    connection::Failure,
-    pool::{Pool, Target},
+    connection::ConnectionError,
+    pool::{CallTarget, ConnectionPool},
 };
-pub(crate) use told::{Told, setting, setting_commands};
+pub(crate) use told::{MemberReply, setting, setting_commands};
 
 /// What became of asking one member.
-pub(crate) type Seen = Result<Told, (UnreachableReason, String)>;
+pub(crate) type MemberQueryResult = Result<MemberReply, (UnreachableReason, String)>;
 
 /// What every member is asked.
-pub(crate) struct Question {
+pub(crate) struct MemberQuery {
     /// The settings to show, in the order in which they are asked for.
     names: Vec<String>,
     /// The commands.
     pub(crate) commands: Vec<Vec<Vec<u8>>>,
 }
 
-impl Question {
+impl MemberQuery {
     /// The usual question, with these settings beside the usual ones.
     pub(crate) fn new(settings: &[String]) -> Self {
         let mut names: Vec<&str> = SETTINGS_SHOWN.to_vec();
@@ -52,32 +52,36 @@ impl Question {
     }
 
     /// Reads the replies to the commands.
-    pub(crate) fn read(&self, answered_at_ms: u64, replies: &[RespReply]) -> Seen {
+    pub(crate) fn read(&self, answered_at_ms: u64, replies: &[RespReply]) -> MemberQueryResult {
         told::told(answered_at_ms, replies, &self.names)
     }
 }
 
 /// Why a member told nothing.
-pub(crate) fn silent(failure: &Failure) -> (UnreachableReason, String) {
+pub(crate) fn silent(failure: &ConnectionError) -> (UnreachableReason, String) {
     (failure.reason(), tholepin_core::ErrorChain(failure).to_string())
 }
 
 /// Makes a snapshot of what became of asking each member, in the order of the members.
-pub(crate) fn put_together(observed_at_ms: u64, members: &Members, seen: Vec<Seen>) -> Snapshot {
+pub(crate) fn put_together(
+    observed_at_ms: u64,
+    members: &InstanceMembers,
+    seen: Vec<MemberQueryResult>,
+) -> Snapshot {
     let facts = members.members.iter().map(pod_facts).zip(seen).collect();
     fold::fold(observed_at_ms, facts, members.strangers.clone())
 }
 
 /// Looks at every member.
 pub(crate) async fn observe(
-    pool: &Pool,
+    pool: &ConnectionPool,
     clock: &dyn Clock,
-    members: &Members,
+    members: &InstanceMembers,
     settings: &[String],
 ) -> Snapshot {
     let observed_at_ms = clock.now_ms();
-    let question = Question::new(settings);
-    let asked = join_all(Target::all(members).map(|target| {
+    let question = MemberQuery::new(settings);
+    let asked = join_all(CallTarget::all(members).map(|target| {
         let question = &question;
         async move {
             let replies = pool.call(target, &question.commands, pool.limits().observe).await;
@@ -98,8 +102,9 @@ pub(crate) fn as_redis_writes(address: SocketAddr) -> String {
 }
 
 /// What Kubernetes says of a member; the answer is filled in later.
-fn pod_facts(member: &Member) -> snapshot::Member {
-    let Member { pod, pod_uid, kube_node, container_id, running, address, facts } = member.clone();
+fn pod_facts(member: &MemberPod) -> snapshot::Member {
+    let MemberPod { pod, pod_uid, kube_node, container_id, running, address, facts } =
+        member.clone();
     let is = |field| facts.get(field).and_then(serde_json::Value::as_bool).unwrap_or(false);
     snapshot::Member {
         pod,

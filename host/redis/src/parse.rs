@@ -8,7 +8,7 @@ mod info;
 
 pub use cluster_info::cluster_info;
 pub use cluster_nodes::{ClusterNodes, cluster_nodes};
-pub use info::{Info, info};
+pub use info::{InfoFields, info};
 
 /// Why a reply could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,7 +18,7 @@ use std::{
 
 use tholepin_core::{
     RespReply,
-    port::{Credentials, Member, Members},
+    port::{InstanceMembers, MemberPod, RedisCredentials},
 };
 use tokio::{
     sync::Semaphore,
@@ -26,46 +26,46 @@ use tokio::{
 };
 
 use crate::{
-    Limits,
-    connection::{Connection, Failure},
-    ended::Ended,
+    RedisLimits,
+    connection::{Connection, ConnectionError},
+    ended::EndedContainers,
 };
 
 /// Whom a call goes to, and as whom.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target<'a> {
+pub(crate) struct CallTarget<'a> {
     /// The member.
-    pub(crate) member: &'a Member,
+    pub(crate) member: &'a MemberPod,
     /// How to authenticate.
-    pub(crate) credentials: &'a Credentials,
+    pub(crate) credentials: &'a RedisCredentials,
 }
 
-impl<'a> Target<'a> {
+impl<'a> CallTarget<'a> {
     /// All members as targets.
-    pub(crate) fn all(members: &'a Members) -> impl Iterator<Item = Self> {
+    pub(crate) fn all(members: &'a InstanceMembers) -> impl Iterator<Item = Self> {
         let credentials = &members.credentials;
         members.members.iter().map(move |member| Self { member, credentials })
     }
 
     /// Where it listens, if it can listen at all.
-    pub(crate) fn address(&self) -> Result<SocketAddr, Failure> {
+    pub(crate) fn address(&self) -> Result<SocketAddr, ConnectionError> {
         if !self.member.running {
-            return Err(Failure::NotRunning);
+            return Err(ConnectionError::NotRunning);
         }
-        self.member.address.ok_or(Failure::NoAddress)
+        self.member.address.ok_or(ConnectionError::NoAddress)
     }
 }
 
 /// One address under one name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct PoolKey {
     address: SocketAddr,
     user: Option<String>,
     password: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct IdleConnections {
     // The one used last comes last and is taken first, so that the others grow old and are closed.
     idle: Vec<(Connection, Instant)>,
     // One permit per connection, idle or not.
@@ -74,7 +74,7 @@ struct Shelf {
     container_id: String,
 }
 
-impl Shelf {
+impl IdleConnections {
     /// Whether a call holds its semaphore, which must stay then, or the bound would not hold.
     fn is_used(&self) -> bool {
         self.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits))
@@ -83,18 +83,18 @@ impl Shelf {
 
 /// The connections of this host.
 #[derive(Debug)]
-pub(crate) struct Pool {
-    limits: Limits,
-    shelves: Mutex<BTreeMap<Key, Shelf>>,
-    ended: Ended,
+pub(crate) struct ConnectionPool {
+    limits: RedisLimits,
+    shelves: Mutex<BTreeMap<PoolKey, IdleConnections>>,
+    ended: EndedContainers,
 }
 
-impl Pool {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, shelves: Mutex::default(), ended: Ended::new() }
+impl ConnectionPool {
+    pub(crate) fn new(limits: RedisLimits) -> Self {
+        Self { limits, shelves: Mutex::default(), ended: EndedContainers::new() }
     }
 
-    pub(crate) const fn limits(&self) -> &Limits {
+    pub(crate) const fn limits(&self) -> &RedisLimits {
         &self.limits
     }
 
@@ -104,7 +104,7 @@ impl Pool {
             return;
         }
         self.ended.add(container_id);
-        let is_its = |shelf: &Shelf| shelf.container_id == container_id;
+        let is_its = |shelf: &IdleConnections| shelf.container_id == container_id;
         let shelves = &mut *locked(&self.shelves);
         shelves.values_mut().filter(|shelf| is_its(shelf)).for_each(|shelf| shelf.idle.clear());
         shelves.retain(|_, shelf| !is_its(shelf) || shelf.is_used());
@@ -113,12 +113,12 @@ impl Pool {
     /// Sends commands to a member and reads one reply for each, all within `deadline`.
     pub(crate) async fn call(
         &self,
-        target: Target<'_>,
+        target: CallTarget<'_>,
         commands: &[Vec<Vec<u8>>],
         deadline: Duration,
-    ) -> Result<Vec<RespReply>, Failure> {
+    ) -> Result<Vec<RespReply>, ConnectionError> {
         let address = target.address()?;
-        let key = Key {
+        let key = PoolKey {
             address,
             user: target.credentials.user.clone(),
             password: target.credentials.password.clone(),
@@ -138,9 +138,9 @@ impl Pool {
         // Whichever is first; the others are dropped, and a connection under way with them.
         tokio::select! {
             biased;
-            () = self.ended.wait(&target.member.container_id) => Err(Failure::Ended),
+            () = self.ended.wait(&target.member.container_id) => Err(ConnectionError::Ended),
             result = timeout(deadline, exchange) => {
-                result.unwrap_or(Err(Failure::Timeout(deadline.as_millis())))
+                result.unwrap_or(Err(ConnectionError::Timeout(deadline.as_millis())))
             }
         }
     }
@@ -149,14 +149,14 @@ impl Pool {
     pub(crate) async fn dial(
         &self,
         address: SocketAddr,
-        credentials: &Credentials,
-    ) -> Result<Connection, Failure> {
+        credentials: &RedisCredentials,
+    ) -> Result<Connection, ConnectionError> {
         let dial = self.limits.dial;
         let open = timeout(dial, Connection::open(address, credentials));
-        open.await.unwrap_or(Err(Failure::Timeout(dial.as_millis())))
+        open.await.unwrap_or(Err(ConnectionError::Timeout(dial.as_millis())))
     }
 
-    fn permits(&self, key: &Key, container_id: &str) -> Arc<Semaphore> {
+    fn permits(&self, key: &PoolKey, container_id: &str) -> Arc<Semaphore> {
         let mut shelves = locked(&self.shelves);
         let shelf = shelves.entry(key.clone()).or_default();
         if shelf.container_id != container_id {
@@ -166,7 +166,7 @@ impl Pool {
         shelf.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
     }
 
-    fn take(&self, key: &Key) -> Option<Connection> {
+    fn take(&self, key: &PoolKey) -> Option<Connection> {
         let mut shelves = locked(&self.shelves);
         let idle = &mut shelves.get_mut(key)?.idle;
         while let Some((connection, since)) = idle.pop() {
@@ -177,7 +177,7 @@ impl Pool {
         None
     }
 
-    fn keep(&self, key: Key, connection: Connection) {
+    fn keep(&self, key: PoolKey, connection: Connection) {
         let now = Instant::now();
         let mut shelves = locked(&self.shelves);
         shelves.entry(key).or_default().idle.push((connection, now));

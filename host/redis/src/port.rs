@@ -3,32 +3,40 @@
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use tholepin_core::{
-    Boxed, CallError, RespReply,
-    port::{Clock, Deed, Depth, Look, Looks, Members, Redis},
+    BoxedFuture, CallError, RespReply,
+    port::{Clock, InstanceMembers, PerformedAction, PollDetail, PollReport, PollStream, Redis},
 };
 use tholepin_schema::{action::Action, snapshot::Snapshot};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
-    Limits,
-    act::{self, Until},
+    RedisLimits,
+    act::{self, StopCondition},
     observe,
-    pool::{Pool, Target},
-    watch::Watches,
+    pool::{CallTarget, ConnectionPool},
+    watch::InstancePoller,
 };
 
 /// Redis for the gate: one per host.
 pub struct RedisPort {
-    pool: Pool,
+    pool: ConnectionPool,
     clock: Arc<dyn Clock>,
-    watches: Arc<Watches>,
+    watches: Arc<InstancePoller>,
 }
 
 impl RedisPort {
     /// A port that reports looks at watched instances on `reports`.
     #[must_use]
-    pub fn new(limits: Limits, clock: Arc<dyn Clock>, reports: mpsc::Sender<Look>) -> Self {
-        Self { pool: Pool::new(limits), clock, watches: Arc::new(Watches::new(reports)) }
+    pub fn new(
+        limits: RedisLimits,
+        clock: Arc<dyn Clock>,
+        reports: mpsc::Sender<PollReport>,
+    ) -> Self {
+        Self {
+            pool: ConnectionPool::new(limits),
+            clock,
+            watches: Arc::new(InstancePoller::new(reports)),
+        }
     }
 
     /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
@@ -41,13 +49,13 @@ impl RedisPort {
 impl Redis for RedisPort {
     fn pipeline<'a>(
         &'a self,
-        members: &'a Members,
+        members: &'a InstanceMembers,
         pod: &'a str,
         commands: &'a [Vec<Vec<u8>>],
         deadline: Duration,
-    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         Box::pin(async move {
-            let mut targets = Target::all(members);
+            let mut targets = CallTarget::all(members);
             let found = targets.find(|target| target.member.pod == pod);
             let target = found.ok_or_else(|| CallError::NotFound(format!("member `{pod}`")))?;
             let call = self.pool.call(target, commands, deadline).await;
@@ -55,19 +63,31 @@ impl Redis for RedisPort {
         })
     }
 
-    fn observe<'a>(&'a self, members: &'a Members, settings: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(
+        &'a self,
+        members: &'a InstanceMembers,
+        settings: &'a [String],
+    ) -> BoxedFuture<'a, Snapshot> {
         Box::pin(observe::observe(&self.pool, &*self.clock, members, settings))
     }
 
-    fn act<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
-        Box::pin(act::act(&self.pool, members, wave, Until::Done))
+    fn act<'a>(
+        &'a self,
+        members: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
+        Box::pin(act::act(&self.pool, members, wave, StopCondition::Done))
     }
 
-    fn decide<'a>(&'a self, members: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
-        Box::pin(act::act(&self.pool, members, wave, Until::Decided))
+    fn decide<'a>(
+        &'a self,
+        members: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
+        Box::pin(act::act(&self.pool, members, wave, StopCondition::Decided))
     }
 
-    fn refuses(&self, address: SocketAddr) -> Boxed<'_, bool> {
+    fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool> {
         let deadline = self.pool.limits().dial;
         Box::pin(async move {
             let dial = timeout(deadline, TcpStream::connect(address)).await;
@@ -80,11 +100,15 @@ impl Redis for RedisPort {
         self.pool.container_ended(container_id);
     }
 
-    fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError> {
+    fn watch(&self, members: &InstanceMembers, depth: PollDetail<'_>) -> Result<(), CallError> {
         self.watches.add(members, depth, self.pool.limits().watched_instances)
     }
 
-    fn join(&self, members: &Members, settings: &[String]) -> Result<Box<dyn Looks>, CallError> {
+    fn join(
+        &self,
+        members: &InstanceMembers,
+        settings: &[String],
+    ) -> Result<Box<dyn PollStream>, CallError> {
         self.watches.join(members, settings, self.pool.limits().watched_instances)
     }
 

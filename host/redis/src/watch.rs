@@ -20,8 +20,8 @@ use futures::{
     stream::{FuturesUnordered, StreamExt},
 };
 use tholepin_core::{
-    Boxed, CallError, RespNode, RespReply,
-    port::{Clock, Depth, Look, Looks, Members},
+    BoxedFuture, CallError, RespNode, RespReply,
+    port::{Clock, InstanceMembers, PollDetail, PollReport, PollStream},
 };
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
@@ -34,27 +34,30 @@ use tokio::{
 };
 
 use crate::{
-    connection::{Connection, Failure},
+    connection::{Connection, ConnectionError},
     error,
-    observe::{Question, Seen, Told, command, put_together, setting, setting_commands, silent},
+    observe::{
+        MemberQuery, MemberQueryResult, MemberReply, command, put_together, setting,
+        setting_commands, silent,
+    },
     parse::{cluster_nodes, info},
-    pool::{Pool, Target, locked},
+    pool::{CallTarget, ConnectionPool, locked},
 };
 
 /// The instances that are watched.
-pub(crate) struct Watches {
-    watched: Mutex<BTreeMap<String, Watched>>,
+pub(crate) struct InstancePoller {
+    watched: Mutex<BTreeMap<String, PolledInstance>>,
     added: Notify,
-    reports: mpsc::Sender<Look>,
+    reports: mpsc::Sender<PollReport>,
 }
 
 /// An instance that is watched or joined.
-struct Watched {
-    members: Arc<Members>,
+struct PolledInstance {
+    members: Arc<InstanceMembers>,
     /// Shown by whole looks beside the usual settings.
     settings: Vec<String>,
     /// Whether every look is reported, or only changes; absent while nobody watches.
-    reported: Option<Reported>,
+    reported: Option<ReportMode>,
     /// How many have joined.
     joined: usize,
     /// The last whole look, and when it began.
@@ -65,28 +68,28 @@ struct Watched {
 
 /// What is reported of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reported {
+enum ReportMode {
     Changes,
     Everything,
 }
 
 /// How to look next.
-struct Order {
-    members: Arc<Members>,
+struct PollSpec {
+    members: Arc<InstanceMembers>,
     /// For a whole look.
-    question: Option<Question>,
-    reported: Option<Reported>,
+    question: Option<MemberQuery>,
+    reported: Option<ReportMode>,
     interval: Duration,
     shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
     hurry: Arc<Notify>,
 }
 
 /// What a look saw, by Pod.
-type Sight = BTreeMap<String, Result<View, UnreachableReason>>;
+type PollResult = BTreeMap<String, Result<MemberView, UnreachableReason>>;
 
 /// How one member sees all nodes, and is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct View {
+struct MemberView {
     rows: BTreeMap<NodeId, NodeRow>,
     open_slots: Vec<OpenSlot>,
     /// The settings that every snapshot shows, and no others: these are not asked for at every depth.
@@ -97,8 +100,8 @@ struct View {
     has_keys: Option<bool>,
 }
 
-impl Watched {
-    fn new(members: &Members) -> Self {
+impl PolledInstance {
+    fn new(members: &InstanceMembers) -> Self {
         Self {
             members: Arc::new(members.clone()),
             settings: Vec::new(),
@@ -114,21 +117,21 @@ impl Watched {
     }
 }
 
-impl Watches {
-    pub(crate) fn new(reports: mpsc::Sender<Look>) -> Self {
+impl InstancePoller {
+    pub(crate) fn new(reports: mpsc::Sender<PollReport>) -> Self {
         Self { watched: Mutex::default(), added: Notify::new(), reports }
     }
 
     pub(crate) fn add(
         &self,
-        members: &Members,
-        depth: Depth<'_>,
+        members: &InstanceMembers,
+        depth: PollDetail<'_>,
         max: usize,
     ) -> Result<(), CallError> {
         self.change(members, max, |watched| match depth {
-            Depth::Changes => watched.reported = Some(Reported::Changes),
-            Depth::Whole { settings } => {
-                watched.reported = Some(Reported::Everything);
+            PollDetail::Changes => watched.reported = Some(ReportMode::Changes),
+            PollDetail::Whole { settings } => {
+                watched.reported = Some(ReportMode::Everything);
                 watched.show(settings);
             }
         })
@@ -136,10 +139,10 @@ impl Watches {
 
     pub(crate) fn join(
         self: &Arc<Self>,
-        members: &Members,
+        members: &InstanceMembers,
         settings: &[String],
         max: usize,
-    ) -> Result<Box<dyn Looks>, CallError> {
+    ) -> Result<Box<dyn PollStream>, CallError> {
         let mut shown = None;
         self.change(members, max, |watched| {
             watched.joined += 1;
@@ -149,14 +152,19 @@ impl Watches {
         })?;
         let shown = shown.ok_or_else(|| CallError::Other("the watch was not begun".to_owned()))?;
         let instance = members.instance.clone();
-        Ok(Box::new(Joined { watches: self.clone(), instance, shown, after: Instant::now() }))
+        Ok(Box::new(PollSubscription {
+            watches: self.clone(),
+            instance,
+            shown,
+            after: Instant::now(),
+        }))
     }
 
     fn change(
         &self,
-        members: &Members,
+        members: &InstanceMembers,
         max: usize,
-        change: impl FnOnce(&mut Watched),
+        change: impl FnOnce(&mut PolledInstance),
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
         if max <= watched.len() && !watched.contains_key(&members.instance) {
@@ -164,7 +172,7 @@ impl Watches {
             return Err(CallError::Transient(text));
         }
         let entry =
-            watched.entry(members.instance.clone()).or_insert_with(|| Watched::new(members));
+            watched.entry(members.instance.clone()).or_insert_with(|| PolledInstance::new(members));
         entry.members = Arc::new(members.clone());
         change(entry);
         self.added.notify_one();
@@ -175,7 +183,7 @@ impl Watches {
         self.lessen(instance, |watched| watched.reported = None);
     }
 
-    fn lessen(&self, instance: &str, change: impl FnOnce(&mut Watched)) {
+    fn lessen(&self, instance: &str, change: impl FnOnce(&mut PolledInstance)) {
         let mut watched = locked(&self.watched);
         let Some(entry) = watched.get_mut(instance) else { return };
         change(entry);
@@ -184,15 +192,15 @@ impl Watches {
         }
     }
 
-    fn order(&self, instance: &str, pool: &Pool) -> Option<Order> {
+    fn order(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
         let watched = locked(&self.watched);
-        let Watched { members, settings, reported, joined, shown, hurry } =
+        let PolledInstance { members, settings, reported, joined, shown, hurry } =
             watched.get(instance)?;
-        let is_whole = *joined != 0 || *reported == Some(Reported::Everything);
+        let is_whole = *joined != 0 || *reported == Some(ReportMode::Everything);
         let limits = pool.limits();
-        Some(Order {
+        Some(PollSpec {
             members: members.clone(),
-            question: is_whole.then(|| Question::new(settings)),
+            question: is_whole.then(|| MemberQuery::new(settings)),
             reported: *reported,
             interval: if *joined == 0 { limits.watch_interval } else { limits.wait_interval },
             shown: shown.clone(),
@@ -201,7 +209,7 @@ impl Watches {
     }
 
     /// Follows every watched instance until dropped.
-    pub(crate) async fn run(&self, pool: &Pool, clock: &dyn Clock) {
+    pub(crate) async fn run(&self, pool: &ConnectionPool, clock: &dyn Clock) {
         let mut followed = FuturesUnordered::new();
         let mut names = BTreeSet::new();
         loop {
@@ -221,9 +229,9 @@ impl Watches {
     }
 
     /// Follows one instance until nobody watches it, and gives its name back.
-    async fn follow(&self, pool: &Pool, clock: &dyn Clock, instance: String) -> String {
+    async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
-        let mut last: Option<Sight> = None;
+        let mut last: Option<PollResult> = None;
         while let Some(order) = self.order(&instance, pool) {
             let began = Instant::now();
             let (sight, snapshot) = look(pool, clock, &order, &mut open).await;
@@ -232,18 +240,18 @@ impl Watches {
                 order.shown.send_replace(Some((began, snapshot.clone())));
             }
             let changed = last.as_ref().is_some_and(|last| *last != sight);
-            let report = Look { instance: instance.clone(), changed, snapshot };
+            let report = PollReport { instance: instance.clone(), changed, snapshot };
             let is_taken = match order.reported {
-                Some(Reported::Everything) => self.reports.try_send(report).is_ok(),
-                Some(Reported::Changes) if changed => self.reports.try_send(report).is_ok(),
-                Some(Reported::Changes) | None => true,
+                Some(ReportMode::Everything) => self.reports.try_send(report).is_ok(),
+                Some(ReportMode::Changes) if changed => self.reports.try_send(report).is_ok(),
+                Some(ReportMode::Changes) | None => true,
             };
             if !changed || is_taken {
                 last = Some(sight);
             }
             if disturbed(&open, &order).await {
                 // The look that follows says what became of it; the hint need not wait for that.
-                let hint = Look { instance: instance.clone(), changed: true, snapshot: None };
+                let hint = PollReport { instance: instance.clone(), changed: true, snapshot: None };
                 if order.reported.is_some() && self.reports.try_send(hint).is_err() {
                     tracing::warn!(instance, "a change could not be reported: too many wait");
                 }
@@ -255,7 +263,7 @@ impl Watches {
     }
 }
 
-impl Watched {
+impl PolledInstance {
     /// Shows these settings, too. They are few: the command table lists what may be read.
     fn show(&mut self, settings: &[String]) {
         let more = settings.iter().filter(|name| !self.settings.contains(name));
@@ -265,16 +273,16 @@ impl Watched {
 }
 
 /// Somebody's part in the looks at an instance.
-struct Joined {
-    watches: Arc<Watches>,
+struct PollSubscription {
+    watches: Arc<InstancePoller>,
     instance: String,
     shown: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
     /// When the last look given began, or when this was joined.
     after: Instant,
 }
 
-impl Looks for Joined {
-    fn next(&mut self) -> Boxed<'_, Arc<Snapshot>> {
+impl PollStream for PollSubscription {
+    fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async move {
             let after = self.after;
             let is_new = |shown: &Option<(Instant, Arc<Snapshot>)>| {
@@ -293,7 +301,7 @@ impl Looks for Joined {
     }
 }
 
-impl Drop for Joined {
+impl Drop for PollSubscription {
     fn drop(&mut self) {
         self.watches.lessen(&self.instance, |watched| {
             watched.joined = watched.joined.saturating_sub(1);
@@ -303,27 +311,27 @@ impl Drop for Joined {
 
 /// Asks every member that runs, each on its own connection.
 async fn look(
-    pool: &Pool,
+    pool: &ConnectionPool,
     clock: &dyn Clock,
-    order: &Order,
-    open: &mut BTreeMap<String, Open>,
-) -> (Sight, Option<Snapshot>) {
+    order: &PollSpec,
+    open: &mut BTreeMap<String, OpenConnection>,
+) -> (PollResult, Option<Snapshot>) {
     let observed_at_ms = clock.now_ms();
     let few = few_commands();
     let commands = order.question.as_ref().map_or(&few, |whole| &whole.commands);
-    let asked = join_all(Target::all(&order.members).map(|target| {
+    let asked = join_all(CallTarget::all(&order.members).map(|target| {
         let kept = open.remove(&target.member.pod);
         async move {
             let deadline = pool.limits().observe;
             let answer = timeout(deadline, ask(pool, target, kept, commands)).await;
-            let answer = answer.unwrap_or(Err(Failure::Timeout(deadline.as_millis())));
+            let answer = answer.unwrap_or(Err(ConnectionError::Timeout(deadline.as_millis())));
             (target.member.pod.clone(), answer, clock.now_ms())
         }
     }));
     let asked = asked.await;
     // What is left belongs to Pods that are gone.
     open.clear();
-    let mut sight = Sight::new();
+    let mut sight = PollResult::new();
     let mut told = Vec::new();
     for (pod, answer, answered_at_ms) in asked {
         let replies = answer.map(|(kept, replies)| {
@@ -356,10 +364,10 @@ fn few_commands() -> Vec<Vec<Vec<u8>>> {
 
 /// Reads the replies to [`few_commands`]. A node that is loading says so instead: no view, which differs
 /// from one.
-fn read_few(replies: &[RespReply]) -> View {
-    let Some((nodes, others)) = replies.split_last() else { return View::default() };
-    let Some((keys, others)) = others.split_last() else { return View::default() };
-    let Some((stream, settings)) = others.split_last() else { return View::default() };
+fn read_few(replies: &[RespReply]) -> MemberView {
+    let Some((nodes, others)) = replies.split_last() else { return MemberView::default() };
+    let Some((keys, others)) = others.split_last() else { return MemberView::default() };
+    let Some((stream, settings)) = others.split_last() else { return MemberView::default() };
     let has_keys = match keys.nodes.first() {
         Some(RespNode::Int(count)) => Some(*count != 0),
         _ => None,
@@ -367,7 +375,7 @@ fn read_few(replies: &[RespReply]) -> View {
     let stream = error::text(stream).ok().and_then(|text| info(text).replication().ok());
     let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
     let settings = settings.iter().filter_map(setting).collect();
-    nodes.map_or_else(View::default, |nodes| View {
+    nodes.map_or_else(MemberView::default, |nodes| MemberView {
         rows: nodes.rows,
         open_slots: nodes.open_slots,
         settings,
@@ -380,27 +388,27 @@ fn link_up(stream: &Replication) -> Option<bool> {
     stream.upstream.as_ref().map(|upstream| upstream.link_up)
 }
 
-fn view_of(seen: &Seen) -> Result<View, UnreachableReason> {
-    let Told { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
+fn view_of(seen: &MemberQueryResult) -> Result<MemberView, UnreachableReason> {
+    let MemberReply { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
     let usual = facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
     let settings = usual.map(|(name, value)| (name.clone(), value.clone())).collect();
     let link_up = facts.replication.as_ref().and_then(link_up);
     let has_keys = facts.keys.map(|keys| keys != 0);
     let (rows, open_slots) = (rows.clone(), facts.open_slots.clone());
-    Ok(View { rows, open_slots, settings, link_up, has_keys })
+    Ok(MemberView { rows, open_slots, settings, link_up, has_keys })
 }
 
-struct Open {
+struct OpenConnection {
     address: SocketAddr,
     connection: Connection,
 }
 
 async fn ask(
-    pool: &Pool,
-    target: Target<'_>,
-    kept: Option<Open>,
+    pool: &ConnectionPool,
+    target: CallTarget<'_>,
+    kept: Option<OpenConnection>,
     commands: &[Vec<Vec<u8>>],
-) -> Result<(Open, Vec<RespReply>), Failure> {
+) -> Result<(OpenConnection, Vec<RespReply>), ConnectionError> {
     let address = target.address()?;
     let kept = kept.filter(|kept| kept.address == address && kept.connection.is_usable());
     let mut connection = match kept {
@@ -408,11 +416,11 @@ async fn ask(
         None => pool.dial(address, target.credentials).await?,
     };
     let replies = connection.exchange(commands).await?;
-    Ok((Open { address, connection }, replies))
+    Ok((OpenConnection { address, connection }, replies))
 }
 
 /// Waits for the next look, or until somebody joins; says whether a connection was lost meanwhile.
-async fn disturbed(open: &BTreeMap<String, Open>, order: &Order) -> bool {
+async fn disturbed(open: &BTreeMap<String, OpenConnection>, order: &PollSpec) -> bool {
     let lost = async {
         if open.is_empty() {
             std::future::pending::<()>().await;

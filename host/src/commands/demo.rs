@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::stages::Stages;
+use self::stages::DemoStages;
 use super::{complain, local, print, until_told};
 use crate::{cli::DemoArgs, exit};
 
@@ -96,7 +96,7 @@ async fn show(
 
 /// The address of the client Service, once the cluster is Ready.
 async fn become_ready(kubeconfig: &Path) -> Result<(String, u16)> {
-    let mut stages = Stages::connect(kubeconfig).await?;
+    let mut stages = DemoStages::connect(kubeconfig).await?;
     stages.plugin_active("redis-cluster").await?;
     stages.apply(EXAMPLE).await?;
     stages.cluster_ready("default", "demo").await

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tholepin_admin::{AdminClient, AdminFile};
 use tholepin_agent::ImageError;
 use tholepin_core::ErrorChain;
-use tholepin_kit::doctor::{Facts, Finding, Program, Verdict, judge};
+use tholepin_kit::doctor::{DoctorFinding, FindingLevel, ImageProgram, MachineFacts, judge};
 use tholepin_local::{
     LocalOptions,
-    addresses::{self, Block},
+    addresses::{self, AddressBlock},
 };
 use tokio::{process::Command, time::timeout};
 
@@ -33,7 +33,7 @@ const HOST_DEADLINE: Duration = Duration::from_secs(5);
 /// Gives the exit code: failed if anything is bad.
 pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Result<u8> {
     let findings = judge(&look(admin).await?);
-    let is_bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+    let is_bad = findings.iter().any(|finding| finding.verdict == FindingLevel::Bad);
     let text = if as_json {
         format!("{:#}\n", json!({"ok": !is_bad, "findings": findings}))
     } else {
@@ -43,28 +43,31 @@ pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Resu
     Ok(if is_bad { exit::FAILED } else { exit::DONE })
 }
 
-fn line(finding: &Finding) -> String {
-    let Finding { check, verdict, seen, advice } = finding;
+fn line(finding: &DoctorFinding) -> String {
+    let DoctorFinding { check, verdict, seen, advice } = finding;
     let mark = match verdict {
-        Verdict::Good => "ok  ",
-        Verdict::Warning => "warn",
-        Verdict::Bad => "BAD ",
+        FindingLevel::Good => "ok  ",
+        FindingLevel::Warning => "warn",
+        FindingLevel::Bad => "BAD ",
     };
     let advice = if advice.is_empty() { String::new() } else { format!("\n     → {advice}") };
     format!("{mark} {check}: {seen}{advice}\n")
 }
 
-async fn look(admin: AdminArgs) -> Result<Facts> {
+async fn look(admin: AdminArgs) -> Result<MachineFacts> {
     let folder = tempfile::tempdir()?;
     let options = LocalOptions::new(folder.path(), env::current_exe()?);
     let containers =
         tholepin_agent::probe_namespaces(&options.container_program, folder.path()).await;
     let images = options.image_table()?.examine().await;
-    Ok(Facts {
+    Ok(MachineFacts {
         containers: containers.map(str::to_owned).map_err(|error| ErrorChain(&error).to_string()),
         programs: images
             .into_iter()
-            .map(|(image, found)| Program { image, found: found.map_err(|error| missing(&error)) })
+            .map(|(image, found)| ImageProgram {
+                image,
+                found: found.map_err(|error| missing(&error)),
+            })
             .collect(),
         address: free_address(options.api_port),
         open_files: open_files(),
@@ -88,7 +91,7 @@ fn missing(error: &ImageError) -> String {
 
 /// Takes an address block as a local host does, and listens for a moment where its API server would.
 fn free_address(port: u16) -> Result<String, String> {
-    let (block, _) = Block::take(&addresses::lock_directory(), None, port)
+    let (block, _) = AddressBlock::take(&addresses::lock_directory(), None, port)
         .map_err(|error| ErrorChain(&error).to_string())?;
     Ok(format!("{}:{port} is free", block.api()))
 }

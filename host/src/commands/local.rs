@@ -4,7 +4,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
-use tholepin_guest::Compilation;
+use tholepin_guest::CompilationNotice;
 use tholepin_local::{ImageSource, LocalCluster, LocalOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,10 +31,10 @@ pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
 }
 
 /// A local cluster and the directory that goes with it.
-pub(crate) struct Running {
+pub(crate) struct RunningCluster {
     pub(crate) cluster: LocalCluster,
     /// Hears of each compilation; logs it unless somebody else is named.
-    pub(crate) on_compilation: fn(&Compilation),
+    pub(crate) on_compilation: fn(&CompilationNotice),
     /// Removed at the end, if the user named none.
     temporary: Option<TempDir>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Running {
 pub(crate) async fn start(
     options: &ClusterOptions,
     adjust: impl FnOnce(&mut LocalOptions),
-) -> Result<Running> {
+) -> Result<RunningCluster> {
     let temporary = match options.directory {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("tholepin-").tempdir()?),
@@ -65,10 +65,10 @@ pub(crate) async fn start(
     }
     adjust(&mut local);
     let cluster = tholepin_local::start(local).await?;
-    Ok(Running { cluster, on_compilation: engine::log_compilation, temporary })
+    Ok(RunningCluster { cluster, on_compilation: engine::log_compilation, temporary })
 }
 
-impl Running {
+impl RunningCluster {
     /// Runs until told to stop, or until a part of the cluster ends.
     ///
     /// # Errors

@@ -7,14 +7,14 @@ use std::{
 
 /// Whether and how words are coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Paint {
+pub(crate) enum Painter {
     /// As ANSI terminals take it.
     Ansi,
     /// Plain.
     Plain,
 }
 
-impl Paint {
+impl Painter {
     /// Colours if stdout is a terminal, unless `NO_COLOR` is set.
     pub(crate) fn of_stdout() -> Self {
         let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

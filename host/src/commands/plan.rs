@@ -7,16 +7,16 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
-use tholepin_core::{PassReport, report};
+use tholepin_core::{ReconcileReport, report};
 
-use super::paint::Paint;
+use super::paint::Painter;
 use super::{admin_file, print};
 use crate::{
     admin::{CALLS_ROUTE, PLAN_ROUTE},
     cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
     engine::{self, EngineOptions},
     exit,
-    planner::{ObjectWords, Part, PlanRequest, Wanted},
+    planner::{ObjectArgument, PlanRequest, ReportPart, ReportSelection},
 };
 
 /// How long the host may take: a plan is a whole pass of a plugin, and may wait for its turn.
@@ -70,7 +70,7 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        print(&text::plan(&report, Paint::of_stdout()))?;
+        print(&text::plan(&report, Painter::of_stdout()))?;
     }
     Ok(code(&report))
 }
@@ -82,7 +82,8 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
 /// Fails if the host knows nothing of the object.
 pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
     let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
-    let wanted = Wanted { pass, part: if writes { Part::Writes } else { Part::Calls } };
+    let wanted =
+        ReportSelection { pass, part: if writes { ReportPart::Writes } else { ReportPart::Calls } };
     let client = AdminClient::of_file(&admin_file(admin)?)?;
     let passes = ask_for_calls(&client, &words(object, namespace), wanted).await?;
     if json {
@@ -101,18 +102,18 @@ pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
 /// Fails if the host cannot be asked, or knows nothing of the object.
 pub(super) async fn ask_for_calls(
     host: &AdminClient,
-    object: &ObjectWords,
-    wanted: Wanted,
-) -> Result<Vec<PassReport>> {
-    let ObjectWords { kind, name, namespace } = object;
-    let Wanted { pass, part } = wanted;
+    object: &ObjectArgument,
+    wanted: ReportSelection,
+) -> Result<Vec<ReconcileReport>> {
+    let ObjectArgument { kind, name, namespace } = object;
+    let ReportSelection { pass, part } = wanted;
     let number = pass.map(|number| number.to_string());
     let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
     parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
     parameters.extend(number.as_deref().map(|number| ("pass", number)));
     match part {
-        Part::Calls => {}
-        Part::Writes => parameters.push(("part", "writes")),
+        ReportPart::Calls => {}
+        ReportPart::Writes => parameters.push(("part", "writes")),
     }
     let answer = host.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
     let passes = answer.get("passes").cloned().unwrap_or_default();
@@ -120,19 +121,19 @@ pub(super) async fn ask_for_calls(
 }
 
 /// Passes as people read them on stdout.
-pub(super) fn shown(passes: &[PassReport]) -> String {
-    text::calls(passes, Paint::of_stdout())
+pub(super) fn shown(passes: &[ReconcileReport]) -> String {
+    text::calls(passes, Painter::of_stdout())
 }
 
-async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<PassReport> {
+async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<ReconcileReport> {
     let client = AdminClient::of_file(&admin_file(admin)?)?;
     let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
 }
 
-fn words(object: ObjectName, namespace: Option<String>) -> ObjectWords {
+fn words(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
     let ObjectName { kind, name } = object;
-    ObjectWords { kind, name, namespace }
+    ObjectArgument { kind, name, namespace }
 }
 
 /// Reads the one object of a YAML or JSON file.
@@ -152,7 +153,7 @@ fn read(file: &Path) -> Result<Value> {
 }
 
 /// 0 nothing to do, 2 something, 1 no answer of the plugin.
-fn code(report: &PassReport) -> u8 {
+fn code(report: &ReconcileReport) -> u8 {
     if report.stops.is_some() {
         exit::CHANGES
     } else if !report.is_answered() {
@@ -168,13 +169,14 @@ fn code(report: &PassReport) -> u8 {
 mod tests {
     use super::*;
     use tholepin_core::{
-        Effect, Mode, ObjectKey, PassEnd, PassHeader, Recording, RevisionDigest, Step,
+        ObjectKey, PlanStep, ReconcileHeader, ReconcileResult, Recording, RevisionDigest,
+        StepEffect, WriteMode,
     };
-    use tholepin_schema::{manifest::KindName, reconcile::Failure};
+    use tholepin_schema::{manifest::KindName, reconcile::ReconcileFailure};
 
-    fn report(steps: Vec<Step>, end: PassEnd) -> PassReport {
-        let header = PassHeader {
-            mode: Mode::Plan,
+    fn report(steps: Vec<PlanStep>, end: ReconcileResult) -> ReconcileReport {
+        let header = ReconcileHeader {
+            mode: WriteMode::Plan,
             object: ObjectKey {
                 plugin: "p".parse().unwrap(),
                 kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
@@ -186,16 +188,22 @@ mod tests {
             causes: vec!["plan".into()],
             remarks: Vec::new(),
         };
-        PassReport { steps, ..PassReport::new(header, &Recording::default(), end, 3) }
+        ReconcileReport { steps, ..ReconcileReport::new(header, &Recording::default(), end, 3) }
     }
 
     #[test]
     fn the_exit_code_tells_what_there_is_to_do() {
-        let answered =
-            || PassEnd::Answered { summary: String::new(), requeue_ms: None, finished: false };
-        let failed =
-            PassEnd::Failed(Failure { reason: "R".into(), message: "m".into(), retry: false });
-        let work = || vec![Step::new(Effect::Commands { commands: Vec::new() })];
+        let answered = || ReconcileResult::Answered {
+            summary: String::new(),
+            requeue_ms: None,
+            finished: false,
+        };
+        let failed = ReconcileResult::Failed(ReconcileFailure {
+            reason: "R".into(),
+            message: "m".into(),
+            retry: false,
+        });
+        let work = || vec![PlanStep::new(StepEffect::Commands { commands: Vec::new() })];
         assert_eq!(code(&report(Vec::new(), answered())), exit::DONE);
         assert_eq!(code(&report(work(), answered())), exit::CHANGES);
         assert_eq!(code(&report(work(), failed.clone())), exit::FAILED);

@@ -10,12 +10,12 @@ use serde_json::Value;
 use tholepin_admin::AdminClient;
 use tokio::time::sleep;
 
-use super::{admin_file, paint::Paint, print, table::table};
+use super::{admin_file, paint::Painter, print, table::table};
 use crate::{
     admin::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},
     exit,
-    status::{DEGRADED, MemberRow, ObjectStatus, PluginStatus, Status},
+    status::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus},
 };
 
 /// How long the host may take: it asks every member.
@@ -44,9 +44,9 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
             OutputFormat::Json => format!("{answer:#}\n"),
             OutputFormat::Text => {
                 let status = serde_json::from_value(answer);
-                let status: Status =
+                let status: HostStatus =
                     status.context("the host's answer is no status; is it older?")?;
-                shown(&status, object.is_some(), Paint::of_stdout())
+                shown(&status, object.is_some(), Painter::of_stdout())
             }
         };
         let clear = if watch && stdout().is_terminal() { CLEAR } else { "" };
@@ -59,8 +59,8 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
 }
 
 /// The whole screen; with `all` every condition of the objects.
-fn shown(status: &Status, all: bool, paint: Paint) -> String {
-    let Status { plugins, objects, left_out } = status;
+fn shown(status: &HostStatus, all: bool, paint: Painter) -> String {
+    let HostStatus { plugins, objects, left_out } = status;
     let mut text = String::new();
     if !all {
         text.push_str(&plugins_shown(plugins, paint));
@@ -77,7 +77,7 @@ fn shown(status: &Status, all: bool, paint: Paint) -> String {
     text
 }
 
-fn plugins_shown(plugins: &[PluginStatus], paint: Paint) -> String {
+fn plugins_shown(plugins: &[PluginStatus], paint: Painter) -> String {
     let head = ["PLUGIN", "SERVING", "VERSION", "SINCE", "OBJECTS", "UNHEALTHY", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     for PluginStatus { name, status } in plugins {
@@ -100,7 +100,7 @@ fn plugins_shown(plugins: &[PluginStatus], paint: Paint) -> String {
     format!("{}\n", table(&rows))
 }
 
-fn object_shown(object: &ObjectStatus, all: bool, paint: Paint) -> String {
+fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
     let name = &object.object;
     let title = match name.namespace.as_str() {
         "" => format!("{} {}", name.kind.kind, name.name),
@@ -134,7 +134,7 @@ fn object_shown(object: &ObjectStatus, all: bool, paint: Paint) -> String {
 }
 
 /// How an object is, in one line.
-fn state(object: &ObjectStatus, paint: Paint) -> String {
+fn state(object: &ObjectStatus, paint: Painter) -> String {
     let mut parts = Vec::new();
     if object.is_deleting {
         parts.push(paint.yellow("being deleted"));
@@ -173,7 +173,7 @@ fn brief(condition: &Value) -> String {
     format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
 }
 
-fn members_shown(group: &str, members: &[MemberRow], paint: Paint) -> String {
+fn members_shown(group: &str, members: &[MemberRow], paint: Painter) -> String {
     let head = ["POD", "ADDRESS", "NODE", "ROLE", "OF", "SLOTS", "KEYS", "LINK", "BEHIND", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     let dash = || "-".to_owned();
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    fn status() -> Status {
+    fn status() -> HostStatus {
         let member = |pod: &str, role: Option<&str>, fault: Option<&str>| MemberRow {
             pod: pod.to_owned(),
             role: role.map(str::to_owned),
@@ -242,12 +242,12 @@ mod tests {
             name: "p".to_owned(),
             status: json!({"revision": "abc", "objects": 1, "reason": "TakenBack", "message": "it trapped"}),
         };
-        Status { plugins: vec![plugin], objects: vec![object], left_out: 2 }
+        HostStatus { plugins: vec![plugin], objects: vec![object], left_out: 2 }
     }
 
     #[test]
     fn one_screen_tells_what_is_wrong() {
-        let text = shown(&status(), false, Paint::Plain);
+        let text = shown(&status(), false, Painter::Plain);
         for words in [
             "TakenBack: it trapped",
             "Thing n/x  paused: what it reports may be old; Ready=False Bad: why; Degraded=True Broken: so\n",
@@ -257,7 +257,7 @@ mod tests {
         ] {
             assert!(text.contains(words), "no {words:?} in {text}");
         }
-        let one = shown(&status(), true, Paint::Plain);
+        let one = shown(&status(), true, Painter::Plain);
         assert!(!one.contains("PLUGIN") && one.contains("  Ready=False Bad: why"), "{one}");
     }
 

@@ -27,7 +27,7 @@ fn digest(name: &str) -> RevisionDigest {
 fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
     PluginReport {
         name: "p".parse().unwrap(),
-        stage: Some(Stage::Active),
+        stage: Some(RevisionStage::Active),
         candidate: Some(digest("c")),
         serving: serving.map(|name| ServingRevision {
             revision: digest(name),

@@ -1,36 +1,36 @@
 //! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
 
-use tholepin_redis_cluster_plan::{Plan, Stage, last_words};
+use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_words};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
-    action::{Action, ActionResult, Outcome, Verb},
+    action::{Action, ActionOutcome, ActionResult, Verb},
     snapshot::{Member, Snapshot},
 };
 use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topology};
 
-use crate::{apply::Fault, observe::Target};
+use crate::{apply::ReconcileFault, observe::ReconcileTarget};
 
 /// What became of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Acted {
+pub(crate) struct ActionSummary {
     /// How many are as wanted.
     pub done: usize,
     /// Why others are not: a guard's or the engine's words, in the order of the plan.
-    pub held_up: Vec<HeldUp>,
+    pub held_up: Vec<BlockedAction>,
     /// Why others are not yet: what they wait for passes by itself.
-    pub waits: Vec<HeldUp>,
+    pub waits: Vec<BlockedAction>,
 }
 
 /// An action that was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HeldUp {
+pub(crate) struct BlockedAction {
     /// As a condition's reason.
     pub reason: String,
     /// For people.
     pub message: String,
 }
 
-impl Acted {
+impl ActionSummary {
     /// Whether nothing was done although something was planned.
     pub(crate) fn is_held_up(&self) -> bool {
         self.done == 0 && !(self.held_up.is_empty() && self.waits.is_empty())
@@ -43,30 +43,35 @@ impl Acted {
 ///
 /// Fails if the host takes no list from this plugin at all, or if something more urgent has come up;
 /// what becomes of single actions is no error.
-pub(crate) fn act(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted, Error> {
+pub(crate) fn act(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    plan: &Plan,
+) -> Result<ActionSummary, Error> {
     perform(host, target, &plan.actions())
 }
 
 /// Performs a list of actions, as [`act`] does.
 pub(crate) fn perform(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     actions: &[Action],
-) -> Result<Acted, Error> {
+) -> Result<ActionSummary, Error> {
     if actions.is_empty() {
-        return Ok(Acted::default());
+        return Ok(ActionSummary::default());
     }
     let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         // The next pass looks and decides anew.
         Err(error) if error.retry() != Retry::Never => {
-            let held_up = HeldUp { reason: error.reason().into(), message: error.to_string() };
-            return Ok(Acted { held_up: vec![held_up], ..Acted::default() });
+            let held_up =
+                BlockedAction { reason: error.reason().into(), message: error.to_string() };
+            return Ok(ActionSummary { held_up: vec![held_up], ..ActionSummary::default() });
         }
         Err(error) => return Err(error),
     };
-    let mut acted = Acted::default();
+    let mut acted = ActionSummary::default();
     for (action, result) in actions.iter().zip(results) {
         match judge(action, result) {
             Ok(note) => {
@@ -84,9 +89,9 @@ pub(crate) fn perform(
 /// Why an action was not done.
 enum NotDone {
     /// Something is in its way.
-    HeldUp(HeldUp),
+    HeldUp(BlockedAction),
     /// It will be, when something has passed by itself.
-    Waits(HeldUp),
+    Waits(BlockedAction),
     /// What it came after says why.
     Skipped,
 }
@@ -94,37 +99,37 @@ enum NotDone {
 /// What became of one action: a note, or why it was not done.
 fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
     let what = describe(&action.verb);
-    let told = |reason: &str, message: String| HeldUp {
+    let told = |reason: &str, message: String| BlockedAction {
         reason: reason.into(),
         message: format!("{what}: {message}"),
     };
     let held_up = |reason: &str, message: String| Err(NotDone::HeldUp(told(reason, message)));
     match result.map(|result| result.outcome) {
-        Ok(Outcome::Done { note, .. }) => Ok(note),
+        Ok(ActionOutcome::Done { note, .. }) => Ok(note),
         // The only copy of some slots is gone, or would be given up.
-        Ok(Outcome::Refused { guard, message }) if guard == "data-loss" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "data-loss" => {
             held_up("SlotsLost", message)
         }
-        Ok(Outcome::Refused { guard, message }) if guard == "not-in-sync" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "not-in-sync" => {
             held_up("NoReplicaInSync", message)
         }
-        Ok(Outcome::Refused { guard, message }) if guard == "copies" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "copies" => {
             held_up("CopyMissing", message)
         }
-        Ok(Outcome::Refused { guard, message }) if guard == "repair-budget" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "repair-budget" => {
             held_up("RepairBudget", message)
         }
-        Ok(Outcome::Refused { guard, message }) if guard == "back-off" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "back-off" => {
             Err(NotDone::Waits(told("BackOff", message)))
         }
-        Ok(Outcome::Refused { guard, message }) if guard == "full-sync" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == "full-sync" => {
             Err(NotDone::Waits(told("FullSyncUnderWay", message)))
         }
-        Ok(Outcome::Refused { guard, message }) => {
+        Ok(ActionOutcome::Refused { guard, message }) => {
             held_up("Refused", format!("{message} (guard `{guard}`)"))
         }
-        Ok(Outcome::Failed { reason, message, .. }) => held_up(&reason, message),
-        Ok(Outcome::Skipped { .. }) => Err(NotDone::Skipped),
+        Ok(ActionOutcome::Failed { reason, message, .. }) => held_up(&reason, message),
+        Ok(ActionOutcome::Skipped { .. }) => Err(NotDone::Skipped),
         Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
         Err(error) => held_up(error.reason(), error.to_string()),
     }
@@ -154,7 +159,7 @@ const FENCE_GRACE_S: u32 = 1;
 
 /// Deletes the Pods whose processes hang and whose places others are to take, and gives the uids of those for
 /// which that failed.
-pub(crate) fn fence(host: &dyn Host, target: &Target, plan: &Plan) -> Vec<String> {
+pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> Vec<String> {
     let mut failed = Vec::new();
     for (pod, uid) in &plan.fenced {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
@@ -189,14 +194,14 @@ pub(crate) fn fence(host: &dyn Host, target: &Target, plan: &Plan) -> Vec<String
 
 /// Which members set files aside before they last ended: while not all is as wanted, the data that is missed
 /// may lie there.
-pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<Fault> {
+pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
     let said = |member: &Member| {
         let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
         Some(format!("`{}` said: {words}", member.pod))
     };
     let said: Vec<String> = seen.members.iter().filter_map(said).take(SET_ASIDE_TOLD_MAX).collect();
-    let is_told = plan.stage != Stage::Steady && !said.is_empty();
-    is_told.then(|| Fault {
+    let is_told = plan.stage != ClusterStage::Steady && !said.is_empty();
+    is_told.then(|| ReconcileFault {
         reason: "SetAside".into(),
         message: said.join("; "),
         retry: false,
@@ -206,7 +211,12 @@ pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<Fault> {
 
 /// Tells which members are back after a copy of their damaged files was set aside: once, when one is first
 /// seen to answer again.
-pub(crate) fn announce_set_aside(host: &dyn Host, target: &Target, plan: &Plan, seen: &Snapshot) {
+pub(crate) fn announce_set_aside(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    plan: &Plan,
+    seen: &Snapshot,
+) {
     let reported = target.status.shards.iter().flat_map(|shard| &shard.members);
     let silent: Vec<&str> = reported
         .filter(|member| member.role == MemberRole::Silent)

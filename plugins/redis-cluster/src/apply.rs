@@ -3,11 +3,11 @@
 use tholepin_redis_cluster_plan::workload;
 use tholepin_sdk::{Error, Host, Retry};
 
-use crate::observe::Target;
+use crate::observe::ReconcileTarget;
 
 /// What stands in the way outside the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct ReconcileFault {
     /// As a condition's reason.
     pub reason: String,
     /// For people, with the way out.
@@ -18,7 +18,7 @@ pub(crate) struct Fault {
     pub ends_all: bool,
 }
 
-impl Fault {
+impl ReconcileFault {
     /// What a call of the host answered instead of what was wanted.
     pub(crate) fn of(what: &str, error: &Error) -> Self {
         Self {
@@ -41,9 +41,9 @@ pub(crate) struct Interrupted;
 /// Fails if something more urgent has come up.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     may_start: bool,
-) -> Result<Vec<Fault>, Interrupted> {
+) -> Result<Vec<ReconcileFault>, Interrupted> {
     let mut faults = Vec::new();
     let wanted = workload::objects(target.owner(), &target.spec);
     for object in wanted.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
@@ -71,8 +71,8 @@ const fn ends_all(error: &Error) -> bool {
     )
 }
 
-fn refused(title: &str, error: &Error) -> Fault {
-    let mut fault = Fault::of(&format!("{title} was not applied"), error);
+fn refused(title: &str, error: &Error) -> ReconcileFault {
+    let mut fault = ReconcileFault::of(&format!("{title} was not applied"), error);
     if matches!(error, Error::Conflict(_)) {
         fault.message = format!(
             "{error}; somebody else owns a field of {title}: remove the field from their manifest, \

@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
-    Names, Next, Outdated, Plan, Stage, Template,
-    configuration::{self, Existing},
+    ClusterStage, NextPod, ObjectNames, OutdatedPods, Plan, TemplateRevision,
+    configuration::{self, ExistingConfigMap},
     workload,
 };
 use tholepin_redis_types::redis_cluster::{Condition, MemberRole};
@@ -14,13 +14,13 @@ use tholepin_schema::snapshot::Snapshot;
 use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
 
 use crate::{
-    act::{self, Acted},
-    observe::Target,
-    report::{Seen, Situation, Verdict, condition},
+    act::{self, ActionSummary},
+    observe::ReconcileTarget,
+    report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
 };
 
 /// The StatefulSets' templates; none while they cannot be read, which says nothing about them.
-pub(crate) fn templates(host: &dyn Host, target: &Target) -> Vec<Template> {
+pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<TemplateRevision> {
     let fields = &[
         ".metadata.name",
         ".metadata.generation",
@@ -28,7 +28,7 @@ pub(crate) fn templates(host: &dyn Host, target: &Target) -> Vec<Template> {
         ".status.updateRevision",
     ];
     match list(host, target, "apps/v1", "StatefulSet", ReadMode::Cached, fields) {
-        Ok(sets) => sets.iter().filter_map(Template::of).collect(),
+        Ok(sets) => sets.iter().filter_map(TemplateRevision::of).collect(),
         Err(error) => {
             host.warn(&format!("the StatefulSets were not read: {error}"));
             Vec::new()
@@ -43,7 +43,7 @@ pub(crate) fn templates(host: &dyn Host, target: &Target) -> Vec<Template> {
 /// Fails if it cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     snapshot: Option<&Snapshot>,
 ) -> Result<(), Error> {
     let is_all_taken = snapshot.is_some_and(|it| configuration::is_all_taken(&target.spec, it));
@@ -53,8 +53,8 @@ pub(crate) fn apply(
     host.apply(&workload::live_config(target.owner(), &live), true).map(drop)
 }
 
-fn read(host: &dyn Host, target: &Target) -> Result<Option<Value>, Error> {
-    let name = Names { cluster: &target.name }.live_config();
+fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Error> {
+    let name = ObjectNames { cluster: &target.name }.live_config();
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &name);
     match host.get(&object, ReadMode::Cached, &[".data", ".metadata.annotations"]) {
         Ok(found) => Ok(Some(found)),
@@ -68,19 +68,23 @@ fn read(host: &dyn Host, target: &Target) -> Result<Option<Value>, Error> {
 /// # Errors
 ///
 /// Fails as [`act::perform`] does; what becomes of single settings is no error.
-pub(crate) fn set(host: &dyn Host, target: &Target, plan: &Plan) -> Result<Acted, Error> {
+pub(crate) fn set(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    plan: &Plan,
+) -> Result<ActionSummary, Error> {
     act::perform(host, target, &plan.settings)
 }
 
 /// Deletes the revisions that no Pod and no template names. The cached objects are asked first, so that
 /// a cluster whose Pods still read an older revision costs no live reads.
-pub(crate) fn forget(host: &dyn Host, target: &Target, plan: &Plan) {
-    if plan.stage != Stage::Steady {
+pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
+    if plan.stage != ClusterStage::Steady {
         return;
     }
     let gone = [ReadMode::Cached, ReadMode::Live].into_iter().try_fold(
         None,
-        |before: Option<Vec<Existing>>, read| match before {
+        |before: Option<Vec<ExistingConfigMap>>, read| match before {
             Some(none) if none.is_empty() => Ok(Some(none)),
             _ => unnamed(host, target, read).map(Some),
         },
@@ -95,7 +99,7 @@ pub(crate) fn forget(host: &dyn Host, target: &Target, plan: &Plan) {
 }
 
 /// Deletes the Pods in which nothing ever ran and which a mended template would let run.
-pub(crate) fn replace_stuck(host: &dyn Host, target: &Target, plan: &Plan) {
+pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
     for (pod, uid) in &plan.stuck {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
         let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
@@ -111,15 +115,22 @@ pub(crate) fn replace_stuck(host: &dyn Host, target: &Target, plan: &Plan) {
     }
 }
 
-fn unnamed(host: &dyn Host, target: &Target, read: ReadMode) -> Result<Vec<Existing>, Error> {
+fn unnamed(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    read: ReadMode,
+) -> Result<Vec<ExistingConfigMap>, Error> {
     let maps = list(host, target, "v1", "ConfigMap", read, &[".metadata.name", ".metadata.uid"])?;
-    let names = Names { cluster: &target.name };
+    let names = ObjectNames { cluster: &target.name };
     let text =
         |map: &Value, path: &str| map.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let existing: Vec<Existing> = maps
+    let existing: Vec<ExistingConfigMap> = maps
         .iter()
         .filter_map(|map| {
-            Some(Existing { name: text(map, "/metadata/name")?, uid: text(map, "/metadata/uid")? })
+            Some(ExistingConfigMap {
+                name: text(map, "/metadata/name")?,
+                uid: text(map, "/metadata/uid")?,
+            })
         })
         .filter(|it| names.is_revision(&it.name))
         .collect();
@@ -140,7 +151,7 @@ fn unnamed(host: &dyn Host, target: &Target, read: ReadMode) -> Result<Vec<Exist
     Ok(unnamed.into_iter().cloned().collect())
 }
 
-fn delete(host: &dyn Host, target: &Target, gone: Existing) -> Result<(), Error> {
+fn delete(host: &dyn Host, target: &ReconcileTarget, gone: ExistingConfigMap) -> Result<(), Error> {
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
     let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
     match host.delete(&object, &options) {
@@ -153,7 +164,7 @@ fn delete(host: &dyn Host, target: &Target, gone: Existing) -> Result<(), Error>
 /// The object's own objects of one kind.
 fn list(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     api_version: &str,
     kind: &str,
     read: ReadMode,
@@ -168,10 +179,14 @@ fn list(
 }
 
 /// `Outdated` and `LiveConfigApplied`. What is not known in this pass stays as it was told last.
-pub(crate) fn conditions(target: &Target, situation: &Situation, now_ms: u64) -> Vec<Condition> {
+pub(crate) fn conditions(
+    target: &ReconcileTarget,
+    situation: &ReconcileFindings,
+    now_ms: u64,
+) -> Vec<Condition> {
     let verdicts = match &situation.seen {
-        Seen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
-        Seen::Interrupted | Seen::Unseen(_) => [None, None],
+        MembersSeen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
+        MembersSeen::Interrupted | MembersSeen::Unseen(_) => [None, None],
     };
     let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(verdicts);
     let conditions = named.filter_map(|(name, verdict)| match verdict {
@@ -181,35 +196,37 @@ pub(crate) fn conditions(target: &Target, situation: &Situation, now_ms: u64) ->
     conditions.collect()
 }
 
-fn outdated(plan: &Plan) -> Option<Verdict> {
+fn outdated(plan: &Plan) -> Option<ConditionValue> {
     match &plan.outdated {
-        Outdated::Unknown => None,
-        Outdated::Nobody => {
-            Some(Verdict::new(false, "AsWanted", "every Pod runs its StatefulSet's template"))
-        }
-        Outdated::Some { count, of, next } => {
+        OutdatedPods::Unknown => None,
+        OutdatedPods::Nobody => Some(ConditionValue::new(
+            false,
+            "AsWanted",
+            "every Pod runs its StatefulSet's template",
+        )),
+        OutdatedPods::Some { count, of, next } => {
             let way_out = match next {
-                Next::Pod(pod) => format!(
+                NextPod::Pod(pod) => format!(
                     "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
                      is `{pod}`"
                 ),
-                Next::NotYet => {
+                NextPod::NotYet => {
                     "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what \
                                  it waits for"
                         .into()
                 }
-                Next::OnlyCopy(pod) => format!(
+                NextPod::OnlyCopy(pod) => format!(
                     "`{pod}` holds the only copy of its shard's data, in memory: raise \
                      `.spec.replicasPerShard` before you delete it, or give the data up"
                 ),
             };
             let message = format!("{count} of {of} Pods run an older template: {way_out}");
-            Some(Verdict::new(true, "OlderTemplate", message))
+            Some(ConditionValue::new(true, "OlderTemplate", message))
         }
     }
 }
 
-fn configured(plan: &Plan, set: &Acted) -> Option<Verdict> {
+fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
     if let Some(first) = set.held_up.first() {
         let message = format!(
@@ -217,12 +234,12 @@ fn configured(plan: &Plan, set: &Acted) -> Option<Verdict> {
              the setting",
             first.message
         );
-        return Some(Verdict::new(false, &first.reason, message));
+        return Some(ConditionValue::new(false, &first.reason, message));
     }
     if !plan.settings.is_empty() {
-        return Some(Verdict::new(false, "Pending", "the servers are given new settings"));
+        return Some(ConditionValue::new(false, "Pending", "the servers are given new settings"));
     }
     let message = "every server that answers has the settings that can be changed while it runs";
     let answers = members.any(|member| member.role != MemberRole::Silent);
-    answers.then(|| Verdict::new(true, "AsWanted", message))
+    answers.then(|| ConditionValue::new(true, "AsWanted", message))
 }

@@ -26,15 +26,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    BUSY_REQUEUE_MS, Observed, Plan, Silence, Stage, WAITING_REQUEUE_MS, plan,
+    BUSY_REQUEUE_MS, ClusterStage, Observed, Plan, PodSilence, WAITING_REQUEUE_MS, plan,
 };
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
 use tholepin_schema::snapshot::{Member, MemberAnswer, NodeFlag, Snapshot, UnreachableReason};
-use tholepin_sdk::{Error, Failure, Host, Manifest, Outcome, Reconciler, Request, Violation, Wake};
+use tholepin_sdk::{
+    Error, Host, Manifest, ReconcileFailure, ReconcileOutcome, ReconcileRequest, Reconciler,
+    Violation, WakeTrigger,
+};
 
-use apply::Fault;
-use observe::Target;
-use report::{Seen, Situation};
+use apply::ReconcileFault;
+use observe::ReconcileTarget;
+use report::{MembersSeen, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
 #[derive(Debug)]
@@ -59,16 +62,19 @@ impl Reconciler for RedisCluster {
         }
     }
 
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure> {
         if request.deleting {
             // Everything made here belongs to the object and goes with it; whether the volumes go is
             // written in the StatefulSets.
             let summary = "deleted: what belongs to it follows".to_owned();
-            return Ok(Outcome { summary, finished: true, ..Outcome::default() });
+            return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
-        let target = Target::read(&request.object)?;
+        let target = ReconcileTarget::read(&request.object)?;
         let now_ms = host.now_ms()?;
-        let before = Memo::read(request.memo);
+        let before = PluginMemo::read(request.memo);
         let situation = pass(host, &target, &before, now_ms);
         let memo = before.after(&situation, now_ms);
         report::write(host, &target, &situation, &memo, now_ms)?;
@@ -78,44 +84,57 @@ impl Reconciler for RedisCluster {
 
 /// One pass up to the report. The members come first: what is wrong with the workload must not keep a
 /// primary that died from being replaced.
-fn pass(host: &dyn Host, target: &Target, before: &Memo, now_ms: u64) -> Situation {
+fn pass(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    before: &PluginMemo,
+    now_ms: u64,
+) -> ReconcileFindings {
     let mut faults = Vec::new();
     let mut silent = before.silent.clone();
-    let Looked { seen, may_start } = look(host, target, (before, now_ms), &mut silent, &mut faults);
-    if matches!(seen, Seen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
-        return Situation { seen, faults, silent };
+    let MembersLook { seen, may_start } =
+        look(host, target, (before, now_ms), &mut silent, &mut faults);
+    if matches!(seen, MembersSeen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
+        return ReconcileFindings { seen, faults, silent };
     }
     match apply::apply(host, target, may_start) {
         Ok(refused) => faults.extend(refused),
-        Err(apply::Interrupted) => return Situation { seen: Seen::Interrupted, faults, silent },
+        Err(apply::Interrupted) => {
+            return ReconcileFindings { seen: MembersSeen::Interrupted, faults, silent };
+        }
     }
-    Situation { seen, faults, silent }
+    ReconcileFindings { seen, faults, silent }
 }
 
 /// What was seen of the members, and whether Pods may be started.
-struct Looked {
-    seen: Seen,
+struct MembersLook {
+    seen: MembersSeen,
     may_start: bool,
 }
 
 /// Looks at the members, and does what the plan for them says.
 fn look(
     host: &dyn Host,
-    target: &Target,
-    (before, now_ms): (&Memo, u64),
-    silent: &mut BTreeMap<String, SilentPod>,
-    faults: &mut Vec<Fault>,
-) -> Looked {
+    target: &ReconcileTarget,
+    (before, now_ms): (&PluginMemo, u64),
+    silent: &mut BTreeMap<String, SilentPodMemo>,
+    faults: &mut Vec<ReconcileFault>,
+) -> MembersLook {
     let mut observed = match observe::observe(host, target, before.asks_why(now_ms)) {
         Ok(observed) => observed,
-        Err(Error::Interrupted) => return Looked { seen: Seen::Interrupted, may_start: true },
+        Err(Error::Interrupted) => {
+            return MembersLook { seen: MembersSeen::Interrupted, may_start: true };
+        }
         Err(error) => {
             let ended = live_settings(host, target, None, faults);
-            return Looked { seen: ended.unwrap_or(Seen::Unseen(error)), may_start: true };
+            return MembersLook {
+                seen: ended.unwrap_or(MembersSeen::Unseen(error)),
+                may_start: true,
+            };
         }
     };
     if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
-        return Looked { seen: ended, may_start: true };
+        return MembersLook { seen: ended, may_start: true };
     }
     *silent = silent_pods(&observed.snapshot, silent, now_ms);
     observed.silent = silent.iter().map(|(uid, it)| (uid.clone(), it.as_of(now_ms))).collect();
@@ -127,27 +146,32 @@ fn look(
     faults.extend(act::set_aside(&plan, &observed.snapshot));
     let seen = if let Some(bad) = check(&plan, &observed) {
         faults.push(bad);
-        Seen::Planned { plan, acted: act::Acted::default(), set: act::Acted::default() }
+        MembersSeen::Planned {
+            plan,
+            acted: act::ActionSummary::default(),
+            set: act::ActionSummary::default(),
+        }
     } else {
         perform(host, target, plan, silent, faults)
     };
-    Looked { seen, may_start }
+    MembersLook { seen, may_start }
 }
 
 /// Writes the file of the settings that servers have taken, without which no Pod starts. What it held stays
 /// if it cannot be written. Gives an end of the pass if something more urgent has come up.
 fn live_settings(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     snapshot: Option<&Snapshot>,
-    faults: &mut Vec<Fault>,
-) -> Option<Seen> {
+    faults: &mut Vec<ReconcileFault>,
+) -> Option<MembersSeen> {
     let told = snapshot.filter(|snapshot| !snapshot.members.is_empty());
     match configuration::apply(host, target, told) {
         Ok(()) => None,
-        Err(Error::Interrupted) => Some(Seen::Interrupted),
+        Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
-            faults.push(Fault::of("the ConfigMap of live settings was not applied", &error));
+            faults
+                .push(ReconcileFault::of("the ConfigMap of live settings was not applied", &error));
             None
         }
     }
@@ -155,11 +179,11 @@ fn live_settings(
 
 fn perform(
     host: &dyn Host,
-    target: &Target,
+    target: &ReconcileTarget,
     plan: Box<Plan>,
-    silent: &mut BTreeMap<String, SilentPod>,
-    faults: &mut Vec<Fault>,
-) -> Seen {
+    silent: &mut BTreeMap<String, SilentPodMemo>,
+    faults: &mut Vec<ReconcileFault>,
+) -> MembersSeen {
     let done = act::act(host, target, &plan)
         .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
     match done {
@@ -169,23 +193,27 @@ fn perform(
             }
             configuration::replace_stuck(host, target, &plan);
             configuration::forget(host, target, &plan);
-            Seen::Planned { plan, acted, set }
+            MembersSeen::Planned { plan, acted, set }
         }
         // Something more urgent has come up, so what was seen is old: look again.
-        Err(Error::Interrupted) => Seen::Interrupted,
+        Err(Error::Interrupted) => MembersSeen::Interrupted,
         Err(error) => {
-            faults.push(Fault::of("the plan was not performed", &error));
-            Seen::Planned { plan, acted: act::Acted::default(), set: act::Acted::default() }
+            faults.push(ReconcileFault::of("the plan was not performed", &error));
+            MembersSeen::Planned {
+                plan,
+                acted: act::ActionSummary::default(),
+                set: act::ActionSummary::default(),
+            }
         }
     }
 }
 
 /// Refuses a plan that must not be performed: a bug of ours, and better found here than in the data.
-fn check(plan: &Plan, observed: &Observed) -> Option<Fault> {
+fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
     let violations = plan.check(observed);
     let first = violations.first()?;
     let message = format!("the plan was not performed, please report this: {first}");
-    Some(Fault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
+    Some(ReconcileFault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
 /// Kubernetes is asked why it does not make something that has been missing for so long, in milliseconds.
@@ -194,7 +222,7 @@ const MISSING_PATIENCE_MS: u64 = 3_000;
 /// What is remembered from one pass to the next, as long as the host runs.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Memo {
+struct PluginMemo {
     /// Since when the members could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     unseen_since_ms: Option<u64>,
@@ -203,7 +231,7 @@ struct Memo {
     unsteady_since_ms: Option<u64>,
     /// The Pods that did not answer in time when the members were last looked at, or shortly before, by uid.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    silent: BTreeMap<String, SilentPod>,
+    silent: BTreeMap<String, SilentPodMemo>,
 }
 
 /// How long, in milliseconds, a Pod that answers again is remembered as one that did not.
@@ -212,7 +240,7 @@ const ANSWERS_AGAIN_MS: u64 = 3_000;
 /// A Pod that does not answer in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct SilentPod {
+pub(crate) struct SilentPodMemo {
     /// Since when.
     since_ms: u64,
     /// When it was last seen not to answer.
@@ -222,10 +250,10 @@ pub(crate) struct SilentPod {
     is_unfenced: bool,
 }
 
-impl SilentPod {
-    const fn as_of(self, now_ms: u64) -> Silence {
+impl SilentPodMemo {
+    const fn as_of(self, now_ms: u64) -> PodSilence {
         let Self { since_ms, is_unfenced, .. } = self;
-        Silence { for_ms: now_ms.saturating_sub(since_ms), is_unfenced }
+        PodSilence { for_ms: now_ms.saturating_sub(since_ms), is_unfenced }
     }
 }
 
@@ -233,9 +261,9 @@ impl SilentPod {
 /// as long as others call it failed, and for a moment in which that may become known.
 fn silent_pods(
     snapshot: &Snapshot,
-    before: &BTreeMap<String, SilentPod>,
+    before: &BTreeMap<String, SilentPodMemo>,
     now_ms: u64,
-) -> BTreeMap<String, SilentPod> {
+) -> BTreeMap<String, SilentPodMemo> {
     let is_silent = |member: &Member| {
         matches!(
             member.answer,
@@ -247,21 +275,21 @@ fn silent_pods(
         let mut rows = snapshot.members.iter().filter_map(|it| snapshot.row_seen_by(it, node));
         rows.any(|row| row.flags.contains(&NodeFlag::Fail))
     };
-    let new = SilentPod { since_ms: now_ms, ..SilentPod::default() };
+    let new = SilentPodMemo { since_ms: now_ms, ..SilentPodMemo::default() };
     let silent = snapshot.members.iter().filter_map(|member| {
         let uid = member.pod_uid.clone();
         let known = before.get(&uid).copied();
         if is_silent(member) {
-            return Some((uid, SilentPod { last_ms: now_ms, ..known.unwrap_or(new) }));
+            return Some((uid, SilentPodMemo { last_ms: now_ms, ..known.unwrap_or(new) }));
         }
-        let is_recent = |known: &SilentPod| now_ms < known.last_ms + ANSWERS_AGAIN_MS;
+        let is_recent = |known: &SilentPodMemo| now_ms < known.last_ms + ANSWERS_AGAIN_MS;
         let known = known.filter(|known| is_failed(member) || is_recent(known))?;
         Some((uid, known))
     });
     silent.collect()
 }
 
-impl Memo {
+impl PluginMemo {
     /// A memo of another version says nothing.
     fn read(memo: Option<Value>) -> Self {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
@@ -271,16 +299,16 @@ impl Memo {
         self.unsteady_since_ms.is_some_and(|since| since + MISSING_PATIENCE_MS <= now_ms)
     }
 
-    fn after(self, situation: &Situation, now_ms: u64) -> Self {
+    fn after(self, situation: &ReconcileFindings, now_ms: u64) -> Self {
         let silent = situation.silent.clone();
         match &situation.seen {
-            Seen::Interrupted => Self { silent, ..self },
-            Seen::Unseen(_) => {
+            MembersSeen::Interrupted => Self { silent, ..self },
+            MembersSeen::Unseen(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
-            Seen::Planned { plan, .. } => Self {
+            MembersSeen::Planned { plan, .. } => Self {
                 unseen_since_ms: None,
-                unsteady_since_ms: (plan.stage != Stage::Steady)
+                unsteady_since_ms: (plan.stage != ClusterStage::Steady)
                     .then(|| self.unsteady_since_ms.unwrap_or(now_ms)),
                 silent,
             },
@@ -288,25 +316,29 @@ impl Memo {
     }
 }
 
-fn outcome(target: &Target, situation: &Situation, memo: &Memo) -> Outcome {
-    let Situation { seen, faults, .. } = situation;
+fn outcome(
+    target: &ReconcileTarget,
+    situation: &ReconcileFindings,
+    memo: &PluginMemo,
+) -> ReconcileOutcome {
+    let ReconcileFindings { seen, faults, .. } = situation;
     let requeue_ms = match seen {
-        Seen::Interrupted => BUSY_REQUEUE_MS,
-        Seen::Unseen(_) => WAITING_REQUEUE_MS,
+        MembersSeen::Interrupted => BUSY_REQUEUE_MS,
+        MembersSeen::Unseen(_) => WAITING_REQUEUE_MS,
         // A refusal stands until something changes; a guard that counts time needs a new look.
-        Seen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
+        MembersSeen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
         // What was set is looked at at once; what was refused stands until the spec changes.
-        Seen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
-        Seen::Planned { plan, .. } => plan.requeue_ms(),
+        MembersSeen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
+        MembersSeen::Planned { plan, .. } => plan.requeue_ms(),
     };
     let again = faults.iter().any(|fault| fault.retry);
     let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };
-    Outcome {
+    ReconcileOutcome {
         requeue_ms: Some(requeue_ms),
         summary: report::summary(situation, requeue_ms),
-        wake: vec![Wake::Change { instance: json!(target.instance) }],
+        wake: vec![WakeTrigger::Change { instance: json!(target.instance) }],
         memo: Some(json!(memo)),
-        ..Outcome::default()
+        ..ReconcileOutcome::default()
     }
 }
 

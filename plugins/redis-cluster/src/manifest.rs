@@ -4,8 +4,8 @@ use serde_json::Value;
 use tholepin_redis_types::{API_VERSION, redis_cluster::KIND};
 use tholepin_schema::{action::Verb, manifest::SafetyPaths};
 use tholepin_sdk::{
-    Grants, KindName, KubernetesGrant, Leads, Manifest, ReconciledKind, RedisGrants, Scope,
-    WatchedKind,
+    GrantScope, Grants, KindName, KubernetesGrant, Manifest, ReconciledKind, RedisGrants,
+    WatchMapping, WatchedKind,
 };
 
 /// The definition, made from the types when the plugin is built.
@@ -48,35 +48,35 @@ fn kind(api_version: &str, kind: &str) -> KindName {
 
 fn watches() -> Vec<WatchedKind> {
     let owned = APPLIED.iter().chain(&[("v1", "Pod")]);
-    let owned = owned.map(|(version, name)| (kind(version, name), Leads::Owner));
-    let secret = (kind("v1", "Secret"), Leads::ReferredBy(".spec.auth.secretName".into()));
+    let owned = owned.map(|(version, name)| (kind(version, name), WatchMapping::Owner));
+    let secret = (kind("v1", "Secret"), WatchMapping::ReferredBy(".spec.auth.secretName".into()));
     owned.chain([secret]).map(|(name, leads)| WatchedKind { name, leads }).collect()
 }
 
 fn kubernetes_grants() -> Vec<KubernetesGrant> {
-    let grant = |name: KindName, verbs: &[&str], scope: Scope| KubernetesGrant {
+    let grant = |name: KindName, verbs: &[&str], scope: GrantScope| KubernetesGrant {
         name,
         verbs: verbs.iter().map(|&verb| verb.into()).collect(),
         scope,
         force: false,
     };
-    let own = grant(kind(API_VERSION, KIND), &["apply-status", "publish"], Scope::Owned);
+    let own = grant(kind(API_VERSION, KIND), &["apply-status", "publish"], GrantScope::Owned);
     // With force: a field that somebody edited by hand would else be a conflict at every pass, and the
     // cluster would no longer be healed because of it.
     let applied = APPLIED.iter().map(|(version, name)| KubernetesGrant {
         force: true,
-        ..grant(kind(version, name), &["apply"], Scope::Owned)
+        ..grant(kind(version, name), &["apply"], GrantScope::Owned)
     });
     // To know which revisions of the configuration exist and are named, and to delete the others. A Pod
     // whose owner or labels somebody changed names one, too.
     let read = [
-        grant(kind("v1", "ConfigMap"), &["get", "list", "delete"], Scope::Owned),
-        grant(kind("apps/v1", "StatefulSet"), &["list"], Scope::Owned),
-        grant(kind("v1", "Pod"), &["list"], Scope::Namespace),
+        grant(kind("v1", "ConfigMap"), &["get", "list", "delete"], GrantScope::Owned),
+        grant(kind("apps/v1", "StatefulSet"), &["list"], GrantScope::Owned),
+        grant(kind("v1", "Pod"), &["list"], GrantScope::Namespace),
         // To replace a Pod in which nothing ever ran; the host refuses any other.
-        grant(kind("v1", "Pod"), &["delete"], Scope::Owned),
+        grant(kind("v1", "Pod"), &["delete"], GrantScope::Owned),
         // To say why a Pod is not made. Its claims belong to nobody.
-        grant(kind("v1", "Event"), &["list"], Scope::Namespace),
+        grant(kind("v1", "Event"), &["list"], GrantScope::Namespace),
     ];
     std::iter::once(own).chain(applied).chain(read).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    Layout, Names, Observed,
+    ClusterLayout, ObjectNames, Observed,
     workload::{self, Owner},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
@@ -13,13 +13,13 @@ use tholepin_schema::{
     reserved,
     snapshot::{CredentialsFacts, NamedPassword, Snapshot},
 };
-use tholepin_sdk::{Error, Failure, Host, ObjectRef, topology};
+use tholepin_sdk::{Error, Host, ObjectRef, ReconcileFailure, topology};
 
-use crate::{apply::Fault, configuration};
+use crate::{apply::ReconcileFault, configuration};
 
 /// The object reconciled, read once.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct ReconcileTarget {
     pub name: String,
     pub namespace: String,
     pub uid: String,
@@ -31,9 +31,9 @@ pub(crate) struct Target {
     pub instance: Instance,
 }
 
-impl Target {
+impl ReconcileTarget {
     /// Reads the object of a request.
-    pub(crate) fn read(object: &Value) -> Result<Self, Failure> {
+    pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let text = |path: &str| {
             let value = object.pointer(path).and_then(Value::as_str);
             value.map(str::to_owned).ok_or_else(|| unreadable(path, "it is missing"))
@@ -61,16 +61,19 @@ impl Target {
     }
 }
 
-fn unreadable(path: &str, why: &str) -> Failure {
+fn unreadable(path: &str, why: &str) -> ReconcileFailure {
     let message = format!("the object cannot be read at `{path}`: {why}");
-    Failure { reason: "Unreadable".into(), message, retry: false }
+    ReconcileFailure { reason: "Unreadable".into(), message, retry: false }
 }
 
 /// What is wrong with the password that the object names, by the host's word. The one in force stays: it
 /// is the one that the members have.
-pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Option<Fault> {
+pub(crate) fn credentials_fault(
+    target: &ReconcileTarget,
+    facts: CredentialsFacts,
+) -> Option<ReconcileFault> {
     let (secret, key) = secret_of(target);
-    let kept = reserved::name(reserved::Purpose::Credentials, KIND, &target.uid);
+    let kept = reserved::name(reserved::ReservedPurpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
         // What could not be read now is read again by the next pass.
         NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
@@ -121,11 +124,11 @@ pub(crate) fn credentials_fault(target: &Target, facts: CredentialsFacts) -> Opt
             ),
         ),
     };
-    Some(Fault { reason: reason.into(), message, retry: false, ends_all: false })
+    Some(ReconcileFault { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
 /// The Secret that the object names, and the key there.
-fn secret_of(target: &Target) -> (&str, &str) {
+fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
     match &target.spec.auth {
         Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
         None => ("", ""),
@@ -133,7 +136,7 @@ fn secret_of(target: &Target) -> (&str, &str) {
 }
 
 /// What is wrong with the Secret itself, and what mends it.
-fn unusable(target: &Target, facts: CredentialsFacts) -> (&'static str, String) {
+fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
     match facts.named {
@@ -185,7 +188,11 @@ fn unusable(target: &Target, facts: CredentialsFacts) -> (&'static str, String) 
 }
 
 /// Looks at every member. `asks_why` if also Kubernetes is to be asked for what it does not make.
-pub(crate) fn observe(host: &dyn Host, target: &Target, asks_why: bool) -> Result<Observed, Error> {
+pub(crate) fn observe(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    asks_why: bool,
+) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
         // There is no Pod yet, or no more: every shard is to be begun, or lost.
         Err(Error::NotFound(_)) => Snapshot::default(),
@@ -199,8 +206,12 @@ pub(crate) fn observe(host: &dyn Host, target: &Target, asks_why: bool) -> Resul
 
 /// Why Kubernetes does not make the first Pod that is missing, or the volume of the first that has none, by
 /// the warnings of its controllers.
-fn obstacles(host: &dyn Host, target: &Target, snapshot: &Snapshot) -> BTreeMap<String, String> {
-    let (names, layout) = (Names { cluster: &target.name }, Layout::of(&target.spec));
+fn obstacles(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    snapshot: &Snapshot,
+) -> BTreeMap<String, String> {
+    let (names, layout) = (ObjectNames { cluster: &target.name }, ClusterLayout::of(&target.spec));
     let member = |pod: &str| snapshot.members.iter().find(|member| member.pod == pod);
     let waits_for_volume = |pod: &str| {
         let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());

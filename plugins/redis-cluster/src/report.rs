@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tholepin_redis_cluster_plan::{
-    Decision, HEALTHY_REQUEUE_MS, Plan, ShardPlan, Stage, WaitReason,
+    ClusterStage, Decision, HEALTHY_REQUEUE_MS, Plan, ShardPlan, WaitReason,
 };
 use tholepin_redis_types::{
     API_VERSION,
@@ -15,9 +15,12 @@ use tholepin_redis_types::{
         Condition, ConditionStatus, KIND, MemberStatus, RedisClusterStatus, ShardStatus,
     },
 };
-use tholepin_sdk::{Error, EventType, Failure, Host, Retry, time};
+use tholepin_sdk::{Error, EventType, Host, ReconcileFailure, Retry, time};
 
-use crate::{Memo, SilentPod, act::Acted, apply::Fault, configuration, observe::Target};
+use crate::{
+    PluginMemo, SilentPodMemo, act::ActionSummary, apply::ReconcileFault, configuration,
+    observe::ReconcileTarget,
+};
 
 /// How long what was reported stays while the members cannot be looked at for a reason that passes, in
 /// milliseconds: as long as a healthy cluster is not looked at anyway.
@@ -25,18 +28,18 @@ const UNSEEN_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 
 /// How a pass went.
 #[derive(Debug)]
-pub(crate) struct Situation {
+pub(crate) struct ReconcileFindings {
     /// What was seen of the members.
-    pub seen: Seen,
+    pub seen: MembersSeen,
     /// What stands in the way besides, what comes first first.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ReconcileFault>,
     /// The Pods that do not answer in time, by uid.
-    pub silent: BTreeMap<String, SilentPod>,
+    pub silent: BTreeMap<String, SilentPodMemo>,
 }
 
 /// What a pass saw of the members.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum MembersSeen {
     /// Something more urgent has come up before all was seen and done.
     Interrupted,
     /// The members could not be looked at.
@@ -46,20 +49,20 @@ pub(crate) enum Seen {
         /// The plan.
         plan: Box<Plan>,
         /// What became of it.
-        acted: Acted,
+        acted: ActionSummary,
         /// What became of the settings.
-        set: Acted,
+        set: ActionSummary,
     },
 }
 
 /// What a condition says, without its time.
-pub(crate) struct Verdict {
+pub(crate) struct ConditionValue {
     status: ConditionStatus,
     reason: String,
     message: String,
 }
 
-impl Verdict {
+impl ConditionValue {
     pub(crate) fn new(holds: bool, reason: &str, message: impl Into<String>) -> Self {
         let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
         Self { status, reason: reason.into(), message: message.into() }
@@ -78,11 +81,11 @@ impl Verdict {
 /// Fails if the status cannot be written.
 pub(crate) fn write(
     host: &dyn Host,
-    target: &Target,
-    situation: &Situation,
-    memo: &Memo,
+    target: &ReconcileTarget,
+    situation: &ReconcileFindings,
+    memo: &PluginMemo,
     now_ms: u64,
-) -> Result<(), Failure> {
+) -> Result<(), ReconcileFailure> {
     let for_ms = |since_ms: Option<u64>| now_ms.saturating_sub(since_ms.unwrap_or(now_ms));
     if stays(target, &situation.seen, for_ms(memo.unseen_since_ms)) {
         return Ok(());
@@ -100,20 +103,20 @@ pub(crate) fn write(
 }
 
 /// Whether what was reported stays: this pass has seen nothing, and the next one will soon.
-fn stays(target: &Target, seen: &Seen, unseen_for_ms: u64) -> bool {
+fn stays(target: &ReconcileTarget, seen: &MembersSeen, unseen_for_ms: u64) -> bool {
     match seen {
-        Seen::Interrupted => true,
-        Seen::Unseen(error) if error.retry() != Retry::Never => {
+        MembersSeen::Interrupted => true,
+        MembersSeen::Unseen(error) if error.retry() != Retry::Never => {
             unseen_for_ms < UNSEEN_PATIENCE_MS && !target.status.conditions.is_empty()
         }
-        Seen::Unseen(_) | Seen::Planned { .. } => false,
+        MembersSeen::Unseen(_) | MembersSeen::Planned { .. } => false,
     }
 }
 
 /// The whole status.
 fn status(
-    target: &Target,
-    situation: &Situation,
+    target: &ReconcileTarget,
+    situation: &ReconcileFindings,
     unsteady_ms: u64,
     now_ms: u64,
 ) -> RedisClusterStatus {
@@ -123,17 +126,16 @@ fn status(
     let conditions = conditions.chain(configuration::conditions(target, situation, now_ms));
     let before = &target.status;
     let (ready_shards, slots_served, shards) = match &situation.seen {
-        Seen::Planned { plan, .. } => (
+        MembersSeen::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
             plan.shards.iter().map(|shard| shard_status(shard, &target.namespace)).collect(),
         ),
-        Seen::Interrupted | Seen::Unseen(_) => {
+        MembersSeen::Interrupted | MembersSeen::Unseen(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
-    let is_steady =
-        matches!(&situation.seen, Seen::Planned { plan, .. } if plan.stage == Stage::Steady);
+    let is_steady = matches!(&situation.seen, MembersSeen::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
     RedisClusterStatus {
         observed_generation: Some(target.generation),
         conditions: conditions.collect(),
@@ -164,46 +166,51 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
 }
 
 /// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
-fn verdicts(situation: &Situation, unsteady_ms: u64) -> [Verdict; 3] {
-    let Situation { seen, faults, .. } = situation;
+fn verdicts(situation: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
+    let ReconcileFindings { seen, faults, .. } = situation;
     match seen {
-        Seen::Unseen(error) => unseen(error, faults),
+        MembersSeen::Unseen(error) => unseen(error, faults),
         // Nothing is reported of it.
-        Seen::Interrupted => unseen(&Error::Interrupted, faults),
-        Seen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
+        MembersSeen::Interrupted => unseen(&Error::Interrupted, faults),
+        MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
 }
 
-fn unseen(error: &Error, faults: &[Fault]) -> [Verdict; 3] {
+fn unseen(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3] {
     let message = format!("the members were not looked at: {error}");
     let goes_on = error.retry() != Retry::Never;
     let degraded = match faults.first() {
-        _ if !goes_on => Verdict::new(true, error.reason(), message.clone()),
-        Some(fault) => Verdict::new(true, &fault.reason, &fault.message),
+        _ if !goes_on => ConditionValue::new(true, error.reason(), message.clone()),
+        Some(fault) => ConditionValue::new(true, &fault.reason, &fault.message),
         None => no_fault(),
     };
     let next = if goes_on { "looking again soon" } else { "waiting for a person" };
     [
-        Verdict::unknown(error.reason(), message),
-        Verdict::new(goes_on, error.reason(), next),
+        ConditionValue::unknown(error.reason(), message),
+        ConditionValue::new(goes_on, error.reason(), next),
         degraded,
     ]
 }
 
-fn planned(plan: &Plan, acted: &Acted, faults: &[Fault], unsteady_ms: u64) -> [Verdict; 3] {
+fn planned(
+    plan: &Plan,
+    acted: &ActionSummary,
+    faults: &[ReconcileFault],
+    unsteady_ms: u64,
+) -> [ConditionValue; 3] {
     let degraded = degraded(plan, acted, faults).unwrap_or_else(|| too_long(plan, unsteady_ms));
-    if plan.stage == Stage::Steady {
+    if plan.stage == ClusterStage::Steady {
         let message = format!("{} slots are served", plan.slots_served);
         return [
             // The members are as wanted and serve, whatever could not be applied.
-            Verdict::new(true, "AsWanted", message),
-            Verdict::new(false, "AsWanted", "nothing is under way"),
+            ConditionValue::new(true, "AsWanted", message),
+            ConditionValue::new(false, "AsWanted", "nothing is under way"),
             degraded,
         ];
     }
-    let stage = if plan.stage == Stage::Forming { "Forming" } else { "Healing" };
+    let stage = if plan.stage == ClusterStage::Forming { "Forming" } else { "Healing" };
     let (reason, message) = match (&degraded, plan.reasons().next(), acted.waits.first()) {
-        (Verdict { status: ConditionStatus::True, reason, message }, ..) => {
+        (ConditionValue { status: ConditionStatus::True, reason, message }, ..) => {
             (reason.clone(), message.clone())
         }
         (_, Some(waits), _) => (waits.as_str().to_owned(), waits.to_string()),
@@ -214,16 +221,20 @@ fn planned(plan: &Plan, acted: &Acted, faults: &[Fault], unsteady_ms: u64) -> [V
         || !acted.waits.is_empty()
         || plan.reasons().any(|reason| !reason.is_fault());
     [
-        Verdict::new(false, &reason, &message),
-        Verdict::new(goes_on, if goes_on { stage } else { &reason }, message),
+        ConditionValue::new(false, &reason, &message),
+        ConditionValue::new(goes_on, if goes_on { stage } else { &reason }, message),
         degraded,
     ]
 }
 
 /// What is broken: among the members first, then what stands in the way besides. All are told, the first
 /// with its reason.
-fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Option<Verdict> {
-    let held_up = acted.held_up.first().filter(|_| plan.stage != Stage::Steady);
+fn degraded(
+    plan: &Plan,
+    acted: &ActionSummary,
+    faults: &[ReconcileFault],
+) -> Option<ConditionValue> {
+    let held_up = acted.held_up.first().filter(|_| plan.stage != ClusterStage::Steady);
     // That another shard comes first says nothing where a guard says why that one cannot.
     let says_more =
         |reason: &&WaitReason| held_up.is_none() || **reason != WaitReason::OtherShardFirst;
@@ -239,28 +250,28 @@ fn degraded(plan: &Plan, acted: &Acted, faults: &[Fault]) -> Option<Verdict> {
     match (members, besides) {
         (None, None) => None,
         (Some((reason, message)), None) | (None, Some((reason, message))) => {
-            Some(Verdict::new(true, reason, message))
+            Some(ConditionValue::new(true, reason, message))
         }
         (Some((reason, first)), Some((_, second))) => {
-            Some(Verdict::new(true, reason, format!("{first}; {second}")))
+            Some(ConditionValue::new(true, reason, format!("{first}; {second}")))
         }
     }
 }
 
 /// What is merely not finished is a fault in the end.
-fn too_long(plan: &Plan, unsteady_ms: u64) -> Verdict {
+fn too_long(plan: &Plan, unsteady_ms: u64) -> ConditionValue {
     let late = plan.reasons().find(|reason| reason.patience_s() * 1000 <= unsteady_ms);
     match late {
-        Some(late) if plan.stage != Stage::Steady => {
+        Some(late) if plan.stage != ClusterStage::Steady => {
             let message = format!("for more than {} s: {late}", late.patience_s());
-            Verdict::new(true, late.as_str(), message)
+            ConditionValue::new(true, late.as_str(), message)
         }
         _ => no_fault(),
     }
 }
 
-fn no_fault() -> Verdict {
-    Verdict::new(false, "NoFault", "no fault is known")
+fn no_fault() -> ConditionValue {
+    ConditionValue::new(false, "NoFault", "no fault is known")
 }
 
 /// The verbs under way, each once.
@@ -289,11 +300,16 @@ fn complete(message: &str, namespace: &str) -> String {
     text
 }
 
-pub(crate) fn condition(target: &Target, name: &str, verdict: Verdict, now_ms: u64) -> Condition {
+pub(crate) fn condition(
+    target: &ReconcileTarget,
+    name: &str,
+    verdict: ConditionValue,
+    now_ms: u64,
+) -> Condition {
     let before = target.status.conditions.iter().find(|it| it.condition_type == name);
     let unchanged = before.filter(|before| before.status == verdict.status);
     let since = unchanged.and_then(|before| before.last_transition_time.clone());
-    let Verdict { status, reason, message } = verdict;
+    let ConditionValue { status, reason, message } = verdict;
     Condition {
         condition_type: name.to_owned(),
         status,
@@ -309,7 +325,7 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
 }
 
 /// Tells when the cluster becomes ready or degraded, and when it stops being ready.
-fn announce(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
+fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
@@ -329,7 +345,7 @@ fn announce(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
 }
 
 /// A fault is told when it comes, and when another takes its place.
-fn announce_degraded(host: &dyn Host, target: &Target, status: &RedisClusterStatus) {
+fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
         let found = status.conditions.iter().find(|it| it.condition_type == "Degraded")?;
         (found.status == ConditionStatus::True)
@@ -346,21 +362,21 @@ fn announce_degraded(host: &dyn Host, target: &Target, status: &RedisClusterStat
 }
 
 /// One line for people.
-pub(crate) fn summary(situation: &Situation, requeue_ms: u64) -> String {
+pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = situation.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &situation.seen {
-        Seen::Interrupted => return "something more urgent has come up".to_owned(),
-        Seen::Unseen(error) => {
+        MembersSeen::Interrupted => return "something more urgent has come up".to_owned(),
+        MembersSeen::Unseen(error) => {
             let texts = [Some(format!("not looked at: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
         }
-        Seen::Planned { plan, acted, .. } => (plan, acted),
+        MembersSeen::Planned { plan, acted, .. } => (plan, acted),
     };
     let (done, all) = (plan.shards_done(), plan.shards.len());
     let state = match plan.stage {
-        Stage::Forming => "forming",
-        Stage::Healing => "healing",
-        Stage::Steady => "ready",
+        ClusterStage::Forming => "forming",
+        ClusterStage::Healing => "healing",
+        ClusterStage::Steady => "ready",
     };
     let waits = plan.reasons().next().map(WaitReason::to_string);
     let held_up =

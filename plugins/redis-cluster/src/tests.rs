@@ -8,8 +8,8 @@ use tholepin_redis_cluster_plan::{
     workload::{self, Owner},
 };
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, EventType, Fact, Level, ListQuery, ObjectRef, Pipeline, Probe,
-    ProbeOutcome, ReadMode, Reply, WaitOutcome,
+    DeleteOptions, Document, Error, EventType, Fact, ListQuery, LogLevel, ObjectRef, Pipeline,
+    PodProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
 };
 
 /// A host with one object and one snapshot. It does what it is told and writes it down.
@@ -102,11 +102,11 @@ impl Host for Scripted {
         Ok(self.warnings.get(&object.name).cloned().into_iter().collect())
     }
 
-    fn pipeline(&self, _: &Pipeline) -> Result<Vec<Reply>, Error> {
+    fn pipeline(&self, _: &Pipeline) -> Result<Vec<RedisReply>, Error> {
         unused("pipeline")
     }
 
-    fn fan_out(&self, _: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
+    fn fan_out(&self, _: &[Pipeline]) -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error> {
         unused("fan_out")
     }
 
@@ -144,11 +144,11 @@ impl Host for Scripted {
         unused("wait")
     }
 
-    fn probe(&self, _: &Probe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, _: &PodProbe) -> Result<ProbeOutcome, Error> {
         unused("probe")
     }
 
-    fn log(&self, _: Level, _: &str) {}
+    fn log(&self, _: LogLevel, _: &str) {}
 }
 
 fn id(digit: char) -> String {
@@ -198,12 +198,12 @@ fn serving(pod: &str, address: &str, id: &str) -> Value {
     })
 }
 
-fn reconcile(host: &Scripted, object: Value) -> Outcome {
+fn reconcile(host: &Scripted, object: Value) -> ReconcileOutcome {
     reconcile_with(host, object, None)
 }
 
-fn reconcile_with(host: &Scripted, object: Value, memo: Option<Value>) -> Outcome {
-    let request = Request { object, deleting: false, causes: Vec::new(), memo };
+fn reconcile_with(host: &Scripted, object: Value, memo: Option<Value>) -> ReconcileOutcome {
+    let request = ReconcileRequest { object, deleting: false, causes: Vec::new(), memo };
     RedisCluster::reconcile(host, request).unwrap()
 }
 
@@ -230,7 +230,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
     let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
     assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
     assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS));
-    assert!(matches!(outcome.wake.as_slice(), [Wake::Change { .. }]));
+    assert!(matches!(outcome.wake.as_slice(), [WakeTrigger::Change { .. }]));
     let (status, reason, message) = condition(&host, "Ready");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "PodsNotAnswering"));
     assert!(message.contains("demo-shard-1-0"), "{message}");
@@ -564,8 +564,12 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
 #[test]
 fn deleting_is_finished_at_once_and_writes_nothing() {
     let host = Scripted::default();
-    let request =
-        Request { object: object(json!({})), deleting: true, causes: Vec::new(), memo: None };
+    let request = ReconcileRequest {
+        object: object(json!({})),
+        deleting: true,
+        causes: Vec::new(),
+        memo: None,
+    };
     assert!(RedisCluster::reconcile(&host, request).unwrap().finished);
     assert!(host.applied.borrow().is_empty() && host.status.borrow().is_none());
 }

@@ -8,10 +8,10 @@ use crate::Error;
 /// What the host answered, unread: reading costs more than all else in a pass, and what a write answers
 /// is seldom looked at.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Document(Form);
+pub struct Document(DocumentForm);
 
 #[derive(Clone, Debug, PartialEq)]
-enum Form {
+enum DocumentForm {
     /// As it crossed the border.
     Text(String),
     /// As a test or a recording has it.
@@ -22,7 +22,7 @@ impl Document {
     /// A document as the contract has it: JSON as text.
     #[must_use]
     pub const fn text(text: String) -> Self {
-        Self(Form::Text(text))
+        Self(DocumentForm::Text(text))
     }
 
     /// Reads it without a schema.
@@ -32,8 +32,8 @@ impl Document {
     /// [`Error::Other`] if the host gave no JSON.
     pub fn value(self) -> Result<Value, Error> {
         match self.0 {
-            Form::Text(text) => serde_json::from_str(&text).map_err(unreadable),
-            Form::Value(value) => Ok(value),
+            DocumentForm::Text(text) => serde_json::from_str(&text).map_err(unreadable),
+            DocumentForm::Value(value) => Ok(value),
         }
     }
 
@@ -45,8 +45,8 @@ impl Document {
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
         // One way of reading a type, also in tests: a second one would be code in every component.
         let text = match self.0 {
-            Form::Text(text) => text,
-            Form::Value(value) => value.to_string(),
+            DocumentForm::Text(text) => text,
+            DocumentForm::Value(value) => value.to_string(),
         };
         serde_json::from_str(&text).map_err(unreadable)
     }
@@ -54,7 +54,7 @@ impl Document {
 
 impl From<Value> for Document {
     fn from(value: Value) -> Self {
-        Self(Form::Value(value))
+        Self(DocumentForm::Value(value))
     }
 }
 

@@ -120,7 +120,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// A call's error as the failure of a pass: for `?` where the plugin can do nothing about it.
-impl From<Error> for tholepin_schema::reconcile::Failure {
+impl From<Error> for tholepin_schema::reconcile::ReconcileFailure {
     fn from(error: Error) -> Self {
         Self {
             reason: error.reason().to_owned(),

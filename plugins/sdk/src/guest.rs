@@ -1,6 +1,6 @@
 //! The exports as functions over JSON text: what [`export!`](crate::export) calls. Not for plugins.
 
-use tholepin_schema::reconcile::{Failure, Request};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileRequest};
 
 use crate::Reconciler;
 
@@ -26,17 +26,25 @@ pub fn validate<R: Reconciler>(old: Option<&str>, new: &str) -> String {
 /// Fails with the plugin's failure as JSON.
 pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
     prepare();
-    let request: Request = match serde_json::from_str(request) {
+    let request: ReconcileRequest = match serde_json::from_str(request) {
         Ok(request) => request,
         Err(error) => {
             let message = format!("the host's request is none that this SDK reads: {error}");
-            return Err(write(&Failure { reason: "BadRequest".to_owned(), message, retry: false }));
+            return Err(write(&ReconcileFailure {
+                reason: "BadRequest".to_owned(),
+                message,
+                retry: false,
+            }));
         }
     };
     let Some(host) = host() else {
         let message =
             "there is no host outside Wasm; call `Reconciler::reconcile` with one".to_owned();
-        return Err(write(&Failure { reason: "NoHost".to_owned(), message, retry: false }));
+        return Err(write(&ReconcileFailure {
+            reason: "NoHost".to_owned(),
+            message,
+            retry: false,
+        }));
     };
     R::reconcile(host, request).map(|outcome| write(&outcome)).map_err(|failure| write(&failure))
 }
@@ -60,7 +68,7 @@ fn prepare() {
             Some(place) => format!("panicked at {place}: {text}"),
             None => format!("panicked at an unknown place: {text}"),
         };
-        crate::wit::WitHost.log(crate::Level::Error, &line);
+        crate::wit::WitHost.log(crate::LogLevel::Error, &line);
     }));
 }
 

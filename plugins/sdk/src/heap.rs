@@ -28,7 +28,7 @@ const CHUNK_BYTES: usize = 8 << 10;
 const CLASSES: usize = 1 + (SMALL_BYTES_MAX / SMALL_BYTES_MIN).ilog2() as usize;
 
 /// The heap of one instance.
-pub(crate) struct Heap(UnsafeCell<Pieces>);
+pub(crate) struct GuestHeap(UnsafeCell<Pieces>);
 
 struct Pieces {
     /// For each class, the piece given back last; its first word points to the one before.
@@ -39,9 +39,9 @@ struct Pieces {
 }
 
 // SAFETY: a guest has one thread, as has the test.
-unsafe impl Sync for Heap {}
+unsafe impl Sync for GuestHeap {}
 
-impl Heap {
+impl GuestHeap {
     pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(Pieces { free: [null_mut(); CLASSES], chunk: null_mut(), left: 0 }))
     }
@@ -88,7 +88,7 @@ impl Pieces {
 
 // SAFETY: a piece is cut once, is as long as its class and aligned to 16 bytes; it is in the list of its
 // class only while nobody has it. All else is the system allocator's.
-unsafe impl GlobalAlloc for Heap {
+unsafe impl GlobalAlloc for GuestHeap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class(layout) else { return unsafe { System.alloc(layout) } };
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn pieces_do_not_overlap_keep_what_is_in_them_and_are_used_again() {
-        let heap = Heap::new();
+        let heap = GuestHeap::new();
         let sizes = [1, 8, 15, 16, 17, 100, 1000, 2047, 2048, 2049, 70_000];
         let layouts: Vec<_> = (0..400).map(|turn| layout(sizes[turn % sizes.len()], 8)).collect();
         let fill = |turn: usize| u8::try_from(turn % 251).unwrap();
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_aligned_widely_is_the_systems() {
-        let heap = Heap::new();
+        let heap = GuestHeap::new();
         for align in [1, 16, 32, 4096] {
             let layout = layout(48, align);
             let piece = unsafe { heap.alloc(layout) };

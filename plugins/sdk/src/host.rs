@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{Probe, ProbeOutcome},
+    probe::{PodProbe, ProbeOutcome},
 };
 
-use crate::{Document, Error, KindName, ObjectRef, Reply};
+use crate::{Document, Error, KindName, ObjectRef, RedisReply};
 
 /// The host, as a plugin sees it. `wit/` documents each function: what it does, what it does not
 /// promise, its errors.
@@ -74,14 +74,15 @@ pub trait Host {
     /// # Errors
     ///
     /// As the contract lists them.
-    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error>;
+    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error>;
 
     /// `redis/commands.fan-out`: one result per pipeline.
     ///
     /// # Errors
     ///
     /// As the contract lists them.
-    fn fan_out(&self, pipelines: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error>;
+    fn fan_out(&self, pipelines: &[Pipeline])
+    -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error>;
 
     /// `redis/topology.observe`: a snapshot of the instance.
     ///
@@ -134,19 +135,19 @@ pub trait Host {
     /// # Errors
     ///
     /// As the contract lists them.
-    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error>;
+    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error>;
 
     /// `runtime/logging.log`.
-    fn log(&self, level: Level, message: &str);
+    fn log(&self, level: LogLevel, message: &str);
 
     /// Logs what changed.
     fn info(&self, message: &str) {
-        self.log(Level::Info, message);
+        self.log(LogLevel::Info, message);
     }
 
     /// Logs what somebody should know.
     fn warn(&self, message: &str) {
-        self.log(Level::Warn, message);
+        self.log(LogLevel::Warn, message);
     }
 }
 
@@ -173,7 +174,7 @@ pub enum EventType {
 /// How much a log line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum LogLevel {
     /// Every step.
     Trace,
     /// What helps to find a fault.

@@ -2,11 +2,13 @@
 //! [`Reconciler`] that a plugin implements and hands to [`export!`].
 //!
 //! A plugin reaches the world through [`Host`] and through nothing else, so that the same code runs in
-//! the host (where [`Host`] is the WIT contract), and in a native test (where it is a [`Replayed`]
+//! the host (where [`Host`] is the WIT contract), and in a native test (where it is a [`ReplayHost`]
 //! recording or a list of answers).
 //!
 //! ```
-//! use tholepin_sdk::{Failure, Host, Manifest, Outcome, Reconciler, Request, Violation};
+//! use tholepin_sdk::{
+//!     Host, Manifest, ReconcileFailure, ReconcileOutcome, ReconcileRequest, Reconciler, Violation,
+//! };
 //!
 //! struct Greeter;
 //!
@@ -15,10 +17,13 @@
 //!         Manifest { name: "greeter".to_owned(), version: "1".to_owned(), ..tholepin_sdk::manifest() }
 //!     }
 //!
-//!     fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+//!     fn reconcile(
+//!         host: &dyn Host,
+//!         request: ReconcileRequest,
+//!     ) -> Result<ReconcileOutcome, ReconcileFailure> {
 //!         let seen = request.object["spec"]["text"].as_str().unwrap_or_default();
 //!         host.info(&format!("saw {seen}"));
-//!         Ok(Outcome { summary: "greeted".to_owned(), ..Outcome::default() })
+//!         Ok(ReconcileOutcome { summary: "greeted".to_owned(), ..ReconcileOutcome::default() })
 //!     }
 //! }
 //!
@@ -47,20 +52,21 @@ mod wit;
 
 pub use document::Document;
 pub use error::{Error, Retry};
-pub use host::{DeleteOptions, EventType, Host, Level, ListQuery, Pipeline, ReadMode};
+pub use host::{DeleteOptions, EventType, Host, ListQuery, LogLevel, Pipeline, ReadMode};
 pub use object::{KindName, ObjectRef};
 pub use reconciler::{Reconciler, manifest};
-pub use replayed::{Replayed, ReplayedError};
-pub use reply::{Node, Reply};
+pub use replayed::{RecordingError, ReplayHost};
+pub use reply::{RedisReply, ReplyNode};
 pub use serde_json;
 pub use tholepin_schema as schema;
 pub use tholepin_schema::{
-    fact::{Fact, Held, Subject, Test, WaitOutcome},
+    fact::{Fact, FactOutcome, FactSubject, FactTest, WaitOutcome},
     manifest::{
-        Grants, KubernetesGrant, Leads, Manifest, ReconciledKind, RedisGrants, Scope, WatchedKind,
+        GrantScope, Grants, KubernetesGrant, Manifest, ReconciledKind, RedisGrants, WatchMapping,
+        WatchedKind,
     },
-    probe::{Probe, ProbeOutcome},
-    reconcile::{Failure, Outcome, Request, Violation, Wake},
+    probe::{PodProbe, ProbeOutcome},
+    reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},
 };
 
 #[cfg(target_family = "wasm")]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tholepin_schema::{
     manifest::{Grants, Manifest, SafetyPaths},
-    reconcile::{Failure, Outcome, Request, Violation},
+    reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
 };
 
 use crate::Host;
@@ -27,7 +27,10 @@ pub trait Reconciler {
     /// # Errors
     ///
     /// Fails with what the plugin understood and cannot mend; a panic is a bug and counts against the plugin.
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure>;
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure>;
 }
 
 /// An empty manifest to fill in by `..manifest()`, since [`Manifest`] has no default: a plugin must

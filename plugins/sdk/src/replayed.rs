@@ -6,31 +6,31 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{Probe, ProbeOutcome},
+    probe::{PodProbe, ProbeOutcome},
 };
 
 use crate::{
-    DeleteOptions, Document, Error, EventType, Host, Level, ListQuery, ObjectRef, Pipeline,
-    ReadMode, Reply,
+    DeleteOptions, Document, Error, EventType, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
+    ReadMode, RedisReply,
 };
 
 /// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
 /// replay in the host does: never by position, and never with anything that the test did not say. A call
 /// that the list does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
 #[derive(Debug, Default)]
-pub struct Replayed {
+pub struct ReplayHost {
     /// Said by the test about all calls that the list does not hold.
-    rules: Vec<Rule>,
-    answers: BTreeMap<(String, u32), Result<Answered, Error>>,
+    rules: Vec<ReplayRule>,
+    answers: BTreeMap<(String, u32), Result<RecordedAnswer, Error>>,
     /// Holds the canonical text of each call made, in order.
     asked: RefCell<Vec<String>>,
     missing: RefCell<Vec<String>>,
-    logged: RefCell<Vec<(Level, String)>>,
+    logged: RefCell<Vec<(LogLevel, String)>>,
 }
 
 /// What holds for all calls of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
+enum ReplayRule {
     /// An object that the list does not hold does not exist.
     NoOtherObjects,
     /// Every write goes through.
@@ -39,15 +39,15 @@ enum Rule {
 
 /// Why a text is no recording.
 #[derive(Debug)]
-pub struct ReplayedError(serde_json::Error);
+pub struct RecordingError(serde_json::Error);
 
-impl std::fmt::Display for ReplayedError {
+impl std::fmt::Display for RecordingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("this is no recording of a pass")
     }
 }
 
-impl std::error::Error for ReplayedError {
+impl std::error::Error for RecordingError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }
@@ -56,15 +56,15 @@ impl std::error::Error for ReplayedError {
 /// What a call returned, in the form in which recordings keep it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answered {
+enum RecordedAnswer {
     Done,
     Document(Value),
     Documents(Vec<Value>),
     Results(Vec<Result<Value, Error>>),
     Number(u64),
     Bytes(Vec<u8>),
-    Replies(Vec<Reply>),
-    FanOut(Vec<Result<Vec<Reply>, Error>>),
+    Replies(Vec<RedisReply>),
+    FanOut(Vec<Result<Vec<RedisReply>, Error>>),
 }
 
 #[derive(Deserialize)]
@@ -76,17 +76,17 @@ struct Recording {
 struct Recorded {
     call: Value,
     occurrence: u32,
-    answer: Result<Answered, Error>,
+    answer: Result<RecordedAnswer, Error>,
 }
 
-impl Replayed {
+impl ReplayHost {
     /// Reads a recording as the host writes it.
     ///
     /// # Errors
     ///
     /// Fails if the text is no recording.
-    pub fn from_recording(json: &str) -> Result<Self, ReplayedError> {
-        let recording: Recording = serde_json::from_str(json).map_err(ReplayedError)?;
+    pub fn from_recording(json: &str) -> Result<Self, RecordingError> {
+        let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
         let mut replayed = Self::default();
         for Recorded { call, occurrence, answer } in recording.calls {
             replayed.answers.insert((written(&call), occurrence), answer);
@@ -101,7 +101,7 @@ impl Replayed {
         let reads = [ReadMode::Cached, ReadMode::Live];
         reads.into_iter().fold(self, |host, read| {
             let call = get_call(&name, read, &[]);
-            host.always(&call, Ok(Answered::Document(object.clone())))
+            host.always(&call, Ok(RecordedAnswer::Document(object.clone())))
         })
     }
 
@@ -109,46 +109,46 @@ impl Replayed {
     #[must_use]
     pub fn with_snapshot(self, instance: &Value, answer: Result<Value, Error>) -> Self {
         let call = call("redis", "observe", json!({"instance": instance}));
-        self.always(&call, answer.map(Answered::Document))
+        self.always(&call, answer.map(RecordedAnswer::Document))
     }
 
     /// Adds the time that the clock shows, however often it is asked.
     #[must_use]
     pub fn with_now_ms(self, now_ms: u64) -> Self {
         let call = json!({"interface": "runtime", "function": "now"});
-        self.always(&call, Ok(Answered::Number(now_ms)))
+        self.always(&call, Ok(RecordedAnswer::Number(now_ms)))
     }
 
     /// Adds the plugin's parameters.
     #[must_use]
     pub fn with_parameters(self, parameters: Value) -> Self {
         let call = json!({"interface": "runtime", "function": "parameters"});
-        self.always(&call, Ok(Answered::Document(parameters)))
+        self.always(&call, Ok(RecordedAnswer::Document(parameters)))
     }
 
     /// Adds the outcome of a wait, however often it is waited.
     #[must_use]
     pub fn with_wait(self, facts: &[Fact], ms: u32, outcome: &WaitOutcome) -> Self {
-        self.always(&wait_call(facts, ms), Ok(Answered::Document(json!(outcome))))
+        self.always(&wait_call(facts, ms), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
     /// Adds the outcome of a probe, however often it is made.
     #[must_use]
-    pub fn with_probe(self, probe: &Probe, outcome: &ProbeOutcome) -> Self {
-        self.always(&probe_call(probe), Ok(Answered::Document(json!(outcome))))
+    pub fn with_probe(self, probe: &PodProbe, outcome: &ProbeOutcome) -> Self {
+        self.always(&probe_call(probe), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
     /// Says that no other objects exist: `get` answers [`Error::NotFound`] for them.
     #[must_use]
     pub fn without_other_objects(mut self) -> Self {
-        self.rules.push(Rule::NoOtherObjects);
+        self.rules.push(ReplayRule::NoOtherObjects);
         self
     }
 
     /// Says that every apply is stored as it was sent, and every deletion and event goes through.
     #[must_use]
     pub fn with_writes_taken(mut self) -> Self {
-        self.rules.push(Rule::WritesTaken);
+        self.rules.push(ReplayRule::WritesTaken);
         self
     }
 
@@ -185,7 +185,7 @@ impl Replayed {
 
     /// The lines logged so far.
     #[must_use]
-    pub fn logged(&self) -> Vec<(Level, String)> {
+    pub fn logged(&self) -> Vec<(LogLevel, String)> {
         self.logged.borrow().clone()
     }
 
@@ -200,25 +200,27 @@ impl Replayed {
     }
 
     /// The answer of the test's rules to a call that the list does not hold.
-    fn by_rule(&self, call: &Value) -> Option<Result<Answered, Error>> {
-        let rule = |rule: Rule| self.rules.contains(&rule);
+    fn by_rule(&self, call: &Value) -> Option<Result<RecordedAnswer, Error>> {
+        let rule = |rule: ReplayRule| self.rules.contains(&rule);
         let object = call.pointer("/arguments/object").unwrap_or(&Value::Null);
         match call.get("function")?.as_str()? {
-            "get" if rule(Rule::NoOtherObjects) => Some(Err(Error::NotFound(object.to_string()))),
-            "apply" | "apply-status" if rule(Rule::WritesTaken) => {
-                Some(Ok(Answered::Document(object.clone())))
+            "get" if rule(ReplayRule::NoOtherObjects) => {
+                Some(Err(Error::NotFound(object.to_string())))
             }
-            "delete" | "publish" if rule(Rule::WritesTaken) => Some(Ok(Answered::Done)),
+            "apply" | "apply-status" if rule(ReplayRule::WritesTaken) => {
+                Some(Ok(RecordedAnswer::Document(object.clone())))
+            }
+            "delete" | "publish" if rule(ReplayRule::WritesTaken) => Some(Ok(RecordedAnswer::Done)),
             _ => None,
         }
     }
 
-    fn always(mut self, call: &Value, answer: Result<Answered, Error>) -> Self {
+    fn always(mut self, call: &Value, answer: Result<RecordedAnswer, Error>) -> Self {
         self.answers.insert((written(call), ALWAYS), answer);
         self
     }
 
-    fn ask(&self, call: &Value) -> Result<Answered, Error> {
+    fn ask(&self, call: &Value) -> Result<RecordedAnswer, Error> {
         let text = written(call);
         let asked_before = self.asked.borrow().iter().filter(|asked| **asked == text).count();
         self.asked.borrow_mut().push(text.clone());
@@ -237,7 +239,7 @@ impl Replayed {
 /// The occurrence under which an answer stands that serves every time.
 const ALWAYS: u32 = u32::MAX;
 
-impl Host for Replayed {
+impl Host for ReplayHost {
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
         document(self.ask(&get_call(object, read, fields))?)
     }
@@ -281,16 +283,20 @@ impl Host for Replayed {
         documents(self.ask(&call("kubernetes", "warnings", json!({"object": object})))?)
     }
 
-    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
-        let Answered::Replies(replies) = self.ask(&call("redis", "pipeline", json!(pipeline)))?
+    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error> {
+        let RecordedAnswer::Replies(replies) =
+            self.ask(&call("redis", "pipeline", json!(pipeline)))?
         else {
             return Err(unfit("replies"));
         };
         Ok(replies)
     }
 
-    fn fan_out(&self, pipelines: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
-        let Answered::FanOut(results) =
+    fn fan_out(
+        &self,
+        pipelines: &[Pipeline],
+    ) -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error> {
+        let RecordedAnswer::FanOut(results) =
             self.ask(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
         else {
             return Err(unfit("results of a fan-out"));
@@ -308,14 +314,14 @@ impl Host for Replayed {
         actions: &[Value],
     ) -> Result<Vec<Result<Document, Error>>, Error> {
         let arguments = json!({"instance": instance, "actions": actions});
-        let Answered::Results(results) = self.ask(&call("redis", "act", arguments))? else {
+        let RecordedAnswer::Results(results) = self.ask(&call("redis", "act", arguments))? else {
             return Err(unfit("results"));
         };
         Ok(results.into_iter().map(|result| result.map(Document::from)).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
-        let Answered::Number(number) =
+        let RecordedAnswer::Number(number) =
             self.ask(&json!({"interface": "runtime", "function": "now"}))?
         else {
             return Err(unfit("a number"));
@@ -324,7 +330,7 @@ impl Host for Replayed {
     }
 
     fn random(&self, bytes: u32) -> Result<Vec<u8>, Error> {
-        let Answered::Bytes(bytes) =
+        let RecordedAnswer::Bytes(bytes) =
             self.ask(&call("runtime", "random", json!({"bytes": bytes})))?
         else {
             return Err(unfit("bytes"));
@@ -340,11 +346,11 @@ impl Host for Replayed {
         unread(self.ask(&wait_call(facts, ms))?)?.read()
     }
 
-    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
         unread(self.ask(&probe_call(probe))?)?.read()
     }
 
-    fn log(&self, level: Level, message: &str) {
+    fn log(&self, level: LogLevel, message: &str) {
         self.logged.borrow_mut().push((level, message.to_owned()));
     }
 }
@@ -367,7 +373,7 @@ fn wait_call(facts: &[Fact], ms: u32) -> Value {
     call("runtime", "wait", json!({"facts": facts, "ms": ms}))
 }
 
-fn probe_call(probe: &Probe) -> Value {
+fn probe_call(probe: &PodProbe) -> Value {
     call("runtime", "probe", json!(probe))
 }
 
@@ -375,26 +381,26 @@ fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {
     call("kubernetes", "get", json!({"object": object, "read": read, "fields": fields}))
 }
 
-fn document(answer: Answered) -> Result<Value, Error> {
-    let Answered::Document(document) = answer else {
+fn document(answer: RecordedAnswer) -> Result<Value, Error> {
+    let RecordedAnswer::Document(document) = answer else {
         return Err(unfit("a document"));
     };
     Ok(document)
 }
 
-fn documents(answer: Answered) -> Result<Vec<Value>, Error> {
-    let Answered::Documents(documents) = answer else {
+fn documents(answer: RecordedAnswer) -> Result<Vec<Value>, Error> {
+    let RecordedAnswer::Documents(documents) = answer else {
         return Err(unfit("documents"));
     };
     Ok(documents)
 }
 
-fn unread(answer: Answered) -> Result<Document, Error> {
+fn unread(answer: RecordedAnswer) -> Result<Document, Error> {
     document(answer).map(Document::from)
 }
 
-fn done(answer: Answered) -> Result<(), Error> {
-    let Answered::Done = answer else {
+fn done(answer: RecordedAnswer) -> Result<(), Error> {
+    let RecordedAnswer::Done = answer else {
         return Err(unfit("nothing"));
     };
     Ok(())
@@ -413,7 +419,7 @@ mod tests {
         let object = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "b"}
         });
-        let host = Replayed::default().with_object(&object).with_now_ms(7);
+        let host = ReplayHost::default().with_object(&object).with_now_ms(7);
         let name = ObjectRef::new("v1", "Secret", "b", "a");
         for read in [ReadMode::Cached, ReadMode::Live, ReadMode::Live] {
             assert_eq!(host.get(&name, read, &[]), Ok(object.clone()));
@@ -429,10 +435,10 @@ mod tests {
     fn rules_answer_what_the_list_does_not_hold() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
         let name = ObjectRef::new("v1", "ConfigMap", "", "b");
-        let host = Replayed::default().with_object(&object).without_other_objects();
+        let host = ReplayHost::default().with_object(&object).without_other_objects();
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
         assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
-        let host = Replayed::default().with_writes_taken();
+        let host = ReplayHost::default().with_writes_taken();
         assert_eq!(host.apply(&object, true), Ok(object.clone().into()));
         assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));
         assert_eq!((host.applied(), host.published()), (vec![object], vec!["Seen".to_owned()]));
@@ -446,10 +452,10 @@ mod tests {
             {"call": {"interface": "runtime", "function": "now"}, "occurrence": 0, "answer": {"Ok": {"number": 5}}},
             {"call": {"interface": "runtime", "function": "now"}, "occurrence": 1, "answer": {"Err": {"timeout": "slow"}}}
         ]}"#;
-        let host = Replayed::from_recording(recording).unwrap();
+        let host = ReplayHost::from_recording(recording).unwrap();
         assert_eq!(host.now_ms(), Ok(5));
         assert_eq!(host.now_ms(), Err(Error::Timeout("slow".to_owned())));
         assert!(matches!(host.now_ms(), Err(Error::Other(_))));
-        assert!(Replayed::from_recording("{}").is_err());
+        assert!(ReplayHost::from_recording("{}").is_err());
     }
 }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// One node of a reply. Children are indexes into [`Reply::nodes`].
+/// One node of a reply. Children are indexes into [`RedisReply::nodes`].
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Node {
+pub enum ReplyNode {
     /// Null.
     Nil,
     /// An integer.
@@ -30,22 +30,25 @@ pub enum Node {
 
 /// One reply. Node 0 is the root; a node's children come after it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct Reply {
+pub struct RedisReply {
     /// The nodes.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<ReplyNode>,
 }
 
-impl Reply {
+impl RedisReply {
     /// The root; null if the reply is empty, which the contract rules out.
     #[must_use]
-    pub fn root(&self) -> &Node {
+    pub fn root(&self) -> &ReplyNode {
         self.node(0)
     }
 
     /// A node by its index; null if there is none.
     #[must_use]
-    pub fn node(&self, index: u32) -> &Node {
-        usize::try_from(index).ok().and_then(|index| self.nodes.get(index)).unwrap_or(&Node::Nil)
+    pub fn node(&self, index: u32) -> &ReplyNode {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.nodes.get(index))
+            .unwrap_or(&ReplyNode::Nil)
     }
 
     /// The root as text, if it is a bulk or simple string in UTF-8.
@@ -55,24 +58,24 @@ impl Reply {
     }
 
     /// The children of the root, if it is an array.
-    pub fn items(&self) -> impl Iterator<Item = &Node> {
+    pub fn items(&self) -> impl Iterator<Item = &ReplyNode> {
         let children = match self.root() {
-            Node::Array(children) => children.as_slice(),
-            Node::Nil
-            | Node::Int(_)
-            | Node::Bulk(_)
-            | Node::Status(_)
-            | Node::Error(_)
-            | Node::Double(_)
-            | Node::Boolean(_)
-            | Node::Map(_)
-            | Node::Other(_) => &[],
+            ReplyNode::Array(children) => children.as_slice(),
+            ReplyNode::Nil
+            | ReplyNode::Int(_)
+            | ReplyNode::Bulk(_)
+            | ReplyNode::Status(_)
+            | ReplyNode::Error(_)
+            | ReplyNode::Double(_)
+            | ReplyNode::Boolean(_)
+            | ReplyNode::Map(_)
+            | ReplyNode::Other(_) => &[],
         };
         children.iter().map(|child| self.node(*child))
     }
 }
 
-impl Node {
+impl ReplyNode {
     /// The node as text, if it is a bulk or simple string in UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {

@@ -6,12 +6,12 @@
 use serde_json::Value;
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{Probe, ProbeOutcome},
+    probe::{PodProbe, ProbeOutcome},
 };
 
 use crate::{
-    DeleteOptions, Document, Error, EventType, Host, Level, ListQuery, Node, ObjectRef, Pipeline,
-    ReadMode, Reply, heap::Heap,
+    DeleteOptions, Document, Error, EventType, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
+    ReadMode, RedisReply, ReplyNode, heap::GuestHeap,
 };
 
 /// What wit-bindgen makes of `wit/`.
@@ -34,7 +34,7 @@ use bindings::tholepin::{
 };
 
 #[global_allocator]
-static HEAP: Heap = Heap::new();
+static HEAP: GuestHeap = GuestHeap::new();
 
 /// The host that runs this plugin.
 pub(crate) struct WitHost;
@@ -82,12 +82,15 @@ impl Host for WitHost {
         texts.into_iter().map(|text| Document::text(text).value()).collect()
     }
 
-    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Reply>, Error> {
+    fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error> {
         let Pipeline { instance: _, pod: _, commands, deadline_ms: _ } = pipeline;
         Ok(replies(commands::pipeline(&server(pipeline), commands, &options(pipeline))?))
     }
 
-    fn fan_out(&self, pipelines: &[Pipeline]) -> Result<Vec<Result<Vec<Reply>, Error>>, Error> {
+    fn fan_out(
+        &self,
+        pipelines: &[Pipeline],
+    ) -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error> {
         let request = |pipeline: &Pipeline| commands::PipelineRequest {
             server: server(pipeline),
             commands: pipeline.commands.clone(),
@@ -129,17 +132,17 @@ impl Host for WitHost {
         unread(waiting::wait(&facts, ms))?.read()
     }
 
-    fn probe(&self, probe: &Probe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
         unread(probing::probe(&write(probe)))?.read()
     }
 
-    fn log(&self, level: Level, message: &str) {
+    fn log(&self, level: LogLevel, message: &str) {
         let level = match level {
-            Level::Trace => logging::Level::Trace,
-            Level::Debug => logging::Level::Debug,
-            Level::Info => logging::Level::Info,
-            Level::Warn => logging::Level::Warn,
-            Level::Error => logging::Level::Error,
+            LogLevel::Trace => logging::Level::Trace,
+            LogLevel::Debug => logging::Level::Debug,
+            LogLevel::Info => logging::Level::Info,
+            LogLevel::Warn => logging::Level::Warn,
+            LogLevel::Error => logging::Level::Error,
         };
         logging::log(level, message);
     }
@@ -178,24 +181,24 @@ const fn read_mode(read: ReadMode) -> objects::ReadMode {
     }
 }
 
-fn replies(replies: Vec<commands::Reply>) -> Vec<Reply> {
+fn replies(replies: Vec<commands::Reply>) -> Vec<RedisReply> {
     let reply =
-        |reply: commands::Reply| Reply { nodes: reply.nodes.into_iter().map(node).collect() };
+        |reply: commands::Reply| RedisReply { nodes: reply.nodes.into_iter().map(node).collect() };
     replies.into_iter().map(reply).collect()
 }
 
-fn node(node: commands::Node) -> Node {
+fn node(node: commands::Node) -> ReplyNode {
     match node {
-        commands::Node::Nil => Node::Nil,
-        commands::Node::Int(number) => Node::Int(number),
-        commands::Node::Bulk(bytes) => Node::Bulk(bytes),
-        commands::Node::Status(text) => Node::Status(text),
-        commands::Node::Error(text) => Node::Error(text),
-        commands::Node::Double(number) => Node::Double(number),
-        commands::Node::Boolean(truth) => Node::Boolean(truth),
-        commands::Node::Array(children) => Node::Array(children),
-        commands::Node::Map(pairs) => Node::Map(pairs),
-        commands::Node::Other(text) => Node::Other(text),
+        commands::Node::Nil => ReplyNode::Nil,
+        commands::Node::Int(number) => ReplyNode::Int(number),
+        commands::Node::Bulk(bytes) => ReplyNode::Bulk(bytes),
+        commands::Node::Status(text) => ReplyNode::Status(text),
+        commands::Node::Error(text) => ReplyNode::Error(text),
+        commands::Node::Double(number) => ReplyNode::Double(number),
+        commands::Node::Boolean(truth) => ReplyNode::Boolean(truth),
+        commands::Node::Array(children) => ReplyNode::Array(children),
+        commands::Node::Map(pairs) => ReplyNode::Map(pairs),
+        commands::Node::Other(text) => ReplyNode::Other(text),
     }
 }
 

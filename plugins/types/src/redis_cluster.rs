@@ -4,7 +4,7 @@ mod spec;
 mod status;
 
 pub use spec::{
-    Auth, Durability, Failover, OnDelete, OnPodDeath, RedisClusterSpec, Resources, Storage,
+    Auth, DataLoss, Failover, OnDelete, OnPodDeath, RedisClusterSpec, Resources, Storage,
 };
 pub use status::{
     Condition, ConditionStatus, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,

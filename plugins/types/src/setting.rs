@@ -11,8 +11,8 @@ use alloc::string::String;
 
 use tholepin_schema::word::nearest;
 
-pub use kind::Kind;
-pub use table::{MANAGED, Managed, OFFERED, Offered};
+pub use kind::SettingKind;
+pub use table::{MANAGED, ManagedSetting, OFFERED, OfferedSetting};
 pub use value::SettingValue;
 
 /// The most of a refused value that a message repeats, in characters.
@@ -49,7 +49,7 @@ pub fn as_shown(name: &str, value: &str) -> Option<String> {
     offered(name)?.kind.as_shown(value)
 }
 
-fn offered(name: &str) -> Option<&'static Offered> {
+fn offered(name: &str) -> Option<&'static OfferedSetting> {
     OFFERED.iter().find(|offered| offered.name == name)
 }
 
@@ -73,7 +73,7 @@ pub enum SettingError {
         /// The value, or how it begins.
         value: String,
         /// What it should be.
-        wants: Kind,
+        wants: SettingKind,
     },
 }
 

@@ -12,7 +12,7 @@ pub const QUANTITY: &str =
 
 /// One thing that is wrong with a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct SpecFault {
     /// The field, such as `.spec.settings.maxmemory`.
     pub field: String,
     /// What is wrong and what would be right.
@@ -21,11 +21,11 @@ pub struct Fault {
 
 /// Everything that is wrong with a spec, in order of its fields.
 #[must_use]
-pub fn faults(spec: &RedisClusterSpec) -> Vec<Fault> {
+pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     let mut faults = Vec::new();
     if spec.image.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
         let message = "an image has no white space: use a reference such as `redis:7`".into();
-        faults.push(Fault { field: ".spec.image".into(), message });
+        faults.push(SpecFault { field: ".spec.image".into(), message });
     }
     let resources = &spec.resources;
     for (part, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
@@ -33,13 +33,13 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<Fault> {
             let field = format!(".spec.resources.{part}.{name}");
             let message =
                 format!("`{}` is no quantity: write one such as `500m` or `2Gi`", value.as_str());
-            faults.push(Fault { field, message });
+            faults.push(SpecFault { field, message });
         }
     }
     for (name, value) in &spec.settings {
         if let Err(error) = setting::check(name, value.as_str()) {
             let message = format!("`{name}` {error}");
-            faults.push(Fault { field: format!(".spec.settings.{name}"), message });
+            faults.push(SpecFault { field: format!(".spec.settings.{name}"), message });
         }
     }
     faults.extend(too_few_replicas(spec));
@@ -67,11 +67,11 @@ fn is_quantity(text: &str) -> bool {
 }
 
 /// `min-replicas-to-write` beyond what there is refuses every write for ever.
-fn too_few_replicas(spec: &RedisClusterSpec) -> Option<Fault> {
+fn too_few_replicas(spec: &RedisClusterSpec) -> Option<SpecFault> {
     const NAME: &str = "min-replicas-to-write";
     let asked: u64 = spec.settings.get(NAME)?.as_str().parse().ok()?;
     let available = u64::from(spec.replicas_per_shard);
-    (available < asked).then(|| Fault {
+    (available < asked).then(|| SpecFault {
         field: format!(".spec.settings.{NAME}"),
         message: format!(
             "`{NAME}` asks for {asked} replicas but `.spec.replicasPerShard` is {available}: every \

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tholepin_redis_types::setting::{self, Kind, OFFERED};
+use tholepin_redis_types::setting::{self, OFFERED, SettingKind};
 
 /// How long a server may take to listen or to end.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -97,10 +97,10 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
 
 /// Values at both sides of every end: those that are accepted, the smallest first, and those that are
 /// not.
-fn edges(kind: Kind) -> (Vec<String>, Vec<String>) {
+fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
     let texts = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>();
     match kind {
-        Kind::Integer { min, max } => (
+        SettingKind::Integer { min, max } => (
             vec![min.to_string(), max.to_string()],
             vec![
                 (i128::from(min) - 1).to_string(),
@@ -110,7 +110,7 @@ fn edges(kind: Kind) -> (Vec<String>, Vec<String>) {
                 "many".to_owned(),
             ],
         ),
-        Kind::Memory { min, max } => {
+        SettingKind::Memory { min, max } => {
             let mut refused = texts(&["lots", "-1", "1 mb", "1tb", "mb1"]);
             refused.push((u128::from(max) + 1).to_string());
             refused.extend(min.checked_sub(1).map(|less| less.to_string()));
@@ -118,9 +118,9 @@ fn edges(kind: Kind) -> (Vec<String>, Vec<String>) {
                 [min.to_string(), "1GB".to_owned(), "2000000k".to_owned(), max.to_string()];
             (accepted.to_vec(), refused)
         }
-        Kind::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
-        Kind::OneOf(words) => (texts(words), texts(&["other", ""])),
-        Kind::BufferLimits => (
+        SettingKind::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
+        SettingKind::OneOf(words) => (texts(words), texts(&["other", ""])),
+        SettingKind::BufferLimits => (
             texts(&[
                 "normal 0 0 0",
                 "pubsub 32mb 8mb 60",
@@ -138,7 +138,9 @@ fn edges(kind: Kind) -> (Vec<String>, Vec<String>) {
                 "normal 0 0 0 pubsub",
             ]),
         ),
-        Kind::EventLetters => (texts(&["", "KEA", "g$lshzxetdmn"]), texts(&["hello", "K E", "a"])),
+        SettingKind::EventLetters => {
+            (texts(&["", "KEA", "g$lshzxetdmn"]), texts(&["hello", "K E", "a"]))
+        }
     }
 }
 

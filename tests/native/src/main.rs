@@ -14,8 +14,9 @@ use std::{
 use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, EventType, Fact, Host, Level, ListQuery, ObjectRef, Outcome, Pipeline,
-    Probe, ProbeOutcome, ReadMode, Reconciler, Replayed, Reply, Request, WaitOutcome,
+    DeleteOptions, Document, EventType, Fact, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
+    PodProbe, ProbeOutcome, ReadMode, ReconcileOutcome, ReconcileRequest, Reconciler, RedisReply,
+    ReplayHost, WaitOutcome,
 };
 
 type Failed = Box<dyn Error>;
@@ -23,19 +24,20 @@ type Failed = Box<dyn Error>;
 fn main() -> Result<(), Failed> {
     let mut lines = io::stdin().lines();
     let mut line = || lines.next().transpose();
-    let request: Request = serde_json::from_str(&line()?.ok_or("no request")?)?;
+    let request: ReconcileRequest = serde_json::from_str(&line()?.ok_or("no request")?)?;
     let recording = line()?.ok_or("no recording")?;
     while let Some(order) = line()? {
         let (way, count) = order.split_once(' ').ok_or("an order is a way and a count")?;
-        let pass: fn(&Replayed, Request) -> Result<Outcome, Failed> = match way {
+        let pass: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, Failed> = match way
+        {
             "json" => through_json,
             "values" => |host, request| with_values(host, request),
             _ => return Err(format!("`{way}` is neither json nor values").into()),
         };
         let mut taken_ns = Vec::new();
-        let mut outcome = Outcome::default();
+        let mut outcome = ReconcileOutcome::default();
         for _ in 0..count.parse::<u32>()? {
-            let (host, given) = (Replayed::from_recording(&recording)?, request.clone());
+            let (host, given) = (ReplayHost::from_recording(&recording)?, request.clone());
             let start = Instant::now();
             outcome = pass(&host, given)?;
             taken_ns.push(u64::try_from(start.elapsed().as_nanos())?);
@@ -50,20 +52,20 @@ fn main() -> Result<(), Failed> {
 }
 
 /// A pass in which everything crosses the border that a guest's would, as the same text.
-fn through_json(host: &Replayed, request: Request) -> Result<Outcome, Failed> {
-    let request: Request = serde_json::from_str(&serde_json::to_string(&request)?)?;
+fn through_json(host: &ReplayHost, request: ReconcileRequest) -> Result<ReconcileOutcome, Failed> {
+    let request: ReconcileRequest = serde_json::from_str(&serde_json::to_string(&request)?)?;
     let outcome = with_values(&Border(host), request)?;
     Ok(serde_json::from_str(&serde_json::to_string(&outcome)?)?)
 }
 
 /// A pass in which the plugin is handed what the host has.
-fn with_values(host: &dyn Host, request: Request) -> Result<Outcome, Failed> {
+fn with_values(host: &dyn Host, request: ReconcileRequest) -> Result<ReconcileOutcome, Failed> {
     let outcome = RedisCluster::reconcile(host, request);
     Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
 }
 
 /// Prints and reads each argument and each answer that is a document, as the contract has it.
-struct Border<'a>(&'a Replayed);
+struct Border<'a>(&'a ReplayHost);
 
 type Answer<T> = Result<T, tholepin_sdk::Error>;
 
@@ -114,11 +116,11 @@ impl Host for Border<'_> {
         cross_all(&self.0.warnings(object)?)
     }
 
-    fn pipeline(&self, pipeline: &Pipeline) -> Answer<Vec<Reply>> {
+    fn pipeline(&self, pipeline: &Pipeline) -> Answer<Vec<RedisReply>> {
         self.0.pipeline(pipeline)
     }
 
-    fn fan_out(&self, pipelines: &[Pipeline]) -> Answer<Vec<Answer<Vec<Reply>>>> {
+    fn fan_out(&self, pipelines: &[Pipeline]) -> Answer<Vec<Answer<Vec<RedisReply>>>> {
         self.0.fan_out(pipelines)
     }
 
@@ -149,11 +151,11 @@ impl Host for Border<'_> {
         self.0.wait(&facts, ms)
     }
 
-    fn probe(&self, probe: &Probe) -> Answer<ProbeOutcome> {
+    fn probe(&self, probe: &PodProbe) -> Answer<ProbeOutcome> {
         self.0.probe(probe)
     }
 
-    fn log(&self, level: Level, message: &str) {
+    fn log(&self, level: LogLevel, message: &str) {
         self.0.log(level, message);
     }
 }

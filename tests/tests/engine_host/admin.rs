@@ -3,7 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use tests::cluster::Cluster;
-use tholepin_admin::AskError;
+use tholepin_admin::AdminClientError;
 
 use crate::story::DEADLINE;
 
@@ -18,7 +18,7 @@ async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
     let version = admin.get("/v1/version", &[], DEADLINE).await.unwrap();
     assert_eq!(version["pid"], host.pid());
     let error = admin.get("/v1/nonsense", &[], DEADLINE).await.unwrap_err();
-    assert!(matches!(&error, AskError::Refused(_)), "{error}");
+    assert!(matches!(&error, AdminClientError::Refused(_)), "{error}");
     host.end().unwrap();
     assert!(!cluster.admin_file().exists());
 

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - A field that is not known is refused: the writer must not believe it had been heard.
-//! - Performing an action twice does no harm: what is already so is [`Outcome::Done`].
+//! - Performing an action twice does no harm: what is already so is [`ActionOutcome::Done`].
 
 mod wave;
 
@@ -30,7 +30,7 @@ pub struct Action {
     /// What to do.
     pub verb: Verb,
     /// What must be so right before.
-    pub presume: Presume,
+    pub presume: Preconditions,
     /// The ids of actions in the same list that must be done first. If one of them is not done, this
     /// one is skipped.
     pub after: Vec<String>,
@@ -38,7 +38,7 @@ pub struct Action {
 
 impl From<Verb> for Action {
     fn from(verb: Verb) -> Self {
-        Self { id: None, verb, presume: Presume::default(), after: Vec::new() }
+        Self { id: None, verb, presume: Preconditions::default(), after: Vec::new() }
     }
 }
 
@@ -189,7 +189,7 @@ impl FailoverMode {
 /// no path leads to. Everything else that an action can rest on is a [`Fact`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Presume {
+pub struct Preconditions {
     /// The id of the node in the action's Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
@@ -216,7 +216,7 @@ pub struct Presume {
     pub facts: Vec<Fact>,
 }
 
-impl Presume {
+impl Preconditions {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -230,14 +230,14 @@ pub struct ActionResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: ActionOutcome,
 }
 
 /// What became of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum ActionOutcome {
     /// It is as wanted.
     #[serde(rename_all = "camelCase")]
     Done {
@@ -272,7 +272,7 @@ pub enum Outcome {
     },
 }
 
-impl Outcome {
+impl ActionOutcome {
     /// Whether it is as wanted.
     #[must_use]
     pub const fn is_done(&self) -> bool {
@@ -288,8 +288,8 @@ struct Raw {
     id: Option<String>,
     verb: Value,
     args: Value,
-    #[serde(default, skip_serializing_if = "Presume::is_empty")]
-    presume: Presume,
+    #[serde(default, skip_serializing_if = "Preconditions::is_empty")]
+    presume: Preconditions,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     after: Vec<String>,
 }
@@ -391,8 +391,11 @@ mod tests {
 
     #[test]
     fn results_round_trip() {
-        let outcome =
-            Outcome::Failed { reason: "Gone".into(), message: "m".into(), may_have_run: true };
+        let outcome = ActionOutcome::Failed {
+            reason: "Gone".into(),
+            message: "m".into(),
+            may_have_run: true,
+        };
         let result = ActionResult { id: None, outcome };
         let json = serde_json::to_value(&result).unwrap();
         assert_eq!(json["outcome"]["failed"]["mayHaveRun"], true);

@@ -18,14 +18,14 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use table::{ROWS, Row};
+use table::{CommandRow, ROWS};
 
 /// The most commands in one pipeline.
 pub const COMMANDS_MAX: usize = 1024;
 
 /// What an allowed command does to data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
+pub enum CommandAccess {
     /// Changes nothing.
     Read,
     /// Changes the keys that it names, or a statistic.
@@ -34,7 +34,7 @@ pub enum Access {
 
 /// Why a command that the table knows is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum CommandRefusalReason {
     /// It runs a script, which could call anything.
     Script,
     /// It changes or takes over the connection, which belongs to the host.
@@ -53,7 +53,7 @@ pub enum Why {
     Container,
 }
 
-impl Why {
+impl CommandRefusalReason {
     const fn text(self) -> &'static str {
         match self {
             Self::Script => "scripts and functions could call what is forbidden",
@@ -72,7 +72,7 @@ impl Why {
 
 /// Why a command or a list of commands is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum CommandRefused {
     /// There is nothing to send.
     #[error("a command has at least a name")]
     Empty,
@@ -90,7 +90,7 @@ pub enum Refused {
         /// The command.
         name: String,
         /// Why.
-        why: Why,
+        why: CommandRefusalReason,
     },
     /// A setting that holds a secret, or a pattern that could match one.
     #[error(
@@ -108,9 +108,9 @@ pub enum Refused {
 /// # Errors
 ///
 /// Fails with the first command that must not be sent.
-pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<Access, Refused> {
+pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRefused> {
     if COMMANDS_MAX < commands.len() {
-        return Err(Refused::TooMany(commands.len()));
+        return Err(CommandRefused::TooMany(commands.len()));
     }
     let is = |command: Option<&Vec<Vec<u8>>>, name: &[u8]| match command.map(Vec::as_slice) {
         Some([word]) => word.eq_ignore_ascii_case(name),
@@ -119,9 +119,9 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<Access, Refused> {
     let inner = match (is(commands.first(), b"multi"), is(commands.last(), b"exec")) {
         (true, true) => commands.get(1..commands.len().saturating_sub(1)).unwrap_or_default(),
         (false, false) => commands,
-        (true, false) | (false, true) => return Err(Refused::Transaction),
+        (true, false) | (false, true) => return Err(CommandRefused::Transaction),
     };
-    let mut access = Access::Read;
+    let mut access = CommandAccess::Read;
     for command in inner {
         access = access.max(check(command)?);
     }
@@ -133,9 +133,9 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<Access, Refused> {
 /// # Errors
 ///
 /// Fails if the table does not name it, forbids it, or it asks for a setting that holds a secret.
-pub fn check(command: &[Vec<u8>]) -> Result<Access, Refused> {
+pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     let (name, (_, access, _)) = row_of(command)?;
-    let access = access.map_err(|why| Refused::Forbidden { name: name.clone(), why })?;
+    let access = access.map_err(|why| CommandRefused::Forbidden { name: name.clone(), why })?;
     if name == "config|get" {
         setting::check_readable(command.get(2..).unwrap_or_default())?;
     }
@@ -147,13 +147,13 @@ pub fn check(command: &[Vec<u8>]) -> Result<Access, Refused> {
 /// # Errors
 ///
 /// Fails if the table does not name it.
-pub fn name_of(command: &[Vec<u8>]) -> Result<String, Refused> {
+pub fn name_of(command: &[Vec<u8>]) -> Result<String, CommandRefused> {
     row_of(command).map(|(name, _)| name)
 }
 
 /// What the table makes of a command by its name (`get`, `config|get`): `None` if it does not name it.
 #[must_use]
-pub fn access_of(name: &str) -> Option<Result<Access, Why>> {
+pub fn access_of(name: &str) -> Option<Result<CommandAccess, CommandRefusalReason>> {
     row(name).map(|(_, access, _)| *access)
 }
 
@@ -229,25 +229,25 @@ pub fn check_grant_word(word: &str) -> Result<(), String> {
     if known { Ok(()) } else { Err(format!("`{word}` names no command or category of Redis 7.0")) }
 }
 
-fn row(name: &str) -> Option<&'static Row> {
+fn row(name: &str) -> Option<&'static CommandRow> {
     ROWS.binary_search_by_key(&name, |(name, _, _)| name).ok().and_then(|at| ROWS.get(at))
 }
 
-fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static Row), Refused> {
+fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandRefused> {
     let word = |at: usize| command.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase());
-    let top = word(0).filter(|word| !word.is_empty()).ok_or(Refused::Empty)?;
+    let top = word(0).filter(|word| !word.is_empty()).ok_or(CommandRefused::Empty)?;
     // `config|get` is one word for the table and none for Redis.
     if top.contains('|') {
-        return Err(Refused::Unknown(top));
+        return Err(CommandRefused::Unknown(top));
     }
-    let found = row(&top).ok_or_else(|| Refused::Unknown(top.clone()))?;
+    let found = row(&top).ok_or_else(|| CommandRefused::Unknown(top.clone()))?;
     let is_container = ROWS.iter().any(|(name, _, _)| {
         name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('|'))
     });
     // `COMMAND` alone is a command and a container.
     let Some(sub) = word(1).filter(|_| is_container) else { return Ok((top, found)) };
     let name = [top.as_str(), sub.as_str()].join("|").to_string();
-    let found = row(&name).ok_or_else(|| Refused::Unknown(name.clone()))?;
+    let found = row(&name).ok_or_else(|| CommandRefused::Unknown(name.clone()))?;
     Ok((name, found))
 }
 
@@ -271,14 +271,14 @@ mod tests {
     #[test]
     fn reads_and_writes_of_single_keys_are_allowed() {
         let cases = [
-            ("GET a", Access::Read),
-            ("info replication", Access::Read),
-            ("CLUSTER NODES", Access::Read),
-            ("config get maxmemory save", Access::Read),
-            ("COMMAND", Access::Read),
-            ("set a 1", Access::Write),
-            ("SORT a STORE b", Access::Write),
-            ("slowlog reset", Access::Write),
+            ("GET a", CommandAccess::Read),
+            ("info replication", CommandAccess::Read),
+            ("CLUSTER NODES", CommandAccess::Read),
+            ("config get maxmemory save", CommandAccess::Read),
+            ("COMMAND", CommandAccess::Read),
+            ("set a 1", CommandAccess::Write),
+            ("SORT a STORE b", CommandAccess::Write),
+            ("slowlog reset", CommandAccess::Write),
         ];
         for (line, access) in cases {
             assert_eq!(check(&command(line)), Ok(access), "{line}");
@@ -288,28 +288,31 @@ mod tests {
     #[test]
     fn what_reaches_further_is_refused() {
         let forbidden = [
-            ("EVAL x 0", Why::Script),
-            ("function list", Why::Script),
-            ("cluster failover takeover", Why::Topology),
-            ("replicaof no one", Why::Topology),
-            ("FlushAll", Why::AtLarge),
-            ("client pause 1000", Why::Connection),
-            ("auth x", Why::Connection),
-            ("config set requirepass x", Why::Server),
-            ("acl list", Why::Credentials),
-            ("blpop a 0", Why::Blocking),
-            ("cluster", Why::Container),
-            ("multi", Why::Connection),
+            ("EVAL x 0", CommandRefusalReason::Script),
+            ("function list", CommandRefusalReason::Script),
+            ("cluster failover takeover", CommandRefusalReason::Topology),
+            ("replicaof no one", CommandRefusalReason::Topology),
+            ("FlushAll", CommandRefusalReason::AtLarge),
+            ("client pause 1000", CommandRefusalReason::Connection),
+            ("auth x", CommandRefusalReason::Connection),
+            ("config set requirepass x", CommandRefusalReason::Server),
+            ("acl list", CommandRefusalReason::Credentials),
+            ("blpop a 0", CommandRefusalReason::Blocking),
+            ("cluster", CommandRefusalReason::Container),
+            ("multi", CommandRefusalReason::Connection),
         ];
         for (line, why) in forbidden {
             let refused = check(&command(line)).unwrap_err();
-            assert!(matches!(refused, Refused::Forbidden { why: w, .. } if w == why), "{line}");
+            assert!(
+                matches!(refused, CommandRefused::Forbidden { why: w, .. } if w == why),
+                "{line}"
+            );
         }
         for line in ["nosuch", "cluster nosuch", "config|get maxmemory", "get\0 a"] {
-            assert!(matches!(check(&command(line)), Err(Refused::Unknown(_))), "{line}");
+            assert!(matches!(check(&command(line)), Err(CommandRefused::Unknown(_))), "{line}");
         }
-        assert_eq!(check(&[]), Err(Refused::Empty));
-        assert_eq!(check(&[vec![]]), Err(Refused::Empty));
+        assert_eq!(check(&[]), Err(CommandRefused::Empty));
+        assert_eq!(check(&[vec![]]), Err(CommandRefused::Empty));
     }
 
     #[test]
@@ -318,7 +321,7 @@ mod tests {
             ["requirepass", "MasterAuth", "*", "max*", "tls-key-file-pass", "m?xmemory", "[a]"]
         {
             let line = format!("config get maxmemory {line}");
-            assert!(matches!(check(&command(&line)), Err(Refused::Setting(_))), "{line}");
+            assert!(matches!(check(&command(&line)), Err(CommandRefused::Setting(_))), "{line}");
         }
         assert!(check(&command("config get")).is_ok(), "Redis itself refuses this");
     }
@@ -326,15 +329,15 @@ mod tests {
     #[test]
     fn a_transaction_is_one_whole_list() {
         let list = |lines: &[&str]| -> Vec<_> { lines.iter().map(|line| command(line)).collect() };
-        assert_eq!(check_list(&list(&["MULTI", "set a 1", "EXEC"])), Ok(Access::Write));
-        assert_eq!(check_list(&list(&["get a", "get b"])), Ok(Access::Read));
+        assert_eq!(check_list(&list(&["MULTI", "set a 1", "EXEC"])), Ok(CommandAccess::Write));
+        assert_eq!(check_list(&list(&["get a", "get b"])), Ok(CommandAccess::Read));
         for lines in [&["MULTI", "set a 1"][..], &["set a 1", "exec"]] {
-            assert_eq!(check_list(&list(lines)), Err(Refused::Transaction), "{lines:?}");
+            assert_eq!(check_list(&list(lines)), Err(CommandRefused::Transaction), "{lines:?}");
         }
         for lines in [&["multi", "watch a", "exec"][..], &["get a", "multi", "get b"]] {
             assert!(check_list(&list(lines)).is_err(), "{lines:?}");
         }
-        assert_eq!(check_list(&vec![command("get a"); 1025]), Err(Refused::TooMany(1025)));
+        assert_eq!(check_list(&vec![command("get a"); 1025]), Err(CommandRefused::TooMany(1025)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod shape;
 mod wait;
 
 pub use path::{FieldPath, PathError};
-pub use wait::{Missing, WAIT_MS_MAX, WaitOutcome};
+pub use wait::{UnmetFact, WAIT_MS_MAX, WaitOutcome};
 
 use alloc::{
     format,
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 use crate::{instance::Instance, manifest::KindName};
-use shape::Shape;
+use shape::FieldShape;
 
 /// The most facts of one wait, of one action's presumptions, and of one outcome's wakes.
 pub const FACTS_MAX: usize = 64;
@@ -40,16 +40,16 @@ const SHOWN_CHARS_MAX: usize = 120;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Fact {
-    subject: Subject,
+    subject: FactSubject,
     // Leads into the subject's documented shape, and `test` fits what is there.
     field: FieldPath,
-    test: Test,
+    test: FactTest,
 }
 
 /// Which document a fact is about.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Subject {
+pub enum FactSubject {
     /// What a snapshot shows of one member ([`crate::snapshot::Member`]).
     Member {
         /// The instance; absent where an action presumes the fact, which is about its own instance.
@@ -80,7 +80,7 @@ pub enum Subject {
     },
 }
 
-impl Subject {
+impl FactSubject {
     /// The instance that the fact is about, if it is about one and names it.
     #[must_use]
     pub const fn instance(&self) -> Option<&Instance> {
@@ -98,7 +98,7 @@ impl Subject {
     }
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for FactSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Member { instance: _, pod } => write!(f, "member `{pod}`"),
@@ -115,7 +115,7 @@ impl fmt::Display for Subject {
 /// In JSON `{"op": …, "value": …}`. Every test but `absent` wants the field to be there: a field that is
 /// not there differs from nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Test {
+pub enum FactTest {
     /// `equals`: it is this value.
     Equals(Value),
     /// `not-equals`: it is there and is another value.
@@ -132,7 +132,7 @@ pub enum Test {
     Absent,
 }
 
-impl Test {
+impl FactTest {
     const fn op(&self) -> Op {
         match self {
             Self::Equals(_) => Op::Equals,
@@ -244,12 +244,12 @@ impl Fact {
     /// Fails if `field` is no path, the subject's document has no such field, or the test does not fit
     /// it. Of an object of Kubernetes only the path and the test by itself are checked: its fields are
     /// its definition's business.
-    pub fn new(subject: Subject, field: &str, test: Test) -> Result<Self, FactError> {
+    pub fn new(subject: FactSubject, field: &str, test: FactTest) -> Result<Self, FactError> {
         let path: FieldPath = field.parse()?;
         let (shape, document) = match subject {
-            Subject::Member { .. } => (&shape::MEMBER, "member"),
-            Subject::View { .. } => (&shape::VIEW, "node row"),
-            Subject::Object { .. } => (&Shape::Any, "object"),
+            FactSubject::Member { .. } => (&shape::MEMBER, "member"),
+            FactSubject::View { .. } => (&shape::VIEW, "node row"),
+            FactSubject::Object { .. } => (&FieldShape::Any, "object"),
         };
         shape.follow(&path, document)?.check(&path, &test)?;
         Ok(Self { subject, field: path, test })
@@ -264,15 +264,15 @@ impl Fact {
         instance: &Instance,
         pod: &str,
         field: &str,
-        test: Test,
+        test: FactTest,
     ) -> Result<Self, FactError> {
-        let subject = Subject::Member { instance: Some(instance.clone()), pod: pod.into() };
+        let subject = FactSubject::Member { instance: Some(instance.clone()), pod: pod.into() };
         Self::new(subject, field, test)
     }
 
     /// What it is about.
     #[must_use]
-    pub const fn subject(&self) -> &Subject {
+    pub const fn subject(&self) -> &FactSubject {
         &self.subject
     }
 
@@ -284,7 +284,7 @@ impl Fact {
 
     /// What it says of the field.
     #[must_use]
-    pub const fn test(&self) -> &Test {
+    pub const fn test(&self) -> &FactTest {
         &self.test
     }
 }
@@ -304,7 +304,7 @@ impl fmt::Display for Fact {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum Held {
+pub enum FactOutcome {
     /// It does.
     Yes,
     /// It does not.
@@ -319,7 +319,7 @@ pub enum Held {
     },
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for FactOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Yes => f.write_str("it does"),
@@ -332,53 +332,53 @@ impl fmt::Display for Held {
 
 /// Whether a fact holds in its subject's document; `None` if there is no such member or object.
 ///
-/// The answer is [`Held::Unknown`] if the member does not answer and the field is one that only its
+/// The answer is [`FactOutcome::Unknown`] if the member does not answer and the field is one that only its
 /// process knows, and if an object holds something else where the path or the test wants an object, a
 /// list or a number.
 #[must_use]
-pub fn holds(fact: &Fact, document: Option<&Value>) -> Held {
+pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
     let Fact { subject, field, test } = fact;
     let Some(document) = document else { return judge(test, None) };
-    if let Subject::Member { pod, .. } = subject
+    if let FactSubject::Member { pod, .. } = subject
         && field.begins_with(&["answer", "answered"])
         && document.pointer("/answer/answered").is_none()
     {
         let why = document.pointer("/answer/unreachable/message").and_then(Value::as_str);
         let why = why.unwrap_or("it was not asked");
-        return Held::Unknown { why: format!("`{pod}` does not answer: {why}") };
+        return FactOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
     }
     match field.find(document) {
         Ok(found) => judge(test, found),
-        Err(error) => Held::Unknown { why: error.to_string() },
+        Err(error) => FactOutcome::Unknown { why: error.to_string() },
     }
 }
 
-fn judge(test: &Test, found: Option<&Value>) -> Held {
+fn judge(test: &FactTest, found: Option<&Value>) -> FactOutcome {
     let Some(found) = found else {
-        let is_wanted = matches!(test, Test::Absent);
-        return if is_wanted { Held::Yes } else { Held::No { seen: Value::Null } };
+        let is_wanted = matches!(test, FactTest::Absent);
+        return if is_wanted { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
     };
     let is_so = match test {
-        Test::Equals(value) => found == value,
-        Test::NotEquals(value) => found != value,
-        Test::Exists => true,
-        Test::Absent => false,
-        Test::AtLeast(bound) | Test::AtMost(bound) => {
+        FactTest::Equals(value) => found == value,
+        FactTest::NotEquals(value) => found != value,
+        FactTest::Exists => true,
+        FactTest::Absent => false,
+        FactTest::AtLeast(bound) | FactTest::AtMost(bound) => {
             let Value::Number(number) = found else { return unfit("a number", found) };
             let order = compare(number, bound);
-            let is_least = matches!(test, Test::AtLeast(_));
+            let is_least = matches!(test, FactTest::AtLeast(_));
             order == Ordering::Equal || (order == Ordering::Greater) == is_least
         }
-        Test::Contains(value) => {
+        FactTest::Contains(value) => {
             let Value::Array(items) = found else { return unfit("a list", found) };
             items.contains(value)
         }
     };
-    if is_so { Held::Yes } else { Held::No { seen: found.clone() } }
+    if is_so { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
 }
 
-fn unfit(wanted: &str, found: &Value) -> Held {
-    Held::Unknown { why: format!("{wanted} is wanted, and there is {}", shown(found)) }
+fn unfit(wanted: &str, found: &Value) -> FactOutcome {
+    FactOutcome::Unknown { why: format!("{wanted} is wanted, and there is {}", shown(found)) }
 }
 
 /// Whole numbers are compared as such: counters pass 2^53, from where a double skips some.
@@ -404,7 +404,7 @@ fn shown(value: &Value) -> String {
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    subject: Subject,
+    subject: FactSubject,
     field: String,
     op: Op,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -428,14 +428,14 @@ impl TryFrom<Raw> for Fact {
             _ => Err(wrong("a number", &value)),
         };
         let test = match op {
-            Op::Equals => Test::Equals(some()?),
-            Op::NotEquals => Test::NotEquals(some()?),
-            Op::Contains => Test::Contains(some()?),
-            Op::AtLeast => Test::AtLeast(number()?),
-            Op::AtMost => Test::AtMost(number()?),
+            Op::Equals => FactTest::Equals(some()?),
+            Op::NotEquals => FactTest::NotEquals(some()?),
+            Op::Contains => FactTest::Contains(some()?),
+            Op::AtLeast => FactTest::AtLeast(number()?),
+            Op::AtMost => FactTest::AtMost(number()?),
             Op::Exists | Op::Absent if value.is_some() => return Err(wrong("no value", &value)),
-            Op::Exists => Test::Exists,
-            Op::Absent => Test::Absent,
+            Op::Exists => FactTest::Exists,
+            Op::Absent => FactTest::Absent,
         };
         Self::new(subject, &field, test)
     }

@@ -36,15 +36,15 @@ pub struct Ledger {
     pub forgotten: BTreeMap<NodeId, u64>,
     /// What an act suspended and the host has yet to put back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub suspensions: Vec<Suspension>,
+    pub suspensions: Vec<SuspendedSetting>,
     /// Which container and port belong to which group of processes, as the first use of the group had
     /// it. A plugin that names others later is refused: the guards would look at the wrong process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub groups: BTreeMap<String, Group>,
+    pub groups: BTreeMap<String, ProcessGroup>,
     /// Members that were stopped through the host and whose successors are not in their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub stopped: BTreeMap<String, Stopped>,
+    pub stopped: BTreeMap<String, StoppedMember>,
     /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was kept; absent
     /// before: then any slot may have held keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct Ledger {
     /// Repairs of the last minutes, by what they repair in which process: those that fail or recur are
     /// bounded.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub repairs: BTreeMap<String, Repair>,
+    pub repairs: BTreeMap<String, RepairRecord>,
     /// What a newer host wrote and this one does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
@@ -76,7 +76,7 @@ impl Ledger {
 /// The processes of a group: where each of its members runs and listens.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Group {
+pub struct ProcessGroup {
     /// The container that runs the process.
     pub container: String,
     /// The port that it listens on.
@@ -89,7 +89,7 @@ pub struct Group {
 /// A member that was stopped through the host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stopped {
+pub struct StoppedMember {
     /// Its Pod's name.
     pub pod: String,
     /// The node that answered in it; absent if none ever did.
@@ -167,7 +167,7 @@ pub struct KnownNode {
 /// How often the same repair was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Repair {
+pub struct RepairRecord {
     /// When it was tried.
     #[serde(default)]
     pub tries_at_ms: Vec<u64>,
@@ -182,7 +182,7 @@ pub struct Repair {
 /// Something that the host must put back.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Suspension {
+pub struct SuspendedSetting {
     /// The Pod.
     pub pod: String,
     /// The process that was told. Another process has read its configuration anew.
@@ -226,7 +226,7 @@ mod tests {
             failover_tried_at_ms: Some(2),
             unknown: BTreeMap::new(),
         };
-        let suspension = Suspension {
+        let suspension = SuspendedSetting {
             pod: "demo-0-0".into(),
             run_id,
             setting: "cluster-node-timeout".into(),

@@ -83,14 +83,14 @@ pub struct WatchedKind {
     #[serde(flatten)]
     pub name: KindName,
     /// How an object of this kind leads to the object reconciled.
-    pub leads: Leads,
+    pub leads: WatchMapping,
 }
 
 /// How a watched object leads to the object reconciled.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum Leads {
+pub enum WatchMapping {
     /// Its chain of controller references ends there.
     Owner,
     /// This label of it holds the reconciled object's name, in the same namespace.
@@ -178,7 +178,7 @@ pub struct KubernetesGrant {
     pub verbs: Vec<String>,
     /// Which objects of the kind.
     #[serde(default)]
-    pub scope: Scope,
+    pub scope: GrantScope,
     /// Whether `apply` may take fields from another manager.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub force: bool,
@@ -188,7 +188,7 @@ pub struct KubernetesGrant {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum Scope {
+pub enum GrantScope {
     /// The reconciled object, and objects whose controller chain ends at it.
     #[default]
     Owned,
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn a_manifest_is_read_and_written() {
         let manifest: Manifest = serde_json::from_str(WHOLE).unwrap();
-        assert_eq!(manifest.watches[0].leads, Leads::ReferredBy(".spec.secret".into()));
-        assert_eq!(manifest.grants.kubernetes[0].scope, Scope::Namespace);
+        assert_eq!(manifest.watches[0].leads, WatchMapping::ReferredBy(".spec.secret".into()));
+        assert_eq!(manifest.grants.kubernetes[0].scope, GrantScope::Namespace);
         let text = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
     }

@@ -12,7 +12,7 @@ pub const MEMO_BYTES_MAX: usize = 16 * 1024;
 /// The argument of `reconcile`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
+pub struct ReconcileRequest {
     /// The object as the store has it, without `managedFields`.
     pub object: Value,
     /// Whether the object waits for this plugin's finalizer.
@@ -29,7 +29,7 @@ pub struct Request {
 /// The result of `reconcile` when it went well, waiting included.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Outcome {
+pub struct ReconcileOutcome {
     /// Milliseconds until the next call, change or no change; absent for the host's usual interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requeue_ms: Option<u64>,
@@ -38,7 +38,7 @@ pub struct Outcome {
     pub summary: String,
     /// Facts that bring the object back before the requeue.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub wake: Vec<Wake>,
+    pub wake: Vec<WakeTrigger>,
     /// Handed to the next call, if the host still has it; at most [`MEMO_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memo: Option<Value>,
@@ -51,7 +51,7 @@ pub struct Outcome {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Wake {
+pub enum WakeTrigger {
     /// After this many milliseconds.
     After {
         /// The wait in milliseconds.
@@ -72,7 +72,7 @@ pub enum Wake {
 /// The result of `reconcile` when it failed in a way that the plugin understood.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Failure {
+pub struct ReconcileFailure {
     /// A stable CamelCase name, for conditions, metrics and events.
     pub reason: String,
     /// One line for people, with the way out.

@@ -11,7 +11,7 @@ use alloc::{format, string::String};
 
 use crate::manifest::KindName;
 
-/// The key of the password in a reserved Secret of [`Purpose::Credentials`]; an empty value means that
+/// The key of the password in a reserved Secret of [`ReservedPurpose::Credentials`]; an empty value means that
 /// there is none.
 pub const CREDENTIALS_KEY: &str = "password";
 
@@ -33,7 +33,7 @@ pub const APPROVE_DATA_LOSS: &str = "tholepin.dev/approve-data-loss";
 
 /// What a reserved object is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Purpose {
+pub enum ReservedPurpose {
     /// The ConfigMap of the ledger: which process was which node.
     Ledger,
     /// The ConfigMap of the last spec that the plugin accepted.
@@ -42,7 +42,7 @@ pub enum Purpose {
     Credentials,
 }
 
-impl Purpose {
+impl ReservedPurpose {
     /// The purpose as it stands in the name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -57,7 +57,7 @@ impl Purpose {
 /// The name of the reserved object of this purpose for the object with this kind and uid:
 /// `tholepin-ledger-rediscluster-4c3f…`. A valid name for every kind that an API server accepts.
 #[must_use]
-pub fn name(purpose: Purpose, kind: &str, uid: &str) -> String {
+pub fn name(purpose: ReservedPurpose, kind: &str, uid: &str) -> String {
     format!("{PREFIX}{}-{}-{uid}", purpose.as_str(), kind.to_ascii_lowercase())
 }
 
@@ -79,7 +79,7 @@ mod tests {
             api_version: api_version.into(),
             kind: kind.into(),
         };
-        let ledger = name(Purpose::Ledger, "RedisCluster", "4c3f");
+        let ledger = name(ReservedPurpose::Ledger, "RedisCluster", "4c3f");
         assert_eq!(ledger, "tholepin-ledger-rediscluster-4c3f");
         let rows = [
             (kind("v1", "ConfigMap"), ledger.as_str(), true),

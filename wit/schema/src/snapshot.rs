@@ -1,8 +1,8 @@
 //! What an instance looks like, taken from every member at one moment.
 //!
 //! A snapshot is never one node's opinion. What most of those who may vote see is told once
-//! ([`Snapshot::view`]); each member tells only where it differs ([`Facts::differs`],
-//! [`Facts::lacks`]). [`Snapshot::seen_by`] puts a member's own view together again.
+//! ([`Snapshot::view`]); each member tells only where it differs ([`MemberFacts::differs`],
+//! [`MemberFacts::lacks`]). [`Snapshot::seen_by`] puts a member's own view together again.
 //!
 //! Invariants:
 //! - A number that was not told is absent; it is never zero or guessed.
@@ -171,7 +171,7 @@ pub struct Member {
 impl Member {
     /// What the process said, if it answered.
     #[must_use]
-    pub const fn facts(&self) -> Option<&Facts> {
+    pub const fn facts(&self) -> Option<&MemberFacts> {
         match &self.answer {
             MemberAnswer::Answered(facts) => Some(facts),
             MemberAnswer::Unreachable { .. } => None,
@@ -199,8 +199,8 @@ impl Member {
     reason = "nearly every member answers, so that a box would save nothing"
 )]
 pub enum MemberAnswer {
-    /// It answered, perhaps not everything: see [`Facts::errors`].
-    Answered(Facts),
+    /// It answered, perhaps not everything: see [`MemberFacts::errors`].
+    Answered(MemberFacts),
     /// It did not answer.
     #[serde(rename_all = "camelCase")]
     Unreachable {
@@ -234,7 +234,7 @@ pub enum UnreachableReason {
 /// What a member's process says of itself and of the others.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Facts {
+pub struct MemberFacts {
     /// When its answer was complete, in milliseconds since 1970: the age of every fact here.
     pub answered_at_ms: u64,
     /// Its own id (`CLUSTER NODES`, the row `myself`).
@@ -369,7 +369,7 @@ pub struct OpenSlot {
     /// Which slot.
     pub slot: Slot,
     /// Away from here or to here.
-    pub direction: Direction,
+    pub direction: SlotDirection,
     /// The other end.
     pub peer: NodeId,
 }
@@ -377,7 +377,7 @@ pub struct OpenSlot {
 /// Which way an open slot moves.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
-pub enum Direction {
+pub enum SlotDirection {
     /// Away from the node that says so.
     Migrating,
     /// To the node that says so.

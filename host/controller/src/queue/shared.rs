@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 
-use super::{Done, Priority, Queue, Taken};
+use super::{DequeuedKey, KeyCompletion, QueuePriority, WorkQueue};
 
-/// A [`Queue`] that several tasks share.
+/// A [`WorkQueue`] that several tasks share.
 #[derive(Debug)]
 pub struct SharedQueue {
-    queue: Mutex<Queue>,
+    queue: Mutex<WorkQueue>,
     /// What is told to the keys in flight when they are marked as urgent.
     urgent: Mutex<HashMap<ObjectKey, CancellationToken>>,
     /// Told at each mark; who waits looks again.
@@ -32,18 +32,18 @@ impl SharedQueue {
     #[must_use]
     pub fn new(backoff_max: Duration) -> Self {
         Self {
-            queue: Mutex::new(Queue::new(backoff_max, rand::random())),
+            queue: Mutex::new(WorkQueue::new(backoff_max, rand::random())),
             urgent: Mutex::default(),
             marked: Notify::new(),
         }
     }
 
     /// Marks a key as due now.
-    pub fn add(&self, key: &ObjectKey, priority: Priority, cause: &str) {
+    pub fn add(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
         metrics::added(&key.plugin);
         let mut queue = self.lock();
         queue.add(key, priority, cause, Instant::now());
-        if priority == Priority::Urgent
+        if priority == QueuePriority::Urgent
             && let Some(in_flight) = self.urgent().get(key)
         {
             in_flight.cancel();
@@ -87,7 +87,7 @@ impl SharedQueue {
 
     /// Takes the next key that is due. `urgent` is cancelled if the key is marked as urgent before it is
     /// [`done`](Self::done).
-    pub fn take(&self, urgent: &CancellationToken) -> Option<Taken> {
+    pub fn take(&self, urgent: &CancellationToken) -> Option<DequeuedKey> {
         // One lock after the other, in this order everywhere: a mark meets the key waiting or in flight.
         let mut queue = self.lock();
         let taken = queue.take(Instant::now())?;
@@ -96,8 +96,8 @@ impl SharedQueue {
     }
 
     /// Tells that a key has run.
-    pub fn done(&self, key: &ObjectKey, done: Done) {
-        if done == Done::Retry {
+    pub fn done(&self, key: &ObjectKey, done: KeyCompletion) {
+        if done == KeyCompletion::Retry {
             metrics::retried(&key.plugin);
         }
         let mut queue = self.lock();
@@ -108,7 +108,7 @@ impl SharedQueue {
     }
 
     /// Looks at the queue itself.
-    pub fn inspect<T>(&self, look: impl FnOnce(&Queue) -> T) -> T {
+    pub fn inspect<T>(&self, look: impl FnOnce(&WorkQueue) -> T) -> T {
         look(&self.lock())
     }
 
@@ -122,7 +122,7 @@ impl SharedQueue {
     }
 
     /// A poisoned lock is taken as it is: no operation of the queue leaves it half changed.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, WorkQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,8 +149,8 @@ mod tests {
         assert_eq!(queue.take(&CancellationToken::new()).unwrap().key, key);
         assert!(wait <= start.elapsed(), "{:?}", start.elapsed());
         tokio::join!(queue.due(), async {
-            queue.done(&key, Done::AwaitChange);
-            queue.add(&key, Priority::Event, "");
+            queue.done(&key, KeyCompletion::AwaitChange);
+            queue.add(&key, QueuePriority::Event, "");
         });
         assert_eq!(queue.take(&CancellationToken::new()).unwrap().key, key);
     }
@@ -161,16 +161,16 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| crate::testing::key("p", name));
         let [of_a, of_b] = [CancellationToken::new(), CancellationToken::new()];
         for (key, urgent) in [(&a, &of_a), (&b, &of_b)] {
-            queue.add(key, Priority::Urgent, "");
+            queue.add(key, QueuePriority::Urgent, "");
             assert_eq!(queue.take(urgent).unwrap().key, *key);
             assert!(!urgent.is_cancelled(), "what it was taken for is no interruption");
         }
-        queue.add(&a, Priority::Event, "");
+        queue.add(&a, QueuePriority::Event, "");
         assert!(!of_a.is_cancelled());
-        queue.add(&a, Priority::Urgent, "");
+        queue.add(&a, QueuePriority::Urgent, "");
         assert!(of_a.is_cancelled() && !of_b.is_cancelled());
-        queue.done(&b, Done::AwaitChange);
-        queue.add(&b, Priority::Urgent, "");
+        queue.done(&b, KeyCompletion::AwaitChange);
+        queue.add(&b, QueuePriority::Urgent, "");
         assert!(!of_b.is_cancelled(), "it is in flight no more");
     }
 }

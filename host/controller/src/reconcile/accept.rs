@@ -10,49 +10,49 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
-    AcceptedSpec, CallContext, CallError, ErrorChain, ObjectKey, ObjectMeta, PassEnd,
+    AcceptedSpec, CallContext, CallError, ErrorChain, ObjectKey, ObjectMeta, ReconcileResult,
     condition::Reason, port::GuestError,
 };
 use tholepin_schema::reconcile::Violation;
 use tracing::warn;
 
-use super::{One, reason, say};
+use super::{ReconcileRun, reason, say};
 use crate::{
-    conditions::{Attention, Statement},
-    controller::Shared,
+    conditions::{HostFinding, ReconcilerPresence},
+    controller::SharedState,
     mapper::reference_of,
-    metrics::{self, Hope},
-    notes::{Kept, Note, Seen},
+    metrics::{self, ErrorClass},
+    notes::{AcceptedByPlugin, ObjectState, ObservedVersion},
     plugins::ActivePlugin,
-    queue::Done,
-    story::{Story, went_wrong},
+    queue::KeyCompletion,
+    story::{ReportBuilder, went_wrong},
 };
 
 /// What a pass reconciles.
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedObject {
     /// The object with the spec in force.
     pub(crate) object: Arc<Value>,
     /// Why that is not the object's own spec, if it is not.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<RejectedSpec>,
 }
 
 /// Why a spec is not reconciled.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct RejectedSpec {
     pub(crate) reason: Reason,
     /// For people, with the spec that stays in force.
     pub(crate) message: String,
 }
 
 /// The spec that stays in force in place of a refused one.
-pub(crate) enum InForce {
+pub(crate) enum SpecInForce {
     /// The object with that spec, and the generation it is of.
     Earlier(Arc<Value>, i64),
     /// None, for this reason.
     None(&'static str),
 }
 
-impl Refusal {
+impl RejectedSpec {
     /// The refusal of a spec in place of which an earlier one stays in force.
     pub(crate) fn with_earlier(reason: Reason, why: &str, generation: i64) -> Self {
         let message = format!("{why}; the spec of generation {generation} stays in force");
@@ -72,7 +72,7 @@ pub(crate) fn lines(violations: &[Violation]) -> String {
 ///
 /// Fails if the API server cannot be asked.
 pub(crate) async fn kept(
-    shared: &Shared,
+    shared: &SharedState,
     key: &ObjectKey,
     meta: &ObjectMeta,
 ) -> Result<Option<AcceptedSpec>, CallError> {
@@ -90,33 +90,33 @@ pub(crate) async fn in_force(
     object: &Value,
     kept: Option<&AcceptedSpec>,
     is_known_valid: bool,
-) -> InForce {
+) -> SpecInForce {
     let Some(kept) = kept else {
-        return InForce::None("no earlier spec of this object was accepted");
+        return SpecInForce::None("no earlier spec of this object was accepted");
     };
     let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
     if generation == Some(kept.generation) {
-        return InForce::None(
+        return SpecInForce::None(
             "an earlier revision of the plugin accepted it, and this one does not",
         );
     }
     let Some(earlier) = kept.put_into(object) else {
-        return InForce::None("what was kept of the last accepted spec cannot be used");
+        return SpecInForce::None("what was kept of the last accepted spec cannot be used");
     };
     if !is_known_valid {
         match plugin.guests.validate(context, None, earlier.clone()).await {
             Ok(violations) if violations.is_empty() => {}
             Ok(_) | Err(_) => {
-                return InForce::None(
+                return SpecInForce::None(
                     "this revision of the plugin refuses the last accepted spec too",
                 );
             }
         }
     }
-    InForce::Earlier(Arc::new(earlier), kept.generation)
+    SpecInForce::Earlier(Arc::new(earlier), kept.generation)
 }
 
-impl One<'_> {
+impl ReconcileRun<'_> {
     /// Asks the plugin about a generation that it has not seen, and finds what is to be reconciled.
     ///
     /// # Errors
@@ -125,24 +125,24 @@ impl One<'_> {
     pub(super) async fn accept(
         &self,
         object: Arc<Value>,
-        note: &Note,
-        story: &mut Story,
-    ) -> Result<Accepted, Done> {
+        note: &ObjectState,
+        story: &mut ReportBuilder,
+    ) -> Result<AcceptedObject, KeyCompletion> {
         let seen = self.seen(match self.meta.generation {
             Some(generation) => generation.to_string(),
             None => self.meta.resource_version.clone(),
         });
         if self.meta.deleting || note.valid.as_ref() == Some(&seen) {
-            return Ok(Accepted { object, refusal: None });
+            return Ok(AcceptedObject { object, refusal: None });
         }
         match self.plugin.guests.validate(self.context(), None, (*object).clone()).await {
             Ok(violations) if violations.is_empty() => {
                 self.note_accepted(&object, seen);
-                Ok(Accepted { object, refusal: None })
+                Ok(AcceptedObject { object, refusal: None })
             }
             Ok(violations) => {
                 let text = lines(&violations);
-                let end = PassEnd::Invalid { violations };
+                let end = ReconcileResult::Invalid { violations };
                 self.fall_back(object, note, story, (Reason::InvalidSpec, text, end), None).await
             }
             // The host's fault says nothing of the spec.
@@ -162,22 +162,22 @@ impl One<'_> {
     async fn fall_back(
         &self,
         object: Arc<Value>,
-        note: &Note,
-        story: &mut Story,
-        (reason, text, end): (Reason, String, PassEnd),
+        note: &ObjectState,
+        story: &mut ReportBuilder,
+        (reason, text, end): (Reason, String, ReconcileResult),
         fault: Option<GuestError>,
-    ) -> Result<Accepted, Done> {
+    ) -> Result<AcceptedObject, KeyCompletion> {
         let why = match self.earlier(&object, note).await {
-            Ok(InForce::Earlier(object, generation)) => {
-                let refusal = Refusal::with_earlier(reason, &text, generation);
+            Ok(SpecInForce::Earlier(object, generation)) => {
+                let refusal = RejectedSpec::with_earlier(reason, &text, generation);
                 story.remarks.push(format!("the spec is refused: {}", refusal.message));
-                return Ok(Accepted { object, refusal: Some(refusal) });
+                return Ok(AcceptedObject { object, refusal: Some(refusal) });
             }
-            Ok(InForce::None(why)) => why.to_owned(),
+            Ok(SpecInForce::None(why)) => why.to_owned(),
             Err(error) if error.is_passing() => {
                 self.run.permit.give_back();
                 say(self.shared, self.key, &format!("cannot read the last accepted spec: {error}"));
-                return Err(Done::Retry);
+                return Err(KeyCompletion::Retry);
             }
             Err(error) => format!("the last accepted spec cannot be read: {error}"),
         };
@@ -189,24 +189,24 @@ impl One<'_> {
         // The plugin has answered, and the pass ends with this answer.
         self.shared.strikes(|strikes| strikes.clear(self.key));
         self.shared.notes.change(self.key, |note| note.failing = true);
-        metrics::failed(&self.key.plugin, Hope::Terminal);
+        metrics::failed(&self.key.plugin, ErrorClass::Terminal);
         let message = format!("{text}; nothing is reconciled: {why}");
         say(self.shared, self.key, &format!("the spec is invalid: {message}"));
-        Err(self.mark(Statement { reason, message, attention: Attention::Nobody }).await)
+        Err(self.mark(HostFinding { reason, message, attention: ReconcilerPresence::Nobody }).await)
     }
 
     /// The object with the spec that was accepted last.
-    async fn earlier(&self, object: &Value, note: &Note) -> Result<InForce, CallError> {
+    async fn earlier(&self, object: &Value, note: &ObjectState) -> Result<SpecInForce, CallError> {
         let kept = self.run.permit.lend(kept(self.shared, self.key, self.meta)).await?;
         let seen = kept.as_ref().map(|kept| self.seen(kept.generation.to_string()));
         let is_known_valid = seen.is_some() && note.valid == seen;
         let found =
             in_force(self.plugin, self.context(), object, kept.as_ref(), is_known_valid).await;
-        if let (InForce::Earlier(..), Some(spec), Some(seen)) = (&found, kept, seen) {
+        if let (SpecInForce::Earlier(..), Some(spec), Some(seen)) = (&found, kept, seen) {
             let uid = self.meta.uid.clone();
             self.shared.notes.change(self.key, |note| {
                 note.valid = Some(seen);
-                note.kept.get_or_insert(Kept { uid, spec, is_stored: true });
+                note.kept.get_or_insert(AcceptedByPlugin { uid, spec, is_stored: true });
             });
         }
         Ok(found)
@@ -214,7 +214,7 @@ impl One<'_> {
 
     /// Notes that the plugin accepted the object as it is. A kind whose objects have no generation is not
     /// kept: nothing tells its spec from the rest.
-    fn note_accepted(&self, object: &Value, seen: Seen) {
+    fn note_accepted(&self, object: &Value, seen: ObservedVersion) {
         let spec = self.meta.generation.map(|generation| AcceptedSpec::of(object, generation));
         self.shared.notes.change(self.key, |note| {
             note.valid = Some(seen);
@@ -222,7 +222,8 @@ impl One<'_> {
             let known = note.kept.as_ref();
             let is_known = known.is_some_and(|kept| kept.uid == self.meta.uid && kept.spec == spec);
             if !is_known {
-                note.kept = Some(Kept { uid: self.meta.uid.clone(), spec, is_stored: false });
+                note.kept =
+                    Some(AcceptedByPlugin { uid: self.meta.uid.clone(), spec, is_stored: false });
             }
         });
     }
@@ -231,11 +232,11 @@ impl One<'_> {
     /// it there. After the call, so that no repair waits for it: until then this host remembers it.
     pub(super) async fn keep_accepted(&self) {
         let marks = &self.shared.parts.marks;
-        let is_due = |kept: &Kept| {
+        let is_due = |kept: &AcceptedByPlugin| {
             !kept.is_stored || marks.lacks_accepted_spec(&reference_of(self.key), &kept.uid)
         };
         let kept = self.shared.notes.get(self.key).kept.filter(is_due);
-        let Some(Kept { uid, spec, .. }) = kept else { return };
+        let Some(AcceptedByPlugin { uid, spec, .. }) = kept else { return };
         if self.meta.deleting || self.shared.is_paused(self.key) {
             return;
         }
@@ -249,7 +250,11 @@ impl One<'_> {
         }
     }
 
-    fn seen(&self, version: String) -> Seen {
-        Seen { revision: self.plugin.revision.clone(), uid: self.meta.uid.clone(), version }
+    fn seen(&self, version: String) -> ObservedVersion {
+        ObservedVersion {
+            revision: self.plugin.revision.clone(),
+            uid: self.meta.uid.clone(),
+            version,
+        }
     }
 }

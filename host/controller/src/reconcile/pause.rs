@@ -6,20 +6,20 @@
 use std::time::Duration;
 
 use tholepin_core::{
-    EventType, ObjectKey, ObjectMeta, PAUSED, PassEnd, condition::HOST_FIELD_MANAGER,
+    EventType, ObjectKey, ObjectMeta, PAUSED, ReconcileResult, condition::HOST_FIELD_MANAGER,
     port::PublishRequest,
 };
 use tracing::warn;
 
 use super::say;
 use crate::{
-    controller::Shared, mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
-    story::Story,
+    controller::SharedState, mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
+    story::ReportBuilder,
 };
 
 /// Stops what is armed for a paused object, and tells that it is paused.
 pub(super) async fn pause(
-    shared: &Shared,
+    shared: &SharedState,
     key: &ObjectKey,
     meta: &ObjectMeta,
     plugin: Option<&ActivePlugin>,
@@ -35,13 +35,13 @@ pub(super) async fn pause(
         tell_what_it_waits_for(shared, key, meta).await;
     }
     let Some(plugin) = plugin else { return };
-    let mut story = Story::begin(shared, Vec::new());
-    story.end = Some(PassEnd::NotCalled { why: format!("{why}; remove it to go on") });
+    let mut story = ReportBuilder::begin(shared, Vec::new());
+    story.end = Some(ReconcileResult::NotCalled { why: format!("{why}; remove it to go on") });
     shared.history.extend(story.tell(key, plugin, Duration::ZERO));
 }
 
 /// Tells once that the value of the annotation is neither true nor false, and how it is read.
-async fn tell_unclear_value(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta) {
+async fn tell_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
     let Some(value) = meta.unclear_pause() else { return };
     if !shared.notes.change(key, |note| note.is_news_of_pause(value)) {
         return;
@@ -59,7 +59,7 @@ async fn tell_unclear_value(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta)
 }
 
 /// Whoever deletes a paused object must not wonder why it stays.
-async fn tell_what_it_waits_for(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta) {
+async fn tell_what_it_waits_for(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
     let message = format!(
         "it is being deleted and paused: nothing cleans up until the annotation `{PAUSED}` is removed, or \
          the finalizer `{}`, which lets it go as it is",
@@ -68,7 +68,7 @@ async fn tell_what_it_waits_for(shared: &Shared, key: &ObjectKey, meta: &ObjectM
     publish(shared, key, meta, message).await;
 }
 
-async fn publish(shared: &Shared, key: &ObjectKey, meta: &ObjectMeta, message: String) {
+async fn publish(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta, message: String) {
     let request = PublishRequest {
         reporter: HOST_FIELD_MANAGER.to_owned(),
         regarding: reference_of(key),

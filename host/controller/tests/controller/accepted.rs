@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 use tholepin_controller::PluginEvent;
 use tholepin_core::{
-    AcceptedSpec, PassEnd,
+    AcceptedSpec, ReconcileResult,
     condition::{ConditionStatus, READY, RECONCILED, Reason},
     port::StoreEvent,
 };
-use tholepin_schema::reconcile::{Failure, Outcome};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{Bench, fake::Script, reference, thing, until};
 
@@ -70,7 +70,7 @@ async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
     until(|| bench.specs().len() == 3).await;
     until(|| bench.controller.calls(&reference("a")).len() == 3).await;
     let report = bench.controller.calls(&reference("a"))[2].clone();
-    assert!(matches!(report.end, PassEnd::Answered { .. }), "{report:?}");
+    assert!(matches!(report.end, ReconcileResult::Answered { .. }), "{report:?}");
     assert!(report.remarks[0].contains("generation 4 stays in force"), "{report:?}");
     assert_eq!(bench.kept().unwrap().1, 1, "nothing is kept of a refused spec");
 
@@ -169,7 +169,7 @@ async fn a_spec_at_which_validate_traps_is_a_refused_one_and_no_strike() {
 #[tokio::test]
 async fn a_failure_of_the_spec_in_force_does_not_hide_that_another_is_refused() {
     let bench = Bench::start(false);
-    let failure = Failure { reason: "NoLuck".into(), message: "try".into(), retry: false };
+    let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: false };
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
@@ -192,11 +192,11 @@ async fn a_stored_object_is_planned_with_the_spec_in_force_and_a_file_is_not() {
     let calls = bench.specs().len();
     let plan = async |given| bench.controller.plan(&reference("a"), given).await.unwrap();
     let stored = plan(None).await;
-    assert!(matches!(stored.end, PassEnd::Answered { .. }), "{stored:?}");
+    assert!(matches!(stored.end, ReconcileResult::Answered { .. }), "{stored:?}");
     assert!(stored.remarks[0].contains("generation 4 stays in force"), "{stored:?}");
     assert_eq!(bench.specs().len(), calls + 1);
     let file = plan(Some(sized(5, &json!(2)))).await;
-    assert!(matches!(file.end, PassEnd::Invalid { .. }), "{file:?}");
+    assert!(matches!(file.end, ReconcileResult::Invalid { .. }), "{file:?}");
     bench.end().await;
 }
 
@@ -243,7 +243,7 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
 #[tokio::test]
 async fn an_object_that_goes_is_deleted_whatever_its_spec() {
     let bench = Bench::start(true);
-    let finished = Outcome { finished: true, ..Outcome::default() };
+    let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
     bench.swap("1", &[("a", Script::Answer(Ok(finished)))]).await;
     let mut going = sized(5, &json!(2));
     going["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);

@@ -10,21 +10,25 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tholepin_controller::{ActivePlugin, Closed, OpenPass, Passes, Plugins, Purpose, Wakes};
+use tholepin_controller::{
+    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, ReconcilePurpose,
+    WakeSubscriber,
+};
 use tholepin_core::{
-    AcceptedSpec, Answer, Boxed, Call, CallContext, CallError, ObjectKey, ObjectMeta, ObjectRef,
-    Perform, PluginName, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
+    AcceptedSpec, Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, ObjectKey,
+    ObjectMeta, ObjectRef, PluginName, Reply, RespReply, RevisionDigest, RuntimeCall, StoredObject,
     condition::{HostCondition, QUARANTINED, RECONCILED},
     port::{
-        ApplyRequest, Changes, Clock, Deed, DeleteRequest, Depth, GuestError, Guests, Kubernetes,
-        Looks, Marks, Members, PublishRequest, Redis, StoreChange, StoreEvent, StoreView, Warning,
-        WatchLease, WatchScope, WatchState, Watches,
+        ApplyRequest, Clock, DeleteRequest, GuestError, GuestRuntime, InstanceMembers, Kubernetes,
+        PerformedAction, PollDetail, PollStream, PublishRequest, Redis, StatusWriter, StoreChange,
+        StoreEvent, StoreSubscription, StoreView, Warning, WatchLease, WatchScope, WatchSource,
+        WatchState,
     },
 };
 use tholepin_schema::{
     action::Action,
     manifest::{KindName, Manifest},
-    reconcile::{Failure, Outcome, Request, Violation, Wake},
+    reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},
     snapshot::Snapshot,
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -125,20 +129,29 @@ impl Kubernetes for FakeKubernetes {
         Arc::new(View(objects.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect()))
     }
 
-    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+    fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
         let found = self.0.get(&object).ok_or(CallError::NotFound(object.to_string()));
         Box::pin(async { found })
     }
 
-    fn warnings(&self, _: ObjectRef, _: String) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+    fn warnings(
+        &self,
+        _: ObjectRef,
+        _: String,
+    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>> {
         unreachable!("passes are fakes here")
     }
 
-    fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+    fn list(
+        &self,
+        _: KindName,
+        _: String,
+        _: String,
+    ) -> BoxedFuture<'_, Result<Vec<Value>, CallError>> {
         unreachable!()
     }
 
-    fn apply(&self, _: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+    fn apply(&self, _: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>> {
         unreachable!()
     }
 
@@ -148,23 +161,23 @@ impl Kubernetes for FakeKubernetes {
         _: Value,
         _: String,
         _: bool,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         unreachable!()
     }
 
-    fn create(&self, _: Value, _: String) -> Boxed<'_, Result<Value, CallError>> {
+    fn create(&self, _: Value, _: String) -> BoxedFuture<'_, Result<Value, CallError>> {
         unreachable!()
     }
 
-    fn replace(&self, _: Value, _: String) -> Boxed<'_, Result<Value, CallError>> {
+    fn replace(&self, _: Value, _: String) -> BoxedFuture<'_, Result<Value, CallError>> {
         unreachable!()
     }
 
-    fn delete(&self, _: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn delete(&self, _: DeleteRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         unreachable!()
     }
 
-    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn publish(&self, request: PublishRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         self.0.published.lock().unwrap().push((request.regarding.name, request.message));
         Box::pin(async { Ok(()) })
     }
@@ -174,17 +187,17 @@ impl Kubernetes for FakeKubernetes {
         _: String,
         _: String,
         _: String,
-    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<u8>, CallError>> {
         unreachable!()
     }
 }
 
-impl Marks for FakeKubernetes {
+impl StatusWriter for FakeKubernetes {
     fn set_conditions(
         &self,
         object: ObjectRef,
         conditions: Vec<HostCondition>,
-    ) -> Boxed<'_, Result<(), CallError>> {
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         if self.0.away.load(Ordering::Relaxed) {
             return Box::pin(async { Err(CallError::Transient("away".into())) });
         }
@@ -211,13 +224,17 @@ impl Marks for FakeKubernetes {
         &self,
         object: ObjectRef,
         finalizer: String,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         let stored =
             self.0.change(&object, |object| object["metadata"]["finalizers"] = json!([finalizer]));
         Box::pin(async { Ok(stored) })
     }
 
-    fn remove_finalizer(&self, object: ObjectRef, _: String) -> Boxed<'_, Result<(), CallError>> {
+    fn remove_finalizer(
+        &self,
+        object: ObjectRef,
+        _: String,
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         if self.0.get(&object).is_some_and(|o| o["metadata"].get("deletionTimestamp").is_some()) {
             self.0.remove(&object);
         } else {
@@ -230,7 +247,7 @@ impl Marks for FakeKubernetes {
         &self,
         _: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Option<AcceptedSpec>, CallError>> {
         let kept = self.0.kept.lock().unwrap().get(&uid).map(|(spec, _)| spec.clone());
         let away = self.0.away.load(Ordering::Relaxed);
         Box::pin(
@@ -243,7 +260,7 @@ impl Marks for FakeKubernetes {
         _: ObjectRef,
         uid: String,
         accepted: AcceptedSpec,
-    ) -> Boxed<'_, Result<(), CallError>> {
+    ) -> BoxedFuture<'_, Result<(), CallError>> {
         if self.0.away.load(Ordering::Relaxed) {
             return Box::pin(async { Err(CallError::Transient("away".into())) });
         }
@@ -265,25 +282,25 @@ impl WatchLease for Lease {
         WatchState::Following
     }
 
-    fn following(&self) -> Boxed<'_, ()> {
+    fn following(&self) -> BoxedFuture<'_, ()> {
         Box::pin(async {})
     }
 }
 
 struct Reader(mpsc::UnboundedReceiver<StoreEvent>);
 
-impl Changes for Reader {
-    fn next(&mut self) -> Boxed<'_, Option<StoreEvent>> {
+impl StoreSubscription for Reader {
+    fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>> {
         Box::pin(self.0.recv())
     }
 }
 
-impl Watches for FakeKubernetes {
+impl WatchSource for FakeKubernetes {
     fn lease(&self, _: WatchScope) -> Box<dyn WatchLease> {
         Box::new(Lease)
     }
 
-    fn changes(&self) -> Box<dyn Changes> {
+    fn changes(&self) -> Box<dyn StoreSubscription> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.readers.lock().unwrap().push(sender);
         Box::new(Reader(receiver))
@@ -293,7 +310,7 @@ impl Watches for FakeKubernetes {
 /// What a guest does when it is called for an object.
 #[derive(Clone, Debug)]
 pub(crate) enum Script {
-    Answer(Result<Outcome, Failure>),
+    Answer(Result<ReconcileOutcome, ReconcileFailure>),
     Trap,
     /// Is not even called: its code cannot be loaded.
     NotLoaded,
@@ -343,19 +360,20 @@ impl FakeGuests {
     }
 }
 
-impl Guests for FakeGuests {
+impl GuestRuntime for FakeGuests {
     fn reconcile<'a>(
         &'a self,
         context: CallContext,
-        request: Request,
-        perform: Arc<dyn Perform>,
-    ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>> {
+        request: ReconcileRequest,
+        perform: Arc<dyn HostCalls>,
+    ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
         Box::pin(async move {
             let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
             let call = (name.clone(), self.revision, request.deleting);
             self.calls.lock().unwrap().push(call);
             self.objects.lock().unwrap().push(request.object);
-            match self.turn(&name, false).unwrap_or(Script::Answer(Ok(Outcome::default()))) {
+            match self.turn(&name, false).unwrap_or(Script::Answer(Ok(ReconcileOutcome::default())))
+            {
                 Script::Answer(answer) => Ok(answer),
                 Script::Trap => {
                     Err(GuestError::Trapped { export: "reconcile", message: "boom".into() })
@@ -363,14 +381,14 @@ impl Guests for FakeGuests {
                 Script::NotLoaded => Err(GuestError::NotLoaded { message: "no memory".into() }),
                 Script::Wait => {
                     self.gate.acquire().await.unwrap().forget();
-                    Ok(Ok(Outcome::default()))
+                    Ok(Ok(ReconcileOutcome::default()))
                 }
                 Script::Ask => {
                     let call = Call::Runtime(RuntimeCall::Now);
                     let answer = perform.perform(&context, call).await;
                     let call = (format!("{name}: {answer:?}"), self.revision, request.deleting);
                     self.calls.lock().unwrap().push(call);
-                    Ok(Ok(Outcome::default()))
+                    Ok(Ok(ReconcileOutcome::default()))
                 }
                 Script::Invalid | Script::TrapInValidate | Script::Turns(_) => unreachable!(),
             }
@@ -382,7 +400,7 @@ impl Guests for FakeGuests {
         _: CallContext,
         _: Option<Value>,
         new: Value,
-    ) -> Boxed<'a, Result<Vec<Violation>, GuestError>> {
+    ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>> {
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
         let turn = self.turn(&name, true);
         let invalid = self.invalid.lock().unwrap().contains(&name)
@@ -409,7 +427,7 @@ pub(crate) struct FakePlugins {
     pub(crate) taken_back: Mutex<Vec<String>>,
 }
 
-impl Plugins for FakePlugins {
+impl ActivePlugins for FakePlugins {
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>> {
         self.active.lock().unwrap().clone().filter(|active| active.name == *name)
     }
@@ -423,7 +441,7 @@ impl Plugins for FakePlugins {
         _: &'a PluginName,
         revision: &'a RevisionDigest,
         why: &'a str,
-    ) -> Boxed<'a, Result<RevisionDigest, String>> {
+    ) -> BoxedFuture<'a, Result<RevisionDigest, String>> {
         let earlier = self.earlier.lock().unwrap().take();
         let back = earlier.map(|earlier| {
             self.taken_back.lock().unwrap().push(format!("{revision}: {why}"));
@@ -455,8 +473,8 @@ pub(crate) struct SlowPasses {
 
 struct SlowPass(Arc<Semaphore>, CancellationToken, Arc<AtomicUsize>);
 
-impl Perform for SlowPass {
-    fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> Boxed<'a, Answer> {
+impl HostCalls for SlowPass {
+    fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async {
             tokio::select! {
                 permit = self.0.acquire() => {
@@ -469,24 +487,24 @@ impl Perform for SlowPass {
     }
 }
 
-impl OpenPass for SlowPass {
-    fn close(&self) -> Boxed<'_, Closed> {
+impl OpenContext for SlowPass {
+    fn close(&self) -> BoxedFuture<'_, ClosedContext> {
         self.2.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async { Closed::default() })
+        Box::pin(async { ClosedContext::default() })
     }
 }
 
-impl Passes for SlowPasses {
+impl ContextFactory for SlowPasses {
     fn open(
         &self,
         _: &ActivePlugin,
         _: &Arc<ObjectKey>,
         _: &Arc<Value>,
-        purpose: Purpose,
-    ) -> Arc<dyn OpenPass> {
+        purpose: ReconcilePurpose,
+    ) -> Arc<dyn OpenContext> {
         let urgent = match purpose {
-            Purpose::Live { urgent } => urgent,
-            Purpose::Plan => CancellationToken::new(),
+            ReconcilePurpose::Live { urgent } => urgent,
+            ReconcilePurpose::Plan => CancellationToken::new(),
         };
         Arc::new(SlowPass(self.answers.clone(), urgent, self.closed.clone()))
     }
@@ -501,14 +519,14 @@ impl Clock for Nothing {
     }
 }
 
-impl Wakes for Nothing {
+impl WakeSubscriber for Nothing {
     fn arm<'a>(
         &'a self,
         _: &'a ActivePlugin,
         _: &'a Arc<ObjectKey>,
         _: &'a Arc<Value>,
-        _: &'a [Wake],
-    ) -> Boxed<'a, Option<Duration>> {
+        _: &'a [WakeTrigger],
+    ) -> BoxedFuture<'a, Option<Duration>> {
         Box::pin(async { None })
     }
 
@@ -518,37 +536,45 @@ impl Wakes for Nothing {
 impl Redis for Nothing {
     fn pipeline<'a>(
         &'a self,
-        _: &'a Members,
+        _: &'a InstanceMembers,
         _: &'a str,
         _: &'a [Vec<Vec<u8>>],
         _: Duration,
-    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         unreachable!()
     }
 
-    fn observe<'a>(&'a self, _: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(&'a self, _: &'a InstanceMembers, _: &'a [String]) -> BoxedFuture<'a, Snapshot> {
         unreachable!()
     }
 
-    fn act<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn act<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        _: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         unreachable!()
     }
 
-    fn decide<'a>(&'a self, _: &'a Members, _: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn decide<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        _: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         unreachable!()
     }
 
-    fn refuses(&self, _: std::net::SocketAddr) -> Boxed<'_, bool> {
+    fn refuses(&self, _: std::net::SocketAddr) -> BoxedFuture<'_, bool> {
         unreachable!()
     }
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, _: &Members, _: Depth<'_>) -> Result<(), CallError> {
+    fn watch(&self, _: &InstanceMembers, _: PollDetail<'_>) -> Result<(), CallError> {
         unreachable!()
     }
 
-    fn join(&self, _: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
+    fn join(&self, _: &InstanceMembers, _: &[String]) -> Result<Box<dyn PollStream>, CallError> {
         unreachable!()
     }
 

@@ -17,11 +17,11 @@ use fake::{
     Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, SlowPasses, World, plugin,
 };
 use serde_json::{Value, json};
-use tholepin_controller::{Controller, Parts, PluginEvent, Settings};
+use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, PluginEvent};
 use tholepin_core::{ObjectRef, condition::Reason, port::StoreEvent};
 use tholepin_schema::{
-    manifest::{KindName, Leads, Manifest, ReconciledKind, WatchedKind},
-    reconcile::{Failure, Outcome},
+    manifest::{KindName, Manifest, ReconciledKind, WatchMapping, WatchedKind},
+    reconcile::{ReconcileFailure, ReconcileOutcome},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -55,7 +55,7 @@ fn kind(kind: &str) -> KindName {
 fn manifest(finalizer: bool) -> Manifest {
     let secret = KindName { api_version: "v1".into(), kind: "Secret".into() };
     let watches =
-        vec![WatchedKind { name: secret, leads: Leads::ReferredBy(".spec.secret".into()) }];
+        vec![WatchedKind { name: secret, leads: WatchMapping::ReferredBy(".spec.secret".into()) }];
     Manifest {
         name: "p".into(),
         version: "1".into(),
@@ -87,10 +87,10 @@ impl Bench {
 
     fn start_with(finalizer: bool, concurrency: usize, in_flight: usize) -> Self {
         let resync = Duration::from_secs(3600);
-        Self::start_as(finalizer, Settings { concurrency, in_flight, resync })
+        Self::start_as(finalizer, ControllerSettings { concurrency, in_flight, resync })
     }
 
-    fn start_as(finalizer: bool, settings: Settings) -> Self {
+    fn start_as(finalizer: bool, settings: ControllerSettings) -> Self {
         let world = Arc::new(World::default());
         let plugins = Arc::new(FakePlugins {
             active: Mutex::default(),
@@ -101,7 +101,7 @@ impl Bench {
         let stop = CancellationToken::new();
         let answers = Arc::new(Semaphore::new(0));
         let closed = Arc::new(AtomicUsize::new(0));
-        let parts = Parts {
+        let parts = ControllerPorts {
             kubernetes: Arc::new(FakeKubernetes(world.clone())),
             watches: Arc::new(FakeKubernetes(world.clone())),
             marks: Arc::new(FakeKubernetes(world.clone())),
@@ -240,7 +240,7 @@ async fn a_referred_object_brings_back_the_one_that_refers_to_it() {
 async fn a_failure_is_told_on_the_object_and_cleared_when_all_is_well() {
     let bench = Bench::start(false);
     bench.world.put(thing("a", 1));
-    let failure = Failure { reason: "NoLuck".into(), message: "try".into(), retry: true };
+    let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: true };
     bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
     until(|| 3 <= bench.calls_of("a", "1")).await;
     assert!(bench.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
@@ -324,7 +324,7 @@ fn secret_of(name: &str) -> Value {
 }
 
 fn failure() -> Script {
-    let failure = Failure { reason: "NoLuck".into(), message: "try".into(), retry: true };
+    let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: true };
     Script::Answer(Err(failure))
 }
 
@@ -362,8 +362,8 @@ async fn only_traps_in_a_row_quarantine() {
 }
 
 /// An outcome that has the object called again at once.
-fn soon() -> Outcome {
-    Outcome { requeue_ms: Some(1), ..Outcome::default() }
+fn soon() -> ReconcileOutcome {
+    ReconcileOutcome { requeue_ms: Some(1), ..ReconcileOutcome::default() }
 }
 
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn what_could_not_be_told_is_told_when_the_server_is_back() {
 async fn what_failed_long_ago_is_tried_at_once_when_a_watch_follows_again() {
     let bench = Bench::start(false);
     bench.world.put(thing("a", 1));
-    let failure = Failure { reason: "Away".into(), message: "away".into(), retry: true };
+    let failure = ReconcileFailure { reason: "Away".into(), message: "away".into(), retry: true };
     bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
     // Nine failures: the next try is at least 0.64 s away.
     until(|| 9 <= bench.calls_of("a", "1")).await;
@@ -456,7 +456,7 @@ async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
     let finalizers =
         || bench.world.get(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
     until(|| finalizers() == Some(json!(["tholepin.dev/p"]))).await;
-    let finished = Outcome { finished: true, ..Outcome::default() };
+    let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
     bench.swap("2", &[("a", Script::Answer(Ok(finished)))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     assert!(bench.world.get(&reference("a")).is_some(), "finished means nothing while it lives");
@@ -514,7 +514,7 @@ async fn a_pause_that_is_neither_true_nor_false_is_told_of_once() {
 async fn an_outcome_says_when_the_object_is_due_again() {
     let bench = Bench::start(false);
     bench.world.put(thing("a", 1));
-    let soon = Outcome { requeue_ms: Some(20), ..Outcome::default() };
+    let soon = ReconcileOutcome { requeue_ms: Some(20), ..ReconcileOutcome::default() };
     bench.swap("1", &[("a", Script::Answer(Ok(soon)))]).await;
     until(|| 4 <= bench.calls_of("a", "1")).await;
     bench.end().await;
@@ -627,7 +627,7 @@ async fn the_objects_of_a_plugin_that_only_an_earlier_host_had_are_told() {
 #[tokio::test]
 async fn an_object_that_nobody_looks_at_says_so_until_a_pass_ends() {
     let resync = Duration::from_millis(100);
-    let bench = Bench::start_as(false, Settings { concurrency: 2, in_flight: 8, resync });
+    let bench = Bench::start_as(false, ControllerSettings { concurrency: 2, in_flight: 8, resync });
     bench.swap("1", &[("a", Script::Wait)]).await;
     let mut object = thing("a", 1);
     object["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tholepin_controller::PlanError;
-use tholepin_core::{Effect, Mode, PAUSED, PassEnd, PassReport};
-use tholepin_schema::reconcile::{Failure, Outcome};
+use tholepin_core::{PAUSED, ReconcileReport, ReconcileResult, StepEffect, WriteMode};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{Bench, fake::Script, kind, reference, thing, until};
 
-fn ends(reports: &[Arc<PassReport>]) -> Vec<&'static str> {
-    let name = |report: &Arc<PassReport>| match &report.end {
-        PassEnd::Answered { .. } => "answered",
-        PassEnd::Failed(_) => "failed",
-        PassEnd::Invalid { .. } => "invalid",
-        PassEnd::Trapped { .. } => "trapped",
-        PassEnd::NotCalled { .. } => "not called",
+fn ends(reports: &[Arc<ReconcileReport>]) -> Vec<&'static str> {
+    let name = |report: &Arc<ReconcileReport>| match &report.end {
+        ReconcileResult::Answered { .. } => "answered",
+        ReconcileResult::Failed(_) => "failed",
+        ReconcileResult::Invalid { .. } => "invalid",
+        ReconcileResult::Trapped { .. } => "trapped",
+        ReconcileResult::NotCalled { .. } => "not called",
     };
     reports.iter().map(name).collect()
 }
@@ -24,24 +24,25 @@ fn ends(reports: &[Arc<PassReport>]) -> Vec<&'static str> {
 async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
     let bench = Bench::start(false);
     let memo = json!({"seen": 1});
-    let outcome = Outcome { memo: Some(memo), summary: "hm".into(), ..Outcome::default() };
+    let outcome =
+        ReconcileOutcome { memo: Some(memo), summary: "hm".into(), ..ReconcileOutcome::default() };
     bench.swap("1", &[("a", Script::Answer(Ok(outcome)))]).await;
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 1).await;
 
     // The new revision traps: a plan says so, however often, and is no strike.
-    bench.swap("2", &[("a", Script::Answer(Ok(Outcome::default())))]).await;
+    bench.swap("2", &[("a", Script::Answer(Ok(ReconcileOutcome::default())))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 2).await;
     bench.script("a", Script::Trap);
     for _ in 0..3 {
         let report = bench.controller.plan(&reference("a"), None).await.unwrap();
-        assert_eq!(report.mode, Mode::Plan);
-        assert!(matches!(report.end, PassEnd::Trapped { .. }), "{report:?}");
+        assert_eq!(report.mode, WriteMode::Plan);
+        assert!(matches!(report.end, ReconcileResult::Trapped { .. }), "{report:?}");
         assert!(report.steps.is_empty() && report.remarks.is_empty(), "{report:?}");
     }
-    bench.script("a", Script::Answer(Ok(Outcome::default())));
+    bench.script("a", Script::Answer(Ok(ReconcileOutcome::default())));
     bench.world.put(thing("a", 2));
     until(|| bench.calls_of("a", "2") == 5).await;
     until(|| bench.controller.calls(&reference("a")).len() == 3).await;
@@ -67,7 +68,9 @@ async fn a_plan_is_made_for_what_is_not_there_and_says_what_is_missing() {
     assert!(refused.to_string().contains("reconciled are: Thing"), "{refused}");
     let report = bench.controller.plan(&reference("a"), Some(thing("a", 1))).await.unwrap();
     assert_eq!(bench.calls_of("a", "1"), 1);
-    let Effect::Object { by, fields, .. } = &report.steps[0].effect else { panic!("{report:?}") };
+    let StepEffect::Object { by, fields, .. } = &report.steps[0].effect else {
+        panic!("{report:?}")
+    };
     assert_eq!((by.as_str(), &fields[0].to), ("add-finalizer", &Some(json!("tholepin.dev/p"))));
     assert!(bench.world.get(&reference("a")).is_none());
     bench.end().await;
@@ -81,9 +84,9 @@ async fn a_quarantined_object_is_planned_for_and_it_says_so() {
     until(|| bench.calls_of("a", "1") == 2).await;
     until(|| bench.controller.calls(&reference("a")).len() == 2).await;
     assert_eq!(ends(&bench.controller.calls(&reference("a"))), ["trapped", "trapped"]);
-    bench.script("a", Script::Answer(Ok(Outcome::default())));
+    bench.script("a", Script::Answer(Ok(ReconcileOutcome::default())));
     let report = bench.controller.plan(&reference("a"), None).await.unwrap();
-    assert!(matches!(report.end, PassEnd::Answered { .. }));
+    assert!(matches!(report.end, ReconcileResult::Answered { .. }));
     assert!(report.remarks[0].contains("quarantined"), "{:?}", report.remarks);
     bench.end().await;
 }
@@ -91,7 +94,7 @@ async fn a_quarantined_object_is_planned_for_and_it_says_so() {
 #[tokio::test]
 async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() {
     let bench = Bench::start(true);
-    let failure = Failure { reason: "NoLuck".into(), message: "m".into(), retry: true };
+    let failure = ReconcileFailure { reason: "NoLuck".into(), message: "m".into(), retry: true };
     bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({PAUSED: "true"});
@@ -101,7 +104,7 @@ async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() 
     paused["metadata"]["generation"] = json!(2);
     bench.world.put(paused);
     let report = bench.controller.plan(&reference("a"), None).await.unwrap();
-    assert!(matches!(report.end, PassEnd::Failed(_)), "{report:?}");
+    assert!(matches!(report.end, ReconcileResult::Failed(_)), "{report:?}");
     assert!(report.remarks[0].contains("paused"), "{:?}", report.remarks);
     assert_eq!(ends(&bench.controller.calls(&reference("a"))), ["not called"]);
     let stored = bench.world.get(&reference("a")).unwrap();
@@ -113,7 +116,7 @@ async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() 
     assert_eq!(bench.controller.paused(), 0);
     until(|| 2 <= bench.controller.calls(&reference("a")).len()).await;
     let live = bench.controller.calls(&reference("a"));
-    let Effect::Object { by, .. } = &live[1].steps[0].effect else { panic!("{live:?}") };
+    let StepEffect::Object { by, .. } = &live[1].steps[0].effect else { panic!("{live:?}") };
     assert_eq!(by, "add-finalizer");
     bench.end().await;
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_schema::reconcile::{Failure, Outcome, Request, Violation};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation};
 
-use crate::{Boxed, CallContext, Perform};
+use crate::{BoxedFuture, CallContext, HostCalls};
 
 /// Calls one revision of one plugin. A new instance serves each call.
-pub trait Guests: Send + Sync {
+pub trait GuestRuntime: Send + Sync {
     /// Calls `reconcile`.
     ///
     /// # Errors
@@ -18,9 +18,9 @@ pub trait Guests: Send + Sync {
     fn reconcile<'a>(
         &'a self,
         context: CallContext,
-        request: Request,
-        perform: Arc<dyn Perform>,
-    ) -> Boxed<'a, Result<Result<Outcome, Failure>, GuestError>>;
+        request: ReconcileRequest,
+        perform: Arc<dyn HostCalls>,
+    ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>>;
 
     /// Calls `validate`; every import but `log` is denied meanwhile.
     ///
@@ -32,7 +32,7 @@ pub trait Guests: Send + Sync {
         context: CallContext,
         old: Option<Value>,
         new: Value,
-    ) -> Boxed<'a, Result<Vec<Violation>, GuestError>>;
+    ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>>;
 }
 
 /// How a guest call went wrong: the plugin's fault and a strike, except where
@@ -84,7 +84,7 @@ pub enum GuestError {
 impl GuestError {
     /// What it is instead of a strike where the host is to blame: a failure that is tried again.
     #[must_use]
-    pub fn as_failure(&self) -> Option<Failure> {
+    pub fn as_failure(&self) -> Option<ReconcileFailure> {
         let reason = match self {
             Self::NotLoaded { .. } => "NotLoaded".to_owned(),
             Self::Trapped { .. }
@@ -92,6 +92,6 @@ impl GuestError {
             | Self::OutOfMemory { .. }
             | Self::BadAnswer { .. } => return None,
         };
-        Some(Failure { reason, message: self.to_string(), retry: true })
+        Some(ReconcileFailure { reason, message: self.to_string(), retry: true })
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
-use crate::{Boxed, CallError, EventType, ObjectMeta, ObjectRef, PluginName};
+use crate::{BoxedFuture, CallError, EventType, ObjectMeta, ObjectRef, PluginName};
 
 /// One revision of the store: reads from it agree with each other however long a pass takes.
 pub trait StoreView: Send + Sync {
@@ -125,7 +125,7 @@ pub trait Kubernetes: Send + Sync {
     fn view(&self) -> Arc<dyn StoreView>;
 
     /// Reads one object from the API server. Values in a Secret are fingerprints.
-    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>>;
+    fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Reads the objects of a kind from the API server.
     fn list(
@@ -133,11 +133,11 @@ pub trait Kubernetes: Send + Sync {
         kind: KindName,
         namespace: String,
         selector: String,
-    ) -> Boxed<'_, Result<Vec<Value>, CallError>>;
+    ) -> BoxedFuture<'_, Result<Vec<Value>, CallError>>;
 
     /// Applies an object and returns it as stored. An apply that would change nothing is not sent
     /// (`design.md` section 5 has the rule).
-    fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>>;
+    fn apply(&self, request: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Sends a merge patch under a field manager and returns the object as stored.
     fn merge_patch(
@@ -146,24 +146,32 @@ pub trait Kubernetes: Send + Sync {
         patch: Value,
         field_manager: String,
         dry_run: bool,
-    ) -> Boxed<'_, Result<Value, CallError>>;
+    ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Creates an object, for what the host itself keeps, and returns it as stored.
     ///
     /// Fails with `Conflict` if there is one of this name already.
-    fn create(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>>;
+    fn create(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Puts an object in the place of the one that has this object's `metadata.resourceVersion`, for
     /// what the host itself keeps, and returns it as stored.
     ///
     /// Fails with `Conflict` if it has another version by now, and with `NotFound` if it is gone.
-    fn replace(&self, object: Value, field_manager: String) -> Boxed<'_, Result<Value, CallError>>;
+    fn replace(
+        &self,
+        object: Value,
+        field_manager: String,
+    ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Deletes an object.
-    fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>>;
+    fn delete(&self, request: DeleteRequest) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// Publishes an event; repeats within ten minutes become a count.
-    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>>;
+    fn publish(&self, request: PublishRequest) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// The warnings about an object that the API server keeps, the newest first and [`WARNINGS_MAX`] at
     /// most.
@@ -171,7 +179,7 @@ pub trait Kubernetes: Send + Sync {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Vec<Warning>, CallError>>;
+    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>>;
 
     /// The clear value of a Secret's key, for the host's own connections.
     fn secret_value(
@@ -179,5 +187,5 @@ pub trait Kubernetes: Send + Sync {
         namespace: String,
         name: String,
         key: String,
-    ) -> Boxed<'_, Result<Vec<u8>, CallError>>;
+    ) -> BoxedFuture<'_, Result<Vec<u8>, CallError>>;
 }

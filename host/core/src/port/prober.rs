@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tholepin_schema::probe::ProbeOutcome;
 
-use crate::Boxed;
+use crate::BoxedFuture;
 
 /// Asks a port whether somebody answers.
 pub trait Prober: Send + Sync {
@@ -15,5 +15,5 @@ pub trait Prober: Send + Sync {
         address: SocketAddr,
         get: Option<&'a str>,
         deadline: Duration,
-    ) -> Boxed<'a, ProbeOutcome>;
+    ) -> BoxedFuture<'a, ProbeOutcome>;
 }

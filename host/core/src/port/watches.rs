@@ -3,7 +3,9 @@
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
-use crate::{AcceptedSpec, Boxed, CallError, ObjectRef, StoredObject, condition::HostCondition};
+use crate::{
+    AcceptedSpec, BoxedFuture, CallError, ObjectRef, StoredObject, condition::HostCondition,
+};
 
 /// What one watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,9 +63,9 @@ pub enum StoreEvent {
 }
 
 /// A reader of the store's changes. Dropping it ends the subscription.
-pub trait Changes: Send {
+pub trait StoreSubscription: Send {
     /// The next change; `None` when the store has ended.
-    fn next(&mut self) -> Boxed<'_, Option<StoreEvent>>;
+    fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>>;
 }
 
 /// Holds a watch: it goes on, or at least lingers, until every lease on it is dropped.
@@ -72,21 +74,21 @@ pub trait WatchLease: Send + Sync {
     fn state(&self) -> WatchState;
 
     /// Waits until the watch follows, which may be never: the caller sets the deadline.
-    fn following(&self) -> Boxed<'_, ()>;
+    fn following(&self) -> BoxedFuture<'_, ()>;
 }
 
 /// The watches that feed the store.
-pub trait Watches: Send + Sync {
+pub trait WatchSource: Send + Sync {
     /// Asks for a watch, and starts it if nobody else has.
     fn lease(&self, scope: WatchScope) -> Box<dyn WatchLease>;
 
     /// Begins to read changes: those from now on.
-    fn changes(&self) -> Box<dyn Changes>;
+    fn changes(&self) -> Box<dyn StoreSubscription>;
 }
 
 /// What the host itself leaves on a reconciled object. An object that is gone is no error: there is
 /// nothing left to mark.
-pub trait Marks: Send + Sync {
+pub trait StatusWriter: Send + Sync {
     /// Makes these the conditions that the host owns on the object; others of its own go. Writes only
     /// if something changes; `lastTransitionTime` moves only with the status.
     ///
@@ -96,28 +98,28 @@ pub trait Marks: Send + Sync {
         &self,
         object: ObjectRef,
         conditions: Vec<HostCondition>,
-    ) -> Boxed<'_, Result<(), CallError>>;
+    ) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// Adds a finalizer, and returns the object as stored.
     fn add_finalizer(
         &self,
         object: ObjectRef,
         finalizer: String,
-    ) -> Boxed<'_, Result<Value, CallError>>;
+    ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Removes a finalizer.
     fn remove_finalizer(
         &self,
         object: ObjectRef,
         finalizer: String,
-    ) -> Boxed<'_, Result<(), CallError>>;
+    ) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// What the host kept for the object with this uid as accepted last, if it kept anything.
     fn accepted_spec(
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Option<AcceptedSpec>, CallError>>;
+    ) -> BoxedFuture<'_, Result<Option<AcceptedSpec>, CallError>>;
 
     /// Keeps what a plugin accepted for the object with this uid, where another host finds it and no
     /// plugin reaches it. Writes only if something else is kept; what is kept of a newer generation
@@ -127,7 +129,7 @@ pub trait Marks: Send + Sync {
         object: ObjectRef,
         uid: String,
         accepted: AcceptedSpec,
-    ) -> Boxed<'_, Result<(), CallError>>;
+    ) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// Whether the store shows that nothing is kept for the object with this uid, such as after somebody
     /// deleted it; `false` where the store does not cover it.

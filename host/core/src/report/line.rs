@@ -12,7 +12,7 @@ use serde_json::Value;
 use tholepin_schema::{
     action::Action,
     fact::{Fact, WaitOutcome},
-    probe::{Probe, ProbeOutcome},
+    probe::{PodProbe, ProbeOutcome},
 };
 
 use crate::{
@@ -70,7 +70,7 @@ fn about(call: &Call) -> String {
             RuntimeCall::Wait { facts, ms } => {
                 cut(&format!("{} for {ms} ms at most", facts_about(facts)))
             }
-            RuntimeCall::Probe(Probe { pod, port, get, deadline_ms: _ }) => {
+            RuntimeCall::Probe(PodProbe { pod, port, get, deadline_ms: _ }) => {
                 cut(&format!("{pod}:{port} {}", get.as_deref().unwrap_or_default()))
             }
             RuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
@@ -204,16 +204,16 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// The start of a document as JSON: what will be cut is not written.
 fn json(value: &Value) -> String {
-    let mut start = Start(Vec::new());
+    let mut start = BoundedPrefix(Vec::new());
     // It fails when it is long enough.
     serde_json::to_writer(&mut start, value).ok();
     String::from_utf8_lossy(&start.0).into_owned()
 }
 
 /// Takes the first bytes and fails on more.
-struct Start(Vec<u8>);
+struct BoundedPrefix(Vec<u8>);
 
-impl io::Write for Start {
+impl io::Write for BoundedPrefix {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = (TEXT_BYTES_MAX + 1).saturating_sub(self.0.len());
         if room == 0 {

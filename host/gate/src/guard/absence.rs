@@ -11,7 +11,7 @@ use serde_json::Value;
 use tholepin_core::CONFIRM_DEAD;
 use tholepin_schema::{ledger::KnownNode, word::NodeId};
 
-use super::{Dial, Proof, Witness, proof_of_death};
+use super::{DeathProof, DialOutcome, NodeLiveness, proof_of_death};
 
 /// How long, in milliseconds, a Pod must be gone beyond its grace period: the kubelet hears of the
 /// deletion, ends the process, and the API server hears of that.
@@ -22,9 +22,9 @@ pub(crate) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What is known of a recorded node that does not answer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Absence {
+pub struct NodeAbsence {
     /// What live reads say of its Pod and its Kubernetes node, and the dial.
-    pub witness: Witness,
+    pub witness: NodeLiveness,
     /// Whether its Kubernetes node has the taint `node.kubernetes.io/out-of-service`.
     pub out_of_service: bool,
     /// Whether a person said on the object that its process has ended.
@@ -44,16 +44,16 @@ pub struct Absence {
 
 /// What was found out about a node that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct DeathFinding {
     /// What proves its death.
-    pub proof: Option<Proof>,
+    pub proof: Option<DeathProof>,
     /// What a takeover still lacks; none if nothing.
-    pub unproven: Option<Unproven>,
+    pub unproven: Option<MissingProof>,
 }
 
 /// Why a node does not count as dead for a takeover.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unproven {
+pub struct MissingProof {
     /// Its Pod's name.
     pub pod: String,
     /// Its Pod's uid.
@@ -78,32 +78,32 @@ pub fn due_at_ms(known: &KnownNode) -> Option<u64> {
 
 /// Judges what is known of a node that does not answer.
 #[must_use]
-pub fn find(known: &KnownNode, absence: &Absence) -> Finding {
+pub fn find(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
     let weak = proof_of_death(known, &absence.witness);
     let pod_gone = absence.witness.container_status.is_none();
     let is_confirmed = absence.out_of_service || absence.confirmed && pod_gone;
     let proof = match weak {
-        Some(Proof::Terminated) => Some(Proof::Terminated),
-        _ if is_confirmed => Some(Proof::Confirmed),
+        Some(DeathProof::Terminated) => Some(DeathProof::Terminated),
+        _ if is_confirmed => Some(DeathProof::Confirmed),
         weak => weak,
     };
-    if matches!(proof, Some(Proof::Terminated | Proof::Confirmed)) {
-        return Finding { proof, unproven: None };
+    if matches!(proof, Some(DeathProof::Terminated | DeathProof::Confirmed)) {
+        return DeathFinding { proof, unproven: None };
     }
     let missing = missing(known, absence);
     if missing.is_empty() {
-        return Finding { proof: Some(Proof::LongGone), unproven: None };
+        return DeathFinding { proof: Some(DeathProof::LongGone), unproven: None };
     }
     let KnownNode { pod, pod_uid, kube_node, .. } = known.clone();
     let unknown_word = absence.unknown_word.clone();
-    let unproven = Unproven { pod, pod_uid, kube_node, pod_gone, missing, unknown_word };
-    Finding { proof, unproven: Some(unproven) }
+    let unproven = MissingProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_word };
+    DeathFinding { proof, unproven: Some(unproven) }
 }
 
 /// What a long absence lacks to prove that the process has ended. The texts hold no numbers that change
 /// while one waits: they become a condition.
-fn missing(known: &KnownNode, absence: &Absence) -> Vec<String> {
-    let Absence { witness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
+fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
+    let NodeAbsence { witness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
     let mut missing = Vec::new();
     match &witness.container_status {
         None => {}
@@ -124,7 +124,7 @@ fn missing(known: &KnownNode, absence: &Absence) -> Vec<String> {
         )),
         (_, None) => missing.push("the grace period of its Pod is not known".to_owned()),
     }
-    if witness.dial != Dial::Refused {
+    if witness.dial != DialOutcome::Refused {
         let address = known.address.as_deref().unwrap_or("which is not known");
         missing.push(format!("its last address, {address}, does not refuse connections"));
     }
@@ -139,9 +139,9 @@ fn missing(known: &KnownNode, absence: &Absence) -> Vec<String> {
 }
 
 /// Says of nodes that they are not proven dead, what is missing, and how a person can say that they are.
-pub(super) fn say(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
+pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let each = nodes.iter().map(|(node, unproven)| match unproven {
-        Some(Unproven { pod, missing, .. }) => {
+        Some(MissingProof { pod, missing, .. }) => {
             format!("{} (Pod `{pod}`): {}", node.short(), missing.join("; "))
         }
         None => format!(
@@ -155,7 +155,7 @@ pub(super) fn say(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
 }
 
 /// A person's word is asked for where the Pod is gone; elsewhere only what the Kubernetes node is counts.
-fn way_out(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
+fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let known = || nodes.iter().filter_map(|(node, unproven)| Some((node, (*unproven)?)));
     let gone: Vec<String> = known()
         .filter(|(_, unproven)| unproven.pod_gone)
@@ -191,7 +191,7 @@ fn way_out(nodes: &[(NodeId, Option<&Unproven>)]) -> String {
 
 /// What a person said on the object of nodes that are dead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Confirmations {
+pub struct DeathConfirmations {
     /// The nodes named, each with the uid of the Pod that it was in.
     pub nodes: BTreeSet<(NodeId, String)>,
     /// The first word that is no such pair of the object, shortened.
@@ -203,11 +203,11 @@ pub struct Confirmations {
 pub fn confirmed(
     annotations: &BTreeMap<String, String>,
     is_known: impl Fn(&NodeId, &str) -> bool,
-) -> Confirmations {
+) -> DeathConfirmations {
     const WORD_CHARS_MAX: usize = 90;
     let text = annotations.get(CONFIRM_DEAD).map(String::as_str).unwrap_or_default();
     let words = text.split(|it: char| it == ',' || it.is_whitespace());
-    let mut confirmations = Confirmations::default();
+    let mut confirmations = DeathConfirmations::default();
     for word in words.filter(|word| !word.is_empty()) {
         let pair = word.split_once('/').and_then(|(node, uid)| Some((node.parse().ok()?, uid)));
         match pair.filter(|(node, uid)| is_known(node, uid)) {

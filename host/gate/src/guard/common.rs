@@ -1,32 +1,32 @@
 //! Guards that several verbs share.
 
 use tholepin_schema::{
-    action::{Action, Presume, Verb},
-    fact::Held,
+    action::{Action, Preconditions, Verb},
+    fact::FactOutcome,
     ledger::{KnownNode, Ledger},
-    snapshot::{Facts, Member, MemberAnswer, NodeRow, Snapshot},
+    snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
     word::{ConfigEpoch, NodeId},
 };
 
-use super::{Class, Refusal, SNAPSHOT_AGE_MS_MAX, Scene, start};
+use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};
 use crate::{
-    fact::{self, Documents},
+    fact::{self, FactDocuments},
     ledger::foreign_nodes,
 };
 
 /// The snapshot is young enough to act on.
-pub(super) fn is_fresh(scene: &Scene<'_>) -> Result<(), Refusal> {
+pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let observed_at_ms = scene.snapshot.observed_at_ms;
     let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
         let text = format!(
             "the snapshot is of {observed_at_ms} ms and it is {} ms: the clock went back",
             scene.now_ms
         );
-        return Err(Refusal::new("fresh", text));
+        return Err(GuardRefusal::new("fresh", text));
     };
     if SNAPSHOT_AGE_MS_MAX < age_ms {
         let text = format!("the snapshot is {age_ms} ms old, {SNAPSHOT_AGE_MS_MAX} are allowed");
-        return Err(Refusal::new("fresh", text));
+        return Err(GuardRefusal::new("fresh", text));
     }
     Ok(())
 }
@@ -35,8 +35,8 @@ pub(super) fn is_fresh(scene: &Scene<'_>) -> Result<(), Refusal> {
 pub(super) fn answering<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
-) -> Result<(&'a Member, &'a Facts), Refusal> {
-    let refused = |text: String| Err(Refusal::new("member", text));
+) -> Result<(&'a Member, &'a MemberFacts), GuardRefusal> {
+    let refused = |text: String| Err(GuardRefusal::new("member", text));
     if snapshot.strangers.iter().any(|stranger| stranger == pod) {
         return refused(format!("`{pod}` matches the selector and belongs to another owner"));
     }
@@ -58,14 +58,16 @@ pub(super) fn answering<'a>(
 pub(super) fn own_row<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
-) -> Result<(NodeId, &'a NodeRow), Refusal> {
+) -> Result<(NodeId, &'a NodeRow), GuardRefusal> {
     let (member, facts) = answering(snapshot, pod)?;
     let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
-    row.ok_or_else(|| Refusal::new("member", format!("`{pod}` does not tell how it sees itself")))
+    row.ok_or_else(|| {
+        GuardRefusal::new("member", format!("`{pod}` does not tell how it sees itself"))
+    })
 }
 
 /// No process that is no member answers to an id that a member knows.
-pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Refusal> {
+pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), GuardRefusal> {
     let foreign = foreign_nodes(snapshot, ledger);
     let Some(first) = foreign.first() else { return Ok(()) };
     let address = snapshot
@@ -79,16 +81,20 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Ref
          have merged; nothing is changed until a person has looked",
         first.short()
     );
-    Err(Refusal::new("foreign", text))
+    Err(GuardRefusal::new("foreign", text))
 }
 
 /// The object's policy allows what the action can lose, and an instance that is not adopted yet
 /// risks nothing.
-pub(super) fn allowed(class: Class, lost: &[NodeId], scene: &Scene<'_>) -> Result<(), Refusal> {
+pub(super) fn allowed(
+    class: LossClass,
+    lost: &[NodeId],
+    scene: &GuardInput<'_>,
+) -> Result<(), GuardRefusal> {
     let is_allowed = match class {
-        Class::Safe => return Ok(()),
-        Class::TailLoss => scene.policy.tail_loss,
-        Class::DataLoss => scene.policy.data_loss,
+        LossClass::Safe => return Ok(()),
+        LossClass::TailLoss => scene.policy.tail_loss,
+        LossClass::DataLoss => scene.policy.data_loss,
     };
     if scene.ledger.adopted_at_ms.is_none() {
         let told = |member: &&Member| {
@@ -103,33 +109,33 @@ pub(super) fn allowed(class: Class, lost: &[NodeId], scene: &Scene<'_>) -> Resul
             ),
             None => "the members that answer do not agree yet who owns which slots".to_owned(),
         };
-        return Err(Refusal::new("adopted", text));
+        return Err(GuardRefusal::new("adopted", text));
     }
     if is_allowed {
         return Ok(());
     }
     let text = match (class, lost.first()) {
-        (Class::DataLoss, Some(node)) => format!(
+        (LossClass::DataLoss, Some(node)) => format!(
             "it gives up the data that only {} had, and the object's policy does not allow that; bring it \
              back, or give it up: {}",
             node.short(),
             start::way_out(scene, *node)
         ),
-        (Class::DataLoss, None) => {
+        (LossClass::DataLoss, None) => {
             "it can lose data, and the object's policy does not allow that".to_owned()
         }
-        (Class::Safe | Class::TailLoss, _) => {
+        (LossClass::Safe | LossClass::TailLoss, _) => {
             "it can lose writes that were not replicated, and the object's policy does not allow that"
                 .to_owned()
         }
     };
-    Err(Refusal::new(if class == Class::DataLoss { "data-loss" } else { "policy" }, text))
+    Err(GuardRefusal::new(if class == LossClass::DataLoss { "data-loss" } else { "policy" }, text))
 }
 
 /// What the action presumes is so.
-pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal> {
-    let Scene { snapshot, objects, .. } = scene;
-    let Presume { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
+pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, objects, .. } = scene;
+    let Preconditions { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
@@ -149,11 +155,11 @@ pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal
     if *approved {
         is_approved(&super::lost_with(action, scene), scene)?;
     }
-    let documents = Documents::of(snapshot, presumed);
+    let documents = FactDocuments::of(snapshot, presumed);
     for fact in presumed {
         let held = fact::held(fact, Some(&documents), objects);
-        if held != Held::Yes {
-            return Err(Refusal::new(
+        if held != FactOutcome::Yes {
+            return Err(GuardRefusal::new(
                 "presume",
                 format!("it was presumed that {fact}, and {held}"),
             ));
@@ -163,7 +169,7 @@ pub(super) fn presumed(action: &Action, scene: &Scene<'_>) -> Result<(), Refusal
 }
 
 /// A person has given up what these nodes alone may have.
-fn is_approved(nodes: &[NodeId], scene: &Scene<'_>) -> Result<(), Refusal> {
+fn is_approved(nodes: &[NodeId], scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let Some(node) = nodes.iter().find(|node| !scene.approved.nodes.contains(node)) else {
         return Ok(());
     };
@@ -172,24 +178,24 @@ fn is_approved(nodes: &[NodeId], scene: &Scene<'_>) -> Result<(), Refusal> {
         node.short(),
         start::way_out(scene, *node)
     );
-    Err(Refusal::new("not-in-sync", text))
+    Err(GuardRefusal::new("not-in-sync", text))
 }
 
 fn is_so<T: PartialEq + std::fmt::Display>(
     what: &str,
     presumed: Option<&T>,
     seen: Option<&T>,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     match (presumed, seen) {
         (None, _) => Ok(()),
         (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
         (Some(presumed), Some(seen)) => {
             let text = format!("the {what} was presumed to be {presumed} and is {seen}");
-            Err(Refusal::new("presume", text))
+            Err(GuardRefusal::new("presume", text))
         }
         (Some(presumed), None) => {
             let text = format!("the {what} was presumed to be {presumed} and is not told");
-            Err(Refusal::new("presume", text))
+            Err(GuardRefusal::new("presume", text))
         }
     }
 }

@@ -14,14 +14,14 @@ use tholepin_schema::{
     word::NodeId,
 };
 
-use super::Scene;
+use super::GuardInput;
 
 /// How far apart, in seconds, the clocks of the host and of a Kubernetes node may be.
 const CLOCKS_S: u64 = 1;
 
 /// What proves that a node is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum DeathProof {
     /// The container recorded for its process is reported terminated.
     Terminated,
     /// A person said so: by an annotation on the object, for a Pod that is gone, or by the taint
@@ -36,7 +36,7 @@ pub enum Proof {
     PodGone,
 }
 
-impl Proof {
+impl DeathProof {
     /// Whether it proves that the process has ended beyond doubt, so that nobody need be asked.
     #[must_use]
     pub const fn allows_takeover(self) -> bool {
@@ -49,18 +49,18 @@ impl Proof {
 
 /// What live reads say about a node that is recorded.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Witness {
+pub struct NodeLiveness {
     /// The status of its container in the Pod that has the recorded *uid*; none if that Pod is gone.
     pub container_status: Option<Value>,
     /// Whether its Kubernetes node is Ready.
     pub kube_node_ready: bool,
     /// What a dial to its last address gave.
-    pub dial: Dial,
+    pub dial: DialOutcome,
 }
 
 /// What a dial gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dial {
+pub enum DialOutcome {
     /// Nobody listens.
     Refused,
     /// Somebody answered, or nobody did in time, or it was not tried.
@@ -69,12 +69,12 @@ pub enum Dial {
 
 /// Whether what live reads say proves that the recorded process has ended.
 #[must_use]
-pub fn proof_of_death(known: &KnownNode, witness: &Witness) -> Option<Proof> {
+pub fn proof_of_death(known: &KnownNode, witness: &NodeLiveness) -> Option<DeathProof> {
     match &witness.container_status {
-        Some(status) => is_terminated(known, status).then_some(Proof::Terminated),
+        Some(status) => is_terminated(known, status).then_some(DeathProof::Terminated),
         None => {
-            let is_gone = witness.kube_node_ready && witness.dial == Dial::Refused;
-            is_gone.then_some(Proof::PodGone)
+            let is_gone = witness.kube_node_ready && witness.dial == DialOutcome::Refused;
+            is_gone.then_some(DeathProof::PodGone)
         }
     }
 }
@@ -82,17 +82,17 @@ pub fn proof_of_death(known: &KnownNode, witness: &Witness) -> Option<Proof> {
 /// The recorded nodes whose death the snapshot's own Pod facts prove, or whose end was recorded. A
 /// node that answers is not dead, whatever is reported of its container.
 #[must_use]
-pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, Proof> {
+pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathProof> {
     let is_dead = |(node, known): &(&NodeId, &KnownNode)| {
         let answers = snapshot.members.iter().any(|member| member.node() == Some(**node));
         !answers && (known.ended_at_ms.is_some() || is_reported_terminated(known, snapshot))
     };
-    ledger.nodes.iter().filter(is_dead).map(|(node, _)| (*node, Proof::Terminated)).collect()
+    ledger.nodes.iter().filter(is_dead).map(|(node, _)| (*node, DeathProof::Terminated)).collect()
 }
 
 /// Whether a replica had lost the link to its primary before that one ended, so that what was written in
 /// between is on the primary alone. Only where Kubernetes tells when the container ended.
-pub(super) fn fell_away_before(scene: &Scene<'_>, pod: &str, primary: NodeId) -> bool {
+pub(super) fn fell_away_before(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> bool {
     let facts = scene.snapshot.member(pod).and_then(Member::facts);
     let upstream = facts.and_then(|facts| facts.replication.as_ref()?.upstream.as_ref());
     let Some(down_s) = upstream.and_then(|upstream| upstream.down_since_s) else { return false };

@@ -9,7 +9,7 @@ use tholepin_schema::{
     word::{NodeId, Role},
 };
 
-use super::{Refusal, Scene, absence, common, start};
+use super::{GuardInput, GuardRefusal, absence, common, start};
 use crate::ledger::shard_changed_at_ms;
 
 /// How far behind, in bytes, a replica may be for a graceful failover: the primary holds writes until
@@ -17,11 +17,11 @@ use crate::ledger::shard_changed_at_ms;
 pub(super) const BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(super) fn failover(
-    scene: &Scene<'_>,
+    scene: &GuardInput<'_>,
     pod: &str,
     primary: NodeId,
     mode: FailoverMode,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let snapshot = scene.snapshot;
     let node = is_its_replica(snapshot, pod, primary)?;
     is_quiet(scene, pod, primary)?;
@@ -30,7 +30,7 @@ pub(super) fn failover(
         FailoverMode::Graceful => {
             has_majority(snapshot)?;
             let in_sync = snapshot.check_in_sync(pod, BEHIND_BYTES_MAX);
-            in_sync.map_err(|error| Refusal::new("in-sync", error.to_string()))
+            in_sync.map_err(|error| GuardRefusal::new("in-sync", error.to_string()))
         }
         FailoverMode::Force => {
             has_majority(snapshot)?;
@@ -47,10 +47,10 @@ pub(super) fn failover(
 
 /// The node in the Pod is a replica of this primary in its own view and in the majority's, and the
 /// primary has slots: without, Redis never elects anybody.
-fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, Refusal> {
+fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, GuardRefusal> {
     let (node, row) = common::own_row(snapshot, pod)?;
     let (_, facts) = common::answering(snapshot, pod)?;
-    let refused = |text: String| Err(Refusal::new("replica", text));
+    let refused = |text: String| Err(GuardRefusal::new("replica", text));
     if row.role != Role::Replica || row.primary != Some(primary) {
         return refused(format!("`{pod}` does not say to be a replica of {}", primary.short()));
     }
@@ -72,12 +72,12 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
 
 /// Voters refuse a shard that changed roles within twice the node timeout, and the primary then holds
 /// writes for five seconds for nothing.
-fn is_quiet(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result<(), Refusal> {
+fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
     let (_, facts) = common::answering(scene.snapshot, pod)?;
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
     let Some(timeout_ms): Option<u64> = timeout else {
         let text = format!("`{pod}` does not tell its cluster-node-timeout");
-        return Err(Refusal::new("quiet", text));
+        return Err(GuardRefusal::new("quiet", text));
     };
     let Some(changed_at_ms) = shard_changed_at_ms(scene.ledger, scene.snapshot, primary) else {
         return Ok(());
@@ -90,17 +90,17 @@ fn is_quiet(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result<(), Refusal
             "the shard of {} changed roles or was told to less than {wanted_ms} ms ago",
             primary.short()
         );
-        return Err(Refusal::new("quiet", text));
+        return Err(GuardRefusal::new("quiet", text));
     }
     Ok(())
 }
 
 /// A failover with an open slot takes the other end of it down, too.
-fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), Refusal> {
+fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
     let both = [snapshot.member(pod), snapshot.member_of(primary)];
     let mut open = both.into_iter().flatten().filter_map(Member::facts);
     if let Some(slot) = open.find_map(|facts| facts.open_slots.first()) {
-        return Err(Refusal::new(
+        return Err(GuardRefusal::new(
             "open-slots",
             format!("slot {} of the shard is being moved", slot.slot),
         ));
@@ -108,7 +108,7 @@ fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), 
     Ok(())
 }
 
-fn has_majority(snapshot: &Snapshot) -> Result<(), Refusal> {
+fn has_majority(snapshot: &Snapshot) -> Result<(), GuardRefusal> {
     let quorum = snapshot.quorum();
     if quorum.is_majority() {
         return Ok(());
@@ -117,16 +117,16 @@ fn has_majority(snapshot: &Snapshot) -> Result<(), Refusal> {
         "{} of {} primaries answered and {} agree on who owns what: no majority",
         quorum.heard, quorum.voters, quorum.agreeing
     );
-    Err(Refusal::new("majority", text))
+    Err(GuardRefusal::new("majority", text))
 }
 
 /// Nobody can vote, and every primary that was not heard is proven dead: silence could be the other
 /// side of a cut network, which goes on without us.
-fn has_no_majority(scene: &Scene<'_>) -> Result<(), Refusal> {
+fn has_no_majority(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let quorum = scene.snapshot.quorum();
     if quorum.voters < quorum.heard * 2 {
         let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
-        return Err(Refusal::new("no-majority", text));
+        return Err(GuardRefusal::new("no-majority", text));
     }
     are_proven_dead(scene, unheard(scene.snapshot))
 }
@@ -167,7 +167,7 @@ pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTr
 }
 
 /// The primary is proven dead, or the majority of the cluster itself has given it up.
-fn is_lost(scene: &Scene<'_>, primary: NodeId) -> Result<(), Refusal> {
+fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
     is_silent(scene.snapshot, primary)?;
     let agreed = scene.snapshot.view.get(&primary);
     let is_given_up = agreed.is_some_and(|row| {
@@ -180,14 +180,14 @@ fn is_lost(scene: &Scene<'_>, primary: NodeId) -> Result<(), Refusal> {
         "nothing proves that {} is dead, and the majority has not given it up",
         primary.short()
     );
-    Err(Refusal::new("death", text))
+    Err(GuardRefusal::new("death", text))
 }
 
 /// Each of these nodes is proven dead by more than that its Pod is gone.
 fn are_proven_dead(
-    scene: &Scene<'_>,
+    scene: &GuardInput<'_>,
     nodes: impl IntoIterator<Item = NodeId>,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let mut open = Vec::new();
     for node in nodes {
         is_silent(scene.snapshot, node)?;
@@ -195,15 +195,15 @@ fn are_proven_dead(
             open.push((node, scene.unproven.get(&node)));
         }
     }
-    if open.is_empty() { Ok(()) } else { Err(Refusal::new("death", absence::say(&open))) }
+    if open.is_empty() { Ok(()) } else { Err(GuardRefusal::new("death", absence::say(&open))) }
 }
 
-fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {
+fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     let mut answering = snapshot.members.iter().filter(|member| member.node() == Some(node));
     match answering.next() {
         Some(member) => {
             let text = format!("{} answers in `{}`", node.short(), member.pod);
-            Err(Refusal::new("death", text))
+            Err(GuardRefusal::new("death", text))
         }
         None => Ok(()),
     }
@@ -215,10 +215,10 @@ fn is_furthest(
     pod: &str,
     node: NodeId,
     primary: NodeId,
-) -> Result<(), Refusal> {
+) -> Result<(), GuardRefusal> {
     let stream = |node: NodeId| snapshot.member_of(node)?.facts()?.replication.as_ref();
     let Some(own) = stream(node) else {
-        return Err(Refusal::new("furthest", format!("`{pod}` does not tell how far it is")));
+        return Err(GuardRefusal::new("furthest", format!("`{pod}` does not tell how far it is")));
     };
     for (other, _) in snapshot.replicas_of(primary) {
         let further = stream(other)
@@ -230,7 +230,7 @@ fn is_furthest(
                 theirs.offset_bytes,
                 own.offset_bytes
             );
-            return Err(Refusal::new("furthest", text));
+            return Err(GuardRefusal::new("furthest", text));
         }
     }
     Ok(())

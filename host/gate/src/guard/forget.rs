@@ -3,17 +3,19 @@
 
 use tholepin_schema::word::NodeId;
 
-use super::{Refusal, Scene, absence, start};
-use crate::ledger::{Identity, identify, silent_member_at};
+use super::{GuardInput, GuardRefusal, absence, start};
+use crate::ledger::{NodeIdentity, identify, silent_member_at};
 
-pub(super) fn forget(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
-    let Scene { snapshot, ledger, .. } = scene;
-    let refused = |text: String| Err(Refusal::new("ghost", text));
+pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = scene;
+    let refused = |text: String| Err(GuardRefusal::new("ghost", text));
     match identify(node, snapshot, ledger) {
-        Identity::Absent | Identity::Ghost => {}
-        Identity::Member => return refused(format!("{} is a member that answers", node.short())),
-        Identity::Handshake => return refused(format!("{} is being met", node.short())),
-        Identity::Foreign => {
+        NodeIdentity::Absent | NodeIdentity::Ghost => {}
+        NodeIdentity::Member => {
+            return refused(format!("{} is a member that answers", node.short()));
+        }
+        NodeIdentity::Handshake => return refused(format!("{} is being met", node.short())),
+        NodeIdentity::Foreign => {
             return refused(format!("a process answers to {} that is no member", node.short()));
         }
     }

@@ -12,11 +12,11 @@ use tholepin_schema::{
     word::{NodeId, SlotSet},
 };
 
-use super::{Class, Refusal, Scene};
+use super::{GuardInput, GuardRefusal, LossClass};
 
 /// The process that waits in this Pod may start as the empty node that it was.
-pub(super) fn start(scene: &Scene<'_>, pod: &str, node: NodeId) -> Result<(), Refusal> {
-    let refused = |text: String| Err(Refusal::new("start", text));
+pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {
+    let refused = |text: String| Err(GuardRefusal::new("start", text));
     let Some(member) = scene.snapshot.member(pod) else {
         return refused(format!("`{pod}` is no Pod of this instance"));
     };
@@ -46,7 +46,7 @@ pub(super) fn start(scene: &Scene<'_>, pod: &str, node: NodeId) -> Result<(), Re
 /// # Errors
 ///
 /// Fails with the follower that has it, or that does not tell.
-pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refusal> {
+pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
     for follower in followers(scene.snapshot, scene.ledger, node) {
         let answering = scene.snapshot.member_of(follower);
         let Some(facts) = answering.and_then(Member::facts) else {
@@ -62,7 +62,7 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
                 let text = format!(
                     "its replica `{name}` lives, refuses the password, and counts as having the data"
                 );
-                return Err(Refusal::new("copies", text));
+                return Err(GuardRefusal::new("copies", text));
             }
             let text = format!(
                 "its replica `{name}` does not answer as the node {} that it was, and counts as having the \
@@ -70,7 +70,7 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
                 follower.short(),
                 way_out(scene, node)
             );
-            return Err(Refusal::new("copies", text));
+            return Err(GuardRefusal::new("copies", text));
         };
         let is_syncing = facts
             .replication
@@ -81,7 +81,7 @@ pub(super) fn no_other_copy(scene: &Scene<'_>, node: NodeId) -> Result<(), Refus
             let name = answering.map(|member| member.pod.as_str()).unwrap_or_default();
             let text =
                 format!("its replica `{name}` has data, or reads it, and must take over first");
-            return Err(Refusal::new("copies", text));
+            return Err(GuardRefusal::new("copies", text));
         }
     }
     Ok(())
@@ -101,22 +101,22 @@ pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> B
 }
 
 /// What is lost with the data of nodes that are given up.
-pub(super) fn class(scene: &Scene<'_>, nodes: &[NodeId], slots: &SlotSet) -> Class {
+pub(super) fn class(scene: &GuardInput<'_>, nodes: &[NodeId], slots: &SlotSet) -> LossClass {
     let is_approved = nodes.iter().all(|node| scene.approved.nodes.contains(node));
     let may_lose = !scene.ledger.may_hold_keys(slots).is_empty();
-    if may_lose && !is_approved { Class::DataLoss } else { Class::Safe }
+    if may_lose && !is_approved { LossClass::DataLoss } else { LossClass::Safe }
 }
 
 /// The slots that a node had, as the ledger and everybody's views have it.
-pub(super) fn slots_of(scene: &Scene<'_>, node: NodeId) -> SlotSet {
-    let Scene { snapshot, ledger, .. } = scene;
+pub(super) fn slots_of(scene: &GuardInput<'_>, node: NodeId) -> SlotSet {
+    let GuardInput { snapshot, ledger, .. } = scene;
     let recorded = ledger.nodes.get(&node).map(|known| known.slots.clone()).unwrap_or_default();
     let seen = snapshot.members.iter().filter_map(|member| snapshot.row_seen_by(member, node));
     seen.fold(recorded, |all, row| all.union(&row.slots))
 }
 
 /// How a person gives up what the process of this node had.
-pub(super) fn way_out(scene: &Scene<'_>, node: NodeId) -> String {
+pub(super) fn way_out(scene: &GuardInput<'_>, node: NodeId) -> String {
     match scene.ledger.nodes.get(&node) {
         Some(known) => {
             let unknown = match scene.approved.unknown.first() {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
-    ledger::{Ledger, Stopped},
-    snapshot::{Facts, Member, NodeFlag, NodeRow, Snapshot},
+    ledger::{Ledger, StoppedMember},
+    snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
-use super::{Approved, Class, Policy, Refusal, Scene, common};
-use crate::fact::Objects;
+use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
+use crate::fact::ObservedObjects;
 
 /// How long, in milliseconds, a Pod that was to be stopped may still answer before the stop counts as
 /// one that did not happen.
@@ -17,7 +17,7 @@ const STOP_MS_MAX: u64 = 60_000;
 
 /// A Pod that a call would end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stop {
+pub(crate) struct PodStop {
     /// Its name.
     pub(crate) pod: String,
     /// Its uid.
@@ -36,23 +36,24 @@ pub(crate) struct Stop {
 pub(crate) fn stop(
     snapshot: &Snapshot,
     ledger: &Ledger,
-    policy: Policy,
-    stops: &[Stop],
+    policy: SafetyPolicy,
+    stops: &[PodStop],
     now_ms: u64,
-) -> Result<Class, Refusal> {
-    let with_data: Vec<&Stop> = stops.iter().filter(|stop| !never_served(stop, ledger)).collect();
-    let Some(first) = with_data.first() else { return Ok(Class::Safe) };
+) -> Result<LossClass, GuardRefusal> {
+    let with_data: Vec<&PodStop> =
+        stops.iter().filter(|stop| !never_served(stop, ledger)).collect();
+    let Some(first) = with_data.first() else { return Ok(LossClass::Safe) };
     if let Some(second) = with_data.get(1) {
         let (count, first, second) = (with_data.len(), &first.pod, &second.pod);
         let text = format!(
             "it would stop {count} members at once, `{first}` and `{second}` among them; stop one, and the \
              next when it is back"
         );
-        return Err(Refusal::new("stop", text));
+        return Err(GuardRefusal::new("stop", text));
     }
     let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
-    let (objects, approved) = (Objects::new(), Approved::default());
-    let scene = Scene {
+    let (objects, approved) = (ObservedObjects::new(), DataLossApproval::default());
+    let scene = GuardInput {
         snapshot,
         ledger,
         policy,
@@ -66,7 +67,7 @@ pub(crate) fn stop(
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
         let text = format!("`{}` was stopped and is not back yet", other.pod);
-        return Err(Refusal::new("stop", text));
+        return Err(GuardRefusal::new("stop", text));
     }
     let class = class(snapshot, ledger, first)?;
     common::allowed(class, &[], &scene)?;
@@ -75,12 +76,12 @@ pub(crate) fn stop(
 
 /// Whether nothing can be lost with a Pod: it never answered, and its container does not run now. Nothing
 /// is in memory then, and a volume outlives the Pod.
-fn never_served(stop: &Stop, ledger: &Ledger) -> bool {
+fn never_served(stop: &PodStop, ledger: &Ledger) -> bool {
     let is_known = ledger.nodes.values().any(|known| known.pod_uid == stop.uid);
     !(stop.drops_volume || is_known || stop.runs)
 }
 
-fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &Stop) -> Result<Class, Refusal> {
+fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossClass, GuardRefusal> {
     let pod = &stop.pod;
     let member = snapshot.members.iter().find(|member| member.pod_uid == stop.uid);
     let recorded = ledger.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
@@ -90,29 +91,29 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &Stop) -> Result<Class, Ref
             "`{pod}` does not tell what it holds, which does not prove that it holds nothing; wait until \
              it answers"
         );
-        return Err(Refusal::new("stop", text));
+        return Err(GuardRefusal::new("stop", text));
     };
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
     let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
     if let Some(slots) = owned.or(known) {
         // Redis refuses a graceful failover of a primary that its replica calls failed.
         if is_given_up(snapshot, node) {
-            return Ok(Class::TailLoss);
+            return Ok(LossClass::TailLoss);
         }
         if let Some(replica) = in_sync_replica(snapshot, node) {
             let text = format!("`{pod}` serves slots {slots}; let `{replica}` take over first");
-            return Err(Refusal::new("stop", text));
+            return Err(GuardRefusal::new("stop", text));
         }
-        return Ok(Class::DataLoss);
+        return Ok(LossClass::DataLoss);
     }
     let row = rows(snapshot, node).next();
     let primary = row.filter(|row| row.role == Role::Replica).and_then(|row| row.primary);
     if let Some(primary) = primary {
         let copy = snapshot.member_of(primary).filter(|member| has_loaded(member));
-        return Ok(if copy.is_some() { Class::Safe } else { Class::DataLoss });
+        return Ok(if copy.is_some() { LossClass::Safe } else { LossClass::DataLoss });
     }
     let keys = member.and_then(Member::facts).and_then(|facts| facts.keys);
-    Ok(if keys == Some(0) { Class::Safe } else { Class::DataLoss })
+    Ok(if keys == Some(0) { LossClass::Safe } else { LossClass::DataLoss })
 }
 
 /// Whether the majority has given a primary up while a replica is linked to it: to stop it loses no more than
@@ -123,7 +124,7 @@ fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
         let row = snapshot.row_seen_by(heir, node);
         row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
     };
-    let is_linked = |facts: &Facts| {
+    let is_linked = |facts: &MemberFacts| {
         let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
         upstream.is_some_and(|upstream| upstream.link_up && !upstream.sync_in_progress)
     };
@@ -159,11 +160,11 @@ fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
 }
 
 /// Takes in that these Pods are about to be stopped. Write the ledger before the stop is sent.
-pub(crate) fn stopping(ledger: &mut Ledger, stops: &[Stop], now_ms: u64) {
+pub(crate) fn stopping(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
         let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
-        let stopped = Stopped {
+        let stopped = StoppedMember {
             pod: stop.pod.clone(),
             node: node.map(|(node, _)| *node),
             at_ms: now_ms,

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::json;
 use tholepin_schema::{
-    action::{Action, FailoverMode, Presume, Verb},
+    action::{Action, FailoverMode, Preconditions, Verb},
     fact::Fact,
     ledger::{KnownNode, Ledger},
     snapshot::{
-        Direction, Facts, MemberAnswer, NodeFlag, NodeRow, OpenSlot, Snapshot, UnreachableReason,
+        MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot, SlotDirection, Snapshot,
+        UnreachableReason,
     },
     word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
@@ -24,9 +25,9 @@ const NOW_MS: u64 = 1_000_000;
 struct World {
     snapshot: Snapshot,
     ledger: Ledger,
-    policy: Policy,
-    deaths: BTreeMap<NodeId, Proof>,
-    approved: Approved,
+    policy: SafetyPolicy,
+    deaths: BTreeMap<NodeId, DeathProof>,
+    approved: DataLossApproval,
 }
 
 fn node(index: usize) -> NodeId {
@@ -59,7 +60,7 @@ fn row(index: usize) -> NodeRow {
     }
 }
 
-fn facts(index: usize) -> Facts {
+fn facts(index: usize) -> MemberFacts {
     let replication = if index < 3 {
         json!({"id": "a".repeat(40), "offsetBytes": 1000, "replicas": [
             {"address": address(index + 3), "state": "online", "offsetBytes": 1000, "lagS": 0},
@@ -97,8 +98,8 @@ impl World {
         };
         let mut ledger = Ledger::default();
         learn(&mut ledger, &snapshot, NOW_MS - 60_000);
-        let policy = Policy { tail_loss: true, data_loss: false };
-        let (deaths, approved) = (BTreeMap::new(), Approved::default());
+        let policy = SafetyPolicy { tail_loss: true, data_loss: false };
+        let (deaths, approved) = (BTreeMap::new(), DataLossApproval::default());
         Self { snapshot, ledger, policy, deaths, approved }
     }
 
@@ -124,7 +125,7 @@ impl World {
         world
     }
 
-    fn facts(&mut self, index: usize) -> &mut Facts {
+    fn facts(&mut self, index: usize) -> &mut MemberFacts {
         match &mut self.snapshot.members[index].answer {
             MemberAnswer::Answered(facts) => facts,
             MemberAnswer::Unreachable { .. } => panic!("pod-{index} does not answer"),
@@ -150,11 +151,20 @@ impl World {
         self.deaths = deaths(&self.snapshot, &self.ledger);
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&Scene<'_>) -> T) -> T {
+    fn ask<T>(&self, question: impl FnOnce(&GuardInput<'_>) -> T) -> T {
         let Self { snapshot, ledger, policy, deaths, approved } = self;
-        let (objects, unproven, policy) = (&Objects::new(), &BTreeMap::new(), *policy);
+        let (objects, unproven, policy) = (&ObservedObjects::new(), &BTreeMap::new(), *policy);
         let now_ms = NOW_MS;
-        question(&Scene { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms })
+        question(&GuardInput {
+            snapshot,
+            ledger,
+            policy,
+            deaths,
+            unproven,
+            approved,
+            objects,
+            now_ms,
+        })
     }
 
     /// What is said of an action that is refused.
@@ -212,11 +222,11 @@ fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
 
 #[test]
 fn what_an_action_presumes_must_be_so() {
-    let judge = |presume: Presume| {
+    let judge = |presume: Preconditions| {
         let verb = fail_over(3, 0, Graceful);
         World::healthy().judge(Action { presume, ..verb.into() })
     };
-    let right = Presume {
+    let right = Preconditions {
         approved: false,
         node: Some(node(3)),
         run_id: facts(3).run_id,
@@ -226,12 +236,12 @@ fn what_an_action_presumes_must_be_so() {
     };
     assert_eq!(judge(right.clone()), Ok(()));
     let wrong = [
-        Presume { node: Some(node(4)), ..right.clone() },
-        Presume { run_id: facts(4).run_id, ..right.clone() },
-        Presume { role: Some(Role::Primary), ..right.clone() },
-        Presume { epoch: Some(ConfigEpoch(2)), ..right.clone() },
-        Presume { facts: vec![fact_about("pod-0", ".podUid", "uid-1")], ..right.clone() },
-        Presume { facts: vec![fact_about("nobody", ".podUid", "x")], ..right },
+        Preconditions { node: Some(node(4)), ..right.clone() },
+        Preconditions { run_id: facts(4).run_id, ..right.clone() },
+        Preconditions { role: Some(Role::Primary), ..right.clone() },
+        Preconditions { epoch: Some(ConfigEpoch(2)), ..right.clone() },
+        Preconditions { facts: vec![fact_about("pod-0", ".podUid", "uid-1")], ..right.clone() },
+        Preconditions { facts: vec![fact_about("nobody", ".podUid", "x")], ..right },
     ];
     for presume in wrong {
         assert_eq!(judge(presume.clone()), Err("presume"), "{presume:?}");
@@ -241,7 +251,7 @@ fn what_an_action_presumes_must_be_so() {
 #[test]
 fn what_is_not_told_is_not_so() {
     check_that(fail_over(3, 0, Graceful), Err("member"), |world| world.silence(3));
-    let presume = Presume { node: Some(node(3)), ..Presume::default() };
+    let presume = Preconditions { node: Some(node(3)), ..Preconditions::default() };
     let mut world = World::healthy();
     world.silence(3);
     let action = Action { presume, ..fail_over(3, 0, Graceful).into() };
@@ -347,13 +357,13 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
     let known = &World::healthy().ledger.nodes[&node(0)];
     let terminated = |id: &str| json!({"lastState": {"terminated": {"containerID": id}}});
     let witness = |container_status, kube_node_ready, dial| {
-        proof_of_death(known, &Witness { container_status, kube_node_ready, dial })
+        proof_of_death(known, &NodeLiveness { container_status, kube_node_ready, dial })
     };
-    use Dial::{Inconclusive, Refused};
-    assert_eq!(witness(Some(terminated("c-0")), false, Inconclusive), Some(Proof::Terminated));
+    use DialOutcome::{Inconclusive, Refused};
+    assert_eq!(witness(Some(terminated("c-0")), false, Inconclusive), Some(DeathProof::Terminated));
     assert_eq!(witness(Some(terminated("c-1")), true, Refused), None);
     assert_eq!(witness(Some(json!({"state": {"running": {}}})), true, Refused), None);
-    assert_eq!(witness(None, true, Refused), Some(Proof::PodGone));
+    assert_eq!(witness(None, true, Refused), Some(DeathProof::PodGone));
     assert_eq!(witness(None, true, Inconclusive), None);
     assert_eq!(witness(None, false, Refused), None);
     // It was started again several times since: its last state names another container.
@@ -362,14 +372,20 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
         let status =
             json!({"restartCount": now, "lastState": {"terminated": {"containerID": "c-7"}}});
         let container_status = Some(status);
-        proof_of_death(&known, &Witness { container_status, kube_node_ready: true, dial: Refused })
+        proof_of_death(
+            &known,
+            &NodeLiveness { container_status, kube_node_ready: true, dial: Refused },
+        )
     };
-    assert_eq!(started_again(3, Some(1)), Some(Proof::Terminated));
+    assert_eq!(started_again(3, Some(1)), Some(DeathProof::Terminated));
     assert_eq!(started_again(1, Some(1)), None);
     assert_eq!(started_again(3, None), None, "an older host did not count");
     let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
-    let witness =
-        Witness { container_status: Some(terminated("")), kube_node_ready: true, dial: Refused };
+    let witness = NodeLiveness {
+        container_status: Some(terminated("")),
+        kube_node_ready: true,
+        dial: Refused,
+    };
     assert_eq!(proof_of_death(&uncertain, &witness), None);
 }
 
@@ -380,13 +396,13 @@ fn a_node_that_answers_is_not_dead() {
         json!({"lastState": {"terminated": {"containerID": "c-0"}}});
     assert!(deaths(&world.snapshot, &world.ledger).is_empty());
     world.silence(0);
-    assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), Proof::Terminated)].into());
+    assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), DeathProof::Terminated)].into());
     // What was learnt stays proven when the Pod is gone, until the node answers again.
     let mut later = World::healthy();
     learn(&mut later.ledger, &world.snapshot, NOW_MS);
     let mut gone = world.snapshot.clone();
     gone.members.remove(0);
-    assert_eq!(deaths(&gone, &later.ledger), [(node(0), Proof::Terminated)].into());
+    assert_eq!(deaths(&gone, &later.ledger), [(node(0), DeathProof::Terminated)].into());
     assert!(deaths(&later.snapshot, &later.ledger).is_empty());
     learn(&mut later.ledger, &later.snapshot, NOW_MS);
     assert!(deaths(&gone, &later.ledger).is_empty());
@@ -399,12 +415,12 @@ fn a_node_that_answers_is_not_dead() {
 fn classes_follow_what_can_be_lost() {
     let world = World::healthy();
     let class = |verb: Verb| world.ask(|scene| class(&verb.into(), scene));
-    assert_eq!(class(fail_over(3, 0, Graceful)), Class::Safe);
-    assert_eq!(class(fail_over(3, 0, Force)), Class::TailLoss);
-    assert_eq!(class(fail_over(3, 0, Takeover)), Class::TailLoss);
-    assert_eq!(class(meet(0, 1)), Class::Safe);
-    assert_eq!(class(Verb::AssignSlots { pod: pod(0), slots: slots("0-9") }), Class::Safe);
-    assert_eq!(class(Verb::AssignSlots { pod: pod(1), slots: slots("0-9") }), Class::DataLoss);
+    assert_eq!(class(fail_over(3, 0, Graceful)), LossClass::Safe);
+    assert_eq!(class(fail_over(3, 0, Force)), LossClass::TailLoss);
+    assert_eq!(class(fail_over(3, 0, Takeover)), LossClass::TailLoss);
+    assert_eq!(class(meet(0, 1)), LossClass::Safe);
+    assert_eq!(class(Verb::AssignSlots { pod: pod(0), slots: slots("0-9") }), LossClass::Safe);
+    assert_eq!(class(Verb::AssignSlots { pod: pod(1), slots: slots("0-9") }), LossClass::DataLoss);
 }
 
 fn verbs_for(pod: &str, other: &str) -> Vec<Verb> {
@@ -436,7 +452,7 @@ proptest! {
         prop_assume!((0..6).all(|index| pod(index) != name));
         let mut world = if formed { World::healthy() } else { World::unformed() };
         world.ledger.adopted_at_ms = Some(1);
-        world.policy = Policy { tail_loss: policy.0, data_loss: policy.1 };
+        world.policy = SafetyPolicy { tail_loss: policy.0, data_loss: policy.1 };
         for index in dead {
             world.kill(index);
         }
@@ -452,7 +468,7 @@ proptest! {
         replica in 3_usize..6,
     ) {
         let mut world = World::healthy();
-        world.policy = Policy::default();
+        world.policy = SafetyPolicy::default();
         silent.into_iter().for_each(|index| world.silence(index));
         dead.into_iter().for_each(|index| world.kill(index));
         for mode in [Force, Takeover] {

@@ -7,16 +7,16 @@ use tholepin_schema::{
     word::{ConfigEpoch, NodeId, Role, SlotSet},
 };
 
-use super::{Refusal, Scene, common};
-use crate::ledger::{Identity, identify};
+use super::{GuardInput, GuardRefusal, common};
+use crate::ledger::{NodeIdentity, identify};
 
 /// Two members may meet if neither brings a node along that is not ours, and if neither owns slots
 /// that the other side's nodes own: one meeting with a stray node merges two clusters in a second,
 /// and the one with the lower epochs loses its keys.
-pub(super) fn meet(scene: &Scene<'_>, pod: &str, with: &str) -> Result<(), Refusal> {
+pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), GuardRefusal> {
     let snapshot = scene.snapshot;
     if pod == with {
-        return Err(Refusal::new("meet", format!("`{pod}` cannot meet itself")));
+        return Err(GuardRefusal::new("meet", format!("`{pod}` cannot meet itself")));
     }
     let (here, there) = (brought(scene, pod)?, brought(scene, with)?);
     for (id, row) in here.iter().filter(|(_, row)| !row.slots.is_empty()) {
@@ -33,21 +33,21 @@ pub(super) fn meet(scene: &Scene<'_>, pod: &str, with: &str) -> Result<(), Refus
                     id.short(),
                     other.short()
                 );
-                return Err(Refusal::new("meet-slots", text));
+                return Err(GuardRefusal::new("meet-slots", text));
             }
         }
     }
     // Both addresses come from Pods that run now; `common::answering` has made sure of it.
     match snapshot.member(with).and_then(|member| member.address.as_ref()) {
         Some(_) => Ok(()),
-        None => Err(Refusal::new("member", format!("`{with}` has no address"))),
+        None => Err(GuardRefusal::new("member", format!("`{with}` has no address"))),
     }
 }
 
 /// Whether a node that this instance has forgotten comes back with slots that were given to another
 /// since: with the lower epoch it loses the claim, and its keys are those of before the failover.
 fn is_replaced(
-    scene: &Scene<'_>,
+    scene: &GuardInput<'_>,
     (old, claim): (NodeId, &NodeRow),
     (_, owner): (NodeId, &NodeRow),
 ) -> bool {
@@ -57,22 +57,22 @@ fn is_replaced(
 }
 
 /// The nodes that a member knows, all of which must be ours.
-fn brought(scene: &Scene<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow>, Refusal> {
-    let Scene { snapshot, ledger, .. } = scene;
+fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow>, GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = scene;
     let (own, _) = common::own_row(snapshot, pod)?;
     let (member, _) = common::answering(snapshot, pod)?;
     let mut rows = snapshot.seen_by(member).unwrap_or_default();
     rows.retain(|_, row| !row.flags.contains(&NodeFlag::Handshake));
     for id in rows.keys().filter(|id| **id != own) {
         let is_ours = match identify(*id, snapshot, ledger) {
-            Identity::Member | Identity::Absent | Identity::Handshake => true,
+            NodeIdentity::Member | NodeIdentity::Absent | NodeIdentity::Handshake => true,
             // Nobody reaches it now, but it may be a whole cluster that is down.
-            Identity::Ghost => ledger.forgotten.contains_key(id),
-            Identity::Foreign => false,
+            NodeIdentity::Ghost => ledger.forgotten.contains_key(id),
+            NodeIdentity::Foreign => false,
         };
         if !is_ours {
             let text = format!("`{pod}` knows {}, which is no node of this instance", id.short());
-            return Err(Refusal::new("meet-foreign", text));
+            return Err(GuardRefusal::new("meet-foreign", text));
         }
     }
     Ok(rows)
@@ -80,7 +80,11 @@ fn brought(scene: &Scene<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow>, Re
 
 /// Only on a node that knows no other and has no epoch: later Redis itself refuses, and an epoch by
 /// hand could take slots from others.
-pub(super) fn set_epoch(scene: &Scene<'_>, pod: &str, epoch: ConfigEpoch) -> Result<(), Refusal> {
+pub(super) fn set_epoch(
+    scene: &GuardInput<'_>,
+    pod: &str,
+    epoch: ConfigEpoch,
+) -> Result<(), GuardRefusal> {
     let (_, row) = common::own_row(scene.snapshot, pod)?;
     let (member, _) = common::answering(scene.snapshot, pod)?;
     if row.epoch == epoch {
@@ -88,39 +92,46 @@ pub(super) fn set_epoch(scene: &Scene<'_>, pod: &str, epoch: ConfigEpoch) -> Res
     }
     let known = scene.snapshot.seen_by(member).unwrap_or_default().len();
     if known != 1 {
-        return Err(Refusal::new(
+        return Err(GuardRefusal::new(
             "lone-node",
             format!("`{pod}` knows {known} nodes, not itself alone"),
         ));
     }
     if row.epoch != ConfigEpoch(0) {
         let text = format!("`{pod}` has the epoch {} already", row.epoch);
-        return Err(Refusal::new("lone-node", text));
+        return Err(GuardRefusal::new("lone-node", text));
     }
     Ok(())
 }
 
 /// Slots go to a primary, and only those that nobody owns in anybody's view; who does not answer
 /// might own them.
-pub(super) fn assign(scene: &Scene<'_>, pod: &str, slots: &SlotSet) -> Result<(), Refusal> {
+pub(super) fn assign(
+    scene: &GuardInput<'_>,
+    pod: &str,
+    slots: &SlotSet,
+) -> Result<(), GuardRefusal> {
     let snapshot = scene.snapshot;
     let (own, row) = common::own_row(snapshot, pod)?;
     if slots.is_empty() {
-        return Err(Refusal::new("slots", "no slot is named"));
+        return Err(GuardRefusal::new("slots", "no slot is named"));
     }
     if row.role != Role::Primary {
-        return Err(Refusal::new("role", format!("`{pod}` is {}, slots need a primary", row.role)));
+        return Err(GuardRefusal::new(
+            "role",
+            format!("`{pod}` is {}, slots need a primary", row.role),
+        ));
     }
     for member in &snapshot.members {
         let Some(rows) = snapshot.seen_by(member) else {
             let text = format!("`{}` does not answer and may own them", member.pod);
-            return Err(Refusal::new("slots", text));
+            return Err(GuardRefusal::new("slots", text));
         };
         for (owner, row) in rows.iter().filter(|(id, _)| **id != own) {
             let owned = row.slots.intersection(slots);
             if !owned.is_empty() {
                 let text = format!("`{}` knows {} as owner of {owned}", member.pod, owner.short());
-                return Err(Refusal::new("slots", text));
+                return Err(GuardRefusal::new("slots", text));
             }
         }
     }
@@ -129,12 +140,16 @@ pub(super) fn assign(scene: &Scene<'_>, pod: &str, slots: &SlotSet) -> Result<()
 
 /// A node without slots and without keys of its own, or a replica, follows a primary of this instance
 /// that answers; the only copy of another shard never does.
-pub(super) fn replicate(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result<(), Refusal> {
+pub(super) fn replicate(
+    scene: &GuardInput<'_>,
+    pod: &str,
+    primary: NodeId,
+) -> Result<(), GuardRefusal> {
     let snapshot = scene.snapshot;
     let (own, row) = common::own_row(snapshot, pod)?;
     let (member, facts) = common::answering(snapshot, pod)?;
     if own == primary {
-        return Err(Refusal::new("primary", format!("`{pod}` cannot follow itself")));
+        return Err(GuardRefusal::new("primary", format!("`{pod}` cannot follow itself")));
     }
     if row.role == Role::Replica && row.primary == Some(primary) {
         return Ok(());
@@ -145,13 +160,13 @@ pub(super) fn replicate(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result
         .is_some_and(|row| row.role == Role::Primary && !row.flags.contains(&NodeFlag::Handshake))
     {
         let text = format!("`{pod}` does not know {} as a primary (yet)", primary.short());
-        return Err(Refusal::new("primary", text));
+        return Err(GuardRefusal::new("primary", text));
     }
     for other in &snapshot.members {
         let slots = snapshot.row_seen_by(other, own).map(|row| row.slots.clone());
         if let Some(slots) = slots.filter(|slots| !slots.is_empty()) {
             let text = format!("`{}` knows `{pod}` as owner of {slots}", other.pod);
-            return Err(Refusal::new("slots", text));
+            return Err(GuardRefusal::new("slots", text));
         }
     }
     match (row.role, row.primary, facts.keys) {
@@ -160,14 +175,14 @@ pub(super) fn replicate(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result
             let keys =
                 keys.map_or_else(|| "an unknown number of".to_owned(), |keys| keys.to_string());
             let text = format!("`{pod}` holds {keys} keys of its own, which it would drop");
-            Err(Refusal::new("empty", text))
+            Err(GuardRefusal::new("empty", text))
         }
         // It leaves another shard: that one must not live by this copy alone.
         (Role::Replica, Some(old), _) => match is_living_primary(snapshot, old) {
             Err(refusal) if snapshot.view.get(&old).is_some_and(|row| !row.slots.is_empty()) => {
                 let text =
                     format!("`{pod}` may be the only copy of its shard: {}", refusal.message);
-                Err(Refusal::new("only-copy", text))
+                Err(GuardRefusal::new("only-copy", text))
             }
             _ => Ok(()),
         },
@@ -176,15 +191,15 @@ pub(super) fn replicate(scene: &Scene<'_>, pod: &str, primary: NodeId) -> Result
 }
 
 /// The node is a member that answers and says to be a primary.
-fn is_living_primary(snapshot: &Snapshot, node: NodeId) -> Result<(), Refusal> {
+fn is_living_primary(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     let Some(member) = snapshot.member_of(node) else {
         let text = format!("no member answers as {}", node.short());
-        return Err(Refusal::new("primary", text));
+        return Err(GuardRefusal::new("primary", text));
     };
     let (_, row) = common::own_row(snapshot, &member.pod)?;
     if row.role != Role::Primary {
         let text = format!("{} is {}", node.short(), row.role);
-        return Err(Refusal::new("primary", text));
+        return Err(GuardRefusal::new("primary", text));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 /// Who a node id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Identity {
+pub enum NodeIdentity {
     /// A member answers to it.
     Member,
     /// The ledger knows it, or it is at the address of a member that is silent; no member answers to
@@ -27,24 +27,24 @@ pub enum Identity {
 
 /// Who a node id is.
 #[must_use]
-pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> Identity {
+pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
     if snapshot.members.iter().any(|member| member.node() == Some(node)) {
-        return Identity::Member;
+        return NodeIdentity::Member;
     }
     if ledger.nodes.contains_key(&node) || silent_member_at(snapshot, node).is_some() {
-        return Identity::Absent;
+        return NodeIdentity::Absent;
     }
     let rows: Vec<&NodeRow> = rows(snapshot, node).collect();
     let reaches = |row: &&NodeRow| {
         row.connected && !row.is_failing() && !row.flags.contains(&NodeFlag::NoAddress)
     };
     if rows.iter().any(|row| row.flags.contains(&NodeFlag::Handshake)) {
-        return Identity::Handshake;
+        return NodeIdentity::Handshake;
     }
     if rows.iter().any(reaches) && !ledger.forgotten.contains_key(&node) {
-        return Identity::Foreign;
+        return NodeIdentity::Foreign;
     }
-    Identity::Ghost
+    NodeIdentity::Ghost
 }
 
 /// The ids in any member's view to which somebody answers who is no member.
@@ -53,7 +53,7 @@ pub fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let differing = snapshot.members.iter().filter_map(|member| member.facts());
     let ids = differing.flat_map(|facts| facts.differs.keys()).chain(snapshot.view.keys());
     let ids: BTreeSet<NodeId> = ids.copied().collect();
-    ids.into_iter().filter(|id| identify(*id, snapshot, ledger) == Identity::Foreign).collect()
+    ids.into_iter().filter(|id| identify(*id, snapshot, ledger) == NodeIdentity::Foreign).collect()
 }
 
 /// The member that does not answer, at whose address somebody sees this node: it is very likely that

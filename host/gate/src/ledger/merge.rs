@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tholepin_schema::ledger::{Group, KnownNode, Ledger, Repair, Stopped, Suspension};
+use tholepin_schema::ledger::{
+    KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedMember, SuspendedSetting,
+};
 
 /// What `ours` and `theirs` say together, both of which began as `base`.
 pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
@@ -37,7 +39,9 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         }),
         suspensions: suspensions.into_values().collect(),
         // The first one fixed it.
-        groups: entries(&base.groups, groups, &theirs.groups, |_: &Group, theirs| theirs.clone()),
+        groups: entries(&base.groups, groups, &theirs.groups, |_: &ProcessGroup, theirs| {
+            theirs.clone()
+        }),
         stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),
         held_keys: held_keys.union(&theirs.held_keys),
         repairs: entries(&base.repairs, repairs, &theirs.repairs, both_repairs),
@@ -82,23 +86,26 @@ fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
 }
 
 /// The tries of both: each host made its own.
-fn both_repairs(ours: &Repair, theirs: &Repair) -> Repair {
+fn both_repairs(ours: &RepairRecord, theirs: &RepairRecord) -> RepairRecord {
     let tries: BTreeSet<u64> =
         ours.tries_at_ms.iter().chain(&theirs.tries_at_ms).copied().collect();
-    Repair {
+    RepairRecord {
         tries_at_ms: tries.into_iter().collect(),
         failed: ours.failed.max(theirs.failed),
         unknown: theirs.unknown.clone(),
     }
 }
 
-fn newer_stop(ours: &Stopped, theirs: &Stopped) -> Stopped {
+fn newer_stop(ours: &StoppedMember, theirs: &StoppedMember) -> StoppedMember {
     if theirs.at_ms < ours.at_ms { ours.clone() } else { theirs.clone() }
 }
 
 /// Suspensions by what they are about.
-fn by_process(suspensions: &[Suspension]) -> BTreeMap<(String, String, String), Suspension> {
-    let key = |one: &Suspension| (one.pod.clone(), one.run_id.to_string(), one.setting.clone());
+fn by_process(
+    suspensions: &[SuspendedSetting],
+) -> BTreeMap<(String, String, String), SuspendedSetting> {
+    let key =
+        |one: &SuspendedSetting| (one.pod.clone(), one.run_id.to_string(), one.setting.clone());
     suspensions.iter().map(|one| (key(one), one.clone())).collect()
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
-    action::{Action, Presume, Verb},
-    ledger::{Ledger, Suspension},
-    snapshot::{Facts, Member, Snapshot},
+    action::{Action, Preconditions, Verb},
+    ledger::{Ledger, SuspendedSetting},
+    snapshot::{Member, MemberFacts, Snapshot},
 };
 
 /// Takes in that a temporary setting is about to be sent: the value that it replaces. The first one
@@ -16,7 +16,7 @@ pub fn suspend(
     action: &Action,
     snapshot: &Snapshot,
     now_ms: u64,
-) -> Vec<Suspension> {
+) -> Vec<SuspendedSetting> {
     let mut new = Vec::new();
     let Verb::Configure { pod, settings, temporary: true } = &action.verb else { return new };
     let Some(facts) = snapshot.member(pod).and_then(Member::facts) else { return new };
@@ -27,7 +27,7 @@ pub fn suspend(
         });
         let old = facts.settings.get(setting).filter(|old| *old != value);
         if let (false, Some(old)) = (is_known, old) {
-            new.push(Suspension {
+            new.push(SuspendedSetting {
                 pod: pod.clone(),
                 run_id,
                 setting: setting.clone(),
@@ -42,7 +42,7 @@ pub fn suspend(
 }
 
 /// Takes in that a lasting setting was sent: it is the one to stay, whatever was to be put back.
-pub fn settle(suspensions: &mut Vec<Suspension>, action: &Action) {
+pub fn settle(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
     let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
     suspensions
         .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
@@ -52,11 +52,11 @@ pub fn settle(suspensions: &mut Vec<Suspension>, action: &Action) {
 /// presumes the process that was told: another has read its configuration anew.
 #[must_use]
 pub fn lifts(ledger: &Ledger) -> Vec<Action> {
-    let lift = |suspension: &Suspension| {
-        let Suspension { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
+    let lift = |suspension: &SuspendedSetting| {
+        let SuspendedSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
         let settings = [(setting.clone(), value.clone())].into();
         let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
-        let presume = Presume { run_id: Some(*run_id), ..Presume::default() };
+        let presume = Preconditions { run_id: Some(*run_id), ..Preconditions::default() };
         Action { presume, ..verb.into() }
     };
     ledger.suspensions.iter().map(lift).collect()
@@ -67,7 +67,7 @@ pub fn lifts(ledger: &Ledger) -> Vec<Action> {
 pub fn lifted(ledger: &mut Ledger, snapshot: &Snapshot) {
     ledger.suspensions.retain(|suspension| {
         let Some(member) = snapshot.member(&suspension.pod) else { return false };
-        let Some(Facts { run_id: Some(run_id), settings, .. }) = member.facts() else {
+        let Some(MemberFacts { run_id: Some(run_id), settings, .. }) = member.facts() else {
             return true;
         };
         *run_id == suspension.run_id && settings.get(&suspension.setting) != Some(&suspension.value)

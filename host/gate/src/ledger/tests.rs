@@ -52,7 +52,7 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn facts(snapshot: &mut Snapshot, index: usize) -> &mut Facts {
+fn facts(snapshot: &mut Snapshot, index: usize) -> &mut MemberFacts {
     match &mut snapshot.members[index].answer {
         MemberAnswer::Answered(facts) => facts,
         MemberAnswer::Unreachable { .. } => panic!("it is silent"),
@@ -246,24 +246,24 @@ fn who_somebody_is_follows_from_all_views_and_the_ledger() {
     let with = |seen: &mut Snapshot, row: NodeRow| {
         seen.view.insert(node('f'), row);
     };
-    assert_eq!(identify(node('a'), &seen, &ledger), Identity::Member);
+    assert_eq!(identify(node('a'), &seen, &ledger), NodeIdentity::Member);
     silence(&mut seen, 0);
-    assert_eq!(identify(node('a'), &seen, &ledger), Identity::Absent);
+    assert_eq!(identify(node('a'), &seen, &ledger), NodeIdentity::Absent);
     with(&mut seen, row("", None));
-    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Foreign);
+    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Foreign);
     assert_eq!(foreign_nodes(&seen, &ledger), [node('f')].into());
     with(&mut seen, NodeRow { connected: false, ..row("", None) });
-    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Ghost);
+    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Ghost);
     for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
         with(&mut seen, NodeRow { flags: [flag].into(), ..row("", None) });
-        assert_eq!(identify(node('f'), &seen, &ledger), Identity::Ghost, "{flag:?}");
+        assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Ghost, "{flag:?}");
     }
     with(&mut seen, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
-    assert_eq!(identify(node('f'), &seen, &ledger), Identity::Handshake);
+    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Handshake);
     // What the ledger has forgotten is nobody's cluster.
     with(&mut seen, row("", None));
     let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
-    assert_eq!(identify(node('f'), &seen, &forgotten), Identity::Ghost);
+    assert_eq!(identify(node('f'), &seen, &forgotten), NodeIdentity::Ghost);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectMeta, StoredObject, port::StoreChange};
-use tholepin_gate::Mode;
-use tholepin_schema::manifest::Scope;
+use tholepin_gate::WriteMode;
+use tholepin_schema::manifest::GrantScope;
 
 use crate::{
     Bench,
@@ -28,7 +28,7 @@ fn change(world: &World, before: &Value, after: Option<&Value>) -> StoreChange {
 
 #[tokio::test]
 async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
     let Err(CallError::Denied(refused)) = bench.apply("theirs", Some("me")).await else {
@@ -49,13 +49,13 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
     assert_eq!(woken(&change(&bench.world, &handed, None)), 1);
 
     // A pass that does not run into it waits for nothing.
-    bench.sibling(Mode::Live).close().await;
+    bench.sibling(WriteMode::Live).close().await;
     assert_eq!(woken(&change(&bench.world, &theirs, None)), 0);
 }
 
 #[tokio::test]
 async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     // The view of the pass is of its beginning.
     let theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     change(&bench.world, &theirs, None);
@@ -64,11 +64,11 @@ async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
 
 #[tokio::test]
 async fn neither_a_plan_nor_an_object_that_is_gone_waits_for_a_name() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
-    let plan = Bench { pass: bench.sibling(Mode::Plan), ..bench };
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let plan = Bench { pass: bench.sibling(WriteMode::Plan), ..bench };
     assert!(plan.apply("theirs", Some("me")).await.is_err());
     assert_eq!(plan.gate.woken_by_overflow().len(), 0);
-    let live = Bench { pass: plan.sibling(Mode::Live), ..plan };
+    let live = Bench { pass: plan.sibling(WriteMode::Live), ..plan };
     assert!(live.apply("free", Some("me")).await.is_err());
     assert_eq!(live.gate.woken_by_overflow().len(), 1);
     live.gate.disarm(&Arc::clone(&live.opened.key));

@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
-use tholepin_core::{Call, ObjectRef, Perform, RedisCall, Reply};
-use tholepin_gate::{Gate, Mode};
+use tholepin_core::{Call, HostCalls, ObjectRef, RedisCall, Reply};
+use tholepin_gate::{Gate, WriteMode};
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
 use crate::{Bench, fake::object, instance, kind, pod, snapshot};
 
 const KEPT: &str = "tholepin-credentials-thing-uid-me";
 
-fn bench(mode: Mode) -> Bench {
+fn bench(mode: WriteMode) -> Bench {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
     Bench::new(Grants { redis, ..Grants::default() }, mode)
 }
@@ -49,13 +49,13 @@ impl Bench {
     /// A host that was started anew.
     fn restart(&mut self) {
         self.gate = Gate::new(self.ports.clone());
-        self.pass = self.sibling(Mode::Live);
+        self.pass = self.sibling(WriteMode::Live);
     }
 }
 
 #[tokio::test]
 async fn the_first_password_stays_in_force_after_a_change_and_a_restart() {
-    let mut bench = bench(Mode::Live);
+    let mut bench = bench(WriteMode::Live);
     bench.name_password("old");
     assert_eq!(bench.used(named()).await, (Some("old".into()), Value::Null));
     let kept = bench.kept().unwrap();
@@ -82,7 +82,7 @@ async fn the_first_password_stays_in_force_after_a_change_and_a_restart() {
 
 #[tokio::test]
 async fn no_password_is_kept_too_and_an_empty_one_is_not() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.name_password("");
     let empty = json!({"named": "empty", "pending": true});
     assert_eq!(bench.used(named()).await, (None, empty));
@@ -95,12 +95,12 @@ async fn no_password_is_kept_too_and_an_empty_one_is_not() {
 
 #[tokio::test]
 async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
-    let planned = bench(Mode::Plan);
+    let planned = bench(WriteMode::Plan);
     planned.name_password("hunter2");
     assert_eq!(planned.used(named()).await, (Some("hunter2".into()), Value::Null));
     assert_eq!(planned.kept(), None);
 
-    let mut bench = bench(Mode::Live);
+    let mut bench = bench(WriteMode::Live);
     bench.name_password("hunter2");
     bench.used(named()).await;
     bench.name_password("new");
@@ -111,7 +111,7 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
 
 #[tokio::test]
 async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
-    let mut bench = bench(Mode::Live);
+    let mut bench = bench(WriteMode::Live);
     bench.name_password("right");
     *bench.world.accepted.lock().unwrap() = Some("right".into());
     bench.used(named()).await;
@@ -138,7 +138,7 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
 
 #[tokio::test]
 async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.name_password("kept");
     *bench.world.accepted.lock().unwrap() = Some("kept".into());
     bench.used(named()).await;
@@ -156,7 +156,7 @@ async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted()
 
 #[tokio::test]
 async fn a_password_that_no_process_ever_had_can_be_written_anew() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let mut stopped = pod("a-0");
     stopped["status"]["containerStatuses"] = json!([]);
     bench.world.put(stopped);
@@ -174,7 +174,7 @@ async fn a_password_that_no_process_ever_had_can_be_written_anew() {
 
 #[tokio::test]
 async fn a_falsified_secret_is_put_back_and_one_of_another_host_is_taken_over() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.name_password("right");
     *bench.world.accepted.lock().unwrap() = Some("right".into());
     bench.used(named()).await;

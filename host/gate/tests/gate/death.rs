@@ -7,10 +7,10 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallContext, CallError, KubernetesCall, Perform, RedisCall, Reply, port::Clock,
+    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, RedisCall, Reply, port::Clock,
 };
-use tholepin_gate::{Gate, Mode, PassContext, Ports};
-use tholepin_schema::manifest::{Grants, KubernetesGrant, RedisGrants, SafetyPaths, Scope};
+use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
+use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{
     Bench, config_map,
@@ -36,7 +36,7 @@ struct Stage {
     world: Arc<World>,
     clock: Arc<Moved>,
     gate: Arc<Gate>,
-    opened: PassContext,
+    opened: ReconcileScope,
     context: CallContext,
     shards: usize,
     /// Whether a replica sees the link to the primary of the first shard connected.
@@ -67,14 +67,14 @@ impl Stage {
             commands: vec![],
             verbs: ["observe", "failover"].map(str::to_owned).to_vec(),
         };
-        let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, Mode::Live);
+        let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
         bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
         let clock = Arc::new(Moved(AtomicU64::new(START_MS)));
-        let gate = Gate::new(Ports { clock: clock.clone(), ..bench.ports.clone() });
+        let gate = Gate::new(GatePorts { clock: clock.clone(), ..bench.ports.clone() });
         let tail_loss = Some(".spec.tailLoss".to_owned());
         let mut me = (*bench.opened.object).clone();
         me["spec"]["tailLoss"] = json!("force");
-        let opened = PassContext {
+        let opened = ReconcileScope {
             safety: Arc::new(SafetyPaths { tail_loss, ..SafetyPaths::default() }),
             object: Arc::new(me),
             ..bench.opened.clone()
@@ -356,11 +356,11 @@ async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
 
 #[tokio::test]
 async fn no_plugin_writes_what_a_person_says() {
-    let mut granted = grants(Scope::Owned);
+    let mut granted = grants(GrantScope::Owned);
     granted.kubernetes.push(KubernetesGrant {
         name: kind("tests.tholepin.dev/v1", "Thing"),
         verbs: ["apply", "merge-patch"].map(str::to_owned).to_vec(),
-        scope: Scope::Owned,
+        scope: GrantScope::Owned,
         force: false,
     });
     let me = object("tests.tholepin.dev/v1", "Thing", "me", None);
@@ -375,7 +375,7 @@ async fn no_plugin_writes_what_a_person_says() {
         (&paused, "`tholepin.dev/paused`"),
         (&Value::Null, "not replace them all"),
     ] {
-        let bench = Bench::new(granted.clone(), Mode::Live);
+        let bench = Bench::new(granted.clone(), WriteMode::Live);
         let map = with(object("v1", "ConfigMap", "mine", Some("me")), annotations);
         let patch = with(json!({"metadata": {}}), annotations);
         let mine = tholepin_core::ObjectMeta::of(&me).unwrap().object;
@@ -392,7 +392,7 @@ async fn no_plugin_writes_what_a_person_says() {
         }
         assert_eq!(bench.writes(), [""; 0]);
     }
-    let bench = Bench::new(granted, Mode::Live);
+    let bench = Bench::new(granted, WriteMode::Live);
     let harmless = json!({"example.org/a": "b", "x.tholepin.dev/c": "d"});
     let map = with(object("v1", "ConfigMap", "mine", Some("me")), &harmless);
     bench.kubernetes(KubernetesCall::Apply { object: map, force: false }).await.unwrap();

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, ObjectMeta, Perform, Reply, RuntimeCall, StoredObject,
-    port::{Look, StoreChange},
+    Answer, Call, CallError, HostCalls, ObjectMeta, Reply, RuntimeCall, StoredObject,
+    port::{PollReport, StoreChange},
 };
-use tholepin_gate::Mode;
+use tholepin_gate::WriteMode;
 use tholepin_schema::{
-    manifest::{Grants, RedisGrants, Scope},
-    reconcile::Wake,
+    manifest::{GrantScope, Grants, RedisGrants},
+    reconcile::WakeTrigger,
     snapshot::Snapshot,
 };
 use tokio::time::timeout;
@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use crate::{Bench, fake::object, grants, instance, snapshot};
 
 /// A pass that may observe and read its own ConfigMaps; one Pod is a member.
-fn bench(mode: Mode) -> Bench {
+fn bench(mode: WriteMode) -> Bench {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
-    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, mode);
+    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     bench
 }
@@ -69,7 +69,7 @@ fn mine(value: &str) -> Value {
 
 #[tokio::test]
 async fn a_wait_ends_when_all_facts_hold() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let facts = vec![keys(2), data("mine", "on")];
     let (outcome_seen, ()) = tokio::join!(wait(&bench, facts, 2000), async {
         for count in 0..3 {
@@ -88,7 +88,7 @@ async fn a_wait_ends_when_all_facts_hold() {
 
 #[tokio::test]
 async fn a_wait_that_times_out_says_what_was_there() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let facts = vec![keys(1), keys(9), data("mine", "on")];
     let (seen, ()) = tokio::join!(wait(&bench, facts, 50), async {
         tokio::task::yield_now().await;
@@ -108,7 +108,7 @@ async fn a_wait_that_times_out_says_what_was_there() {
 
 #[tokio::test]
 async fn the_looks_follow_the_pods_that_come_and_go() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let (_, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
         tokio::task::yield_now().await;
         let pod = object("v1", "Pod", "a-1", Some("me"));
@@ -121,7 +121,7 @@ async fn the_looks_follow_the_pods_that_come_and_go() {
 
 #[tokio::test]
 async fn what_is_urgent_ends_a_wait_at_once() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let (seen, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
         tokio::task::yield_now().await;
         bench.opened.urgent.cancel();
@@ -132,7 +132,7 @@ async fn what_is_urgent_ends_a_wait_at_once() {
 
 #[tokio::test]
 async fn a_plan_looks_once_and_ends_where_it_would_wait() {
-    let bench = bench(Mode::Plan);
+    let bench = bench(WriteMode::Plan);
     *bench.world.snapshot.lock().unwrap() = (*with_keys(5)).clone();
     assert_eq!(outcome(wait(&bench, vec![keys(5)], 2000).await), json!({"held": {"tookMs": 0}}));
     let Err(CallError::PlanEnds(text)) = wait(&bench, vec![keys(5), keys(6)], 2000).await else {
@@ -143,7 +143,7 @@ async fn a_plan_looks_once_and_ends_where_it_would_wait() {
 
 #[tokio::test]
 async fn what_cannot_be_waited_for_is_refused_by_name() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let mut typo = keys(1);
     typo["field"] = json!(".answer.answered.key");
     let mut nameless = keys(1);
@@ -164,25 +164,25 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
         let error = wait(&bench, facts, ms).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
-    let blind = Bench::new(grants(Scope::Owned), Mode::Live);
+    let blind = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     let denied = wait(&blind, vec![keys(1)], 10).await;
     assert!(matches!(&denied, Err(CallError::Denied(text)) if text.contains("`observe`")));
 }
 
 async fn arm(bench: &Bench, wakes: Vec<Value>) -> Option<Duration> {
-    let wakes: Vec<Wake> =
+    let wakes: Vec<WakeTrigger> =
         wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
     bench.gate.arm(&bench.opened, &wakes).await
 }
 
-fn look(changed: bool, keys: u64) -> Look {
-    Look { instance: "uid-me:servers".into(), changed, snapshot: Some(with_keys(keys)) }
+fn look(changed: bool, keys: u64) -> PollReport {
+    PollReport { instance: "uid-me:servers".into(), changed, snapshot: Some(with_keys(keys)) }
 }
 
 #[tokio::test]
 async fn a_fact_about_a_member_wakes_once() {
-    let bench = bench(Mode::Live);
-    let causes = |look: &Look| -> Vec<&str> {
+    let bench = bench(WriteMode::Live);
+    let causes = |look: &PollReport| -> Vec<&str> {
         bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
     };
     assert_eq!(arm(&bench, vec![json!({"fact": keys(5)})]).await, None);
@@ -204,7 +204,7 @@ async fn a_fact_about_a_member_wakes_once() {
 
 #[tokio::test]
 async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let tell = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
     assert_eq!(arm(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
     assert_eq!((tell("off"), tell("on"), tell("on")), (0, 1, 0));
@@ -225,13 +225,14 @@ async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
 
 #[tokio::test]
 async fn the_facts_about_one_instance_are_bounded() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     for name in 0..5 {
         let mut opened = bench.opened.clone();
         let mut key = (*opened.key).clone();
         key.plugin = format!("p{name}").parse().unwrap();
         opened.key = Arc::new(key);
-        let wakes: Vec<Wake> = vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
+        let wakes: Vec<WakeTrigger> =
+            vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
         bench.gate.arm(&opened, &wakes).await;
     }
     assert_eq!(bench.gate.woken_by_look(&look(false, 5)).len(), 4, "256 facts are four keys' here");

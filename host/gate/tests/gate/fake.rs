@@ -12,15 +12,15 @@ use std::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Boxed, CallError, ObjectMeta, ObjectRef, RespReply,
+    BoxedFuture, CallError, ObjectMeta, ObjectRef, RespReply,
     port::{
-        ApplyRequest, Clock, Deed, DeleteRequest, Depth, Entropy, Kubernetes, Looks, Members,
-        Prober, PublishRequest, Redis, StoreView, Warning,
+        ApplyRequest, Clock, DeleteRequest, Entropy, InstanceMembers, Kubernetes, PerformedAction,
+        PollDetail, PollStream, Prober, PublishRequest, Redis, StoreView, Warning,
     },
     step::PodCommand,
 };
 use tholepin_schema::{
-    action::{Action, Outcome, Verb},
+    action::{Action, ActionOutcome, Verb},
     manifest::KindName,
     probe::ProbeOutcome,
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
@@ -69,8 +69,8 @@ struct View(Objects);
 
 struct Shown(watch::Receiver<Option<Arc<Snapshot>>>);
 
-impl Looks for Shown {
-    fn next(&mut self) -> Boxed<'_, Arc<Snapshot>> {
+impl PollStream for Shown {
+    fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async {
             self.0.changed().await.unwrap();
             self.0.borrow_and_update().clone().unwrap()
@@ -163,12 +163,17 @@ impl Kubernetes for World {
         Arc::new(View(self.objects.lock().unwrap().clone()))
     }
 
-    fn get(&self, object: ObjectRef) -> Boxed<'_, Result<Value, CallError>> {
+    fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
         let found = self.objects.lock().unwrap().get(&object).map(|found| (**found).clone());
         Box::pin(async move { found.ok_or(CallError::NotFound(object.to_string())) })
     }
 
-    fn list(&self, _: KindName, _: String, _: String) -> Boxed<'_, Result<Vec<Value>, CallError>> {
+    fn list(
+        &self,
+        _: KindName,
+        _: String,
+        _: String,
+    ) -> BoxedFuture<'_, Result<Vec<Value>, CallError>> {
         unreachable!("all kinds are watched here")
     }
 
@@ -176,7 +181,7 @@ impl Kubernetes for World {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Boxed<'_, Result<Vec<Warning>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>> {
         let warning = Warning {
             reason: "FailedCreate".to_owned(),
             message: format!("{} with the uid {uid}", object.name),
@@ -186,7 +191,7 @@ impl Kubernetes for World {
         Box::pin(async { Ok(vec![warning]) })
     }
 
-    fn apply(&self, request: ApplyRequest) -> Boxed<'_, Result<Value, CallError>> {
+    fn apply(&self, request: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>> {
         let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
         let kept = if request.dry_run { "dry run" } else { "kept" };
         let force = if request.force { ", forced" } else { "" };
@@ -203,7 +208,7 @@ impl Kubernetes for World {
         patch: Value,
         _: String,
         dry_run: bool,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         if !dry_run {
             self.wrote(format!("patch {}", object.name));
         }
@@ -218,7 +223,7 @@ impl Kubernetes for World {
         &self,
         mut object: Value,
         field_manager: String,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         let reference = ObjectMeta::of(&object).unwrap().object;
         let exists = self.objects.lock().unwrap().contains_key(&reference);
         let away = self.away.load(Ordering::SeqCst);
@@ -243,7 +248,7 @@ impl Kubernetes for World {
         &self,
         mut object: Value,
         field_manager: String,
-    ) -> Boxed<'_, Result<Value, CallError>> {
+    ) -> BoxedFuture<'_, Result<Value, CallError>> {
         let reference = ObjectMeta::of(&object).unwrap().object;
         let found = self.objects.lock().unwrap().get(&reference).cloned();
         let away = self.away.load(Ordering::SeqCst);
@@ -263,7 +268,7 @@ impl Kubernetes for World {
         Box::pin(async move { result })
     }
 
-    fn delete(&self, request: DeleteRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn delete(&self, request: DeleteRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         let kept = if request.dry_run { "dry run" } else { "kept" };
         let uid = request.uid.unwrap_or_default();
         self.wrote(format!("delete {} uid {uid} {kept}", request.object.name));
@@ -273,7 +278,7 @@ impl Kubernetes for World {
         Box::pin(async { Ok(()) })
     }
 
-    fn publish(&self, request: PublishRequest) -> Boxed<'_, Result<(), CallError>> {
+    fn publish(&self, request: PublishRequest) -> BoxedFuture<'_, Result<(), CallError>> {
         self.wrote(format!("publish {}", request.reason));
         Box::pin(async { Ok(()) })
     }
@@ -283,7 +288,7 @@ impl Kubernetes for World {
         namespace: String,
         name: String,
         key: String,
-    ) -> Boxed<'_, Result<Vec<u8>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<u8>, CallError>> {
         let kind = KindName { api_version: "v1".into(), kind: "Secret".into() };
         let reference = ObjectRef { kind, namespace, name };
         let secret = self.objects.lock().unwrap().get(&reference).cloned();
@@ -297,16 +302,20 @@ impl Kubernetes for World {
 impl Redis for World {
     fn pipeline<'a>(
         &'a self,
-        _: &'a Members,
+        _: &'a InstanceMembers,
         pod: &'a str,
         commands: &'a [Vec<Vec<u8>>],
         _: Duration,
-    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         self.wrote(format!("pipeline of {} to {pod}", commands.len()));
         Box::pin(async { Ok(commands.iter().map(|_| RespReply::default()).collect()) })
     }
 
-    fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(
+        &'a self,
+        members: &'a InstanceMembers,
+        _: &'a [String],
+    ) -> BoxedFuture<'a, Snapshot> {
         let password = members.credentials.password.clone();
         self.passwords.lock().unwrap().push(password.clone());
         let members = &members.members;
@@ -329,7 +338,11 @@ impl Redis for World {
         Box::pin(async { snapshot })
     }
 
-    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn act<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         for action in wave {
             self.take_in(action);
         }
@@ -338,17 +351,21 @@ impl Redis for World {
         Box::pin(async move { wave.iter().map(deed).collect() })
     }
 
-    fn decide<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn decide<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         Box::pin(async move { wave.iter().map(deed).collect() })
     }
 
-    fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
+    fn refuses(&self, _: SocketAddr) -> BoxedFuture<'_, bool> {
         Box::pin(async { self.refusing.load(Ordering::SeqCst) })
     }
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, members: &Members, depth: Depth<'_>) -> Result<(), CallError> {
+    fn watch(&self, members: &InstanceMembers, depth: PollDetail<'_>) -> Result<(), CallError> {
         self.watched.lock().unwrap().insert(members.instance.clone(), format!("{depth:?}"));
         Ok(())
     }
@@ -357,7 +374,11 @@ impl Redis for World {
         self.watched.lock().unwrap().remove(instance);
     }
 
-    fn join(&self, members: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
+    fn join(
+        &self,
+        members: &InstanceMembers,
+        _: &[String],
+    ) -> Result<Box<dyn PollStream>, CallError> {
         let pods: Vec<_> = members.members.iter().map(|member| member.pod.as_str()).collect();
         self.wrote(format!("join {}", pods.join(",")));
         Ok(Box::new(Shown(self.shown.subscribe())))
@@ -370,7 +391,7 @@ impl Prober for World {
         address: SocketAddr,
         get: Option<&'a str>,
         _: Duration,
-    ) -> Boxed<'a, ProbeOutcome> {
+    ) -> BoxedFuture<'a, ProbeOutcome> {
         let outcome = match get {
             None => ProbeOutcome::Connected { took_ms: 0 },
             Some(path) => {
@@ -394,7 +415,7 @@ fn merge(target: &mut Value, patch: Value) {
 }
 
 /// Every action goes well and is one command.
-fn deed(action: &Action) -> Deed {
+fn deed(action: &Action) -> PerformedAction {
     let pod = action.verb.pod().unwrap_or("all").to_owned();
     let command = if let Verb::Configure { settings, .. } = &action.verb {
         let pairs = settings.iter().flat_map(|(key, value)| [key.as_str(), value]);
@@ -402,19 +423,19 @@ fn deed(action: &Action) -> Deed {
     } else {
         action.verb.name().to_owned()
     };
-    Deed {
-        outcome: Outcome::Done { took_ms: 0, note: String::new() },
+    PerformedAction {
+        outcome: ActionOutcome::Done { took_ms: 0, note: String::new() },
         commands: vec![PodCommand { pod, command }],
     }
 }
 
-fn failed() -> Deed {
-    let outcome = Outcome::Failed {
+fn failed() -> PerformedAction {
+    let outcome = ActionOutcome::Failed {
         reason: "Timeout".to_owned(),
         message: "no answer".to_owned(),
         may_have_run: true,
     };
-    Deed { outcome, commands: Vec::new() }
+    PerformedAction { outcome, commands: Vec::new() }
 }
 
 /// A clock that stands still and bytes that everybody can guess.

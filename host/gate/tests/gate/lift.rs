@@ -4,20 +4,20 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, Effect, Mode, PAUSED, Perform, RedisCall, Reply, Step,
+    Answer, Call, CallError, HostCalls, PAUSED, PlanStep, RedisCall, Reply, StepEffect, WriteMode,
 };
-use tholepin_gate::{Gate, Pass};
+use tholepin_gate::{Gate, ReconcileContext};
 use tholepin_schema::{
-    manifest::{Grants, RedisGrants, Scope},
+    manifest::{GrantScope, Grants, RedisGrants},
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 
 use crate::{Bench, LEDGER, fake::World, grants, instance, snapshot};
 
-fn bench(mode: Mode) -> Bench {
+fn bench(mode: WriteMode) -> Bench {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(Scope::Owned) }, mode);
+    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
     *bench.world.snapshot.lock().unwrap() = of_process("b");
     bench
 }
@@ -37,11 +37,11 @@ fn configure(value: &str, temporary: bool) -> Value {
 }
 
 impl Bench {
-    async fn in_pass(&self, pass: &Arc<Pass>, call: RedisCall) -> Answer {
+    async fn in_pass(&self, pass: &Arc<ReconcileContext>, call: RedisCall) -> Answer {
         pass.perform(&self.context, Call::Redis(call)).await
     }
 
-    async fn suspend(&self, pass: &Arc<Pass>) {
+    async fn suspend(&self, pass: &Arc<ReconcileContext>) {
         let actions = vec![configure("500", true)];
         let answer = self.in_pass(pass, RedisCall::Act { instance: instance(), actions }).await;
         let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
@@ -49,7 +49,7 @@ impl Bench {
     }
 
     /// What a look of a pass shows of the setting.
-    async fn seen(&self, pass: &Arc<Pass>) -> Value {
+    async fn seen(&self, pass: &Arc<ReconcileContext>) -> Value {
         let answer = self.in_pass(pass, RedisCall::Observe { instance: instance() }).await;
         let Ok(Reply::Document(seen)) = answer else { panic!("{answer:?}") };
         seen["members"][0]["answer"]["answered"]["settings"]["cluster-node-timeout"].clone()
@@ -72,9 +72,9 @@ fn kept(world: &World) -> Value {
     ledger["suspensions"].clone()
 }
 
-fn commands(steps: &[Step]) -> Vec<String> {
-    let of = |step: &Step| {
-        let Effect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
+fn commands(steps: &[PlanStep]) -> Vec<String> {
+    let of = |step: &PlanStep| {
+        let StepEffect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
         commands.iter().map(|one| one.command.clone()).collect::<Vec<_>>()
     };
     steps.iter().flat_map(of).collect()
@@ -82,7 +82,7 @@ fn commands(steps: &[Step]) -> Vec<String> {
 
 #[tokio::test]
 async fn it_is_put_back_when_the_pass_ends() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     assert_eq!(
         (set(&bench.world).as_str(), kept(&bench.world)[0]["value"].clone()),
@@ -96,7 +96,7 @@ async fn it_is_put_back_when_the_pass_ends() {
 
 #[tokio::test]
 async fn it_is_put_back_by_the_next_host_when_this_one_was_killed() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     let next = Gate::new(bench.ports.clone()).pass(bench.opened.clone());
     assert_eq!(bench.seen(&next).await, "5000", "before the plugin sees anything");
@@ -107,14 +107,14 @@ async fn it_is_put_back_by_the_next_host_when_this_one_was_killed() {
 
 #[tokio::test]
 async fn what_cannot_be_put_back_is_left_to_the_next_pass() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     bench.world.deaf.store(true, Ordering::SeqCst);
     let steps = bench.pass.close().await;
     assert!(steps.iter().all(|step| step.not_done.is_some()) && !steps.is_empty(), "{steps:?}");
     assert_eq!(kept(&bench.world)[0]["setting"], "cluster-node-timeout");
     bench.world.deaf.store(false, Ordering::SeqCst);
-    let next = bench.sibling(Mode::Live);
+    let next = bench.sibling(WriteMode::Live);
     let actions = vec![configure("700", false)];
     bench.in_pass(&next, RedisCall::Act { instance: instance(), actions }).await.unwrap();
     let writes = bench.writes();
@@ -131,7 +131,7 @@ async fn what_cannot_be_put_back_is_left_to_the_next_pass() {
 
 #[tokio::test]
 async fn another_process_is_told_nothing() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     *bench.world.snapshot.lock().unwrap() = of_process("c");
     assert_eq!(bench.pass.close().await, []);
@@ -140,7 +140,7 @@ async fn another_process_is_told_nothing() {
 
 #[tokio::test]
 async fn a_member_that_does_not_answer_is_not_asked() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     let reason = UnreachableReason::Timeout;
     bench.world.snapshot.lock().unwrap().members[0].answer =
@@ -151,7 +151,7 @@ async fn a_member_that_does_not_answer_is_not_asked() {
 
 #[tokio::test]
 async fn a_lasting_value_stays() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     let actions = vec![configure("900", false)];
     bench.redis(RedisCall::Act { instance: instance(), actions }).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_lasting_value_stays() {
 /// Nothing is begun for a paused object, but what was begun is ended.
 #[tokio::test]
 async fn a_pause_does_not_keep_it_suspended() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
     let mut paused = (*bench.opened.object).clone();
     paused["metadata"]["annotations"] = json!({PAUSED: "true"});
@@ -177,15 +177,15 @@ async fn a_pause_does_not_keep_it_suspended() {
 #[tokio::test]
 async fn a_plan_tells_what_a_live_pass_does() {
     let mut told = Vec::new();
-    for mode in [Mode::Plan, Mode::Live] {
+    for mode in [WriteMode::Plan, WriteMode::Live] {
         let bench = bench(mode);
         bench.suspend(&bench.pass).await;
         let recording = bench.pass.take_recording();
-        let mut steps: Vec<Step> =
+        let mut steps: Vec<PlanStep> =
             recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect();
         steps.extend(bench.pass.close().await);
         told.push(serde_json::to_value(steps).unwrap());
-        if mode == Mode::Plan {
+        if mode == WriteMode::Plan {
             assert_eq!(bench.writes(), [] as [&str; 0], "a plan touches nothing");
         }
     }
@@ -195,7 +195,7 @@ async fn a_plan_tells_what_a_live_pass_does() {
 
 #[tokio::test]
 async fn a_setting_whose_value_nobody_knows_is_refused() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     let action = json!({"verb": "configure",
         "args": {"pod": "a-0", "settings": {"repl-diskless-sync-delay": "5"}, "temporary": true}});
     let actions = vec![action];

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use fake::{NOW_MS, Still, World, object, pod};
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallContext, CallError, KubernetesCall, ObjectKey, ObjectRef, Perform, Pipeline,
-    ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall,
+    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, ObjectKey, ObjectRef,
+    Pipeline, ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall,
 };
-use tholepin_gate::{Gate, Mode, Pass, PassContext, Ports};
+use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope, WriteMode};
 use tholepin_schema::{
-    manifest::{Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths, Scope},
+    manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths},
     snapshot::Snapshot,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,13 +37,13 @@ fn config_map(name: &str) -> ObjectRef {
 }
 
 /// Everything on ConfigMaps of this scope, reads on Pods, and observation.
-fn grants(scope: Scope) -> Grants {
+fn grants(scope: GrantScope) -> Grants {
     let all = ["get", "list", "apply", "merge-patch", "delete"].map(str::to_owned).to_vec();
     let name = kind("v1", "ConfigMap");
     let status = KubernetesGrant {
         name: kind("tests.tholepin.dev/v1", "Thing"),
         verbs: vec!["apply-status".into()],
-        scope: Scope::Owned,
+        scope: GrantScope::Owned,
         force: false,
     };
     Grants {
@@ -58,16 +58,16 @@ fn grants(scope: Scope) -> Grants {
 
 struct Bench {
     world: Arc<World>,
-    ports: Ports,
+    ports: GatePorts,
     gate: Arc<Gate>,
     /// What the pass was opened with.
-    opened: PassContext,
-    pass: Arc<Pass>,
+    opened: ReconcileScope,
+    pass: Arc<ReconcileContext>,
     context: CallContext,
 }
 
 impl Bench {
-    fn new(grants: Grants, mode: Mode) -> Self {
+    fn new(grants: Grants, mode: WriteMode) -> Self {
         let world = Arc::new(World::default());
         let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
         thing["spec"] = json!({"secret": "mine"});
@@ -76,7 +76,7 @@ impl Bench {
             world.put(object("v1", "ConfigMap", name, owner));
         }
         world.put(pod("a-0"));
-        let ports = Ports {
+        let ports = GatePorts {
             kubernetes: world.clone(),
             redis: world.clone(),
             prober: world.clone(),
@@ -90,7 +90,7 @@ impl Bench {
             name: "me".into(),
         });
         let gate = Gate::new(ports.clone());
-        let opened = PassContext {
+        let opened = ReconcileScope {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
@@ -111,8 +111,8 @@ impl Bench {
     }
 
     /// Another pass of the same gate.
-    fn sibling(&self, mode: Mode) -> Arc<Pass> {
-        self.gate.pass(PassContext { mode, ..self.opened.clone() })
+    fn sibling(&self, mode: WriteMode) -> Arc<ReconcileContext> {
+        self.gate.pass(ReconcileScope { mode, ..self.opened.clone() })
     }
 
     async fn kubernetes(&self, call: KubernetesCall) -> Answer {
@@ -149,7 +149,7 @@ fn instance() -> Value {
 
 #[tokio::test]
 async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
-    let bench = Bench::new(Grants::default(), Mode::Live);
+    let bench = Bench::new(Grants::default(), WriteMode::Live);
     let object = config_map("mine");
     let patch = json!({});
     let calls = [
@@ -195,7 +195,7 @@ async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
 
 #[tokio::test]
 async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     assert!(bench.get("mine").await.is_ok());
     for name in ["theirs", "free"] {
         assert!(matches!(bench.get(name).await, Err(CallError::Denied(_))), "{name}");
@@ -215,9 +215,9 @@ async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
 
 #[tokio::test]
 async fn warnings_are_read_about_what_the_grant_for_events_covers() {
-    let mut grants = grants(Scope::Owned);
+    let mut grants = grants(GrantScope::Owned);
     grants.kubernetes[0].name = kind("v1", "Event");
-    let bench = Bench::new(grants, Mode::Plan);
+    let bench = Bench::new(grants, WriteMode::Plan);
     let warnings =
         |name: &str| bench.kubernetes(KubernetesCall::Warnings { object: config_map(name) });
     let Ok(Reply::Documents(found)) = warnings("mine").await else { panic!() };
@@ -228,7 +228,7 @@ async fn warnings_are_read_about_what_the_grant_for_events_covers() {
 
 #[tokio::test]
 async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     for (name, owner) in
         [("new", None), ("new", Some("them")), ("theirs", Some("me")), ("free", Some("me"))]
     {
@@ -241,9 +241,9 @@ async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
 
 #[tokio::test]
 async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
-    let mut grants = grants(Scope::Owned);
+    let mut grants = grants(GrantScope::Owned);
     grants.kubernetes[0].name = kind("v1", "Secret");
-    let bench = Bench::new(grants, Mode::Live);
+    let bench = Bench::new(grants, WriteMode::Live);
     for (template, applied) in [
         ("x${secret:mine/k}", true),
         ("${secret:mine/k}${secret:other/k}", false),
@@ -258,7 +258,7 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
 
 #[tokio::test]
 async fn a_delete_means_the_object_that_was_seen() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     let delete = |uid: Option<&str>| KubernetesCall::Delete {
         object: config_map("mine"),
         uid: uid.map(str::to_owned),
@@ -272,7 +272,7 @@ async fn a_delete_means_the_object_that_was_seen() {
 
 #[tokio::test]
 async fn the_hosts_own_conditions_cannot_be_applied() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     let status = |condition: &str| {
         let mut object = object("tests.tholepin.dev/v1", "Thing", "me", None);
         object["status"] = json!({"conditions": [{"type": condition}]});
@@ -290,7 +290,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
 
 #[tokio::test]
 async fn a_plan_sees_its_own_writes_and_keeps_none() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Plan);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Plan);
     bench.apply("new", Some("me")).await.unwrap();
     assert!(bench.get("new").await.is_ok(), "the pass sees what it applied");
     let delete = KubernetesCall::Delete {
@@ -309,7 +309,7 @@ async fn a_plan_sees_its_own_writes_and_keeps_none() {
 
 #[tokio::test]
 async fn a_pass_that_writes_too_much_is_throttled() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     for number in 0..8 {
         bench.apply(&format!("new{number}"), Some("me")).await.unwrap();
     }
@@ -319,7 +319,7 @@ async fn a_pass_that_writes_too_much_is_throttled() {
 
 #[tokio::test]
 async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
-    let bench = Bench::new(Grants::default(), Mode::Live);
+    let bench = Bench::new(Grants::default(), WriteMode::Live);
     let ask = |call| bench.pass.perform(&bench.context, Call::Runtime(call));
     assert_eq!(ask(RuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
     assert_eq!(ask(RuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
@@ -333,7 +333,7 @@ async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
 
 #[tokio::test]
 async fn an_action_that_its_guard_refuses_is_not_sent() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     let act = json!([{"verb": "meet", "args": {"pod": "nobody-0", "with": "nobody-1"}}]);
     let actions = serde_json::from_value(act).unwrap();
     let answer = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
@@ -354,7 +354,7 @@ fn snapshot() -> Snapshot {
 
 #[tokio::test]
 async fn what_an_action_presumes_of_an_object_is_read_anew() {
-    let bench = Bench::new(grants(Scope::Owned), Mode::Live);
+    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     let act = async |subject: Value, field: &str, value: &str| {
         let fact = json!({"subject": subject, "field": field, "op": "equals", "value": value});
@@ -402,7 +402,7 @@ async fn a_secret_is_read_only_if_the_object_names_it_and_another_namespace_neve
             redis: RedisGrants { commands: vec![], verbs: vec!["observe".into()] },
             ..Grants::default()
         },
-        Mode::Live,
+        WriteMode::Live,
     );
     *bench.world.snapshot.lock().unwrap() = snapshot();
     for (change, reads) in [

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, KubernetesCall, ObjectRef, Perform, ReadMode, RedisCall, Reply,
+    Answer, Call, CallError, HostCalls, KubernetesCall, ObjectRef, ReadMode, RedisCall, Reply,
 };
-use tholepin_gate::Mode;
-use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
+use tholepin_gate::WriteMode;
+use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
     Bench, LEDGER, config_map,
@@ -16,7 +16,7 @@ use crate::{
 fn bench() -> Bench {
     let verbs = ["observe", "configure", "forget"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec!["+get".into()], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(Scope::Namespace) }, Mode::Live);
+    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Namespace) }, WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     bench
 }

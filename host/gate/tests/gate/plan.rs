@@ -2,11 +2,11 @@
 
 use serde_json::json;
 use tholepin_core::{
-    Call, CallError, Effect, KubernetesCall, Mode, PAUSED, Perform, Pipeline, RedisCall, Reply,
-    RespNode, RespReply, RuntimeCall, Step,
-    step::{NotDone, ObjectChange},
+    Call, CallError, HostCalls, KubernetesCall, PAUSED, Pipeline, PlanStep, RedisCall, Reply,
+    RespNode, RespReply, RuntimeCall, StepEffect, WriteMode,
+    step::{ObjectChange, SkipReason},
 };
-use tholepin_schema::manifest::{Grants, RedisGrants, Scope};
+use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
     Bench, config_map,
@@ -20,7 +20,7 @@ fn wide() -> Grants {
         commands: vec!["+@read".into(), "+@write".into()],
         verbs: ["observe", "meet", "configure"].map(str::to_owned).to_vec(),
     };
-    Grants { redis, ..grants(Scope::Owned) }
+    Grants { redis, ..grants(GrantScope::Owned) }
 }
 
 fn pipeline(lines: &[&str]) -> Pipeline {
@@ -48,13 +48,13 @@ fn with_a_member(bench: &Bench) {
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot).unwrap();
 }
 
-fn steps(bench: &Bench) -> Vec<Step> {
+fn steps(bench: &Bench) -> Vec<PlanStep> {
     let recording = bench.pass.take_recording();
     recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
 }
 
 /// What a pass of this mode asks for, and its steps.
-async fn told(mode: Mode) -> (Vec<Step>, Vec<String>) {
+async fn told(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
     let bench = Bench::new(wide(), mode);
     with_a_member(&bench);
     bench.apply("new", Some("me")).await.unwrap();
@@ -74,8 +74,8 @@ async fn told(mode: Mode) -> (Vec<Step>, Vec<String>) {
 
 #[tokio::test]
 async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
-    let (planned, reached) = told(Mode::Plan).await;
-    let (done, _) = told(Mode::Live).await;
+    let (planned, reached) = told(WriteMode::Plan).await;
+    let (done, _) = told(WriteMode::Live).await;
     assert_eq!(serde_json::to_value(&planned).unwrap(), serde_json::to_value(&done).unwrap());
     let kept = |line: &&String| {
         !line.ends_with("dry run")
@@ -89,26 +89,28 @@ async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
     let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
         panic!("{planned:#?}")
     };
-    let Effect::Object { change: ObjectChange::Created, fields, .. } = &created.effect else {
+    let StepEffect::Object { change: ObjectChange::Created, fields, .. } = &created.effect else {
         panic!("{created:?}")
     };
     assert!(fields.iter().any(|field| field.field == ".metadata.ownerReferences"), "{fields:?}");
-    assert!(matches!(&stolen.not_done, Some(NotDone::Failed { reason, .. }) if reason == "Denied"));
-    let Effect::Verb { verb, commands, .. } = &set.effect else { panic!("{set:?}") };
+    assert!(
+        matches!(&stolen.not_done, Some(SkipReason::Failed { reason, .. }) if reason == "Denied")
+    );
+    let StepEffect::Verb { verb, commands, .. } = &set.effect else { panic!("{set:?}") };
     assert_eq!((verb.as_str(), commands[0].pod.as_str()), ("configure", "p-0"));
-    let Some(NotDone::Refused { guard, message }) = &refused.not_done else {
+    let Some(SkipReason::Refused { guard, message }) = &refused.not_done else {
         panic!("{refused:?}")
     };
     assert_eq!(guard, "member");
     assert!(message.contains("p-9"), "{message}");
-    let Effect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
+    let StepEffect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
     assert_eq!(commands[0].command, "SET a 1");
-    assert!(matches!(deleted.effect, Effect::Object { change: ObjectChange::Deleted, .. }));
+    assert!(matches!(deleted.effect, StepEffect::Object { change: ObjectChange::Deleted, .. }));
 }
 
 #[tokio::test]
 async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the_plan() {
-    let bench = Bench::new(wide(), Mode::Plan);
+    let bench = Bench::new(wide(), WriteMode::Plan);
     let ok = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "RENAME a b"]))).await;
     let status = || RespReply { nodes: vec![RespNode::Status("OK".into())] };
     assert_eq!(ok, Ok(Reply::Replies(vec![status(), status()])));
@@ -128,7 +130,7 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
 
 #[tokio::test]
 async fn an_action_after_a_planned_one_depends_on_it() {
-    let bench = Bench::new(wide(), Mode::Plan);
+    let bench = Bench::new(wide(), WriteMode::Plan);
     with_a_member(&bench);
     let mut first = configure("p-0", "cluster-node-timeout");
     first["id"] = json!("first");
@@ -139,12 +141,12 @@ async fn an_action_after_a_planned_one_depends_on_it() {
     let steps = steps(&bench);
     let [first, second] = &steps[..] else { panic!("{steps:#?}") };
     assert_eq!(first.not_done, None);
-    assert_eq!(second.not_done, Some(NotDone::Skipped { after: "first".into() }));
+    assert_eq!(second.not_done, Some(SkipReason::Skipped { after: "first".into() }));
 }
 
 #[tokio::test]
 async fn what_is_paused_meanwhile_is_not_written_any_more() {
-    let bench = Bench::new(wide(), Mode::Live);
+    let bench = Bench::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.apply("one", Some("me")).await.unwrap();
     let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
@@ -170,11 +172,11 @@ async fn what_is_paused_meanwhile_is_not_written_any_more() {
 
 #[tokio::test]
 async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
-    let bench = Bench::new(wide(), Mode::Live);
+    let bench = Bench::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.redis(RedisCall::Observe { instance: instance() }).await.unwrap();
     let wrote = bench.writes();
-    let plan = bench.sibling(Mode::Plan);
+    let plan = bench.sibling(WriteMode::Plan);
     let actions = vec![configure("p-0", "cluster-node-timeout")];
     let act = Call::Redis(RedisCall::Act { instance: instance(), actions });
     let observe = Call::Redis(RedisCall::Observe { instance: instance() });

@@ -1,18 +1,18 @@
 //! Which ports a plugin may ask, and of whom.
 
 use serde_json::{Value, json};
-use tholepin_core::{Answer, Call, CallError, Mode, Perform, Reply, RuntimeCall};
+use tholepin_core::{Answer, Call, CallError, HostCalls, Reply, RuntimeCall, WriteMode};
 use tholepin_schema::{
-    manifest::{Grants, Scope},
-    probe::Probe,
+    manifest::{GrantScope, Grants},
+    probe::PodProbe,
 };
 
 use crate::{Bench, fake::object, grants};
 
 /// A pass that may probe one port; one Pod is the object's, one a stranger's, one shares its node's
 /// network.
-fn bench(mode: Mode) -> Bench {
-    let bench = Bench::new(Grants { probes: vec![22_123], ..grants(Scope::Owned) }, mode);
+fn bench(mode: WriteMode) -> Bench {
+    let bench = Bench::new(Grants { probes: vec![22_123], ..grants(GrantScope::Owned) }, mode);
     for (name, owner) in [("a-0", "me"), ("a-1", "me"), ("b-0", "them"), ("host-0", "me")] {
         let mut pod = object("v1", "Pod", name, Some(owner));
         if name != "a-1" {
@@ -24,7 +24,7 @@ fn bench(mode: Mode) -> Bench {
     bench
 }
 
-async fn probe(bench: &Bench, probe: Probe) -> Answer {
+async fn probe(bench: &Bench, probe: PodProbe) -> Answer {
     bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Probe(probe))).await
 }
 
@@ -35,28 +35,28 @@ fn outcome(answer: Answer) -> Value {
 
 #[tokio::test]
 async fn a_granted_port_of_a_pod_of_the_object_is_asked_also_in_a_plan() {
-    for mode in [Mode::Live, Mode::Plan] {
+    for mode in [WriteMode::Live, WriteMode::Plan] {
         let bench = bench(mode);
-        let seen = outcome(probe(&bench, Probe::get("a-0", 22_123, "/stats?all")).await);
+        let seen = outcome(probe(&bench, PodProbe::get("a-0", 22_123, "/stats?all")).await);
         assert_eq!(seen["answered"]["body"], "127.9.9.9:22123 /stats?all", "{seen}");
-        let seen = outcome(probe(&bench, Probe::connect("a-0", 22_123)).await);
+        let seen = outcome(probe(&bench, PodProbe::connect("a-0", 22_123)).await);
         assert_eq!(seen, json!({"connected": {"tookMs": 0}}));
-        let seen = outcome(probe(&bench, Probe::connect("a-1", 22_123)).await);
+        let seen = outcome(probe(&bench, PodProbe::connect("a-1", 22_123)).await);
         assert_eq!(seen["silent"]["why"], "the Pod has no address yet");
     }
 }
 
 #[tokio::test]
 async fn whatever_else_is_refused_by_name() {
-    let bench = bench(Mode::Live);
-    let late = Probe { deadline_ms: 2_001, ..Probe::connect("a-0", 22_123) };
+    let bench = bench(WriteMode::Live);
+    let late = PodProbe { deadline_ms: 2_001, ..PodProbe::connect("a-0", 22_123) };
     let rows = [
-        (Probe::connect("a-0", 22), "spec.grants.probes needs 22"),
-        (Probe::connect("b-0", 22_123), "does not belong"),
-        (Probe::connect("host-0", 22_123), "network of its node"),
-        (Probe::connect("c-0", 22_123), "c-0"),
-        (Probe::get("a-0", 22_123, "stats"), "begins with `/`"),
-        (Probe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
+        (PodProbe::connect("a-0", 22), "spec.grants.probes needs 22"),
+        (PodProbe::connect("b-0", 22_123), "does not belong"),
+        (PodProbe::connect("host-0", 22_123), "network of its node"),
+        (PodProbe::connect("c-0", 22_123), "c-0"),
+        (PodProbe::get("a-0", 22_123, "stats"), "begins with `/`"),
+        (PodProbe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
         (late, "1 to 2000, not 2001"),
     ];
     for (asked, words) in rows {
@@ -68,8 +68,8 @@ async fn whatever_else_is_refused_by_name() {
 
 #[tokio::test]
 async fn what_is_urgent_ends_a_probe() {
-    let bench = bench(Mode::Live);
+    let bench = bench(WriteMode::Live);
     bench.opened.urgent.cancel();
-    let answer = probe(&bench, Probe::connect("a-0", 22_123)).await;
+    let answer = probe(&bench, PodProbe::connect("a-0", 22_123)).await;
     assert_eq!(answer, Err(CallError::Interrupted));
 }

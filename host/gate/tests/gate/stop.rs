@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef};
-use tholepin_gate::Mode;
-use tholepin_schema::manifest::{Grants, KubernetesGrant, RedisGrants, SafetyPaths, Scope};
+use tholepin_gate::WriteMode;
+use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{
     Bench,
@@ -23,7 +23,7 @@ fn wide() -> Grants {
     let granted = |api_version: &str, name: &str| KubernetesGrant {
         name: kind(api_version, name),
         verbs: verbs.clone(),
-        scope: Scope::Namespace,
+        scope: GrantScope::Namespace,
         force: false,
     };
     Grants {
@@ -39,7 +39,7 @@ fn wide() -> Grants {
             commands: vec![],
             verbs: ["observe", "stop-last-copy"].map(str::to_owned).to_vec(),
         },
-        ..grants(Scope::Namespace)
+        ..grants(GrantScope::Namespace)
     }
 }
 
@@ -85,7 +85,7 @@ fn snapshot() -> Value {
 }
 
 impl Shard {
-    async fn new(mode: Mode) -> Self {
+    async fn new(mode: WriteMode) -> Self {
         let mut bench = Bench::new(wide(), mode);
         bench.world.objects.lock().unwrap().retain(|object, _| object.kind.kind != "Pod");
         for object in [stateful_set(), pod_of_set("set-0"), pod_of_set("set-1")] {
@@ -95,7 +95,7 @@ impl Shard {
             bench.world.put(object("v1", "PersistentVolumeClaim", claim, None));
         }
         bench.opened.writes_max = 100;
-        bench.pass = bench.sibling(Mode::Live);
+        bench.pass = bench.sibling(WriteMode::Live);
         let mut shard = Self { bench };
         shard.shows(snapshot());
         shard.observe().await.unwrap();
@@ -134,7 +134,7 @@ impl Shard {
 
     /// The same with a pass that sees the store as it is now.
     fn next_pass(mut self) -> Self {
-        self.bench.pass = self.bench.sibling(Mode::Live);
+        self.bench.pass = self.bench.sibling(WriteMode::Live);
         self
     }
 
@@ -157,7 +157,7 @@ fn refused(answer: Answer, words: &str) {
 
 #[tokio::test]
 async fn whatever_ends_the_primary_or_both_members_is_refused() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     let serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
     refused(shard.delete("v1", "Pod", "set-0").await, serves);
     refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, serves);
@@ -187,7 +187,7 @@ async fn whatever_ends_the_primary_or_both_members_is_refused() {
 
 #[tokio::test]
 async fn what_ends_nobody_is_let_pass() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     let more = json!({"replicas": 3, "template": {"image": "two"}});
     assert!(shard.apply(more).await.is_ok());
     let pod = reference("v1", "Pod", "set-0");
@@ -197,7 +197,7 @@ async fn what_ends_nobody_is_let_pass() {
 
 #[tokio::test]
 async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     let mut third = pod_of_set("set-2");
     third["metadata"]["uid"] = json!("uid-set-2");
     shard.bench.world.put(third);
@@ -228,7 +228,7 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
 
 #[tokio::test]
 async fn a_silent_member_counts_as_a_full_one() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     let silent = json!({"unreachable": {"reason": "timeout", "message": ""}});
     let mut seen = snapshot();
     seen["members"][0]["answer"] = silent.clone();
@@ -243,7 +243,7 @@ async fn a_silent_member_counts_as_a_full_one() {
 
 #[tokio::test]
 async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     let mut waiting = pod_of_set("set-2");
     waiting["status"] = json!({"containerStatuses": [{"name": "redis", "restartCount": 0,
         "state": {"waiting": {"reason": "ErrImagePull"}}}]});
@@ -261,7 +261,7 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
     for (durability, granted, passes) in
         [("data", true, false), ("cache", false, false), ("cache", true, true)]
     {
-        let mut shard = Shard::new(Mode::Live).await;
+        let mut shard = Shard::new(WriteMode::Live).await;
         let mut seen = snapshot();
         seen["members"].as_array_mut().unwrap().pop();
         seen["view"].as_object_mut().unwrap().remove(&id('b'));
@@ -283,7 +283,7 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
 
 #[tokio::test]
 async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() {
-    let shard = Shard::new(Mode::Live).await;
+    let shard = Shard::new(WriteMode::Live).await;
     shard.bench.world.put(object("v1", "Node", "node", None));
     let denied = shard.delete("v1", "Node", "node").await;
     assert!(matches!(&denied, Err(CallError::Denied(text)) if text.contains("never granted")));
@@ -298,7 +298,7 @@ async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() 
 
 #[tokio::test]
 async fn a_plan_tells_the_refusal_and_notes_nothing() {
-    let shard = Shard::new(Mode::Plan).await;
+    let shard = Shard::new(WriteMode::Plan).await;
     refused(shard.delete("v1", "Pod", "set-0").await, "serves slots");
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
     let kept: Vec<_> =

@@ -17,9 +17,9 @@ const SETTINGS_BYTES_MAX: u64 = 256 << 10;
 
 /// What the directory holds.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(super) struct DirectoryScan {
     /// Plugins with a `NAME.yaml`.
-    pub(super) plugins: BTreeMap<PluginName, Found>,
+    pub(super) plugins: BTreeMap<PluginName, FoundPlugin>,
     /// Components that no settings name, by the name of the file without `.wasm`.
     pub(super) orphans: BTreeSet<PluginName>,
     /// Files whose names cannot be a plugin's.
@@ -28,16 +28,16 @@ pub(super) struct Survey {
 
 /// One plugin as found.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(super) struct FoundPlugin {
     /// Its settings, or why they cannot be read.
-    pub(super) settings: Result<Settings, String>,
+    pub(super) settings: Result<PluginSettingsFile, String>,
     /// Its component's file; absent if there is none.
-    pub(super) component: Option<Fingerprint>,
+    pub(super) component: Option<FileFingerprint>,
 }
 
 /// Settings as read, in both forms.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Settings {
+pub(super) struct PluginSettingsFile {
     /// For us.
     pub(super) plugin: PluginObject,
     /// For the `Plugin` object in Kubernetes: with everything that the user wrote.
@@ -47,7 +47,7 @@ pub(super) struct Settings {
 /// Tells whether a file is the same as before, links followed: a file written in place, replaced by a
 /// rename, or behind another link has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
+pub(super) struct FileFingerprint {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -55,7 +55,7 @@ pub(super) struct Fingerprint {
     changed: (i64, i64),
 }
 
-impl Fingerprint {
+impl FileFingerprint {
     /// Looks at a file; absent if it cannot be seen.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -70,8 +70,8 @@ impl Fingerprint {
 }
 
 /// Looks at the whole directory. Blocks.
-pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
-    let mut survey = Survey::default();
+pub(super) fn survey(directory: &Path) -> io::Result<DirectoryScan> {
+    let mut survey = DirectoryScan::default();
     let mut components = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let file = entry?.file_name();
@@ -118,16 +118,15 @@ pub(super) fn survey(directory: &Path) -> io::Result<Survey> {
 }
 
 /// Looks at the files of one plugin. Blocks.
-pub(super) fn look(directory: &Path, name: &PluginName) -> Found {
+pub(super) fn look(directory: &Path, name: &PluginName) -> FoundPlugin {
     let settings = read_settings(&directory.join(format!("{name}.yaml")), name);
-    let component = settings
-        .as_ref()
-        .ok()
-        .and_then(|settings| Fingerprint::of(&directory.join(&settings.plugin.spec.source.file)));
-    Found { settings, component }
+    let component = settings.as_ref().ok().and_then(|settings| {
+        FileFingerprint::of(&directory.join(&settings.plugin.spec.source.file))
+    });
+    FoundPlugin { settings, component }
 }
 
-fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
+fn read_settings(path: &Path, name: &PluginName) -> Result<PluginSettingsFile, String> {
     let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         // To read a pipe would wait for whoever writes into it.
@@ -141,7 +140,7 @@ fn read_settings(path: &Path, name: &PluginName) -> Result<Settings, String> {
     let plugin: PluginObject = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
     let object: Value = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
     check(&plugin, name)?;
-    Ok(Settings { plugin, object })
+    Ok(PluginSettingsFile { plugin, object })
 }
 
 /// What is wrong with a file, in one line with its place: tables and events have no room for the excerpt of the

@@ -42,7 +42,7 @@ pub struct PluginHistory {
     pub revisions: Vec<RevisionRecord>,
     /// Set while an earlier revision serves in place of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<Rollback>,
+    pub rollback: Option<RollbackRecord>,
     /// A revision that a person wanted all the same after it was taken back: it is not taken back by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insisted: Option<RevisionDigest>,
@@ -69,7 +69,7 @@ pub struct RevisionRecord {
 /// or another `spec` of the settings.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Rollback {
+pub struct RollbackRecord {
     /// The revision that is refused until the file has another.
     pub refused: RevisionDigest,
     /// The revision that serves in its place.
@@ -120,11 +120,11 @@ impl PluginHistory {
 
 /// How a revision came to serve.
 #[derive(Clone, Debug)]
-pub(crate) struct Noted {
+pub(crate) struct RevisionOrigin {
     /// Since when it serves, in milliseconds since 1970.
     pub(crate) since_ms: u64,
     /// In place of which one, if it is not the file's.
-    pub(crate) rollback: Option<Rollback>,
+    pub(crate) rollback: Option<RollbackRecord>,
     /// Whether a person insists on it.
     pub(crate) is_insisted: bool,
 }
@@ -198,7 +198,7 @@ impl HistoryStore {
             fs::write(beside.join(format!("{name}.yaml")), settings.to_string())?;
             fs::rename(&beside, &files)?;
         }
-        self.note(plugin, Noted { since_ms, rollback: None, is_insisted: false })
+        self.note(plugin, RevisionOrigin { since_ms, rollback: None, is_insisted: false })
     }
 
     /// Notes that a revision begins to serve whose files are kept already.
@@ -209,7 +209,7 @@ impl HistoryStore {
     pub(crate) fn note(
         &self,
         plugin: &LoadedPlugin,
-        Noted { since_ms, rollback, is_insisted }: Noted,
+        RevisionOrigin { since_ms, rollback, is_insisted }: RevisionOrigin,
     ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);

@@ -7,7 +7,7 @@ use tholepin_core::{PluginName, RevisionDigest};
 
 /// How far a revision has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum RevisionStage {
     /// Settings and component were read.
     Fetched,
     /// The component has the digest that the settings pin, if they do.
@@ -80,7 +80,7 @@ pub struct PluginReport {
     /// Which plugin.
     pub name: PluginName,
     /// The last stage that the newest revision reached; absent if it reached none.
-    pub stage: Option<Stage>,
+    pub stage: Option<RevisionStage>,
     /// The newest revision, as far as it is known.
     pub candidate: Option<RevisionDigest>,
     /// The revision that serves, if one does.
@@ -95,7 +95,7 @@ pub struct PluginReport {
 
 /// A component that the cache does not have is compiled, which takes long enough for people to wonder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Compilation {
+pub struct CompilationNotice {
     /// Which plugin.
     pub plugin: PluginName,
     /// The size of its component.
@@ -112,7 +112,7 @@ impl PluginReport {
     }
 }
 
-impl Stage {
+impl RevisionStage {
     /// The stage as status and labels show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -152,7 +152,7 @@ impl RejectReason {
     }
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for RevisionStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

@@ -7,10 +7,10 @@ use tholepin_core::{PluginName, RevisionDigest};
 use tokio::task;
 
 use super::{
-    PluginHistory, Registry, RejectReason, Rollback, Stage,
-    directory::{self, Found, Settings},
-    history::{Noted, RevisionRecord, now_ms},
-    stages::{self, Progress, Rejected},
+    PluginHistory, PluginRegistry, RejectReason, RevisionStage, RollbackRecord,
+    directory::{self, FoundPlugin, PluginSettingsFile},
+    history::{RevisionOrigin, RevisionRecord, now_ms},
+    stages::{self, RejectedRevision, StageProgress},
 };
 use crate::LoadedPlugin;
 
@@ -74,7 +74,7 @@ pub enum RollbackError {
     },
 }
 
-impl Registry {
+impl PluginRegistry {
     /// The revisions of a plugin that served last.
     #[must_use]
     pub fn history(&self, name: &PluginName) -> PluginHistory {
@@ -86,8 +86,8 @@ impl Registry {
     pub(super) async fn activate(
         &self,
         plugin: Arc<LoadedPlugin>,
-        settings: &Settings,
-    ) -> Result<(), Rejected> {
+        settings: &PluginSettingsFile,
+    ) -> Result<(), RejectedRevision> {
         let name = plugin.name.clone();
         let history = self.history.read(&name);
         let since_ms = history.since_ms(&plugin.digest);
@@ -100,7 +100,7 @@ impl Registry {
             match kept {
                 Ok(()) => return Err(refused(&name, rollback)),
                 // A revision that was taken back is better than none.
-                Err(Rejected { message, .. }) => {
+                Err(RejectedRevision { message, .. }) => {
                     let (serving, file) = (rollback.serving.short(), plugin.digest.short());
                     tracing::warn!(plugin = %name, serving, file, message,
                         "the revision that served in place of the file's cannot be loaded; the file's serves");
@@ -134,7 +134,7 @@ impl Registry {
             Ok(()) => {
                 tracing::info!(plugin = %name, revision = last.short(), "the revision that served last goes on")
             }
-            Err(Rejected { message, .. }) => {
+            Err(RejectedRevision { message, .. }) => {
                 tracing::warn!(plugin = %name, message, "the revision that served last cannot serve");
             }
         }
@@ -152,14 +152,14 @@ impl Registry {
         name: &PluginName,
         wanted: Option<&str>,
     ) -> Result<RevisionDigest, RollbackError> {
-        self.change_revision(name, wanted, Cause::Person).await
+        self.change_revision(name, wanted, RollbackCause::Person).await
     }
 
     async fn change_revision(
         &self,
         name: &PluginName,
         wanted: Option<&str>,
-        cause: Cause<'_>,
+        cause: RollbackCause<'_>,
     ) -> Result<RevisionDigest, RollbackError> {
         let _turn = self.changing.lock().await;
         let now = self.active(name).map(|now| now.digest.clone());
@@ -189,7 +189,7 @@ impl Registry {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
         self.go_back(name, revision, wanted.is_some(), cause).await.map_err(
-            |Rejected { message, .. }| RollbackError::NotLoaded {
+            |RejectedRevision { message, .. }| RollbackError::NotLoaded {
                 revision: revision.clone(),
                 message,
             },
@@ -217,7 +217,7 @@ impl Registry {
         if history.rollback.is_some() || history.insisted.as_ref() == Some(bad) {
             return Err(RollbackError::NoneBefore(name.clone()));
         }
-        self.change_revision(name, None, Cause::WentWrong(why)).await
+        self.change_revision(name, None, RollbackCause::WentWrong(why)).await
     }
 
     async fn go_back(
@@ -225,8 +225,8 @@ impl Registry {
         name: &PluginName,
         revision: &RevisionDigest,
         is_named: bool,
-        cause: Cause<'_>,
-    ) -> Result<(), Rejected> {
+        cause: RollbackCause<'_>,
+    ) -> Result<(), RejectedRevision> {
         let plugin = match self.previous(name).filter(|it| it.digest == *revision) {
             Some(plugin) => plugin,
             None => self.load_kept(name, revision).await?,
@@ -240,16 +240,17 @@ impl Registry {
             refused.filter(|refused| refused != revision && file.as_ref() != Some(revision));
         let at_ms = now_ms();
         let (is_by_hand, why) = match cause {
-            Cause::Person => (true, BY_HAND),
-            Cause::WentWrong(why) => (false, why),
+            RollbackCause::Person => (true, BY_HAND),
+            RollbackCause::WentWrong(why) => (false, why),
         };
         let (serving, why) = (revision.clone(), why.to_owned());
-        let rollback = refused.map(|refused| Rollback { refused, serving, why, at_ms, is_by_hand });
+        let rollback =
+            refused.map(|refused| RollbackRecord { refused, serving, why, at_ms, is_by_hand });
         self.publish(plugin.clone(), at_ms);
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
         // Whoever names the file's own revision wants it, whatever it did.
         let is_insisted = is_named && rollback.is_none();
-        let noted = Noted { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
+        let noted = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
         let store = self.history.clone();
         let noted = task::spawn_blocking(move || store.note(&plugin, noted)).await;
         if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
@@ -258,7 +259,7 @@ impl Registry {
         let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
         let (object, candidate) =
             report.map(|report| (report.object, report.candidate)).unwrap_or_default();
-        self.tell(name, object, (Some(Stage::Active), candidate), rejected.as_ref());
+        self.tell(name, object, (Some(RevisionStage::Active), candidate), rejected.as_ref());
         Ok(())
     }
 
@@ -267,7 +268,7 @@ impl Registry {
         &self,
         name: &PluginName,
         revision: &RevisionDigest,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), RejectedRevision> {
         let plugin = self.load_kept(name, revision).await?;
         self.publish(plugin, self.history.read(name).since_ms(revision));
         Ok(())
@@ -278,19 +279,20 @@ impl Registry {
         &self,
         name: &PluginName,
         revision: &RevisionDigest,
-    ) -> Result<Arc<LoadedPlugin>, Rejected> {
+    ) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
         let files = self.history.files(name, revision).ok_or_else(|| {
-            Rejected::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
+            RejectedRevision::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
         })?;
         let (place, whose) = (files.clone(), name.clone());
         let found = task::spawn_blocking(move || directory::look(&place, &whose)).await;
-        let found: Found = found
-            .map_err(|error| Rejected::new(RejectReason::SettingsInvalid, error.to_string()))?;
-        let mut progress = Progress::begin();
+        let found: FoundPlugin = found.map_err(|error| {
+            RejectedRevision::new(RejectReason::SettingsInvalid, error.to_string())
+        })?;
+        let mut progress = StageProgress::begin();
         let plugin = stages::load(self, &files, name, &found, &mut progress, |_| {}).await?;
         if plugin.digest != *revision {
             let text = format!("what is kept of the revision {revision} is {} now", plugin.digest);
-            return Err(Rejected::new(RejectReason::DigestMismatch, text));
+            return Err(RejectedRevision::new(RejectReason::DigestMismatch, text));
         }
         Ok(plugin)
     }
@@ -298,7 +300,7 @@ impl Registry {
 
 /// For what another revision is put in the place of the one that serves.
 #[derive(Clone, Copy)]
-enum Cause<'a> {
+enum RollbackCause<'a> {
     /// A person asked for it.
     Person,
     /// It went wrong like this.
@@ -309,8 +311,8 @@ enum Cause<'a> {
 const BY_HAND: &str = "by a person, with `tholepin plugin rollback`";
 
 /// Why the file's revision does not serve.
-fn refused(name: &PluginName, rollback: &Rollback) -> Rejected {
-    let Rollback { refused, serving, why, at_ms: _, is_by_hand } = rollback;
+fn refused(name: &PluginName, rollback: &RollbackRecord) -> RejectedRevision {
+    let RollbackRecord { refused, serving, why, at_ms: _, is_by_hand } = rollback;
     let (refused, serving) = (refused.short(), serving.short());
     let take = format!("`tholepin plugin rollback {name} {refused}`");
     if *is_by_hand {
@@ -318,11 +320,11 @@ fn refused(name: &PluginName, rollback: &Rollback) -> Rejected {
             "a person had {serving} serve in place of the files' revision {refused}. To end that use {take}, or \
              put another component or other settings there; a comment does not count"
         );
-        return Rejected::new(RejectReason::RolledBack, text);
+        return RejectedRevision::new(RejectReason::RolledBack, text);
     }
     let text = format!(
         "the revision {refused} was taken back, and {serving} serves: {why}. Put a mended component or other \
          settings there (a comment does not count), or take this one all the same with {take}"
     );
-    Rejected::new(RejectReason::TakenBack, text)
+    RejectedRevision::new(RejectReason::TakenBack, text)
 }

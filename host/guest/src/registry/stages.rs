@@ -9,23 +9,23 @@ use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use super::{
-    Compilation, Registry, RejectReason, Stage,
-    directory::{Fingerprint, Found, Settings},
+    CompilationNotice, PluginRegistry, RejectReason, RevisionStage,
+    directory::{FileFingerprint, FoundPlugin, PluginSettingsFile},
 };
 use crate::{
-    CacheError, GrantSetting, LoadError, Loaded, LoadedPlugin, PluginSettings,
-    cache::{Compiled, Origin},
+    CacheError, GrantSetting, LoadError, LoadedComponent, LoadedPlugin, PluginSettings,
+    cache::{CompiledComponent, ComponentOrigin},
     component, grants, parameters,
 };
 
 /// Why a revision goes no further.
 #[derive(Debug)]
-pub(super) struct Rejected {
+pub(super) struct RejectedRevision {
     pub(super) reason: RejectReason,
     pub(super) message: String,
 }
 
-impl Rejected {
+impl RejectedRevision {
     pub(super) fn new(reason: RejectReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -33,21 +33,21 @@ impl Rejected {
 
 /// What the steps have found out so far: told in reports, whether they go through or not.
 #[derive(Debug)]
-pub(super) struct Progress {
-    pub(super) stage: Option<Stage>,
+pub(super) struct StageProgress {
+    pub(super) stage: Option<RevisionStage>,
     pub(super) candidate: Option<RevisionDigest>,
     /// When the last stage was reached, or the first begun.
     pub(super) since: Instant,
 }
 
-impl Progress {
+impl StageProgress {
     /// A revision of which nothing is known.
     pub(super) fn begin() -> Self {
         Self { stage: None, candidate: None, since: Instant::now() }
     }
 
     /// Reaches a stage, and measures how long that took.
-    pub(super) fn reach(&mut self, name: &PluginName, stage: Stage) {
+    pub(super) fn reach(&mut self, name: &PluginName, stage: RevisionStage) {
         self.stage = Some(stage);
         histogram!(
             "tholepin_plugin_stage_seconds",
@@ -61,47 +61,51 @@ impl Progress {
 /// Takes a revision, whose files are in a directory, through all steps but the last. `tell` is called after
 /// each.
 pub(super) async fn load(
-    registry: &Registry,
+    registry: &PluginRegistry,
     directory: &Path,
     name: &PluginName,
-    found: &Found,
-    progress: &mut Progress,
-    mut tell: impl FnMut(&Progress),
-) -> Result<Arc<LoadedPlugin>, Rejected> {
-    let Settings { plugin, object: _ } = found.settings.as_ref().map_err(|error| {
-        Rejected::new(RejectReason::SettingsInvalid, format!("cannot use {name}.yaml: {error}"))
+    found: &FoundPlugin,
+    progress: &mut StageProgress,
+    mut tell: impl FnMut(&StageProgress),
+) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
+    let PluginSettingsFile { plugin, object: _ } = found.settings.as_ref().map_err(|error| {
+        RejectedRevision::new(
+            RejectReason::SettingsInvalid,
+            format!("cannot use {name}.yaml: {error}"),
+        )
     })?;
     let settings = &plugin.spec;
     let limits = settings.limits.unwrap_or_default().limits();
-    let limits = limits.map_err(|text| Rejected::new(RejectReason::SettingsInvalid, text))?;
+    let limits =
+        limits.map_err(|text| RejectedRevision::new(RejectReason::SettingsInvalid, text))?;
 
     let wasm = fetch(directory, settings).await?;
     let component_digest = component::wasm_digest(&wasm);
     let digest = revision(&component_digest, settings);
     progress.candidate = Some(digest.clone());
-    let mut reach = |stage, progress: &mut Progress| {
+    let mut reach = |stage, progress: &mut StageProgress| {
         progress.reach(name, stage);
         tell(progress);
     };
-    reach(Stage::Fetched, progress);
+    reach(RevisionStage::Fetched, progress);
 
     verify(settings, &component_digest)?;
-    reach(Stage::Verified, progress);
+    reach(RevisionStage::Verified, progress);
 
     let compiled = compile(registry, name, wasm, &component_digest).await;
     let compiled = compiled.map_err(|error| compile_rejected(&error))?;
-    reach(Stage::Compiled, progress);
+    reach(RevisionStage::Compiled, progress);
 
-    let loaded = Loaded::link(&registry.engine, compiled, component_digest.clone())
+    let loaded = LoadedComponent::link(&registry.engine, compiled, component_digest.clone())
         .map_err(|error| link_rejected(&error))?;
     let manifest = loaded.describe(name.as_str()).await.map_err(|error| {
-        Rejected::new(
+        RejectedRevision::new(
             RejectReason::DescribeFailed,
             format!("{error}; every import but log is denied there"),
         )
     })?;
     let (grants, parameters) = check(registry, name, settings, &manifest)?;
-    reach(Stage::Checked, progress);
+    reach(RevisionStage::Checked, progress);
 
     Ok(Arc::new(LoadedPlugin {
         name: name.clone(),
@@ -117,24 +121,24 @@ pub(super) async fn load(
 
 /// Compiles a component unless the cache has it, and says so to whoever listens.
 async fn compile(
-    registry: &Registry,
+    registry: &PluginRegistry,
     name: &PluginName,
     wasm: Arc<[u8]>,
     digest: &str,
-) -> Result<Compiled, CacheError> {
+) -> Result<CompiledComponent, CacheError> {
     let bytes = wasm.len();
     let tell = |took| {
         // Nobody listening is no fault.
-        let _ = registry.compilations.send(Compilation { plugin: name.clone(), bytes, took });
+        let _ = registry.compilations.send(CompilationNotice { plugin: name.clone(), bytes, took });
     };
     if !registry.cache.has(&registry.engine, digest) {
         tell(None);
     }
     let begun = Instant::now();
     let compiled =
-        Loaded::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
+        LoadedComponent::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
     let (compiled, origin) = compiled?;
-    if origin == Origin::Compiled {
+    if origin == ComponentOrigin::Compiled {
         tell(Some(begun.elapsed()));
     }
     Ok(compiled)
@@ -147,17 +151,17 @@ pub(crate) fn revision(component_digest: &str, settings: &PluginSettings) -> Rev
     RevisionDigest(component::wasm_digest(text.as_bytes()))
 }
 
-async fn fetch(directory: &Path, settings: &PluginSettings) -> Result<Arc<[u8]>, Rejected> {
+async fn fetch(directory: &Path, settings: &PluginSettings) -> Result<Arc<[u8]>, RejectedRevision> {
     let file = &settings.source.file;
     let path = directory.join(file);
     let cannot = |error: String| {
         let text = format!("cannot read `{file}` in the plugin directory: {error}");
-        Rejected::new(RejectReason::ComponentMissing, text)
+        RejectedRevision::new(RejectReason::ComponentMissing, text)
     };
     let read = task::spawn_blocking(move || {
-        let before = Fingerprint::of(&path);
+        let before = FileFingerprint::of(&path);
         let bytes = std::fs::read(&path)?;
-        if before != Fingerprint::of(&path) {
+        if before != FileFingerprint::of(&path) {
             return Err(std::io::Error::other(
                 "it is being written; rename a whole file into place",
             ));
@@ -171,12 +175,12 @@ async fn fetch(directory: &Path, settings: &PluginSettings) -> Result<Arc<[u8]>,
     }
 }
 
-fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), Rejected> {
+fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), RejectedRevision> {
     let Some(pinned) = &settings.digest else { return Ok(()) };
     if pinned == component_digest {
         return Ok(());
     }
-    Err(Rejected::new(
+    Err(RejectedRevision::new(
         RejectReason::DigestMismatch,
         format!(
             "`{}` has digest {component_digest}, but spec.digest is {pinned}: put the right file \
@@ -186,34 +190,36 @@ fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), Rejec
     ))
 }
 
-fn compile_rejected(error: &CacheError) -> Rejected {
+fn compile_rejected(error: &CacheError) -> RejectedRevision {
     let reason = match error {
         CacheError::NotAComponent(_) | CacheError::TooLarge { .. } => RejectReason::NotAComponent,
         CacheError::Compile(_) | CacheError::Load(_) | CacheError::Directory { .. } => {
             RejectReason::CompileFailed
         }
     };
-    Rejected::new(reason, tholepin_core::ErrorChain(error).to_string())
+    RejectedRevision::new(reason, tholepin_core::ErrorChain(error).to_string())
 }
 
-fn link_rejected(error: &LoadError) -> Rejected {
+fn link_rejected(error: &LoadError) -> RejectedRevision {
     match error {
         LoadError::Compile(error) => compile_rejected(error),
         LoadError::UnknownImport { .. } => {
-            Rejected::new(RejectReason::UnknownImport, error.to_string())
+            RejectedRevision::new(RejectReason::UnknownImport, error.to_string())
         }
-        LoadError::NotLinkable(_) => Rejected::new(RejectReason::NotLinkable, error.to_string()),
+        LoadError::NotLinkable(_) => {
+            RejectedRevision::new(RejectReason::NotLinkable, error.to_string())
+        }
     }
 }
 
 /// Whether the manifest fits its file, its grants, its parameters and the other plugins. Gives the
 /// effective grants and the parameters.
 fn check(
-    registry: &Registry,
+    registry: &PluginRegistry,
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(Grants, Value), Rejected> {
+) -> Result<(Grants, Value), RejectedRevision> {
     check_manifest(name, manifest)?;
     check_words(name, settings, manifest)?;
     check_kinds(registry, name, manifest)?;
@@ -223,8 +229,8 @@ fn check(
     Ok((manifest.grants.clone(), parameters))
 }
 
-fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected> {
-    let invalid = |text: String| Err(Rejected::new(RejectReason::ManifestInvalid, text));
+fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), RejectedRevision> {
+    let invalid = |text: String| Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     if manifest.name != name.as_str() {
         return invalid(format!(
             "the plugin calls itself `{}`, but its settings are `{name}.yaml`: rename the files to \
@@ -255,11 +261,11 @@ fn check_words(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(), Rejected> {
+) -> Result<(), RejectedRevision> {
     let asked = manifest.grants.faults();
     if !asked.is_empty() {
         let text = format!("its manifest asks for what cannot be granted: {}", asked.join("; "));
-        return Err(Rejected::new(RejectReason::ManifestInvalid, text));
+        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     }
     let GrantSetting::Granted(granted) = &settings.grants else { return Ok(()) };
     let granted = granted.faults();
@@ -267,15 +273,15 @@ fn check_words(
         return Ok(());
     }
     let text = format!("{name}.yaml, spec.grants: {}", granted.join("; "));
-    Err(Rejected::new(RejectReason::SettingsInvalid, text))
+    Err(RejectedRevision::new(RejectReason::SettingsInvalid, text))
 }
 
 /// Two plugins must not fight over one object, whatever version of its kind they speak.
 fn check_kinds(
-    registry: &Registry,
+    registry: &PluginRegistry,
     name: &PluginName,
     manifest: &Manifest,
-) -> Result<(), Rejected> {
+) -> Result<(), RejectedRevision> {
     let plugins = registry.plugins();
     let others = plugins.values().filter(|other| other.name != *name);
     for other in others {
@@ -288,7 +294,7 @@ fn check_kinds(
                     "the plugin `{}` reconciles {} already: remove one of the two",
                     other.name, theirs.name
                 );
-                return Err(Rejected::new(RejectReason::KindClaimed, text));
+                return Err(RejectedRevision::new(RejectReason::KindClaimed, text));
             }
         }
     }
@@ -296,11 +302,11 @@ fn check_kinds(
 }
 
 fn check_grants(
-    registry: &Registry,
+    registry: &PluginRegistry,
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(), Rejected> {
+) -> Result<(), RejectedRevision> {
     let file = &settings.source.file;
     let granted = match &settings.grants {
         GrantSetting::AsRequested if registry.options.allow_as_requested => return Ok(()),
@@ -309,7 +315,7 @@ fn check_grants(
                 "`grants: asRequested` is for the local host only; write the grants out with \
                  `tholepin plugin grant {file}`"
             );
-            return Err(Rejected::new(RejectReason::GrantsMissing, text));
+            return Err(RejectedRevision::new(RejectReason::GrantsMissing, text));
         }
         GrantSetting::Granted(granted) => granted,
     };
@@ -321,26 +327,26 @@ fn check_grants(
         "it asks for what {name}.yaml does not grant: {}; `tholepin plugin grant {file}` writes all of it",
         missing.join(", ")
     );
-    Err(Rejected::new(RejectReason::GrantsMissing, text))
+    Err(RejectedRevision::new(RejectReason::GrantsMissing, text))
 }
 
-fn check_parameters(manifest: &Manifest, parameters: &Value) -> Result<(), Rejected> {
+fn check_parameters(manifest: &Manifest, parameters: &Value) -> Result<(), RejectedRevision> {
     let Some(schema) = &manifest.parameters else {
         if parameters.as_object().is_some_and(serde_json::Map::is_empty) {
             return Ok(());
         }
         let text = "it takes no parameters: remove spec.parameters";
-        return Err(Rejected::new(RejectReason::ParametersInvalid, text));
+        return Err(RejectedRevision::new(RejectReason::ParametersInvalid, text));
     };
     let wrong = parameters::check_schema(schema);
     if !wrong.is_empty() {
-        return Err(Rejected::new(RejectReason::ManifestInvalid, wrong.join("; ")));
+        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, wrong.join("; ")));
     }
     let wrong = parameters::check(schema, parameters);
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(Rejected::new(
+    Err(RejectedRevision::new(
         RejectReason::ParametersInvalid,
         format!("spec.parameters: {}", wrong.join("; ")),
     ))

@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    Active, Registry, RejectReason, Stage,
-    directory::{self, Found, Survey},
-    stages::{self, Progress, Rejected},
+    ActiveRevisions, PluginRegistry, RejectReason, RevisionStage,
+    directory::{self, DirectoryScan, FoundPlugin},
+    stages::{self, RejectedRevision, StageProgress},
 };
 
 /// How long the directory must be quiet after a rename or a removal: whole files, usually two.
@@ -43,18 +43,18 @@ const NOTICES_MAX: usize = 64;
 /// Follows the directory of plugins. Its owner scans once at the start and then runs it; dropping it
 /// ends it.
 pub struct DirectoryWatch {
-    registry: Arc<Registry>,
-    seen: BTreeMap<PluginName, Found>,
+    registry: Arc<PluginRegistry>,
+    seen: BTreeMap<PluginName, FoundPlugin>,
     orphans: BTreeSet<PluginName>,
     misnamed: BTreeSet<String>,
     /// What served when the plugins rejected for another's sake were last tried.
-    judged_against: Arc<Active>,
+    judged_against: Arc<ActiveRevisions>,
     notices: mpsc::Receiver<Duration>,
     watcher: Option<RecommendedWatcher>,
 }
 
 impl DirectoryWatch {
-    pub(super) fn new(registry: Arc<Registry>) -> Self {
+    pub(super) fn new(registry: Arc<PluginRegistry>) -> Self {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
         let watcher = start(&registry.options.directory, sender)
             .inspect_err(|error| {
@@ -152,7 +152,7 @@ impl DirectoryWatch {
     }
 
     /// Unloads the plugins whose settings are gone.
-    fn unload_missing(&mut self, survey: &Survey) {
+    fn unload_missing(&mut self, survey: &DirectoryScan) {
         let known: BTreeSet<PluginName> = self.seen.keys().cloned().collect();
         for name in known.iter().filter(|name| !survey.plugins.contains_key(name)) {
             self.seen.remove(name);
@@ -162,19 +162,20 @@ impl DirectoryWatch {
     }
 
     fn tell_unloaded(&self, name: &PluginName) {
-        let progress = Progress { stage: Some(Stage::Unloaded), ..Progress::begin() };
+        let progress =
+            StageProgress { stage: Some(RevisionStage::Unloaded), ..StageProgress::begin() };
         self.tell(name, None, &progress, None);
     }
 
     /// Says of each new component without settings how to write them.
-    fn refuse_orphans(&mut self, survey: &Survey) {
+    fn refuse_orphans(&mut self, survey: &DirectoryScan) {
         for name in survey.orphans.difference(&self.orphans) {
             let text = format!(
                 "`{name}.wasm` has no `{name}.yaml`, so nobody has granted it anything: write it with \
                  `tholepin plugin grant {name}.wasm`"
             );
-            let rejected = Rejected::new(RejectReason::SettingsMissing, text);
-            self.tell(name, None, &Progress::begin(), Some(&rejected));
+            let rejected = RejectedRevision::new(RejectReason::SettingsMissing, text);
+            self.tell(name, None, &StageProgress::begin(), Some(&rejected));
         }
         for name in self.orphans.difference(&survey.orphans) {
             if !survey.plugins.contains_key(name) {
@@ -204,12 +205,12 @@ impl DirectoryWatch {
         self.seen.retain(|name, _| !is_rejected(name));
     }
 
-    async fn load(&mut self, name: &PluginName, found: &Found) {
+    async fn load(&mut self, name: &PluginName, found: &FoundPlugin) {
         let registry = Arc::clone(&self.registry);
         let _turn = registry.changing.lock().await;
-        let mut progress = Progress::begin();
+        let mut progress = StageProgress::begin();
         let result = {
-            let tell = |progress: &Progress| self.tell(name, Some(found), progress, None);
+            let tell = |progress: &StageProgress| self.tell(name, Some(found), progress, None);
             let directory = &registry.options.directory;
             stages::load(&registry, directory, name, found, &mut progress, tell).await
         };
@@ -219,7 +220,7 @@ impl DirectoryWatch {
         };
         match result {
             Ok(()) => {
-                progress.reach(name, Stage::Active);
+                progress.reach(name, RevisionStage::Active);
                 self.tell(name, Some(found), &progress, None);
             }
             Err(rejected) => {
@@ -232,13 +233,13 @@ impl DirectoryWatch {
     fn tell(
         &self,
         name: &PluginName,
-        found: Option<&Found>,
-        progress: &Progress,
-        rejected: Option<&Rejected>,
+        found: Option<&FoundPlugin>,
+        progress: &StageProgress,
+        rejected: Option<&RejectedRevision>,
     ) {
         let settings = found.and_then(|found| found.settings.as_ref().ok());
         let object = settings.map(|settings| Arc::new(settings.object.clone()));
-        let Progress { stage, candidate, since: _ } = progress;
+        let StageProgress { stage, candidate, since: _ } = progress;
         self.registry.tell(name, object, (*stage, candidate.clone()), rejected);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tholepin_core::{CallError, Reply, port::Guests};
+use tholepin_core::{CallError, Reply, port::GuestRuntime};
 
 use crate::{
     perform::World,

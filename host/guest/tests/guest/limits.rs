@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use tholepin_core::port::{GuestError, Guests};
+use tholepin_core::port::{GuestError, GuestRuntime};
 use tokio::time;
 
 use crate::{

@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, CallKey, Perform, Recording, Reply, RespNode,
-    RespReply, RuntimeCall,
+    Answer, BoxedFuture, Call, CallContext, CallError, CallKey, HostCalls, Recording, Reply,
+    RespNode, RespReply, RuntimeCall,
 };
 use tokio::sync::Semaphore;
 
@@ -47,8 +47,8 @@ impl World {
     }
 }
 
-impl Perform for World {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for World {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let answer = (self.answer)(&call);
             let mut recording = self.recording.lock().unwrap();
@@ -100,8 +100,8 @@ impl Replay {
     }
 }
 
-impl Perform for Replay {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for Replay {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap().key(&call);
             self.answers.get(&key).cloned().unwrap_or_else(|| {
@@ -125,8 +125,8 @@ impl Gated {
     }
 }
 
-impl Perform for Gated {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for Gated {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             if call.function() == self.function {
                 self.reached.add_permits(1);

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tholepin_core::{RevisionDigest, port::Guests};
-use tholepin_guest::{PluginReport, RejectReason, RollbackError, Stage};
+use tholepin_core::{RevisionDigest, port::GuestRuntime};
+use tholepin_guest::{PluginReport, RejectReason, RevisionStage, RollbackError};
 use tokio::{sync::broadcast, task::JoinSet, time};
 
 use crate::{
@@ -50,7 +50,7 @@ async fn running() -> (Setting2, JoinSet<()>) {
 /// A [`Setting`] whose watch runs by itself.
 struct Setting2 {
     home: tempfile::TempDir,
-    registry: Arc<tholepin_guest::Registry>,
+    registry: Arc<tholepin_guest::PluginRegistry>,
 }
 
 impl Setting2 {
@@ -78,7 +78,7 @@ async fn a_revision_goes_through_its_stages() {
         assert_eq!(report.reason, None, "{}", report.message);
         stages.extend(report.stage);
     }
-    use Stage::{Active, Checked, Compiled, Fetched, Verified};
+    use RevisionStage::{Active, Checked, Compiled, Fetched, Verified};
     assert_eq!(stages, [Fetched, Verified, Compiled, Checked, Active]);
     let report = setting.report("config-maker");
     assert_eq!(version(&report), Some("Hello"));
@@ -150,7 +150,7 @@ async fn changed_settings_are_a_new_revision() {
     let spec = "grants: asRequested\nparameters: {suffix: '?'}";
     setting.put("config-maker.yaml", settings("config-maker", spec));
     until(&mut reports, |report| {
-        report.stage == Some(Stage::Active) && report.active() != Some(&before.digest)
+        report.stage == Some(RevisionStage::Active) && report.active() != Some(&before.digest)
     })
     .await;
     let after = setting.registry.active(&plugin("config-maker")).unwrap();
@@ -181,7 +181,7 @@ async fn a_removed_file_unloads_the_plugin() {
     let (setting, _tasks) = running().await;
     let mut reports = setting.registry.subscribe();
     fs::remove_file(setting.home.path().join("plugins/config-maker.yaml")).unwrap();
-    let report = until(&mut reports, |report| report.stage == Some(Stage::Unloaded)).await;
+    let report = until(&mut reports, |report| report.stage == Some(RevisionStage::Unloaded)).await;
     assert_eq!(report.serving, None);
     assert!(setting.registry.plugins().is_empty());
 }
@@ -191,7 +191,7 @@ async fn refused(
     file: &str,
     bytes: &[u8],
     reason: RejectReason,
-    stage: Option<Stage>,
+    stage: Option<RevisionStage>,
     words: &str,
 ) {
     let mut setting = Setting::new();
@@ -214,7 +214,7 @@ async fn refused(
 #[tokio::test]
 async fn a_bad_component_leaves_the_old_code_serving() {
     let file = "config-maker.wasm";
-    let fetched = Some(Stage::Verified);
+    let fetched = Some(RevisionStage::Verified);
     refused(file, b"not wasm", RejectReason::NotAComponent, fetched, "wasm32-wasip2").await;
     refused(file, b"\0asm\x01\0\0\0", RejectReason::NotAComponent, fetched, "core module").await;
     let whole = fs::read(build::config_maker("Hello")).unwrap();
@@ -225,7 +225,7 @@ async fn a_bad_component_leaves_the_old_code_serving() {
 #[tokio::test]
 async fn a_component_that_does_not_fit_the_contract_is_refused() {
     let file = "config-maker.wasm";
-    let stage = Some(Stage::Compiled);
+    let stage = Some(RevisionStage::Compiled);
     let rows = [
         ("acme:secrets/all@1.0.0", "steal", RejectReason::UnknownImport, "no such interface"),
         (
@@ -245,7 +245,7 @@ async fn a_component_that_does_not_fit_the_contract_is_refused() {
 #[tokio::test]
 async fn a_component_that_cannot_describe_itself_is_refused() {
     let file = "config-maker.wasm";
-    let stage = Some(Stage::Compiled);
+    let stage = Some(RevisionStage::Compiled);
     let bytes = |variant| {
         let variables = [("PLUGIN_NAME", "config-maker"), ("PROBE_DESCRIBE", variant)];
         fs::read(build::build("guest-probe", &variables)).unwrap()
@@ -269,7 +269,7 @@ async fn bad_settings_leave_the_old_code_serving() {
         .await;
     let limits = "grants: asRequested\nlimits: {memoryMiB: 9999}";
     refused(file, &yaml(limits), invalid, None, "memoryMiB").await;
-    let checked = Some(Stage::Compiled);
+    let checked = Some(RevisionStage::Compiled);
     refused(
         file,
         &yaml("grants: {}"),
@@ -286,7 +286,7 @@ async fn bad_settings_leave_the_old_code_serving() {
         file,
         &yaml(&digest),
         RejectReason::DigestMismatch,
-        Some(Stage::Fetched),
+        Some(RevisionStage::Fetched),
         "spec.digest",
     )
     .await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tholepin_core::Recording;
-use tholepin_sdk::{Reconciler, Replayed};
+use tholepin_sdk::{Reconciler, ReplayHost};
 
 use crate::{
     build,
@@ -35,7 +35,7 @@ async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
     let replayed = run(&plugin, spec.clone(), Arc::clone(&replay) as _).await.unwrap().unwrap();
     assert_eq!((replayed, replay.missing()), (live.clone(), Vec::new()));
 
-    let host = Replayed::from_recording(&saved).unwrap();
+    let host = ReplayHost::from_recording(&saved).unwrap();
     let native = guest_config_maker::ConfigMaker::reconcile(&host, request(spec)).unwrap();
     assert_eq!((native, host.missing()), (live, Vec::new()));
 }
@@ -58,7 +58,7 @@ async fn a_replay_reports_what_it_lacks_and_invents_nothing() {
     assert!(missing[0].call.contains(r#""greeting":"Hello, moon!""#), "{missing:?}");
 
     let saved = serde_json::to_string(&world.recording()).unwrap();
-    let host = Replayed::from_recording(&saved).unwrap();
+    let host = ReplayHost::from_recording(&saved).unwrap();
     guest_config_maker::ConfigMaker::reconcile(&host, request(other)).unwrap_err();
     let parsed = |text: &String| serde_json::from_str::<Value>(text).unwrap();
     let missing: Vec<Value> = missing.iter().map(|key| parsed(&key.call)).collect();

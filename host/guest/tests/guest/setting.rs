@@ -10,13 +10,13 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_core::{
-    Perform, PluginName,
-    port::{GuestError, Guests},
+    HostCalls, PluginName,
+    port::{GuestError, GuestRuntime},
 };
 use tholepin_guest::{
-    DirectoryWatch, GuestEngine, LoadedPlugin, PluginReport, Registry, RegistryOptions,
+    DirectoryWatch, GuestEngine, LoadedPlugin, PluginRegistry, PluginReport, RegistryOptions,
 };
-use tholepin_schema::reconcile::{Failure, Outcome, Request};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest};
 
 /// All tests share one engine, as all plugins of a host do.
 pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
@@ -25,7 +25,7 @@ pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
 pub(crate) struct Setting {
     pub(crate) home: TempDir,
     options: RegistryOptions,
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) watch: DirectoryWatch,
 }
 
@@ -46,14 +46,14 @@ impl Setting {
         fs::create_dir(&directory).unwrap();
         let history = Some(home.path().join("history"));
         let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
-        let (registry, watch) = Registry::open(Arc::clone(&ENGINE), options.clone()).unwrap();
+        let (registry, watch) = PluginRegistry::open(Arc::clone(&ENGINE), options.clone()).unwrap();
         Self { home, options, registry, watch }
     }
 
     /// Ends the host, as far as plugins are concerned, and starts another one on the same directories.
     pub(crate) fn restart(&mut self) {
         let options = self.options.clone();
-        (self.registry, self.watch) = Registry::open(Arc::clone(&ENGINE), options).unwrap();
+        (self.registry, self.watch) = PluginRegistry::open(Arc::clone(&ENGINE), options).unwrap();
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
@@ -109,22 +109,26 @@ pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
 pub(crate) async fn run(
     plugin: &LoadedPlugin,
     spec: Value,
-    world: Arc<dyn Perform>,
-) -> Result<Result<Outcome, Failure>, GuestError> {
+    world: Arc<dyn HostCalls>,
+) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
     plugin.reconcile(plugin.context(None), request(spec), world).await
 }
 
 /// Lets the probe do something that goes well, and gives its summary.
-pub(crate) async fn summary(plugin: &LoadedPlugin, spec: Value, world: Arc<dyn Perform>) -> String {
+pub(crate) async fn summary(
+    plugin: &LoadedPlugin,
+    spec: Value,
+    world: Arc<dyn HostCalls>,
+) -> String {
     run(plugin, spec, world).await.unwrap().unwrap().summary
 }
 
-pub(crate) fn request(spec: Value) -> Request {
+pub(crate) fn request(spec: Value) -> ReconcileRequest {
     let object = json!({
         "apiVersion": "tests.tholepin.dev/v1",
         "kind": "Greeting",
         "metadata": {"name": "a", "namespace": "default", "uid": "u", "generation": 3},
         "spec": spec
     });
-    Request { object, deleting: false, causes: Vec::new(), memo: None }
+    ReconcileRequest { object, deleting: false, causes: Vec::new(), memo: None }
 }

@@ -32,7 +32,7 @@ fn files_of(folder: &str, start: &str) -> BTreeMap<String, String> {
 }
 
 fn files(name: &str, kind: Option<&str>) -> BTreeMap<String, String> {
-    Project::new(name, kind, DEFAULT_GROUP).unwrap().files()
+    PluginProject::new(name, kind, DEFAULT_GROUP).unwrap().files()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn under_its_own_name_the_project_is_the_sample() {
 
 #[test]
 fn no_name_of_the_sample_is_left() {
-    let project = Project::new("my-runbook", Some("Banner"), "team.example").unwrap();
+    let project = PluginProject::new("my-runbook", Some("Banner"), "team.example").unwrap();
     let files = project.files();
     for path in
         ["my-runbook.yaml", "example.yaml", "src/plan.rs", "tests/reconcile.rs", ".gitignore"]
@@ -141,23 +141,23 @@ fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
         ("tholepin-sdk", "every plugin uses"),
     ];
     for (name, words) in rows {
-        let error = Project::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
+        let error = PluginProject::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
         assert!(error.contains(words) && error.contains(name), "{name}: {error}");
     }
     for kind in ["banner", "My-Kind", "", "Ünder"] {
-        let error = Project::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
-        assert!(matches!(error, ProjectError::Kind(_)), "{kind}: {error}");
+        let error = PluginProject::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
+        assert!(matches!(error, NewProjectError::Kind(_)), "{kind}: {error}");
     }
     for group in ["", "nodots", "Upper.example", "a..b"] {
-        let error = Project::new("a", None, group).unwrap_err();
-        assert!(matches!(error, ProjectError::Group(_)), "{group}: {error}");
+        let error = PluginProject::new("a", None, group).unwrap_err();
+        assert!(matches!(error, NewProjectError::Group(_)), "{group}: {error}");
     }
 }
 
 #[test]
 fn nothing_is_written_over() {
     let home = tempfile::tempdir().unwrap();
-    let project = Project::new("my-runbook", None, DEFAULT_GROUP).unwrap();
+    let project = PluginProject::new("my-runbook", None, DEFAULT_GROUP).unwrap();
     let (new, empty, file) =
         (home.path().join("a/b"), home.path().join("empty"), home.path().join("file"));
     fs::create_dir(&empty).unwrap();
@@ -169,17 +169,17 @@ fn nothing_is_written_over() {
             project.files()["example.yaml"]
         );
         let again = project.write(directory).unwrap_err();
-        assert!(matches!(again, ProjectError::NotEmpty(_)), "{again}");
+        assert!(matches!(again, NewProjectError::NotEmpty(_)), "{again}");
         assert!(again.to_string().contains("--directory"), "{again}");
     }
-    assert!(matches!(project.write(&file).unwrap_err(), ProjectError::NoDirectory(_)));
+    assert!(matches!(project.write(&file).unwrap_err(), NewProjectError::NoDirectory(_)));
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
 #[test]
 fn the_sdk_of_every_project_is_as_old_as_this_program() {
     let home = tempfile::tempdir().unwrap();
-    let project = Project::new("banner", None, DEFAULT_GROUP).unwrap();
+    let project = PluginProject::new("banner", None, DEFAULT_GROUP).unwrap();
     project.write(home.path()).unwrap();
     let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).unwrap();
     let program = modified(&env::current_exe().unwrap());

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::build::Builder;
+use crate::build::ProjectBuilder;
 
 fn metadata() -> Value {
     json!({
@@ -31,7 +31,7 @@ fn a_project_of_one_package_shares_unless_the_user_named_a_directory() {
     let is_sharer = |change: fn(&mut Value)| {
         let mut metadata = metadata();
         change(&mut metadata);
-        Sharer::of(&metadata, Path::new("/p/Cargo.toml")).is_some()
+        SharedBuild::of(&metadata, Path::new("/p/Cargo.toml")).is_some()
     };
     assert!(is_sharer(|_| {}));
     assert!(is_sharer(|it| it["build_directory"] = Value::Null), "an older cargo");
@@ -116,7 +116,7 @@ async fn two_projects_of_one_name_share_and_do_not_take_each_other_s_results() {
     let path = |name: &str| home.path().canonicalize().unwrap().join(name);
     project(&path("one"), "text-of-one");
     project(&path("two"), "text-of-two");
-    let builder = Builder::new(&path("cache"), None);
+    let builder = ProjectBuilder::new(&path("cache"), None);
     let (one, two) = (path("one"), path("two"));
     let (first, second) = tokio::join!(builder.build(&one), builder.build(&two));
     let again = builder.build(&one).await;

@@ -25,7 +25,7 @@ use tholepin_core::{
     ObjectRef,
     port::{ApplyRequest, Kubernetes, StoreView},
 };
-use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
 use tholepin_schema::manifest::KindName;
 use tokio::{
     task::JoinSet,
@@ -116,9 +116,9 @@ async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
         failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),
         watch_lasts_seconds: 30,
     };
-    let options = ConnectOptions {
+    let options = KubernetesApiOptions {
         kubeconfig: Some(server.kubeconfig.clone()),
-        fingerprint_key: FingerprintKey::new([27; 32]),
+        fingerprint_key: SecretFingerprinter::new([27; 32]),
         reporting_instance: "test".to_owned(),
         hub,
     };

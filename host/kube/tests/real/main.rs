@@ -10,8 +10,8 @@ use tholepin_core::{
     AcceptedSpec, CallError, EventType, ObjectRef,
     condition::{ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason},
     port::{
-        ApplyRequest, DeleteRequest, Kubernetes, Marks, PublishRequest, StoreEvent, WatchScope,
-        WatchState, Watches,
+        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StatusWriter, StoreEvent,
+        WatchScope, WatchSource, WatchState,
     },
 };
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tholepin_core::{
     CallError,
-    port::{DeleteRequest, Kubernetes, WatchScope, Watches},
+    port::{DeleteRequest, Kubernetes, WatchScope, WatchSource},
 };
 use tholepin_kube::KubernetesApi;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tholepin_agent::{
-    AddressPool, AgentOptions, HostNames, ImageTable, NodeOptions, START_FAILED_EXIT_CODE,
+    AddressPool, AgentOptions, HostAliasSource, ImageTable, NodeOptions, START_FAILED_EXIT_CODE,
     container_main,
 };
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ impl AddressPool for Addresses {
 #[derive(Debug)]
 struct Names(watch::Sender<Arc<str>>);
 
-impl HostNames for Names {
+impl HostAliasSource for Names {
     fn lines(&self, _namespace: &str) -> watch::Receiver<Arc<str>> {
         self.0.subscribe()
     }

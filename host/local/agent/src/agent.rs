@@ -19,16 +19,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::{PodDirectory, make_private, pod_uids};
-use crate::events::{self, Events};
-use crate::images::Images;
+use crate::events::{self, EventRecorder};
+use crate::images::ImageStore;
 use crate::namespaces::{self, NamespaceError};
 use crate::node;
 use crate::options::AgentOptions;
-use crate::pod::{KubeClient, Node, Signals, live};
-use crate::processes::Processes;
-use crate::rootfs::Machine;
+use crate::pod::{AgentContext, KubeClient, PodSignals, live};
+use crate::processes::ProcessSpawner;
+use crate::rootfs::HostPaths;
 use crate::strays::clean_up;
-use crate::watches::{WatchServer, Watches};
+use crate::watches::{ConfigWatchServer, ConfigWatches};
 
 /// How long Pods may take beyond the stop grace to end with the agent.
 const STOP_SLACK: Duration = Duration::from_secs(15);
@@ -92,7 +92,7 @@ pub async fn run(
     if found.processes > 0 {
         tracing::warn!(processes = found.processes, "ended what a killed agent left behind");
     }
-    let (processes, thread) = Processes::start(options.container_program.clone())
+    let (processes, thread) = ProcessSpawner::start(options.container_program.clone())
         .map_err(|source| AgentError::Thread { source })?;
     let result = serve(client, options, processes, stop).await;
     // All handles are dropped, so the thread ends, and with it whatever it started.
@@ -106,17 +106,17 @@ pub async fn run(
 async fn serve(
     client: Client,
     options: AgentOptions,
-    processes: Processes,
+    processes: ProcessSpawner,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let user_namespace = namespaces::probe(&processes, &options.directory).await?;
-    let (watches, watch_server) = Watches::new();
-    let (events, queued) = Events::new();
+    let (watches, watch_server) = ConfigWatches::new();
+    let (events, queued) = EventRecorder::new();
     let name = options.node.name.clone();
-    let node = Arc::new(Node {
+    let node = Arc::new(AgentContext {
         client: KubeClient(client.clone()),
-        images: Images::new(options.images.clone()),
-        machine: Machine::look(),
+        images: ImageStore::new(options.images.clone()),
+        machine: HostPaths::look(),
         processes,
         watches,
         events,
@@ -128,8 +128,8 @@ async fn serve(
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!(node = name, user_namespace, "node registered");
-    let mut background = Background::start(&client, &name, watch_server, queued);
-    let mut pods = Pods {
+    let mut background = AgentTasks::start(&client, &name, watch_server, queued);
+    let mut pods = PodTable {
         node: node.clone(),
         tasks: JoinSet::new(),
         known: BTreeMap::new(),
@@ -149,16 +149,16 @@ async fn serve(
 }
 
 /// Tasks that must last as long as the agent.
-struct Background {
+struct AgentTasks {
     tasks: JoinSet<&'static str>,
 }
 
-impl Background {
+impl AgentTasks {
     fn start(
         client: &Client,
         name: &str,
-        watches: WatchServer,
-        queued: mpsc::Receiver<events::Queued>,
+        watches: ConfigWatchServer,
+        queued: mpsc::Receiver<events::QueuedEvent>,
     ) -> Self {
         let mut tasks = JoinSet::new();
         let (lease_client, lease_name) = (client.clone(), name.to_owned());
@@ -185,22 +185,22 @@ impl Background {
 }
 
 /// The Pods of the node.
-struct Pods {
-    node: Arc<Node>,
+struct PodTable {
+    node: Arc<AgentContext>,
     /// Each returns the uid of the Pod that it lived.
     tasks: JoinSet<String>,
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, KnownPod>,
     /// Tells every Pod's task to end.
     stop: CancellationToken,
 }
 
-struct Known {
+struct KnownPod {
     name: (String, String),
     pod: watch::Sender<Arc<Pod>>,
     gone: CancellationToken,
 }
 
-impl Pods {
+impl PodTable {
     /// Follows the Pods until the watch ends, which it does not.
     async fn follow(
         &mut self,
@@ -256,14 +256,14 @@ impl Pods {
         }
         let (sender, receiver) = watch::channel(pod);
         let gone = CancellationToken::new();
-        let signals = Signals { pod: receiver, gone: gone.clone(), stop: self.stop.clone() };
+        let signals = PodSignals { pod: receiver, gone: gone.clone(), stop: self.stop.clone() };
         let node = self.node.clone();
         let task_uid = uid.clone();
         self.tasks.spawn(async move {
             live(node, signals).await;
             task_uid
         });
-        self.known.insert(uid, Known { name, pod: sender, gone });
+        self.known.insert(uid, KnownPod { name, pod: sender, gone });
     }
 
     fn gone(&mut self, uid: &str) {

@@ -11,11 +11,11 @@ const FORGIVEN_AFTER: SignedDuration = SignedDuration::from_secs(600);
 ///
 /// The first restart is immediate, as the kubelet's is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Backoff {
+pub(crate) struct RestartBackoff {
     ends: u32,
 }
 
-impl Backoff {
+impl RestartBackoff {
     /// Notes that a run ended and returns the earliest moment for the next.
     pub(crate) fn after_end(&mut self, started: Timestamp, ended: Timestamp) -> Timestamp {
         if ended.duration_since(started) >= FORGIVEN_AFTER {
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn first_restart_is_immediate_then_ten_seconds_doubling_to_five_minutes() {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         for pause in [0, 10, 20, 40, 80, 160, 300, 300] {
             assert_eq!(backoff.after_end(at(1000), at(1001)), at(1001 + pause), "{pause}");
         }
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn ten_minutes_of_running_are_forgiven() {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         for _ in 0..5 {
             backoff.after_end(at(0), at(1));
         }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn failed_starts_pause_from_the_first() {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         assert_eq!(backoff.after_failure().as_secs(), 10);
         assert_eq!(backoff.after_failure().as_secs(), 20);
     }

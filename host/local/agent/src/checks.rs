@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::container::{Join, Process, Spec, Task};
-use crate::processes::{Output, Processes};
+use crate::container::{ContainerProcessSpec, ContainerTask, ExecSpec, ProcessSpec};
+use crate::processes::{ProcessOutput, ProcessSpawner};
 use crate::strays;
 
 /// What of an HTTP answer is read: enough for the status line.
@@ -21,7 +21,7 @@ const STATUS_LINE_BYTES_MAX: usize = 256;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum HandlerAction {
     Exec(Vec<String>),
     Connect {
         host: String,
@@ -38,7 +38,7 @@ pub(crate) enum Action {
     Impossible(String),
 }
 
-impl Action {
+impl HandlerAction {
     /// What `probe` of `container` asks for.
     pub(crate) fn of_probe(probe: &Probe, container: &Container, pod_ip: &str) -> Self {
         if let Some(exec) = &probe.exec {
@@ -114,8 +114,8 @@ fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
 
 /// A running container, as far as programs started in it need to know.
 #[derive(Debug)]
-pub(crate) struct Inside {
-    pub processes: Processes,
+pub(crate) struct ExecTarget {
+    pub processes: ProcessSpawner,
     /// The container's process.
     pub pid: u32,
     pub user_namespace: bool,
@@ -130,22 +130,24 @@ pub(crate) struct Inside {
 /// `name` is one word that tells concurrent uses in one container apart. Programs that take longer than
 /// `limit` are killed.
 pub(crate) async fn perform(
-    action: &Action,
-    inside: &Inside,
+    action: &HandlerAction,
+    inside: &ExecTarget,
     name: &str,
     limit: Duration,
 ) -> Result<(), String> {
     match action {
-        Action::Exec(argv) => exec(argv, inside, name, limit).await,
-        Action::Connect { host, port } => within(limit, connect(host, *port)).await.map(drop),
-        Action::Get { host, port, path, headers } => {
+        HandlerAction::Exec(argv) => exec(argv, inside, name, limit).await,
+        HandlerAction::Connect { host, port } => {
+            within(limit, connect(host, *port)).await.map(drop)
+        }
+        HandlerAction::Get { host, port, path, headers } => {
             within(limit, get(host, *port, path, headers)).await
         }
-        Action::Sleep(pause) => {
+        HandlerAction::Sleep(pause) => {
             tokio::time::sleep((*pause).min(limit)).await;
             Ok(())
         }
-        Action::Impossible(why) => Err(why.clone()),
+        HandlerAction::Impossible(why) => Err(why.clone()),
     }
 }
 
@@ -160,15 +162,20 @@ fn timed_out(limit: Duration) -> String {
     format!("timed out after {limit:?}")
 }
 
-async fn exec(argv: &[String], inside: &Inside, name: &str, limit: Duration) -> Result<(), String> {
+async fn exec(
+    argv: &[String],
+    inside: &ExecTarget,
+    name: &str,
+    limit: Duration,
+) -> Result<(), String> {
     let spec_file = inside.directory.join(format!("{name}.json"));
-    let spec = Spec {
+    let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: inside.directory.join(format!("{name}.error")),
-        task: Task::Join(Join {
+        task: ContainerTask::Join(ExecSpec {
             pid: inside.pid,
             user_namespace: inside.user_namespace,
-            process: Process {
+            process: ProcessSpec {
                 argv: argv.to_vec(),
                 env: inside.env.clone(),
                 workdir: inside.workdir.clone(),
@@ -176,7 +183,7 @@ async fn exec(argv: &[String], inside: &Inside, name: &str, limit: Duration) -> 
         }),
     };
     spec.write(&spec_file).map_err(|error| format!("prepare the command: {error}"))?;
-    let launched = inside.processes.launch(spec_file, Output::Capture).await;
+    let launched = inside.processes.launch(spec_file, ProcessOutput::Capture).await;
     let mut launched = launched.map_err(|error| format!("start the command: {error}"))?;
     let exit = match timeout(limit, &mut launched.exit).await {
         Ok(exit) => exit,
@@ -261,18 +268,18 @@ mod tests {
 
     #[test]
     fn a_probe_says_what_to_do() {
-        let connect = |host: &str, port| Action::Connect { host: host.into(), port };
+        let connect = |host: &str, port| HandlerAction::Connect { host: host.into(), port };
         let cases = [
-            (json!({"exec": {"command": ["true"]}}), Action::Exec(vec!["true".into()])),
+            (json!({"exec": {"command": ["true"]}}), HandlerAction::Exec(vec!["true".into()])),
             (json!({"tcpSocket": {"port": "redis"}}), connect("127.23.1.7", 6379)),
             (json!({"tcpSocket": {"port": 80, "host": "h"}}), connect("h", 80)),
             (
                 json!({"tcpSocket": {"port": "none"}}),
-                Action::Impossible("the container has no port `none`".into()),
+                HandlerAction::Impossible("the container has no port `none`".into()),
             ),
             (
                 json!({"httpGet": {"port": 80, "path": "/ok"}}),
-                Action::Get {
+                HandlerAction::Get {
                     host: "127.23.1.7".into(),
                     port: 80,
                     path: "/ok".into(),
@@ -283,7 +290,11 @@ mod tests {
         for (probe, action) in cases {
             let text = probe.to_string();
             let probe = serde_json::from_value(probe).unwrap();
-            assert_eq!(Action::of_probe(&probe, &container(), "127.23.1.7"), action, "{text}");
+            assert_eq!(
+                HandlerAction::of_probe(&probe, &container(), "127.23.1.7"),
+                action,
+                "{text}"
+            );
         }
     }
 

@@ -6,14 +6,14 @@
 //! the kernel allows only to the process itself, and then replaces itself by the program. Its pid is
 //! the container's pid.
 //!
-//! Nothing is decided here: the agent writes a [`Spec`] that lists every step, this module performs
+//! Nothing is decided here: the agent writes a [`ContainerProcessSpec`] that lists every step, this module performs
 //! them in order.
 //!
 //! Invariants:
 //! - The process dies with the thread that started it (`PR_SET_PDEATHSIG`, then a look at the parent).
 //! - It leads a session of its own, so the whole of it can be ended by one signal.
 //! - Every mount lives in its mount namespace and vanishes with it: nothing is left to unmount.
-//! - A failure before the program runs is written to [`Spec::error_file`], so that the agent can tell
+//! - A failure before the program runs is written to [`ContainerProcessSpec::error_file`], so that the agent can tell
 //!   "did not start" from "started and exited".
 
 use std::convert::Infallible;
@@ -34,7 +34,9 @@ mod namespace;
 mod root;
 mod spec;
 
-pub(crate) use spec::{Join, Process, RootStep, Spec, Start, Task};
+pub(crate) use spec::{
+    ContainerProcessSpec, ContainerStartSpec, ContainerTask, ExecSpec, ProcessSpec, RootStep,
+};
 
 /// Exit code of a container process that could not become its program, as container runtimes use it.
 pub const START_FAILED_EXIT_CODE: i32 = 128;
@@ -89,7 +91,7 @@ impl ContainerError {
 /// Fails if the specification is unreadable, the agent is gone, or a step of the set-up or the final
 /// `exec` is refused. The caller prints the error and exits with [`START_FAILED_EXIT_CODE`].
 pub fn container_main(spec_file: &Path) -> Result<Infallible, ContainerError> {
-    let spec = Spec::read(spec_file)?;
+    let spec = ContainerProcessSpec::read(spec_file)?;
     // Opened before the root changes; closed by `exec`, as every file that std opens.
     let mut error_file = File::create(&spec.error_file)
         .map_err(ContainerError::system(format!("create `{}`", spec.error_file.display())))?;
@@ -99,16 +101,16 @@ pub fn container_main(spec_file: &Path) -> Result<Infallible, ContainerError> {
     })
 }
 
-fn become_container(spec: &Spec) -> Result<Infallible, ContainerError> {
+fn become_container(spec: &ContainerProcessSpec) -> Result<Infallible, ContainerError> {
     setsid().map_err(ContainerError::errno("start a session"))?;
     match &spec.task {
-        Task::Check { directory, user_namespace } => {
+        ContainerTask::Check { directory, user_namespace } => {
             namespace::enter_new(*user_namespace, "tholepin-check")?;
             root::enter(directory)?;
             root::leave_host()?;
             std::process::exit(0);
         }
-        Task::Start(start) => {
+        ContainerTask::Start(start) => {
             namespace::enter_new(start.user_namespace, &start.hostname)?;
             root::enter(&start.root)?;
             for step in &start.steps {
@@ -118,7 +120,7 @@ fn become_container(spec: &Spec) -> Result<Infallible, ContainerError> {
             tie_to_parent(spec.parent_pid)?;
             exec(&start.process)
         }
-        Task::Join(join) => {
+        ContainerTask::Join(join) => {
             namespace::join(join.pid, join.user_namespace)?;
             tie_to_parent(spec.parent_pid)?;
             exec(&join.process)
@@ -137,7 +139,7 @@ fn tie_to_parent(parent_pid: i32) -> Result<(), ContainerError> {
     Err(ContainerError::Orphaned { expected: parent_pid })
 }
 
-fn exec(process: &Process) -> Result<Infallible, ContainerError> {
+fn exec(process: &ProcessSpec) -> Result<Infallible, ContainerError> {
     let (program, arguments) = process.argv.split_first().ok_or_else(|| {
         ContainerError::system("start the program")(std::io::Error::other("the command is empty"))
     })?;

@@ -10,7 +10,7 @@ use crate::quantity;
 
 /// Where a Pod runs: what the API object does not hold before its first status.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct PodPlacement {
     /// The Kubernetes node.
     pub node: String,
     /// The node's address.
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 
 /// Why a field has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FieldError {
+pub(crate) enum DownwardApiError {
     #[error("`{0}` is no field that a container can refer to")]
     UnknownField(String),
     #[error("`{0}` is no resource that a container can refer to")]
@@ -35,7 +35,11 @@ pub(crate) enum FieldError {
 }
 
 /// The value of `path`. In a volume, `metadata.labels` and `metadata.annotations` name the whole map.
-pub(crate) fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, FieldError> {
+pub(crate) fn field(
+    pod: &Pod,
+    place: &PodPlacement,
+    path: &str,
+) -> Result<String, DownwardApiError> {
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
     let text = |value: &Option<String>| Ok(value.clone().unwrap_or_default());
@@ -45,7 +49,7 @@ pub(crate) fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, Fiel
         let map = match map {
             "metadata.labels" => metadata.labels.as_ref(),
             "metadata.annotations" => metadata.annotations.as_ref(),
-            _ => return Err(FieldError::UnknownField(path.to_owned())),
+            _ => return Err(DownwardApiError::UnknownField(path.to_owned())),
         };
         return Ok(map.and_then(|map| map.get(key)).cloned().unwrap_or_default());
     }
@@ -62,7 +66,7 @@ pub(crate) fn field(pod: &Pod, place: &Place, path: &str) -> Result<String, Fiel
         }
         "status.hostIP" | "status.hostIPs" => Ok(place.host_ip.to_string()),
         "status.podIP" | "status.podIPs" => Ok(place.pod_ip.to_string()),
-        _ => Err(FieldError::UnknownField(path.to_owned())),
+        _ => Err(DownwardApiError::UnknownField(path.to_owned())),
     }
 }
 
@@ -75,17 +79,16 @@ fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
 /// The value of a resource of `container`, or of the container that the selector names.
 pub(crate) fn resource(
     pod: &Pod,
-    place: &Place,
+    place: &PodPlacement,
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
-) -> Result<String, FieldError> {
+) -> Result<String, DownwardApiError> {
     let container = match &selector.container_name {
-        Some(name) => {
-            find_container(pod, name).ok_or_else(|| FieldError::UnknownContainer(name.clone()))?
-        }
-        None => container.ok_or_else(|| FieldError::UnknownContainer(String::new()))?,
+        Some(name) => find_container(pod, name)
+            .ok_or_else(|| DownwardApiError::UnknownContainer(name.clone()))?,
+        None => container.ok_or_else(|| DownwardApiError::UnknownContainer(String::new()))?,
     };
-    let unknown = || FieldError::UnknownResource(selector.resource.clone());
+    let unknown = || DownwardApiError::UnknownResource(selector.resource.clone());
     let (kind, name) = selector.resource.split_once('.').ok_or_else(unknown)?;
     let resources = container.resources.as_ref();
     let limits = resources.and_then(|resources| resources.limits.as_ref());
@@ -105,7 +108,7 @@ pub(crate) fn resource(
     let divisor = if divisor == "0" || divisor.is_empty() { "1" } else { divisor };
     quantity::divided(&value, divisor)
         .map(|number| number.to_string())
-        .ok_or_else(|| FieldError::NotANumber { value, divisor: divisor.to_owned() })
+        .ok_or_else(|| DownwardApiError::NotANumber { value, divisor: divisor.to_owned() })
 }
 
 fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
@@ -118,8 +121,8 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn place() -> Place {
-        Place {
+    pub(crate) fn place() -> PodPlacement {
+        PodPlacement {
             node: "node-1".into(),
             host_ip: Ipv4Addr::new(127, 23, 0, 2),
             pod_ip: Ipv4Addr::new(127, 23, 1, 7),

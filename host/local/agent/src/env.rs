@@ -8,34 +8,34 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
 
-use crate::downward::{self, FieldError, Place};
+use crate::downward::{self, DownwardApiError, PodPlacement};
 use crate::expand::expand;
-use crate::reference::{self, RefKey, ReferenceError, References};
+use crate::reference::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 
 /// Why a container has no environment yet; becomes `CreateContainerConfigError`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EnvError {
     #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    Reference(#[from] ConfigSourceError),
     #[error(transparent)]
-    Field(#[from] FieldError),
+    Field(#[from] DownwardApiError),
     #[error("environment variable `{0}` has a source that the local node agent does not know")]
     UnknownSource(String),
 }
 
 /// What an environment is made from.
 #[derive(Clone, Copy)]
-pub(crate) struct EnvInput<'a> {
+pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
-    pub place: &'a Place,
-    pub references: &'a References,
+    pub place: &'a PodPlacement,
+    pub references: &'a ConfigSourceStates,
     /// What the image sets; the container's own variables win.
     pub image: &'a BTreeMap<String, String>,
 }
 
 /// The whole environment of `container`, with references expanded in declaration order.
 pub(crate) fn environment(
-    input: EnvInput<'_>,
+    input: EnvSources<'_>,
     container: &Container,
 ) -> Result<BTreeMap<String, String>, EnvError> {
     let mut declared = BTreeMap::new();
@@ -59,15 +59,15 @@ pub(crate) fn environment(
 fn add_all(
     declared: &mut BTreeMap<String, String>,
     source: &EnvFromSource,
-    references: &References,
-) -> Result<(), ReferenceError> {
+    references: &ConfigSourceStates,
+) -> Result<(), ConfigSourceError> {
     let prefix = source.prefix.as_deref().unwrap_or_default();
     let config_map = source.config_map_ref.as_ref();
     let secret = source.secret_ref.as_ref();
     let named = config_map
-        .map(|from| (RefKey::config_map(&from.name), from.optional))
+        .map(|from| (ConfigSourceKey::config_map(&from.name), from.optional))
         .into_iter()
-        .chain(secret.map(|from| (RefKey::secret(&from.name), from.optional)));
+        .chain(secret.map(|from| (ConfigSourceKey::secret(&from.name), from.optional)));
     for (key, optional) in named {
         let data = reference::data(references, &key, optional == Some(true))?;
         for (name, value) in data.into_iter().flatten() {
@@ -79,25 +79,25 @@ fn add_all(
 }
 
 fn from_source(
-    input: EnvInput<'_>,
+    input: EnvSources<'_>,
     container: &Container,
     name: &str,
     source: &EnvVarSource,
 ) -> Result<Option<String>, EnvError> {
-    let key_of = |reference: RefKey, key: &str, optional: Option<bool>| {
+    let key_of = |reference: ConfigSourceKey, key: &str, optional: Option<bool>| {
         let optional = optional == Some(true);
         let data = reference::data(input.references, &reference, optional)?;
         match data.and_then(|data| data.get(key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
             None if optional => Ok(None),
-            None => Err(ReferenceError::NoKey { reference, key: key.to_owned() }),
+            None => Err(ConfigSourceError::NoKey { reference, key: key.to_owned() }),
         }
     };
     if let Some(from) = &source.config_map_key_ref {
-        return Ok(key_of(RefKey::config_map(&from.name), &from.key, from.optional)?);
+        return Ok(key_of(ConfigSourceKey::config_map(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.secret_key_ref {
-        return Ok(key_of(RefKey::secret(&from.name), &from.key, from.optional)?);
+        return Ok(key_of(ConfigSourceKey::secret(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.field_ref {
         return Ok(Some(downward::field(input.pod, input.place, &from.field_path)?));
@@ -115,16 +115,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reference::Reference;
+    use crate::reference::ConfigSourceState;
 
-    fn references() -> References {
+    fn references() -> ConfigSourceStates {
         let present = |key: &str, value: &str| {
-            Reference::Present(Arc::new(BTreeMap::from([(key.into(), value.into())])))
+            ConfigSourceState::Present(Arc::new(BTreeMap::from([(key.into(), value.into())])))
         };
         BTreeMap::from([
-            (RefKey::config_map("settings"), present("mode", "fast")),
-            (RefKey::secret("auth"), present("password", "s3cret")),
-            (RefKey::config_map("absent"), Reference::Missing),
+            (ConfigSourceKey::config_map("settings"), present("mode", "fast")),
+            (ConfigSourceKey::secret("auth"), present("password", "s3cret")),
+            (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
         ])
     }
 
@@ -138,7 +138,8 @@ mod tests {
                 .unwrap();
         let place = downward::tests::place();
         let image = BTreeMap::from([("FROM_IMAGE".to_owned(), "1".to_owned())]);
-        let input = EnvInput { pod: &pod, place: &place, references: &references(), image: &image };
+        let input =
+            EnvSources { pod: &pod, place: &place, references: &references(), image: &image };
         let found = environment(input, &container).map_err(|error| error.to_string());
         let expected = expected.map_err(str::to_owned).map(|pairs| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

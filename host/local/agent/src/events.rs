@@ -19,32 +19,32 @@ const REMEMBERED_MAX: usize = 512;
 /// What a note may be long; Kubernetes' own bound.
 const NOTE_CHARS_MAX: usize = 1000;
 
-pub(crate) type Queued = (Event, ObjectReference);
+pub(crate) type QueuedEvent = (Event, ObjectReference);
 
 /// A handle for telling events.
 #[derive(Clone, Debug)]
-pub(crate) struct Events {
-    queue: mpsc::Sender<Queued>,
+pub(crate) struct EventRecorder {
+    queue: mpsc::Sender<QueuedEvent>,
 }
 
-impl Events {
+impl EventRecorder {
     /// Makes a handle, and the queue to give to [`write()`].
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Queued>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<QueuedEvent>) {
         let (queue, queued) = mpsc::channel(QUEUE_MAX);
         (Self { queue }, queued)
     }
 
     /// Tells something that went as it should.
-    pub(crate) fn normal(&self, about: About<'_>, reason: &str, note: String) {
+    pub(crate) fn normal(&self, about: EventKey<'_>, reason: &str, note: String) {
         self.tell(about, EventType::Normal, reason, note);
     }
 
     /// Tells something that somebody should look at.
-    pub(crate) fn warning(&self, about: About<'_>, reason: &str, note: String) {
+    pub(crate) fn warning(&self, about: EventKey<'_>, reason: &str, note: String) {
         self.tell(about, EventType::Warning, reason, note);
     }
 
-    fn tell(&self, about: About<'_>, type_: EventType, reason: &str, note: String) {
+    fn tell(&self, about: EventKey<'_>, type_: EventType, reason: &str, note: String) {
         tracing::debug!(pod = about.pod.name_any(), reason, note, "event");
         let note = Some(note.chars().take(NOTE_CHARS_MAX).collect());
         let action = about.doing.unwrap_or(reason).to_owned();
@@ -58,14 +58,14 @@ impl Events {
 
 /// What an event is about. Events that are equal in this and in their reason are counted, not repeated.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct About<'a> {
+pub(crate) struct EventKey<'a> {
     pub pod: &'a Pod,
     pub container: Option<&'a str>,
     /// What was being done, where the reason alone would mix different things.
     pub doing: Option<&'a str>,
 }
 
-impl<'a> About<'a> {
+impl<'a> EventKey<'a> {
     pub(crate) const fn pod(pod: &'a Pod) -> Self {
         Self { pod, container: None, doing: None }
     }
@@ -87,8 +87,8 @@ fn field_path(pod: &Pod, container: &str) -> String {
     format!("spec.{list}{{{container}}}")
 }
 
-/// Writes what is told until every [`Events`] is dropped.
-pub(crate) async fn write(client: Client, node: String, mut queued: mpsc::Receiver<Queued>) {
+/// Writes what is told until every [`EventRecorder`] is dropped.
+pub(crate) async fn write(client: Client, node: String, mut queued: mpsc::Receiver<QueuedEvent>) {
     let reporter = Reporter { controller: "tholepin-agent".into(), instance: Some(node) };
     loop {
         let recorder = Recorder::new(client.clone(), reporter.clone());

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 mod pull;
 
-pub(crate) use pull::{Images, PulledImage};
+pub(crate) use pull::{ImageStore, PulledImage};
 
 /// The table.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct ImageTable {
     /// Where it can be changed, for messages.
     place: String,
     programs: PathBuf,
-    rules: Vec<Rule>,
+    rules: Vec<ImageRule>,
 }
 
 /// Why an image has no program here. The message is what `kubectl describe pod` shows.
@@ -82,7 +82,7 @@ pub enum ImageError {
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Rule {
+struct ImageRule {
     /// The repository, without `docker.io/` and `library/`; `*` stands for any text.
     repository: String,
     /// The tag; `*` stands for any text.
@@ -119,8 +119,8 @@ struct Rule {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TableFile {
-    images: Vec<Rule>,
+struct ImageTableFile {
+    images: Vec<ImageRule>,
 }
 
 fn any() -> String {
@@ -149,7 +149,7 @@ impl ImageTable {
     ///
     /// Fails if the text is no such table.
     pub fn parse(text: &str, file: &Path, programs: &Path) -> Result<Self, ImageError> {
-        let table: TableFile = serde_saphyr::from_str(text)
+        let table: ImageTableFile = serde_saphyr::from_str(text)
             .map_err(|source| ImageError::Table { path: file.to_owned(), source: source.into() })?;
         let place = format!("`{}`", file.display());
         Ok(Self { place, programs: programs.to_owned(), rules: table.images })
@@ -168,9 +168,10 @@ impl ImageTable {
         Ok(Self { place, ..table })
     }
 
-    fn rule(&self, image: &str) -> Result<&Rule, ImageError> {
+    fn rule(&self, image: &str) -> Result<&ImageRule, ImageError> {
         let (repository, tag) = split_reference(image);
-        let fits = |rule: &&Rule| matches(&rule.repository, repository) && matches(&rule.tag, tag);
+        let fits =
+            |rule: &&ImageRule| matches(&rule.repository, repository) && matches(&rule.tag, tag);
         self.rules.iter().find(fits).ok_or_else(|| ImageError::NoRule {
             image: image.to_owned(),
             repository: repository.to_owned(),

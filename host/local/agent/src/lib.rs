@@ -57,5 +57,5 @@ pub use container::{ContainerError, START_FAILED_EXIT_CODE, container_main};
 pub use images::{ImageError, ImageTable};
 pub use log::{LogError, LogOptions, PodLogFiles};
 pub use namespaces::{NamespaceError, probe_namespaces};
-pub use options::{AddressPool, AgentOptions, HostNames, NodeOptions};
-pub use strays::{CleanedUp, clean_up};
+pub use options::{AddressPool, AgentOptions, HostAliasSource, NodeOptions};
+pub use strays::{OrphanCleanup, clean_up};

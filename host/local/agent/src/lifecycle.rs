@@ -1,6 +1,6 @@
 //! Decides what happens to a Pod's containers next.
 //!
-//! Pure: facts come in (a container started, ended, passed a probe; the Pod shall go), [`Effect`]s and
+//! Pure: facts come in (a container started, ended, passed a probe; the Pod shall go), [`ContainerAction`]s and
 //! the moment of the next look come out. Time is an argument. The rules are the kubelet's; see
 //! <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/> and
 //! <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>.
@@ -17,11 +17,11 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 mod earlier;
 mod tracked;
 
-pub(crate) use tracked::{Ended, Tracked};
+pub(crate) use tracked::{ContainerTermination, TrackedContainer};
 
 /// What a container is to its Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ContainerRole {
     /// Runs to its end before the next one starts.
     Init,
     /// An init container that goes on running beside the application.
@@ -40,7 +40,7 @@ pub(crate) enum RestartPolicy {
 
 /// The phase of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum PodPhase {
     Pending,
     Running,
     Succeeded,
@@ -49,7 +49,7 @@ pub(crate) enum Phase {
 
 /// What a container is doing.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum State {
+pub(crate) enum ContainerPhase {
     /// Not started; tried (again) at `retry_at`, or when its turn comes.
     Waiting { reason: String, message: Option<String>, retry_at: Option<Timestamp> },
     /// Being started.
@@ -57,21 +57,21 @@ pub(crate) enum State {
     /// Running. `stopping`: its end has been ordered.
     Running { id: String, since: Timestamp, stopping: bool },
     /// Ended; started again at `restart_at` if there is one.
-    Ended { ended: Ended, restart_at: Option<Timestamp> },
+    Ended { ended: ContainerTermination, restart_at: Option<Timestamp> },
 }
 
 /// Why a Pod ends although its containers would go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum TerminationCause {
     /// The object is being deleted.
     Deletion,
     /// It ran longer than `activeDeadlineSeconds`.
     Deadline,
 }
 
-/// What must be done now. Containers are named by their place in [`Lifecycle::containers`].
+/// What must be done now. Containers are named by their place in [`PodLifecycle::containers`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum ContainerAction {
     Start(usize),
     Stop(usize),
 }
@@ -86,19 +86,19 @@ pub(crate) struct StartFailure {
 
 /// A Pod's containers, and where the Pod is in its life.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Lifecycle {
+pub(crate) struct PodLifecycle {
     /// Init containers in order, then application containers in order.
-    pub containers: Vec<Tracked>,
+    pub containers: Vec<TrackedContainer>,
     pub initialized: bool,
-    pub ending: Option<Ending>,
+    pub ending: Option<TerminationCause>,
     /// Why the Pod failed, where no container says it.
     pub failure: Option<(&'static str, String)>,
-    terminal: Option<Phase>,
+    terminal: Option<PodPhase>,
     start_time: Timestamp,
     deadline: Option<Timestamp>,
 }
 
-impl Lifecycle {
+impl PodLifecycle {
     /// Begins with `pod`, or goes on where an earlier agent that ran it left off: what was running then
     /// has ended with that agent and is started again in the same Pod.
     pub(crate) fn new(pod: &Pod, now: Timestamp) -> Self {
@@ -110,10 +110,13 @@ impl Lifecycle {
         };
         let init = spec.init_containers.iter().flatten().map(|container| {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
-            let role = if sidecar { Role::Sidecar } else { Role::Init };
-            Tracked::new(container, role, policy)
+            let role = if sidecar { ContainerRole::Sidecar } else { ContainerRole::Init };
+            TrackedContainer::new(container, role, policy)
         });
-        let main = spec.containers.iter().map(|main| Tracked::new(main, Role::Main, policy));
+        let main = spec
+            .containers
+            .iter()
+            .map(|main| TrackedContainer::new(main, ContainerRole::Main, policy));
         let status = pod.status.clone().unwrap_or_default();
         let start_time = status.start_time.as_ref().map_or(now, |time| time.0);
         let mut lifecycle = Self {
@@ -140,8 +143,8 @@ impl Lifecycle {
             }
         }
         self.terminal = match status.phase.as_deref() {
-            Some("Succeeded") => Some(Phase::Succeeded),
-            Some("Failed") => Some(Phase::Failed),
+            Some("Succeeded") => Some(PodPhase::Succeeded),
+            Some("Failed") => Some(PodPhase::Failed),
             _ => None,
         };
     }
@@ -152,9 +155,9 @@ impl Lifecycle {
     }
 
     /// Orders the Pod's end. The first reason stays.
-    pub(crate) fn end(&mut self, why: Ending) {
+    pub(crate) fn end(&mut self, why: TerminationCause) {
         // A deletion outranks a deadline: it decides what becomes of the object.
-        if self.ending != Some(Ending::Deletion) {
+        if self.ending != Some(TerminationCause::Deletion) {
             self.ending = Some(why);
         }
     }
@@ -162,16 +165,16 @@ impl Lifecycle {
     /// Whether the Pod ends and nothing of it runs any more.
     pub(crate) fn has_ended(&self) -> bool {
         let settled = self.terminal.is_some() || self.ending.is_some();
-        settled && !self.containers.iter().any(Tracked::is_active)
+        settled && !self.containers.iter().any(TrackedContainer::is_active)
     }
 
     /// What to do now. A container that shall start or stop is marked, so that it is asked for once.
-    pub(crate) fn decide(&mut self, now: Timestamp) -> Vec<Effect> {
+    pub(crate) fn decide(&mut self, now: Timestamp) -> Vec<ContainerAction> {
         if self.deadline.is_some_and(|deadline| deadline <= now)
             && self.terminal.is_none()
             && self.ending.is_none()
         {
-            self.ending = Some(Ending::Deadline);
+            self.ending = Some(TerminationCause::Deadline);
             let message = "Pod was active on the node longer than the specified deadline";
             self.failure = Some(("DeadlineExceeded", message.into()));
         }
@@ -182,7 +185,7 @@ impl Lifecycle {
         }
         let mut effects = self.start_init(now);
         if self.initialized {
-            for index in self.indexes(Role::Main) {
+            for index in self.indexes(ContainerRole::Main) {
                 effects.extend(self.start_if_due(index, now));
             }
         }
@@ -194,19 +197,19 @@ impl Lifecycle {
     }
 
     /// Walks the init containers in order up to the first that holds the others back.
-    fn start_init(&mut self, now: Timestamp) -> Vec<Effect> {
+    fn start_init(&mut self, now: Timestamp) -> Vec<ContainerAction> {
         let mut effects = Vec::new();
-        let count = self.containers.iter().filter(|one| one.role != Role::Main).count();
+        let count = self.containers.iter().filter(|one| one.role != ContainerRole::Main).count();
         for index in 0..count {
             let Some(container) = self.containers.get(index) else { break };
             let through = match (container.role, &container.state) {
-                (Role::Sidecar, State::Running { .. }) => container.started,
-                (Role::Init, State::Ended { ended, .. }) => ended.code == 0,
+                (ContainerRole::Sidecar, ContainerPhase::Running { .. }) => container.started,
+                (ContainerRole::Init, ContainerPhase::Ended { ended, .. }) => ended.code == 0,
                 _ => false,
             };
             let (role, begun) = (container.role, self.initialized);
             // Once all were through, an init container is never run again.
-            let over = through || (begun && role == Role::Init);
+            let over = through || (begun && role == ContainerRole::Init);
             if !over {
                 effects.extend(self.start_if_due(index, now));
             }
@@ -219,72 +222,78 @@ impl Lifecycle {
         effects
     }
 
-    fn start_if_due(&mut self, index: usize, now: Timestamp) -> Option<Effect> {
+    fn start_if_due(&mut self, index: usize, now: Timestamp) -> Option<ContainerAction> {
         let container = self.containers.get_mut(index)?;
         let (due, reason, message) = match &container.state {
-            State::Waiting { retry_at, reason, message } => {
+            ContainerPhase::Waiting { retry_at, reason, message } => {
                 (retry_at.is_none_or(|at| at <= now), reason.clone(), message.clone())
             }
-            State::Ended { restart_at: Some(at), .. } => {
+            ContainerPhase::Ended { restart_at: Some(at), .. } => {
                 (*at <= now, "ContainerCreating".into(), None)
             }
-            State::Ended { .. } | State::Starting { .. } | State::Running { .. } => return None,
+            ContainerPhase::Ended { .. }
+            | ContainerPhase::Starting { .. }
+            | ContainerPhase::Running { .. } => return None,
         };
         if !due {
             return None;
         }
-        if let State::Ended { ended, .. } = &container.state {
+        if let ContainerPhase::Ended { ended, .. } = &container.state {
             container.last = Some(ended.clone());
             container.restart_count = container.restart_count.saturating_add(1);
         }
-        container.state = State::Starting { reason, message };
-        Some(Effect::Start(index))
+        container.state = ContainerPhase::Starting { reason, message };
+        Some(ContainerAction::Start(index))
     }
 
     /// Stops application containers all at once, then sidecars one after the other from the last.
-    fn stop_next(&mut self) -> Vec<Effect> {
+    fn stop_next(&mut self) -> Vec<ContainerAction> {
         for container in &mut self.containers {
-            if let State::Waiting { retry_at, .. } = &mut container.state {
+            if let ContainerPhase::Waiting { retry_at, .. } = &mut container.state {
                 *retry_at = None;
             }
-            if let State::Ended { restart_at, .. } = &mut container.state {
+            if let ContainerPhase::Ended { restart_at, .. } = &mut container.state {
                 *restart_at = None;
             }
         }
-        let first = |role: Role| move |container: &Tracked| container.role == role;
-        let is_sidecar = first(Role::Sidecar);
+        let first =
+            |role: ContainerRole| move |container: &TrackedContainer| container.role == role;
+        let is_sidecar = first(ContainerRole::Sidecar);
         if self.containers.iter().any(|one| !is_sidecar(one) && one.is_active()) {
-            let all: Vec<_> =
-                self.indexes(Role::Init).into_iter().chain(self.indexes(Role::Main)).collect();
+            let all: Vec<_> = self
+                .indexes(ContainerRole::Init)
+                .into_iter()
+                .chain(self.indexes(ContainerRole::Main))
+                .collect();
             return all.into_iter().filter_map(|index| self.stop(index)).collect();
         }
-        let sidecars = self.indexes(Role::Sidecar);
+        let sidecars = self.indexes(ContainerRole::Sidecar);
         let last = sidecars
             .into_iter()
             .rev()
-            .find(|index| self.containers.get(*index).is_some_and(Tracked::is_active));
+            .find(|index| self.containers.get(*index).is_some_and(TrackedContainer::is_active));
         last.and_then(|index| self.stop(index)).into_iter().collect()
     }
 
-    fn stop(&mut self, index: usize) -> Option<Effect> {
+    fn stop(&mut self, index: usize) -> Option<ContainerAction> {
         match &mut self.containers.get_mut(index)?.state {
-            State::Running { stopping: stopping @ false, .. } => {
+            ContainerPhase::Running { stopping: stopping @ false, .. } => {
                 *stopping = true;
-                Some(Effect::Stop(index))
+                Some(ContainerAction::Stop(index))
             }
-            State::Running { .. }
-            | State::Starting { .. }
-            | State::Waiting { .. }
-            | State::Ended { .. } => None,
+            ContainerPhase::Running { .. }
+            | ContainerPhase::Starting { .. }
+            | ContainerPhase::Waiting { .. }
+            | ContainerPhase::Ended { .. } => None,
         }
     }
 
     /// Orders the end of one run: a probe or hook failed. `None` if it is ending already.
-    pub(crate) fn stop_failing(&mut self, index: usize) -> Option<Effect> {
+    pub(crate) fn stop_failing(&mut self, index: usize) -> Option<ContainerAction> {
         self.stop(index)
     }
 
-    fn indexes(&self, role: Role) -> Vec<usize> {
+    fn indexes(&self, role: ContainerRole) -> Vec<usize> {
         let all = self.containers.iter().enumerate();
         all.filter(|(_, one)| one.role == role).map(|(index, _)| index).collect()
     }
@@ -294,21 +303,26 @@ impl Lifecycle {
         if self.terminal.is_some() {
             return;
         }
-        let failed_for_good = |one: &Tracked| matches!(&one.state, State::Ended { ended, restart_at: None } if ended.code != 0);
-        let ended = |one: &Tracked| matches!(one.state, State::Ended { restart_at: None, .. });
-        let init_failed =
-            self.containers.iter().any(|one| one.role == Role::Init && failed_for_good(one));
-        let mains: Vec<_> = self.containers.iter().filter(|one| one.role == Role::Main).collect();
+        let failed_for_good = |one: &TrackedContainer| matches!(&one.state, ContainerPhase::Ended { ended, restart_at: None } if ended.code != 0);
+        let ended = |one: &TrackedContainer| {
+            matches!(one.state, ContainerPhase::Ended { restart_at: None, .. })
+        };
+        let init_failed = self
+            .containers
+            .iter()
+            .any(|one| one.role == ContainerRole::Init && failed_for_good(one));
+        let mains: Vec<_> =
+            self.containers.iter().filter(|one| one.role == ContainerRole::Main).collect();
         let all_ended = mains.iter().all(|one| ended(one));
         let ending_is_over =
-            self.ending.is_some() && !self.containers.iter().any(Tracked::is_active);
+            self.ending.is_some() && !self.containers.iter().any(TrackedContainer::is_active);
         self.terminal = if self.failure.is_some() && ending_is_over {
-            Some(Phase::Failed)
+            Some(PodPhase::Failed)
         } else if all_ended && (self.initialized || self.ending.is_some()) {
             let failed = mains.iter().any(|one| failed_for_good(one));
-            Some(if failed { Phase::Failed } else { Phase::Succeeded })
+            Some(if failed { PodPhase::Failed } else { PodPhase::Succeeded })
         } else if (init_failed && self.ending.is_none()) || ending_is_over {
-            Some(Phase::Failed)
+            Some(PodPhase::Failed)
         } else {
             None
         };
@@ -317,28 +331,32 @@ impl Lifecycle {
     /// When [`decide`](Self::decide) must be asked again though nothing happens.
     pub(crate) fn next_look(&self) -> Option<Timestamp> {
         let retries = self.containers.iter().filter_map(|one| match &one.state {
-            State::Waiting { retry_at, .. } => *retry_at,
-            State::Ended { restart_at, .. } => *restart_at,
-            State::Starting { .. } | State::Running { .. } => None,
+            ContainerPhase::Waiting { retry_at, .. } => *retry_at,
+            ContainerPhase::Ended { restart_at, .. } => *restart_at,
+            ContainerPhase::Starting { .. } | ContainerPhase::Running { .. } => None,
         });
         let deadline = self.deadline.filter(|_| self.terminal.is_none() && self.ending.is_none());
         retries.chain(deadline).min()
     }
 
     /// The phase to report. Sidecars that still run keep a Pod from its terminal phase.
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> PodPhase {
         if let Some(phase) = self.terminal
-            && !self.containers.iter().any(Tracked::is_active)
+            && !self.containers.iter().any(TrackedContainer::is_active)
         {
             return phase;
         }
         let waits_for_first_start = self.containers.iter().any(|one| {
-            one.role == Role::Main
+            one.role == ContainerRole::Main
                 && one.restart_count == 0
                 && one.last.is_none()
                 && one.is_waiting()
         });
-        if self.initialized && !waits_for_first_start { Phase::Running } else { Phase::Pending }
+        if self.initialized && !waits_for_first_start {
+            PodPhase::Running
+        } else {
+            PodPhase::Pending
+        }
     }
 
     /// What is known about the start of a container that failed.
@@ -356,7 +374,7 @@ impl Lifecycle {
         };
         let retry_at = now.saturating_add(pause).ok();
         let StartFailure { reason, message } = failure;
-        container.state = State::Waiting { reason, message: Some(message), retry_at };
+        container.state = ContainerPhase::Waiting { reason, message: Some(message), retry_at };
     }
 
     /// Whether nothing more is started.
@@ -368,14 +386,14 @@ impl Lifecycle {
     pub(crate) fn not_started(&mut self, index: usize) {
         if let Some(container) = self.containers.get_mut(index) {
             let reason = "ContainerCreating".into();
-            container.state = State::Waiting { reason, message: None, retry_at: None };
+            container.state = ContainerPhase::Waiting { reason, message: None, retry_at: None };
         }
     }
 
     /// Something that a container waits for may be there now: tries at once.
     pub(crate) fn retry_now(&mut self) {
         for container in &mut self.containers {
-            if let State::Waiting { retry_at, .. } = &mut container.state {
+            if let ContainerPhase::Waiting { retry_at, .. } = &mut container.state {
                 *retry_at = None;
             }
         }
@@ -389,7 +407,7 @@ impl Lifecycle {
         container.image_id = image_id;
         container.started = false;
         container.passes_readiness = !container.has_readiness;
-        container.state = State::Running { id, since, stopping: false };
+        container.state = ContainerPhase::Running { id, since, stopping: false };
     }
 
     /// A container's postStart hook is through (or it has none), and it has no startup probe or passed it.
@@ -407,20 +425,20 @@ impl Lifecycle {
     }
 
     /// A run of a container has ended.
-    pub(crate) fn ended(&mut self, index: usize, ended: Ended) {
+    pub(crate) fn ended(&mut self, index: usize, ended: ContainerTermination) {
         let Some(container) = self.containers.get_mut(index) else { return };
         container.started = false;
         container.passes_readiness = false;
         let again = match (container.role, container.policy) {
-            (Role::Sidecar, _) | (Role::Main, RestartPolicy::Always) => true,
+            (ContainerRole::Sidecar, _) | (ContainerRole::Main, RestartPolicy::Always) => true,
             // An init container that succeeded is through, whatever the policy.
-            (Role::Init | Role::Main, RestartPolicy::OnFailure)
-            | (Role::Init, RestartPolicy::Always) => ended.code != 0,
-            (Role::Init | Role::Main, RestartPolicy::Never) => false,
+            (ContainerRole::Init | ContainerRole::Main, RestartPolicy::OnFailure)
+            | (ContainerRole::Init, RestartPolicy::Always) => ended.code != 0,
+            (ContainerRole::Init | ContainerRole::Main, RestartPolicy::Never) => false,
         };
         let restart_at =
             again.then(|| container.restarts.after_end(ended.started_at, ended.finished_at));
-        container.state = State::Ended { ended, restart_at };
+        container.state = ContainerPhase::Ended { ended, restart_at };
     }
 }
 

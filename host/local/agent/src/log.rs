@@ -28,7 +28,7 @@ const TAIL_LINES_MAX: usize = 80;
 
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub(crate) enum LogStream {
     Stdout,
     Stderr,
 }
@@ -60,13 +60,13 @@ impl LogFile {
     fn write(
         &mut self,
         now: Timestamp,
-        stream: Stream,
+        stream: LogStream,
         whole: bool,
         text: &[u8],
     ) -> io::Result<()> {
         let stream = match stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
+            LogStream::Stdout => "stdout",
+            LogStream::Stderr => "stderr",
         };
         let tag = if whole { "F" } else { "P" };
         self.keep_tail(text, whole);
@@ -112,16 +112,16 @@ fn rotated(path: &Path) -> PathBuf {
 
 /// Cuts one stream of bytes into lines.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub(crate) struct LineSplitter {
     pending: Vec<u8>,
 }
 
-impl Lines {
+impl LineSplitter {
     /// Takes what was read and writes every line that is whole, or too long to wait for its end.
     pub(crate) fn push(
         &mut self,
         bytes: &[u8],
-        stream: Stream,
+        stream: LogStream,
         log: &mut LogFile,
     ) -> io::Result<()> {
         let now = Timestamp::now();
@@ -139,7 +139,7 @@ impl Lines {
     }
 
     /// Writes what is left when the stream ends without a line end.
-    pub(crate) fn finish(&mut self, stream: Stream, log: &mut LogFile) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, stream: LogStream, log: &mut LogFile) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -157,10 +157,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
         let mut log = LogFile::open(&path).unwrap();
-        let mut lines = Lines::default();
-        lines.push(b"one\ntw", Stream::Stdout, &mut log).unwrap();
-        lines.push(b"o\n\nthree", Stream::Stdout, &mut log).unwrap();
-        lines.finish(Stream::Stdout, &mut log).unwrap();
+        let mut lines = LineSplitter::default();
+        lines.push(b"one\ntw", LogStream::Stdout, &mut log).unwrap();
+        lines.push(b"o\n\nthree", LogStream::Stdout, &mut log).unwrap();
+        lines.finish(LogStream::Stdout, &mut log).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let fields: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap()).collect();
         let texts: Vec<_> = fields.iter().map(|(_, text)| *text).collect();
@@ -174,18 +174,18 @@ mod tests {
     fn the_tail_is_the_end_of_what_was_printed() {
         let directory = tempfile::tempdir().unwrap();
         let mut log = LogFile::open(&directory.path().join("0.log")).unwrap();
-        let mut lines = Lines::default();
+        let mut lines = LineSplitter::default();
         assert_eq!(log.tail(), "");
-        lines.push(b"one\ntwo", Stream::Stderr, &mut log).unwrap();
-        lines.finish(Stream::Stderr, &mut log).unwrap();
+        lines.push(b"one\ntwo", LogStream::Stderr, &mut log).unwrap();
+        lines.finish(LogStream::Stderr, &mut log).unwrap();
         assert_eq!(log.tail(), "one\ntwo\n");
         for number in 0..1000 {
-            lines.push(format!("{number}\n").as_bytes(), Stream::Stdout, &mut log).unwrap();
+            lines.push(format!("{number}\n").as_bytes(), LogStream::Stdout, &mut log).unwrap();
         }
         assert_eq!(log.tail().lines().count(), TAIL_LINES_MAX);
         assert!(log.tail().ends_with("998\n999\n"));
-        lines.push(&[b'x'; 3000], Stream::Stdout, &mut log).unwrap();
-        lines.finish(Stream::Stdout, &mut log).unwrap();
+        lines.push(&[b'x'; 3000], LogStream::Stdout, &mut log).unwrap();
+        lines.finish(LogStream::Stdout, &mut log).unwrap();
         assert_eq!(log.tail().len(), TAIL_BYTES_MAX);
     }
 
@@ -195,9 +195,9 @@ mod tests {
         let path = directory.path().join("0.log");
         let mut log = LogFile::open(&path).unwrap();
         log.bytes_max = 40_000;
-        let mut lines = Lines::default();
+        let mut lines = LineSplitter::default();
         for _ in 0..10 {
-            lines.push(&[b'x'; LINE_BYTES_MAX], Stream::Stderr, &mut log).unwrap();
+            lines.push(&[b'x'; LINE_BYTES_MAX], LogStream::Stderr, &mut log).unwrap();
         }
         let sizes = [&path, &rotated(&path)].map(|path| std::fs::metadata(path).unwrap().len());
         assert!(sizes.iter().all(|size| (1..=40_000).contains(size)), "{sizes:?}");

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use crate::agent::empty_directory;
-use crate::container::{Spec, Task};
-use crate::processes::{Output, Processes};
+use crate::container::{ContainerProcessSpec, ContainerTask};
+use crate::processes::{ProcessOutput, ProcessSpawner};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -42,7 +42,7 @@ pub async fn probe_namespaces(
     directory: &Path,
 ) -> Result<&'static str, NamespaceError> {
     let check = |source| NamespaceError::Check { source };
-    let (processes, thread) = Processes::start(container_program.to_owned()).map_err(check)?;
+    let (processes, thread) = ProcessSpawner::start(container_program.to_owned()).map_err(check)?;
     let user_namespace = probe(&processes, directory).await;
     drop(processes);
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -63,7 +63,10 @@ pub async fn probe_namespaces(
 /// # Errors
 ///
 /// Fails if neither is allowed; the error names the setting to change.
-pub(crate) async fn probe(processes: &Processes, directory: &Path) -> Result<bool, NamespaceError> {
+pub(crate) async fn probe(
+    processes: &ProcessSpawner,
+    directory: &Path,
+) -> Result<bool, NamespaceError> {
     let ways: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
     let mut said = String::new();
     for user_namespace in ways {
@@ -73,26 +76,26 @@ pub(crate) async fn probe(processes: &Processes, directory: &Path) -> Result<boo
             Err(source) => return Err(NamespaceError::Check { source }),
         }
     }
-    let settings = Settings::read();
+    let settings = NamespaceSysctls::read();
     Err(NamespaceError::Forbidden { said, advice: settings.advice() })
 }
 
 /// Tries one way; `Some` says what was refused.
 async fn check(
-    processes: &Processes,
+    processes: &ProcessSpawner,
     directory: &Path,
     user_namespace: bool,
 ) -> io::Result<Option<String>> {
     let root = directory.join("check");
     empty_directory(&root)?;
     let (spec_file, error_file) = (directory.join("check.json"), directory.join("check.error"));
-    let spec = Spec {
+    let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: error_file.clone(),
-        task: Task::Check { directory: root.clone(), user_namespace },
+        task: ContainerTask::Check { directory: root.clone(), user_namespace },
     };
     spec.write(&spec_file)?;
-    let launched = processes.launch(spec_file.clone(), Output::Capture).await?;
+    let launched = processes.launch(spec_file.clone(), ProcessOutput::Capture).await?;
     let exit = tokio::time::timeout(CHECK_DEADLINE, launched.exit).await;
     let exit = exit.map_err(io::Error::other)?.map_err(io::Error::other)?;
     let why = std::fs::read_to_string(&error_file).unwrap_or_default();
@@ -112,13 +115,13 @@ async fn check(
 
 /// The kernel's settings that decide; absent ones do not exist on this kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Settings {
+struct NamespaceSysctls {
     unprivileged_userns_clone: Option<u64>,
     max_user_namespaces: Option<u64>,
     apparmor_restricts: Option<u64>,
 }
 
-impl Settings {
+impl NamespaceSysctls {
     fn read() -> Self {
         let number = |path: &str| {
             std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
@@ -152,18 +155,18 @@ mod tests {
 
     #[test]
     fn the_advice_names_the_setting_that_forbids_it() {
-        let none = Settings::default();
+        let none = NamespaceSysctls::default();
         let cases = [
             (
-                Settings { unprivileged_userns_clone: Some(0), ..none.clone() },
+                NamespaceSysctls { unprivileged_userns_clone: Some(0), ..none.clone() },
                 "kernel.unprivileged_userns_clone=1",
             ),
             (
-                Settings { max_user_namespaces: Some(0), ..none.clone() },
+                NamespaceSysctls { max_user_namespaces: Some(0), ..none.clone() },
                 "user.max_user_namespaces=10000",
             ),
             (
-                Settings {
+                NamespaceSysctls {
                     unprivileged_userns_clone: Some(1),
                     max_user_namespaces: Some(9),
                     apparmor_restricts: Some(1),

@@ -36,7 +36,7 @@ pub trait AddressPool: Send + Sync + Debug {
 }
 
 /// Names that a Pod resolves through its `/etc/hosts`.
-pub trait HostNames: Send + Sync + Debug {
+pub trait HostAliasSource: Send + Sync + Debug {
     /// The lines (`ADDRESS NAME…`, each with a line end) for Pods of `namespace`, now and whenever they
     /// change. The Pod's own line and `localhost` are not among them: the agent adds those.
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>>;
@@ -56,7 +56,7 @@ pub struct AgentOptions {
     /// The addresses of Pods.
     pub addresses: Arc<dyn AddressPool>,
     /// The names that Pods resolve.
-    pub hosts: Arc<dyn HostNames>,
+    pub hosts: Arc<dyn HostAliasSource>,
     /// Whether Pods may mount directories of this machine.
     pub allow_host_path: bool,
     /// How long containers may take to end when the agent stops; then they are killed.

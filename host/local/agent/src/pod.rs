@@ -1,4 +1,4 @@
-//! The life of one Pod: performs what [`Lifecycle`] decides, and tells it what happened.
+//! The life of one Pod: performs what [`PodLifecycle`] decides, and tells it what happened.
 //!
 //! ```text
 //! API object, ends of processes, probes, hooks, references ─► Happened ─► Lifecycle ─► Effect ─► tasks
@@ -27,18 +27,20 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::PodDirectory;
-use crate::downward::Place;
-use crate::events::{About, Events};
-use crate::images::Images;
-use crate::lifecycle::{Effect, Ended, Ending, Lifecycle, StartFailure};
+use crate::downward::PodPlacement;
+use crate::events::{EventKey, EventRecorder};
+use crate::images::ImageStore;
+use crate::lifecycle::{
+    ContainerAction, ContainerTermination, PodLifecycle, StartFailure, TerminationCause,
+};
 use crate::options::AgentOptions;
 use crate::probe::ProbeKind;
-use crate::processes::{Exit, Processes};
-use crate::reference::{self, RefKey, Reference, References};
-use crate::rootfs::Machine;
-use crate::status::{Addresses, status};
-use crate::storage::{self, Storage};
-use crate::watches::Watches;
+use crate::processes::{ProcessExit, ProcessSpawner};
+use crate::reference::{self, ConfigSourceKey, ConfigSourceState, ConfigSourceStates};
+use crate::rootfs::HostPaths;
+use crate::status::{PodAddresses, status};
+use crate::storage::{self, VolumeProvisioner};
+use crate::watches::ConfigWatches;
 
 mod end;
 mod launch;
@@ -49,7 +51,7 @@ mod write;
 
 pub(crate) use write::FIELD_MANAGER;
 
-use start::{Run, Started};
+use start::{ContainerRun, StartedContainer};
 
 /// Things that happened and wait to be looked at, per Pod.
 const HAPPENED_MAX: usize = 256;
@@ -59,14 +61,14 @@ const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
 /// What all Pods of one agent share.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct AgentContext {
     pub client: KubeClient,
     pub options: AgentOptions,
-    pub images: Images,
-    pub machine: Machine,
-    pub processes: Processes,
-    pub watches: Watches,
-    pub events: Events,
+    pub images: ImageStore,
+    pub machine: HostPaths,
+    pub processes: ProcessSpawner,
+    pub watches: ConfigWatches,
+    pub events: EventRecorder,
     pub user_namespace: bool,
 }
 
@@ -90,7 +92,7 @@ impl std::ops::Deref for KubeClient {
 
 /// What the agent tells a Pod's task. None of it can be missed, and none of it makes the agent wait.
 #[derive(Clone, Debug)]
-pub(crate) struct Signals {
+pub(crate) struct PodSignals {
     /// The newest version of the object.
     pub pod: watch::Receiver<Arc<Pod>>,
     /// Cancelled when the object is gone.
@@ -101,19 +103,19 @@ pub(crate) struct Signals {
 
 /// What the tasks of a Pod report.
 #[derive(Debug)]
-enum Happened {
-    Started { index: usize, result: Result<Box<Started>, StartFailure> },
-    Exited { index: usize, run: String, exit: Exit },
+enum PodTaskEvent {
+    Started { index: usize, result: Result<Box<StartedContainer>, StartFailure> },
+    Exited { index: usize, run: String, exit: ProcessExit },
     Swept { index: usize },
     PostStart { index: usize, run: String, result: Result<(), String> },
     Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, said: String },
-    Reference { key: RefKey, found: Reference },
+    Reference { key: ConfigSourceKey, found: ConfigSourceState },
 }
 
 /// A run that has not ended.
 #[derive(Debug)]
-struct Live {
-    run: Arc<Run>,
+struct RunningContainer {
+    run: Arc<ContainerRun>,
     ended: CancellationToken,
     /// Whether postStart is through; until then a passed startup probe does not count.
     post_start_done: bool,
@@ -124,26 +126,26 @@ struct Live {
 
 /// How a Pod's task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum PodTaskOutcome {
     /// Its object was deleted, by us or by force.
     Removed,
     /// The agent stops; the Pod lives on in the API.
     Stopped,
 }
 
-struct Driver {
-    node: Arc<Node>,
+struct PodWorker {
+    node: Arc<AgentContext>,
     pod: Arc<Pod>,
-    place: Place,
+    place: PodPlacement,
     directory: PodDirectory,
-    lifecycle: Lifecycle,
-    live: BTreeMap<usize, Live>,
+    lifecycle: PodLifecycle,
+    live: BTreeMap<usize, RunningContainer>,
     /// Containers whose last run's stray processes are being ended.
     sweeping: BTreeSet<usize>,
     /// Containers to start as soon as they are swept and what the Pod names has been read.
     held: BTreeSet<usize>,
-    references: References,
-    happened: mpsc::Sender<Happened>,
+    references: ConfigSourceStates,
+    happened: mpsc::Sender<PodTaskEvent>,
     tasks: JoinSet<()>,
     writer: JoinSet<()>,
     statuses: Option<watch::Sender<Option<PodStatus>>>,
@@ -152,23 +154,23 @@ struct Driver {
 }
 
 /// Lives one Pod's life; returns when nothing of it is left to do on this node.
-pub(crate) async fn live(node: Arc<Node>, mut signals: Signals) {
+pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
     let pod = signals.pod.borrow_and_update().clone();
     let uid = pod.uid().unwrap_or_default();
     let Some(place) = find_place(&node, &mut signals).await else { return };
     let (happened, events) = mpsc::channel(HAPPENED_MAX);
-    let mut driver = Driver::new(node.clone(), pod, place, happened);
+    let mut driver = PodWorker::new(node.clone(), pod, place, happened);
     if let Err(error) = driver.prepare().await {
         tracing::warn!(pod = driver.pod.name_any(), %error, "pod directory not made");
     }
     let outcome = driver.run(signals, events).await;
-    if outcome == Outcome::Removed {
+    if outcome == PodTaskOutcome::Removed {
         node.options.addresses.release(&uid);
     }
 }
 
 /// Asks for the Pod's address until there is one; `None` if the Pod or the agent goes before.
-async fn find_place(node: &Node, signals: &mut Signals) -> Option<Place> {
+async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<PodPlacement> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
         let uid = pod.uid()?;
@@ -177,14 +179,14 @@ async fn find_place(node: &Node, signals: &mut Signals) -> Option<Place> {
             let options = &node.options.node;
             let capacity = crate::node::quantities(&options.capacity);
             let (node, host_ip) = (options.name.clone(), options.address);
-            return Some(Place { node, host_ip, pod_ip, capacity });
+            return Some(PodPlacement { node, host_ip, pod_ip, capacity });
         }
         if pod.metadata.deletion_timestamp.is_some() {
             write::remove(node.client.0.clone(), &pod).await;
             return None;
         }
         let note = "no address is left in the node's block".to_owned();
-        node.events.warning(About::pod(&pod), "FailedCreatePodSandBox", note);
+        node.events.warning(EventKey::pod(&pod), "FailedCreatePodSandBox", note);
         tokio::select! {
             () = sleep(ADDRESS_RETRY) => {}
             () = signals.gone.cancelled() => return None,
@@ -193,19 +195,24 @@ async fn find_place(node: &Node, signals: &mut Signals) -> Option<Place> {
     }
 }
 
-impl Driver {
-    fn new(node: Arc<Node>, pod: Arc<Pod>, place: Place, happened: mpsc::Sender<Happened>) -> Self {
+impl PodWorker {
+    fn new(
+        node: Arc<AgentContext>,
+        pod: Arc<Pod>,
+        place: PodPlacement,
+        happened: mpsc::Sender<PodTaskEvent>,
+    ) -> Self {
         let uid = pod.uid().unwrap_or_default();
         let (statuses, to_write) = watch::channel(None);
         let mut writer = JoinSet::new();
         writer.spawn(write::write_statuses(node.client.0.clone(), Pod::clone(&pod), to_write));
         Self {
             directory: PodDirectory::new(&node.options.directory, &uid),
-            lifecycle: Lifecycle::new(&pod, Timestamp::now()),
+            lifecycle: PodLifecycle::new(&pod, Timestamp::now()),
             live: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             held: BTreeSet::new(),
-            references: References::new(),
+            references: ConfigSourceStates::new(),
             happened,
             tasks: JoinSet::new(),
             writer,
@@ -229,7 +236,7 @@ impl Driver {
             self.tasks.spawn(async move {
                 while follow.changed().await.is_ok() {
                     let found = follow.borrow_and_update().clone();
-                    let told = Happened::Reference { key: key.clone(), found };
+                    let told = PodTaskEvent::Reference { key: key.clone(), found };
                     if happened.send(told).await.is_err() {
                         return;
                     }
@@ -239,7 +246,11 @@ impl Driver {
         Ok(())
     }
 
-    async fn run(&mut self, mut signals: Signals, mut events: mpsc::Receiver<Happened>) -> Outcome {
+    async fn run(
+        &mut self,
+        mut signals: PodSignals,
+        mut events: mpsc::Receiver<PodTaskEvent>,
+    ) -> PodTaskOutcome {
         let mut names = self.node.options.hosts.lines(&self.pod.namespace().unwrap_or_default());
         self.write_hosts(&mut names);
         let pod = self.pod.clone();
@@ -251,9 +262,9 @@ impl Driver {
                 tokio::select! {
                     () = self.finish() => {}
                     () = signals.gone.cancelled() => self.remove_directory().await,
-                    () = signals.stop.cancelled() => return Outcome::Stopped,
+                    () = signals.stop.cancelled() => return PodTaskOutcome::Stopped,
                 }
-                return Outcome::Removed;
+                return PodTaskOutcome::Removed;
             }
             let next_look = self.lifecycle.next_look();
             tokio::select! {
@@ -261,11 +272,11 @@ impl Driver {
                 Some(happened) = events.recv() => self.happened(happened),
                 () = signals.gone.cancelled() => {
                     self.end_at_once(&mut events).await;
-                    return Outcome::Removed;
+                    return PodTaskOutcome::Removed;
                 }
                 () = signals.stop.cancelled() => {
                     self.end_with_agent(&mut events).await;
-                    return Outcome::Stopped;
+                    return PodTaskOutcome::Stopped;
                 }
                 Ok(()) = signals.pod.changed() => {
                     let pod = signals.pod.borrow_and_update().clone();
@@ -309,14 +320,14 @@ impl Driver {
                 }
                 shorter
             });
-            self.lifecycle.end(Ending::Deletion);
+            self.lifecycle.end(TerminationCause::Deletion);
         }
         // Labels and annotations may be in volumes.
         self.storage().refresh(&self.references);
     }
 
-    fn storage(&self) -> Storage<'_> {
-        Storage {
+    fn storage(&self) -> VolumeProvisioner<'_> {
+        VolumeProvisioner {
             client: &self.node.client,
             pod: &self.pod,
             place: &self.place,
@@ -334,10 +345,10 @@ impl Driver {
         }
         for effect in self.lifecycle.decide(Timestamp::now()) {
             match effect {
-                Effect::Start(index) => {
+                ContainerAction::Start(index) => {
                     self.held.insert(index);
                 }
-                Effect::Stop(index) => self.stop(index, None),
+                ContainerAction::Stop(index) => self.stop(index, None),
             }
         }
         self.start_held();
@@ -345,7 +356,7 @@ impl Driver {
 
     /// Starts the containers that nothing holds back any more.
     fn start_held(&mut self) {
-        if self.references.values().any(|found| *found == Reference::Unknown) {
+        if self.references.values().any(|found| *found == ConfigSourceState::Unknown) {
             return;
         }
         let free = self.held.iter().filter(|index| !self.sweeping.contains(*index)).copied();
@@ -357,7 +368,7 @@ impl Driver {
 
     /// Tells the API server, if there is anything new.
     fn tell(&mut self) {
-        let addresses = Addresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
+        let addresses = PodAddresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
         let now = Timestamp::now();
         let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
         let first = self.statuses.as_ref().is_some_and(|statuses| statuses.borrow().is_none());
@@ -370,21 +381,23 @@ impl Driver {
         }
     }
 
-    fn happened(&mut self, happened: Happened) {
+    fn happened(&mut self, happened: PodTaskEvent) {
         match happened {
-            Happened::Started { index, result: Ok(started) } => self.runs(index, *started),
-            Happened::Started { index, result: Err(failure) } => self.start_failed(index, failure),
-            Happened::Exited { index, run, exit } => self.exited(index, &run, exit),
-            Happened::Swept { index } => {
+            PodTaskEvent::Started { index, result: Ok(started) } => self.runs(index, *started),
+            PodTaskEvent::Started { index, result: Err(failure) } => {
+                self.start_failed(index, failure)
+            }
+            PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
+            PodTaskEvent::Swept { index } => {
                 self.sweeping.remove(&index);
             }
-            Happened::PostStart { index, run, result } => self.post_start(index, &run, result),
-            Happened::Verdict { index, run, kind, passed, said } => {
+            PodTaskEvent::PostStart { index, run, result } => self.post_start(index, &run, result),
+            PodTaskEvent::Verdict { index, run, kind, passed, said } => {
                 if self.is_current(index, &run) {
                     self.verdict(index, kind, passed, said);
                 }
             }
-            Happened::Reference { key, found } => {
+            PodTaskEvent::Reference { key, found } => {
                 self.references.insert(key, found);
                 self.storage().refresh(&self.references);
                 self.lifecycle.retry_now();
@@ -396,7 +409,7 @@ impl Driver {
         self.live.get(&index).is_some_and(|live| live.run.name == run)
     }
 
-    fn exited(&mut self, index: usize, run: &str, exit: Exit) {
+    fn exited(&mut self, index: usize, run: &str, exit: ProcessExit) {
         let Some(live) = self.live.remove(&index).filter(|live| live.run.name == run) else {
             return;
         };
@@ -406,10 +419,10 @@ impl Driver {
         let start_error = live.run.start_error();
         let reason = match start_error {
             Some(_) => "StartError",
-            None => Ended::reason_of(exit.code),
+            None => ContainerTermination::reason_of(exit.code),
         };
         let last_words = live.run.last_words().or_else(|| log_tail(&container, &exit));
-        let ended = Ended {
+        let ended = ContainerTermination {
             id: live.run.id(),
             code: exit.code,
             signal: exit.signal,
@@ -434,7 +447,7 @@ impl Driver {
 }
 
 /// The end of the log, for a container that failed and asks for it.
-fn log_tail(container: &Container, exit: &Exit) -> Option<String> {
+fn log_tail(container: &Container, exit: &ProcessExit) -> Option<String> {
     let asks = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     (asks && exit.code != 0 && !exit.output.is_empty()).then(|| exit.output.clone())
 }

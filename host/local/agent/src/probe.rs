@@ -1,6 +1,6 @@
 //! What the results of a probe mean.
 //!
-//! Pure: [`Tally`] counts results and says when they change something; [`crate::checks`] performs them.
+//! Pure: [`ProbeResultCounter`] counts results and says when they change something; [`crate::checks`] performs them.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl ProbeKind {
 
 /// When a probe is performed and how often it must agree, with Kubernetes' defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Timing {
+pub(crate) struct ProbeTiming {
     pub initial_delay: Duration,
     pub period: Duration,
     pub timeout: Duration,
@@ -34,7 +34,7 @@ pub(crate) struct Timing {
     pub failure_threshold: u32,
 }
 
-impl Timing {
+impl ProbeTiming {
     pub(crate) fn of(probe: &Probe) -> Self {
         let at_least_one = |value: Option<i32>, default: u32| {
             value
@@ -56,17 +56,17 @@ impl Timing {
 
 /// Counts results in a row, and turns them into a verdict as the kubelet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tally {
-    timing: Timing,
+pub(crate) struct ProbeResultCounter {
+    timing: ProbeTiming,
     verdict: Option<bool>,
     last: Option<bool>,
     in_a_row: u32,
 }
 
-impl Tally {
+impl ProbeResultCounter {
     /// Before the first result a container is presumed alive and not ready; whether it has started is
     /// open.
-    pub(crate) const fn new(kind: ProbeKind, timing: Timing) -> Self {
+    pub(crate) const fn new(kind: ProbeKind, timing: ProbeTiming) -> Self {
         let verdict = match kind {
             ProbeKind::Startup => None,
             ProbeKind::Liveness => Some(true),
@@ -97,7 +97,7 @@ mod tests {
     fn check(kind: ProbeKind, results: &[bool], verdicts: &[Option<bool>]) {
         let probe =
             Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
-        let mut tally = Tally::new(kind, Timing::of(&probe));
+        let mut tally = ProbeResultCounter::new(kind, ProbeTiming::of(&probe));
         let found: Vec<_> = results.iter().map(|passed| tally.count(*passed)).collect();
         assert_eq!(found, verdicts);
     }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_kubernetes() {
-        let timing = Timing::of(&Probe { period_seconds: Some(0), ..Probe::default() });
+        let timing = ProbeTiming::of(&Probe { period_seconds: Some(0), ..Probe::default() });
         let seconds =
             [timing.initial_delay, timing.period, timing.timeout].map(|time| time.as_secs());
         assert_eq!(seconds, [0, 10, 1]);

@@ -25,7 +25,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::log::{Lines, LogFile, Stream};
+use crate::log::{LineSplitter, LogFile, LogStream};
 use crate::strays;
 
 /// Starts that may wait for the thread.
@@ -44,16 +44,16 @@ const CHUNK_BYTES: usize = 16 * 1024;
 
 /// Where a process' output goes.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub(crate) enum ProcessOutput {
     /// Into a container's log.
     Log(LogFile),
-    /// Into [`Exit::output`], the first few kilobytes.
+    /// Into [`ProcessExit::output`], the first few kilobytes.
     Capture,
 }
 
 /// A process that was started.
 #[derive(Debug)]
-pub(crate) struct Launched {
+pub(crate) struct SpawnedProcess {
     /// Its number; it leads (or soon will) a session of that number.
     pub pid: u32,
     /// See [`strays::start_ticks`]; 0 if it was gone before one could look.
@@ -61,35 +61,35 @@ pub(crate) struct Launched {
     /// When it was started.
     pub at: Timestamp,
     /// How it ends. An error means that the thread is gone, and so is the process.
-    pub exit: oneshot::Receiver<Exit>,
+    pub exit: oneshot::Receiver<ProcessExit>,
 }
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Exit {
+pub(crate) struct ProcessExit {
     /// The exit code; 128 + the signal's number if a signal ended it, as container runtimes say it.
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
     /// When.
     pub at: Timestamp,
-    /// What it printed; the end of it, for [`Output::Log`].
+    /// What it printed; the end of it, for [`ProcessOutput::Log`].
     pub output: String,
 }
 
-struct Request {
+struct SpawnRequest {
     spec_file: PathBuf,
-    output: Output,
-    answer: oneshot::Sender<io::Result<Launched>>,
+    output: ProcessOutput,
+    answer: oneshot::Sender<io::Result<SpawnedProcess>>,
 }
 
 /// Asks the thread for processes. The thread ends when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub(crate) struct Processes {
-    requests: mpsc::Sender<Request>,
+pub(crate) struct ProcessSpawner {
+    requests: mpsc::Sender<SpawnRequest>,
 }
 
-impl Processes {
+impl ProcessSpawner {
     /// Starts the thread. `program` is this executable, which knows the hidden subcommand.
     ///
     /// # Errors
@@ -109,22 +109,26 @@ impl Processes {
     /// # Errors
     ///
     /// Fails if the process cannot be started, or the thread has ended.
-    pub(crate) async fn launch(&self, spec_file: PathBuf, output: Output) -> io::Result<Launched> {
+    pub(crate) async fn launch(
+        &self,
+        spec_file: PathBuf,
+        output: ProcessOutput,
+    ) -> io::Result<SpawnedProcess> {
         let (answer, launched) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts processes has ended");
-        self.requests.send(Request { spec_file, output, answer }).await.map_err(|_| gone())?;
+        self.requests.send(SpawnRequest { spec_file, output, answer }).await.map_err(|_| gone())?;
         launched.await.map_err(|_| gone())?
     }
 }
 
-async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<Request>) {
+async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequest>) {
     let mut watched = JoinSet::new();
     loop {
         let request = tokio::select! {
             request = requests.recv() => request,
             Some(_) = watched.join_next() => continue,
         };
-        let Some(Request { spec_file, output, answer }) = request else { break };
+        let Some(SpawnRequest { spec_file, output, answer }) = request else { break };
         let mut command = Command::new(program);
         command.arg("container").arg(&spec_file).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -133,7 +137,7 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<Request>)
             let (exited, exit) = oneshot::channel();
             let start_ticks = strays::start_ticks(pid).unwrap_or_default();
             watched.spawn(watch(child, output, exited));
-            Launched { pid, start_ticks, at: Timestamp::now(), exit }
+            SpawnedProcess { pid, start_ticks, at: Timestamp::now(), exit }
         });
         // Nobody waits for the answer any more: the process then runs unwatched until its asker is
         // cleaned up by its run's name; this happens only while the agent stops.
@@ -141,14 +145,14 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<Request>)
     }
 }
 
-async fn watch(mut child: Child, output: Output, exited: oneshot::Sender<Exit>) {
+async fn watch(mut child: Child, output: ProcessOutput, exited: oneshot::Sender<ProcessExit>) {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     match output {
-        Output::Log(log) => {
+        ProcessOutput::Log(log) => {
             let log = tokio::sync::Mutex::new(log);
             let copy = async {
-                let stdout = copy_lines(stdout, Stream::Stdout, &log);
-                tokio::join!(stdout, copy_lines(stderr, Stream::Stderr, &log));
+                let stdout = copy_lines(stdout, LogStream::Stdout, &log);
+                tokio::join!(stdout, copy_lines(stderr, LogStream::Stderr, &log));
             };
             let copy = copy.fuse();
             tokio::pin!(copy);
@@ -168,7 +172,7 @@ async fn watch(mut child: Child, output: Output, exited: oneshot::Sender<Exit>) 
                 let _ = tokio::time::timeout(DRAIN_DEADLINE, copy).await;
             }
         }
-        Output::Capture => {
+        ProcessOutput::Capture => {
             let mut captured = Vec::new();
             let mut errors = Vec::new();
             let ended = {
@@ -190,23 +194,23 @@ async fn watch(mut child: Child, output: Output, exited: oneshot::Sender<Exit>) 
     }
 }
 
-fn exit(ended: io::Result<ExitStatus>, output: String) -> Exit {
+fn exit(ended: io::Result<ExitStatus>, output: String) -> ProcessExit {
     let (code, signal) = match ended {
         Ok(status) => (status.code(), status.signal()),
         // The kernel lost it; it is as gone as it can be.
         Err(_) => (None, None),
     };
     let code = code.unwrap_or_else(|| 128_i32.saturating_add(signal.unwrap_or_default()));
-    Exit { code, signal, at: Timestamp::now(), output }
+    ProcessExit { code, signal, at: Timestamp::now(), output }
 }
 
 async fn copy_lines(
     pipe: Option<impl AsyncRead + Unpin>,
-    stream: Stream,
+    stream: LogStream,
     log: &tokio::sync::Mutex<LogFile>,
 ) {
     let Some(mut pipe) = pipe else { return };
-    let mut lines = Lines::default();
+    let mut lines = LineSplitter::default();
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut complained = false;
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {

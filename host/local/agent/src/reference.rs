@@ -8,83 +8,83 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
 
 /// A ConfigMap or a Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum RefKind {
+pub(crate) enum ConfigSourceKind {
     ConfigMap,
     Secret,
 }
 
 /// One ConfigMap or Secret of the Pod's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RefKey {
-    pub kind: RefKind,
+pub(crate) struct ConfigSourceKey {
+    pub kind: ConfigSourceKind,
     pub name: String,
 }
 
-impl RefKey {
+impl ConfigSourceKey {
     pub(crate) fn config_map(name: &str) -> Self {
-        Self { kind: RefKind::ConfigMap, name: name.to_owned() }
+        Self { kind: ConfigSourceKind::ConfigMap, name: name.to_owned() }
     }
 
     pub(crate) fn secret(name: &str) -> Self {
-        Self { kind: RefKind::Secret, name: name.to_owned() }
+        Self { kind: ConfigSourceKind::Secret, name: name.to_owned() }
     }
 }
 
-impl fmt::Display for RefKey {
+impl fmt::Display for ConfigSourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            RefKind::ConfigMap => "configmap",
-            RefKind::Secret => "secret",
+            ConfigSourceKind::ConfigMap => "configmap",
+            ConfigSourceKind::Secret => "secret",
         };
         write!(f, "{kind} \"{}\"", self.name)
     }
 }
 
 /// The keys of a ConfigMap or Secret with their bytes.
-pub(crate) type Data = BTreeMap<String, Vec<u8>>;
+pub(crate) type ConfigSourceData = BTreeMap<String, Vec<u8>>;
 
 /// What is known of a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Reference {
+pub(crate) enum ConfigSourceState {
     /// Not read yet.
     #[default]
     Unknown,
     /// Read: there is none.
     Missing,
     /// Read.
-    Present(Arc<Data>),
+    Present(Arc<ConfigSourceData>),
 }
 
 /// What is known of everything that a Pod names.
-pub(crate) type References = BTreeMap<RefKey, Reference>;
+pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceKey, ConfigSourceState>;
 
 /// Why something that a Pod names cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ReferenceError {
+pub(crate) enum ConfigSourceError {
     #[error("{0} not found")]
-    Missing(RefKey),
+    Missing(ConfigSourceKey),
     #[error("{0} is not read yet")]
-    Unknown(RefKey),
+    Unknown(ConfigSourceKey),
     #[error("couldn't find key {key} in {reference}")]
-    NoKey { reference: RefKey, key: String },
+    NoKey { reference: ConfigSourceKey, key: String },
 }
 
 /// The data of `key`, or `None` if it is absent and `optional`.
 pub(crate) fn data<'a>(
-    references: &'a References,
-    key: &RefKey,
+    references: &'a ConfigSourceStates,
+    key: &ConfigSourceKey,
     optional: bool,
-) -> Result<Option<&'a Data>, ReferenceError> {
+) -> Result<Option<&'a ConfigSourceData>, ConfigSourceError> {
     match references.get(key) {
-        Some(Reference::Present(data)) => Ok(Some(data)),
-        Some(Reference::Missing) if optional => Ok(None),
-        Some(Reference::Missing) => Err(ReferenceError::Missing(key.clone())),
-        Some(Reference::Unknown) | None => Err(ReferenceError::Unknown(key.clone())),
+        Some(ConfigSourceState::Present(data)) => Ok(Some(data)),
+        Some(ConfigSourceState::Missing) if optional => Ok(None),
+        Some(ConfigSourceState::Missing) => Err(ConfigSourceError::Missing(key.clone())),
+        Some(ConfigSourceState::Unknown) | None => Err(ConfigSourceError::Unknown(key.clone())),
     }
 }
 
 /// Every ConfigMap and Secret that the Pod names, in environment or volumes.
-pub(crate) fn named_by(pod: &Pod) -> BTreeSet<RefKey> {
+pub(crate) fn named_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
     let mut keys = BTreeSet::new();
     let Some(spec) = &pod.spec else { return keys };
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
@@ -96,35 +96,39 @@ pub(crate) fn named_by(pod: &Pod) -> BTreeSet<RefKey> {
     keys
 }
 
-fn named_by_env(container: &Container) -> Vec<RefKey> {
+fn named_by_env(container: &Container) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
     for source in container.env_from.iter().flatten() {
-        keys.extend(source.config_map_ref.iter().map(|from| RefKey::config_map(&from.name)));
-        keys.extend(source.secret_ref.iter().map(|from| RefKey::secret(&from.name)));
+        keys.extend(
+            source.config_map_ref.iter().map(|from| ConfigSourceKey::config_map(&from.name)),
+        );
+        keys.extend(source.secret_ref.iter().map(|from| ConfigSourceKey::secret(&from.name)));
     }
     for source in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
-        keys.extend(source.config_map_key_ref.iter().map(|from| RefKey::config_map(&from.name)));
-        keys.extend(source.secret_key_ref.iter().map(|from| RefKey::secret(&from.name)));
+        keys.extend(
+            source.config_map_key_ref.iter().map(|from| ConfigSourceKey::config_map(&from.name)),
+        );
+        keys.extend(source.secret_key_ref.iter().map(|from| ConfigSourceKey::secret(&from.name)));
     }
     keys
 }
 
-fn named_by_volume(volume: &Volume) -> Vec<RefKey> {
+fn named_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
-    keys.extend(volume.config_map.iter().map(|from| RefKey::config_map(&from.name)));
+    keys.extend(volume.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
     let secret = volume.secret.as_ref().and_then(|from| from.secret_name.as_deref());
-    keys.extend(secret.map(RefKey::secret));
+    keys.extend(secret.map(ConfigSourceKey::secret));
     let projected =
         volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     for source in projected {
-        keys.extend(source.config_map.iter().map(|from| RefKey::config_map(&from.name)));
-        keys.extend(source.secret.iter().map(|from| RefKey::secret(&from.name)));
+        keys.extend(source.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
+        keys.extend(source.secret.iter().map(|from| ConfigSourceKey::secret(&from.name)));
     }
     keys
 }
 
 /// The data of a ConfigMap, text and binary alike.
-pub(crate) fn config_map_data(object: ConfigMap) -> Data {
+pub(crate) fn config_map_data(object: ConfigMap) -> ConfigSourceData {
     let text =
         object.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
     let binary =
@@ -133,7 +137,7 @@ pub(crate) fn config_map_data(object: ConfigMap) -> Data {
 }
 
 /// The data of a Secret.
-pub(crate) fn secret_data(object: Secret) -> Data {
+pub(crate) fn secret_data(object: Secret) -> ConfigSourceData {
     object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn default_path() -> String {
 
 /// A volume as a container wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub(crate) struct RootMount {
     /// A directory or file of the machine, without symlinks.
     pub source: PathBuf,
     /// Where the container wants it.
@@ -66,11 +66,11 @@ pub(crate) struct Mount {
 
 /// What this machine shows to every container: looked at once, when the agent starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Machine {
+pub(crate) struct HostPaths {
     steps: Vec<RootStep>,
 }
 
-impl Machine {
+impl HostPaths {
     /// Looks at the machine.
     pub(crate) fn look() -> Self {
         let mut steps = Vec::new();
@@ -119,11 +119,11 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> RootStep {
 
 /// All steps for one container. `mounts` may come in any order.
 pub(crate) fn steps(
-    machine: &Machine,
+    machine: &HostPaths,
     image: &PulledImage,
     pod_files: &Path,
     workdir: &Path,
-    mounts: &[Mount],
+    mounts: &[RootMount],
 ) -> Vec<RootStep> {
     let directory =
         |path: &str, mode| RootStep::Directory { target: path.into(), mode: Some(mode) };
@@ -157,7 +157,7 @@ pub(crate) fn steps(
         steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
     }
     steps.push(RootStep::Directory { target: workdir.to_owned(), mode: None });
-    let mut mounts: Vec<&Mount> = mounts.iter().collect();
+    let mut mounts: Vec<&RootMount> = mounts.iter().collect();
     // A mount hides what was below it before, so the outer ones come first.
     mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     steps.extend(mounts.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)));
@@ -172,8 +172,8 @@ fn is_top(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn mount(source: &str, target: &str) -> Mount {
-        Mount { source: source.into(), target: target.into(), read_only: false }
+    fn mount(source: &str, target: &str) -> RootMount {
+        RootMount { source: source.into(), target: target.into(), read_only: false }
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let image = PulledImage::for_tests("/bin/sh");
         let mounts = [mount("/v/b", "/data/inner"), mount("/v/a", "/data")];
         let steps =
-            steps(&Machine::default(), &image, Path::new("/pod"), Path::new("/data"), &mounts);
+            steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/data"), &mounts);
         let targets: Vec<_> = steps
             .iter()
             .filter_map(|step| match step {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_program_outside_the_usual_places_is_shown_with_its_directory() {
         let image = PulledImage::for_tests("/engines/redis-8/redis-server");
-        let steps = steps(&Machine::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
+        let steps = steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
         assert!(steps.contains(&bind(
             Path::new("/engines/redis-8"),
             Path::new("/engines/redis-8"),

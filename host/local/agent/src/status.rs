@@ -12,11 +12,14 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::lifecycle::{Ended, Ending, Lifecycle, Phase, Role, State, Tracked};
+use crate::lifecycle::{
+    ContainerPhase, ContainerRole, ContainerTermination, PodLifecycle, PodPhase, TerminationCause,
+    TrackedContainer,
+};
 
 /// The addresses of a Pod and its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Addresses {
+pub(crate) struct PodAddresses {
     pub host: Ipv4Addr,
     pub pod: Option<Ipv4Addr>,
 }
@@ -25,14 +28,16 @@ pub(crate) struct Addresses {
 /// stays what it is.
 pub(crate) fn status(
     pod: &Pod,
-    lifecycle: &Lifecycle,
-    addresses: Addresses,
+    lifecycle: &PodLifecycle,
+    addresses: PodAddresses,
     previous: &PodStatus,
     now: Timestamp,
 ) -> PodStatus {
     let statuses = |init: bool| {
-        let wanted =
-            lifecycle.containers.iter().filter(move |one| (one.role != Role::Main) == init);
+        let wanted = lifecycle
+            .containers
+            .iter()
+            .filter(move |one| (one.role != ContainerRole::Main) == init);
         let statuses: Vec<_> = wanted.map(|one| container_status(one, lifecycle)).collect();
         (!statuses.is_empty()).then_some(statuses)
     };
@@ -54,22 +59,23 @@ pub(crate) fn status(
     }
 }
 
-const fn phase_name(phase: Phase) -> &'static str {
+const fn phase_name(phase: PodPhase) -> &'static str {
     match phase {
-        Phase::Pending => "Pending",
-        Phase::Running => "Running",
-        Phase::Succeeded => "Succeeded",
-        Phase::Failed => "Failed",
+        PodPhase::Pending => "Pending",
+        PodPhase::Running => "Running",
+        PodPhase::Succeeded => "Succeeded",
+        PodPhase::Failed => "Failed",
     }
 }
 
-fn container_status(one: &Tracked, lifecycle: &Lifecycle) -> ContainerStatus {
+fn container_status(one: &TrackedContainer, lifecycle: &PodLifecycle) -> ContainerStatus {
     let mut last = one.last.as_ref();
     let (state, id) = match &one.state {
-        State::Waiting { reason, message, .. } | State::Starting { reason, message } => {
+        ContainerPhase::Waiting { reason, message, .. }
+        | ContainerPhase::Starting { reason, message } => {
             (waiting(waiting_reason(one, reason, lifecycle), message.clone()), None)
         }
-        State::Running { id, since, .. } => (
+        ContainerPhase::Running { id, since, .. } => (
             ContainerState {
                 running: Some(ContainerStateRunning {
                     started_at: Some(Time(whole_seconds(*since))),
@@ -79,11 +85,11 @@ fn container_status(one: &Tracked, lifecycle: &Lifecycle) -> ContainerStatus {
             Some(id.clone()),
         ),
         // It will start again, but not now.
-        State::Ended { ended, restart_at: Some(at) } if ended.finished_at < *at => {
+        ContainerPhase::Ended { ended, restart_at: Some(at) } if ended.finished_at < *at => {
             last = Some(ended);
             (waiting("CrashLoopBackOff".into(), Some(back_off_message(one, ended, *at))), None)
         }
-        State::Ended { ended, .. } => (terminated(ended), Some(ended.id.clone())),
+        ContainerPhase::Ended { ended, .. } => (terminated(ended), Some(ended.id.clone())),
     };
     ContainerStatus {
         name: one.name.clone(),
@@ -91,7 +97,7 @@ fn container_status(one: &Tracked, lifecycle: &Lifecycle) -> ContainerStatus {
         image_id: one.image_id.clone(),
         container_id: id.or_else(|| last.map(|last| last.id.clone())),
         ready: one.is_ready(),
-        started: Some(one.started && matches!(one.state, State::Running { .. })),
+        started: Some(one.started && matches!(one.state, ContainerPhase::Running { .. })),
         restart_count: i32::try_from(one.restart_count).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: last.map(terminated),
@@ -99,16 +105,16 @@ fn container_status(one: &Tracked, lifecycle: &Lifecycle) -> ContainerStatus {
     }
 }
 
-fn back_off_message(one: &Tracked, ended: &Ended, at: Timestamp) -> String {
+fn back_off_message(one: &TrackedContainer, ended: &ContainerTermination, at: Timestamp) -> String {
     let pause_seconds = at.duration_since(ended.finished_at).as_secs();
     format!("back-off {pause_seconds}s restarting failed container={}", one.name)
 }
 
 /// A container whose turn has not come says so; one that is created again and again says why.
-fn waiting_reason(one: &Tracked, reason: &str, lifecycle: &Lifecycle) -> String {
+fn waiting_reason(one: &TrackedContainer, reason: &str, lifecycle: &PodLifecycle) -> String {
     match reason {
         "PodInitializing"
-            if one.role == Role::Main && !lifecycle.initialized && has_init(lifecycle) =>
+            if one.role == ContainerRole::Main && !lifecycle.initialized && has_init(lifecycle) =>
         {
             reason.into()
         }
@@ -117,8 +123,8 @@ fn waiting_reason(one: &Tracked, reason: &str, lifecycle: &Lifecycle) -> String 
     }
 }
 
-fn has_init(lifecycle: &Lifecycle) -> bool {
-    lifecycle.containers.iter().any(|one| one.role != Role::Main)
+fn has_init(lifecycle: &PodLifecycle) -> bool {
+    lifecycle.containers.iter().any(|one| one.role != ContainerRole::Main)
 }
 
 fn waiting(reason: String, message: Option<String>) -> ContainerState {
@@ -128,7 +134,7 @@ fn waiting(reason: String, message: Option<String>) -> ContainerState {
     }
 }
 
-fn terminated(ended: &Ended) -> ContainerState {
+fn terminated(ended: &ContainerTermination) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             container_id: Some(ended.id.clone()),
@@ -150,46 +156,48 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 
 fn conditions(
     pod: &Pod,
-    lifecycle: &Lifecycle,
-    addresses: Addresses,
+    lifecycle: &PodLifecycle,
+    addresses: PodAddresses,
     previous: &PodStatus,
     now: Timestamp,
 ) -> Vec<PodCondition> {
-    let over = matches!(lifecycle.phase(), Phase::Succeeded | Phase::Failed);
-    let succeeded = lifecycle.phase() == Phase::Succeeded;
-    let leaving = lifecycle.ending == Some(Ending::Deletion);
+    let over = matches!(lifecycle.phase(), PodPhase::Succeeded | PodPhase::Failed);
+    let succeeded = lifecycle.phase() == PodPhase::Succeeded;
+    let leaving = lifecycle.ending == Some(TerminationCause::Deletion);
     let not_ready = unready(lifecycle);
     let containers_ready = if succeeded {
-        Verdict::no("PodCompleted", String::new())
+        ConditionValue::no("PodCompleted", String::new())
     } else if over {
-        Verdict::no("PodFailed", String::new())
+        ConditionValue::no("PodFailed", String::new())
     } else if not_ready.is_empty() {
-        Verdict::YES
+        ConditionValue::YES
     } else {
-        Verdict::no(
+        ConditionValue::no(
             "ContainersNotReady",
             format!("containers with unready status: [{}]", not_ready.join(" ")),
         )
     };
     let ready = if leaving {
-        Verdict::no("PodTerminating", "the pod is being deleted".into())
+        ConditionValue::no("PodTerminating", "the pod is being deleted".into())
     } else if !containers_ready.holds {
         containers_ready.clone()
     } else if let Some(gate) = closed_gate(pod) {
-        Verdict::no("ReadinessGatesNotReady", format!("condition `{gate}` is not True"))
+        ConditionValue::no("ReadinessGatesNotReady", format!("condition `{gate}` is not True"))
     } else {
-        Verdict::YES
+        ConditionValue::YES
     };
     let initialized = if lifecycle.initialized {
-        Verdict { reason: succeeded.then_some("PodCompleted"), ..Verdict::YES }
+        ConditionValue { reason: succeeded.then_some("PodCompleted"), ..ConditionValue::YES }
     } else {
-        let waits =
-            lifecycle.containers.iter().filter(|one| one.role != Role::Main && !one.is_ready());
+        let waits = lifecycle
+            .containers
+            .iter()
+            .filter(|one| one.role != ContainerRole::Main && !one.is_ready());
         let names: Vec<_> = waits.map(|one| one.name.as_str()).collect();
         let message = format!("containers with incomplete status: [{}]", names.join(" "));
-        Verdict::no("ContainersNotInitialized", message)
+        ConditionValue::no("ContainersNotInitialized", message)
     };
-    let sandbox = Verdict { holds: addresses.pod.is_some() && !over, ..Verdict::YES };
+    let sandbox = ConditionValue { holds: addresses.pod.is_some() && !over, ..ConditionValue::YES };
     let all = [
         ("PodReadyToStartContainers", sandbox),
         ("Initialized", initialized),
@@ -200,13 +208,13 @@ fn conditions(
 }
 
 #[derive(Clone)]
-struct Verdict {
+struct ConditionValue {
     holds: bool,
     reason: Option<&'static str>,
     message: Option<String>,
 }
 
-impl Verdict {
+impl ConditionValue {
     const YES: Self = Self { holds: true, reason: None, message: None };
 
     fn no(reason: &'static str, message: String) -> Self {
@@ -217,7 +225,7 @@ impl Verdict {
 
 fn condition(
     name: &str,
-    verdict: Verdict,
+    verdict: ConditionValue,
     pod: &Pod,
     previous: &PodStatus,
     now: Timestamp,
@@ -237,8 +245,8 @@ fn condition(
     }
 }
 
-fn unready(lifecycle: &Lifecycle) -> Vec<&str> {
-    let counts = |one: &&Tracked| one.role != Role::Init && !one.is_ready();
+fn unready(lifecycle: &PodLifecycle) -> Vec<&str> {
+    let counts = |one: &&TrackedContainer| one.role != ContainerRole::Init && !one.is_ready();
     lifecycle.containers.iter().filter(counts).map(|one| one.name.as_str()).collect()
 }
 
@@ -262,9 +270,9 @@ mod tests {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn addresses() -> Addresses {
+    fn addresses() -> PodAddresses {
         let pod = Some(Ipv4Addr::new(127, 23, 1, 7));
-        Addresses { host: Ipv4Addr::new(127, 23, 0, 2), pod }
+        PodAddresses { host: Ipv4Addr::new(127, 23, 0, 2), pod }
     }
 
     fn pod() -> Pod {
@@ -281,7 +289,7 @@ mod tests {
     #[test]
     fn condition_times_change_only_with_the_condition() {
         let (pod, empty) = (pod(), PodStatus::default());
-        let mut lifecycle = Lifecycle::new(&pod, at(0));
+        let mut lifecycle = PodLifecycle::new(&pod, at(0));
         let first = status(&pod, &lifecycle, addresses(), &empty, at(0));
         assert_eq!(first.phase.as_deref(), Some("Pending"));
         assert_eq!(condition(&first, "ContainersReady").status, "False");
@@ -311,13 +319,13 @@ mod tests {
             }]),
             ..PodStatus::default()
         });
-        let mut lifecycle = Lifecycle::new(&pod, at(0));
+        let mut lifecycle = PodLifecycle::new(&pod, at(0));
         lifecycle.decide(at(0));
         lifecycle.running(0, "tholepin://1".into(), "local://x".into(), at(0));
         lifecycle.started(0);
         let ready = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(1));
         assert_eq!(condition(&ready, "Ready").status, "True");
-        lifecycle.end(Ending::Deletion);
+        lifecycle.end(TerminationCause::Deletion);
         let leaving = status(&pod, &lifecycle, addresses(), &ready, at(2));
         assert_eq!(condition(&leaving, "Ready").status, "False");
         assert_eq!(condition(&leaving, "ContainersReady").status, "True");
@@ -326,10 +334,10 @@ mod tests {
     #[test]
     fn an_end_is_shown_with_its_container_id_and_kept_as_last_state() {
         let pod = pod();
-        let mut lifecycle = Lifecycle::new(&pod, at(0));
+        let mut lifecycle = PodLifecycle::new(&pod, at(0));
         lifecycle.decide(at(0));
         lifecycle.running(0, "tholepin://1".into(), "local://x".into(), at(0));
-        let ended = Ended {
+        let ended = ContainerTermination {
             id: "tholepin://1".into(),
             code: 137,
             signal: Some(9),
@@ -356,15 +364,17 @@ mod tests {
     #[test]
     fn a_restart_that_waits_says_so_and_keeps_the_end_as_last_state() {
         let pod = pod();
-        let mut lifecycle = Lifecycle::new(&pod, at(0));
+        let mut lifecycle = PodLifecycle::new(&pod, at(0));
         for second in 0..2 {
             lifecycle.decide(at(second));
             lifecycle.running(0, format!("tholepin://{second}"), String::new(), at(second));
             let (started_at, finished_at) = (at(second), at(second));
             let (id, reason) = (format!("tholepin://{second}"), "Error".into());
             let (code, signal, message) = (1, None, None);
-            lifecycle
-                .ended(0, Ended { id, code, signal, reason, message, started_at, finished_at });
+            lifecycle.ended(
+                0,
+                ContainerTermination { id, code, signal, reason, message, started_at, finished_at },
+            );
         }
         let found = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(2));
         let one = &found.container_statuses.as_ref().unwrap()[0];

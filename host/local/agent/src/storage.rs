@@ -13,15 +13,15 @@ use k8s_openapi::api::core::v1::{
 use kube::{Api, Client, ResourceExt};
 
 use crate::directory::PodDirectory;
-use crate::downward::Place;
+use crate::downward::PodPlacement;
 use crate::expand::expand;
-use crate::reference::References;
-use crate::rootfs::Mount;
-use crate::volume::{self, Content, VolumeError, is_inside, payload};
+use crate::reference::ConfigSourceStates;
+use crate::rootfs::RootMount;
+use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
 
 /// A volume that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedVolume {
     pub path: PathBuf,
     /// Containers never write it: it follows its source.
     pub read_only: bool,
@@ -46,20 +46,20 @@ pub(crate) enum StorageError {
 
 /// What is needed to make volumes.
 #[derive(Clone, Copy)]
-pub(crate) struct Storage<'a> {
+pub(crate) struct VolumeProvisioner<'a> {
     pub client: &'a Client,
     pub pod: &'a Pod,
-    pub place: &'a Place,
+    pub place: &'a PodPlacement,
     pub directory: &'a PodDirectory,
     pub allow_host_path: bool,
 }
 
-impl Storage<'_> {
+impl VolumeProvisioner<'_> {
     /// Makes all volumes of the Pod, or brings those up to date that follow a source.
     pub(crate) async fn prepare(
         self,
-        references: &References,
-    ) -> Result<BTreeMap<String, Prepared>, StorageError> {
+        references: &ConfigSourceStates,
+    ) -> Result<BTreeMap<String, PreparedVolume>, StorageError> {
         let mut prepared = BTreeMap::new();
         for volume in self.volumes() {
             prepared.insert(volume.name.clone(), self.prepare_one(volume, references).await?);
@@ -69,9 +69,9 @@ impl Storage<'_> {
 
     /// Brings the volumes up to date that follow a ConfigMap, a Secret or the Pod itself. One whose
     /// source is gone keeps what it had, as in Kubernetes.
-    pub(crate) fn refresh(self, references: &References) {
+    pub(crate) fn refresh(self, references: &ConfigSourceStates) {
         for volume in self.volumes() {
-            let Ok(Content::Files(files)) =
+            let Ok(VolumeContent::Files(files)) =
                 volume::content(self.pod, self.place, references, volume)
             else {
                 continue;
@@ -90,27 +90,27 @@ impl Storage<'_> {
     async fn prepare_one(
         self,
         volume: &Volume,
-        references: &References,
-    ) -> Result<Prepared, StorageError> {
+        references: &ConfigSourceStates,
+    ) -> Result<PreparedVolume, StorageError> {
         let path = self.directory.volume(&volume.name);
         let disk = |source| StorageError::Disk { volume: volume.name.clone(), source };
         let (path, read_only) = match volume::content(self.pod, self.place, references, volume)? {
-            Content::Empty => {
+            VolumeContent::Empty => {
                 fs::create_dir_all(&path).map_err(disk)?;
                 // As Kubernetes does: any user of the container may write.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(disk)?;
                 (path, false)
             }
-            Content::Files(files) => {
+            VolumeContent::Files(files) => {
                 payload::write(&path, &files, &stamp()).map_err(disk)?;
                 (path, true)
             }
-            Content::Claim(claim) => (self.claimed(&volume.name, &claim).await?, false),
-            Content::HostPath(path) if self.allow_host_path => (path, false),
-            Content::HostPath(_) => return Err(StorageError::HostPath(volume.name.clone())),
+            VolumeContent::Claim(claim) => (self.claimed(&volume.name, &claim).await?, false),
+            VolumeContent::HostPath(path) if self.allow_host_path => (path, false),
+            VolumeContent::HostPath(_) => return Err(StorageError::HostPath(volume.name.clone())),
         };
         let path = path.canonicalize().map_err(disk)?;
-        Ok(Prepared { path, read_only })
+        Ok(PreparedVolume { path, read_only })
     }
 
     /// The directory behind a claim: that of the `hostPath` or `local` volume it is bound to.
@@ -149,14 +149,14 @@ fn stamp() -> String {
 /// What `container` mounts of the Pod's volumes. `env` expands `subPathExpr`.
 pub(crate) fn mounts(
     container: &Container,
-    volumes: &BTreeMap<String, Prepared>,
+    volumes: &BTreeMap<String, PreparedVolume>,
     env: &BTreeMap<String, String>,
-) -> Result<Vec<Mount>, StorageError> {
+) -> Result<Vec<RootMount>, StorageError> {
     let all = container.volume_mounts.iter().flatten();
     all.map(|mount| {
         let volume =
             volumes.get(&mount.name).ok_or_else(|| StorageError::NoVolume(mount.name.clone()))?;
-        Ok(Mount {
+        Ok(RootMount {
             source: source(mount, volume, env)?,
             target: Path::new("/").join(&mount.mount_path),
             read_only: volume.read_only || mount.read_only == Some(true),
@@ -167,7 +167,7 @@ pub(crate) fn mounts(
 
 fn source(
     mount: &VolumeMount,
-    volume: &Prepared,
+    volume: &PreparedVolume,
     env: &BTreeMap<String, String>,
 ) -> Result<PathBuf, StorageError> {
     let expression = mount.sub_path_expr.as_ref().map(|expression| expand(expression, env));
@@ -191,7 +191,7 @@ fn source(
 /// Writes the Pod's `hosts`, replacing the old one by a rename: a reader sees one or the other.
 pub(crate) fn write_hosts(
     pod: &Pod,
-    place: &Place,
+    place: &PodPlacement,
     directory: &PodDirectory,
     names: &str,
 ) -> io::Result<()> {
@@ -243,9 +243,9 @@ mod tests {
     use super::*;
     use crate::downward;
 
-    fn prepared(path: &Path, read_only: bool) -> BTreeMap<String, Prepared> {
+    fn prepared(path: &Path, read_only: bool) -> BTreeMap<String, PreparedVolume> {
         let path = path.canonicalize().unwrap();
-        BTreeMap::from([("v".to_owned(), Prepared { path, read_only })])
+        BTreeMap::from([("v".to_owned(), PreparedVolume { path, read_only })])
     }
 
     fn container(mount: serde_json::Value) -> Container {

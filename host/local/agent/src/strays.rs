@@ -98,7 +98,7 @@ fn root_of(mountinfo: &str) -> Option<&str> {
 
 /// What [`clean_up`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CleanedUp {
+pub struct OrphanCleanup {
     /// How many processes were still running.
     pub processes: usize,
 }
@@ -116,7 +116,7 @@ pub struct CleanedUp {
 /// # Errors
 ///
 /// Fails if a process does not end or a directory cannot be removed.
-pub fn clean_up(directory: &Path) -> io::Result<CleanedUp> {
+pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
     let mut runs = Vec::new();
     let mut roots = Vec::new();
     let mut processes = 0;
@@ -143,7 +143,7 @@ pub fn clean_up(directory: &Path) -> io::Result<CleanedUp> {
     for path in roots.iter().filter(|path| path.exists()) {
         fs::remove_dir_all(path)?;
     }
-    Ok(CleanedUp { processes })
+    Ok(OrphanCleanup { processes })
 }
 
 fn end_recorded(record: &ProcessRecord) -> bool {
@@ -185,12 +185,12 @@ mod tests {
             log: "0.log".into(),
         };
         pod.record("c", &record).unwrap();
-        assert_eq!(clean_up(directory.path()).unwrap(), CleanedUp { processes: 0 });
+        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanup { processes: 0 });
         assert_eq!(child.try_wait().unwrap(), None, "another process of that number must live");
 
         record.start_ticks = ticks;
         pod.record("c", &record).unwrap();
-        assert_eq!(clean_up(directory.path()).unwrap(), CleanedUp { processes: 1 });
+        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanup { processes: 1 });
         assert!(!child.wait().unwrap().success());
         assert!(!pod.run("c", "deadbeef").exists());
         assert_eq!(pod.recorded("c"), None);

@@ -1,6 +1,6 @@
 //! What a Pod's volumes hold.
 //!
-//! Pure: a volume is turned into what shall be there ([`Content`]); [`payload`] writes it.
+//! Pure: a volume is turned into what shall be there ([`VolumeContent`]); [`payload`] writes it.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume, VolumeProjection,
 };
 
-use crate::downward::{self, FieldError, Place};
-use crate::reference::{self, RefKey, ReferenceError, References};
+use crate::downward::{self, DownwardApiError, PodPlacement};
+use crate::reference::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 
 pub(crate) mod payload;
 
@@ -19,21 +19,21 @@ const DEFAULT_MODE: i32 = 0o644;
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct File {
+pub(crate) struct VolumeFile {
     pub bytes: Vec<u8>,
     pub mode: u32,
 }
 
 /// The files of a volume by their path within it.
-pub(crate) type Payload = BTreeMap<PathBuf, File>;
+pub(crate) type VolumeFiles = BTreeMap<PathBuf, VolumeFile>;
 
 /// What a volume holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum VolumeContent {
     /// An empty directory that lasts as long as the Pod.
     Empty,
     /// Files that follow their source; containers cannot write them.
-    Files(Payload),
+    Files(VolumeFiles),
     /// The directory behind a PersistentVolumeClaim.
     Claim(String),
     /// A directory of the machine.
@@ -44,9 +44,9 @@ pub(crate) enum Content {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("volume `{volume}`")]
-    Reference { volume: String, source: ReferenceError },
+    Reference { volume: String, source: ConfigSourceError },
     #[error("volume `{volume}`")]
-    Field { volume: String, source: FieldError },
+    Field { volume: String, source: DownwardApiError },
     #[error("volume `{volume}` names the path `{path}`, which leaves the volume")]
     Path { volume: String, path: String },
     #[error(
@@ -59,28 +59,32 @@ pub(crate) enum VolumeError {
 /// What `volume` of `pod` holds.
 pub(crate) fn content(
     pod: &Pod,
-    place: &Place,
-    references: &References,
+    place: &PodPlacement,
+    references: &ConfigSourceStates,
     volume: &Volume,
-) -> Result<Content, VolumeError> {
-    let mut maker = Maker { pod, place, references, volume: &volume.name, files: Payload::new() };
+) -> Result<VolumeContent, VolumeError> {
+    let mut maker =
+        VolumeBuilder { pod, place, references, volume: &volume.name, files: VolumeFiles::new() };
     if volume.empty_dir.is_some() {
-        return Ok(Content::Empty);
+        return Ok(VolumeContent::Empty);
     }
     if let Some(claim) = &volume.persistent_volume_claim {
-        return Ok(Content::Claim(claim.claim_name.clone()));
+        return Ok(VolumeContent::Claim(claim.claim_name.clone()));
     }
     if let Some(host) = &volume.host_path {
-        return Ok(Content::HostPath(host.path.clone().into()));
+        return Ok(VolumeContent::HostPath(host.path.clone().into()));
     }
     if let Some(from) = &volume.config_map {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = Wanted { items, optional, mode: from.default_mode };
-        maker.add_keys(&RefKey::config_map(&from.name), wanted)?;
+        let wanted = KeySelection { items, optional, mode: from.default_mode };
+        maker.add_keys(&ConfigSourceKey::config_map(&from.name), wanted)?;
     } else if let Some(from) = &volume.secret {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = Wanted { items, optional, mode: from.default_mode };
-        maker.add_keys(&RefKey::secret(from.secret_name.as_deref().unwrap_or_default()), wanted)?;
+        let wanted = KeySelection { items, optional, mode: from.default_mode };
+        maker.add_keys(
+            &ConfigSourceKey::secret(from.secret_name.as_deref().unwrap_or_default()),
+            wanted,
+        )?;
     } else if let Some(from) = &volume.downward_api {
         maker.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
     } else if let Some(from) = &volume.projected {
@@ -88,25 +92,25 @@ pub(crate) fn content(
     } else {
         return Err(VolumeError::Kind(volume.name.clone()));
     }
-    Ok(Content::Files(maker.files))
+    Ok(VolumeContent::Files(maker.files))
 }
 
-struct Maker<'a> {
+struct VolumeBuilder<'a> {
     pod: &'a Pod,
-    place: &'a Place,
-    references: &'a References,
+    place: &'a PodPlacement,
+    references: &'a ConfigSourceStates,
     volume: &'a str,
-    files: Payload,
+    files: VolumeFiles,
 }
 
 /// Which keys of a source are wanted, and how.
-struct Wanted<'a> {
+struct KeySelection<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
     mode: Option<i32>,
 }
 
-impl Maker<'_> {
+impl VolumeBuilder<'_> {
     fn add_projected(&mut self, from: &ProjectedVolumeSource) -> Result<(), VolumeError> {
         for source in from.sources.iter().flatten() {
             self.add_source(source, from.default_mode)?;
@@ -121,10 +125,16 @@ impl Maker<'_> {
     ) -> Result<(), VolumeError> {
         if let Some(from) = &source.config_map {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-            self.add_keys(&RefKey::config_map(&from.name), Wanted { items, optional, mode })
+            self.add_keys(
+                &ConfigSourceKey::config_map(&from.name),
+                KeySelection { items, optional, mode },
+            )
         } else if let Some(from) = &source.secret {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-            self.add_keys(&RefKey::secret(&from.name), Wanted { items, optional, mode })
+            self.add_keys(
+                &ConfigSourceKey::secret(&from.name),
+                KeySelection { items, optional, mode },
+            )
         } else if let Some(from) = &source.downward_api {
             self.add_fields(from.items.as_deref().unwrap_or_default(), mode)
         } else {
@@ -132,7 +142,11 @@ impl Maker<'_> {
         }
     }
 
-    fn add_keys(&mut self, key: &RefKey, wanted: Wanted<'_>) -> Result<(), VolumeError> {
+    fn add_keys(
+        &mut self,
+        key: &ConfigSourceKey,
+        wanted: KeySelection<'_>,
+    ) -> Result<(), VolumeError> {
         let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
         let Some(data) = reference::data(self.references, key, wanted.optional).map_err(fail)?
         else {
@@ -150,7 +164,7 @@ impl Maker<'_> {
                 None if wanted.optional => {}
                 None => {
                     let (reference, key) = (key.clone(), item.key.clone());
-                    return Err(fail(ReferenceError::NoKey { reference, key }));
+                    return Err(fail(ConfigSourceError::NoKey { reference, key }));
                 }
             }
         }
@@ -168,7 +182,7 @@ impl Maker<'_> {
             } else if let Some(from) = &item.resource_field_ref {
                 downward::resource(self.pod, self.place, None, from)
             } else {
-                Err(FieldError::UnknownField(item.path.clone()))
+                Err(DownwardApiError::UnknownField(item.path.clone()))
             };
             let fail = |source| VolumeError::Field { volume: self.volume.to_owned(), source };
             self.add(&item.path, value.map_err(fail)?.into_bytes(), item.mode.or(mode))?;
@@ -185,7 +199,7 @@ impl Maker<'_> {
             });
         }
         let mode = u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o777;
-        self.files.insert(path.into(), File { bytes, mode });
+        self.files.insert(path.into(), VolumeFile { bytes, mode });
         Ok(())
     }
 }
@@ -203,7 +217,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reference::Reference;
+    use crate::reference::ConfigSourceState;
 
     #[track_caller]
     fn check(volume: Value, expected: Result<&[(&str, &str, u32)], &str>) {
@@ -212,11 +226,11 @@ mod tests {
         let volume: Volume = serde_json::from_value(volume).unwrap();
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a-0"}})).unwrap();
         let data = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
-        let data = Reference::Present(Arc::new(BTreeMap::from(data)));
+        let data = ConfigSourceState::Present(Arc::new(BTreeMap::from(data)));
         let references = BTreeMap::from([
-            (RefKey::config_map("c"), data.clone()),
-            (RefKey::secret("s"), data),
-            (RefKey::config_map("absent"), Reference::Missing),
+            (ConfigSourceKey::config_map("c"), data.clone()),
+            (ConfigSourceKey::secret("s"), data),
+            (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
         ]);
         let found = content(&pod, &downward::tests::place(), &references, &volume);
         let found = found.map_err(|error| {
@@ -224,9 +238,9 @@ mod tests {
             cause.unwrap_or_else(|| error.to_string())
         });
         let file = |(path, text, mode): &(&str, &str, u32)| {
-            (PathBuf::from(path), File { bytes: text.as_bytes().to_vec(), mode: *mode })
+            (PathBuf::from(path), VolumeFile { bytes: text.as_bytes().to_vec(), mode: *mode })
         };
-        let expected = expected.map(|files| Content::Files(files.iter().map(file).collect()));
+        let expected = expected.map(|files| VolumeContent::Files(files.iter().map(file).collect()));
         assert_eq!(found, expected.map_err(str::to_owned));
     }
 

@@ -16,42 +16,50 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::reference::{Data, RefKey, RefKind, Reference, config_map_data, secret_data};
+use crate::reference::{
+    ConfigSourceData, ConfigSourceKey, ConfigSourceKind, ConfigSourceState, config_map_data,
+    secret_data,
+};
 
 /// Watches that may wait to be started.
 const REQUESTS_MAX: usize = 1024;
 
-type Key = (String, RefKey);
+type Key = (String, ConfigSourceKey);
 
 /// A handle for asking what is known of a ConfigMap or Secret.
 #[derive(Clone, Debug)]
-pub(crate) struct Watches {
-    known: Arc<Mutex<BTreeMap<Key, watch::Sender<Reference>>>>,
+pub(crate) struct ConfigWatches {
+    known: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
     start: mpsc::Sender<Key>,
 }
 
 /// The other half: performs the watches. [`serve`](Self::serve) must run for anything to be known.
 #[derive(Debug)]
-pub(crate) struct WatchServer {
-    watches: Watches,
+pub(crate) struct ConfigWatchServer {
+    watches: ConfigWatches,
     started: mpsc::Receiver<Key>,
 }
 
-impl Watches {
-    pub(crate) fn new() -> (Self, WatchServer) {
+impl ConfigWatches {
+    pub(crate) fn new() -> (Self, ConfigWatchServer) {
         let (start, started) = mpsc::channel(REQUESTS_MAX);
         let watches = Self { known: Arc::default(), start };
-        (watches.clone(), WatchServer { watches, started })
+        (watches.clone(), ConfigWatchServer { watches, started })
     }
 
     /// What is known of `key` in `namespace`, now and whenever it changes.
-    pub(crate) async fn follow(&self, namespace: &str, key: &RefKey) -> watch::Receiver<Reference> {
+    pub(crate) async fn follow(
+        &self,
+        namespace: &str,
+        key: &ConfigSourceKey,
+    ) -> watch::Receiver<ConfigSourceState> {
         let key = (namespace.to_owned(), key.clone());
         let (receiver, is_new) = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let is_new = !known.contains_key(&key);
-            let sender =
-                known.entry(key.clone()).or_insert_with(|| watch::Sender::new(Reference::Unknown));
+            let sender = known
+                .entry(key.clone())
+                .or_insert_with(|| watch::Sender::new(ConfigSourceState::Unknown));
             (sender.subscribe(), is_new)
         };
         if is_new {
@@ -71,13 +79,13 @@ impl Watches {
         unused
     }
 
-    fn sender(&self, key: &Key) -> Option<watch::Sender<Reference>> {
+    fn sender(&self, key: &Key) -> Option<watch::Sender<ConfigSourceState>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
 
-impl WatchServer {
-    /// Performs watches until every [`Watches`] is dropped, which never happens before the agent drops
+impl ConfigWatchServer {
+    /// Performs watches until every [`ConfigWatches`] is dropped, which never happens before the agent drops
     /// this future: it holds one itself.
     pub(crate) async fn serve(mut self, client: Client) {
         let mut tasks = JoinSet::new();
@@ -90,18 +98,24 @@ impl WatchServer {
             let (client, watches) = (client.clone(), self.watches.clone());
             tasks.spawn(async move {
                 match key.1.kind {
-                    RefKind::ConfigMap => {
+                    ConfigSourceKind::ConfigMap => {
                         follow::<ConfigMap>(client, watches, key, config_map_data).await
                     }
-                    RefKind::Secret => follow::<Secret>(client, watches, key, secret_data).await,
+                    ConfigSourceKind::Secret => {
+                        follow::<Secret>(client, watches, key, secret_data).await
+                    }
                 }
             });
         }
     }
 }
 
-async fn follow<K>(client: Client, watches: Watches, key: Key, data: fn(K) -> Data)
-where
+async fn follow<K>(
+    client: Client,
+    watches: ConfigWatches,
+    key: Key,
+    data: fn(K) -> ConfigSourceData,
+) where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     K: Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -124,10 +138,12 @@ where
             Some(Ok(Event::Init)) => listed = false,
             Some(Ok(Event::InitApply(object) | Event::Apply(object))) => {
                 listed = true;
-                tell(&sender, Reference::Present(Arc::new(data(object))));
+                tell(&sender, ConfigSourceState::Present(Arc::new(data(object))));
             }
             Some(Ok(Event::InitDone)) if listed => {}
-            Some(Ok(Event::InitDone | Event::Delete(_))) => tell(&sender, Reference::Missing),
+            Some(Ok(Event::InitDone | Event::Delete(_))) => {
+                tell(&sender, ConfigSourceState::Missing)
+            }
             Some(Err(error)) => {
                 tracing::warn!(namespace = key.0, reference = %key.1, %error, "watch interrupted");
             }
@@ -137,7 +153,7 @@ where
 }
 
 /// Tells a change, and only a change: a relist wakes nobody.
-fn tell(sender: &watch::Sender<Reference>, reference: Reference) {
+fn tell(sender: &watch::Sender<ConfigSourceState>, reference: ConfigSourceState) {
     sender.send_if_modified(|known| {
         let changed = *known != reference;
         if changed {

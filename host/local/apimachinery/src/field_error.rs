@@ -9,7 +9,7 @@ use std::fmt;
 
 /// Why a field is refused; the `reason` of a cause in `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub enum FieldErrorReason {
     /// The field must be given.
     Required,
     /// The value is out of range or malformed.
@@ -32,7 +32,7 @@ pub enum Reason {
     Internal,
 }
 
-impl Reason {
+impl FieldErrorReason {
     /// The word in `Status.details.causes[].reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ pub struct FieldError {
     /// `<nil>` for the object itself.
     pub field: String,
     /// Why.
-    pub reason: Reason,
+    pub reason: FieldErrorReason,
     /// `message` of the cause: without the field, beginning with the kind of fault.
     pub message: String,
 }
@@ -81,7 +81,11 @@ pub struct FieldError {
 impl FieldError {
     /// A field that must be given: `Required value: DETAIL`.
     pub fn required(field: impl Into<String>, detail: impl fmt::Display) -> Self {
-        Self::build(field, Reason::Required, with_detail("Required value".to_owned(), &detail))
+        Self::build(
+            field,
+            FieldErrorReason::Required,
+            with_detail("Required value".to_owned(), &detail),
+        )
     }
 
     /// A malformed value: `Invalid value: VALUE: DETAIL`. Strings are quoted as Go quotes them.
@@ -91,18 +95,18 @@ impl FieldError {
         detail: impl fmt::Display,
     ) -> Self {
         let text = format!("Invalid value: {}", show(value));
-        Self::build(field, Reason::Invalid, with_detail(text, &detail))
+        Self::build(field, FieldErrorReason::Invalid, with_detail(text, &detail))
     }
 
     /// A value of the wrong JSON type: `Invalid value: "TYPE": DETAIL`.
     pub fn type_invalid(field: impl Into<String>, found: &str, detail: impl fmt::Display) -> Self {
         let text = format!("Invalid value: \"{found}\"");
-        Self::build(field, Reason::TypeInvalid, with_detail(text, &detail))
+        Self::build(field, FieldErrorReason::TypeInvalid, with_detail(text, &detail))
     }
 
     /// A value that occurs twice: `Duplicate value: VALUE`.
     pub fn duplicate(field: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self::build(field, Reason::Duplicate, format!("Duplicate value: {}", show(value)))
+        Self::build(field, FieldErrorReason::Duplicate, format!("Duplicate value: {}", show(value)))
     }
 
     /// A value outside a closed set: `Unsupported value: VALUE: supported values: "a", "b"`.
@@ -117,27 +121,35 @@ impl FieldError {
             show(value),
             supported.join(", ")
         );
-        Self::build(field, Reason::NotSupported, text)
+        Self::build(field, FieldErrorReason::NotSupported, text)
     }
 
     /// A string longer than `max` bytes: `Too long: may not be more than MAX bytes`.
     pub fn too_long(field: impl Into<String>, max: u64) -> Self {
-        Self::build(field, Reason::TooLong, format!("Too long: may not be more than {max} bytes"))
+        Self::build(
+            field,
+            FieldErrorReason::TooLong,
+            format!("Too long: may not be more than {max} bytes"),
+        )
     }
 
     /// A list of `count` items where at most `max` are allowed.
     pub fn too_many(field: impl Into<String>, count: usize, max: u64) -> Self {
         let text = format!("Too many: {count}: must have at most {max} items");
-        Self::build(field, Reason::TooMany, text)
+        Self::build(field, FieldErrorReason::TooMany, text)
     }
 
     /// A field that may not be set: `Forbidden: DETAIL`.
     pub fn forbidden(field: impl Into<String>, detail: impl fmt::Display) -> Self {
-        Self::build(field, Reason::Forbidden, with_detail("Forbidden".to_owned(), &detail))
+        Self::build(
+            field,
+            FieldErrorReason::Forbidden,
+            with_detail("Forbidden".to_owned(), &detail),
+        )
     }
 
     /// A fault whose message is already worded.
-    pub fn build(field: impl Into<String>, reason: Reason, message: String) -> Self {
+    pub fn build(field: impl Into<String>, reason: FieldErrorReason, message: String) -> Self {
         Self { field: field.into(), reason, message }
     }
 }

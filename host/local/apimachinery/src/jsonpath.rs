@@ -11,29 +11,29 @@ mod parser;
 /// A compiled path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath {
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Step {
+enum PathStep {
     Member(String),
     /// From the end if negative.
     Index(i64),
     /// `[from:to]`; `to` is left out of the result, both count from the end if negative.
     Slice(Option<i64>, Option<i64>),
     Every,
-    Filter(Filter),
+    Filter(PathFilter),
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Filter {
-    path: Vec<Step>,
+struct PathFilter {
+    path: Vec<PathStep>,
     /// Nothing asks whether the path selects anything.
-    comparison: Option<(Operator, Value)>,
+    comparison: Option<(FilterOperator, Value)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
+enum FilterOperator {
     Equal,
     NotEqual,
     Less,
@@ -75,7 +75,7 @@ impl JsonPath {
     }
 }
 
-fn select<'a>(steps: &[Step], object: &'a Value) -> Vec<&'a Value> {
+fn select<'a>(steps: &[PathStep], object: &'a Value) -> Vec<&'a Value> {
     let mut selected = vec![object];
     for step in steps {
         selected = selected.into_iter().flat_map(|value| step.from(value)).collect();
@@ -83,7 +83,7 @@ fn select<'a>(steps: &[Step], object: &'a Value) -> Vec<&'a Value> {
     selected
 }
 
-impl Step {
+impl PathStep {
     fn from<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         match self {
             Self::Member(name) => value.get(name).into_iter().collect(),
@@ -120,7 +120,7 @@ fn position(index: i64, length: usize) -> usize {
     if index < 0 { length.checked_sub(from_end).unwrap_or(usize::MAX) } else { from_end }
 }
 
-impl Filter {
+impl PathFilter {
     fn holds(&self, item: &Value) -> bool {
         let found = select(&self.path, item);
         match &self.comparison {
@@ -132,7 +132,7 @@ impl Filter {
     }
 }
 
-impl Operator {
+impl FilterOperator {
     fn holds(self, left: &Value, right: &Value) -> bool {
         let numbers = left.as_f64().zip(right.as_f64());
         let texts = left.as_str().zip(right.as_str());

@@ -137,7 +137,7 @@ pub fn crd_version<'a>(crd: &'a Value, version: &str) -> Result<&'a Value, CrdEr
 
 /// The kinds that the server offers without any CRD, ordered by group, version and plural.
 pub fn builtin() -> &'static [Kind] {
-    static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(Row::kind).collect());
+    static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(KindRow::kind).collect());
     &KINDS
 }
 
@@ -149,21 +149,21 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
 }
 
 /// One row of the table; lists are separated by spaces.
-struct Row {
+struct KindRow {
     group: &'static str,
     version: &'static str,
     kind: &'static str,
     plural: &'static str,
     short: &'static str,
     categories: &'static str,
-    scope: Scope,
+    scope: KindScope,
     subresources: &'static str,
     generation: Generation,
     selectable: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Scope {
+enum KindScope {
     Namespaced,
     Cluster,
 }
@@ -174,7 +174,7 @@ enum Generation {
     Absent,
 }
 
-impl Row {
+impl KindRow {
     const fn namespaced(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
         Self {
             group,
@@ -183,7 +183,7 @@ impl Row {
             plural,
             short: "",
             categories: "",
-            scope: Scope::Namespaced,
+            scope: KindScope::Namespaced,
             subresources: "",
             generation: Generation::Absent,
             selectable: "",
@@ -191,7 +191,7 @@ impl Row {
     }
 
     const fn cluster(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
-        Self { scope: Scope::Cluster, ..Self::namespaced(group, kind, plural) }
+        Self { scope: KindScope::Cluster, ..Self::namespaced(group, kind, plural) }
     }
 
     const fn short(self, short: &'static str) -> Self {
@@ -229,7 +229,7 @@ impl Row {
             singular: self.kind.to_lowercase(),
             short_names: words(self.short),
             categories: words(self.categories),
-            namespaced: self.scope == Scope::Namespaced,
+            namespaced: self.scope == KindScope::Namespaced,
             subresources: words(self.subresources),
             tracks_generation: self.generation == Generation::Tracked,
             selectable_fields: words(self.selectable),
@@ -251,55 +251,63 @@ const POD_FIELDS: &str = "spec.nodeName spec.restartPolicy spec.schedulerName \
     spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName";
 
 /// The table itself; the order is that of [`builtin`].
-const ROWS: &[Row] = &[
-    Row::namespaced("", "ConfigMap", "configmaps").short("cm"),
-    Row::namespaced("", "Endpoints", "endpoints").short("ep"),
-    Row::namespaced("", "Event", "events").short("ev").selectable(EVENT_FIELDS),
-    Row::cluster("", "Namespace", "namespaces")
+const ROWS: &[KindRow] = &[
+    KindRow::namespaced("", "ConfigMap", "configmaps").short("cm"),
+    KindRow::namespaced("", "Endpoints", "endpoints").short("ep"),
+    KindRow::namespaced("", "Event", "events").short("ev").selectable(EVENT_FIELDS),
+    KindRow::cluster("", "Namespace", "namespaces")
         .short("ns")
         .subresources("status")
         .selectable("status.phase"),
-    Row::cluster("", "Node", "nodes")
+    KindRow::cluster("", "Node", "nodes")
         .short("no")
         .subresources("status")
         .selectable("spec.unschedulable"),
-    Row::namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims")
+    KindRow::namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims")
         .short("pvc")
         .subresources("status"),
-    Row::cluster("", "PersistentVolume", "persistentvolumes").short("pv").subresources("status"),
-    Row::namespaced("", "Pod", "pods")
+    KindRow::cluster("", "PersistentVolume", "persistentvolumes")
+        .short("pv")
+        .subresources("status"),
+    KindRow::namespaced("", "Pod", "pods")
         .short("po")
         .in_all()
         .subresources("status log")
         .tracked()
         .selectable(POD_FIELDS),
-    Row::namespaced("", "ResourceQuota", "resourcequotas").short("quota"),
-    Row::namespaced("", "Secret", "secrets").selectable("type"),
-    Row::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
-    Row::namespaced("", "Service", "services")
+    KindRow::namespaced("", "ResourceQuota", "resourcequotas").short("quota"),
+    KindRow::namespaced("", "Secret", "secrets").selectable("type"),
+    KindRow::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
+    KindRow::namespaced("", "Service", "services")
         .short("svc")
         .in_all()
         .subresources("status")
         .selectable("spec.clusterIP spec.type"),
-    Row::cluster("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions")
-        .short("crd crds")
-        .api_extensions()
-        .subresources("status")
-        .tracked(),
-    Row::namespaced("apps", "ControllerRevision", "controllerrevisions"),
-    Row::namespaced("apps", "StatefulSet", "statefulsets")
+    KindRow::cluster(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+    )
+    .short("crd crds")
+    .api_extensions()
+    .subresources("status")
+    .tracked(),
+    KindRow::namespaced("apps", "ControllerRevision", "controllerrevisions"),
+    KindRow::namespaced("apps", "StatefulSet", "statefulsets")
         .short("sts")
         .in_all()
         .subresources("status")
         .tracked(),
-    Row::namespaced("coordination.k8s.io", "Lease", "leases"),
-    Row::namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices").tracked(),
-    Row::namespaced("events.k8s.io", "Event", "events").short("ev").selectable(NEW_EVENT_FIELDS),
-    Row::namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets")
+    KindRow::namespaced("coordination.k8s.io", "Lease", "leases"),
+    KindRow::namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices").tracked(),
+    KindRow::namespaced("events.k8s.io", "Event", "events")
+        .short("ev")
+        .selectable(NEW_EVENT_FIELDS),
+    KindRow::namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets")
         .short("pdb")
         .subresources("status")
         .tracked(),
-    Row::cluster("storage.k8s.io", "StorageClass", "storageclasses").short("sc"),
+    KindRow::cluster("storage.k8s.io", "StorageClass", "storageclasses").short("sc"),
 ];
 
 fn strings(list: Option<&Value>) -> Vec<String> {

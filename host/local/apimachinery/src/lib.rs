@@ -28,7 +28,7 @@ pub mod table;
 pub mod topology;
 pub mod validation;
 
-pub use field_error::{FieldError, Reason};
+pub use field_error::{FieldError, FieldErrorReason};
 pub use kinds::Kind;
 pub use schema::StructuralSchema;
-pub use topology::Topology;
+pub use topology::MergeSchema;

@@ -17,7 +17,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::topology::Topology;
+use crate::topology::MergeSchema;
 
 mod compare;
 mod conflict;
@@ -27,8 +27,8 @@ mod merge;
 
 pub use conflict::{Conflict, conflict_summary};
 
-use compare::{Difference, compare, field_set_of};
-use entries::{Entries, Entry, Identity, Operation};
+use compare::{ObjectDifference, compare, field_set_of};
+use entries::{ManagedFieldsEntries, ManagedFieldsEntry, ManagedOperation, ManagerIdentity};
 use field_set::FieldSet;
 
 /// The manager that owns what an object had before its first apply, if nobody was known to.
@@ -105,7 +105,7 @@ pub fn apply(
     live: Option<&Value>,
     intent: &Value,
     options: &ApplyOptions<'_>,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) -> Result<Applied, ApplyError> {
     let intent = ownable_intent(intent)?;
     let mut wanted = field_set_of(&intent, topology).map_err(ApplyError::Invalid)?;
@@ -113,11 +113,11 @@ pub fn apply(
 
     let nothing = Value::Object(Map::new());
     let before = live.unwrap_or(&nothing);
-    let mut entries = Entries::of(before);
+    let mut entries = ManagedFieldsEntries::of(before);
     adopt_orphans(live, &mut entries, options, topology);
 
     let merged = merge::merge(before, &intent, topology).map_err(ApplyError::Invalid)?;
-    let identity = Identity::apply(options.manager, options.subresource);
+    let identity = ManagerIdentity::apply(options.manager, options.subresource);
     let mut difference = compare(before, &merged, topology);
     difference.strip();
 
@@ -137,7 +137,7 @@ pub fn apply(
     }
     if live.is_none() {
         // Nobody can own fields of an object that is only now made.
-        entries = Entries::default();
+        entries = ManagedFieldsEntries::default();
     }
     let mut removed = compare(before, &object, topology);
     removed.strip();
@@ -148,7 +148,7 @@ pub fn apply(
         _ => Some(options.now.to_owned()),
     };
     let api_version = options.api_version.to_owned();
-    entries.put(Entry { identity, api_version, time, fields: wanted });
+    entries.put(ManagedFieldsEntry { identity, api_version, time, fields: wanted });
     entries.write(&mut object);
     let changed = live.is_none_or(|live| *live != object);
     Ok(Applied { object, changed, created: live.is_none() })
@@ -168,7 +168,7 @@ pub fn track_update(
     old: Option<&Value>,
     new: &mut Value,
     options: &UpdateOptions<'_>,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) {
     let mut entries = entries::after_request(old, new, options.subresource);
     if old.is_some() && entries.is_empty() {
@@ -179,16 +179,17 @@ pub fn track_update(
     let mut difference = compare(old.unwrap_or(&nothing), new, topology);
     difference.strip();
     if !difference.is_empty() {
-        let Difference { removed, .. } = &difference;
+        let ObjectDifference { removed, .. } = &difference;
         let taken = difference.changed();
-        let identity = Identity::update(options.manager, options.subresource, options.api_version);
+        let identity =
+            ManagerIdentity::update(options.manager, options.subresource, options.api_version);
         entries.retreat(&identity, &taken.union(removed));
         let own = entries.take(&identity);
         let own = own.map(|entry| entry.fields).unwrap_or_default();
         let fields = own.difference(removed).union(&taken);
         let api_version = options.api_version.to_owned();
         let time = Some(options.now.to_owned());
-        entries.put(Entry { identity, api_version, time, fields });
+        entries.put(ManagedFieldsEntry { identity, api_version, time, fields });
         entries.bound_updates();
     }
     entries.write(new);
@@ -234,7 +235,7 @@ fn drop_unowned(fields: &mut FieldSet) {
     });
 }
 
-impl Difference {
+impl ObjectDifference {
     fn strip(&mut self) {
         for fields in [&mut self.added, &mut self.modified, &mut self.removed] {
             drop_unowned(fields);
@@ -245,23 +246,23 @@ impl Difference {
 /// Gives the fields of an object that nobody manages to a stand-in, so that they can conflict.
 fn adopt_orphans(
     live: Option<&Value>,
-    entries: &mut Entries,
+    entries: &mut ManagedFieldsEntries,
     options: &ApplyOptions<'_>,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) {
     let Some(live) = live.filter(|_| entries.is_empty()) else { return };
     let nothing = Value::Object(Map::new());
     let mut difference = compare(&nothing, live, topology);
     difference.strip();
-    entries.put(Entry {
-        identity: Identity::update(BEFORE_FIRST_APPLY, None, options.api_version),
+    entries.put(ManagedFieldsEntry {
+        identity: ManagerIdentity::update(BEFORE_FIRST_APPLY, None, options.api_version),
         api_version: options.api_version.to_owned(),
         time: Some(options.now.to_owned()),
         fields: difference.added,
     });
 }
 
-impl Operation {
+impl ManagedOperation {
     /// As `managedFields` writes it.
     const fn as_str(self) -> &'static str {
         match self {

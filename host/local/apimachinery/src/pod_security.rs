@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// How strict a namespace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum PodSecurityLevel {
     /// No known way to more rights.
     Baseline,
     /// Hardened.
@@ -17,7 +17,7 @@ pub enum Level {
 /// The label of a namespace that names its level.
 pub const ENFORCE_LABEL: &str = "pod-security.kubernetes.io/enforce";
 
-impl Level {
+impl PodSecurityLevel {
     /// The level of a namespace; none if everything is allowed there.
     #[must_use]
     pub fn of(namespace: &Value) -> Option<Self> {
@@ -85,10 +85,10 @@ const RESTRICTED_VOLUMES: &[&str] = &[
 
 /// What a level objects to in a Pod, each with what it must have instead; nothing if it is allowed.
 #[must_use]
-pub fn objections(level: Level, pod: &Value) -> Vec<String> {
+pub fn objections(level: PodSecurityLevel, pod: &Value) -> Vec<String> {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
     let mut found = baseline(spec);
-    if level == Level::Restricted {
+    if level == PodSecurityLevel::Restricted {
         found.extend(restricted(spec));
     }
     found
@@ -220,73 +220,54 @@ mod tests {
 
     #[test]
     fn each_control_objects_to_its_field_and_to_nothing_else() {
-        assert_eq!(objections(Level::Restricted, &hardened()), [""; 0]);
+        use PodSecurityLevel::{Baseline, Restricted};
+        assert_eq!(objections(Restricted, &hardened()), [""; 0]);
         let container = "/spec/containers/0/securityContext";
-        let rows: &[(&str, Value, &str, Level)] = &[
-            ("/spec/hostNetwork", json!(true), "host namespaces", Level::Baseline),
-            ("/spec/volumes/0/hostPath", json!({"path": "/"}), "hostPath", Level::Baseline),
-            (
-                "/spec/securityContext/sysctls",
-                json!([{"name": "kernel.x"}]),
-                "kernel.x",
-                Level::Baseline,
-            ),
-            (
-                "/spec/securityContext/seccompProfile/type",
-                json!("Unconfined"),
-                "seccomp",
-                Level::Baseline,
-            ),
-            (&format!("{container}/privileged"), json!(true), "privileged", Level::Baseline),
-            (&format!("{container}/procMount"), json!("Unmasked"), "procMount", Level::Baseline),
-            ("/spec/containers/0/ports", json!([{"hostPort": 80}]), "hostPort", Level::Baseline),
-            (
-                &format!("{container}/capabilities/add"),
-                json!(["SYS_ADMIN"]),
-                "SYS_ADMIN",
-                Level::Baseline,
-            ),
+        let rows: &[(&str, Value, &str, PodSecurityLevel)] = &[
+            ("/spec/hostNetwork", json!(true), "host namespaces", Baseline),
+            ("/spec/volumes/0/hostPath", json!({"path": "/"}), "hostPath", Baseline),
+            ("/spec/securityContext/sysctls", json!([{"name": "kernel.x"}]), "kernel.x", Baseline),
+            ("/spec/securityContext/seccompProfile/type", json!("Unconfined"), "seccomp", Baseline),
+            (&format!("{container}/privileged"), json!(true), "privileged", Baseline),
+            (&format!("{container}/procMount"), json!("Unmasked"), "procMount", Baseline),
+            ("/spec/containers/0/ports", json!([{"hostPort": 80}]), "hostPort", Baseline),
+            (&format!("{container}/capabilities/add"), json!(["SYS_ADMIN"]), "SYS_ADMIN", Baseline),
             (
                 &format!("{container}/capabilities/add"),
                 json!(["CHOWN"]),
                 "unrestricted",
-                Level::Restricted,
+                Restricted,
             ),
-            (&format!("{container}/capabilities/drop"), json!([]), "drop", Level::Restricted),
+            (&format!("{container}/capabilities/drop"), json!([]), "drop", Restricted),
             (
                 &format!("{container}/allowPrivilegeEscalation"),
                 json!(true),
                 "allowPriv",
-                Level::Restricted,
+                Restricted,
             ),
-            (&format!("{container}/runAsNonRoot"), json!(false), "runAsNonRoot", Level::Restricted),
-            (&format!("{container}/runAsUser"), json!(0), "runAsUser", Level::Restricted),
-            (
-                "/spec/securityContext/seccompProfile",
-                json!(null),
-                "seccompProfile",
-                Level::Restricted,
-            ),
-            ("/spec/volumes", json!([{"name": "v", "nfs": {}}]), "volume \"v\"", Level::Restricted),
+            (&format!("{container}/runAsNonRoot"), json!(false), "runAsNonRoot", Restricted),
+            (&format!("{container}/runAsUser"), json!(0), "runAsUser", Restricted),
+            ("/spec/securityContext/seccompProfile", json!(null), "seccompProfile", Restricted),
+            ("/spec/volumes", json!([{"name": "v", "nfs": {}}]), "volume \"v\"", Restricted),
         ];
         for (path, value, word, level) in rows {
             let mut pod = hardened();
             let (parent, field) = path.rsplit_once('/').unwrap();
             pod.pointer_mut(parent).unwrap()[field] = value.clone();
-            let found = objections(Level::Restricted, &pod);
+            let found = objections(Restricted, &pod);
             assert!(found.iter().any(|it| it.contains(word)), "{path}: {found:?}");
-            let at_baseline = !objections(Level::Baseline, &pod).is_empty();
-            assert_eq!(at_baseline, *level == Level::Baseline, "{path}");
+            let at_baseline = !objections(Baseline, &pod).is_empty();
+            assert_eq!(at_baseline, *level == Baseline, "{path}");
         }
     }
 
     #[test]
     fn a_namespace_without_the_label_allows_everything() {
         let labelled = |level: &str| json!({"metadata": {"labels": {ENFORCE_LABEL: level}}});
-        assert_eq!(Level::of(&json!({"metadata": {}})), None);
-        assert_eq!(Level::of(&labelled("privileged")), None);
-        for level in [Level::Baseline, Level::Restricted] {
-            assert_eq!(Level::of(&labelled(level.as_str())), Some(level));
+        assert_eq!(PodSecurityLevel::of(&json!({"metadata": {}})), None);
+        assert_eq!(PodSecurityLevel::of(&labelled("privileged")), None);
+        for level in [PodSecurityLevel::Baseline, PodSecurityLevel::Restricted] {
+            assert_eq!(PodSecurityLevel::of(&labelled(level.as_str())), Some(level));
         }
     }
 }

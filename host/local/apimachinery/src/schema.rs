@@ -19,7 +19,9 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::FieldError;
-use crate::topology::{MapKey, Shape, Step, Topology, is_atomic_metadata, metadata_list_shape};
+use crate::topology::{
+    ListMapKey, MergeSchema, MergeShape, MergeStep, is_atomic_metadata, metadata_list_shape,
+};
 
 mod cel;
 pub(crate) mod formats;
@@ -32,7 +34,7 @@ mod validate;
 /// A structural schema of one version of a CRD, compiled.
 #[derive(Debug)]
 pub struct StructuralSchema {
-    root: Node,
+    root: SchemaNode,
 }
 
 impl StructuralSchema {
@@ -87,61 +89,61 @@ impl StructuralSchema {
     }
 
     /// Finds the node of a place; items and values of maps are all alike.
-    fn node(&self, path: &[Step<'_>]) -> Option<&Node> {
+    fn node(&self, path: &[MergeStep<'_>]) -> Option<&SchemaNode> {
         path.iter().try_fold(&self.root, |node, step| match step {
-            Step::Field(name) => node.member(name),
-            Step::Item => node.items.as_deref(),
+            MergeStep::Field(name) => node.member(name),
+            MergeStep::Item => node.items.as_deref(),
         })
     }
 }
 
-impl Topology for StructuralSchema {
-    fn list_shape(&self, path: &[Step<'_>]) -> Shape {
+impl MergeSchema for StructuralSchema {
+    fn list_shape(&self, path: &[MergeStep<'_>]) -> MergeShape {
         if let Some(shape) = metadata_list_shape(path) {
             return shape;
         }
-        let Some(node) = self.node(path) else { return Shape::Atomic };
+        let Some(node) = self.node(path) else { return MergeShape::Atomic };
         match node.list_type {
-            ListType::Atomic => Shape::Atomic,
-            ListType::Set => Shape::Set,
-            ListType::Map => Shape::Map(node.keys().collect()),
+            ListType::Atomic => MergeShape::Atomic,
+            ListType::Set => MergeShape::Set,
+            ListType::Map => MergeShape::Map(node.keys().collect()),
         }
     }
 
-    fn map_shape(&self, path: &[Step<'_>]) -> Shape {
+    fn map_shape(&self, path: &[MergeStep<'_>]) -> MergeShape {
         match self.node(path) {
-            _ if is_atomic_metadata(path) => Shape::Atomic,
-            Some(node) if node.atomic_map => Shape::Atomic,
-            _ => Shape::Granular,
+            _ if is_atomic_metadata(path) => MergeShape::Atomic,
+            Some(node) if node.atomic_map => MergeShape::Atomic,
+            _ => MergeShape::Granular,
         }
     }
 }
 
 /// One node of the schema.
 #[derive(Debug, Default)]
-struct Node {
+struct SchemaNode {
     /// Absent only for int-or-string, for preserved unknown values, and inside `allOf` and the like.
-    kind: Option<Type>,
+    kind: Option<SchemaType>,
     nullable: bool,
     int_or_string: bool,
     preserve_unknown: bool,
     embedded_resource: bool,
     properties: BTreeMap<String, Self>,
-    additional: Option<Additional>,
+    additional: Option<AdditionalProperties>,
     items: Option<Box<Self>>,
     default: Option<Value>,
     list_type: ListType,
     map_keys: Vec<String>,
     atomic_map: bool,
-    checks: Checks,
-    rules: Vec<cel::Rule>,
+    checks: ValueConstraints,
+    rules: Vec<cel::CelRule>,
     /// Whether this node or any below has rules; without one no CEL context is built.
     has_rules: bool,
 }
 
 /// The JSON type that a node asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
+enum SchemaType {
     Object,
     Array,
     String,
@@ -151,11 +153,11 @@ enum Type {
 }
 
 #[derive(Debug)]
-enum Additional {
+enum AdditionalProperties {
     /// `additionalProperties: true`.
     Any,
     /// Values of a map.
-    Values(Box<Node>),
+    Values(Box<SchemaNode>),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,11 +170,11 @@ enum ListType {
 
 /// What a value must satisfy beyond its type.
 #[derive(Debug, Default)]
-struct Checks {
+struct ValueConstraints {
     required: Vec<String>,
     enumeration: Vec<Value>,
-    minimum: Option<Bound>,
-    maximum: Option<Bound>,
+    minimum: Option<NumericBound>,
+    maximum: Option<NumericBound>,
     multiple_of: Option<f64>,
     length_min: Option<u64>,
     length_max: Option<u64>,
@@ -182,48 +184,51 @@ struct Checks {
     properties_max: Option<u64>,
     pattern: Option<Regex>,
     format: Option<String>,
-    all_of: Vec<Node>,
-    any_of: Vec<Node>,
-    one_of: Vec<Node>,
-    not: Option<Box<Node>>,
+    all_of: Vec<SchemaNode>,
+    any_of: Vec<SchemaNode>,
+    one_of: Vec<SchemaNode>,
+    not: Option<Box<SchemaNode>>,
 }
 
 /// A limit of a number.
 #[derive(Clone, Copy, Debug)]
-struct Bound {
+struct NumericBound {
     value: f64,
     exclusive: bool,
 }
 
-impl Node {
+impl SchemaNode {
     /// The schema of a member: a property, else the values of the map.
     fn member(&self, name: &str) -> Option<&Self> {
         match (self.properties.get(name), &self.additional) {
             (Some(node), _) => Some(node),
-            (None, Some(Additional::Values(values))) => Some(values),
-            (None, Some(Additional::Any) | None) => None,
+            (None, Some(AdditionalProperties::Values(values))) => Some(values),
+            (None, Some(AdditionalProperties::Any) | None) => None,
         }
     }
 
     /// The keys of a list of type map, with the defaults that its items' schema gives them.
-    fn keys(&self) -> impl Iterator<Item = MapKey> {
+    fn keys(&self) -> impl Iterator<Item = ListMapKey> {
         self.map_keys.iter().map(|name| {
             let property = self.items.as_deref().and_then(|items| items.properties.get(name));
-            MapKey { name: name.clone(), default: property.and_then(|node| node.default.clone()) }
+            ListMapKey {
+                name: name.clone(),
+                default: property.and_then(|node| node.default.clone()),
+            }
         })
     }
 
     /// Properties, items and map values; not the branches of `allOf` and the like.
     fn children(&self) -> impl Iterator<Item = &Self> {
         let values = match &self.additional {
-            Some(Additional::Values(values)) => Some(values.as_ref()),
-            Some(Additional::Any) | None => None,
+            Some(AdditionalProperties::Values(values)) => Some(values.as_ref()),
+            Some(AdditionalProperties::Any) | None => None,
         };
         self.properties.values().chain(self.items.as_deref()).chain(values)
     }
 }
 
-impl Type {
+impl SchemaType {
     const fn name(self) -> &'static str {
         match self {
             Self::Object => "object",

@@ -22,7 +22,7 @@ pub use age::{age_since, human_duration};
 
 /// One column of a table.
 #[derive(Clone, Debug)]
-pub struct Column {
+pub struct TableColumn {
     /// Header: `Name`. kubectl prints it in capitals.
     pub name: String,
     /// JSON type of the cells: `string`, `integer`, `number`, `boolean`, `date`.
@@ -33,12 +33,12 @@ pub struct Column {
     pub description: String,
     /// 0 is shown always, larger ones only with `-o wide`.
     pub priority: i64,
-    cell: Cell,
+    cell: CellSource,
 }
 
 /// How a cell is computed.
 #[derive(Clone, Debug)]
-enum Cell {
+enum CellSource {
     /// By a function of the object and the time.
     Computed(fn(&Value, Timestamp) -> Value),
     /// From a printer column of a CRD.
@@ -63,26 +63,32 @@ pub enum IncludeObject {
 /// # Errors
 ///
 /// Fails if a JSONPath of a printer column is outside the subset.
-pub fn columns(kind: &Kind, printer_columns: Option<&Value>) -> Result<Vec<Column>, JsonPathError> {
+pub fn columns(
+    kind: &Kind,
+    printer_columns: Option<&Value>,
+) -> Result<Vec<TableColumn>, JsonPathError> {
     let printer_columns = printer_columns.and_then(Value::as_array).filter(|list| !list.is_empty());
     match printer_columns {
         Some(list) => {
             let custom = list.iter().map(printer_column);
-            std::iter::once(Ok(Column::name())).chain(custom).collect()
+            std::iter::once(Ok(TableColumn::name())).chain(custom).collect()
         }
-        None => Ok(builtin::columns(kind).unwrap_or_else(|| vec![Column::name(), Column::age()])),
+        None => {
+            Ok(builtin::columns(kind)
+                .unwrap_or_else(|| vec![TableColumn::name(), TableColumn::age()]))
+        }
     }
 }
 
-fn printer_column(spec: &Value) -> Result<Column, JsonPathError> {
+fn printer_column(spec: &Value) -> Result<TableColumn, JsonPathError> {
     let text = |name: &str| spec.get(name).and_then(Value::as_str).unwrap_or_default();
-    Ok(Column {
+    Ok(TableColumn {
         name: text("name").to_owned(),
         kind: text("type").to_owned(),
         format: text("format").to_owned(),
         description: text("description").to_owned(),
         priority: spec.get("priority").and_then(Value::as_i64).unwrap_or_default(),
-        cell: Cell::Path(JsonPath::parse(text("jsonPath"))?),
+        cell: CellSource::Path(JsonPath::parse(text("jsonPath"))?),
     })
 }
 
@@ -90,12 +96,12 @@ fn printer_column(spec: &Value) -> Result<Column, JsonPathError> {
 ///
 /// Ages are counted up to `now`, which is why a watch renders each event anew.
 pub fn render(
-    columns: &[Column],
+    columns: &[TableColumn],
     objects: &[&Value],
     include: IncludeObject,
     now: Timestamp,
 ) -> Value {
-    let definitions: Vec<Value> = columns.iter().map(Column::definition).collect();
+    let definitions: Vec<Value> = columns.iter().map(TableColumn::definition).collect();
     let row = |object: &&Value| {
         let cells: Vec<Value> = columns.iter().map(|column| column.cell(object, now)).collect();
         json!({"cells": cells, "object": included(object, include)})
@@ -121,7 +127,7 @@ fn included(object: &Value, include: IncludeObject) -> Value {
     }
 }
 
-impl Column {
+impl TableColumn {
     fn name() -> Self {
         Self {
             format: "name".to_owned(),
@@ -142,7 +148,7 @@ impl Column {
             format: String::new(),
             description: String::new(),
             priority: 0,
-            cell: Cell::Computed(cell),
+            cell: CellSource::Computed(cell),
         }
     }
 
@@ -163,8 +169,8 @@ impl Column {
 
     fn cell(&self, object: &Value, now: Timestamp) -> Value {
         match &self.cell {
-            Cell::Computed(compute) => compute(object, now),
-            Cell::Path(path) => {
+            CellSource::Computed(compute) => compute(object, now),
+            CellSource::Path(path) => {
                 let found = path.first(object);
                 found.map_or(Value::Null, |value| self.custom_cell(value, now))
             }

@@ -7,11 +7,11 @@ use serde_json::Value;
 
 mod builtin;
 
-pub use builtin::BuiltinTopology;
+pub use builtin::BuiltinMergeSchema;
 
 /// One step from an object to a place in it. Items of a list are all alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step<'a> {
+pub enum MergeStep<'a> {
     /// Into the member of this name.
     Field(&'a str),
     /// Into an item of a list.
@@ -20,12 +20,12 @@ pub enum Step<'a> {
 
 /// How a list or map is merged.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shape {
+pub enum MergeShape {
     /// Replaced as a whole; one manager owns all of it.
     Atomic,
     /// A list whose items are identified by the values of these keys, each with the default that
     /// stands for an absent one.
-    Map(Vec<MapKey>),
+    Map(Vec<ListMapKey>),
     /// A list of scalars, each owned by itself.
     Set,
     /// A map or struct, merged field by field.
@@ -34,7 +34,7 @@ pub enum Shape {
 
 /// A key of a list of type map.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MapKey {
+pub struct ListMapKey {
     /// Name of the field.
     pub name: String,
     /// What an absent value means: the port's `protocol` is `TCP`.
@@ -42,26 +42,27 @@ pub struct MapKey {
 }
 
 /// Says how each place of a kind's objects is merged.
-pub trait Topology {
-    /// The shape of the list at `path`. Lists without any declaration are [`Shape::Atomic`].
-    fn list_shape(&self, path: &[Step<'_>]) -> Shape;
+pub trait MergeSchema {
+    /// The shape of the list at `path`. Lists without any declaration are [`MergeShape::Atomic`].
+    fn list_shape(&self, path: &[MergeStep<'_>]) -> MergeShape;
 
     /// The shape of the map or struct at `path`. Without any declaration it is
-    /// [`Shape::Granular`].
-    fn map_shape(&self, path: &[Step<'_>]) -> Shape;
+    /// [`MergeShape::Granular`].
+    fn map_shape(&self, path: &[MergeStep<'_>]) -> MergeShape;
 }
 
 /// The shape of the lists that every object has in its metadata; nothing for other places.
-pub(crate) fn metadata_list_shape(path: &[Step<'_>]) -> Option<Shape> {
-    let key = |name: &str| Shape::Map(vec![MapKey { name: name.to_owned(), default: None }]);
+pub(crate) fn metadata_list_shape(path: &[MergeStep<'_>]) -> Option<MergeShape> {
+    let key =
+        |name: &str| MergeShape::Map(vec![ListMapKey { name: name.to_owned(), default: None }]);
     match path {
-        [Step::Field("metadata"), Step::Field("finalizers")] => Some(Shape::Set),
-        [Step::Field("metadata"), Step::Field("ownerReferences")] => Some(key("uid")),
+        [MergeStep::Field("metadata"), MergeStep::Field("finalizers")] => Some(MergeShape::Set),
+        [MergeStep::Field("metadata"), MergeStep::Field("ownerReferences")] => Some(key("uid")),
         _ => None,
     }
 }
 
 /// Whether a map in the metadata that every object has is atomic: an owner reference.
-pub(crate) fn is_atomic_metadata(path: &[Step<'_>]) -> bool {
-    path == [Step::Field("metadata"), Step::Field("ownerReferences"), Step::Item]
+pub(crate) fn is_atomic_metadata(path: &[MergeStep<'_>]) -> bool {
+    path == [MergeStep::Field("metadata"), MergeStep::Field("ownerReferences"), MergeStep::Item]
 }

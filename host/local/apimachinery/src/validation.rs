@@ -217,7 +217,7 @@ pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
 pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut faults = Vec::new();
     let is_secret = (kind.group.as_str(), kind.kind.as_str()) == ("", "Secret");
-    let values = if is_secret { types::Values::Hidden } else { types::Values::Shown };
+    let values = if is_secret { types::ValueDisplay::Hidden } else { types::ValueDisplay::Shown };
     match builtin::schema(kind) {
         Some(schema) => types::check(schema, object, "", values, &mut faults),
         None => {
@@ -251,7 +251,7 @@ pub fn wrong_types_of_body(body: RequestBody, value: &Value) -> Vec<FieldError> 
     };
     let mut faults = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {
-        types::check(schema, value, "", types::Values::Shown, &mut faults);
+        types::check(schema, value, "", types::ValueDisplay::Shown, &mut faults);
     }
     faults
 }

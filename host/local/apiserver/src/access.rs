@@ -3,10 +3,10 @@
 use hyper::Method;
 use serde_json::json;
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::http::route::ResourcePath;
-use crate::server::Call;
-use crate::status::Failure;
+use crate::server::AuthenticatedRequest;
+use crate::status::ApiError;
 
 /// What a protobuf body of Kubernetes begins with.
 const PROTOBUF: &[u8] = b"k8s\0";
@@ -27,13 +27,16 @@ pub(crate) fn is_review(path: &ResourcePath) -> bool {
 /// # Errors
 ///
 /// 405 for other verbs than create, 415 for a body that is neither JSON nor Kubernetes' protobuf.
-pub(crate) fn review(call: &Call, path: &ResourcePath) -> Result<Answer, Failure> {
+pub(crate) fn review(
+    call: &AuthenticatedRequest,
+    path: &ResourcePath,
+) -> Result<ApiResponse, ApiError> {
     if call.method != Method::POST {
-        return Err(Failure::method_not_allowed());
+        return Err(ApiError::method_not_allowed());
     }
     let is_protobuf = call.content_type == "application/vnd.kubernetes.protobuf";
     if is_protobuf && !call.body.starts_with(PROTOBUF) {
-        return Err(Failure::bad_request("the body is not Kubernetes' protobuf"));
+        return Err(ApiError::bad_request("the body is not Kubernetes' protobuf"));
     }
     let asked = if is_protobuf {
         json!({})
@@ -56,5 +59,5 @@ pub(crate) fn review(call: &Call, path: &ResourcePath) -> Result<Answer, Failure
         "spec": asked,
         "status": status,
     });
-    Ok(Answer::Json { code: 201, value, warnings: Vec::new() })
+    Ok(ApiResponse::Json { code: 201, value, warnings: Vec::new() })
 }

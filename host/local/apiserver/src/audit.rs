@@ -18,7 +18,7 @@ const LINES_WAITING_MAX: usize = 1_024;
 
 /// One write, accepted or refused.
 #[derive(Debug, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct AuditEvent {
     /// When the answer was ready, RFC 3339 with microseconds.
     pub(crate) time: String,
     /// The name behind the token.
@@ -45,13 +45,13 @@ pub(crate) struct Line {
 
 /// Where lines are put.
 #[derive(Clone)]
-pub(crate) struct Audit {
-    lines: mpsc::Sender<Line>,
+pub(crate) struct AuditLog {
+    lines: mpsc::Sender<AuditEvent>,
 }
 
-impl Audit {
+impl AuditLog {
     /// Hands a line over; waits while the buffer is full.
-    pub(crate) async fn write(&self, line: Line) {
+    pub(crate) async fn write(&self, line: AuditEvent) {
         if self.lines.send(line).await.is_err() {
             warn!("a write is missing from the audit log: its writer has ended");
         }
@@ -59,8 +59,8 @@ impl Audit {
 }
 
 /// The other end: the file.
-pub(crate) struct Writer {
-    lines: mpsc::Receiver<Line>,
+pub(crate) struct AuditWriter {
+    lines: mpsc::Receiver<AuditEvent>,
     path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
@@ -72,12 +72,12 @@ pub(crate) struct Writer {
 /// # Errors
 ///
 /// The file cannot be opened.
-pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(Audit, Writer)> {
+pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(AuditLog, AuditWriter)> {
     let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
     let file = append(&path).await?;
     let bytes = file.metadata().await?.len();
-    let writer = Writer { lines, path, file: BufWriter::new(file), bytes, bytes_max };
-    Ok((Audit { lines: sender }, writer))
+    let writer = AuditWriter { lines, path, file: BufWriter::new(file), bytes, bytes_max };
+    Ok((AuditLog { lines: sender }, writer))
 }
 
 async fn append(path: &Path) -> io::Result<File> {
@@ -86,7 +86,7 @@ async fn append(path: &Path) -> io::Result<File> {
     OpenOptions::from(options).open(path).await
 }
 
-impl Writer {
+impl AuditWriter {
     /// Writes lines until no sender is left; the last line is on disk when this returns.
     pub(crate) async fn run(mut self) {
         while let Some(line) = self.lines.recv().await {
@@ -96,7 +96,7 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, line: &Line) -> io::Result<()> {
+    async fn write(&mut self, line: &AuditEvent) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if self.bytes_max < self.bytes.saturating_add(text.len() as u64) {

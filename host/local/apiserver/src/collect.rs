@@ -12,16 +12,16 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::audit::Line;
+use crate::audit::AuditEvent;
 use crate::kinds::crd;
 use crate::object::{is_deleting, name, text};
-use crate::server::Server;
-use crate::status::Failure;
-use crate::store::{Key, Location, Resource, Size, owner_uids};
-use crate::verbs::Context;
-use crate::verbs::delete::{self, Options};
-use crate::verbs::prepare::Part;
-use crate::verbs::update::{Edit, update};
+use crate::server::ServerState;
+use crate::status::ApiError;
+use crate::store::{GroupResource, ObjectKey, ObjectLocation, StoreSize, owner_uids};
+use crate::verbs::WriteContext;
+use crate::verbs::delete::{self, DeleteOptions};
+use crate::verbs::prepare::ObjectPart;
+use crate::verbs::update::{ObjectEdit, update};
 
 /// Who collects, in `managedFields` and in the audit log.
 const MANAGER: &str = "tholepin-collector";
@@ -31,10 +31,10 @@ const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How often old events are looked for.
 const EVENT_SWEEP: Duration = Duration::from_secs(60);
 /// How many events are kept, and how much memory they may take, however young they are.
-const EVENTS_MAX: Size = Size { objects: 2_048, bytes: 16 * 1024 * 1024 };
+const EVENTS_MAX: StoreSize = StoreSize { objects: 2_048, bytes: 16 * 1024 * 1024 };
 
 /// Collects until the server stops.
-pub(crate) async fn run(server: Arc<Server>) {
+pub(crate) async fn run(server: Arc<ServerState>) {
     let mut sweep = tokio::time::interval(EVENT_SWEEP);
     loop {
         tokio::select! {
@@ -57,8 +57,8 @@ pub(crate) async fn run(server: Arc<Server>) {
     }
 }
 
-fn context(server: &Arc<Server>, (resource, key): &Location) -> Option<Context> {
-    Some(Context {
+fn context(server: &Arc<ServerState>, (resource, key): &ObjectLocation) -> Option<WriteContext> {
+    Some(WriteContext {
         server: Arc::clone(server),
         served: server.registry.of_resource(resource)?,
         namespace: key.namespace.to_string(),
@@ -69,7 +69,7 @@ fn context(server: &Arc<Server>, (resource, key): &Location) -> Option<Context> 
 }
 
 /// Deletes an object all of whose owners are absent, or takes the references to absent ones.
-async fn collect_orphan(server: &Arc<Server>, location: &Location) {
+async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
     let (resource, key) = location;
     let Some(object) = server.store.get(resource, key) else { return };
     let Some(cx) = context(server, location) else { return };
@@ -83,21 +83,23 @@ async fn collect_orphan(server: &Arc<Server>, location: &Location) {
     }
     debug!(resource = &*resource.plural, name = &*key.name, "collecting: all owners are gone");
     // Only this very object: one of the same name may have taken its place.
-    let options =
-        Options { uid: text(&object, "/metadata/uid").map(str::to_owned), ..Options::default() };
+    let options = DeleteOptions {
+        uid: text(&object, "/metadata/uid").map(str::to_owned),
+        ..DeleteOptions::default()
+    };
     remove(server, location, &options).await;
 }
 
 /// Deletes what is in an ending namespace, and the namespace once nothing is.
-async fn purge_namespace(server: &Arc<Server>, key: &Key) {
-    let location = (Resource::new("", "namespaces"), key.clone());
+async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
+    let location = (GroupResource::new("", "namespaces"), key.clone());
     let Some(namespace) = server.store.get(&location.0, key) else { return };
     if !is_deleting(&namespace) {
         return;
     }
     let contents = server.store.in_namespace(&key.name);
     if contents.is_empty() {
-        let options = Options { is_final: true, ..Options::default() };
+        let options = DeleteOptions { is_final: true, ..DeleteOptions::default() };
         remove(server, &location, &options).await;
         return;
     }
@@ -107,41 +109,41 @@ async fn purge_namespace(server: &Arc<Server>, key: &Key) {
 }
 
 /// Deletes the objects of ending CRDs, and each CRD once none is left.
-async fn purge_definitions(server: &Arc<Server>) {
-    let definitions = Resource::new("apiextensions.k8s.io", "customresourcedefinitions");
+async fn purge_definitions(server: &Arc<ServerState>) {
+    let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
     let all = server.store.all(&definitions);
     for definition in all.iter().filter(|definition| is_deleting(definition)) {
         let group = text(definition, "/spec/group").unwrap_or("");
         let plural = text(definition, "/spec/names/plural").unwrap_or("");
-        let resource = Resource::new(group, plural);
+        let resource = GroupResource::new(group, plural);
         let objects = server.store.all(&resource);
-        let location = (definitions.clone(), Key::new("", name(definition)));
+        let location = (definitions.clone(), ObjectKey::new("", name(definition)));
         if objects.is_empty() {
             release_definition(server, &location).await;
         }
         for object in objects {
             let namespace = text(&object, "/metadata/namespace").unwrap_or("");
-            let inside = (resource.clone(), Key::new(namespace, name(&object)));
+            let inside = (resource.clone(), ObjectKey::new(namespace, name(&object)));
             delete_inside(server, &inside, &object).await;
         }
     }
 }
 
-async fn delete_inside(server: &Arc<Server>, location: &Location, object: &Value) {
+async fn delete_inside(server: &Arc<ServerState>, location: &ObjectLocation, object: &Value) {
     if !is_deleting(object) {
-        remove(server, location, &Options::default()).await;
+        remove(server, location, &DeleteOptions::default()).await;
     }
 }
 
 /// Deletes the events that were last seen too long ago.
-async fn expire_events(server: &Arc<Server>, now: Timestamp) {
+async fn expire_events(server: &Arc<ServerState>, now: Timestamp) {
     let all = server.store.all(&events());
     drop_events(server, all.iter().filter(|event| is_old(event, now))).await;
 }
 
 /// Deletes the events that were seen longest ago where there are too many: an eighth of them, so that
 /// not every new event has them all looked through.
-async fn limit_events(server: &Arc<Server>, max: Size) {
+async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
     let size = server.store.size(&events());
     if size.objects <= max.objects && size.bytes <= max.bytes {
         return;
@@ -152,20 +154,20 @@ async fn limit_events(server: &Arc<Server>, max: Size) {
 }
 
 /// Deletes events. They go unnoted, as they come by the hundred.
-async fn drop_events(server: &Arc<Server>, those: impl Iterator<Item = &Arc<Value>>) {
+async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc<Value>>) {
     for event in those {
         let namespace = text(event, "/metadata/namespace").unwrap_or("");
-        let location = (events(), Key::new(namespace, name(event)));
+        let location = (events(), ObjectKey::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
-        if let Err(failure) = delete::delete_object(&cx, name(event), &Options::default()) {
+        if let Err(failure) = delete::delete_object(&cx, name(event), &DeleteOptions::default()) {
             debug!(message = %failure.message, "an old event stays");
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn events() -> Resource {
-    Resource::new("", "events")
+fn events() -> GroupResource {
+    GroupResource::new("", "events")
 }
 
 fn is_old(event: &Value, now: Timestamp) -> bool {
@@ -179,14 +181,14 @@ fn last_seen(event: &Value) -> Option<Timestamp> {
 }
 
 /// Deletes one object, and notes it.
-async fn remove(server: &Arc<Server>, location: &Location, options: &Options) {
+async fn remove(server: &Arc<ServerState>, location: &ObjectLocation, options: &DeleteOptions) {
     let Some(cx) = context(server, location) else { return };
     let deleted = delete::delete_object(&cx, &location.1.name, options).map(drop);
     note(&cx, location, "delete", deleted).await;
 }
 
 /// Takes our finalizer from a CRD, whose deletion ends with the last one.
-async fn release_definition(server: &Arc<Server>, location: &Location) {
+async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation) {
     let Some(cx) = context(server, location) else { return };
     let edit = |old: &Value| {
         let mut new = old.clone();
@@ -194,18 +196,18 @@ async fn release_definition(server: &Arc<Server>, location: &Location) {
         if let Some(list) = list {
             list.retain(|finalizer| finalizer.as_str() != Some(crd::FINALIZER));
         }
-        Ok(Edit::Put(new))
+        Ok(ObjectEdit::Put(new))
     };
-    let released = update(&cx, &location.1.name, Part::Main, &edit).map(drop);
+    let released = update(&cx, &location.1.name, ObjectPart::Main, &edit).map(drop);
     note(&cx, location, "patch", released).await;
 }
 
 /// Writes a line about what was done; an object that is gone already needs none.
 async fn note(
-    cx: &Context,
-    (resource, key): &Location,
+    cx: &WriteContext,
+    (resource, key): &ObjectLocation,
     verb: &'static str,
-    result: Result<(), Failure>,
+    result: Result<(), ApiError>,
 ) {
     let code = match &result {
         Ok(()) => 200,
@@ -216,7 +218,7 @@ async fn note(
             failure.code
         }
     };
-    let line = Line {
+    let line = AuditEvent {
         time: format!("{:.6}", cx.now),
         user: MANAGER.to_owned(),
         field_manager: MANAGER.to_owned(),

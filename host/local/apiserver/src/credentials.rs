@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use tholepin_http::{NoRandom, TokenDigest, bearer, new_token, write_private};
+use tholepin_http::{RandomError, TokenDigest, bearer, new_token, write_private};
 
 /// The user of the kubeconfig that is always written.
 pub(crate) const ADMIN: &str = "admin";
@@ -23,7 +23,7 @@ const TOKENS_MAX: usize = 1_000;
 
 /// The tokens handed out.
 #[derive(Default)]
-pub(crate) struct Credentials {
+pub(crate) struct TokenStore {
     users: Mutex<BTreeMap<TokenDigest, String>>,
 }
 
@@ -33,13 +33,13 @@ pub(crate) struct Credentials {
 pub enum TokenError {
     /// The operating system gave no random bytes.
     #[error(transparent)]
-    NoRandom(#[from] NoRandom),
+    NoRandom(#[from] RandomError),
     /// Too many were made.
     #[error("{TOKENS_MAX} tokens are handed out already; keep one per user")]
     TooMany,
 }
 
-impl Credentials {
+impl TokenStore {
     /// Makes a new token for `user`: 64 hex digits.
     pub(crate) fn issue(&self, user: &str) -> Result<String, TokenError> {
         let token = new_token()?;
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_a_token_handed_out_names_a_user() {
-        let credentials = Credentials::default();
+        let credentials = TokenStore::default();
         let token = credentials.issue("agent").unwrap();
         let cases = [
             (Some(format!("Bearer {token}")), Some("agent")),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::http::answer::Answer;
-use crate::http::negotiate::Shape;
-use crate::http::route::Target;
-use crate::registry::Served;
-use crate::server::{Call, Server};
-use crate::status::Failure;
+use crate::http::answer::ApiResponse;
+use crate::http::negotiate::ResponseFormat;
+use crate::http::route::RouteTarget;
+use crate::registry::ServedKind;
+use crate::server::{AuthenticatedRequest, ServerState};
+use crate::status::ApiError;
 
 /// The Kubernetes version whose API this follows.
 const VERSION: (&str, &str, &str) = ("1", "33", "v1.33.0+tholepin");
@@ -21,7 +21,7 @@ const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscove
 const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
 /// The subresources that are served of a kind.
-pub(crate) fn subresources(served: &Served) -> impl Iterator<Item = &str> {
+pub(crate) fn subresources(served: &ServedKind) -> impl Iterator<Item = &str> {
     let own = served.kind.subresources.iter().map(String::as_str);
     let of_pods = ["binding", "eviction"].into_iter().filter(|_| served.is("", "pods"));
     own.filter(|word| matches!(*word, "status" | "log")).chain(of_pods)
@@ -33,28 +33,30 @@ pub(crate) fn subresources(served: &Served) -> impl Iterator<Item = &str> {
 ///
 /// 404 for a group or version that is not offered.
 pub(crate) fn answer(
-    server: &Arc<Server>,
-    call: &Call,
-    target: &Target,
-) -> Result<Answer, Failure> {
+    server: &Arc<ServerState>,
+    call: &AuthenticatedRequest,
+    target: &RouteTarget,
+) -> Result<ApiResponse, ApiError> {
     match target {
-        Target::Health => Ok(Answer::Text { content_type: "text/plain", text: b"ok".to_vec() }),
-        Target::Version => Ok(Answer::ok(version())),
-        Target::CoreVersions => Ok(core_versions(server, call.shape)),
-        Target::Groups => Ok(groups(server, call.shape)),
-        Target::Group(name) => by_group(server)
+        RouteTarget::Health => {
+            Ok(ApiResponse::Text { content_type: "text/plain", text: b"ok".to_vec() })
+        }
+        RouteTarget::Version => Ok(ApiResponse::ok(version())),
+        RouteTarget::CoreVersions => Ok(core_versions(server, call.shape)),
+        RouteTarget::Groups => Ok(groups(server, call.shape)),
+        RouteTarget::Group(name) => by_group(server)
             .get(name)
             .filter(|_| !name.is_empty())
-            .map(|versions| Answer::ok(headed("APIGroup", group(name, versions))))
-            .ok_or_else(Failure::no_such_path),
-        Target::Resources { group, version } => resources(server, group, version),
-        Target::OpenApiIndex => Ok(Answer::ok(server.registry.open_api_index())),
-        Target::OpenApi { group, version } => {
+            .map(|versions| ApiResponse::ok(headed("APIGroup", group(name, versions))))
+            .ok_or_else(ApiError::no_such_path),
+        RouteTarget::Resources { group, version } => resources(server, group, version),
+        RouteTarget::OpenApiIndex => Ok(ApiResponse::ok(server.registry.open_api_index())),
+        RouteTarget::OpenApi { group, version } => {
             let text = server.registry.open_api(group, version);
-            let text = text.ok_or_else(Failure::no_such_path)?;
-            Ok(Answer::Text { content_type: "application/json", text })
+            let text = text.ok_or_else(ApiError::no_such_path)?;
+            Ok(ApiResponse::Text { content_type: "application/json", text })
         }
-        Target::Resource(_) => Err(Failure::no_such_path()),
+        RouteTarget::Resource(_) => Err(ApiError::no_such_path()),
     }
 }
 
@@ -68,10 +70,10 @@ fn version() -> Value {
 }
 
 /// Kinds by group and version, the preferred version first.
-type Groups = BTreeMap<String, Vec<(String, Vec<Arc<Served>>)>>;
+type ApiGroups = BTreeMap<String, Vec<(String, Vec<Arc<ServedKind>>)>>;
 
-fn by_group(server: &Server) -> Groups {
-    let mut groups = Groups::new();
+fn by_group(server: &ServerState) -> ApiGroups {
+    let mut groups = ApiGroups::new();
     for served in server.registry.all() {
         let versions = groups.entry(served.kind.group.clone()).or_default();
         match versions.iter_mut().find(|(version, _)| *version == served.kind.version) {
@@ -110,29 +112,29 @@ fn headed(kind: &str, mut value: Value) -> Value {
     value
 }
 
-fn core_versions(server: &Server, shape: Shape) -> Answer {
+fn core_versions(server: &ServerState, shape: ResponseFormat) -> ApiResponse {
     if let Some(answer) = aggregated(server, shape, &|group| group.is_empty()) {
         return answer;
     }
     let address = server.address.to_string();
-    Answer::ok(json!({
+    ApiResponse::ok(json!({
         "kind": "APIVersions",
         "versions": ["v1"],
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
     }))
 }
 
-fn groups(server: &Server, shape: Shape) -> Answer {
+fn groups(server: &ServerState, shape: ResponseFormat) -> ApiResponse {
     if let Some(answer) = aggregated(server, shape, &|group| !group.is_empty()) {
         return answer;
     }
     let groups = by_group(server);
     let named = groups.iter().filter(|(name, _)| !name.is_empty());
     let list: Vec<Value> = named.map(|(name, versions)| group(name, versions)).collect();
-    Answer::ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
+    ApiResponse::ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
 }
 
-fn group(name: &str, versions: &[(String, Vec<Arc<Served>>)]) -> Value {
+fn group(name: &str, versions: &[(String, Vec<Arc<ServedKind>>)]) -> Value {
     let entry =
         |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     let all: Vec<Value> = versions.iter().map(|(version, _)| entry(version)).collect();
@@ -140,14 +142,14 @@ fn group(name: &str, versions: &[(String, Vec<Arc<Served>>)]) -> Value {
     json!({"name": name, "versions": all, "preferredVersion": preferred})
 }
 
-fn resources(server: &Server, group: &str, version: &str) -> Result<Answer, Failure> {
-    let kinds: Vec<Arc<Served>> = server
+fn resources(server: &ServerState, group: &str, version: &str) -> Result<ApiResponse, ApiError> {
+    let kinds: Vec<Arc<ServedKind>> = server
         .registry
         .all()
         .into_iter()
         .filter(|served| served.kind.group == group && served.kind.version == version)
         .collect();
-    let first = kinds.first().ok_or_else(Failure::no_such_path)?;
+    let first = kinds.first().ok_or_else(ApiError::no_such_path)?;
     let group_version = first.api_version.clone();
     let mut list = Vec::new();
     for served in &kinds {
@@ -169,7 +171,7 @@ fn resources(server: &Server, group: &str, version: &str) -> Result<Answer, Fail
             }));
         }
     }
-    Ok(Answer::ok(json!({
+    Ok(ApiResponse::ok(json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version,
         "resources": list,
     })))
@@ -177,7 +179,7 @@ fn resources(server: &Server, group: &str, version: &str) -> Result<Answer, Fail
 
 /// Group and version, kind and verbs of a subresource.
 fn subresource<'a>(
-    served: &'a Served,
+    served: &'a ServedKind,
     word: &str,
 ) -> ((&'a str, &'a str), &'a str, &'static [&'static str]) {
     let kind = &served.kind;
@@ -191,11 +193,15 @@ fn subresource<'a>(
 }
 
 /// All groups that `wanted` names, in one document, if the client takes that.
-fn aggregated(server: &Server, shape: Shape, wanted: &dyn Fn(&str) -> bool) -> Option<Answer> {
+fn aggregated(
+    server: &ServerState,
+    shape: ResponseFormat,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Option<ApiResponse> {
     let (version, content_type) = match shape {
-        Shape::DiscoveryV2 => ("v2", V2),
-        Shape::DiscoveryV2Beta1 => ("v2beta1", V2_BETA1),
-        Shape::Whole | Shape::Table | Shape::Metadata => return None,
+        ResponseFormat::DiscoveryV2 => ("v2", V2),
+        ResponseFormat::DiscoveryV2Beta1 => ("v2beta1", V2_BETA1),
+        ResponseFormat::Whole | ResponseFormat::Table | ResponseFormat::Metadata => return None,
     };
     let groups = by_group(server);
     let items: Vec<Value> = groups
@@ -220,10 +226,10 @@ fn aggregated(server: &Server, shape: Shape, wanted: &dyn Fn(&str) -> bool) -> O
         "items": items,
     });
     let text = serde_json::to_vec(&document).unwrap_or_default();
-    Some(Answer::Text { content_type, text })
+    Some(ApiResponse::Text { content_type, text })
 }
 
-fn aggregated_resource(served: &Served) -> Value {
+fn aggregated_resource(served: &ServedKind) -> Value {
     let kind = &served.kind;
     let response = |(group, version): (&str, &str), kind: &str| json!({"group": group, "version": version, "kind": kind});
     let subresources: Vec<Value> = subresources(served)

@@ -18,24 +18,24 @@ use std::sync::Arc;
 use serde_json::Value;
 use tholepin_apimachinery::FieldError;
 
-use crate::registry::Served;
-use crate::server::Server;
-use crate::status::Failure;
-use crate::verbs::Context;
-use crate::verbs::prepare::Part;
+use crate::registry::ServedKind;
+use crate::server::ServerState;
+use crate::status::ApiError;
+use crate::verbs::WriteContext;
+use crate::verbs::prepare::ObjectPart;
 
 pub(crate) use namespace::create_initial as create_initial_namespaces;
 
 /// Something reserved for an object that is not stored yet.
 #[must_use = "a claim nobody releases keeps its addresses"]
 #[derive(Default)]
-pub(crate) struct Claim {
+pub(crate) struct NameReservation {
     address: Option<Ipv4Addr>,
 }
 
-impl Claim {
+impl NameReservation {
     /// Gives back what was reserved, because the object is not stored.
-    pub(crate) fn release(self, server: &Server) {
+    pub(crate) fn release(self, server: &ServerState) {
         if let Some(address) = self.address {
             server.addresses.release(address);
         }
@@ -43,7 +43,7 @@ impl Claim {
 }
 
 /// Fills in a built-in kind's defaults.
-pub(crate) fn defaults(served: &Served, object: &mut Value) {
+pub(crate) fn defaults(served: &ServedKind, object: &mut Value) {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => namespace::defaults(object),
         ("", "pods") => pod::defaults(object),
@@ -59,7 +59,7 @@ pub(crate) fn defaults(served: &Served, object: &mut Value) {
 }
 
 /// Checks a built-in kind's object, and the step from `old` where there is one.
-pub(crate) fn validate(served: &Served, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+pub(crate) fn validate(served: &ServedKind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "pods") => pod::validate(new, old),
         ("", "resourcequotas") => admission::validate_quota(new),
@@ -74,37 +74,42 @@ pub(crate) fn validate(served: &Served, new: &Value, old: Option<&Value>) -> Vec
 }
 
 /// Prepares a new object after its defaults and before its checks.
-pub(crate) fn before_create(cx: &Context, object: &mut Value) -> Result<Claim, Failure> {
+pub(crate) fn before_create(
+    cx: &WriteContext,
+    object: &mut Value,
+) -> Result<NameReservation, ApiError> {
     admission::within_quota(cx, object)?;
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
-        ("", "services") => Ok(Claim { address: service::allocate(cx, object)? }),
+        ("", "services") => Ok(NameReservation { address: service::allocate(cx, object)? }),
         ("", "pods") => {
             admission::within_pod_security(cx, object)?;
             pod::before_create(object);
-            Ok(Claim::default())
+            Ok(NameReservation::default())
         }
-        _ if cx.served.custom.is_some() => crd::before_create(cx).map(|()| Claim::default()),
-        _ => Ok(Claim::default()),
+        _ if cx.served.custom.is_some() => {
+            crd::before_create(cx).map(|()| NameReservation::default())
+        }
+        _ => Ok(NameReservation::default()),
     }
 }
 
 /// Prepares an edited object after its defaults and before its checks.
 pub(crate) fn before_update(
-    cx: &Context,
+    cx: &WriteContext,
     old: &Value,
     new: &mut Value,
-    part: Part,
-) -> Result<(), Failure> {
+    part: ObjectPart,
+) -> Result<(), ApiError> {
     match (&*cx.served.resource.group, &*cx.served.resource.plural, part) {
-        ("", "services", Part::Main) => service::carry_over(old, new),
-        ("", "namespaces", Part::Main) => namespace::carry_over(old, new),
+        ("", "services", ObjectPart::Main) => service::carry_over(old, new),
+        ("", "namespaces", ObjectPart::Main) => namespace::carry_over(old, new),
         _ => {}
     }
     Ok(())
 }
 
 /// Does what follows the creation of `stored`.
-pub(crate) fn after_create(cx: &Context, stored: &Arc<Value>) {
+pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "namespaces") => namespace::after_create(cx, stored),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::publish(cx, stored),
@@ -113,19 +118,20 @@ pub(crate) fn after_create(cx: &Context, stored: &Arc<Value>) {
 }
 
 /// Does what follows a change to `stored`.
-pub(crate) fn after_update(cx: &Context, stored: &Arc<Value>, part: Part) {
-    if part == Part::Main && cx.served.is("apiextensions.k8s.io", "customresourcedefinitions") {
+pub(crate) fn after_update(cx: &WriteContext, stored: &Arc<Value>, part: ObjectPart) {
+    if part == ObjectPart::Main && cx.served.is("apiextensions.k8s.io", "customresourcedefinitions")
+    {
         crd::publish(cx, stored);
     }
 }
 
 /// Refuses deletions that would break the server.
-pub(crate) fn before_delete(cx: &Context, object: &Value) -> Result<(), Failure> {
+pub(crate) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     if cx.served.is("", "namespaces") { namespace::before_delete(cx, object) } else { Ok(()) }
 }
 
 /// Does what follows the end of `last`.
-pub(crate) fn after_delete(cx: &Context, last: &Arc<Value>) {
+pub(crate) fn after_delete(cx: &WriteContext, last: &Arc<Value>) {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "services") => service::release(cx, last),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::withdraw(cx, last),
@@ -134,12 +140,12 @@ pub(crate) fn after_delete(cx: &Context, last: &Arc<Value>) {
 }
 
 /// Seconds that an object is given before it goes; only Pods know grace.
-pub(crate) fn grace_s(served: &Served, object: &Value, asked: Option<u64>) -> u64 {
+pub(crate) fn grace_s(served: &ServedKind, object: &Value, asked: Option<u64>) -> u64 {
     if served.is("", "pods") { pod::grace_s(object, asked) } else { 0 }
 }
 
 /// Whether the server itself has work to do before the object may go.
-pub(crate) fn waits_for_server(served: &Served, object: &Value) -> bool {
+pub(crate) fn waits_for_server(served: &ServedKind, object: &Value) -> bool {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => true,
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::is_established(object),
@@ -148,12 +154,12 @@ pub(crate) fn waits_for_server(served: &Served, object: &Value) -> bool {
 }
 
 /// Whether only the collector ends objects of this kind, once nothing is left in them.
-pub(crate) fn ends_by_collector(served: &Served) -> bool {
+pub(crate) fn ends_by_collector(served: &ServedKind) -> bool {
     served.is("", "namespaces")
 }
 
 /// Shows in the object that its deletion has begun.
-pub(crate) fn begin_delete(served: &Served, object: &mut Value) {
+pub(crate) fn begin_delete(served: &ServedKind, object: &mut Value) {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => namespace::begin_delete(object),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::begin_delete(object),

@@ -37,5 +37,5 @@ mod view;
 
 pub use credentials::TokenError;
 pub use options::{ApiServerOptions, LogError, LogOptions, LogStream, LogTarget, OpenLog, PodLogs};
-pub use pki::IdentityError;
+pub use pki::TlsIdentityError;
 pub use start::{ApiServer, StartError, start, start_on};

@@ -1,40 +1,40 @@
 //! Knows which kinds are served, under which names and versions, and how each is stored.
 //!
-//! Built-in kinds are always there; those of CRDs come and go with [`Registry::offer`] and
-//! [`Registry::withdraw`]. It holds no object.
+//! Built-in kinds are always there; those of CRDs come and go with [`KindRegistry::offer`] and
+//! [`KindRegistry::withdraw`]. It holds no object.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
-use tholepin_apimachinery::table::{self, Column};
-use tholepin_apimachinery::topology::{BuiltinTopology, Topology};
+use tholepin_apimachinery::table::{self, TableColumn};
+use tholepin_apimachinery::topology::{BuiltinMergeSchema, MergeSchema};
 use tholepin_apimachinery::{Kind, StructuralSchema};
 use tholepin_apimachinery::{kinds, openapi};
 
-use crate::status::{Failure, Subject};
-use crate::store::Resource;
+use crate::status::{ApiError, StatusTarget};
+use crate::store::GroupResource;
 
 /// One kind in one version, ready to be served.
-pub(crate) struct Served {
+pub(crate) struct ServedKind {
     /// Names, scope and subresources.
     pub(crate) kind: Kind,
     /// `apiVersion` of the objects shown.
     pub(crate) api_version: String,
     /// Where its objects are stored, shared by all versions and by both event groups.
-    pub(crate) resource: Resource,
+    pub(crate) resource: GroupResource,
     /// `apiVersion` of stored objects.
     pub(crate) stored_api_version: String,
     /// The columns of its table.
-    pub(crate) columns: Vec<Column>,
+    pub(crate) columns: Vec<TableColumn>,
     /// What a CRD says about its fields.
-    pub(crate) custom: Option<Custom>,
+    pub(crate) custom: Option<CustomResourceSchema>,
     /// How a built-in kind's fields are merged.
-    builtin: Option<BuiltinTopology>,
+    builtin: Option<BuiltinMergeSchema>,
 }
 
 /// What a CRD version says about its fields.
-pub(crate) struct Custom {
+pub(crate) struct CustomResourceSchema {
     /// The schema, compiled.
     pub(crate) schema: StructuralSchema,
     /// The schema as written, for OpenAPI.
@@ -43,7 +43,7 @@ pub(crate) struct Custom {
     pub(crate) deprecation: Option<String>,
 }
 
-impl Served {
+impl ServedKind {
     /// Makes a CRD's version ready. Fails with the text of a column that cannot be read.
     ///
     /// # Errors
@@ -52,11 +52,11 @@ impl Served {
     pub(crate) fn custom(
         kind: Kind,
         stored_api_version: String,
-        custom: Custom,
+        custom: CustomResourceSchema,
         printer_columns: Option<&Value>,
     ) -> Result<Self, tholepin_apimachinery::jsonpath::JsonPathError> {
         let columns = table::columns(&kind, printer_columns)?;
-        let resource = Resource::new(&kind.group, &kind.plural);
+        let resource = GroupResource::new(&kind.group, &kind.plural);
         let api_version = kind.api_version();
         Ok(Self {
             kind,
@@ -74,18 +74,18 @@ impl Served {
         let group = if is_event { "" } else { kind.group.as_str() };
         Self {
             api_version: kind.api_version(),
-            resource: Resource::new(group, &kind.plural),
+            resource: GroupResource::new(group, &kind.plural),
             stored_api_version: if is_event { "v1".into() } else { kind.api_version() },
             // Built-in kinds have no printer columns of their own, so no path can be wrong.
             columns: table::columns(kind, None).unwrap_or_default(),
             custom: None,
-            builtin: Some(BuiltinTopology::for_kind(kind)),
+            builtin: Some(BuiltinMergeSchema::for_kind(kind)),
             kind: kind.clone(),
         }
     }
 
     /// How its fields are merged.
-    pub(crate) fn topology(&self) -> &dyn Topology {
+    pub(crate) fn topology(&self) -> &dyn MergeSchema {
         match (&self.custom, &self.builtin) {
             (Some(custom), _) => &custom.schema,
             (None, Some(builtin)) => builtin,
@@ -94,13 +94,13 @@ impl Served {
     }
 
     /// Names one object of this kind in messages that speak of resources.
-    pub(crate) fn subject(&self, name: &str) -> Subject {
-        Subject::new(&self.kind.group, &self.kind.plural, name)
+    pub(crate) fn subject(&self, name: &str) -> StatusTarget {
+        StatusTarget::new(&self.kind.group, &self.kind.plural, name)
     }
 
     /// Names one object of this kind in messages that speak of kinds.
-    pub(crate) fn kind_subject(&self, name: &str) -> Subject {
-        Subject::new(&self.kind.group, &self.kind.kind, name)
+    pub(crate) fn kind_subject(&self, name: &str) -> StatusTarget {
+        StatusTarget::new(&self.kind.group, &self.kind.kind, name)
     }
 
     /// Whether this is the built-in resource so named.
@@ -112,39 +112,39 @@ impl Served {
 /// Nothing is known of the fields: lists are whole, maps are merged.
 struct Schemaless;
 
-impl Topology for Schemaless {
+impl MergeSchema for Schemaless {
     fn list_shape(
         &self,
-        _path: &[tholepin_apimachinery::topology::Step<'_>],
-    ) -> tholepin_apimachinery::topology::Shape {
-        tholepin_apimachinery::topology::Shape::Atomic
+        _path: &[tholepin_apimachinery::topology::MergeStep<'_>],
+    ) -> tholepin_apimachinery::topology::MergeShape {
+        tholepin_apimachinery::topology::MergeShape::Atomic
     }
 
     fn map_shape(
         &self,
-        _path: &[tholepin_apimachinery::topology::Step<'_>],
-    ) -> tholepin_apimachinery::topology::Shape {
-        tholepin_apimachinery::topology::Shape::Granular
+        _path: &[tholepin_apimachinery::topology::MergeStep<'_>],
+    ) -> tholepin_apimachinery::topology::MergeShape {
+        tholepin_apimachinery::topology::MergeShape::Granular
     }
 }
 
 /// An OpenAPI document, as sent, and its hash.
-type Document = (Vec<u8>, String);
+type OpenApiDocument = (Vec<u8>, String);
 
-type Versions = BTreeMap<(String, String, String), Arc<Served>>;
+type KindVersions = BTreeMap<(String, String, String), Arc<ServedKind>>;
 
 /// All kinds served.
-pub(crate) struct Registry {
-    kinds: RwLock<Versions>,
+pub(crate) struct KindRegistry {
+    kinds: RwLock<KindVersions>,
     /// Documents made already, by group and version; at most one for each version served.
-    documents: Mutex<BTreeMap<(String, String), Arc<Document>>>,
+    documents: Mutex<BTreeMap<(String, String), Arc<OpenApiDocument>>>,
 }
 
-impl Registry {
+impl KindRegistry {
     /// The built-in kinds.
     pub(crate) fn builtin() -> Self {
         let kinds =
-            kinds::builtin().iter().map(|kind| (place(kind), Arc::new(Served::builtin(kind))));
+            kinds::builtin().iter().map(|kind| (place(kind), Arc::new(ServedKind::builtin(kind))));
         Self { kinds: RwLock::new(kinds.collect()), documents: Mutex::default() }
     }
 
@@ -158,18 +158,18 @@ impl Registry {
         group: &str,
         version: &str,
         plural: &str,
-    ) -> Result<Arc<Served>, Failure> {
+    ) -> Result<Arc<ServedKind>, ApiError> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         let place = (group.to_owned(), version.to_owned(), plural.to_owned());
-        kinds.get(&place).cloned().ok_or_else(Failure::no_such_path)
+        kinds.get(&place).cloned().ok_or_else(ApiError::no_such_path)
     }
 
     /// Finds any version of a stored resource, the stored one if it is served.
-    pub(crate) fn of_resource(&self, resource: &Resource) -> Option<Arc<Served>> {
+    pub(crate) fn of_resource(&self, resource: &GroupResource) -> Option<Arc<ServedKind>> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = kinds.values().filter(|served| served.resource == *resource);
         let first = found.next()?;
-        let is_stored = |served: &Served| served.api_version == served.stored_api_version;
+        let is_stored = |served: &ServedKind| served.api_version == served.stored_api_version;
         if is_stored(first) {
             return Some(Arc::clone(first));
         }
@@ -177,13 +177,13 @@ impl Registry {
     }
 
     /// Everything served, ordered by group, version and plural.
-    pub(crate) fn all(&self) -> Vec<Arc<Served>> {
+    pub(crate) fn all(&self) -> Vec<Arc<ServedKind>> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         kinds.values().cloned().collect()
     }
 
     /// Serves exactly these versions of a CRD's kind, instead of what was served before.
-    pub(crate) fn offer(&self, group: &str, plural: &str, versions: Vec<Served>) {
+    pub(crate) fn offer(&self, group: &str, plural: &str, versions: Vec<ServedKind>) {
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|(g, _, p), served| served.custom.is_none() || g != group || p != plural);
         for served in versions {
@@ -198,7 +198,7 @@ impl Registry {
         let mut places: Vec<(String, String)> =
             self.all().iter().map(|s| (s.kind.group.clone(), s.kind.version.clone())).collect();
         places.dedup();
-        let found: Vec<(String, Arc<Document>)> = places
+        let found: Vec<(String, Arc<OpenApiDocument>)> = places
             .into_iter()
             .filter_map(|(group, version)| {
                 let document = self.document(&group, &version)?;
@@ -214,8 +214,8 @@ impl Registry {
         self.document(group, version).map(|document| document.0.clone())
     }
 
-    fn document(&self, group: &str, version: &str) -> Option<Arc<Document>> {
-        let kinds: Vec<Arc<Served>> = self
+    fn document(&self, group: &str, version: &str) -> Option<Arc<OpenApiDocument>> {
+        let kinds: Vec<Arc<ServedKind>> = self
             .all()
             .into_iter()
             .filter(|served| served.kind.group == group && served.kind.version == version)

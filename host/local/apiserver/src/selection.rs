@@ -5,31 +5,31 @@ use std::sync::Arc;
 use serde_json::Value;
 use tholepin_apimachinery::selector::{FieldSelector, LabelSelector, SelectorError};
 
-use crate::http::query::Query;
-use crate::registry::Served;
-use crate::status::Failure;
+use crate::http::query::QueryParameters;
+use crate::registry::ServedKind;
+use crate::status::ApiError;
 use crate::view;
 
 /// The objects of one kind whose labels and fields match.
-pub(crate) struct Selection {
-    served: Arc<Served>,
+pub(crate) struct ObjectSelection {
+    served: Arc<ServedKind>,
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<String>,
 }
 
-impl Selection {
+impl ObjectSelection {
     /// Reads `labelSelector` and `fieldSelector`; `name` narrows it to one object.
     ///
     /// # Errors
     ///
     /// 400 where a selector is malformed or names a field that the kind does not offer.
     pub(crate) fn of(
-        served: &Arc<Served>,
-        query: &Query,
+        served: &Arc<ServedKind>,
+        query: &QueryParameters,
         name: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let bad = |error: SelectorError| Failure::bad_request(error.to_string());
+    ) -> Result<Self, ApiError> {
+        let bad = |error: SelectorError| ApiError::bad_request(error.to_string());
         let labels = LabelSelector::parse(query.text("labelSelector").unwrap_or(""));
         let fields = FieldSelector::parse(query.text("fieldSelector").unwrap_or(""), &served.kind);
         Ok(Self {

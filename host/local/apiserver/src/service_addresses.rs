@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
 /// The block and what is taken of it.
-pub(crate) struct ServiceAddresses {
+pub(crate) struct ServiceAddressAllocator {
     first: u32,
     last: u32,
     state: Mutex<State>,
@@ -21,7 +21,7 @@ struct State {
 
 /// Why an address could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoAddress {
+pub(crate) enum ServiceAddressError {
     /// It lies outside the block.
     Outside,
     /// Another Service has it.
@@ -30,7 +30,7 @@ pub(crate) enum NoAddress {
     Exhausted,
 }
 
-impl ServiceAddresses {
+impl ServiceAddressAllocator {
     /// The block between two addresses, both included.
     pub(crate) fn new((first, last): (Ipv4Addr, Ipv4Addr)) -> Self {
         let (first, last) = (u32::from(first), u32::from(last));
@@ -39,24 +39,24 @@ impl ServiceAddresses {
     }
 
     /// Takes the next free address.
-    pub(crate) fn take(&self) -> Result<Ipv4Addr, NoAddress> {
+    pub(crate) fn take(&self) -> Result<Ipv4Addr, ServiceAddressError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let from_next = state.next..=self.last;
         let free = from_next.chain(self.first..=self.last).find(|ip| !state.taken.contains(ip));
-        let free = free.ok_or(NoAddress::Exhausted)?;
+        let free = free.ok_or(ServiceAddressError::Exhausted)?;
         state.taken.insert(free);
         state.next = if free == self.last { self.first } else { free + 1 };
         Ok(Ipv4Addr::from(free))
     }
 
     /// Takes this very address.
-    pub(crate) fn claim(&self, address: Ipv4Addr) -> Result<(), NoAddress> {
+    pub(crate) fn claim(&self, address: Ipv4Addr) -> Result<(), ServiceAddressError> {
         let number = u32::from(address);
         if number < self.first || self.last < number {
-            return Err(NoAddress::Outside);
+            return Err(ServiceAddressError::Outside);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.taken.insert(number) { Ok(()) } else { Err(NoAddress::Taken) }
+        if state.taken.insert(number) { Ok(()) } else { Err(ServiceAddressError::Taken) }
     }
 
     /// Gives an address back.
@@ -73,14 +73,14 @@ mod tests {
     #[test]
     fn an_address_returns_only_after_the_block_has_wrapped() {
         let ip = |last| Ipv4Addr::new(127, 22, 240, last);
-        let block = ServiceAddresses::new((ip(1), ip(3)));
+        let block = ServiceAddressAllocator::new((ip(1), ip(3)));
         assert_eq!(block.take(), Ok(ip(1)));
         block.release(ip(1));
         assert_eq!(block.take(), Ok(ip(2)));
-        assert_eq!(block.claim(ip(2)), Err(NoAddress::Taken));
-        assert_eq!(block.claim(ip(4)), Err(NoAddress::Outside));
+        assert_eq!(block.claim(ip(2)), Err(ServiceAddressError::Taken));
+        assert_eq!(block.claim(ip(4)), Err(ServiceAddressError::Outside));
         assert_eq!(block.take(), Ok(ip(3)));
         assert_eq!(block.take(), Ok(ip(1)));
-        assert_eq!(block.take(), Err(NoAddress::Exhausted));
+        assert_eq!(block.take(), Err(ServiceAddressError::Exhausted));
     }
 }

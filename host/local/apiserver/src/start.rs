@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tholepin_http::{Hosts, private_directory, write_private};
+use tholepin_http::{AllowedHosts, private_directory, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::credentials::{ADMIN, Credentials, TokenError, write_kubeconfig};
+use crate::credentials::{ADMIN, TokenError, TokenStore, write_kubeconfig};
 use crate::http::listener;
 use crate::options::ApiServerOptions;
-use crate::pki::{self, IdentityError};
-use crate::registry::Registry;
-use crate::server::Server;
-use crate::service_addresses::ServiceAddresses;
-use crate::store::{Retention, Store};
+use crate::pki::{self, TlsIdentityError};
+use crate::registry::KindRegistry;
+use crate::server::ServerState;
+use crate::service_addresses::ServiceAddressAllocator;
+use crate::store::{HistoryRetention, ObjectStore};
 use crate::{audit, collect, kinds};
 
 /// Why the server does not start.
@@ -44,7 +44,7 @@ pub enum StartError {
     },
     /// Keys or certificates cannot be made.
     #[error("cannot make the server's identity")]
-    Identity(#[from] IdentityError),
+    Identity(#[from] TlsIdentityError),
     /// A token cannot be made.
     #[error("cannot make the admin's token")]
     Token(#[from] TokenError),
@@ -61,7 +61,7 @@ pub struct ApiServer {
     pub address: SocketAddr,
     /// The certificate of its authority, PEM.
     pub authority_pem: String,
-    server: Arc<Server>,
+    server: Arc<ServerState>,
     tasks: JoinSet<()>,
     writer: JoinSet<()>,
     running: DropGuard,
@@ -103,7 +103,7 @@ pub async fn start_on(
     let authority = directory.join("ca.crt");
     write_private(&authority, identity.authority_pem.as_bytes())
         .map_err(in_directory(&authority))?;
-    let credentials = Credentials::default();
+    let credentials = TokenStore::default();
     let kubeconfig = directory.join("kubeconfig");
     let token = credentials.issue(ADMIN)?;
     write_kubeconfig(&kubeconfig, address, &identity.authority_pem, ADMIN, &token)
@@ -116,15 +116,15 @@ pub async fn start_on(
     let stop = CancellationToken::new();
     let running = stop.clone().drop_guard();
     let grace = options.shutdown_grace;
-    let server = Arc::new(Server {
-        store: Store::new(Retention::of_events(options.watch_cache_events_max)),
-        registry: Registry::builtin(),
+    let server = Arc::new(ServerState {
+        store: ObjectStore::new(HistoryRetention::of_events(options.watch_cache_events_max)),
+        registry: KindRegistry::builtin(),
         credentials,
         audit,
-        addresses: ServiceAddresses::new(options.service_addresses),
+        addresses: ServiceAddressAllocator::new(options.service_addresses),
         options,
         address,
-        hosts: Hosts::new(address.ip(), &pki::NAMES),
+        hosts: AllowedHosts::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
     kinds::create_initial_namespaces(&server)

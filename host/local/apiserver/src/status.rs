@@ -8,7 +8,7 @@ use tholepin_apimachinery::FieldError;
 
 /// Where a request would have ended, named as `Status.details` names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Subject {
+pub(crate) struct StatusTarget {
     /// The API group, empty for the core group.
     pub(crate) group: String,
     /// The plural resource name, or the kind where Kubernetes says the kind.
@@ -17,7 +17,7 @@ pub(crate) struct Subject {
     pub(crate) name: String,
 }
 
-impl Subject {
+impl StatusTarget {
     /// Names one object by its resource.
     pub(crate) fn new(group: &str, kind: &str, name: &str) -> Self {
         Self { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
@@ -34,7 +34,7 @@ impl Subject {
 
 /// One cause in `Status.details.causes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cause {
+pub(crate) struct StatusCause {
     /// A word such as `FieldValueInvalid`.
     pub(crate) reason: String,
     /// What is wrong, as a sentence fragment.
@@ -43,7 +43,7 @@ pub(crate) struct Cause {
     pub(crate) field: String,
 }
 
-impl From<FieldError> for Cause {
+impl From<FieldError> for StatusCause {
     fn from(error: FieldError) -> Self {
         let FieldError { field, reason, message } = error;
         Self { reason: reason.as_str().to_owned(), message, field }
@@ -52,7 +52,7 @@ impl From<FieldError> for Cause {
 
 /// A refusal, complete enough to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct ApiError {
     /// The HTTP status.
     pub(crate) code: u16,
     /// Kubernetes' word for it, such as `NotFound`.
@@ -60,14 +60,14 @@ pub(crate) struct Failure {
     /// The sentence that kubectl prints.
     pub(crate) message: String,
     /// Group, kind, name and causes, where known.
-    pub(crate) subject: Option<Box<Subject>>,
+    pub(crate) subject: Option<Box<StatusTarget>>,
     /// The causes, possibly none.
-    pub(crate) causes: Vec<Cause>,
+    pub(crate) causes: Vec<StatusCause>,
     /// Seconds after which a retry makes sense.
     pub(crate) retry_after_s: Option<u32>,
 }
 
-impl Failure {
+impl ApiError {
     /// A refusal without subject and causes.
     pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Failure {
     }
 
     /// 404 for an object.
-    pub(crate) fn not_found(subject: Subject) -> Self {
+    pub(crate) fn not_found(subject: StatusTarget) -> Self {
         let message = format!("{} \"{}\" not found", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(404, "NotFound", message) }
     }
@@ -92,13 +92,13 @@ impl Failure {
     }
 
     /// 409 for a name that is taken.
-    pub(crate) fn already_exists(subject: Subject) -> Self {
+    pub(crate) fn already_exists(subject: StatusTarget) -> Self {
         let message = format!("{} \"{}\" already exists", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(409, "AlreadyExists", message) }
     }
 
     /// 409 for a lost race or a failed precondition.
-    pub(crate) fn conflict(subject: Subject, why: &str) -> Self {
+    pub(crate) fn conflict(subject: StatusTarget, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{}\": {why}",
             subject.qualified(),
@@ -108,7 +108,7 @@ impl Failure {
     }
 
     /// 409 for a stale resourceVersion.
-    pub(crate) fn modified(subject: Subject) -> Self {
+    pub(crate) fn modified(subject: StatusTarget) -> Self {
         Self::conflict(
             subject,
             "the object has been modified; please apply your changes to the latest version and try again",
@@ -116,10 +116,10 @@ impl Failure {
     }
 
     /// 422 with one cause per field. `subject.kind` is the kind, not the resource.
-    pub(crate) fn invalid(subject: Subject, errors: Vec<FieldError>) -> Self {
+    pub(crate) fn invalid(subject: StatusTarget, errors: Vec<FieldError>) -> Self {
         let text = tholepin_apimachinery::field_error::aggregate(&errors);
         let message = format!("{} \"{}\" is invalid: {text}", subject.qualified(), subject.name);
-        let causes = errors.into_iter().map(Cause::from).collect();
+        let causes = errors.into_iter().map(StatusCause::from).collect();
         Self { subject: Some(Box::new(subject)), causes, ..Self::new(422, "Invalid", message) }
     }
 
@@ -134,7 +134,7 @@ impl Failure {
     }
 
     /// The same, about this subject.
-    pub(crate) fn about(self, subject: Subject) -> Self {
+    pub(crate) fn about(self, subject: StatusTarget) -> Self {
         Self { subject: Some(Box::new(subject)), ..self }
     }
 
@@ -160,7 +160,7 @@ impl Failure {
     /// 504 for a resourceVersion that does not exist yet.
     pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
         Self {
-            causes: vec![Cause {
+            causes: vec![StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
                 message: "Too large resource version".into(),
                 field: String::new(),
@@ -191,7 +191,7 @@ impl Failure {
             "code": self.code,
         });
         let mut details = serde_json::Map::new();
-        if let Some(Subject { group, kind, name }) = self.subject.as_deref() {
+        if let Some(StatusTarget { group, kind, name }) = self.subject.as_deref() {
             for (field, text) in [("name", name), ("group", group), ("kind", kind)] {
                 if !text.is_empty() {
                     details.insert(field.into(), json!(text));
@@ -202,7 +202,7 @@ impl Failure {
             let causes: Vec<Value> = self
                 .causes
                 .iter()
-                .map(|Cause { reason, message, field }| {
+                .map(|StatusCause { reason, message, field }| {
                     let mut cause = json!({"reason": reason, "message": message});
                     if let (Some(map), false) = (cause.as_object_mut(), field.is_empty()) {
                         map.insert("field".into(), json!(field));

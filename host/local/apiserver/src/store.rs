@@ -26,22 +26,22 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::object::text;
-use history::History;
-pub(crate) use history::{Change, Event};
-pub(crate) use page::{At, Page, PageRefused, PageRequest};
-pub(crate) use retention::Retention;
+use history::ResourceHistory;
+pub(crate) use history::{ChangeType, StoreEvent};
+pub(crate) use page::{ListError, ListPage, ListRequest, ListVersion};
+pub(crate) use retention::HistoryRetention;
 use weight::weight;
 
 /// Group and plural of a resource: the unit of storage, whatever the version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Resource {
+pub(crate) struct GroupResource {
     /// The API group, empty for the core group.
     pub(crate) group: Arc<str>,
     /// The plural name.
     pub(crate) plural: Arc<str>,
 }
 
-impl Resource {
+impl GroupResource {
     /// Names a resource.
     pub(crate) fn new(group: &str, plural: &str) -> Self {
         Self { group: group.into(), plural: plural.into() }
@@ -60,14 +60,14 @@ impl Resource {
 
 /// Namespace (empty for cluster scope) and name, in list order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
+pub(crate) struct ObjectKey {
     /// The namespace, empty for cluster scope.
     pub(crate) namespace: Arc<str>,
     /// The name.
     pub(crate) name: Arc<str>,
 }
 
-impl Key {
+impl ObjectKey {
     /// Names an object within its resource.
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
@@ -75,11 +75,11 @@ impl Key {
 }
 
 /// An object of any resource.
-pub(crate) type Location = (Resource, Key);
+pub(crate) type ObjectLocation = (GroupResource, ObjectKey);
 
 /// Why a commit was not made.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum CommitError {
     /// The name is taken.
     Exists,
     /// There is no such object, or no longer.
@@ -99,7 +99,7 @@ const OBJECTS_MAX: usize = 200_000;
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Size {
+pub(crate) struct StoreSize {
     /// Objects.
     pub(crate) objects: usize,
     /// Bytes in memory, about.
@@ -107,47 +107,47 @@ pub(crate) struct Size {
 }
 
 /// All objects of all kinds.
-pub(crate) struct Store {
-    state: Mutex<State>,
+pub(crate) struct ObjectStore {
+    state: Mutex<StoreState>,
     work: Notify,
 }
 
-struct State {
+struct StoreState {
     revision: u64,
     objects: usize,
-    retention: Retention,
+    retention: HistoryRetention,
     /// What the changes that are kept weigh.
     history_bytes: usize,
-    tables: BTreeMap<Resource, Table>,
-    by_uid: BTreeMap<String, Location>,
-    dependents: BTreeMap<String, BTreeSet<Location>>,
-    pending: pending::Pending,
+    tables: BTreeMap<GroupResource, ResourceTable>,
+    by_uid: BTreeMap<String, ObjectLocation>,
+    dependents: BTreeMap<String, BTreeSet<ObjectLocation>>,
+    pending: pending::GarbageCollectionQueue,
 }
 
-struct Table {
-    objects: BTreeMap<Key, Arc<Value>>,
+struct ResourceTable {
+    objects: BTreeMap<ObjectKey, Arc<Value>>,
     /// What the objects weigh.
     bytes: usize,
-    history: History,
+    history: ResourceHistory,
     latest: watch::Sender<u64>,
 }
 
-impl Table {
+impl ResourceTable {
     fn new(revision: u64) -> Self {
         Self {
             objects: BTreeMap::new(),
             bytes: 0,
-            history: History::default(),
+            history: ResourceHistory::default(),
             latest: watch::Sender::new(revision),
         }
     }
 }
 
-impl Store {
+impl ObjectStore {
     /// An empty store that keeps so much of the past.
-    pub(crate) fn new(retention: Retention) -> Self {
+    pub(crate) fn new(retention: HistoryRetention) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(StoreState {
                 revision: 1,
                 objects: 0,
                 retention,
@@ -155,13 +155,13 @@ impl Store {
                 tables: BTreeMap::new(),
                 by_uid: BTreeMap::new(),
                 dependents: BTreeMap::new(),
-                pending: pending::Pending::default(),
+                pending: pending::GarbageCollectionQueue::default(),
             }),
             work: Notify::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StoreState> {
         // No code panics while it holds the lock half way through a commit, so a poisoned state is
         // still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -173,12 +173,12 @@ impl Store {
     }
 
     /// Reads one object.
-    pub(crate) fn get(&self, resource: &Resource, key: &Key) -> Option<Arc<Value>> {
+    pub(crate) fn get(&self, resource: &GroupResource, key: &ObjectKey) -> Option<Arc<Value>> {
         self.lock().tables.get(resource)?.objects.get(key).cloned()
     }
 
     /// Every object of a resource, in list order.
-    pub(crate) fn all(&self, resource: &Resource) -> Vec<Arc<Value>> {
+    pub(crate) fn all(&self, resource: &GroupResource) -> Vec<Arc<Value>> {
         let state = self.lock();
         state
             .tables
@@ -188,18 +188,19 @@ impl Store {
     }
 
     /// How many objects of a resource there are, and what they weigh in memory.
-    pub(crate) fn size(&self, resource: &Resource) -> Size {
+    pub(crate) fn size(&self, resource: &GroupResource) -> StoreSize {
         let state = self.lock();
-        let size = |table: &Table| Size { objects: table.objects.len(), bytes: table.bytes };
+        let size =
+            |table: &ResourceTable| StoreSize { objects: table.objects.len(), bytes: table.bytes };
         state.tables.get(resource).map(size).unwrap_or_default()
     }
 
     /// Every object within a namespace.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<(Location, Arc<Value>)> {
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<(ObjectLocation, Arc<Value>)> {
         let state = self.lock();
         let mut found = Vec::new();
         for (resource, table) in &state.tables {
-            for (key, object) in table.objects.range(Key::new(namespace, "")..) {
+            for (key, object) in table.objects.range(ObjectKey::new(namespace, "")..) {
                 if *key.namespace != *namespace {
                     break;
                 }
@@ -216,18 +217,18 @@ impl Store {
     /// The name is taken, the namespace is missing or terminating, or the store is full.
     pub(crate) fn insert(
         &self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, CommitError> {
         let mut state = self.lock();
         if state.tables.get(resource).is_some_and(|table| table.objects.contains_key(key)) {
-            return Err(Refused::Exists);
+            return Err(CommitError::Exists);
         }
         state.check_namespace(&key.namespace)?;
         if OBJECTS_MAX <= state.objects {
-            return Err(Refused::Full);
+            return Err(CommitError::Full);
         }
         if dry_run {
             return Ok(Arc::new(object));
@@ -245,12 +246,12 @@ impl Store {
     /// The object is gone or was changed meanwhile.
     pub(crate) fn replace(
         &self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         read: &Arc<Value>,
         object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, CommitError> {
         let mut state = self.lock();
         state.check_unchanged(resource, key, read)?;
         if dry_run {
@@ -270,12 +271,12 @@ impl Store {
     /// The object is gone or was changed meanwhile.
     pub(crate) fn remove(
         &self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         read: &Arc<Value>,
         last: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, CommitError> {
         let mut state = self.lock();
         state.check_unchanged(resource, key, read)?;
         if dry_run {
@@ -295,10 +296,10 @@ impl Store {
     /// `None` where the history no longer reaches back that far.
     pub(crate) fn changes(
         &self,
-        resource: &Resource,
+        resource: &GroupResource,
         after: u64,
         limit: usize,
-    ) -> Option<(Vec<Arc<Event>>, u64)> {
+    ) -> Option<(Vec<Arc<StoreEvent>>, u64)> {
         let state = self.lock();
         let Some(table) = state.tables.get(resource) else {
             return Some((Vec::new(), state.revision));
@@ -312,10 +313,11 @@ impl Store {
     }
 
     /// Tells of changes of a resource: the receiver holds the revision of the latest.
-    pub(crate) fn subscribe(&self, resource: &Resource) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self, resource: &GroupResource) -> watch::Receiver<u64> {
         let mut state = self.lock();
         let revision = state.revision;
-        let table = state.tables.entry(resource.clone()).or_insert_with(|| Table::new(revision));
+        let table =
+            state.tables.entry(resource.clone()).or_insert_with(|| ResourceTable::new(revision));
         table.latest.subscribe()
     }
 
@@ -329,7 +331,7 @@ impl Store {
     }
 
     /// Where the objects are that name `uid` as an owner.
-    pub(crate) fn dependents(&self, uid: &str) -> Vec<Location> {
+    pub(crate) fn dependents(&self, uid: &str) -> Vec<ObjectLocation> {
         let state = self.lock();
         state.dependents.get(uid).map(|found| found.iter().cloned().collect()).unwrap_or_default()
     }
@@ -345,22 +347,22 @@ impl Store {
     }
 
     /// Takes what may have to be collected: objects with an absent owner, and namespaces to look at.
-    pub(crate) fn take_pending(&self) -> (Vec<Location>, Vec<Key>) {
+    pub(crate) fn take_pending(&self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
         self.lock().pending.take()
     }
 }
 
-impl State {
-    fn check_namespace(&self, namespace: &str) -> Result<(), Refused> {
+impl StoreState {
+    fn check_namespace(&self, namespace: &str) -> Result<(), CommitError> {
         if namespace.is_empty() {
             return Ok(());
         }
-        let table = self.tables.get(&Resource::new("", "namespaces"));
-        let found = table.and_then(|table| table.objects.get(&Key::new("", namespace)));
+        let table = self.tables.get(&GroupResource::new("", "namespaces"));
+        let found = table.and_then(|table| table.objects.get(&ObjectKey::new("", namespace)));
         match found {
-            None => Err(Refused::NamespaceMissing),
+            None => Err(CommitError::NamespaceMissing),
             Some(object) if object.pointer("/metadata/deletionTimestamp").is_some() => {
-                Err(Refused::NamespaceTerminating)
+                Err(CommitError::NamespaceTerminating)
             }
             Some(_) => Ok(()),
         }
@@ -368,22 +370,22 @@ impl State {
 
     fn check_unchanged(
         &self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         read: &Arc<Value>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), CommitError> {
         let stored = self.tables.get(resource).and_then(|table| table.objects.get(key));
         match stored {
-            None => Err(Refused::Missing),
+            None => Err(CommitError::Missing),
             Some(stored) if Arc::ptr_eq(stored, read) => Ok(()),
-            Some(_) => Err(Refused::Changed),
+            Some(_) => Err(CommitError::Changed),
         }
     }
 
     fn put(
         &mut self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         mut object: Value,
         previous: Option<Arc<Value>>,
     ) -> Arc<Value> {
@@ -412,8 +414,8 @@ impl State {
         if resource.is_core("namespaces") {
             self.pending.namespace(key.clone());
         }
-        let change = if previous.is_some() { Change::Modified } else { Change::Added };
-        let event = Event {
+        let change = if previous.is_some() { ChangeType::Modified } else { ChangeType::Added };
+        let event = StoreEvent {
             revision: self.revision,
             change,
             key: key.clone(),
@@ -426,8 +428,8 @@ impl State {
 
     fn take(
         &mut self,
-        resource: &Resource,
-        key: &Key,
+        resource: &GroupResource,
+        key: &ObjectKey,
         mut last: Value,
         previous: Arc<Value>,
     ) -> Arc<Value> {
@@ -444,11 +446,12 @@ impl State {
             }
         }
         if !key.namespace.is_empty() {
-            self.pending.namespace(Key { namespace: "".into(), name: Arc::clone(&key.namespace) });
+            self.pending
+                .namespace(ObjectKey { namespace: "".into(), name: Arc::clone(&key.namespace) });
         }
-        let event = Event {
+        let event = StoreEvent {
             revision: self.revision,
-            change: Change::Deleted,
+            change: ChangeType::Deleted,
             key: key.clone(),
             object: Arc::clone(&last),
             previous: Some(previous),
@@ -457,7 +460,7 @@ impl State {
         last
     }
 
-    fn forget_owners(&mut self, object: &Value, location: &Location) {
+    fn forget_owners(&mut self, object: &Value, location: &ObjectLocation) {
         for uid in owner_uids(object) {
             if let Some(set) = self.dependents.get_mut(uid) {
                 set.remove(location);
@@ -468,13 +471,14 @@ impl State {
         }
     }
 
-    fn record(&mut self, resource: &Resource, event: Event) {
+    fn record(&mut self, resource: &GroupResource, event: StoreEvent) {
         let (before, now) = (self.revision.saturating_sub(1), Instant::now());
-        let table = self.tables.entry(resource.clone()).or_insert_with(|| Table::new(before));
+        let table =
+            self.tables.entry(resource.clone()).or_insert_with(|| ResourceTable::new(before));
         let bytes = weight(&event.object);
         let replaced = match event.change {
-            Change::Deleted => table.objects.remove(&event.key),
-            Change::Added | Change::Modified => {
+            ChangeType::Deleted => table.objects.remove(&event.key),
+            ChangeType::Added | ChangeType::Modified => {
                 table.bytes += bytes;
                 table.objects.insert(event.key.clone(), Arc::clone(&event.object))
             }

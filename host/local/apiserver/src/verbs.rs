@@ -18,36 +18,36 @@ use std::sync::Arc;
 use hyper::Method;
 use jiff::Timestamp;
 
-use crate::audit::Line;
-use crate::http::answer::Answer;
+use crate::audit::AuditEvent;
+use crate::http::answer::ApiResponse;
 use crate::http::route::ResourcePath;
-use crate::registry::Served;
-use crate::server::{Call, Server};
-use crate::status::{Cause, Failure, Subject};
-use crate::store::{Key, Refused};
+use crate::registry::ServedKind;
+use crate::server::{AuthenticatedRequest, ServerState};
+use crate::status::{ApiError, StatusCause, StatusTarget};
+use crate::store::{CommitError, ObjectKey};
 use crate::{access, discovery};
 
 /// One request for a resource that is served.
-pub(crate) struct Request<'a> {
+pub(crate) struct ResourceRequest<'a> {
     /// What all requests share.
-    pub(crate) server: &'a Arc<Server>,
+    pub(crate) server: &'a Arc<ServerState>,
     /// The request.
-    pub(crate) call: &'a Call,
+    pub(crate) call: &'a AuthenticatedRequest,
     /// The path.
     pub(crate) path: &'a ResourcePath,
     /// The kind.
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<ServedKind>,
     /// The moment it is treated.
     pub(crate) now: Timestamp,
 }
 
 /// What a write needs to know, whether a client asked for it or the server itself.
 #[derive(Clone)]
-pub(crate) struct Context {
+pub(crate) struct WriteContext {
     /// What all requests share.
-    pub(crate) server: Arc<Server>,
+    pub(crate) server: Arc<ServerState>,
     /// The kind.
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<ServedKind>,
     /// The namespace, empty for cluster scope.
     pub(crate) namespace: String,
     /// The moment it is treated.
@@ -58,29 +58,29 @@ pub(crate) struct Context {
     pub(crate) dry_run: bool,
 }
 
-impl Context {
+impl WriteContext {
     /// Where an object of this name is stored.
-    pub(crate) fn key(&self, name: &str) -> Key {
-        Key::new(&self.namespace, name)
+    pub(crate) fn key(&self, name: &str) -> ObjectKey {
+        ObjectKey::new(&self.namespace, name)
     }
 
     /// The failure that a refused commit means.
-    pub(crate) fn refused(&self, refused: &Refused, name: &str) -> Failure {
-        let namespace = || Subject::new("", "namespaces", &self.namespace);
+    pub(crate) fn refused(&self, refused: &CommitError, name: &str) -> ApiError {
+        let namespace = || StatusTarget::new("", "namespaces", &self.namespace);
         match refused {
-            Refused::Exists => Failure::already_exists(self.served.subject(name)),
-            Refused::Missing => Failure::not_found(self.served.subject(name)),
-            Refused::Changed => Failure::modified(self.served.subject(name)),
-            Refused::NamespaceMissing => Failure::not_found(namespace()),
-            Refused::NamespaceTerminating => {
+            CommitError::Exists => ApiError::already_exists(self.served.subject(name)),
+            CommitError::Missing => ApiError::not_found(self.served.subject(name)),
+            CommitError::Changed => ApiError::modified(self.served.subject(name)),
+            CommitError::NamespaceMissing => ApiError::not_found(namespace()),
+            CommitError::NamespaceTerminating => {
                 let subject = self.served.subject(name);
-                Failure {
-                    causes: vec![Cause {
+                ApiError {
+                    causes: vec![StatusCause {
                         reason: "NamespaceTerminating".into(),
                         message: format!("namespace {} is being terminated", self.namespace),
                         field: "metadata.namespace".into(),
                     }],
-                    ..Failure::forbidden(format!(
+                    ..ApiError::forbidden(format!(
                         "{} \"{name}\" is forbidden: unable to create new content in namespace {} \
                          because it is being terminated",
                         self.served.kind.resource_name(),
@@ -89,7 +89,7 @@ impl Context {
                     .about(subject)
                 }
             }
-            Refused::Full => Failure::new(
+            CommitError::Full => ApiError::new(
                 507,
                 "InsufficientStorage",
                 "the store is full; delete objects that are no longer needed",
@@ -98,14 +98,14 @@ impl Context {
     }
 }
 
-impl Request<'_> {
+impl ResourceRequest<'_> {
     /// What a write for this request needs to know.
     ///
     /// # Errors
     ///
     /// 400 for an unknown `dryRun`.
-    pub(crate) fn context(&self) -> Result<Context, Failure> {
-        Ok(Context {
+    pub(crate) fn context(&self) -> Result<WriteContext, ApiError> {
+        Ok(WriteContext {
             server: Arc::clone(self.server),
             served: Arc::clone(&self.served),
             namespace: self.namespace().to_owned(),
@@ -128,15 +128,15 @@ impl Request<'_> {
 
 /// Answers a request for a resource, and notes it if it may write.
 pub(crate) async fn dispatch(
-    server: &Arc<Server>,
-    call: &Call,
+    server: &Arc<ServerState>,
+    call: &AuthenticatedRequest,
     path: &ResourcePath,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, ApiError> {
     if access::is_review(path) {
         return access::review(call, path);
     }
     let served = server.registry.find(&path.group, &path.version, &path.plural)?;
-    let request = Request { server, call, path, served, now: Timestamp::now() };
+    let request = ResourceRequest { server, call, path, served, now: Timestamp::now() };
     check_scope(&request)?;
     let Some(verb) = write_verb(&request) else {
         return match (&path.subresource, &path.name) {
@@ -151,14 +151,15 @@ pub(crate) async fn dispatch(
     let result = write(&request, verb);
     server.audit.write(line(&request, verb, &result)).await;
     let mut result = result;
-    if let (Ok(Answer::Json { warnings, .. }), Some(custom)) = (&mut result, &request.served.custom)
+    if let (Ok(ApiResponse::Json { warnings, .. }), Some(custom)) =
+        (&mut result, &request.served.custom)
     {
         warnings.extend(custom.deprecation.clone());
     }
     result
 }
 
-fn write_verb(request: &Request<'_>) -> Option<&'static str> {
+fn write_verb(request: &ResourceRequest<'_>) -> Option<&'static str> {
     let named = request.path.name.is_some();
     match request.call.method {
         Method::GET | Method::HEAD => None,
@@ -172,7 +173,7 @@ fn write_verb(request: &Request<'_>) -> Option<&'static str> {
     }
 }
 
-fn write(request: &Request<'_>, verb: &str) -> Result<Answer, Failure> {
+fn write(request: &ResourceRequest<'_>, verb: &str) -> Result<ApiResponse, ApiError> {
     let subresource = request.path.subresource.as_deref();
     let named = request.path.name.is_some();
     match (verb, subresource, named) {
@@ -183,36 +184,40 @@ fn write(request: &Request<'_>, verb: &str) -> Result<Answer, Failure> {
         ("patch" | "apply", None | Some("status"), true) => patch::patch(request),
         ("delete", None, true) => delete::delete(request),
         ("deletecollection", None, false) => delete::delete_collection(request),
-        _ => Err(Failure::method_not_allowed()),
+        _ => Err(ApiError::method_not_allowed()),
     }
 }
 
-fn check_scope(request: &Request<'_>) -> Result<(), Failure> {
+fn check_scope(request: &ResourceRequest<'_>) -> Result<(), ApiError> {
     let kind = &request.served.kind;
     let path = request.path;
     if path.namespace.is_some() && !kind.namespaced {
-        return Err(Failure::no_such_path());
+        return Err(ApiError::no_such_path());
     }
     let needs_namespace = path.name.is_some() || request.call.method == Method::POST;
     if kind.namespaced && path.namespace.is_none() && needs_namespace {
-        return Err(Failure::no_such_path());
+        return Err(ApiError::no_such_path());
     }
     match &path.subresource {
         Some(word) if !discovery::subresources(&request.served).any(|offered| offered == word) => {
-            Err(Failure::no_such_path())
+            Err(ApiError::no_such_path())
         }
         _ => Ok(()),
     }
 }
 
-fn line(request: &Request<'_>, verb: &'static str, result: &Result<Answer, Failure>) -> Line {
+fn line(
+    request: &ResourceRequest<'_>,
+    verb: &'static str,
+    result: &Result<ApiResponse, ApiError>,
+) -> AuditEvent {
     let generated = match result {
-        Ok(Answer::Json { value, .. }) if request.path.name.is_none() && verb == "create" => {
+        Ok(ApiResponse::Json { value, .. }) if request.path.name.is_none() && verb == "create" => {
             crate::object::name(value).to_owned()
         }
         _ => String::new(),
     };
-    Line {
+    AuditEvent {
         time: format!("{:.6}", request.now),
         user: request.call.user.clone(),
         field_manager: request.call.field_manager(),

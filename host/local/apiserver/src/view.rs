@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::object::as_map_mut;
-use crate::registry::Served;
+use crate::registry::ServedKind;
 
 /// The fields of an event that have another name in events.k8s.io/v1: core first.
 const EVENT_FIELDS: [(&str, &str); 7] = [
@@ -21,12 +21,12 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
     ("source", "deprecatedSource"),
 ];
 
-fn is_new_event(served: &Served) -> bool {
+fn is_new_event(served: &ServedKind) -> bool {
     served.kind.group == "events.k8s.io" && served.kind.plural == "events"
 }
 
 /// A stored object as `served` shows it; shared where they are the same.
-pub(crate) fn show(served: &Served, stored: &Arc<Value>) -> Arc<Value> {
+pub(crate) fn show(served: &ServedKind, stored: &Arc<Value>) -> Arc<Value> {
     if stored.get("apiVersion").and_then(Value::as_str) == Some(&served.api_version) {
         return Arc::clone(stored);
     }
@@ -44,7 +44,7 @@ pub(crate) fn show(served: &Served, stored: &Arc<Value>) -> Arc<Value> {
 }
 
 /// An object of a request, or shown by [`show`], as it is stored.
-pub(crate) fn store(served: &Served, object: &mut Value) {
+pub(crate) fn store(served: &ServedKind, object: &mut Value) {
     let map = as_map_mut(object);
     map.insert("apiVersion".into(), json!(served.stored_api_version));
     if is_new_event(served) {

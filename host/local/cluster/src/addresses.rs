@@ -36,7 +36,7 @@ const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
 /// Why no block could be taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BlockError {
+pub enum AddressBlockError {
     /// The directory of the locks cannot be used.
     #[error("directory `{}` for address locks is not usable: {problem}", path.display())]
     Directory {
@@ -82,13 +82,13 @@ pub enum BlockError {
 
 /// A block 127.N.0.0/16, ours until this value is dropped.
 #[derive(Debug)]
-pub struct Block {
+pub struct AddressBlock {
     number: u8,
     // Held for its lock only.
     _lock: File,
 }
 
-impl Block {
+impl AddressBlock {
     /// Takes the block of that number, or the first free one. Gives it with the socket on which its API
     /// server is to listen.
     ///
@@ -100,39 +100,40 @@ impl Block {
         locks: &Path,
         wanted: Option<u8>,
         api_port: u16,
-    ) -> Result<(Self, TcpListener), BlockError> {
+    ) -> Result<(Self, TcpListener), AddressBlockError> {
         private_directory(locks)?;
         if let Some(block) = wanted {
             return Self::try_take(locks, block, api_port);
         }
         for block in BLOCKS {
             match Self::try_take(locks, block, api_port) {
-                Err(BlockError::Taken { .. }) => {}
-                Err(BlockError::Listen { source, .. })
+                Err(AddressBlockError::Taken { .. }) => {}
+                Err(AddressBlockError::Listen { source, .. })
                     if source.kind() == io::ErrorKind::AddrInUse => {}
                 taken => return taken,
             }
         }
-        Err(BlockError::AllTaken)
+        Err(AddressBlockError::AllTaken)
     }
 
     fn try_take(
         locks: &Path,
         number: u8,
         api_port: u16,
-    ) -> Result<(Self, TcpListener), BlockError> {
+    ) -> Result<(Self, TcpListener), AddressBlockError> {
         let path = locks.join(format!("block-{number}.lock"));
         let opened =
             OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
-        let lock = opened.map_err(|source| BlockError::Open { path: path.clone(), source })?;
+        let lock =
+            opened.map_err(|source| AddressBlockError::Open { path: path.clone(), source })?;
         lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => BlockError::Taken { block: number },
-            fs::TryLockError::Error(source) => BlockError::Open { path, source },
+            fs::TryLockError::WouldBlock => AddressBlockError::Taken { block: number },
+            fs::TryLockError::Error(source) => AddressBlockError::Open { path, source },
         })?;
         let block = Self { number, _lock: lock };
         let address = SocketAddr::from((block.api(), api_port));
         let listener = TcpListener::bind(address);
-        let listener = listener.map_err(|source| BlockError::Listen { address, source })?;
+        let listener = listener.map_err(|source| AddressBlockError::Listen { address, source })?;
         Ok((block, listener))
     }
 
@@ -172,8 +173,8 @@ fn is_ours(path: &Path) -> bool {
 
 /// Makes the directory with mode 0700, or checks that the existing one is ours and closed to others:
 /// in a shared folder such as `/tmp` anybody may have made it first.
-fn private_directory(path: &Path) -> Result<(), BlockError> {
-    let bad = |problem: String| BlockError::Directory { path: path.to_owned(), problem };
+fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
+    let bad = |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -209,7 +210,7 @@ struct PoolState {
 
 impl PodAddresses {
     /// Starts at the first Pod address of the block.
-    pub fn new(block: &Block) -> Self {
+    pub fn new(block: &AddressBlock) -> Self {
         let next = *POD_OFFSETS.start();
         let state = PoolState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
         Self { block: block.number(), state: Mutex::new(state) }
@@ -273,9 +274,9 @@ mod tests {
 
     use super::*;
 
-    fn block(number: u8) -> (tempfile::TempDir, Block) {
+    fn block(number: u8) -> (tempfile::TempDir, AddressBlock) {
         let folder = tempfile::tempdir().unwrap();
-        let (block, _) = Block::take(&folder.path().join("locks"), Some(number), 0).unwrap();
+        let (block, _) = AddressBlock::take(&folder.path().join("locks"), Some(number), 0).unwrap();
         (folder, block)
     }
 
@@ -283,17 +284,17 @@ mod tests {
     fn a_block_is_held_by_one_and_free_after_it() {
         let (folder, first) = block(124);
         let locks = folder.path().join("locks");
-        let again = Block::take(&locks, Some(124), 0);
-        assert!(matches!(again, Err(BlockError::Taken { block: 124 })));
-        assert_eq!(Block::take(&locks, Some(125), 0).unwrap().0.number(), 125);
+        let again = AddressBlock::take(&locks, Some(124), 0);
+        assert!(matches!(again, Err(AddressBlockError::Taken { block: 124 })));
+        assert_eq!(AddressBlock::take(&locks, Some(125), 0).unwrap().0.number(), 125);
         drop(first);
-        assert_eq!(Block::take(&locks, Some(124), 0).unwrap().0.number(), 124);
+        assert_eq!(AddressBlock::take(&locks, Some(124), 0).unwrap().0.number(), 124);
     }
 
     #[test]
     fn without_a_wish_the_first_free_block_is_taken() {
         let (folder, _first) = block(100);
-        let (second, _) = Block::take(&folder.path().join("locks"), None, 0).unwrap();
+        let (second, _) = AddressBlock::take(&folder.path().join("locks"), None, 0).unwrap();
         assert_eq!(second.number(), 101);
         assert_eq!(second.api(), Ipv4Addr::new(127, 101, 0, 1));
         let services = second.services();
@@ -307,15 +308,15 @@ mod tests {
         let (home, other_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (locks, others) = (home.path().join("locks"), other_home.path().join("locks"));
         // A port of this test's own.
-        let port = Block::take(&others, None, 0).unwrap().1.local_addr().unwrap().port();
-        let (theirs, listener) = Block::take(&others, None, port).unwrap();
-        let (ours, api) = Block::take(&locks, None, port).unwrap();
+        let port = AddressBlock::take(&others, None, 0).unwrap().1.local_addr().unwrap().port();
+        let (theirs, listener) = AddressBlock::take(&others, None, port).unwrap();
+        let (ours, api) = AddressBlock::take(&locks, None, port).unwrap();
         assert!(theirs.number() < ours.number(), "{theirs:?} {ours:?}");
         assert_eq!(api.local_addr().unwrap(), (ours.api(), port).into());
-        let refused = Block::take(&locks, Some(theirs.number()), port).unwrap_err();
-        assert!(matches!(refused, BlockError::Listen { .. }), "{refused}");
+        let refused = AddressBlock::take(&locks, Some(theirs.number()), port).unwrap_err();
+        assert!(matches!(refused, AddressBlockError::Listen { .. }), "{refused}");
         drop(listener);
-        assert!(Block::take(&locks, Some(theirs.number()), port).is_ok());
+        assert!(AddressBlock::take(&locks, Some(theirs.number()), port).is_ok());
     }
 
     #[test]
@@ -324,7 +325,7 @@ mod tests {
         let locks = folder.path().join("locks");
         fs::create_dir(&locks).unwrap();
         fs::set_permissions(&locks, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = Block::take(&locks, None, 0).unwrap_err().to_string();
+        let error = AddressBlock::take(&locks, None, 0).unwrap_err().to_string();
         assert!(error.contains("chmod 700"), "{error}");
     }
 

@@ -15,7 +15,7 @@ use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
 use crate::cluster::Parts;
-use crate::names::Names;
+use crate::names::HostsFileNames;
 
 /// What one node tells the scheduler that it has; the agent limits no process.
 const CAPACITY: [(&str, &str); 3] = [("cpu", "16"), ("memory", "32Gi"), ("pods", "110")];
@@ -30,7 +30,7 @@ pub(crate) struct AgentSetup {
     pub(crate) images: ImageTable,
     pub(crate) container_program: PathBuf,
     pub(crate) addresses: Arc<PodAddresses>,
-    pub(crate) hosts: Arc<Names>,
+    pub(crate) hosts: Arc<HostsFileNames>,
     pub(crate) zones: u16,
     pub(crate) stop_grace: Duration,
 }
@@ -51,7 +51,7 @@ pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut Pa
         images: setup.images.clone(),
         container_program: setup.container_program.clone(),
         addresses: Arc::<PodAddresses>::clone(&setup.addresses),
-        hosts: Arc::<Names>::clone(&setup.hosts),
+        hosts: Arc::<HostsFileNames>::clone(&setup.hosts),
         allow_host_path: false,
         stop_grace: setup.stop_grace,
     };
@@ -75,18 +75,18 @@ fn node_address(block: u8, index: usize) -> Ipv4Addr {
 
 /// The agents' log files, as the API server asks for them.
 #[derive(Debug)]
-pub(crate) struct Logs {
+pub(crate) struct AgentLogs {
     files: PodLogFiles,
 }
 
-impl Logs {
+impl AgentLogs {
     /// Reads what the agents of these directories write.
     pub(crate) fn new(directories: Vec<PathBuf>) -> Self {
         Self { files: PodLogFiles::new(directories) }
     }
 }
 
-impl api::PodLogs for Logs {
+impl api::PodLogs for AgentLogs {
     fn open(&self, target: api::LogTarget, options: api::LogOptions) -> api::OpenLog<'_> {
         Box::pin(async move {
             let wanted = agent_options(&options, Timestamp::now());

@@ -32,10 +32,10 @@ use tracing::{info, warn};
 
 pub use options::{ImageSource, LocalOptions};
 
-use crate::addresses::{Block, BlockError, PodAddresses};
+use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
-use crate::mirrors::Mirrors;
-use crate::names::Names;
+use crate::mirrors::Reflectors;
+use crate::names::HostsFileNames;
 
 /// How long controllers may take to finish what they are writing.
 const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ pub enum LocalError {
     },
     /// There is no free address block.
     #[error(transparent)]
-    Addresses(#[from] BlockError),
+    Addresses(#[from] AddressBlockError),
     /// What a killed predecessor left behind cannot be removed.
     #[error("cannot clean up what an earlier local host left in `{}`", path.display())]
     CleanUp {
@@ -108,7 +108,7 @@ pub struct LocalCluster {
     agents: Parts,
     agents_grace: Duration,
     // Held for their locks; the block must outlive everything that listens in it.
-    _block: Block,
+    _block: AddressBlock,
     _lock: File,
 }
 
@@ -167,7 +167,8 @@ impl Parts {
 /// removed, or if a part does not start. Nothing keeps running then.
 pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let lock = take_directory(&options.directory)?;
-    let (block, listener) = Block::take(&options.lock_directory, options.block, options.api_port)?;
+    let (block, listener) =
+        AddressBlock::take(&options.lock_directory, options.block, options.api_port)?;
     let images = options.image_table()?;
     let directory = options.directory.clone();
     let discard = options.discard_volumes;
@@ -215,8 +216,8 @@ impl LocalCluster {
             return Ok(());
         }
         control::create_initial(&client).await?;
-        let mirrors = Mirrors::default();
-        let names = Names::new(&mirrors);
+        let mirrors = Reflectors::default();
+        let names = HostsFileNames::new(&mirrors);
         let volumes = options.directory.join("volumes");
         control::start(&client, &mirrors, Arc::clone(&names), volumes, &mut self.controllers);
         let setup = AgentSetup {
@@ -265,7 +266,7 @@ impl LocalCluster {
 
 async fn start_api(
     options: &LocalOptions,
-    (block, listener): (&Block, TcpListener),
+    (block, listener): (&AddressBlock, TcpListener),
     nodes: &[String],
 ) -> Result<ApiServer, LocalError> {
     let listen = SocketAddr::from((block.api(), options.api_port));
@@ -273,7 +274,7 @@ async fn start_api(
     let directories = nodes.iter().map(|node| options.directory.join("nodes").join(node)).collect();
     let api = ApiServerOptions {
         service_addresses: (*services.start(), *services.end()),
-        pod_logs: Some(Arc::new(agents::Logs::new(directories))),
+        pod_logs: Some(Arc::new(agents::AgentLogs::new(directories))),
         ..ApiServerOptions::new(listen, &options.directory)
     };
     Ok(tholepin_apiserver::start_on(listener, api).await?)

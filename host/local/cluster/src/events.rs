@@ -22,7 +22,7 @@ const TELL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The kind of news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub enum EventSeverity {
     /// Something happened as it should.
     Normal,
     /// Somebody may have to do something.
@@ -31,19 +31,19 @@ pub enum Tone {
 
 /// Publishes events in the name of one controller.
 #[derive(Clone)]
-pub struct Events {
+pub struct EventRecorder {
     client: Client,
     component: &'static str,
 }
 
-impl Events {
+impl EventRecorder {
     /// Publishes as `component`.
     pub fn new(client: Client, component: &'static str) -> Self {
         Self { client, component }
     }
 
     /// Says something about an object. `reason` is one CamelCase word of a closed set.
-    pub async fn tell<K>(&self, about: &K, tone: Tone, reason: &'static str, message: &str)
+    pub async fn tell<K>(&self, about: &K, tone: EventSeverity, reason: &'static str, message: &str)
     where
         K: Resource<DynamicType = ()>,
     {
@@ -77,7 +77,7 @@ impl Events {
     fn event<K>(
         &self,
         about: &K,
-        tone: Tone,
+        tone: EventSeverity,
         reason: &'static str,
         message: &str,
         now: Timestamp,
@@ -91,8 +91,8 @@ impl Events {
         let identity = hash(&format!("{uid}\n{reason}\n{message}"));
         let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let tone = match tone {
-            Tone::Normal => "Normal",
-            Tone::Warning => "Warning",
+            EventSeverity::Normal => "Normal",
+            EventSeverity::Warning => "Warning",
         };
         Event {
             metadata: ObjectMeta {

@@ -25,11 +25,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::mirror::Change;
-use crate::mirrors::Mirrors;
-use crate::work::{Marks, Next, WorkError, Worker};
+use crate::mirror::ObjectChange;
+use crate::mirrors::Reflectors;
+use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
 use connection::{Connections, accept};
-use routes::{Backends, routes};
+use routes::{ServiceBackends, routes};
 
 /// This part's name in log lines.
 const NAME: &str = "forwarder";
@@ -41,23 +41,23 @@ const LISTEN_RETRY: Duration = Duration::from_millis(500);
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The forwarder.
-pub struct Forwarder {
-    mirrors: Mirrors,
-    marks: Arc<Marks<Everything>>,
+pub struct ServiceProxy {
+    mirrors: Reflectors,
+    marks: Arc<DirtyKeys<AllRoutes>>,
 }
 
 /// The only key: routes are compared as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Everything;
+struct AllRoutes;
 
-impl std::fmt::Display for Everything {
+impl std::fmt::Display for AllRoutes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("all Services")
     }
 }
 
 /// Where it listens now, and the tasks that do.
-struct Listening {
+struct ActiveListener {
     listeners: BTreeMap<SocketAddr, Listener>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
@@ -65,19 +65,19 @@ struct Listening {
 }
 
 struct Listener {
-    backends: watch::Sender<Backends>,
+    backends: watch::Sender<ServiceBackends>,
     // Ends the accepting; connections that exist go on.
     accepting: CancellationToken,
 }
 
-impl Forwarder {
+impl ServiceProxy {
     /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(mirrors: &Mirrors) -> Self {
-        let marks = Arc::new(Marks::default());
+    pub fn new(mirrors: &Reflectors) -> Self {
+        let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |_: &Change<'_, Service>| on_service.mark(Everything));
+        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| on_service.mark(AllRoutes));
         let on_slice = Arc::clone(&marks);
-        mirrors.slices.listen(move |_: &Change<'_, EndpointSlice>| on_slice.mark(Everything));
+        mirrors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.mark(AllRoutes));
         Self { mirrors: mirrors.clone(), marks }
     }
 
@@ -87,7 +87,7 @@ impl Forwarder {
     ///
     /// Fails if a task panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let listening = Arc::new(Mutex::new(Listening {
+        let listening = Arc::new(Mutex::new(ActiveListener {
             listeners: BTreeMap::new(),
             tasks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -96,7 +96,7 @@ impl Forwarder {
         let worker = Worker { name: NAME, marks: self.marks, concurrency: 1, stop };
         let (mirrors, shared) = (self.mirrors, Arc::clone(&listening));
         let worked = worker
-            .run(move |Everything| {
+            .run(move |AllRoutes| {
                 let (mirrors, listening) = (mirrors.clone(), Arc::clone(&shared));
                 async move { reconcile(&mirrors, &listening).await }
             })
@@ -114,13 +114,16 @@ impl Forwarder {
     }
 }
 
-async fn reconcile(mirrors: &Mirrors, listening: &Mutex<Listening>) -> Result<Next, JoinError> {
+async fn reconcile(
+    mirrors: &Reflectors,
+    listening: &Mutex<ActiveListener>,
+) -> Result<Requeue, JoinError> {
     let wanted = routes(&mirrors.services.all(), &mirrors.slices.all());
     let missing = {
         let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
         listening.follow(wanted)?
     };
-    let mut next = Next::AwaitChange;
+    let mut next = Requeue::AwaitChange;
     for (address, backends) in missing {
         match TcpListener::bind(address).await {
             Ok(listener) => {
@@ -130,19 +133,19 @@ async fn reconcile(mirrors: &Mirrors, listening: &Mutex<Listening>) -> Result<Ne
             }
             Err(error) => {
                 warn!(%address, %error, "cannot listen for a Service; trying again");
-                next = Next::After(LISTEN_RETRY);
+                next = Requeue::After(LISTEN_RETRY);
             }
         }
     }
     Ok(next)
 }
 
-impl Listening {
+impl ActiveListener {
     /// Updates what is listened on already, ends what is not wanted, and returns what is missing.
     fn follow(
         &mut self,
-        wanted: BTreeMap<SocketAddr, Backends>,
-    ) -> Result<Vec<(SocketAddr, Backends)>, JoinError> {
+        wanted: BTreeMap<SocketAddr, ServiceBackends>,
+    ) -> Result<Vec<(SocketAddr, ServiceBackends)>, JoinError> {
         while let Some(ended) = self.tasks.try_join_next() {
             ended?;
         }
@@ -163,7 +166,7 @@ impl Listening {
         Ok(missing)
     }
 
-    fn add(&mut self, address: SocketAddr, listener: TcpListener, backends: Backends) {
+    fn add(&mut self, address: SocketAddr, listener: TcpListener, backends: ServiceBackends) {
         let (sender, backends) = watch::channel(backends);
         let accepting = CancellationToken::new();
         let connections = Connections {

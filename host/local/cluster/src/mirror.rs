@@ -1,8 +1,8 @@
 //! Keeps a local copy of all objects of one kind, and tells the controllers which keys a change concerns.
 //!
-//! One [`Mirror`] per kind serves all controllers, so that the API server is watched once and every
+//! One [`Reflector`] per kind serves all controllers, so that the API server is watched once and every
 //! decision reads from memory. A mirror never writes to the API; a controller that has just written
-//! may hand it the answer with [`Mirror::learn`], so that its next decision does not act on the past.
+//! may hand it the answer with [`Reflector::learn`], so that its next decision does not act on the past.
 //!
 //! Invariants:
 //! - Listeners are registered before the watch starts and are called after the copy has changed.
@@ -31,14 +31,14 @@ const WATCH_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Which object within a kind: namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct ObjectKey {
     /// The namespace; empty for a cluster-scoped object.
     pub namespace: String,
     /// The object's name.
     pub name: String,
 }
 
-impl Key {
+impl ObjectKey {
     /// Names an object by its namespace (empty if it has none) and name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
@@ -50,7 +50,7 @@ impl Key {
     }
 }
 
-impl std::fmt::Display for Key {
+impl std::fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.namespace.is_empty() {
             f.write_str(&self.name)
@@ -62,64 +62,64 @@ impl std::fmt::Display for Key {
 
 /// One change of the copy: an object appeared (`before` absent), changed, or went (`after` absent).
 #[derive(Debug)]
-pub struct Change<'a, K> {
+pub struct ObjectChange<'a, K> {
     /// The object as it was stored.
     pub before: Option<&'a K>,
     /// The object as it is stored now.
     pub after: Option<&'a K>,
 }
 
-impl<'a, K> Change<'a, K> {
+impl<'a, K> ObjectChange<'a, K> {
     /// The states that this change touches, for listeners to which old and new are alike.
     pub fn states(&self) -> impl Iterator<Item = &'a K> + use<'a, K> {
         self.before.into_iter().chain(self.after)
     }
 }
 
-type Listener<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
+type ChangeListener<K> = Box<dyn Fn(&ObjectChange<'_, K>) + Send + Sync>;
 
 /// A local copy of all objects of kind `K`.
-pub struct Mirror<K> {
-    state: RwLock<State<K>>,
-    listeners: RwLock<Vec<Listener<K>>>,
+pub struct Reflector<K> {
+    state: RwLock<ReflectorState<K>>,
+    listeners: RwLock<Vec<ChangeListener<K>>>,
     synced: watch::Sender<bool>,
 }
 
-struct State<K> {
-    objects: BTreeMap<Key, Arc<K>>,
+struct ReflectorState<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
     /// The highest resourceVersion that the watch has delivered. An answer of a write that is older
     /// may be about an object whose deletion has been seen since.
     delivered: u64,
 }
 
-impl<K> Debug for Mirror<K> {
+impl<K> Debug for Reflector<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mirror").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
     }
 }
 
-impl<K> Default for Mirror<K> {
+impl<K> Default for Reflector<K> {
     fn default() -> Self {
         Self {
-            state: RwLock::new(State { objects: BTreeMap::new(), delivered: 0 }),
+            state: RwLock::new(ReflectorState { objects: BTreeMap::new(), delivered: 0 }),
             listeners: RwLock::default(),
             synced: watch::Sender::new(false),
         }
     }
 }
 
-impl<K> Mirror<K>
+impl<K> Reflector<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// Registers what is called after each change. Changes from before the call are not repeated.
-    pub fn listen(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+    pub fn listen(&self, listener: impl Fn(&ObjectChange<'_, K>) + Send + Sync + 'static) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Box::new(listener));
     }
 
     /// Returns the stored object of that key.
-    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.objects.get(key).cloned()
     }
@@ -133,7 +133,7 @@ where
     /// Returns the stored objects of one namespace, ordered by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let from = Key::new(namespace, "");
+        let from = ObjectKey::new(namespace, "");
         let rest = state.objects.range(from..);
         rest.take_while(|(key, _)| key.namespace == namespace)
             .map(|(_, object)| Arc::clone(object))
@@ -165,13 +165,13 @@ where
         let backoff = WatchBackoff { next: WATCH_RETRY_MIN };
         let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(backoff);
         let mut stream = std::pin::pin!(stream);
-        let mut listing: Option<BTreeMap<Key, K>> = None;
+        let mut listing: Option<BTreeMap<ObjectKey, K>> = None;
         while let Some(event) = stream.next().await {
             match event {
                 Ok(Event::Init) => listing = Some(BTreeMap::new()),
                 Ok(Event::InitApply(object)) => {
                     if let Some(listing) = &mut listing {
-                        listing.insert(Key::of(&object), object);
+                        listing.insert(ObjectKey::of(&object), object);
                     }
                 }
                 Ok(Event::InitDone) => {
@@ -184,7 +184,7 @@ where
                 }
                 Ok(Event::Delete(object)) => {
                     self.delivered(version_of(&object));
-                    self.remove(&Key::of(&object), Some(&object));
+                    self.remove(&ObjectKey::of(&object), Some(&object));
                 }
                 Err(error) => debug!(kind = %K::kind(&()), %error, "watch interrupted"),
             }
@@ -196,9 +196,9 @@ where
         state.delivered = state.delivered.max(version);
     }
 
-    fn replace_all(&self, listing: BTreeMap<Key, K>) {
+    fn replace_all(&self, listing: BTreeMap<ObjectKey, K>) {
         for stored in self.all() {
-            let key = Key::of(&*stored);
+            let key = ObjectKey::of(&*stored);
             if !listing.contains_key(&key) {
                 self.remove(&key, None);
             }
@@ -211,9 +211,9 @@ where
 
     /// Stores an object if it is not older than the stored one and `admits` it, which is asked under
     /// the lock: between asking and storing, nothing may be delivered.
-    fn put(&self, mut object: K, admits: impl FnOnce(&State<K>, Option<&K>) -> bool) {
+    fn put(&self, mut object: K, admits: impl FnOnce(&ReflectorState<K>, Option<&K>) -> bool) {
         object.meta_mut().managed_fields = None;
-        let key = Key::of(&object);
+        let key = ObjectKey::of(&object);
         let object = Arc::new(object);
         let before = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -224,12 +224,12 @@ where
             }
             state.objects.insert(key, Arc::clone(&object))
         };
-        self.tell(&Change { before: before.as_deref(), after: Some(&object) });
+        self.tell(&ObjectChange { before: before.as_deref(), after: Some(&object) });
     }
 
     /// Removes the object of that key. `seen` is the object of the deletion, whose uid must fit: a
     /// successor of the same name may have been learnt before its predecessor's end was delivered.
-    fn remove(&self, key: &Key, seen: Option<&K>) {
+    fn remove(&self, key: &ObjectKey, seen: Option<&K>) {
         let before = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let Some(stored) = state.objects.get(key) else { return };
@@ -238,10 +238,10 @@ where
             }
             state.objects.remove(key)
         };
-        self.tell(&Change { before: before.as_deref(), after: None });
+        self.tell(&ObjectChange { before: before.as_deref(), after: None });
     }
 
-    fn tell(&self, change: &Change<'_, K>) {
+    fn tell(&self, change: &ObjectChange<'_, K>) {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.iter() {
             listener(change);
@@ -250,7 +250,7 @@ where
 }
 
 #[cfg(test)]
-impl<K> Mirror<K>
+impl<K> Reflector<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -263,7 +263,7 @@ where
     /// Removes an object as the watch would.
     pub(crate) fn deliver_deletion(&self, object: &K) {
         self.delivered(version_of(object));
-        self.remove(&Key::of(object), Some(object));
+        self.remove(&ObjectKey::of(object), Some(object));
     }
 }
 
@@ -309,13 +309,13 @@ mod tests {
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
-    fn version(mirror: &Mirror<ConfigMap>, name: &str) -> Option<u64> {
-        mirror.get(&Key::new("a", name)).map(|object| version_of(&*object))
+    fn version(mirror: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
+        mirror.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
     }
 
     #[test]
     fn an_older_event_does_not_undo_what_was_learnt() {
-        let mirror = Mirror::default();
+        let mirror = Reflector::default();
         mirror.deliver(map("x", "1", 5));
         mirror.learn(map("x", "1", 9));
         mirror.deliver(map("x", "1", 7));
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_late_answer_does_not_bring_back_a_deleted_object() {
-        let mirror = Mirror::default();
+        let mirror = Reflector::default();
         mirror.deliver(map("x", "1", 5));
         mirror.deliver_deletion(&map("x", "1", 8));
         mirror.learn(map("x", "1", 7));
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_successor_survives_the_late_end_of_its_predecessor() {
-        let mirror = Mirror::default();
+        let mirror = Reflector::default();
         mirror.deliver(map("x", "1", 5));
         mirror.learn(map("x", "2", 9));
         mirror.deliver_deletion(&map("x", "1", 8));
@@ -342,17 +342,17 @@ mod tests {
 
     #[test]
     fn a_new_list_tells_what_has_gone() {
-        let mirror = Mirror::default();
+        let mirror = Reflector::default();
         let told = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&told);
         mirror.deliver(map("gone", "1", 5));
         mirror.deliver(map("stays", "2", 6));
-        mirror.listen(move |change: &Change<'_, ConfigMap>| {
-            let names = (change.before.map(Key::of), change.after.map(Key::of));
+        mirror.listen(move |change: &ObjectChange<'_, ConfigMap>| {
+            let names = (change.before.map(ObjectKey::of), change.after.map(ObjectKey::of));
             sink.lock().unwrap().push(names);
         });
-        mirror.replace_all(BTreeMap::from([(Key::new("a", "stays"), map("stays", "2", 6))]));
-        let gone = Key::new("a", "gone");
+        mirror.replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
+        let gone = ObjectKey::new("a", "gone");
         assert_eq!(told.lock().unwrap().first(), Some(&(Some(gone), None)));
         assert_eq!(mirror.in_namespace("a").len(), 1);
         assert!(mirror.in_namespace("b").is_empty());

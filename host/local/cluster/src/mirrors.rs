@@ -11,25 +11,25 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 
-use crate::mirror::Mirror;
+use crate::mirror::Reflector;
 
 /// One mirror per kind. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "each field is the mirror of the kind that it names")]
-pub struct Mirrors {
-    pub namespaces: Arc<Mirror<Namespace>>,
-    pub nodes: Arc<Mirror<Node>>,
-    pub pods: Arc<Mirror<Pod>>,
-    pub claims: Arc<Mirror<PersistentVolumeClaim>>,
-    pub volumes: Arc<Mirror<PersistentVolume>>,
-    pub classes: Arc<Mirror<StorageClass>>,
-    pub services: Arc<Mirror<Service>>,
-    pub slices: Arc<Mirror<EndpointSlice>>,
-    pub sets: Arc<Mirror<StatefulSet>>,
-    pub revisions: Arc<Mirror<ControllerRevision>>,
+pub struct Reflectors {
+    pub namespaces: Arc<Reflector<Namespace>>,
+    pub nodes: Arc<Reflector<Node>>,
+    pub pods: Arc<Reflector<Pod>>,
+    pub claims: Arc<Reflector<PersistentVolumeClaim>>,
+    pub volumes: Arc<Reflector<PersistentVolume>>,
+    pub classes: Arc<Reflector<StorageClass>>,
+    pub services: Arc<Reflector<Service>>,
+    pub slices: Arc<Reflector<EndpointSlice>>,
+    pub sets: Arc<Reflector<StatefulSet>>,
+    pub revisions: Arc<Reflector<ControllerRevision>>,
 }
 
-impl Mirrors {
+impl Reflectors {
     /// Follows the API for ever. Listeners must have been registered. Cancel by dropping.
     pub async fn follow(self, client: Client) -> Infallible {
         let of = || client.clone();

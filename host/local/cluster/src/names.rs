@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use tholepin_agent::HostNames;
+use tholepin_agent::HostAliasSource;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::Change;
-use crate::mirrors::Mirrors;
+use crate::mirror::ObjectChange;
+use crate::mirrors::Reflectors;
 use crate::service::slices::{SERVICE_NAME, is_headless};
 
 /// The domain of a cluster.
@@ -25,15 +25,15 @@ const DOMAIN: &str = "cluster.local";
 
 /// The hosts lines of each namespace that an agent has asked for, kept up to date.
 #[derive(Debug)]
-pub struct Names {
-    mirrors: Mirrors,
+pub struct HostsFileNames {
+    mirrors: Reflectors,
     changed: Notify,
     lines: Mutex<BTreeMap<String, watch::Sender<Arc<str>>>>,
 }
 
-impl Names {
+impl HostsFileNames {
     /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(mirrors: &Mirrors) -> Arc<Self> {
+    pub fn new(mirrors: &Reflectors) -> Arc<Self> {
         let names = Arc::new(Self {
             mirrors: mirrors.clone(),
             changed: Notify::new(),
@@ -41,11 +41,11 @@ impl Names {
         });
         // Weak, because the mirrors hold the listeners and the names the mirrors.
         let on_service = Arc::downgrade(&names);
-        mirrors.services.listen(move |_: &Change<'_, Service>| {
+        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| {
             on_service.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         let on_slice = Arc::downgrade(&names);
-        mirrors.slices.listen(move |_: &Change<'_, EndpointSlice>| {
+        mirrors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
             on_slice.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         names
@@ -77,7 +77,7 @@ impl Names {
     }
 }
 
-impl HostNames for Names {
+impl HostAliasSource for HostsFileNames {
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = lines.entry(namespace.to_owned()).or_insert_with(|| {

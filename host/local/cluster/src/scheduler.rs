@@ -22,14 +22,14 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use decide::{Decision, Snapshot, decide};
+pub use decide::{SchedulerSnapshot, SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
 
-use crate::events::{Events, Tone};
-use crate::mirror::{Change, Key, Mirror};
-use crate::mirrors::Mirrors;
-use crate::work::{Marks, Next, WorkError, Worker};
-use crate::writes::{WriteError, Writer};
+use crate::events::{EventRecorder, EventSeverity};
+use crate::mirror::{ObjectChange, ObjectKey, Reflector};
+use crate::mirrors::Reflectors;
+use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::writes::{ApiWriter, WriteError};
 
 /// This scheduler's name: Pods that name another one are not its business.
 const NAME: &str = "default-scheduler";
@@ -50,19 +50,19 @@ enum ScheduleError {
 #[derive(Clone)]
 pub struct Scheduler {
     client: Client,
-    mirrors: Mirrors,
-    marks: Arc<Marks<Key>>,
-    events: Events,
+    mirrors: Reflectors,
+    marks: Arc<DirtyKeys<ObjectKey>>,
+    events: EventRecorder,
 }
 
 impl Scheduler {
     /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
-        let marks = Arc::new(Marks::default());
+    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
+        let marks = Arc::new(DirtyKeys::default());
         let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
-                on_pod.mark(Key::of(pod));
+                on_pod.mark(ObjectKey::of(pod));
             } else if gives_way(change) {
                 mark_waiting(&pods, &on_pod);
             }
@@ -72,18 +72,18 @@ impl Scheduler {
             move || mark_waiting(&pods, &marks)
         };
         let again = retry();
-        mirrors.nodes.listen(move |change: &Change<'_, Node>| {
+        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             if change.before.is_none() || has_changed(change, node_facts) {
                 again();
             }
         });
         let again = retry();
-        mirrors.claims.listen(move |_: &Change<'_, PersistentVolumeClaim>| again());
+        mirrors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| again());
         let again = retry();
-        mirrors.volumes.listen(move |_: &Change<'_, PersistentVolume>| again());
+        mirrors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| again());
         let again = retry();
-        mirrors.namespaces.listen(move |_: &Change<'_, Namespace>| again());
-        let events = Events::new(client.clone(), NAME);
+        mirrors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| again());
+        let events = EventRecorder::new(client.clone(), NAME);
         Self { client, mirrors: mirrors.clone(), marks, events }
     }
 
@@ -104,31 +104,33 @@ impl Scheduler {
             .await
     }
 
-    async fn schedule(&self, key: &Key) -> Result<Next, ScheduleError> {
+    async fn schedule(&self, key: &ObjectKey) -> Result<Requeue, ScheduleError> {
         let Some(pod) = self.mirrors.pods.get(key).filter(|pod| is_waiting(pod)) else {
-            return Ok(Next::AwaitChange);
+            return Ok(Requeue::AwaitChange);
         };
         match decide(&pod, &self.snapshot()) {
-            Decision::Bind { node } => self.bind(&pod, node).await?,
+            SchedulingDecision::Bind { node } => self.bind(&pod, node).await?,
             // The binder is about to make the volume: a warning now would be noise.
-            Decision::AwaitVolumes { .. } if is_new(&pod, Timestamp::now()) => {
-                return Ok(Next::After(VOLUME_PATIENCE));
+            SchedulingDecision::AwaitVolumes { .. } if is_new(&pod, Timestamp::now()) => {
+                return Ok(Requeue::After(VOLUME_PATIENCE));
             }
-            Decision::AwaitVolumes { message } | Decision::Unschedulable { message } => {
+            SchedulingDecision::AwaitVolumes { message }
+            | SchedulingDecision::Unschedulable { message } => {
                 self.report(&pod, &message).await?;
             }
         }
-        Ok(Next::AwaitChange)
+        Ok(Requeue::AwaitChange)
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let Mirrors { nodes, pods, claims, volumes, namespaces, .. } = &self.mirrors;
-        let claims = claims.all().into_iter().map(|claim| (Key::of(&*claim), claim));
-        let volumes = volumes.all().into_iter().map(|volume| (Key::of(&*volume).name, volume));
+    fn snapshot(&self) -> SchedulerSnapshot {
+        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.mirrors;
+        let claims = claims.all().into_iter().map(|claim| (ObjectKey::of(&*claim), claim));
+        let volumes =
+            volumes.all().into_iter().map(|volume| (ObjectKey::of(&*volume).name, volume));
         let labels = |namespace: Arc<Namespace>| {
-            (Key::of(&*namespace).name, namespace.metadata.labels.clone().unwrap_or_default())
+            (ObjectKey::of(&*namespace).name, namespace.metadata.labels.clone().unwrap_or_default())
         };
-        Snapshot {
+        SchedulerSnapshot {
             nodes: nodes.all(),
             pods: pods.all(),
             claims: claims.collect(),
@@ -138,7 +140,7 @@ impl Scheduler {
     }
 
     async fn bind(&self, pod: &Pod, node: String) -> Result<(), ScheduleError> {
-        let key = Key::of(pod);
+        let key = ObjectKey::of(pod);
         let binding = json!({
             "apiVersion": "v1",
             "kind": "Binding",
@@ -161,12 +163,12 @@ impl Scheduler {
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
         self.mirrors.pods.assume(assumed);
         let message = format!("Successfully assigned {key} to {node}");
-        self.events.tell(pod, Tone::Normal, "Scheduled", &message).await;
+        self.events.tell(pod, EventSeverity::Normal, "Scheduled", &message).await;
         Ok(())
     }
 
     async fn report(&self, pod: &Pod, message: &str) -> Result<(), ScheduleError> {
-        let key = Key::of(pod);
+        let key = ObjectKey::of(pod);
         let Some(condition) = unschedulable_condition(pod, message, Timestamp::now()) else {
             return Ok(());
         };
@@ -177,8 +179,8 @@ impl Scheduler {
             "status": {"conditions": [condition]},
         });
         let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
-        Writer::new(api, NAME).apply_status(&key.name, &intent).await?;
-        self.events.tell(pod, Tone::Warning, "FailedScheduling", message).await;
+        ApiWriter::new(api, NAME).apply_status(&key.name, &intent).await?;
+        self.events.tell(pod, EventSeverity::Warning, "FailedScheduling", message).await;
         Ok(())
     }
 }
@@ -222,7 +224,7 @@ fn is_waiting(pod: &Pod) -> bool {
 
 /// A change after which a Pod that fitted nowhere may fit: one ended, went, or has other labels. A
 /// new one on a node matters too: somebody may want its company.
-fn gives_way(change: &Change<'_, Pod>) -> bool {
+fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
     let facts = |pod: &Pod| {
         let node = fit::node_of(pod).map(str::to_owned);
         (node, fit::is_finished(pod), pod.metadata.labels.clone())
@@ -237,12 +239,15 @@ fn node_facts(node: &Node) -> impl PartialEq + use<> {
     (node.metadata.labels.clone(), spec.taints, spec.unschedulable, status.allocatable)
 }
 
-fn has_changed<K, F: PartialEq>(change: &Change<'_, K>, facts: impl Fn(&K) -> F) -> bool {
+fn has_changed<K, F: PartialEq>(change: &ObjectChange<'_, K>, facts: impl Fn(&K) -> F) -> bool {
     change.before.map(&facts) != change.after.map(&facts)
 }
 
-fn mark_waiting(pods: &Mirror<Pod>, marks: &Marks<Key>) {
-    pods.all().iter().filter(|pod| is_waiting(pod)).for_each(|pod| marks.mark(Key::of(&**pod)));
+fn mark_waiting(pods: &Reflector<Pod>, marks: &DirtyKeys<ObjectKey>) {
+    pods.all()
+        .iter()
+        .filter(|pod| is_waiting(pod))
+        .for_each(|pod| marks.mark(ObjectKey::of(&**pod)));
 }
 
 fn chain(error: &ScheduleError) -> String {

@@ -14,10 +14,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::labels::{Labels, selects_equal};
-use crate::mirror::{Change, Key};
-use crate::mirrors::Mirrors;
-use crate::work::{Marks, Next, WorkError, Worker};
-use crate::writes::{WriteError, Writer};
+use crate::mirror::{ObjectChange, ObjectKey};
+use crate::mirrors::Reflectors;
+use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::writes::{ApiWriter, WriteError};
 
 /// This controller's name.
 const NAME: &str = "endpointslice-controller";
@@ -28,42 +28,44 @@ const CONCURRENCY: usize = 8;
 #[derive(Clone)]
 pub struct EndpointSlices {
     client: Client,
-    mirrors: Mirrors,
-    marks: Arc<Marks<Key>>,
+    mirrors: Reflectors,
+    marks: Arc<DirtyKeys<ObjectKey>>,
 }
 
 impl EndpointSlices {
     /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
-        let marks = Arc::new(Marks::default());
+    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
+        let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |change: &Change<'_, Service>| {
-            change.states().for_each(|service| on_service.mark(Key::of(service)));
+        mirrors.services.listen(move |change: &ObjectChange<'_, Service>| {
+            change.states().for_each(|service| on_service.mark(ObjectKey::of(service)));
         });
         let (on_pod, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
             for service in services.in_namespace(&namespace.unwrap_or_default()) {
                 if change.states().any(|pod| is_selected(&service, pod)) {
-                    on_pod.mark(Key::of(&*service));
+                    on_pod.mark(ObjectKey::of(&*service));
                 }
             }
         });
         let on_slice = Arc::clone(&marks);
-        mirrors.slices.listen(move |change: &Change<'_, EndpointSlice>| {
+        mirrors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
             for slice in change.states() {
                 let labels = slice.metadata.labels.as_ref();
                 let service = labels.and_then(|labels| labels.get(slices::SERVICE_NAME));
                 let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-                service.into_iter().for_each(|name| on_slice.mark(Key::new(&*namespace, name)));
+                service
+                    .into_iter()
+                    .for_each(|name| on_slice.mark(ObjectKey::new(&*namespace, name)));
             }
         });
         // A node's zone is part of its endpoints.
         let (on_node, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.nodes.listen(move |change: &Change<'_, Node>| {
+        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
             if change.before.map(labels) != change.after.map(labels) {
-                services.all().iter().for_each(|service| on_node.mark(Key::of(&**service)));
+                services.all().iter().for_each(|service| on_node.mark(ObjectKey::of(&**service)));
             }
         });
         Self { client, mirrors: mirrors.clone(), marks }
@@ -85,15 +87,15 @@ impl EndpointSlices {
             .await
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
         // The slices of a Service that has gone are the garbage collection's.
-        let Some(service) = self.mirrors.services.get(key) else { return Ok(Next::AwaitChange) };
+        let Some(service) = self.mirrors.services.get(key) else { return Ok(Requeue::AwaitChange) };
         let pods = self.mirrors.pods.in_namespace(&key.namespace);
         let wanted = slices::slices(&service, &pods, &self.mirrors.nodes.all());
         let existing = self.mirrors.slices.in_namespace(&key.namespace);
         let writes = slices::slice_writes(&key.name, wanted, &existing);
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
-        let writer = Writer::new(api, NAME);
+        let writer = ApiWriter::new(api, NAME);
         for slice in writes.apply {
             let name = slice.metadata.name.clone().unwrap_or_default();
             let mut intent = json!(slice);
@@ -107,7 +109,7 @@ impl EndpointSlices {
         for name in writes.delete {
             writer.delete(&name, None).await?;
         }
-        Ok(Next::AwaitChange)
+        Ok(Requeue::AwaitChange)
     }
 }
 

@@ -21,14 +21,14 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{Adoption, Observed, Plan, Write, plan};
+pub use plan::{Adoption, ObservedStatefulSet, PlannedWrite, StatefulSetPlan, plan};
 pub(crate) use revision::hash;
 
-use crate::events::{Events, Tone};
-use crate::mirror::{Change, Key, Mirror};
-use crate::mirrors::Mirrors;
-use crate::work::{Marks, Next, WorkError, Worker};
-use crate::writes::{WriteError, Writer};
+use crate::events::{EventRecorder, EventSeverity};
+use crate::mirror::{ObjectChange, ObjectKey, Reflector};
+use crate::mirrors::Reflectors;
+use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::writes::{ApiWriter, WriteError};
 
 /// This controller's name: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
@@ -39,30 +39,30 @@ const CONCURRENCY: usize = 8;
 #[derive(Clone)]
 pub struct StatefulSets {
     client: Client,
-    mirrors: Mirrors,
-    marks: Arc<Marks<Key>>,
-    events: Events,
+    mirrors: Reflectors,
+    marks: Arc<DirtyKeys<ObjectKey>>,
+    events: EventRecorder,
 }
 
 impl StatefulSets {
     /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Mirrors) -> Self {
-        let marks = Arc::new(Marks::default());
+    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
+        let marks = Arc::new(DirtyKeys::default());
         let on_set = Arc::clone(&marks);
-        mirrors.sets.listen(move |change: &Change<'_, StatefulSet>| {
-            change.states().for_each(|set| on_set.mark(Key::of(set)));
+        mirrors.sets.listen(move |change: &ObjectChange<'_, StatefulSet>| {
+            change.states().for_each(|set| on_set.mark(ObjectKey::of(set)));
         });
         mark_owner(&mirrors.pods, &marks);
         mark_owner(&mirrors.revisions, &marks);
         // A retained claim has no owner, so a change of any claim concerns the sets of its namespace.
         let (on_claim, sets) = (Arc::clone(&marks), Arc::clone(&mirrors.sets));
-        mirrors.claims.listen(move |change: &Change<'_, PersistentVolumeClaim>| {
+        mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
             for set in sets.in_namespace(&namespace.unwrap_or_default()) {
-                on_claim.mark(Key::of(&*set));
+                on_claim.mark(ObjectKey::of(&*set));
             }
         });
-        let events = Events::new(client.clone(), NAME);
+        let events = EventRecorder::new(client.clone(), NAME);
         Self { client, mirrors: mirrors.clone(), marks, events }
     }
 
@@ -82,10 +82,10 @@ impl StatefulSets {
             .await
     }
 
-    async fn reconcile(&self, key: &Key) -> Result<Next, WriteError> {
-        let Some(set) = self.mirrors.sets.get(key) else { return Ok(Next::AwaitChange) };
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
+        let Some(set) = self.mirrors.sets.get(key) else { return Ok(Requeue::AwaitChange) };
         let now = Timestamp::now();
-        let Plan { writes, look_again_at } = plan(&Observed {
+        let StatefulSetPlan { writes, look_again_at } = plan(&ObservedStatefulSet {
             set: &set,
             pods: &self.mirrors.pods.in_namespace(&key.namespace),
             claims: &self.mirrors.claims.in_namespace(&key.namespace),
@@ -95,51 +95,52 @@ impl StatefulSets {
         for write in writes {
             self.perform(&set, write).await?;
         }
-        Ok(look_again_at.map_or(Next::AwaitChange, |at| {
-            Next::After(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+        Ok(look_again_at.map_or(Requeue::AwaitChange, |at| {
+            Requeue::After(Duration::try_from(at.duration_since(now)).unwrap_or_default())
         }))
     }
 
-    async fn perform(&self, set: &StatefulSet, write: Write) -> Result<(), WriteError> {
+    async fn perform(&self, set: &StatefulSet, write: PlannedWrite) -> Result<(), WriteError> {
         match write {
-            Write::CreateRevision(revision) => {
+            PlannedWrite::CreateRevision(revision) => {
                 let created = self.writer::<ControllerRevision>(set).create(&revision).await?;
                 created.into_iter().for_each(|created| self.mirrors.revisions.learn(created));
             }
-            Write::RaiseRevision { name, revision } => {
+            PlannedWrite::RaiseRevision { name, revision } => {
                 let patch = json!({ "revision": revision });
                 let raised = self.writer::<ControllerRevision>(set).merge(&name, &patch).await?;
                 raised.into_iter().for_each(|raised| self.mirrors.revisions.learn(raised));
             }
-            Write::DeleteRevision { name } => {
+            PlannedWrite::DeleteRevision { name } => {
                 self.writer::<ControllerRevision>(set).delete(&name, None).await?;
             }
-            Write::CreateClaim(claim) => {
+            PlannedWrite::CreateClaim(claim) => {
                 let created = self.writer::<PersistentVolumeClaim>(set).create(&claim).await?;
                 created.into_iter().for_each(|created| self.mirrors.claims.learn(created));
             }
-            Write::SetClaimOwners { name, resource_version, owners } => {
+            PlannedWrite::SetClaimOwners { name, resource_version, owners } => {
                 let owned = Adoption { name, resource_version, owners };
                 let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
                 changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
             }
-            Write::AdoptPod(_) | Write::AdoptRevision(_) if !self.may_adopt(set).await? => {}
-            Write::AdoptPod(adoption) => {
+            PlannedWrite::AdoptPod(_) | PlannedWrite::AdoptRevision(_)
+                if !self.may_adopt(set).await? => {}
+            PlannedWrite::AdoptPod(adoption) => {
                 let adopted = adopt(&self.writer::<Pod>(set), &adoption).await?;
                 adopted.into_iter().for_each(|adopted| self.mirrors.pods.learn(adopted));
             }
-            Write::AdoptRevision(adoption) => {
+            PlannedWrite::AdoptRevision(adoption) => {
                 let adopted = adopt(&self.writer::<ControllerRevision>(set), &adoption).await?;
                 adopted.into_iter().for_each(|adopted| self.mirrors.revisions.learn(adopted));
             }
-            Write::CreatePod(pod) => self.create_pod(set, &pod).await?,
-            Write::DeletePod { name, uid } => {
+            PlannedWrite::CreatePod(pod) => self.create_pod(set, &pod).await?,
+            PlannedWrite::DeletePod { name, uid } => {
                 self.writer::<Pod>(set).delete(&name, uid.as_deref()).await?;
                 let set_name = set.metadata.name.as_deref().unwrap_or_default();
                 let message = format!("delete Pod {name} in StatefulSet {set_name} successful");
-                self.events.tell(set, Tone::Normal, "SuccessfulDelete", &message).await;
+                self.events.tell(set, EventSeverity::Normal, "SuccessfulDelete", &message).await;
             }
-            Write::SetStatus(status) => {
+            PlannedWrite::SetStatus(status) => {
                 let name = set.metadata.name.as_deref().unwrap_or_default();
                 let patch = json!({ "status": status });
                 let changed = self.writer::<StatefulSet>(set).merge_status(name, &patch).await?;
@@ -156,14 +157,14 @@ impl StatefulSets {
             Ok(created) => {
                 created.into_iter().for_each(|created| self.mirrors.pods.learn(created));
                 let message = format!("create Pod {name} in StatefulSet {set_name} successful");
-                self.events.tell(set, Tone::Normal, "SuccessfulCreate", &message).await;
+                self.events.tell(set, EventSeverity::Normal, "SuccessfulCreate", &message).await;
                 Ok(())
             }
             Err(error) => {
                 let cause = error.cause();
                 let message =
                     format!("create Pod {name} in StatefulSet {set_name} failed error: {cause}");
-                self.events.tell(set, Tone::Warning, "FailedCreate", &message).await;
+                self.events.tell(set, EventSeverity::Warning, "FailedCreate", &message).await;
                 Err(error)
             }
         }
@@ -179,7 +180,7 @@ impl StatefulSets {
         }))
     }
 
-    fn writer<K>(&self, set: &StatefulSet) -> Writer<K>
+    fn writer<K>(&self, set: &StatefulSet) -> ApiWriter<K>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + Clone
@@ -188,12 +189,12 @@ impl StatefulSets {
             + serde::Serialize,
     {
         let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        Writer::new(Api::namespaced(self.client.clone(), namespace), NAME)
+        ApiWriter::new(Api::namespaced(self.client.clone(), namespace), NAME)
     }
 }
 
 /// Writes who owns an object from now on; `None` if it has gone.
-async fn adopt<K>(writer: &Writer<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
+async fn adopt<K>(writer: &ApiWriter<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
 {
@@ -203,7 +204,7 @@ where
 }
 
 /// Marks the set that controls a changed object, by the object's own word.
-fn mark_owner<K>(mirror: &Mirror<K>, marks: &Arc<Marks<Key>>)
+fn mark_owner<K>(mirror: &Reflector<K>, marks: &Arc<DirtyKeys<ObjectKey>>)
 where
     K: Resource<DynamicType = ()>
         + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -215,14 +216,14 @@ where
         + 'static,
 {
     let marks = Arc::clone(marks);
-    mirror.listen(move |change: &Change<'_, K>| {
+    mirror.listen(move |change: &ObjectChange<'_, K>| {
         for object in change.states() {
             let meta = Resource::meta(object);
             let owners = meta.owner_references.as_deref().unwrap_or_default();
             let set =
                 owners.iter().find(|it| it.kind == "StatefulSet" && it.controller == Some(true));
             if let Some(set) = set {
-                marks.mark(Key::new(meta.namespace.clone().unwrap_or_default(), &*set.name));
+                marks.mark(ObjectKey::new(meta.namespace.clone().unwrap_or_default(), &*set.name));
             }
         }
     });

@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{data_directory, put_aside, remove_all};
 
-use crate::events::{Events, Tone};
-use crate::mirror::{Change, Key};
-use crate::mirrors::Mirrors;
-use crate::work::{Marks, Next, WorkError, Worker};
-use crate::writes::{WriteError, Writer};
-use claim::Step;
+use crate::events::{EventRecorder, EventSeverity};
+use crate::mirror::{ObjectChange, ObjectKey};
+use crate::mirrors::Reflectors;
+use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::writes::{ApiWriter, WriteError};
+use claim::ClaimStep;
 
 /// The storage class of a local host, which is also the default.
 pub const CLASS: &str = "local";
@@ -68,12 +68,12 @@ enum VolumeError {
 
 /// A claim, or a volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Subject {
-    Claim(Key),
-    Volume(Key),
+enum VolumeSubject {
+    Claim(ObjectKey),
+    Volume(ObjectKey),
 }
 
-impl std::fmt::Display for Subject {
+impl std::fmt::Display for VolumeSubject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Claim(key) => write!(f, "claim {key}"),
@@ -86,45 +86,52 @@ impl std::fmt::Display for Subject {
 #[derive(Clone)]
 pub struct Volumes {
     client: Client,
-    mirrors: Mirrors,
-    marks: Arc<Marks<Subject>>,
-    events: Events,
+    mirrors: Reflectors,
+    marks: Arc<DirtyKeys<VolumeSubject>>,
+    events: EventRecorder,
     directory: PathBuf,
 }
 
 impl Volumes {
     /// Listens to the mirrors, which must not be followed yet. `directory` takes the volumes.
-    pub fn new(client: Client, mirrors: &Mirrors, directory: PathBuf) -> Self {
-        let marks = Arc::new(Marks::default());
+    pub fn new(client: Client, mirrors: &Reflectors, directory: PathBuf) -> Self {
+        let marks = Arc::new(DirtyKeys::default());
         let on_claim = Arc::clone(&marks);
-        mirrors.claims.listen(move |change: &Change<'_, PersistentVolumeClaim>| {
+        mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             for claim in change.states() {
-                on_claim.mark(Subject::Claim(Key::of(claim)));
+                on_claim.mark(VolumeSubject::Claim(ObjectKey::of(claim)));
                 let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
-                volume.into_iter().for_each(|it| on_claim.mark(Subject::Volume(Key::new("", it))));
+                volume
+                    .into_iter()
+                    .for_each(|it| on_claim.mark(VolumeSubject::Volume(ObjectKey::new("", it))));
             }
         });
         let on_volume = Arc::clone(&marks);
-        mirrors.volumes.listen(move |change: &Change<'_, PersistentVolume>| {
+        mirrors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
             for volume in change.states() {
-                on_volume.mark(Subject::Volume(Key::of(volume)));
+                on_volume.mark(VolumeSubject::Volume(ObjectKey::of(volume)));
                 let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
-                let key = claim.and_then(|claim| Some(Key::new(claim.namespace?, claim.name?)));
-                key.into_iter().for_each(|key| on_volume.mark(Subject::Claim(key)));
+                let key =
+                    claim.and_then(|claim| Some(ObjectKey::new(claim.namespace?, claim.name?)));
+                key.into_iter().for_each(|key| on_volume.mark(VolumeSubject::Claim(key)));
             }
         });
         let (on_class, claims) = (Arc::clone(&marks), Arc::clone(&mirrors.claims));
-        mirrors.classes.listen(move |_: &Change<'_, StorageClass>| {
-            claims.all().iter().for_each(|it| on_class.mark(Subject::Claim(Key::of(&**it))));
+        mirrors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
+            claims
+                .all()
+                .iter()
+                .for_each(|it| on_class.mark(VolumeSubject::Claim(ObjectKey::of(&**it))));
         });
         // A Pod that has gone lets go of its claims.
         let on_pod = Arc::clone(&marks);
-        mirrors.pods.listen(move |change: &Change<'_, Pod>| {
+        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             for pod in change.states() {
-                crate::scheduler::claims_of(pod).for_each(|key| on_pod.mark(Subject::Claim(key)));
+                crate::scheduler::claims_of(pod)
+                    .for_each(|key| on_pod.mark(VolumeSubject::Claim(key)));
             }
         });
-        let events = Events::new(client.clone(), NAME);
+        let events = EventRecorder::new(client.clone(), NAME);
         Self { client, mirrors: mirrors.clone(), marks, events, directory }
     }
 
@@ -144,17 +151,17 @@ impl Volumes {
             .await
     }
 
-    async fn reconcile(&self, subject: &Subject) -> Result<Next, VolumeError> {
+    async fn reconcile(&self, subject: &VolumeSubject) -> Result<Requeue, VolumeError> {
         match subject {
-            Subject::Claim(key) => self.reconcile_claim(key).await?,
-            Subject::Volume(key) => self.reconcile_volume(key).await?,
+            VolumeSubject::Claim(key) => self.reconcile_claim(key).await?,
+            VolumeSubject::Volume(key) => self.reconcile_volume(key).await?,
         }
-        Ok(Next::AwaitChange)
+        Ok(Requeue::AwaitChange)
     }
 
-    async fn reconcile_claim(&self, key: &Key) -> Result<(), VolumeError> {
+    async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), VolumeError> {
         let Some(claim) = self.mirrors.claims.get(key) else { return Ok(()) };
-        let steps = claim::decide(&claim::Observed {
+        let steps = claim::decide(&claim::ObservedClaim {
             claim: &claim,
             pods: &self.mirrors.pods.in_namespace(&key.namespace),
             classes: &self.mirrors.classes.all(),
@@ -162,19 +169,19 @@ impl Volumes {
             directory: &self.directory,
         });
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
-        let writer = Writer::new(api, NAME);
+        let writer = ApiWriter::new(api, NAME);
         for step in steps {
             let changed = match step {
-                Step::Change(patch) => writer.merge(&key.name, &patch).await?,
-                Step::Report(status) => {
+                ClaimStep::Change(patch) => writer.merge(&key.name, &patch).await?,
+                ClaimStep::Report(status) => {
                     writer.merge_status(&key.name, &json!({ "status": status })).await?
                 }
-                Step::Provision(volume) => {
+                ClaimStep::Provision(volume) => {
                     self.provision(&volume, key).await?;
                     None
                 }
-                Step::Complain { reason, message } => {
-                    self.events.tell(&*claim, Tone::Warning, reason, &message).await;
+                ClaimStep::Complain { reason, message } => {
+                    self.events.tell(&*claim, EventSeverity::Warning, reason, &message).await;
                     None
                 }
             };
@@ -183,22 +190,29 @@ impl Volumes {
         Ok(())
     }
 
-    async fn provision(&self, volume: &PersistentVolume, claim: &Key) -> Result<(), VolumeError> {
+    async fn provision(
+        &self,
+        volume: &PersistentVolume,
+        claim: &ObjectKey,
+    ) -> Result<(), VolumeError> {
         let name = volume.metadata.name.clone().unwrap_or_default();
         let (directory, volume_name, owner) = (self.directory.clone(), name, claim.to_string());
         on_disk(volume_name, move |name| disk::make(&directory, name, &owner)).await?;
         let api = Api::<PersistentVolume>::all(self.client.clone());
-        let created = Writer::new(api, NAME).create(volume).await?;
+        let created = ApiWriter::new(api, NAME).create(volume).await?;
         created.into_iter().for_each(|created| self.mirrors.volumes.learn(created));
         Ok(())
     }
 
     /// Reports whether a volume is bound, and removes one that was made here and is released.
-    async fn reconcile_volume(&self, key: &Key) -> Result<(), VolumeError> {
+    async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), VolumeError> {
         let Some(volume) = self.mirrors.volumes.get(key) else { return Ok(()) };
         let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let owner = reference.map(|it| {
-            Key::new(it.namespace.clone().unwrap_or_default(), it.name.clone().unwrap_or_default())
+            ObjectKey::new(
+                it.namespace.clone().unwrap_or_default(),
+                it.name.clone().unwrap_or_default(),
+            )
         });
         let uid = reference.and_then(|it| it.uid.as_deref());
         let claim = owner.as_ref().and_then(|owner| self.mirrors.claims.get(owner));
@@ -209,7 +223,7 @@ impl Volumes {
             (Some(_), true) => "Bound",
             (Some(_), false) => "Released",
         };
-        let writer = Writer::new(Api::<PersistentVolume>::all(self.client.clone()), NAME);
+        let writer = ApiWriter::new(Api::<PersistentVolume>::all(self.client.clone()), NAME);
         let before = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         if before != Some(phase) {
             let patch = json!({"status": {"phase": phase}});
@@ -228,7 +242,11 @@ impl Volumes {
     }
 
     /// Asks the API itself: a mirror may be behind, and what is removed never comes back.
-    async fn claim_is_gone(&self, claim: &Key, uid: Option<&str>) -> Result<bool, VolumeError> {
+    async fn claim_is_gone(
+        &self,
+        claim: &ObjectKey,
+        uid: Option<&str>,
+    ) -> Result<bool, VolumeError> {
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &claim.namespace);
         match api.get_metadata_opt(&claim.name).await {
             Ok(found) => Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != uid)),

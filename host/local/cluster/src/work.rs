@@ -32,18 +32,18 @@ const STOP_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Keys that have to be looked at: a set, so a key marked often is looked at once.
 #[derive(Debug)]
-pub struct Marks<K> {
+pub struct DirtyKeys<K> {
     keys: Mutex<BTreeSet<K>>,
     wake: Notify,
 }
 
-impl<K> Default for Marks<K> {
+impl<K> Default for DirtyKeys<K> {
     fn default() -> Self {
         Self { keys: Mutex::default(), wake: Notify::new() }
     }
 }
 
-impl<K: Ord> Marks<K> {
+impl<K: Ord> DirtyKeys<K> {
     /// Asks for a look at `key`, soon.
     pub fn mark(&self, key: K) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
@@ -63,7 +63,7 @@ impl<K: Ord> Marks<K> {
 
 /// When a reconcile wants to be called again although nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Requeue {
     /// Only when its key is marked.
     AwaitChange,
     /// After this time, or earlier when its key is marked.
@@ -76,7 +76,7 @@ pub struct Worker<K> {
     /// The controller's name, for log lines.
     pub name: &'static str,
     /// Where its keys arrive.
-    pub marks: Arc<Marks<K>>,
+    pub marks: Arc<DirtyKeys<K>>,
     /// How many keys are reconciled at once; at least 1.
     pub concurrency: usize,
     /// Ends the work.
@@ -99,10 +99,10 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
     /// Fails if a reconcile panics: nobody knows in which state it left what it was doing.
     pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkError>
     where
-        F: Future<Output = Result<Next, E>> + Send + 'static,
+        F: Future<Output = Result<Requeue, E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let mut agenda = Agenda::default();
+        let mut agenda = KeySchedule::default();
         let mut running = JoinSet::new();
         loop {
             for key in self.marks.take() {
@@ -137,7 +137,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
         Ok(())
     }
 
-    fn settle(&self, agenda: &mut Agenda<K>, key: K, result: Result<Next, String>) {
+    fn settle(&self, agenda: &mut KeySchedule<K>, key: K, result: Result<Requeue, String>) {
         match result {
             Ok(next) => agenda.succeeded(&key, next, Instant::now()),
             Err(error) => {
@@ -153,14 +153,14 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
 }
 
 /// Which keys wait, run, or are due at a later time.
-struct Agenda<K> {
+struct KeySchedule<K> {
     waiting: BTreeSet<K>,
     running: BTreeSet<K>,
     due: BTreeMap<K, Instant>,
     failures: BTreeMap<K, u32>,
 }
 
-impl<K> Default for Agenda<K> {
+impl<K> Default for KeySchedule<K> {
     fn default() -> Self {
         Self {
             waiting: BTreeSet::new(),
@@ -171,7 +171,7 @@ impl<K> Default for Agenda<K> {
     }
 }
 
-impl<K: Ord + Clone> Agenda<K> {
+impl<K: Ord + Clone> KeySchedule<K> {
     /// A change wins over a back-off: what failed may work now.
     fn mark(&mut self, key: K) {
         self.due.remove(&key);
@@ -192,10 +192,10 @@ impl<K: Ord + Clone> Agenda<K> {
         Some(key)
     }
 
-    fn succeeded(&mut self, key: &K, next: Next, now: Instant) {
+    fn succeeded(&mut self, key: &K, next: Requeue, now: Instant) {
         self.running.remove(key);
         self.failures.remove(key);
-        if let Next::After(pause) = next {
+        if let Requeue::After(pause) = next {
             self.due.insert(key.clone(), now + pause);
         }
     }
@@ -223,19 +223,19 @@ mod tests {
     #[test]
     fn a_mark_during_a_run_leads_to_another_run() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
+        let mut agenda = KeySchedule::default();
         agenda.mark("a");
         assert_eq!(agenda.start(now), Some("a"));
         agenda.mark("a");
         assert_eq!(agenda.start(now), None, "one run of a key at a time");
-        agenda.succeeded(&"a", Next::AwaitChange, now);
+        agenda.succeeded(&"a", Requeue::AwaitChange, now);
         assert_eq!(agenda.start(now), Some("a"));
     }
 
     #[test]
     fn pauses_grow_and_a_success_resets_them() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
+        let mut agenda = KeySchedule::default();
         let mut pauses = Vec::new();
         for _ in 0..3 {
             agenda.mark("a");
@@ -246,13 +246,13 @@ mod tests {
         assert_eq!(pauses, [RETRY_MIN, RETRY_MIN * 2, RETRY_MIN * 4]);
         agenda.mark("a");
         agenda.start(now);
-        agenda.succeeded(&"a", Next::AwaitChange, now);
+        agenda.succeeded(&"a", Requeue::AwaitChange, now);
         assert_eq!((agenda.next_timer(), agenda.failures.len()), (None, 0));
     }
 
     #[tokio::test]
     async fn a_failing_key_is_tried_again_and_stop_ends_the_work() {
-        let marks = Arc::new(Marks::default());
+        let marks = Arc::new(DirtyKeys::default());
         let stop = CancellationToken::new();
         let attempts = Arc::new(AtomicUsize::new(0));
         marks.mark("a");
@@ -265,7 +265,7 @@ mod tests {
                     return Err("not yet");
                 }
                 stop.cancel();
-                Ok(Next::AwaitChange)
+                Ok(Requeue::AwaitChange)
             }
         });
         timeout(Duration::from_secs(60), run).await.unwrap().unwrap();

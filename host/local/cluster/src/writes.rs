@@ -38,12 +38,12 @@ impl WriteError {
 
 /// Writes objects of one kind as one field manager.
 #[derive(Clone, Debug)]
-pub struct Writer<K> {
+pub struct ApiWriter<K> {
     api: Api<K>,
     manager: &'static str,
 }
 
-impl<K> Writer<K>
+impl<K> ApiWriter<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
 {

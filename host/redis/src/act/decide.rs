@@ -8,41 +8,41 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use tholepin_core::{CallError, ErrorChain, port::Members, step};
+use tholepin_core::{CallError, ErrorChain, port::InstanceMembers, step};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     snapshot::NodeRow,
     word::{ConfigEpoch, NodeId, Role, SlotRange, SlotSet},
 };
 
-use super::send::Failed;
+use super::send::SendFailure;
 use crate::{
-    connection::Failure,
+    connection::ConnectionError,
     error,
     observe::{as_redis_writes, command},
     parse::{ClusterNodes, cluster_nodes},
-    pool::{Pool, Target},
+    pool::{CallTarget, ConnectionPool},
 };
 
 /// What a verb comes down to.
 #[derive(Debug, Default)]
-pub(super) struct Decision<'a> {
+pub(super) struct VerbDecision<'a> {
     /// Who is told what, all at once.
-    pub(super) orders: Vec<Order<'a>>,
+    pub(super) orders: Vec<MemberCommand<'a>>,
     /// Which roles must be seen, in this order, before it is done.
-    pub(super) roles: Vec<(Target<'a>, Role)>,
+    pub(super) roles: Vec<(CallTarget<'a>, Role)>,
     /// What is so when it is done, for people.
     pub(super) note: String,
 }
 
 /// One command for one member.
 #[derive(Debug)]
-pub(super) struct Order<'a> {
-    pub(super) target: Target<'a>,
+pub(super) struct MemberCommand<'a> {
+    pub(super) target: CallTarget<'a>,
     pub(super) words: Vec<String>,
 }
 
-impl Order<'_> {
+impl MemberCommand<'_> {
     /// As a plan and a report show it.
     pub(super) fn shown(&self) -> step::PodCommand {
         let Self { target, words } = self;
@@ -50,15 +50,15 @@ impl Order<'_> {
     }
 }
 
-impl<'a> Decision<'a> {
+impl<'a> VerbDecision<'a> {
     /// All is as wanted.
     fn already(note: String) -> Self {
         Self { note, ..Self::default() }
     }
 
     /// One command, and no more to wait for than its reply.
-    fn one(target: Target<'a>, words: Vec<String>, note: String) -> Self {
-        Self { orders: vec![Order { target, words }], roles: Vec::new(), note }
+    fn one(target: CallTarget<'a>, words: Vec<String>, note: String) -> Self {
+        Self { orders: vec![MemberCommand { target, words }], roles: Vec::new(), note }
     }
 }
 
@@ -68,10 +68,10 @@ impl<'a> Decision<'a> {
 ///
 /// Fails if a member is not what the verb takes it for, or cannot be asked; nothing was changed.
 pub(super) async fn decide<'a>(
-    pool: &Pool,
-    members: &'a Members,
+    pool: &ConnectionPool,
+    members: &'a InstanceMembers,
     verb: &Verb,
-) -> Result<Decision<'a>, Failed> {
+) -> Result<VerbDecision<'a>, SendFailure> {
     let at = |pod: &str| target(members, pod);
     match verb {
         Verb::Meet { pod, with } => meet(at(pod)?, at(with)?),
@@ -85,7 +85,7 @@ pub(super) async fn decide<'a>(
         // It is written to the Pod, which Redis knows nothing of.
         Verb::AllowStart { .. } => {
             let text = "`allow-start` is no command of Redis".to_owned();
-            Err(Failed::before(CallError::Unsupported(text)))
+            Err(SendFailure::before(CallError::Unsupported(text)))
         }
         // Putting back what is temporary is the gate's work.
         Verb::Configure { pod, settings, temporary: _ } => Ok(configure(at(pod)?, settings)),
@@ -93,22 +93,28 @@ pub(super) async fn decide<'a>(
 }
 
 /// How a node sees itself now.
-pub(super) async fn own_row(pool: &Pool, target: Target<'_>) -> Result<NodeRow, Failed> {
-    let nodes = look(pool, target).await.map_err(Failed::before)?;
+pub(super) async fn own_row(
+    pool: &ConnectionPool,
+    target: CallTarget<'_>,
+) -> Result<NodeRow, SendFailure> {
+    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
     // The parser wants exactly one row that is `myself`.
-    nodes.own().cloned().ok_or_else(|| Failed::before(CallError::Other("no own row".to_owned())))
+    nodes
+        .own()
+        .cloned()
+        .ok_or_else(|| SendFailure::before(CallError::Other("no own row".to_owned())))
 }
 
 /// The member in this Pod.
-fn target<'a>(members: &'a Members, pod: &str) -> Result<Target<'a>, Failed> {
-    let found = Target::all(members).find(|target| target.member.pod == pod);
-    found.ok_or_else(|| Failed::before(CallError::NotFound(format!("member `{pod}`"))))
+fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>, SendFailure> {
+    let found = CallTarget::all(members).find(|target| target.member.pod == pod);
+    found.ok_or_else(|| SendFailure::before(CallError::NotFound(format!("member `{pod}`"))))
 }
 
 /// How a node sees the cluster now.
-async fn look(pool: &Pool, target: Target<'_>) -> Result<ClusterNodes, CallError> {
+async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNodes, CallError> {
     let pod = &target.member.pod;
-    let failed = |failure: Failure| failure.into_call_error(pod);
+    let failed = |failure: ConnectionError| failure.into_call_error(pod);
     let asked = [command(&["CLUSTER", "NODES"])];
     let replies = pool.call(target, &asked, pool.limits().step).await.map_err(failed)?;
     let reply = replies.into_iter().next().unwrap_or_default();
@@ -125,60 +131,63 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn meet<'a>(target: Target<'a>, other: Target<'a>) -> Result<Decision<'a>, Failed> {
+fn meet<'a>(
+    target: CallTarget<'a>,
+    other: CallTarget<'a>,
+) -> Result<VerbDecision<'a>, SendFailure> {
     let with = &other.member.pod;
     let address =
-        other.address().map_err(|failure| Failed::before(failure.into_call_error(with)))?;
+        other.address().map_err(|failure| SendFailure::before(failure.into_call_error(with)))?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let note = format!("the handshake with {address} has begun");
-    Ok(Decision::one(target, words(&["CLUSTER", "MEET", &ip, &port]), note))
+    Ok(VerbDecision::one(target, words(&["CLUSTER", "MEET", &ip, &port]), note))
 }
 
 async fn set_epoch<'a>(
-    pool: &Pool,
-    target: Target<'a>,
+    pool: &ConnectionPool,
+    target: CallTarget<'a>,
     epoch: ConfigEpoch,
-) -> Result<Decision<'a>, Failed> {
+) -> Result<VerbDecision<'a>, SendFailure> {
     if own_row(pool, target).await?.epoch == epoch {
-        return Ok(Decision::already(format!("the epoch is {epoch} already")));
+        return Ok(VerbDecision::already(format!("the epoch is {epoch} already")));
     }
     let words = words(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
-    Ok(Decision::one(target, words, format!("the epoch is {epoch}")))
+    Ok(VerbDecision::one(target, words, format!("the epoch is {epoch}")))
 }
 
 async fn assign<'a>(
-    pool: &Pool,
-    target: Target<'a>,
+    pool: &ConnectionPool,
+    target: CallTarget<'a>,
     slots: &SlotSet,
-) -> Result<Decision<'a>, Failed> {
+) -> Result<VerbDecision<'a>, SendFailure> {
     let missing = slots.difference(&own_row(pool, target).await?.slots);
     if missing.is_empty() {
-        return Ok(Decision::already("it owns them already".to_owned()));
+        return Ok(VerbDecision::already("it owns them already".to_owned()));
     }
     let ends = |range: &SlotRange| [range.first().to_string(), range.last().to_string()];
     let mut words = words(&["CLUSTER", "ADDSLOTSRANGE"]);
     words.extend(missing.ranges().iter().flat_map(ends));
-    Ok(Decision::one(target, words, format!("it owns {missing}")))
+    Ok(VerbDecision::one(target, words, format!("it owns {missing}")))
 }
 
 async fn replicate<'a>(
-    pool: &Pool,
-    target: Target<'a>,
+    pool: &ConnectionPool,
+    target: CallTarget<'a>,
     primary: NodeId,
-) -> Result<Decision<'a>, Failed> {
+) -> Result<VerbDecision<'a>, SendFailure> {
     let row = own_row(pool, target).await?;
     if row.role == Role::Replica && row.primary == Some(primary) {
-        return Ok(Decision::already(format!("it follows {} already", primary.short())));
+        return Ok(VerbDecision::already(format!("it follows {} already", primary.short())));
     }
     let words = words(&["CLUSTER", "REPLICATE", &primary.to_string()]);
-    Ok(Decision::one(target, words, format!("it follows {}", primary.short())))
+    Ok(VerbDecision::one(target, words, format!("it follows {}", primary.short())))
 }
 
-fn configure<'a>(target: Target<'a>, settings: &BTreeMap<String, String>) -> Decision<'a> {
+fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) -> VerbDecision<'a> {
     let mut words = words(&["CONFIG", "SET"]);
     words.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
     let note = settings.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    Decision::one(target, words, note)
+    VerbDecision::one(target, words, note)
 }
 
 /// Forgetting a node everywhere at once.
@@ -187,26 +196,27 @@ fn configure<'a>(target: Target<'a>, settings: &BTreeMap<String, String>) -> Dec
 /// tells the others afterwards and the node is back, so that all are told within the same moment and
 /// one that cannot be asked is a failure.
 async fn forget<'a>(
-    pool: &Pool,
-    members: &'a Members,
+    pool: &ConnectionPool,
+    members: &'a InstanceMembers,
     node: NodeId,
-) -> Result<Decision<'a>, Failed> {
-    let running: Vec<Target<'_>> =
-        Target::all(members).filter(|target| target.member.running).collect();
+) -> Result<VerbDecision<'a>, SendFailure> {
+    let running: Vec<CallTarget<'_>> =
+        CallTarget::all(members).filter(|target| target.member.running).collect();
     let looks = join_all(running.iter().map(|target| look(pool, *target))).await;
     let id = node.to_string();
     let mut orders = Vec::new();
     for (target, nodes) in running.iter().zip(looks) {
-        let nodes = nodes.map_err(Failed::before)?;
+        let nodes = nodes.map_err(SendFailure::before)?;
         if nodes.myself == node {
             return Err(conflict(&target.member.pod, &format!("it is {} itself", node.short())));
         }
         if nodes.rows.contains_key(&node) {
-            orders.push(Order { target: *target, words: words(&["CLUSTER", "FORGET", &id]) });
+            orders
+                .push(MemberCommand { target: *target, words: words(&["CLUSTER", "FORGET", &id]) });
         }
     }
     let note = format!("{} members have forgotten {}", orders.len(), node.short());
-    Ok(Decision { orders, roles: Vec::new(), note })
+    Ok(VerbDecision { orders, roles: Vec::new(), note })
 }
 
 /// Failover as one operation: it ends when the roles have changed, or says why they have not.
@@ -214,17 +224,17 @@ async fn forget<'a>(
 /// `OK` to `CLUSTER FAILOVER` means only that it is scheduled; Redis gives up in silence after five
 /// seconds, during which a graceful one may hold the primary's writes.
 async fn failover<'a>(
-    pool: &Pool,
-    members: &'a Members,
-    target: Target<'a>,
+    pool: &ConnectionPool,
+    members: &'a InstanceMembers,
+    target: CallTarget<'a>,
     primary: NodeId,
     mode: FailoverMode,
-) -> Result<Decision<'a>, Failed> {
+) -> Result<VerbDecision<'a>, SendFailure> {
     let pod = &target.member.pod;
-    let nodes = look(pool, target).await.map_err(Failed::before)?;
+    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
     let Some(row) = nodes.own() else { return Err(conflict(pod, "it has no row of itself")) };
     if has_replaced(row, primary, nodes.rows.get(&primary)) {
-        return Ok(Decision::already(format!("it has replaced {} already", primary.short())));
+        return Ok(VerbDecision::already(format!("it has replaced {} already", primary.short())));
     }
     if row.role != Role::Replica || row.primary != Some(primary) {
         return Err(conflict(pod, &format!("it is no replica of {}", primary.short())));
@@ -238,13 +248,13 @@ async fn failover<'a>(
     if mode == FailoverMode::Graceful {
         // The old primary is one of the members, or it is not asked.
         let address = nodes.rows.get(&primary).and_then(|row| row.address.clone());
-        let old = Target::all(members).find(|old| {
+        let old = CallTarget::all(members).find(|old| {
             old.member.address.is_some_and(|there| Some(as_redis_writes(there)) == address)
         });
         roles.extend(old.map(|old| (old, Role::Replica)));
     }
     let note = format!("it has replaced {}", primary.short());
-    Ok(Decision { orders: vec![Order { target, words }], roles, note })
+    Ok(VerbDecision { orders: vec![MemberCommand { target, words }], roles, note })
 }
 
 /// Whether the failover has happened before: the node serves slots, and the old primary does not.
@@ -255,6 +265,6 @@ fn has_replaced(row: &NodeRow, primary: NodeId, old: Option<&NodeRow>) -> bool {
         && row.primary != Some(primary)
 }
 
-fn conflict(pod: &str, why: &str) -> Failed {
-    Failed::before(CallError::Conflict(format!("`{pod}`: {why}")))
+fn conflict(pod: &str, why: &str) -> SendFailure {
+    SendFailure::before(CallError::Conflict(format!("`{pod}`: {why}")))
 }

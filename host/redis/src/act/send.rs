@@ -2,24 +2,24 @@
 
 use futures::future::join_all;
 use tholepin_core::CallError;
-use tholepin_schema::{action::Outcome, word::Role};
+use tholepin_schema::{action::ActionOutcome, word::Role};
 use tokio::time::{Instant, sleep};
 
-use super::decide::{Decision, Order, own_row};
+use super::decide::{MemberCommand, VerbDecision, own_row};
 use crate::{
     error,
     observe::command,
-    pool::{Pool, Target},
+    pool::{CallTarget, ConnectionPool},
 };
 
 /// How a verb failed.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(super) struct SendFailure {
     pub(super) error: CallError,
     pub(super) may_have_run: bool,
 }
 
-impl Failed {
+impl SendFailure {
     /// Nothing was changed.
     pub(super) const fn before(error: CallError) -> Self {
         Self { error, may_have_run: false }
@@ -31,8 +31,8 @@ impl Failed {
     }
 }
 
-impl From<Failed> for Outcome {
-    fn from(Failed { error, may_have_run }: Failed) -> Self {
+impl From<SendFailure> for ActionOutcome {
+    fn from(SendFailure { error, may_have_run }: SendFailure) -> Self {
         Self::Failed { reason: error.reason().to_owned(), message: error.to_string(), may_have_run }
     }
 }
@@ -42,13 +42,16 @@ impl From<Failed> for Outcome {
 /// # Errors
 ///
 /// Fails with the first command that did not work, or if a role was not seen in time.
-pub(super) async fn send(pool: &Pool, decision: &Decision<'_>) -> Result<(), Failed> {
-    let Decision { orders, roles, note: _ } = decision;
+pub(super) async fn send(
+    pool: &ConnectionPool,
+    decision: &VerbDecision<'_>,
+) -> Result<(), SendFailure> {
+    let VerbDecision { orders, roles, note: _ } = decision;
     let until = Instant::now() + pool.limits().failover;
     let told = join_all(orders.iter().map(|order| tell(pool, order))).await;
     for result in told {
         // Of several that were told at once the others may have obeyed.
-        result.map_err(|failed| Failed {
+        result.map_err(|failed| SendFailure {
             may_have_run: failed.may_have_run || 1 < orders.len(),
             ..failed
         })?;
@@ -60,34 +63,34 @@ pub(super) async fn send(pool: &Pool, decision: &Decision<'_>) -> Result<(), Fai
 }
 
 /// Sends one command that changes something, and wants no error for a reply.
-async fn tell(pool: &Pool, order: &Order<'_>) -> Result<(), Failed> {
-    let Order { target, words } = order;
+async fn tell(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Result<(), SendFailure> {
+    let MemberCommand { target, words } = order;
     let pod = &target.member.pod;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let replies = pool.call(*target, &[command(&words)], pool.limits().step).await;
     let replies = replies.map_err(|failure| {
         let may_have_run = failure.may_have_run();
-        Failed { error: failure.into_call_error(pod), may_have_run }
+        SendFailure { error: failure.into_call_error(pod), may_have_run }
     })?;
     let reply = replies.into_iter().next().unwrap_or_default();
     if let Some(text) = error::error_text(&reply) {
         let what =
             format!("`{pod}`: {}", words.iter().take(2).copied().collect::<Vec<_>>().join(" "));
-        return Err(Failed::before(error::call_error(&what, text)));
+        return Err(SendFailure::before(error::call_error(&what, text)));
     }
     Ok(())
 }
 
 /// Looks at a node until it has this role in its own view.
 async fn wait_for_role(
-    pool: &Pool,
-    target: Target<'_>,
+    pool: &ConnectionPool,
+    target: CallTarget<'_>,
     role: Role,
     until: Instant,
-) -> Result<(), Failed> {
+) -> Result<(), SendFailure> {
     let pod = &target.member.pod;
     loop {
-        let row = own_row(pool, target).await.map_err(|failed| Failed::after(failed.error))?;
+        let row = own_row(pool, target).await.map_err(|failed| SendFailure::after(failed.error))?;
         let has_slots = role == Role::Replica || !row.slots.is_empty();
         if row.role == role && has_slots {
             return Ok(());
@@ -98,7 +101,7 @@ async fn wait_for_role(
                 row.role,
                 pool.limits().failover.as_millis(),
             );
-            return Err(Failed::after(CallError::Timeout(text)));
+            return Err(SendFailure::after(CallError::Timeout(text)));
         }
         sleep(pool.limits().failover_poll).await;
     }

@@ -5,23 +5,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
-    snapshot::{CredentialsFacts, Facts, Member, MemberAnswer, NodeFlag, NodeRow, Snapshot},
+    snapshot::{CredentialsFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot},
     word::{NodeId, Role},
 };
 
-use super::{Seen, told::Told};
+use super::{MemberQueryResult, told::MemberReply};
 
 type Rows = BTreeMap<NodeId, NodeRow>;
 
 /// Makes the snapshot of what the members told.
 pub(super) fn fold(
     observed_at_ms: u64,
-    mut seen: Vec<(Member, Seen)>,
+    mut seen: Vec<(Member, MemberQueryResult)>,
     mut strangers: Vec<String>,
 ) -> Snapshot {
     seen.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
     strangers.sort_unstable();
-    let told: Vec<&Told> = seen.iter().filter_map(|(_, seen)| seen.as_ref().ok()).collect();
+    let told: Vec<&MemberReply> = seen.iter().filter_map(|(_, seen)| seen.as_ref().ok()).collect();
     let view = majority(&told);
     let members = seen.into_iter().map(|(member, seen)| {
         let answer = match seen {
@@ -38,7 +38,7 @@ pub(super) fn fold(
 
 /// How much a member knows of who owns what: the more it knows, the more its opinion is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Knowledge {
+enum MemberKnowledge {
     /// It knows nobody but itself.
     Alone,
     /// It knows others, and no owner of any slot.
@@ -49,9 +49,9 @@ enum Knowledge {
     Serving,
 }
 
-impl Knowledge {
+impl MemberKnowledge {
     /// What a member knows; nothing of one that did not tell who it is.
-    fn of(told: &Told) -> Option<Self> {
+    fn of(told: &MemberReply) -> Option<Self> {
         let node = told.facts.node?;
         let serves = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
         // Whoever a meeting is under way with is not known yet.
@@ -71,9 +71,9 @@ impl Knowledge {
 
 /// What most voters see. Voters are those that know most. A fresh member is none while another answers
 /// that knows more: it would tie with the last replica of a dead primary, which then had no slots.
-fn majority(told: &[&Told]) -> Rows {
-    let answered = told.iter().filter_map(|told| Some((Knowledge::of(told)?, &told.rows)));
-    let answered: Vec<(Knowledge, &Rows)> = answered.collect();
+fn majority(told: &[&MemberReply]) -> Rows {
+    let answered = told.iter().filter_map(|told| Some((MemberKnowledge::of(told)?, &told.rows)));
+    let answered: Vec<(MemberKnowledge, &Rows)> = answered.collect();
     let most = answered.iter().map(|(knowledge, _)| *knowledge).max();
     let voters: Vec<&Rows> = answered
         .into_iter()
@@ -99,8 +99,8 @@ fn majority(told: &[&Told]) -> Rows {
 }
 
 /// A member's facts with its own rows reduced to what differs from the view.
-fn compared(told: Told, view: &Rows) -> Facts {
-    let Told { mut facts, rows } = told;
+fn compared(told: MemberReply, view: &Rows) -> MemberFacts {
+    let MemberReply { mut facts, rows } = told;
     // Who would not tell lacks nothing and differs in nothing: it has no opinion.
     if facts.node.is_some() {
         facts.lacks = view.keys().filter(|id| !rows.contains_key(id)).copied().collect();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     /// `("a", "a:0-9 b c")`: node `a` says of itself, `b` and `c`; with slots after the colon.
-    fn answer(pod: &str, rows: &str) -> (Member, Seen) {
+    fn answer(pod: &str, rows: &str) -> (Member, MemberQueryResult) {
         let text: Vec<String> = rows
             .split(' ')
             .map(|row| {
@@ -133,8 +133,8 @@ mod tests {
             })
             .collect();
         let nodes = cluster_nodes(&text.join("\n")).unwrap();
-        let facts = Facts { node: Some(nodes.myself), ..Facts::default() };
-        (member(pod), Ok(Told { facts, rows: nodes.rows }))
+        let facts = MemberFacts { node: Some(nodes.myself), ..MemberFacts::default() };
+        (member(pod), Ok(MemberReply { facts, rows: nodes.rows }))
     }
 
     fn member(pod: &str) -> Member {
@@ -193,7 +193,7 @@ mod tests {
 
     /// What a replica says of itself, of the others and of its primary, which is dead: `R>D` where `R`
     /// is its letter.
-    fn replica(pod: &str, primary: &str, slots: &str, others: &str) -> (Member, Seen) {
+    fn replica(pod: &str, primary: &str, slots: &str, others: &str) -> (Member, MemberQueryResult) {
         let (member, seen) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
         let mut told = seen.unwrap();
         let own = told.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
@@ -243,9 +243,9 @@ mod tests {
         let (member, seen) = answer("d", "d a");
         let mut told = seen.unwrap();
         told.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
-        assert_eq!(Knowledge::of(&told), Some(Knowledge::Alone), "{}", member.pod);
+        assert_eq!(MemberKnowledge::of(&told), Some(MemberKnowledge::Alone), "{}", member.pod);
         told.facts.node = None;
-        assert_eq!(Knowledge::of(&told), None);
+        assert_eq!(MemberKnowledge::of(&told), None);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tholepin_core::{RespNode, RespReply};
 use tholepin_schema::{
-    snapshot::{Facts, NodeRow, UnreachableReason},
+    snapshot::{MemberFacts, NodeRow, UnreachableReason},
     word::NodeId,
 };
 
-use super::{Seen, command};
+use super::{MemberQueryResult, command};
 use crate::{
     error::{ErrorKind, classify, error_text, text},
     parse::{cluster_info, cluster_nodes, info},
@@ -16,8 +16,8 @@ use crate::{
 
 /// What a member told: facts about itself, and how it sees all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Told {
-    pub(crate) facts: Facts,
+pub(crate) struct MemberReply {
+    pub(crate) facts: MemberFacts,
     pub(crate) rows: BTreeMap<NodeId, NodeRow>,
 }
 
@@ -32,19 +32,19 @@ pub(crate) fn setting_commands(settings: &[&str]) -> impl Iterator<Item = Vec<Ve
     settings.iter().map(|name| command(&["CONFIG", "GET", name]))
 }
 
-/// Reads the replies to [`commands`]. What cannot be read is named in [`Facts::errors`].
+/// Reads the replies to [`commands`]. What cannot be read is named in [`MemberFacts::errors`].
 pub(super) fn told<S: AsRef<str>>(
     answered_at_ms: u64,
     replies: &[RespReply],
     settings: &[S],
-) -> Seen {
+) -> MemberQueryResult {
     let [general, cluster, nodes, keys, rest @ ..] = replies else {
         return Err((UnreachableReason::Protocol, "it answered less than was asked".to_owned()));
     };
     if let Some(error) = error_text(general).filter(|text| classify(text) == ErrorKind::Auth) {
         return Err((UnreachableReason::Auth, error.to_owned()));
     }
-    let mut told = Told::default();
+    let mut told = MemberReply::default();
     told.facts.answered_at_ms = answered_at_ms;
     let read = [
         ("INFO", text(general).and_then(|text| told.read_info(text))),
@@ -64,7 +64,7 @@ pub(super) fn told<S: AsRef<str>>(
     Ok(told)
 }
 
-impl Told {
+impl MemberReply {
     fn note(&mut self, what: &str, result: Result<(), String>) {
         if let Err(error) = result {
             self.facts.errors.insert(what.to_owned(), error);

@@ -4,7 +4,7 @@ use tholepin_schema::{snapshot::ClusterFacts, word::ConfigEpoch};
 
 use super::{
     ParseError,
-    info::{Info, info},
+    info::{InfoFields, info},
 };
 
 /// Reads a reply to `CLUSTER INFO`. Source of the fields:
@@ -14,7 +14,7 @@ use super::{
 ///
 /// Fails if a field is missing or is not what it should be.
 pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
-    let fields: Info<'_> = info(text);
+    let fields: InfoFields<'_> = info(text);
     let ok = match fields.text("cluster_state")? {
         "ok" => true,
         "fail" => false,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
-    snapshot::{Direction, NodeFlag, NodeRow, OpenSlot},
+    snapshot::{NodeFlag, NodeRow, OpenSlot, SlotDirection},
     word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
 
@@ -56,7 +56,7 @@ pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
     }
 }
 
-struct Line {
+struct NodeLine {
     id: NodeId,
     is_myself: bool,
     row: NodeRow,
@@ -64,7 +64,7 @@ struct Line {
 }
 
 /// `<id> <ip:port@busport[,hostname…]> <flags> <primary> <ping> <pong> <epoch> <link> <slot>…`
-fn line_of(line: &str) -> Result<Line, String> {
+fn line_of(line: &str) -> Result<NodeLine, String> {
     let mut words = line.split_ascii_whitespace();
     let mut word = |what: &str| words.next().ok_or_else(|| format!("the {what} is missing"));
     let id = parsed(word("id")?)?;
@@ -90,9 +90,9 @@ fn line_of(line: &str) -> Result<Line, String> {
             None => slots.insert(parsed::<SlotRange>(text)?),
         }
     }
-    let Flags { role, is_myself, rest } = flags;
+    let RowFlags { role, is_myself, rest } = flags;
     let row = NodeRow { role, address, primary, epoch, slots, flags: rest, connected };
-    Ok(Line { id, is_myself, row, open_slots })
+    Ok(NodeLine { id, is_myself, row, open_slots })
 }
 
 /// `ip:port` of `ip:port@busport[,hostname[,…]]`; none if the IP or the port is not known.
@@ -103,15 +103,15 @@ fn address(text: &str) -> Result<Option<String>, String> {
     Ok((!ip.is_empty() && port != 0).then(|| format!("{ip}:{port}")))
 }
 
-struct Flags {
+struct RowFlags {
     role: Role,
     is_myself: bool,
     rest: BTreeSet<NodeFlag>,
 }
 
-fn flags(text: &str) -> Result<Flags, String> {
+fn flags(text: &str) -> Result<RowFlags, String> {
     // A node that is being met is neither `master` nor `slave` yet: it owns nothing.
-    let mut flags = Flags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
+    let mut flags = RowFlags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
     for flag in text.split(',') {
         let flag = match flag {
             "myself" => {
@@ -138,9 +138,9 @@ fn flags(text: &str) -> Result<Flags, String> {
 /// `slot->-id` away from here, `slot-<-id` to here.
 fn open_slot(text: &str) -> Result<OpenSlot, String> {
     let (slot, direction, peer) = if let Some((slot, peer)) = text.split_once("->-") {
-        (slot, Direction::Migrating, peer)
+        (slot, SlotDirection::Migrating, peer)
     } else if let Some((slot, peer)) = text.split_once("-<-") {
-        (slot, Direction::Importing, peer)
+        (slot, SlotDirection::Importing, peer)
     } else {
         return Err(format!("`[{text}]` is no open slot"));
     };
@@ -201,7 +201,7 @@ mod tests {
             direction,
             peer: B.parse().unwrap(),
         };
-        let expected = [open(3, Direction::Migrating), open(77, Direction::Importing)];
+        let expected = [open(3, SlotDirection::Migrating), open(77, SlotDirection::Importing)];
         assert_eq!(nodes.open_slots, expected);
         assert_eq!(nodes.own().unwrap().address, None, "a node does not know its address at first");
     }

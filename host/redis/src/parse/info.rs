@@ -13,18 +13,18 @@ use super::ParseError;
 
 /// The fields of an `INFO` reply by name.
 #[derive(Clone, Debug, Default)]
-pub struct Info<'a> {
+pub struct InfoFields<'a> {
     fields: BTreeMap<&'a str, &'a str>,
 }
 
 /// Reads a reply to `INFO`. Section titles and lines that are no field are no facts.
 #[must_use]
-pub fn info(text: &str) -> Info<'_> {
+pub fn info(text: &str) -> InfoFields<'_> {
     let fields = text.lines().filter(|line| !line.starts_with('#'));
-    Info { fields: fields.filter_map(|line| line.split_once(':')).collect() }
+    InfoFields { fields: fields.filter_map(|line| line.split_once(':')).collect() }
 }
 
-impl<'a> Info<'a> {
+impl<'a> InfoFields<'a> {
     /// A field as it is.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tholepin_core::{RespNode, RespReply};
-use tholepin_schema::command::{Access, access_of, is_granted};
+use tholepin_schema::command::{CommandAccess, access_of, is_granted};
 
 use crate::server::Fleet;
 
@@ -46,7 +46,7 @@ async fn every_command_of_a_real_server_is_in_the_table() {
         let access = access_of(name).unwrap_or_else(|| panic!("`{name}` is not in the table"));
         let has = |flag: &str| flags.iter().any(|one| one == flag);
         if let Ok(access) = access {
-            assert!(!(has("write") && access == Access::Read), "`{name}` writes");
+            assert!(!(has("write") && access == CommandAccess::Read), "`{name}` writes");
             assert!(!has("blocking") || name == "wait", "`{name}` blocks");
         }
         for category in categories {

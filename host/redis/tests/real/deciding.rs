@@ -1,15 +1,15 @@
 //! What a verb comes down to is decided as data: a plan shows what would be sent, and sends none of it.
 
-use tholepin_core::{RespNode, port::Deed};
+use tholepin_core::{RespNode, port::PerformedAction};
 use tholepin_schema::{
-    action::{FailoverMode, Outcome, Verb},
+    action::{ActionOutcome, FailoverMode, Verb},
     word::{ConfigEpoch, SlotRange},
 };
 
 use crate::server::{Fleet, node, pod};
 
-fn lines(deeds: &[Deed]) -> Vec<Vec<String>> {
-    let line = |deed: &Deed| {
+fn lines(deeds: &[PerformedAction]) -> Vec<Vec<String>> {
+    let line = |deed: &PerformedAction| {
         let shown = deed.commands.iter().map(|sent| format!("{}> {}", sent.pod, sent.command));
         shown.collect()
     };
@@ -74,6 +74,6 @@ async fn what_cannot_be_is_told_alike_by_both() {
         Verb::Failover { pod: pod(3), primary: node(&snapshot, 1), mode: FailoverMode::Graceful },
     ];
     let decided = fleet.decide(verbs.clone()).await;
-    assert!(decided.iter().all(|deed| matches!(deed.outcome, Outcome::Failed { .. })));
+    assert!(decided.iter().all(|deed| matches!(deed.outcome, ActionOutcome::Failed { .. })));
     assert_eq!(fleet.perform(verbs).await, decided);
 }

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use tholepin_schema::{
-    action::{FailoverMode, Outcome, Verb},
+    action::{ActionOutcome, FailoverMode, Verb},
     word::Role,
 };
 use tokio::time::{Duration, Instant};
@@ -49,7 +49,7 @@ async fn a_takeover_needs_no_majority() {
     fleet.servers[1].kill();
     let verb = |mode| Verb::Failover { pod: pod(3), primary: node(&before, 0), mode };
     let outcomes = fleet.act(vec![verb(FailoverMode::Force)]).await;
-    let [Outcome::Failed { reason, may_have_run: true, .. }] = &outcomes[..] else {
+    let [ActionOutcome::Failed { reason, may_have_run: true, .. }] = &outcomes[..] else {
         panic!("one voter of three is no majority: {outcomes:?}")
     };
     assert_eq!(reason, "Timeout");
@@ -68,7 +68,7 @@ async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
     let outcomes = fleet.act(vec![verb]).await;
     fleet.servers[2].signal(Signal::SIGCONT);
     // Meanwhile the cluster's own failover has promoted the replica; the hung one knows nothing yet.
-    let [Outcome::Failed { reason, may_have_run: true, .. }] = &outcomes[..] else {
+    let [ActionOutcome::Failed { reason, may_have_run: true, .. }] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };
     assert_eq!(reason, "Timeout");
@@ -81,7 +81,7 @@ async fn a_replica_of_another_primary_is_not_told_anything() {
     let verb =
         Verb::Failover { pod: pod(5), primary: node(&before, 0), mode: FailoverMode::Takeover };
     let outcomes = fleet.act(vec![verb]).await;
-    let [Outcome::Failed { reason, may_have_run: false, .. }] = &outcomes[..] else {
+    let [ActionOutcome::Failed { reason, may_have_run: false, .. }] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };
     assert_eq!(reason, "Conflict");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tholepin_schema::{
-    action::{Outcome, Verb},
+    action::{ActionOutcome, Verb},
     word::{ConfigEpoch, Role, SlotRange},
 };
 
@@ -59,7 +59,7 @@ async fn what_is_so_already_is_done_without_a_word() {
             },
         ])
         .await;
-    assert!(outcomes.iter().all(Outcome::is_done), "{outcomes:?}");
+    assert!(outcomes.iter().all(ActionOutcome::is_done), "{outcomes:?}");
     assert_eq!(fleet.observe().await.view, snapshot.view);
 }
 
@@ -79,14 +79,14 @@ async fn what_redis_refuses_is_told_with_its_words() {
     let reasons: Vec<_> = outcomes
         .iter()
         .map(|outcome| {
-            let Outcome::Failed { reason, may_have_run: false, .. } = outcome else {
+            let ActionOutcome::Failed { reason, may_have_run: false, .. } = outcome else {
                 panic!("{outcome:?}")
             };
             reason.as_str()
         })
         .collect();
     assert_eq!(reasons, ["Refused", "Refused", "Refused", "Conflict", "NotFound"]);
-    let Outcome::Failed { message, .. } = &outcomes[1] else { panic!() };
+    let ActionOutcome::Failed { message, .. } = &outcomes[1] else { panic!() };
     assert!(message.contains("pod-1") && message.contains("busy"), "{message}");
 }
 

@@ -15,10 +15,12 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tholepin_core::port::{Clock, Credentials, Deed, Look, Member, Members, Redis};
-use tholepin_redis::{Limits, RedisPort};
+use tholepin_core::port::{
+    Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
+};
+use tholepin_redis::{RedisLimits, RedisPort};
 use tholepin_schema::{
-    action::{Action, Outcome, Verb},
+    action::{Action, ActionOutcome, Verb},
     snapshot::Snapshot,
     word::{ConfigEpoch, NodeId, Slot, SlotRange},
 };
@@ -80,9 +82,9 @@ impl Drop for Server {
 /// Servers that are one instance, and the port that speaks to them.
 pub(crate) struct Fleet {
     pub(crate) servers: Vec<Server>,
-    pub(crate) members: Members,
+    pub(crate) members: InstanceMembers,
     pub(crate) port: Arc<RedisPort>,
-    pub(crate) changes: mpsc::Receiver<Look>,
+    pub(crate) changes: mpsc::Receiver<PollReport>,
 }
 
 struct WallClock;
@@ -101,7 +103,7 @@ impl Fleet {
         let address = |index: u8| SocketAddr::from(([127, 26, net, index + 1], PORT));
         let servers = (0..count).map(|index| Server::start(address(index), cluster, password));
         let servers: Vec<Server> = servers.collect();
-        let members = servers.iter().enumerate().map(|(index, server)| Member {
+        let members = servers.iter().enumerate().map(|(index, server)| MemberPod {
             pod: format!("pod-{index}"),
             pod_uid: format!("uid-{index}"),
             kube_node: "node".to_owned(),
@@ -110,15 +112,16 @@ impl Fleet {
             address: Some(server.address),
             facts: serde_json::json!({"ready": true, "deleting": false}),
         });
-        let members = Members {
+        let members = InstanceMembers {
             instance: format!("instance-{net}"),
             members: members.collect(),
             strangers: Vec::new(),
-            credentials: Credentials { user: None, password: password.map(str::to_owned) },
+            credentials: RedisCredentials { user: None, password: password.map(str::to_owned) },
             credentials_facts: Default::default(),
         };
         let (changed, changes) = mpsc::channel(64);
-        let limits = Limits { watch_interval: Duration::from_millis(200), ..Limits::default() };
+        let limits =
+            RedisLimits { watch_interval: Duration::from_millis(200), ..RedisLimits::default() };
         let port = Arc::new(RedisPort::new(limits, Arc::new(WallClock), changed));
         Self { servers, members, port, changes }
     }
@@ -183,12 +186,12 @@ impl Fleet {
         }
     }
 
-    pub(crate) async fn act(&self, verbs: Vec<Verb>) -> Vec<Outcome> {
+    pub(crate) async fn act(&self, verbs: Vec<Verb>) -> Vec<ActionOutcome> {
         self.perform(verbs).await.into_iter().map(|deed| deed.outcome).collect()
     }
 
     /// Performs verbs, with the commands that they came down to.
-    pub(crate) async fn perform(&self, verbs: Vec<Verb>) -> Vec<Deed> {
+    pub(crate) async fn perform(&self, verbs: Vec<Verb>) -> Vec<PerformedAction> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
         let deeds = self.port.act(&self.members, &wave).await;
         assert_eq!(deeds.len(), wave.len());
@@ -196,7 +199,7 @@ impl Fleet {
     }
 
     /// What verbs come down to.
-    pub(crate) async fn decide(&self, verbs: Vec<Verb>) -> Vec<Deed> {
+    pub(crate) async fn decide(&self, verbs: Vec<Verb>) -> Vec<PerformedAction> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
         self.port.decide(&self.members, &wave).await
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tholepin_core::port::{Credentials, Redis};
+use tholepin_core::port::{Redis, RedisCredentials};
 use tholepin_schema::{
     action::Verb,
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
@@ -55,7 +55,7 @@ async fn each_way_of_not_answering_has_its_reason() {
     assert_eq!(reason(&snapshot, 2), Some(UnreachableReason::NoAddress));
     assert_eq!(reason(&snapshot, 3), None);
     for password in [None, Some("wrong".to_owned())] {
-        fleet.members.credentials = Credentials { user: None, password };
+        fleet.members.credentials = RedisCredentials { user: None, password };
         let snapshot = fleet.observe().await;
         assert_eq!(reason(&snapshot, 3), Some(UnreachableReason::Auth));
         let text = serde_json::to_string(&snapshot).unwrap();

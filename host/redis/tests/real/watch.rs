@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tholepin_core::port::{Depth, Look, Redis};
+use tholepin_core::port::{PollDetail, PollReport, Redis};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     snapshot::Snapshot,
@@ -14,7 +14,7 @@ use crate::server::{Fleet, node, pod};
 
 /// Watches the fleet and waits until its members have been looked at.
 async fn watched(fleet: &Fleet, tasks: &mut JoinSet<()>) {
-    fleet.port.watch(&fleet.members, Depth::Changes).unwrap();
+    fleet.port.watch(&fleet.members, PollDetail::Changes).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_watches().await });
     // The watch keeps a connection of its own to each member.
@@ -41,7 +41,7 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
     let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
     let instance = fleet.members.instance.clone();
-    assert_eq!(look, Look { instance, changed: true, snapshot: None });
+    assert_eq!(look, PollReport { instance, changed: true, snapshot: None });
     // Everything that the meeting changes, until it is quiet for two looks.
     while timeout(Duration::from_millis(1500), fleet.changes.recv()).await.is_ok() {}
 
@@ -78,11 +78,11 @@ async fn the_number_of_instances_is_bounded() {
     let mut members = fleet.members.clone();
     for index in 0..4096 {
         members.instance = format!("many-{index}");
-        fleet.port.watch(&members, Depth::Changes).unwrap();
+        fleet.port.watch(&members, PollDetail::Changes).unwrap();
     }
-    fleet.port.watch(&members, Depth::Changes).unwrap();
+    fleet.port.watch(&members, PollDetail::Changes).unwrap();
     members.instance = "one-more".to_owned();
-    let refused = fleet.port.watch(&members, Depth::Changes).unwrap_err();
+    let refused = fleet.port.watch(&members, PollDetail::Changes).unwrap_err();
     assert_eq!(refused.reason(), "Transient");
     assert!(fleet.port.join(&members, &[]).is_err());
 }
@@ -137,7 +137,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
     let mut other = fleet.members.clone();
     for index in 0..4096 {
         other.instance = format!("many-{index}");
-        fleet.port.watch(&other, Depth::Changes).unwrap();
+        fleet.port.watch(&other, PollDetail::Changes).unwrap();
     }
 }
 
@@ -145,7 +145,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
 async fn a_whole_watch_reports_every_look() {
     let mut fleet = Fleet::start(1, true, None);
     let mut tasks = JoinSet::new();
-    let depth = Depth::Whole { settings: &[] };
+    let depth = PollDetail::Whole { settings: &[] };
     fleet.port.watch(&fleet.members, depth).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_watches().await });

@@ -12,7 +12,7 @@ use tholepin_core::{
     CallError, ObjectRef,
     port::{ApplyRequest, Kubernetes},
 };
-use tholepin_guest::Compilation;
+use tholepin_guest::CompilationNotice;
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
@@ -26,7 +26,7 @@ use crate::engine;
 const FIELD_MANAGER: &str = "tholepin-demo";
 
 /// Prints a compilation, when it begins and when it has ended.
-pub(super) fn show_compilation(Compilation { plugin, bytes, took }: &Compilation) {
+pub(super) fn show_compilation(CompilationNotice { plugin, bytes, took }: &CompilationNotice) {
     let megabytes = (bytes / 1000) as f64 / 1000.0;
     let text = match took {
         None => format!("  compiling   {plugin} ({megabytes:.1} MB)\n"),
@@ -37,13 +37,13 @@ pub(super) fn show_compilation(Compilation { plugin, bytes, took }: &Compilation
 }
 
 /// Looks at the cluster and tells what it sees.
-pub(super) struct Stages {
+pub(super) struct DemoStages {
     kubernetes: Arc<KubernetesApi>,
     /// What was told last: a line is printed on change only.
     told: String,
 }
 
-impl Stages {
+impl DemoStages {
     pub(super) async fn connect(kubeconfig: &Path) -> Result<Self> {
         let kubernetes = engine::connect(Some(kubeconfig.to_owned())).await?;
         Ok(Self { kubernetes, told: String::new() })

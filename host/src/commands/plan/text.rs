@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 use tholepin_core::{
-    Effect, ObjectKey, ObjectRef, PassEnd, PassReport, Step,
+    ObjectKey, ObjectRef, PlanStep, ReconcileReport, ReconcileResult, StepEffect,
     report::CallLine,
-    step::{FieldChange, NotDone, ObjectChange, PodCommand},
+    step::{FieldChange, ObjectChange, PodCommand, SkipReason},
 };
 
-use super::super::paint::Paint;
+use super::super::paint::Painter;
 
 /// The longest value on one line.
 const VALUE_BYTES_MAX: usize = 160;
@@ -15,8 +15,8 @@ const VALUE_BYTES_MAX: usize = 160;
 const TEXT_LINES_MAX: usize = 40;
 
 /// A plan.
-pub(super) fn plan(report: &PassReport, paint: Paint) -> String {
-    let mut out = Lines(Vec::new());
+pub(super) fn plan(report: &ReconcileReport, paint: Painter) -> String {
+    let mut out = DiffWriter(Vec::new());
     let what = object(&report.object);
     let who = plugin(report);
     out.add(0, paint.bold(&format!("Plan for {what} by {who}: one pass, nothing is written")));
@@ -38,8 +38,8 @@ pub(super) fn plan(report: &PassReport, paint: Paint) -> String {
 }
 
 /// The last passes for an object, the oldest first.
-pub(super) fn calls(passes: &[PassReport], paint: Paint) -> String {
-    let mut out = Lines(Vec::new());
+pub(super) fn calls(passes: &[ReconcileReport], paint: Painter) -> String {
+    let mut out = DiffWriter(Vec::new());
     let Some(first) = passes.first() else {
         return "no pass that is kept wrote anything; without --writes all are shown\n".to_owned();
     };
@@ -86,7 +86,7 @@ fn named(kind: &str, namespace: &str, name: &str) -> String {
     }
 }
 
-fn plugin(report: &PassReport) -> String {
+fn plugin(report: &ReconcileReport) -> String {
     format!("{} (revision {})", report.object.plugin, report.revision.short())
 }
 
@@ -95,24 +95,24 @@ fn time(ms: u64) -> String {
     at.map(|at| at.strftime("%H:%M:%S%.3f UTC").to_string()).unwrap_or_default()
 }
 
-fn steps(all: &[Step], indent: usize, paint: Paint, out: &mut Lines) {
+fn steps(all: &[PlanStep], indent: usize, paint: Painter, out: &mut DiffWriter) {
     for (number, step) in all.iter().enumerate() {
         let mark = if step.not_done.is_none() { "" } else { "not done: " };
         let title = format!("{}. {mark}{}", number + 1, title(&step.effect));
         let title = if step.not_done.is_none() { title } else { paint.red(&title) };
         out.add(indent, title);
         match &step.effect {
-            Effect::Object { fields, .. } => {
+            StepEffect::Object { fields, .. } => {
                 for field in fields {
                     change(field, indent + 2, paint, out);
                 }
             }
-            Effect::Verb { commands, .. } | Effect::Commands { commands } => {
+            StepEffect::Verb { commands, .. } | StepEffect::Commands { commands } => {
                 for PodCommand { pod, command } in commands {
                     out.add(indent + 2, format!("{pod}> {command}"));
                 }
             }
-            Effect::Event { .. } => {}
+            StepEffect::Event { .. } => {}
         }
         if let Some(not_done) = &step.not_done {
             out.add(indent + 2, paint.red(&why(not_done)));
@@ -120,9 +120,9 @@ fn steps(all: &[Step], indent: usize, paint: Paint, out: &mut Lines) {
     }
 }
 
-fn title(effect: &Effect) -> String {
+fn title(effect: &StepEffect) -> String {
     match effect {
-        Effect::Object { by, object, change, fields: _ } => {
+        StepEffect::Object { by, object, change, fields: _ } => {
             let ObjectRef { kind, namespace, name } = object;
             let what = named(&kind.kind, namespace, name);
             match (change, by.as_str()) {
@@ -133,12 +133,12 @@ fn title(effect: &Effect) -> String {
                 (ObjectChange::Unknown, by) => format!("{by} {what}"),
             }
         }
-        Effect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
-        Effect::Commands { commands } => match commands.first() {
+        StepEffect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
+        StepEffect::Commands { commands } => match commands.first() {
             Some(first) => format!("{} commands to {}", commands.len(), first.pod),
             None => "no commands".to_owned(),
         },
-        Effect::Event { event_type, reason, message } => {
+        StepEffect::Event { event_type, reason, message } => {
             format!("tell an event, {event_type:?} {reason}: {message}")
         }
     }
@@ -150,19 +150,21 @@ fn arguments(args: &Value) -> String {
     fields.map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
 }
 
-fn why(not_done: &NotDone) -> String {
+fn why(not_done: &SkipReason) -> String {
     match not_done {
-        NotDone::Refused { guard, message } => format!("refused by the guard `{guard}`: {message}"),
-        NotDone::Failed { reason, message, may_have_run } => {
+        SkipReason::Refused { guard, message } => {
+            format!("refused by the guard `{guard}`: {message}")
+        }
+        SkipReason::Failed { reason, message, may_have_run } => {
             let unsure = if *may_have_run { " (it may have run all the same)" } else { "" };
             format!("{reason}: {message}{unsure}")
         }
-        NotDone::Skipped { after } if after.is_empty() => "it was not its turn".to_owned(),
-        NotDone::Skipped { after } => format!("depends on `{after}`, which is not done"),
+        SkipReason::Skipped { after } if after.is_empty() => "it was not its turn".to_owned(),
+        SkipReason::Skipped { after } => format!("depends on `{after}`, which is not done"),
     }
 }
 
-fn change(field: &FieldChange, indent: usize, paint: Paint, out: &mut Lines) {
+fn change(field: &FieldChange, indent: usize, paint: Painter, out: &mut DiffWriter) {
     let FieldChange { field, from, to } = field;
     match (from, to) {
         (Some(Value::String(from)), Some(Value::String(to)))
@@ -191,14 +193,14 @@ fn change(field: &FieldChange, indent: usize, paint: Paint, out: &mut Lines) {
 
 /// One line of a text that changes.
 #[derive(Debug, PartialEq, Eq)]
-enum TextLine<'a> {
+enum DiffLine<'a> {
     Gone(&'a str),
     New(&'a str),
     More(usize),
 }
 
-impl TextLine<'_> {
-    fn painted(&self, paint: Paint) -> String {
+impl DiffLine<'_> {
+    fn painted(&self, paint: Painter) -> String {
         match self {
             Self::Gone(line) => paint.red(&format!("-{line}")),
             Self::New(line) => paint.green(&format!("+{line}")),
@@ -208,20 +210,20 @@ impl TextLine<'_> {
 }
 
 /// The lines between what two texts have in common at their start and at their end.
-fn text_changes<'a>(from: &'a str, to: &'a str) -> Vec<TextLine<'a>> {
+fn text_changes<'a>(from: &'a str, to: &'a str) -> Vec<DiffLine<'a>> {
     let (from, to): (Vec<_>, Vec<_>) = (from.lines().collect(), to.lines().collect());
     let equal = |(one, other): &(&&str, &&str)| one == other;
     let start = from.iter().zip(&to).take_while(equal).count();
     let (from, to) = (from.get(start..).unwrap_or_default(), to.get(start..).unwrap_or_default());
     let end = from.iter().rev().zip(to.iter().rev()).take_while(equal).count();
     let until = |lines: &[&'a str]| lines.len().saturating_sub(end);
-    let gone = from.iter().take(until(from)).copied().map(TextLine::Gone);
-    let new = to.iter().take(until(to)).copied().map(TextLine::New);
+    let gone = from.iter().take(until(from)).copied().map(DiffLine::Gone);
+    let new = to.iter().take(until(to)).copied().map(DiffLine::New);
     let mut lines: Vec<_> = gone.chain(new).collect();
     let more = lines.len().saturating_sub(TEXT_LINES_MAX);
     if 0 < more {
         lines.truncate(TEXT_LINES_MAX);
-        lines.push(TextLine::More(more));
+        lines.push(DiffLine::More(more));
     }
     lines
 }
@@ -235,35 +237,37 @@ fn short(value: &Value) -> String {
     format!("{kept}… ({} bytes)", text.len())
 }
 
-fn end(end: &PassEnd, indent: usize, paint: Paint, out: &mut Lines) {
+fn end(end: &ReconcileResult, indent: usize, paint: Painter, out: &mut DiffWriter) {
     match end {
-        PassEnd::Answered { summary, requeue_ms, finished } => {
+        ReconcileResult::Answered { summary, requeue_ms, finished } => {
             let again = requeue_ms.map(|ms| format!("; it asks to look again in {ms} ms"));
             let again = again.unwrap_or_default();
             let finished = if *finished { "; it is done with the object" } else { "" };
             out.add(indent, format!("The plugin says: {summary}{again}{finished}"));
         }
-        PassEnd::Failed(failure) => {
+        ReconcileResult::Failed(failure) => {
             let again = if failure.retry { "; it would be tried again" } else { "" };
             let text = format!("The plugin fails: {}: {}{again}", failure.reason, failure.message);
             out.add(indent, paint.red(&text));
         }
-        PassEnd::Invalid { violations } => {
+        ReconcileResult::Invalid { violations } => {
             out.add(indent, paint.red("The plugin refuses the spec:"));
             for violation in violations {
                 let text = format!("{}: {}", violation.field, violation.message);
                 out.add(indent + 2, paint.red(&text));
             }
         }
-        PassEnd::Trapped { message } => out.add(indent, paint.red(message)),
-        PassEnd::NotCalled { why } => out.add(indent, format!("The plugin is not called: {why}")),
+        ReconcileResult::Trapped { message } => out.add(indent, paint.red(message)),
+        ReconcileResult::NotCalled { why } => {
+            out.add(indent, format!("The plugin is not called: {why}"))
+        }
     }
 }
 
 /// Lines on their way to the reader.
-struct Lines(Vec<String>);
+struct DiffWriter(Vec<String>);
 
-impl Lines {
+impl DiffWriter {
     fn add(&mut self, indent: usize, line: String) {
         self.0.push(format!("{}{line}", " ".repeat(indent * 2)).trim_end().to_owned());
     }
@@ -287,7 +291,7 @@ mod tests {
             "end": {"answered": {"summary": "well", "requeueMs": 500}},
         });
         document.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-        plan(&serde_json::from_value(document).unwrap(), Paint::Plain)
+        plan(&serde_json::from_value(document).unwrap(), Painter::Plain)
     }
 
     #[test]
@@ -332,8 +336,8 @@ The plugin says: well; it asks to look again in 500 ms
 
     #[test]
     fn colours_are_for_terminals() {
-        assert_eq!(Paint::Plain.red("x"), "x");
-        assert_eq!(Paint::Ansi.red("x"), "\u{1b}[31mx\u{1b}[0m");
+        assert_eq!(Painter::Plain.red("x"), "x");
+        assert_eq!(Painter::Ansi.red("x"), "\u{1b}[31mx\u{1b}[0m");
     }
 
     #[test]
@@ -341,6 +345,6 @@ The plugin says: well; it asks to look again in 500 ms
         let to: String = (0..100).map(|number| format!("{number}\n")).collect();
         let lines = text_changes("", &to);
         assert_eq!(lines.len(), TEXT_LINES_MAX + 1);
-        assert_eq!(lines.last(), Some(&TextLine::More(60)));
+        assert_eq!(lines.last(), Some(&DiffLine::More(60)));
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tholepin_core::RevisionDigest;
-use tholepin_guest::{Inspection, PluginObject, inspect};
-use tholepin_kit::{Builder, Project};
+use tholepin_guest::{ComponentInspection, PluginObject, inspect};
+use tholepin_kit::{PluginProject, ProjectBuilder};
 
 use super::{
     super::{own_cache, print},
@@ -19,7 +19,7 @@ use crate::cli::{BuildArgs, NewArgs};
 
 pub(super) fn new(arguments: NewArgs) -> Result<()> {
     let NewArgs { name, kind, group, directory } = arguments;
-    let project = Project::new(&name, kind.as_deref(), &group)?;
+    let project = PluginProject::new(&name, kind.as_deref(), &group)?;
     let directory = directory.unwrap_or_else(|| PathBuf::from(project.name()));
     project.write(&directory)?;
     let (name, kind, shown) = (project.name(), project.kind(), directory.display());
@@ -36,7 +36,7 @@ pub(super) fn new(arguments: NewArgs) -> Result<()> {
 
 pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
     let BuildArgs { project, plugins } = arguments;
-    let checked = Checked::build(&project).await?;
+    let checked = CheckedComponent::build(&project).await?;
     print(&checked.told())?;
     match plugins {
         Some(plugins) => {
@@ -50,25 +50,25 @@ pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
 
 pub(super) async fn test(project: &Path) -> Result<()> {
     builder()?.test(project).await?;
-    print(&Checked::build(project).await?.told())?;
+    print(&CheckedComponent::build(project).await?.told())?;
     Ok(())
 }
 
 /// Has cargo build where projects share what they use, or where the user says.
-fn builder() -> Result<Builder> {
-    Ok(Builder::new(&own_cache()?, env::var_os("CARGO_TARGET_DIR")))
+fn builder() -> Result<ProjectBuilder> {
+    Ok(ProjectBuilder::new(&own_cache()?, env::var_os("CARGO_TARGET_DIR")))
 }
 
 /// A component that was built and describes itself, with the settings beside it that grant what it asks for.
-pub(super) struct Checked {
-    inspection: Inspection,
+pub(super) struct CheckedComponent {
+    inspection: ComponentInspection,
     component: PathBuf,
     settings_text: String,
     settings: PluginObject,
     took: Duration,
 }
 
-impl Checked {
+impl CheckedComponent {
     /// Builds a project and checks what came out, as a host would.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ impl Checked {
     }
 
     fn told(&self) -> String {
-        let Inspection { manifest, imports: _, digest, bytes } = &self.inspection;
+        let ComponentInspection { manifest, imports: _, digest, bytes } = &self.inspection;
         let mut text = format!(
             "built      {} {}, {bytes} bytes, in {:.1} s\ndigest     {digest}\n",
             manifest.name,

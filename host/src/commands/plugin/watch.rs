@@ -10,23 +10,23 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tholepin_admin::{AdminClient, AdminError, AskError};
-use tholepin_core::{CallError, ObjectRef, PassReport, port::Kubernetes};
-use tholepin_kit::{Saved, Sources};
+use tholepin_admin::{AdminClient, AdminClientError, AdminError};
+use tholepin_core::{CallError, ObjectRef, ReconcileReport, port::Kubernetes};
+use tholepin_kit::{SourceChange, SourceWatcher};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 use tokio::{task::JoinSet, time::sleep};
 
-use self::seen::Progress;
+use self::seen::RevisionProgress;
 use super::{
     super::{admin_file, complain, plan, print, until_told},
-    develop::Checked,
+    develop::CheckedComponent,
     plugin_reference,
 };
 use crate::{
     cli::WatchArgs,
     engine,
-    planner::{ObjectWords, Wanted},
+    planner::{ObjectArgument, ReportSelection},
 };
 
 /// How long a host may take to take or refuse a revision.
@@ -46,11 +46,11 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
     let project = project
         .canonicalize()
         .with_context(|| format!("cannot use the project `{}`", project.display()))?;
-    let mut sources = Sources::watch(&project)?;
+    let mut sources = SourceWatcher::watch(&project)?;
     let (admin, kubernetes) = (admin_file(admin)?, engine::connect(cluster.kubeconfig).await?);
-    let watch = Watch { project, plugins, admin, kubernetes };
+    let watch = PluginWatch { project, plugins, admin, kubernetes };
     print(&format!("watching   {}; Ctrl-C ends it\n", watch.project.display()))?;
-    let mut saved = Saved { at: Instant::now(), files: Vec::new() };
+    let mut saved = SourceChange { at: Instant::now(), files: Vec::new() };
     loop {
         tokio::select! {
             round = watch.round(&saved) => round?,
@@ -63,7 +63,7 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
     }
 }
 
-struct Watch {
+struct PluginWatch {
     project: PathBuf,
     plugins: PathBuf,
     /// The file by which the running host is asked.
@@ -77,14 +77,14 @@ struct Watched {
     known: u64,
 }
 
-impl Watch {
+impl PluginWatch {
     /// One save from its files to what is shown. What the developer can mend is told and is no error.
     ///
     /// # Errors
     ///
     /// Fails if nobody reads what is told.
-    async fn round(&self, saved: &Saved) -> Result<()> {
-        let Saved { at, files } = saved;
+    async fn round(&self, saved: &SourceChange) -> Result<()> {
+        let SourceChange { at, files } = saved;
         if !files.is_empty() {
             let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
             print(&format!("\nsaved      {}\n", files.join(", ")))?;
@@ -101,11 +101,11 @@ impl Watch {
     }
 
     async fn try_round(&self) -> Result<()> {
-        let checked = Checked::build(&self.project).await?;
+        let checked = CheckedComponent::build(&self.project).await?;
         print(&format!("built      in {:.1} s\n", checked.took().as_secs_f32()))?;
         let (kinds, revision) = (checked.kinds(), checked.revision());
         let before = self.watched(&kinds).await?;
-        if self.progress(checked.name(), &revision.0).await? == Progress::Active {
+        if self.progress(checked.name(), &revision.0).await? == RevisionProgress::Active {
             let short = revision.short();
             print(&format!("unchanged  nothing new: the host serves revision {short} already\n"))?;
             return self.tell(&before, &revision.0).await;
@@ -128,11 +128,11 @@ impl Watch {
         let start = Instant::now();
         while start.elapsed() < TAKEN_DEADLINE {
             match self.progress(plugin, revision).await? {
-                Progress::Active => return Ok(()),
-                Progress::Refused(why) => {
+                RevisionProgress::Active => return Ok(()),
+                RevisionProgress::Refused(why) => {
                     bail!("the host refuses it, so the old code goes on: {why}")
                 }
-                Progress::Waiting => sleep(PAUSE).await,
+                RevisionProgress::Waiting => sleep(PAUSE).await,
             }
         }
         bail!(
@@ -142,13 +142,13 @@ impl Watch {
         )
     }
 
-    async fn progress(&self, plugin: &str, revision: &str) -> Result<Progress> {
+    async fn progress(&self, plugin: &str, revision: &str) -> Result<RevisionProgress> {
         let found = Kubernetes::get(&*self.kubernetes, plugin_reference(plugin)).await;
         match found {
-            Ok(found) => Ok(Progress::of(&found, revision)),
+            Ok(found) => Ok(RevisionProgress::of(&found, revision)),
             // The kind itself may be missing at first, and the API server may be busy.
             Err(CallError::NotFound(_) | CallError::Timeout(_) | CallError::Transient(_)) => {
-                Ok(Progress::Waiting)
+                Ok(RevisionProgress::Waiting)
             }
             Err(error) => Err(error).context("cannot read the Plugin object"),
         }
@@ -168,7 +168,7 @@ impl Watch {
             for Watched { object, known } in objects.iter().take(OBJECTS_MAX) {
                 let passes = self.passes(object).await?;
                 let is_new =
-                    |pass: &PassReport| *known < pass.number && pass.revision.0 == revision;
+                    |pass: &ReconcileReport| *known < pass.number && pass.revision.0 == revision;
                 all_called &= passes.iter().any(is_new);
                 now.push(seen::last_number(&passes));
             }
@@ -228,16 +228,16 @@ impl Watch {
     }
 
     /// What the host remembers of an object; nothing before its first pass.
-    async fn passes(&self, object: &ObjectRef) -> Result<Vec<PassReport>> {
+    async fn passes(&self, object: &ObjectRef) -> Result<Vec<ReconcileReport>> {
         // Read anew each time: a host that was started again has another address.
         let host = AdminClient::of_file(&self.admin)?;
         let ObjectRef { kind, namespace, name } = object;
-        let words = ObjectWords {
+        let words = ObjectArgument {
             kind: kind.kind.clone(),
             name: name.clone(),
             namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
         };
-        match plan::ask_for_calls(&host, &words, Wanted::default()).await {
+        match plan::ask_for_calls(&host, &words, ReportSelection::default()).await {
             Err(error) if is_unknown(&error) => Ok(Vec::new()),
             answer => answer.context("the host serves it, but cannot be asked what it did"),
         }
@@ -246,7 +246,7 @@ impl Watch {
 
 /// Whether the host says that it does not know the object, or the kind.
 fn is_unknown(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(AskError::Refused(AdminError::NotFound(_))))
+    matches!(error.downcast_ref(), Some(AdminClientError::Refused(AdminError::NotFound(_))))
 }
 
 fn reference(kind: &KindName, object: &Value) -> ObjectRef {

@@ -20,17 +20,17 @@ use tholepin_redis_types::{
 };
 use tholepin_schema::{
     command::{RUNTIME_SETTINGS, SettingValues},
-    snapshot::{Facts, Member, Snapshot},
+    snapshot::{Member, MemberFacts, Snapshot},
 };
 
-use crate::{Names, workload, workload::Owner};
+use crate::{ObjectNames, workload, workload::Owner};
 
 pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
 pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
 
 /// The settings in the file that a running server has taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveSettings {
     /// The values as the engine shows them, by name.
     pub values: BTreeMap<String, String>,
     /// Whether a server has ever answered: from then on no value enters that none has taken.
@@ -81,8 +81,8 @@ pub fn live(
     spec: &RedisClusterSpec,
     snapshot: Option<&Snapshot>,
     previous: &RedisClusterStatus,
-    before: Option<&Live>,
-) -> Live {
+    before: Option<&LiveSettings>,
+) -> LiveSettings {
     let members = snapshot.map(|it| it.members.as_slice()).unwrap_or_default();
     let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
     let ever = before.is_some_and(|before| before.taken)
@@ -91,7 +91,7 @@ pub fn live(
     let (own, mut wanted) = (of_failover(spec), of_spec(spec));
     if !ever {
         wanted.extend(own);
-        return Live { values: wanted, taken: false };
+        return LiveSettings { values: wanted, taken: false };
     }
     let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
     let taken = |name: &str, value: &str| snapshot.is_some_and(|it| is_taken(it, name, value));
@@ -103,19 +103,19 @@ pub fn live(
         let value = if taken(&name, &value) { value } else { kept(&name).unwrap_or(value) };
         (name, value)
     });
-    Live { values: of_spec.chain(own).collect(), taken: true }
+    LiveSettings { values: of_spec.chain(own).collect(), taken: true }
 }
 
 /// Whether every member that answers shows the value, and at least one does.
 fn is_taken(snapshot: &Snapshot, name: &str, value: &str) -> bool {
     let mut answering = snapshot.members.iter().filter_map(Member::facts).peekable();
-    let shows = |facts: &Facts| facts.settings.get(name).is_some_and(|shown| shown == value);
+    let shows = |facts: &MemberFacts| facts.settings.get(name).is_some_and(|shown| shown == value);
     answering.peek().is_some() && answering.all(shows)
 }
 
 /// One ConfigMap that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Existing {
+pub struct ExistingConfigMap {
     /// Its name.
     pub name: String,
     /// Its uid.
@@ -131,10 +131,10 @@ pub struct Existing {
 pub fn unnamed<'a>(
     owner: Owner<'_>,
     spec: &RedisClusterSpec,
-    existing: &'a [Existing],
+    existing: &'a [ExistingConfigMap],
     pods: &[Value],
     sets: &[Value],
-) -> Vec<&'a Existing> {
+) -> Vec<&'a ExistingConfigMap> {
     let at = |set: &Value, path: &str| set.pointer(path).and_then(Value::as_i64);
     let is_settled = |set: &Value| {
         let generation = at(set, "/metadata/generation");
@@ -150,7 +150,7 @@ pub fn unnamed<'a>(
     let of_pods = pods.iter().flat_map(|pod| volumes(pod, "/spec/volumes"));
     let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
     named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
-    let names = Names { cluster: owner.name };
+    let names = ObjectNames { cluster: owner.name };
     let revisions = existing.iter().filter(|it| names.is_revision(&it.name));
     revisions.filter(|it| !named.contains(&it.name)).collect()
 }

@@ -13,9 +13,9 @@ use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::word::{SlotRange, SlotSet};
 
 use crate::{
-    Decision, Observed, Plan, ShardPlan, Stage,
+    ClusterStage, Decision, Observed, Plan, ShardPlan,
     outdated::{outdated, stuck},
-    picture::Picture,
+    picture::ClusterModel,
 };
 
 /// Decides what to do next about a cluster.
@@ -24,7 +24,7 @@ use crate::{
 /// failover; everything else that can be done is planned at once, because it does not get into each
 /// other's way: introductions and settings are idempotent, and slots and replicas concern one node.
 pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan {
-    let picture = Picture::new(cluster, spec, observed);
+    let picture = ClusterModel::new(cluster, spec, observed);
     let mut fails_over = false;
     let mut shards: Vec<ShardPlan> = (0..picture.layout.shards)
         .map(|shard| shard::plan(&picture, shard, &mut fails_over))
@@ -41,9 +41,9 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
     // The members may know owners that have no seat here and do not answer.
     let done = done && SlotSet::from(SlotRange::ALL).difference(&served).is_empty();
     let stage = match (picture.is_covered(), done) {
-        (false, _) => Stage::Forming,
-        (true, false) => Stage::Healing,
-        (true, true) => Stage::Steady,
+        (false, _) => ClusterStage::Forming,
+        (true, false) => ClusterStage::Healing,
+        (true, true) => ClusterStage::Steady,
     };
     let outdated = outdated(&picture, stage, &shards);
     Plan {

@@ -5,7 +5,7 @@ use tholepin_schema::word::{ConfigEpoch, Slot, SlotRange, SlotSet};
 
 /// A member's place: which shard, and which Pod of its StatefulSet. It says nothing about a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seat {
+pub struct MemberPosition {
     /// The shard's number, from 0.
     pub shard: u16,
     /// The Pod's number in its StatefulSet, from 0.
@@ -14,14 +14,14 @@ pub struct Seat {
 
 /// What a spec asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct ClusterLayout {
     /// How many shards; the definition allows 1 to 100.
     pub shards: u16,
     /// How many replicas each shard has.
     pub replicas: u16,
 }
 
-impl Layout {
+impl ClusterLayout {
     /// The layout of a spec.
     #[must_use]
     pub const fn of(spec: &RedisClusterSpec) -> Self {
@@ -46,24 +46,24 @@ impl Layout {
 
     /// Whether a seat is wanted.
     #[must_use]
-    pub const fn has(self, seat: Seat) -> bool {
+    pub const fn has(self, seat: MemberPosition) -> bool {
         seat.shard < self.shards && seat.ordinal <= self.replicas
     }
 
     /// All seats, in order.
-    pub fn seats(self) -> impl Iterator<Item = Seat> {
+    pub fn seats(self) -> impl Iterator<Item = MemberPosition> {
         (0..self.shards).flat_map(move |shard| self.seats_of(shard))
     }
 
     /// The seats of a shard, in order.
-    pub fn seats_of(self, shard: u16) -> impl Iterator<Item = Seat> {
-        (0..=self.replicas).map(move |ordinal| Seat { shard, ordinal })
+    pub fn seats_of(self, shard: u16) -> impl Iterator<Item = MemberPosition> {
+        (0..=self.replicas).map(move |ordinal| MemberPosition { shard, ordinal })
     }
 
     /// The epoch that the node in a seat begins with. No two seats have the same, so that no two
     /// nodes have to settle who is older; primaries come first.
     #[must_use]
-    pub fn first_epoch(self, seat: Seat, is_primary: bool) -> ConfigEpoch {
+    pub fn first_epoch(self, seat: MemberPosition, is_primary: bool) -> ConfigEpoch {
         let epoch = if is_primary {
             u64::from(seat.shard) + 1
         } else {
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn slots_are_even_and_cover_everything() {
         for shards in [1, 2, 3, 7, 100] {
-            let layout = Layout { shards, replicas: 0 };
+            let layout = ClusterLayout { shards, replicas: 0 };
             let sets: Vec<SlotSet> = (0..shards).map(|shard| layout.slots(shard)).collect();
             let all = sets.iter().fold(SlotSet::EMPTY, |all, set| all.union(set));
             assert_eq!(all, SlotSet::from(SlotRange::ALL), "{shards}");
@@ -90,12 +90,12 @@ mod tests {
             assert!(counts.last().unwrap() - counts.first().unwrap() <= 1, "{shards}: {counts:?}");
             assert!(layout.slots(shards).is_empty());
         }
-        assert_eq!(Layout { shards: 3, replicas: 0 }.slots(0).to_string(), "0-5461");
+        assert_eq!(ClusterLayout { shards: 3, replicas: 0 }.slots(0).to_string(), "0-5461");
     }
 
     #[test]
     fn no_two_seats_begin_with_one_epoch() {
-        let layout = Layout { shards: 3, replicas: 2 };
+        let layout = ClusterLayout { shards: 3, replicas: 2 };
         for primary in 0..=2 {
             let epochs: BTreeSet<_> = layout
                 .seats()

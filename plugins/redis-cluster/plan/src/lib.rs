@@ -41,10 +41,10 @@ pub mod workload;
 pub use check::Violation;
 pub use decide::plan;
 pub use last_words::last_words;
-pub use layout::{Layout, Seat};
-pub use names::Names;
-pub use outdated::{Next, Outdated, Template};
-pub use plan::{Decision, MemberView, Observed, Plan, ShardPlan, Silence, Stage};
+pub use layout::{ClusterLayout, MemberPosition};
+pub use names::ObjectNames;
+pub use outdated::{NextPod, OutdatedPods, TemplateRevision};
+pub use plan::{ClusterStage, Decision, MemberView, Observed, Plan, PodSilence, ShardPlan};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

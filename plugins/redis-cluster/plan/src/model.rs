@@ -20,7 +20,7 @@ use tholepin_schema::{
     word::{ConfigEpoch, NodeId, Role, SlotSet},
 };
 
-use crate::{Layout, Names, Observed, Plan, ShardPlan, Silence};
+use crate::{ClusterLayout, ObjectNames, Observed, Plan, PodSilence, ShardPlan};
 
 mod view;
 
@@ -56,7 +56,7 @@ pub(crate) struct Model {
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
     /// Of those that do not answer in time.
-    pub silence: Silence,
+    pub silence: PodSilence,
     /// Those that did not answer in time until a moment ago.
     pub answer_again: Vec<String>,
     /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
@@ -76,13 +76,13 @@ impl Model {
             spec,
             pods: BTreeMap::new(),
             previous: RedisClusterStatus::default(),
-            silence: Silence::default(),
+            silence: PodSilence::default(),
             answer_again: Vec::new(),
             stopped: BTreeMap::new(),
             next: 1,
         };
-        for seat in Layout::of(&model.spec).seats() {
-            model.create(&Names { cluster: CLUSTER }.pod(seat));
+        for seat in ClusterLayout::of(&model.spec).seats() {
+            model.create(&ObjectNames { cluster: CLUSTER }.pod(seat));
         }
         model
     }
@@ -100,7 +100,7 @@ impl Model {
         for _ in 0..ROUNDS_MAX {
             let plan = self.plan();
             self.perform(&plan, |_| true);
-            if plan.stage == crate::Stage::Steady {
+            if plan.stage == crate::ClusterStage::Steady {
                 return;
             }
             self.gossip();
@@ -186,7 +186,7 @@ impl Model {
             }
         }
         self.previous.shards = plan.shards.iter().map(report).collect();
-        self.previous.formed |= plan.stage == crate::Stage::Steady;
+        self.previous.formed |= plan.stage == crate::ClusterStage::Steady;
     }
 
     pub(crate) fn process(&mut self, pod: &str) -> &mut Process {

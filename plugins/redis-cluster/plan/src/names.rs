@@ -4,16 +4,16 @@
 
 use alloc::{format, string::String};
 
-use crate::layout::Seat;
+use crate::layout::MemberPosition;
 
 /// The names for one RedisCluster.
 #[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
+pub struct ObjectNames<'a> {
     /// The object's name.
     pub cluster: &'a str,
 }
 
-impl Names<'_> {
+impl ObjectNames<'_> {
     /// The Service for clients.
     #[must_use]
     pub fn client_service(&self) -> String {
@@ -59,16 +59,16 @@ impl Names<'_> {
 
     /// The Pod of a seat.
     #[must_use]
-    pub fn pod(&self, seat: Seat) -> String {
+    pub fn pod(&self, seat: MemberPosition) -> String {
         format!("{}-{}", self.shard(seat.shard), seat.ordinal)
     }
 
     /// The seat of a Pod; none for a name that is not made here.
     #[must_use]
-    pub fn seat(&self, pod: &str) -> Option<Seat> {
+    pub fn seat(&self, pod: &str) -> Option<MemberPosition> {
         let rest = pod.strip_prefix(self.cluster)?.strip_prefix("-shard-")?;
         let (shard, ordinal) = rest.split_once('-')?;
-        let seat = Seat { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
+        let seat = MemberPosition { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
         // `007` parses and is no name of ours.
         (self.pod(seat) == pod).then_some(seat)
     }
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_pod_leads_back_to_its_seat() {
-        let names = Names { cluster: "demo" };
-        let seat = Seat { shard: 2, ordinal: 11 };
+        let names = ObjectNames { cluster: "demo" };
+        let seat = MemberPosition { shard: 2, ordinal: 11 };
         assert_eq!(names.pod(seat), "demo-shard-2-11");
         assert_eq!(names.seat("demo-shard-2-11"), Some(seat));
         for other in
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_revision_is_known_by_its_name() {
-        let names = Names { cluster: "demo" };
+        let names = ObjectNames { cluster: "demo" };
         assert_eq!(names.revision(255), "demo-config-00000000000000ff");
         assert!(names.is_revision(&names.revision(u64::MAX)) && names.is_revision("demo-config"));
         for other in [

@@ -14,21 +14,21 @@ use serde_json::{Map, Value};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{snapshot::Member, word::Role};
 
-use crate::{Seat, ShardPlan, Stage, picture::Picture};
+use crate::{ClusterStage, MemberPosition, ShardPlan, picture::ClusterModel};
 
 /// The label that names the revision of the template that a Pod was made from.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// A StatefulSet, as far as it tells about its template.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Template {
+pub struct TemplateRevision {
     /// The StatefulSet's name.
     pub set: String,
     /// The revision of its template; none while its controller has not seen its present generation.
     pub revision: Option<String>,
 }
 
-impl Template {
+impl TemplateRevision {
     /// Reads it from the object; none if that has no name.
     #[must_use]
     pub fn of(set: &Value) -> Option<Self> {
@@ -44,7 +44,7 @@ impl Template {
 
 /// How many Pods are of an older template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outdated {
+pub enum OutdatedPods {
     /// A StatefulSet does not tell the revision of its template (yet).
     Unknown,
     /// All Pods are of their StatefulSet's template.
@@ -56,13 +56,13 @@ pub enum Outdated {
         /// Of how many.
         of: usize,
         /// Which may be deleted now.
-        next: Next,
+        next: NextPod,
     },
 }
 
 /// Which Pod of an older template may be deleted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextPod {
     /// This one: a replica if there is one.
     Pod(String),
     /// None while the cluster is not as wanted: the last one that was deleted may not be back.
@@ -74,7 +74,7 @@ pub enum Next {
 /// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
 /// answered: a mended spec reaches them only if they are replaced, and nothing is lost with them. Each
 /// with its uid.
-pub(crate) fn stuck(picture: &Picture<'_>) -> Vec<(String, String)> {
+pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     let Some(older) = older(picture) else { return Vec::new() };
     let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let answered: Vec<&str> =
@@ -95,11 +95,15 @@ fn never_ran(member: &Member) -> bool {
 }
 
 /// Compares each Pod in a wanted seat with the StatefulSet of its shard.
-pub(crate) fn outdated(picture: &Picture<'_>, stage: Stage, shards: &[ShardPlan]) -> Outdated {
-    let Some(mut older) = older(picture) else { return Outdated::Unknown };
+pub(crate) fn outdated(
+    picture: &ClusterModel<'_>,
+    stage: ClusterStage,
+    shards: &[ShardPlan],
+) -> OutdatedPods {
+    let Some(mut older) = older(picture) else { return OutdatedPods::Unknown };
     older.sort_unstable();
-    let Some((_, first)) = older.first() else { return Outdated::Nobody };
-    let has_copy = |seat: &Seat| {
+    let Some((_, first)) = older.first() else { return OutdatedPods::Nobody };
+    let has_copy = |seat: &MemberPosition| {
         let members = shards.get(usize::from(seat.shard)).map(|shard| &shard.members);
         let pod = picture.names.pod(*seat);
         let mut others = members.into_iter().flatten().filter(|(name, _)| **name != pod);
@@ -110,16 +114,16 @@ pub(crate) fn outdated(picture: &Picture<'_>, stage: Stage, shards: &[ShardPlan]
     };
     let next = older.iter().find(|(_, seat)| has_copy(seat));
     let next = match next {
-        _ if stage != Stage::Steady => Next::NotYet,
-        Some((_, seat)) => Next::Pod(picture.names.pod(**seat)),
-        None => Next::OnlyCopy(picture.names.pod(**first)),
+        _ if stage != ClusterStage::Steady => NextPod::NotYet,
+        Some((_, seat)) => NextPod::Pod(picture.names.pod(**seat)),
+        None => NextPod::OnlyCopy(picture.names.pod(**first)),
     };
-    Outdated::Some { count: older.len(), of: picture.seated.len(), next }
+    OutdatedPods::Some { count: older.len(), of: picture.seated.len(), next }
 }
 
 /// The seats whose Pods are of an older template, and whether a primary is in them; none while a
 /// StatefulSet does not tell.
-fn older<'a>(picture: &'a Picture<'_>) -> Option<Vec<(bool, &'a Seat)>> {
+fn older<'a>(picture: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
     let templates = &picture.observed.templates;
     let revisions: BTreeMap<&str, Option<&str>> =
         templates.iter().map(|it| (it.set.as_str(), it.revision.as_deref())).collect();

@@ -6,23 +6,23 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::{
-    snapshot::{Facts, Member, MemberAnswer, NodeFlag, NodeRow, Snapshot, UnreachableReason},
+    snapshot::{Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot, UnreachableReason},
     word::{NodeId, Role, SlotRange, SlotSet},
 };
 
-use crate::{Layout, Names, Observed, Seat};
+use crate::{ClusterLayout, MemberPosition, ObjectNames, Observed};
 
 /// A snapshot, sorted.
-pub(crate) struct Picture<'a> {
-    pub names: Names<'a>,
+pub(crate) struct ClusterModel<'a> {
+    pub names: ObjectNames<'a>,
     pub spec: &'a RedisClusterSpec,
-    pub layout: Layout,
+    pub layout: ClusterLayout,
     pub observed: &'a Observed,
     /// The Pods in wanted seats, whether they answer or not.
-    pub seated: BTreeMap<Seat, &'a Member>,
+    pub seated: BTreeMap<MemberPosition, &'a Member>,
     /// Those of them that answer as nodes and have read their data. Of two with one id neither is
     /// here.
-    pub live: BTreeMap<Seat, Live<'a>>,
+    pub live: BTreeMap<MemberPosition, LiveMember<'a>>,
     /// All slots that somebody claims or is said to own, by node, whoever says so.
     pub claims: BTreeMap<NodeId, SlotSet>,
     /// The owner of each shard's slots, in order of the shards.
@@ -31,17 +31,17 @@ pub(crate) struct Picture<'a> {
 
 /// A member that answers as a node of a cluster.
 #[derive(Clone, Copy)]
-pub(crate) struct Live<'a> {
-    pub seat: Seat,
+pub(crate) struct LiveMember<'a> {
+    pub seat: MemberPosition,
     pub member: &'a Member,
-    pub facts: &'a Facts,
+    pub facts: &'a MemberFacts,
     /// What it calls itself.
     pub node: NodeId,
     /// How it sees itself.
     pub own: &'a NodeRow,
 }
 
-impl Live<'_> {
+impl LiveMember<'_> {
     /// Whether it serves slots in its own view.
     pub(crate) fn serves(&self) -> bool {
         self.own.role == Role::Primary && !self.own.slots.is_empty()
@@ -55,7 +55,7 @@ impl Live<'_> {
 
 /// What can be said about a node from which no answer came.
 #[derive(Clone, Copy)]
-pub(crate) enum Absence<'a> {
+pub(crate) enum NodeAbsence<'a> {
     /// Nothing listens where it was, or its Pod is gone. Whether that is proof enough is the host's
     /// question.
     Gone(Option<&'a Member>),
@@ -65,21 +65,22 @@ pub(crate) enum Absence<'a> {
     Loading(&'a Member),
 }
 
-impl<'a> Picture<'a> {
+impl<'a> ClusterModel<'a> {
     pub(crate) fn new(
         cluster: &'a str,
         spec: &'a RedisClusterSpec,
         observed: &'a Observed,
     ) -> Self {
-        let names = Names { cluster };
-        let layout = Layout::of(spec);
+        let names = ObjectNames { cluster };
+        let layout = ClusterLayout::of(spec);
         let snapshot = &observed.snapshot;
         let seats = snapshot.members.iter().filter_map(|member| {
             names.seat(&member.pod).filter(|seat| layout.has(*seat)).map(|seat| (seat, member))
         });
-        let seated: BTreeMap<Seat, &Member> = seats.collect();
+        let seated: BTreeMap<MemberPosition, &Member> = seats.collect();
         let live = seated.iter().filter_map(|(seat, member)| live(snapshot, *seat, member));
-        let live: BTreeMap<Seat, Live<'_>> = live.map(|live| (live.seat, live)).collect();
+        let live: BTreeMap<MemberPosition, LiveMember<'_>> =
+            live.map(|live| (live.seat, live)).collect();
         let mut picture = Self {
             names,
             spec,
@@ -110,12 +111,12 @@ impl<'a> Picture<'a> {
     }
 
     /// The live members of a shard, in order.
-    pub(crate) fn live_of(&self, shard: u16) -> impl Iterator<Item = Live<'a>> {
+    pub(crate) fn live_of(&self, shard: u16) -> impl Iterator<Item = LiveMember<'a>> {
         self.live.values().filter(move |live| live.seat.shard == shard).copied()
     }
 
     /// The live member with this id.
-    pub(crate) fn live_node(&self, node: NodeId) -> Option<Live<'a>> {
+    pub(crate) fn live_node(&self, node: NodeId) -> Option<LiveMember<'a>> {
         self.live.values().find(|live| live.node == node).copied()
     }
 
@@ -130,24 +131,28 @@ impl<'a> Picture<'a> {
     }
 
     /// Why a node that is known does not answer. `address` is where the others saw it last.
-    pub(crate) fn absence(&self, node: NodeId, address: Option<&str>) -> Absence<'a> {
+    pub(crate) fn absence(&self, node: NodeId, address: Option<&str>) -> NodeAbsence<'a> {
         let at = |member: &&Member| address.is_some() && member.address.as_deref() == address;
         let Some(member) = self.snapshot().members.iter().find(at) else {
-            return Absence::Gone(None);
+            return NodeAbsence::Gone(None);
         };
         match &member.answer {
-            MemberAnswer::Answered(facts) if facts.node == Some(node) => Absence::Loading(member),
+            MemberAnswer::Answered(facts) if facts.node == Some(node) => {
+                NodeAbsence::Loading(member)
+            }
             // Another node answers there: this one's memory is gone.
-            MemberAnswer::Answered(Facts { node: Some(_), .. }) => Absence::Gone(Some(member)),
-            MemberAnswer::Answered(_) => Absence::Loading(member),
+            MemberAnswer::Answered(MemberFacts { node: Some(_), .. }) => {
+                NodeAbsence::Gone(Some(member))
+            }
+            MemberAnswer::Answered(_) => NodeAbsence::Loading(member),
             MemberAnswer::Unreachable { reason, .. } => match reason {
                 UnreachableReason::NotRunning
                 | UnreachableReason::Refused
-                | UnreachableReason::Gone => Absence::Gone(Some(member)),
+                | UnreachableReason::Gone => NodeAbsence::Gone(Some(member)),
                 UnreachableReason::NoAddress
                 | UnreachableReason::Timeout
                 | UnreachableReason::Auth
-                | UnreachableReason::Protocol => Absence::Silent(member),
+                | UnreachableReason::Protocol => NodeAbsence::Silent(member),
             },
         }
     }
@@ -197,11 +202,15 @@ impl<'a> Picture<'a> {
     }
 }
 
-fn live<'a>(snapshot: &'a Snapshot, seat: Seat, member: &'a Member) -> Option<Live<'a>> {
+fn live<'a>(
+    snapshot: &'a Snapshot,
+    seat: MemberPosition,
+    member: &'a Member,
+) -> Option<LiveMember<'a>> {
     let facts = member.facts().filter(|facts| facts.loading != Some(true))?;
     let node = facts.node?;
     // Two with one id: whoever is meant, it is not known who.
     snapshot.member_of(node)?;
     let own = snapshot.row_seen_by(member, node)?;
-    Some(Live { seat, member, facts, node, own })
+    Some(LiveMember { seat, member, facts, node, own })
 }

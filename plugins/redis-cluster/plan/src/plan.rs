@@ -11,7 +11,8 @@ use tholepin_schema::{
 };
 
 use crate::{
-    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, Outdated, Template, WAITING_REQUEUE_MS, WaitReason,
+    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, OutdatedPods, TemplateRevision, WAITING_REQUEUE_MS,
+    WaitReason,
 };
 
 /// All that a decision rests on.
@@ -24,19 +25,19 @@ pub struct Observed {
     pub previous: RedisClusterStatus,
     /// The StatefulSets' templates.
     #[serde(default)]
-    pub templates: Vec<Template>,
+    pub templates: Vec<TemplateRevision>,
     /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
     #[serde(default)]
     pub obstacles: BTreeMap<String, String>,
     /// The Pods that do not answer in time, and those that did not until a moment ago, by uid.
     #[serde(default)]
-    pub silent: BTreeMap<String, Silence>,
+    pub silent: BTreeMap<String, PodSilence>,
 }
 
 /// How long a Pod has not answered in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Silence {
+pub struct PodSilence {
     /// In milliseconds.
     pub for_ms: u64,
     /// Whether its deletion was tried and did not succeed.
@@ -49,7 +50,7 @@ pub struct Silence {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// How far the cluster is.
-    pub stage: Stage,
+    pub stage: ClusterStage,
     /// The shards, in order of their numbers.
     pub shards: Vec<ShardPlan>,
     /// What concerns no single shard: settings, introductions, forgetting.
@@ -58,7 +59,7 @@ pub struct Plan {
     /// performed after everything else, and a cluster is as wanted without them.
     pub settings: Vec<Action>,
     /// How many Pods are of an older template.
-    pub outdated: Outdated,
+    pub outdated: OutdatedPods,
     /// Pods to replace, each with its uid: of an older template, and nothing ever ran in them.
     pub stuck: Vec<(String, String)>,
     /// Pods to delete because their processes hang and others are to take their places, each with its uid.
@@ -69,7 +70,7 @@ pub struct Plan {
 
 /// How far a cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum ClusterStage {
     /// Some slots have no owner yet.
     Forming,
     /// All slots have an owner, and something is not as wanted.
@@ -182,11 +183,13 @@ impl Plan {
         let mut faults = self.reasons().filter(|reason| reason.is_fault());
         let is_stuck = faults.any(|reason| *reason != WaitReason::OtherShardFirst);
         match self.stage {
-            Stage::Steady => HEALTHY_REQUEUE_MS,
-            Stage::Forming | Stage::Healing if acts || !is_stuck && self.reasons().any(goes_on) => {
+            ClusterStage::Steady => HEALTHY_REQUEUE_MS,
+            ClusterStage::Forming | ClusterStage::Healing
+                if acts || !is_stuck && self.reasons().any(goes_on) =>
+            {
                 BUSY_REQUEUE_MS
             }
-            Stage::Forming | Stage::Healing => WAITING_REQUEUE_MS,
+            ClusterStage::Forming | ClusterStage::Healing => WAITING_REQUEUE_MS,
         }
     }
 

@@ -14,7 +14,7 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Stage, WaitReason,
+    ClusterStage, WaitReason,
     model::{CLUSTER, Model, spec},
 };
 
@@ -48,7 +48,11 @@ fn a_cluster_forms_and_then_nothing_is_left_to_do() {
     for (shards, replicas) in [(1, 0), (1, 2), (2, 1), (3, 0), (3, 1), (5, 2)] {
         let model = Model::formed(spec(shards, replicas));
         let plan = model.plan();
-        assert_eq!((plan.stage, plan.actions().len()), (Stage::Steady, 0), "{shards} {replicas}");
+        assert_eq!(
+            (plan.stage, plan.actions().len()),
+            (ClusterStage::Steady, 0),
+            "{shards} {replicas}"
+        );
         assert_eq!(plan.slots_served, 16_384);
         assert_eq!(plan.shards_done(), usize::from(shards));
         let timeouts = model.pods.values().map(|pod| pod.process.as_ref().unwrap().node_timeout_ms);
@@ -170,7 +174,7 @@ fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
         facts.settings.extend(shown.map(|(name, value)| (name.into(), value.into())));
     }
     let plan = crate::plan(CLUSTER, &model.spec, &observed);
-    assert_eq!((plan.stage, plan.actions().len()), (Stage::Steady, 0));
+    assert_eq!((plan.stage, plan.actions().len()), (ClusterStage::Steady, 0));
     let ids: Vec<_> = plan.settings.iter().map(|action| action.id.as_deref().unwrap()).collect();
     assert_eq!(ids, ["set:demo-shard-0-0:slowlog-max-len"], "`hz` waits for a restart");
     // What a member does not tell is not set again and again.

@@ -25,7 +25,7 @@ use tholepin_schema::instance::{CredentialsRef, Instance};
 
 use crate::NO_FAILOVER;
 
-use crate::Names;
+use crate::ObjectNames;
 
 /// The label that says to which RedisCluster a Pod belongs.
 pub const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
@@ -83,8 +83,8 @@ pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
     }
 }
 
-fn names(owner: Owner<'_>) -> Names<'_> {
-    Names { cluster: owner.name }
+fn names(owner: Owner<'_>) -> ObjectNames<'_> {
+    ObjectNames { cluster: owner.name }
 }
 
 /// Labels of everything; `shard` narrows them to one shard.

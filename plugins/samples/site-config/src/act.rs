@@ -1,12 +1,12 @@
 //! Performs a plan. It leaves nothing to choose here.
 
-use tholepin_sdk::{Failure, Host, ObjectRef};
+use tholepin_sdk::{Host, ObjectRef, ReconcileFailure};
 
-use crate::plan::{Decision, Planned};
+use crate::plan::{Decision, PlannedObject};
 
 /// What was done, by the titles of the objects.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Acted {
+pub(crate) struct ActSummary {
     pub(crate) kept: Vec<String>,
     pub(crate) made: Vec<String>,
     pub(crate) corrected: Vec<String>,
@@ -19,9 +19,12 @@ pub(crate) struct Acted {
 /// # Errors
 ///
 /// Fails with the first write that does not go through. The next pass looks again and goes on.
-pub(crate) fn act(host: &dyn Host, planned: Vec<Planned>) -> Result<Acted, Failure> {
-    let mut acted = Acted::default();
-    for Planned { wanted, decision } in planned {
+pub(crate) fn act(
+    host: &dyn Host,
+    planned: Vec<PlannedObject>,
+) -> Result<ActSummary, ReconcileFailure> {
+    let mut acted = ActSummary::default();
+    for PlannedObject { wanted, decision } in planned {
         let title = ObjectRef::of(&wanted)
             .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));
         match decision {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tholepin_sdk::{Failure, ObjectRef, Violation};
+use tholepin_sdk::{ObjectRef, ReconcileFailure, Violation};
 
 /// Group and version of the kind.
 pub(crate) const API_VERSION: &str = "samples.example/v1";
@@ -16,7 +16,7 @@ pub(crate) const KIND: &str = "SiteConfig";
 
 /// What a user wants.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Spec {
+pub(crate) struct SiteConfigSpec {
     /// What the site's Pods read, by name.
     pub(crate) settings: BTreeMap<String, String>,
     /// Where the site's Pods listen; the definition has the default.
@@ -25,23 +25,23 @@ pub(crate) struct Spec {
 
 /// The object of this pass, as far as the plugin reads it.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct ReconcileTarget {
     pub(crate) name: ObjectRef,
     pub(crate) uid: String,
     pub(crate) generation: i64,
-    pub(crate) spec: Spec,
+    pub(crate) spec: SiteConfigSpec,
     /// The status that the last pass left.
     pub(crate) status: Value,
 }
 
-impl Target {
+impl ReconcileTarget {
     /// Reads the object.
     ///
     /// # Errors
     ///
     /// Fails if the object is none of this kind.
-    pub(crate) fn read(object: &Value) -> Result<Self, Failure> {
-        let unreadable = |message: String| Failure {
+    pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
+        let unreadable = |message: String| ReconcileFailure {
             reason: "Unreadable".to_owned(),
             message: format!("the object is no {KIND}: {message}"),
             retry: false,
@@ -76,7 +76,7 @@ impl Target {
                 "controller": true,
             }],
         });
-        let Spec { settings, port } = &self.spec;
+        let SiteConfigSpec { settings, port } = &self.spec;
         vec![
             json!({
                 "apiVersion": "v1",

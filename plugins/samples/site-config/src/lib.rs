@@ -18,15 +18,17 @@ mod plan;
 mod report;
 
 use serde_json::Value;
-use tholepin_sdk::{Failure, Host, Manifest, Outcome, Reconciler, Request, Violation};
+use tholepin_sdk::{
+    Host, Manifest, ReconcileFailure, ReconcileOutcome, ReconcileRequest, Reconciler, Violation,
+};
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Plugin;
+pub struct SiteConfigPlugin;
 
-tholepin_sdk::export!(Plugin);
+tholepin_sdk::export!(SiteConfigPlugin);
 
-impl Reconciler for Plugin {
+impl Reconciler for SiteConfigPlugin {
     fn describe() -> Manifest {
         manifest::manifest()
     }
@@ -35,8 +37,11 @@ impl Reconciler for Plugin {
         kind::violations(&new)
     }
 
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
-        let target = kind::Target::read(&request.object)?;
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure> {
+        let target = kind::ReconcileTarget::read(&request.object)?;
         let observed = observe::observe(host, target.wanted())?;
         let planned = plan::plan(observed);
         let acted = act::act(host, planned)?;

@@ -1,7 +1,8 @@
 //! What the plugin says of itself: which kind it reconciles, what it watches, what it asks to be allowed.
 
 use tholepin_sdk::{
-    Grants, KindName, KubernetesGrant, Leads, Manifest, ReconciledKind, Scope, WatchedKind,
+    GrantScope, Grants, KindName, KubernetesGrant, Manifest, ReconciledKind, WatchMapping,
+    WatchedKind,
 };
 
 use crate::kind::{API_VERSION, KIND, definition};
@@ -14,7 +15,7 @@ pub(crate) fn manifest() -> Manifest {
         reconciles: vec![ReconciledKind { name: kind(API_VERSION, KIND), crd: Some(definition()) }],
         // A change of what belongs to an object calls `reconcile` for that object, at once.
         watches: ["ConfigMap", "Service"]
-            .map(|name| WatchedKind { name: kind("v1", name), leads: Leads::Owner })
+            .map(|name| WatchedKind { name: kind("v1", name), leads: WatchMapping::Owner })
             .into(),
         // The same list as in `site-config.yaml`: ask for no more than you use.
         grants: Grants {
@@ -40,7 +41,7 @@ fn grant(name: KindName, verbs: &[&str]) -> KubernetesGrant {
     KubernetesGrant {
         name,
         verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
-        scope: Scope::Owned,
+        scope: GrantScope::Owned,
         force: false,
     }
 }

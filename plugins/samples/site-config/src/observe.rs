@@ -1,18 +1,18 @@
 //! Reads what is there. The only step that asks the host for state.
 
 use serde_json::Value;
-use tholepin_sdk::{Error, Failure, Host, ObjectRef, ReadMode};
+use tholepin_sdk::{Error, Host, ObjectRef, ReadMode, ReconcileFailure};
 
 /// A wanted object and what was found in its place.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Observed {
+pub(crate) struct ObservedObject {
     pub(crate) wanted: Value,
-    pub(crate) found: Found,
+    pub(crate) found: FoundObject,
 }
 
 /// What was found in the place of a wanted object.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Found {
+pub(crate) enum FoundObject {
     /// Nothing.
     Nothing,
     /// Ours.
@@ -27,17 +27,23 @@ pub(crate) enum Found {
 /// # Errors
 ///
 /// Fails if the host cannot read.
-pub(crate) fn observe(host: &dyn Host, wanted: Vec<Value>) -> Result<Vec<Observed>, Failure> {
-    wanted.into_iter().map(|wanted| Ok(Observed { found: look(host, &wanted)?, wanted })).collect()
+pub(crate) fn observe(
+    host: &dyn Host,
+    wanted: Vec<Value>,
+) -> Result<Vec<ObservedObject>, ReconcileFailure> {
+    wanted
+        .into_iter()
+        .map(|wanted| Ok(ObservedObject { found: look(host, &wanted)?, wanted }))
+        .collect()
 }
 
-fn look(host: &dyn Host, wanted: &Value) -> Result<Found, Failure> {
-    let Some(name) = ObjectRef::of(wanted) else { return Ok(Found::Nothing) };
+fn look(host: &dyn Host, wanted: &Value) -> Result<FoundObject, ReconcileFailure> {
+    let Some(name) = ObjectRef::of(wanted) else { return Ok(FoundObject::Nothing) };
     match host.get(&name, ReadMode::Cached, &[]) {
-        Ok(object) => Ok(Found::Ours(object)),
-        Err(Error::NotFound(_)) => Ok(Found::Nothing),
+        Ok(object) => Ok(FoundObject::Ours(object)),
+        Err(Error::NotFound(_)) => Ok(FoundObject::Nothing),
         // The grant is for our own objects only.
-        Err(Error::Denied(why)) => Ok(Found::Denied(why)),
+        Err(Error::Denied(why)) => Ok(FoundObject::Denied(why)),
         Err(error) => Err(error.into()),
     }
 }

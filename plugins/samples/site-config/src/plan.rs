@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::observe::{Found, Observed};
+use crate::observe::{FoundObject, ObservedObject};
 
 /// What to do about one wanted object.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Planned {
+pub(crate) struct PlannedObject {
     pub(crate) wanted: Value,
     pub(crate) decision: Decision,
 }
@@ -25,17 +25,17 @@ pub(crate) enum Decision {
 }
 
 /// Decides about each object by itself.
-pub(crate) fn plan(observed: Vec<Observed>) -> Vec<Planned> {
-    let decided = observed.into_iter().map(|Observed { wanted, found }| {
+pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
+    let decided = observed.into_iter().map(|ObservedObject { wanted, found }| {
         let decision = match found {
-            Found::Nothing => Decision::Create,
-            Found::Denied(why) => Decision::LeaveToOwner(why),
-            Found::Ours(found) => match differences(&wanted, &found) {
+            FoundObject::Nothing => Decision::Create,
+            FoundObject::Denied(why) => Decision::LeaveToOwner(why),
+            FoundObject::Ours(found) => match differences(&wanted, &found) {
                 fields if fields.is_empty() => Decision::Keep,
                 fields => Decision::Correct(fields),
             },
         };
-        Planned { wanted, decision }
+        PlannedObject { wanted, decision }
     });
     decided.collect()
 }
@@ -73,25 +73,25 @@ mod tests {
     use serde_json::json;
 
     #[track_caller]
-    fn check(found: Found, expected: Decision) {
+    fn check(found: FoundObject, expected: Decision) {
         let wanted =
             json!({"data": {"colour": "green", "title": "Hello"}, "ports": [{"port": 80}]});
-        let planned = plan(vec![Observed { wanted: wanted.clone(), found }]);
-        assert_eq!(planned, [Planned { wanted, decision: expected }]);
+        let planned = plan(vec![ObservedObject { wanted: wanted.clone(), found }]);
+        assert_eq!(planned, [PlannedObject { wanted, decision: expected }]);
     }
 
     #[test]
     fn each_object_gets_the_decision_that_it_needs() {
         let found = |colour: &str, port: u16| {
-            Found::Ours(json!({
+            FoundObject::Ours(json!({
                 "data": {"colour": colour, "title": "Hello", "by": "hand"},
                 "ports": [{"port": port, "protocol": "TCP"}],
                 "status": {},
             }))
         };
-        check(Found::Nothing, Decision::Create);
+        check(FoundObject::Nothing, Decision::Create);
         let why = || "outside the scope".to_owned();
-        check(Found::Denied(why()), Decision::LeaveToOwner(why()));
+        check(FoundObject::Denied(why()), Decision::LeaveToOwner(why()));
         check(found("green", 80), Decision::Keep);
         check(found("red", 80), Decision::Correct(vec![".data.colour".to_owned()]));
         check(found("green", 81), Decision::Correct(vec![".ports[0].port".to_owned()]));

@@ -1,11 +1,11 @@
 //! Tells how it is: the status, an event when somebody else's change was put right, and one line for people.
 
 use serde_json::{Value, json};
-use tholepin_sdk::{EventType, Failure, Host, Outcome, time};
+use tholepin_sdk::{EventType, Host, ReconcileFailure, ReconcileOutcome, time};
 
 use crate::{
-    act::Acted,
-    kind::{API_VERSION, KIND, Target, digest},
+    act::ActSummary,
+    kind::{API_VERSION, KIND, ReconcileTarget, digest},
 };
 
 /// Writes the status. It changes only when something changed, so an object that is well is not written.
@@ -13,7 +13,11 @@ use crate::{
 /// # Errors
 ///
 /// Fails if the host cannot write it.
-pub(crate) fn report(host: &dyn Host, target: &Target, acted: &Acted) -> Result<Outcome, Failure> {
+pub(crate) fn report(
+    host: &dyn Host,
+    target: &ReconcileTarget,
+    acted: &ActSummary,
+) -> Result<ReconcileOutcome, ReconcileFailure> {
     let summary = summary(acted);
     let wanted = digest(&target.wanted());
     let mut repairs = target.status.get("repairs").and_then(Value::as_u64).unwrap_or_default();
@@ -33,19 +37,19 @@ pub(crate) fn report(host: &dyn Host, target: &Target, acted: &Acted) -> Result<
             "conditions": [ready(target, acted, host.now_ms()?)],
         },
     }))?;
-    Ok(Outcome { summary, ..Outcome::default() })
+    Ok(ReconcileOutcome { summary, ..ReconcileOutcome::default() })
 }
 
 /// Whether this pass put right what somebody else changed or deleted. What a new spec or a new revision of this
 /// plugin asks for is no repair: then the objects that are wanted are not those that were applied last.
-fn is_repair(target: &Target, wanted: &str, acted: &Acted) -> bool {
+fn is_repair(target: &ReconcileTarget, wanted: &str, acted: &ActSummary) -> bool {
     let applied = target.status.get("wantedDigest").and_then(Value::as_str);
     let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
     is_written && applied == Some(wanted)
 }
 
 /// The condition `Ready`.
-fn ready<'a>(target: &'a Target, acted: &Acted, now_ms: u64) -> Value {
+fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Value {
     let objects = acted.kept.len() + acted.made.len() + acted.corrected.len();
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
         ("True", "AsWanted", format!("{objects} objects are as wanted"))
@@ -78,8 +82,8 @@ fn ready<'a>(target: &'a Target, acted: &Acted, now_ms: u64) -> Value {
 }
 
 /// One line for people: the host logs it when it is news.
-fn summary(acted: &Acted) -> String {
-    let Acted { kept, made, corrected, left_to_owner } = acted;
+fn summary(acted: &ActSummary) -> String {
+    let ActSummary { kept, made, corrected, left_to_owner } = acted;
     let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();
     let parts =
         [("made", made), ("put right", corrected), ("left to its owner", &left), ("kept", kept)];

@@ -2,8 +2,8 @@
 #![cfg(test)]
 
 use serde_json::{Value, json};
-use site_config::Plugin;
-use tholepin_sdk::{Outcome, Reconciler, Replayed, Request};
+use site_config::SiteConfigPlugin;
+use tholepin_sdk::{ReconcileOutcome, ReconcileRequest, Reconciler, ReplayHost};
 
 fn object() -> Value {
     json!({
@@ -15,14 +15,14 @@ fn object() -> Value {
 }
 
 /// A host that has these objects and no others, and takes every write.
-fn host(objects: &[Value]) -> Replayed {
-    let empty = Replayed::default().without_other_objects().with_writes_taken().with_now_ms(0);
-    objects.iter().fold(empty, Replayed::with_object)
+fn host(objects: &[Value]) -> ReplayHost {
+    let empty = ReplayHost::default().without_other_objects().with_writes_taken().with_now_ms(0);
+    objects.iter().fold(empty, ReplayHost::with_object)
 }
 
-fn reconcile(host: &Replayed, object: Value) -> Outcome {
-    let request = Request { object, deleting: false, causes: Vec::new(), memo: None };
-    let outcome = Plugin::reconcile(host, request).unwrap();
+fn reconcile(host: &ReplayHost, object: Value) -> ReconcileOutcome {
+    let request = ReconcileRequest { object, deleting: false, causes: Vec::new(), memo: None };
+    let outcome = SiteConfigPlugin::reconcile(host, request).unwrap();
     assert_eq!(
         host.missing(),
         Vec::<String>::new(),
@@ -112,9 +112,9 @@ fn what_is_as_wanted_is_applied_as_before_which_changes_nothing() {
 #[test]
 fn a_setting_with_an_impossible_name_is_refused() {
     let mut object = object();
-    assert_eq!(Plugin::validate(None, object.clone()), []);
+    assert_eq!(SiteConfigPlugin::validate(None, object.clone()), []);
     object["spec"]["settings"] = json!({"two words": ""});
-    let violations = Plugin::validate(None, object);
+    let violations = SiteConfigPlugin::validate(None, object);
     assert_eq!(violations[0].field, ".spec.settings");
     assert!(violations[0].message.contains("two words"), "{}", violations[0].message);
 }

@@ -74,7 +74,7 @@ pub struct RedisClusterSpec {
     pub failover: Failover,
     /// What the data is worth: `data` must not be thrown away to get a shard back, a `cache` may.
     #[serde(default)]
-    pub durability: Durability,
+    pub durability: DataLoss,
 }
 
 /// The Secret that holds the password of the ACL user `default`.
@@ -165,7 +165,7 @@ pub enum OnPodDeath {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Durability {
+pub enum DataLoss {
     /// It must not be thrown away to get a shard back.
     #[default]
     Data,

@@ -9,7 +9,7 @@ use core::fmt;
 
 /// What a value must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SettingKind {
     /// A whole number, both ends included.
     Integer {
         /// The smallest.
@@ -41,7 +41,7 @@ const EVENT_LETTERS: &str = "AKEg$lshzxetdmn";
 /// The engine multiplies a number with its unit without asking whether the product fits into 64 bits.
 pub(super) const BYTES_MAX: u64 = i64::MAX as u64;
 
-impl Kind {
+impl SettingKind {
     /// Whether the engine takes the value.
     #[must_use]
     pub fn accepts(self, value: &str) -> bool {
@@ -109,7 +109,7 @@ fn are_buffer_limits(value: &str) -> bool {
     !words.is_empty() && words.chunks(4).all(is_group)
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SettingKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
@@ -208,19 +208,19 @@ mod tests {
 
     #[test]
     fn values_are_shown_in_the_engines_form() {
-        let memory = Kind::Memory { min: 0, max: BYTES_MAX };
+        let memory = SettingKind::Memory { min: 0, max: BYTES_MAX };
         assert_eq!(memory.as_shown("1mb").as_deref(), Some("1048576"));
-        assert_eq!(Kind::YesNo.as_shown("no").as_deref(), Some("no"));
-        assert_eq!(Kind::EventLetters.as_shown("KEA"), None);
+        assert_eq!(SettingKind::YesNo.as_shown("no").as_deref(), Some("no"));
+        assert_eq!(SettingKind::EventLetters.as_shown("KEA"), None);
     }
 
     #[test]
     fn bounds_are_told_in_units() {
         let cases = [
-            (Kind::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
-            (Kind::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),
-            (Kind::Memory { min: 0, max: BYTES_MAX }, "a number of bytes such as `100mb`"),
-            (Kind::BufferLimits, "the classes are `normal`, `replica`, `slave`, `pubsub`"),
+            (SettingKind::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
+            (SettingKind::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),
+            (SettingKind::Memory { min: 0, max: BYTES_MAX }, "a number of bytes such as `100mb`"),
+            (SettingKind::BufferLimits, "the classes are `normal`, `replica`, `slave`, `pubsub`"),
         ];
         for (kind, expected) in cases {
             assert!(kind.to_string().ends_with(expected), "{kind}");

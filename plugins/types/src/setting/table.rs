@@ -1,27 +1,27 @@
 //! The two tables. Names and ranges are those of Redis 7.0 (`config.c`); all of them exist from 6.2 to
 //! Valkey 9 unless a line says otherwise.
 
-use super::kind::{BYTES_MAX, Kind};
+use super::kind::{BYTES_MAX, SettingKind};
 
 /// A setting that a spec may give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offered {
+pub struct OfferedSetting {
     /// Its name.
     pub name: &'static str,
     /// What its value must be.
-    pub kind: Kind,
+    pub kind: SettingKind,
 }
 
 /// A setting, or a family of settings, that the plugin gives itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Managed {
+pub struct ManagedSetting {
     /// Its name; a family ends in `-`.
     pub name: &'static str,
     /// What to do instead.
     pub way_out: &'static str,
 }
 
-impl Managed {
+impl ManagedSetting {
     /// Whether it speaks of this setting.
     #[must_use]
     pub fn covers(&self, setting: &str) -> bool {
@@ -29,24 +29,24 @@ impl Managed {
     }
 }
 
-const fn integer(name: &'static str, min: i64, max: i64) -> Offered {
-    Offered { name, kind: Kind::Integer { min, max } }
+const fn integer(name: &'static str, min: i64, max: i64) -> OfferedSetting {
+    OfferedSetting { name, kind: SettingKind::Integer { min, max } }
 }
 
-const fn memory(name: &'static str, min: u64, max: u64) -> Offered {
-    Offered { name, kind: Kind::Memory { min, max } }
+const fn memory(name: &'static str, min: u64, max: u64) -> OfferedSetting {
+    OfferedSetting { name, kind: SettingKind::Memory { min, max } }
 }
 
-const fn yes_no(name: &'static str) -> Offered {
-    Offered { name, kind: Kind::YesNo }
+const fn yes_no(name: &'static str) -> OfferedSetting {
+    OfferedSetting { name, kind: SettingKind::YesNo }
 }
 
-const fn one_of(name: &'static str, words: &'static [&'static str]) -> Offered {
-    Offered { name, kind: Kind::OneOf(words) }
+const fn one_of(name: &'static str, words: &'static [&'static str]) -> OfferedSetting {
+    OfferedSetting { name, kind: SettingKind::OneOf(words) }
 }
 
-const fn managed(name: &'static str, way_out: &'static str) -> Managed {
-    Managed { name, way_out }
+const fn managed(name: &'static str, way_out: &'static str) -> ManagedSetting {
+    ManagedSetting { name, way_out }
 }
 
 const INT_MAX: i64 = i32::MAX as i64;
@@ -66,13 +66,13 @@ const BACKLOG_MAX: u64 = 64 << 30;
 const SLOWLOG_MAX: i64 = 1_000_000;
 
 /// What a spec may give, by name.
-pub const OFFERED: &[Offered] = &[
+pub const OFFERED: &[OfferedSetting] = &[
     integer("active-expire-effort", 1, 10),
     yes_no("activedefrag"),
     one_of("appendfsync", &["always", "everysec", "no"]),
     memory("auto-aof-rewrite-min-size", 0, BYTES_MAX),
     integer("auto-aof-rewrite-percentage", 0, INT_MAX),
-    Offered { name: "client-output-buffer-limit", kind: Kind::BufferLimits },
+    OfferedSetting { name: "client-output-buffer-limit", kind: SettingKind::BufferLimits },
     integer("cluster-replica-validity-factor", 0, INT_MAX),
     yes_no("dynamic-hz"),
     integer("hash-max-listpack-entries", 0, LONG_MAX),
@@ -108,7 +108,7 @@ pub const OFFERED: &[Offered] = &[
     integer("min-replicas-max-lag", 0, INT_MAX),
     integer("min-replicas-to-write", 0, INT_MAX),
     yes_no("no-appendfsync-on-rewrite"),
-    Offered { name: "notify-keyspace-events", kind: Kind::EventLetters },
+    OfferedSetting { name: "notify-keyspace-events", kind: SettingKind::EventLetters },
     memory("proto-max-bulk-len", 1 << 20, BYTES_MAX),
     memory("repl-backlog-size", BACKLOG_MIN, BACKLOG_MAX),
     integer("repl-backlog-ttl", 0, INT_MAX),
@@ -137,7 +137,7 @@ const TOPOLOGY: &str =
 const UNSAFE: &str = "it would take commands away that healing needs; remove it";
 
 /// What the plugin gives itself, by name.
-pub const MANAGED: &[Managed] = &[
+pub const MANAGED: &[ManagedSetting] = &[
     managed("aclfile", AUTH),
     managed("aof-", PERSISTENCE),
     managed("appenddirname", FILES),

@@ -6,8 +6,9 @@
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    Error, Failure, Grants, Host, KindName, KubernetesGrant, Leads, Manifest, ObjectRef, Outcome,
-    ReadMode, ReconciledKind, Reconciler, Request, Scope, Violation, WatchedKind, manifest,
+    Error, GrantScope, Grants, Host, KindName, KubernetesGrant, Manifest, ObjectRef, ReadMode,
+    ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler, Violation,
+    WatchMapping, WatchedKind, manifest,
 };
 
 /// What precedes the text in the ConfigMap.
@@ -35,7 +36,10 @@ impl Reconciler for ConfigMaker {
             version: GREETING.to_owned(),
             reconciles: vec![ReconciledKind { name: kind(API_VERSION, KIND), crd: Some(crd()) }],
             finalizer: true,
-            watches: vec![WatchedKind { name: kind("v1", "ConfigMap"), leads: Leads::Owner }],
+            watches: vec![WatchedKind {
+                name: kind("v1", "ConfigMap"),
+                leads: WatchMapping::Owner,
+            }],
             grants: Grants {
                 kubernetes: vec![
                     // With force: whoever edits the ConfigMap by hand is overruled.
@@ -64,9 +68,12 @@ impl Reconciler for ConfigMaker {
         Vec::new()
     }
 
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure> {
         let greeting = &request.object;
-        let name = ObjectRef::of(greeting).ok_or_else(|| Failure {
+        let name = ObjectRef::of(greeting).ok_or_else(|| ReconcileFailure {
             reason: "NoName".to_owned(),
             message: "the object has no name".to_owned(),
             retry: false,
@@ -83,22 +90,25 @@ impl Reconciler for ConfigMaker {
         host.apply(&config_map(greeting, &name, &data), true)?;
         host.apply_status(&status(greeting, &name, &data))?;
         host.info(&format!("{name} greets with {data}", name = name.name));
-        Ok(Outcome { summary: data, ..Outcome::default() })
+        Ok(ReconcileOutcome { summary: data, ..ReconcileOutcome::default() })
     }
 }
 
 /// Deletes the ConfigMap, and is finished when it is gone.
-fn clean_up(host: &dyn Host, greeting: &ObjectRef) -> Result<Outcome, Failure> {
+fn clean_up(host: &dyn Host, greeting: &ObjectRef) -> Result<ReconcileOutcome, ReconcileFailure> {
     let made = ObjectRef::new("v1", "ConfigMap", &greeting.namespace, &greeting.name);
     match host.get(&made, ReadMode::Cached, &[".metadata"]) {
         Ok(_) => host.delete(&made, &tholepin_sdk::DeleteOptions::default())?,
         Err(Error::NotFound(_)) => {
             let summary = "cleaned up".to_owned();
-            return Ok(Outcome { finished: true, summary, ..Outcome::default() });
+            return Ok(ReconcileOutcome { finished: true, summary, ..ReconcileOutcome::default() });
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(Outcome { summary: "waits for the ConfigMap to go".to_owned(), ..Outcome::default() })
+    Ok(ReconcileOutcome {
+        summary: "waits for the ConfigMap to go".to_owned(),
+        ..ReconcileOutcome::default()
+    })
 }
 
 fn text(greeting: &Value) -> &str {
@@ -144,7 +154,7 @@ fn grant(api_version: &str, name: &str, verbs: &[&str]) -> KubernetesGrant {
     KubernetesGrant {
         name: kind(api_version, name),
         verbs: verbs.iter().map(|&verb| verb.to_owned()).collect(),
-        scope: Scope::Owned,
+        scope: GrantScope::Owned,
         force: false,
     }
 }

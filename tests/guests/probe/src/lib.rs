@@ -15,9 +15,10 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, EventType, Fact, Failure, Grants, Host, KindName, Leads, Level,
-    ListQuery, Manifest, ObjectRef, Outcome, Pipeline, ReadMode, ReconciledKind, Reconciler,
-    RedisGrants, Request, Subject, Test, Violation, WatchedKind, manifest,
+    DeleteOptions, Document, Error, EventType, Fact, FactSubject, FactTest, Grants, Host, KindName,
+    ListQuery, LogLevel, Manifest, ObjectRef, Pipeline, ReadMode, ReconcileFailure,
+    ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler, RedisGrants, Violation,
+    WatchMapping, WatchedKind, manifest,
 };
 
 /// The plugin.
@@ -72,7 +73,10 @@ impl Reconciler for Probe {
         }
     }
 
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure> {
         let spec = &request.object["spec"];
         let number = spec["number"].as_u64().unwrap_or_default();
         let summary = match task(&request.object) {
@@ -128,17 +132,19 @@ impl Reconciler for Probe {
             "sleep" => {
                 host.info("asleep until a fact wakes it");
                 match serde_json::from_value(spec["wake"].clone()) {
-                    Ok(wake) => return Ok(Outcome { wake, ..Outcome::default() }),
+                    Ok(wake) => {
+                        return Ok(ReconcileOutcome { wake, ..ReconcileOutcome::default() });
+                    }
                     Err(error) => panic!("no wakes: {error}"),
                 }
             }
             "fail" => {
                 let message = "was told to fail".to_owned();
-                return Err(Failure { reason: "Told".to_owned(), message, retry: true });
+                return Err(ReconcileFailure { reason: "Told".to_owned(), message, retry: true });
             }
             other => format!("does not know {other}"),
         };
-        Ok(Outcome { summary, memo: request.memo, ..Outcome::default() })
+        Ok(ReconcileOutcome { summary, memo: request.memo, ..ReconcileOutcome::default() })
     }
 }
 
@@ -147,7 +153,7 @@ fn manifest_for_redis() -> Manifest {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
     let redis = RedisGrants { verbs, ..RedisGrants::default() };
     Manifest {
-        watches: vec![WatchedKind { name, leads: Leads::Owner }],
+        watches: vec![WatchedKind { name, leads: WatchMapping::Owner }],
         grants: Grants { redis, probes: vec![6379], ..Grants::default() },
         ..manifest()
     }
@@ -262,15 +268,15 @@ fn call(host: &dyn Host, function: &str) -> String {
         "runtime/random" => told(host.random(4)),
         "runtime/parameters" => told(host.parameters()),
         "runtime/wait" => {
-            let subject = Subject::object(object.kind, &object.namespace, &object.name);
-            match Fact::new(subject, ".data.x", Test::Exists) {
+            let subject = FactSubject::object(object.kind, &object.namespace, &object.name);
+            match Fact::new(subject, ".data.x", FactTest::Exists) {
                 Ok(fact) => told(host.wait(&[fact], 10)),
                 Err(error) => panic!("no fact: {error}"),
             }
         }
-        "runtime/probe" => told(host.probe(&tholepin_sdk::Probe::connect("a-0", 6379))),
+        "runtime/probe" => told(host.probe(&tholepin_sdk::PodProbe::connect("a-0", 6379))),
         "runtime/log" => {
-            host.log(Level::Warn, "told to log");
+            host.log(LogLevel::Warn, "told to log");
             "logged".to_owned()
         }
         other => format!("does not know {other}"),

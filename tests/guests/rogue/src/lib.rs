@@ -6,9 +6,9 @@
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, Failure, Grants, Host, KindName, KubernetesGrant, Leads,
-    Manifest, ObjectRef, Outcome, ReconciledKind, Reconciler, RedisGrants, Request, Scope,
-    WatchedKind, manifest, schema::action::Verb,
+    DeleteOptions, Document, Error, GrantScope, Grants, Host, KindName, KubernetesGrant, Manifest,
+    ObjectRef, ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler,
+    RedisGrants, WatchMapping, WatchedKind, manifest, schema::action::Verb,
 };
 
 /// The calls: a list of objects with one field each, `delete`, `patch`, `apply`, `observe` or `act`.
@@ -50,7 +50,10 @@ impl Reconciler for Rogue {
         }
     }
 
-    fn reconcile(host: &dyn Host, request: Request) -> Result<Outcome, Failure> {
+    fn reconcile(
+        host: &dyn Host,
+        request: ReconcileRequest,
+    ) -> Result<ReconcileOutcome, ReconcileFailure> {
         let annotation = |name: &str| {
             let all = request.object.pointer("/metadata/annotations");
             all.and_then(|all| all.get(name)).and_then(Value::as_str).unwrap_or_default()
@@ -61,7 +64,7 @@ impl Reconciler for Rogue {
         let answers: Vec<_> = calls.iter().map(|call| make(host, namespace, call)).collect();
         let summary = format!("rogue {}: {}", annotation(TURN), json!(answers));
         host.info(&summary);
-        Ok(Outcome::default())
+        Ok(ReconcileOutcome::default())
     }
 }
 
@@ -70,7 +73,7 @@ fn kind(api_version: &str, name: &str) -> KindName {
 }
 
 fn watched((api_version, name): &(&str, &str)) -> WatchedKind {
-    WatchedKind { name: kind(api_version, name), leads: Leads::Owner }
+    WatchedKind { name: kind(api_version, name), leads: WatchMapping::Owner }
 }
 
 fn granted((api_version, name): &(&str, &str)) -> KubernetesGrant {
@@ -78,7 +81,7 @@ fn granted((api_version, name): &(&str, &str)) -> KubernetesGrant {
     KubernetesGrant {
         name: kind(api_version, name),
         verbs: verbs.map(str::to_owned).to_vec(),
-        scope: Scope::Namespace,
+        scope: GrantScope::Namespace,
         force: true,
     }
 }

@@ -10,15 +10,15 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_core::{
     ObjectKey, ObjectRef, Recording,
-    port::{Clock, Entropy, Guests, Kubernetes, Redis, WatchLease, WatchScope, Watches},
+    port::{Clock, Entropy, GuestRuntime, Kubernetes, Redis, WatchLease, WatchScope, WatchSource},
 };
-use tholepin_gate::{Gate, Mode, PassContext, Ports};
+use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
 use tholepin_guest::LoadedPlugin;
-use tholepin_kube::{ConnectOptions, FingerprintKey, HubOptions, KubernetesApi};
+use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
 use tholepin_probe::TcpProber;
 use tholepin_schema::{
     manifest::{KindName, Manifest},
-    reconcile::{Outcome, Request},
+    reconcile::{ReconcileOutcome, ReconcileRequest},
 };
 use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -41,8 +41,8 @@ pub(crate) struct Engine {
 
 /// One pass that went well.
 pub(crate) struct Passed {
-    pub(crate) request: Request,
-    pub(crate) outcome: Outcome,
+    pub(crate) request: ReconcileRequest,
+    pub(crate) outcome: ReconcileOutcome,
     /// From the call of the guest to its outcome.
     pub(crate) took: Duration,
     pub(crate) recording: Recording,
@@ -51,15 +51,15 @@ pub(crate) struct Passed {
 impl Engine {
     /// Connects; nothing is watched yet.
     pub(crate) async fn connect(kubeconfig: &Path, redis: Arc<dyn Redis>) -> Result<Self> {
-        let options = ConnectOptions {
+        let options = KubernetesApiOptions {
             kubeconfig: Some(kubeconfig.to_owned()),
             // Nobody else may guess it in production; here nothing is secret.
-            fingerprint_key: FingerprintKey::new([7; 32]),
+            fingerprint_key: SecretFingerprinter::new([7; 32]),
             reporting_instance: "bench".to_owned(),
             hub: HubOptions::default(),
         };
         let kubernetes = KubernetesApi::connect(options).await?;
-        let gate = Gate::new(Ports {
+        let gate = Gate::new(GatePorts {
             kubernetes: kubernetes.clone(),
             redis,
             prober: Arc::new(TcpProber),
@@ -104,19 +104,23 @@ impl Engine {
             namespace: object.namespace.clone(),
             name: object.name.clone(),
         });
-        let pass = self.gate.pass(PassContext {
+        let pass = self.gate.pass(ReconcileScope {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),
             safety: Arc::new(plugin.manifest.safety.clone()),
             parameters: plugin.parameters.clone(),
-            mode: Mode::Live,
+            mode: WriteMode::Live,
             urgent: CancellationToken::new(),
             calls_max: CALLS_MAX,
             writes_max: WRITES_MAX,
         });
-        let request =
-            Request { object: (*stored).clone(), deleting: false, causes: Vec::new(), memo: None };
+        let request = ReconcileRequest {
+            object: (*stored).clone(),
+            deleting: false,
+            causes: Vec::new(),
+            memo: None,
+        };
         let (context, given) = (plugin.context(Some(key)), request.clone());
         let start = Instant::now();
         let outcome = plugin.reconcile(context, given, pass.clone()).await?;

@@ -17,8 +17,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::guests;
-use tholepin_core::port::Guests;
-use tholepin_schema::reconcile::Request;
+use tholepin_core::port::GuestRuntime;
+use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{
     plugin::Plugin,
@@ -151,8 +151,12 @@ async fn of_wasm(plugin: &Plugin, object: &Value) -> Result<(Value, Duration)> {
     let mut world = Arc::new(Obliging::default());
     for _ in 0..WASM_CALLS {
         world = Arc::new(Obliging::default());
-        let request =
-            Request { object: object.clone(), deleting: false, causes: Vec::new(), memo: None };
+        let request = ReconcileRequest {
+            object: object.clone(),
+            deleting: false,
+            causes: Vec::new(),
+            memo: None,
+        };
         let context = plugin.loaded.context(None);
         let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;

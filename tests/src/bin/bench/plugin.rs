@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tests::guests;
 use tholepin_core::PluginName;
-use tholepin_guest::{GuestEngine, LoadedPlugin, Registry, RegistryOptions};
+use tholepin_guest::{GuestEngine, LoadedPlugin, PluginRegistry, RegistryOptions};
 
 /// How many calls may be under way at once, as the host has it.
 const CALLS_MAX: u32 = 64;
@@ -31,7 +31,7 @@ impl Plugin {
         let (allow_as_requested, idle_max) = (true, Duration::MAX);
         let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
         let (registry, mut watch) =
-            Registry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
+            PluginRegistry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
         watch.scan().await;
         let name: PluginName = name.parse()?;
         let loaded = registry.active(&name);

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use tests::guests;
-use tholepin_core::port::Guests;
-use tholepin_schema::reconcile::Request;
+use tholepin_core::port::GuestRuntime;
+use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{plugin::Plugin, table::Row, world::Obliging};
 
@@ -27,8 +27,12 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let world = Arc::new(Obliging::default());
     let mut taken = Vec::with_capacity(2 * CALLS);
     for _ in 0..2 * CALLS {
-        let request =
-            Request { object: object.clone(), deleting: false, causes: Vec::new(), memo: None };
+        let request = ReconcileRequest {
+            object: object.clone(),
+            deleting: false,
+            causes: Vec::new(),
+            memo: None,
+        };
         let context = plugin.loaded.context(None);
         let start = Instant::now();
         let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;

@@ -10,16 +10,16 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 use tholepin_core::{
-    Boxed, CallError, ObjectRef, RespReply,
-    port::{self, Clock, Deed, Depth, Looks, Members, Redis},
+    BoxedFuture, CallError, ObjectRef, RespReply,
+    port::{self, Clock, InstanceMembers, PerformedAction, PollDetail, PollStream, Redis},
 };
 use tholepin_schema::{
-    action::{Action, Outcome},
+    action::{Action, ActionOutcome},
     instance::SETTINGS_SHOWN,
     manifest::KindName,
     snapshot::{
-        AttachedReplica, ClusterFacts, Facts, Member, MemberAnswer, NodeRow, Replication, Snapshot,
-        Upstream,
+        AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
+        Snapshot, Upstream,
     },
     word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
@@ -43,52 +43,64 @@ pub(crate) fn object(name: &str) -> ObjectRef {
 pub(crate) struct MadeUp;
 
 impl Redis for MadeUp {
-    fn observe<'a>(&'a self, members: &'a Members, _: &'a [String]) -> Boxed<'a, Snapshot> {
+    fn observe<'a>(
+        &'a self,
+        members: &'a InstanceMembers,
+        _: &'a [String],
+    ) -> BoxedFuture<'a, Snapshot> {
         Box::pin(async { made_up(&members.members) })
     }
 
     fn pipeline<'a>(
         &'a self,
-        _: &'a Members,
+        _: &'a InstanceMembers,
         pod: &'a str,
         _: &'a [Vec<Vec<u8>>],
         _: Duration,
-    ) -> Boxed<'a, Result<Vec<RespReply>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         Box::pin(async move { Err(CallError::Unsupported(format!("to ask {pod}"))) })
     }
 
-    fn act<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn act<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         Box::pin(async move { wave.iter().map(nothing_to_act_on).collect() })
     }
 
-    fn decide<'a>(&'a self, _: &'a Members, wave: &'a [Action]) -> Boxed<'a, Vec<Deed>> {
+    fn decide<'a>(
+        &'a self,
+        _: &'a InstanceMembers,
+        wave: &'a [Action],
+    ) -> BoxedFuture<'a, Vec<PerformedAction>> {
         Box::pin(async move { wave.iter().map(nothing_to_act_on).collect() })
     }
 
-    fn refuses(&self, _: SocketAddr) -> Boxed<'_, bool> {
+    fn refuses(&self, _: SocketAddr) -> BoxedFuture<'_, bool> {
         Box::pin(async { false })
     }
 
     fn member_ended(&self, _: &str) {}
 
-    fn watch(&self, _: &Members, _: Depth<'_>) -> Result<(), CallError> {
+    fn watch(&self, _: &InstanceMembers, _: PollDetail<'_>) -> Result<(), CallError> {
         Ok(())
     }
 
-    fn join(&self, _: &Members, _: &[String]) -> Result<Box<dyn Looks>, CallError> {
+    fn join(&self, _: &InstanceMembers, _: &[String]) -> Result<Box<dyn PollStream>, CallError> {
         Err(CallError::Unsupported("to look again and again".to_owned()))
     }
 
     fn unwatch(&self, _: &str) {}
 }
 
-fn nothing_to_act_on(action: &Action) -> Deed {
-    let outcome = Outcome::Failed {
+fn nothing_to_act_on(action: &Action) -> PerformedAction {
+    let outcome = ActionOutcome::Failed {
         reason: "Unsupported".to_owned(),
         message: format!("nothing is there to {}", action.verb.name()),
         may_have_run: false,
     };
-    Deed { outcome, commands: Vec::new() }
+    PerformedAction { outcome, commands: Vec::new() }
 }
 
 /// The place of a member, told by its Pod's name: which shard, and which Pod of it.
@@ -104,7 +116,7 @@ fn place(pod: &str) -> Place {
     Place { shard: parts.next().unwrap_or_default(), ordinal }
 }
 
-fn made_up(members: &[port::Member]) -> Snapshot {
+fn made_up(members: &[port::MemberPod]) -> Snapshot {
     let now_ms = WallClock.now_ms();
     let places: Vec<Place> = members.iter().map(|member| place(&member.pod)).collect();
     let shards = places.iter().map(|place| place.shard + 1).max().unwrap_or_default();
@@ -121,7 +133,7 @@ fn made_up(members: &[port::Member]) -> Snapshot {
         (node(*place), row)
     });
     let view: BTreeMap<NodeId, NodeRow> = rows.collect();
-    let member = |(member, place): (&port::Member, &Place)| {
+    let member = |(member, place): (&port::MemberPod, &Place)| {
         let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
         Member {
             pod: member.pod.clone(),
@@ -145,7 +157,7 @@ fn made_up(members: &[port::Member]) -> Snapshot {
     }
 }
 
-fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u64) -> Facts {
+fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u64) -> MemberFacts {
     let primary = node(Place { ordinal: 0, ..place });
     let address =
         |id: NodeId| view.get(&id).and_then(|row| row.address.clone()).unwrap_or_default();
@@ -171,7 +183,7 @@ fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u6
         upstream,
         replicas: replicas.collect(),
     };
-    Facts {
+    MemberFacts {
         answered_at_ms: now_ms,
         node: Some(node(place)),
         run_id: Some(hex(node(place))),
@@ -192,7 +204,7 @@ fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u6
             slots_ok: Slot::COUNT.into(),
         }),
         settings: settings(&address(node(place))),
-        ..Facts::default()
+        ..MemberFacts::default()
     }
 }
 
@@ -232,7 +244,7 @@ fn slots(shard: u16, shards: u16) -> SlotSet {
 
 /// Whether what is made up has the fields of a real snapshot: no more, no less.
 pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
-    let members = real.members.iter().map(|member| port::Member {
+    let members = real.members.iter().map(|member| port::MemberPod {
         pod: member.pod.clone(),
         pod_uid: member.pod_uid.clone(),
         kube_node: member.kube_node.clone(),

@@ -20,10 +20,10 @@ use tests::{
     redis_cluster::RedisCluster,
     wait::{Look, until},
 };
-use tholepin_core::{Answer, CallKey, Recording, Reply, port::Guests};
-use tholepin_redis::{Limits, RedisPort};
+use tholepin_core::{Answer, CallKey, Recording, Reply, port::GuestRuntime};
+use tholepin_redis::{RedisLimits, RedisPort};
 use tholepin_schema::{
-    reconcile::{Outcome, Request},
+    reconcile::{ReconcileOutcome, ReconcileRequest},
     snapshot::Snapshot,
 };
 use tokio::sync::mpsc;
@@ -98,7 +98,7 @@ async fn record(plugin: &Plugin) -> Result<Passed> {
     until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
-    let redis = RedisPort::new(Limits::default(), Arc::new(WallClock), changed);
+    let redis = RedisPort::new(RedisLimits::default(), Arc::new(WallClock), changed);
     let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);
@@ -127,9 +127,9 @@ fn check_made_up(recording: &Recording) -> Result<()> {
 /// One turn of the guest.
 async fn replay(
     plugin: &Plugin,
-    request: &Request,
+    request: &ReconcileRequest,
     answers: &Arc<BTreeMap<CallKey, Answer>>,
-    expected: &Outcome,
+    expected: &ReconcileOutcome,
 ) -> Result<Vec<Duration>> {
     let mut taken = Vec::new();
     for _ in 0..PASSES_PER_TURN {
@@ -155,11 +155,11 @@ struct Native {
 #[serde(rename_all = "camelCase")]
 struct Turn {
     taken_ns: Vec<u64>,
-    outcome: Outcome,
+    outcome: ReconcileOutcome,
 }
 
 impl Native {
-    fn start(request: &Request, recording: &Recording) -> Result<Self> {
+    fn start(request: &ReconcileRequest, recording: &Recording) -> Result<Self> {
         let mut child = Command::new(guests::native_plugin()?);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut orders = child.stdin.take().context("stdin is piped")?;
@@ -169,7 +169,7 @@ impl Native {
         Ok(Self { orders: Some(orders), answers, child })
     }
 
-    fn take_turn(&mut self, way: &str, expected: &Outcome) -> Result<Vec<Duration>> {
+    fn take_turn(&mut self, way: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
         let orders = self.orders.as_mut().context("it takes orders")?;
         writeln!(orders, "{way} {PASSES_PER_TURN}")?;
         let line = self.answers.next().context("the native plugin has ended")??;

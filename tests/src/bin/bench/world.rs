@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, Boxed, Call, CallContext, CallError, CallKey, KubernetesCall, Perform, Recording,
-    Reply, RuntimeCall,
+    Answer, BoxedFuture, Call, CallContext, CallError, CallKey, HostCalls, KubernetesCall,
+    Recording, Reply, RuntimeCall,
 };
 
 /// Answers from a recording, by key; what it does not hold is an error.
@@ -24,8 +24,8 @@ impl Replay {
     }
 }
 
-impl Perform for Replay {
-    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for Replay {
+    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap_or_else(PoisonError::into_inner).key(&call);
             let found = self.answers.get(&key).cloned();
@@ -55,8 +55,8 @@ impl Obliging {
     }
 }
 
-impl Perform for Obliging {
-    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> Boxed<'a, Answer> {
+impl HostCalls for Obliging {
+    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             match call {
                 Call::Kubernetes(

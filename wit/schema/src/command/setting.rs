@@ -6,20 +6,20 @@ use alloc::{
     vec::Vec,
 };
 
-use super::Refused;
+use super::CommandRefused;
 
 /// Settings whose values are secrets, or where secrets are kept.
 const SECRET: &[&str] =
     &["masterauth", "requirepass", "tls-client-key-file-pass", "tls-key-file-pass"];
 
 /// Checks that every name is one setting, spelled out, that holds no secret.
-pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), Refused> {
+pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
     for name in names {
         let name = String::from_utf8_lossy(name).to_lowercase();
         // A glob could match what must not be shown; settings have letters, digits and hyphens.
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_plain || SECRET.contains(&name.as_str()) {
-            return Err(Refused::Setting(name));
+            return Err(CommandRefused::Setting(name));
         }
     }
     Ok(())

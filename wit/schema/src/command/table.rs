@@ -4,25 +4,28 @@
 //! `+@…` and `-@…` in a grant mean. Categories are Redis' own, as `COMMAND` gives them; a test in
 //! `host/redis` compares this table with what a real server names.
 
-use super::{Access, Why};
+use super::{CommandAccess, CommandRefusalReason};
 
 /// What the host makes of a command.
-pub(super) type Row = (&'static str, Result<Access, Why>, &'static str);
+pub(super) type CommandRow =
+    (&'static str, Result<CommandAccess, CommandRefusalReason>, &'static str);
 
-const R: Result<Access, Why> = Ok(Access::Read);
-const W: Result<Access, Why> = Ok(Access::Write);
-const SCRIPT: Result<Access, Why> = Err(Why::Script);
-const CONNECTION: Result<Access, Why> = Err(Why::Connection);
-const TOPOLOGY: Result<Access, Why> = Err(Why::Topology);
-const AT_LARGE: Result<Access, Why> = Err(Why::AtLarge);
-const BLOCKING: Result<Access, Why> = Err(Why::Blocking);
-const SERVER: Result<Access, Why> = Err(Why::Server);
-const CREDENTIALS: Result<Access, Why> = Err(Why::Credentials);
-const CONTAINER: Result<Access, Why> = Err(Why::Container);
+const R: Result<CommandAccess, CommandRefusalReason> = Ok(CommandAccess::Read);
+const W: Result<CommandAccess, CommandRefusalReason> = Ok(CommandAccess::Write);
+const SCRIPT: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Script);
+const CONNECTION: Result<CommandAccess, CommandRefusalReason> =
+    Err(CommandRefusalReason::Connection);
+const TOPOLOGY: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Topology);
+const AT_LARGE: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::AtLarge);
+const BLOCKING: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Blocking);
+const SERVER: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Server);
+const CREDENTIALS: Result<CommandAccess, CommandRefusalReason> =
+    Err(CommandRefusalReason::Credentials);
+const CONTAINER: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Container);
 
 /// The table, in ascending order of name.
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[CommandRow] = &[
     ("acl", CREDENTIALS, "slow"),
     ("acl|cat", R, "slow"),
     ("acl|deluser", CREDENTIALS, "admin dangerous slow"),

@@ -16,12 +16,12 @@ const STEPS_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
     // At most `STEPS_MAX`.
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
 }
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     /// Into an object, by the field's name.
     Name(String),
     /// Into a list, to the first item that has this text in this field.
@@ -48,37 +48,38 @@ pub enum PathError {
 /// A document has something else where the path wants to go on.
 #[derive(Debug, thiserror::Error)]
 #[error("`{field}` cannot be followed: what stands before `{step}` is {is}")]
-pub(super) struct Astray {
+pub(super) struct PathMismatch {
     field: String,
     step: String,
     is: &'static str,
 }
 
 impl FieldPath {
-    pub(super) fn steps(&self) -> &[Step] {
+    pub(super) fn steps(&self) -> &[PathStep] {
         &self.steps
     }
 
     /// Whether the first steps are these names.
     pub(super) fn begins_with(&self, names: &[&str]) -> bool {
-        let is_name = |(step, name): (&Step, &&str)| matches!(step, Step::Name(is) if is == name);
+        let is_name =
+            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(is) if is == name);
         names.len() <= self.steps.len() && self.steps.iter().zip(names).all(is_name)
     }
 
     /// The value in a document, if it is there. Null counts as not there.
-    pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, Astray> {
+    pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, PathMismatch> {
         let mut here = document;
         for step in &self.steps {
             let next = match (step, here) {
                 (_, Value::Null) => None,
-                (Step::Name(name), Value::Object(fields)) => fields.get(name),
-                (Step::Item { key, text }, Value::Array(items)) => {
+                (PathStep::Name(name), Value::Object(fields)) => fields.get(name),
+                (PathStep::Item { key, text }, Value::Array(items)) => {
                     let has = |item: &&Value| item.get(key).and_then(Value::as_str) == Some(text);
                     items.iter().find(has)
                 }
                 (step, other) => {
                     let (field, step) = (self.to_string(), step.to_string());
-                    return Err(Astray { field, step, is: kind(other) });
+                    return Err(PathMismatch { field, step, is: kind(other) });
                 }
             };
             match next {
@@ -115,7 +116,7 @@ impl core::str::FromStr for FieldPath {
             if name.is_empty() {
                 return Err(PathError::Empty(text.into()));
             }
-            steps.push(Step::Name(name));
+            steps.push(PathStep::Name(name));
             rest = after;
             while let Some(inside) = rest.strip_prefix('[') {
                 let (item, after) =
@@ -151,10 +152,10 @@ fn take_name(text: &str) -> (String, &str) {
 }
 
 /// `key=text]`, and what follows it.
-fn take_item(text: &str) -> Option<(Step, &str)> {
+fn take_item(text: &str) -> Option<(PathStep, &str)> {
     let (inside, after) = text.split_once(']')?;
     let (key, text) = inside.split_once('=')?;
-    (!key.is_empty()).then(|| (Step::Item { key: key.into(), text: text.into() }, after))
+    (!key.is_empty()).then(|| (PathStep::Item { key: key.into(), text: text.into() }, after))
 }
 
 impl fmt::Display for FieldPath {
@@ -166,7 +167,7 @@ impl fmt::Display for FieldPath {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for PathStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => {

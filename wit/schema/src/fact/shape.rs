@@ -8,11 +8,11 @@ use alloc::{
 
 use serde_json::Value;
 
-use super::{FactError, FieldPath, Test, path, path::Step, shown};
+use super::{FactError, FactTest, FieldPath, path, path::PathStep, shown};
 
 /// What stands at a place of a document.
 #[derive(Debug)]
-pub(super) enum Shape {
+pub(super) enum FieldShape {
     /// A text.
     Text,
     /// A number.
@@ -29,10 +29,10 @@ pub(super) enum Shape {
     Record(&'static [(&'static str, Self)]),
 }
 
-use Shape::{Any, Bool, List, Map, Number, Record, Text};
+use FieldShape::{Any, Bool, List, Map, Number, Record, Text};
 
 /// [`crate::snapshot::Member`].
-pub(super) const MEMBER: Shape = Record(&[
+pub(super) const MEMBER: FieldShape = Record(&[
     ("pod", Text),
     ("podUid", Text),
     ("kubeNode", Text),
@@ -46,10 +46,10 @@ pub(super) const MEMBER: Shape = Record(&[
 ]);
 
 /// [`crate::snapshot::Snapshot::view`].
-pub(super) const VIEW: Shape = Map(&NODE_ROW);
+pub(super) const VIEW: FieldShape = Map(&NODE_ROW);
 
 /// [`crate::snapshot::NodeRow`].
-const NODE_ROW: Shape = Record(&[
+const NODE_ROW: FieldShape = Record(&[
     ("role", Text),
     ("address", Text),
     ("primary", Text),
@@ -59,10 +59,10 @@ const NODE_ROW: Shape = Record(&[
     ("connected", Bool),
 ]);
 
-const UNREACHABLE: Shape = Record(&[("reason", Text), ("message", Text)]);
+const UNREACHABLE: FieldShape = Record(&[("reason", Text), ("message", Text)]);
 
-/// [`crate::snapshot::Facts`].
-const FACTS: Shape = Record(&[
+/// [`crate::snapshot::MemberFacts`].
+const FACTS: FieldShape = Record(&[
     ("answeredAtMs", Number),
     ("node", Text),
     ("runId", Text),
@@ -81,7 +81,7 @@ const FACTS: Shape = Record(&[
     ("errors", Map(&Text)),
 ]);
 
-const REPLICATION: Shape = Record(&[
+const REPLICATION: FieldShape = Record(&[
     ("id", Text),
     ("previousId", Text),
     ("offsetBytes", Number),
@@ -89,7 +89,7 @@ const REPLICATION: Shape = Record(&[
     ("replicas", List(&ATTACHED)),
 ]);
 
-const UPSTREAM: Shape = Record(&[
+const UPSTREAM: FieldShape = Record(&[
     ("address", Text),
     ("linkUp", Bool),
     ("syncInProgress", Bool),
@@ -97,10 +97,10 @@ const UPSTREAM: Shape = Record(&[
     ("downSinceS", Number),
 ]);
 
-const ATTACHED: Shape =
+const ATTACHED: FieldShape =
     Record(&[("address", Text), ("state", Text), ("offsetBytes", Number), ("lagS", Number)]);
 
-const CLUSTER: Shape = Record(&[
+const CLUSTER: FieldShape = Record(&[
     ("ok", Bool),
     ("knownNodes", Number),
     ("size", Number),
@@ -110,9 +110,9 @@ const CLUSTER: Shape = Record(&[
     ("slotsOk", Number),
 ]);
 
-const OPEN_SLOT: Shape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
+const OPEN_SLOT: FieldShape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
 
-impl Shape {
+impl FieldShape {
     /// What stands at the end of a path.
     pub(super) fn follow(
         &self,
@@ -123,13 +123,13 @@ impl Shape {
         for step in path.steps() {
             here = match (here, step) {
                 (Any, _) => return Ok(here),
-                (Map(shape), Step::Name(_)) => shape,
-                (List(shape @ Record(fields)), Step::Item { key, .. })
+                (Map(shape), PathStep::Name(_)) => shape,
+                (List(shape @ Record(fields)), PathStep::Item { key, .. })
                     if fields.iter().any(|(name, shape)| name == key && matches!(shape, Text)) =>
                 {
                     shape
                 }
-                (Record(fields), Step::Name(name)) => {
+                (Record(fields), PathStep::Name(name)) => {
                     let found = fields.iter().find(|(known, _)| known == name);
                     &found.ok_or_else(|| unknown(path, document, name, fields))?.1
                 }
@@ -143,13 +143,15 @@ impl Shape {
     }
 
     /// Whether a test can be asked of what has this shape.
-    pub(super) fn check(&self, path: &FieldPath, test: &Test) -> Result<(), FactError> {
+    pub(super) fn check(&self, path: &FieldPath, test: &FactTest) -> Result<(), FactError> {
         let (fits, value) = match (test, self) {
-            (Test::Exists | Test::Absent, _)
-            | (Test::AtLeast(_) | Test::AtMost(_), Number | Any)
+            (FactTest::Exists | FactTest::Absent, _)
+            | (FactTest::AtLeast(_) | FactTest::AtMost(_), Number | Any)
             | (_, Any) => return Ok(()),
-            (Test::Equals(value) | Test::NotEquals(value), Text | Number | Bool) => (self, value),
-            (Test::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
+            (FactTest::Equals(value) | FactTest::NotEquals(value), Text | Number | Bool) => {
+                (self, value)
+            }
+            (FactTest::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
             (_, is) => {
                 let (field, op) = (path.to_string(), test.op().to_string());
                 return Err(FactError::Operator { field, op, is: is.words() });
@@ -193,7 +195,7 @@ fn unknown(
     path: &FieldPath,
     document: &'static str,
     name: &str,
-    fields: &[(&'static str, Shape)],
+    fields: &[(&'static str, FieldShape)],
 ) -> FactError {
     let known: Vec<String> = fields.iter().map(|(name, _)| format!("`{name}`")).collect();
     FactError::UnknownField {
@@ -205,7 +207,7 @@ fn unknown(
 }
 
 #[cfg(test)]
-impl Shape {
+impl FieldShape {
     /// What in a document this shape does not describe, by path.
     pub(super) fn undescribed(&self, document: &Value, at: &str) -> Vec<String> {
         match (self, document) {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::snapshot::{
-    AttachedReplica, ClusterFacts, Direction, Facts, Member, MemberAnswer, NodeFlag, NodeRow,
-    OpenSlot, Replication, UnreachableReason, Upstream,
+    AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot,
+    Replication, SlotDirection, UnreachableReason, Upstream,
 };
 use crate::word::{ConfigEpoch, NodeId, Role, Slot, SlotRange};
 use alloc::{collections::BTreeSet, vec, vec::Vec};
@@ -46,7 +46,7 @@ fn replication() -> Replication {
 }
 
 /// Every field is set and none is left to a default: a new one does not compile before it is here.
-fn facts() -> Facts {
+fn facts() -> MemberFacts {
     let cluster = ClusterFacts {
         ok: true,
         known_nodes: 6,
@@ -56,9 +56,12 @@ fn facts() -> Facts {
         slots_assigned: 16384,
         slots_ok: 16384,
     };
-    let open =
-        OpenSlot { slot: Slot::new(5).unwrap(), direction: Direction::Migrating, peer: id("c") };
-    Facts {
+    let open = OpenSlot {
+        slot: Slot::new(5).unwrap(),
+        direction: SlotDirection::Migrating,
+        peer: id("c"),
+    };
+    MemberFacts {
         answered_at_ms: 5,
         node: Some(id("a")),
         run_id: Some("ef".repeat(20).parse().unwrap()),
@@ -103,23 +106,23 @@ fn silent() -> Value {
     member(MemberAnswer::Unreachable { reason, message: "no answer within 300 ms".into() })
 }
 
-fn fact(subject: Subject, text: Value) -> Fact {
+fn fact(subject: FactSubject, text: Value) -> Fact {
     let mut text = text;
     text["subject"] = serde_json::to_value(subject).unwrap();
     serde_json::from_value(text.clone()).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-fn of_member() -> Subject {
-    Subject::Member { instance: None, pod: "demo-0-1".into() }
+fn of_member() -> FactSubject {
+    FactSubject::Member { instance: None, pod: "demo-0-1".into() }
 }
 
-fn of_pod() -> Subject {
+fn of_pod() -> FactSubject {
     let kind = KindName { api_version: "v1".into(), kind: "Pod".into() };
-    Subject::object(kind, "n", "demo-0-1")
+    FactSubject::object(kind, "n", "demo-0-1")
 }
 
-fn no(seen: Value) -> Held {
-    Held::No { seen }
+fn no(seen: Value) -> FactOutcome {
+    FactOutcome::No { seen }
 }
 
 /// The shapes describe the snapshot as it is: nothing in it is unknown to them, and they know of nothing
@@ -143,9 +146,9 @@ fn the_documented_fields_are_those_of_the_snapshot() {
 }
 
 /// The paths of a document's leaves, as [`Shape::leaves`] writes them.
-fn paths(shape: &Shape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
+fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
     match (shape, document) {
-        (Shape::Record(fields), Value::Object(values)) => {
+        (FieldShape::Record(fields), Value::Object(values)) => {
             for (name, value) in values {
                 let known = fields.iter().find(|(known, _)| known == name);
                 if let Some((_, shape)) = known {
@@ -153,10 +156,10 @@ fn paths(shape: &Shape, document: &Value, at: &str, found: &mut BTreeSet<String>
                 }
             }
         }
-        (Shape::Map(shape), Value::Object(values)) => {
+        (FieldShape::Map(shape), Value::Object(values)) => {
             values.values().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
         }
-        (Shape::List(shape), Value::Array(values)) => {
+        (FieldShape::List(shape), Value::Array(values)) => {
             values.iter().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
         }
         _ => {
@@ -170,16 +173,16 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
     let up = ".answer.answered.replication.upstream.linkUp";
     let offset = ".answer.answered.replication.offsetBytes";
     let rows = [
-        (json!({"field": ".running", "op": "equals", "value": true}), Held::Yes),
+        (json!({"field": ".running", "op": "equals", "value": true}), FactOutcome::Yes),
         (json!({"field": ".running", "op": "not-equals", "value": true}), no(json!(true))),
-        (json!({"field": up, "op": "equals", "value": true}), Held::Yes),
+        (json!({"field": up, "op": "equals", "value": true}), FactOutcome::Yes),
         (
             json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}),
             no("replica".into()),
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 6}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 7}),
@@ -187,7 +190,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 6}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 5.5}),
@@ -200,7 +203,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
         ),
         (
             json!({"field": ".answer.answered.lacks", "op": "contains", "value": "e".repeat(40)}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.lacks", "op": "contains", "value": "f".repeat(40)}),
@@ -208,25 +211,28 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
         ),
         (
             json!({"field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "0"}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (json!({"field": ".answer.answered.settings.save", "op": "exists"}), no(Value::Null)),
-        (json!({"field": ".answer.answered.settings.save", "op": "absent"}), Held::Yes),
+        (json!({"field": ".answer.answered.settings.save", "op": "absent"}), FactOutcome::Yes),
         (
             json!({"field": ".answer.answered.settings.save", "op": "not-equals", "value": "x"}),
             no(Value::Null),
         ),
-        (json!({"field": ".answer.unreachable", "op": "absent"}), Held::Yes),
-        (json!({"field": ".answer.answered", "op": "exists"}), Held::Yes),
+        (json!({"field": ".answer.unreachable", "op": "absent"}), FactOutcome::Yes),
+        (json!({"field": ".answer.answered", "op": "exists"}), FactOutcome::Yes),
         (
             json!({"field": ".answer.answered.replication.replicas[address=127.0.0.1:2].state", "op": "equals", "value": "online"}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.replication.replicas[address=no].state", "op": "absent"}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
-        (json!({"field": ".kubernetes.phase", "op": "equals", "value": "Running"}), Held::Yes),
+        (
+            json!({"field": ".kubernetes.phase", "op": "equals", "value": "Running"}),
+            FactOutcome::Yes,
+        ),
     ];
     let document = answering();
     for (text, held) in rows {
@@ -244,16 +250,16 @@ fn a_silent_member_leaves_its_own_facts_open() {
         (json!({"field": ".answer.answered", "op": "absent"}), None),
         (
             json!({"field": ".answer.unreachable.reason", "op": "equals", "value": "timeout"}),
-            Some(Held::Yes),
+            Some(FactOutcome::Yes),
         ),
-        (json!({"field": ".running", "op": "equals", "value": true}), Some(Held::Yes)),
+        (json!({"field": ".running", "op": "equals", "value": true}), Some(FactOutcome::Yes)),
     ];
     for (text, held) in rows {
         let is = holds(&fact(of_member(), text.clone()), Some(&document));
         match held {
             Some(held) => assert_eq!(is, held, "{text}"),
             None => assert!(
-                matches!(&is, Held::Unknown { why } if why.contains("`demo-0-1` does not answer")),
+                matches!(&is, FactOutcome::Unknown { why } if why.contains("`demo-0-1` does not answer")),
                 "{text}: {is:?}"
             ),
         }
@@ -262,7 +268,7 @@ fn a_silent_member_leaves_its_own_facts_open() {
 
 #[test]
 fn what_is_not_there_is_absent_and_nothing_else() {
-    for (op, held) in [("exists", no(Value::Null)), ("absent", Held::Yes)] {
+    for (op, held) in [("exists", no(Value::Null)), ("absent", FactOutcome::Yes)] {
         for subject in [of_member(), of_pod()] {
             let whole = fact(subject, json!({"field": ".", "op": op}));
             assert_eq!(holds(&whole, None), held, "{whole}");
@@ -281,15 +287,15 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
     let rows = [
         (
             json!({"field": ".status.conditions[type=Ready].status", "op": "equals", "value": "True"}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
         (json!({"field": ".status.conditions[type=Gone].status", "op": "exists"}), no(Value::Null)),
         (
             json!({"field": ".metadata.annotations.tholepin\\.dev/paused", "op": "equals", "value": "true"}),
-            Held::Yes,
+            FactOutcome::Yes,
         ),
-        (json!({"field": ".metadata.generation", "op": "at-least", "value": 3}), Held::Yes),
-        (json!({"field": ".status.phase", "op": "absent"}), Held::Yes),
+        (json!({"field": ".metadata.generation", "op": "at-least", "value": 3}), FactOutcome::Yes),
+        (json!({"field": ".status.phase", "op": "absent"}), FactOutcome::Yes),
     ];
     for (text, held) in rows {
         assert_eq!(holds(&fact(of_pod(), text.clone()), Some(&pod)), held, "{text}");
@@ -305,7 +311,7 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
     ];
     for (text, words) in rows {
         let held = holds(&fact(of_pod(), text.clone()), Some(&pod));
-        let Held::Unknown { why } = &held else { panic!("{text}: {held:?}") };
+        let FactOutcome::Unknown { why } = &held else { panic!("{text}: {held:?}") };
         assert!(why.contains(words), "{why}");
     }
 }

@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Held;
+use super::FactOutcome;
 
 /// The longest wait within a pass, in milliseconds.
 pub const WAIT_MS_MAX: u32 = 2_000;
@@ -27,7 +27,7 @@ pub enum WaitOutcome {
         /// How long was waited.
         took_ms: u64,
         /// The facts that did not hold at the last look, in their order.
-        missing: Vec<Missing>,
+        missing: Vec<UnmetFact>,
     },
 }
 
@@ -42,14 +42,14 @@ impl WaitOutcome {
 /// A fact that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Missing {
+pub struct UnmetFact {
     /// Its place in the list that was waited for.
     pub index: usize,
     /// What was there instead.
-    pub held: Held,
+    pub held: FactOutcome,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for UnmetFact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, held } = self;
         write!(f, "fact {index}: {held}")

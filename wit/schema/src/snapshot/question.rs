@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, string::String};
 
-use super::{Facts, Member, NodeFlag, NodeRow, Snapshot};
+use super::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot};
 use crate::word::{NodeId, Role, SlotSet};
 
 /// How long ago, in seconds, a replica in sync acknowledged last. Redis acknowledges once a second.
@@ -142,7 +142,7 @@ impl Snapshot {
     /// As [`is_agreed`](Self::is_agreed), but for members that need not answer.
     #[must_use]
     pub fn is_agreed_but_for(&self, need_not: impl Fn(&Member) -> bool) -> bool {
-        let agrees = |facts: &Facts| {
+        let agrees = |facts: &MemberFacts| {
             let same = |(id, row): (&NodeId, &NodeRow)| {
                 self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
             };
@@ -228,7 +228,7 @@ impl Snapshot {
     }
 }
 
-impl Facts {
+impl MemberFacts {
     /// Whether the process holds nothing and has received nothing of its primary since it started: to promote
     /// it gives up all that the primary had. The offset of such a replica is 1 at most.
     #[must_use]

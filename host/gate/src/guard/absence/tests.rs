@@ -8,7 +8,7 @@ use tholepin_schema::{
 };
 
 use super::*;
-use crate::guard::{Approved, Objects, Policy, Scene, judge};
+use crate::guard::{DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy, judge};
 
 /// Its Pod is gone for 55 s.
 const GONE_AT_MS: u64 = 1_000_000;
@@ -28,9 +28,13 @@ fn known(pod: &str) -> KnownNode {
 }
 
 /// Everything is as it must be for a takeover.
-fn whole() -> Absence {
-    Absence {
-        witness: Witness { container_status: None, kube_node_ready: true, dial: Dial::Refused },
+fn whole() -> NodeAbsence {
+    NodeAbsence {
+        witness: NodeLiveness {
+            container_status: None,
+            kube_node_ready: true,
+            dial: DialOutcome::Refused,
+        },
         out_of_service: false,
         confirmed: false,
         unknown_word: None,
@@ -43,8 +47,8 @@ fn whole() -> Absence {
 
 #[track_caller]
 fn check(
-    change: impl FnOnce(&mut KnownNode, &mut Absence),
-    proof: Option<Proof>,
+    change: impl FnOnce(&mut KnownNode, &mut NodeAbsence),
+    proof: Option<DeathProof>,
     missing: Option<&str>,
 ) {
     let (mut known, mut absence) = (known("p"), whole());
@@ -63,9 +67,9 @@ fn check(
 
 #[test]
 fn a_long_absence_needs_everything_at_once() {
-    check(|_, _| {}, Some(Proof::LongGone), None);
-    let weak = Some(Proof::PodGone);
-    let gone_for = |_: &mut KnownNode, it: &mut Absence| it.now_ms = NOW_MS - 1;
+    check(|_, _| {}, Some(DeathProof::LongGone), None);
+    let weak = Some(DeathProof::PodGone);
+    let gone_for = |_: &mut KnownNode, it: &mut NodeAbsence| it.now_ms = NOW_MS - 1;
     check(gone_for, weak, Some("grace period of 45 s and 10 s more"));
     check(|known, _| known.grace_s = None, weak, Some("the grace period of its Pod is not known"));
     check(|known, _| known.grace_s = Some(46), weak, Some("grace period of 46 s"));
@@ -78,7 +82,7 @@ fn a_long_absence_needs_everything_at_once() {
     check(|_, it| it.node_timeout_ms = None, weak, Some("no member tells"));
     check(|_, it| it.node_timeout_ms = Some(5_001), weak, Some("disconnected for 5001 ms"));
     // A time-out proves nothing, not even enough for a vote.
-    check(|_, it| it.witness.dial = Dial::Inconclusive, None, Some("does not refuse"));
+    check(|_, it| it.witness.dial = DialOutcome::Inconclusive, None, Some("does not refuse"));
     check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod is there"));
     check(|_, it| it.witness.container_status = Some(Value::Null), None, Some("cannot be read"));
 }
@@ -88,20 +92,20 @@ fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
     let ended = || Some(json!({"state": {"terminated": {"containerID": "c"}}}));
     // Whether a person named it, whether its node is tainted, what its Pod's status says.
     let cases = [
-        (true, false, None, Some(Proof::Confirmed), None),
-        (false, true, None, Some(Proof::Confirmed), None),
-        (false, true, Some(json!({})), Some(Proof::Confirmed), None),
+        (true, false, None, Some(DeathProof::Confirmed), None),
+        (false, true, None, Some(DeathProof::Confirmed), None),
+        (false, true, Some(json!({})), Some(DeathProof::Confirmed), None),
         (true, false, Some(json!({})), None, Some("its Pod is there")),
         (true, false, Some(Value::Null), None, Some("cannot be read")),
         (false, false, None, None, Some("no Lease")),
         // A reported end needs nobody's word.
-        (false, false, ended(), Some(Proof::Terminated), None),
+        (false, false, ended(), Some(DeathProof::Terminated), None),
     ];
     for (confirmed, out_of_service, container_status, proof, missing) in cases {
-        let dial = Dial::Inconclusive;
-        let witness = Witness { container_status, kube_node_ready: false, dial };
+        let dial = DialOutcome::Inconclusive;
+        let witness = NodeLiveness { container_status, kube_node_ready: false, dial };
         let renewed = Err("no Lease".to_owned());
-        let absence = Absence { witness, out_of_service, confirmed, renewed, ..whole() };
+        let absence = NodeAbsence { witness, out_of_service, confirmed, renewed, ..whole() };
         let found = find(&known("p"), &absence);
         assert_eq!(found.proof, proof, "{absence:?}");
         let text = found.unproven.map(|unproven| unproven.missing.join("; "));
@@ -134,7 +138,7 @@ fn an_annotation_names_nodes_each_with_its_pod() {
     for text in [a.clone(), format!("{a}/"), "true".to_owned(), format!("/{a}"), format!("{a}/v")] {
         assert_eq!(read(&text), (Vec::new(), Some(text.clone())));
     }
-    assert_eq!(confirmed(&BTreeMap::new(), is_known), Confirmations::default());
+    assert_eq!(confirmed(&BTreeMap::new(), is_known), DeathConfirmations::default());
 }
 
 /// Two dead primaries `a` and `b` with half of the slots each, and their replicas `c` and `d`.
@@ -162,8 +166,8 @@ fn two_dead() -> (Snapshot, Ledger) {
 }
 
 fn judged(
-    deaths: &[(char, Proof)],
-    absences: &[(char, Absence)],
+    deaths: &[(char, DeathProof)],
+    absences: &[(char, NodeAbsence)],
     mode: FailoverMode,
 ) -> Result<(), String> {
     let (snapshot, ledger) = two_dead();
@@ -171,14 +175,14 @@ fn judged(
     let unproven = absences.iter().filter_map(|(digit, absence)| {
         Some((node(*digit), find(&ledger.nodes[&node(*digit)], absence).unproven?))
     });
-    let scene = Scene {
+    let scene = GuardInput {
         snapshot: &snapshot,
         ledger: &ledger,
-        policy: Policy { tail_loss: true, data_loss: false },
+        policy: SafetyPolicy { tail_loss: true, data_loss: false },
         deaths: &deaths,
         unproven: &unproven.collect(),
-        approved: &Approved::default(),
-        objects: &Objects::new(),
+        approved: &DataLossApproval::default(),
+        objects: &ObservedObjects::new(),
         now_ms: NOW_MS,
     };
     let verb = Verb::Failover { pod: "c".to_owned(), primary: node('a'), mode };
@@ -188,12 +192,12 @@ fn judged(
 #[test]
 fn a_takeover_accepts_every_strong_proof_and_wants_one_for_each_primary() {
     use FailoverMode::Takeover;
-    let strong = [Proof::Terminated, Proof::Confirmed, Proof::LongGone];
+    let strong = [DeathProof::Terminated, DeathProof::Confirmed, DeathProof::LongGone];
     for one in strong {
         for other in strong {
             assert_eq!(judged(&[('a', one), ('b', other)], &[], Takeover), Ok(()));
         }
-        for weak in [&[('a', one)][..], &[('a', one), ('b', Proof::PodGone)]] {
+        for weak in [&[('a', one)][..], &[('a', one), ('b', DeathProof::PodGone)]] {
             let refused = judged(weak, &[], Takeover).unwrap_err();
             assert!(refused.starts_with("death: ") && refused.contains(&node('b').short()));
         }
@@ -202,17 +206,18 @@ fn a_takeover_accepts_every_strong_proof_and_wants_one_for_each_primary() {
 
 #[test]
 fn a_refusal_names_what_is_missing_and_both_ways_out() {
-    let early = Absence { now_ms: NOW_MS - 1, ..whole() };
-    let cut = Absence {
-        witness: Witness {
-            dial: Dial::Inconclusive,
+    let early = NodeAbsence { now_ms: NOW_MS - 1, ..whole() };
+    let cut = NodeAbsence {
+        witness: NodeLiveness {
+            dial: DialOutcome::Inconclusive,
             kube_node_ready: false,
             ..early.witness.clone()
         },
         ..early.clone()
     };
     let absences = [('a', early), ('b', cut)];
-    let refused = judged(&[('a', Proof::PodGone)], &absences, FailoverMode::Takeover).unwrap_err();
+    let refused =
+        judged(&[('a', DeathProof::PodGone)], &absences, FailoverMode::Takeover).unwrap_err();
     let annotation = format!("`tholepin.dev/confirm-dead={}/uid-p,{}/uid-q`", node('a'), node('b'));
     let expected = [
         "(Pod `p`): its Pod must be gone for its grace period of 45 s and 10 s more. ",
@@ -225,8 +230,8 @@ fn a_refusal_names_what_is_missing_and_both_ways_out() {
         assert!(refused.contains(text), "{text}: {refused}");
     }
     // A Pod that is there is no person's to declare dead.
-    let there = Absence {
-        witness: Witness { container_status: Some(json!({})), ..whole().witness },
+    let there = NodeAbsence {
+        witness: NodeLiveness { container_status: Some(json!({})), ..whole().witness },
         ..whole()
     };
     let absences = [('a', there.clone()), ('b', there)];

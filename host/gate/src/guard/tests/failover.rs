@@ -22,7 +22,7 @@ fn a_graceful_failover_needs_a_replica_in_sync() {
     });
     check_that(verb(), Err("open-slots"), |world| {
         let slot = Slot::new(7).unwrap();
-        let open = OpenSlot { slot, direction: Direction::Migrating, peer: node(1) };
+        let open = OpenSlot { slot, direction: SlotDirection::Migrating, peer: node(1) };
         world.facts(0).open_slots.push(open);
     });
 }
@@ -115,7 +115,7 @@ fn force_needs_a_primary_that_is_dead_or_given_up() {
     });
     check_that(verb(), Ok(()), |world| {
         world.silence(0);
-        world.deaths.insert(node(0), Proof::PodGone);
+        world.deaths.insert(node(0), DeathProof::PodGone);
     });
     check_that(verb(), Err("policy"), |world| {
         world.kill(0);
@@ -155,7 +155,7 @@ fn takeover_needs_proof_for_every_voter_that_is_not_heard() {
     check_that(verb(), Err("death"), |world| {
         world.kill(1);
         world.silence(0);
-        world.deaths.insert(node(0), Proof::PodGone);
+        world.deaths.insert(node(0), DeathProof::PodGone);
     });
 }
 

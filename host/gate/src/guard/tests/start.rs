@@ -122,6 +122,6 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
     assert_eq!(world.judge(forget()), Err("data-loss"));
     world.approved.nodes = [node(0)].into();
     assert_eq!(world.judge(forget()), Ok(()));
-    world.deaths.insert(node(0), Proof::PodGone);
+    world.deaths.insert(node(0), DeathProof::PodGone);
     assert_eq!(world.judge(forget()), Err("ghost"), "its process may live");
 }

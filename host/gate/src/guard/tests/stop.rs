@@ -3,12 +3,12 @@
 use super::*;
 
 /// The class of a stop of the first primary, which hangs, or the guard that refuses it.
-fn stopped(change: impl FnOnce(&mut World)) -> Result<Class, &'static str> {
+fn stopped(change: impl FnOnce(&mut World)) -> Result<LossClass, &'static str> {
     let mut world = World::healthy();
     world.silence(0);
     world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::Fail);
     change(&mut world);
-    let hung = [Stop { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
+    let hung = [PodStop { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
     let World { snapshot, ledger, policy, .. } = &world;
     stop(snapshot, ledger, *policy, &hung, NOW_MS).map_err(|refusal| refusal.guard)
 }
@@ -16,7 +16,7 @@ fn stopped(change: impl FnOnce(&mut World)) -> Result<Class, &'static str> {
 #[test]
 fn a_primary_that_hangs_is_stopped_once_the_majority_has_given_it_up() {
     let lost = Err("data-loss");
-    assert_eq!(stopped(|_| {}), Ok(Class::TailLoss));
+    assert_eq!(stopped(|_| {}), Ok(LossClass::TailLoss));
     assert_eq!(stopped(|world| world.policy.tail_loss = false), Err("policy"));
     let upstream = |world: &mut World| {
         let replication = world.facts(3).replication.take().unwrap();
@@ -37,7 +37,7 @@ fn a_primary_that_hangs_is_stopped_once_the_majority_has_given_it_up() {
     let answers = |world: &mut World| {
         world.snapshot.members[0].answer = World::healthy().snapshot.members[0].answer.clone();
     };
-    assert_eq!(stopped(answers), Ok(Class::TailLoss));
+    assert_eq!(stopped(answers), Ok(LossClass::TailLoss));
     assert_eq!(
         stopped(|world| {
             answers(world);

@@ -13,19 +13,19 @@ use super::ContainerError;
 /// All that a container's process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Spec {
+pub(crate) struct ContainerProcessSpec {
     /// The agent's pid: the process ends if this is not its parent.
     pub parent_pid: i32,
     /// Where the reason goes if the program does not start; stays empty otherwise.
     pub error_file: PathBuf,
     /// What to do.
-    pub task: Task,
+    pub task: ContainerTask,
 }
 
 /// What a container's process is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Task {
+pub(crate) enum ContainerTask {
     /// Try whether a private root is allowed here, and exit with 0.
     Check {
         /// An empty directory to try with.
@@ -34,15 +34,15 @@ pub(crate) enum Task {
         user_namespace: bool,
     },
     /// Start a container.
-    Start(Start),
+    Start(ContainerStartSpec),
     /// Run one more program inside a running container.
-    Join(Join),
+    Join(ExecSpec),
 }
 
 /// A new container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Start {
+pub(crate) struct ContainerStartSpec {
     /// With a user namespace, as somebody who is not root.
     pub user_namespace: bool,
     /// What `gethostname` answers inside.
@@ -52,7 +52,7 @@ pub(crate) struct Start {
     /// How `/` is filled, in order.
     pub steps: Vec<RootStep>,
     /// What to become.
-    pub process: Process,
+    pub process: ProcessSpec,
 }
 
 /// One step in filling a container's root.
@@ -90,19 +90,19 @@ pub(crate) enum RootStep {
 /// One more program in a running container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Join {
+pub(crate) struct ExecSpec {
     /// The container's process, whose namespaces are entered.
     pub pid: u32,
     /// Whether the container has a user namespace.
     pub user_namespace: bool,
     /// What to become.
-    pub process: Process,
+    pub process: ProcessSpec,
 }
 
 /// A program with its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Process {
+pub(crate) struct ProcessSpec {
     /// The program (found on the `PATH` of `env`, inside the container) and its arguments.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -111,7 +111,7 @@ pub(crate) struct Process {
     pub workdir: PathBuf,
 }
 
-impl Spec {
+impl ContainerProcessSpec {
     /// Reads what [`write`](Self::write) wrote.
     pub(super) fn read(path: &Path) -> Result<Self, ContainerError> {
         let fail = |source| ContainerError::Spec { path: path.to_owned(), source };

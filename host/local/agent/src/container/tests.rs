@@ -9,11 +9,11 @@ use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use super::*;
-use crate::checks::{Action, Inside, perform};
+use crate::checks::{ExecTarget, HandlerAction, perform};
 use crate::images::PulledImage;
 use crate::log::LogFile;
-use crate::processes::{Exit, Launched, Output, Processes};
-use crate::rootfs::{self, Machine, Mount};
+use crate::processes::{ProcessExit, ProcessOutput, ProcessSpawner, SpawnedProcess};
+use crate::rootfs::{self, HostPaths, RootMount};
 use crate::strays;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -28,13 +28,13 @@ fn program() -> PathBuf {
 
 struct Fixture {
     directory: TempDir,
-    processes: Processes,
+    processes: ProcessSpawner,
     user_namespace: bool,
 }
 
 impl Fixture {
     fn new(user_namespace: bool) -> Self {
-        let (processes, _thread) = Processes::start(program()).unwrap();
+        let (processes, _thread) = ProcessSpawner::start(program()).unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("files")).unwrap();
         fs::write(directory.path().join("files/hosts"), "127.23.1.1 a-0\n").unwrap();
@@ -47,9 +47,9 @@ impl Fixture {
     }
 
     /// Starts `script` in a shell as the run `run`, with a writable and a read-only volume.
-    async fn start(&self, run: &str, argv: &[&str]) -> Launched {
+    async fn start(&self, run: &str, argv: &[&str]) -> SpawnedProcess {
         let image = PulledImage::for_tests("/bin/sh");
-        let mount = |target: &str, read_only| Mount {
+        let mount = |target: &str, read_only| RootMount {
             source: self.path("volume"),
             target: target.into(),
             read_only,
@@ -57,18 +57,18 @@ impl Fixture {
         let mounts = [mount("/usr/local/etc/app", true), mount("/data", false)];
         let files = self.path("files");
         let workdir = Path::new("/data");
-        let steps = rootfs::steps(&Machine::look(), &image, &files, workdir, &mounts);
+        let steps = rootfs::steps(&HostPaths::look(), &image, &files, workdir, &mounts);
         let root = self.path(run).join("root");
         fs::create_dir_all(&root).unwrap();
-        let process = Process {
+        let process = ProcessSpec {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             env: BTreeMap::from([("PATH".into(), rootfs::default_path())]),
             workdir: workdir.into(),
         };
-        let spec = Spec {
+        let spec = ContainerProcessSpec {
             parent_pid: i32::try_from(std::process::id()).unwrap(),
             error_file: self.path(run).join("error"),
-            task: Task::Start(Start {
+            task: ContainerTask::Start(ContainerStartSpec {
                 user_namespace: self.user_namespace,
                 hostname: "a-0".into(),
                 root,
@@ -79,11 +79,11 @@ impl Fixture {
         let spec_file = self.path(run).join("spec.json");
         spec.write(&spec_file).unwrap();
         let log = LogFile::open(&self.path("log")).unwrap();
-        self.processes.launch(spec_file, Output::Log(log)).await.unwrap()
+        self.processes.launch(spec_file, ProcessOutput::Log(log)).await.unwrap()
     }
 
-    async fn exec(&self, launched: &Launched, script: &str) -> Result<(), String> {
-        let inside = Inside {
+    async fn exec(&self, launched: &SpawnedProcess, script: &str) -> Result<(), String> {
+        let inside = ExecTarget {
             processes: self.processes.clone(),
             pid: launched.pid,
             user_namespace: self.user_namespace,
@@ -92,11 +92,11 @@ impl Fixture {
             directory: self.path(""),
         };
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        perform(&Action::Exec(argv), &inside, "exec", DEADLINE).await
+        perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await
     }
 
     /// Waits until the program runs: until then its namespaces are not the container's.
-    async fn until_running(&self, launched: &Launched) {
+    async fn until_running(&self, launched: &SpawnedProcess) {
         let ready = async {
             while !self.path("volume").join("ready").exists() {
                 assert!(strays::start_ticks(launched.pid).is_some(), "{}", self.errors());
@@ -111,7 +111,7 @@ impl Fixture {
     }
 }
 
-async fn end(launched: Launched) -> Exit {
+async fn end(launched: SpawnedProcess) -> ProcessExit {
     tokio::time::timeout(DEADLINE, launched.exit).await.unwrap().unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ImageError, ImageTable, Rule, split_reference, version_fits, version_in, wanted_version,
+    ImageError, ImageRule, ImageTable, split_reference, version_fits, version_in, wanted_version,
 };
 
 /// How long a program may take to print its version.
@@ -64,7 +64,7 @@ impl ImageTable {
     /// Looks for the program of each line, as for a Pod: the image pattern, and what stands for it or why
     /// nothing does.
     pub async fn examine(&self) -> Vec<(String, Result<String, ImageError>)> {
-        let images = Images::new(self.clone());
+        let images = ImageStore::new(self.clone());
         let mut found = Vec::new();
         for rule in &self.rules {
             let pattern = format!("{}:{}", rule.repository, rule.tag);
@@ -88,7 +88,7 @@ impl ImageTable {
 
 /// The images of one node: the table, and what its programs said about themselves.
 #[derive(Debug)]
-pub(crate) struct Images {
+pub(crate) struct ImageStore {
     table: ImageTable,
     /// By program and its modification time, so that an upgraded program is asked again. As many
     /// entries as programs were ever named by the table.
@@ -98,7 +98,7 @@ pub(crate) struct Images {
 /// A program and when it was last changed.
 type ProgramFile = (PathBuf, Option<SystemTime>);
 
-impl Images {
+impl ImageStore {
     pub(crate) const fn new(table: ImageTable) -> Self {
         Self { table, versions: Mutex::new(BTreeMap::new()) }
     }
@@ -166,7 +166,7 @@ impl Images {
     async fn checked_version(
         &self,
         image: &str,
-        rule: &Rule,
+        rule: &ImageRule,
         program: &Path,
     ) -> Result<Option<String>, ImageError> {
         if rule.version_arguments.is_empty() {
@@ -259,9 +259,11 @@ mod tests {
         }
     }
 
-    fn images(rule: &str) -> Images {
+    fn images(rule: &str) -> ImageStore {
         let text = format!("images: [{rule}]");
-        Images::new(ImageTable::parse(&text, Path::new("t.yaml"), Path::new("/programs")).unwrap())
+        ImageStore::new(
+            ImageTable::parse(&text, Path::new("t.yaml"), Path::new("/programs")).unwrap(),
+        )
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
-use super::{Ended, Role, State, Tracked};
+use super::{ContainerPhase, ContainerRole, ContainerTermination, TrackedContainer};
 
 /// The exit code of what ended with its agent: killed.
 const KILLED: i32 = 137;
@@ -13,14 +13,18 @@ const KILLED: i32 = 137;
 /// What ran is noted as ended and counts as one more restart; what had ended for good (an application
 /// container that its policy does not restart) stays ended. Init containers run again, because their
 /// Pod's processes are all gone, as after a restart of a machine.
-pub(super) fn continue_from(container: &mut Tracked, status: &ContainerStatus, now: Timestamp) {
+pub(super) fn continue_from(
+    container: &mut TrackedContainer,
+    status: &ContainerStatus,
+    now: Timestamp,
+) {
     container.restart_count = u32::try_from(status.restart_count).unwrap_or_default();
     let state = status.state.clone().unwrap_or_default();
     let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    container.last = last.map(|ended| Ended::from_status(ended, now));
+    container.last = last.map(|ended| ContainerTermination::from_status(ended, now));
     if let Some(running) = state.running {
         let started_at = running.started_at.map_or(now, |time| time.0);
-        container.last = Some(Ended {
+        container.last = Some(ContainerTermination {
             id: status.container_id.clone().unwrap_or_default(),
             code: KILLED,
             signal: Some(9),
@@ -31,20 +35,21 @@ pub(super) fn continue_from(container: &mut Tracked, status: &ContainerStatus, n
         });
         container.restart_count = container.restart_count.saturating_add(1);
     } else if let Some(ended) = state.terminated {
-        let ended = Ended::from_status(&ended, now);
+        let ended = ContainerTermination::from_status(&ended, now);
         container.ended_earlier(ended);
     }
 }
 
-impl Tracked {
-    fn ended_earlier(&mut self, ended: Ended) {
+impl TrackedContainer {
+    fn ended_earlier(&mut self, ended: ContainerTermination) {
         let for_good = match (self.role, self.policy) {
-            (Role::Main, super::RestartPolicy::Never) => true,
-            (Role::Main, super::RestartPolicy::OnFailure) => ended.code == 0,
-            (Role::Main, super::RestartPolicy::Always) | (Role::Init | Role::Sidecar, _) => false,
+            (ContainerRole::Main, super::RestartPolicy::Never) => true,
+            (ContainerRole::Main, super::RestartPolicy::OnFailure) => ended.code == 0,
+            (ContainerRole::Main, super::RestartPolicy::Always)
+            | (ContainerRole::Init | ContainerRole::Sidecar, _) => false,
         };
         if for_good {
-            self.state = State::Ended { ended, restart_at: None };
+            self.state = ContainerPhase::Ended { ended, restart_at: None };
         } else {
             self.last = Some(ended);
             self.restart_count = self.restart_count.saturating_add(1);

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated};
 
-use super::{RestartPolicy, Role, State};
-use crate::backoff::Backoff;
+use super::{ContainerPhase, ContainerRole, RestartPolicy};
+use crate::backoff::RestartBackoff;
 
 /// How a run of a container ended.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Ended {
+pub(crate) struct ContainerTermination {
     pub id: String,
     pub code: i32,
     pub signal: Option<i32>,
@@ -20,13 +20,13 @@ pub(crate) struct Ended {
 
 /// One container of the Pod.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tracked {
+pub(crate) struct TrackedContainer {
     pub name: String,
     pub image: String,
-    pub role: Role,
-    pub state: State,
+    pub role: ContainerRole,
+    pub state: ContainerPhase,
     /// How the run before the current one ended.
-    pub last: Option<Ended>,
+    pub last: Option<ContainerTermination>,
     pub restart_count: u32,
     pub image_id: String,
     /// The startup probe has passed, or there is none, and postStart is through.
@@ -36,21 +36,21 @@ pub(crate) struct Tracked {
     has_startup: bool,
     pub(super) has_readiness: bool,
     pub(super) policy: RestartPolicy,
-    pub(super) restarts: Backoff,
+    pub(super) restarts: RestartBackoff,
     /// Starts in a row that failed for want of an image.
-    pub(super) failures: Backoff,
+    pub(super) failures: RestartBackoff,
     /// Starts in a row that failed for want of anything else.
     pub(super) unprepared: u32,
 }
 
-impl Tracked {
-    pub(super) fn new(container: &Container, role: Role, policy: RestartPolicy) -> Self {
+impl TrackedContainer {
+    pub(super) fn new(container: &Container, role: ContainerRole, policy: RestartPolicy) -> Self {
         let has_readiness = container.readiness_probe.is_some();
         Self {
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
             role,
-            state: State::Waiting {
+            state: ContainerPhase::Waiting {
                 reason: "PodInitializing".into(),
                 message: None,
                 retry_at: None,
@@ -63,8 +63,8 @@ impl Tracked {
             has_startup: container.startup_probe.is_some(),
             has_readiness,
             policy,
-            restarts: Backoff::default(),
-            failures: Backoff::default(),
+            restarts: RestartBackoff::default(),
+            failures: RestartBackoff::default(),
             unprepared: 0,
         }
     }
@@ -76,19 +76,19 @@ impl Tracked {
 
     /// Whether a process of it exists or is about to.
     pub(crate) const fn is_active(&self) -> bool {
-        matches!(self.state, State::Running { .. } | State::Starting { .. })
+        matches!(self.state, ContainerPhase::Running { .. } | ContainerPhase::Starting { .. })
     }
 
     pub(super) const fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting { .. } | State::Starting { .. })
+        matches!(self.state, ContainerPhase::Waiting { .. } | ContainerPhase::Starting { .. })
     }
 
     /// Whether it counts as ready: an init container when it is through, any other while it runs,
     /// has started and passes its readiness probe.
     pub(crate) fn is_ready(&self) -> bool {
         match (&self.state, self.role) {
-            (State::Ended { ended, .. }, Role::Init) => ended.code == 0,
-            (State::Running { .. }, Role::Main | Role::Sidecar) => {
+            (ContainerPhase::Ended { ended, .. }, ContainerRole::Init) => ended.code == 0,
+            (ContainerPhase::Running { .. }, ContainerRole::Main | ContainerRole::Sidecar) => {
                 self.started && self.passes_readiness
             }
             _ => false,
@@ -96,7 +96,7 @@ impl Tracked {
     }
 }
 
-impl Ended {
+impl ContainerTermination {
     /// The word for an end that nobody explained otherwise.
     pub(crate) fn reason_of(code: i32) -> &'static str {
         if code == 0 { "Completed" } else { "Error" }

@@ -94,10 +94,10 @@ impl PodLogFiles {
             let container = container.to_owned();
             move |source| LogError::Read { container: container.clone(), source }
         };
-        let mut reader = Reader { path, offset: 0, inode: 0, options };
+        let mut reader = LogReader { path, offset: 0, inode: 0, options };
         let start = reader.start().map_err(&fail)?;
         let following = options.follow && !options.previous;
-        let state = Follow { reader, pod, container: container.to_owned(), following };
+        let state = LogFollower { reader, pod, container: container.to_owned(), following };
         // No empty piece: a reader may take it for the end.
         let first = futures::stream::iter((!start.is_empty()).then_some(Ok(start)));
         let rest = futures::stream::unfold(state, move |mut state| {
@@ -108,14 +108,14 @@ impl PodLogFiles {
     }
 }
 
-struct Follow {
-    reader: Reader,
+struct LogFollower {
+    reader: LogReader,
     pod: PodDirectory,
     container: String,
     following: bool,
 }
 
-impl Follow {
+impl LogFollower {
     /// Waits for more; `None` when the container has ended and all is read.
     async fn more(&mut self) -> Option<io::Result<Vec<u8>>> {
         while self.following {
@@ -134,14 +134,14 @@ impl Follow {
     }
 }
 
-struct Reader {
+struct LogReader {
     path: PathBuf,
     offset: u64,
     inode: u64,
     options: LogOptions,
 }
 
-impl Reader {
+impl LogReader {
     /// What is there now.
     fn start(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();

@@ -1,7 +1,7 @@
 //! Everything that ends: one run, the whole Pod, the Pod's stay on this agent.
 
 use super::*;
-use crate::checks::Action;
+use crate::checks::HandlerAction;
 use crate::strays;
 
 /// How long the last status may take to be written.
@@ -10,7 +10,7 @@ const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(30);
 /// How long killed processes may take to be reported.
 const KILLED_DEADLINE: Duration = Duration::from_secs(5);
 
-impl Driver {
+impl PodWorker {
     /// Ends a run because a probe or a hook failed; it is started again as its policy says.
     pub(super) fn end_run(&mut self, index: usize, why: String, kind: Option<ProbeKind>) {
         if self.lifecycle.stop_failing(index).is_none() {
@@ -31,7 +31,7 @@ impl Driver {
             .message
             .clone()
             .unwrap_or_else(|| format!("Stopping container {}", container.name));
-        self.node.events.normal(About::container(&self.pod, &container.name), "Killing", why);
+        self.node.events.normal(EventKey::container(&self.pod, &container.name), "Killing", why);
         let probe = match failed {
             Some(ProbeKind::Liveness) => container.liveness_probe.as_ref(),
             Some(ProbeKind::Startup) => container.startup_probe.as_ref(),
@@ -42,25 +42,26 @@ impl Driver {
         let deletion_grace = self.pod.metadata.deletion_grace_period_seconds;
         let grace = probing::own_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
         let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref());
-        let to_stop = stop::ToStop {
+        let to_stop = stop::ContainerStopRequest {
             run: live.run.clone(),
             ended: live.ended.clone(),
-            pre_stop: hook
-                .map(|hook| Action::of_hook(hook, &container, &self.place.pod_ip.to_string())),
+            pre_stop: hook.map(|hook| {
+                HandlerAction::of_hook(hook, &container, &self.place.pod_ip.to_string())
+            }),
             grace: Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
             deadline: self.deadline.subscribe(),
         };
         let (events, pod) = (self.node.events.clone(), self.pod.clone());
         self.tasks.spawn(async move {
             if let Err(said) = stop::stop(to_stop).await {
-                let about = About::container(&pod, &container.name);
+                let about = EventKey::container(&pod, &container.name);
                 events.warning(about, "FailedPreStopHook", format!("PreStopHook failed: {said}"));
             }
         });
     }
 
     /// Ends what a run left behind and removes its root, in the background.
-    pub(super) fn sweep(&mut self, index: usize, run: Arc<Run>) {
+    pub(super) fn sweep(&mut self, index: usize, run: Arc<ContainerRun>) {
         self.sweeping.insert(index);
         let happened = self.happened.clone();
         self.tasks.spawn(async move {
@@ -71,7 +72,7 @@ impl Driver {
             if let Ok(Err(error)) = swept.await {
                 tracing::warn!(%error, "container run not swept");
             }
-            let _ = happened.send(Happened::Swept { index }).await;
+            let _ = happened.send(PodTaskEvent::Swept { index }).await;
         });
     }
 
@@ -88,7 +89,7 @@ impl Driver {
     }
 
     /// Kills everything: the object is gone, and nobody grants any time.
-    pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<Happened>) {
+    pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.kill_all();
         self.wait_for_ends(events, KILLED_DEADLINE).await;
         self.tasks.shutdown().await;
@@ -98,7 +99,7 @@ impl Driver {
 
     /// Ends the processes because the agent stops. The Pod lives on in the API and is started again by
     /// the next agent; so its volumes stay, and no status is written.
-    pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<Happened>) {
+    pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.statuses = None;
         self.writer.abort_all();
         for live in self.live.values().filter(|live| live.run.is_same_process()) {
@@ -118,9 +119,13 @@ impl Driver {
     }
 
     /// Waits until nothing runs; what is being started meanwhile is killed when it runs.
-    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<Happened>, patience: Duration) {
+    async fn wait_for_ends(
+        &mut self,
+        events: &mut mpsc::Receiver<PodTaskEvent>,
+        patience: Duration,
+    ) {
         let deadline = Instant::now() + patience;
-        while self.lifecycle.containers.iter().any(crate::lifecycle::Tracked::is_active)
+        while self.lifecycle.containers.iter().any(crate::lifecycle::TrackedContainer::is_active)
             || !self.live.is_empty()
         {
             let happened = match tokio::time::timeout_at(deadline, events.recv()).await {
@@ -128,20 +133,20 @@ impl Driver {
                 Ok(None) | Err(_) => return,
             };
             match happened {
-                Happened::Exited { index, run, exit } => self.exited(index, &run, exit),
-                Happened::Started { index, result: Ok(started) } => {
+                PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
+                PodTaskEvent::Started { index, result: Ok(started) } => {
                     stop::kill(&started.run);
                     self.runs(index, *started);
                 }
-                Happened::Started { index, result: Err(failure) } => {
+                PodTaskEvent::Started { index, result: Err(failure) } => {
                     self.start_failed(index, failure)
                 }
-                Happened::Swept { index } => {
+                PodTaskEvent::Swept { index } => {
                     self.sweeping.remove(&index);
                 }
-                Happened::PostStart { .. }
-                | Happened::Verdict { .. }
-                | Happened::Reference { .. } => {}
+                PodTaskEvent::PostStart { .. }
+                | PodTaskEvent::Verdict { .. }
+                | PodTaskEvent::Reference { .. } => {}
             }
         }
     }

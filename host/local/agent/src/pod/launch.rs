@@ -5,22 +5,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::start::{Started, ToStart, start};
-use super::{Driver, Happened, Live};
-use crate::checks::{self, Action};
-use crate::events::About;
-use crate::lifecycle::{StartFailure, State, Tracked};
+use super::start::{ContainerStartRequest, StartedContainer, start};
+use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::checks::{self, HandlerAction};
+use crate::events::EventKey;
+use crate::lifecycle::{ContainerPhase, StartFailure, TrackedContainer};
 use crate::probe::ProbeKind;
 
 /// A hook without its own limit is waited for this long; the kubelet waits for ever.
 const POST_START_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
 
-impl Driver {
+impl PodWorker {
     /// Starts a container in the background.
     pub(super) fn start(&mut self, index: usize) {
         let Some(container) = self.container(index) else { return };
         let Some(tracked) = self.lifecycle.containers.get(index) else { return };
-        let to_start = ToStart {
+        let to_start = ContainerStartRequest {
             node: self.node.clone(),
             pod: self.pod.clone(),
             container,
@@ -33,7 +33,7 @@ impl Driver {
         self.tasks.spawn(async move {
             let result = start(to_start).await.map(Box::new);
             // Fails only when the Pod's task has ended; what was started is then found by its record.
-            let _ = happened.send(Happened::Started { index, result }).await;
+            let _ = happened.send(PodTaskEvent::Started { index, result }).await;
         });
     }
 
@@ -44,9 +44,9 @@ impl Driver {
             _ => "Failed",
         };
         // Told once, not at every try.
-        let is_new = |tracked: &&Tracked| !matches!(&tracked.state, State::Starting { message: Some(told), .. } if told == message);
+        let is_new = |tracked: &&TrackedContainer| !matches!(&tracked.state, ContainerPhase::Starting { message: Some(told), .. } if told == message);
         if let Some(container) = self.lifecycle.containers.get(index).filter(is_new) {
-            let about = About::container(&self.pod, &container.name);
+            let about = EventKey::container(&self.pod, &container.name);
             self.node.events.warning(about, event, message.clone());
         }
         tracing::debug!(pod = self.pod.metadata.name, reason, message, "container not started");
@@ -54,11 +54,11 @@ impl Driver {
     }
 
     /// A process of a container exists.
-    pub(super) fn runs(&mut self, index: usize, started: Started) {
-        let Started { run, image_id, since, exit, suspicious } = started;
+    pub(super) fn runs(&mut self, index: usize, started: StartedContainer) {
+        let StartedContainer { run, image_id, since, exit, suspicious } = started;
         let Some(container) = self.container(index) else { return };
         let note = format!("Started container {}", container.name);
-        let about = About::container(&self.pod, &container.name);
+        let about = EventKey::container(&self.pod, &container.name);
         self.node.events.normal(about, "Started", note);
         if let Some(word) = suspicious {
             let note = format!(
@@ -68,7 +68,7 @@ impl Driver {
             self.node.events.warning(about, "LoopbackBind", note);
         }
         self.lifecycle.running(index, run.id(), image_id, since);
-        let live = Live {
+        let live = RunningContainer {
             run: Arc::new(run),
             ended: CancellationToken::new(),
             post_start_done: false,
@@ -79,12 +79,12 @@ impl Driver {
         self.tasks.spawn(async move {
             // An error means that the thread of all processes is gone: so is this agent.
             if let Ok(exit) = exit.await {
-                let _ = happened.send(Happened::Exited { index, run: name, exit }).await;
+                let _ = happened.send(PodTaskEvent::Exited { index, run: name, exit }).await;
             }
         });
         let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
-        let hook =
-            hook.map(|hook| Action::of_hook(hook, &container, &self.place.pod_ip.to_string()));
+        let hook = hook
+            .map(|hook| HandlerAction::of_hook(hook, &container, &self.place.pod_ip.to_string()));
         self.spawn_probes(index, &container, &live);
         let (run, ended) = (live.run.clone(), live.ended.clone());
         self.live.insert(index, live);
@@ -100,7 +100,7 @@ impl Driver {
                         () = ended.cancelled() => return,
                     };
                     let run = run.name.clone();
-                    let _ = happened.send(Happened::PostStart { index, run, result }).await;
+                    let _ = happened.send(PodTaskEvent::PostStart { index, run, result }).await;
                 });
             }
         }
@@ -115,7 +115,7 @@ impl Driver {
             Err(said) => {
                 let note = format!("PostStartHook failed: {said}");
                 let name = self.container(index).map(|container| container.name);
-                let about = About { container: name.as_deref(), ..About::pod(&self.pod) };
+                let about = EventKey { container: name.as_deref(), ..EventKey::pod(&self.pod) };
                 self.node.events.warning(about, "FailedPostStartHook", note.clone());
                 self.end_run(index, note, None);
             }
@@ -162,8 +162,10 @@ impl Driver {
     /// When the current run of a container began.
     pub(super) fn since(&self, index: usize) -> Option<Timestamp> {
         match &self.lifecycle.containers.get(index)?.state {
-            State::Running { since, .. } => Some(*since),
-            State::Waiting { .. } | State::Starting { .. } | State::Ended { .. } => None,
+            ContainerPhase::Running { since, .. } => Some(*since),
+            ContainerPhase::Waiting { .. }
+            | ContainerPhase::Starting { .. }
+            | ContainerPhase::Ended { .. } => None,
         }
     }
 }

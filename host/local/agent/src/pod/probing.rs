@@ -8,19 +8,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::start::Run;
-use super::{Driver, Happened, Live};
-use crate::checks::{self, Action};
-use crate::events::{About, Events};
-use crate::probe::{ProbeKind, Tally, Timing};
+use super::start::ContainerRun;
+use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::checks::{self, HandlerAction};
+use crate::events::{EventKey, EventRecorder};
+use crate::probe::{ProbeKind, ProbeResultCounter, ProbeTiming};
 
 /// Pauses between tries before results count.
 const EARLY_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const EARLY_PAUSE_LONGEST: Duration = Duration::from_millis(200);
 
-impl Driver {
+impl PodWorker {
     /// Starts the probes of a run. Liveness and readiness wait for the startup probe.
-    pub(super) fn spawn_probes(&mut self, index: usize, container: &Container, live: &Live) {
+    pub(super) fn spawn_probes(
+        &mut self,
+        index: usize,
+        container: &Container,
+        live: &RunningContainer,
+    ) {
         let pod_ip = self.place.pod_ip.to_string();
         let (started, gate) = watch::channel(container.startup_probe.is_none());
         let kinds = [
@@ -30,11 +35,11 @@ impl Driver {
         ];
         for (kind, probe) in kinds {
             let Some(probe) = probe else { continue };
-            let probing = Probing {
+            let probing = ProbeLoop {
                 index,
                 kind,
-                timing: Timing::of(probe),
-                action: Action::of_probe(probe, container, &pod_ip),
+                timing: ProbeTiming::of(probe),
+                action: HandlerAction::of_probe(probe, container, &pod_ip),
                 run: live.run.clone(),
                 pod: self.pod.clone(),
                 container: container.name.clone(),
@@ -54,22 +59,22 @@ pub(super) fn own_grace(probe: Option<&Probe>) -> Option<i64> {
     probe?.termination_grace_period_seconds
 }
 
-struct Probing {
+struct ProbeLoop {
     index: usize,
     kind: ProbeKind,
-    timing: Timing,
-    action: Action,
-    run: Arc<Run>,
+    timing: ProbeTiming,
+    action: HandlerAction,
+    run: Arc<ContainerRun>,
     pod: Arc<Pod>,
     container: String,
-    happened: mpsc::Sender<Happened>,
-    events: Events,
+    happened: mpsc::Sender<PodTaskEvent>,
+    events: EventRecorder,
     /// Opened by the startup probe.
     started: watch::Sender<bool>,
     gate: watch::Receiver<bool>,
 }
 
-impl Probing {
+impl ProbeLoop {
     async fn until(self, ended: CancellationToken) {
         tokio::select! {
             () = self.probe() => {}
@@ -86,7 +91,7 @@ impl Probing {
             self.wait_briefly().await;
         }
         let name = self.kind.name().to_lowercase();
-        let mut tally = Tally::new(self.kind, self.timing);
+        let mut tally = ProbeResultCounter::new(self.kind, self.timing);
         let mut told = None;
         let mut ticks = interval(self.timing.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,7 +104,7 @@ impl Probing {
             told.clone_from(&said);
             if let Some(said) = said.as_ref().filter(|_| is_new) {
                 let note = format!("{} probe failed: {said}", self.kind.name());
-                let about = About::container(&self.pod, &self.container).doing(self.kind.name());
+                let about = EventKey::container(&self.pod, &self.container).doing(self.kind.name());
                 self.events.warning(about, "Unhealthy", note);
             }
             let Some(passed) = tally.count(said.is_none()) else { continue };
@@ -139,7 +144,7 @@ impl Probing {
 
     async fn tell(&self, passed: bool, said: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
-        let verdict = Happened::Verdict { index, run, kind, passed, said };
+        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
         // Fails only when the Pod's task has ended.
         let _ = self.happened.send(verdict).await;
     }

@@ -9,21 +9,21 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use rand::RngExt;
 use tokio::sync::oneshot;
 
-use super::Node;
+use super::AgentContext;
 use crate::chain::chain;
-use crate::checks::Inside;
-use crate::container::{Process, Spec, Start, Task};
+use crate::checks::ExecTarget;
+use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
-use crate::downward::Place;
-use crate::env::{EnvInput, environment};
+use crate::downward::PodPlacement;
+use crate::env::{EnvSources, environment};
 use crate::expand::expand;
 use crate::images::PulledImage;
 use crate::lifecycle::StartFailure;
 use crate::log::LogFile;
-use crate::processes::{Exit, Output};
-use crate::reference::References;
-use crate::rootfs::{self, Mount};
-use crate::storage::{self, Storage};
+use crate::processes::{ProcessExit, ProcessOutput};
+use crate::reference::ConfigSourceStates;
+use crate::rootfs::{self, RootMount};
+use crate::storage::{self, VolumeProvisioner};
 use crate::strays;
 
 /// What names a container of ours in the API, in front of the run's name.
@@ -33,38 +33,38 @@ const ID_SCHEME: &str = "tholepin://";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// A container to start.
-pub(super) struct ToStart {
-    pub node: Arc<Node>,
+pub(super) struct ContainerStartRequest {
+    pub node: Arc<AgentContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
-    pub place: Place,
+    pub place: PodPlacement,
     pub directory: PodDirectory,
-    pub references: References,
+    pub references: ConfigSourceStates,
     pub restart_count: u32,
 }
 
 /// A container that runs.
 #[derive(Debug)]
-pub(super) struct Started {
-    pub run: Run,
+pub(super) struct StartedContainer {
+    pub run: ContainerRun,
     pub image_id: String,
     pub since: Timestamp,
-    pub exit: oneshot::Receiver<Exit>,
+    pub exit: oneshot::Receiver<ProcessExit>,
     /// Words of the command that look like a bind to every address or to loopback.
     pub suspicious: Option<String>,
 }
 
 /// One run of a container.
 #[derive(Clone, Debug)]
-pub(super) struct Run {
+pub(super) struct ContainerRun {
     /// Its name: random, and in the path of its root.
     pub name: String,
     pub directory: PathBuf,
     pub start_ticks: u64,
-    pub inside: Arc<Inside>,
+    pub inside: Arc<ExecTarget>,
 }
 
-impl Run {
+impl ContainerRun {
     /// The container's id as the API shows it: another one at each start.
     pub(super) fn id(&self) -> String {
         format!("{ID_SCHEME}{}", self.name)
@@ -91,16 +91,19 @@ impl Run {
 }
 
 /// Starts the container, or says why it cannot be.
-pub(super) async fn start(to_start: ToStart) -> Result<Started, StartFailure> {
-    let ToStart { node, pod, container, place, directory, .. } = &to_start;
+pub(super) async fn start(
+    to_start: ContainerStartRequest,
+) -> Result<StartedContainer, StartFailure> {
+    let ContainerStartRequest { node, pod, container, place, directory, .. } = &to_start;
     let image = container.image.as_deref().unwrap_or_default();
     let image = node.images.pull(image).await.map_err(|error| fail("ErrImagePull", &error))?;
     let references = &to_start.references;
-    let input = EnvInput { pod, place, references, image: &image.env };
+    let input = EnvSources { pod, place, references, image: &image.env };
     let env = environment(input, container)
         .map_err(|error| fail("CreateContainerConfigError", &error))?;
     let allow_host_path = node.options.allow_host_path;
-    let storage = Storage { client: &node.client, pod, place, directory, allow_host_path };
+    let storage =
+        VolumeProvisioner { client: &node.client, pod, place, directory, allow_host_path };
     let no_volume = |error| fail("ContainerCreating", &error);
     let volumes = storage.prepare(references).await.map_err(no_volume)?;
     let mounts = storage::mounts(container, &volumes, &env).map_err(no_volume)?;
@@ -115,7 +118,11 @@ fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
 }
 
 /// The program, with references to the environment expanded in command and arguments.
-fn process(container: &Container, image: &PulledImage, env: BTreeMap<String, String>) -> Process {
+fn process(
+    container: &Container,
+    image: &PulledImage,
+    env: BTreeMap<String, String>,
+) -> ProcessSpec {
     let expand_all = |words: &Option<Vec<String>>| -> Vec<String> {
         words.iter().flatten().map(|word| expand(word, &env)).collect()
     };
@@ -125,16 +132,16 @@ fn process(container: &Container, image: &PulledImage, env: BTreeMap<String, Str
     let mut env = env;
     env.entry("PATH".into()).or_insert_with(rootfs::default_path);
     env.entry("HOME".into()).or_insert_with(|| "/root".into());
-    Process { argv, env, workdir }
+    ProcessSpec { argv, env, workdir }
 }
 
 async fn launch(
-    to_start: &ToStart,
+    to_start: &ContainerStartRequest,
     image: &PulledImage,
-    mut mounts: Vec<Mount>,
-    mut process: Process,
-) -> std::io::Result<Started> {
-    let ToStart { node, pod, container, directory, .. } = to_start;
+    mut mounts: Vec<RootMount>,
+    mut process: ProcessSpec,
+) -> std::io::Result<StartedContainer> {
+    let ContainerStartRequest { node, pod, container, directory, .. } = to_start;
     let name = run_name();
     let run_directory = directory.run(&container.name, &name);
     let root = run_directory.join("root");
@@ -146,10 +153,10 @@ async fn launch(
     let steps = rootfs::steps(&node.machine, image, &directory.files(), &process.workdir, &mounts);
     let spec_file = run_directory.join("spec.json");
     let user_namespace = node.user_namespace;
-    let spec = Spec {
+    let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: run_directory.join("error"),
-        task: Task::Start(Start {
+        task: ContainerTask::Start(ContainerStartSpec {
             user_namespace,
             hostname,
             root,
@@ -160,12 +167,13 @@ async fn launch(
     spec.write(&spec_file)?;
     directory.drop_old_logs(&container.name);
     let log = directory.log(&container.name, to_start.restart_count);
-    let launched = node.processes.launch(spec_file, Output::Log(LogFile::open(&log)?)).await?;
+    let launched =
+        node.processes.launch(spec_file, ProcessOutput::Log(LogFile::open(&log)?)).await?;
     let (pid, start_ticks) = (launched.pid, launched.start_ticks);
     let record = ProcessRecord { run: name.clone(), pid, start_ticks, log };
     directory.record(&container.name, &record)?;
     let suspicious = loopback_word(&process.argv);
-    let inside = Arc::new(Inside {
+    let inside = Arc::new(ExecTarget {
         processes: node.processes.clone(),
         pid,
         user_namespace,
@@ -173,17 +181,17 @@ async fn launch(
         workdir: process.workdir,
         directory: run_directory.clone(),
     });
-    let run = Run { name, directory: run_directory, start_ticks, inside };
+    let run = ContainerRun { name, directory: run_directory, start_ticks, inside };
     let image_id = image.id.clone();
-    Ok(Started { run, image_id, since: launched.at, exit: launched.exit, suspicious })
+    Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, suspicious })
 }
 
-fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<Mount> {
+fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<RootMount> {
     let source = run_directory.join("termination-log");
     std::fs::File::create(&source)?;
     let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     let target = PathBuf::from(target.unwrap_or(TERMINATION_LOG));
-    Ok(Mount { source: source.canonicalize()?, target, read_only: false })
+    Ok(RootMount { source: source.canonicalize()?, target, read_only: false })
 }
 
 /// A name for a run that no other run has ever had.

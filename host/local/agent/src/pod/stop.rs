@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::start::Run;
-use crate::checks::{self, Action};
+use super::start::ContainerRun;
+use crate::checks::{self, HandlerAction};
 use crate::strays;
 
 /// What a container gets after its preStop hook, however long that took. Source: the kubelet's
@@ -17,11 +17,11 @@ use crate::strays;
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// A run to end.
-pub(super) struct ToStop {
-    pub run: Arc<Run>,
+pub(super) struct ContainerStopRequest {
+    pub run: Arc<ContainerRun>,
     /// Cancelled when the run has ended.
     pub ended: CancellationToken,
-    pub pre_stop: Option<Action>,
+    pub pre_stop: Option<HandlerAction>,
     /// How long the run may take, preStop included.
     pub grace: Duration,
     /// When it must be over in any case: the end of the Pod's own grace period.
@@ -29,7 +29,7 @@ pub(super) struct ToStop {
 }
 
 /// Ends the run; returns when it has ended or was killed, with what went wrong in its preStop hook.
-pub(super) async fn stop(mut to_stop: ToStop) -> Result<(), String> {
+pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String> {
     let own = Instant::now() + to_stop.grace;
     let mut result = Ok(());
     let mut least = None;
@@ -60,7 +60,7 @@ pub(super) async fn stop(mut to_stop: ToStop) -> Result<(), String> {
 }
 
 /// Kills the run's process and all of its session.
-pub(super) fn kill(run: &Run) {
+pub(super) fn kill(run: &ContainerRun) {
     if run.is_same_process() {
         strays::kill_session(run.inside.pid);
     }

@@ -28,7 +28,7 @@ pub(super) async fn write_statuses(
     loop {
         let status = statuses.borrow_and_update().clone();
         if let Some(status) = status
-            && write_until_overtaken(&api, &pod, status, &statuses).await == Written::PodGone
+            && write_until_overtaken(&api, &pod, status, &statuses).await == WriteResult::PodGone
         {
             return;
         }
@@ -39,7 +39,7 @@ pub(super) async fn write_statuses(
 }
 
 #[derive(PartialEq, Eq)]
-enum Written {
+enum WriteResult {
     Done,
     PodGone,
 }
@@ -49,7 +49,7 @@ async fn write_until_overtaken(
     pod: &Pod,
     status: PodStatus,
     newer: &watch::Receiver<Option<PodStatus>>,
-) -> Written {
+) -> WriteResult {
     let name = pod.name_any();
     // The uid keeps the status of one Pod from the next one of that name.
     let patch = Patch::Apply(json!({
@@ -62,25 +62,25 @@ async fn write_until_overtaken(
     let mut pause = RETRY_FIRST;
     loop {
         match judge(timeout(WRITE_DEADLINE, api.patch_status(&name, &parameters, &patch)).await) {
-            Judged::Done => return Written::Done,
-            Judged::Gone => return Written::PodGone,
-            Judged::Refused(error) => {
+            WriteErrorClass::Done => return WriteResult::Done,
+            WriteErrorClass::Gone => return WriteResult::PodGone,
+            WriteErrorClass::Refused(error) => {
                 tracing::warn!(pod = name, error, "pod status refused");
-                return Written::Done;
+                return WriteResult::Done;
             }
-            Judged::TryAgain(error) => {
+            WriteErrorClass::TryAgain(error) => {
                 tracing::debug!(pod = name, error, "pod status not written");
                 // Another Pod may have the name by now: its status is not ours to write.
                 if let Ok(Ok(found)) = timeout(WRITE_DEADLINE, api.get_opt(&name)).await
                     && found.and_then(|found| found.uid()) != pod.uid()
                 {
-                    return Written::PodGone;
+                    return WriteResult::PodGone;
                 }
             }
         }
         // A dropped sender is no newer status: the last one is worth trying again.
         if matches!(newer.has_changed(), Ok(true)) {
-            return Written::Done;
+            return WriteResult::Done;
         }
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_LONGEST);
@@ -88,22 +88,22 @@ async fn write_until_overtaken(
 }
 
 /// What an answer of the API server means for a writer.
-enum Judged {
+enum WriteErrorClass {
     Done,
     Gone,
     Refused(String),
     TryAgain(String),
 }
 
-fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> Judged {
+fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> WriteErrorClass {
     match answer {
-        Ok(Ok(_)) => Judged::Done,
-        Ok(Err(Error::Api(status))) if status.code == 404 => Judged::Gone,
+        Ok(Ok(_)) => WriteErrorClass::Done,
+        Ok(Err(Error::Api(status))) if status.code == 404 => WriteErrorClass::Gone,
         Ok(Err(Error::Api(status))) if matches!(status.code, 400 | 403 | 405 | 415 | 422) => {
-            Judged::Refused(status.message)
+            WriteErrorClass::Refused(status.message)
         }
-        Ok(Err(error)) => Judged::TryAgain(error.to_string()),
-        Err(_) => Judged::TryAgain(format!("no answer within {WRITE_DEADLINE:?}")),
+        Ok(Err(error)) => WriteErrorClass::TryAgain(error.to_string()),
+        Err(_) => WriteErrorClass::TryAgain(format!("no answer within {WRITE_DEADLINE:?}")),
     }
 }
 
@@ -122,8 +122,8 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
             return;
         }
         match judge(answer) {
-            Judged::Done | Judged::Gone => return,
-            Judged::Refused(error) | Judged::TryAgain(error) => {
+            WriteErrorClass::Done | WriteErrorClass::Gone => return,
+            WriteErrorClass::Refused(error) | WriteErrorClass::TryAgain(error) => {
                 tracing::warn!(pod = name, error, "pod not removed");
             }
         }

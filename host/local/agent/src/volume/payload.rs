@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{File, Payload};
+use super::{VolumeFile, VolumeFiles};
 
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
@@ -27,7 +27,7 @@ const DATA_NEXT: &str = "..data_tmp";
 /// # Errors
 ///
 /// Fails if the disk refuses; what was there before is then still whole.
-pub(crate) fn write(directory: &Path, files: &Payload, stamp: &str) -> io::Result<bool> {
+pub(crate) fn write(directory: &Path, files: &VolumeFiles, stamp: &str) -> io::Result<bool> {
     fs::create_dir_all(directory)?;
     let data = directory.join(DATA);
     let previous = fs::read_link(&data).ok();
@@ -51,7 +51,7 @@ pub(crate) fn write(directory: &Path, files: &Payload, stamp: &str) -> io::Resul
     Ok(true)
 }
 
-fn write_file(path: &Path, file: &File) -> io::Result<()> {
+fn write_file(path: &Path, file: &VolumeFile) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -60,7 +60,7 @@ fn write_file(path: &Path, file: &File) -> io::Result<()> {
 }
 
 /// Whether the generation in `data` is the same files with the same bytes and modes.
-fn holds(data: &Path, files: &Payload) -> io::Result<bool> {
+fn holds(data: &Path, files: &VolumeFiles) -> io::Result<bool> {
     if count_files(data)? != files.len() {
         return Ok(false);
     }
@@ -85,7 +85,7 @@ fn count_files(directory: &Path) -> io::Result<usize> {
 }
 
 /// Makes one link per first path component, and removes those that are no longer wanted.
-fn link_names(directory: &Path, files: &Payload) -> io::Result<()> {
+fn link_names(directory: &Path, files: &VolumeFiles) -> io::Result<()> {
     let wanted: BTreeSet<OsString> = files
         .keys()
         .filter_map(|path| path.components().next())
@@ -117,8 +117,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn payload(files: &[(&str, &str)]) -> Payload {
-        let file = |text: &str| File { bytes: text.as_bytes().to_vec(), mode: 0o640 };
+    fn payload(files: &[(&str, &str)]) -> VolumeFiles {
+        let file = |text: &str| VolumeFile { bytes: text.as_bytes().to_vec(), mode: 0o640 };
         files.iter().map(|(path, text)| (PathBuf::from(path), file(text))).collect()
     }
 
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn an_empty_volume_is_a_directory() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(write(directory.path(), &Payload::new(), "one").unwrap());
-        assert!(!write(directory.path(), &Payload::new(), "two").unwrap());
+        assert!(write(directory.path(), &VolumeFiles::new(), "one").unwrap());
+        assert!(!write(directory.path(), &VolumeFiles::new(), "two").unwrap());
     }
 }

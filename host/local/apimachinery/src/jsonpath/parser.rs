@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Filter, JsonPathError, Operator, Step};
+use super::{FilterOperator, JsonPathError, PathFilter, PathStep};
 
 /// Parses a whole path.
-pub(super) fn parse(path: &str) -> Result<Vec<Step>, JsonPathError> {
+pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
     let inner = match path.strip_prefix('{') {
         Some(rest) => rest.strip_suffix('}').ok_or_else(|| JsonPathError {
             path: path.to_owned(),
@@ -69,11 +69,15 @@ impl<'a> Parser<'a> {
         taken
     }
 
-    fn steps(&mut self, steps: &mut Vec<Step>, filter: FilterAllowed) -> Result<(), JsonPathError> {
+    fn steps(
+        &mut self,
+        steps: &mut Vec<PathStep>,
+        filter: FilterAllowed,
+    ) -> Result<(), JsonPathError> {
         loop {
             if self.eat(".") {
                 if self.eat("*") {
-                    steps.push(Step::Every);
+                    steps.push(PathStep::Every);
                 } else if !self.rest.starts_with('[') {
                     steps.push(self.name()?);
                 }
@@ -86,7 +90,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A member's name; a backslash makes the next character part of it.
-    fn name(&mut self) -> Result<Step, JsonPathError> {
+    fn name(&mut self) -> Result<PathStep, JsonPathError> {
         let mut name = String::new();
         loop {
             name.push_str(
@@ -101,15 +105,15 @@ impl<'a> Parser<'a> {
             name.push(characters.next().ok_or_else(|| self.expected("a character after `\\`"))?);
             self.rest = characters.as_str();
         }
-        if name.is_empty() { Err(self.expected("a name")) } else { Ok(Step::Member(name)) }
+        if name.is_empty() { Err(self.expected("a name")) } else { Ok(PathStep::Member(name)) }
     }
 
-    fn bracket(&mut self, filter: FilterAllowed) -> Result<Step, JsonPathError> {
+    fn bracket(&mut self, filter: FilterAllowed) -> Result<PathStep, JsonPathError> {
         self.skip_blanks();
         let step = if self.eat("*") {
-            Step::Every
+            PathStep::Every
         } else if self.rest.starts_with(['\'', '"']) {
-            Step::Member(self.quoted()?)
+            PathStep::Member(self.quoted()?)
         } else if filter == FilterAllowed::Yes && self.eat("?(") {
             self.filter()?
         } else {
@@ -127,12 +131,13 @@ impl<'a> Parser<'a> {
         if closed { Ok(text.to_owned()) } else { Err(self.expected("the closing quote")) }
     }
 
-    fn index(&mut self) -> Result<Step, JsonPathError> {
+    fn index(&mut self) -> Result<PathStep, JsonPathError> {
         let from = self.number()?;
         if self.eat(":") {
-            return Ok(Step::Slice(from, self.number()?));
+            return Ok(PathStep::Slice(from, self.number()?));
         }
-        from.map(Step::Index).ok_or_else(|| self.expected("an index, `*`, a quoted name or `?(`"))
+        from.map(PathStep::Index)
+            .ok_or_else(|| self.expected("an index, `*`, a quoted name or `?(`"))
     }
 
     fn number(&mut self) -> Result<Option<i64>, JsonPathError> {
@@ -143,7 +148,7 @@ impl<'a> Parser<'a> {
         digits.parse().map(Some).map_err(|_| self.expected("a whole number before this"))
     }
 
-    fn filter(&mut self) -> Result<Step, JsonPathError> {
+    fn filter(&mut self) -> Result<PathStep, JsonPathError> {
         self.skip_blanks();
         if !self.eat("@") {
             return Err(self.expected("`@`"));
@@ -160,20 +165,20 @@ impl<'a> Parser<'a> {
         };
         self.skip_blanks();
         if self.eat(")") {
-            Ok(Step::Filter(Filter { path, comparison }))
+            Ok(PathStep::Filter(PathFilter { path, comparison }))
         } else {
             Err(self.expected("`)`"))
         }
     }
 
-    fn operator(&mut self) -> Option<Operator> {
+    fn operator(&mut self) -> Option<FilterOperator> {
         let operators = [
-            ("==", Operator::Equal),
-            ("!=", Operator::NotEqual),
-            ("<=", Operator::LessOrEqual),
-            (">=", Operator::GreaterOrEqual),
-            ("<", Operator::Less),
-            (">", Operator::Greater),
+            ("==", FilterOperator::Equal),
+            ("!=", FilterOperator::NotEqual),
+            ("<=", FilterOperator::LessOrEqual),
+            (">=", FilterOperator::GreaterOrEqual),
+            ("<", FilterOperator::Less),
+            (">", FilterOperator::Greater),
         ];
         operators.into_iter().find_map(|(text, operator)| self.eat(text).then_some(operator))
     }

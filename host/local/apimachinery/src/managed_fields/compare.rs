@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, key_element, value_element};
-use crate::topology::{MapKey, Shape, Step, Topology};
+use crate::topology::{ListMapKey, MergeSchema, MergeShape, MergeStep};
 
 /// What differs between two objects.
 #[derive(Debug, Default)]
-pub(super) struct Difference {
+pub(super) struct ObjectDifference {
     pub(super) added: FieldSet,
     pub(super) modified: FieldSet,
     pub(super) removed: FieldSet,
 }
 
-impl Difference {
+impl ObjectDifference {
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
@@ -38,14 +38,14 @@ impl Difference {
 /// The fields that an intent sets.
 ///
 /// Fails with the message for items that lack their keys or occur twice.
-pub(super) fn field_set_of(intent: &Value, topology: &dyn Topology) -> Result<FieldSet, String> {
+pub(super) fn field_set_of(intent: &Value, topology: &dyn MergeSchema) -> Result<FieldSet, String> {
     let mut set = fields(intent, &mut Vec::new(), topology, Whole::Leaves)?;
     set.clear_member();
     Ok(set)
 }
 
 /// Compares two objects field by field. Of items that occur twice, the first counts.
-pub(super) fn compare(old: &Value, new: &Value, topology: &dyn Topology) -> Difference {
+pub(super) fn compare(old: &Value, new: &Value, topology: &dyn MergeSchema) -> ObjectDifference {
     differ(Some(old), Some(new), &mut Vec::new(), topology)
 }
 
@@ -60,15 +60,15 @@ enum Whole {
 
 fn fields<'a>(
     value: &'a Value,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
     whole: Whole,
 ) -> Result<FieldSet, String> {
     let mut set = FieldSet::default();
     match value {
-        Value::Object(members) if topology.map_shape(path) != Shape::Atomic => {
+        Value::Object(members) if topology.map_shape(path) != MergeShape::Atomic => {
             for (name, member) in members {
-                path.push(Step::Field(name));
+                path.push(MergeStep::Field(name));
                 let below = fields(member, path, topology, whole);
                 path.pop();
                 set.insert(format!("f:{name}"), below?);
@@ -79,7 +79,7 @@ fn fields<'a>(
         }
         Value::Array(items) => {
             let shape = topology.list_shape(path);
-            if shape == Shape::Atomic {
+            if shape == MergeShape::Atomic {
                 return Ok(FieldSet::here());
             }
             for item in items {
@@ -87,7 +87,7 @@ fn fields<'a>(
                 if set.child(&element).is_some() && whole == Whole::Leaves {
                     return Err(format!("duplicate entries for key {}", plain(&element)));
                 }
-                path.push(Step::Item);
+                path.push(MergeStep::Item);
                 let below = fields(item, path, topology, whole);
                 path.pop();
                 let mut below = below?;
@@ -108,26 +108,26 @@ fn fields<'a>(
 fn differ<'a>(
     old: Option<&'a Value>,
     new: Option<&'a Value>,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
-) -> Difference {
-    let whole = |value: &'a Value, path: &mut Vec<Step<'a>>| {
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
+) -> ObjectDifference {
+    let whole = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
         // What cannot be told apart is one field.
         fields(value, path, topology, Whole::Containers).unwrap_or_else(|_| FieldSet::here())
     };
-    let mut difference = Difference::default();
+    let mut difference = ObjectDifference::default();
     match (old, new) {
         (None, None) => {}
         (None, Some(new)) => difference.added = whole(new, path),
         (Some(old), None) => difference.removed = whole(old, path),
         (Some(old), Some(new)) if old == new => {}
         (Some(Value::Object(old)), Some(Value::Object(new)))
-            if topology.map_shape(path) != Shape::Atomic =>
+            if topology.map_shape(path) != MergeShape::Atomic =>
         {
             differ_members(old, new, path, topology, &mut difference);
         }
         (Some(Value::Array(old)), Some(Value::Array(new)))
-            if topology.list_shape(path) != Shape::Atomic =>
+            if topology.list_shape(path) != MergeShape::Atomic =>
         {
             let shape = topology.list_shape(path);
             differ_items((old, new), &shape, path, topology, &mut difference);
@@ -147,13 +147,13 @@ fn differ<'a>(
 fn differ_members<'a>(
     old: &'a Map<String, Value>,
     new: &'a Map<String, Value>,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
-    difference: &mut Difference,
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
+    difference: &mut ObjectDifference,
 ) {
     let added = new.keys().filter(|name| !old.contains_key(*name));
     for name in old.keys().chain(added) {
-        path.push(Step::Field(name));
+        path.push(MergeStep::Field(name));
         let below = differ(old.get(name), new.get(name), path, topology);
         path.pop();
         difference.insert(&format!("f:{name}"), below);
@@ -162,15 +162,15 @@ fn differ_members<'a>(
 
 fn differ_items<'a>(
     (old, new): (&'a [Value], &'a [Value]),
-    shape: &Shape,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
-    difference: &mut Difference,
+    shape: &MergeShape,
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
+    difference: &mut ObjectDifference,
 ) {
     let (old, new) = (by_element(old, shape), by_element(new, shape));
     let added = new.keys().filter(|element| !old.contains_key(*element));
     for element in old.keys().chain(added) {
-        path.push(Step::Item);
+        path.push(MergeStep::Item);
         let (old, new) = (old.get(element).copied(), new.get(element).copied());
         let mut below = differ(old, new, path, topology);
         path.pop();
@@ -183,7 +183,7 @@ fn differ_items<'a>(
     }
 }
 
-fn by_element<'a>(items: &'a [Value], shape: &Shape) -> BTreeMap<String, &'a Value> {
+fn by_element<'a>(items: &'a [Value], shape: &MergeShape) -> BTreeMap<String, &'a Value> {
     let mut found = BTreeMap::new();
     for item in items {
         if let Ok(element) = element(item, shape) {
@@ -196,13 +196,15 @@ fn by_element<'a>(items: &'a [Value], shape: &Shape) -> BTreeMap<String, &'a Val
 /// What identifies an item of a list: its keys, or itself in a set.
 ///
 /// Fails with the message for an item that lacks a key without default.
-pub(super) fn element(item: &Value, shape: &Shape) -> Result<String, String> {
+pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String> {
     let keys = match shape {
-        Shape::Map(keys) => keys,
-        Shape::Set | Shape::Atomic | Shape::Granular => return Ok(value_element(item)),
+        MergeShape::Map(keys) => keys,
+        MergeShape::Set | MergeShape::Atomic | MergeShape::Granular => {
+            return Ok(value_element(item));
+        }
     };
     let mut found = BTreeMap::new();
-    for MapKey { name, default } in keys {
+    for ListMapKey { name, default } in keys {
         let value = item.get(name).filter(|value| !value.is_null()).or(default.as_ref());
         // Of several keys some may be absent; an item without any has no identity.
         if let Some(value) = value {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::entries::{Entries, Identity, Operation};
+use super::entries::{ManagedFieldsEntries, ManagedOperation, ManagerIdentity};
 use super::field_set::FieldSet;
 
 /// A field that another manager owns with another value.
@@ -64,13 +64,17 @@ pub fn conflict_summary(conflicts: &[Conflict]) -> String {
 }
 
 /// What others own of the fields that are to change.
-pub(super) fn find(entries: &Entries, own: &Identity, changed: &FieldSet) -> Vec<Conflict> {
+pub(super) fn find(
+    entries: &ManagedFieldsEntries,
+    own: &ManagerIdentity,
+    changed: &FieldSet,
+) -> Vec<Conflict> {
     let others = entries.iter().filter(|entry| entry.identity != *own);
     let mut conflicts: Vec<Conflict> = others
         .flat_map(|entry| {
             entry.fields.intersection(changed).paths().into_iter().map(|field| Conflict {
                 manager: entry.identity.manager.clone(),
-                by_update: entry.identity.operation == Operation::Update,
+                by_update: entry.identity.operation == ManagedOperation::Update,
                 subresource: entry.identity.subresource.clone(),
                 api_version: entry.api_version.clone(),
                 time: entry.time.clone(),

@@ -13,25 +13,25 @@ const ANCIENT_CHANGES: &str = "ancient-changes";
 
 /// How a manager came to own fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Operation {
+pub(super) enum ManagedOperation {
     Apply,
     Update,
 }
 
 /// What makes two entries the same one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity {
-    pub(super) operation: Operation,
+pub(super) struct ManagerIdentity {
+    pub(super) operation: ManagedOperation,
     pub(super) manager: String,
     pub(super) subresource: Option<String>,
     /// Only of Update entries: an applier has one entry, whatever version it speaks.
     api_version: Option<String>,
 }
 
-impl Identity {
+impl ManagerIdentity {
     pub(super) fn apply(manager: &str, subresource: Option<&str>) -> Self {
         Self {
-            operation: Operation::Apply,
+            operation: ManagedOperation::Apply,
             manager: manager.to_owned(),
             subresource: subresource.map(str::to_owned),
             api_version: None,
@@ -40,7 +40,7 @@ impl Identity {
 
     pub(super) fn update(manager: &str, subresource: Option<&str>, api_version: &str) -> Self {
         Self {
-            operation: Operation::Update,
+            operation: ManagedOperation::Update,
             api_version: Some(api_version.to_owned()),
             ..Self::apply(manager, subresource)
         }
@@ -49,22 +49,22 @@ impl Identity {
 
 /// One entry of `managedFields`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) identity: Identity,
+pub(super) struct ManagedFieldsEntry {
+    pub(super) identity: ManagerIdentity,
     pub(super) api_version: String,
     pub(super) time: Option<String>,
     pub(super) fields: FieldSet,
 }
 
-impl Entry {
+impl ManagedFieldsEntry {
     fn read(json: &Value) -> Option<Self> {
         let text = |name: &str| json.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
         let manager = text("manager").unwrap_or_default();
         let subresource = text("subresource");
         let api_version = text("apiVersion")?;
         let identity = match text("operation")? {
-            "Apply" => Identity::apply(manager, subresource),
-            "Update" => Identity::update(manager, subresource, api_version),
+            "Apply" => ManagerIdentity::apply(manager, subresource),
+            "Update" => ManagerIdentity::update(manager, subresource, api_version),
             _ => return None,
         };
         Some(Self {
@@ -95,9 +95,9 @@ impl Entry {
 
 /// All entries of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entries(Vec<Entry>);
+pub(super) struct ManagedFieldsEntries(Vec<ManagedFieldsEntry>);
 
-impl Entries {
+impl ManagedFieldsEntries {
     /// The entries of an object; none if any of them cannot be read, as in the real server.
     pub(super) fn of(object: &Value) -> Self {
         Self::read(object).unwrap_or_default()
@@ -108,7 +108,7 @@ impl Entries {
         let list = object.pointer("/metadata/managedFields")?.as_array()?;
         let mut entries = Self::default();
         for json in list {
-            entries.put(Entry::read(json)?);
+            entries.put(ManagedFieldsEntry::read(json)?);
         }
         (!entries.is_empty()).then_some(entries)
     }
@@ -117,18 +117,18 @@ impl Entries {
         self.0.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ManagedFieldsEntry> {
         self.0.iter()
     }
 
     /// Takes the entry of this identity out.
-    pub(super) fn take(&mut self, identity: &Identity) -> Option<Entry> {
+    pub(super) fn take(&mut self, identity: &ManagerIdentity) -> Option<ManagedFieldsEntry> {
         let position = self.0.iter().position(|entry| entry.identity == *identity)?;
         Some(self.0.remove(position))
     }
 
     /// Puts an entry in; one without fields is not kept, one of the same identity is replaced.
-    pub(super) fn put(&mut self, entry: Entry) {
+    pub(super) fn put(&mut self, entry: ManagedFieldsEntry) {
         self.take(&entry.identity);
         if !entry.fields.is_empty() {
             self.0.push(entry);
@@ -136,7 +136,7 @@ impl Entries {
     }
 
     /// Takes fields away from everybody but this one.
-    pub(super) fn retreat(&mut self, except: &Identity, fields: &FieldSet) {
+    pub(super) fn retreat(&mut self, except: &ManagerIdentity, fields: &FieldSet) {
         for entry in self.0.iter_mut().filter(|entry| entry.identity != *except) {
             entry.fields = entry.fields.difference(fields);
         }
@@ -151,24 +151,25 @@ impl Entries {
     /// Merges the oldest Update entries until few enough are left.
     pub(super) fn bound_updates(&mut self) {
         self.sort();
-        let is_update = |entry: &&Entry| entry.identity.operation == Operation::Update;
+        let is_update =
+            |entry: &&ManagedFieldsEntry| entry.identity.operation == ManagedOperation::Update;
         let surplus = self.0.iter().filter(is_update).count().saturating_sub(UPDATE_ENTRIES_MAX);
         if surplus == 0 {
             return;
         }
         // One more, because the merged entry takes a place itself.
-        let oldest: Vec<Identity> =
+        let oldest: Vec<ManagerIdentity> =
             self.0.iter().filter(is_update).take(surplus + 1).map(|e| e.identity.clone()).collect();
         for identity in oldest {
             let Some(entry) = self.take(&identity) else { continue };
-            let ancient = Identity::update(
+            let ancient = ManagerIdentity::update(
                 ANCIENT_CHANGES,
                 identity.subresource.as_deref(),
                 &entry.api_version,
             );
             let before = self.take(&ancient).map(|entry| entry.fields).unwrap_or_default();
             let fields = before.union(&entry.fields);
-            self.put(Entry { identity: ancient, fields, ..entry });
+            self.put(ManagedFieldsEntry { identity: ancient, fields, ..entry });
         }
     }
 
@@ -184,14 +185,15 @@ impl Entries {
         }
         let metadata = object.entry("metadata").or_insert_with(|| json!({}));
         if let Some(metadata) = metadata.as_object_mut() {
-            let list = self.0.iter().map(Entry::to_json).collect();
+            let list = self.0.iter().map(ManagedFieldsEntry::to_json).collect();
             metadata.insert("managedFields".to_owned(), Value::Array(list));
         }
     }
 
     fn sort(&mut self) {
-        let key =
-            |entry: &Entry| (entry.identity.operation, entry.time.clone(), entry.identity.clone());
+        let key = |entry: &ManagedFieldsEntry| {
+            (entry.identity.operation, entry.time.clone(), entry.identity.clone())
+        };
         self.0.sort_by_key(key);
     }
 }
@@ -201,8 +203,8 @@ pub(super) fn after_request(
     old: Option<&Value>,
     new: &Value,
     subresource: Option<&str>,
-) -> Entries {
-    let of_old = || old.map(Entries::of).unwrap_or_default();
+) -> ManagedFieldsEntries {
+    let of_old = || old.map(ManagedFieldsEntries::of).unwrap_or_default();
     if subresource.is_some() {
         return of_old();
     }
@@ -210,7 +212,7 @@ pub(super) fn after_request(
     let is_reset = given
         .is_some_and(|list| matches!(list.as_slice(), [Value::Object(entry)] if entry.is_empty()));
     if is_reset {
-        return Entries::default();
+        return ManagedFieldsEntries::default();
     }
-    Entries::read(new).unwrap_or_else(of_old)
+    ManagedFieldsEntries::read(new).unwrap_or_else(of_old)
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::compare::element;
 use super::field_set::FieldSet;
-use crate::topology::{Shape, Step, Topology};
+use crate::topology::{MergeSchema, MergeShape, MergeStep};
 
 /// The live object with everything that the intent says.
 ///
@@ -17,7 +17,7 @@ use crate::topology::{Shape, Step, Topology};
 pub(super) fn merge(
     live: &Value,
     intent: &Value,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) -> Result<Value, String> {
     merge_at(Some(live), intent, &mut Vec::new(), topology)
 }
@@ -25,16 +25,16 @@ pub(super) fn merge(
 fn merge_at<'a>(
     live: Option<&'a Value>,
     intent: &'a Value,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
 ) -> Result<Value, String> {
     match (live, intent) {
         (Some(Value::Object(live)), Value::Object(intent))
-            if topology.map_shape(path) != Shape::Atomic =>
+            if topology.map_shape(path) != MergeShape::Atomic =>
         {
             let mut merged: Map<String, Value> = live.clone();
             for (name, wanted) in intent {
-                path.push(Step::Field(name));
+                path.push(MergeStep::Field(name));
                 let value = merge_at(live.get(name), wanted, path, topology);
                 path.pop();
                 merged.insert(name.clone(), value?);
@@ -42,8 +42,8 @@ fn merge_at<'a>(
             Ok(Value::Object(merged))
         }
         (Some(Value::Array(live)), Value::Array(intent)) => match topology.list_shape(path) {
-            Shape::Atomic => Ok(Value::Array(intent.clone())),
-            shape @ (Shape::Map(_) | Shape::Set | Shape::Granular) => {
+            MergeShape::Atomic => Ok(Value::Array(intent.clone())),
+            shape @ (MergeShape::Map(_) | MergeShape::Set | MergeShape::Granular) => {
                 merge_items(live, intent, &shape, path, topology).map(Value::Array)
             }
         },
@@ -54,9 +54,9 @@ fn merge_at<'a>(
 fn merge_items<'a>(
     live: &'a [Value],
     intent: &'a [Value],
-    shape: &Shape,
-    path: &mut Vec<Step<'a>>,
-    topology: &dyn Topology,
+    shape: &MergeShape,
+    path: &mut Vec<MergeStep<'a>>,
+    topology: &dyn MergeSchema,
 ) -> Result<Vec<Value>, String> {
     let wanted = intent.iter().map(|item| element(item, shape)).collect::<Result<Vec<_>, _>>()?;
     // Live items without identity stay where they are.
@@ -85,7 +85,7 @@ fn merge_items<'a>(
         if left.peek().is_some_and(|(own, _)| own.as_ref() == Some(element)) {
             left.next();
         }
-        path.push(Step::Item);
+        path.push(MergeStep::Item);
         let live_item = live_by_element.get(element.as_str()).copied();
         let value = merge_at(live_item, item, path, topology);
         path.pop();
@@ -103,7 +103,7 @@ pub(super) fn remove(
     object: &mut Value,
     dropped: &FieldSet,
     kept: &FieldSet,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) {
     remove_at(object, dropped, Some(kept), &mut Vec::new(), topology);
 }
@@ -113,7 +113,7 @@ fn remove_at(
     dropped: &FieldSet,
     kept: Option<&FieldSet>,
     path: &mut Vec<String>,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) {
     match value {
         Value::Object(members) => {
@@ -130,7 +130,7 @@ fn remove_at(
             }
         }
         Value::Array(items) => {
-            let steps: Vec<Step<'_>> = path.iter().map(|name| step(name)).collect();
+            let steps: Vec<MergeStep<'_>> = path.iter().map(|name| step(name)).collect();
             let shape = topology.list_shape(&steps);
             path.push(ITEM.to_owned());
             items.retain_mut(|item| {
@@ -151,7 +151,7 @@ fn give_up(
     dropped: &FieldSet,
     kept: Option<&FieldSet>,
     path: &mut Vec<String>,
-    topology: &dyn Topology,
+    topology: &dyn MergeSchema,
 ) -> bool {
     if dropped.is_member() && kept.is_none() {
         return true;
@@ -173,6 +173,6 @@ fn is_empty(value: &Value) -> bool {
 /// because a zero byte is no part of a field's name.
 const ITEM: &str = "\0";
 
-fn step(name: &str) -> Step<'_> {
-    if name == ITEM { Step::Item } else { Step::Field(name) }
+fn step(name: &str) -> MergeStep<'_> {
+    if name == ITEM { MergeStep::Item } else { MergeStep::Field(name) }
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kinds;
-use crate::topology::BuiltinTopology;
+use crate::topology::BuiltinMergeSchema;
 
 const T1: &str = "2026-01-01T00:00:01Z";
 const T2: &str = "2026-01-01T00:00:02Z";
@@ -11,7 +11,7 @@ const T3: &str = "2026-01-01T00:00:03Z";
 
 /// An object of one kind with its life: every write replaces it.
 struct Story {
-    topology: BuiltinTopology,
+    topology: BuiltinMergeSchema,
     api_version: String,
     object: Option<Value>,
 }
@@ -20,7 +20,7 @@ impl Story {
     fn of(group: &str, plural: &str) -> Self {
         let kind = kinds::find(group, "v1", plural).unwrap();
         Self {
-            topology: BuiltinTopology::for_kind(kind),
+            topology: BuiltinMergeSchema::for_kind(kind),
             api_version: kind.api_version(),
             object: None,
         }
@@ -92,8 +92,9 @@ impl Story {
     }
 
     fn owners_of(&self, path: &str) -> Vec<String> {
-        let entries = Entries::of(self.object.as_ref().unwrap());
-        let owns = |entry: &&Entry| entry.fields.paths().iter().any(|owned| owned == path);
+        let entries = ManagedFieldsEntries::of(self.object.as_ref().unwrap());
+        let owns =
+            |entry: &&ManagedFieldsEntry| entry.fields.paths().iter().any(|owned| owned == path);
         entries.iter().filter(owns).map(|entry| entry.identity.manager.clone()).collect()
     }
 }
@@ -506,7 +507,7 @@ proptest! {
         let mut story = Story::of("", "configmaps");
         story.apply("one", T1, map(one.clone()));
         story.force("two", T2, map(two.clone()));
-        let entries = Entries::of(story.object.as_ref().unwrap());
+        let entries = ManagedFieldsEntries::of(story.object.as_ref().unwrap());
         for entry in entries.iter() {
             let intent = map(if entry.identity.manager == "one" { one.clone() } else { two.clone() });
             let said = field_set_of(&intent, &story.topology).unwrap();

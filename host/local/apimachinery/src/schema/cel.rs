@@ -13,12 +13,12 @@ use kube_cel::cel::objects::{Key, Map, OptionalValue};
 use kube_cel::cel::{Context, Program, Value as CelValue};
 use serde_json::{Value, json};
 
-use super::{Additional, Node, Type, formats, scope};
-use crate::{FieldError, Reason};
+use super::{AdditionalProperties, SchemaNode, SchemaType, formats, scope};
+use crate::{FieldError, FieldErrorReason};
 
 /// One compiled rule of a node.
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct CelRule {
     /// The source text.
     pub(super) source: String,
     pub(super) program: Program,
@@ -28,7 +28,7 @@ pub(super) struct Rule {
     pub(super) optional_old_self: bool,
     pub(super) message: Option<String>,
     pub(super) message_program: Option<Program>,
-    pub(super) reason: Reason,
+    pub(super) reason: FieldErrorReason,
     /// Where the fault is reported, relative to the node: `.spec.a`.
     pub(super) field_path: Option<String>,
 }
@@ -39,7 +39,7 @@ pub(super) fn compile(
     field: &str,
     correlatable: bool,
     errors: &mut Vec<FieldError>,
-) -> Vec<Rule> {
+) -> Vec<CelRule> {
     let Some(rules) = rules.as_array() else {
         let found = super::type_name(rules);
         errors.push(FieldError::type_invalid(field, found, "must be a list of rules"));
@@ -55,7 +55,7 @@ pub(super) fn compile(
         .collect()
 }
 
-fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<Rule, FieldError> {
+fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<CelRule, FieldError> {
     let text = |name: &str| rule.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let source = text("rule")
         .filter(|source| !source.trim().is_empty())
@@ -69,7 +69,7 @@ fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<Rule, F
     let message_program = text("messageExpression")
         .map(|expression| compile_expression(expression, &format!("{field}.messageExpression")))
         .transpose()?;
-    let reason = Reason::from_rule(text("reason")).ok_or_else(|| {
+    let reason = FieldErrorReason::from_rule(text("reason")).ok_or_else(|| {
         let all = ["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"];
         let all: Vec<Value> =
             all.into_iter().chain(["FieldValueDuplicate"]).map(Value::from).collect();
@@ -88,7 +88,7 @@ fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<Rule, F
                    list that is not of type map)";
         return Err(FieldError::invalid(format!("{field}.rule"), &json!(source), why));
     }
-    Ok(Rule {
+    Ok(CelRule {
         source: source.trim().to_owned(),
         program,
         is_transition,
@@ -103,7 +103,7 @@ fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<Rule, F
 fn compile_expression(source: &str, field: &str) -> Result<Program, FieldError> {
     let fault = |why: &str| {
         let text = format!("Invalid value: {}: compilation failed: {why}", json!(source));
-        FieldError::build(field, Reason::Invalid, text)
+        FieldError::build(field, FieldErrorReason::Invalid, text)
     };
     // The parser is generated code that is not known to be free of panics.
     let compiled = catch_unwind(AssertUnwindSafe(|| Program::compile(source)));
@@ -122,12 +122,12 @@ pub(super) fn context() -> Context<'static> {
 }
 
 /// A value as CEL sees it under this node.
-pub(super) fn value(node: Option<&Node>, json: &Value) -> CelValue {
+pub(super) fn value(node: Option<&SchemaNode>, json: &Value) -> CelValue {
     match json {
         Value::Null => CelValue::Null,
         Value::Bool(flag) => CelValue::Bool(*flag),
         Value::Number(number) => {
-            let float = node.is_some_and(|node| node.kind == Some(Type::Number));
+            let float = node.is_some_and(|node| node.kind == Some(SchemaType::Number));
             match number.as_i64() {
                 Some(whole) if !float => CelValue::Int(whole),
                 _ => CelValue::Float(number.as_f64().unwrap_or(f64::NAN)),
@@ -157,7 +157,7 @@ pub(super) fn optional(value: Option<CelValue>) -> CelValue {
     CelValue::Opaque(Arc::new(optional))
 }
 
-fn string(node: Option<&Node>, text: &str) -> CelValue {
+fn string(node: Option<&SchemaNode>, text: &str) -> CelValue {
     let format = node.and_then(|node| node.checks.format.as_deref());
     let typed = match format {
         Some("date-time" | "datetime") => {
@@ -209,10 +209,10 @@ fn escape(name: &str) -> String {
 }
 
 /// The name of a node's type in messages about it.
-pub(super) fn type_name(node: &Node) -> &'static str {
+pub(super) fn type_name(node: &SchemaNode) -> &'static str {
     match (node.kind, &node.additional) {
         (Some(kind), _) => kind.name(),
-        (None, Some(Additional::Any | Additional::Values(_))) => "object",
+        (None, Some(AdditionalProperties::Any | AdditionalProperties::Values(_))) => "object",
         (None, None) => "",
     }
 }

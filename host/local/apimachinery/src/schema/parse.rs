@@ -1,4 +1,4 @@
-//! Compiles OpenAPI v3 into a [`Node`] tree and refuses what is not structural.
+//! Compiles OpenAPI v3 into a [`SchemaNode`] tree and refuses what is not structural.
 //!
 //! Source of the rules and their words: apiextensions-apiserver
 //! `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation/validation.go`.
@@ -6,8 +6,11 @@
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{Additional, Bound, Checks, ListType, Node, Type, cel, shape, validate};
-use crate::{FieldError, Reason};
+use super::{
+    AdditionalProperties, ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, cel,
+    shape, validate,
+};
+use crate::{FieldError, FieldErrorReason};
 
 /// How deep a schema may nest.
 const DEPTH_MAX: usize = 64;
@@ -44,7 +47,7 @@ const STRUCTURAL: [&str; 10] = [
 ];
 
 /// Compiles the whole schema; the tree is only good if there are no faults.
-pub(super) fn parse(schema: &Value) -> (Node, Vec<FieldError>) {
+pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     let mut parser = Parser { errors: Vec::new() };
     let place = Place { position: Position::Root, depth: 0, correlatable: true };
     let root = parser.node(schema, "", place);
@@ -52,13 +55,13 @@ pub(super) fn parse(schema: &Value) -> (Node, Vec<FieldError>) {
 }
 
 /// Checks that every default is valid against its own schema and holds no unknown field.
-pub(super) fn check_defaults(root: &Node) -> Vec<FieldError> {
+pub(super) fn check_defaults(root: &SchemaNode) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check_default(root, "", &mut errors);
     errors
 }
 
-fn check_default(node: &Node, path: &str, errors: &mut Vec<FieldError>) {
+fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(default) = &node.default {
         let field = join(path, "default");
         let mut full = default.clone();
@@ -81,7 +84,7 @@ fn check_default(node: &Node, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(items) = &node.items {
         check_default(items, &join(path, "items"), errors);
     }
-    if let Some(Additional::Values(values)) = &node.additional {
+    if let Some(AdditionalProperties::Values(values)) = &node.additional {
         check_default(values, &join(path, "additionalProperties"), errors);
     }
 }
@@ -139,19 +142,19 @@ impl Parser {
         self.fault(FieldError::forbidden(join(path, keyword), why));
     }
 
-    fn node(&mut self, schema: &Value, path: &str, place: Place) -> Node {
+    fn node(&mut self, schema: &Value, path: &str, place: Place) -> SchemaNode {
         let Some(members) = schema.as_object() else {
             let found = super::type_name(schema);
             self.fault(FieldError::type_invalid(shown(path), found, "must be a schema"));
-            return Node::default();
+            return SchemaNode::default();
         };
         if DEPTH_MAX < place.depth {
             let detail = format!("schemas may not nest deeper than {DEPTH_MAX}");
             self.fault(FieldError::forbidden(shown(path), detail));
-            return Node::default();
+            return SchemaNode::default();
         }
         self.check_keywords(members, path, place);
-        let mut node = Node {
+        let mut node = SchemaNode {
             kind: self.kind(members, path, place),
             nullable: flag(members, "nullable"),
             int_or_string: flag(members, "x-kubernetes-int-or-string"),
@@ -161,7 +164,7 @@ impl Parser {
             list_type: self.list_type(members, path),
             map_keys: strings(members.get("x-kubernetes-list-map-keys")),
             atomic_map: text(members, "x-kubernetes-map-type") == Some("atomic"),
-            ..Node::default()
+            ..SchemaNode::default()
         };
         self.structure(&mut node, members, path, place);
         node.checks = self.checks(members, path, place);
@@ -201,7 +204,12 @@ impl Parser {
         }
     }
 
-    fn kind(&mut self, members: &Map<String, Value>, path: &str, place: Place) -> Option<Type> {
+    fn kind(
+        &mut self,
+        members: &Map<String, Value>,
+        path: &str,
+        place: Place,
+    ) -> Option<SchemaType> {
         let field = join(path, "type");
         let free = flag(members, "x-kubernetes-int-or-string")
             || flag(members, "x-kubernetes-preserve-unknown-fields");
@@ -224,11 +232,11 @@ impl Parser {
             let why = "must be empty if x-kubernetes-int-or-string is true";
             self.fault(FieldError::invalid(&field, &json!(name), why));
         }
-        let kind = Type::parse(name);
+        let kind = SchemaType::parse(name);
         if kind.is_none() {
             let all = ["array", "boolean", "integer", "number", "object", "string"];
             self.fault(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
-        } else if place.position == Position::Root && kind != Some(Type::Object) {
+        } else if place.position == Position::Root && kind != Some(SchemaType::Object) {
             self.fault(FieldError::invalid(&field, &json!(name), "must be object at the root"));
         }
         kind
@@ -236,7 +244,7 @@ impl Parser {
 
     fn structure(
         &mut self,
-        node: &mut Node,
+        node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
         place: Place,
@@ -258,7 +266,7 @@ impl Parser {
                 inside.correlatable &= node.list_type == ListType::Map;
                 node.items = Some(Box::new(self.node(schema, &join(path, "items"), inside)));
             }
-            None if node.kind == Some(Type::Array) && !place.is_branch() => {
+            None if node.kind == Some(SchemaType::Array) && !place.is_branch() => {
                 self.fault(FieldError::required(join(path, "items"), "must be specified"));
             }
             None => {}
@@ -267,7 +275,7 @@ impl Parser {
 
     fn additional(
         &mut self,
-        node: &mut Node,
+        node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
         place: Place,
@@ -282,17 +290,17 @@ impl Parser {
         }
         if let Value::Bool(allowed) = additional {
             if *allowed {
-                node.additional = Some(Additional::Any);
+                node.additional = Some(AdditionalProperties::Any);
             } else {
                 self.forbid(path, keyword, "additionalProperties cannot be set to false");
             }
             return;
         }
         let values = self.node(additional, &join(path, keyword), place.inside(Position::Values));
-        node.additional = Some(Additional::Values(Box::new(values)));
+        node.additional = Some(AdditionalProperties::Values(Box::new(values)));
     }
 
-    fn check_metadata(&mut self, node: &Node, path: &str) {
+    fn check_metadata(&mut self, node: &SchemaNode, path: &str) {
         let narrows = ["name", "generateName"];
         let others = node.properties.keys().filter(|name| !narrows.contains(&name.as_str()));
         if others.count() != 0 || node.default.is_some() {
@@ -316,7 +324,7 @@ impl Parser {
         }
     }
 
-    fn check_list(&mut self, node: &Node, path: &str) {
+    fn check_list(&mut self, node: &SchemaNode, path: &str) {
         let field = join(path, "x-kubernetes-list-map-keys");
         if node.list_type != ListType::Map {
             if !node.map_keys.is_empty() {
@@ -337,7 +345,7 @@ impl Parser {
                 self.fault(FieldError::invalid(field, &json!(key), why));
                 continue;
             };
-            if matches!(property.kind, Some(Type::Object | Type::Array)) {
+            if matches!(property.kind, Some(SchemaType::Object | SchemaType::Array)) {
                 let why = "items properties used as a key must be of a scalar type";
                 self.fault(FieldError::invalid(&field, &json!(key), why));
             }
@@ -350,11 +358,11 @@ impl Parser {
         }
     }
 
-    fn check_embedded(&mut self, node: &Node, path: &str) {
+    fn check_embedded(&mut self, node: &SchemaNode, path: &str) {
         if !node.embedded_resource {
             return;
         }
-        if node.kind != Some(Type::Object) {
+        if node.kind != Some(SchemaType::Object) {
             let why = "must be object if x-kubernetes-embedded-resource is true";
             self.fault(FieldError::required(join(path, "type"), why));
         }
@@ -367,13 +375,18 @@ impl Parser {
 
     /// The one form in which branches may name types (`anyOf: [integer, string]`) says what
     /// int-or-string says already; without the types its branches accept everything.
-    fn branches_of_int_or_string(&mut self, checks: &mut Checks) {
+    fn branches_of_int_or_string(&mut self, checks: &mut ValueConstraints) {
         for branch in checks.any_of.iter_mut().chain(&mut checks.all_of) {
             branch.kind = None;
         }
     }
 
-    fn checks(&mut self, members: &Map<String, Value>, path: &str, place: Place) -> Checks {
+    fn checks(
+        &mut self,
+        members: &Map<String, Value>,
+        path: &str,
+        place: Place,
+    ) -> ValueConstraints {
         let types = if flag(members, "x-kubernetes-int-or-string") {
             BranchTypes::Allowed
         } else {
@@ -389,7 +402,7 @@ impl Parser {
             Box::new(self.node(schema, &join(path, "not"), inside))
         });
         let count = |keyword: &str| members.get(keyword).and_then(Value::as_u64);
-        Checks {
+        ValueConstraints {
             required: strings(members.get("required")),
             enumeration: members.get("enum").and_then(Value::as_array).cloned().unwrap_or_default(),
             minimum: bound(members, "minimum", "exclusiveMinimum"),
@@ -420,7 +433,7 @@ impl Parser {
         path: &str,
         place: Place,
         types: BranchTypes,
-    ) -> Vec<Node> {
+    ) -> Vec<SchemaNode> {
         let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
         let inside = Place { position: Position::Branch(types), ..place.inside(place.position) };
         let branches = schemas.enumerate();
@@ -439,7 +452,7 @@ impl Parser {
                 let detail = format!("must be a valid regular expression, but isn't: {source}");
                 let field = join(path, "pattern");
                 let message = format!("Invalid value: {}: {detail}", json!(pattern));
-                self.fault(FieldError::build(field, Reason::Invalid, message));
+                self.fault(FieldError::build(field, FieldErrorReason::Invalid, message));
                 None
             }
         }
@@ -470,10 +483,10 @@ fn strings(list: Option<&Value>) -> Vec<String> {
 }
 
 /// A limit with its exclusiveness; OpenAPI v3.0 writes a boolean, v3.1 a number.
-fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<Bound> {
+fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<NumericBound> {
     if let Some(value) = members.get(exclusive).and_then(Value::as_f64) {
-        return Some(Bound { value, exclusive: true });
+        return Some(NumericBound { value, exclusive: true });
     }
     let value = members.get(keyword).and_then(Value::as_f64)?;
-    Some(Bound { value, exclusive: flag(members, exclusive) })
+    Some(NumericBound { value, exclusive: flag(members, exclusive) })
 }

@@ -11,18 +11,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kube_cel::cel::{Context, Value as CelValue};
 use serde_json::{Value, json};
 
-use super::Node;
-use super::cel::{self, Rule};
+use super::SchemaNode;
+use super::cel::{self, CelRule};
 use crate::field_error::child;
-use crate::{FieldError, Reason};
+use crate::{FieldError, FieldErrorReason};
 
 /// Checks all rules at and below the root.
-pub(super) fn check(root: &Node, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+pub(super) fn check(
+    root: &SchemaNode,
+    new: &Value,
+    old: Option<&Value>,
+    errors: &mut Vec<FieldError>,
+) {
     walk(root, new, old, "", &cel::context(), errors);
 }
 
 fn walk(
-    node: &Node,
+    node: &SchemaNode,
     new: &Value,
     old: Option<&Value>,
     path: &str,
@@ -54,7 +59,7 @@ fn walk(
 }
 
 fn check_node(
-    node: &Node,
+    node: &SchemaNode,
     new: &Value,
     old: Option<&Value>,
     path: &str,
@@ -89,11 +94,11 @@ fn check_node(
     }
 }
 
-impl Rule {
+impl CelRule {
     /// What the rule has against the value, if anything. A rule that cannot be run refuses it.
     fn fault(
         &self,
-        node: &Node,
+        node: &SchemaNode,
         new: &Value,
         path: &str,
         scope: &Context<'_>,
@@ -121,18 +126,18 @@ impl Rule {
             .map_err(|error| error.to_string())
     }
 
-    fn refusal(&self, field: String, node: &Node, new: &Value, text: &str) -> FieldError {
+    fn refusal(&self, field: String, node: &SchemaNode, new: &Value, text: &str) -> FieldError {
         match self.reason {
-            Reason::Required => FieldError::required(field, text),
-            Reason::Forbidden => FieldError::forbidden(field, text),
-            Reason::Duplicate => FieldError::duplicate(field, &shown(node, new)),
-            Reason::Invalid
-            | Reason::TypeInvalid
-            | Reason::NotSupported
-            | Reason::TooLong
-            | Reason::TooMany
-            | Reason::NotFound
-            | Reason::Internal => FieldError::invalid(field, &shown(node, new), text),
+            FieldErrorReason::Required => FieldError::required(field, text),
+            FieldErrorReason::Forbidden => FieldError::forbidden(field, text),
+            FieldErrorReason::Duplicate => FieldError::duplicate(field, &shown(node, new)),
+            FieldErrorReason::Invalid
+            | FieldErrorReason::TypeInvalid
+            | FieldErrorReason::NotSupported
+            | FieldErrorReason::TooLong
+            | FieldErrorReason::TooMany
+            | FieldErrorReason::NotFound
+            | FieldErrorReason::Internal => FieldError::invalid(field, &shown(node, new), text),
         }
     }
 
@@ -159,7 +164,7 @@ impl Rule {
 }
 
 /// What stands after `Invalid value:`: scalars themselves, the type's name for what is large.
-fn shown(node: &Node, value: &Value) -> Value {
+fn shown(node: &SchemaNode, value: &Value) -> Value {
     match value {
         Value::Object(_) | Value::Array(_) => json!(cel::type_name(node)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),

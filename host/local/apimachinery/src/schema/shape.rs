@@ -4,19 +4,19 @@
 
 use serde_json::Value;
 
-use super::{Additional, Node};
+use super::{AdditionalProperties, SchemaNode};
 use crate::field_error::child;
 
 /// Fields that the root and embedded resources have whether the schema says so or not.
 const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 /// Fills absent fields below the root.
-pub(super) fn apply_defaults(root: &Node, object: &mut Value) {
+pub(super) fn apply_defaults(root: &SchemaNode, object: &mut Value) {
     fill(root, object, Place::Resource);
 }
 
 /// Drops unknown fields below the root.
-pub(super) fn prune(root: &Node, object: &mut Value, dropped: &mut Vec<String>) {
+pub(super) fn prune(root: &SchemaNode, object: &mut Value, dropped: &mut Vec<String>) {
     drop_unknown(root, object, Place::Resource, "", dropped);
 }
 
@@ -28,7 +28,7 @@ enum Place {
 }
 
 impl Place {
-    fn of(node: &Node) -> Self {
+    fn of(node: &SchemaNode) -> Self {
         if node.embedded_resource { Self::Resource } else { Self::Inside }
     }
 
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-fn fill(node: &Node, value: &mut Value, place: Place) {
+fn fill(node: &SchemaNode, value: &mut Value, place: Place) {
     match value {
         Value::Object(members) => {
             for (name, property) in &node.properties {
@@ -75,7 +75,7 @@ fn fill(node: &Node, value: &mut Value, place: Place) {
 }
 
 fn drop_unknown(
-    node: &Node,
+    node: &SchemaNode,
     value: &mut Value,
     place: Place,
     path: &str,
@@ -84,7 +84,7 @@ fn drop_unknown(
     match value {
         Value::Object(members) => {
             let keeps_all =
-                node.preserve_unknown || matches!(node.additional, Some(Additional::Any));
+                node.preserve_unknown || matches!(node.additional, Some(AdditionalProperties::Any));
             members.retain(|name, member| {
                 if place.keeps(name) {
                     return true;

@@ -326,18 +326,18 @@ fn lists_and_maps_merge_as_the_schema_says() {
                 "k": {"type": "integer", "default": 7},
                 "whole": {"type": "object", "x-kubernetes-map-type": "atomic"}}}},
     }}));
-    let (spec, map) = (Step::Field("spec"), Step::Field("map"));
-    let list = |name| schema.list_shape(&[spec.clone(), Step::Field(name)]);
-    assert_eq!(list("list"), Shape::Atomic);
-    assert_eq!(list("unknown"), Shape::Atomic);
-    assert_eq!(list("set"), Shape::Set);
-    let key = MapKey { name: "k".to_owned(), default: Some(json!(7)) };
-    assert_eq!(list("map"), Shape::Map(vec![key]));
-    let item = [spec, map, Step::Item, Step::Field("whole")];
-    assert_eq!(schema.map_shape(&item), Shape::Atomic);
-    assert_eq!(schema.map_shape(&item[..3]), Shape::Granular);
-    let finalizers = [Step::Field("metadata"), Step::Field("finalizers")];
-    assert_eq!(schema.list_shape(&finalizers), Shape::Set);
+    let (spec, map) = (MergeStep::Field("spec"), MergeStep::Field("map"));
+    let list = |name| schema.list_shape(&[spec.clone(), MergeStep::Field(name)]);
+    assert_eq!(list("list"), MergeShape::Atomic);
+    assert_eq!(list("unknown"), MergeShape::Atomic);
+    assert_eq!(list("set"), MergeShape::Set);
+    let key = ListMapKey { name: "k".to_owned(), default: Some(json!(7)) };
+    assert_eq!(list("map"), MergeShape::Map(vec![key]));
+    let item = [spec, map, MergeStep::Item, MergeStep::Field("whole")];
+    assert_eq!(schema.map_shape(&item), MergeShape::Atomic);
+    assert_eq!(schema.map_shape(&item[..3]), MergeShape::Granular);
+    let finalizers = [MergeStep::Field("metadata"), MergeStep::Field("finalizers")];
+    assert_eq!(schema.list_shape(&finalizers), MergeShape::Set);
 }
 
 #[test]

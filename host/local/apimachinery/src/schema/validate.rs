@@ -4,13 +4,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Bound, Checks, ListType, Node, Type, formats, type_name};
+use super::{ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, formats, type_name};
 use crate::field_error::child;
-use crate::{FieldError, Reason};
+use crate::{FieldError, FieldErrorReason};
 
 /// Checks `new` below the root; `old` mutes what has not changed.
 pub(super) fn validate(
-    root: &Node,
+    root: &SchemaNode,
     new: &Value,
     old: Option<&Value>,
     errors: &mut Vec<FieldError>,
@@ -19,13 +19,19 @@ pub(super) fn validate(
 }
 
 /// Whether a value satisfies a node, for branches of `anyOf` and the like, and for defaults.
-pub(super) fn holds(node: &Node, value: &Value) -> bool {
+pub(super) fn holds(node: &SchemaNode, value: &Value) -> bool {
     let mut errors = Vec::new();
     walk(node, value, None, "", &mut errors);
     errors.is_empty()
 }
 
-fn walk(node: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
+fn walk(
+    node: &SchemaNode,
+    value: &Value,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     if old == Some(value) {
         return;
     }
@@ -44,11 +50,11 @@ fn walk(node: &Node, value: &Value, old: Option<&Value>, path: &str, errors: &mu
     check_branches(&node.checks, value, path, errors);
 }
 
-fn check_type(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
+fn check_type(node: &SchemaNode, value: &Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
     let (accepted, wanted) = match node.kind {
         Some(kind) => (kind.accepts(value), kind.name()),
         None if node.int_or_string => {
-            (value.is_string() || Type::Integer.accepts(value), "integer,string")
+            (value.is_string() || SchemaType::Integer.accepts(value), "integer,string")
         }
         None => (true, ""),
     };
@@ -61,7 +67,7 @@ fn check_type(node: &Node, value: &Value, path: &str, errors: &mut Vec<FieldErro
 }
 
 fn walk_members(
-    node: &Node,
+    node: &SchemaNode,
     members: &Map<String, Value>,
     old: Option<&Value>,
     path: &str,
@@ -84,7 +90,7 @@ fn walk_members(
 }
 
 fn walk_items(
-    node: &Node,
+    node: &SchemaNode,
     items: &[Value],
     old: Option<&Value>,
     path: &str,
@@ -98,7 +104,7 @@ fn walk_items(
     }
 }
 
-impl Node {
+impl SchemaNode {
     /// The item of the old list that is the same thing as `item`: by keys, or by value.
     ///
     /// Items of atomic lists have no identity, so nothing is found for them.
@@ -124,7 +130,7 @@ impl Node {
     }
 }
 
-fn check_unique(node: &Node, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+fn check_unique(node: &SchemaNode, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
     let identities: Vec<Value> = match node.list_type {
         ListType::Atomic => return,
         ListType::Set => items.to_vec(),
@@ -139,7 +145,7 @@ fn check_unique(node: &Node, items: &[Value], path: &str, errors: &mut Vec<Field
     }
 }
 
-fn check_value(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn check_value(checks: &ValueConstraints, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if !checks.enumeration.is_empty() && !checks.enumeration.contains(value) {
         errors.push(FieldError::not_supported(shown(path), value, &checks.enumeration));
     }
@@ -168,7 +174,7 @@ fn check_value(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<Fiel
 }
 
 fn check_number(
-    checks: &Checks,
+    checks: &ValueConstraints,
     number: f64,
     value: &Value,
     path: &str,
@@ -178,14 +184,14 @@ fn check_number(
         let detail = format!("{} in body {detail}", shown(path));
         errors.push(FieldError::invalid(shown(path), value, detail));
     };
-    if let Some(Bound { value: bound, exclusive }) = checks.minimum {
+    if let Some(NumericBound { value: bound, exclusive }) = checks.minimum {
         if exclusive && number <= bound {
             fault(format!("should be greater than {bound}"));
         } else if number < bound {
             fault(format!("should be greater than or equal to {bound}"));
         }
     }
-    if let Some(Bound { value: bound, exclusive }) = checks.maximum {
+    if let Some(NumericBound { value: bound, exclusive }) = checks.maximum {
         if exclusive && bound <= number {
             fault(format!("should be less than {bound}"));
         } else if bound < number {
@@ -208,7 +214,7 @@ fn check_number(
 }
 
 fn check_string(
-    checks: &Checks,
+    checks: &ValueConstraints,
     text: &str,
     value: &Value,
     path: &str,
@@ -250,11 +256,17 @@ fn check_count(
     }
 }
 
-fn check_branches(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let count = |branches: &[Node]| branches.iter().filter(|branch| holds(branch, value)).count();
+fn check_branches(
+    checks: &ValueConstraints,
+    value: &Value,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let count =
+        |branches: &[SchemaNode]| branches.iter().filter(|branch| holds(branch, value)).count();
     let mut fault = |detail: &str| {
         let text = format!("Invalid value: \"{}\": \"{}\" {detail}", type_name(value), shown(path));
-        errors.push(FieldError::build(shown(path), Reason::Invalid, text));
+        errors.push(FieldError::build(shown(path), FieldErrorReason::Invalid, text));
     };
     if !checks.any_of.is_empty() && count(&checks.any_of) == 0 {
         fault("must validate at least one schema (anyOf)");

@@ -10,11 +10,11 @@ use crate::Kind;
 /// A parsed field selector; the empty one matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
-    terms: Vec<Term>,
+    terms: Vec<FieldTerm>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Term {
+struct FieldTerm {
     field: String,
     equal: bool,
     value: String,
@@ -78,7 +78,7 @@ fn split_terms(text: &str) -> Vec<String> {
     terms
 }
 
-fn parse_term(text: &str) -> Result<Term, SelectorError> {
+fn parse_term(text: &str) -> Result<FieldTerm, SelectorError> {
     let fault = || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
     let at = text.find(['=', '!']).ok_or_else(fault)?;
     let (field, rest) = text.split_at_checked(at).ok_or_else(fault)?;
@@ -88,7 +88,7 @@ fn parse_term(text: &str) -> Result<Term, SelectorError> {
         .find_map(|(operator, equal)| Some((rest.strip_prefix(operator)?, equal)))
         .ok_or_else(fault)?;
     let value = unescape(value).ok_or_else(fault)?;
-    Ok(Term { field: field.trim().to_owned(), equal, value })
+    Ok(FieldTerm { field: field.trim().to_owned(), equal, value })
 }
 
 /// Resolves `\,`, `\=` and `\\`; nothing for a bare `=`, `,` or another escape.

@@ -11,17 +11,17 @@ use super::SelectorError;
 /// A parsed label selector; the empty one matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
-    requirements: Vec<Requirement>,
+    requirements: Vec<LabelRequirement>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Requirement {
+struct LabelRequirement {
     key: String,
-    test: Test,
+    test: LabelOperator,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Test {
+enum LabelOperator {
     Exists,
     Absent,
     /// One of these; the label must be there.
@@ -50,7 +50,7 @@ impl LabelSelector {
             requirements.push(parser.requirement()?);
             match parser.next() {
                 None => return Ok(Self { requirements }),
-                Some(Token::Comma) => {}
+                Some(LabelToken::Comma) => {}
                 Some(other) => return Err(parser.unexpected(&other, "`,` or the end")),
             }
         }
@@ -66,20 +66,23 @@ impl LabelSelector {
         let labels = selector.get("matchLabels").and_then(Value::as_object);
         for (key, value) in labels.into_iter().flatten() {
             let value = value.as_str().unwrap_or_default().to_owned();
-            requirements.push(Requirement { key: key.clone(), test: Test::In([value].into()) });
+            requirements.push(LabelRequirement {
+                key: key.clone(),
+                test: LabelOperator::In([value].into()),
+            });
         }
         let expressions = selector.get("matchExpressions").and_then(Value::as_array);
         for expression in expressions.into_iter().flatten() {
-            requirements.push(Requirement::from_expression(expression)?);
+            requirements.push(LabelRequirement::from_expression(expression)?);
         }
         Ok(Self { requirements })
     }
 
     /// Reads a plain map of labels (`spec.selector` of a Service): all must be equal.
     pub fn from_map(labels: &Map<String, Value>) -> Self {
-        let requirement = |(key, value): (&String, &Value)| Requirement {
+        let requirement = |(key, value): (&String, &Value)| LabelRequirement {
             key: key.clone(),
-            test: Test::In([value.as_str().unwrap_or_default().to_owned()].into()),
+            test: LabelOperator::In([value.as_str().unwrap_or_default().to_owned()].into()),
         };
         Self { requirements: labels.iter().map(requirement).collect() }
     }
@@ -103,7 +106,7 @@ impl LabelSelector {
     }
 }
 
-impl Requirement {
+impl LabelRequirement {
     fn from_expression(expression: &Value) -> Result<Self, SelectorError> {
         let text = |name: &str| expression.get(name).and_then(Value::as_str);
         let key =
@@ -112,10 +115,10 @@ impl Requirement {
         let values = values.into_iter().flatten().filter_map(Value::as_str);
         let values: BTreeSet<String> = values.map(str::to_owned).collect();
         let test = match text("operator").unwrap_or_default() {
-            "In" => Test::In(values),
-            "NotIn" => Test::NotIn(values),
-            "Exists" => Test::Exists,
-            "DoesNotExist" => Test::Absent,
+            "In" => LabelOperator::In(values),
+            "NotIn" => LabelOperator::NotIn(values),
+            "Exists" => LabelOperator::Exists,
+            "DoesNotExist" => LabelOperator::Absent,
             other => {
                 return Err(SelectorError(format!(
                     "\"{other}\" is not a valid label selector operator"
@@ -126,7 +129,7 @@ impl Requirement {
     }
 }
 
-impl Test {
+impl LabelOperator {
     fn holds(&self, label: Option<&str>) -> bool {
         match self {
             Self::Exists => label.is_some(),
@@ -144,7 +147,7 @@ fn number(label: Option<&str>) -> Option<i64> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
+enum LabelToken {
     Word(String),
     Comma,
     Open,
@@ -157,24 +160,24 @@ enum Token {
 }
 
 /// Cuts the text at blanks and at the characters that mean something.
-fn tokens(text: &str) -> Vec<Token> {
+fn tokens(text: &str) -> Vec<LabelToken> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
         let (token, length) = match first {
-            ',' => (Token::Comma, 1),
-            '(' => (Token::Open, 1),
-            ')' => (Token::Close, 1),
-            '>' => (Token::Above, 1),
-            '<' => (Token::Below, 1),
-            '=' if rest.starts_with("==") => (Token::Equal, 2),
-            '=' => (Token::Equal, 1),
-            '!' if rest.starts_with("!=") => (Token::NotEqual, 2),
-            '!' => (Token::Not, 1),
+            ',' => (LabelToken::Comma, 1),
+            '(' => (LabelToken::Open, 1),
+            ')' => (LabelToken::Close, 1),
+            '>' => (LabelToken::Above, 1),
+            '<' => (LabelToken::Below, 1),
+            '=' if rest.starts_with("==") => (LabelToken::Equal, 2),
+            '=' => (LabelToken::Equal, 1),
+            '!' if rest.starts_with("!=") => (LabelToken::NotEqual, 2),
+            '!' => (LabelToken::Not, 1),
             _ => {
                 let ends = |c: char| c.is_whitespace() || ",()><=!".contains(c);
                 let length = rest.find(ends).unwrap_or(rest.len());
-                (Token::Word(rest.get(..length).unwrap_or_default().to_owned()), length)
+                (LabelToken::Word(rest.get(..length).unwrap_or_default().to_owned()), length)
             }
         };
         tokens.push(token);
@@ -184,56 +187,62 @@ fn tokens(text: &str) -> Vec<Token> {
 }
 
 struct Parser<'a> {
-    tokens: Vec<Token>,
+    tokens: Vec<LabelToken>,
     at: usize,
     text: &'a str,
 }
 
 impl Parser<'_> {
-    fn peek(&self) -> Option<&Token> {
+    fn peek(&self) -> Option<&LabelToken> {
         self.tokens.get(self.at)
     }
 
-    fn next(&mut self) -> Option<Token> {
+    fn next(&mut self) -> Option<LabelToken> {
         let token = self.tokens.get(self.at).cloned();
         self.at += 1;
         token
     }
 
-    fn requirement(&mut self) -> Result<Requirement, SelectorError> {
-        if self.peek() == Some(&Token::Not) {
+    fn requirement(&mut self) -> Result<LabelRequirement, SelectorError> {
+        if self.peek() == Some(&LabelToken::Not) {
             self.at += 1;
-            return Ok(Requirement { key: self.key()?, test: Test::Absent });
+            return Ok(LabelRequirement { key: self.key()?, test: LabelOperator::Absent });
         }
         let key = self.key()?;
         let test = match self.peek() {
-            None | Some(Token::Comma) => return Ok(Requirement { key, test: Test::Exists }),
+            None | Some(LabelToken::Comma) => {
+                return Ok(LabelRequirement { key, test: LabelOperator::Exists });
+            }
             Some(operator) => {
                 let operator = operator.clone();
                 self.at += 1;
                 self.test(&operator)?
             }
         };
-        Ok(Requirement { key, test })
+        Ok(LabelRequirement { key, test })
     }
 
     fn key(&mut self) -> Result<String, SelectorError> {
         match self.next() {
-            Some(Token::Word(word)) => Ok(word),
+            Some(LabelToken::Word(word)) => Ok(word),
             Some(other) => Err(self.unexpected(&other, "a label key")),
             None => Err(self.fault("a label key is missing at the end")),
         }
     }
 
-    fn test(&mut self, operator: &Token) -> Result<Test, SelectorError> {
+    fn test(&mut self, operator: &LabelToken) -> Result<LabelOperator, SelectorError> {
         match operator {
-            Token::Equal => Ok(Test::In([self.value()].into())),
-            Token::NotEqual => Ok(Test::NotIn([self.value()].into())),
-            Token::Above => self.bound().map(Test::Above),
-            Token::Below => self.bound().map(Test::Below),
-            Token::Word(word) if word == "in" => self.values().map(Test::In),
-            Token::Word(word) if word == "notin" => self.values().map(Test::NotIn),
-            Token::Word(_) | Token::Comma | Token::Open | Token::Close | Token::Not => {
+            LabelToken::Equal => Ok(LabelOperator::In([self.value()].into())),
+            LabelToken::NotEqual => Ok(LabelOperator::NotIn([self.value()].into())),
+            LabelToken::Above => self.bound().map(LabelOperator::Above),
+            LabelToken::Below => self.bound().map(LabelOperator::Below),
+            LabelToken::Word(word) if word == "in" => self.values().map(LabelOperator::In),
+            LabelToken::Word(word) if word == "notin" => self.values().map(LabelOperator::NotIn),
+            LabelToken::Word(_)
+            | LabelToken::Comma
+            | LabelToken::Open
+            | LabelToken::Close
+            | LabelToken::Not => {
                 Err(self.unexpected(operator, "one of: in, notin, =, ==, !=, >, <"))
             }
         }
@@ -242,7 +251,7 @@ impl Parser<'_> {
     /// A value after `=`; nothing there means the empty value.
     fn value(&mut self) -> String {
         match self.peek() {
-            Some(Token::Word(word)) => {
+            Some(LabelToken::Word(word)) => {
                 let word = word.clone();
                 self.at += 1;
                 word
@@ -257,32 +266,32 @@ impl Parser<'_> {
     }
 
     fn values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
-        if self.next() != Some(Token::Open) {
+        if self.next() != Some(LabelToken::Open) {
             return Err(self.fault("`in` and `notin` need values in parentheses"));
         }
         let mut values = BTreeSet::new();
         loop {
             values.insert(self.value());
             match self.next() {
-                Some(Token::Close) => return Ok(values),
-                Some(Token::Comma) => {}
+                Some(LabelToken::Close) => return Ok(values),
+                Some(LabelToken::Comma) => {}
                 Some(other) => return Err(self.unexpected(&other, "`,` or `)`")),
                 None => return Err(self.fault("`)` is missing at the end")),
             }
         }
     }
 
-    fn unexpected(&self, token: &Token, expected: &str) -> SelectorError {
+    fn unexpected(&self, token: &LabelToken, expected: &str) -> SelectorError {
         let found = match token {
-            Token::Word(word) => word,
-            Token::Comma => ",",
-            Token::Open => "(",
-            Token::Close => ")",
-            Token::Not => "!",
-            Token::Equal => "=",
-            Token::NotEqual => "!=",
-            Token::Above => ">",
-            Token::Below => "<",
+            LabelToken::Word(word) => word,
+            LabelToken::Comma => ",",
+            LabelToken::Open => "(",
+            LabelToken::Close => ")",
+            LabelToken::Not => "!",
+            LabelToken::Equal => "=",
+            LabelToken::NotEqual => "!=",
+            LabelToken::Above => ">",
+            LabelToken::Below => "<",
         };
         self.fault(&format!("found '{found}', expected: {expected}"))
     }

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Column, NONE, event, items, member_count, member_text, or_none, pod, storage, text};
+use super::{
+    NONE, TableColumn, event, items, member_count, member_text, or_none, pod, storage, text,
+};
 use crate::Kind;
 
 /// The columns of a built-in kind; nothing for other kinds and for those with Name and Age only.
-pub(super) fn columns(kind: &Kind) -> Option<Vec<Column>> {
+pub(super) fn columns(kind: &Kind) -> Option<Vec<TableColumn>> {
     if kind.custom {
         return None;
     }
@@ -22,17 +24,17 @@ pub(super) fn columns(kind: &Kind) -> Option<Vec<Column>> {
         ("storage.k8s.io", "storageclasses") => storage::class_columns(),
         ("", "nodes") => node_columns(),
         ("", "endpoints") => vec![
-            Column::name(),
-            Column::computed("Endpoints", "string", |endpoints, _| {
+            TableColumn::name(),
+            TableColumn::computed("Endpoints", "string", |endpoints, _| {
                 json!(endpoints_text(endpoints))
             }),
-            Column::age(),
+            TableColumn::age(),
         ],
         ("discovery.k8s.io", "endpointslices") => slice_columns(),
         ("policy", "poddisruptionbudgets") => budget_columns(),
         ("apiextensions.k8s.io", "customresourcedefinitions") => vec![
-            Column::name(),
-            Column::computed("Created At", "date", |crd, _| {
+            TableColumn::name(),
+            TableColumn::computed("Created At", "date", |crd, _| {
                 member_text(crd, "/metadata/creationTimestamp")
             }),
         ],
@@ -41,61 +43,69 @@ pub(super) fn columns(kind: &Kind) -> Option<Vec<Column>> {
     Some(columns)
 }
 
-fn short_columns(group: &str, plural: &str) -> Option<Vec<Column>> {
+fn short_columns(group: &str, plural: &str) -> Option<Vec<TableColumn>> {
     let middle = match (group, plural) {
-        ("", "configmaps") => vec![Column::computed("Data", "integer", |map, _| {
+        ("", "configmaps") => vec![TableColumn::computed("Data", "integer", |map, _| {
             json!(member_count(map, "/data") + member_count(map, "/binaryData"))
         })],
         ("", "secrets") => vec![
-            Column::computed("Type", "string", |secret, _| member_text(secret, "/type")),
-            Column::computed("Data", "integer", |secret, _| json!(member_count(secret, "/data"))),
+            TableColumn::computed("Type", "string", |secret, _| member_text(secret, "/type")),
+            TableColumn::computed("Data", "integer", |secret, _| {
+                json!(member_count(secret, "/data"))
+            }),
         ],
-        ("", "namespaces") => vec![Column::computed("Status", "string", |namespace, _| {
+        ("", "namespaces") => vec![TableColumn::computed("Status", "string", |namespace, _| {
             member_text(namespace, "/status/phase")
         })],
         ("", "serviceaccounts") => {
-            vec![Column::computed("Secrets", "integer", |account, _| {
+            vec![TableColumn::computed("Secrets", "integer", |account, _| {
                 json!(items(account, "/secrets").len())
             })]
         }
         ("coordination.k8s.io", "leases") => {
-            vec![Column::computed("Holder", "string", |lease, _| {
+            vec![TableColumn::computed("Holder", "string", |lease, _| {
                 member_text(lease, "/spec/holderIdentity")
             })]
         }
         ("apps", "controllerrevisions") => vec![
-            Column::computed("Controller", "string", |revision, _| json!(controller(revision))),
-            Column::computed("Revision", "integer", |revision, _| {
+            TableColumn::computed("Controller", "string", |revision, _| {
+                json!(controller(revision))
+            }),
+            TableColumn::computed("Revision", "integer", |revision, _| {
                 revision.get("revision").cloned().unwrap_or(Value::Null)
             }),
         ],
         _ => return None,
     };
-    Some([vec![Column::name()], middle, vec![Column::age()]].concat())
+    Some([vec![TableColumn::name()], middle, vec![TableColumn::age()]].concat())
 }
 
-fn node_columns() -> Vec<Column> {
+fn node_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Status", "string", |node, _| json!(node_status(node))),
-        Column::computed("Roles", "string", |node, _| json!(node_roles(node))),
-        Column::age(),
-        Column::computed("Version", "string", |node, _| {
+        TableColumn::name(),
+        TableColumn::computed("Status", "string", |node, _| json!(node_status(node))),
+        TableColumn::computed("Roles", "string", |node, _| json!(node_roles(node))),
+        TableColumn::age(),
+        TableColumn::computed("Version", "string", |node, _| {
             member_text(node, "/status/nodeInfo/kubeletVersion")
         }),
-        Column::computed("Internal-IP", "string", |node, _| json!(address(node, "InternalIP")))
-            .wide(),
-        Column::computed("External-IP", "string", |node, _| json!(address(node, "ExternalIP")))
-            .wide(),
-        Column::computed("OS-Image", "string", |node, _| {
+        TableColumn::computed("Internal-IP", "string", |node, _| {
+            json!(address(node, "InternalIP"))
+        })
+        .wide(),
+        TableColumn::computed("External-IP", "string", |node, _| {
+            json!(address(node, "ExternalIP"))
+        })
+        .wide(),
+        TableColumn::computed("OS-Image", "string", |node, _| {
             text_or_unknown(node, "/status/nodeInfo/osImage")
         })
         .wide(),
-        Column::computed("Kernel-Version", "string", |node, _| {
+        TableColumn::computed("Kernel-Version", "string", |node, _| {
             text_or_unknown(node, "/status/nodeInfo/kernelVersion")
         })
         .wide(),
-        Column::computed("Container-Runtime", "string", |node, _| {
+        TableColumn::computed("Container-Runtime", "string", |node, _| {
             text_or_unknown(node, "/status/nodeInfo/containerRuntimeVersion")
         })
         .wide(),
@@ -168,11 +178,13 @@ fn abbreviated(all: &[String], nothing: &str) -> String {
     }
 }
 
-fn slice_columns() -> Vec<Column> {
+fn slice_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("AddressType", "string", |slice, _| member_text(slice, "/addressType")),
-        Column::computed("Ports", "string", |slice, _| {
+        TableColumn::name(),
+        TableColumn::computed("AddressType", "string", |slice, _| {
+            member_text(slice, "/addressType")
+        }),
+        TableColumn::computed("Ports", "string", |slice, _| {
             let port = |port: &Value| match port.get("port").and_then(Value::as_i64) {
                 Some(number) => number.to_string(),
                 None => "*".to_owned(),
@@ -180,31 +192,31 @@ fn slice_columns() -> Vec<Column> {
             let ports: Vec<String> = items(slice, "/ports").iter().map(port).collect();
             json!(abbreviated(&ports, "<unset>"))
         }),
-        Column::computed("Endpoints", "string", |slice, _| {
+        TableColumn::computed("Endpoints", "string", |slice, _| {
             let endpoints = items(slice, "/endpoints").iter();
             let addresses = endpoints.flat_map(|endpoint| items(endpoint, "/addresses"));
             let addresses: Vec<String> =
                 addresses.filter_map(Value::as_str).map(str::to_owned).collect();
             json!(abbreviated(&addresses, "<unset>"))
         }),
-        Column::age(),
+        TableColumn::age(),
     ]
 }
 
-fn budget_columns() -> Vec<Column> {
+fn budget_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Min Available", "string", |budget, _| {
+        TableColumn::name(),
+        TableColumn::computed("Min Available", "string", |budget, _| {
             json!(number_or_percent(budget, "/spec/minAvailable"))
         }),
-        Column::computed("Max Unavailable", "string", |budget, _| {
+        TableColumn::computed("Max Unavailable", "string", |budget, _| {
             json!(number_or_percent(budget, "/spec/maxUnavailable"))
         }),
-        Column::computed("Allowed Disruptions", "integer", |budget, _| {
+        TableColumn::computed("Allowed Disruptions", "integer", |budget, _| {
             let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_i64);
             json!(allowed.unwrap_or_default())
         }),
-        Column::age(),
+        TableColumn::age(),
     ]
 }
 

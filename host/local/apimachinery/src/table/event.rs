@@ -3,31 +3,32 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Column, age_since, member_text, text};
+use super::{TableColumn, age_since, member_text, text};
 
 /// The columns of events.
-pub(super) fn columns() -> Vec<Column> {
-    let first = Column::computed("Last Seen", "string", |event, now| json!(last_seen(event, now)));
+pub(super) fn columns() -> Vec<TableColumn> {
+    let first =
+        TableColumn::computed("Last Seen", "string", |event, now| json!(last_seen(event, now)));
     vec![
         first,
-        Column::computed("Type", "string", |event, _| member_text(event, "/type")),
-        Column::computed("Reason", "string", |event, _| member_text(event, "/reason")),
-        Column::computed("Object", "string", |event, _| json!(object(event))),
-        Column::computed("Subobject", "string", |event, _| {
+        TableColumn::computed("Type", "string", |event, _| member_text(event, "/type")),
+        TableColumn::computed("Reason", "string", |event, _| member_text(event, "/reason")),
+        TableColumn::computed("Object", "string", |event, _| json!(object(event))),
+        TableColumn::computed("Subobject", "string", |event, _| {
             json!(either(event, "/involvedObject/fieldPath", "/regarding/fieldPath"))
         })
         .wide(),
-        Column::computed("Source", "string", |event, _| json!(source(event))).wide(),
-        Column::computed("Message", "string", |event, _| {
+        TableColumn::computed("Source", "string", |event, _| json!(source(event))).wide(),
+        TableColumn::computed("Message", "string", |event, _| {
             json!(either(event, "/message", "/note").trim())
         }),
-        Column::computed("First Seen", "string", |event, now| {
+        TableColumn::computed("First Seen", "string", |event, now| {
             let moment =
                 present(event, &["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]);
             json!(age_since(moment, now))
         })
         .wide(),
-        Column::computed("Count", "string", |event, _| {
+        TableColumn::computed("Count", "string", |event, _| {
             json!(
                 present(event, &["/series/count", "/count", "/deprecatedCount"])
                     .and_then(Value::as_i64)
@@ -36,7 +37,7 @@ pub(super) fn columns() -> Vec<Column> {
             )
         })
         .wide(),
-        Column { format: "name".to_owned(), ..Column::name() }.wide(),
+        TableColumn { format: "name".to_owned(), ..TableColumn::name() }.wide(),
     ]
 }
 

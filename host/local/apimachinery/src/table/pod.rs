@@ -5,41 +5,44 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Column, age_since, items, labels, or_none, text, text_or_none};
+use super::{TableColumn, age_since, items, labels, or_none, text, text_or_none};
 
 /// The columns of Pods.
-pub(super) fn columns() -> Vec<Column> {
+pub(super) fn columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Ready", "string", |pod, _| json!(Summary::of(pod).ready_text())),
-        Column::computed("Status", "string", |pod, _| json!(Summary::of(pod).status)),
-        Column::computed("Restarts", "string", |pod, now| {
-            json!(Summary::of(pod).restarts_text(now))
+        TableColumn::name(),
+        TableColumn::computed("Ready", "string", |pod, _| json!(PodSummary::of(pod).ready_text())),
+        TableColumn::computed("Status", "string", |pod, _| json!(PodSummary::of(pod).status)),
+        TableColumn::computed("Restarts", "string", |pod, now| {
+            json!(PodSummary::of(pod).restarts_text(now))
         }),
-        Column::age(),
-        Column::computed("IP", "string", |pod, _| text_or_none(pod, "/status/podIP")).wide(),
-        Column::computed("Node", "string", |pod, _| text_or_none(pod, "/spec/nodeName")).wide(),
-        Column::computed("Nominated Node", "string", |pod, _| {
+        TableColumn::age(),
+        TableColumn::computed("IP", "string", |pod, _| text_or_none(pod, "/status/podIP")).wide(),
+        TableColumn::computed("Node", "string", |pod, _| text_or_none(pod, "/spec/nodeName"))
+            .wide(),
+        TableColumn::computed("Nominated Node", "string", |pod, _| {
             text_or_none(pod, "/status/nominatedNodeName")
         })
         .wide(),
-        Column::computed("Readiness Gates", "string", |pod, _| json!(readiness_gates(pod))).wide(),
+        TableColumn::computed("Readiness Gates", "string", |pod, _| json!(readiness_gates(pod)))
+            .wide(),
     ]
 }
 
 /// The columns of StatefulSets.
-pub(super) fn stateful_set_columns() -> Vec<Column> {
+pub(super) fn stateful_set_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Ready", "string", |set, _| {
+        TableColumn::name(),
+        TableColumn::computed("Ready", "string", |set, _| {
             let count = |pointer: &str, default: i64| {
                 set.pointer(pointer).and_then(Value::as_i64).unwrap_or(default)
             };
             json!(format!("{}/{}", count("/status/readyReplicas", 0), count("/spec/replicas", 1)))
         }),
-        Column::age(),
-        Column::computed("Containers", "string", |set, _| json!(containers(set, "name"))).wide(),
-        Column::computed("Images", "string", |set, _| json!(containers(set, "image"))).wide(),
+        TableColumn::age(),
+        TableColumn::computed("Containers", "string", |set, _| json!(containers(set, "name")))
+            .wide(),
+        TableColumn::computed("Images", "string", |set, _| json!(containers(set, "image"))).wide(),
     ]
 }
 
@@ -50,17 +53,17 @@ fn containers(set: &Value, field: &str) -> String {
 }
 
 /// The columns of Services.
-pub(super) fn service_columns() -> Vec<Column> {
+pub(super) fn service_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Type", "string", |service, _| json!(text(service, "/spec/type"))),
-        Column::computed("Cluster-IP", "string", |service, _| {
+        TableColumn::name(),
+        TableColumn::computed("Type", "string", |service, _| json!(text(service, "/spec/type"))),
+        TableColumn::computed("Cluster-IP", "string", |service, _| {
             text_or_none(service, "/spec/clusterIP")
         }),
-        Column::computed("External-IP", "string", |service, _| json!(external_ip(service))),
-        Column::computed("Port(s)", "string", |service, _| json!(ports(service))),
-        Column::age(),
-        Column::computed("Selector", "string", |service, _| {
+        TableColumn::computed("External-IP", "string", |service, _| json!(external_ip(service))),
+        TableColumn::computed("Port(s)", "string", |service, _| json!(ports(service))),
+        TableColumn::age(),
+        TableColumn::computed("Selector", "string", |service, _| {
             json!(labels(service.pointer("/spec/selector")))
         })
         .wide(),
@@ -100,7 +103,7 @@ fn ports(service: &Value) -> String {
 }
 
 /// What a row says about a Pod.
-struct Summary<'a> {
+struct PodSummary<'a> {
     status: String,
     ready: usize,
     total: usize,
@@ -108,7 +111,7 @@ struct Summary<'a> {
     last_restart: Option<&'a Value>,
 }
 
-impl<'a> Summary<'a> {
+impl<'a> PodSummary<'a> {
     fn of(pod: &'a Value) -> Self {
         let init = items(pod, "/spec/initContainers");
         let sidecars = init.iter().filter(|container| is_sidecar(container)).count();

@@ -2,58 +2,68 @@
 
 use serde_json::{Value, json};
 
-use super::{Column, items, member_text, text};
+use super::{TableColumn, items, member_text, text};
 
 /// The columns of PersistentVolumeClaims.
-pub(super) fn claim_columns() -> Vec<Column> {
+pub(super) fn claim_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Status", "string", |claim, _| json!(phase(claim))),
-        Column::computed("Volume", "string", |claim, _| member_text(claim, "/spec/volumeName")),
-        Column::computed("Capacity", "string", |claim, _| {
+        TableColumn::name(),
+        TableColumn::computed("Status", "string", |claim, _| json!(phase(claim))),
+        TableColumn::computed("Volume", "string", |claim, _| {
+            member_text(claim, "/spec/volumeName")
+        }),
+        TableColumn::computed("Capacity", "string", |claim, _| {
             let is_bound = !text(claim, "/spec/volumeName").is_empty();
             json!(if is_bound { text(claim, "/status/capacity/storage") } else { "" })
         }),
-        Column::computed("Access Modes", "string", |claim, _| {
+        TableColumn::computed("Access Modes", "string", |claim, _| {
             let is_bound = !text(claim, "/spec/volumeName").is_empty();
             json!(if is_bound { modes(claim, "/status/accessModes") } else { String::new() })
         }),
-        Column::computed("StorageClass", "string", |claim, _| {
+        TableColumn::computed("StorageClass", "string", |claim, _| {
             member_text(claim, "/spec/storageClassName")
         }),
-        Column::computed("VolumeAttributesClass", "string", |claim, _| json!(attributes(claim))),
-        Column::age(),
-        Column::computed("VolumeMode", "string", |claim, _| member_text(claim, "/spec/volumeMode"))
-            .wide(),
+        TableColumn::computed("VolumeAttributesClass", "string", |claim, _| {
+            json!(attributes(claim))
+        }),
+        TableColumn::age(),
+        TableColumn::computed("VolumeMode", "string", |claim, _| {
+            member_text(claim, "/spec/volumeMode")
+        })
+        .wide(),
     ]
 }
 
 /// The columns of PersistentVolumes.
-pub(super) fn volume_columns() -> Vec<Column> {
+pub(super) fn volume_columns() -> Vec<TableColumn> {
     vec![
-        Column::name(),
-        Column::computed("Capacity", "string", |volume, _| {
+        TableColumn::name(),
+        TableColumn::computed("Capacity", "string", |volume, _| {
             member_text(volume, "/spec/capacity/storage")
         }),
-        Column::computed("Access Modes", "string", |volume, _| {
+        TableColumn::computed("Access Modes", "string", |volume, _| {
             json!(modes(volume, "/spec/accessModes"))
         }),
-        Column::computed("Reclaim Policy", "string", |volume, _| {
+        TableColumn::computed("Reclaim Policy", "string", |volume, _| {
             member_text(volume, "/spec/persistentVolumeReclaimPolicy")
         }),
-        Column::computed("Status", "string", |volume, _| json!(phase(volume))),
-        Column::computed("Claim", "string", |volume, _| {
+        TableColumn::computed("Status", "string", |volume, _| json!(phase(volume))),
+        TableColumn::computed("Claim", "string", |volume, _| {
             let name = text(volume, "/spec/claimRef/name");
             let namespace = text(volume, "/spec/claimRef/namespace");
             json!(if name.is_empty() { String::new() } else { format!("{namespace}/{name}") })
         }),
-        Column::computed("StorageClass", "string", |volume, _| {
+        TableColumn::computed("StorageClass", "string", |volume, _| {
             member_text(volume, "/spec/storageClassName")
         }),
-        Column::computed("VolumeAttributesClass", "string", |volume, _| json!(attributes(volume))),
-        Column::computed("Reason", "string", |volume, _| member_text(volume, "/status/reason")),
-        Column::age(),
-        Column::computed("VolumeMode", "string", |volume, _| {
+        TableColumn::computed("VolumeAttributesClass", "string", |volume, _| {
+            json!(attributes(volume))
+        }),
+        TableColumn::computed("Reason", "string", |volume, _| {
+            member_text(volume, "/status/reason")
+        }),
+        TableColumn::age(),
+        TableColumn::computed("VolumeMode", "string", |volume, _| {
             member_text(volume, "/spec/volumeMode")
         })
         .wide(),
@@ -61,31 +71,33 @@ pub(super) fn volume_columns() -> Vec<Column> {
 }
 
 /// The columns of StorageClasses.
-pub(super) fn class_columns() -> Vec<Column> {
+pub(super) fn class_columns() -> Vec<TableColumn> {
     vec![
-        Column {
-            cell: super::Cell::Computed(|class, _| {
+        TableColumn {
+            cell: super::CellSource::Computed(|class, _| {
                 let annotation =
                     "/metadata/annotations/storageclass.kubernetes.io~1is-default-class";
                 let name = text(class, "/metadata/name");
                 let is_default = text(class, annotation) == "true";
                 json!(if is_default { format!("{name} (default)") } else { name.to_owned() })
             }),
-            ..Column::name()
+            ..TableColumn::name()
         },
-        Column::computed("Provisioner", "string", |class, _| member_text(class, "/provisioner")),
-        Column::computed("ReclaimPolicy", "string", |class, _| {
+        TableColumn::computed("Provisioner", "string", |class, _| {
+            member_text(class, "/provisioner")
+        }),
+        TableColumn::computed("ReclaimPolicy", "string", |class, _| {
             let policy = text(class, "/reclaimPolicy");
             json!(if policy.is_empty() { "Delete" } else { policy })
         }),
-        Column::computed("VolumeBindingMode", "string", |class, _| {
+        TableColumn::computed("VolumeBindingMode", "string", |class, _| {
             let mode = text(class, "/volumeBindingMode");
             json!(if mode.is_empty() { "Immediate" } else { mode })
         }),
-        Column::computed("AllowVolumeExpansion", "boolean", |class, _| {
+        TableColumn::computed("AllowVolumeExpansion", "boolean", |class, _| {
             json!(class.pointer("/allowVolumeExpansion").and_then(Value::as_bool).unwrap_or(false))
         }),
-        Column::age(),
+        TableColumn::age(),
     ]
 }
 

@@ -8,28 +8,30 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::{MapKey, Shape, Step, Topology, is_atomic_metadata, metadata_list_shape};
+use super::{
+    ListMapKey, MergeSchema, MergeShape, MergeStep, is_atomic_metadata, metadata_list_shape,
+};
 use crate::Kind;
 
 /// The topology of a built-in kind.
 #[derive(Clone, Debug)]
-pub struct BuiltinTopology {
-    lists: BTreeMap<String, Shape>,
+pub struct BuiltinMergeSchema {
+    lists: BTreeMap<String, MergeShape>,
     atomic_maps: BTreeSet<String>,
 }
 
-impl BuiltinTopology {
+impl BuiltinMergeSchema {
     /// The topology of this kind; a kind without rows of its own has that of `metadata` only.
     pub fn for_kind(kind: &Kind) -> Self {
         let mut topology = Self { lists: BTreeMap::new(), atomic_maps: BTreeSet::new() };
-        let of_kind = |row: &&Row| row.group == kind.group && row.kind == kind.kind;
+        let of_kind = |row: &&BuiltinMergeRow| row.group == kind.group && row.kind == kind.kind;
         for row in ROWS.iter().filter(of_kind) {
             topology.add("", row);
         }
         match (kind.group.as_str(), kind.kind.as_str()) {
             ("", "Pod") => topology.add_pod_spec("spec."),
             ("apps", "StatefulSet") => {
-                let template = Row { lists: METADATA_LISTS, ..NO_ROW };
+                let template = BuiltinMergeRow { lists: METADATA_LISTS, ..NO_ROW };
                 topology.add("spec.template.", &template);
                 topology.add_pod_spec("spec.template.spec.");
             }
@@ -45,55 +47,56 @@ impl BuiltinTopology {
         }
     }
 
-    fn add(&mut self, prefix: &str, row: &Row) {
+    fn add(&mut self, prefix: &str, row: &BuiltinMergeRow) {
         for (path, keys) in row.lists {
-            let shape = if keys.is_empty() { Shape::Set } else { Shape::Map(map_keys(keys)) };
+            let shape =
+                if keys.is_empty() { MergeShape::Set } else { MergeShape::Map(map_keys(keys)) };
             self.lists.insert(format!("{prefix}{path}"), shape);
         }
         self.atomic_maps.extend(row.atomic_maps.iter().map(|path| format!("{prefix}{path}")));
     }
 }
 
-impl Topology for BuiltinTopology {
-    fn list_shape(&self, path: &[Step<'_>]) -> Shape {
+impl MergeSchema for BuiltinMergeSchema {
+    fn list_shape(&self, path: &[MergeStep<'_>]) -> MergeShape {
         metadata_list_shape(path)
             .or_else(|| self.lists.get(&dotted(path)).cloned())
-            .unwrap_or(Shape::Atomic)
+            .unwrap_or(MergeShape::Atomic)
     }
 
-    fn map_shape(&self, path: &[Step<'_>]) -> Shape {
+    fn map_shape(&self, path: &[MergeStep<'_>]) -> MergeShape {
         let is_atomic = is_atomic_metadata(path) || self.atomic_maps.contains(&dotted(path));
-        if is_atomic { Shape::Atomic } else { Shape::Granular }
+        if is_atomic { MergeShape::Atomic } else { MergeShape::Granular }
     }
 }
 
 /// Keys are separated by blanks; `protocol` has the default of all ports.
-fn map_keys(keys: &str) -> Vec<MapKey> {
-    let key = |name: &str| MapKey {
+fn map_keys(keys: &str) -> Vec<ListMapKey> {
+    let key = |name: &str| ListMapKey {
         name: name.to_owned(),
         default: (name == "protocol").then(|| json!("TCP")),
     };
     keys.split_whitespace().map(key).collect()
 }
 
-fn dotted(path: &[Step<'_>]) -> String {
+fn dotted(path: &[MergeStep<'_>]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            Step::Field(name) => {
+            MergeStep::Field(name) => {
                 if !text.is_empty() {
                     text.push('.');
                 }
                 text.push_str(name);
             }
-            Step::Item => text.push_str("[]"),
+            MergeStep::Item => text.push_str("[]"),
         }
     }
     text
 }
 
 /// What deviates below one place.
-struct Row {
+struct BuiltinMergeRow {
     group: &'static str,
     kind: &'static str,
     /// Path and keys of lists of type map; no keys means a set.
@@ -101,12 +104,13 @@ struct Row {
     atomic_maps: &'static [&'static str],
 }
 
-const NO_ROW: Row = Row { group: "", kind: "", lists: &[], atomic_maps: &[] };
+const NO_ROW: BuiltinMergeRow =
+    BuiltinMergeRow { group: "", kind: "", lists: &[], atomic_maps: &[] };
 
 const METADATA_LISTS: &[(&str, &str)] =
     &[("metadata.finalizers", ""), ("metadata.ownerReferences", "uid")];
 
-const POD_SPEC: Row = Row {
+const POD_SPEC: BuiltinMergeRow = BuiltinMergeRow {
     lists: &[
         ("containers", "name"),
         ("initContainers", "name"),
@@ -131,7 +135,7 @@ const POD_SPEC: Row = Row {
     ..NO_ROW
 };
 
-const CONTAINER: Row = Row {
+const CONTAINER: BuiltinMergeRow = BuiltinMergeRow {
     lists: &[
         ("ports", "containerPort protocol"),
         ("env", "name"),
@@ -150,52 +154,61 @@ const CONTAINER: Row = Row {
 
 const CONDITIONS: (&str, &str) = ("status.conditions", "type");
 
-const ROWS: &[Row] = &[
-    Row {
+const ROWS: &[BuiltinMergeRow] = &[
+    BuiltinMergeRow {
         kind: "Pod",
         lists: &[CONDITIONS, ("status.podIPs", "ip"), ("status.resourceClaimStatuses", "name")],
         ..NO_ROW
     },
-    Row {
+    BuiltinMergeRow {
         kind: "Service",
         lists: &[CONDITIONS, ("spec.ports", "port protocol")],
         atomic_maps: &["spec.selector"],
         ..NO_ROW
     },
-    Row { kind: "Namespace", lists: &[CONDITIONS], ..NO_ROW },
-    Row {
+    BuiltinMergeRow { kind: "Namespace", lists: &[CONDITIONS], ..NO_ROW },
+    BuiltinMergeRow {
         kind: "Node",
         lists: &[CONDITIONS, ("status.addresses", "type"), ("spec.podCIDRs", "")],
         ..NO_ROW
     },
-    Row {
+    BuiltinMergeRow {
         kind: "PersistentVolumeClaim",
         lists: &[CONDITIONS],
         atomic_maps: &["spec.selector", "spec.dataSource"],
         ..NO_ROW
     },
-    Row { kind: "PersistentVolume", atomic_maps: &["spec.nodeAffinity.required"], ..NO_ROW },
-    Row {
+    BuiltinMergeRow {
+        kind: "PersistentVolume",
+        atomic_maps: &["spec.nodeAffinity.required"],
+        ..NO_ROW
+    },
+    BuiltinMergeRow {
         kind: "ServiceAccount",
         lists: &[("secrets", "name")],
         atomic_maps: &["secrets[]"],
         ..NO_ROW
     },
-    Row { kind: "Event", atomic_maps: &["involvedObject", "related"], ..NO_ROW },
-    Row { group: "events.k8s.io", kind: "Event", atomic_maps: &["regarding", "related"], ..NO_ROW },
-    Row {
+    BuiltinMergeRow { kind: "Event", atomic_maps: &["involvedObject", "related"], ..NO_ROW },
+    BuiltinMergeRow {
+        group: "events.k8s.io",
+        kind: "Event",
+        atomic_maps: &["regarding", "related"],
+        ..NO_ROW
+    },
+    BuiltinMergeRow {
         group: "apps",
         kind: "StatefulSet",
         lists: &[CONDITIONS],
         atomic_maps: &["spec.selector"],
     },
-    Row {
+    BuiltinMergeRow {
         group: "policy",
         kind: "PodDisruptionBudget",
         lists: &[CONDITIONS],
         atomic_maps: &["spec.selector"],
     },
-    Row {
+    BuiltinMergeRow {
         group: "apiextensions.k8s.io",
         kind: "CustomResourceDefinition",
         lists: &[CONDITIONS],
@@ -208,20 +221,20 @@ mod tests {
     use super::*;
     use crate::kinds;
 
-    fn steps(path: &str) -> Vec<Step<'_>> {
+    fn steps(path: &str) -> Vec<MergeStep<'_>> {
         let names = path.split('.');
         names
             .flat_map(|name| match name.strip_suffix("[]") {
-                Some(list) => vec![Step::Field(list), Step::Item],
-                None => vec![Step::Field(name)],
+                Some(list) => vec![MergeStep::Field(list), MergeStep::Item],
+                None => vec![MergeStep::Field(name)],
             })
             .collect()
     }
 
     #[track_caller]
-    fn list(group: &str, plural: &str, path: &str) -> Shape {
+    fn list(group: &str, plural: &str, path: &str) -> MergeShape {
         let kind = kinds::find(group, "v1", plural).unwrap();
-        BuiltinTopology::for_kind(kind).list_shape(&steps(path))
+        BuiltinMergeSchema::for_kind(kind).list_shape(&steps(path))
     }
 
     #[test]
@@ -242,11 +255,15 @@ mod tests {
             ),
         ];
         for (group, plural, path, keys) in cases {
-            assert_eq!(list(group, plural, path), Shape::Map(map_keys(keys)), "{plural} {path}");
+            assert_eq!(
+                list(group, plural, path),
+                MergeShape::Map(map_keys(keys)),
+                "{plural} {path}"
+            );
         }
         let sets = [("", "configmaps", "metadata.finalizers"), ("", "nodes", "spec.podCIDRs")];
         for (group, plural, path) in sets {
-            assert_eq!(list(group, plural, path), Shape::Set, "{plural} {path}");
+            assert_eq!(list(group, plural, path), MergeShape::Set, "{plural} {path}");
         }
         let atomic = [
             ("", "pods", "spec.tolerations"),
@@ -256,7 +273,7 @@ mod tests {
             ("discovery.k8s.io", "endpointslices", "endpoints"),
         ];
         for (group, plural, path) in atomic {
-            assert_eq!(list(group, plural, path), Shape::Atomic, "{plural} {path}");
+            assert_eq!(list(group, plural, path), MergeShape::Atomic, "{plural} {path}");
         }
     }
 
@@ -264,7 +281,7 @@ mod tests {
     fn selectors_and_references_are_whole() {
         let atomic = |group: &str, plural: &str, path: &str| {
             let kind = kinds::find(group, "v1", plural).unwrap();
-            BuiltinTopology::for_kind(kind).map_shape(&steps(path)) == Shape::Atomic
+            BuiltinMergeSchema::for_kind(kind).map_shape(&steps(path)) == MergeShape::Atomic
         };
         assert!(atomic("apps", "statefulsets", "spec.selector"));
         assert!(atomic("", "services", "spec.selector"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::unknown::{accepts_anything, reference, resolve};
 use crate::field_error::child;
 use crate::schema::formats;
-use crate::{FieldError, Reason};
+use crate::{FieldError, FieldErrorReason};
 
 /// How many faults are named; an object with more is as wrong.
 const FAULTS_MAX: usize = 10;
@@ -29,7 +29,7 @@ static QUANTITY_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| {
 
 /// Whether faults may show the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Values {
+pub(super) enum ValueDisplay {
     Shown,
     Hidden,
 }
@@ -39,7 +39,7 @@ pub(super) fn check(
     schema: &Value,
     value: &Value,
     path: &str,
-    values: Values,
+    values: ValueDisplay,
     faults: &mut Vec<FieldError>,
 ) {
     let is_quantity = reference(schema) == Some(QUANTITY) && value.is_number();
@@ -53,13 +53,13 @@ pub(super) fn check(
             "{} is no quantity: write a number with or without a unit, such as `500m` or `2Gi`",
             shown(value, values)
         );
-        faults.push(FieldError::build(path, Reason::TypeInvalid, wrong));
+        faults.push(FieldError::build(path, FieldErrorReason::TypeInvalid, wrong));
         return;
     }
     let Some(schema) = resolve(schema, value) else { return };
     if let Some(wrong) = wrong(schema, value, values) {
         let field = if path.is_empty() { "<nil>" } else { path };
-        faults.push(FieldError::build(field, Reason::TypeInvalid, wrong));
+        faults.push(FieldError::build(field, FieldErrorReason::TypeInvalid, wrong));
         return;
     }
     match value {
@@ -86,7 +86,7 @@ pub(super) fn check(
 }
 
 /// What is wrong with a value by itself, and what to do.
-fn wrong(schema: &Value, value: &Value, values: Values) -> Option<String> {
+fn wrong(schema: &Value, value: &Value, values: ValueDisplay) -> Option<String> {
     let text = |name: &str| schema.get(name).and_then(Value::as_str).unwrap_or_default();
     let format = text("format");
     let (is_right, wanted) = match text("type") {
@@ -146,8 +146,8 @@ fn type_of(value: &Value) -> &'static str {
 }
 
 /// The beginning of a value as JSON.
-fn shown(value: &Value, values: Values) -> String {
-    if values == Values::Hidden {
+fn shown(value: &Value, values: ValueDisplay) -> String {
+    if values == ValueDisplay::Hidden {
         return "the value".to_owned();
     }
     let text = value.to_string();

@@ -7,12 +7,12 @@ use hyper::Response;
 use hyper::body::{Bytes, Frame};
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use serde_json::Value;
-use tholepin_http::{Body, respond, whole};
+use tholepin_http::{ResponseBody, respond, whole};
 
-use crate::status::Failure;
+use crate::status::ApiError;
 
 /// An answer that was not refused.
-pub(crate) enum Answer {
+pub(crate) enum ApiResponse {
     /// A JSON document.
     Json {
         /// The HTTP status.
@@ -38,7 +38,7 @@ pub(crate) enum Answer {
     },
 }
 
-impl Answer {
+impl ApiResponse {
     /// 200 with a document.
     pub(crate) fn ok(value: Value) -> Self {
         Self::Json { code: 200, value, warnings: Vec::new() }
@@ -53,7 +53,7 @@ impl Answer {
     }
 
     /// The response to send.
-    pub(crate) fn into_response(self) -> Response<Body> {
+    pub(crate) fn into_response(self) -> Response<ResponseBody> {
         match self {
             Self::Json { code, value, warnings } => {
                 let mut text = serde_json::to_vec(&value).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Answer {
 }
 
 /// The response that says a refusal.
-pub(crate) fn refusal(failure: &Failure) -> Response<Body> {
+pub(crate) fn refusal(failure: &ApiError) -> Response<ResponseBody> {
     let mut text = serde_json::to_vec(&failure.to_value()).unwrap_or_default();
     text.push(b'\n');
     let mut response = whole(failure.code, "application/json", text);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tholepin_http::{ListenerLimits, Serve, accept_each, serve_http1};
+use tholepin_http::{HttpService, ListenerLimits, accept_each, serve_http1};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -34,9 +34,9 @@ const STREAMS_MAX: u32 = 1_000;
 
 /// Runs streams of HTTP/2 connections as tasks that can be waited for.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct TrackedExecutor(TaskTracker);
 
-impl<F> hyper::rt::Executor<F> for Tracked
+impl<F> hyper::rt::Executor<F> for TrackedExecutor
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -47,7 +47,7 @@ where
 }
 
 /// Serves until `stop`, then lets connections end for at most `grace`.
-pub(crate) async fn run<S: Serve>(
+pub(crate) async fn run<S: HttpService>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     server: Arc<S>,
@@ -59,7 +59,7 @@ pub(crate) async fn run<S: Serve>(
     let limits = ListenerLimits { connections_max: CONNECTIONS_MAX, grace };
     accept_each(listener, limits, &stop, |stream| {
         let (acceptor, server) = (acceptor.clone(), Arc::clone(&server));
-        let (stop, tracked) = (stop.clone(), Tracked(streams.clone()));
+        let (stop, tracked) = (stop.clone(), TrackedExecutor(streams.clone()));
         async move {
             if let Err(error) = connection(stream, acceptor, server, stop, tracked).await {
                 debug!(%error, "a connection ended");
@@ -73,12 +73,12 @@ pub(crate) async fn run<S: Serve>(
     }
 }
 
-async fn connection<S: Serve>(
+async fn connection<S: HttpService>(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     server: Arc<S>,
     stop: CancellationToken,
-    tracked: Tracked,
+    tracked: TrackedExecutor,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let handshake = timeout(HANDSHAKE, acceptor.accept(stream));
@@ -96,11 +96,11 @@ async fn connection<S: Serve>(
     Ok(())
 }
 
-async fn http2<S: Serve>(
+async fn http2<S: HttpService>(
     stream: TlsStream<TcpStream>,
     server: Arc<S>,
     stop: CancellationToken,
-    tracked: Tracked,
+    tracked: TrackedExecutor,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);

@@ -1,10 +1,10 @@
 //! Chooses the shape of an answer from the `Accept` header. Answers are always JSON.
 
-use crate::status::Failure;
+use crate::status::ApiError;
 
 /// How objects are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum ResponseFormat {
     /// As they are.
     Whole,
     /// As `Table` rows.
@@ -25,13 +25,13 @@ pub(crate) enum Shape {
 /// # Errors
 ///
 /// 406 where nothing on the list can be had.
-pub(crate) fn choose(accept: Option<&str>) -> Result<Shape, Failure> {
+pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     let accept = accept.unwrap_or("").trim();
     if accept.is_empty() {
-        return Ok(Shape::Whole);
+        return Ok(ResponseFormat::Whole);
     }
     accept.split(',').find_map(shape).ok_or_else(|| {
-        Failure::new(
+        ApiError::new(
             406,
             "NotAcceptable",
             "only the following media types are accepted: application/json",
@@ -39,7 +39,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Result<Shape, Failure> {
     })
 }
 
-fn shape(range: &str) -> Option<Shape> {
+fn shape(range: &str) -> Option<ResponseFormat> {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or("");
     if !matches!(media, "application/json" | "*/*" | "application/*" | "text/plain" | "text/*") {
@@ -55,14 +55,14 @@ fn shape(range: &str) -> Option<Shape> {
         }
     }
     match (as_, group, version) {
-        ("", ..) => Some(Shape::Whole),
-        ("Table", "meta.k8s.io", "v1") => Some(Shape::Table),
+        ("", ..) => Some(ResponseFormat::Whole),
+        ("Table", "meta.k8s.io", "v1") => Some(ResponseFormat::Table),
         ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => {
-            Some(Shape::Metadata)
+            Some(ResponseFormat::Metadata)
         }
-        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(Shape::DiscoveryV2),
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(ResponseFormat::DiscoveryV2),
         ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => {
-            Some(Shape::DiscoveryV2Beta1)
+            Some(ResponseFormat::DiscoveryV2Beta1)
         }
         _ => None,
     }
@@ -72,27 +72,27 @@ fn shape(range: &str) -> Option<Shape> {
 mod tests {
     use super::*;
 
-    fn check(accept: &str, expected: Option<Shape>) {
+    fn check(accept: &str, expected: Option<ResponseFormat>) {
         assert_eq!(choose(Some(accept)).ok(), expected, "{accept}");
     }
 
     #[test]
     fn the_first_shape_that_can_be_had_is_chosen() {
-        check("", Some(Shape::Whole));
-        check("*/*", Some(Shape::Whole));
-        check("application/vnd.kubernetes.protobuf,application/json", Some(Shape::Whole));
+        check("", Some(ResponseFormat::Whole));
+        check("*/*", Some(ResponseFormat::Whole));
+        check("application/vnd.kubernetes.protobuf,application/json", Some(ResponseFormat::Whole));
         check("application/vnd.kubernetes.protobuf", None);
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
-            Some(Shape::Table),
+            Some(ResponseFormat::Table),
         );
         check(
             "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-            Some(Shape::Metadata),
+            Some(ResponseFormat::Metadata),
         );
         check(
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
-            Some(Shape::DiscoveryV2),
+            Some(ResponseFormat::DiscoveryV2),
         );
     }
 }

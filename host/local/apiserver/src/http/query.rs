@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use tholepin_http::decode_query;
 
-use crate::status::Failure;
+use crate::status::ApiError;
 
 /// Decoded parameters; of a repeated one the first counts, as in Kubernetes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Query {
+pub(crate) struct QueryParameters {
     values: BTreeMap<String, Vec<String>>,
 }
 
-impl Query {
+impl QueryParameters {
     /// Decodes `a=b&c=d`.
     ///
     /// # Errors
     ///
     /// 400 where an escape is malformed or the text is not UTF-8.
-    pub(crate) fn parse(query: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(query: &str) -> Result<Self, ApiError> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -57,18 +57,18 @@ impl Query {
     /// # Errors
     ///
     /// 400 where it is given and is none.
-    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Failure> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let Some(value) = self.text(name) else { return Ok(None) };
         let number = value.parse().map_err(|_| {
-            Failure::bad_request(format!("query parameter `{name}`: `{value}` is no whole number"))
+            ApiError::bad_request(format!("query parameter `{name}`: `{value}` is no whole number"))
         });
         number.map(Some)
     }
 }
 
 /// 400 for an escape that cannot be decoded.
-pub(crate) fn malformed(text: &str) -> Failure {
-    Failure::bad_request(format!("malformed URL escape in `{text}`"))
+pub(crate) fn malformed(text: &str) -> ApiError {
+    ApiError::bad_request(format!("malformed URL escape in `{text}`"))
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn flags_follow_kubernetes() {
-        let query = Query::parse("a&b=0&c=true&d=false").unwrap();
+        let query = QueryParameters::parse("a&b=0&c=true&d=false").unwrap();
         for (name, expected) in [("a", true), ("b", false), ("c", true), ("d", false), ("e", false)]
         {
             assert_eq!(query.flag(name), expected, "{name}");

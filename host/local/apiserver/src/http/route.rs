@@ -3,11 +3,11 @@
 use tholepin_http::decode_path;
 
 use crate::http::query::malformed;
-use crate::status::Failure;
+use crate::status::ApiError;
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum RouteTarget {
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
     /// `/version`.
@@ -60,39 +60,40 @@ pub(crate) struct ResourcePath {
 /// # Errors
 ///
 /// 404 where nothing can be there, 400 for a malformed escape.
-pub(crate) fn parse(path: &str) -> Result<Target, Failure> {
+pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
     let parts = path
         .split('/')
         .filter(|part| !part.is_empty())
         .map(|part| decode_path(part).ok_or_else(|| malformed(part)))
-        .collect::<Result<Vec<String>, Failure>>()?;
+        .collect::<Result<Vec<String>, ApiError>>()?;
     let words: Vec<&str> = parts.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => Ok(Target::Health),
-        ["version"] => Ok(Target::Version),
-        ["openapi", "v3"] => Ok(Target::OpenApiIndex),
+        ["healthz" | "livez" | "readyz", ..] => Ok(RouteTarget::Health),
+        ["version"] => Ok(RouteTarget::Version),
+        ["openapi", "v3"] => Ok(RouteTarget::OpenApiIndex),
         ["openapi", "v3", "api", version] => {
-            Ok(Target::OpenApi { group: String::new(), version: (*version).to_owned() })
+            Ok(RouteTarget::OpenApi { group: String::new(), version: (*version).to_owned() })
         }
         ["openapi", "v3", "apis", group, version] => {
-            Ok(Target::OpenApi { group: (*group).to_owned(), version: (*version).to_owned() })
+            Ok(RouteTarget::OpenApi { group: (*group).to_owned(), version: (*version).to_owned() })
         }
-        ["api"] => Ok(Target::CoreVersions),
-        ["apis"] => Ok(Target::Groups),
-        ["apis", group] => Ok(Target::Group((*group).to_owned())),
+        ["api"] => Ok(RouteTarget::CoreVersions),
+        ["apis"] => Ok(RouteTarget::Groups),
+        ["apis", group] => Ok(RouteTarget::Group((*group).to_owned())),
         ["api", version] => {
-            Ok(Target::Resources { group: String::new(), version: (*version).to_owned() })
+            Ok(RouteTarget::Resources { group: String::new(), version: (*version).to_owned() })
         }
-        ["apis", group, version] => {
-            Ok(Target::Resources { group: (*group).to_owned(), version: (*version).to_owned() })
-        }
+        ["apis", group, version] => Ok(RouteTarget::Resources {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+        }),
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
-        _ => Err(Failure::no_such_path()),
+        _ => Err(ApiError::no_such_path()),
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Target, Failure> {
+fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, ApiError> {
     let (namespace, rest) = match rest {
         // The namespace itself and its own subresources are resources of the cluster.
         ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => (None, rest),
@@ -103,9 +104,9 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Target, Failure
         [plural] => (plural, None, None),
         [plural, name] => (plural, Some(name), None),
         [plural, name, subresource] => (plural, Some(name), Some(subresource)),
-        _ => return Err(Failure::no_such_path()),
+        _ => return Err(ApiError::no_such_path()),
     };
-    Ok(Target::Resource(ResourcePath {
+    Ok(RouteTarget::Resource(ResourcePath {
         group: group.to_owned(),
         version: version.to_owned(),
         namespace,
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     fn check(path: &str, expected: &str) {
-        let Ok(Target::Resource(found)) = parse(path) else {
+        let Ok(RouteTarget::Resource(found)) = parse(path) else {
             assert_eq!(expected, "-", "{path}");
             return;
         };

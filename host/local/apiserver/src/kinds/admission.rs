@@ -4,14 +4,14 @@
 use serde_json::Value;
 use tholepin_apimachinery::{
     FieldError,
-    pod_security::{self, Level},
+    pod_security::{self, PodSecurityLevel},
 };
 
 use crate::{
     object::{name, text},
-    status::Failure,
-    store::{Key, Resource},
-    verbs::Context,
+    status::ApiError,
+    store::{GroupResource, ObjectKey},
+    verbs::WriteContext,
 };
 
 /// Kinds that a quota counts without the prefix `count/`.
@@ -36,8 +36,8 @@ pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
 }
 
 /// Checks that a new object is within the quotas of its namespace.
-pub(super) fn within_quota(cx: &Context, object: &Value) -> Result<(), Failure> {
-    let quotas = in_namespace(cx, &Resource::new("", "resourcequotas"));
+pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
+    let quotas = in_namespace(cx, &GroupResource::new("", "resourcequotas"));
     if quotas.is_empty() {
         return Ok(());
     }
@@ -49,7 +49,7 @@ pub(super) fn within_quota(cx: &Context, object: &Value) -> Result<(), Failure> 
         for what in [resource.clone(), format!("count/{resource}")] {
             let limit = hard.and_then(|hard| hard.get(&what)).and_then(number);
             if let Some(limit) = limit.filter(|limit| *limit <= used) {
-                return Err(Failure::forbidden(format!(
+                return Err(ApiError::forbidden(format!(
                     "{resource} \"{}\" is forbidden: exceeded quota: {}, requested: {what}=1, used: \
                      {what}={used}, limited: {what}={limit}",
                     name(object),
@@ -62,17 +62,17 @@ pub(super) fn within_quota(cx: &Context, object: &Value) -> Result<(), Failure> 
 }
 
 /// Checks that a new Pod is within the Pod Security level of its namespace.
-pub(super) fn within_pod_security(cx: &Context, pod: &Value) -> Result<(), Failure> {
-    let namespaces = Resource::new("", "namespaces");
-    let namespace = cx.server.store.get(&namespaces, &Key::new("", &cx.namespace));
-    let Some(level) = namespace.and_then(|namespace| Level::of(&namespace)) else {
+pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), ApiError> {
+    let namespaces = GroupResource::new("", "namespaces");
+    let namespace = cx.server.store.get(&namespaces, &ObjectKey::new("", &cx.namespace));
+    let Some(level) = namespace.and_then(|namespace| PodSecurityLevel::of(&namespace)) else {
         return Ok(());
     };
     let objections = pod_security::objections(level, pod);
     if objections.is_empty() {
         return Ok(());
     }
-    Err(Failure::forbidden(format!(
+    Err(ApiError::forbidden(format!(
         "pods \"{}\" is forbidden: violates PodSecurity \"{}:latest\": {}",
         name(pod),
         level.as_str(),
@@ -80,7 +80,7 @@ pub(super) fn within_pod_security(cx: &Context, pod: &Value) -> Result<(), Failu
     )))
 }
 
-fn in_namespace(cx: &Context, resource: &Resource) -> Vec<std::sync::Arc<Value>> {
+fn in_namespace(cx: &WriteContext, resource: &GroupResource) -> Vec<std::sync::Arc<Value>> {
     let all = cx.server.store.all(resource).into_iter();
     all.filter(|it| text(it, "/metadata/namespace") == Some(&cx.namespace)).collect()
 }

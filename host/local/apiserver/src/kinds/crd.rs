@@ -10,12 +10,12 @@ use tracing::warn;
 use crate::object::{
     as_map_mut, child_mut, default, is_deleting, items, metadata_mut, name, seconds, text,
 };
-use crate::registry::{Custom, Served};
-use crate::status::Failure;
-use crate::store::{Key, Resource};
-use crate::verbs::Context;
-use crate::verbs::prepare::Part;
-use crate::verbs::update::{Edit, update};
+use crate::registry::{CustomResourceSchema, ServedKind};
+use crate::status::ApiError;
+use crate::store::{GroupResource, ObjectKey};
+use crate::verbs::WriteContext;
+use crate::verbs::prepare::ObjectPart;
+use crate::verbs::update::{ObjectEdit, update};
 
 /// Holds a CRD back until its objects are gone.
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -114,20 +114,21 @@ fn check_columns(
     let own_name = text(version, "/name").unwrap_or("");
     let kind = Kind::from_crd(crd, own_name).ok()?;
     let columns = version.get("additionalPrinterColumns");
-    let custom = Custom { schema: compiled, open_api: schema.clone(), deprecation: None };
-    let error = Served::custom(kind, String::new(), custom, columns).err()?;
+    let custom =
+        CustomResourceSchema { schema: compiled, open_api: schema.clone(), deprecation: None };
+    let error = ServedKind::custom(kind, String::new(), custom, columns).err()?;
     let field = format!("{at}.additionalPrinterColumns");
     Some(FieldError::invalid(field, &Value::Null, error))
 }
 
 /// Refuses new objects of a kind that is going away.
-pub(super) fn before_create(cx: &Context) -> Result<(), Failure> {
-    let definitions = Resource::new("apiextensions.k8s.io", "customresourcedefinitions");
-    let key = Key::new("", &cx.served.kind.resource_name());
+pub(super) fn before_create(cx: &WriteContext) -> Result<(), ApiError> {
+    let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
+    let key = ObjectKey::new("", &cx.served.kind.resource_name());
     let definition = cx.server.store.get(&definitions, &key);
     if definition.as_deref().is_some_and(is_deleting) {
         let message = "create not allowed while custom resource definition is terminating";
-        return Err(Failure::new(405, "MethodNotAllowed", message));
+        return Err(ApiError::new(405, "MethodNotAllowed", message));
     }
     Ok(())
 }
@@ -164,7 +165,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Offers the kind in its served versions, and shows in the status that it is.
-pub(super) fn publish(cx: &Context, crd: &Arc<Value>) {
+pub(super) fn publish(cx: &WriteContext, crd: &Arc<Value>) {
     if is_deleting(crd) {
         return;
     }
@@ -183,15 +184,15 @@ pub(super) fn publish(cx: &Context, crd: &Arc<Value>) {
         }
     }
     let now = seconds(cx.now);
-    let edit = |old: &Value| Ok(Edit::Put(with_status(old, conflict.as_deref(), &now)));
-    let cx = Context { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() };
-    if let Err(failure) = update(&cx, name(crd), Part::Status, &edit) {
+    let edit = |old: &Value| Ok(ObjectEdit::Put(with_status(old, conflict.as_deref(), &now)));
+    let cx = WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() };
+    if let Err(failure) = update(&cx, name(crd), ObjectPart::Status, &edit) {
         warn!(crd = name(crd), message = %failure.message, "a CRD's status is not written");
     }
 }
 
 /// Why the names cannot be had, if another kind of the group has one of them.
-fn conflict(cx: &Context, crd: &Value) -> Option<String> {
+fn conflict(cx: &WriteContext, crd: &Value) -> Option<String> {
     let group = text(crd, "/spec/group")?;
     let plural = text(crd, "/spec/names/plural")?;
     let kind = text(crd, "/spec/names/kind")?;
@@ -202,7 +203,7 @@ fn conflict(cx: &Context, crd: &Value) -> Option<String> {
     Some(format!("kind \"{kind}\" is already in use by \"{}\"", other.kind.resource_name()))
 }
 
-fn served(crd: &Value) -> Result<Vec<Served>, Failure> {
+fn served(crd: &Value) -> Result<Vec<ServedKind>, ApiError> {
     let versions = items(crd, "/spec/versions");
     let group = text(crd, "/spec/group").unwrap_or("");
     let storage = versions.iter().find(|version| version.get("storage") == Some(&json!(true)));
@@ -211,7 +212,7 @@ fn served(crd: &Value) -> Result<Vec<Served>, Failure> {
     let mut served = Vec::new();
     for version in versions.iter().filter(|v| v.get("served") == Some(&json!(true))) {
         let own_name = text(version, "/name").unwrap_or("");
-        let unusable = |what: String| Failure::internal(format!("version `{own_name}`: {what}"));
+        let unusable = |what: String| ApiError::internal(format!("version `{own_name}`: {what}"));
         let kind = Kind::from_crd(crd, own_name).map_err(|error| unusable(error.to_string()))?;
         let open_api = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or(Value::Null);
         let schema = StructuralSchema::parse(&open_api)
@@ -221,9 +222,9 @@ fn served(crd: &Value) -> Result<Vec<Served>, Failure> {
         let deprecation = is_deprecated.then(|| {
             own_warning.unwrap_or_else(|| format!("{group}/{own_name} {} is deprecated", kind.kind))
         });
-        let custom = Custom { schema, open_api, deprecation };
+        let custom = CustomResourceSchema { schema, open_api, deprecation };
         let columns = version.get("additionalPrinterColumns");
-        let one = Served::custom(kind, stored_api_version.clone(), custom, columns);
+        let one = ServedKind::custom(kind, stored_api_version.clone(), custom, columns);
         served.push(one.map_err(|error| unusable(error.to_string()))?);
     }
     Ok(served)
@@ -287,13 +288,13 @@ fn condition(
 }
 
 /// Stops offering the kind, and drops what was created at the very last moment.
-pub(super) fn withdraw(cx: &Context, crd: &Value) {
+pub(super) fn withdraw(cx: &WriteContext, crd: &Value) {
     let group = text(crd, "/spec/group").unwrap_or("");
     let plural = text(crd, "/spec/names/plural").unwrap_or("");
     cx.server.registry.withdraw(group, plural);
-    let resource = Resource::new(group, plural);
+    let resource = GroupResource::new(group, plural);
     for object in cx.server.store.all(&resource) {
-        let key = Key::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
+        let key = ObjectKey::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
         let last = (*object).clone();
         if cx.server.store.remove(&resource, &key, &object, last, false).is_err() {
             warn!(name = &*key.name, "an object outlives its CRD");

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::object::{child_mut, default, metadata_mut, name};
-use crate::server::Server;
-use crate::status::Failure;
-use crate::verbs::Context;
-use crate::verbs::create::{self, Origin};
+use crate::server::ServerState;
+use crate::status::ApiError;
+use crate::verbs::WriteContext;
+use crate::verbs::create::{self, FieldOwnership};
 
 /// The namespaces that exist from the start and cannot be deleted.
 const INITIAL: [&str; 3] = ["default", "kube-system", "kube-node-lease"];
@@ -36,12 +36,12 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
 }
 
 /// Refuses to delete what the server needs.
-pub(super) fn before_delete(cx: &Context, object: &Value) -> Result<(), Failure> {
+pub(super) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     let own_name = name(object);
     if INITIAL.contains(&own_name) {
         let message =
             format!("namespaces \"{own_name}\" is forbidden: this namespace may not be deleted");
-        return Err(Failure::forbidden(message).about(cx.served.subject(own_name)));
+        return Err(ApiError::forbidden(message).about(cx.served.subject(own_name)));
     }
     Ok(())
 }
@@ -52,12 +52,12 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Gives the new namespace its ServiceAccount.
-pub(super) fn after_create(cx: &Context, stored: &Arc<Value>) {
+pub(super) fn after_create(cx: &WriteContext, stored: &Arc<Value>) {
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
     });
     let made = context(&cx.server, "serviceaccounts", name(stored), cx.now)
-        .and_then(|cx| create::create(&cx, account, Origin::Create));
+        .and_then(|cx| create::create(&cx, account, FieldOwnership::Create));
     if let Err(failure) = made {
         warn!(namespace = name(stored), message = %failure.message, "no default ServiceAccount");
     }
@@ -68,22 +68,22 @@ pub(super) fn after_create(cx: &Context, stored: &Arc<Value>) {
 /// # Errors
 ///
 /// One cannot be created.
-pub(crate) fn create_initial(server: &Arc<Server>) -> Result<(), Failure> {
+pub(crate) fn create_initial(server: &Arc<ServerState>) -> Result<(), ApiError> {
     let cx = context(server, "namespaces", "", Timestamp::now())?;
     for name in INITIAL {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        create::create(&cx, object, Origin::Create)?;
+        create::create(&cx, object, FieldOwnership::Create)?;
     }
     Ok(())
 }
 
 fn context(
-    server: &Arc<Server>,
+    server: &Arc<ServerState>,
     plural: &str,
     namespace: &str,
     now: Timestamp,
-) -> Result<Context, Failure> {
-    Ok(Context {
+) -> Result<WriteContext, ApiError> {
+    Ok(WriteContext {
         server: Arc::clone(server),
         served: server.registry.find("", "v1", plural)?,
         namespace: namespace.to_owned(),

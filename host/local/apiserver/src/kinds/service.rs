@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
 use crate::object::{as_map_mut, child_mut, default, items, items_mut, text};
-use crate::service_addresses::NoAddress;
-use crate::status::Failure;
-use crate::verbs::Context;
+use crate::service_addresses::ServiceAddressError;
+use crate::status::ApiError;
+use crate::verbs::WriteContext;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
@@ -31,7 +31,10 @@ pub(super) fn defaults(object: &mut Value) {
 }
 
 /// Gives the Service its address: the one it names, or a free one.
-pub(super) fn allocate(cx: &Context, object: &mut Value) -> Result<Option<Ipv4Addr>, Failure> {
+pub(super) fn allocate(
+    cx: &WriteContext,
+    object: &mut Value,
+) -> Result<Option<Ipv4Addr>, ApiError> {
     if text(object, "/spec/type") == Some("ExternalName") {
         return Ok(None);
     }
@@ -44,17 +47,17 @@ pub(super) fn allocate(cx: &Context, object: &mut Value) -> Result<Option<Ipv4Ad
         "" => cx.server.addresses.take(),
         given => match given.parse() {
             Ok(address) => cx.server.addresses.claim(address).map(|()| address),
-            Err(_) => Err(NoAddress::Outside),
+            Err(_) => Err(ServiceAddressError::Outside),
         },
     };
     let address = address.map_err(|why| {
         let detail = match why {
-            NoAddress::Outside => "the provided IP is not in the valid range",
-            NoAddress::Taken => "provided IP is already allocated",
-            NoAddress::Exhausted => "all addresses are taken; delete a Service first",
+            ServiceAddressError::Outside => "the provided IP is not in the valid range",
+            ServiceAddressError::Taken => "provided IP is already allocated",
+            ServiceAddressError::Exhausted => "all addresses are taken; delete a Service first",
         };
         let error = FieldError::invalid("spec.clusterIPs", &json!([asked]), detail);
-        Failure::invalid(cx.served.kind_subject(crate::object::name(object)), vec![error])
+        ApiError::invalid(cx.served.kind_subject(crate::object::name(object)), vec![error])
     })?;
     let spec = child_mut(object, "spec");
     spec.insert("clusterIP".into(), json!(address.to_string()));
@@ -78,7 +81,7 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
 }
 
 /// Gives the address back.
-pub(super) fn release(cx: &Context, last: &Value) {
+pub(super) fn release(cx: &WriteContext, last: &Value) {
     let address = text(last, "/spec/clusterIP").and_then(|text| text.parse().ok());
     if let Some(address) = address {
         cx.server.addresses.release(address);

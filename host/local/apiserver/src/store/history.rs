@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Key;
+use super::ObjectKey;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum ChangeType {
     /// It was created.
     Added,
     /// It was changed.
@@ -23,20 +23,20 @@ pub(crate) enum Change {
 
 /// One change.
 #[derive(Debug)]
-pub(crate) struct Event {
+pub(crate) struct StoreEvent {
     /// The revision of the change.
     pub(crate) revision: u64,
     /// What happened.
-    pub(crate) change: Change,
+    pub(crate) change: ChangeType,
     /// The object's place.
-    pub(crate) key: Key,
+    pub(crate) key: ObjectKey,
     /// The object after the change; for a deletion its last state with the deletion's revision.
     pub(crate) object: Arc<Value>,
     /// The object before the change.
     pub(crate) previous: Option<Arc<Value>>,
 }
 
-impl Event {
+impl StoreEvent {
     /// The object before the change, with the change's revision: what a watch is told whose
     /// selection the object has left.
     pub(crate) fn last_seen(&self) -> Arc<Value> {
@@ -48,14 +48,14 @@ impl Event {
 
 /// The last changes of one resource. One without any change is complete since the beginning.
 #[derive(Default)]
-pub(super) struct History {
-    kept: VecDeque<Kept>,
+pub(super) struct ResourceHistory {
+    kept: VecDeque<RetainedEvent>,
     complete_after: u64,
 }
 
 /// A change that is kept.
-pub(super) struct Kept {
-    event: Arc<Event>,
+pub(super) struct RetainedEvent {
+    event: Arc<StoreEvent>,
     /// When it was made.
     pub(super) at: Instant,
     /// What it weighs. The state before it weighs nothing here: as long as the change that made that
@@ -63,16 +63,16 @@ pub(super) struct Kept {
     pub(super) bytes: usize,
 }
 
-impl Kept {
+impl RetainedEvent {
     pub(super) fn revision(&self) -> u64 {
         self.event.revision
     }
 }
 
-impl History {
+impl ResourceHistory {
     /// Adds a change.
-    pub(super) fn push(&mut self, event: Event, bytes: usize, at: Instant) {
-        self.kept.push_back(Kept { event: Arc::new(event), at, bytes });
+    pub(super) fn push(&mut self, event: StoreEvent, bytes: usize, at: Instant) {
+        self.kept.push_back(RetainedEvent { event: Arc::new(event), at, bytes });
     }
 
     /// How many changes are kept.
@@ -81,7 +81,7 @@ impl History {
     }
 
     /// The oldest change that is kept.
-    pub(super) fn oldest(&self) -> Option<&Kept> {
+    pub(super) fn oldest(&self) -> Option<&RetainedEvent> {
         self.kept.front()
     }
 
@@ -93,7 +93,7 @@ impl History {
     }
 
     /// Changes after `revision`, oldest first, at most `limit`; `None` where some are lost.
-    pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
+    pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<Arc<StoreEvent>>> {
         if revision < self.complete_after {
             return None;
         }
@@ -104,7 +104,7 @@ impl History {
 }
 
 #[cfg(test)]
-impl History {
+impl ResourceHistory {
     /// What the changes that are kept weigh.
     pub(super) fn bytes(&self) -> usize {
         self.kept.iter().map(|kept| kept.bytes).sum()
@@ -116,13 +116,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn history(revisions: &[u64], max: usize) -> History {
-        let mut history = History::default();
+    fn history(revisions: &[u64], max: usize) -> ResourceHistory {
+        let mut history = ResourceHistory::default();
         for &revision in revisions {
-            let event = Event {
+            let event = StoreEvent {
                 revision,
-                change: Change::Added,
-                key: Key::new("n", "a"),
+                change: ChangeType::Added,
+                key: ObjectKey::new("n", "a"),
                 object: Arc::new(json!({})),
                 previous: None,
             };
@@ -134,7 +134,7 @@ mod tests {
         history
     }
 
-    fn check(history: &History, after: u64, expected: Option<&[u64]>) {
+    fn check(history: &ResourceHistory, after: u64, expected: Option<&[u64]>) {
         let found = history.after(after, 10);
         let found = found.map(|events| events.iter().map(|e| e.revision).collect::<Vec<_>>());
         assert_eq!(found.as_deref(), expected, "after {after}");

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Key, Resource, Store};
+use super::{GroupResource, ObjectKey, ObjectStore};
 
 /// Which moment a list is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum ListVersion {
     /// Now.
     Latest,
     /// Now, provided now is not before this revision.
@@ -22,15 +22,15 @@ pub(crate) enum At {
 }
 
 /// What to list.
-pub(crate) struct PageRequest<'a> {
+pub(crate) struct ListRequest<'a> {
     /// The resource.
-    pub(crate) resource: &'a Resource,
+    pub(crate) resource: &'a GroupResource,
     /// Only this namespace.
     pub(crate) namespace: Option<&'a str>,
     /// The moment.
-    pub(crate) at: At,
+    pub(crate) at: ListVersion,
     /// Begin after this key.
-    pub(crate) after: Option<&'a Key>,
+    pub(crate) after: Option<&'a ObjectKey>,
     /// The most objects to return.
     pub(crate) limit: Option<usize>,
     /// Whether an object is wanted.
@@ -39,63 +39,64 @@ pub(crate) struct PageRequest<'a> {
 
 /// A part of a list.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct ListPage {
     /// The objects, ordered by namespace and name.
     pub(crate) objects: Vec<Arc<Value>>,
     /// The revision this is about.
     pub(crate) revision: u64,
     /// The last key of this page, where more follow.
-    pub(crate) more_after: Option<Key>,
+    pub(crate) more_after: Option<ObjectKey>,
     /// How many stored objects follow this page, wanted or not.
     pub(crate) remaining: usize,
 }
 
 /// Why a page could not be had.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum PageRefused {
+pub(crate) enum ListError {
     /// The history no longer reaches back.
     Expired,
     /// The revision does not exist yet; the current one is given.
     Future(u64),
 }
 
-impl Store {
+impl ObjectStore {
     /// Lists.
     ///
     /// # Errors
     ///
     /// The moment asked for is out of reach.
-    pub(crate) fn page(&self, request: &PageRequest<'_>) -> Result<Page, PageRefused> {
+    pub(crate) fn page(&self, request: &ListRequest<'_>) -> Result<ListPage, ListError> {
         let state = self.lock();
         let now = state.revision;
         let revision = match request.at {
-            At::Latest => now,
-            At::NotOlderThan(asked) | At::Exact(asked) if now < asked => {
-                return Err(PageRefused::Future(now));
+            ListVersion::Latest => now,
+            ListVersion::NotOlderThan(asked) | ListVersion::Exact(asked) if now < asked => {
+                return Err(ListError::Future(now));
             }
-            At::NotOlderThan(_) => now,
-            At::Exact(asked) => asked,
+            ListVersion::NotOlderThan(_) => now,
+            ListVersion::Exact(asked) => asked,
         };
         let Some(table) = state.tables.get(request.resource) else {
-            return Ok(Page { objects: Vec::new(), revision, more_after: None, remaining: 0 });
+            return Ok(ListPage { objects: Vec::new(), revision, more_after: None, remaining: 0 });
         };
         // For each key that changed later: what it was at `revision`.
-        let mut undone: BTreeMap<&Key, Option<&Arc<Value>>> = BTreeMap::new();
+        let mut undone: BTreeMap<&ObjectKey, Option<&Arc<Value>>> = BTreeMap::new();
         let later = if revision < now {
-            table.history.after(revision, usize::MAX).ok_or(PageRefused::Expired)?
+            table.history.after(revision, usize::MAX).ok_or(ListError::Expired)?
         } else {
             Vec::new()
         };
         for event in &later {
             undone.entry(&event.key).or_insert(event.previous.as_ref());
         }
-        let inside = |key: &Key| request.namespace.is_none_or(|wanted| *key.namespace == *wanted);
+        let inside =
+            |key: &ObjectKey| request.namespace.is_none_or(|wanted| *key.namespace == *wanted);
         let start = match (request.after, request.namespace) {
             (Some(after), _) => after.clone(),
-            (None, Some(namespace)) => Key::new(namespace, ""),
-            (None, None) => Key::new("", ""),
+            (None, Some(namespace)) => ObjectKey::new(namespace, ""),
+            (None, None) => ObjectKey::new("", ""),
         };
-        let follows = |key: &Key| request.after.is_none_or(|after| after < key);
+        let follows = |key: &ObjectKey| request.after.is_none_or(|after| after < key);
         let limit = request.limit.unwrap_or(usize::MAX);
         let present = table
             .objects
@@ -108,7 +109,7 @@ impl Store {
             .iter()
             .filter_map(|(key, object)| object.map(|object| (*key, object)))
             .filter(|(key, object)| inside(key) && follows(key) && (request.wanted)(object));
-        let mut found: Vec<(&Key, &Arc<Value>)> = present.chain(past).collect();
+        let mut found: Vec<(&ObjectKey, &Arc<Value>)> = present.chain(past).collect();
         found.sort_by_key(|(key, _)| *key);
         let more = limit < found.len();
         found.truncate(limit);
@@ -119,6 +120,6 @@ impl Store {
             rest.count().saturating_sub(1)
         });
         let objects = found.into_iter().map(|(_, object)| Arc::clone(object)).collect();
-        Ok(Page { objects, revision, more_after, remaining })
+        Ok(ListPage { objects, revision, more_after, remaining })
     }
 }

@@ -4,28 +4,28 @@
 
 use std::collections::BTreeSet;
 
-use super::{Key, Location};
+use super::{ObjectKey, ObjectLocation};
 
 /// What the collector must look at.
 #[derive(Default)]
-pub(super) struct Pending {
-    orphans: BTreeSet<Location>,
-    namespaces: BTreeSet<Key>,
+pub(super) struct GarbageCollectionQueue {
+    orphans: BTreeSet<ObjectLocation>,
+    namespaces: BTreeSet<ObjectKey>,
 }
 
-impl Pending {
+impl GarbageCollectionQueue {
     /// An owner of this object is absent.
-    pub(super) fn orphan(&mut self, location: Location) {
+    pub(super) fn orphan(&mut self, location: ObjectLocation) {
         self.orphans.insert(location);
     }
 
     /// Something changed in this namespace, or the namespace itself did.
-    pub(super) fn namespace(&mut self, key: Key) {
+    pub(super) fn namespace(&mut self, key: ObjectKey) {
         self.namespaces.insert(key);
     }
 
     /// Hands everything over and forgets it.
-    pub(super) fn take(&mut self) -> (Vec<Location>, Vec<Key>) {
+    pub(super) fn take(&mut self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
         let orphans = std::mem::take(&mut self.orphans).into_iter().collect();
         let namespaces = std::mem::take(&mut self.namespaces).into_iter().collect();
         (orphans, namespaces)

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::history::History;
-use super::{Resource, State};
+use super::history::ResourceHistory;
+use super::{GroupResource, StoreState};
 
 /// How much of the past is kept for watches and lists that begin there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Retention {
+pub(crate) struct HistoryRetention {
     /// Changes of one resource.
     pub(crate) events_max: usize,
     /// What the changes of all resources weigh together, in memory.
@@ -26,16 +26,16 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// A change of a Pod weighs about 100 KB.
 const BYTES_MAX: usize = 24 * 1024 * 1024;
 
-impl Retention {
+impl HistoryRetention {
     /// The usual bounds, with at most so many changes of one resource.
     pub(crate) fn of_events(events_max: usize) -> Self {
         Self { events_max: events_max.max(1), bytes_max: BYTES_MAX, age_max: AGE_MAX }
     }
 }
 
-impl State {
+impl StoreState {
     /// Drops what is beyond the bounds after a change of `changed`.
-    pub(super) fn trim(&mut self, changed: &Resource, now: Instant) {
+    pub(super) fn trim(&mut self, changed: &GroupResource, now: Instant) {
         if let Some(table) = self.tables.get_mut(changed) {
             while self.retention.events_max < table.history.len() {
                 self.history_bytes -= table.history.drop_oldest();
@@ -46,7 +46,8 @@ impl State {
             // The last change of each resource stays: its watches have not read it yet.
             let histories = self.tables.values_mut().map(|table| &mut table.history);
             let several = histories.filter(|history| 1 < history.len());
-            let revision = |history: &&mut History| history.oldest().map(|it| it.revision());
+            let revision =
+                |history: &&mut ResourceHistory| history.oldest().map(|it| it.revision());
             let Some(history) = several.min_by_key(revision) else { return };
             self.history_bytes -= history.drop_oldest();
         }
@@ -54,7 +55,7 @@ impl State {
 
     /// Drops the changes that are too old.
     pub(super) fn expire(&mut self, now: Instant) {
-        let Retention { age_max, .. } = self.retention;
+        let HistoryRetention { age_max, .. } = self.retention;
         for table in self.tables.values_mut() {
             let history = &mut table.history;
             while history.oldest().is_some_and(|it| age_max < now.duration_since(it.at)) {
@@ -71,30 +72,38 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::store::{Key, Store};
+    use crate::store::{ObjectKey, ObjectStore};
 
-    const SMALL: Retention =
-        Retention { events_max: 10_000, bytes_max: 256 * 1024, age_max: Duration::from_secs(300) };
+    const SMALL: HistoryRetention = HistoryRetention {
+        events_max: 10_000,
+        bytes_max: 256 * 1024,
+        age_max: Duration::from_secs(300),
+    };
 
     fn object(name: &str, labels: usize) -> Value {
         let labels: Value = (0..labels).map(|n| (n.to_string(), json!({"x": "y"}))).collect();
         json!({"metadata": {"name": name, "uid": name, "labels": labels}})
     }
 
-    fn create(store: &Store, resource: &Resource, name: &str, labels: usize) -> Arc<Value> {
-        store.insert(resource, &Key::new("", name), object(name, labels), false).unwrap()
+    fn create(
+        store: &ObjectStore,
+        resource: &GroupResource,
+        name: &str,
+        labels: usize,
+    ) -> Arc<Value> {
+        store.insert(resource, &ObjectKey::new("", name), object(name, labels), false).unwrap()
     }
 
-    fn delete(store: &Store, resource: &Resource, name: &str) {
-        let key = Key::new("", name);
+    fn delete(store: &ObjectStore, resource: &GroupResource, name: &str) {
+        let key = ObjectKey::new("", name);
         let read = store.get(resource, &key).unwrap();
         store.remove(resource, &key, &read, (*read).clone(), false).unwrap();
     }
 
     #[test]
     fn five_hundred_objects_that_came_and_went_leave_no_more_than_the_bound() {
-        let store = Store::new(SMALL);
-        let things = Resource::new("", "things");
+        let store = ObjectStore::new(SMALL);
+        let things = GroupResource::new("", "things");
         for n in 0..500 {
             create(&store, &things, &format!("thing-{n}"), 20);
             delete(&store, &things, &format!("thing-{n}"));
@@ -103,8 +112,8 @@ mod tests {
         let state = store.lock();
         let histories = || state.tables.values().map(|table| &table.history);
         assert!(state.history_bytes <= SMALL.bytes_max, "{}", state.history_bytes);
-        assert_eq!(state.history_bytes, histories().map(History::bytes).sum::<usize>());
-        let kept = histories().map(History::len).sum::<usize>();
+        assert_eq!(state.history_bytes, histories().map(ResourceHistory::bytes).sum::<usize>());
+        let kept = histories().map(ResourceHistory::len).sum::<usize>();
         assert!((2..100).contains(&kept), "{kept} changes of 1000 are kept");
         assert!(state.by_uid.is_empty() && state.dependents.is_empty());
         drop(state);
@@ -116,8 +125,8 @@ mod tests {
 
     #[test]
     fn the_oldest_change_goes_first_and_the_last_of_each_resource_stays() {
-        let store = Store::new(SMALL);
-        let [quiet, busy] = ["quiet", "busy"].map(|plural| Resource::new("", plural));
+        let store = ObjectStore::new(SMALL);
+        let [quiet, busy] = ["quiet", "busy"].map(|plural| GroupResource::new("", plural));
         create(&store, &quiet, "first", 20);
         let first = store.revision();
         create(&store, &quiet, "second", 20);
@@ -134,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_change_goes_when_it_is_old_and_who_knows_it_goes_on() {
-        let store = Store::new(SMALL);
-        let things = Resource::new("", "things");
+        let store = ObjectStore::new(SMALL);
+        let things = GroupResource::new("", "things");
         let start = Instant::now();
         create(&store, &things, "a", 1);
         let (known, made) = (store.revision(), Instant::now());

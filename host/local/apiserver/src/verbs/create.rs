@@ -6,13 +6,13 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::object::{metadata_mut, name, text};
-use crate::status::Failure;
-use crate::store::Refused;
+use crate::status::ApiError;
+use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::{self, Part};
-use crate::verbs::{Context, Request, read};
+use crate::verbs::prepare::{self, ObjectPart};
+use crate::verbs::{ResourceRequest, WriteContext, read};
 use crate::{kinds, view};
 
 /// How often a generated name is tried.
@@ -26,7 +26,7 @@ const NAME_PREFIX_MAX: usize = 63 - NAME_ENDING;
 
 /// Who keeps the books of the fields of a new object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum FieldOwnership {
     /// A create: the manager owns all it set.
     Create,
     /// An apply, which has entered its fields already.
@@ -34,11 +34,11 @@ pub(crate) enum Origin {
 }
 
 /// Answers a POST to a collection.
-pub(crate) fn post(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
     let warnings = input::decode(&request.served, &mut object, mode)?;
-    let created = create(&request.context()?, object, Origin::Create)?;
+    let created = create(&request.context()?, object, FieldOwnership::Create)?;
     read::single(request, 201, &created, warnings)
 }
 
@@ -48,10 +48,10 @@ pub(crate) fn post(request: &Request<'_>) -> Result<Answer, Failure> {
 ///
 /// As Kubernetes: 400, 404 for the namespace, 409 for the name, 422.
 pub(crate) fn create(
-    cx: &Context,
+    cx: &WriteContext,
     mut object: Value,
-    origin: Origin,
-) -> Result<Arc<Value>, Failure> {
+    origin: FieldOwnership,
+) -> Result<Arc<Value>, ApiError> {
     prepare::identity(cx, &mut object)?;
     let prefix = text(&object, "/metadata/generateName").unwrap_or("").to_owned();
     if !name(&object).is_empty() {
@@ -59,7 +59,7 @@ pub(crate) fn create(
     }
     if prefix.is_empty() {
         let error = FieldError::required("metadata.name", "name or generateName is required");
-        return Err(Failure::invalid(cx.served.kind_subject(""), vec![error]));
+        return Err(ApiError::invalid(cx.served.kind_subject(""), vec![error]));
     }
     for _ in 0..NAMES_TRIED_MAX {
         let mut candidate = object.clone();
@@ -69,20 +69,24 @@ pub(crate) fn create(
             done => return done,
         }
     }
-    Err(Failure::new(
+    Err(ApiError::new(
         409,
         "AlreadyExists",
         format!("no free name beginning with `{prefix}` was found; try again"),
     ))
 }
 
-fn create_named(cx: &Context, mut object: Value, origin: Origin) -> Result<Arc<Value>, Failure> {
+fn create_named(
+    cx: &WriteContext,
+    mut object: Value,
+    origin: FieldOwnership,
+) -> Result<Arc<Value>, ApiError> {
     prepare::defaults(cx, &mut object);
     let claim = kinds::before_create(cx, &mut object)?;
     let commit = || {
         prepare::check(cx, &object, None)?;
-        if origin == Origin::Create {
-            prepare::track(cx, None, &mut object, Part::Main);
+        if origin == FieldOwnership::Create {
+            prepare::track(cx, None, &mut object, ObjectPart::Main);
         }
         view::store(&cx.served, &mut object);
         let object_name = name(&object).to_owned();
@@ -90,7 +94,7 @@ fn create_named(cx: &Context, mut object: Value, origin: Origin) -> Result<Arc<V
         cx.server
             .store
             .insert(&cx.served.resource, &key, object, cx.dry_run)
-            .map_err(|refused: Refused| cx.refused(&refused, &object_name))
+            .map_err(|refused: CommitError| cx.refused(&refused, &object_name))
     };
     let stored = match commit() {
         Ok(stored) if !cx.dry_run => stored,

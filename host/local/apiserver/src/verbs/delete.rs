@@ -6,12 +6,12 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tholepin_apimachinery::validation::RequestBody;
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
-use crate::selection::Selection;
-use crate::status::Failure;
-use crate::store::{At, Key, Location, PageRequest, Refused};
-use crate::verbs::{Context, Request, input, read};
+use crate::selection::ObjectSelection;
+use crate::status::ApiError;
+use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
+use crate::verbs::{ResourceRequest, WriteContext, input, read};
 use crate::{kinds, view};
 
 /// How often a deletion is repeated on what another writer stored meanwhile.
@@ -21,7 +21,7 @@ const GRACE_S_MAX: u64 = 7 * 24 * 60 * 60;
 
 /// What happens to the objects that name the deleted one as their owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Propagation {
+pub(crate) enum PropagationPolicy {
     /// They are deleted afterwards.
     #[default]
     Background,
@@ -34,11 +34,11 @@ const ORPHAN: &str = "orphan";
 
 /// How to delete.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
+pub(crate) struct DeleteOptions {
     /// Seconds until it is gone, where the kind knows grace.
     pub(crate) grace_s: Option<u64>,
     /// What happens to its dependents.
-    pub(crate) propagation: Propagation,
+    pub(crate) propagation: PropagationPolicy,
     /// The uid it must have.
     pub(crate) uid: Option<String>,
     /// The resourceVersion it must have.
@@ -48,7 +48,7 @@ pub(crate) struct Options {
 }
 
 /// What became of the object.
-pub(crate) enum Deleted {
+pub(crate) enum DeleteOutcome {
     /// It is gone; this was its last state.
     Gone(Arc<Value>),
     /// It stays for a while, in this state.
@@ -56,15 +56,15 @@ pub(crate) enum Deleted {
 }
 
 /// Answers a DELETE of one object.
-pub(crate) fn delete(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
     match delete_object(&cx, request.name(), &options)? {
-        Deleted::Waiting(object) => read::single(request, 200, &object, Vec::new()),
+        DeleteOutcome::Waiting(object) => read::single(request, 200, &object, Vec::new()),
         // As in Kubernetes, these kinds answer with what was deleted.
-        Deleted::Gone(object) if request.served.is("", "pods") => {
+        DeleteOutcome::Gone(object) if request.served.is("", "pods") => {
             read::single(request, 200, &object, Vec::new())
         }
-        Deleted::Gone(object) => Ok(Answer::ok(json!({
+        DeleteOutcome::Gone(object) => Ok(ApiResponse::ok(json!({
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -80,30 +80,32 @@ pub(crate) fn delete(request: &Request<'_>) -> Result<Answer, Failure> {
 }
 
 /// Answers a DELETE of a collection, with the objects it was about.
-pub(crate) fn delete_collection(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
-    let selection = Selection::of(&request.served, &request.call.query, None)?;
-    let page = request.server.store.page(&PageRequest {
+    let selection = ObjectSelection::of(&request.served, &request.call.query, None)?;
+    let page = request.server.store.page(&ListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),
-        at: At::Latest,
+        at: ListVersion::Latest,
         after: None,
         limit: None,
         wanted: &|object| selection.matches(object),
     });
-    let page = page.map_err(|_| Failure::internal("the present cannot be listed"))?;
+    let page = page.map_err(|_| ApiError::internal("the present cannot be listed"))?;
     let mut deleted = Vec::new();
     for object in &page.objects {
         let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
-        let cx = Context { namespace, ..cx.clone() };
+        let cx = WriteContext { namespace, ..cx.clone() };
         match delete_object(&cx, name(object), &options) {
-            Ok(Deleted::Gone(object) | Deleted::Waiting(object)) => deleted.push(object),
+            Ok(DeleteOutcome::Gone(object) | DeleteOutcome::Waiting(object)) => {
+                deleted.push(object)
+            }
             Err(failure) if failure.code == 404 => {}
             Err(failure) => return Err(failure),
         }
     }
     let items: Vec<&Value> = deleted.iter().map(Arc::as_ref).collect();
-    Ok(Answer::ok(json!({
+    Ok(ApiResponse::ok(json!({
         "kind": request.served.kind.list_kind,
         "apiVersion": request.served.api_version,
         "metadata": {"resourceVersion": request.server.store.revision().to_string()},
@@ -112,7 +114,7 @@ pub(crate) fn delete_collection(request: &Request<'_>) -> Result<Answer, Failure
 }
 
 /// Reads the options from the query and the body.
-fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
+fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext), ApiError> {
     let query = &request.call.query;
     let body = if request.call.body.is_empty() {
         Value::Null
@@ -124,7 +126,7 @@ fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
     let grace = body.get("gracePeriodSeconds").filter(|value| !value.is_null());
     let grace_s = match grace {
         Some(value) => Some(value.as_u64().ok_or_else(|| {
-            Failure::bad_request("gracePeriodSeconds: must be a whole number, 0 or more")
+            ApiError::bad_request("gracePeriodSeconds: must be a whole number, 0 or more")
         })?),
         None => query.number("gracePeriodSeconds")?,
     };
@@ -132,16 +134,16 @@ fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
     let orphan = body.get("orphanDependents").and_then(Value::as_bool).unwrap_or(false)
         || query.flag("orphanDependents");
     let propagation = match policy {
-        None if orphan => Propagation::Orphan,
-        None | Some("Background" | "") => Propagation::Background,
-        Some("Orphan") => Propagation::Orphan,
+        None if orphan => PropagationPolicy::Orphan,
+        None | Some("Background" | "") => PropagationPolicy::Background,
+        Some("Orphan") => PropagationPolicy::Orphan,
         Some("Foreground") => {
-            return Err(Failure::bad_request(
+            return Err(ApiError::bad_request(
                 "propagationPolicy: `Foreground` is not served yet; use `Background` or `Orphan`",
             ));
         }
         Some(other) => {
-            return Err(Failure::bad_request(format!(
+            return Err(ApiError::bad_request(format!(
                 "propagationPolicy: `{other}` is not one of `Background`, `Orphan`"
             )));
         }
@@ -149,7 +151,7 @@ fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
     let precondition = |field: &str| {
         text(&body, &format!("/preconditions/{field}")).filter(|t| !t.is_empty()).map(str::to_owned)
     };
-    let options = Options {
+    let options = DeleteOptions {
         grace_s: grace_s.map(|seconds| seconds.min(GRACE_S_MAX)),
         propagation,
         uid: precondition("uid"),
@@ -165,19 +167,19 @@ fn options(request: &Request<'_>) -> Result<(Options, Context), Failure> {
 ///
 /// 404, 409 where a precondition does not hold, or 403 where the kind refuses.
 pub(crate) fn delete_object(
-    cx: &Context,
+    cx: &WriteContext,
     object_name: &str,
-    options: &Options,
-) -> Result<Deleted, Failure> {
+    options: &DeleteOptions,
+) -> Result<DeleteOutcome, ApiError> {
     let options = &mut options.clone();
     let key = cx.key(object_name);
     let resource = &cx.served.resource;
     for _ in 0..ATTEMPTS_MAX {
         let read = cx.server.store.get(resource, &key);
-        let read = read.ok_or_else(|| cx.refused(&Refused::Missing, object_name))?;
+        let read = read.ok_or_else(|| cx.refused(&CommitError::Missing, object_name))?;
         check_preconditions(cx, &read, options)?;
         kinds::before_delete(cx, &read)?;
-        let read = if options.propagation == Propagation::Orphan && !cx.dry_run {
+        let read = if options.propagation == PropagationPolicy::Orphan && !cx.dry_run {
             match begin_orphaning(cx, &key, read, options) {
                 Ok(read) => {
                     orphan_dependents(cx, &read);
@@ -185,7 +187,7 @@ pub(crate) fn delete_object(
                     options.resource_version = None;
                     read
                 }
-                Err(Refused::Changed) => continue,
+                Err(CommitError::Changed) => continue,
                 Err(refused) => return Err(cx.refused(&refused, object_name)),
             }
         } else {
@@ -195,26 +197,30 @@ pub(crate) fn delete_object(
         let committed = if goes {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
         } else if new == *read {
-            return Ok(Deleted::Waiting(view::show(&cx.served, &read)));
+            return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &read)));
         } else {
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
         };
         match committed {
-            Err(Refused::Changed) => {}
+            Err(CommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) if goes => {
                 if !cx.dry_run {
                     kinds::after_delete(cx, &stored);
                 }
-                return Ok(Deleted::Gone(view::show(&cx.served, &stored)));
+                return Ok(DeleteOutcome::Gone(view::show(&cx.served, &stored)));
             }
-            Ok(stored) => return Ok(Deleted::Waiting(view::show(&cx.served, &stored))),
+            Ok(stored) => return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &stored))),
         }
     }
-    Err(cx.refused(&Refused::Changed, object_name))
+    Err(cx.refused(&CommitError::Changed, object_name))
 }
 
-fn check_preconditions(cx: &Context, object: &Value, options: &Options) -> Result<(), Failure> {
+fn check_preconditions(
+    cx: &WriteContext,
+    object: &Value,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
     let checks = [
         ("UID", "/metadata/uid", &options.uid),
         ("ResourceVersion", "/metadata/resourceVersion", &options.resource_version),
@@ -225,16 +231,16 @@ fn check_preconditions(cx: &Context, object: &Value, options: &Options) -> Resul
             let why = format!(
                 "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}"
             );
-            return Err(Failure::conflict(cx.served.subject(name(object)), &why));
+            return Err(ApiError::conflict(cx.served.subject(name(object)), &why));
         }
     }
     Ok(())
 }
 
 /// The next state of an object to be deleted, and whether it goes at once.
-fn plan(cx: &Context, object: &Value, options: &Options) -> (Value, bool) {
+fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
     let mut new = object.clone();
-    if options.propagation == Propagation::Orphan {
+    if options.propagation == PropagationPolicy::Orphan {
         drop_finalizer(&mut new, ORPHAN);
     }
     let grace_s = kinds::grace_s(&cx.served, object, options.grace_s);
@@ -258,7 +264,7 @@ fn plan(cx: &Context, object: &Value, options: &Options) -> (Value, bool) {
     (new, false)
 }
 
-fn mark(cx: &Context, object: &mut Value, grace_s: u64) {
+fn mark(cx: &WriteContext, object: &mut Value, grace_s: u64) {
     let seconds_from_now = i64::try_from(grace_s).unwrap_or(i64::MAX);
     let end = cx.now.checked_add(SignedDuration::from_secs(seconds_from_now)).unwrap_or(cx.now);
     let metadata = metadata_mut(object);
@@ -269,11 +275,11 @@ fn mark(cx: &Context, object: &mut Value, grace_s: u64) {
 /// Marks an owner as being deleted, as a finalizer `orphan` does it. Only then are its dependents let go:
 /// a controller that adopts what nobody owns must be able to see that this owner ends.
 fn begin_orphaning(
-    cx: &Context,
-    key: &Key,
+    cx: &WriteContext,
+    key: &ObjectKey,
     read: Arc<Value>,
-    options: &Options,
-) -> Result<Arc<Value>, Refused> {
+    options: &DeleteOptions,
+) -> Result<Arc<Value>, CommitError> {
     if is_deleting(&read) {
         return Ok(read);
     }
@@ -299,7 +305,7 @@ fn drop_finalizer(object: &mut Value, finalizer: &str) {
 }
 
 /// Takes the reference to `owner` from all its dependents.
-fn orphan_dependents(cx: &Context, owner: &Value) {
+fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     let Some(uid) = text(owner, "/metadata/uid") else { return };
     for (resource, key) in cx.server.store.dependents(uid) {
         drop_owners(cx, &(resource, key), &|owner| owner == uid);
@@ -308,7 +314,11 @@ fn orphan_dependents(cx: &Context, owner: &Value) {
 
 /// Takes those owner references from an object whose uid `gone` names. An object that changes all
 /// the time keeps them for now; the collector will look at it again.
-pub(crate) fn drop_owners(cx: &Context, (resource, key): &Location, gone: &dyn Fn(&str) -> bool) {
+pub(crate) fn drop_owners(
+    cx: &WriteContext,
+    (resource, key): &ObjectLocation,
+    gone: &dyn Fn(&str) -> bool,
+) {
     for _ in 0..ATTEMPTS_MAX {
         let Some(read) = cx.server.store.get(resource, key) else { return };
         let mut new = (*read).clone();
@@ -319,7 +329,7 @@ pub(crate) fn drop_owners(cx: &Context, (resource, key): &Location, gone: &dyn F
                 metadata.remove("ownerReferences");
             }
         }
-        if cx.server.store.replace(resource, key, &read, new, false) != Err(Refused::Changed) {
+        if cx.server.store.replace(resource, key, &read, new, false) != Err(CommitError::Changed) {
             return;
         }
     }

@@ -4,10 +4,10 @@ use serde_json::Value;
 use tholepin_apimachinery::validation::{self, RequestBody};
 use tholepin_apimachinery::{Kind, field_error::aggregate};
 
-use crate::registry::Served;
-use crate::server::Call;
-use crate::status::Failure;
-use crate::verbs::Request;
+use crate::registry::ServedKind;
+use crate::server::AuthenticatedRequest;
+use crate::status::ApiError;
+use crate::verbs::ResourceRequest;
 
 /// The media types of bodies. How deep one may nest is bounded by the parsers.
 const JSON: [&str; 3] = ["", "application/json", "text/json"];
@@ -30,12 +30,12 @@ impl FieldValidation {
     /// # Errors
     ///
     /// 400 for an unknown word.
-    pub(crate) fn of(call: &Call) -> Result<Self, Failure> {
+    pub(crate) fn of(call: &AuthenticatedRequest) -> Result<Self, ApiError> {
         match call.query.text("fieldValidation") {
             None | Some("Warn") => Ok(Self::Warn),
             Some("Ignore") => Ok(Self::Ignore),
             Some("Strict") => Ok(Self::Strict),
-            Some(other) => Err(Failure::bad_request(format!(
+            Some(other) => Err(ApiError::bad_request(format!(
                 "fieldValidation: `{other}` is not one of `Ignore`, `Warn`, `Strict`"
             ))),
         }
@@ -47,11 +47,11 @@ impl FieldValidation {
 /// # Errors
 ///
 /// 415 for other types, 400 for malformed text.
-pub(crate) fn document(call: &Call) -> Result<Value, Failure> {
+pub(crate) fn document(call: &AuthenticatedRequest) -> Result<Value, ApiError> {
     let media = call.content_type.as_str();
     if JSON.contains(&media) || media.ends_with("+json") {
         return serde_json::from_slice(&call.body)
-            .map_err(|error| Failure::bad_request(format!("the body is no JSON: {error}")));
+            .map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")));
     }
     if YAML.contains(&media) {
         // JSON is YAML, but its own parser is faster and stricter.
@@ -59,17 +59,17 @@ pub(crate) fn document(call: &Call) -> Result<Value, Failure> {
             return Ok(value);
         }
         let text = std::str::from_utf8(&call.body)
-            .map_err(|_| Failure::bad_request("the body is not UTF-8"))?;
+            .map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
         return serde_saphyr::from_str(text)
-            .map_err(|error| Failure::bad_request(format!("the body is no YAML: {error}")));
+            .map_err(|error| ApiError::bad_request(format!("the body is no YAML: {error}")));
     }
     if media == "application/vnd.kubernetes.protobuf" {
-        return Err(Failure::unsupported_media_type(
+        return Err(ApiError::unsupported_media_type(
             "protobuf bodies are not served here: send JSON (with kubectl, write the object to a file \
              or add `--dry-run=client -o yaml`, and use `kubectl apply --server-side -f`)",
         ));
     }
-    Err(Failure::unsupported_media_type(format!(
+    Err(ApiError::unsupported_media_type(format!(
         "the body of the request was in an unknown format - accepted media types include: \
          application/json, application/yaml (got `{media}`)"
     )))
@@ -80,10 +80,10 @@ pub(crate) fn document(call: &Call) -> Result<Value, Failure> {
 /// # Errors
 ///
 /// As [`document`], and 400 for a value of a wrong type.
-pub(crate) fn body(call: &Call, body: RequestBody) -> Result<Value, Failure> {
+pub(crate) fn body(call: &AuthenticatedRequest, body: RequestBody) -> Result<Value, ApiError> {
     let value = document(call)?;
     let wrong = validation::wrong_types_of_body(body, &value);
-    if wrong.is_empty() { Ok(value) } else { Err(Failure::bad_request(aggregate(&wrong))) }
+    if wrong.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&wrong))) }
 }
 
 /// Parses the body as an object of the kind that the path names.
@@ -91,7 +91,7 @@ pub(crate) fn body(call: &Call, body: RequestBody) -> Result<Value, Failure> {
 /// # Errors
 ///
 /// As [`document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the path says.
-pub(crate) fn object(request: &Request<'_>) -> Result<Value, Failure> {
+pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
     let value = document(request.call)?;
     check_object(request, &value)?;
     Ok(value)
@@ -102,14 +102,14 @@ pub(crate) fn object(request: &Request<'_>) -> Result<Value, Failure> {
 /// # Errors
 ///
 /// 400 where it is not.
-pub(crate) fn check_object(request: &Request<'_>, value: &Value) -> Result<(), Failure> {
+pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Result<(), ApiError> {
     let kind = &request.served.kind;
     let Some(map) = value.as_object() else {
-        return Err(Failure::bad_request("the body is no object"));
+        return Err(ApiError::bad_request("the body is no object"));
     };
     let word = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
     if word("kind") != kind.kind || word("apiVersion") != kind.api_version() {
-        return Err(Failure::bad_request(format!(
+        return Err(ApiError::bad_request(format!(
             "the API version and kind in the data ({}, Kind={}) do not match the expected ones ({}, Kind={})",
             word("apiVersion"),
             word("kind"),
@@ -119,18 +119,18 @@ pub(crate) fn check_object(request: &Request<'_>, value: &Value) -> Result<(), F
     }
     let metadata = map.get("metadata").unwrap_or(&Value::Null);
     if !metadata.is_null() && !metadata.is_object() {
-        return Err(Failure::bad_request("metadata: not an object"));
+        return Err(ApiError::bad_request("metadata: not an object"));
     }
     let field = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or("");
     let (name, namespace) = (field("name"), field("namespace"));
     if !request.name().is_empty() && !name.is_empty() && name != request.name() {
-        return Err(Failure::bad_request(format!(
+        return Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             request.name()
         )));
     }
     if !namespace.is_empty() && namespace != request.namespace() {
-        return Err(Failure::bad_request(
+        return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
@@ -144,14 +144,14 @@ pub(crate) fn check_object(request: &Request<'_>, value: &Value) -> Result<(), F
 ///
 /// 400 for a value of a wrong type, and for an unknown field in strict validation.
 pub(crate) fn decode(
-    served: &Served,
+    served: &ServedKind,
     object: &mut Value,
     mode: FieldValidation,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<String>, ApiError> {
     let wrong = validation::wrong_types(&served.kind, object);
     if !wrong.is_empty() {
         let Kind { kind, version, .. } = &served.kind;
-        return Err(Failure::bad_request(format!(
+        return Err(ApiError::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {}",
             aggregate(&wrong)
         )));
@@ -164,7 +164,7 @@ pub(crate) fn decode(
         unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
     match mode {
         FieldValidation::Strict if !sentences.is_empty() => {
-            Err(Failure::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
+            Err(ApiError::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
         }
         FieldValidation::Warn => Ok(sentences),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),

@@ -4,15 +4,15 @@ use serde_json::{Value, json};
 use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conflict};
 use tholepin_apimachinery::{FieldError, patch as patches};
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::object::{as_map_mut, metadata_mut, seconds};
-use crate::server::Call;
-use crate::status::{Cause, Failure, Subject};
-use crate::verbs::create::{self, Origin};
+use crate::server::AuthenticatedRequest;
+use crate::status::{ApiError, StatusCause, StatusTarget};
+use crate::verbs::create::{self, FieldOwnership};
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::Part;
-use crate::verbs::update::{self, Edit};
-use crate::verbs::{Request, read};
+use crate::verbs::prepare::ObjectPart;
+use crate::verbs::update::{self, ObjectEdit};
+use crate::verbs::{ResourceRequest, read};
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
@@ -20,32 +20,32 @@ const JSON: &str = "application/json-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
 /// Whether a PATCH is a server-side apply.
-pub(crate) fn is_apply(call: &Call) -> bool {
+pub(crate) fn is_apply(call: &AuthenticatedRequest) -> bool {
     call.content_type == APPLY
 }
 
 /// Answers a PATCH.
-pub(crate) fn patch(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn patch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     match request.call.content_type.as_str() {
         APPLY => apply(request),
         MERGE | JSON => edit(request),
-        STRATEGIC => Err(Failure::unsupported_media_type(format!(
+        STRATEGIC => Err(ApiError::unsupported_media_type(format!(
             "strategic merge patch is not served here: use --server-side with `kubectl apply`, or \
              --type=merge with `kubectl patch` (accepted media types include: {JSON}, {MERGE}, {APPLY})"
         ))),
-        other => Err(Failure::unsupported_media_type(format!(
+        other => Err(ApiError::unsupported_media_type(format!(
             "the body of the request was in an unknown format (`{other}`) - accepted media types \
              include: {JSON}, {MERGE}, {APPLY}"
         ))),
     }
 }
 
-fn edit(request: &Request<'_>) -> Result<Answer, Failure> {
+fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let patch: Value = serde_json::from_slice(&request.call.body)
-        .map_err(|error| Failure::bad_request(format!("the patch is no JSON: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the patch is no JSON: {error}")))?;
     let is_merge = request.call.content_type == MERGE;
     if is_merge && !patch.is_object() {
-        return Err(Failure::bad_request("a merge patch must be an object"));
+        return Err(ApiError::bad_request("a merge patch must be an object"));
     }
     let mode = FieldValidation::of(request.call)?;
     let warnings = std::cell::RefCell::new(Vec::new());
@@ -60,33 +60,33 @@ fn edit(request: &Request<'_>) -> Result<Answer, Failure> {
         }
         input::check_object(request, &new)?;
         *warnings.borrow_mut() = input::decode(&request.served, &mut new, mode)?;
-        Ok(Edit::Put(new))
+        Ok(ObjectEdit::Put(new))
     };
     let updated =
         update::update(&request.context()?, request.name(), update::part(request), &change)?;
     read::single(request, 200, &updated, warnings.into_inner())
 }
 
-fn patch_failure(error: &patches::PatchError, subject: &Subject) -> Failure {
+fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiError {
     let message = error.to_string();
     let failure = match error.code() {
-        422 => Failure::new(
+        422 => ApiError::new(
             422,
             "Invalid",
             format!("the server rejected our request due to an error in our request: {message}"),
         ),
-        413 => Failure::new(413, "RequestEntityTooLarge", message),
-        _ => Failure::bad_request(message),
+        413 => ApiError::new(413, "RequestEntityTooLarge", message),
+        _ => ApiError::bad_request(message),
     };
     failure.about(subject.clone())
 }
 
-fn apply(request: &Request<'_>) -> Result<Answer, Failure> {
+fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let cx = request.context()?;
     if request.call.query.text("fieldManager").is_none() {
         let error = FieldError::required("fieldManager", "is required for apply patch");
-        let subject = Subject::new("meta.k8s.io", "PatchOptions", "");
-        return Err(Failure::invalid(subject, vec![error]));
+        let subject = StatusTarget::new("meta.k8s.io", "PatchOptions", "");
+        return Err(ApiError::invalid(subject, vec![error]));
     }
     let part = update::part(request);
     let (intent, warnings) = intent(request, part)?;
@@ -113,25 +113,25 @@ fn apply(request: &Request<'_>) -> Result<Answer, Failure> {
     let change = |old: &Value| {
         same_object(request, old, &intent)?;
         let applied = merge(Some(old))?;
-        Ok(if applied.changed { Edit::Applied(applied.object) } else { Edit::Keep })
+        Ok(if applied.changed { ObjectEdit::Applied(applied.object) } else { ObjectEdit::Keep })
     };
     // Another writer may create or delete it in between; each way is tried once more then.
     for _ in 0..2 {
         match update::update(&cx, request.name(), part, &change) {
-            Err(failure) if failure.code == 404 && part == Part::Main => {}
+            Err(failure) if failure.code == 404 && part == ObjectPart::Main => {}
             done => return read::single(request, 200, &done?, warnings),
         }
-        match create::create(&cx, merge(None)?.object, Origin::Apply) {
+        match create::create(&cx, merge(None)?.object, FieldOwnership::Apply) {
             Err(failure) if failure.reason == "AlreadyExists" => {}
             done => return read::single(request, 201, &done?, warnings),
         }
     }
-    Err(Failure::modified(request.served.subject(request.name())))
+    Err(ApiError::modified(request.served.subject(request.name())))
 }
 
 /// An intent that names a uid or a resource version means that very object: not its successor under the
 /// same name, nor a later state.
-fn same_object(request: &Request<'_>, old: &Value, intent: &Value) -> Result<(), Failure> {
+fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Result<(), ApiError> {
     for (field, pointer) in
         [("UID", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")]
     {
@@ -141,7 +141,7 @@ fn same_object(request: &Request<'_>, old: &Value, intent: &Value) -> Result<(),
             let why = format!(
                 "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
             );
-            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+            return Err(ApiError::conflict(request.served.subject(request.name()), &why));
         }
     }
     Ok(())
@@ -157,17 +157,20 @@ fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
 }
 
 /// The object that the manager wants, reduced to the part that the request is about.
-fn intent(request: &Request<'_>, part: Part) -> Result<(Value, Vec<String>), Failure> {
+fn intent(
+    request: &ResourceRequest<'_>,
+    part: ObjectPart,
+) -> Result<(Value, Vec<String>), ApiError> {
     let mut intent = input::object(request)?;
     let managed = intent.pointer("/metadata/managedFields");
     if managed.and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-        return Err(Failure::bad_request("metadata.managedFields must be nil"));
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let mode = FieldValidation::of(request.call)?;
     let warnings = input::decode(&request.served, &mut intent, mode)?;
     let map = as_map_mut(&mut intent);
     match part {
-        Part::Status => {
+        ObjectPart::Status => {
             map.retain(|name, _| {
                 matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")
             });
@@ -175,7 +178,7 @@ fn intent(request: &Request<'_>, part: Part) -> Result<(Value, Vec<String>), Fai
                 matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
             });
         }
-        Part::Main => {
+        ObjectPart::Main => {
             if request.served.kind.has_subresource("status") {
                 map.remove("status");
             }
@@ -189,20 +192,20 @@ fn intent(request: &Request<'_>, part: Part) -> Result<(Value, Vec<String>), Fai
     Ok((intent, warnings))
 }
 
-fn apply_failure(request: &Request<'_>, error: ApplyError) -> Failure {
+fn apply_failure(request: &ResourceRequest<'_>, error: ApplyError) -> ApiError {
     match error {
         ApplyError::Conflicts(conflicts) => {
             let message = managed_fields::conflict_summary(&conflicts);
-            let causes = conflicts.iter().map(|conflict| Cause {
+            let causes = conflicts.iter().map(|conflict| StatusCause {
                 reason: "FieldManagerConflict".into(),
                 message: conflict.message(),
                 field: conflict.field.clone(),
             });
-            Failure { causes: causes.collect(), ..Failure::new(409, "Conflict", message) }
+            ApiError { causes: causes.collect(), ..ApiError::new(409, "Conflict", message) }
                 .about(request.served.subject(request.name()))
         }
         ApplyError::Invalid(message) => {
-            Failure::bad_request(message).about(request.served.subject(request.name()))
+            ApiError::bad_request(message).about(request.served.subject(request.name()))
         }
     }
 }

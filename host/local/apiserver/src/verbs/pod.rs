@@ -9,21 +9,21 @@ use tholepin_apimachinery::selector::LabelSelector;
 use tholepin_apimachinery::validation::RequestBody;
 use tracing::debug;
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::object::{as_map_mut, child_mut, items, text};
 use crate::options::{LogError, LogOptions, LogTarget};
-use crate::status::Failure;
-use crate::store::{Refused, Resource};
-use crate::verbs::delete::{self, Options};
-use crate::verbs::prepare::Part;
-use crate::verbs::update::{Edit, update};
-use crate::verbs::{Request, input};
+use crate::status::ApiError;
+use crate::store::{CommitError, GroupResource};
+use crate::verbs::delete::{self, DeleteOptions};
+use crate::verbs::prepare::ObjectPart;
+use crate::verbs::update::{ObjectEdit, update};
+use crate::verbs::{ResourceRequest, input};
 
 /// Answers a GET of a Pod's log.
-pub(crate) async fn log(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let pod = pod.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;
+    let pod = pod.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
     let container = container(request, &pod)?;
     let target = LogTarget {
         namespace: request.namespace().to_owned(),
@@ -44,15 +44,15 @@ pub(crate) async fn log(request: &Request<'_>) -> Result<Answer, Failure> {
     };
     let Some(logs) = &request.server.options.pod_logs else {
         let message = "no node agent gives logs to this server";
-        return Err(Failure::new(501, "NotImplemented", message));
+        return Err(ApiError::new(501, "NotImplemented", message));
     };
     if target.node.is_empty() {
         let message = format!("pod {} does not have a host assigned", target.pod);
-        return Err(Failure::bad_request(message));
+        return Err(ApiError::bad_request(message));
     }
     let stream = logs.open(target, options).await.map_err(|error| match error {
-        LogError::NotFound(message) => Failure::bad_request(message),
-        LogError::Io(error) => Failure::internal(format!("the log cannot be read: {error}")),
+        LogError::NotFound(message) => ApiError::bad_request(message),
+        LogError::Io(error) => ApiError::internal(format!("the log cannot be read: {error}")),
     })?;
     let stop = request.server.stop.clone();
     let pieces = stream
@@ -65,11 +65,11 @@ pub(crate) async fn log(request: &Request<'_>) -> Result<Answer, Failure> {
         })
         .map(Result::unwrap_or_default)
         .filter(|piece: &Bytes| std::future::ready(!piece.is_empty()));
-    Ok(Answer::Stream { content_type: "text/plain", pieces: pieces.boxed() })
+    Ok(ApiResponse::Stream { content_type: "text/plain", pieces: pieces.boxed() })
 }
 
 /// The container named, or the Pod's only one.
-fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
+fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiError> {
     let lists = ["/spec/containers", "/spec/initContainers"];
     let names: Vec<&str> = lists
         .iter()
@@ -79,7 +79,7 @@ fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
     let choice = names.join(", ");
     match (request.call.query.text("container"), names.as_slice()) {
         (Some(named), all) if all.contains(&named) => Ok(named.to_owned()),
-        (Some(named), _) => Err(Failure::bad_request(format!(
+        (Some(named), _) => Err(ApiError::bad_request(format!(
             "container {named} is not valid for pod {}; choose one of: [{choice}]",
             request.name()
         ))),
@@ -88,7 +88,7 @@ fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
             let only = items(pod, "/spec/containers").first();
             Ok(only.and_then(|c| text(c, "/name")).unwrap_or("").to_owned())
         }
-        (None, _) => Err(Failure::bad_request(format!(
+        (None, _) => Err(ApiError::bad_request(format!(
             "a container name must be specified for pod {}, choose one of: [{choice}]",
             request.name()
         ))),
@@ -96,28 +96,28 @@ fn container(request: &Request<'_>, pod: &Value) -> Result<String, Failure> {
 }
 
 /// Answers a POST of a Binding: puts the Pod on a node.
-pub(crate) fn bind(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let body = input::body(request.call, RequestBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
-        return Err(Failure::bad_request("target.name: name the node to bind to"));
+        return Err(ApiError::bad_request("target.name: name the node to bind to"));
     }
     let cx = request.context()?;
     let edit = |old: &Value| {
         let bound = text(old, "/spec/nodeName").unwrap_or("");
         if !bound.is_empty() {
             let why = format!("pod {} is already assigned to node \"{bound}\"", request.name());
-            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+            return Err(ApiError::conflict(request.served.subject(request.name()), &why));
         }
         if crate::object::is_deleting(old) {
             let why = format!("pod {} is being deleted, cannot be assigned", request.name());
-            return Err(Failure::conflict(request.served.subject(request.name()), &why));
+            return Err(ApiError::conflict(request.served.subject(request.name()), &why));
         }
         let mut new = old.clone();
         child_mut(&mut new, "spec").insert("nodeName".into(), json!(node));
-        Ok(Edit::Put(new))
+        Ok(ObjectEdit::Put(new))
     };
-    update(&cx, request.name(), Part::Main, &edit)?;
+    update(&cx, request.name(), ObjectPart::Main, &edit)?;
     let scheduled = json!({
         "type": "PodScheduled", "status": "True",
         "lastTransitionTime": crate::object::seconds(request.now),
@@ -130,35 +130,35 @@ pub(crate) fn bind(request: &Request<'_>) -> Result<Answer, Failure> {
             list.retain(|condition| text(condition, "/type") != Some("PodScheduled"));
             list.push(scheduled.clone());
         }
-        Ok(Edit::Put(new))
+        Ok(ObjectEdit::Put(new))
     };
     if !cx.dry_run {
-        update(&cx, request.name(), Part::Status, &edit)?;
+        update(&cx, request.name(), ObjectPart::Status, &edit)?;
     }
     Ok(success(201))
 }
 
 /// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
-pub(crate) fn evict(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let mut body = input::body(request.call, RequestBody::Eviction)?;
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let pod = pod.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;
+    let pod = pod.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
     check_budgets(request, &pod)?;
     let options = as_map_mut(&mut body).remove("deleteOptions").unwrap_or(Value::Null);
-    let options = Options {
+    let options = DeleteOptions {
         grace_s: options.get("gracePeriodSeconds").and_then(Value::as_u64),
         uid: text(&options, "/preconditions/uid").map(str::to_owned),
         resource_version: text(&options, "/preconditions/resourceVersion").map(str::to_owned),
-        ..Options::default()
+        ..DeleteOptions::default()
     };
     delete::delete_object(&cx, request.name(), &options)?;
     Ok(success(201))
 }
 
 /// Refuses while a budget that selects the Pod allows no disruption, or does not say yet.
-fn check_budgets(request: &Request<'_>, pod: &Value) -> Result<(), Failure> {
-    let budgets = request.server.store.all(&Resource::new("policy", "poddisruptionbudgets"));
+fn check_budgets(request: &ResourceRequest<'_>, pod: &Value) -> Result<(), ApiError> {
+    let budgets = request.server.store.all(&GroupResource::new("policy", "poddisruptionbudgets"));
     let here = |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
     for budget in budgets.iter().filter(|budget| here(budget)) {
         let Some(selector) = budget.pointer("/spec/selector") else { continue };
@@ -169,15 +169,15 @@ fn check_budgets(request: &Request<'_>, pod: &Value) -> Result<(), Failure> {
                 "Cannot evict pod as it would violate the pod's disruption budget \"{}\".",
                 crate::object::name(budget)
             );
-            return Err(Failure::new(429, "TooManyRequests", message));
+            return Err(ApiError::new(429, "TooManyRequests", message));
         }
     }
     Ok(())
 }
 
-fn success(code: u16) -> Answer {
+fn success(code: u16) -> ApiResponse {
     let value = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code,
     });
-    Answer::Json { code, value, warnings: Vec::new() }
+    ApiResponse::Json { code, value, warnings: Vec::new() }
 }

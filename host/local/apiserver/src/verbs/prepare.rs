@@ -7,8 +7,8 @@ use tholepin_apimachinery::{FieldError, validation};
 
 use crate::kinds;
 use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, spec_differs, text};
-use crate::status::Failure;
-use crate::verbs::Context;
+use crate::status::ApiError;
+use crate::verbs::WriteContext;
 
 /// The metadata that only the server sets.
 const SERVER_OWNED: [&str; 5] = [
@@ -25,14 +25,14 @@ const CAN_BE_EMPTY: [&str; 5] =
 
 /// Which part of an object a write is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum ObjectPart {
     /// All but what has a subresource of its own.
     Main,
     /// The status only.
     Status,
 }
 
-impl Part {
+impl ObjectPart {
     /// As `managedFields` names it.
     pub(crate) const fn subresource(self) -> Option<&'static str> {
         match self {
@@ -47,10 +47,10 @@ impl Part {
 /// # Errors
 ///
 /// 400 where a resourceVersion is given.
-pub(crate) fn identity(cx: &Context, object: &mut Value) -> Result<(), Failure> {
+pub(crate) fn identity(cx: &WriteContext, object: &mut Value) -> Result<(), ApiError> {
     let kind = &cx.served.kind;
     if text(object, "/metadata/resourceVersion").is_some_and(|version| !version.is_empty()) {
-        return Err(Failure::bad_request(
+        return Err(ApiError::bad_request(
             "resourceVersion should not be set on objects to be created",
         ));
     }
@@ -78,16 +78,16 @@ pub(crate) fn identity(cx: &Context, object: &mut Value) -> Result<(), Failure> 
 ///
 /// 409 where `new` names another resourceVersion than `old` has.
 pub(crate) fn carry_over(
-    cx: &Context,
+    cx: &WriteContext,
     old: &Value,
     new: &mut Value,
-    part: Part,
-) -> Result<(), Failure> {
+    part: ObjectPart,
+) -> Result<(), ApiError> {
     let version = text(new, "/metadata/resourceVersion").unwrap_or("");
     if !version.is_empty() && Some(version) != text(old, "/metadata/resourceVersion") {
-        return Err(Failure::modified(cx.served.subject(name(old))));
+        return Err(ApiError::modified(cx.served.subject(name(old))));
     }
-    if part == Part::Status {
+    if part == ObjectPart::Status {
         let status = new.get("status").cloned();
         let managed = new.pointer("/metadata/managedFields").cloned();
         let uid = new.pointer("/metadata/uid").cloned();
@@ -118,14 +118,14 @@ pub(crate) fn carry_over(
 }
 
 /// Adds one to the generation where the specification differs.
-pub(crate) fn count_generation(cx: &Context, old: &Value, new: &mut Value) {
+pub(crate) fn count_generation(cx: &WriteContext, old: &Value, new: &mut Value) {
     if cx.served.kind.tracks_generation && spec_differs(old, new) {
         bump_generation(new);
     }
 }
 
 /// Fills in what the kind has defaults for, and drops what is empty of the metadata: it is absent then.
-pub(crate) fn defaults(cx: &Context, object: &mut Value) {
+pub(crate) fn defaults(cx: &WriteContext, object: &mut Value) {
     metadata_mut(object)
         .retain(|field, value| !(CAN_BE_EMPTY.contains(&&**field) && is_empty(value)));
     match &cx.served.custom {
@@ -139,7 +139,7 @@ pub(crate) fn defaults(cx: &Context, object: &mut Value) {
 /// # Errors
 ///
 /// 422 with a cause per fault.
-pub(crate) fn check(cx: &Context, new: &Value, old: Option<&Value>) -> Result<(), Failure> {
+pub(crate) fn check(cx: &WriteContext, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut errors: Vec<FieldError> = validation::object_meta(new, &cx.served.kind);
     if let Some(old) = old {
         errors.extend(validation::object_meta_update(new, old));
@@ -151,12 +151,12 @@ pub(crate) fn check(cx: &Context, new: &Value, old: Option<&Value>) -> Result<()
     if errors.is_empty() {
         Ok(())
     } else {
-        Err(Failure::invalid(cx.served.kind_subject(name(new)), errors))
+        Err(ApiError::invalid(cx.served.kind_subject(name(new)), errors))
     }
 }
 
 /// Notes who owns which field now.
-pub(crate) fn track(cx: &Context, old: Option<&Value>, new: &mut Value, part: Part) {
+pub(crate) fn track(cx: &WriteContext, old: Option<&Value>, new: &mut Value, part: ObjectPart) {
     let options = UpdateOptions {
         manager: &cx.manager,
         subresource: part.subresource(),

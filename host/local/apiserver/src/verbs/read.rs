@@ -8,70 +8,73 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tholepin_apimachinery::table::{self, IncludeObject};
 
-use crate::http::answer::Answer;
-use crate::http::negotiate::Shape;
-use crate::http::query::Query;
+use crate::http::answer::ApiResponse;
+use crate::http::negotiate::ResponseFormat;
+use crate::http::query::QueryParameters;
 use crate::object::{metadata_mut, text};
-use crate::registry::Served;
-use crate::selection::Selection;
-use crate::status::Failure;
-use crate::store::{At, Key, Page, PageRefused, PageRequest, Refused};
-use crate::verbs::Request;
+use crate::registry::ServedKind;
+use crate::selection::ObjectSelection;
+use crate::status::ApiError;
+use crate::store::{CommitError, ListError, ListPage, ListRequest, ListVersion, ObjectKey};
+use crate::verbs::ResourceRequest;
 use crate::view;
 
 /// Answers a GET of one object.
-pub(crate) fn get(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn get(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     if request.path.subresource.as_deref().is_some_and(|word| word != "status") {
-        return Err(Failure::method_not_allowed());
+        return Err(ApiError::method_not_allowed());
     }
     let cx = request.context()?;
     let asked = revision(&request.call.query)?.unwrap_or(0);
     let current = request.server.store.revision();
     if current < asked {
-        return Err(Failure::too_large_resource_version(asked, current));
+        return Err(ApiError::too_large_resource_version(asked, current));
     }
     let stored = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let stored = stored.ok_or_else(|| cx.refused(&Refused::Missing, request.name()))?;
+    let stored = stored.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
     single(request, 200, &view::show(&request.served, &stored), Vec::new())
 }
 
 /// Answers with one object in the shape asked for.
 pub(crate) fn single(
-    request: &Request<'_>,
+    request: &ResourceRequest<'_>,
     code: u16,
     object: &Arc<Value>,
     warnings: Vec<String>,
-) -> Result<Answer, Failure> {
+) -> Result<ApiResponse, ApiError> {
     let value = shaped(request, object)?;
-    Ok(Answer::Json { code, value, warnings })
+    Ok(ApiResponse::Json { code, value, warnings })
 }
 
 /// One object in the shape asked for.
-pub(crate) fn shaped(request: &Request<'_>, object: &Arc<Value>) -> Result<Value, Failure> {
-    let shaper = Shaper::of(request)?;
+pub(crate) fn shaped(
+    request: &ResourceRequest<'_>,
+    object: &Arc<Value>,
+) -> Result<Value, ApiError> {
+    let shaper = ResponseFormatter::of(request)?;
     Ok(shaper.one(object, request.now))
 }
 
 /// Brings objects into the shape asked for.
-pub(crate) struct Shaper {
-    served: Arc<Served>,
-    shape: Shape,
+pub(crate) struct ResponseFormatter {
+    served: Arc<ServedKind>,
+    shape: ResponseFormat,
     include: IncludeObject,
 }
 
-impl Shaper {
+impl ResponseFormatter {
     /// Reads the shape from a request.
     ///
     /// # Errors
     ///
     /// 400 for an unknown `includeObject`.
-    pub(crate) fn of(request: &Request<'_>) -> Result<Self, Failure> {
+    pub(crate) fn of(request: &ResourceRequest<'_>) -> Result<Self, ApiError> {
         let include = match request.call.query.text("includeObject") {
             None | Some("Metadata") => IncludeObject::Metadata,
             Some("Object") => IncludeObject::Object,
             Some("None") => IncludeObject::None,
             Some(other) => {
-                return Err(Failure::bad_request(format!(
+                return Err(ApiError::bad_request(format!(
                     "includeObject: `{other}` is not one of `None`, `Metadata`, `Object`"
                 )));
             }
@@ -82,7 +85,7 @@ impl Shaper {
     /// One object, as shown.
     pub(crate) fn one(&self, object: &Arc<Value>, now: Timestamp) -> Value {
         match self.shape {
-            Shape::Table => {
+            ResponseFormat::Table => {
                 let mut table =
                     table::render(&self.served.columns, &[object.as_ref()], self.include, now);
                 let revision = object.pointer("/metadata/resourceVersion");
@@ -90,8 +93,10 @@ impl Shaper {
                 metadata_mut(&mut table).insert("resourceVersion".into(), revision);
                 table
             }
-            Shape::Metadata => partial(object),
-            Shape::Whole | Shape::DiscoveryV2 | Shape::DiscoveryV2Beta1 => (**object).clone(),
+            ResponseFormat::Metadata => partial(object),
+            ResponseFormat::Whole
+            | ResponseFormat::DiscoveryV2
+            | ResponseFormat::DiscoveryV2Beta1 => (**object).clone(),
         }
     }
 
@@ -104,15 +109,17 @@ impl Shaper {
         }
         let kind = &self.served.kind;
         match self.shape {
-            Shape::Table => json!({
+            ResponseFormat::Table => json!({
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "columnDefinitions": [], "rows": [],
             }),
-            Shape::Metadata => json!({
+            ResponseFormat::Metadata => json!({
                 "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
                 "metadata": metadata,
             }),
-            Shape::Whole | Shape::DiscoveryV2 | Shape::DiscoveryV2Beta1 => json!({
+            ResponseFormat::Whole
+            | ResponseFormat::DiscoveryV2
+            | ResponseFormat::DiscoveryV2Beta1 => json!({
                 "kind": kind.kind, "apiVersion": self.served.api_version, "metadata": metadata,
             }),
         }
@@ -121,19 +128,21 @@ impl Shaper {
     /// A list; `metadata` is the list's own.
     fn list(&self, objects: &[Arc<Value>], metadata: Map<String, Value>, now: Timestamp) -> Value {
         match self.shape {
-            Shape::Table => {
+            ResponseFormat::Table => {
                 let objects: Vec<&Value> = objects.iter().map(Arc::as_ref).collect();
                 let mut table = table::render(&self.served.columns, &objects, self.include, now);
                 metadata_mut(&mut table).extend(metadata);
                 table
             }
-            Shape::Metadata => json!({
+            ResponseFormat::Metadata => json!({
                 "kind": "PartialObjectMetadataList",
                 "apiVersion": "meta.k8s.io/v1",
                 "metadata": metadata,
                 "items": objects.iter().map(|object| partial(object)).collect::<Vec<_>>(),
             }),
-            Shape::Whole | Shape::DiscoveryV2 | Shape::DiscoveryV2Beta1 => json!({
+            ResponseFormat::Whole
+            | ResponseFormat::DiscoveryV2
+            | ResponseFormat::DiscoveryV2Beta1 => json!({
                 "kind": self.served.kind.list_kind,
                 "apiVersion": self.served.api_version,
                 "metadata": metadata,
@@ -166,21 +175,21 @@ fn partial(object: &Value) -> Value {
 /// # Errors
 ///
 /// 400 where it is no number.
-pub(crate) fn revision(query: &Query) -> Result<Option<u64>, Failure> {
+pub(crate) fn revision(query: &QueryParameters) -> Result<Option<u64>, ApiError> {
     let Some(given) = query.text("resourceVersion") else { return Ok(None) };
     given.parse().map(Some).map_err(|_| {
-        Failure::bad_request(format!("resourceVersion: Invalid value: \"{given}\": not a number"))
+        ApiError::bad_request(format!("resourceVersion: Invalid value: \"{given}\": not a number"))
     })
 }
 
 /// Answers a GET of a collection.
-pub(crate) fn list(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn list(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let query = &request.call.query;
     let limit = query.number("limit")?.filter(|limit| *limit != 0);
     let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let (at, after) = position(query)?;
-    let selection = Selection::of(&request.served, query, request.path.name.as_deref())?;
-    let page = request.server.store.page(&PageRequest {
+    let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
+    let page = request.server.store.page(&ListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),
         at,
@@ -192,55 +201,56 @@ pub(crate) fn list(request: &Request<'_>) -> Result<Answer, Failure> {
     let shown: Vec<Arc<Value>> =
         page.objects.iter().map(|stored| view::show(&request.served, stored)).collect();
     let metadata = list_metadata(&page, selection.is_everything());
-    Ok(Answer::ok(Shaper::of(request)?.list(&shown, metadata, request.now)))
+    Ok(ApiResponse::ok(ResponseFormatter::of(request)?.list(&shown, metadata, request.now)))
 }
 
-fn out_of_reach(refused: &PageRefused, at: At, is_continued: bool) -> Failure {
+fn out_of_reach(refused: &ListError, at: ListVersion, is_continued: bool) -> ApiError {
     match (refused, at) {
-        (PageRefused::Future(current), At::NotOlderThan(asked) | At::Exact(asked)) => {
-            Failure::too_large_resource_version(asked, *current)
-        }
-        (PageRefused::Expired | PageRefused::Future(_), _) if is_continued => Failure::expired(
+        (
+            ListError::Future(current),
+            ListVersion::NotOlderThan(asked) | ListVersion::Exact(asked),
+        ) => ApiError::too_large_resource_version(asked, *current),
+        (ListError::Expired | ListError::Future(_), _) if is_continued => ApiError::expired(
             "The provided continue parameter is too old to display a consistent list result. You \
              must start a new list without the continue parameter.",
         ),
-        (PageRefused::Expired | PageRefused::Future(_), _) => {
-            Failure::expired("The resourceVersion for the provided list is too old.")
+        (ListError::Expired | ListError::Future(_), _) => {
+            ApiError::expired("The resourceVersion for the provided list is too old.")
         }
     }
 }
 
 /// The moment and the key to begin after.
-fn position(query: &Query) -> Result<(At, Option<Key>), Failure> {
+fn position(query: &QueryParameters) -> Result<(ListVersion, Option<ObjectKey>), ApiError> {
     let asked = revision(query)?;
     let rule = query.text("resourceVersionMatch");
     if let Some(token) = query.text("continue") {
         if asked.is_some_and(|revision| revision != 0) || rule.is_some() {
-            return Err(Failure::bad_request(
+            return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
         let (revision, key) = read_token(token).ok_or_else(|| {
-            Failure::bad_request("continue key is not valid: start a new list without it")
+            ApiError::bad_request("continue key is not valid: start a new list without it")
         })?;
-        return Ok((At::Exact(revision), Some(key)));
+        return Ok((ListVersion::Exact(revision), Some(key)));
     }
     let at = match (asked, rule) {
-        (None, None) => At::Latest,
+        (None, None) => ListVersion::Latest,
         (None, Some(_)) => {
-            return Err(Failure::bad_request(
+            return Err(ApiError::bad_request(
                 "resourceVersionMatch is forbidden unless resourceVersion is provided",
             ));
         }
         (Some(0), Some("Exact")) => {
-            return Err(Failure::bad_request(
+            return Err(ApiError::bad_request(
                 "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
             ));
         }
-        (Some(revision), Some("Exact")) => At::Exact(revision),
-        (Some(revision), None | Some("NotOlderThan")) => At::NotOlderThan(revision),
+        (Some(revision), Some("Exact")) => ListVersion::Exact(revision),
+        (Some(revision), None | Some("NotOlderThan")) => ListVersion::NotOlderThan(revision),
         (Some(_), Some(other)) => {
-            return Err(Failure::bad_request(format!(
+            return Err(ApiError::bad_request(format!(
                 "resourceVersionMatch: `{other}` is not one of `Exact`, `NotOlderThan`"
             )));
         }
@@ -248,7 +258,7 @@ fn position(query: &Query) -> Result<(At, Option<Key>), Failure> {
     Ok((at, None))
 }
 
-fn list_metadata(page: &Page, is_everything: bool) -> Map<String, Value> {
+fn list_metadata(page: &ListPage, is_everything: bool) -> Map<String, Value> {
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), json!(page.revision.to_string()));
     if let Some(last) = &page.more_after {
@@ -260,14 +270,14 @@ fn list_metadata(page: &Page, is_everything: bool) -> Map<String, Value> {
     metadata
 }
 
-fn write_token(revision: u64, last: &Key) -> String {
+fn write_token(revision: u64, last: &ObjectKey) -> String {
     let token = json!({"v": 1, "rv": revision, "ns": &*last.namespace, "name": &*last.name});
     URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-fn read_token(token: &str) -> Option<(u64, Key)> {
+fn read_token(token: &str) -> Option<(u64, ObjectKey)> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let token: Value = serde_json::from_slice(&bytes).ok()?;
     let revision = token.get("rv")?.as_u64()?;
-    Some((revision, Key::new(text(&token, "/ns")?, text(&token, "/name")?)))
+    Some((revision, ObjectKey::new(text(&token, "/ns")?, text(&token, "/name")?)))
 }

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::http::answer::Answer;
+use crate::http::answer::ApiResponse;
 use crate::object::{is_same, may_go};
-use crate::status::Failure;
-use crate::store::Refused;
+use crate::status::ApiError;
+use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::{self, Part};
-use crate::verbs::{Context, Request, read};
+use crate::verbs::prepare::{self, ObjectPart};
+use crate::verbs::{ResourceRequest, WriteContext, read};
 use crate::{kinds, view};
 
 /// How often an edit is repeated on what another writer stored meanwhile.
 const ATTEMPTS_MAX: usize = 16;
 
 /// What an edit makes of an object.
-pub(crate) enum Edit {
+pub(crate) enum ObjectEdit {
     /// Nothing.
     Keep,
     /// This; the fields' owners are still to be entered.
@@ -27,18 +27,18 @@ pub(crate) enum Edit {
 }
 
 /// Answers a PUT.
-pub(crate) fn put(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn put(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
     let warnings = input::decode(&request.served, &mut object, mode)?;
-    let edit = |_: &Value| Ok(Edit::Put(object.clone()));
+    let edit = |_: &Value| Ok(ObjectEdit::Put(object.clone()));
     let updated = update(&request.context()?, request.name(), part(request), &edit)?;
     read::single(request, 200, &updated, warnings)
 }
 
 /// The part of the object that a request is about.
-pub(crate) fn part(request: &Request<'_>) -> Part {
-    if request.path.subresource.is_some() { Part::Status } else { Part::Main }
+pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
+    if request.path.subresource.is_some() { ObjectPart::Status } else { ObjectPart::Main }
 }
 
 /// Edits an object, and gives it as the kind's version shows it.
@@ -50,21 +50,21 @@ pub(crate) fn part(request: &Request<'_>) -> Part {
 ///
 /// 404, 409, 422, or what the edit refuses.
 pub(crate) fn update(
-    cx: &Context,
+    cx: &WriteContext,
     object_name: &str,
-    part: Part,
-    edit: &dyn Fn(&Value) -> Result<Edit, Failure>,
-) -> Result<Arc<Value>, Failure> {
+    part: ObjectPart,
+    edit: &dyn Fn(&Value) -> Result<ObjectEdit, ApiError>,
+) -> Result<Arc<Value>, ApiError> {
     let key = cx.key(object_name);
     let resource = &cx.served.resource;
     for _ in 0..ATTEMPTS_MAX {
         let read = cx.server.store.get(resource, &key);
-        let read = read.ok_or_else(|| cx.refused(&Refused::Missing, object_name))?;
+        let read = read.ok_or_else(|| cx.refused(&CommitError::Missing, object_name))?;
         let old = view::show(&cx.served, &read);
         let (mut new, tracked) = match edit(&old)? {
-            Edit::Keep => return Ok(old),
-            Edit::Put(new) => (new, false),
-            Edit::Applied(new) => (new, true),
+            ObjectEdit::Keep => return Ok(old),
+            ObjectEdit::Put(new) => (new, false),
+            ObjectEdit::Applied(new) => (new, true),
         };
         prepare::carry_over(cx, &old, &mut new, part)?;
         prepare::defaults(cx, &mut new);
@@ -85,7 +85,7 @@ pub(crate) fn update(
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
         };
         match committed {
-            Err(Refused::Changed) => {}
+            Err(CommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) => {
                 if !cx.dry_run {
@@ -99,5 +99,5 @@ pub(crate) fn update(
             }
         }
     }
-    Err(cx.refused(&Refused::Changed, object_name))
+    Err(cx.refused(&CommitError::Changed, object_name))
 }

@@ -14,25 +14,25 @@ use serde_json::Value;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 
-use crate::http::answer::Answer;
-use crate::selection::Selection;
-use crate::server::Server;
-use crate::status::Failure;
-use crate::store::{At, Change, Event, PageRequest, Resource};
-use crate::verbs::Request;
-use crate::verbs::read::{self, Shaper};
+use crate::http::answer::ApiResponse;
+use crate::selection::ObjectSelection;
+use crate::server::ServerState;
+use crate::status::ApiError;
+use crate::store::{ChangeType, GroupResource, ListRequest, ListVersion, StoreEvent};
+use crate::verbs::ResourceRequest;
+use crate::verbs::read::{self, ResponseFormatter};
 use crate::view;
 
 /// How many events are written at once.
 const BATCH_MAX: usize = 256;
 
-struct Watch {
-    server: Arc<Server>,
-    served: Arc<crate::registry::Served>,
-    resource: Resource,
+struct WatchStream {
+    server: Arc<ServerState>,
+    served: Arc<crate::registry::ServedKind>,
+    resource: GroupResource,
     namespace: Option<String>,
-    selection: Selection,
-    shaper: Shaper,
+    selection: ObjectSelection,
+    shaper: ResponseFormatter,
     latest: Receiver<u64>,
     /// The state still to be sent before the changes.
     initial: VecDeque<Arc<Value>>,
@@ -47,31 +47,31 @@ struct Watch {
 }
 
 /// Answers a GET with `watch=true`.
-pub(crate) fn watch(request: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let query = &request.call.query;
     let send_initial = check(request)?;
     let asked = read::revision(query)?.unwrap_or(0);
     let server = request.server;
     let resource = &request.served.resource;
-    let selection = Selection::of(&request.served, query, request.path.name.as_deref())?;
+    let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
     // Subscribed before the state is read, so no change falls between the two.
     let latest = server.store.subscribe(resource);
     let (initial, position) = if send_initial || asked == 0 {
-        let page = server.store.page(&PageRequest {
+        let page = server.store.page(&ListRequest {
             resource,
             namespace: request.path.namespace.as_deref(),
-            at: At::NotOlderThan(asked),
+            at: ListVersion::NotOlderThan(asked),
             after: None,
             limit: None,
             wanted: &|object| selection.matches(object),
         });
         let page =
-            page.map_err(|_| Failure::too_large_resource_version(asked, server.store.revision()))?;
+            page.map_err(|_| ApiError::too_large_resource_version(asked, server.store.revision()))?;
         (page.objects.into(), page.revision)
     } else {
         let current = server.store.revision();
         if current < asked {
-            return Err(Failure::too_large_resource_version(asked, current));
+            return Err(ApiError::too_large_resource_version(asked, current));
         }
         (VecDeque::new(), asked)
     };
@@ -79,13 +79,13 @@ pub(crate) fn watch(request: &Request<'_>) -> Result<Answer, Failure> {
     let now = Instant::now();
     let timeout = query.number("timeoutSeconds")?.filter(|seconds| *seconds != 0);
     let timeout = timeout.map_or(server.options.watch_timeout, Duration::from_secs);
-    let watch = Watch {
+    let watch = WatchStream {
         server: Arc::clone(server),
         served: Arc::clone(&request.served),
         resource: resource.clone(),
         namespace: request.path.namespace.clone(),
         selection,
-        shaper: Shaper::of(request)?,
+        shaper: ResponseFormatter::of(request)?,
         latest,
         initial,
         initial_end: send_initial && bookmarks,
@@ -99,17 +99,17 @@ pub(crate) fn watch(request: &Request<'_>) -> Result<Answer, Failure> {
         let piece = watch.next().await?;
         Some((piece, watch))
     });
-    Ok(Answer::Stream { content_type: "application/json", pieces: pieces.boxed() })
+    Ok(ApiResponse::Stream { content_type: "application/json", pieces: pieces.boxed() })
 }
 
 /// The longest a watch lasts, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Checks the parameters that only fit together; tells whether the state is to be sent first.
-fn check(request: &Request<'_>) -> Result<bool, Failure> {
+fn check(request: &ResourceRequest<'_>) -> Result<bool, ApiError> {
     let query = &request.call.query;
     let rule = query.text("resourceVersionMatch");
-    let refuse = |message: &str| Err(Failure::new(422, "Invalid", message));
+    let refuse = |message: &str| Err(ApiError::new(422, "Invalid", message));
     match (query.contains("sendInitialEvents"), rule) {
         (false, None) => Ok(false),
         (false, Some(_)) => refuse(
@@ -122,7 +122,7 @@ fn check(request: &Request<'_>) -> Result<bool, Failure> {
     }
 }
 
-impl Watch {
+impl WatchStream {
     /// The next lines to send, or nothing once the watch has ended.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -184,7 +184,7 @@ impl Watch {
             self.latest.mark_unchanged();
             let changes = self.server.store.changes(&self.resource, self.position, BATCH_MAX);
             let Some((events, position)) = changes else {
-                let failure = Failure::expired(format!(
+                let failure = ApiError::expired(format!(
                     "too old resource version: {}; list again",
                     self.position
                 ));
@@ -203,18 +203,18 @@ impl Watch {
     }
 
     /// Writes one change as this watch sees it, if it does.
-    fn tell(&self, lines: &mut Vec<u8>, event: &Event, now: Timestamp) {
+    fn tell(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
         if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
             return;
         }
         let before =
             event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
-        let after = event.change != Change::Deleted && self.selection.matches(&event.object);
+        let after = event.change != ChangeType::Deleted && self.selection.matches(&event.object);
         let (word, stored) = match (before, after) {
             (false, false) => return,
             (false, true) => ("ADDED", Arc::clone(&event.object)),
             (true, true) => ("MODIFIED", Arc::clone(&event.object)),
-            (true, false) if event.change == Change::Deleted => {
+            (true, false) if event.change == ChangeType::Deleted => {
                 ("DELETED", Arc::clone(&event.object))
             }
             (true, false) => ("DELETED", event.last_seen()),

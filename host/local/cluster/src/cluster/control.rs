@@ -11,15 +11,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{LocalError, Parts};
-use crate::forwarder::Forwarder;
-use crate::mirrors::Mirrors;
-use crate::names::Names;
+use crate::forwarder::ServiceProxy;
+use crate::mirrors::Reflectors;
+use crate::names::HostsFileNames;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;
 use crate::statefulset::StatefulSets;
 use crate::volumes::{self, Volumes};
 use crate::work::WorkError;
-use crate::writes::Writer;
+use crate::writes::ApiWriter;
 
 /// How often the API server is asked whether it is there.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const API_MISSES_MAX: u32 = 3;
 
 /// Creates what a cluster has from the beginning: the storage class.
 pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
-    let writer = Writer::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
+    let writer = ApiWriter::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
     let applied = writer.apply(volumes::CLASS, &volumes::storage_class()).await;
     applied.map(|_| ()).map_err(|error| LocalError::Initial(error.chain()))
 }
@@ -39,8 +39,8 @@ pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
 /// before they are full.
 pub(super) fn start(
     client: &Client,
-    mirrors: &Mirrors,
-    names: Arc<Names>,
+    mirrors: &Reflectors,
+    names: Arc<HostsFileNames>,
     volume_directory: PathBuf,
     parts: &mut Parts,
 ) {
@@ -48,7 +48,7 @@ pub(super) fn start(
     let sets = StatefulSets::new(client.clone(), mirrors);
     let scheduler = Scheduler::new(client.clone(), mirrors);
     let slices = EndpointSlices::new(client.clone(), mirrors);
-    let forwarder = Forwarder::new(mirrors);
+    let forwarder = ServiceProxy::new(mirrors);
     let volumes = Volumes::new(client.clone(), mirrors, volume_directory);
     spawn(parts, mirrors, "StatefulSet controller", |stop| sets.run(stop));
     spawn(parts, mirrors, "scheduler", |stop| scheduler.run(stop));
@@ -94,7 +94,7 @@ pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result
 
 fn spawn<F>(
     parts: &mut Parts,
-    mirrors: &Mirrors,
+    mirrors: &Reflectors,
     name: &'static str,
     run: impl FnOnce(CancellationToken) -> F + Send + 'static,
 ) where

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::routes::Backends;
+use super::routes::ServiceBackends;
 
 /// How long one endpoint may take to accept: it is on this machine, so only a stopped one does.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// What the connections of one listener share.
 pub(super) struct Connections {
     /// The endpoints of the moment.
-    pub(super) backends: watch::Receiver<Backends>,
+    pub(super) backends: watch::Receiver<ServiceBackends>,
     /// One per connection.
     pub(super) permits: Arc<Semaphore>,
     /// Ends the accepting.
@@ -73,7 +73,7 @@ pub(super) async fn accept(listener: TcpListener, connections: Connections) {
 }
 
 /// All endpoints, beginning with the one whose turn it is.
-fn in_turn(backends: &[SocketAddr], turn: usize) -> Backends {
+fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     let mut ordered = backends.to_vec();
     if !ordered.is_empty() {
         let first = turn % ordered.len();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn endpoints_take_turns() {
-        let backends: Backends =
+        let backends: ServiceBackends =
             ["127.24.1.1:1", "127.24.1.2:1", "127.24.1.3:1"].map(|it| it.parse().unwrap()).into();
         let firsts: Vec<_> = (0..4).map(|turn| in_turn(&backends, turn)[0]).collect();
         assert_eq!(firsts, [backends[0], backends[1], backends[2], backends[0]]);

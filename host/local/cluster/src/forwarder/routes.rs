@@ -13,13 +13,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use crate::service::slices::SERVICE_NAME;
 
 /// The endpoints of one Service port, sorted; never empty in a route.
-pub(crate) type Backends = Vec<SocketAddr>;
+pub(crate) type ServiceBackends = Vec<SocketAddr>;
 
 /// For each ClusterIP and TCP port that has an endpoint, its endpoints.
 pub(crate) fn routes(
     services: &[Arc<Service>],
     slices: &[Arc<EndpointSlice>],
-) -> BTreeMap<SocketAddr, Backends> {
+) -> BTreeMap<SocketAddr, ServiceBackends> {
     let mut routes = BTreeMap::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
@@ -45,7 +45,7 @@ fn is_of(slice: &EndpointSlice, service: &Service) -> bool {
         && labels.and_then(|labels| labels.get(SERVICE_NAME)) == service.metadata.name.as_ref()
 }
 
-fn backends(port: &ServicePort, slices: &[&EndpointSlice]) -> Backends {
+fn backends(port: &ServicePort, slices: &[&EndpointSlice]) -> ServiceBackends {
     let ready = collect(port, slices, |ready, _, _| ready);
     if !ready.is_empty() {
         return ready;
@@ -57,9 +57,9 @@ fn collect(
     port: &ServicePort,
     slices: &[&EndpointSlice],
     admits: impl Fn(bool, bool, bool) -> bool,
-) -> Backends {
+) -> ServiceBackends {
     let name = port.name.as_deref().unwrap_or_default();
-    let mut backends = Backends::new();
+    let mut backends = ServiceBackends::new();
     for slice in slices {
         let ports = slice.ports.as_deref().unwrap_or_default();
         let named = ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == name);
@@ -110,7 +110,7 @@ mod tests {
         });
         let slices = [slice, other].map(|slice| Arc::new(serde_json::from_value(slice).unwrap()));
         let services = [Arc::new(serde_json::from_value(service).unwrap())];
-        let text = |backends: Backends| backends.iter().map(ToString::to_string).collect();
+        let text = |backends: ServiceBackends| backends.iter().map(ToString::to_string).collect();
         let routes = routes(&services, &slices).into_iter();
         routes.map(|(address, backends)| (address.to_string(), text(backends))).collect()
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
-use super::Snapshot;
-use super::fit::NodeView;
+use super::SchedulerSnapshot;
+use super::fit::NodeUsage;
 use crate::labels::{Labels, selects};
 
 /// How much an existing Pod's required affinity towards the newcomer counts among preferences.
@@ -16,7 +16,7 @@ const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 
 /// What affinity says about one Pod, worked out once for all nodes.
 #[derive(Debug)]
-pub(super) struct Affinities<'a> {
+pub(super) struct PodAffinities<'a> {
     /// Domains (label, value) that an existing Pod's anti-affinity keeps this Pod out of.
     guarded: Vec<(&'a str, &'a str)>,
     /// Domains that this Pod's anti-affinity keeps it out of.
@@ -29,12 +29,16 @@ pub(super) struct Affinities<'a> {
     worth: BTreeMap<(&'a str, &'a str), i64>,
 }
 
-impl<'a> Affinities<'a> {
+impl<'a> PodAffinities<'a> {
     /// Looks at all Pods on all nodes from the newcomer's point of view.
-    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeView<'a>], snapshot: &'a Snapshot) -> Self {
+    pub(super) fn new(
+        pod: &'a Pod,
+        nodes: &'a [NodeUsage<'a>],
+        snapshot: &'a SchedulerSnapshot,
+    ) -> Self {
         let required = required(pod);
         let against = required_against(pod);
-        let seen = Seen { snapshot, nodes };
+        let seen = AffinityNodes { snapshot, nodes };
         let guarded = seen.domains(|there| {
             required_against(there)
                 .iter()
@@ -70,7 +74,7 @@ impl<'a> Affinities<'a> {
     }
 
     /// Why affinity forbids the node; `None` if it does not.
-    pub(super) fn obstacle(&self, node: &NodeView<'_>) -> Option<&'static str> {
+    pub(super) fn obstacle(&self, node: &NodeUsage<'_>) -> Option<&'static str> {
         let value = |key: &str| node.labels.get(key).map(String::as_str);
         let near = self.wanted.iter().all(|(key, values)| {
             value(key).is_some_and(|value| self.is_first || values.contains(&value))
@@ -88,7 +92,7 @@ impl<'a> Affinities<'a> {
     }
 
     /// What the preferences say for (or, below 0, against) the node.
-    pub(super) fn preference(&self, node: &NodeView<'_>) -> i64 {
+    pub(super) fn preference(&self, node: &NodeUsage<'_>) -> i64 {
         let here = self.worth.iter();
         here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
             .map(|(_, worth)| worth)
@@ -97,12 +101,12 @@ impl<'a> Affinities<'a> {
 }
 
 /// The nodes with their Pods, and what terms need to know besides.
-struct Seen<'a> {
-    snapshot: &'a Snapshot,
-    nodes: &'a [NodeView<'a>],
+struct AffinityNodes<'a> {
+    snapshot: &'a SchedulerSnapshot,
+    nodes: &'a [NodeUsage<'a>],
 }
 
-impl<'a> Seen<'a> {
+impl<'a> AffinityNodes<'a> {
     /// The domains of all terms that `terms` finds for the Pods on the nodes.
     fn domains<'t: 'a>(
         &self,

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 
-use super::affinity::Affinities;
-use super::fit::{NodeView, claims_of};
-use super::spread::Spread;
+use super::affinity::PodAffinities;
+use super::fit::{NodeUsage, claims_of};
+use super::spread::TopologySpread;
 use crate::labels::Labels;
-use crate::mirror::Key;
+use crate::mirror::ObjectKey;
 
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -27,13 +27,13 @@ const SPREAD_WEIGHT: i64 = 2;
 
 /// All that a decision rests on.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub struct SchedulerSnapshot {
     /// The nodes, ordered by name.
     pub nodes: Vec<Arc<Node>>,
     /// All Pods, bound or not.
     pub pods: Vec<Arc<Pod>>,
     /// The volume claims by namespace and name.
-    pub claims: BTreeMap<Key, Arc<PersistentVolumeClaim>>,
+    pub claims: BTreeMap<ObjectKey, Arc<PersistentVolumeClaim>>,
     /// The volumes by name.
     pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
     /// The labels of each namespace.
@@ -43,7 +43,7 @@ pub struct Snapshot {
 /// What becomes of one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a Pod about which nothing is done stays pending without a reason"]
-pub enum Decision {
+pub enum SchedulingDecision {
     /// Bind it to this node.
     Bind {
         /// The node's name.
@@ -62,20 +62,20 @@ pub enum Decision {
 }
 
 /// Decides about one Pod that is bound to no node yet.
-pub fn decide(pod: &Pod, snapshot: &Snapshot) -> Decision {
+pub fn decide(pod: &Pod, snapshot: &SchedulerSnapshot) -> SchedulingDecision {
     if snapshot.nodes.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Unschedulable { message };
+        return SchedulingDecision::Unschedulable { message };
     }
     if let Some(reason) = missing_volume(pod, snapshot) {
         let message = format!("0/{} nodes are available: {reason}.", snapshot.nodes.len());
-        return Decision::AwaitVolumes { message };
+        return SchedulingDecision::AwaitVolumes { message };
     }
     let none = Labels::new();
-    let nodes: Vec<NodeView<'_>> =
-        snapshot.nodes.iter().map(|node| NodeView::new(node, &snapshot.pods, &none)).collect();
-    let affinities = Affinities::new(pod, &nodes, snapshot);
-    let spread = Spread::new(pod, &nodes);
+    let nodes: Vec<NodeUsage<'_>> =
+        snapshot.nodes.iter().map(|node| NodeUsage::new(node, &snapshot.pods, &none)).collect();
+    let affinities = PodAffinities::new(pod, &nodes, snapshot);
+    let spread = TopologySpread::new(pod, &nodes);
 
     let mut reasons = BTreeMap::new();
     let mut suitable = Vec::new();
@@ -95,20 +95,20 @@ pub fn decide(pod: &Pod, snapshot: &Snapshot) -> Decision {
     let Some(best) = best(pod, &suitable, &nodes, &affinities, &spread) else {
         return unschedulable(nodes.len(), reasons);
     };
-    Decision::Bind { node: best.name.to_owned() }
+    SchedulingDecision::Bind { node: best.name.to_owned() }
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
-fn unschedulable(nodes: usize, reasons: BTreeMap<String, usize>) -> Decision {
+fn unschedulable(nodes: usize, reasons: BTreeMap<String, usize>) -> SchedulingDecision {
     let texts = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}"));
     let mut texts: Vec<String> = texts.collect();
     texts.sort();
     let message = format!("0/{nodes} nodes are available: {}.", texts.join(", "));
-    Decision::Unschedulable { message }
+    SchedulingDecision::Unschedulable { message }
 }
 
 /// Why the Pod's claims keep it from any node.
-fn missing_volume(pod: &Pod, snapshot: &Snapshot) -> Option<String> {
+fn missing_volume(pod: &Pod, snapshot: &SchedulerSnapshot) -> Option<String> {
     claims_of(pod).find_map(|key| {
         let Some(claim) = snapshot.claims.get(&key) else {
             return Some(format!("persistentvolumeclaim \"{}\" not found", key.name));
@@ -124,11 +124,11 @@ fn missing_volume(pod: &Pod, snapshot: &Snapshot) -> Option<String> {
 
 fn best<'a>(
     pod: &Pod,
-    suitable: &[&'a NodeView<'a>],
-    nodes: &[NodeView<'_>],
-    affinities: &Affinities<'_>,
-    spread: &Spread<'_>,
-) -> Option<&'a NodeView<'a>> {
+    suitable: &[&'a NodeUsage<'a>],
+    nodes: &[NodeUsage<'_>],
+    affinities: &PodAffinities<'_>,
+    spread: &TopologySpread<'_>,
+) -> Option<&'a NodeUsage<'a>> {
     let scores = [
         (TAINT_WEIGHT, scaled(suitable, |node| -node.discouraging_taints(pod))),
         (NODE_AFFINITY_WEIGHT, scaled(suitable, |node| node.preference(pod))),
@@ -140,12 +140,12 @@ fn best<'a>(
         at.sum()
     };
     let siblings =
-        |node: &NodeView<'_>| node.pods.iter().filter(|there| are_siblings(pod, there)).count();
-    let in_zone = |node: &NodeView<'_>| -> usize {
+        |node: &NodeUsage<'_>| node.pods.iter().filter(|there| are_siblings(pod, there)).count();
+    let in_zone = |node: &NodeUsage<'_>| -> usize {
         let zone = node.labels.get(ZONE);
         nodes.iter().filter(|other| other.labels.get(ZONE) == zone).map(siblings).sum()
     };
-    let rank = |index: usize, node: &NodeView<'a>| {
+    let rank = |index: usize, node: &NodeUsage<'a>| {
         (Reverse(total(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
     };
     let ranked = suitable.iter().enumerate();
@@ -153,7 +153,7 @@ fn best<'a>(
 }
 
 /// Scores spread over 0 to 100: the best node gets 100, the worst 0, and all the same if all are equal.
-fn scaled(nodes: &[&NodeView<'_>], score: impl Fn(&NodeView<'_>) -> i64) -> Vec<i64> {
+fn scaled(nodes: &[&NodeUsage<'_>], score: impl Fn(&NodeUsage<'_>) -> i64) -> Vec<i64> {
     let raw: Vec<i64> = nodes.iter().map(|node| score(node)).collect();
     let least = raw.iter().min().copied().unwrap_or(0);
     let range = raw.iter().max().copied().unwrap_or(0).saturating_sub(least);

@@ -13,25 +13,25 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tholepin_agent::quantity::milli;
 
-use super::Snapshot;
+use super::SchedulerSnapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
-use crate::mirror::Key;
+use crate::mirror::ObjectKey;
 
 /// What is kept per resource name, in thousandths of its unit.
-pub(super) type Amounts = BTreeMap<String, i128>;
+pub(super) type ResourceAmounts = BTreeMap<String, i128>;
 
 /// One node with what is on it.
 #[derive(Clone, Debug)]
-pub(super) struct NodeView<'a> {
+pub(super) struct NodeUsage<'a> {
     pub(super) name: &'a str,
     pub(super) labels: &'a Labels,
     pub(super) pods: Vec<&'a Pod>,
     node: &'a Node,
-    allocatable: Amounts,
-    requested: Amounts,
+    allocatable: ResourceAmounts,
+    requested: ResourceAmounts,
 }
 
-impl<'a> NodeView<'a> {
+impl<'a> NodeUsage<'a> {
     /// Sees a node and, of `pods`, those that are bound to it and not finished.
     pub(super) fn new(node: &'a Node, pods: &'a [Arc<Pod>], none: &'a Labels) -> Self {
         let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -40,7 +40,7 @@ impl<'a> NodeView<'a> {
         let allocatable = node.status.as_ref().and_then(|status| {
             status.allocatable.as_ref().or(status.capacity.as_ref()).map(amounts)
         });
-        let mut requested = Amounts::new();
+        let mut requested = ResourceAmounts::new();
         for pod in &pods {
             add(&mut requested, &requests(pod));
         }
@@ -56,7 +56,7 @@ impl<'a> NodeView<'a> {
 
     /// Why the node by itself cannot take the Pod; empty if it can. Like kube-scheduler it stops at
     /// the first group of reasons.
-    pub(super) fn obstacles(&self, pod: &Pod, snapshot: &Snapshot) -> Vec<String> {
+    pub(super) fn obstacles(&self, pod: &Pod, snapshot: &SchedulerSnapshot) -> Vec<String> {
         let unschedulable = self.node.spec.as_ref().and_then(|spec| spec.unschedulable);
         if unschedulable == Some(true) {
             return vec!["node(s) were unschedulable".to_owned()];
@@ -150,17 +150,17 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
 }
 
 /// The claims that the Pod's volumes name.
-pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = Key> + '_ {
+pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     volumes
         .iter()
         .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-        .map(move |claim| Key::new(namespace, &*claim.claim_name))
+        .map(move |claim| ObjectKey::new(namespace, &*claim.claim_name))
 }
 
 /// Tells whether every volume of the Pod's claims may be used on the node.
-fn volumes_reach(pod: &Pod, node: &NodeView<'_>, snapshot: &Snapshot) -> bool {
+fn volumes_reach(pod: &Pod, node: &NodeUsage<'_>, snapshot: &SchedulerSnapshot) -> bool {
     claims_of(pod).all(|claim| {
         let claim = snapshot.claims.get(&claim);
         let bound = claim.and_then(|claim| claim.spec.as_ref()?.volume_name.as_ref());
@@ -190,14 +190,14 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 /// What a Pod asks for: its containers and sidecars together, or its largest init step, whichever
 /// is more, and the overhead of its runtime class.
-pub(super) fn requests(pod: &Pod) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::new() };
-    let mut running = Amounts::new();
+pub(super) fn requests(pod: &Pod) -> ResourceAmounts {
+    let Some(spec) = &pod.spec else { return ResourceAmounts::new() };
+    let mut running = ResourceAmounts::new();
     for container in &spec.containers {
         add(&mut running, &container_requests(container));
     }
-    let mut sidecars = Amounts::new();
-    let mut peak = Amounts::new();
+    let mut sidecars = ResourceAmounts::new();
+    let mut peak = ResourceAmounts::new();
     for container in spec.init_containers.iter().flatten() {
         let mut step = container_requests(container);
         add(&mut step, &sidecars);
@@ -212,7 +212,7 @@ pub(super) fn requests(pod: &Pod) -> Amounts {
     running
 }
 
-fn container_requests(container: &Container) -> Amounts {
+fn container_requests(container: &Container) -> ResourceAmounts {
     let requirements = |resources: &ResourceRequirements| {
         // A limit without a request is the request; the API server's defaulting may have done it.
         let mut wanted = resources.limits.as_ref().map(amounts).unwrap_or_default();
@@ -222,19 +222,19 @@ fn container_requests(container: &Container) -> Amounts {
     container.resources.as_ref().map(requirements).unwrap_or_default()
 }
 
-fn amounts(quantities: &BTreeMap<String, Quantity>) -> Amounts {
+fn amounts(quantities: &BTreeMap<String, Quantity>) -> ResourceAmounts {
     let read = quantities.iter();
     read.filter_map(|(name, quantity)| Some((name.clone(), milli(&quantity.0)?))).collect()
 }
 
-fn add(sum: &mut Amounts, more: &Amounts) {
+fn add(sum: &mut ResourceAmounts, more: &ResourceAmounts) {
     for (name, amount) in more {
         let sum = sum.entry(name.clone()).or_insert(0);
         *sum = sum.saturating_add(*amount);
     }
 }
 
-fn raise(most: &mut Amounts, step: &Amounts) {
+fn raise(most: &mut ResourceAmounts, step: &ResourceAmounts) {
     for (name, amount) in step {
         let most = most.entry(name.clone()).or_insert(0);
         *most = (*most).max(*amount);

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 
-use super::fit::NodeView;
+use super::fit::NodeUsage;
 use crate::labels::{Labels, selects};
 
 /// One constraint with its domains counted.
 #[derive(Debug)]
-struct Counted<'a> {
+struct CountedConstraint<'a> {
     constraint: &'a TopologySpreadConstraint,
     pods: BTreeMap<&'a str, i64>,
     counts_itself: bool,
@@ -23,20 +23,20 @@ struct Counted<'a> {
 
 /// What a Pod's spread constraints say, worked out once for all nodes.
 #[derive(Debug)]
-pub(super) struct Spread<'a> {
-    counted: Vec<Counted<'a>>,
+pub(super) struct TopologySpread<'a> {
+    counted: Vec<CountedConstraint<'a>>,
 }
 
-impl<'a> Spread<'a> {
+impl<'a> TopologySpread<'a> {
     /// Counts the domains of each of the Pod's constraints.
-    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeView<'a>]) -> Self {
+    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeUsage<'a>]) -> Self {
         let constraints = || pod.spec.as_ref()?.topology_spread_constraints.as_deref();
         let counted = constraints().unwrap_or_default().iter();
         Self { counted: counted.map(|constraint| count(constraint, pod, nodes)).collect() }
     }
 
     /// Why a required constraint forbids the node; `None` if none does.
-    pub(super) fn obstacle(&self, node: &NodeView<'_>) -> Option<&'static str> {
+    pub(super) fn obstacle(&self, node: &NodeUsage<'_>) -> Option<&'static str> {
         self.counted.iter().filter(|counted| is_required(counted.constraint)).find_map(|counted| {
             let Some(domain) = node.labels.get(&counted.constraint.topology_key) else {
                 return Some(
@@ -50,7 +50,7 @@ impl<'a> Spread<'a> {
     }
 
     /// How crowded the node's domains are by the constraints that only wish; less is better.
-    pub(super) fn crowding(&self, node: &NodeView<'_>) -> i64 {
+    pub(super) fn crowding(&self, node: &NodeUsage<'_>) -> i64 {
         let wished = self.counted.iter().filter(|counted| !is_required(counted.constraint));
         wished
             .map(|counted| match node.labels.get(&counted.constraint.topology_key) {
@@ -62,7 +62,7 @@ impl<'a> Spread<'a> {
     }
 }
 
-impl Counted<'_> {
+impl CountedConstraint<'_> {
     fn after(&self, domain: &str) -> i64 {
         self.pods.get(domain).copied().unwrap_or(0) + i64::from(self.counts_itself)
     }
@@ -84,8 +84,8 @@ fn is_required(constraint: &TopologySpreadConstraint) -> bool {
 fn count<'a>(
     constraint: &'a TopologySpreadConstraint,
     pod: &Pod,
-    nodes: &'a [NodeView<'a>],
-) -> Counted<'a> {
+    nodes: &'a [NodeUsage<'a>],
+) -> CountedConstraint<'a> {
     let honour = constraint.node_affinity_policy.as_deref() != Some("Ignore");
     let mut pods = BTreeMap::new();
     for node in nodes {
@@ -96,7 +96,7 @@ fn count<'a>(
         let alike = node.pods.iter().filter(|there| is_counted(constraint, pod, there)).count();
         *pods.entry(domain.as_str()).or_insert(0) += i64::try_from(alike).unwrap_or(i64::MAX);
     }
-    Counted { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
+    CountedConstraint { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
 }
 
 fn is_counted(constraint: &TopologySpreadConstraint, pod: &Pod, there: &Pod) -> bool {

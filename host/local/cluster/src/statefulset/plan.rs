@@ -21,12 +21,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::claims::{are_in_the_way, claim_owners, owners_at_creation};
 use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
-use super::revision::{Revisions, at_revision, revisions};
+use super::revision::{SetRevisions, at_revision, revisions};
 use crate::labels::selects;
 
 /// All that a decision about one StatefulSet rests on.
 #[derive(Clone, Debug)]
-pub struct Observed<'a> {
+pub struct ObservedStatefulSet<'a> {
     /// The set itself.
     pub set: &'a StatefulSet,
     /// The Pods of its namespace.
@@ -41,7 +41,7 @@ pub struct Observed<'a> {
 
 /// One write, to be performed in the order of the plan; a failure ends the pass.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Write {
+pub enum PlannedWrite {
     /// Record a new template.
     CreateRevision(Box<ControllerRevision>),
     /// Number a revision as the newest: the template went back to it.
@@ -98,58 +98,58 @@ pub struct Adoption {
 /// What to do about one StatefulSet in one pass.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a plan nobody performs leaves the set as it is"]
-pub struct Plan {
+pub struct StatefulSetPlan {
     /// The writes, in order.
-    pub writes: Vec<Write>,
+    pub writes: Vec<PlannedWrite>,
     /// When to look again although nothing changes: a ready Pod becomes available then.
     pub look_again_at: Option<Timestamp>,
 }
 
 /// Decides what to do about a StatefulSet.
-pub fn plan(observed: &Observed<'_>) -> Plan {
-    let mut plan = Plan { writes: Vec::new(), look_again_at: None };
+pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
+    let mut plan = StatefulSetPlan { writes: Vec::new(), look_again_at: None };
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
         return plan;
     }
-    let view = View::new(observed);
+    let view = ObservedView::new(observed);
     plan.look_again_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
     plan.writes.extend(view.adoptions.iter().cloned());
-    let Revisions { update, is_new, raise, surplus, .. } = &view.revisions;
+    let SetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
     if *is_new {
-        plan.writes.push(Write::CreateRevision(Box::new(update.clone())));
+        plan.writes.push(PlannedWrite::CreateRevision(Box::new(update.clone())));
     }
     let update_name = update.metadata.name.clone().unwrap_or_default();
-    let raise = raise.map(|revision| Write::RaiseRevision { name: update_name, revision });
+    let raise = raise.map(|revision| PlannedWrite::RaiseRevision { name: update_name, revision });
     plan.writes.extend(raise);
     view.own_claims(&mut plan.writes);
     // Pods first, then the bookkeeping: a successor must not wait for it.
     let _: ControlFlow<()> = view.move_pods(&mut plan.writes);
-    let surplus = surplus.iter().cloned().map(|name| Write::DeleteRevision { name });
+    let surplus = surplus.iter().cloned().map(|name| PlannedWrite::DeleteRevision { name });
     plan.writes.extend(surplus);
     let status = view.status();
     if observed.set.status.as_ref() != Some(&status) {
-        plan.writes.push(Write::SetStatus(Box::new(status)));
+        plan.writes.push(PlannedWrite::SetStatus(Box::new(status)));
     }
     plan
 }
 
 /// The observed objects, read from the set's point of view.
-struct View<'a> {
+struct ObservedView<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
     /// Names that Pods of somebody else, or of nobody yet, have.
     taken: BTreeSet<&'a str>,
     /// Objects that match and belong to nobody, as a set leaves them that is deleted without them.
-    adoptions: Vec<Write>,
+    adoptions: Vec<PlannedWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
-    revisions: Revisions,
+    revisions: SetRevisions,
     wanted: Range<i32>,
     is_ordered: bool,
 }
 
-impl<'a> View<'a> {
-    fn new(observed: &'a Observed<'a>) -> Self {
+impl<'a> ObservedView<'a> {
+    fn new(observed: &'a ObservedStatefulSet<'a>) -> Self {
         let set = observed.set;
         let uid = set.metadata.uid.as_deref();
         let spec = set.spec.as_ref();
@@ -165,12 +165,12 @@ impl<'a> View<'a> {
                 pods.insert(ordinal, state);
             } else {
                 taken.insert(name);
-                adoptions.extend(adoption(set, &pod.metadata).map(Write::AdoptPod));
+                adoptions.extend(adoption(set, &pod.metadata).map(PlannedWrite::AdoptPod));
             }
         }
         let mut owned: Vec<&ControllerRevision> = Vec::new();
         for revision in observed.revisions {
-            let adoption = adoption(set, &revision.metadata).map(Write::AdoptRevision);
+            let adoption = adoption(set, &revision.metadata).map(PlannedWrite::AdoptRevision);
             if is_owned(revision.metadata.owner_references.as_deref(), uid) || adoption.is_some() {
                 owned.push(revision);
             }
@@ -196,7 +196,7 @@ impl<'a> View<'a> {
     }
 
     /// Creates, deletes and replaces Pods. `Break` says that the rest has to wait.
-    fn move_pods(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+    fn move_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         for ordinal in self.wanted.clone() {
             self.fill(ordinal, writes)?;
         }
@@ -205,7 +205,7 @@ impl<'a> View<'a> {
     }
 
     /// Sees that one wanted Pod is there and, if order matters, that it serves.
-    fn fill(&self, ordinal: i32, writes: &mut Vec<Write>) -> ControlFlow<()> {
+    fn fill(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(pod) = self.pods.get(&ordinal) else {
             self.create(ordinal, writes);
             return self.pause();
@@ -220,7 +220,7 @@ impl<'a> View<'a> {
         if pod.is_healthy() { ControlFlow::Continue(()) } else { self.pause() }
     }
 
-    fn create(&self, ordinal: i32, writes: &mut Vec<Write>) {
+    fn create(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
         let name = pod_name(self.set, ordinal);
         if self.taken.contains(name.as_str()) || are_in_the_way(self.set, ordinal, &self.claims) {
             return;
@@ -229,15 +229,15 @@ impl<'a> View<'a> {
         let revision = self.revision_for(ordinal);
         let revision_name = revision.metadata.name.as_deref().unwrap_or_default();
         let pod = new_pod(&at_revision(self.set, revision), revision_name, ordinal);
-        writes.push(Write::CreatePod(Box::new(pod)));
+        writes.push(PlannedWrite::CreatePod(Box::new(pod)));
     }
 
-    fn create_claims(&self, ordinal: i32, writes: &mut Vec<Write>) {
+    fn create_claims(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
         let claims = new_claims(self.set, ordinal, &owners_at_creation(self.set));
         let missing = claims.into_iter().filter(|claim| {
             !claim.metadata.name.as_deref().is_some_and(|name| self.claims.contains_key(name))
         });
-        writes.extend(missing.map(|claim| Write::CreateClaim(Box::new(claim))));
+        writes.extend(missing.map(|claim| PlannedWrite::CreateClaim(Box::new(claim))));
     }
 
     /// Below the partition a missing Pod returns as it was; above it, and without rolling updates, it
@@ -252,7 +252,7 @@ impl<'a> View<'a> {
     }
 
     /// Deletes the Pods that are no longer wanted, the highest first.
-    fn shrink(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+    fn shrink(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let first_unhealthy =
             self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
         for pod in self.pods.values().rev().filter(|pod| !self.wanted.contains(&pod.ordinal)) {
@@ -267,7 +267,7 @@ impl<'a> View<'a> {
     }
 
     /// Replaces Pods of another revision one by one, the highest first, down to the partition.
-    fn update(&self, writes: &mut Vec<Write>) -> ControlFlow<()> {
+    fn update(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
         let first = self.wanted.start.saturating_add(partition);
         let update = self.revisions.update.metadata.name.as_deref();
@@ -299,14 +299,14 @@ impl<'a> View<'a> {
     }
 
     /// Sets the owners of the claims that exist, by the retention policy.
-    fn own_claims(&self, writes: &mut Vec<Write>) {
+    fn own_claims(&self, writes: &mut Vec<PlannedWrite>) {
         let ordinals: BTreeSet<i32> =
             self.wanted.clone().chain(self.pods.keys().copied()).collect();
         for ordinal in ordinals {
             let pod = self.pods.get(&ordinal).map(|state| state.pod);
             let is_wanted = self.wanted.contains(&ordinal);
             for (claim, owners) in claim_owners(self.set, ordinal, is_wanted, pod, &self.claims) {
-                writes.push(Write::SetClaimOwners {
+                writes.push(PlannedWrite::SetClaimOwners {
                     name: claim.metadata.name.clone().unwrap_or_default(),
                     resource_version: claim.metadata.resource_version.clone(),
                     owners,
@@ -349,9 +349,9 @@ impl<'a> View<'a> {
     }
 }
 
-fn delete(pod: &PodState<'_>, writes: &mut Vec<Write>) {
+fn delete(pod: &PodState<'_>, writes: &mut Vec<PlannedWrite>) {
     if !pod.is_terminating {
-        writes.push(Write::DeletePod {
+        writes.push(PlannedWrite::DeletePod {
             name: pod.pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.pod.metadata.uid.clone(),
         });

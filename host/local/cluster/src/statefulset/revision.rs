@@ -23,7 +23,7 @@ const HISTORY_DEFAULT: i32 = 10;
 
 /// The revisions of one StatefulSet at one moment.
 #[derive(Clone, Debug)]
-pub(super) struct Revisions {
+pub(super) struct SetRevisions {
     /// What the template of the current revision is.
     pub(super) current: ControllerRevision,
     /// What the template of the spec is.
@@ -42,7 +42,7 @@ pub(super) fn revisions(
     set: &StatefulSet,
     owned: &[&ControllerRevision],
     in_use: &BTreeSet<&str>,
-) -> Revisions {
+) -> SetRevisions {
     let template = template_of(set);
     let latest = owned.iter().map(|revision| revision.revision).max().unwrap_or(0);
     let equal = owned.iter().filter(|revision| data(revision) == Some(&template));
@@ -56,7 +56,7 @@ pub(super) fn revisions(
     let mut live = in_use.clone();
     live.extend([&update, &current].iter().filter_map(|it| it.metadata.name.as_deref()));
     let surplus = surplus(set, owned, &live);
-    Revisions { current, update, is_new: existing.is_none(), raise, surplus }
+    SetRevisions { current, update, is_new: existing.is_none(), raise, surplus }
 }
 
 fn surplus(set: &StatefulSet, owned: &[&ControllerRevision], live: &BTreeSet<&str>) -> Vec<String> {

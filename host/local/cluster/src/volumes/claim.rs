@@ -24,7 +24,7 @@ const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// All that a decision about one claim rests on.
 #[derive(Clone, Debug)]
-pub struct Observed<'a> {
+pub struct ObservedClaim<'a> {
     /// The claim.
     pub claim: &'a PersistentVolumeClaim,
     /// The Pods of its namespace.
@@ -39,7 +39,7 @@ pub struct Observed<'a> {
 
 /// One step towards what the claim needs; the steps of a decision are taken in order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum ClaimStep {
     /// Merge this into the claim.
     Change(Value),
     /// Make the volume's directory, then the volume.
@@ -56,7 +56,7 @@ pub enum Step {
 }
 
 /// Decides what to do about one claim.
-pub fn decide(observed: &Observed<'_>) -> Vec<Step> {
+pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     let claim = observed.claim;
     let finalizers = claim.metadata.finalizers.as_deref().unwrap_or_default();
     let is_protected = finalizers.iter().any(|finalizer| finalizer == PROTECTION);
@@ -71,7 +71,7 @@ pub fn decide(observed: &Observed<'_>) -> Vec<Step> {
     if !is_protected {
         let mut all = finalizers.to_vec();
         all.push(PROTECTION.to_owned());
-        steps.push(Step::Change(json!({"metadata": {"finalizers": all}})));
+        steps.push(ClaimStep::Change(json!({"metadata": {"finalizers": all}})));
     }
     steps.extend(bind(observed));
     steps
@@ -92,16 +92,16 @@ fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
     })
 }
 
-fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> Step {
+fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> ClaimStep {
     let mut metadata = change.clone();
     if let Some(fields) = metadata.as_object_mut() {
         // A finalizer that somebody added meanwhile must not be lost.
         fields.insert("resourceVersion".to_owned(), json!(claim.metadata.resource_version));
     }
-    Step::Change(json!({ "metadata": metadata }))
+    ClaimStep::Change(json!({ "metadata": metadata }))
 }
 
-fn bind(observed: &Observed<'_>) -> Vec<Step> {
+fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     let claim = observed.claim;
     let Some(spec) = &claim.spec else { return Vec::new() };
     if let Some(name) = spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
@@ -111,17 +111,17 @@ fn bind(observed: &Observed<'_>) -> Vec<Step> {
         Some(class) => (class.to_owned(), None),
         None => match default_class(observed.classes) {
             Some(class) => {
-                let change = Step::Change(json!({"spec": {"storageClassName": class}}));
+                let change = ClaimStep::Change(json!({"spec": {"storageClassName": class}}));
                 (class, Some(change))
             }
             None => (String::new(), None),
         },
     };
-    let mut steps: Vec<Step> = choose.into_iter().collect();
+    let mut steps: Vec<ClaimStep> = choose.into_iter().collect();
     if class.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".to_owned();
-        steps.push(Step::Complain { reason: "FailedBinding", message });
+        steps.push(ClaimStep::Complain { reason: "FailedBinding", message });
         return steps;
     }
     let known = observed.classes.iter().find(|it| it.metadata.name.as_ref() == Some(&class));
@@ -132,14 +132,14 @@ fn bind(observed: &Observed<'_>) -> Vec<Step> {
                  of class `{}`",
                 super::CLASS
             );
-            steps.push(Step::Complain { reason: "ProvisioningFailed", message });
+            steps.push(ClaimStep::Complain { reason: "ProvisioningFailed", message });
         }
         Some(known) if known.provisioner != PROVISIONER => {
             let message = format!(
                 "waiting for a volume to be created by the external provisioner '{}'",
                 known.provisioner
             );
-            steps.push(Step::Complain { reason: "ExternalProvisioning", message });
+            steps.push(ClaimStep::Complain { reason: "ExternalProvisioning", message });
         }
         Some(known) => steps.extend(provision(observed, known)),
     }
@@ -154,21 +154,21 @@ fn default_class(classes: &[Arc<StorageClass>]) -> Option<String> {
     classes.iter().find(is_default).and_then(|class| class.metadata.name.clone())
 }
 
-fn provision(observed: &Observed<'_>, class: &StorageClass) -> Vec<Step> {
+fn provision(observed: &ObservedClaim<'_>, class: &StorageClass) -> Vec<ClaimStep> {
     let claim = observed.claim;
     let uid = claim.metadata.uid.as_deref().unwrap_or_default();
     let name = format!("pvc-{uid}");
     let volume = new_volume(claim, class, &name, observed.directory);
     let mut steps = Vec::new();
     if !observed.volumes.iter().any(|volume| volume.metadata.name.as_ref() == Some(&name)) {
-        steps.push(Step::Provision(Box::new(volume.clone())));
+        steps.push(ClaimStep::Provision(Box::new(volume.clone())));
     }
     let annotations = json!({
         "pv.kubernetes.io/bind-completed": "yes",
         "pv.kubernetes.io/bound-by-controller": "yes",
         "volume.kubernetes.io/storage-provisioner": PROVISIONER,
     });
-    steps.push(Step::Change(json!({
+    steps.push(ClaimStep::Change(json!({
         "metadata": {"annotations": annotations},
         "spec": {"volumeName": name},
     })));
@@ -220,7 +220,7 @@ fn report_bound(
     claim: &PersistentVolumeClaim,
     name: &str,
     volumes: &[Arc<PersistentVolume>],
-) -> Vec<Step> {
+) -> Vec<ClaimStep> {
     let volume = volumes.iter().find(|volume| volume.metadata.name.as_deref() == Some(name));
     let spec = volume.and_then(|volume| volume.spec.as_ref());
     let is_mutual = spec.and_then(|spec| spec.claim_ref.as_ref()).is_some_and(|reference| {
@@ -228,12 +228,12 @@ fn report_bound(
     });
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     match spec {
-        Some(spec) if is_mutual && phase != Some("Bound") => vec![Step::Report(json!({
+        Some(spec) if is_mutual && phase != Some("Bound") => vec![ClaimStep::Report(json!({
             "phase": "Bound",
             "accessModes": spec.access_modes,
             "capacity": spec.capacity,
         }))],
-        None if phase == Some("Bound") => vec![Step::Report(json!({"phase": "Lost"}))],
+        None if phase == Some("Bound") => vec![ClaimStep::Report(json!({"phase": "Lost"}))],
         _ => Vec::new(),
     }
 }
@@ -273,10 +273,10 @@ mod tests {
             "provisioner": provisioner, "reclaimPolicy": "Delete"})))
     }
 
-    fn look(claim: &Value, pods: &[Arc<Pod>], volumes: &[Arc<PersistentVolume>]) -> Vec<Step> {
+    fn look(claim: &Value, pods: &[Arc<Pod>], volumes: &[Arc<PersistentVolume>]) -> Vec<ClaimStep> {
         let classes =
             [class("local", PROVISIONER, true), class("far", "example.invalid/far", false)];
-        let observed = Observed {
+        let observed = ObservedClaim {
             claim: &parse(claim.clone()),
             pods,
             classes: &classes,
@@ -286,14 +286,14 @@ mod tests {
         decide(&observed)
     }
 
-    fn words(steps: &[Step]) -> Vec<String> {
-        let word = |step: &Step| match step {
-            Step::Change(_) => "change".to_owned(),
-            Step::Provision(volume) => {
+    fn words(steps: &[ClaimStep]) -> Vec<String> {
+        let word = |step: &ClaimStep| match step {
+            ClaimStep::Change(_) => "change".to_owned(),
+            ClaimStep::Provision(volume) => {
                 format!("provision {}", volume.metadata.name.as_ref().unwrap())
             }
-            Step::Report(status) => format!("report {}", status["phase"].as_str().unwrap()),
-            Step::Complain { reason, .. } => (*reason).to_owned(),
+            ClaimStep::Report(status) => format!("report {}", status["phase"].as_str().unwrap()),
+            ClaimStep::Complain { reason, .. } => (*reason).to_owned(),
         };
         steps.iter().map(word).collect()
     }
@@ -316,7 +316,7 @@ mod tests {
             words(&steps),
             ["change", "change", "provision pvc-u1", "change", "report Bound"]
         );
-        let Step::Provision(volume) = &steps[2] else { panic!("{steps:?}") };
+        let ClaimStep::Provision(volume) = &steps[2] else { panic!("{steps:?}") };
         let volume = serde_json::to_value(volume).unwrap();
         assert_eq!(volume["spec"]["hostPath"]["path"], "/state/volumes/pvc-u1/data");
         assert_eq!(volume["spec"]["claimRef"]["uid"], "u1");
@@ -330,7 +330,7 @@ mod tests {
         let mut half = claim(protected());
         merge(&mut half, &json!({"spec": {"storageClassName": "local"}}));
         let steps = look(&half, &[], &[]);
-        let Step::Provision(volume) = &steps[0] else { panic!("{steps:?}") };
+        let ClaimStep::Provision(volume) = &steps[0] else { panic!("{steps:?}") };
         let volumes = [Arc::new((**volume).clone())];
         assert_eq!(words(&look(&half, &[], &volumes)), ["change", "report Bound"]);
         merge(&mut half, &json!({"spec": {"volumeName": "pvc-u1"}}));
@@ -368,7 +368,7 @@ mod tests {
         }
         let steps = look(&going, &[], &[]);
         let rest = json!({"metadata": {"finalizers": ["other"], "resourceVersion": "7"}});
-        assert_eq!(steps, [Step::Change(rest)]);
+        assert_eq!(steps, [ClaimStep::Change(rest)]);
         going["metadata"]["finalizers"] = json!(["other"]);
         assert_eq!(words(&look(&going, &[], &[])), [""; 0]);
     }

@@ -22,7 +22,7 @@ const PREFIX: &str = "pvc-";
 
 /// What the mark says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+struct VolumeMarker {
     volume: String,
     claim: String,
 }
@@ -40,7 +40,7 @@ pub fn data_directory(directory: &Path, volume: &str) -> PathBuf {
 pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()> {
     let data = data_directory(directory, volume);
     DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
-    let mark = Mark { volume: volume.to_owned(), claim: claim.to_owned() };
+    let mark = VolumeMarker { volume: volume.to_owned(), claim: claim.to_owned() };
     fs::write(directory.join(volume).join(MARK), serde_json::to_vec(&mark)?)
 }
 
@@ -62,7 +62,7 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
         Ok(_) => {}
     }
     let mark = fs::read(path.join(MARK)).ok();
-    let mark = mark.and_then(|mark| serde_json::from_slice::<Mark>(&mark).ok());
+    let mark = mark.and_then(|mark| serde_json::from_slice::<VolumeMarker>(&mark).ok());
     if mark.is_none_or(|mark| mark.volume != volume) {
         return Err(refused(&path, "it does not carry the mark of this volume"));
     }

@@ -1,11 +1,11 @@
 //! Judges what a host says of a revision, and which of its passes are news. Pure.
 
 use serde_json::Value;
-use tholepin_core::PassReport;
+use tholepin_core::ReconcileReport;
 
 /// How far a host has come with a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum RevisionProgress {
     /// It serves.
     Active,
     /// It will not serve, for this reason.
@@ -14,7 +14,7 @@ pub(super) enum Progress {
     Waiting,
 }
 
-impl Progress {
+impl RevisionProgress {
     /// What a `Plugin` object says of a revision.
     pub(super) fn of(plugin: &Value, revision: &str) -> Self {
         let status = |field: &str| {
@@ -34,13 +34,17 @@ impl Progress {
 }
 
 /// The number of the last pass of an object; 0 if there is none.
-pub(super) fn last_number(passes: &[PassReport]) -> u64 {
+pub(super) fn last_number(passes: &[ReconcileReport]) -> u64 {
     passes.iter().map(|pass| pass.number).max().unwrap_or_default()
 }
 
 /// What is worth telling of an object's passes: those of this revision after number `known` that did
 /// something, or else its last one. Without the single calls, which `tholepin calls` shows.
-pub(super) fn news(passes: Vec<PassReport>, revision: &str, known: u64) -> Vec<PassReport> {
+pub(super) fn news(
+    passes: Vec<ReconcileReport>,
+    revision: &str,
+    known: u64,
+) -> Vec<ReconcileReport> {
     let mut own: Vec<_> =
         passes.into_iter().filter(|pass| pass.revision.0 == revision).map(without_calls).collect();
     let last = own.pop();
@@ -52,8 +56,8 @@ pub(super) fn news(passes: Vec<PassReport>, revision: &str, known: u64) -> Vec<P
     own
 }
 
-fn without_calls(pass: PassReport) -> PassReport {
-    PassReport { calls: Vec::new(), calls_left_out: 0, ..pass }
+fn without_calls(pass: ReconcileReport) -> ReconcileReport {
+    ReconcileReport { calls: Vec::new(), calls_left_out: 0, ..pass }
 }
 
 #[cfg(test)]
@@ -64,26 +68,33 @@ mod tests {
     #[test]
     fn progress_is_of_this_revision_and_no_other() {
         let rows = [
-            (json!({}), Progress::Waiting),
-            (json!({"active": "new", "stage": "Active"}), Progress::Active),
-            (json!({"active": "old", "stage": "Active"}), Progress::Waiting),
-            (json!({"active": "old", "candidate": "new", "stage": "Compiled"}), Progress::Waiting),
+            (json!({}), RevisionProgress::Waiting),
+            (json!({"active": "new", "stage": "Active"}), RevisionProgress::Active),
+            (json!({"active": "old", "stage": "Active"}), RevisionProgress::Waiting),
+            (
+                json!({"active": "old", "candidate": "new", "stage": "Compiled"}),
+                RevisionProgress::Waiting,
+            ),
             (
                 json!({"active": "old", "candidate": "new", "reason": "KindClaimed", "message": "by b"}),
-                Progress::Refused("KindClaimed: by b".to_owned()),
+                RevisionProgress::Refused("KindClaimed: by b".to_owned()),
             ),
             (
                 json!({"active": "old", "candidate": "other", "reason": "KindClaimed"}),
-                Progress::Waiting,
+                RevisionProgress::Waiting,
             ),
         ];
         for (status, expected) in rows {
-            assert_eq!(Progress::of(&json!({"status": status}), "new"), expected, "{status}");
+            assert_eq!(
+                RevisionProgress::of(&json!({"status": status}), "new"),
+                expected,
+                "{status}"
+            );
         }
     }
 
     /// A pass from `NUMBER REVISION`, with `!` behind if it did something.
-    fn pass(text: &str) -> PassReport {
+    fn pass(text: &str) -> ReconcileReport {
         let (number, revision) = text.trim_end_matches('!').split_once(' ').unwrap();
         let event = json!({"kind": "event", "eventType": "Normal", "reason": "R", "message": "m"});
         let steps = if text.ends_with('!') { vec![event] } else { Vec::new() };

@@ -3,7 +3,7 @@
 use alloc::{vec, vec::Vec};
 
 use serde_json::json;
-use tholepin_redis_types::setting::{Kind, OFFERED};
+use tholepin_redis_types::setting::{OFFERED, SettingKind};
 
 use super::*;
 use crate::{
@@ -50,7 +50,7 @@ fn snapshot(shown: [Shown<'_>; 2]) -> Snapshot {
 /// The value of one setting in the file, after a file that held `before`.
 fn becomes(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
     let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
-    let before = Live { values: values.into_iter().collect(), taken: true };
+    let before = LiveSettings { values: values.into_iter().collect(), taken: true };
     let spec = spec(settings);
     let none = RedisClusterStatus::default();
     let live = live(&spec, snapshot.as_ref(), &none, Some(&before));
@@ -111,7 +111,7 @@ fn a_server_that_answered_once_ends_the_creation() {
         "name": "s", "members": [{"pod": "p", "node": "a", "role": "silent"}]}]}))
     .unwrap();
     let none = RedisClusterStatus::default();
-    let file = Live { values: BTreeMap::new(), taken: true };
+    let file = LiveSettings { values: BTreeMap::new(), taken: true };
     for (previous, before) in [(&known, None), (&none, Some(&file))] {
         let live = live(&wanted, Some(&silent), previous, before);
         assert!(live.taken && !live.values.contains_key("activedefrag"));
@@ -123,7 +123,7 @@ fn a_server_that_answered_once_ends_the_creation() {
 fn the_file_is_read_back_as_it_was_written() {
     let values = [("slowlog-log-slower-than", "-1"), (NODE_TIMEOUT, "5000")];
     let values = values.map(|(name, value)| (name.into(), value.into())).into();
-    let live = Live { values, taken: true };
+    let live = LiveSettings { values, taken: true };
     let mut object = live_config(OWNER, &live);
     assert_eq!(title(&object), "ConfigMap demo-live");
     assert_eq!(read_live_config(&object), live);
@@ -131,18 +131,20 @@ fn the_file_is_read_back_as_it_was_written() {
     object["data"]["live.conf"] =
         "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
     object["metadata"]["annotations"] = Value::Null;
-    assert_eq!(read_live_config(&object), Live::default());
-    assert_eq!(read_live_config(&json!({})), Live::default());
+    assert_eq!(read_live_config(&object), LiveSettings::default());
+    assert_eq!(read_live_config(&json!({})), LiveSettings::default());
 }
 
 #[test]
 fn whatever_is_live_can_be_set_in_its_whole_range() {
     for offered in OFFERED.iter().filter(|offered| is_live(offered.name)) {
         let ends = match offered.kind {
-            Kind::Integer { min, max } => vec![min.to_string(), max.to_string()],
-            Kind::Memory { min, max } => vec![min.to_string(), max.to_string()],
-            Kind::YesNo => vec!["yes".to_string(), "no".to_string()],
-            Kind::OneOf(_) | Kind::BufferLimits | Kind::EventLetters => Vec::new(),
+            SettingKind::Integer { min, max } => vec![min.to_string(), max.to_string()],
+            SettingKind::Memory { min, max } => vec![min.to_string(), max.to_string()],
+            SettingKind::YesNo => vec!["yes".to_string(), "no".to_string()],
+            SettingKind::OneOf(_) | SettingKind::BufferLimits | SettingKind::EventLetters => {
+                Vec::new()
+            }
         };
         assert!(!ends.is_empty(), "{} has no form that can be compared", offered.name);
         for value in ends {
@@ -179,8 +181,10 @@ fn a_revision_goes_when_no_pod_and_no_template_names_it() {
     let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
     let [old, new] = [&before, &now].map(|spec| workload::revision_name(OWNER, spec));
     let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
-    let existing: Vec<Existing> =
-        names.iter().map(|name| Existing { name: (*name).into(), uid: "u".into() }).collect();
+    let existing: Vec<ExistingConfigMap> = names
+        .iter()
+        .map(|name| ExistingConfigMap { name: (*name).into(), uid: "u".into() })
+        .collect();
     let pod =
         |spec: &RedisClusterSpec| json!({"spec": sets(spec, 2)[0]["spec"]["template"]["spec"]});
     let first = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});

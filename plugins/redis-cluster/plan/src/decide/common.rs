@@ -8,7 +8,7 @@ use alloc::{
 };
 
 use tholepin_schema::{
-    action::{Action, Presume, Verb},
+    action::{Action, Preconditions, Verb},
     snapshot::{NodeFlag, NodeRow},
     word::{ConfigEpoch, NodeId, Role, Slot},
 };
@@ -16,13 +16,13 @@ use tholepin_schema::{
 use crate::{
     Decision, FORMING_NODE_TIMEOUT_MS, MEETINGS_MAX, WaitReason,
     configuration::{NODE_TIMEOUT, of_failover},
-    picture::{Live, Picture},
+    picture::{ClusterModel, LiveMember},
 };
 
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
 
 /// Decides about the cluster as a whole.
-pub(super) fn decide(picture: &Picture<'_>) -> Decision {
+pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
     let mut actions: Vec<Action> = Vec::new();
     actions.extend(picture.live.values().filter_map(|live| configure(picture, live)));
     actions.extend(picture.live.values().filter_map(|live| first_epoch(picture, live)));
@@ -44,7 +44,7 @@ pub(super) fn decide(picture: &Picture<'_>) -> Decision {
 /// Gives a node that is alone its first epoch, while the cluster is being formed. Two primaries with
 /// one epoch would have to settle it between them, which takes time. A node that joins later needs
 /// none: it follows.
-fn first_epoch(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
+fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let id = first_epoch_id(picture, live)?;
     let pod = live.member.pod.clone();
     // The one that is given slots in this pass is the first that is empty, as `shard::begin` has it.
@@ -52,18 +52,18 @@ fn first_epoch(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
         picture.live_of(live.seat.shard).filter(|live| live.own.role == Role::Primary);
     let is_primary = live.serves() || primaries.next().is_some_and(|first| first.node == live.node);
     let epoch = picture.layout.first_epoch(live.seat, is_primary);
-    let presume = Presume {
+    let presume = Preconditions {
         node: Some(live.node),
         run_id: live.facts.run_id,
         epoch: Some(ConfigEpoch(0)),
-        ..Presume::default()
+        ..Preconditions::default()
     };
     let verb = Verb::SetConfigEpoch { pod, epoch };
     Some(Action { id: Some(id), verb, presume, after: Vec::new() })
 }
 
 /// The id of the action that gives a node its first epoch, if it needs one.
-pub(super) fn first_epoch_id(picture: &Picture<'_>, live: &Live<'_>) -> Option<String> {
+pub(super) fn first_epoch_id(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
     let cluster = live.facts.cluster.as_ref()?;
     let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !picture.is_covered();
     needed.then(|| format!("epoch:{}", live.member.pod))
@@ -72,8 +72,8 @@ pub(super) fn first_epoch_id(picture: &Picture<'_>, live: &Live<'_>) -> Option<S
 /// Introduces members that do not know each other, or know an old address. The one that lacks the
 /// other does it, so that the other needs no change: a node that was forgotten is known again at
 /// once, although the minute is not over in which nobody takes it back by hearsay.
-fn meetings(picture: &Picture<'_>) -> Vec<Action> {
-    let live: Vec<&Live<'_>> = picture.live.values().collect();
+fn meetings(picture: &ClusterModel<'_>) -> Vec<Action> {
+    let live: Vec<&LiveMember<'_>> = picture.live.values().collect();
     let mut meetings = Vec::new();
     for (index, a) in live.iter().enumerate() {
         for b in live.iter().skip(index + 1) {
@@ -94,21 +94,22 @@ fn meetings(picture: &Picture<'_>) -> Vec<Action> {
     meetings
 }
 
-fn meet(picture: &Picture<'_>, a: &Live<'_>, b: &Live<'_>) -> Action {
+fn meet(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> Action {
     let verb = Verb::Meet { pod: a.member.pod.clone(), with: b.member.pod.clone() };
-    let presume = Presume { node: Some(a.node), run_id: a.facts.run_id, ..Presume::default() };
+    let presume =
+        Preconditions { node: Some(a.node), run_id: a.facts.run_id, ..Preconditions::default() };
     let after = [a, b].into_iter().filter_map(|live| first_epoch_id(picture, live)).collect();
     Action { id: None, verb, presume, after }
 }
 
 /// Whether `a` does not know `b` where it is.
-fn lacks(picture: &Picture<'_>, a: &Live<'_>, b: &Live<'_>) -> bool {
+fn lacks(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
     let Some(row) = picture.snapshot().row_seen_by(a.member, b.node) else { return true };
     b.member.address.is_some() && row.address != b.member.address
 }
 
 /// Whether `a` is shaking hands with whoever is at `b`'s address.
-fn is_meeting(picture: &Picture<'_>, a: &Live<'_>, b: &Live<'_>) -> bool {
+fn is_meeting(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
     let rows = a.facts.differs.values().chain(picture.snapshot().view.values());
     let mut meeting = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
     meeting.any(|row| row.address.is_some() && row.address == b.member.address)
@@ -116,7 +117,7 @@ fn is_meeting(picture: &Picture<'_>, a: &Live<'_>, b: &Live<'_>) -> bool {
 
 /// What Tholepin itself sets and a member has not. The spec's settings are set apart from these
 /// (`settings`): one that the server refuses must not hold these up.
-fn configure(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
+fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let mut wanted = standing(picture);
     wanted.insert(NODE_TIMEOUT.into(), node_timeout_ms(picture, live).to_string());
     if let Some((ip, _)) = live.member.address.as_deref().and_then(|it| it.rsplit_once(':')) {
@@ -128,15 +129,18 @@ fn configure(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
         return None;
     }
     let pod = live.member.pod.clone();
-    let presume =
-        Presume { node: Some(live.node), run_id: live.facts.run_id, ..Presume::default() };
+    let presume = Preconditions {
+        node: Some(live.node),
+        run_id: live.facts.run_id,
+        ..Preconditions::default()
+    };
     let id = Some(format!("configure:{pod}"));
     let verb = Verb::Configure { pod, settings: wanted, temporary: false };
     Some(Action { id, verb, presume, after: Vec::new() })
 }
 
 /// What every member should have, whatever the spec's settings say.
-fn standing(picture: &Picture<'_>) -> BTreeMap<String, String> {
+fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
     let mut wanted = of_failover(picture.spec);
     wanted.extend([
         (String::from("cluster-allow-replica-migration"), String::from("no")),
@@ -150,7 +154,7 @@ fn standing(picture: &Picture<'_>) -> BTreeMap<String, String> {
 /// It is short while the member does not know the owner of every slot, and stays short until it finds
 /// the cluster well: with the long one it would refuse writes for up to 5 s more. It does not become
 /// short because something fails: then somebody is flagged, and the slots still have owners.
-fn node_timeout_ms(picture: &Picture<'_>, live: &Live<'_>) -> u32 {
+fn node_timeout_ms(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
     let usual = picture.spec.failover.node_timeout_ms;
     let Some(cluster) = &live.facts.cluster else { return usual };
     let short = usual.min(FORMING_NODE_TIMEOUT_MS);
@@ -162,7 +166,7 @@ fn node_timeout_ms(picture: &Picture<'_>, live: &Live<'_>) -> u32 {
 }
 
 /// Nodes that somebody knows and that are no member that answers, with all that is said of them.
-fn unknown<'a>(picture: &Picture<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
+fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
     let members: BTreeSet<NodeId> = picture
         .snapshot()
         .members
@@ -181,7 +185,7 @@ fn unknown<'a>(picture: &Picture<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
 }
 
 /// Forgets nodes that nobody reaches, that own nothing and that nobody follows.
-fn forget(picture: &Picture<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
+fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
     let followed = |node: NodeId| {
         let mut rows = picture.rows().filter(|(id, _)| picture.live_node(*id).is_some());
         rows.any(|(_, row)| row.primary == Some(node))
@@ -191,9 +195,9 @@ fn forget(picture: &Picture<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> V
     });
     let forget = |node: NodeId| Action {
         id: Some(format!("forget:{node}")),
-        presume: Presume {
+        presume: Preconditions {
             epoch: picture.snapshot().view.get(&node).map(|row| row.epoch),
-            ..Presume::default()
+            ..Preconditions::default()
         },
         verb: Verb::Forget { node },
         after: Vec::new(),

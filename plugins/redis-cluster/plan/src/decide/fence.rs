@@ -13,7 +13,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
 use tholepin_schema::{
     action::FailoverMode,
     snapshot::{Member, MemberAnswer, NodeFlag, UnreachableReason},
@@ -23,12 +23,12 @@ use tholepin_schema::{
 use super::heal;
 use crate::{
     FENCE_MS_MAX,
-    picture::{Absence, Live, Picture},
+    picture::{ClusterModel, LiveMember, NodeAbsence},
 };
 
 /// The Pods to delete, each with its uid: their processes hang, or did, and their replicas call them failed, as
 /// Redis does when the majority of the primaries agrees.
-pub(super) fn decide(picture: &Picture<'_>) -> Vec<(String, String)> {
+pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     let is_failed = |owner: &NodeId| {
         picture
             .live
@@ -44,9 +44,9 @@ pub(super) fn decide(picture: &Picture<'_>) -> Vec<(String, String)> {
 
 /// The member whose process is this primary, hangs, and is to be ended before another takes its place. Until
 /// then the cluster may elect nobody.
-pub(super) fn hung<'a>(picture: &Picture<'a>, primary: NodeId) -> Option<&'a Member> {
+pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let spec = picture.spec;
-    if spec.durability == Durability::Cache || spec.failover.on_pod_death == OnPodDeath::Wait {
+    if spec.durability == DataLoss::Cache || spec.failover.on_pod_death == OnPodDeath::Wait {
         return None;
     }
     let live = picture.live_node(primary);
@@ -55,7 +55,7 @@ pub(super) fn hung<'a>(picture: &Picture<'a>, primary: NodeId) -> Option<&'a Mem
     let patience_ms = u64::from(spec.failover.node_timeout_ms) + FENCE_MS_MAX;
     let in_time = silence.for_ms < patience_ms && !silence.is_unfenced;
     let has_vote = heal::vote(picture) == Ok(FailoverMode::Force);
-    let takes_over = |heir: &Live<'_>| {
+    let takes_over = |heir: &LiveMember<'_>| {
         is_heir(picture, heir, primary) && (live.is_none() || calls_failed(picture, heir, primary))
     };
     let has_heir = || picture.live.values().any(takes_over);
@@ -64,21 +64,27 @@ pub(super) fn hung<'a>(picture: &Picture<'a>, primary: NodeId) -> Option<&'a Mem
 
 /// Whether a member calls a node failed. Redis refuses a graceful failover of a primary that its replica
 /// calls failed.
-pub(super) fn calls_failed(picture: &Picture<'_>, live: &Live<'_>, node: NodeId) -> bool {
+pub(super) fn calls_failed(
+    picture: &ClusterModel<'_>,
+    live: &LiveMember<'_>,
+    node: NodeId,
+) -> bool {
     let row = picture.snapshot().row_seen_by(live.member, node);
     row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
 }
 
 /// The member of a primary that accepts connections, or may, and does not answer in time.
-fn mute<'a>(picture: &Picture<'a>, primary: NodeId) -> Option<&'a Member> {
+fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let address = heal::address(picture, primary);
-    let Absence::Silent(member) = picture.absence(primary, address.as_deref()) else { return None };
+    let NodeAbsence::Silent(member) = picture.absence(primary, address.as_deref()) else {
+        return None;
+    };
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     (*reason == UnreachableReason::Timeout).then_some(member)
 }
 
 /// Whether a replica has heard everything up to now: its link to the primary has not fallen.
-fn is_heir(picture: &Picture<'_>, live: &Live<'_>, primary: NodeId) -> bool {
+fn is_heir(picture: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     live.own.primary == Some(primary)
         && upstream.is_some_and(|upstream| upstream.link_up)

@@ -6,9 +6,9 @@
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 
-use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
 use tholepin_schema::{
-    action::{Action, FailoverMode, Presume, Verb},
+    action::{Action, FailoverMode, Preconditions, Verb},
     snapshot::{Member, MemberAnswer, UnreachableReason},
     word::{NodeId, Role},
 };
@@ -16,25 +16,25 @@ use tholepin_schema::{
 use super::{fence, waits};
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
-    picture::{Absence, Live, Picture},
+    picture::{ClusterModel, LiveMember, NodeAbsence},
 };
 
 /// The owner of a shard's slots does not answer.
 pub(super) fn lost(
-    picture: &Picture<'_>,
+    picture: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     fails_over: &mut bool,
 ) -> Decision {
     let address = address(picture, owner);
     let member = match picture.absence(owner, address.as_deref()) {
-        Absence::Gone(None) if picture.is_reached(owner) => {
+        NodeAbsence::Gone(None) if picture.is_reached(owner) => {
             let slots = slots(picture, owner);
             let address = address.unwrap_or_default();
             return Decision::Wait(WaitReason::OwnerNoMember { node: owner, address, slots });
         }
-        Absence::Gone(member) => member,
-        Absence::Silent(member) => {
+        NodeAbsence::Gone(member) => member,
+        NodeAbsence::Silent(member) => {
             let (pod, slots) = (member.pod.clone(), slots(picture, owner));
             let silent = || match fence::hung(picture, owner) {
                 Some(_) => WaitReason::PrimaryHangs { pod, slots },
@@ -42,12 +42,12 @@ pub(super) fn lost(
             };
             return Decision::Wait(refused(picture, member).unwrap_or_else(silent));
         }
-        Absence::Loading(member) => {
+        NodeAbsence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
         }
     };
     let name = member.map_or_else(|| owner.short(), |member| member.pod.clone());
-    let replicas: Vec<Live<'_>> = picture
+    let replicas: Vec<LiveMember<'_>> = picture
         .live
         .values()
         .filter(|live| live.own.role == Role::Replica && live.own.primary == Some(owner))
@@ -59,10 +59,11 @@ pub(super) fn lost(
     if picture.spec.failover.on_pod_death == OnPodDeath::Wait {
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
-    let eligible: Vec<&Live<'_>> = replicas.iter().filter(|live| may_lead(picture, live)).collect();
+    let eligible: Vec<&LiveMember<'_>> =
+        replicas.iter().filter(|live| may_lead(picture, live)).collect();
     // Of those that are not about to go themselves and that clients reach, the one that is furthest along;
     // among equals the lowest id, so that everybody who looks picks the same one.
-    let order = |live: &&&Live<'_>| {
+    let order = |live: &&&LiveMember<'_>| {
         (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
     };
     // One whose process began anew has nothing of what it was in sync with: whether it may lead is the
@@ -88,8 +89,8 @@ pub(super) fn lost(
 /// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes
 /// over if a person gives up what only the primary has.
 fn not_in_sync(
-    picture: &Picture<'_>,
-    replicas: &[Live<'_>],
+    picture: &ClusterModel<'_>,
+    replicas: &[LiveMember<'_>],
     owner: NodeId,
     primary: String,
     fails_over: &mut bool,
@@ -112,7 +113,7 @@ fn not_in_sync(
 
 /// A member that answers and wants another password: it lives, and does not hang. If others take the one in
 /// force, this one alone was given another.
-pub(super) fn refused(picture: &Picture<'_>, member: &Member) -> Option<WaitReason> {
+pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
@@ -131,13 +132,13 @@ pub(super) fn refused(picture: &Picture<'_>, member: &Member) -> Option<WaitReas
 
 /// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.
 pub(super) fn hand_over(
-    picture: &Picture<'_>,
+    picture: &ClusterModel<'_>,
     shard: u16,
-    owner: Live<'_>,
+    owner: LiveMember<'_>,
     fails_over: &mut bool,
 ) -> Decision {
     let snapshot = picture.snapshot();
-    let calls_failed = |live: &Live<'_>| fence::calls_failed(picture, live, owner.node);
+    let calls_failed = |live: &LiveMember<'_>| fence::calls_failed(picture, live, owner.node);
     let replicas = picture.live_of(shard).filter(|live| {
         live.own.role == Role::Replica
             && live.own.primary == Some(owner.node)
@@ -154,7 +155,7 @@ pub(super) fn hand_over(
 }
 
 /// Nobody answers who could name an owner: those of the shard that wait are known by the last report.
-pub(super) fn start_alone(picture: &Picture<'_>, shard: u16) -> Option<Decision> {
+pub(super) fn start_alone(picture: &ClusterModel<'_>, shard: u16) -> Option<Decision> {
     let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let node_of = |pod: &str| -> Option<NodeId> {
         let member = previous.clone().find(|member| member.pod == pod)?;
@@ -174,7 +175,7 @@ pub(super) fn start_alone(picture: &Picture<'_>, shard: u16) -> Option<Decision>
 /// is the host's question, and what becomes of the data is the object's policy; here it is only asked. It is
 /// not asked while a member of the shard refuses the password: that one lives, and may have the data.
 fn start_empty(
-    picture: &Picture<'_>,
+    picture: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
@@ -192,9 +193,9 @@ fn start_empty(
         return Some(Decision::Wait(reason));
     }
     let pod = member.pod.clone();
-    let presume = Presume {
+    let presume = Preconditions {
         epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
-        ..Presume::default()
+        ..Preconditions::default()
     };
     let id = Some(format!("start:{pod}"));
     let verb = Verb::AllowStart { pod, node: owner };
@@ -203,7 +204,7 @@ fn start_empty(
 
 /// No replica of the dead owner answers.
 fn nobody_left(
-    picture: &Picture<'_>,
+    picture: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
@@ -225,9 +226,9 @@ fn nobody_left(
     }
     // Everybody answers and nobody has the data: a new owner can begin when the dead one is forgotten,
     // if the host finds that nothing is given up that must not be.
-    let presume = Presume {
+    let presume = Preconditions {
         epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
-        ..Presume::default()
+        ..Preconditions::default()
     };
     let id = Some(format!("forget:{owner}"));
     let verb = Verb::Forget { node: owner };
@@ -235,36 +236,36 @@ fn nobody_left(
 }
 
 /// The slots that a node owns, whoever says so.
-fn slots(picture: &Picture<'_>, owner: NodeId) -> String {
+fn slots(picture: &ClusterModel<'_>, owner: NodeId) -> String {
     picture.claims.get(&owner).map(waits::brief).unwrap_or_default()
 }
 
 /// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw
 /// away more than the tail: it may have nothing at all.
-pub(super) fn may_lead(picture: &Picture<'_>, live: &Live<'_>) -> bool {
+pub(super) fn may_lead(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (was_in_sync || picture.spec.durability == Durability::Cache)
+    is_whole && (was_in_sync || picture.spec.durability == DataLoss::Cache)
 }
 
 /// Bytes of the primary's stream that a replica has applied.
-fn offset(live: &Live<'_>) -> u64 {
+fn offset(live: &LiveMember<'_>) -> u64 {
     live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
 }
 
 /// How a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
 /// without one only if all that do not answer are gone as well.
-pub(super) fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
+pub(super) fn vote(picture: &ClusterModel<'_>) -> Result<FailoverMode, WaitReason> {
     let voters: Vec<NodeId> = picture.snapshot().primaries().map(|(id, _)| id).collect();
     let heard = voters.iter().filter(|id| picture.live_node(**id).is_some()).count();
     if voters.len() < heard * 2 {
         return Ok(FailoverMode::Force);
     }
     let absent = voters.iter().filter(|id| picture.live_node(**id).is_none());
-    let all_gone = absent
-        .copied()
-        .all(|id| matches!(picture.absence(id, address(picture, id).as_deref()), Absence::Gone(_)));
+    let all_gone = absent.copied().all(|id| {
+        matches!(picture.absence(id, address(picture, id).as_deref()), NodeAbsence::Gone(_))
+    });
     if all_gone {
         Ok(FailoverMode::Takeover)
     } else {
@@ -273,14 +274,14 @@ pub(super) fn vote(picture: &Picture<'_>) -> Result<FailoverMode, WaitReason> {
 }
 
 /// Where a node was seen last: by the majority, else by anybody.
-pub(super) fn address(picture: &Picture<'_>, node: NodeId) -> Option<String> {
+pub(super) fn address(picture: &ClusterModel<'_>, node: NodeId) -> Option<String> {
     let mut rows = picture.rows().filter(|(id, _)| *id == node);
     rows.find_map(|(_, row)| row.address.clone())
 }
 
 fn fail_over(
-    picture: &Picture<'_>,
-    replica: Live<'_>,
+    picture: &ClusterModel<'_>,
+    replica: LiveMember<'_>,
     primary: NodeId,
     mode: FailoverMode,
     fails_over: &mut bool,
@@ -292,12 +293,12 @@ fn fail_over(
     Decision::Act(vec![Action {
         id: Some(format!("failover:{pod}")),
         verb: Verb::Failover { pod, primary, mode },
-        presume: Presume {
+        presume: Preconditions {
             node: Some(replica.node),
             run_id: replica.facts.run_id,
             role: Some(Role::Replica),
             epoch: picture.snapshot().view.get(&primary).map(|row| row.epoch),
-            ..Presume::default()
+            ..Preconditions::default()
         },
         after: Vec::new(),
     }])

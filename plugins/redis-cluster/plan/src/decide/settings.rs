@@ -5,19 +5,19 @@
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
-use tholepin_schema::action::{Action, Presume, Verb};
+use tholepin_schema::action::{Action, Preconditions, Verb};
 
-use tholepin_redis_types::redis_cluster::Durability;
+use tholepin_redis_types::redis_cluster::DataLoss;
 use tholepin_schema::snapshot::NotInSync;
 
 use super::fence;
 use crate::{
     NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX, configuration,
-    picture::{Live, Picture},
+    picture::{ClusterModel, LiveMember},
 };
 
 /// The settings that members should have and do not show, at most [`SETTINGS_MAX`] at once.
-pub(super) fn decide(picture: &Picture<'_>) -> Vec<Action> {
+pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<Action> {
     let wanted = configuration::of_spec(picture.spec);
     let elections = picture.live.values().filter_map(|live| election(picture, live));
     let missing = picture.live.values().flat_map(|live| missing(live, &wanted));
@@ -28,13 +28,13 @@ pub(super) fn decide(picture: &Picture<'_>) -> Vec<Action> {
 /// its primary died, and one that hung while its primary was written to; what was written since would be lost.
 /// While the primary is not heard, what was so last counts. Nobody is elected while a primary that hangs is to be
 /// ended first. Whoever became primary may be elected again when it has become a replica.
-fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
+fn election(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let allow =
         |wanted: &str| missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop();
     let Some(upstream) = &live.facts.replication.as_ref()?.upstream else { return allow("no") };
     let pod = &live.member.pod;
     let hangs = || live.own.primary.is_some_and(|it| fence::hung(picture, it).is_some());
-    let may_lose_data = picture.spec.durability == Durability::Cache;
+    let may_lose_data = picture.spec.durability == DataLoss::Cache;
     let wanted = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         Ok(()) if hangs() => "yes",
         Ok(()) => "no",
@@ -50,7 +50,7 @@ fn election(picture: &Picture<'_>, live: &Live<'_>) -> Option<Action> {
     allow(wanted)
 }
 
-fn missing(live: &Live<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {
+fn missing(live: &LiveMember<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {
     // What the member does not tell is left alone: setting it again and again would never end.
     let differs = |(name, value): &(&String, &String)| {
         live.facts.settings.get(*name).is_some_and(|shown| shown != *value)
@@ -59,10 +59,10 @@ fn missing(live: &Live<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {
         let pod = live.member.pod.clone();
         Action {
             id: Some(format!("set:{pod}:{name}")),
-            presume: Presume {
+            presume: Preconditions {
                 node: Some(live.node),
                 run_id: live.facts.run_id,
-                ..Presume::default()
+                ..Preconditions::default()
             },
             verb: Verb::Configure {
                 pod,

@@ -4,15 +4,15 @@ use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
-    action::{Action, Presume, Verb},
+    action::{Action, Preconditions, Verb},
     snapshot::{NodeFlag, NotInSync},
     word::{NodeId, Role, SlotSet},
 };
 
 use super::{common::first_epoch_id, fence, heal, waits};
 use crate::{
-    Decision, MemberView, REPLICA_BEHIND_BYTES_MAX, Seat, ShardPlan, WaitReason,
-    picture::{Live, Picture},
+    Decision, MemberPosition, MemberView, REPLICA_BEHIND_BYTES_MAX, ShardPlan, WaitReason,
+    picture::{ClusterModel, LiveMember},
 };
 
 /// Up to how many seconds without a link a replica counts as what it was before.
@@ -21,7 +21,7 @@ const FRESH_S: u64 = 1;
 const LINK_DOWN_S: u64 = 30;
 
 /// Decides about one shard. `fails_over` tells whether a failover is planned already.
-pub(super) fn plan(picture: &Picture<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
+pub(super) fn plan(picture: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
     let owner = picture.owners.get(usize::from(shard)).copied().flatten();
     let live_owner = owner.and_then(|id| picture.live_node(id));
     let decision = match (owner, live_owner) {
@@ -29,18 +29,18 @@ pub(super) fn plan(picture: &Picture<'_>, shard: u16, fails_over: &mut bool) -> 
         (Some(owner), None) => heal::lost(picture, shard, owner, fails_over),
         (Some(_), Some(owner)) => keep(picture, shard, owner, fails_over),
     };
-    let slots = live_owner.filter(Live::serves).map(|live| live.own.slots.clone());
+    let slots = live_owner.filter(LiveMember::serves).map(|live| live.own.slots.clone());
     ShardPlan {
         name: picture.names.shard(shard),
         slots: slots.unwrap_or_else(|| picture.layout.slots(shard)),
-        primary: live_owner.filter(Live::serves).map(|live| live.member.pod.clone()),
+        primary: live_owner.filter(LiveMember::serves).map(|live| live.member.pod.clone()),
         members: members(picture, shard),
         decision,
     }
 }
 
 /// Nobody claims the shard's slots: gives them to its first empty member.
-fn begin(picture: &Picture<'_>, shard: u16) -> Decision {
+fn begin(picture: &ClusterModel<'_>, shard: u16) -> Decision {
     let primaries = picture.live_of(shard).filter(|live| live.own.role == Role::Primary);
     let mut empty =
         primaries.filter(|live| live.facts.keys == Some(0) || was_primary(picture, live));
@@ -59,7 +59,7 @@ fn begin(picture: &Picture<'_>, shard: u16) -> Decision {
     assign(picture, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
 }
 
-fn was_primary(picture: &Picture<'_>, live: &Live<'_>) -> bool {
+fn was_primary(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
     let shards = &picture.observed.previous.shards;
     let members = shards.iter().flat_map(|shard| &shard.members);
     members.into_iter().any(|member| {
@@ -70,7 +70,7 @@ fn was_primary(picture: &Picture<'_>, live: &Live<'_>) -> bool {
 
 /// The shard's slots that nobody owns, and those that the owner alone does not know to be its own, go
 /// to the owner. None if there are no such slots.
-fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision> {
+fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Option<Decision> {
     let wanted = picture.layout.slots(shard);
     let free = wanted.difference(&picture.claimed());
     let slots = free.union(&dropped(picture, owner));
@@ -82,11 +82,11 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
         return Some(Decision::Wait(reason));
     }
     let verb = Verb::AssignSlots { pod: owner.member.pod.clone(), slots };
-    let presume = Presume {
+    let presume = Preconditions {
         node: Some(owner.node),
         run_id: owner.facts.run_id,
         role: Some(Role::Primary),
-        ..Presume::default()
+        ..Preconditions::default()
     };
     let id = Some(format!("slots:{}", owner.member.pod));
     let after = first_epoch_id(picture, &owner).into_iter().collect();
@@ -94,7 +94,7 @@ fn assign(picture: &Picture<'_>, shard: u16, owner: Live<'_>) -> Option<Decision
 }
 
 /// The first Pod, of whatever seat, that exists and does not tell who it is.
-fn anybody_silent(picture: &Picture<'_>) -> Option<WaitReason> {
+fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     let mut seats = picture.layout.seats();
     if let Some(reason) = seats.find_map(|seat| waits::cannot_run(picture, seat)) {
         return Some(reason);
@@ -111,7 +111,7 @@ fn anybody_silent(picture: &Picture<'_>) -> Option<WaitReason> {
 
 /// What the majority gives to the owner while the owner itself gives it to nobody, as after a
 /// `CLUSTER DELSLOTS` on it.
-fn dropped(picture: &Picture<'_>, owner: Live<'_>) -> SlotSet {
+fn dropped(picture: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
     let agreed = picture.snapshot().view.get(&owner.node).map(|row| &row.slots);
     let rows = picture.snapshot().seen_by(owner.member).unwrap_or_default();
     let known = rows.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
@@ -119,7 +119,12 @@ fn dropped(picture: &Picture<'_>, owner: Live<'_>) -> SlotSet {
 }
 
 /// The owner answers: hands over if its Pod must go, completes its slots, and makes the others follow.
-fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut bool) -> Decision {
+fn keep(
+    picture: &ClusterModel<'_>,
+    shard: u16,
+    owner: LiveMember<'_>,
+    fails_over: &mut bool,
+) -> Decision {
     if fence::hung(picture, owner.node).is_some() {
         return Decision::Wait(WaitReason::CalledFailed { pod: owner.member.pod.clone() });
     }
@@ -154,7 +159,7 @@ fn keep(picture: &Picture<'_>, shard: u16, owner: Live<'_>, fails_over: &mut boo
 }
 
 /// Makes one member follow the shard's owner.
-fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
+fn follow(picture: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>) -> Decision {
     let pod = &live.member.pod;
     if live.serves() {
         return Decision::Wait(WaitReason::OldPrimary { pod: pod.clone() });
@@ -180,24 +185,24 @@ fn follow(picture: &Picture<'_>, live: Live<'_>, owner: Live<'_>) -> Decision {
     Decision::Act(vec![Action {
         id: Some(format!("follow:{pod}")),
         verb: Verb::Replicate { pod: pod.clone(), primary: owner.node },
-        presume: Presume {
+        presume: Preconditions {
             node: Some(live.node),
             run_id: live.facts.run_id,
             role: Some(live.own.role),
             epoch: agreed.map(|row| row.epoch),
-            ..Presume::default()
+            ..Preconditions::default()
         },
         after: Vec::new(),
     }])
 }
 
 /// Whether a replica has had no link to its primary for so long that it will not find it by itself.
-fn is_long_down(live: Live<'_>) -> bool {
+fn is_long_down(live: LiveMember<'_>) -> bool {
     down_s(live).is_some_and(|down_s| LINK_DOWN_S <= down_s)
 }
 
 /// Since when the link to its primary is down, in seconds.
-fn down_s(live: Live<'_>) -> Option<u64> {
+fn down_s(live: LiveMember<'_>) -> Option<u64> {
     live.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
 }
 
@@ -218,11 +223,11 @@ const fn stage(why: &NotInSync) -> &'static str {
 }
 
 /// The members of a shard as they are now; of those that do not answer, what was reported last.
-fn members(picture: &Picture<'_>, shard: u16) -> BTreeMap<String, MemberView> {
+fn members(picture: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView> {
     let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let previous: BTreeMap<&str, _> = previous.map(|it| (it.pod.as_str(), it)).collect();
     let is_led = picture.live_of(shard).any(|live| live.serves());
-    let view = |seat: Seat| {
+    let view = |seat: MemberPosition| {
         let pod = picture.names.pod(seat);
         let view = match picture.live.get(&seat) {
             Some(live) => live_view(picture, live),
@@ -240,7 +245,7 @@ fn members(picture: &Picture<'_>, shard: u16) -> BTreeMap<String, MemberView> {
     picture.layout.seats_of(shard).map(view).collect()
 }
 
-fn live_view(picture: &Picture<'_>, live: &Live<'_>) -> MemberView {
+fn live_view(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
     let pod = &live.member.pod;
     let role = match live.own.role {
         Role::Primary if live.own.slots.is_empty() => MemberRole::Joining,

@@ -14,9 +14,9 @@ use tholepin_schema::{
 
 use super::heal;
 use crate::{
-    Seat, WaitReason,
+    MemberPosition, WaitReason,
     last_words::last_words,
-    picture::{Live, Picture},
+    picture::{ClusterModel, LiveMember},
 };
 
 /// From this age on, in seconds, the readiness of a server has been probed.
@@ -29,8 +29,8 @@ const WHY_CHARS_MAX: usize = 400;
 const SLOTS_CHARS_MAX: usize = 100;
 
 /// The seats of a shard from which no answer came.
-pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
-    let absent: Vec<Seat> =
+pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let absent: Vec<MemberPosition> =
         picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
     // A password that is refused may be why another does not run.
     let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
@@ -75,7 +75,7 @@ pub(super) fn silent(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
 
 /// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says
 /// why there is none.
-pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason> {
+pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Option<WaitReason> {
     let member = picture.seated.get(&seat)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
@@ -97,7 +97,7 @@ pub(super) fn cannot_run(picture: &Picture<'_>, seat: Seat) -> Option<WaitReason
 }
 
 /// Why no node takes a Pod, or why its container cannot be made.
-fn not_made(picture: &Picture<'_>, member: &Member) -> Option<String> {
+fn not_made(picture: &ClusterModel<'_>, member: &Member) -> Option<String> {
     /// What passes by itself.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
@@ -120,7 +120,7 @@ fn cut(why: &str) -> String {
 }
 
 /// The first member of a shard that does not find the cluster well.
-pub(super) fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+pub(super) fn not_ok(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
     let mut live = picture.live_of(shard);
     let unwell =
         live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
@@ -128,7 +128,7 @@ pub(super) fn not_ok(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
 }
 
 /// A slot that a primary has left half moved. Nothing here moves slots.
-pub(super) fn slot_open(owner: Live<'_>) -> Option<WaitReason> {
+pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
     let first = owner.facts.open_slots.first()?;
     let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
     Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
@@ -136,7 +136,10 @@ pub(super) fn slot_open(owner: Live<'_>) -> Option<WaitReason> {
 
 /// Slots that the majority gives to the owner while the owner gives them to another, who answers and does not
 /// have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
-pub(super) fn slots_disowned(picture: &Picture<'_>, owner: Live<'_>) -> Option<WaitReason> {
+pub(super) fn slots_disowned(
+    picture: &ClusterModel<'_>,
+    owner: LiveMember<'_>,
+) -> Option<WaitReason> {
     let agreed = &picture.snapshot().view.get(&owner.node)?.slots;
     let given_away = agreed.difference(&owner.own.slots);
     let rows = picture.snapshot().seen_by(owner.member)?;
@@ -154,7 +157,7 @@ pub(super) fn slots_disowned(picture: &Picture<'_>, owner: Live<'_>) -> Option<W
 
 /// The members hold the data of a cluster with another number of shards, and this object's was never as wanted:
 /// it was created over volumes that were kept. Slots that somebody moves later are another matter.
-pub(super) fn other_shards(picture: &Picture<'_>) -> Option<WaitReason> {
+pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     if picture.observed.previous.formed {
         return None;
     }
@@ -167,7 +170,7 @@ pub(super) fn other_shards(picture: &Picture<'_>) -> Option<WaitReason> {
     let owners = || picture.live.values().filter(|live| live.serves());
     let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
     let shares =
-        |live: &&Live<'_>| {
+        |live: &&LiveMember<'_>| {
             let mut others = owners().filter(|other| other.node != live.node);
             let shard = (0..layout.shards).map(|shard| layout.slots(shard));
             let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
@@ -190,18 +193,18 @@ pub(super) fn other_shards(picture: &Picture<'_>) -> Option<WaitReason> {
 
 /// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
 /// new is refused, while the host has its connection.
-pub(super) fn not_ready(picture: &Picture<'_>, shard: u16) -> Option<WaitReason> {
+pub(super) fn not_ready(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
     let unready = picture.live_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
-pub(super) fn is_unready(live: &Live<'_>) -> bool {
+pub(super) fn is_unready(live: &LiveMember<'_>) -> bool {
     let ready = live.member.kubernetes.get("ready").and_then(Value::as_bool);
     ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
 }
 
 /// Which slots are not covered in a member's own view, and whose they are.
-fn uncovered(picture: &Picture<'_>, live: Live<'_>) -> String {
+fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
     let rows = picture.snapshot().seen_by(live.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
@@ -234,7 +237,7 @@ pub(super) fn brief(slots: &SlotSet) -> String {
 }
 
 /// A node by its Pod, else by its id.
-fn whose(picture: &Picture<'_>, node: NodeId) -> String {
+fn whose(picture: &ClusterModel<'_>, node: NodeId) -> String {
     let answers = picture.live_node(node).map(|live| live.member.pod.clone());
     let known = || {
         let shards = &picture.observed.previous.shards;

@@ -8,8 +8,8 @@ use alloc::{
 
 use tholepin_schema::{
     snapshot::{
-        AttachedReplica, ClusterFacts, Facts, Member, MemberAnswer, NodeRow, Replication, Snapshot,
-        UnreachableReason, Upstream,
+        AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
+        Snapshot, UnreachableReason, Upstream,
     },
     word::{NodeId, SlotRange, SlotSet},
 };
@@ -73,13 +73,13 @@ impl Model {
         }
     }
 
-    fn facts(&self, process: &Process, view: &Table) -> Facts {
+    fn facts(&self, process: &Process, view: &Table) -> MemberFacts {
         let own = &process.table[&process.id];
         let owned = process.table.values().fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
         let well = process.table.values().filter(|it| !it.is_failing());
         let served = well.fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
         let differs = process.table.iter().filter(|(id, row)| view.get(id) != Some(row));
-        Facts {
+        MemberFacts {
             node: Some(process.id),
             keys: Some(process.keys),
             role: Some(own.role),
@@ -99,7 +99,7 @@ impl Model {
             )]),
             differs: differs.map(|(id, row)| (*id, row.clone())).collect(),
             lacks: view.keys().filter(|id| !process.table.contains_key(id)).copied().collect(),
-            ..Facts::default()
+            ..MemberFacts::default()
         }
     }
 

@@ -7,7 +7,7 @@ use alloc::{
 };
 
 use serde_json::json;
-use tholepin_redis_types::redis_cluster::{Durability, OnPodDeath};
+use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
 use tholepin_schema::{
     action::Verb,
     snapshot::{MemberAnswer, UnreachableReason},
@@ -64,7 +64,7 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     let approved = |model: &Model| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
     assert!(approved(&model));
-    model.spec.durability = Durability::Cache;
+    model.spec.durability = DataLoss::Cache;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
     assert!(!approved(&model));
 }
@@ -297,9 +297,9 @@ fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
 fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
     // in sync when its primary was last heard, durability, what is set if that one has ended or hangs
     let rows = [
-        (false, Durability::Data, [Some("yes"); 2]),
-        (true, Durability::Data, [None, Some("yes")]),
-        (false, Durability::Cache, [None; 2]),
+        (false, DataLoss::Data, [Some("yes"); 2]),
+        (true, DataLoss::Data, [None, Some("yes")]),
+        (false, DataLoss::Cache, [None; 2]),
     ];
     for (was_in_sync, durability, expected) in rows {
         for (hangs, expected) in [false, true].into_iter().zip(expected) {
@@ -370,7 +370,7 @@ fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first
     let rows: [(&str, u64, Change); 7] = [
         ("it did not end in time", 13_000, |_| {}),
         ("its deletion did not succeed", 0, |model| model.silence.is_unfenced = true),
-        ("served soon counts more", 0, |model| model.spec.durability = Durability::Cache),
+        ("served soon counts more", 0, |model| model.spec.durability = DataLoss::Cache),
         ("left to the cluster", 0, |model| {
             model.spec.failover.on_pod_death = OnPodDeath::Wait;
         }),
@@ -431,5 +431,5 @@ fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
     model.spec = spec(1, 1);
     model.pods.retain(|pod, _| pod.starts_with("demo-shard-0-"));
     assert_eq!(reasons(&model), ["OtherShards"]);
-    assert_ne!(model.plan().stage, crate::Stage::Steady);
+    assert_ne!(model.plan().stage, crate::ClusterStage::Steady);
 }

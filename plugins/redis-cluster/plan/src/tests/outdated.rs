@@ -10,20 +10,20 @@ use serde_json::{Value, json};
 use tholepin_schema::snapshot::UnreachableReason;
 
 use crate::{
-    Next, Outdated, Template,
+    NextPod, OutdatedPods, TemplateRevision,
     model::{CLUSTER, Model, spec},
 };
 
-fn outdated(pods: [&str; 4], sets: [Option<&str>; 2]) -> Outdated {
+fn outdated(pods: [&str; 4], sets: [Option<&str>; 2]) -> OutdatedPods {
     outdated_of(&Model::formed(spec(2, 1)), &pods, &sets)
 }
 
-fn outdated_of(model: &Model, pods: &[&str], sets: &[Option<&str>]) -> Outdated {
+fn outdated_of(model: &Model, pods: &[&str], sets: &[Option<&str>]) -> OutdatedPods {
     let mut observed = model.observed();
     for (member, revision) in observed.snapshot.members.iter_mut().zip(pods) {
         member.kubernetes = json!({"labels": {"controller-revision-hash": revision}});
     }
-    let template = |(shard, revision): (usize, &Option<&str>)| Template {
+    let template = |(shard, revision): (usize, &Option<&str>)| TemplateRevision {
         set: format!("{CLUSTER}-shard-{shard}"),
         revision: revision.map(Into::into),
     };
@@ -33,37 +33,44 @@ fn outdated_of(model: &Model, pods: &[&str], sets: &[Option<&str>]) -> Outdated 
 
 #[test]
 fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
-    let some =
-        |count: usize, next: &str| Outdated::Some { count, of: 4, next: Next::Pod(next.into()) };
+    let some = |count: usize, next: &str| OutdatedPods::Some {
+        count,
+        of: 4,
+        next: NextPod::Pod(next.into()),
+    };
     let new = [Some("b0"), Some("b1")];
     let cases = [
-        (["b0", "b0", "b1", "b1"], new, Outdated::Nobody),
+        (["b0", "b0", "b1", "b1"], new, OutdatedPods::Nobody),
         (["b0", "a0", "b1", "a1"], new, some(2, "demo-shard-0-1")),
         (["a0", "b0", "b1", "a1"], new, some(2, "demo-shard-1-1")),
         (["a0", "b0", "b1", "b1"], new, some(1, "demo-shard-0-0")),
         (["", "b0", "b1", "b1"], new, some(1, "demo-shard-0-0")),
-        (["a0", "b0", "b1", "b1"], [Some("b0"), None], Outdated::Unknown),
+        (["a0", "b0", "b1", "b1"], [Some("b0"), None], OutdatedPods::Unknown),
     ];
     for (pods, sets, expected) in cases {
         assert_eq!(outdated(pods, sets), expected, "{pods:?} {sets:?}");
     }
-    assert_eq!(Model::formed(spec(1, 0)).plan().outdated, Outdated::Unknown, "nothing is known");
+    assert_eq!(
+        Model::formed(spec(1, 0)).plan().outdated,
+        OutdatedPods::Unknown,
+        "nothing is known"
+    );
 }
 
 #[test]
 fn none_is_named_while_one_is_missing_nor_the_only_copy() {
-    let some = |next: Next| Outdated::Some { count: 1, of: 2, next };
+    let some = |next: NextPod| OutdatedPods::Some { count: 1, of: 2, next };
     let mut model = Model::formed(spec(1, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NotRunning);
-    assert_eq!(outdated_of(&model, &["a", "b"], &[Some("b")]), some(Next::NotYet));
+    assert_eq!(outdated_of(&model, &["a", "b"], &[Some("b")]), some(NextPod::NotYet));
 
     let mut model = Model::formed(spec(1, 0));
     let only = "demo-shard-0-0".to_string();
-    let some = |next: Next| Outdated::Some { count: 1, of: 1, next };
-    let copy = some(Next::OnlyCopy(only.clone()));
+    let some = |next: NextPod| OutdatedPods::Some { count: 1, of: 1, next };
+    let copy = some(NextPod::OnlyCopy(only.clone()));
     assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), copy);
     model.spec.storage = serde_json::from_value(serde_json::json!({"size": "1Gi"})).unwrap();
-    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), some(Next::Pod(only)));
+    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), some(NextPod::Pod(only)));
 }
 
 #[test]
@@ -72,10 +79,10 @@ fn a_template_tells_its_revision_once_its_controller_has_seen_it() {
         json!({"metadata": {"name": "s", "generation": 2},
             "status": {"observedGeneration": observed, "updateRevision": "s-1"}})
     };
-    assert_eq!(Template::of(&set(2)).unwrap().revision.as_deref(), Some("s-1"));
-    assert_eq!(Template::of(&set(1)).unwrap().revision, None);
-    assert_eq!(Template::of(&json!({"metadata": {"name": "s"}})).unwrap().revision, None);
-    assert_eq!(Template::of(&json!({})), None);
+    assert_eq!(TemplateRevision::of(&set(2)).unwrap().revision.as_deref(), Some("s-1"));
+    assert_eq!(TemplateRevision::of(&set(1)).unwrap().revision, None);
+    assert_eq!(TemplateRevision::of(&json!({"metadata": {"name": "s"}})).unwrap().revision, None);
+    assert_eq!(TemplateRevision::of(&json!({})), None);
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn a_pod_of_an_older_template_is_replaced_only_if_it_never_ran_or_answered() {
             member.kubernetes = json!({"labels": {"controller-revision-hash": "old"}});
         }
         let (set, revision) = (format!("{CLUSTER}-shard-0"), Some("new".into()));
-        observed.templates = [Template { set, revision }].into();
+        observed.templates = [TemplateRevision { set, revision }].into();
         change(&mut model, &mut observed);
         let plan = crate::plan(CLUSTER, &model.spec, &observed);
         plan.stuck.into_iter().map(|(pod, _)| pod).collect()

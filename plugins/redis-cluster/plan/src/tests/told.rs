@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 use super::reasons;
 use crate::{
-    Stage, WaitReason,
+    ClusterStage, WaitReason,
     model::{CLUSTER, Model, spec},
 };
 
@@ -169,5 +169,5 @@ fn slots_that_their_owner_gives_away_are_named_with_the_way_out() {
     {
         assert!(text.contains(words), "no {words} in {text}");
     }
-    assert_eq!(model.plan().stage, Stage::Healing);
+    assert_eq!(model.plan().stage, ClusterStage::Healing);
 }

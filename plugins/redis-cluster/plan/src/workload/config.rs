@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
 use super::{Owner, metadata, names};
-use crate::configuration::{self, Live};
+use crate::configuration::{self, LiveSettings};
 
 /// Starts the server once that is safe.
 const START: &str = include_str!("script/start.sh");
@@ -48,7 +48,7 @@ pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
 
 /// The second ConfigMap.
 #[must_use]
-pub fn live_config(owner: Owner<'_>, live: &Live) -> Value {
+pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
     let mut metadata = metadata(owner, &names(owner).live_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
         let taken = if live.taken { "yes" } else { "no" };
@@ -71,14 +71,14 @@ pub fn live_config(owner: Owner<'_>, live: &Live) -> Value {
 
 /// Reads the second ConfigMap back; what is no setting that could be in it is left out.
 #[must_use]
-pub fn read_live_config(object: &Value) -> Live {
+pub fn read_live_config(object: &Value) -> LiveSettings {
     let text = |path: &[&str]| {
         let found = path.iter().try_fold(object, |at, key| at.get(key));
         found.and_then(Value::as_str).unwrap_or_default()
     };
     let lines = text(&["data", LIVE_FILE]).lines().filter_map(|line| line.split_once(' '));
     let values = lines.filter(|(name, value)| configuration::may_be_live(name, value));
-    Live {
+    LiveSettings {
         values: values.map(|(name, value)| (name.into(), value.into())).collect(),
         taken: text(&["metadata", "annotations", TAKEN]) == "yes",
     }

@@ -128,7 +128,7 @@ fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
 /// From the Secret that the host keeps and not from the user's: when that one changes, a Pod that starts
 /// anew still has the password of the others. Not optional: without the Secret a Pod would run open.
 fn password(owner: Owner<'_>) -> Value {
-    let name = reserved::name(reserved::Purpose::Credentials, KIND, owner.uid);
+    let name = reserved::name(reserved::ReservedPurpose::Credentials, KIND, owner.uid);
     json!({
         "name": "REDISCLI_AUTH",
         "valueFrom": {"secretKeyRef": {"name": name, "key": reserved::CREDENTIALS_KEY}},

@@ -46,25 +46,31 @@ fn there(node: &str, labels: Value, spec: Value) -> Arc<Pod> {
     Arc::new(parse(all))
 }
 
-fn three(pods: Vec<Arc<Pod>>) -> Snapshot {
+fn three(pods: Vec<Arc<Pod>>) -> SchedulerSnapshot {
     let nodes = [("n1", "a"), ("n2", "b"), ("n3", "c")];
     let nodes = nodes.iter().map(|(name, zone)| node(name, zone, json!({}))).collect();
-    Snapshot { nodes, pods, ..Snapshot::default() }
+    SchedulerSnapshot { nodes, pods, ..SchedulerSnapshot::default() }
 }
 
 #[track_caller]
-fn goes_to(pod: &Pod, snapshot: &Snapshot, expected: &str) {
-    assert_eq!(decide(pod, snapshot), Decision::Bind { node: expected.to_owned() });
+fn goes_to(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
+    assert_eq!(decide(pod, snapshot), SchedulingDecision::Bind { node: expected.to_owned() });
 }
 
 #[track_caller]
-fn goes_nowhere(pod: &Pod, snapshot: &Snapshot, expected: &str) {
-    assert_eq!(decide(pod, snapshot), Decision::Unschedulable { message: expected.to_owned() });
+fn goes_nowhere(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
+    assert_eq!(
+        decide(pod, snapshot),
+        SchedulingDecision::Unschedulable { message: expected.to_owned() }
+    );
 }
 
 #[track_caller]
-fn waits(pod: &Pod, snapshot: &Snapshot, expected: &str) {
-    assert_eq!(decide(pod, snapshot), Decision::AwaitVolumes { message: expected.to_owned() });
+fn waits(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
+    assert_eq!(
+        decide(pod, snapshot),
+        SchedulingDecision::AwaitVolumes { message: expected.to_owned() }
+    );
 }
 
 #[test]
@@ -160,7 +166,8 @@ fn taints_repel_unless_tolerated() {
     let tainted = |effect: &str| {
         node("n1", "a", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": effect}]}}))
     };
-    let mut snapshot = Snapshot { nodes: vec![tainted("NoSchedule")], ..Snapshot::default() };
+    let mut snapshot =
+        SchedulerSnapshot { nodes: vec![tainted("NoSchedule")], ..SchedulerSnapshot::default() };
     let message = "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}.";
     goes_nowhere(&pod(json!({})), &snapshot, message);
     let cases = [
@@ -172,7 +179,7 @@ fn taints_repel_unless_tolerated() {
     ];
     for (toleration, tolerated) in cases {
         let decision = decide(&pod(json!({"tolerations": [toleration.clone()]})), &snapshot);
-        assert_eq!(matches!(decision, Decision::Bind { .. }), tolerated, "{toleration}");
+        assert_eq!(matches!(decision, SchedulingDecision::Bind { .. }), tolerated, "{toleration}");
     }
     snapshot.nodes = vec![tainted("NoExecute")];
     goes_nowhere(&pod(json!({})), &snapshot, message);
@@ -294,9 +301,9 @@ fn claims_must_be_bound_and_their_volumes_reach_the_node() {
         let claim = json!({"metadata": {"namespace": "a", "name": "c"}, "spec": {"volumeName": "v"}, "status": {"phase": phase}});
         Arc::new(parse(claim))
     };
-    snapshot.claims.insert(Key::new("a", "c"), claim("Pending"));
+    snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Pending"));
     waits(&wants, &snapshot, &says("pod has unbound immediate PersistentVolumeClaims"));
-    snapshot.claims.insert(Key::new("a", "c"), claim("Bound"));
+    snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Bound"));
     goes_to(&wants, &snapshot, "n1");
     let volume = |host: &str| {
         let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]);
@@ -312,5 +319,9 @@ fn claims_must_be_bound_and_their_volumes_reach_the_node() {
 
 #[test]
 fn without_nodes_it_says_so() {
-    goes_nowhere(&pod(json!({})), &Snapshot::default(), "no nodes available to schedule pods");
+    goes_nowhere(
+        &pod(json!({})),
+        &SchedulerSnapshot::default(),
+        "no nodes available to schedule pods",
+    );
 }

@@ -41,7 +41,7 @@ impl World {
     fn pass(&mut self) -> Vec<String> {
         let (pods, claims) = (values(&self.pods), values(&self.claims));
         let revisions = values(&self.revisions);
-        let plan = plan(&Observed {
+        let plan = plan(&ObservedStatefulSet {
             set: &self.set,
             pods: &pods,
             claims: &claims,
@@ -67,56 +67,56 @@ impl World {
         panic!("the set does not come to rest: {all:?}");
     }
 
-    fn perform(&mut self, write: Write) -> Option<String> {
+    fn perform(&mut self, write: PlannedWrite) -> Option<String> {
         Some(match write {
-            Write::CreateRevision(revision) => {
+            PlannedWrite::CreateRevision(revision) => {
                 let name = revision.metadata.name.clone().unwrap();
                 assert!(self.revisions.insert(name, revision.into()).is_none());
                 "new revision".to_owned()
             }
-            Write::RaiseRevision { name, revision } => {
+            PlannedWrite::RaiseRevision { name, revision } => {
                 Arc::make_mut(self.revisions.get_mut(&name).unwrap()).revision = revision;
                 "raise revision".to_owned()
             }
-            Write::DeleteRevision { name } => {
+            PlannedWrite::DeleteRevision { name } => {
                 self.revisions.remove(&name).unwrap();
                 "forget revision".to_owned()
             }
-            Write::CreateClaim(claim) => {
+            PlannedWrite::CreateClaim(claim) => {
                 let name = claim.metadata.name.clone().unwrap();
                 assert!(self.claims.insert(name.clone(), claim.into()).is_none());
                 format!("+{name}")
             }
-            Write::SetClaimOwners { name, owners, .. } => {
+            PlannedWrite::SetClaimOwners { name, owners, .. } => {
                 let kinds: Vec<String> = owners.iter().map(|owner| owner.kind.clone()).collect();
                 let claim = Arc::make_mut(self.claims.get_mut(&name).unwrap());
                 claim.metadata.owner_references = Some(owners);
                 format!("{name} owned by [{}]", kinds.join(", "))
             }
-            Write::AdoptPod(Adoption { name, owners, .. }) => {
+            PlannedWrite::AdoptPod(Adoption { name, owners, .. }) => {
                 let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
                 pod.metadata.owner_references = Some(owners);
                 format!("adopt {name}")
             }
-            Write::AdoptRevision(Adoption { name, owners, .. }) => {
+            PlannedWrite::AdoptRevision(Adoption { name, owners, .. }) => {
                 let revision = Arc::make_mut(self.revisions.get_mut(&name).unwrap());
                 revision.metadata.owner_references = Some(owners);
                 "adopt revision".to_owned()
             }
-            Write::CreatePod(mut pod) => {
+            PlannedWrite::CreatePod(mut pod) => {
                 let name = pod.metadata.name.clone().unwrap();
                 self.born += 1;
                 pod.metadata.uid = Some(format!("uid-{}", self.born));
                 assert!(self.pods.insert(name.clone(), pod.into()).is_none());
                 format!("+{name}")
             }
-            Write::DeletePod { name, uid } => {
+            PlannedWrite::DeletePod { name, uid } => {
                 let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
                 assert_eq!(pod.metadata.uid, uid);
                 pod.metadata.deletion_timestamp = Some(k8s_time(self.now));
                 format!("-{name}")
             }
-            Write::SetStatus(status) => {
+            PlannedWrite::SetStatus(status) => {
                 self.set.status = Some(*status);
                 return None;
             }
@@ -369,7 +369,7 @@ fn availability_takes_its_time() {
     assert_eq!(world.status()["availableReplicas"], 0);
     let look_again_at = {
         let (pods, revisions) = (values(&world.pods), values(&world.revisions));
-        let observed = Observed {
+        let observed = ObservedStatefulSet {
             set: &world.set,
             pods: &pods,
             claims: &[],
