@@ -143,7 +143,7 @@ impl ContextFactory for GateContextFactory {
             }
         };
         let mode = opened.mode;
-        let pass = self.0.pass(opened);
+        let pass = self.0.open(opened);
         if mode == WriteMode::Plan {
             pass.presume((**object).clone());
         }
@@ -170,7 +170,7 @@ impl OpenContext for GateContext {
 }
 
 impl WakeSubscriber for GateContextFactory {
-    fn arm<'a>(
+    fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,
@@ -180,7 +180,7 @@ impl WakeSubscriber for GateContextFactory {
         Box::pin(async move {
             // Nobody waits under it.
             let urgent = CancellationToken::new();
-            self.0.arm(&context(plugin, key, object, urgent), wakes).await
+            self.0.subscribe(&context(plugin, key, object, urgent), wakes).await
         })
     }
 

@@ -5,7 +5,7 @@ mod demo;
 mod doctor;
 mod local;
 mod manual;
-mod paint;
+mod painter;
 mod plan;
 mod plugin;
 mod status;

@@ -39,11 +39,11 @@ use crate::{
     admin::HostRoutes,
     cli::{EngineArgs, ListenArgs},
     commands::{admin_file, cache_directory, own_cache, plugin_reference},
+    health::HostHealth,
     instance, metrics,
     planner::{PlanRequest, Planner},
     plugin_objects::{self, PluginObjects},
     status::StatusReporter,
-    vitals::HostHealth,
 };
 
 /// Signals about plugins and instances that wait to be taken in.
@@ -163,7 +163,7 @@ pub(crate) async fn run(
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
-    tasks.spawn(named("redis watches", async move { redis.run_watches().await }));
+    tasks.spawn(named("redis watches", async move { redis.run_polling().await }));
     tasks.spawn(named("wakes", wake(gate, controller.clone(), looks, kubernetes.changes())));
     {
         let stop = stop.clone();
@@ -395,7 +395,7 @@ async fn wake(
             },
         };
         for (key, cause) in woken {
-            controller.mark(&key, QueuePriority::Event, cause);
+            controller.enqueue(&key, QueuePriority::Event, cause);
         }
         // A long backlog of the one must not keep the other waiting.
         consume_budget().await;

@@ -7,6 +7,7 @@ mod commands;
 mod completion;
 mod engine;
 mod exit;
+mod health;
 mod instance;
 mod metrics;
 mod planner;
@@ -14,7 +15,6 @@ mod plugin_objects;
 mod plugin_status;
 mod status;
 mod telemetry;
-mod vitals;
 
 use std::process::ExitCode;
 

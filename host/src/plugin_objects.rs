@@ -24,7 +24,7 @@ use crate::{
     commands::plugin_reference,
     plugin_status::{
         ANOTHER_HOST, Hosts, ObjectsSeen, event, kinds_of, other_host, plugin_status,
-        stopped_status, tells_of_hosts, without_file,
+        reports_hosts, stopped_status, without_file,
     },
 };
 
@@ -210,7 +210,7 @@ impl PluginObjects {
             let object = view.get(&plugin_reference(name.as_str()));
             let status = object.as_ref().and_then(|object| object.get("status"));
             status.is_some_and(|status| {
-                other_host(status, &self.host, true).is_some() && !tells_of_hosts(status)
+                other_host(status, &self.host, true).is_some() && !reports_hosts(status)
             })
         };
         // That there is another host is found out anew now and then: it may have stopped.
@@ -219,7 +219,7 @@ impl PluginObjects {
             let status = object.as_ref().and_then(|object| object.get("status"));
             let is_ours = |status: &Value| status["host"] == self.host.as_str();
             ANOTHER_HOST_PAUSE <= shown.written.elapsed()
-                && status.is_some_and(|status| is_ours(status) && tells_of_hosts(status))
+                && status.is_some_and(|status| is_ours(status) && reports_hosts(status))
         };
         // What somebody wrote into the status by hand; as rarely as an edit of the spec.
         let is_falsified = |name: &PluginName, shown: &WrittenStatus| {

@@ -115,7 +115,7 @@ pub(crate) fn stopped_status(status: &Value, host: &str, now_ms: u64) -> Value {
 }
 
 /// Whether the host that wrote a status said that it stops.
-pub(crate) fn tells_of_stop(status: &Value) -> bool {
+pub(crate) fn reports_stop(status: &Value) -> bool {
     let conditions = status.get("conditions").and_then(Value::as_array);
     conditions
         .into_iter()
@@ -143,7 +143,7 @@ pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<
         object: None,
     };
     match (status, host) {
-        (Some(status), Some(host)) if tells_of_stop(status) || instance::has_ended(host) => {
+        (Some(status), Some(host)) if reports_stop(status) || instance::has_ended(host) => {
             report.stage = Some(RevisionStage::Unloaded);
         }
         // The host of another directory may well serve it.
@@ -171,11 +171,11 @@ fn another_host(other: &str) -> Condition {
 /// count, because that has ended, nor does that of a host that says that it stops.
 pub(crate) fn other_host<'a>(status: &'a Value, this: &str, has_written: bool) -> Option<&'a str> {
     let host = status.get("host").and_then(Value::as_str)?;
-    (has_written && host != this && !tells_of_stop(status)).then_some(host)
+    (has_written && host != this && !reports_stop(status)).then_some(host)
 }
 
 /// Whether a status says already that several hosts write it.
-pub(crate) fn tells_of_hosts(status: &Value) -> bool {
+pub(crate) fn reports_hosts(status: &Value) -> bool {
     let conditions = status.get("conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|it| it["type"] == ANOTHER_HOST && it["status"] == "True")
 }

@@ -18,14 +18,14 @@
 mod api;
 mod client;
 mod file;
+mod health;
 mod message;
 mod query;
 mod report;
-mod vitals;
 
 pub use api::{AdminServer, StartError};
 pub use client::{AdminClient, AdminClientError};
 pub use file::{AdminFile, FileError};
+pub use health::{HealthServer, HealthSource, ListenError};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 pub use report::{Check, CheckOutcome, CheckReport};
-pub use vitals::{HealthServer, HealthSource, ListenError};

@@ -25,12 +25,12 @@ use tracing::{debug, error, warn};
 use crate::{
     ended::ended_containers,
     history::ReconcileHistory,
+    liveness::Liveness,
     mapper::{self, EventRoutes},
     metrics::{self, RunningReconciles},
-    notes::ObjectStates,
+    object_state::ObjectStates,
     permit::ComputePermits,
     plugins::{ActivePlugins, ContextFactory, PluginEvent, WakeSubscriber},
-    pulse::Liveness,
     queue::{DequeuedKey, QueuePriority, QueueStats, SharedQueue, WorkQueue},
     reconcile::{ReconcileSettings, reconcile},
     strikes::StrikeTracker,
@@ -149,7 +149,7 @@ impl Controller {
     }
 
     /// Marks a key as urgent from outside, such as for a wake.
-    pub fn mark(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
+    pub fn enqueue(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
         self.shared.queue.add(key, priority, cause);
     }
 
@@ -164,8 +164,8 @@ impl Controller {
             // Without one of these the controller would be deaf, and nobody would notice.
             () = self.follow_changes() => Some("the store ended".to_owned()),
             () = self.follow_plugins(events) => Some("the plugin registry ended".to_owned()),
-            () = self.tell_overdue() => Some("the search for overdue objects ended".to_owned()),
-            () = self.shared.pulse.beat() => Some("the pulse ended".to_owned()),
+            () = self.report_overdue() => Some("the search for overdue objects ended".to_owned()),
+            () = self.shared.pulse.serve() => Some("the pulse ended".to_owned()),
             // A pass that panicked must not go unseen.
             error = self.dispatch(&mut passes, &stop) => Some(format!("a pass ended: {error}")),
         };
@@ -200,7 +200,7 @@ impl Controller {
         while let Some(event) = changes.next().await {
             match event {
                 StoreEvent::Changed(change) => self.changed(&change),
-                StoreEvent::Overflowed => self.mark_everything("overflow"),
+                StoreEvent::Overflowed => self.enqueue_all("overflow"),
                 StoreEvent::Resumed => self.shared.queue.hurry(),
             }
             // A long backlog must not keep this task from following the plugins.
@@ -225,13 +225,13 @@ impl Controller {
         }
     }
 
-    fn mark_everything(&self, cause: &str) {
+    fn enqueue_all(&self, cause: &str) {
         for plugin in self.shared.parts.plugins.all() {
-            self.mark_all_of(&plugin.name, &plugin.manifest, QueuePriority::Resync, cause);
+            self.enqueue_all_of(&plugin.name, &plugin.manifest, QueuePriority::Resync, cause);
         }
     }
 
-    fn mark_all_of(
+    fn enqueue_all_of(
         &self,
         plugin: &PluginName,
         manifest: &Manifest,
@@ -246,7 +246,7 @@ impl Controller {
 
     /// Waits until the loop has answered, which may be never: the caller sets the deadline.
     pub async fn answers(&self) {
-        self.shared.pulse.feel().await;
+        self.shared.pulse.ping().await;
     }
 
     pub(crate) fn queue_stats(&self) -> QueueStats {
@@ -305,7 +305,7 @@ impl Controller {
                     // A pass of a revision that nobody follows has nothing to wait for.
                     let priority =
                         if serves { QueuePriority::Resync } else { QueuePriority::Urgent };
-                    self.mark_all_of(&name, manifest, priority, "revision");
+                    self.enqueue_all_of(&name, manifest, priority, "revision");
                 }
             }
             match events.recv().await {

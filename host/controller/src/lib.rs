@@ -20,18 +20,18 @@ mod controller;
 mod ended;
 mod field;
 mod history;
+mod liveness;
 mod mapper;
 mod metrics;
-mod notes;
+mod object_state;
 mod overdue;
 mod permit;
 mod phase;
 mod plan;
 mod plugins;
-mod pulse;
 pub mod queue;
 mod reconcile;
-mod story;
+mod report_builder;
 mod strikes;
 
 #[cfg(test)]

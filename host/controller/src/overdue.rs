@@ -9,7 +9,7 @@ use crate::{
     conditions::{HostFinding, ReconcilerPresence},
     controller::{Controller, SharedState},
     queue::{KeyCompletion, OverdueKey},
-    reconcile::mark_object,
+    reconcile::write_finding_of,
 };
 
 /// The shortest and the longest time between two searches.
@@ -17,7 +17,7 @@ const SEARCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Durat
 
 impl Controller {
     /// Searches for such objects and says so on each, once; never ends.
-    pub(crate) async fn tell_overdue(&self) {
+    pub(crate) async fn report_overdue(&self) {
         let (shortest, longest) = SEARCH_INTERVAL;
         let resync = self.shared.settings.resync;
         let mut ticks = interval((resync / 4).clamp(shortest, longest));
@@ -26,13 +26,13 @@ impl Controller {
             ticks.tick().await;
             let overdue = self.shared.queue.inspect(|queue| queue.overdue(resync, Instant::now()));
             for overdue in overdue {
-                tell(&self.shared, &overdue).await;
+                report(&self.shared, &overdue).await;
             }
         }
     }
 }
 
-async fn tell(shared: &SharedState, overdue: &OverdueKey) {
+async fn report(shared: &SharedState, overdue: &OverdueKey) {
     let OverdueKey { key, unseen, is_running } = overdue;
     let why = if *is_running { "a pass has begun and not ended" } else { "it waits for its turn" };
     let message = format!(
@@ -42,7 +42,7 @@ async fn tell(shared: &SharedState, overdue: &OverdueKey) {
     let (reason, attention) = (Reason::ReconcileOverdue, ReconcilerPresence::Nobody);
     let statement = HostFinding { reason, message, attention };
     // What cannot be written for a reason that passes is tried again by the next search.
-    if mark_object(shared, key, statement).await != KeyCompletion::Retry {
-        shared.queue.told(key);
+    if write_finding_of(shared, key, statement).await != KeyCompletion::Retry {
+        shared.queue.mark_reported(key);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
     reconcile::accept::{self, RejectedSpec, SpecInForce},
-    story::{end, finalizer_step, not_called, went_wrong},
+    report_builder::{end, finalizer_step, not_called, went_wrong},
     strikes::ObjectVersion,
 };
 

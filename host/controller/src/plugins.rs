@@ -100,7 +100,7 @@ pub struct ClosedContext {
 pub trait WakeSubscriber: Send + Sync {
     /// Arms the wakes that an outcome declared; those of the last outcome end. Says after which time the
     /// object must come back at the latest, because what it wants to be woken by is so already.
-    fn arm<'a>(
+    fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
         key: &'a Arc<ObjectKey>,

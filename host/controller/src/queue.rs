@@ -330,7 +330,7 @@ impl WorkQueue {
     }
 
     /// Notes that an overdue object says so.
-    pub fn told(&mut self, key: &ObjectKey) {
+    pub fn mark_reported(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.due.is_some()) {
             entry.is_told = true;
         }

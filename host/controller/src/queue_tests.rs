@@ -201,7 +201,7 @@ fn a_key_is_overdue_that_was_due_for_one_interval_and_not_looked_at_for_two() {
     assert_eq!(overdue(&queue, 20), Some((20, false)), "it was never looked at");
     queue.take(start).unwrap();
     assert_eq!(overdue(&queue, 20), Some((20, true)));
-    queue.told(&x);
+    queue.mark_reported(&x);
     assert_eq!(overdue(&queue, 60), None, "it is said once");
     queue.done(&x, KeyCompletion::After(SECOND * 3600), start + SECOND * 60);
     assert_eq!(overdue(&queue, 79), None, "the plugin is called once more, in time");

@@ -26,12 +26,12 @@ use crate::{
     controller::SharedState,
     mapper::{self, reference_of},
     metrics::{self, ErrorClass},
-    notes::ObjectState,
+    object_state::ObjectState,
     permit::{ComputePermit, PermitLender},
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
     queue::KeyCompletion,
-    story::{ReportBuilder, end, finalizer_step, not_called, went_wrong},
+    report_builder::{ReportBuilder, end, finalizer_step, not_called, went_wrong},
     strikes::{ObjectVersion, StrikeDecision},
 };
 use accept::{AcceptedObject, RejectedSpec};
@@ -74,7 +74,7 @@ pub(crate) async fn reconcile(
     let took = since.elapsed();
     metrics::reconciled(&key.plugin, took);
     Span::current().record("outcome", name(done));
-    shared.history.extend(story.tell(key, &plugin, took));
+    shared.history.extend(story.build(key, &plugin, took));
     done
 }
 
@@ -217,7 +217,7 @@ impl ReconcileRun<'_> {
             if !summary.is_empty() {
                 say(self.shared, self.key, summary);
             }
-            return self.clear_marks(object).await;
+            return self.clear_findings(object).await;
         };
         say(self.shared, self.key, &format!("the spec is refused: {message}; {summary}"));
         let (reason, message) = (*reason, message.clone());
@@ -229,7 +229,8 @@ impl ReconcileRun<'_> {
     async fn take_in(&self, object: &Arc<Value>, outcome: ReconcileOutcome) -> KeyCompletion {
         let ReconcileOutcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         self.shared.notes.change(self.key, |note| note.memo = memo);
-        let at_latest = self.shared.parts.wakes.arm(self.plugin, self.key, object, &wake).await;
+        let at_latest =
+            self.shared.parts.wakes.subscribe(self.plugin, self.key, object, &wake).await;
         let after = wake.iter().filter_map(|wake| match wake {
             WakeTrigger::After { ms } => Some(*ms),
             WakeTrigger::Change { .. } | WakeTrigger::Fact(_) | _ => None,
@@ -352,7 +353,7 @@ impl ReconcileRun<'_> {
 
     /// All is well: the host has nothing to say on the object. Asked only where it has said something,
     /// so that a kind without conditions is never written.
-    async fn clear_marks(&self, object: &Value) {
+    async fn clear_findings(&self, object: &Value) {
         // As it is now: the host may have said something while the pass was under way.
         let now = self.shared.parts.kubernetes.view().get(&reference_of(self.key));
         let now = now.as_deref().unwrap_or(object);
@@ -393,7 +394,7 @@ fn went_badly(reason: Reason, message: String, refusal: Option<&RejectedSpec>) -
 }
 
 /// [`mark`] for an object of which nothing is known.
-pub(crate) async fn mark_object(
+pub(crate) async fn write_finding_of(
     shared: &SharedState,
     key: &ObjectKey,
     statement: HostFinding,

@@ -14,21 +14,22 @@ use tholepin_schema::{
     fact::Fact,
     instance::Instance,
     manifest::SafetyPaths,
+    primitives::NodeId,
     snapshot::Snapshot,
-    word::NodeId,
 };
 use tracing::warn;
 
 use crate::{
-    book::ObjectLedger,
-    context::WriteMode,
     fact::{self, ObservedObjects},
     field, grant,
     guard::{self, GuardInput, LossClass, SafetyPolicy},
-    instance, kubernetes, ledger, lift,
-    pass::ReconcileContext,
-    repair, start, steps,
-    witness::{self, LivenessEvidence},
+    instance, kubernetes, ledger,
+    ledger_store::ObjectLedger,
+    liveness_evidence::{self, LivenessEvidence},
+    plan_steps,
+    reconcile_context::ReconcileContext,
+    reconcile_scope::WriteMode,
+    repair, restore_settings, start,
 };
 
 /// Performs the actions and gives one result for each, in the order of the list.
@@ -49,18 +50,18 @@ pub(crate) async fn perform(
     }
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
     guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
-    let mut book = pass.book(instance).await?;
+    let mut book = pass.ledger(instance).await?;
     let members = pass.members_by(&book.ledger, instance).await?;
     instance::some(&pass.context, instance, &members)?;
     if pass.context.mode == WriteMode::Live {
-        steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
+        steps.extend(restore_settings::left_behind(pass, instance, &members, &mut book).await);
     }
     let mut deeds = WaveExecutor::new(pass, instance, actions, &mut book).run(waves).await?;
     let mut results = Vec::with_capacity(actions.len());
     for (index, action) in actions.iter().enumerate() {
         let missing = || without_commands(ActionOutcome::Skipped { after: String::new() });
         let PerformedAction { outcome, commands } = deeds.remove(&index).unwrap_or_else(missing);
-        steps.extend(steps::acted(action, &outcome, commands));
+        steps.extend(plan_steps::acted(action, &outcome, commands));
         results.push(ActionResult { id: action.id.clone(), outcome });
     }
     Ok(results)
@@ -306,7 +307,7 @@ impl<'a> WaveExecutor<'a> {
             let named = guard::suspects(&action.verb, snapshot, &self.book.ledger).into_iter();
             suspects.extend(named.filter(|it| asks_all || !has_pod(it)));
         }
-        witness::examine(self.pass, self.instance, self.book, snapshot, suspects).await
+        liveness_evidence::examine(self.pass, self.instance, self.book, snapshot, suspects).await
     }
 
     /// What the API server says of the objects that this wave presumes something about. In a plan, what
@@ -328,18 +329,19 @@ impl<'a> WaveExecutor<'a> {
 
     /// The action that must be done first and was not.
     fn held_back_by(&self, action: &Action) -> Option<String> {
-        let is_done = |id: &&String| self.deed(id).is_some_and(|deed| deed.outcome.is_done());
+        let is_done = |id: &&String| self.performed(id).is_some_and(|deed| deed.outcome.is_done());
         action.after.iter().find(|id| !is_done(id)).cloned()
     }
 
     /// In a plan the action that must be done first, and that is planned and not done.
     fn pretended(&self, action: &Action) -> Option<String> {
-        let is_planned = |id: &&String| self.deed(id).is_some_and(|deed| !deed.commands.is_empty());
+        let is_planned =
+            |id: &&String| self.performed(id).is_some_and(|deed| !deed.commands.is_empty());
         let is_plan = self.pass.context.mode == WriteMode::Plan;
         action.after.iter().find(is_planned).filter(|_| is_plan).cloned()
     }
 
-    fn deed(&self, id: &str) -> Option<&PerformedAction> {
+    fn performed(&self, id: &str) -> Option<&PerformedAction> {
         let index = self.actions.iter().position(|other| other.id.as_deref() == Some(id))?;
         self.deeds.get(&index)
     }

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tholepin_schema::{
     action::{Action, Verb},
+    primitives::{Role, RunId},
     snapshot::{Member, MemberFacts, Snapshot},
-    word::{Role, RunId},
 };
 
 use crate::guard::GuardRefusal;

@@ -35,8 +35,8 @@ use tholepin_schema::{
     action::{Action, ActionOutcome, FailoverMode, Verb},
     command,
     ledger::Ledger,
+    primitives::{NodeId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
-    word::{NodeId, SlotSet},
 };
 
 use crate::fact::ObservedObjects;

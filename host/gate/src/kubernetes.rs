@@ -11,11 +11,11 @@ use tholepin_core::{
 use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 
 use crate::{
-    context::{ReconcileScope, WriteMode},
     credentials, field, grant,
     ownership::{self, leads_to},
-    pass::ReconcileContext,
-    steps::{self, ObjectBefore},
+    plan_steps::{self, ObjectBefore},
+    reconcile_context::ReconcileContext,
+    reconcile_scope::{ReconcileScope, WriteMode},
     stop,
 };
 
@@ -309,7 +309,7 @@ async fn send_apply(
         Ok(before) => ObjectBefore::Known(before.as_deref()),
         Err(_) => ObjectBefore::Unknown,
     };
-    steps.extend(steps::written(by, object, &before, &intent, &stored));
+    steps.extend(plan_steps::written(by, object, &before, &intent, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
 }
@@ -344,7 +344,7 @@ async fn merge_patch(
     let (port, target) = (&pass.kubernetes, object.clone());
     let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
     let before = ObjectBefore::Known(Some(&found));
-    steps.extend(steps::written("merge-patch", &object, &before, &patch, &stored));
+    steps.extend(plan_steps::written("merge-patch", &object, &before, &patch, &stored));
     pass.saw(stored.clone());
     Ok(Reply::Document(stored))
 }
@@ -373,7 +373,7 @@ async fn delete(
     let object = request.object.clone();
     pass.may_write()?;
     pass.kubernetes.delete(request).await?;
-    steps.push(steps::deleted(&object));
+    steps.push(plan_steps::deleted(&object));
     if pass.context.mode == WriteMode::Plan {
         pass.lost(&object);
     }

@@ -14,14 +14,14 @@ mod suspend;
 pub(crate) use identity::silent_member_at;
 pub use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
-pub use suspend::{lifted, lifts, settle, suspend};
+pub use suspend::{lifts, restored, settle, suspend};
 
 use crate::{guard, repair};
 use tholepin_schema::{
     action::{Action, Verb},
     ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
+    primitives::{NodeId, Role, RunId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
-    word::{NodeId, Role, RunId, SlotSet},
 };
 
 /// Takes in a snapshot. Says whether the ledger has changed and must be written.

@@ -19,12 +19,10 @@ use std::sync::Arc;
 use tholepin_core::port::{Clock, Entropy, Kubernetes, Prober, Redis};
 use tokio::sync::watch;
 
-mod absences;
+mod absence_tracker;
 mod act;
-mod book;
-mod clash;
-mod context;
 mod credentials;
+mod current_members;
 mod effect;
 mod fact;
 mod field;
@@ -34,23 +32,25 @@ pub mod guard;
 mod instance;
 mod kubernetes;
 pub mod ledger;
-mod lift;
-mod members_now;
+mod ledger_store;
+mod liveness_evidence;
+mod name_conflict;
 mod ownership;
-mod pass;
+mod plan_steps;
 mod probe;
+mod reconcile_context;
+mod reconcile_scope;
 mod redis;
 mod repair;
+mod restore_settings;
 mod start;
-mod steps;
 mod stop;
 mod wait;
 mod wake;
-mod witness;
 
-pub use context::{ReconcileScope, WriteMode};
 pub use fact::ObservedObjects;
-pub use pass::ReconcileContext;
+pub use reconcile_context::ReconcileContext;
+pub use reconcile_scope::{ReconcileScope, WriteMode};
 
 /// What the gate performs calls with.
 #[derive(Clone)]
@@ -70,10 +70,10 @@ pub struct GatePorts {
 /// Opens passes.
 pub struct Gate {
     ports: GatePorts,
-    books: book::LedgerStore,
+    books: ledger_store::LedgerStore,
     credentials: credentials::CredentialsStore,
     armed: wake::WakeSubscriptions,
-    clashes: clash::NameConflicts,
+    clashes: name_conflict::NameConflicts,
     full_syncs: full_sync::FullSyncLimiter,
     /// Counts the changes of the store, for those who wait for one.
     store: watch::Sender<u64>,
@@ -83,8 +83,9 @@ impl Gate {
     /// A gate in front of these ports.
     #[must_use]
     pub fn new(ports: GatePorts) -> Arc<Self> {
-        let (books, armed) = (book::LedgerStore::default(), wake::WakeSubscriptions::default());
-        let clashes = clash::NameConflicts::default();
+        let (books, armed) =
+            (ledger_store::LedgerStore::default(), wake::WakeSubscriptions::default());
+        let clashes = name_conflict::NameConflicts::default();
         let credentials = credentials::CredentialsStore::default();
         let full_syncs = full_sync::FullSyncLimiter::default();
         let store = watch::Sender::new(0);
@@ -93,7 +94,7 @@ impl Gate {
 
     /// Opens a pass: its reads begin at the store as it is now.
     #[must_use]
-    pub fn pass(self: &Arc<Self>, context: ReconcileScope) -> Arc<ReconcileContext> {
+    pub fn open(self: &Arc<Self>, context: ReconcileScope) -> Arc<ReconcileContext> {
         Arc::new(ReconcileContext::new(self.clone(), context))
     }
 }

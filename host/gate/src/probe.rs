@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 use crate::{
     ownership::{leads_to, text},
-    pass::ReconcileContext,
+    reconcile_context::ReconcileContext,
 };
 
 /// Asks the port as soon as it is found to be granted. It is a read: a plan asks, too.

@@ -14,8 +14,8 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Gate, act, context::WriteMode, credentials, grant, instance, lift, pass::ReconcileContext,
-    steps,
+    Gate, act, credentials, grant, instance, plan_steps, reconcile_context::ReconcileContext,
+    reconcile_scope::WriteMode, restore_settings,
 };
 
 /// The longest that a pipeline may take.
@@ -50,7 +50,7 @@ pub(crate) async fn perform(
 fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<PlanStep> {
     let effect = match command::check_list(&pipeline.commands) {
         Ok(CommandAccess::Read) => return None,
-        Ok(CommandAccess::Write) | Err(_) => steps::commands(pipeline),
+        Ok(CommandAccess::Write) | Err(_) => plan_steps::commands(pipeline),
     };
     Some(match sent {
         Ok(_) | Err(CallError::PlanEnds(_)) => PlanStep::new(effect),
@@ -64,11 +64,11 @@ async fn observe(
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     grant::redis_verb(&pass.context.grants, "observe")?;
-    let mut book = pass.book(instance).await?;
+    let mut book = pass.ledger(instance).await?;
     let mut members = pass.members_by(&book.ledger, instance).await?;
     instance::some(&pass.context, instance, &members)?;
     if pass.context.mode == WriteMode::Live {
-        steps.extend(lift::left_behind(pass, instance, &members, &mut book).await);
+        steps.extend(restore_settings::left_behind(pass, instance, &members, &mut book).await);
     }
     let Gate { ports, credentials, .. } = &*pass.gate;
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;

@@ -167,18 +167,18 @@ mod tests {
         action(Verb::Meet { pod: "a".into(), with: "b".into() })
     }
 
-    fn deed(outcome: ActionOutcome, sent: bool) -> PerformedAction {
+    fn performed(outcome: ActionOutcome, sent: bool) -> PerformedAction {
         let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET".into() };
         PerformedAction { outcome, commands: if sent { vec![command] } else { Vec::new() } }
     }
 
     fn done() -> PerformedAction {
-        deed(ActionOutcome::Done { took_ms: 1, note: String::new() }, true)
+        performed(ActionOutcome::Done { took_ms: 1, note: String::new() }, true)
     }
 
     fn failed() -> PerformedAction {
         let (reason, message) = ("Timeout".to_owned(), String::new());
-        deed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
+        performed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
     }
 
     fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<&'static str> {
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_end_it_and_what_is_so_already_is_no_try() {
         let mut ledger = Ledger::default();
-        let already = deed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
+        let already = performed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
         tried(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
         for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {

@@ -7,12 +7,12 @@ use tholepin_core::{
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
     ledger::Ledger,
+    primitives::{NodeId, RunId},
     reserved::{APPROVE_DATA_LOSS, MAY_START},
     snapshot::Snapshot,
-    word::{NodeId, RunId},
 };
 
-use crate::{guard::DataLossApproval, instance::pod_kind, pass::ReconcileContext};
+use crate::{guard::DataLossApproval, instance::pod_kind, reconcile_context::ReconcileContext};
 
 /// How old, in milliseconds, the word on the Pod may be before it is given again. A process takes only one
 /// that is not older than its own start, and the clocks of two machines differ.

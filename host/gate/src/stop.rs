@@ -20,13 +20,13 @@ use tholepin_schema::{
 
 use crate::{
     act,
-    book::ObjectLedger,
     effect::{self, ObjectAfterWrite, StopEffect},
     grant,
     guard::{self, LossClass, PodStop},
     instance::{self, container_status, uid},
+    ledger_store::ObjectLedger,
     ownership::{self, text},
-    pass::ReconcileContext,
+    reconcile_context::ReconcileContext,
 };
 
 /// The verb whose grant allows to stop the last copy of some data, besides the object's own policy.
@@ -115,7 +115,7 @@ async fn admit(pass: &ReconcileContext, effect: StopEffect) -> Result<(), CallEr
     let view = newest(pass);
     let claimed = claimed_by(&*view, pass, &effect.claims)?;
     let pods: Vec<&Arc<Value>> = effect.pods.iter().chain(&claimed).collect();
-    let mut book = pass.own_book().await?;
+    let mut book = pass.own_ledger().await?;
     let mut own: BTreeMap<&str, &Arc<Value>> = BTreeMap::new();
     for pod in pods {
         let recorded = book.ledger.nodes.values().any(|known| known.pod_uid == uid(pod));

@@ -20,10 +20,10 @@ use tholepin_schema::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    context::WriteMode,
     fact::{self, FactDocuments, ObservedObjects},
     grant, instance, kubernetes,
-    pass::ReconcileContext,
+    reconcile_context::ReconcileContext,
+    reconcile_scope::WriteMode,
 };
 
 /// What is waited for, by the instances that it is about.
@@ -141,7 +141,7 @@ async fn watch<'a>(
     let mut store = pass.gate.store.subscribe();
     let mut joined = Vec::new();
     for &instance in instances {
-        let ledger = pass.ledger(instance).await?;
+        let ledger = pass.ledger_copy(instance).await?;
         let members = pass.members_by(&ledger, instance).await?;
         let looks = ports.redis.join(&members, &instance.settings)?;
         joined.push(PolledInstance { instance, ledger, members, looks });

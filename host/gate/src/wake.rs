@@ -85,11 +85,15 @@ impl Gate {
     /// Arms the wakes of an outcome in place of those of the last one. What cannot be looked at now is
     /// left out: the requeue brings the object back, and then it is tried again. Says when the object
     /// must be back at the latest because a fact holds already.
-    pub async fn arm(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> Option<Duration> {
-        let wishes = self.wishes(context, wakes).await;
+    pub async fn subscribe(
+        &self,
+        context: &ReconcileScope,
+        wakes: &[WakeTrigger],
+    ) -> Option<Duration> {
+        let wishes = self.requests(context, wakes).await;
         let WakeRequests { instances, objects, refused } = wishes;
         let names: BTreeSet<&String> = instances.keys().collect();
-        let mut table = self.armed();
+        let mut table = self.subscribed();
         self.end_wakes(&mut table, &context.key, |instance| names.contains(&instance.to_owned()));
         for (name, (members, wanted)) in instances {
             table.want(&context.key, &name, wanted);
@@ -117,7 +121,7 @@ impl Gate {
 
     /// Ends the wakes of an object. What is kept in memory of one that is gone goes, too.
     pub fn disarm(&self, key: &ObjectKey) {
-        let mut table = self.armed();
+        let mut table = self.subscribed();
         self.end_wakes(&mut table, key, |_| false);
         table.said.remove(key);
         drop(table);
@@ -130,7 +134,7 @@ impl Gate {
     /// The objects that want to hear of what a look showed, each with the cause.
     #[must_use]
     pub fn woken_by_look(&self, look: &PollReport) -> Vec<(ObjectKey, &'static str)> {
-        let mut table = self.armed();
+        let mut table = self.subscribed();
         let keys = table.instances.get_mut(&look.instance).into_iter().flatten();
         let woken = keys.filter_map(|(key, wanted)| {
             let held = look.snapshot.as_ref().is_some_and(|snapshot| {
@@ -153,7 +157,7 @@ impl Gate {
     pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = named("name clash", self.clashes.woken(change));
-        let mut table = self.armed();
+        let mut table = self.subscribed();
         if let Some(armed) = table.objects.get_mut(&change.object) {
             let view = self.ports.kubernetes.view();
             keys.extend(named("fact", woken(&change.object, armed, &*view)));
@@ -166,7 +170,7 @@ impl Gate {
     pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = named("name clash", self.clashes.all());
-        let mut table = self.armed();
+        let mut table = self.subscribed();
         let view = self.ports.kubernetes.view();
         let all = table.objects.iter_mut();
         let all = all.flat_map(|(object, armed)| woken(object, armed, &*view));
@@ -174,7 +178,7 @@ impl Gate {
         keys
     }
 
-    async fn wishes(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
+    async fn requests(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
         let mut wishes = WakeRequests::default();
         for wake in wakes {
             let result = match wake {
@@ -263,7 +267,7 @@ impl Gate {
         });
     }
 
-    fn armed(&self) -> MutexGuard<'_, SubscriptionTable> {
+    fn subscribed(&self) -> MutexGuard<'_, SubscriptionTable> {
         self.armed.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,7 +25,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
-use crate::{engine::GuestEngine, functions::FunctionCache};
+use crate::{engine::GuestEngine, function_cache::FunctionCache};
 
 /// The largest component that is compiled, in bytes: it bounds the time that compiling can take.
 pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;

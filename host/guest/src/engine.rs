@@ -15,7 +15,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
-use crate::{functions::FunctionCache, limits::GuestLimits};
+use crate::{function_cache::FunctionCache, limits::GuestLimits};
 
 /// How often a computing guest is looked at: limits of computing are rounded up to it.
 pub(crate) const TICK: Duration = Duration::from_millis(5);

@@ -60,7 +60,7 @@ impl ComponentInspection {
 
     /// What the component asks for, each as a line for people.
     #[must_use]
-    pub fn wishes(&self) -> Vec<String> {
+    pub fn requested_grants(&self) -> Vec<String> {
         wishes(&self.manifest.grants)
     }
 

@@ -23,7 +23,7 @@ mod cache;
 mod code;
 mod component;
 mod engine;
-mod functions;
+mod function_cache;
 mod grants;
 mod heap;
 mod imports;

@@ -237,7 +237,7 @@ impl PluginRegistry {
 
     /// Says what became of a candidate, and which revision serves now: keeps it, and hands it to whoever
     /// listens. `object` is the `Plugin` object of the file, if it could be read.
-    fn tell(
+    fn report(
         &self,
         name: &PluginName,
         object: Option<Arc<Value>>,

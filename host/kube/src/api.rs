@@ -26,8 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     HubOptions, SecretFingerprinter, WatchReport,
-    applied::{ApplyOutcome, ApplyTarget, means},
-    changes::lock,
+    apply_cache::{ApplyOutcome, ApplyTarget, means},
     error::REQUEST_DEADLINE,
     events::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
@@ -37,6 +36,7 @@ use crate::{
     raw::RawObject,
     secrets::{SecretCache, decoded},
     store::ObjectStore,
+    subscriptions::lock,
     template::{self, TemplateValues},
 };
 

@@ -17,7 +17,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 use tokio::time::Instant;
 
-use crate::{KubernetesApi, changes::lock, raw::RawObject};
+use crate::{KubernetesApi, raw::RawObject, subscriptions::lock};
 
 /// How long after its last occurrence an event is still the same one.
 const MERGED_FOR: Duration = Duration::from_secs(600);

@@ -27,13 +27,13 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    changes::lock,
     fingerprint::is_secret_kind,
     hub::WatchHub,
     kinds::{ServedKind, UnknownKindError},
     meter,
     raw::RawObject,
     store::WatchId,
+    subscriptions::lock,
 };
 
 /// What the task of one watch shares with the hub.

@@ -33,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    changes::lock,
     fingerprint::SecretFingerprinter,
     follow::{FollowedWatch, WatchFreshness, follow},
     kinds::KindCache,
     secrets::SecretCache,
     store::{ObjectStore, WatchId},
+    subscriptions::lock,
 };
 
 /// How long a watch whose task panicked rests.

@@ -20,9 +20,9 @@ use tholepin_schema::manifest::KindName;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    changes::lock,
     error::{ApiRequestKind, REQUEST_DEADLINE},
     raw::RawObject,
+    subscriptions::lock,
 };
 
 /// More kinds than this are no cluster of ours; the memory is then begun anew.

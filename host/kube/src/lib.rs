@@ -11,8 +11,7 @@
 
 mod accepted;
 mod api;
-mod applied;
-mod changes;
+mod apply_cache;
 mod crd;
 mod error;
 mod events;
@@ -28,6 +27,7 @@ mod raw;
 mod secrets;
 mod selector;
 mod store;
+mod subscriptions;
 mod template;
 mod view;
 mod whole;

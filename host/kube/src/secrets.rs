@@ -21,7 +21,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use tholepin_core::{ObjectMeta, ObjectRef};
 
-use crate::{changes::lock, fingerprint::is_secret, store::is_newer, template::TemplateValues};
+use crate::{
+    fingerprint::is_secret, store::is_newer, subscriptions::lock, template::TemplateValues,
+};
 
 /// How many Secrets are kept, and how many bytes of values. One Secret has at most 1 MiB.
 const BOUNDS: SecretCacheLimits = SecretCacheLimits { count_max: 4096, bytes_max: 8 << 20 };

@@ -25,9 +25,9 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 
 use crate::{
-    applied::ApplyCache,
-    changes::{ChangeBroadcaster, lock},
+    apply_cache::ApplyCache,
     selector,
+    subscriptions::{ChangeBroadcaster, lock},
     view::{StoreSnapshot, StoreTables},
 };
 
@@ -164,7 +164,7 @@ impl ObjectStore {
         }
         inner.tables.insert(object.clone());
         let after = Some(object);
-        self.readers.tell(&StoreChange { object: reference, before, after });
+        self.readers.publish(&StoreChange { object: reference, before, after });
     }
 
     fn unsee(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
@@ -179,7 +179,7 @@ impl ObjectStore {
         inner.graves.dig(before.meta().uid.clone());
         self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
-        self.readers.tell(&StoreChange { object, before: Some(before), after: None });
+        self.readers.publish(&StoreChange { object, before: Some(before), after: None });
     }
 }
 

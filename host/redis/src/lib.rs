@@ -21,15 +21,15 @@
 
 mod act;
 mod connection;
-mod ended;
+mod ended_containers;
 pub mod error;
 mod limits;
 mod observe;
 pub mod parse;
+mod poll;
 mod pool;
 mod port;
 pub mod resp;
-mod watch;
 
 pub use limits::RedisLimits;
 pub use port::RedisPort;

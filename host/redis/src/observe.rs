@@ -4,7 +4,7 @@
 //! what another says.
 
 mod fold;
-mod told;
+mod reply;
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ use crate::{
     connection::ConnectionError,
     pool::{CallTarget, ConnectionPool},
 };
-pub(crate) use told::{MemberReply, setting, setting_commands};
+pub(crate) use reply::{MemberReply, setting, setting_commands};
 
 /// What became of asking one member.
 pub(crate) type MemberQueryResult = Result<MemberReply, (UnreachableReason, String)>;
@@ -47,13 +47,13 @@ impl MemberQuery {
             tholepin_schema::command::check(&command(&["CONFIG", "GET", name])).is_ok()
         };
         names.retain(may_be_read);
-        let commands = told::commands(&names);
+        let commands = reply::commands(&names);
         Self { names: names.into_iter().map(str::to_owned).collect(), commands }
     }
 
     /// Reads the replies to the commands.
     pub(crate) fn read(&self, answered_at_ms: u64, replies: &[RespReply]) -> MemberQueryResult {
-        told::told(answered_at_ms, replies, &self.names)
+        reply::member_reply(answered_at_ms, replies, &self.names)
     }
 }
 

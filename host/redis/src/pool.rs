@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     RedisLimits,
     connection::{Connection, ConnectionError},
-    ended::EndedContainers,
+    ended_containers::EndedContainers,
 };
 
 /// Whom a call goes to, and as whom.

@@ -13,8 +13,8 @@ use crate::{
     RedisLimits,
     act::{self, StopCondition},
     observe,
+    poll::InstancePoller,
     pool::{CallTarget, ConnectionPool},
-    watch::InstancePoller,
 };
 
 /// Redis for the gate: one per host.
@@ -41,7 +41,7 @@ impl RedisPort {
 
     /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
     /// [`watch`](Redis::watch) and [`join`](Redis::join) show nothing.
-    pub async fn run_watches(&self) {
+    pub async fn run_polling(&self) {
         self.watches.run(&self.pool, &*self.clock).await;
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
 use tholepin_core::{ReconcileReport, report};
 
-use super::paint::Painter;
+use super::painter::Painter;
 use super::{admin_file, print};
 use crate::{
     admin::{CALLS_ROUTE, PLAN_ROUTE},

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tholepin_admin::AdminClient;
 use tokio::time::sleep;
 
-use super::{admin_file, paint::Painter, print, table::table};
+use super::{admin_file, painter::Painter, print, table::table};
 use crate::{
     admin::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},

@@ -17,7 +17,7 @@ fn a_second_host_is_told_of_and_an_earlier_process_is_none() {
     let other = other_host(&theirs, "h", true);
     let hosts = Hosts { this: "h", other };
     let told = plugin_status(&report(Some("c"), None), &seen(well), hosts, &theirs, 1_000);
-    assert!(tells_of_hosts(&told.into()) && !tells_of_hosts(&theirs));
+    assert!(reports_hosts(&told.into()) && !reports_hosts(&theirs));
 }
 
 fn digest(name: &str) -> RevisionDigest {

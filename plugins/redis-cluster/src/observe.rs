@@ -217,7 +217,7 @@ fn obstacles(
         let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());
         unplaced.is_some_and(|why| why.contains("PersistentVolumeClaim"))
     };
-    let pods = || layout.seats().map(|seat| (names.pod(seat), names.shard(seat.shard)));
+    let pods = || layout.positions().map(|seat| (names.pod(seat), names.shard(seat.shard)));
     let missing = pods()
         .find(|(pod, _)| member(pod).is_none())
         .map(|(pod, set)| (ObjectRef::new("apps/v1", "StatefulSet", &target.namespace, &set), pod));

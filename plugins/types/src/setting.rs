@@ -9,7 +9,7 @@ mod value;
 
 use alloc::string::String;
 
-use tholepin_schema::word::nearest;
+use tholepin_schema::primitives::nearest;
 
 pub use kind::SettingKind;
 pub use table::{MANAGED, ManagedSetting, OFFERED, OfferedSetting};

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     fact::Fact,
-    word::{ConfigEpoch, NodeId, Role, RunId, SlotSet},
+    primitives::{ConfigEpoch, NodeId, Role, RunId, SlotSet},
 };
 
 /// One step: `{"id": …, "verb": …, "args": …, "presume": …, "after": […]}`.
@@ -330,7 +330,7 @@ mod tests {
         let pod = || "demo-0".to_string();
         let verbs = vec![
             Verb::AllowStart { pod: pod(), node: id("d") },
-            Verb::AssignSlots { pod: pod(), slots: crate::word::SlotRange::ALL.into() },
+            Verb::AssignSlots { pod: pod(), slots: crate::primitives::SlotRange::ALL.into() },
             Verb::Configure {
                 pod: pod(),
                 settings: [("cluster-node-timeout".to_string(), "500".to_string())].into(),

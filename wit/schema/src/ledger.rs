@@ -14,7 +14,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::word::{NodeId, Role, RunId, SlotSet};
+use crate::primitives::{NodeId, Role, RunId, SlotSet};
 
 /// How many forgotten nodes are remembered.
 pub const FORGOTTEN_MAX: usize = 256;
@@ -220,7 +220,7 @@ mod tests {
             persistent: Some(false),
             grace_s: Some(45),
             gone_at_ms: None,
-            slots: crate::word::SlotRange::ALL.into(),
+            slots: crate::primitives::SlotRange::ALL.into(),
             changed_at_ms: 1,
             role_changed_at_ms: None,
             failover_tried_at_ms: Some(2),

@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{action::Verb, command::check_grant_word, word::nearest};
+use crate::{action::Verb, command::check_grant_word, primitives::nearest};
 
 /// A plugin's self-description. Asks for everything the plugin will need; grants nothing.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]

@@ -9,15 +9,15 @@
 //! - A member that did not answer is there all the same, with the reason.
 //! - Members, rows and strangers are in ascending order, so that equal states are equal JSON.
 
-mod question;
+mod queries;
 
-pub use question::{NotInSync, Quorum, SYNC_LAG_S_MAX};
+pub use queries::{NotInSync, Quorum, SYNC_LAG_S_MAX};
 
 use alloc::{collections::BTreeMap, collections::BTreeSet, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::word::{ConfigEpoch, NodeId, ReplicationId, Role, RunId, Slot, SlotSet};
+use crate::primitives::{ConfigEpoch, NodeId, ReplicationId, Role, RunId, Slot, SlotSet};
 
 /// An instance at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]

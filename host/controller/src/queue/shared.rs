@@ -113,8 +113,8 @@ impl SharedQueue {
     }
 
     /// Notes that the object of an overdue key says so.
-    pub fn told(&self, key: &ObjectKey) {
-        self.lock().told(key);
+    pub fn mark_reported(&self, key: &ObjectKey) {
+        self.lock().mark_reported(key);
     }
 
     fn urgent(&self) -> MutexGuard<'_, HashMap<ObjectKey, CancellationToken>> {

@@ -22,10 +22,10 @@ use crate::{
     controller::SharedState,
     mapper::reference_of,
     metrics::{self, ErrorClass},
-    notes::{AcceptedByPlugin, ObjectState, ObservedVersion},
+    object_state::{AcceptedByPlugin, ObjectState, ObservedVersion},
     plugins::ActivePlugin,
     queue::KeyCompletion,
-    story::{ReportBuilder, went_wrong},
+    report_builder::{ReportBuilder, went_wrong},
 };
 
 /// What a pass reconciles.

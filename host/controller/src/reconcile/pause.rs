@@ -14,7 +14,7 @@ use tracing::warn;
 use super::say;
 use crate::{
     controller::SharedState, mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
-    story::ReportBuilder,
+    report_builder::ReportBuilder,
 };
 
 /// Stops what is armed for a paused object, and tells that it is paused.
@@ -37,7 +37,7 @@ pub(super) async fn pause(
     let Some(plugin) = plugin else { return };
     let mut story = ReportBuilder::begin(shared, Vec::new());
     story.end = Some(ReconcileResult::NotCalled { why: format!("{why}; remove it to go on") });
-    shared.history.extend(story.tell(key, plugin, Duration::ZERO));
+    shared.history.extend(story.build(key, plugin, Duration::ZERO));
 }
 
 /// Tells once that the value of the annotation is neither true nor false, and how it is read.

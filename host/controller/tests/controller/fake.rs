@@ -520,7 +520,7 @@ impl Clock for Nothing {
 }
 
 impl WakeSubscriber for Nothing {
-    fn arm<'a>(
+    fn subscribe<'a>(
         &'a self,
         _: &'a ActivePlugin,
         _: &'a Arc<ObjectKey>,

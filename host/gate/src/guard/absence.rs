@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tholepin_core::CONFIRM_DEAD;
-use tholepin_schema::{ledger::KnownNode, word::NodeId};
+use tholepin_schema::{ledger::KnownNode, primitives::NodeId};
 
 use super::{DeathProof, DialOutcome, NodeLiveness, proof_of_death};
 

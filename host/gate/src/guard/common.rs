@@ -4,8 +4,8 @@ use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     fact::FactOutcome,
     ledger::{KnownNode, Ledger},
+    primitives::{ConfigEpoch, NodeId},
     snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
-    word::{ConfigEpoch, NodeId},
 };
 
 use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tholepin_schema::{
     ledger::{KnownNode, Ledger},
+    primitives::NodeId,
     snapshot::{Member, Snapshot},
-    word::NodeId,
 };
 
 use super::GuardInput;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     ledger::Ledger,
+    primitives::{NodeId, Role},
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
-    word::{NodeId, Role},
 };
 
 use super::{GuardInput, GuardRefusal, absence, common, start};

@@ -1,7 +1,7 @@
 //! Guard of forgetting: only who is gone for good, owns nothing and is followed by nobody; or an owner
 //! that is proven dead and of which no copy is left.
 
-use tholepin_schema::word::NodeId;
+use tholepin_schema::primitives::NodeId;
 
 use super::{GuardInput, GuardRefusal, absence, start};
 use crate::ledger::{NodeIdentity, identify, silent_member_at};

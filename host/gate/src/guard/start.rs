@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use tholepin_schema::{
     ledger::Ledger,
+    primitives::{NodeId, SlotSet},
     reserved::APPROVE_DATA_LOSS,
     snapshot::{Member, Snapshot},
-    word::{NodeId, SlotSet},
 };
 
 use super::{GuardInput, GuardRefusal, LossClass};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tholepin_schema::{
     ledger::{Ledger, StoppedMember},
+    primitives::{NodeId, Role},
     snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
-    word::{NodeId, Role},
 };
 
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};

@@ -9,11 +9,11 @@ use tholepin_schema::{
     action::{Action, FailoverMode, Preconditions, Verb},
     fact::Fact,
     ledger::{KnownNode, Ledger},
+    primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
         MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot, SlotDirection, Snapshot,
         UnreachableReason,
     },
-    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
 
 use super::*;

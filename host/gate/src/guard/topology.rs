@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
+    primitives::{ConfigEpoch, NodeId, Role, SlotSet},
     snapshot::{NodeFlag, NodeRow, Snapshot},
-    word::{ConfigEpoch, NodeId, Role, SlotSet},
 };
 
 use super::{GuardInput, GuardRefusal, common};

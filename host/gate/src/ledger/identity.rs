@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use tholepin_schema::{
     ledger::Ledger,
+    primitives::NodeId,
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
-    word::NodeId,
 };
 
 /// Who a node id is.

@@ -64,7 +64,7 @@ pub fn lifts(ledger: &Ledger) -> Vec<Action> {
 
 /// Drops the suspensions that are put back, or that went with their process: the snapshot shows the
 /// old value or another process. What no snapshot tells stays.
-pub fn lifted(ledger: &mut Ledger, snapshot: &Snapshot) {
+pub fn restored(ledger: &mut Ledger, snapshot: &Snapshot) {
     ledger.suspensions.retain(|suspension| {
         let Some(member) = snapshot.member(&suspension.pod) else { return false };
         let Some(MemberFacts { run_id: Some(run_id), settings, .. }) = member.facts() else {

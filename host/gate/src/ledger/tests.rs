@@ -3,8 +3,8 @@
 use serde_json::json;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
+    primitives::ConfigEpoch,
     snapshot::{MemberAnswer, NodeFlag, NodeRow, UnreachableReason},
-    word::ConfigEpoch,
 };
 
 use super::*;
@@ -25,7 +25,7 @@ fn row(slots: &str, primary: Option<NodeId>) -> NodeRow {
         epoch: ConfigEpoch(1),
         slots: slots
             .parse()
-            .map(|range: tholepin_schema::word::SlotRange| range.into())
+            .map(|range: tholepin_schema::primitives::SlotRange| range.into())
             .unwrap_or_default(),
         flags: Default::default(),
         connected: true,
@@ -283,10 +283,10 @@ fn what_is_suspended_is_put_back_once() {
     let Verb::Configure { settings, temporary: false, .. } = &lift.verb else { panic!("{lift:?}") };
     assert_eq!(settings["cluster-node-timeout"], "5000");
 
-    lifted(&mut ledger, &seen);
+    restored(&mut ledger, &seen);
     assert_eq!(ledger.suspensions.len(), 1, "it is not put back yet");
     facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "5000".into());
-    lifted(&mut ledger, &seen);
+    restored(&mut ledger, &seen);
     assert!(ledger.suspensions.is_empty());
 }
 
@@ -300,9 +300,9 @@ fn a_suspension_goes_with_its_process() {
     facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "500".into());
     let mut silent = seen.clone();
     silence(&mut silent, 0);
-    lifted(&mut ledger, &silent);
+    restored(&mut ledger, &silent);
     assert_eq!(ledger.suspensions.len(), 1, "silence says nothing");
     facts(&mut seen, 0).run_id = Some(run('c'));
-    lifted(&mut ledger, &seen);
+    restored(&mut ledger, &seen);
     assert!(ledger.suspensions.is_empty());
 }

@@ -153,7 +153,7 @@ impl Stage {
     }
 
     async fn redis(&self, call: RedisCall) -> Answer {
-        self.gate.pass(self.opened.clone()).perform(&self.context, Call::Redis(call)).await
+        self.gate.open(self.opened.clone()).perform(&self.context, Call::Redis(call)).await
     }
 
     async fn observe(&self) {

@@ -172,7 +172,7 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
 async fn arm(bench: &Bench, wakes: Vec<Value>) -> Option<Duration> {
     let wakes: Vec<WakeTrigger> =
         wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
-    bench.gate.arm(&bench.opened, &wakes).await
+    bench.gate.subscribe(&bench.opened, &wakes).await
 }
 
 fn look(changed: bool, keys: u64) -> PollReport {
@@ -233,7 +233,7 @@ async fn the_facts_about_one_instance_are_bounded() {
         opened.key = Arc::new(key);
         let wakes: Vec<WakeTrigger> =
             vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
-        bench.gate.arm(&opened, &wakes).await;
+        bench.gate.subscribe(&opened, &wakes).await;
     }
     assert_eq!(bench.gate.woken_by_look(&look(false, 5)).len(), 4, "256 facts are four keys' here");
 }

@@ -98,7 +98,7 @@ async fn it_is_put_back_when_the_pass_ends() {
 async fn it_is_put_back_by_the_next_host_when_this_one_was_killed() {
     let bench = bench(WriteMode::Live);
     bench.suspend(&bench.pass).await;
-    let next = Gate::new(bench.ports.clone()).pass(bench.opened.clone());
+    let next = Gate::new(bench.ports.clone()).open(bench.opened.clone());
     assert_eq!(bench.seen(&next).await, "5000", "before the plugin sees anything");
     assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
     let recording = next.take_recording();

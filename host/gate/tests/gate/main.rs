@@ -101,7 +101,7 @@ impl Bench {
             calls_max: 20,
             writes_max: 8,
         };
-        let pass = gate.pass(opened.clone());
+        let pass = gate.open(opened.clone());
         let context = CallContext {
             plugin: "p".parse().unwrap(),
             revision: RevisionDigest("r".into()),
@@ -112,7 +112,7 @@ impl Bench {
 
     /// Another pass of the same gate.
     fn sibling(&self, mode: WriteMode) -> Arc<ReconcileContext> {
-        self.gate.pass(ReconcileScope { mode, ..self.opened.clone() })
+        self.gate.open(ReconcileScope { mode, ..self.opened.clone() })
     }
 
     async fn kubernetes(&self, call: KubernetesCall) -> Answer {

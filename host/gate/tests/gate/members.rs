@@ -241,7 +241,7 @@ async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() 
     let mut grants = (*opened.grants).clone();
     grants.redis.verbs.push("allow-start".into());
     opened.grants = grants.into();
-    let pass = bench.gate.pass(opened);
+    let pass = bench.gate.open(opened);
     let act = async || {
         let action = json!({"verb": "allow-start", "args": {"pod": "a-0", "node": node}});
         let call = RedisCall::Act { instance: instance(), actions: vec![action] };

@@ -275,7 +275,7 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         opened.object = thing.into();
         opened.grants = grants.into();
         opened.safety = SafetyPaths { durability: path, tail_loss: None }.into();
-        shard.bench.pass = shard.bench.gate.pass(opened);
+        shard.bench.pass = shard.bench.gate.open(opened);
         let answer = shard.delete("v1", "Pod", "set-0").await;
         assert_eq!(answer.is_ok(), passes, "{durability} {granted}: {answer:?}");
     }

@@ -259,7 +259,7 @@ impl PluginRegistry {
         let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
         let (object, candidate) =
             report.map(|report| (report.object, report.candidate)).unwrap_or_default();
-        self.tell(name, object, (Some(RevisionStage::Active), candidate), rejected.as_ref());
+        self.report(name, object, (Some(RevisionStage::Active), candidate), rejected.as_ref());
         Ok(())
     }
 

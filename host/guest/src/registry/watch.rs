@@ -157,14 +157,14 @@ impl DirectoryWatch {
         for name in known.iter().filter(|name| !survey.plugins.contains_key(name)) {
             self.seen.remove(name);
             self.registry.unload(name);
-            self.tell_unloaded(name);
+            self.report_unloaded(name);
         }
     }
 
-    fn tell_unloaded(&self, name: &PluginName) {
+    fn report_unloaded(&self, name: &PluginName) {
         let progress =
             StageProgress { stage: Some(RevisionStage::Unloaded), ..StageProgress::begin() };
-        self.tell(name, None, &progress, None);
+        self.report(name, None, &progress, None);
     }
 
     /// Says of each new component without settings how to write them.
@@ -175,11 +175,11 @@ impl DirectoryWatch {
                  `tholepin plugin grant {name}.wasm`"
             );
             let rejected = RejectedRevision::new(RejectReason::SettingsMissing, text);
-            self.tell(name, None, &StageProgress::begin(), Some(&rejected));
+            self.report(name, None, &StageProgress::begin(), Some(&rejected));
         }
         for name in self.orphans.difference(&survey.orphans) {
             if !survey.plugins.contains_key(name) {
-                self.tell_unloaded(name);
+                self.report_unloaded(name);
             }
         }
         for file in survey.misnamed.difference(&self.misnamed) {
@@ -210,7 +210,7 @@ impl DirectoryWatch {
         let _turn = registry.changing.lock().await;
         let mut progress = StageProgress::begin();
         let result = {
-            let tell = |progress: &StageProgress| self.tell(name, Some(found), progress, None);
+            let tell = |progress: &StageProgress| self.report(name, Some(found), progress, None);
             let directory = &registry.options.directory;
             stages::load(&registry, directory, name, found, &mut progress, tell).await
         };
@@ -221,16 +221,16 @@ impl DirectoryWatch {
         match result {
             Ok(()) => {
                 progress.reach(name, RevisionStage::Active);
-                self.tell(name, Some(found), &progress, None);
+                self.report(name, Some(found), &progress, None);
             }
             Err(rejected) => {
                 registry.serve_last(name).await;
-                self.tell(name, Some(found), &progress, Some(&rejected));
+                self.report(name, Some(found), &progress, Some(&rejected));
             }
         }
     }
 
-    fn tell(
+    fn report(
         &self,
         name: &PluginName,
         found: Option<&FoundPlugin>,
@@ -240,7 +240,7 @@ impl DirectoryWatch {
         let settings = found.and_then(|found| found.settings.as_ref().ok());
         let object = settings.map(|settings| Arc::new(settings.object.clone()));
         let StageProgress { stage, candidate, since: _ } = progress;
-        self.registry.tell(name, object, (*stage, candidate.clone()), rejected);
+        self.registry.report(name, object, (*stage, candidate.clone()), rejected);
     }
 }
 

@@ -18,17 +18,17 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::config_watches::{ConfigWatchServer, ConfigWatches};
 use crate::directory::{PodDirectory, make_private, pod_uids};
 use crate::events::{self, EventRecorder};
 use crate::images::ImageStore;
 use crate::namespaces::{self, NamespaceError};
 use crate::node;
 use crate::options::AgentOptions;
+use crate::orphans::clean_up;
 use crate::pod::{AgentContext, KubeClient, PodSignals, live};
 use crate::processes::ProcessSpawner;
 use crate::rootfs::HostPaths;
-use crate::strays::clean_up;
-use crate::watches::{ConfigWatchServer, ConfigWatches};
 
 /// How long Pods may take beyond the stop grace to end with the agent.
 const STOP_SLACK: Duration = Duration::from_secs(15);

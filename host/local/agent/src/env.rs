@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
 
+use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 use crate::downward::{self, DownwardApiError, PodPlacement};
 use crate::expand::expand;
-use crate::reference::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 
 /// Why a container has no environment yet; becomes `CreateContainerConfigError`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +69,7 @@ fn add_all(
         .into_iter()
         .chain(secret.map(|from| (ConfigSourceKey::secret(&from.name), from.optional)));
     for (key, optional) in named {
-        let data = reference::data(references, &key, optional == Some(true))?;
+        let data = config_source::data(references, &key, optional == Some(true))?;
         for (name, value) in data.into_iter().flatten() {
             let value = String::from_utf8_lossy(value).into_owned();
             declared.insert(format!("{prefix}{name}"), value);
@@ -86,7 +86,7 @@ fn from_source(
 ) -> Result<Option<String>, EnvError> {
     let key_of = |reference: ConfigSourceKey, key: &str, optional: Option<bool>| {
         let optional = optional == Some(true);
-        let data = reference::data(input.references, &reference, optional)?;
+        let data = config_source::data(input.references, &reference, optional)?;
         match data.and_then(|data| data.get(key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
             None if optional => Ok(None),
@@ -115,7 +115,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reference::ConfigSourceState;
+    use crate::config_source::ConfigSourceState;
 
     fn references() -> ConfigSourceStates {
         let present = |key: &str, value: &str| {

@@ -36,15 +36,15 @@ impl EventRecorder {
 
     /// Tells something that went as it should.
     pub(crate) fn normal(&self, about: EventKey<'_>, reason: &str, note: String) {
-        self.tell(about, EventType::Normal, reason, note);
+        self.record(about, EventType::Normal, reason, note);
     }
 
     /// Tells something that somebody should look at.
     pub(crate) fn warning(&self, about: EventKey<'_>, reason: &str, note: String) {
-        self.tell(about, EventType::Warning, reason, note);
+        self.record(about, EventType::Warning, reason, note);
     }
 
-    fn tell(&self, about: EventKey<'_>, type_: EventType, reason: &str, note: String) {
+    fn record(&self, about: EventKey<'_>, type_: EventType, reason: &str, note: String) {
         tracing::debug!(pod = about.pod.name_any(), reason, note, "event");
         let note = Some(note.chars().take(NOTE_CHARS_MAX).collect());
         let action = about.doing.unwrap_or(reason).to_owned();

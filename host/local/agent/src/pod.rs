@@ -26,6 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::config_source::{self, ConfigSourceKey, ConfigSourceState, ConfigSourceStates};
+use crate::config_watches::ConfigWatches;
 use crate::directory::PodDirectory;
 use crate::downward::PodPlacement;
 use crate::events::{EventKey, EventRecorder};
@@ -36,11 +38,9 @@ use crate::lifecycle::{
 use crate::options::AgentOptions;
 use crate::probe::ProbeKind;
 use crate::processes::{ProcessExit, ProcessSpawner};
-use crate::reference::{self, ConfigSourceKey, ConfigSourceState, ConfigSourceStates};
 use crate::rootfs::HostPaths;
 use crate::status::{PodAddresses, status};
 use crate::storage::{self, VolumeProvisioner};
-use crate::watches::ConfigWatches;
 
 mod end;
 mod launch;
@@ -229,7 +229,7 @@ impl PodWorker {
     async fn prepare(&mut self) -> std::io::Result<()> {
         storage::write_pod_files(&self.pod, &self.directory)?;
         let namespace = self.pod.namespace().unwrap_or_default();
-        for key in reference::named_by(&self.pod) {
+        for key in config_source::named_by(&self.pod) {
             let mut follow = self.node.watches.follow(&namespace, &key).await;
             self.references.insert(key.clone(), follow.borrow_and_update().clone());
             let happened = self.happened.clone();
@@ -257,7 +257,7 @@ impl PodWorker {
         self.pod_changed(pod);
         loop {
             self.act();
-            self.tell();
+            self.publish_status();
             if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_leaving() {
                 tokio::select! {
                     () = self.finish() => {}
@@ -367,7 +367,7 @@ impl PodWorker {
     }
 
     /// Tells the API server, if there is anything new.
-    fn tell(&mut self) {
+    fn publish_status(&mut self) {
         let addresses = PodAddresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
         let now = Timestamp::now();
         let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
@@ -433,7 +433,7 @@ impl PodWorker {
         };
         self.lifecycle.ended(index, ended);
         // Told before anything else is done: others act on the proof that the process is gone.
-        self.tell();
+        self.publish_status();
         self.directory.forget(&container.name);
         self.sweep(index, live.run);
     }

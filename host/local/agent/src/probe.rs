@@ -1,6 +1,6 @@
 //! What the results of a probe mean.
 //!
-//! Pure: [`ProbeResultCounter`] counts results and says when they change something; [`crate::checks`] performs them.
+//! Pure: [`ProbeResultCounter`] counts results and says when they change something; [`crate::handler_actions`] performs them.
 
 use std::time::Duration;
 

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::log::{LineSplitter, LogFile, LogStream};
-use crate::strays;
+use crate::orphans;
 
 /// Starts that may wait for the thread.
 const REQUESTS_MAX: usize = 256;
@@ -56,7 +56,7 @@ pub(crate) enum ProcessOutput {
 pub(crate) struct SpawnedProcess {
     /// Its number; it leads (or soon will) a session of that number.
     pub pid: u32,
-    /// See [`strays::start_ticks`]; 0 if it was gone before one could look.
+    /// See [`orphans::start_ticks`]; 0 if it was gone before one could look.
     pub start_ticks: u64,
     /// When it was started.
     pub at: Timestamp,
@@ -135,7 +135,7 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequ
         let launched = command.spawn().map(|child| {
             let pid = child.id().unwrap_or_default();
             let (exited, exit) = oneshot::channel();
-            let start_ticks = strays::start_ticks(pid).unwrap_or_default();
+            let start_ticks = orphans::start_ticks(pid).unwrap_or_default();
             watched.spawn(watch(child, output, exited));
             SpawnedProcess { pid, start_ticks, at: Timestamp::now(), exit }
         });

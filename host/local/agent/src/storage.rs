@@ -12,10 +12,10 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::{Api, Client, ResourceExt};
 
+use crate::config_source::ConfigSourceStates;
 use crate::directory::PodDirectory;
 use crate::downward::PodPlacement;
 use crate::expand::expand;
-use crate::reference::ConfigSourceStates;
 use crate::rootfs::RootMount;
 use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
 

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume, VolumeProjection,
 };
 
+use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 use crate::downward::{self, DownwardApiError, PodPlacement};
-use crate::reference::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
 
 pub(crate) mod payload;
 
@@ -148,7 +148,8 @@ impl VolumeBuilder<'_> {
         wanted: KeySelection<'_>,
     ) -> Result<(), VolumeError> {
         let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
-        let Some(data) = reference::data(self.references, key, wanted.optional).map_err(fail)?
+        let Some(data) =
+            config_source::data(self.references, key, wanted.optional).map_err(fail)?
         else {
             return Ok(());
         };
@@ -217,7 +218,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::reference::ConfigSourceState;
+    use crate::config_source::ConfigSourceState;
 
     #[track_caller]
     fn check(volume: Value, expected: Result<&[(&str, &str, u32)], &str>) {

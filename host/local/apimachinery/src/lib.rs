@@ -19,16 +19,16 @@ pub mod field_error;
 pub mod jsonpath;
 pub mod kinds;
 pub mod managed_fields;
+pub mod merge_schema;
 pub mod openapi;
 pub mod patch;
 pub mod pod_security;
 pub mod schema;
 pub mod selector;
 pub mod table;
-pub mod topology;
 pub mod validation;
 
 pub use field_error::{FieldError, FieldErrorReason};
 pub use kinds::Kind;
+pub use merge_schema::MergeSchema;
 pub use schema::StructuralSchema;
-pub use topology::MergeSchema;

@@ -17,7 +17,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::topology::MergeSchema;
+use crate::merge_schema::MergeSchema;
 
 mod compare;
 mod conflict;

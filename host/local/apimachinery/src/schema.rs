@@ -19,7 +19,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::FieldError;
-use crate::topology::{
+use crate::merge_schema::{
     ListMapKey, MergeSchema, MergeShape, MergeStep, is_atomic_metadata, metadata_list_shape,
 };
 

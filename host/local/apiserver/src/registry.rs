@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
+use tholepin_apimachinery::merge_schema::{BuiltinMergeSchema, MergeSchema};
 use tholepin_apimachinery::table::{self, TableColumn};
-use tholepin_apimachinery::topology::{BuiltinMergeSchema, MergeSchema};
 use tholepin_apimachinery::{Kind, StructuralSchema};
 use tholepin_apimachinery::{kinds, openapi};
 
@@ -115,16 +115,16 @@ struct Schemaless;
 impl MergeSchema for Schemaless {
     fn list_shape(
         &self,
-        _path: &[tholepin_apimachinery::topology::MergeStep<'_>],
-    ) -> tholepin_apimachinery::topology::MergeShape {
-        tholepin_apimachinery::topology::MergeShape::Atomic
+        _path: &[tholepin_apimachinery::merge_schema::MergeStep<'_>],
+    ) -> tholepin_apimachinery::merge_schema::MergeShape {
+        tholepin_apimachinery::merge_schema::MergeShape::Atomic
     }
 
     fn map_shape(
         &self,
-        _path: &[tholepin_apimachinery::topology::MergeStep<'_>],
-    ) -> tholepin_apimachinery::topology::MergeShape {
-        tholepin_apimachinery::topology::MergeShape::Granular
+        _path: &[tholepin_apimachinery::merge_schema::MergeStep<'_>],
+    ) -> tholepin_apimachinery::merge_schema::MergeShape {
+        tholepin_apimachinery::merge_schema::MergeShape::Granular
     }
 }
 

@@ -15,7 +15,7 @@ use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
 use crate::cluster::Parts;
-use crate::names::HostsFileNames;
+use crate::hosts_file_names::HostsFileNames;
 
 /// What one node tells the scheduler that it has; the agent limits no process.
 const CAPACITY: [(&str, &str); 3] = [("cpu", "16"), ("memory", "32Gi"), ("pods", "110")];

@@ -34,8 +34,8 @@ pub use options::{ImageSource, LocalOptions};
 
 use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
-use crate::mirrors::Reflectors;
-use crate::names::HostsFileNames;
+use crate::hosts_file_names::HostsFileNames;
+use crate::reflectors::Reflectors;
 
 /// How long controllers may take to finish what they are writing.
 const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);

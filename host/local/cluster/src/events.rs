@@ -43,8 +43,13 @@ impl EventRecorder {
     }
 
     /// Says something about an object. `reason` is one CamelCase word of a closed set.
-    pub async fn tell<K>(&self, about: &K, tone: EventSeverity, reason: &'static str, message: &str)
-    where
+    pub async fn record<K>(
+        &self,
+        about: &K,
+        tone: EventSeverity,
+        reason: &'static str,
+        message: &str,
+    ) where
         K: Resource<DynamicType = ()>,
     {
         let event = self.event(about, tone, reason, message, Timestamp::now());

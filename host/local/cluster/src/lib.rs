@@ -9,18 +9,18 @@
 
 pub mod addresses;
 mod agents;
+pub mod api_writer;
 pub mod cluster;
 pub mod events;
-pub mod forwarder;
+pub mod hosts_file_names;
 pub mod labels;
-pub mod mirror;
-pub mod mirrors;
-pub mod names;
+pub mod reflector;
+pub mod reflectors;
 pub mod scheduler;
 pub mod service;
+pub mod service_proxy;
 pub mod statefulset;
 pub mod volumes;
-pub mod work;
-pub mod writes;
+pub mod worker;
 
 pub use cluster::{ImageSource, LocalCluster, LocalError, LocalOptions, start};

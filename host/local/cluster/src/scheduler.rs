@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 pub use decide::{SchedulerSnapshot, SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
 
+use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::mirror::{ObjectChange, ObjectKey, Reflector};
-use crate::mirrors::Reflectors;
-use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
-use crate::writes::{ApiWriter, WriteError};
+use crate::reflector::{ObjectChange, ObjectKey, Reflector};
+use crate::reflectors::Reflectors;
+use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
 /// This scheduler's name: Pods that name another one are not its business.
 const NAME: &str = "default-scheduler";
@@ -62,14 +62,14 @@ impl Scheduler {
         let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
         mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
-                on_pod.mark(ObjectKey::of(pod));
+                on_pod.enqueue(ObjectKey::of(pod));
             } else if gives_way(change) {
-                mark_waiting(&pods, &on_pod);
+                enqueue_waiting(&pods, &on_pod);
             }
         });
         let retry = || {
             let (marks, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-            move || mark_waiting(&pods, &marks)
+            move || enqueue_waiting(&pods, &marks)
         };
         let again = retry();
         mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
@@ -163,7 +163,7 @@ impl Scheduler {
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
         self.mirrors.pods.assume(assumed);
         let message = format!("Successfully assigned {key} to {node}");
-        self.events.tell(pod, EventSeverity::Normal, "Scheduled", &message).await;
+        self.events.record(pod, EventSeverity::Normal, "Scheduled", &message).await;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Scheduler {
         });
         let api = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
         ApiWriter::new(api, NAME).apply_status(&key.name, &intent).await?;
-        self.events.tell(pod, EventSeverity::Warning, "FailedScheduling", message).await;
+        self.events.record(pod, EventSeverity::Warning, "FailedScheduling", message).await;
         Ok(())
     }
 }
@@ -243,11 +243,11 @@ fn has_changed<K, F: PartialEq>(change: &ObjectChange<'_, K>, facts: impl Fn(&K)
     change.before.map(&facts) != change.after.map(&facts)
 }
 
-fn mark_waiting(pods: &Reflector<Pod>, marks: &DirtyKeys<ObjectKey>) {
+fn enqueue_waiting(pods: &Reflector<Pod>, marks: &DirtyKeys<ObjectKey>) {
     pods.all()
         .iter()
         .filter(|pod| is_waiting(pod))
-        .for_each(|pod| marks.mark(ObjectKey::of(&**pod)));
+        .for_each(|pod| marks.enqueue(ObjectKey::of(&**pod)));
 }
 
 fn chain(error: &ScheduleError) -> String {

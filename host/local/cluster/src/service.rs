@@ -1,7 +1,7 @@
 //! Keeps the EndpointSlices of Services: which Pods serve, at which address, in which state.
 //!
 //! Which slices there should be is decided in `slices`, without I/O. It gives Services no address
-//! (the API server does) and forwards no connection ([`crate::forwarder`] does).
+//! (the API server does) and forwards no connection ([`crate::service_proxy`] does).
 
 pub(crate) mod slices;
 
@@ -13,11 +13,11 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::api_writer::{ApiWriter, WriteError};
 use crate::labels::{Labels, selects_equal};
-use crate::mirror::{ObjectChange, ObjectKey};
-use crate::mirrors::Reflectors;
-use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
-use crate::writes::{ApiWriter, WriteError};
+use crate::reflector::{ObjectChange, ObjectKey};
+use crate::reflectors::Reflectors;
+use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
 /// This controller's name.
 const NAME: &str = "endpointslice-controller";
@@ -38,14 +38,14 @@ impl EndpointSlices {
         let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
         mirrors.services.listen(move |change: &ObjectChange<'_, Service>| {
-            change.states().for_each(|service| on_service.mark(ObjectKey::of(service)));
+            change.states().for_each(|service| on_service.enqueue(ObjectKey::of(service)));
         });
         let (on_pod, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
         mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
             for service in services.in_namespace(&namespace.unwrap_or_default()) {
                 if change.states().any(|pod| is_selected(&service, pod)) {
-                    on_pod.mark(ObjectKey::of(&*service));
+                    on_pod.enqueue(ObjectKey::of(&*service));
                 }
             }
         });
@@ -57,7 +57,7 @@ impl EndpointSlices {
                 let namespace = slice.metadata.namespace.clone().unwrap_or_default();
                 service
                     .into_iter()
-                    .for_each(|name| on_slice.mark(ObjectKey::new(&*namespace, name)));
+                    .for_each(|name| on_slice.enqueue(ObjectKey::new(&*namespace, name)));
             }
         });
         // A node's zone is part of its endpoints.
@@ -65,7 +65,10 @@ impl EndpointSlices {
         mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
             if change.before.map(labels) != change.after.map(labels) {
-                services.all().iter().for_each(|service| on_node.mark(ObjectKey::of(&**service)));
+                services
+                    .all()
+                    .iter()
+                    .for_each(|service| on_node.enqueue(ObjectKey::of(&**service)));
             }
         });
         Self { client, mirrors: mirrors.clone(), marks }

@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 pub use plan::{Adoption, ObservedStatefulSet, PlannedWrite, StatefulSetPlan, plan};
 pub(crate) use revision::hash;
 
+use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::mirror::{ObjectChange, ObjectKey, Reflector};
-use crate::mirrors::Reflectors;
-use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
-use crate::writes::{ApiWriter, WriteError};
+use crate::reflector::{ObjectChange, ObjectKey, Reflector};
+use crate::reflectors::Reflectors;
+use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
 /// This controller's name: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
@@ -50,16 +50,16 @@ impl StatefulSets {
         let marks = Arc::new(DirtyKeys::default());
         let on_set = Arc::clone(&marks);
         mirrors.sets.listen(move |change: &ObjectChange<'_, StatefulSet>| {
-            change.states().for_each(|set| on_set.mark(ObjectKey::of(set)));
+            change.states().for_each(|set| on_set.enqueue(ObjectKey::of(set)));
         });
-        mark_owner(&mirrors.pods, &marks);
-        mark_owner(&mirrors.revisions, &marks);
+        enqueue_owner(&mirrors.pods, &marks);
+        enqueue_owner(&mirrors.revisions, &marks);
         // A retained claim has no owner, so a change of any claim concerns the sets of its namespace.
         let (on_claim, sets) = (Arc::clone(&marks), Arc::clone(&mirrors.sets));
         mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
             for set in sets.in_namespace(&namespace.unwrap_or_default()) {
-                on_claim.mark(ObjectKey::of(&*set));
+                on_claim.enqueue(ObjectKey::of(&*set));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
@@ -138,7 +138,7 @@ impl StatefulSets {
                 self.writer::<Pod>(set).delete(&name, uid.as_deref()).await?;
                 let set_name = set.metadata.name.as_deref().unwrap_or_default();
                 let message = format!("delete Pod {name} in StatefulSet {set_name} successful");
-                self.events.tell(set, EventSeverity::Normal, "SuccessfulDelete", &message).await;
+                self.events.record(set, EventSeverity::Normal, "SuccessfulDelete", &message).await;
             }
             PlannedWrite::SetStatus(status) => {
                 let name = set.metadata.name.as_deref().unwrap_or_default();
@@ -157,14 +157,14 @@ impl StatefulSets {
             Ok(created) => {
                 created.into_iter().for_each(|created| self.mirrors.pods.learn(created));
                 let message = format!("create Pod {name} in StatefulSet {set_name} successful");
-                self.events.tell(set, EventSeverity::Normal, "SuccessfulCreate", &message).await;
+                self.events.record(set, EventSeverity::Normal, "SuccessfulCreate", &message).await;
                 Ok(())
             }
             Err(error) => {
                 let cause = error.cause();
                 let message =
                     format!("create Pod {name} in StatefulSet {set_name} failed error: {cause}");
-                self.events.tell(set, EventSeverity::Warning, "FailedCreate", &message).await;
+                self.events.record(set, EventSeverity::Warning, "FailedCreate", &message).await;
                 Err(error)
             }
         }
@@ -204,7 +204,7 @@ where
 }
 
 /// Marks the set that controls a changed object, by the object's own word.
-fn mark_owner<K>(mirror: &Reflector<K>, marks: &Arc<DirtyKeys<ObjectKey>>)
+fn enqueue_owner<K>(mirror: &Reflector<K>, marks: &Arc<DirtyKeys<ObjectKey>>)
 where
     K: Resource<DynamicType = ()>
         + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -223,7 +223,10 @@ where
             let set =
                 owners.iter().find(|it| it.kind == "StatefulSet" && it.controller == Some(true));
             if let Some(set) = set {
-                marks.mark(ObjectKey::new(meta.namespace.clone().unwrap_or_default(), &*set.name));
+                marks.enqueue(ObjectKey::new(
+                    meta.namespace.clone().unwrap_or_default(),
+                    &*set.name,
+                ));
             }
         }
     });

@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{data_directory, put_aside, remove_all};
 
+use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::mirror::{ObjectChange, ObjectKey};
-use crate::mirrors::Reflectors;
-use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
-use crate::writes::{ApiWriter, WriteError};
+use crate::reflector::{ObjectChange, ObjectKey};
+use crate::reflectors::Reflectors;
+use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use claim::ClaimStep;
 
 /// The storage class of a local host, which is also the default.
@@ -99,21 +99,21 @@ impl Volumes {
         let on_claim = Arc::clone(&marks);
         mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             for claim in change.states() {
-                on_claim.mark(VolumeSubject::Claim(ObjectKey::of(claim)));
+                on_claim.enqueue(VolumeSubject::Claim(ObjectKey::of(claim)));
                 let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
                 volume
                     .into_iter()
-                    .for_each(|it| on_claim.mark(VolumeSubject::Volume(ObjectKey::new("", it))));
+                    .for_each(|it| on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", it))));
             }
         });
         let on_volume = Arc::clone(&marks);
         mirrors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
             for volume in change.states() {
-                on_volume.mark(VolumeSubject::Volume(ObjectKey::of(volume)));
+                on_volume.enqueue(VolumeSubject::Volume(ObjectKey::of(volume)));
                 let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
                 let key =
                     claim.and_then(|claim| Some(ObjectKey::new(claim.namespace?, claim.name?)));
-                key.into_iter().for_each(|key| on_volume.mark(VolumeSubject::Claim(key)));
+                key.into_iter().for_each(|key| on_volume.enqueue(VolumeSubject::Claim(key)));
             }
         });
         let (on_class, claims) = (Arc::clone(&marks), Arc::clone(&mirrors.claims));
@@ -121,14 +121,14 @@ impl Volumes {
             claims
                 .all()
                 .iter()
-                .for_each(|it| on_class.mark(VolumeSubject::Claim(ObjectKey::of(&**it))));
+                .for_each(|it| on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**it))));
         });
         // A Pod that has gone lets go of its claims.
         let on_pod = Arc::clone(&marks);
         mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             for pod in change.states() {
                 crate::scheduler::claims_of(pod)
-                    .for_each(|key| on_pod.mark(VolumeSubject::Claim(key)));
+                    .for_each(|key| on_pod.enqueue(VolumeSubject::Claim(key)));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
@@ -181,7 +181,7 @@ impl Volumes {
                     None
                 }
                 ClaimStep::Complain { reason, message } => {
-                    self.events.tell(&*claim, EventSeverity::Warning, reason, &message).await;
+                    self.events.record(&*claim, EventSeverity::Warning, reason, &message).await;
                     None
                 }
             };

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use tholepin_core::{CallError, ErrorChain, port::InstanceMembers, step};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
+    primitives::{ConfigEpoch, NodeId, Role, SlotRange, SlotSet},
     snapshot::NodeRow,
-    word::{ConfigEpoch, NodeId, Role, SlotRange, SlotSet},
 };
 
 use super::send::SendFailure;

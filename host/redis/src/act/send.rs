@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use tholepin_core::CallError;
-use tholepin_schema::{action::ActionOutcome, word::Role};
+use tholepin_schema::{action::ActionOutcome, primitives::Role};
 use tokio::time::{Instant, sleep};
 
 use super::decide::{MemberCommand, VerbDecision, own_row};
@@ -48,7 +48,7 @@ pub(super) async fn send(
 ) -> Result<(), SendFailure> {
     let VerbDecision { orders, roles, note: _ } = decision;
     let until = Instant::now() + pool.limits().failover;
-    let told = join_all(orders.iter().map(|order| tell(pool, order))).await;
+    let told = join_all(orders.iter().map(|order| send_command(pool, order))).await;
     for result in told {
         // Of several that were told at once the others may have obeyed.
         result.map_err(|failed| SendFailure {
@@ -63,7 +63,7 @@ pub(super) async fn send(
 }
 
 /// Sends one command that changes something, and wants no error for a reply.
-async fn tell(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Result<(), SendFailure> {
+async fn send_command(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Result<(), SendFailure> {
     let MemberCommand { target, words } = order;
     let pod = &target.member.pod;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
+    primitives::{NodeId, Role},
     snapshot::{CredentialsFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot},
-    word::{NodeId, Role},
 };
 
-use super::{MemberQueryResult, told::MemberReply};
+use super::{MemberQueryResult, reply::MemberReply};
 
 type Rows = BTreeMap<NodeId, NodeRow>;
 
@@ -114,8 +114,8 @@ mod tests {
     use super::*;
     use crate::parse::cluster_nodes;
     use tholepin_schema::{
+        primitives::{SlotRange, SlotSet},
         snapshot::UnreachableReason,
-        word::{SlotRange, SlotSet},
     };
 
     fn id(digit: char) -> NodeId {

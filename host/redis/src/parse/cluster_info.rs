@@ -1,6 +1,6 @@
 //! `CLUSTER INFO`: how a node judges the cluster.
 
-use tholepin_schema::{snapshot::ClusterFacts, word::ConfigEpoch};
+use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterFacts};
 
 use super::{
     ParseError,

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
+    primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{NodeFlag, NodeRow, OpenSlot, SlotDirection},
-    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
 
 use super::ParseError;

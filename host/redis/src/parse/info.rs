@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use tholepin_schema::{
+    primitives::{ReplicationId, Role},
     snapshot::{AttachedReplica, Replication, Upstream},
-    word::{ReplicationId, Role},
 };
 
 use super::ParseError;

@@ -3,7 +3,7 @@
 use tholepin_core::{RespNode, port::PerformedAction};
 use tholepin_schema::{
     action::{ActionOutcome, FailoverMode, Verb},
-    word::{ConfigEpoch, SlotRange},
+    primitives::{ConfigEpoch, SlotRange},
 };
 
 use crate::server::{Fleet, node, pod};

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use tholepin_schema::{
     action::{ActionOutcome, FailoverMode, Verb},
-    word::Role,
+    primitives::Role,
 };
 use tokio::time::{Duration, Instant};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tholepin_schema::{
     action::{ActionOutcome, Verb},
-    word::{ConfigEpoch, Role, SlotRange},
+    primitives::{ConfigEpoch, Role, SlotRange},
 };
 
 use crate::server::{Fleet, node, pod};

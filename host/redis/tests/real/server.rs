@@ -21,8 +21,8 @@ use tholepin_core::port::{
 use tholepin_redis::{RedisLimits, RedisPort};
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
+    primitives::{ConfigEpoch, NodeId, Slot, SlotRange},
     snapshot::Snapshot,
-    word::{ConfigEpoch, NodeId, Slot, SlotRange},
 };
 use tokio::sync::mpsc;
 

@@ -16,7 +16,7 @@ use crate::server::{Fleet, node, pod};
 async fn watched(fleet: &Fleet, tasks: &mut JoinSet<()>) {
     fleet.port.watch(&fleet.members, PollDetail::Changes).unwrap();
     let port = fleet.port.clone();
-    tasks.spawn(async move { port.run_watches().await });
+    tasks.spawn(async move { port.run_polling().await });
     // The watch keeps a connection of its own to each member.
     loop {
         let replies = fleet.pipeline(0, &["CLIENT LIST"]).await.unwrap();
@@ -100,7 +100,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
     let mut fleet = Fleet::start(2, true, Some("secret"));
     let mut tasks = JoinSet::new();
     let port = fleet.port.clone();
-    tasks.spawn(async move { port.run_watches().await });
+    tasks.spawn(async move { port.run_polling().await });
     let settings = ["maxmemory-policy".to_owned()];
     let mut joined = Vec::new();
     for _ in 0..20 {
@@ -148,7 +148,7 @@ async fn a_whole_watch_reports_every_look() {
     let depth = PollDetail::Whole { settings: &[] };
     fleet.port.watch(&fleet.members, depth).unwrap();
     let port = fleet.port.clone();
-    tasks.spawn(async move { port.run_watches().await });
+    tasks.spawn(async move { port.run_polling().await });
     for _ in 0..3 {
         let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
         assert!(!look.changed && look.snapshot.is_some(), "{look:?}");

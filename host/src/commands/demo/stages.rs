@@ -59,10 +59,10 @@ impl DemoStages {
                 None => ("", ""),
             };
             if stage == "Active" {
-                return self.tell(&format!("  plugin      {name}: Active")).map(drop);
+                return self.print(&format!("  plugin      {name}: Active")).map(drop);
             }
             if !stage.is_empty() {
-                self.tell(&format!("  plugin      {name}: {stage} {reason}"))?;
+                self.print(&format!("  plugin      {name}: {stage} {reason}"))?;
             }
             pause().await;
         }
@@ -84,7 +84,7 @@ impl DemoStages {
                 .apply(request)
                 .await
                 .with_context(|| format!("cannot create {name}"))?;
-            self.tell(&format!("  created     {name}"))?;
+            self.print(&format!("  created     {name}"))?;
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl DemoStages {
                 break;
             }
             let message = ready.map_or("waiting for the plugin", |ready| text(ready, "/message"));
-            self.tell(&format!("  waiting     {message}"))?;
+            self.print(&format!("  waiting     {message}"))?;
             pause().await;
         }
         let service = self.look(&reference("v1", "Service", namespace, name)).await?;
@@ -128,7 +128,7 @@ impl DemoStages {
     }
 
     /// Prints a line when it says something new; on a terminal in the place of the last wait.
-    fn tell(&mut self, line: &str) -> Result<bool> {
+    fn print(&mut self, line: &str) -> Result<bool> {
         let line = line.trim_end();
         if self.told == line {
             return Ok(false);

@@ -7,7 +7,7 @@ use tholepin_core::{
     step::{FieldChange, ObjectChange, PodCommand, SkipReason},
 };
 
-use super::super::paint::Painter;
+use super::super::painter::Painter;
 
 /// The longest value on one line.
 const VALUE_BYTES_MAX: usize = 160;

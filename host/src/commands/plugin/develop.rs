@@ -151,7 +151,7 @@ impl CheckedComponent {
         for kind in &manifest.reconciles {
             text.push_str(&format!("reconciles {}\n", kind.name));
         }
-        for wish in self.inspection.wishes() {
+        for wish in self.inspection.requested_grants() {
             text.push_str(&format!("granted    {wish}\n"));
         }
         text

@@ -1,6 +1,6 @@
 //! `tholepin plugin watch`: a save is built, put where a host sees it, and what became of it is shown.
 
-mod seen;
+mod revision_progress;
 
 use std::{
     path::PathBuf,
@@ -17,7 +17,7 @@ use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 use tokio::{task::JoinSet, time::sleep};
 
-use self::seen::RevisionProgress;
+use self::revision_progress::RevisionProgress;
 use super::{
     super::{admin_file, complain, plan, print, until_told},
     develop::CheckedComponent,
@@ -108,7 +108,7 @@ impl PluginWatch {
         if self.progress(checked.name(), &revision.0).await? == RevisionProgress::Active {
             let short = revision.short();
             print(&format!("unchanged  nothing new: the host serves revision {short} already\n"))?;
-            return self.tell(&before, &revision.0).await;
+            return self.print(&before, &revision.0).await;
         }
         checked.install(&self.plugins)?;
         let start = Instant::now();
@@ -116,7 +116,7 @@ impl PluginWatch {
         let took = start.elapsed().as_secs_f32();
         print(&format!("active     revision {} after {took:.1} s\n", revision.short()))?;
         self.quiet(&before, &revision.0).await?;
-        self.tell(&before, &revision.0).await
+        self.print(&before, &revision.0).await
     }
 
     /// Waits until the host serves a revision.
@@ -170,7 +170,7 @@ impl PluginWatch {
                 let is_new =
                     |pass: &ReconcileReport| *known < pass.number && pass.revision.0 == revision;
                 all_called &= passes.iter().any(is_new);
-                now.push(seen::last_number(&passes));
+                now.push(revision_progress::last_number(&passes));
             }
             if now != last {
                 (last, since) = (now, Instant::now());
@@ -184,12 +184,12 @@ impl PluginWatch {
     }
 
     /// Tells what the revision did, as `tholepin calls` does.
-    async fn tell(&self, objects: &[Watched], revision: &str) -> Result<()> {
+    async fn print(&self, objects: &[Watched], revision: &str) -> Result<()> {
         if objects.is_empty() {
             print("objects    none of its kind yet; `kubectl apply -f example.yaml` makes one\n")?;
         }
         for Watched { object, known } in objects.iter().take(OBJECTS_MAX) {
-            match seen::news(self.passes(object).await?, revision, *known) {
+            match revision_progress::news(self.passes(object).await?, revision, *known) {
                 news if news.is_empty() => {
                     print(&format!("waits      {object} was not reconciled by it yet\n"))?;
                 }
@@ -217,7 +217,7 @@ impl PluginWatch {
                 let object = reference(kind, object);
                 // Beyond the bound they are only counted.
                 let known = if index < OBJECTS_MAX {
-                    seen::last_number(&self.passes(&object).await?)
+                    revision_progress::last_number(&self.passes(&object).await?)
                 } else {
                     0
                 };

@@ -7,8 +7,8 @@ use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 use tholepin_schema::{
     action::{Action, Verb, WaveError, waves},
+    primitives::{NodeId, Role, SlotSet},
     snapshot::{Member, Snapshot},
-    word::{NodeId, Role, SlotSet},
 };
 
 use crate::{Observed, Plan};

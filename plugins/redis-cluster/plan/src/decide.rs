@@ -10,12 +10,12 @@ mod waits;
 use alloc::vec::Vec;
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
-use tholepin_schema::word::{SlotRange, SlotSet};
+use tholepin_schema::primitives::{SlotRange, SlotSet};
 
 use crate::{
     ClusterStage, Decision, Observed, Plan, ShardPlan,
+    cluster_model::ClusterModel,
     outdated::{outdated, stuck},
-    picture::ClusterModel,
 };
 
 /// Decides what to do next about a cluster.

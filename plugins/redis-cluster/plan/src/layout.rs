@@ -1,7 +1,7 @@
 //! Which slots and which seats a spec asks for.
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
-use tholepin_schema::word::{ConfigEpoch, Slot, SlotRange, SlotSet};
+use tholepin_schema::primitives::{ConfigEpoch, Slot, SlotRange, SlotSet};
 
 /// A member's place: which shard, and which Pod of its StatefulSet. It says nothing about a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,12 +51,12 @@ impl ClusterLayout {
     }
 
     /// All seats, in order.
-    pub fn seats(self) -> impl Iterator<Item = MemberPosition> {
-        (0..self.shards).flat_map(move |shard| self.seats_of(shard))
+    pub fn positions(self) -> impl Iterator<Item = MemberPosition> {
+        (0..self.shards).flat_map(move |shard| self.positions_of(shard))
     }
 
     /// The seats of a shard, in order.
-    pub fn seats_of(self, shard: u16) -> impl Iterator<Item = MemberPosition> {
+    pub fn positions_of(self, shard: u16) -> impl Iterator<Item = MemberPosition> {
         (0..=self.replicas).map(move |ordinal| MemberPosition { shard, ordinal })
     }
 
@@ -98,7 +98,7 @@ mod tests {
         let layout = ClusterLayout { shards: 3, replicas: 2 };
         for primary in 0..=2 {
             let epochs: BTreeSet<_> = layout
-                .seats()
+                .positions()
                 .map(|seat| layout.first_epoch(seat, seat.ordinal == primary))
                 .collect();
             assert_eq!(epochs.len(), 9);

@@ -23,17 +23,17 @@ extern crate alloc;
 extern crate std;
 
 mod check;
+mod cluster_model;
 pub mod configuration;
 mod decide;
 mod last_words;
 mod layout;
-#[cfg(test)]
-mod model;
 mod names;
 mod outdated;
-mod picture;
 mod plan;
 mod reason;
+#[cfg(test)]
+mod test_cluster;
 #[cfg(test)]
 mod tests;
 pub mod workload;

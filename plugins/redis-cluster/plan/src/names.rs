@@ -65,7 +65,7 @@ impl ObjectNames<'_> {
 
     /// The seat of a Pod; none for a name that is not made here.
     #[must_use]
-    pub fn seat(&self, pod: &str) -> Option<MemberPosition> {
+    pub fn position(&self, pod: &str) -> Option<MemberPosition> {
         let rest = pod.strip_prefix(self.cluster)?.strip_prefix("-shard-")?;
         let (shard, ordinal) = rest.split_once('-')?;
         let seat = MemberPosition { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
@@ -83,11 +83,11 @@ mod tests {
         let names = ObjectNames { cluster: "demo" };
         let seat = MemberPosition { shard: 2, ordinal: 11 };
         assert_eq!(names.pod(seat), "demo-shard-2-11");
-        assert_eq!(names.seat("demo-shard-2-11"), Some(seat));
+        assert_eq!(names.position("demo-shard-2-11"), Some(seat));
         for other in
             ["demo-2-11", "demox-shard-2-1", "demo-shard-2", "demo-shard-02-1", "demo-shard--1-0"]
         {
-            assert_eq!(names.seat(other), None, "{other}");
+            assert_eq!(names.position(other), None, "{other}");
         }
     }
 

@@ -12,9 +12,9 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tholepin_redis_types::redis_cluster::MemberRole;
-use tholepin_schema::{snapshot::Member, word::Role};
+use tholepin_schema::{primitives::Role, snapshot::Member};
 
-use crate::{ClusterStage, MemberPosition, ShardPlan, picture::ClusterModel};
+use crate::{ClusterStage, MemberPosition, ShardPlan, cluster_model::ClusterModel};
 
 /// The label that names the revision of the template that a Pod was made from.
 const REVISION_LABEL: &str = "controller-revision-hash";
@@ -79,7 +79,7 @@ pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let answered: Vec<&str> =
         reported.filter(|it| it.node.is_some()).map(|it| it.pod.as_str()).collect();
-    let members = older.iter().filter_map(|(_, seat)| picture.seated.get(*seat));
+    let members = older.iter().filter_map(|(_, seat)| picture.placed.get(*seat));
     let stuck = members.filter(|member| {
         let runs = member.running || member.facts().is_some();
         let is_new = never_ran(member) || !answered.contains(&member.pod.as_str());
@@ -118,7 +118,7 @@ pub(crate) fn outdated(
         Some((_, seat)) => NextPod::Pod(picture.names.pod(**seat)),
         None => NextPod::OnlyCopy(picture.names.pod(**first)),
     };
-    OutdatedPods::Some { count: older.len(), of: picture.seated.len(), next }
+    OutdatedPods::Some { count: older.len(), of: picture.placed.len(), next }
 }
 
 /// The seats whose Pods are of an older template, and whether a primary is in them; none while a
@@ -128,7 +128,7 @@ fn older<'a>(picture: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosit
     let revisions: BTreeMap<&str, Option<&str>> =
         templates.iter().map(|it| (it.set.as_str(), it.revision.as_deref())).collect();
     let mut older = Vec::new();
-    for (seat, member) in &picture.seated {
+    for (seat, member) in &picture.placed {
         let set = picture.names.shard(seat.shard);
         let (Some(Some(revision)), Some(labels)) =
             (revisions.get(set.as_str()), member.kubernetes.get("labels"))

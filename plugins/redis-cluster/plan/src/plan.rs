@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use tholepin_redis_types::redis_cluster::{MemberRole, RedisClusterStatus};
 use tholepin_schema::{
     action::Action,
+    primitives::{NodeId, SlotSet},
     snapshot::Snapshot,
-    word::{NodeId, SlotSet},
 };
 
 use crate::{

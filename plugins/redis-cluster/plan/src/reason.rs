@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use tholepin_schema::word::{NodeId, Slot};
+use tholepin_schema::primitives::{NodeId, Slot};
 
 /// Why nothing may be done about something yet. Its text says what is waited for and, where a person
 /// is needed, the way out.

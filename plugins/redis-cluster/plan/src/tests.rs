@@ -9,13 +9,13 @@ use alloc::{format, string::String, vec::Vec};
 use proptest::prelude::*;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
+    primitives::SlotSet,
     snapshot::MemberAnswer,
-    word::SlotSet,
 };
 
 use crate::{
     ClusterStage, WaitReason,
-    model::{CLUSTER, Model, spec},
+    test_cluster::{CLUSTER, Model, spec},
 };
 
 /// The verbs planned, without what varies: `failover demo-shard-0-1 force`.

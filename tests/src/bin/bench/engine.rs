@@ -104,7 +104,7 @@ impl Engine {
             namespace: object.namespace.clone(),
             name: object.name.clone(),
         });
-        let pass = self.gate.pass(ReconcileScope {
+        let pass = self.gate.open(ReconcileScope {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),

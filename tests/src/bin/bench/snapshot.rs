@@ -17,11 +17,11 @@ use tholepin_schema::{
     action::{Action, ActionOutcome},
     instance::SETTINGS_SHOWN,
     manifest::KindName,
+    primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
         AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
         Snapshot, Upstream,
     },
-    word::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
 };
 
 use crate::engine::WallClock;

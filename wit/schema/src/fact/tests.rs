@@ -1,9 +1,9 @@
 use super::*;
+use crate::primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange};
 use crate::snapshot::{
     AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot,
     Replication, SlotDirection, UnreachableReason, Upstream,
 };
-use crate::word::{ConfigEpoch, NodeId, Role, Slot, SlotRange};
 use alloc::{collections::BTreeSet, vec, vec::Vec};
 use serde_json::json;
 

@@ -9,12 +9,12 @@ use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use super::*;
-use crate::checks::{ExecTarget, HandlerAction, perform};
+use crate::handler_actions::{ExecTarget, HandlerAction, perform};
 use crate::images::PulledImage;
 use crate::log::LogFile;
+use crate::orphans;
 use crate::processes::{ProcessExit, ProcessOutput, ProcessSpawner, SpawnedProcess};
 use crate::rootfs::{self, HostPaths, RootMount};
-use crate::strays;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -99,7 +99,7 @@ impl Fixture {
     async fn until_running(&self, launched: &SpawnedProcess) {
         let ready = async {
             while !self.path("volume").join("ready").exists() {
-                assert!(strays::start_ticks(launched.pid).is_some(), "{}", self.errors());
+                assert!(orphans::start_ticks(launched.pid).is_some(), "{}", self.errors());
                 tokio::task::yield_now().await;
             }
         };
@@ -186,14 +186,14 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         let said = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
         assert!(said.contains("exited with 3: not today"), "{said}");
         assert_eq!(fixture.exec(&launched, "test \"$(hostname)\" = a-0").await, Ok(()));
-        strays::kill_session(launched.pid);
+        orphans::kill_session(launched.pid);
         let exit = end(launched).await;
         assert_eq!((exit.code, exit.signal), (137, Some(9)));
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
         // A child that was killed may need a moment to be gone.
         let gone = async {
-            while !strays::processes_of(&runs).is_empty() {
+            while !orphans::processes_of(&runs).is_empty() {
                 tokio::task::yield_now().await;
             }
         };
@@ -212,11 +212,11 @@ async fn what_leaves_the_session_is_found_by_its_root() {
         let left = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done | grep -q '^sleep 600'";
         let gone = async { while fixture.exec(&launched, left).await.is_err() {} };
         tokio::time::timeout(DEADLINE, gone).await.unwrap();
-        strays::kill_session(launched.pid);
+        orphans::kill_session(launched.pid);
         end(launched).await;
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
-        assert_eq!(strays::end_runs(&runs).unwrap(), 1);
+        assert_eq!(orphans::end_runs(&runs).unwrap(), 1);
     }
 }
 

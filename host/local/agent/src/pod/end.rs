@@ -1,8 +1,8 @@
 //! Everything that ends: one run, the whole Pod, the Pod's stay on this agent.
 
 use super::*;
-use crate::checks::HandlerAction;
-use crate::strays;
+use crate::handler_actions::HandlerAction;
+use crate::orphans;
 
 /// How long the last status may take to be written.
 const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(30);
@@ -66,7 +66,7 @@ impl PodWorker {
         let happened = self.happened.clone();
         self.tasks.spawn(async move {
             let swept = tokio::task::spawn_blocking(move || {
-                strays::end_runs(std::slice::from_ref(&run.name))?;
+                orphans::end_runs(std::slice::from_ref(&run.name))?;
                 std::fs::remove_dir_all(&run.directory)
             });
             if let Ok(Err(error)) = swept.await {
@@ -78,7 +78,7 @@ impl PodWorker {
 
     /// Writes the last status, removes what is on disk, then the object.
     pub(super) async fn finish(&mut self) {
-        self.tell();
+        self.publish_status();
         self.statuses = None;
         if timeout(LAST_STATUS_DEADLINE, self.writer.join_next()).await.is_err() {
             tracing::warn!(pod = self.pod.name_any(), "last pod status not written in time");
@@ -103,7 +103,7 @@ impl PodWorker {
         self.statuses = None;
         self.writer.abort_all();
         for live in self.live.values().filter(|live| live.run.is_same_process()) {
-            strays::signal(live.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
+            orphans::signal(live.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
         }
         self.wait_for_ends(events, self.node.options.stop_grace).await;
         self.kill_all();
@@ -161,7 +161,7 @@ impl PodWorker {
                 runs.extend(names.filter_map(|entry| entry.file_name().into_string().ok()));
                 directory.forget(&container);
             }
-            if runs.is_empty() { Ok(0) } else { strays::end_runs(&runs) }
+            if runs.is_empty() { Ok(0) } else { orphans::end_runs(&runs) }
         });
         if let Ok(Err(error)) = ended.await {
             tracing::warn!(pod = self.pod.name_any(), %error, "a container's process survives");

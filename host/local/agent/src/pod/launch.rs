@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::{ContainerStartRequest, StartedContainer, start};
 use super::{PodTaskEvent, PodWorker, RunningContainer};
-use crate::checks::{self, HandlerAction};
 use crate::events::EventKey;
+use crate::handler_actions::{self, HandlerAction};
 use crate::lifecycle::{ContainerPhase, StartFailure, TrackedContainer};
 use crate::probe::ProbeKind;
 
@@ -93,8 +93,12 @@ impl PodWorker {
             Some(hook) => {
                 let happened = self.happened.clone();
                 self.tasks.spawn(async move {
-                    let performed =
-                        checks::perform(&hook, &run.inside, "post-start", POST_START_LIMIT);
+                    let performed = handler_actions::perform(
+                        &hook,
+                        &run.inside,
+                        "post-start",
+                        POST_START_LIMIT,
+                    );
                     let result = tokio::select! {
                         result = performed => result,
                         () = ended.cancelled() => return,

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
 use super::{PodTaskEvent, PodWorker, RunningContainer};
-use crate::checks::{self, HandlerAction};
 use crate::events::{EventKey, EventRecorder};
+use crate::handler_actions::{self, HandlerAction};
 use crate::probe::{ProbeKind, ProbeResultCounter, ProbeTiming};
 
 /// Pauses between tries before results count.
@@ -97,8 +97,13 @@ impl ProbeLoop {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let result =
-                checks::perform(&self.action, &self.run.inside, &name, self.timing.timeout).await;
+            let result = handler_actions::perform(
+                &self.action,
+                &self.run.inside,
+                &name,
+                self.timing.timeout,
+            )
+            .await;
             let said = result.err();
             let is_new = said.is_some() && said != told;
             told.clone_from(&said);
@@ -108,7 +113,7 @@ impl ProbeLoop {
                 self.events.warning(about, "Unhealthy", note);
             }
             let Some(passed) = tally.count(said.is_none()) else { continue };
-            self.tell(passed, said.unwrap_or_default()).await;
+            self.report(passed, said.unwrap_or_default()).await;
             // Startup has its answer; a container that failed liveness is on its way out.
             let done = match self.kind {
                 ProbeKind::Startup => true,
@@ -133,7 +138,8 @@ impl ProbeLoop {
         let mut pause = EARLY_PAUSE_FIRST;
         loop {
             let limit = self.timing.timeout;
-            let result = checks::perform(&self.action, &self.run.inside, &name, limit).await;
+            let result =
+                handler_actions::perform(&self.action, &self.run.inside, &name, limit).await;
             if result.is_ok() || Instant::now() + pause > deadline {
                 return;
             }
@@ -142,7 +148,7 @@ impl ProbeLoop {
         }
     }
 
-    async fn tell(&self, passed: bool, said: String) {
+    async fn report(&self, passed: bool, said: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
         let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
         // Fails only when the Pod's task has ended.

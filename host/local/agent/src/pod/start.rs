@@ -11,20 +11,20 @@ use tokio::sync::oneshot;
 
 use super::AgentContext;
 use crate::chain::chain;
-use crate::checks::ExecTarget;
+use crate::config_source::ConfigSourceStates;
 use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
 use crate::downward::PodPlacement;
 use crate::env::{EnvSources, environment};
 use crate::expand::expand;
+use crate::handler_actions::ExecTarget;
 use crate::images::PulledImage;
 use crate::lifecycle::StartFailure;
 use crate::log::LogFile;
+use crate::orphans;
 use crate::processes::{ProcessExit, ProcessOutput};
-use crate::reference::ConfigSourceStates;
 use crate::rootfs::{self, RootMount};
 use crate::storage::{self, VolumeProvisioner};
-use crate::strays;
 
 /// What names a container of ours in the API, in front of the run's name.
 const ID_SCHEME: &str = "tholepin://";
@@ -72,7 +72,7 @@ impl ContainerRun {
 
     /// Whether the process is still the one that was started.
     pub(super) fn is_same_process(&self) -> bool {
-        strays::start_ticks(self.inside.pid) == Some(self.start_ticks)
+        orphans::start_ticks(self.inside.pid) == Some(self.start_ticks)
     }
 
     /// What stopped the process before it became its program; `None` if it became it.

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
-use crate::checks::{self, HandlerAction};
-use crate::strays;
+use crate::handler_actions::{self, HandlerAction};
+use crate::orphans;
 
 /// What a container gets after its preStop hook, however long that took. Source: the kubelet's
 /// `minimumGracePeriodInSeconds`.
@@ -37,7 +37,8 @@ pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String
         let patience = limit(own, *to_stop.deadline.borrow()).duration_since(Instant::now());
         if patience > Duration::ZERO {
             let mut deadline = to_stop.deadline.clone();
-            let hook = checks::perform(&pre_stop, &to_stop.run.inside, "pre-stop", patience);
+            let hook =
+                handler_actions::perform(&pre_stop, &to_stop.run.inside, "pre-stop", patience);
             tokio::select! {
                 performed = hook => result = performed,
                 // A deletion without grace does not wait for a hook.
@@ -48,7 +49,7 @@ pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String
         }
     }
     if to_stop.run.is_same_process() {
-        strays::signal(to_stop.run.inside.pid, Signal::SIGTERM);
+        orphans::signal(to_stop.run.inside.pid, Signal::SIGTERM);
     }
     let own = least.map_or(own, |least| own.max(least));
     tokio::select! {
@@ -62,7 +63,7 @@ pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String
 /// Kills the run's process and all of its session.
 pub(super) fn kill(run: &ContainerRun) {
     if run.is_same_process() {
-        strays::kill_session(run.inside.pid);
+        orphans::kill_session(run.inside.pid);
     }
 }
 

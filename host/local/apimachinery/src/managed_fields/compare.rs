@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, key_element, value_element};
-use crate::topology::{ListMapKey, MergeSchema, MergeShape, MergeStep};
+use crate::merge_schema::{ListMapKey, MergeSchema, MergeShape, MergeStep};
 
 /// What differs between two objects.
 #[derive(Debug, Default)]

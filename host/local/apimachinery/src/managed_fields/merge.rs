@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::compare::element;
 use super::field_set::FieldSet;
-use crate::topology::{MergeSchema, MergeShape, MergeStep};
+use crate::merge_schema::{MergeSchema, MergeShape, MergeStep};
 
 /// The live object with everything that the intent says.
 ///

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::kinds;
-use crate::topology::BuiltinMergeSchema;
+use crate::merge_schema::BuiltinMergeSchema;
 
 const T1: &str = "2026-01-01T00:00:01Z";
 const T2: &str = "2026-01-01T00:00:02Z";

@@ -194,7 +194,7 @@ impl WatchStream {
             };
             self.position = position;
             for event in &events {
-                self.tell(lines, event, now);
+                self.send(lines, event, now);
             }
             if !lines.is_empty() || events.len() < BATCH_MAX {
                 return;
@@ -203,7 +203,7 @@ impl WatchStream {
     }
 
     /// Writes one change as this watch sees it, if it does.
-    fn tell(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
+    fn send(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
         if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
             return;
         }

@@ -11,15 +11,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{LocalError, Parts};
-use crate::forwarder::ServiceProxy;
-use crate::mirrors::Reflectors;
-use crate::names::HostsFileNames;
+use crate::api_writer::ApiWriter;
+use crate::hosts_file_names::HostsFileNames;
+use crate::reflectors::Reflectors;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;
+use crate::service_proxy::ServiceProxy;
 use crate::statefulset::StatefulSets;
 use crate::volumes::{self, Volumes};
-use crate::work::WorkError;
-use crate::writes::ApiWriter;
+use crate::worker::WorkError;
 
 /// How often the API server is asked whether it is there.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);

@@ -14,7 +14,7 @@ use super::affinity::PodAffinities;
 use super::fit::{NodeUsage, claims_of};
 use super::spread::TopologySpread;
 use crate::labels::Labels;
-use crate::mirror::ObjectKey;
+use crate::reflector::ObjectKey;
 
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";

@@ -15,7 +15,7 @@ use tholepin_agent::quantity::milli;
 
 use super::SchedulerSnapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
-use crate::mirror::ObjectKey;
+use crate::reflector::ObjectKey;
 
 /// What is kept per resource name, in thousandths of its unit.
 pub(super) type ResourceAmounts = BTreeMap<String, i128>;

@@ -7,7 +7,7 @@ use tholepin_redis_types::setting::{OFFERED, SettingKind};
 
 use super::*;
 use crate::{
-    model::{CLUSTER, Model},
+    test_cluster::{CLUSTER, Model},
     workload::{live_config, objects, read_live_config, title},
 };
 
@@ -23,7 +23,7 @@ type Shown<'a> = Option<&'a [(&'a str, &'a str)]>;
 
 /// Two members with these settings beside the usual ones.
 fn snapshot(shown: [Shown<'_>; 2]) -> Snapshot {
-    let mut snapshot = Model::formed(crate::model::spec(1, 1)).observed().snapshot;
+    let mut snapshot = Model::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
     for (member, shown) in snapshot.members.iter_mut().zip(shown) {
         let tholepin_schema::snapshot::MemberAnswer::Answered(facts) = &mut member.answer else {
             panic!("{member:?}")

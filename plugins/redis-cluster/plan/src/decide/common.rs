@@ -9,14 +9,14 @@ use alloc::{
 
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
+    primitives::{ConfigEpoch, NodeId, Role, Slot},
     snapshot::{NodeFlag, NodeRow},
-    word::{ConfigEpoch, NodeId, Role, Slot},
 };
 
 use crate::{
     Decision, FORMING_NODE_TIMEOUT_MS, MEETINGS_MAX, WaitReason,
+    cluster_model::{ClusterModel, LiveMember},
     configuration::{NODE_TIMEOUT, of_failover},
-    picture::{ClusterModel, LiveMember},
 };
 
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
@@ -49,9 +49,9 @@ fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Acti
     let pod = live.member.pod.clone();
     // The one that is given slots in this pass is the first that is empty, as `shard::begin` has it.
     let mut primaries =
-        picture.live_of(live.seat.shard).filter(|live| live.own.role == Role::Primary);
+        picture.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
     let is_primary = live.serves() || primaries.next().is_some_and(|first| first.node == live.node);
-    let epoch = picture.layout.first_epoch(live.seat, is_primary);
+    let epoch = picture.layout.first_epoch(live.position, is_primary);
     let presume = Preconditions {
         node: Some(live.node),
         run_id: live.facts.run_id,
@@ -175,7 +175,7 @@ fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>>
         .collect();
     let mut unknown: BTreeMap<NodeId, Vec<&NodeRow>> = BTreeMap::new();
     // While a wanted Pod does not answer, any of them may be its node.
-    let all_answer = picture.layout.seats().all(|seat| picture.live.contains_key(&seat));
+    let all_answer = picture.layout.positions().all(|seat| picture.live.contains_key(&seat));
     if all_answer {
         for (id, row) in picture.rows().filter(|(id, _)| !members.contains(id)) {
             unknown.entry(id).or_default().push(row);

@@ -16,14 +16,14 @@ use alloc::{string::String, vec::Vec};
 use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
 use tholepin_schema::{
     action::FailoverMode,
+    primitives::NodeId,
     snapshot::{Member, MemberAnswer, NodeFlag, UnreachableReason},
-    word::NodeId,
 };
 
 use super::heal;
 use crate::{
     FENCE_MS_MAX,
-    picture::{ClusterModel, LiveMember, NodeAbsence},
+    cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
 /// The Pods to delete, each with its uid: their processes hang, or did, and their replicas call them failed, as

@@ -9,14 +9,14 @@ use core::cmp::Reverse;
 use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
 use tholepin_schema::{
     action::{Action, FailoverMode, Preconditions, Verb},
+    primitives::{NodeId, Role},
     snapshot::{Member, MemberAnswer, UnreachableReason},
-    word::{NodeId, Role},
 };
 
 use super::{fence, waits};
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
-    picture::{ClusterModel, LiveMember, NodeAbsence},
+    cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
 /// The owner of a shard's slots does not answer.
@@ -164,9 +164,9 @@ pub(super) fn start_alone(picture: &ClusterModel<'_>, shard: u16) -> Option<Deci
     if !picture.live.is_empty() {
         return None;
     }
-    let mut seats = picture.layout.seats_of(shard);
+    let mut seats = picture.layout.positions_of(shard);
     seats.find_map(|seat| {
-        let member = picture.seated.get(&seat)?;
+        let member = picture.placed.get(&seat)?;
         start_empty(picture, shard, node_of(&member.pod)?, Some(member))
     })
 }
@@ -188,7 +188,8 @@ fn start_empty(
         refuses && member.running && !member.deleting
     };
     let member = member.filter(waits)?;
-    let mut seated = picture.layout.seats_of(shard).filter_map(|seat| picture.seated.get(&seat));
+    let mut seated =
+        picture.layout.positions_of(shard).filter_map(|seat| picture.placed.get(&seat));
     if let Some(reason) = seated.find_map(|member| refused(picture, member)) {
         return Some(Decision::Wait(reason));
     }
@@ -214,7 +215,7 @@ fn nobody_left(
     }
     // With its Pod still there, or with volumes, it may return with what it had.
     let may_return = member.is_some() || picture.spec.storage.is_some();
-    let seats = picture.layout.seats_of(shard);
+    let seats = picture.layout.positions_of(shard);
     let absent = seats.filter(|seat| !picture.live.contains_key(seat)).count();
     if may_return && absent != 0 {
         let pod = member.map_or_else(|| picture.names.shard(shard), |member| member.pod.clone());

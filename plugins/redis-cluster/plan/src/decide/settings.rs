@@ -12,8 +12,9 @@ use tholepin_schema::snapshot::NotInSync;
 
 use super::fence;
 use crate::{
-    NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX, configuration,
-    picture::{ClusterModel, LiveMember},
+    NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX,
+    cluster_model::{ClusterModel, LiveMember},
+    configuration,
 };
 
 /// The settings that members should have and do not show, at most [`SETTINGS_MAX`] at once.

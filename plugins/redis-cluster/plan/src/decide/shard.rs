@@ -5,14 +5,14 @@ use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
+    primitives::{NodeId, Role, SlotSet},
     snapshot::{NodeFlag, NotInSync},
-    word::{NodeId, Role, SlotSet},
 };
 
 use super::{common::first_epoch_id, fence, heal, waits};
 use crate::{
     Decision, MemberPosition, MemberView, REPLICA_BEHIND_BYTES_MAX, ShardPlan, WaitReason,
-    picture::{ClusterModel, LiveMember},
+    cluster_model::{ClusterModel, LiveMember},
 };
 
 /// Up to how many seconds without a link a replica counts as what it was before.
@@ -95,7 +95,7 @@ fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Opti
 
 /// The first Pod, of whatever seat, that exists and does not tell who it is.
 fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
-    let mut seats = picture.layout.seats();
+    let mut seats = picture.layout.positions();
     if let Some(reason) = seats.find_map(|seat| waits::cannot_run(picture, seat)) {
         return Some(reason);
     }
@@ -242,7 +242,7 @@ fn members(picture: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberVie
         };
         (pod, view)
     };
-    picture.layout.seats_of(shard).map(view).collect()
+    picture.layout.positions_of(shard).map(view).collect()
 }
 
 fn live_view(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
@@ -252,7 +252,7 @@ fn live_view(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
         Role::Primary => MemberRole::Primary,
         Role::Replica => MemberRole::Replica,
     };
-    let owner = picture.owners.get(usize::from(live.seat.shard)).copied().flatten();
+    let owner = picture.owners.get(usize::from(live.position.shard)).copied().flatten();
     let in_sync = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         // One that follows another shard's primary has nothing of this one.
         Ok(()) => live.own.primary == owner,

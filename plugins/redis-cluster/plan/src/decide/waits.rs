@@ -8,15 +8,15 @@ use alloc::{
 
 use serde_json::Value;
 use tholepin_schema::{
+    primitives::{NodeId, Role, SlotRange, SlotSet},
     snapshot::{Member, MemberAnswer, UnreachableReason},
-    word::{NodeId, Role, SlotRange, SlotSet},
 };
 
 use super::heal;
 use crate::{
     MemberPosition, WaitReason,
+    cluster_model::{ClusterModel, LiveMember},
     last_words::last_words,
-    picture::{ClusterModel, LiveMember},
 };
 
 /// From this age on, in seconds, the readiness of a server has been probed.
@@ -30,10 +30,13 @@ const SLOTS_CHARS_MAX: usize = 100;
 
 /// The seats of a shard from which no answer came.
 pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let absent: Vec<MemberPosition> =
-        picture.layout.seats_of(shard).filter(|seat| !picture.live.contains_key(seat)).collect();
+    let absent: Vec<MemberPosition> = picture
+        .layout
+        .positions_of(shard)
+        .filter(|seat| !picture.live.contains_key(seat))
+        .collect();
     // A password that is refused may be why another does not run.
-    let mut seated = absent.iter().filter_map(|seat| picture.seated.get(seat));
+    let mut seated = absent.iter().filter_map(|seat| picture.placed.get(seat));
     if let Some(refused) = seated.find_map(|member| heal::refused(picture, member)) {
         return Some(refused);
     }
@@ -42,8 +45,8 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
     }
     let first = *absent.first()?;
     let pod = picture.names.pod(first);
-    let why = match picture.seated.get(&first).map(|member| &member.answer) {
-        Some(_) if picture.seated.get(&first).is_some_and(|member| member.deleting) => {
+    let why = match picture.placed.get(&first).map(|member| &member.answer) {
+        Some(_) if picture.placed.get(&first).is_some_and(|member| member.deleting) => {
             String::from("its Pod is being deleted")
         }
         None if picture.snapshot().strangers.contains(&pod) => String::from(
@@ -76,7 +79,7 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
 /// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says
 /// why there is none.
 pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Option<WaitReason> {
-    let member = picture.seated.get(&seat)?;
+    let member = picture.placed.get(&seat)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
     match reason {

@@ -16,7 +16,7 @@ use tholepin_schema::{
 use super::{reasons, verbs};
 use crate::{
     WaitReason,
-    model::{CLUSTER, Model, spec},
+    test_cluster::{CLUSTER, Model, spec},
 };
 
 #[test]

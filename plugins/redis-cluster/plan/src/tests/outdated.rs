@@ -11,7 +11,7 @@ use tholepin_schema::snapshot::UnreachableReason;
 
 use crate::{
     NextPod, OutdatedPods, TemplateRevision,
-    model::{CLUSTER, Model, spec},
+    test_cluster::{CLUSTER, Model, spec},
 };
 
 fn outdated(pods: [&str; 4], sets: [Option<&str>; 2]) -> OutdatedPods {

@@ -4,14 +4,14 @@ use alloc::{format, string::ToString};
 
 use serde_json::json;
 use tholepin_schema::{
+    primitives::SlotSet,
     snapshot::{MemberAnswer, UnreachableReason},
-    word::SlotSet,
 };
 
 use super::reasons;
 use crate::{
     ClusterStage, WaitReason,
-    model::{CLUSTER, Model, spec},
+    test_cluster::{CLUSTER, Model, spec},
 };
 
 #[test]
@@ -155,7 +155,7 @@ fn slots_of_an_owner_that_lives_are_not_lost() {
 fn slots_that_their_owner_gives_away_are_named_with_the_way_out() {
     let mut model = Model::formed(spec(3, 1));
     let (first, third) = (model.id("demo-shard-0-0"), model.id("demo-shard-2-0"));
-    let slot: SlotSet = "12001".parse::<tholepin_schema::word::SlotRange>().unwrap().into();
+    let slot: SlotSet = "12001".parse::<tholepin_schema::primitives::SlotRange>().unwrap().into();
     let table = &mut model.process("demo-shard-2-0").table;
     let own = table.get_mut(&third).unwrap();
     own.slots = own.slots.difference(&slot);

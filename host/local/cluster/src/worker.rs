@@ -45,7 +45,7 @@ impl<K> Default for DirtyKeys<K> {
 
 impl<K: Ord> DirtyKeys<K> {
     /// Asks for a look at `key`, soon.
-    pub fn mark(&self, key: K) {
+    pub fn enqueue(&self, key: K) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         self.wake.notify_one();
     }
@@ -255,7 +255,7 @@ mod tests {
         let marks = Arc::new(DirtyKeys::default());
         let stop = CancellationToken::new();
         let attempts = Arc::new(AtomicUsize::new(0));
-        marks.mark("a");
+        marks.enqueue("a");
         let worker = Worker { name: "test", marks, concurrency: 2, stop: stop.clone() };
         let count = Arc::clone(&attempts);
         let run = worker.run(move |_| {

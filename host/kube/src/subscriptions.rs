@@ -60,7 +60,7 @@ impl ChangeBroadcaster {
     }
 
     /// Tells every reader of a change.
-    pub(crate) fn tell(&self, change: &StoreChange) {
+    pub(crate) fn publish(&self, change: &StoreChange) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
             reader.push(change.clone());
         }
@@ -159,10 +159,10 @@ mod tests {
     async fn changes_of_one_object_become_one_and_keep_the_order_of_objects() {
         let readers = ChangeBroadcaster::default();
         let mut reader = readers.subscribe();
-        readers.tell(&change("a", None, Some("1")));
-        readers.tell(&change("b", None, Some("2")));
-        readers.tell(&change("a", Some("1"), Some("3")));
-        readers.tell(&change("a", Some("3"), None));
+        readers.publish(&change("a", None, Some("1")));
+        readers.publish(&change("b", None, Some("2")));
+        readers.publish(&change("a", Some("1"), Some("3")));
+        readers.publish(&change("a", Some("3"), None));
         readers.end();
         let mut seen = Vec::new();
         while let Some(StoreEvent::Changed(change)) = reader.next().await {
@@ -177,7 +177,7 @@ mod tests {
         let readers = ChangeBroadcaster::default();
         let mut reader = readers.subscribe();
         readers.resume();
-        readers.tell(&change("a", None, Some("1")));
+        readers.publish(&change("a", None, Some("1")));
         readers.resume();
         readers.end();
         assert!(matches!(reader.next().await, Some(StoreEvent::Changed(_))));
@@ -190,7 +190,7 @@ mod tests {
         let readers = ChangeBroadcaster::default();
         let mut reader = ChangeReader(readers.backlog(2));
         for name in ["a", "b", "c", "d"] {
-            readers.tell(&change(name, None, Some("1")));
+            readers.publish(&change(name, None, Some("1")));
         }
         assert!(matches!(reader.next().await, Some(StoreEvent::Overflowed)));
         let Some(StoreEvent::Changed(change)) = reader.next().await else { panic!("a change") };

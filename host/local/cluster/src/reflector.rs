@@ -8,7 +8,7 @@
 //! - Listeners are registered before the watch starts and are called after the copy has changed.
 //! - An object never goes back to an older resourceVersion than the one stored, nor comes back after
 //!   its deletion was seen.
-//! - Listeners only mark keys (see [`crate::work`]); they never wait and never do I/O.
+//! - Listeners only mark keys (see [`crate::worker`]); they never wait and never do I/O.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -224,7 +224,7 @@ where
             }
             state.objects.insert(key, Arc::clone(&object))
         };
-        self.tell(&ObjectChange { before: before.as_deref(), after: Some(&object) });
+        self.notify(&ObjectChange { before: before.as_deref(), after: Some(&object) });
     }
 
     /// Removes the object of that key. `seen` is the object of the deletion, whose uid must fit: a
@@ -238,10 +238,10 @@ where
             }
             state.objects.remove(key)
         };
-        self.tell(&ObjectChange { before: before.as_deref(), after: None });
+        self.notify(&ObjectChange { before: before.as_deref(), after: None });
     }
 
-    fn tell(&self, change: &ObjectChange<'_, K>) {
+    fn notify(&self, change: &ObjectChange<'_, K>) {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.iter() {
             listener(change);

@@ -42,7 +42,7 @@ impl ReportBuilder {
     }
 
     /// The report, if there is anything to tell.
-    pub(crate) fn tell(
+    pub(crate) fn build(
         self,
         key: &ObjectKey,
         plugin: &ActivePlugin,

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::reference::{
+use crate::config_source::{
     ConfigSourceData, ConfigSourceKey, ConfigSourceKind, ConfigSourceState, config_map_data,
     secret_data,
 };
@@ -138,11 +138,11 @@ async fn follow<K>(
             Some(Ok(Event::Init)) => listed = false,
             Some(Ok(Event::InitApply(object) | Event::Apply(object))) => {
                 listed = true;
-                tell(&sender, ConfigSourceState::Present(Arc::new(data(object))));
+                publish(&sender, ConfigSourceState::Present(Arc::new(data(object))));
             }
             Some(Ok(Event::InitDone)) if listed => {}
             Some(Ok(Event::InitDone | Event::Delete(_))) => {
-                tell(&sender, ConfigSourceState::Missing)
+                publish(&sender, ConfigSourceState::Missing)
             }
             Some(Err(error)) => {
                 tracing::warn!(namespace = key.0, reference = %key.1, %error, "watch interrupted");
@@ -153,7 +153,7 @@ async fn follow<K>(
 }
 
 /// Tells a change, and only a change: a relist wakes nobody.
-fn tell(sender: &watch::Sender<ConfigSourceState>, reference: ConfigSourceState) {
+fn publish(sender: &watch::Sender<ConfigSourceState>, reference: ConfigSourceState) {
     sender.send_if_modified(|known| {
         let changed = *known != reference;
         if changed {

@@ -16,8 +16,8 @@ use tholepin_redis_types::redis_cluster::{
 };
 use tholepin_schema::{
     action::{Action, FailoverMode, Verb, waves},
+    primitives::{ConfigEpoch, NodeId, Role, SlotSet},
     snapshot::{NodeFlag, NodeRow, UnreachableReason},
-    word::{ConfigEpoch, NodeId, Role, SlotSet},
 };
 
 use crate::{ClusterLayout, ObjectNames, Observed, Plan, PodSilence, ShardPlan};
@@ -81,7 +81,7 @@ impl Model {
             stopped: BTreeMap::new(),
             next: 1,
         };
-        for seat in ClusterLayout::of(&model.spec).seats() {
+        for seat in ClusterLayout::of(&model.spec).positions() {
             model.create(&ObjectNames { cluster: CLUSTER }.pod(seat));
         }
         model

@@ -13,21 +13,21 @@ use tholepin_schema::{
     instance::Instance,
     ledger::{KnownNode, Ledger},
     manifest::KindName,
+    primitives::NodeId,
     snapshot::Snapshot,
-    word::NodeId,
 };
 use tokio::time::timeout;
 
 use crate::{
-    absences::{NodeLease, node_timeout_ms},
-    book::ObjectLedger,
+    absence_tracker::{NodeLease, node_timeout_ms},
     guard::{
         self, DeathConfirmations, DeathFinding, DeathProof, DialOutcome, MissingProof, NodeAbsence,
         NodeLiveness, OUT_OF_SERVICE,
     },
     instance::container_status,
+    ledger_store::ObjectLedger,
     ownership::text,
-    pass::ReconcileContext,
+    reconcile_context::ReconcileContext,
 };
 
 /// How long all questions about one node may take. A snapshot is acted on while it is two seconds old.

@@ -21,7 +21,7 @@ use tholepin_schema::{
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{book::ObjectLedger, ledger, pass::ReconcileContext, steps};
+use crate::{ledger, ledger_store::ObjectLedger, plan_steps, reconcile_context::ReconcileContext};
 
 /// Looks that the end of a pass takes, each but the last with an attempt; what is not back then is left to
 /// the next pass.
@@ -47,7 +47,7 @@ pub(crate) async fn end(pass: &ReconcileContext) -> Vec<PlanStep> {
 }
 
 async fn end_in(pass: &ReconcileContext, instance: &Instance) -> Result<Vec<PlanStep>, CallError> {
-    let mut book = pass.book(instance).await?;
+    let mut book = pass.ledger(instance).await?;
     let members = pass.members_by(&book.ledger, instance).await?;
     let steps = put_back(pass, &members, &mut book).await;
     book.save(pass).await?;
@@ -81,7 +81,7 @@ async fn put_back(
             break;
         }
         let snapshot = port.observe(members, &names).await;
-        ledger::lifted(&mut book.ledger, &snapshot);
+        ledger::restored(&mut book.ledger, &snapshot);
         let mut actions = ledger::lifts(&book.ledger);
         actions.retain(|action| is_told(action, &snapshot));
         if actions.is_empty() || look == LOOKS_MAX {
@@ -90,7 +90,9 @@ async fn put_back(
         let deeds = port.act(members, &actions).await;
         let done = actions.iter().zip(deeds);
         steps.extend(
-            done.filter_map(|(action, deed)| steps::acted(action, &deed.outcome, deed.commands)),
+            done.filter_map(|(action, deed)| {
+                plan_steps::acted(action, &deed.outcome, deed.commands)
+            }),
         );
     }
     if let Some(left) = book.ledger.suspensions.first() {
@@ -116,5 +118,5 @@ fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
     let words = ["CONFIG", "SET", setting, value].map(|word| word.as_bytes().to_vec());
     let command = PodCommand { pod: pod.clone(), command: redis_cli(&words) };
     let outcome = ActionOutcome::Done { took_ms: 0, note: String::new() };
-    steps::acted(&verb.into(), &outcome, vec![command])
+    plan_steps::acted(&verb.into(), &outcome, vec![command])
 }

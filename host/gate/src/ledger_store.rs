@@ -31,8 +31,8 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    ReconcileScope, absences::AbsenceTracker, context::WriteMode, ledger, ownership::text,
-    pass::ReconcileContext,
+    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ownership::text,
+    reconcile_context::ReconcileContext, reconcile_scope::WriteMode,
 };
 
 /// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tholepin_core::{RespNode, RespReply};
 use tholepin_schema::{
+    primitives::NodeId,
     snapshot::{MemberFacts, NodeRow, UnreachableReason},
-    word::NodeId,
 };
 
 use super::{MemberQueryResult, command};
@@ -33,7 +33,7 @@ pub(crate) fn setting_commands(settings: &[&str]) -> impl Iterator<Item = Vec<Ve
 }
 
 /// Reads the replies to [`commands`]. What cannot be read is named in [`MemberFacts::errors`].
-pub(super) fn told<S: AsRef<str>>(
+pub(super) fn member_reply<S: AsRef<str>>(
     answered_at_ms: u64,
     replies: &[RespReply],
     settings: &[S],
@@ -139,7 +139,7 @@ mod tests {
         let loading = || error("LOADING Redis is loading the dataset in memory");
         let info = one(RespNode::Bulk(b"run_id:00\r\nloading:1\r\nrole:master\r\n".to_vec()));
         let replies = [info, loading(), loading(), loading(), loading()];
-        let told = told(7, &replies, &["save"]).unwrap();
+        let told = member_reply(7, &replies, &["save"]).unwrap();
         assert_eq!(told.facts.loading, Some(true));
         assert_eq!((told.facts.run_id, told.facts.keys, told.facts.node), (None, None, None));
         let missing: Vec<_> = told.facts.errors.keys().map(String::as_str).collect();
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn missing_credentials_are_a_reason_of_their_own() {
         let replies = vec![error("NOAUTH Authentication required."); 4];
-        assert_eq!(told::<&str>(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
-        assert_eq!(told::<&str>(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);
+        assert_eq!(member_reply::<&str>(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
+        assert_eq!(member_reply::<&str>(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);
     }
 }

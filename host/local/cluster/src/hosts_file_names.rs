@@ -16,8 +16,8 @@ use tholepin_agent::HostAliasSource;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::ObjectChange;
-use crate::mirrors::Reflectors;
+use crate::reflector::ObjectChange;
+use crate::reflectors::Reflectors;
 use crate::service::slices::{SERVICE_NAME, is_headless};
 
 /// The domain of a cluster.

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, string::String};
 
 use super::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot};
-use crate::word::{NodeId, Role, SlotSet};
+use crate::primitives::{NodeId, Role, SlotSet};
 
 /// How long ago, in seconds, a replica in sync acknowledged last. Redis acknowledges once a second.
 pub const SYNC_LAG_S_MAX: u64 = 1;

@@ -25,8 +25,8 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
+    primitives::NodeId,
     snapshot::{NodeRow, OpenSlot, Replication, Snapshot, UnreachableReason},
-    word::NodeId,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -192,7 +192,7 @@ impl InstancePoller {
         }
     }
 
-    fn order(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
+    fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
         let watched = locked(&self.watched);
         let PolledInstance { members, settings, reported, joined, shown, hurry } =
             watched.get(instance)?;
@@ -232,9 +232,9 @@ impl InstancePoller {
     async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<PollResult> = None;
-        while let Some(order) = self.order(&instance, pool) {
+        while let Some(order) = self.poll_spec(&instance, pool) {
             let began = Instant::now();
-            let (sight, snapshot) = look(pool, clock, &order, &mut open).await;
+            let (sight, snapshot) = poll(pool, clock, &order, &mut open).await;
             let snapshot = snapshot.map(Arc::new);
             if let Some(snapshot) = &snapshot {
                 order.shown.send_replace(Some((began, snapshot.clone())));
@@ -310,7 +310,7 @@ impl Drop for PollSubscription {
 }
 
 /// Asks every member that runs, each on its own connection.
-async fn look(
+async fn poll(
     pool: &ConnectionPool,
     clock: &dyn Clock,
     order: &PollSpec,

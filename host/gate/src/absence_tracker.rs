@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tholepin_schema::{
     ledger::{KnownNode, Ledger},
+    primitives::NodeId,
     snapshot::{Member, MemberFacts, NodeFlag, Snapshot},
-    word::NodeId,
 };
 
 use crate::{guard, ownership::text};

@@ -7,11 +7,11 @@ use alloc::{
 };
 
 use tholepin_schema::{
+    primitives::{NodeId, SlotRange, SlotSet},
     snapshot::{
         AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
         Snapshot, UnreachableReason, Upstream,
     },
-    word::{NodeId, SlotRange, SlotSet},
 };
 
 use super::{Model, Pod, Process, Table};

@@ -23,8 +23,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::{
-    Gate, ReconcileScope, book::ObjectLedger, grant, instance, kubernetes, ledger, lift, ownership,
-    probe, redis, steps, wait,
+    Gate, ReconcileScope, grant, instance, kubernetes, ledger, ledger_store::ObjectLedger,
+    ownership, plan_steps, probe, redis, restore_settings, wait,
 };
 
 /// The most random bytes that one call gives.
@@ -85,7 +85,7 @@ impl ReconcileContext {
             let clashed = mem::take(&mut self.progress().clashed);
             self.gate.clashes.keep(&self.context.key, &clashed);
         }
-        lift::end(self).await
+        restore_settings::end(self).await
     }
 
     /// Notes that somebody else's object has a name that this pass wants: its change wakes the object
@@ -173,7 +173,7 @@ impl ReconcileContext {
 
     /// The members of an instance that the plugin names, as the store and the ledger have them now.
     pub(crate) async fn members(&self, instance: &Instance) -> Result<InstanceMembers, CallError> {
-        let ledger = self.ledger(instance).await?;
+        let ledger = self.ledger_copy(instance).await?;
         self.members_by(&ledger, instance).await
     }
 
@@ -188,24 +188,24 @@ impl ReconcileContext {
     }
 
     /// A copy of the ledger of an instance that the plugin names.
-    pub(crate) async fn ledger(&self, instance: &Instance) -> Result<Ledger, CallError> {
-        Ok(self.book(instance).await?.ledger.clone())
+    pub(crate) async fn ledger_copy(&self, instance: &Instance) -> Result<Ledger, CallError> {
+        Ok(self.ledger(instance).await?.ledger.clone())
     }
 
-    /// Takes the book of an instance that the plugin names, to act on it.
-    pub(crate) async fn book(
+    /// Takes the ledger of an instance that the plugin names, to act on it.
+    pub(crate) async fn ledger(
         &self,
         instance: &Instance,
     ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
         instance::admit(&self.context, instance)?;
-        let mut book = self.own_book().await?;
+        let mut book = self.own_ledger().await?;
         instance::fix_group(&mut book.ledger, instance)?;
         book.instances.insert(instance.group().to_owned(), instance.clone());
         Ok(book)
     }
 
-    /// Takes the book of the object reconciled.
-    pub(crate) async fn own_book(&self) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
+    /// Takes the ledger of the object reconciled.
+    pub(crate) async fn own_ledger(&self) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
         let (books, kubernetes) = (&self.gate.books, &*self.gate.ports.kubernetes);
         match self.context.mode {
             WriteMode::Live => books.take(kubernetes, &self.context).await,
@@ -321,7 +321,7 @@ impl HostCalls for ReconcileContext {
                 debug!(function = call.function(), reason = error.reason(), %error, "call failed");
                 // What comes after the end of a plan is no part of it.
                 if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
-                    steps = steps::not_sent(&call, error);
+                    steps = plan_steps::not_sent(&call, error);
                 }
             }
             self.count(&call, &answer);

@@ -6,8 +6,8 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::{
+    primitives::{NodeId, Role, SlotRange, SlotSet},
     snapshot::{Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot, UnreachableReason},
-    word::{NodeId, Role, SlotRange, SlotSet},
 };
 
 use crate::{ClusterLayout, MemberPosition, ObjectNames, Observed};
@@ -19,7 +19,7 @@ pub(crate) struct ClusterModel<'a> {
     pub layout: ClusterLayout,
     pub observed: &'a Observed,
     /// The Pods in wanted seats, whether they answer or not.
-    pub seated: BTreeMap<MemberPosition, &'a Member>,
+    pub placed: BTreeMap<MemberPosition, &'a Member>,
     /// Those of them that answer as nodes and have read their data. Of two with one id neither is
     /// here.
     pub live: BTreeMap<MemberPosition, LiveMember<'a>>,
@@ -32,7 +32,7 @@ pub(crate) struct ClusterModel<'a> {
 /// A member that answers as a node of a cluster.
 #[derive(Clone, Copy)]
 pub(crate) struct LiveMember<'a> {
-    pub seat: MemberPosition,
+    pub position: MemberPosition,
     pub member: &'a Member,
     pub facts: &'a MemberFacts,
     /// What it calls itself.
@@ -75,18 +75,18 @@ impl<'a> ClusterModel<'a> {
         let layout = ClusterLayout::of(spec);
         let snapshot = &observed.snapshot;
         let seats = snapshot.members.iter().filter_map(|member| {
-            names.seat(&member.pod).filter(|seat| layout.has(*seat)).map(|seat| (seat, member))
+            names.position(&member.pod).filter(|seat| layout.has(*seat)).map(|seat| (seat, member))
         });
         let seated: BTreeMap<MemberPosition, &Member> = seats.collect();
         let live = seated.iter().filter_map(|(seat, member)| live(snapshot, *seat, member));
         let live: BTreeMap<MemberPosition, LiveMember<'_>> =
-            live.map(|live| (live.seat, live)).collect();
+            live.map(|live| (live.position, live)).collect();
         let mut picture = Self {
             names,
             spec,
             layout,
             observed,
-            seated,
+            placed: seated,
             live,
             claims: BTreeMap::new(),
             owners: Vec::new(),
@@ -112,7 +112,7 @@ impl<'a> ClusterModel<'a> {
 
     /// The live members of a shard, in order.
     pub(crate) fn live_of(&self, shard: u16) -> impl Iterator<Item = LiveMember<'a>> {
-        self.live.values().filter(move |live| live.seat.shard == shard).copied()
+        self.live.values().filter(move |live| live.position.shard == shard).copied()
     }
 
     /// The live member with this id.
@@ -212,5 +212,5 @@ fn live<'a>(
     // Two with one id: whoever is meant, it is not known who.
     snapshot.member_of(node)?;
     let own = snapshot.row_seen_by(member, node)?;
-    Some(LiveMember { seat, member, facts, node, own })
+    Some(LiveMember { position: seat, member, facts, node, own })
 }

@@ -11,7 +11,7 @@ pub(crate) struct Liveness {
 
 impl Liveness {
     /// Answers for ever; a part of the loop.
-    pub(crate) async fn beat(&self) {
+    pub(crate) async fn serve(&self) {
         loop {
             self.asked.notified().await;
             self.beats.send_modify(|beats| *beats += 1);
@@ -19,7 +19,7 @@ impl Liveness {
     }
 
     /// Waits until the loop has answered, which may be never: the caller sets the deadline.
-    pub(crate) async fn feel(&self) {
+    pub(crate) async fn ping(&self) {
         let mut beats = self.beats.subscribe();
         self.asked.notify_one();
         // The sender lives as long as `self`.
@@ -36,10 +36,10 @@ mod tests {
     #[tokio::test]
     async fn only_a_loop_that_runs_answers() {
         let pulse = Liveness::default();
-        assert!(timeout(Duration::ZERO, pulse.feel()).await.is_err(), "nobody runs the loop");
+        assert!(timeout(Duration::ZERO, pulse.ping()).await.is_err(), "nobody runs the loop");
         tokio::select! {
-            () = pulse.beat() => {}
-            felt = async { tokio::join!(pulse.feel(), pulse.feel()) } => assert_eq!(felt, ((), ())),
+            () = pulse.serve() => {}
+            felt = async { tokio::join!(pulse.ping(), pulse.ping()) } => assert_eq!(felt, ((), ())),
         }
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tholepin_core::ObjectMeta;
 
-use crate::changes::lock;
+use crate::subscriptions::lock;
 
 /// How many (object, manager) pairs are remembered; about 150 bytes each.
 const REMEMBERED_MAX: usize = 65_536;

@@ -25,9 +25,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::mirror::ObjectChange;
-use crate::mirrors::Reflectors;
-use crate::work::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::reflector::ObjectChange;
+use crate::reflectors::Reflectors;
+use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use connection::{Connections, accept};
 use routes::{ServiceBackends, routes};
 
@@ -75,9 +75,11 @@ impl ServiceProxy {
     pub fn new(mirrors: &Reflectors) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| on_service.mark(AllRoutes));
+        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
         let on_slice = Arc::clone(&marks);
-        mirrors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.mark(AllRoutes));
+        mirrors
+            .slices
+            .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllRoutes));
         Self { mirrors: mirrors.clone(), marks }
     }
 

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::container::{ContainerProcessSpec, ContainerTask, ExecSpec, ProcessSpec};
+use crate::orphans;
 use crate::processes::{ProcessOutput, ProcessSpawner};
-use crate::strays;
 
 /// What of an HTTP answer is read: enough for the status line.
 const STATUS_LINE_BYTES_MAX: usize = 256;
@@ -188,7 +188,7 @@ async fn exec(
     let exit = match timeout(limit, &mut launched.exit).await {
         Ok(exit) => exit,
         Err(_) => {
-            strays::kill_session(launched.pid);
+            orphans::kill_session(launched.pid);
             let _ = timeout(Duration::from_secs(1), &mut launched.exit).await;
             return Err(format!("command {argv:?} {}", timed_out(limit)));
         }

@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 
-use crate::mirror::Reflector;
+use crate::reflector::Reflector;
 
 /// One mirror per kind. Cloning shares them.
 #[derive(Clone, Debug, Default)]
