@@ -355,6 +355,6 @@ pub(crate) fn policy(paths: &SafetyPaths, object: &Value) -> SafetyPolicy {
     };
     SafetyPolicy {
         tail_loss: says(&paths.tail_loss, "force"),
-        data_loss: says(&paths.durability, "cache"),
+        data_loss: says(&paths.data_loss, "acceptable"),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn manifest() -> Manifest {
         },
         parameters: None,
         safety: SafetyPaths {
-            durability: Some(".spec.durability".into()),
+            data_loss: Some(".spec.dataLoss".into()),
             tail_loss: Some(".spec.failover.onPodDeath".into()),
         },
     }

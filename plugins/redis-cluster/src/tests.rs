@@ -550,7 +550,7 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
     let words = "nothing proves that these have ended: use `tholepin.dev/confirm-dead=x/y`";
     let refusal = json!({"refused": {"guard": "death", "message": words}});
     let host = Scripted { snapshot, refusals: vec![("failover", refusal)], ..Scripted::default() };
-    let spec = json!({"shards": 2, "replicasPerShard": 1, "durability": "cache"});
+    let spec = json!({"shards": 2, "replicasPerShard": 1, "dataLoss": "acceptable"});
     let outcome = reconcile(&host, object(spec));
     assert_eq!(host.acted.borrow()[0]["args"]["mode"], "takeover");
     for name in ["Ready", "Degraded"] {
@@ -597,7 +597,7 @@ fn the_manifest_asks_for_what_is_used() {
     for made in workload::objects(owner, &spec) {
         assert!(granted.contains(&made["kind"].as_str().unwrap()), "{}", workload::title(&made));
     }
-    for path in [&manifest.safety.durability, &manifest.safety.tail_loss] {
+    for path in [&manifest.safety.data_loss, &manifest.safety.tail_loss] {
         let pointer = path.as_ref().unwrap().replace('.', "/");
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let pointer = pointer.replace('/', "/properties/");

@@ -215,7 +215,7 @@ pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster
 struct Ended {
     input: &'static str,
     before: &'static str,
-    durability: &'static str,
+    data_loss: &'static str,
     has_keys: bool,
     /// Whether the Pods go too, so that fresh ones come without an identity.
     fresh_pods: bool,
@@ -226,30 +226,30 @@ struct Ended {
 pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
     let cases = [
         Ended {
-            input: "kill -9 of all copies, durability: data",
+            input: "kill -9 of all copies, dataLoss: never",
             before: "served again empty, Ready=True, nobody was asked",
-            durability: "data",
+            data_loss: "never",
             has_keys: true,
             fresh_pods: false,
         },
         Ended {
-            input: "kill -9 of all copies, durability: cache",
+            input: "kill -9 of all copies, dataLoss: acceptable",
             before: "served again empty after the guard's time, without an event",
-            durability: "cache",
+            data_loss: "acceptable",
             has_keys: true,
             fresh_pods: false,
         },
         Ended {
-            input: "kill -9 of all copies, durability: data, never a key",
+            input: "kill -9 of all copies, dataLoss: never, never a key",
             before: "served again after the guard's time",
-            durability: "data",
+            data_loss: "never",
             has_keys: false,
             fresh_pods: false,
         },
         Ended {
-            input: "delete --force of all Pods, durability: cache",
+            input: "delete --force of all Pods, dataLoss: acceptable",
             before: "SlotsLost for ever",
-            durability: "cache",
+            data_loss: "acceptable",
             has_keys: true,
             fresh_pods: true,
         },
@@ -261,7 +261,7 @@ pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -
 }
 
 async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()> {
-    let edit = |object: &mut Value| bed::set(object, &["spec", "durability"], case.durability);
+    let edit = |object: &mut Value| bed::set(object, &["spec", "dataLoss"], case.data_loss);
     let direct = Reach::Direct(tests::cluster::HostSetup::default());
     let story = if case.has_keys {
         let (story, keys) = bed::begin_with(redis, direct, edit).await?;
@@ -288,7 +288,7 @@ async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()>
             }
         }
         row.keys_after(0);
-        if case.durability == "data" && case.has_keys {
+        if case.data_loss == "never" && case.has_keys {
             return asked_for_approval(row, &story).await;
         }
         let (_, took) = bed::well(&story, Duration::from_secs(120)).await?;

@@ -222,9 +222,9 @@ impl RedisGrants {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SafetyPaths {
-    /// Holds `data` (the default) or `cache`.
+    /// Holds `acceptable` if all data may be given up to serve again; anything else is `never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub durability: Option<String>,
+    pub data_loss: Option<String>,
     /// Holds `force` if losing an unreplicated tail is allowed when a primary's Pod died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail_loss: Option<String>,

@@ -67,7 +67,7 @@ async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_fo
     thing["spec"]["onPodDeath"] = json!("force");
     opened.object = thing.into();
     let path = Some(".spec.onPodDeath".to_owned());
-    opened.safety = SafetyPaths { durability: None, tail_loss: path }.into();
+    opened.safety = SafetyPaths { data_loss: None, tail_loss: path }.into();
     let pass = bench.gate.open(opened);
     shows(snapshot(false));
     ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await.unwrap();

@@ -258,8 +258,8 @@ async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
 
 #[tokio::test]
 async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
-    for (durability, granted, passes) in
-        [("data", true, false), ("cache", false, false), ("cache", true, true)]
+    for (data_loss, granted, passes) in
+        [("never", true, false), ("acceptable", false, false), ("acceptable", true, true)]
     {
         let mut shard = Shard::new(WriteMode::Live).await;
         let mut seen = snapshot();
@@ -268,16 +268,16 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         shard.shows(seen);
         let mut opened = shard.bench.opened.clone();
         let mut thing = (*opened.object).clone();
-        thing["spec"]["durability"] = json!(durability);
+        thing["spec"]["dataLoss"] = json!(data_loss);
         let mut grants = wide();
         grants.redis.verbs.retain(|verb| granted || verb != "stop-last-copy");
-        let path = Some(".spec.durability".to_owned());
+        let path = Some(".spec.dataLoss".to_owned());
         opened.object = thing.into();
         opened.grants = grants.into();
-        opened.safety = SafetyPaths { durability: path, tail_loss: None }.into();
+        opened.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
         shard.bench.pass = shard.bench.gate.open(opened);
         let answer = shard.delete("v1", "Pod", "set-0").await;
-        assert_eq!(answer.is_ok(), passes, "{durability} {granted}: {answer:?}");
+        assert_eq!(answer.is_ok(), passes, "{data_loss} {granted}: {answer:?}");
     }
 }
 

@@ -72,9 +72,10 @@ pub struct RedisClusterSpec {
     /// What happens when members fail.
     #[serde(default)]
     pub failover: Failover,
-    /// What the data is worth: `data` must not be thrown away to get a shard back, a `cache` may.
+    /// Whether the data of a shard may be given up to serve its slots again: `never` (a person must approve it),
+    /// or `acceptable`, as for a cache.
     #[serde(default)]
-    pub durability: DataLoss,
+    pub data_loss: DataLoss,
 }
 
 /// The Secret that holds the password of the ACL user `default`.
@@ -161,16 +162,16 @@ pub enum OnPodDeath {
     Wait,
 }
 
-/// What the data is worth.
+/// Whether the data of a shard may be given up to serve its slots again.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DataLoss {
-    /// It must not be thrown away to get a shard back.
+    /// Only with a person's approval.
     #[default]
-    Data,
-    /// It can be had again from elsewhere.
-    Cache,
+    Never,
+    /// Without asking: the data can be had again from elsewhere.
+    Acceptable,
 }
 
 /// What a container asks of its node: quantities as Kubernetes writes them.

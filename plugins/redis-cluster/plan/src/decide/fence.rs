@@ -46,7 +46,7 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
 /// then the cluster may elect nobody.
 pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let spec = picture.spec;
-    if spec.durability == DataLoss::Cache || spec.failover.on_pod_death == OnPodDeath::Wait {
+    if spec.data_loss == DataLoss::Acceptable || spec.failover.on_pod_death == OnPodDeath::Wait {
         return None;
     }
     let live = picture.live_node(primary);

@@ -247,7 +247,7 @@ pub(super) fn may_lead(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> boo
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
     let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (was_in_sync || picture.spec.durability == DataLoss::Cache)
+    is_whole && (was_in_sync || picture.spec.data_loss == DataLoss::Acceptable)
 }
 
 /// Bytes of the primary's stream that a replica has applied.

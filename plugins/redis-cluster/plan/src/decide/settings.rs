@@ -35,7 +35,7 @@ fn election(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action>
     let Some(upstream) = &live.facts.replication.as_ref()?.upstream else { return allow("no") };
     let pod = &live.member.pod;
     let hangs = || live.own.primary.is_some_and(|it| fence::hung(picture, it).is_some());
-    let may_lose_data = picture.spec.durability == DataLoss::Cache;
+    let may_lose_data = picture.spec.data_loss == DataLoss::Acceptable;
     let wanted = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         Ok(()) if hangs() => "yes",
         Ok(()) => "no",

@@ -64,7 +64,7 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     let approved = |model: &Model| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
     assert!(approved(&model));
-    model.spec.durability = DataLoss::Cache;
+    model.spec.data_loss = DataLoss::Acceptable;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
     assert!(!approved(&model));
 }
@@ -295,16 +295,16 @@ fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
 
 #[test]
 fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
-    // in sync when its primary was last heard, durability, what is set if that one has ended or hangs
+    // in sync when its primary was last heard, data_loss, what is set if that one has ended or hangs
     let rows = [
-        (false, DataLoss::Data, [Some("yes"); 2]),
-        (true, DataLoss::Data, [None, Some("yes")]),
-        (false, DataLoss::Cache, [None; 2]),
+        (false, DataLoss::Never, [Some("yes"); 2]),
+        (true, DataLoss::Never, [None, Some("yes")]),
+        (false, DataLoss::Acceptable, [None; 2]),
     ];
-    for (was_in_sync, durability, expected) in rows {
+    for (was_in_sync, data_loss, expected) in rows {
         for (hangs, expected) in [false, true].into_iter().zip(expected) {
             let mut model = Model::formed(spec(3, 1));
-            model.spec.durability = durability;
+            model.spec.data_loss = data_loss;
             model.previous.shards[0].members[1].in_sync = Some(was_in_sync);
             if hangs {
                 let primary = model.pods.get_mut("demo-shard-0-0").unwrap();
@@ -313,7 +313,7 @@ fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_t
                 model.kill("demo-shard-0-0");
             }
             let set = election_of(&model, "demo-shard-0-1");
-            assert_eq!(set.as_deref(), expected, "{was_in_sync} {durability:?} {hangs}");
+            assert_eq!(set.as_deref(), expected, "{was_in_sync} {data_loss:?} {hangs}");
         }
     }
 }
@@ -370,7 +370,7 @@ fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first
     let rows: [(&str, u64, Change); 7] = [
         ("it did not end in time", 13_000, |_| {}),
         ("its deletion did not succeed", 0, |model| model.silence.is_unfenced = true),
-        ("served soon counts more", 0, |model| model.spec.durability = DataLoss::Cache),
+        ("served soon counts more", 0, |model| model.spec.data_loss = DataLoss::Acceptable),
         ("left to the cluster", 0, |model| {
             model.spec.failover.on_pod_death = OnPodDeath::Wait;
         }),
