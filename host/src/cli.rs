@@ -235,7 +235,7 @@ pub(crate) struct NewArgs {
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<String>,
     /// The API group of the kind
-    #[arg(long, value_name = "GROUP", default_value = tholepin_kit::DEFAULT_GROUP)]
+    #[arg(long, value_name = "GROUP", default_value = tholepin_devkit::DEFAULT_GROUP)]
     pub(crate) group: String,
     /// Where to write the project: a new or empty directory [default: NAME]
     #[arg(long, value_name = "DIR")]

@@ -71,7 +71,7 @@ fn parts_of_the_host_do_not_know_each_other() {
         ("tholepin-kube", &["tholepin-core", "tholepin-crd", "tholepin-schema"]),
         ("tholepin-crd", &[]),
         ("tholepin-http", &[]),
-        ("tholepin-kit", &["tholepin-core"]),
+        ("tholepin-devkit", &["tholepin-core"]),
         // The local host stands apart from the engine: it is a cluster, not a part of the host.
         ("tholepin-apimachinery", &[]),
         ("tholepin-apiserver", &["tholepin-apimachinery", "tholepin-http"]),

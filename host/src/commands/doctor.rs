@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tholepin_admin::{AdminClient, AdminFile};
 use tholepin_agent::ImageError;
 use tholepin_core::ErrorChain;
-use tholepin_kit::doctor::{DoctorFinding, FindingLevel, ImageProgram, MachineFacts, judge};
+use tholepin_devkit::doctor::{DoctorFinding, FindingLevel, ImageProgram, MachineFacts, judge};
 use tholepin_local::{
     LocalOptions,
     addresses::{self, AddressBlock},

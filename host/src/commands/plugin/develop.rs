@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tholepin_core::RevisionDigest;
+use tholepin_devkit::{PluginProject, ProjectBuilder};
 use tholepin_guest::{ComponentInspection, PluginObject, inspect};
-use tholepin_kit::{PluginProject, ProjectBuilder};
 
 use super::{
     super::{own_cache, print},
@@ -137,7 +137,12 @@ impl CheckedComponent {
     pub(super) fn install(&self, plugins: &Path) -> Result<()> {
         let component = fs::read(&self.component)
             .with_context(|| format!("cannot read `{}`", self.component.display()))?;
-        Ok(tholepin_kit::install(plugins, self.name(), &component, self.settings_text.as_bytes())?)
+        Ok(tholepin_devkit::install(
+            plugins,
+            self.name(),
+            &component,
+            self.settings_text.as_bytes(),
+        )?)
     }
 
     fn told(&self) -> String {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tholepin_admin::{AdminClient, AdminClientError, AdminError};
 use tholepin_core::{CallError, ObjectRef, ReconcileReport, port::Kubernetes};
-use tholepin_kit::{SourceChange, SourceWatcher};
+use tholepin_devkit::{SourceChange, SourceWatcher};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 use tokio::{task::JoinSet, time::sleep};

@@ -12,15 +12,18 @@
 //! - A plugin's files appear in a host's directory whole, by a rename.
 
 mod build;
+mod build_error;
 pub mod doctor;
 mod install;
 mod lock;
 mod project;
 mod shared;
 mod sources;
-mod word;
+mod stderr;
+mod substitution;
 
-pub use build::{BuildError, BuildOutput, ProjectBuilder};
+pub use build::{BuildOutput, ProjectBuilder};
+pub use build_error::BuildError;
 pub use install::{InstallError, install};
 pub use project::{DEFAULT_GROUP, NewProjectError, PluginProject};
 pub use sources::{SourceChange, SourceWatchError, SourceWatcher};

@@ -25,7 +25,8 @@ use tokio::time::sleep;
 
 use crate::{
     BROUGHT,
-    build::{BuildError, CARGO_DEADLINE, note},
+    build_error::{BuildError, CARGO_DEADLINE},
+    stderr::note,
 };
 
 /// How many shared target directories are kept: that of this SDK, and those of older ones.

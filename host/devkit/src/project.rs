@@ -14,7 +14,7 @@ use tholepin_core::PluginName;
 
 use crate::{
     BROUGHT, lock,
-    word::{kind_of, plural_of, substitute},
+    substitution::{kind_of, plural_of, substitute},
 };
 
 mod embedded {
