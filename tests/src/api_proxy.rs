@@ -41,7 +41,7 @@ const BIND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How the road to the API server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Road {
+pub enum ApiLink {
     /// Everything passes.
     Clear,
     /// Connections are cut and new ones refused.
@@ -52,14 +52,14 @@ pub enum Road {
 
 /// When the host is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum KillMoment {
     /// Before the API server has the write.
     Before,
     /// After the API server has done it, and before the host knows.
     After,
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for KillMoment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Before => "before",
@@ -71,33 +71,33 @@ impl fmt::Display for Moment {
 /// A running proxy; ends when dropped.
 pub struct ApiProxy {
     shared: Arc<Shared>,
-    road: watch::Sender<Road>,
+    road: watch::Sender<ApiLink>,
     kubeconfig: PathBuf,
     _tasks: JoinSet<()>,
 }
 
 struct Shared {
     client: Client,
-    road: watch::Receiver<Road>,
+    road: watch::Receiver<ApiLink>,
     /// Watches opened before this number hang for ever.
     hangs_before: AtomicU64,
     watches: AtomicU64,
     expired: AtomicU64,
     /// Writes that are refused: a part of how [`short`] names them.
     refused: Mutex<Option<&'static str>>,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<WriteLog>,
 }
 
 /// The writes that the host sent, and where it is to be killed.
 #[derive(Default)]
-struct Ledger {
+struct WriteLog {
     writes: Vec<String>,
-    trap: Option<Trap>,
+    trap: Option<KillTrap>,
 }
 
-struct Trap {
+struct KillTrap {
     at: usize,
-    moment: Moment,
+    moment: KillMoment,
     pid: u32,
     sprung: watch::Sender<bool>,
 }
@@ -131,7 +131,7 @@ impl ApiProxy {
         let kubeconfig = folder.join("proxied.kubeconfig");
         fs::write(&kubeconfig, serde_json::to_string(&file)?)?;
 
-        let (road, seen) = watch::channel(Road::Clear);
+        let (road, seen) = watch::channel(ApiLink::Clear);
         let shared = Arc::new(Shared {
             client: Client::try_from(config)?,
             road: seen,
@@ -154,7 +154,7 @@ impl ApiProxy {
     }
 
     /// Changes the road from now on, for what is under way too.
-    pub fn set(&self, road: Road) {
+    pub fn set(&self, road: ApiLink) {
         self.road.send_replace(road);
     }
 
@@ -183,11 +183,11 @@ impl ApiProxy {
 
     /// Forgets the writes so far and kills this process at the n-th from now (the first is 1). What is
     /// given turns true when it is done.
-    pub fn kill_at(&self, at: usize, moment: Moment, pid: u32) -> watch::Receiver<bool> {
+    pub fn kill_at(&self, at: usize, moment: KillMoment, pid: u32) -> watch::Receiver<bool> {
         let (sprung, seen) = watch::channel(false);
         let mut ledger = self.shared.ledger();
         ledger.writes.clear();
-        ledger.trap = Some(Trap { at, moment, pid, sprung });
+        ledger.trap = Some(KillTrap { at, moment, pid, sprung });
         seen
     }
 
@@ -202,7 +202,7 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
     let mut listener = Some(first);
     let mut road = shared.road.clone();
     loop {
-        if road.wait_for(|road| *road != Road::Cut).await.is_err() {
+        if road.wait_for(|road| *road != ApiLink::Cut).await.is_err() {
             return;
         }
         let Some(listening) = bound(listener.take(), address).await else { return };
@@ -220,7 +220,7 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
                         connection.await.ok();
                     });
                 },
-                cut = road.wait_for(|road| *road == Road::Cut) => {
+                cut = road.wait_for(|road| *road == ApiLink::Cut) => {
                     if cut.is_err() {
                         return;
                     }
@@ -239,7 +239,7 @@ async fn bound(listener: Option<TcpListener>, address: SocketAddr) -> Option<Tcp
     if listener.is_some() {
         return listener;
     }
-    let look = || async { Ok(crate::wait::Look::There(TcpListener::bind(address).await?)) };
+    let look = || async { Ok(crate::wait::Poll::There(TcpListener::bind(address).await?)) };
     let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, look).await;
     bound.ok().map(|(listener, _)| listener)
 }
@@ -256,7 +256,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
 }
 
 impl Shared {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, WriteLog> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -273,7 +273,7 @@ impl Shared {
         } else {
             self.wrote(&parts.method, &path)
         };
-        if let Some(Trap { moment: Moment::Before, .. }) = &trap {
+        if let Some(KillTrap { moment: KillMoment::Before, .. }) = &trap {
             return self.spring(trap).await;
         }
         if parts.method != Method::GET && self.refuses(&parts.method, &path) {
@@ -295,7 +295,7 @@ impl Shared {
     }
 
     /// Notes a write, and says if the host is to be killed at it.
-    fn wrote(&self, method: &Method, path: &str) -> Option<Trap> {
+    fn wrote(&self, method: &Method, path: &str) -> Option<KillTrap> {
         let mut ledger = self.ledger();
         ledger.writes.push(short(method, path));
         let count = ledger.writes.len();
@@ -308,8 +308,8 @@ impl Shared {
     }
 
     /// Kills the host, and leaves it without an answer.
-    async fn spring(&self, trap: Option<Trap>) -> Result<Answer> {
-        if let Some(Trap { pid, sprung, .. }) = trap {
+    async fn spring(&self, trap: Option<KillTrap>) -> Result<Answer> {
+        if let Some(KillTrap { pid, sprung, .. }) = trap {
             signal(pid, "KILL")?;
             sprung.send_replace(true);
         }
@@ -355,7 +355,7 @@ impl Shared {
     /// Waits until something may pass.
     async fn passable(&self) {
         let mut road = self.road.clone();
-        if road.wait_for(|road| *road == Road::Clear).await.is_err() {
+        if road.wait_for(|road| *road == ApiLink::Clear).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -17,7 +17,7 @@ use tholepin_admin::AdminClient;
 use crate::{
     faked_clock::FakedClock,
     kubectl::Kubectl,
-    process::{Launch, Process},
+    process::{Process, ProcessOptions},
 };
 
 /// How long the cluster or the host may take to say that it is ready.
@@ -25,7 +25,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How the host is started, where it differs from the usual.
 #[derive(Clone, Debug, Default)]
-pub struct HostSetup {
+pub struct HostOptions {
     /// Another road to the API server.
     pub kubeconfig: Option<PathBuf>,
     /// Another folder for what is cached.
@@ -38,14 +38,14 @@ pub struct HostSetup {
 
 /// A local cluster without the host.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct LocalClusterProcess {
     /// The process; first in the list, so that it ends before its directory goes.
     pub process: Process,
     kubeconfig: PathBuf,
     directory: TempDir,
 }
 
-impl Cluster {
+impl LocalClusterProcess {
     /// Starts API server, controllers and nodes.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Cluster {
         let state_text = state.to_str().context("a temporary path is UTF-8")?;
         let mut arguments = vec!["local", "--directory", state_text];
         arguments.extend(flags);
-        let (process, kubeconfig) = Process::start(&Launch {
+        let (process, kubeconfig) = Process::start(&ProcessOptions {
             name: "tholepin local",
             arguments: &arguments,
             environment: &[],
@@ -173,7 +173,7 @@ impl Cluster {
     ///
     /// Fails if it does not become ready.
     pub fn host(&self) -> Result<Process> {
-        self.host_as(&HostSetup::default())
+        self.host_as(&HostOptions::default())
     }
 
     /// Starts the host as this says.
@@ -181,8 +181,8 @@ impl Cluster {
     /// # Errors
     ///
     /// Fails if it does not become ready.
-    pub fn host_as(&self, setup: &HostSetup) -> Result<Process> {
-        let HostSetup { kubeconfig, cache, clock, arguments: more } = setup;
+    pub fn host_as(&self, setup: &HostOptions) -> Result<Process> {
+        let HostOptions { kubeconfig, cache, clock, arguments: more } = setup;
         let plugins = self.plugins()?;
         let log = self.host_log();
         let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
@@ -196,7 +196,7 @@ impl Cluster {
         arguments.extend(more);
         let cache = cache.iter().map(|cache| ("XDG_CACHE_HOME", cache.as_path()));
         let environment = cache.chain(clock.iter().flat_map(FakedClock::environment));
-        let (process, _) = Process::start(&Launch {
+        let (process, _) = Process::start(&ProcessOptions {
             name: "tholepin run",
             arguments: &arguments,
             environment: &environment.collect::<Vec<_>>(),

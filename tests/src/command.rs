@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cluster::Cluster, process::tholepin};
+use crate::{cluster::LocalClusterProcess, process::tholepin};
 
 /// The command line of a cluster's host.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct CommandLine {
 
 /// What a command printed and how it ended.
 #[derive(Clone, Debug)]
-pub struct Finished {
+pub struct CommandResult {
     /// The exit code.
     pub code: i32,
     /// What was printed on stdout.
@@ -27,7 +27,7 @@ pub struct Finished {
 impl CommandLine {
     /// The command line that asks this cluster's host.
     #[must_use]
-    pub fn of(cluster: &Cluster) -> Self {
+    pub fn of(cluster: &LocalClusterProcess) -> Self {
         Self { admin_file: cluster.admin_file() }
     }
 
@@ -36,11 +36,11 @@ impl CommandLine {
     /// # Errors
     ///
     /// Fails if it cannot be started, or was killed.
-    pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
+    pub fn run(&self, arguments: &[&str]) -> Result<CommandResult> {
         let mut command = Command::new(tholepin()?);
         command.args(arguments).env("THOLEPIN_ADMIN_FILE", &self.admin_file);
         let output = command.env_remove("KUBECONFIG").output()?;
-        Ok(Finished {
+        Ok(CommandResult {
             code: output.status.code().context("tholepin was killed")?,
             stdout: String::from_utf8(output.stdout)?,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -64,7 +64,7 @@ impl CommandLine {
     ///
     /// Fails if the host knows nothing of the object.
     pub fn calls(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        let Finished { code, stdout, stderr } =
+        let CommandResult { code, stdout, stderr } =
             self.run(&[&["calls", "--json"], arguments].concat())?;
         ensure!(code == 0, "{stderr}");
         let document: Value = serde_json::from_str(&stdout)?;

@@ -12,8 +12,8 @@ use redis::cmd;
 
 use crate::{
     redis_cluster::RedisCluster,
-    router::{Router, connect},
-    wait::{Look, until},
+    router::{ClusterClient, connect},
+    wait::{Poll, until},
 };
 
 /// How many keys are written, over all shards together.
@@ -24,13 +24,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const COPY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Keys that were acknowledged and that every member of their shard held.
-pub struct Keys {
+pub struct WrittenKeys {
     redis: RedisCluster,
     entry: String,
     names: Vec<(String, String)>,
 }
 
-impl Keys {
+impl WrittenKeys {
     /// Writes the keys, over all shards, and waits until every replica has them.
     ///
     /// # Errors
@@ -43,12 +43,12 @@ impl Keys {
         let names =
             (0..COUNT).map(|number| (tag(number), format!("{{{}}}:kept-{number}", tag(number))));
         let keys = Self { redis: redis.clone(), entry, names: names.collect() };
-        let mut router = Router::new(&keys.entry, redis.password);
+        let mut router = ClusterClient::new(&keys.entry, redis.password);
         for (tag, key) in &keys.names {
             let set = cmd("SET").arg(key).arg("kept").to_owned();
             let look = || {
                 let set: Result<String> = router.send(tag, &set);
-                async move { set.map(|_| Look::There(())) }
+                async move { set.map(|_| Poll::There(())) }
             };
             until(format!("the write of {key}"), ANSWER_DEADLINE, look).await?;
         }
@@ -61,7 +61,7 @@ impl Keys {
             let is_copied = by_shard
                 .values()
                 .all(|counts| counts.iter().all(|one| Some(one) == counts.first()));
-            Ok(if is_copied { Look::There(()) } else { Look::NotYet(format!("{by_shard:?}")) })
+            Ok(if is_copied { Poll::There(()) } else { Poll::NotYet(format!("{by_shard:?}")) })
         };
         until("the keys to be on every replica", COPY_DEADLINE, look).await?;
         Ok(keys)
@@ -82,7 +82,7 @@ impl Keys {
     /// How many can be read by a client now.
     #[must_use]
     pub fn readable(&self) -> usize {
-        let mut router = Router::new(&self.entry, self.redis.password);
+        let mut router = ClusterClient::new(&self.entry, self.redis.password);
         let start = Instant::now();
         let mut reads = |tag: &str, key: &str| {
             let exists = cmd("EXISTS").arg(key).to_owned();

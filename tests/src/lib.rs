@@ -7,6 +7,7 @@
 pub mod api_proxy;
 pub mod cluster;
 pub mod command;
+pub mod environment;
 pub mod faked_clock;
 pub mod guests;
 pub mod http;
@@ -19,6 +20,5 @@ pub mod process;
 pub mod prometheus;
 pub mod redis_cluster;
 pub mod router;
-pub mod story;
 pub mod transcript;
 pub mod wait;

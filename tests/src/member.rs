@@ -7,18 +7,18 @@ use redis::{Connection, cmd};
 
 /// What a server says.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct ServerInfo {
     /// `INFO` by field, all sections that the engine shows by default and `commandstats`.
     pub info: BTreeMap<String, String>,
     /// `CLUSTER INFO` by field.
     pub cluster: BTreeMap<String, String>,
     /// `CLUSTER NODES`, row by row.
-    pub rows: Vec<Row>,
+    pub rows: Vec<NodeLine>,
 }
 
 /// One row of `CLUSTER NODES`.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct NodeLine {
     /// The node's id.
     pub id: String,
     /// `ip:port`; without an ip if the server knows none.
@@ -31,7 +31,7 @@ pub struct Row {
     pub slots: Vec<(u16, u16)>,
 }
 
-impl Row {
+impl NodeLine {
     /// Whether the flag is set.
     #[must_use]
     pub fn is(&self, flag: &str) -> bool {
@@ -39,7 +39,7 @@ impl Row {
     }
 }
 
-impl Member {
+impl ServerInfo {
     /// Asks a server.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Member {
     /// # Errors
     ///
     /// Fails if there is none.
-    pub fn own(&self) -> Result<&Row> {
+    pub fn own(&self) -> Result<&NodeLine> {
         self.rows.iter().find(|row| row.is("myself")).context("no row `myself`")
     }
 
@@ -125,7 +125,7 @@ fn fields(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn row(line: &str) -> Result<Row> {
+fn row(line: &str) -> Result<NodeLine> {
     let fields: Vec<_> = line.split(' ').collect();
     let field = |at: usize| fields.get(at).copied().with_context(|| format!("short row: {line}"));
     let address = field(1)?.split(['@', ',']).next().unwrap_or_default().to_owned();
@@ -134,7 +134,7 @@ fn row(line: &str) -> Result<Row> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         Ok((first.parse()?, last.parse()?))
     };
-    Ok(Row {
+    Ok(NodeLine {
         id: field(0)?.to_owned(),
         address,
         flags: field(2)?.to_owned(),

@@ -10,7 +10,7 @@ mod writer;
 pub use invariants::{Invariants, UNSERVED_MAX, host_writes, written_at};
 pub use quiet::quiet;
 pub use same_end::{differences, shape};
-pub use writer::{Report, Writer};
+pub use writer::{Writer, WriterReport};
 
 use std::sync::{
     Arc,
@@ -20,16 +20,16 @@ use std::sync::{
 /// Tells threads to stop when it is dropped: what watches a story must not go on after it, where the next
 /// may have the same addresses.
 #[derive(Debug, Default)]
-struct Watched(Arc<AtomicBool>);
+struct StopOnDrop(Arc<AtomicBool>);
 
-impl Watched {
+impl StopOnDrop {
     /// What the threads look at.
     fn stop(&self) -> Arc<AtomicBool> {
         self.0.clone()
     }
 }
 
-impl Drop for Watched {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

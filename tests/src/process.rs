@@ -52,7 +52,7 @@ pub fn tail(log: &Path) -> String {
 
 /// How `tholepin` is started.
 #[derive(Clone, Copy, Debug)]
-pub struct Launch<'a> {
+pub struct ProcessOptions<'a> {
     /// What it is called in messages.
     pub name: &'static str,
     /// The command line.
@@ -80,8 +80,8 @@ impl Process {
     /// # Errors
     ///
     /// Fails if it ends or says nothing before the deadline, with the end of its stderr.
-    pub fn start(launch: &Launch<'_>) -> Result<(Self, String)> {
-        let Launch { name, arguments, environment, log, until, deadline } = *launch;
+    pub fn start(launch: &ProcessOptions<'_>) -> Result<(Self, String)> {
+        let ProcessOptions { name, arguments, environment, log, until, deadline } = *launch;
         let mut command = Command::new(tholepin()?);
         command.args(arguments).envs(environment.iter().copied());
         let mut process = Self::spawn(name, &command, log)?;

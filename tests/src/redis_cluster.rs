@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
-use crate::{kubectl::Kubectl, member::Member, router::connect};
+use crate::{kubectl::Kubectl, member::ServerInfo, router::connect};
 
 /// Where every test's objects are.
 pub const NAMESPACE: &str = "default";
@@ -33,7 +33,7 @@ pub struct RedisCluster {
 
 /// One Pod with what its server says.
 #[derive(Clone, Debug)]
-pub struct Seat {
+pub struct ClusterPod {
     /// The Pod's name.
     pub pod: String,
     /// The Pod's uid.
@@ -43,7 +43,7 @@ pub struct Seat {
     /// The StatefulSet that owns the Pod.
     pub shard: String,
     /// The server.
-    pub member: Member,
+    pub member: ServerInfo,
 }
 
 impl RedisCluster {
@@ -120,7 +120,7 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails if a Pod is not there, is not ready, or its server does not answer.
-    pub async fn seats(&self, client: &Client) -> Result<Vec<Seat>> {
+    pub async fn seats(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
         ensure!(pods.len() == self.pods(), "{} Pods and not {}", pods.len(), self.pods());
         pods.iter().map(|pod| seat(pod, self.password)).collect()
@@ -144,7 +144,7 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails if the Pods cannot be read.
-    pub async fn answering(&self, client: &Client) -> Result<Vec<Seat>> {
+    pub async fn answering(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
         Ok(pods.iter().filter_map(|pod| seat(pod, self.password).ok()).collect())
     }
@@ -155,7 +155,7 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails with the first thing that is not as it should be.
-    pub async fn well(&self, kubectl: &Kubectl, client: &Client) -> Result<Vec<Seat>> {
+    pub async fn well(&self, kubectl: &Kubectl, client: &Client) -> Result<Vec<ClusterPod>> {
         let seats = self.at_peace(client).await?;
         let object = kubectl.run(&["get", "rediscluster", self.name, "-o", "json"])?;
         let object: Value = serde_json::from_str(&object)?;
@@ -171,9 +171,9 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails with the first thing that is not as it should be.
-    pub async fn at_peace(&self, client: &Client) -> Result<Vec<Seat>> {
+    pub async fn at_peace(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let seats = self.seats(client).await?;
-        for Seat { pod, member, .. } in &seats {
+        for ClusterPod { pod, member, .. } in &seats {
             member.at_peace(self.pods(), self.shards).with_context(|| pod.clone())?;
         }
         let mut by_shard: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
@@ -199,11 +199,11 @@ impl RedisCluster {
     }
 }
 
-impl Seat {
+impl ClusterPod {
     /// Whether it is the primary to which keys with this tag belong.
     #[must_use]
     pub fn serves(&self, tag: &str) -> bool {
-        let holds = |own: &crate::member::Row| {
+        let holds = |own: &crate::member::NodeLine| {
             let slot = slot(tag);
             own.slots.iter().any(|range| (range.0.into()..=range.1.into()).contains(&slot))
         };
@@ -211,7 +211,7 @@ impl Seat {
     }
 }
 
-fn seat(pod: &Pod, password: Option<&str>) -> Result<Seat> {
+fn seat(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
     let name = pod.name_any();
     let status = pod.status.as_ref().with_context(|| format!("{name} has no status"))?;
     let ready = status.conditions.iter().flatten();
@@ -220,8 +220,8 @@ fn seat(pod: &Pod, password: Option<&str>) -> Result<Seat> {
     let ip = status.pod_ip.as_deref().with_context(|| format!("{name} has no address"))?;
     let owner = pod.owner_references().first().map(|owner| owner.name.clone());
     let address = format!("{ip}:6379");
-    let member = Member::ask(&mut connect(&address, password)?).with_context(|| name.clone());
-    Ok(Seat {
+    let member = ServerInfo::ask(&mut connect(&address, password)?).with_context(|| name.clone());
+    Ok(ClusterPod {
         uid: pod.uid().unwrap_or_default(),
         shard: owner.with_context(|| format!("{name} has no owner"))?,
         address,

@@ -15,7 +15,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_millis(250);
 const REDIRECTIONS_MAX: usize = 5;
 
 /// A client of one cluster.
-pub struct Router {
+pub struct ClusterClient {
     entry: String,
     password: Option<String>,
     connections: BTreeMap<String, Connection>,
@@ -23,7 +23,7 @@ pub struct Router {
     homes: BTreeMap<String, String>,
 }
 
-impl Router {
+impl ClusterClient {
     /// A client that enters at an address `ip:port`, such as the client Service's.
     #[must_use]
     pub fn new(entry: &str, password: Option<&str>) -> Self {

@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 
 pub use page::masked;
-use page::{Step, StepKind, is_match};
+use page::{StepKind, TranscriptStep, is_match};
 use terminal::Terminal;
 
 /// How long one step may take: the longest are builds.
@@ -49,7 +49,7 @@ pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<
     Ok(())
 }
 
-fn perform(terminal: &mut Terminal, step: &Step) -> Result<()> {
+fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
     match step.kind {
         StepKind::Type => terminal.type_line(&step.command)?,
         StepKind::Interrupt => terminal.interrupt()?,
@@ -63,11 +63,11 @@ fn perform(terminal: &mut Terminal, step: &Step) -> Result<()> {
             bail!("not over after {STEP_DEADLINE:?}{}", shown(expected, &printed));
         };
         match line {
-            terminal::Line::Text(text) => printed.push(text),
-            terminal::Line::End(code) if step.goes_on => {
+            terminal::TerminalLine::Text(text) => printed.push(text),
+            terminal::TerminalLine::End(code) if step.goes_on => {
                 bail!("it ended with code {code}, and should go on{}", shown(expected, &printed));
             }
-            terminal::Line::End(code) => {
+            terminal::TerminalLine::End(code) => {
                 if code != 0 {
                     printed.push(format!("[exit {code}]"));
                 }

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What one look at a condition found.
-pub enum Look<T> {
+pub enum Poll<T> {
     /// It holds.
     There(T),
     /// Not yet, and what was seen instead.
@@ -30,13 +30,13 @@ pub async fn until<T, F>(
     mut look: impl FnMut() -> F,
 ) -> Result<(T, Duration)>
 where
-    F: Future<Output = Result<Look<T>>>,
+    F: Future<Output = Result<Poll<T>>>,
 {
     let start = Instant::now();
     loop {
         let seen = match look().await {
-            Ok(Look::There(found)) => return Ok((found, start.elapsed())),
-            Ok(Look::NotYet(seen)) => seen,
+            Ok(Poll::There(found)) => return Ok((found, start.elapsed())),
+            Ok(Poll::NotYet(seen)) => seen,
             Err(error) => format!("{error:#}"),
         };
         if deadline < start.elapsed() {

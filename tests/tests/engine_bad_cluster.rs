@@ -6,11 +6,11 @@ use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     kubectl::Kubectl,
     process::Process,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 /// How long a cluster of one member may take; an idle machine needs a few seconds.
@@ -52,7 +52,7 @@ async fn tells(
 }
 
 /// The same in any namespace, within the usual time.
-async fn told(kubectl: &Kubectl, arguments: &[&str], words: &[&str]) -> String {
+async fn reported(kubectl: &Kubectl, arguments: &[&str], words: &[&str]) -> String {
     said(kubectl, arguments, words, TOLD_DEADLINE).await
 }
 
@@ -60,9 +60,9 @@ async fn said(kubectl: &Kubectl, arguments: &[&str], words: &[&str], deadline: D
     let look = || async {
         let text = kubectl.run(arguments)?;
         Ok(if words.iter().all(|word| text.contains(word)) {
-            Look::There(text)
+            Poll::There(text)
         } else {
-            Look::NotYet(text)
+            Poll::NotYet(text)
         })
     };
     until(format!("kubectl {arguments:?} to say {words:?}"), deadline, look).await.unwrap().0
@@ -93,8 +93,8 @@ fn follow_advice(kubectl: &Kubectl, name: &str) {
 }
 
 /// A local cluster, a host with the plugin, and the namespace.
-fn start() -> (Cluster, Process, Kubectl) {
-    let cluster = Cluster::start().unwrap();
+fn start() -> (LocalClusterProcess, Process, Kubectl) {
+    let cluster = LocalClusterProcess::start().unwrap();
     let directory = cluster.plugins().unwrap();
     let component = guests::redis_cluster().unwrap();
     guests::put(&directory, "redis-cluster.wasm", &component).unwrap();
@@ -111,14 +111,14 @@ fn namespace(name: &str, labels: &Value) -> String {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}).to_string()
 }
 
-fn end(mut host: Process, cluster: &Cluster) {
+fn end(mut host: Process, cluster: &LocalClusterProcess) {
     host.end().unwrap_or_else(|error| {
         panic!("{error}\n{}", fs::read_to_string(&cluster.logs()[1]).unwrap_or_default())
     });
 }
 
 /// What keeps a cluster from being made, what the table says then, and words of the condition.
-struct Cause {
+struct FailureCause {
     namespace: &'static str,
     name: &'static str,
     fields: Value,
@@ -127,8 +127,8 @@ struct Cause {
     words: &'static [&'static str],
 }
 
-fn causes() -> Vec<Cause> {
-    let cause = |name, fields, reason, words| Cause {
+fn causes() -> Vec<FailureCause> {
+    let cause = |name, fields, reason, words| FailureCause {
         namespace: NAMESPACE,
         name,
         fields,
@@ -164,15 +164,15 @@ fn causes() -> Vec<Cause> {
             "PodDoesNotRun",
             &["\"nope\" not found"],
         ),
-        Cause {
+        FailureCause {
             namespace: "hardened",
             ..cause("security", none(), "PodDoesNotRun", &["violates PodSecurity", "runAsNonRoot"])
         },
-        Cause {
+        FailureCause {
             namespace: "full",
             ..cause("quota", none(), "PodDoesNotRun", &["exceeded quota: few", "limited: pods=0"])
         },
-        Cause {
+        FailureCause {
             condition: "Reconciled",
             ..cause(
                 "spec",
@@ -200,13 +200,13 @@ async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_cond
         apply(&kubectl, &object.to_string()).unwrap();
     }
     let causes = causes();
-    for Cause { namespace, name, fields, .. } in &causes {
+    for FailureCause { namespace, name, fields, .. } in &causes {
         apply(&kubectl, &redis_cluster_in(namespace, name, fields)).unwrap();
     }
-    for Cause { namespace, name, reason, condition, words, .. } in &causes {
+    for FailureCause { namespace, name, reason, condition, words, .. } in &causes {
         let path = format!(r#"jsonpath={{.status.conditions[?(@.type=="{condition}")].message}}"#);
         let arguments = ["get", "rediscluster", name, "--namespace", namespace];
-        let told = told(&kubectl, &[&arguments[..], &["-o", &path]].concat(), words).await;
+        let told = reported(&kubectl, &[&arguments[..], &["-o", &path]].concat(), words).await;
         let row = told_row(&kubectl, &arguments, reason).await;
         println!("{row}\n  {told}");
     }
@@ -214,13 +214,13 @@ async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_cond
     kubectl.run(&["delete", "resourcequota", "few", "--namespace", "full"]).unwrap();
     let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
     let arguments = ["get", "rediscluster", "quota", "--namespace", "full", "-o", ready];
-    told(&kubectl, &arguments, &["True"]).await;
+    reported(&kubectl, &arguments, &["True"]).await;
     end(host, &cluster);
 }
 
 /// The row of an object in kubectl's table, once it names this reason.
 async fn told_row(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String {
-    told(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
+    reported(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use redis::{Connection, cmd};
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     command::CommandLine,
     guests,
     kubectl::Kubectl,
     process::Process,
     router::connect,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -21,16 +21,16 @@ const USUAL: &str = "5000";
 const SUSPENDED: &str = "700";
 
 /// A cluster with a host, a probe that may set things, and a server that is the probe's only member.
-struct Stage {
+struct FactsEnvironment {
     host: Process,
-    cluster: Cluster,
+    cluster: LocalClusterProcess,
     kubectl: Kubectl,
     server: Connection,
 }
 
-impl Stage {
+impl FactsEnvironment {
     async fn set() -> Self {
-        let cluster = Cluster::start().unwrap();
+        let cluster = LocalClusterProcess::start().unwrap();
         let kubectl = cluster.kubectl().unwrap();
         kubectl.run_with(&["apply", "-f", "-"], guests::PROBES).unwrap();
         let probe = guests::probe_of_redis().unwrap();
@@ -42,7 +42,7 @@ impl Stage {
         let look = || async {
             let path = "jsonpath={.status.podIP}";
             let address = kubectl.run(&["get", "pod", "a-0", "-o", path])?;
-            Ok(Look::There(connect(&format!("{}:6379", address.trim()), None)?))
+            Ok(Poll::There(connect(&format!("{}:6379", address.trim()), None)?))
         };
         let (server, _) = until("the server", DEADLINE, look).await.unwrap();
         Self { host, cluster, kubectl, server }
@@ -73,7 +73,7 @@ impl Stage {
                 cmd("CONFIG").arg("GET").arg("cluster-node-timeout").query(&mut server);
             async move {
                 let (_, got) = got?;
-                Ok(if got == value { Look::There(()) } else { Look::NotYet(got) })
+                Ok(if got == value { Poll::There(()) } else { Poll::NotYet(got) })
             }
         };
         until(format!("the setting to be {value}"), DEADLINE, look).await.unwrap().1
@@ -90,7 +90,7 @@ impl Stage {
         let look = || async {
             let log = std::fs::read_to_string(self.cluster.host_log())?;
             let found = log.lines().filter(|line| line.contains(words)).count();
-            Ok(if count <= found { Look::There(()) } else { Look::NotYet(log) })
+            Ok(if count <= found { Poll::There(()) } else { Poll::NotYet(log) })
         };
         until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap();
     }
@@ -102,7 +102,7 @@ impl Stage {
     }
 
     /// How often the server was told settings.
-    fn told(&mut self) -> u64 {
+    fn reported(&mut self) -> u64 {
         let info: String = cmd("INFO").arg("commandstats").query(&mut self.server).unwrap();
         let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_config|set:calls="));
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
@@ -137,7 +137,7 @@ fn member(uid: &str) -> String {
 
 #[tokio::test]
 async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
-    let mut stage = Stage::set().await;
+    let mut stage = FactsEnvironment::set().await;
     stage.has(USUAL).await;
 
     // The guest waits for a limit of memory; the wait ends with it, and with the pass what was suspended.
@@ -151,11 +151,11 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
 
     // The guest traps, and another time computes until it is stopped.
     for (then, words) in [("panic", "told to panic"), ("loop", "used more than")] {
-        let before = stage.told();
+        let before = stage.reported();
         stage.suspend(then);
         stage.logged(words, 1).await;
         stage.has(USUAL).await;
-        assert!(before + 2 <= stage.told(), "set and put back, both by the host");
+        assert!(before + 2 <= stage.reported(), "set and put back, both by the host");
     }
 
     stage.limit_memory("0");
@@ -180,24 +180,24 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     stage.has(SUSPENDED).await;
     let look = json!({"do": "look", "instance": instance()});
     stage.kubectl.run_with(&["apply", "-f", "-"], &order(&look)).unwrap();
-    let told = stage.told();
+    let told = stage.reported();
     stage.host = stage.cluster.host().unwrap();
     stage.has(USUAL).await;
-    assert_eq!(stage.told(), told + 1, "by the host, once");
+    assert_eq!(stage.reported(), told + 1, "by the host, once");
     stage.host.end().unwrap();
 }
 
 #[tokio::test]
 async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
-    let mut stage = Stage::set().await;
+    let mut stage = FactsEnvironment::set().await;
     stage.annotate("tholepin.dev/paused=true");
     stage.suspend("planned");
     stage.logged("paused by the annotation", 1).await;
-    let told = stage.told();
+    let told = stage.reported();
     let command = CommandLine::of(&stage.cluster);
     let look = || async {
         let (code, plan) = command.plan(&["probe/a"])?;
-        Ok(if code == 2 { Look::There(plan) } else { Look::NotYet(plan.to_string()) })
+        Ok(if code == 2 { Poll::There(plan) } else { Poll::NotYet(plan.to_string()) })
     };
     let (plan, _) = until("a plan with something to do", DEADLINE, look).await.unwrap();
     let commands: Vec<&str> = plan["steps"]
@@ -211,7 +211,7 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
     let stops = plan["stops"].as_str().unwrap();
     assert!(stops.starts_with("the wait until member `a-0`"), "{stops}");
     assert!(stops.ends_with("and it is \"0\""), "{stops}");
-    assert_eq!(stage.told(), told, "a plan tells the server nothing");
+    assert_eq!(stage.reported(), told, "a plan tells the server nothing");
 
     // What is presumed is read anew right before the action, and the refusal says what is there.
     let presumed = json!([{"subject": {"member": {"pod": "a-0"}},
@@ -219,7 +219,7 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
     stage.suspend_if("presumed", &presumed);
     stage.annotate("tholepin.dev/paused-");
     stage.logged("it was presumed that member `a-0`", 1).await;
-    assert_eq!(stage.told(), told, "what is refused is not sent");
+    assert_eq!(stage.reported(), told, "what is refused is not sent");
 
     // Between passes a fact wakes the object, long before it would be looked at again.
     let fact = json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},

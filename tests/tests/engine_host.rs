@@ -15,19 +15,19 @@ mod bad_plugins;
 mod cli;
 #[path = "engine_host/denied.rs"]
 mod denied;
+#[path = "engine_host/environment.rs"]
+mod environment;
 #[path = "engine_host/greetings.rs"]
 mod greetings;
+#[path = "engine_host/health.rs"]
+mod health;
 #[path = "engine_host/plan.rs"]
 mod plan;
 #[path = "engine_host/sample.rs"]
 mod sample;
 #[path = "engine_host/stopped.rs"]
 mod stopped;
-#[path = "engine_host/story.rs"]
-mod story;
 #[path = "engine_host/swap.rs"]
 mod swap;
 #[path = "engine_host/taken_back.rs"]
 mod taken_back;
-#[path = "engine_host/vitals.rs"]
-mod vitals;

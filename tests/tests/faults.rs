@@ -63,7 +63,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tests::redis_cluster::RedisCluster;
 
-use table::Rows;
+use table::FaultRows;
 
 /// How many seconds of cases `--minute` chooses.
 const MINUTE_S: u64 = 60;
@@ -71,10 +71,10 @@ const MINUTE_S: u64 = 60;
 const GIVE_UP_FACTOR: u32 = 5;
 const GIVE_UP_LEAST: Duration = Duration::from_secs(240);
 
-type Measured<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+type MeasuredCase<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
-struct Case {
+struct FaultCase {
     /// The line of the issue; 17 for what public bug reports and attacks found beyond it.
     line: u8,
     /// The line and a letter.
@@ -82,12 +82,12 @@ struct Case {
     shapes: &'static [RedisCluster],
     /// How long one shape takes, in seconds on an idle machine.
     cost_s: u64,
-    measure: for<'a> fn(&'a mut Rows, RedisCluster) -> Measured<'a>,
+    measure: for<'a> fn(&'a mut FaultRows, RedisCluster) -> MeasuredCase<'a>,
 }
 
 macro_rules! case {
     ($line:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
-        Case {
+        FaultCase {
             line: $line,
             name: $name,
             shapes: $shapes,
@@ -121,7 +121,7 @@ const TWO_PAIRS: &[RedisCluster] = &[shape(2, 1, false)];
 const ALONE: &[RedisCluster] = &[shape(1, 0, false), shape(1, 0, true)];
 const ALONE_KEPT: &[RedisCluster] = &[shape(1, 0, true)];
 
-const CASES: &[Case] = &[
+const CASES: &[FaultCase] = &[
     case!(1, "1a", USUAL, 60, rogue::members_are_hidden),
     case!(2, "2a", PAIR, 20, rogue::a_plugin_writes_the_ledger),
     case!(2, "2b", USUAL, 50, rogue::another_host_writes_the_ledger),
@@ -174,7 +174,7 @@ const CASES: &[Case] = &[
 ];
 
 /// By name only: it takes as long as it is told to.
-const RANDOM: &[Case] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
+const RANDOM: &[FaultCase] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
 
 fn main() -> ExitCode {
     match run() {
@@ -203,7 +203,7 @@ fn run() -> Result<bool> {
     let (mut green, mut red) = (0, Vec::new());
     say("      line, shape | input | before | now | keys before → after | time");
     for one in &chosen {
-        let mut rows = Rows::new(one.case.line, label(&one.shape));
+        let mut rows = FaultRows::new(one.case.line, label(&one.shape));
         let give_up = one.give_up();
         let measured = runtime.block_on(async {
             let measure = (one.case.measure)(&mut rows, one.shape.clone());
@@ -223,12 +223,12 @@ fn run() -> Result<bool> {
 }
 
 /// A case with one of its shapes.
-struct Chosen {
-    case: &'static Case,
+struct ChosenCase {
+    case: &'static FaultCase,
     shape: RedisCluster,
 }
 
-impl Chosen {
+impl ChosenCase {
     fn name(&self) -> String {
         format!("{}@{}", self.case.name, short_label(&self.shape))
     }
@@ -247,19 +247,19 @@ impl Chosen {
     }
 }
 
-fn all() -> Vec<Chosen> {
+fn all() -> Vec<ChosenCase> {
     with_shapes(CASES)
 }
 
-fn with_shapes(cases: &'static [Case]) -> Vec<Chosen> {
-    let each = |case: &'static Case| {
-        case.shapes.iter().map(move |shape| Chosen { case, shape: shape.clone() })
+fn with_shapes(cases: &'static [FaultCase]) -> Vec<ChosenCase> {
+    let each = |case: &'static FaultCase| {
+        case.shapes.iter().map(move |shape| ChosenCase { case, shape: shape.clone() })
     };
     cases.iter().flat_map(each).collect()
 }
 
 /// Which cases the arguments ask for.
-fn chosen(arguments: &[String]) -> Result<Vec<Chosen>> {
+fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
     let mut words = arguments.iter();
     let mut chosen = Vec::new();
     while let Some(word) = words.next() {
@@ -281,22 +281,22 @@ fn chosen(arguments: &[String]) -> Result<Vec<Chosen>> {
 }
 
 /// `4` is a line, `4a` a case, and what follows an `@` a shape.
-fn named(wanted: &str) -> Result<Vec<Chosen>> {
+fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
     let (name, shape) = wanted.split_once('@').unwrap_or((wanted, ""));
-    let fits = |one: &Chosen| {
+    let fits = |one: &ChosenCase| {
         let is_named = one.case.name == name || one.case.line.to_string() == name;
         is_named && (shape.is_empty() || short_label(&one.shape) == shape)
     };
     let every = [all(), with_shapes(RANDOM)].map(Vec::into_iter).into_iter().flatten();
     let found: Vec<_> = every.filter(fits).collect();
-    let names: Vec<_> = all().iter().map(Chosen::name).collect();
+    let names: Vec<_> = all().iter().map(ChosenCase::name).collect();
     ensure!(!found.is_empty(), "there is no case `{wanted}`; there are {}", names.join(", "));
     Ok(found)
 }
 
 /// The cases that a commit runs: in the order of a hash over the commit and the case, those that fit into
 /// a minute. Every commit runs others, and the same commit the same.
-fn minute(commit: &str) -> Vec<Chosen> {
+fn minute(commit: &str) -> Vec<ChosenCase> {
     let mut ordered = all();
     ordered.sort_by_key(|one| hash(&format!("{commit} {}", one.name())));
     let mut left = Duration::from_secs(MINUTE_S);
@@ -307,7 +307,7 @@ fn minute(commit: &str) -> Vec<Chosen> {
         }
         fits
     });
-    let names: Vec<_> = ordered.iter().map(Chosen::name).collect();
+    let names: Vec<_> = ordered.iter().map(ChosenCase::name).collect();
     say(&format!("a minute of faults for {commit}: {}", names.join(", ")));
     ordered
 }

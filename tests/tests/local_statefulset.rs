@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::cluster::Cluster;
+use tests::cluster::LocalClusterProcess;
 use tests::kubectl::Kubectl;
-use tests::wait::{Look, until};
+use tests::wait::{Poll, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -93,11 +93,11 @@ spec:
 "#;
 
 /// The set, as kubectl sees it.
-struct Story {
+struct StatefulSetTest {
     kubectl: Kubectl,
 }
 
-impl Story {
+impl StatefulSetTest {
     fn get(&self, what: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.kubectl.run(&["get", what, "-o", "json"])?)?)
     }
@@ -139,7 +139,7 @@ impl Story {
             let is_there = status["observedGeneration"] == set["metadata"]["generation"]
                 && status["replicas"] == replicas
                 && status["readyReplicas"].as_u64().unwrap_or(0) == u64::from(replicas);
-            Ok(if is_there { Look::There(()) } else { Look::NotYet(status.to_string()) })
+            Ok(if is_there { Poll::There(()) } else { Poll::NotYet(status.to_string()) })
         })
         .await?;
         Ok(took)
@@ -151,7 +151,7 @@ impl Story {
         let (pod, took) = until(what, DEADLINE, async || {
             let pod = self.pod(ordinal)?;
             let is_there = pod["metadata"]["uid"] != before["metadata"]["uid"] && is_ready(&pod);
-            Ok(if is_there { Look::There(pod) } else { Look::NotYet(pod["status"].to_string()) })
+            Ok(if is_there { Poll::There(pod) } else { Poll::NotYet(pod["status"].to_string()) })
         })
         .await?;
         println!("redis-{ordinal} returned after {took:?}");
@@ -190,8 +190,8 @@ fn is_alive(pid: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stateful_set_of_real_redis_runs_dies_and_returns() -> Result<()> {
-    let mut cluster = Cluster::start()?;
-    let story = Story { kubectl: cluster.kubectl()? };
+    let mut cluster = LocalClusterProcess::start()?;
+    let story = StatefulSetTest { kubectl: cluster.kubectl()? };
     story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], MANIFEST)?;
     println!("three replicas are ready after {:?}", story.wait_ready(3).await?);
 
@@ -206,10 +206,10 @@ async fn a_stateful_set_of_real_redis_runs_dies_and_returns() -> Result<()> {
 }
 
 /// The client Service reaches all replicas; Pods find Services and each other by name.
-async fn serves_by_address_and_name(story: &Story) -> Result<()> {
+async fn serves_by_address_and_name(story: &StatefulSetTest) -> Result<()> {
     let service = story.get("service/redis")?;
     let service = service["spec"]["clusterIP"].as_str().context("the Service has an address")?;
-    until("the Service answers", DEADLINE, async || Ok(Look::There(redis(service, &["ping"])?)))
+    until("the Service answers", DEADLINE, async || Ok(Poll::There(redis(service, &["ping"])?)))
         .await?;
     let mut answered = Vec::new();
     for _ in 0..6 {
@@ -223,7 +223,7 @@ async fn serves_by_address_and_name(story: &Story) -> Result<()> {
     story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], ASKS_BY_NAME)?;
     until("the asking Pod ends", DEADLINE, async || {
         let phase = story.get("pod/asks")?["status"]["phase"].clone();
-        Ok(if phase == "Succeeded" { Look::There(()) } else { Look::NotYet(phase.to_string()) })
+        Ok(if phase == "Succeeded" { Poll::There(()) } else { Poll::NotYet(phase.to_string()) })
     })
     .await
     .with_context(|| story.kubectl.run(&["logs", "asks"]).unwrap_or_default())?;
@@ -232,7 +232,7 @@ async fn serves_by_address_and_name(story: &Story) -> Result<()> {
 }
 
 /// A process that is killed is followed by another in the same Pod, at the same address.
-async fn restarts_in_the_same_pod(story: &Story) -> Result<()> {
+async fn restarts_in_the_same_pod(story: &StatefulSetTest) -> Result<()> {
     let before = story.pod(0)?;
     let home = address(&before)?;
     redis(&home, &["set", "key", "of redis-0"])?;
@@ -242,7 +242,7 @@ async fn restarts_in_the_same_pod(story: &Story) -> Result<()> {
         let pod = story.pod(0)?;
         let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
         let is_there = *restarts == 1 && is_ready(&pod);
-        Ok(if is_there { Look::There(pod) } else { Look::NotYet(restarts.to_string()) })
+        Ok(if is_there { Poll::There(pod) } else { Poll::NotYet(restarts.to_string()) })
     })
     .await?;
     println!("a killed process was followed by another after {took:?}");
@@ -253,7 +253,7 @@ async fn restarts_in_the_same_pod(story: &Story) -> Result<()> {
 }
 
 /// A Pod that is deleted returns under its name, with its volume, at another address.
-async fn returns_with_its_volume(story: &Story) -> Result<()> {
+async fn returns_with_its_volume(story: &StatefulSetTest) -> Result<()> {
     let before = story.pod(0)?;
     let pid = process_id(&address(&before)?)?;
     story.kubectl.run(&["delete", "pod", "redis-0", "--wait=false"])?;
@@ -264,7 +264,7 @@ async fn returns_with_its_volume(story: &Story) -> Result<()> {
     story.wait_ready(3).await.map(drop)
 }
 
-async fn scales(story: &Story) -> Result<()> {
+async fn scales(story: &StatefulSetTest) -> Result<()> {
     let pid = process_id(&address(&story.pod(2)?)?)?;
     story.patch(&json!({"replicas": 1}))?;
     story.wait_ready(1).await?;
@@ -278,12 +278,12 @@ async fn scales(story: &Story) -> Result<()> {
 }
 
 /// A rolling update stops at its partition; with OnDelete only a deleted Pod gets the new template.
-async fn updates(story: &Story) -> Result<()> {
+async fn updates(story: &StatefulSetTest) -> Result<()> {
     let strategy = |partition: u32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
     let wait_rounds = async |expected: &str| {
         until(format!("rounds {expected}"), DEADLINE, async || {
             let rounds = story.rounds()?;
-            Ok(if rounds == expected { Look::There(()) } else { Look::NotYet(rounds) })
+            Ok(if rounds == expected { Poll::There(()) } else { Poll::NotYet(rounds) })
         })
         .await?;
         story.wait_ready(3).await
@@ -306,7 +306,7 @@ async fn updates(story: &Story) -> Result<()> {
 
 /// `--cascade=orphan` leaves the Pods as they are, and the set that is made again adopts them. More than
 /// once: a controller that adopts for a set that ends does so only sometimes.
-async fn lets_its_pods_go_and_has_them_again(story: &Story) -> Result<()> {
+async fn lets_its_pods_go_and_has_them_again(story: &StatefulSetTest) -> Result<()> {
     let pods = || -> Result<Vec<Value>> { (0..3).map(|ordinal| story.pod(ordinal)).collect() };
     let uids = |pods: &[Value]| -> Vec<Value> {
         pods.iter().map(|pod| pod["metadata"]["uid"].clone()).collect()
@@ -326,7 +326,7 @@ async fn lets_its_pods_go_and_has_them_again(story: &Story) -> Result<()> {
             let owners = pods.iter().map(|pod| &pod["metadata"]["ownerReferences"][0]["uid"]);
             let is_adopted = owners.clone().all(|uid| *uid == set);
             let told = || format!("{:?}", owners.collect::<Vec<_>>());
-            Ok(if is_adopted { Look::There(()) } else { Look::NotYet(told()) })
+            Ok(if is_adopted { Poll::There(()) } else { Poll::NotYet(told()) })
         })
         .await?;
     }
@@ -335,7 +335,7 @@ async fn lets_its_pods_go_and_has_them_again(story: &Story) -> Result<()> {
     Ok(())
 }
 
-async fn leaves_nothing(story: &Story) -> Result<()> {
+async fn leaves_nothing(story: &StatefulSetTest) -> Result<()> {
     let mut pids = Vec::new();
     for ordinal in 0..3 {
         pids.push(process_id(&address(&story.pod(ordinal)?)?)?);
@@ -345,7 +345,7 @@ async fn leaves_nothing(story: &Story) -> Result<()> {
         let left = story.kubectl.run(&["get", "pods,statefulsets,endpointslices", "-o", "name"])?;
         let alive: Vec<&String> = pids.iter().filter(|pid| is_alive(pid)).collect();
         let is_there = left.trim().is_empty() && alive.is_empty();
-        Ok(if is_there { Look::There(()) } else { Look::NotYet(format!("{left} {alive:?}")) })
+        Ok(if is_there { Poll::There(()) } else { Poll::NotYet(format!("{left} {alive:?}")) })
     })
     .await?;
     let claims = story.get("persistentvolumeclaims")?;

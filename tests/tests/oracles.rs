@@ -18,9 +18,9 @@ use kube::{
 use redis::cmd;
 use serde_json::json;
 use tests::{
+    environment::{QUIET, TestEnvironment},
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    story::{QUIET, Story},
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -31,7 +31,7 @@ static TURN: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 const SMALL: RedisCluster = RedisCluster { shards: 1, replicas: 0, ..RedisCluster::USUAL };
 
 /// Ends a story and gives what the oracle that is red says.
-async fn verdict(story: Story, oracle: &str) -> String {
+async fn verdict(story: TestEnvironment, oracle: &str) -> String {
     let said = story.end(QUIET).await.expect_err("an oracle turns red");
     let said = format!("{said:#}");
     println!("{said}");
@@ -39,8 +39,8 @@ async fn verdict(story: Story, oracle: &str) -> String {
     said
 }
 
-async fn small() -> Result<Story> {
-    Story::with_redis(SMALL).await
+async fn small() -> Result<TestEnvironment> {
+    TestEnvironment::with_redis(SMALL).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,8 +63,8 @@ async fn an_acknowledged_key_that_is_deleted_turns_the_writer_red() -> Result<()
         let deleted = cmd("DEL").arg(&key).query::<i64>(&mut connection);
         async move {
             Ok(match deleted? {
-                0 => tests::wait::Look::NotYet("no such key yet".to_owned()),
-                count => tests::wait::Look::There(count),
+                0 => tests::wait::Poll::NotYet("no such key yet".to_owned()),
+                count => tests::wait::Poll::There(count),
             })
         }
     })
@@ -134,7 +134,7 @@ async fn a_server_that_is_flushed_past_the_host_turns_invariants_red() -> Result
 async fn two_pods_of_one_shard_that_the_host_deletes_turn_invariants_red() -> Result<()> {
     let _turn = TURN.lock().await;
     let redis = RedisCluster { shards: 1, replicas: 2, ..RedisCluster::USUAL };
-    let story = Story::with_redis(redis).await?;
+    let story = TestEnvironment::with_redis(redis).await?;
     // As a plugin's delete would reach the API server: under the host's name.
     let file = Kubeconfig::read_from(story.cluster.kubeconfig())?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;

@@ -50,7 +50,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use tests::oracle::Report;
+use tests::oracle::WriterReport;
 
 /// How much slower than its bound a scenario may be on a machine that does other things too.
 const SLACK: f64 = 3.0;
@@ -60,7 +60,7 @@ const GIVE_UP: Duration = Duration::from_secs(240);
 const GIVE_UP_SERIES: Duration = Duration::from_secs(900);
 
 /// What a scenario measured.
-pub(crate) struct Outcome {
+pub(crate) struct ScenarioResult {
     /// What was measured, in words.
     what: &'static str,
     /// How long it took.
@@ -73,10 +73,15 @@ pub(crate) struct Outcome {
     fault: Option<(&'static str, String)>,
 }
 
-impl Outcome {
+impl ScenarioResult {
     /// An outcome with what the writer saw.
-    pub(crate) fn new(what: &'static str, took: Duration, bound_s: f64, report: &Report) -> Self {
-        let Report { acknowledged, lost, longest_outage } = report;
+    pub(crate) fn new(
+        what: &'static str,
+        took: Duration,
+        bound_s: f64,
+        report: &WriterReport,
+    ) -> Self {
+        let WriterReport { acknowledged, lost, longest_outage } = report;
         let writer = format!(
             "writer: {acknowledged} acknowledged, {} lost, longest outage {:.2} s",
             lost.len(),
@@ -103,11 +108,11 @@ impl Outcome {
     }
 }
 
-type Told = Pin<Box<dyn Future<Output = Result<Outcome>>>>;
+type ScenarioReport = Pin<Box<dyn Future<Output = Result<ScenarioResult>>>>;
 
 /// When a scenario runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Group {
+enum ScenarioGroup {
     /// In `make test` already.
     Core,
     /// In the whole list.
@@ -119,13 +124,13 @@ enum Group {
 /// A scenario of the list.
 struct Scenario {
     name: &'static str,
-    group: Group,
-    tell: fn() -> Told,
+    group: ScenarioGroup,
+    tell: fn() -> ScenarioReport,
 }
 
 macro_rules! scenario {
     ($name:literal, $group:ident, $tell:path) => {
-        Scenario { name: $name, group: Group::$group, tell: || Box::pin($tell()) }
+        Scenario { name: $name, group: ScenarioGroup::$group, tell: || Box::pin($tell()) }
     };
 }
 
@@ -191,7 +196,7 @@ fn run() -> Result<bool> {
     let start = Instant::now();
     let (mut failed, mut faults) = (Vec::new(), Vec::new());
     for scenario in &chosen {
-        let limit = if scenario.group == Group::Series { GIVE_UP_SERIES } else { GIVE_UP };
+        let limit = if scenario.group == ScenarioGroup::Series { GIVE_UP_SERIES } else { GIVE_UP };
         let told = runtime.block_on(async { tokio::time::timeout(limit, (scenario.tell)()).await });
         let told = told.unwrap_or_else(|_| bail!("not at its end after {limit:?}"));
         let judged = told.and_then(|mut outcome| {
@@ -219,11 +224,12 @@ fn run() -> Result<bool> {
 /// chooses by part of a name, an option is ignored.
 fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
     let mut words = arguments.iter();
-    let upto = |group: Group| SCENARIOS.iter().filter(move |scenario| scenario.group <= group);
-    let mut chosen: Vec<_> = upto(Group::Core).collect();
+    let upto =
+        |group: ScenarioGroup| SCENARIOS.iter().filter(move |scenario| scenario.group <= group);
+    let mut chosen: Vec<_> = upto(ScenarioGroup::Core).collect();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--all" => chosen = upto(Group::Spine).collect(),
+            "--all" => chosen = upto(ScenarioGroup::Spine).collect(),
             "--only" => {
                 let names = words.next().context("--only needs names, such as F1a,F7")?;
                 return names.split(',').map(named).collect::<Result<Vec<_>>>().map(|n| n.concat());
@@ -249,8 +255,8 @@ fn named(wanted: &str) -> Result<Vec<&'static Scenario>> {
     Ok(found)
 }
 
-fn judge(name: &str, outcome: &Outcome) -> Result<()> {
-    let Outcome { what, took, bound, notes, fault: _ } = outcome;
+fn judge(name: &str, outcome: &ScenarioResult) -> Result<()> {
+    let ScenarioResult { what, took, bound, notes, fault: _ } = outcome;
     let (took_s, bound_s) = (took.as_secs_f64(), bound.as_secs_f64());
     say(&format!("{name} {what} {took_s:.2} s (bound {bound_s} s); {}", notes.join("; ")));
     ensure!(*took <= bound.mul_f64(SLACK), "{what} took more than {SLACK} times its bound");

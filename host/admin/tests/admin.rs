@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Says what it was asked; knows one path that fails and one that never answers.
-struct Echo;
+struct EchoRoutes;
 
-impl AdminRoutes for Echo {
+impl AdminRoutes for EchoRoutes {
     fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>> {
         Box::pin(async move {
             match request.path.as_str() {
@@ -40,9 +40,9 @@ impl AdminRoutes for Echo {
 }
 
 /// Is alive and not ready.
-struct Ill;
+struct UnreadyHealth;
 
-impl HealthSource for Ill {
+impl HealthSource for UnreadyHealth {
     fn metrics(&self) -> String {
         "a 1\n".to_owned()
     }
@@ -60,24 +60,24 @@ impl HealthSource for Ill {
 }
 
 /// A server that runs until the value is dropped.
-struct Running {
+struct RunningServer {
     client: AdminClient,
     folder: TempDir,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-impl Running {
+impl RunningServer {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("admin.json");
         let vitals = HealthServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let server =
-            AdminServer::bind(file.clone(), vitals.address(), Arc::new(Echo)).await.unwrap();
+            AdminServer::bind(file.clone(), vitals.address(), Arc::new(EchoRoutes)).await.unwrap();
         let client = AdminClient::of_file(&file).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
-        tasks.spawn(vitals.run(Arc::new(Ill), stop.clone()));
+        tasks.spawn(vitals.run(Arc::new(UnreadyHealth), stop.clone()));
         Self { client, folder, stop, tasks }
     }
 
@@ -107,7 +107,7 @@ async fn send(address: SocketAddr, request: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn vital_signs_are_for_everybody_and_only_to_look() {
-    let running = Running::start().await;
+    let running = RunningServer::start().await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\nHost: anything\n\n");
     let failed = "[-]x failed: stale\nreadyz check failed\n";
     let document = r#"{"checks":[{"message":"stale","name":"x","verdict":"fail"}],"passes":false}"#;
@@ -130,7 +130,7 @@ async fn vital_signs_are_for_everybody_and_only_to_look() {
 
 #[tokio::test]
 async fn documents_go_both_ways() {
-    let running = Running::start().await;
+    let running = RunningServer::start().await;
     let echoed = running.client.get("/v1/echo", &[("a", "x y&z")], DEADLINE).await.unwrap();
     assert_eq!(echoed, json!({"posted": false, "query": {"a": "x y&z"}, "body": null}));
     let body = json!({"large": "x".repeat(1 << 20)});
@@ -140,7 +140,7 @@ async fn documents_go_both_ways() {
 
 #[tokio::test]
 async fn what_the_host_refuses_arrives_typed() {
-    let running = Running::start().await;
+    let running = RunningServer::start().await;
     let ask = async |path| running.client.get(path, &[], DEADLINE).await.unwrap_err();
     let AdminClientError::Refused(error) = ask("/v1/busy").await else { panic!("not refused") };
     assert_eq!(error, AdminError::Conflict("another pass holds it".to_owned()));
@@ -159,7 +159,7 @@ async fn what_the_host_refuses_arrives_typed() {
 
 #[tokio::test]
 async fn who_has_no_token_or_asks_another_name_is_not_answered() {
-    let running = Running::start().await;
+    let running = RunningServer::start().await;
     let host = running.client.file().address;
     let with = |host: &str, token: &str| {
         format!("GET /v1/echo HTTP/1.1\nHost: {host}\nAuthorization: {token}\n\n")
@@ -184,7 +184,7 @@ async fn who_has_no_token_or_asks_another_name_is_not_answered() {
 
 #[tokio::test]
 async fn a_client_waits_no_longer_than_it_wants_and_says_where_nobody_is() {
-    let mut running = Running::start().await;
+    let mut running = RunningServer::start().await;
     let short = Duration::from_millis(50);
     let error = running.client.get("/v1/never", &[], short).await.unwrap_err();
     assert!(matches!(&error, AdminClientError::Late { .. }), "{error}");

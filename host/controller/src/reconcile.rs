@@ -198,7 +198,7 @@ impl ReconcileRun<'_> {
         }
         self.shared.strikes(|strikes| strikes.clear(self.key));
         self.shared.notes.change(self.key, |note| note.failing = refusal.is_some());
-        self.tell(object, &outcome.summary, refusal).await;
+        self.log_outcome(object, &outcome.summary, refusal).await;
         let done = if outcome.finished && self.meta.deleting {
             self.finish(finalizer, story).await
         } else {
@@ -212,7 +212,7 @@ impl ReconcileRun<'_> {
     }
 
     /// Says how the call went: nothing on the object if all is well, and that its spec is refused if it is.
-    async fn tell(&self, object: &Value, summary: &str, refusal: Option<&RejectedSpec>) {
+    async fn log_outcome(&self, object: &Value, summary: &str, refusal: Option<&RejectedSpec>) {
         let Some(RejectedSpec { reason, message }) = refusal else {
             if !summary.is_empty() {
                 say(self.shared, self.key, summary);

@@ -40,7 +40,7 @@ impl fmt::Display for ComponentInspection {
         for watched in watches {
             writeln!(f, "watches     {}", watched.name)?;
         }
-        for wish in wishes(grants) {
+        for wish in requested_grants(grants) {
             writeln!(f, "asks for    {wish}")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
@@ -61,7 +61,7 @@ impl ComponentInspection {
     /// What the component asks for, each as a line for people.
     #[must_use]
     pub fn requested_grants(&self) -> Vec<String> {
-        wishes(&self.manifest.grants)
+        requested_grants(&self.manifest.grants)
     }
 
     /// The revision that a host makes of the component with these settings.
@@ -71,7 +71,7 @@ impl ComponentInspection {
     }
 }
 
-fn wishes(wanted: &Grants) -> Vec<String> {
+fn requested_grants(wanted: &Grants) -> Vec<String> {
     let Grants { kubernetes, redis, probes } = wanted;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
@@ -187,6 +187,6 @@ mod tests {
             "redis: meet",
             "to probe port 8080",
         ];
-        assert_eq!(wishes(&serde_json::from_value(wanted).unwrap()), expected);
+        assert_eq!(requested_grants(&serde_json::from_value(wanted).unwrap()), expected);
     }
 }

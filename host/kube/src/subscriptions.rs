@@ -27,13 +27,13 @@ pub(crate) struct ChangeBroadcaster {
 
 /// What one reader has not read yet.
 pub(crate) struct ReaderBacklog {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingReader>,
     notify: Notify,
     limit: usize,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingReader {
     order: VecDeque<ObjectRef>,
     changes: HashMap<ObjectRef, StoreChange>,
     overflowed: bool,
@@ -90,7 +90,7 @@ impl ReaderBacklog {
             known.after = change.after;
         } else if waiting.changes.len() >= self.limit {
             let resumed = waiting.resumed;
-            *waiting = Waiting { overflowed: true, resumed, ..Waiting::default() };
+            *waiting = WaitingReader { overflowed: true, resumed, ..WaitingReader::default() };
         } else {
             waiting.order.push_back(change.object.clone());
             waiting.changes.insert(change.object.clone(), change);

@@ -14,7 +14,7 @@ use tholepin_sdk::{
 
 /// A host with one object and one snapshot. It does what it is told and writes it down.
 #[derive(Default)]
-struct Scripted {
+struct ScriptedHost {
     snapshot: Value,
     /// Answers for the actions, by verb; `done` for those that are not named.
     refusals: Vec<(&'static str, Value)>,
@@ -42,7 +42,7 @@ fn unused<T>(what: &str) -> Result<T, Error> {
     Err(Error::Unsupported(what.to_owned()))
 }
 
-impl Host for Scripted {
+impl Host for ScriptedHost {
     fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
         assert_eq!(object.name, "demo-live");
         let live = self.live.borrow().clone();
@@ -198,16 +198,16 @@ fn serving(pod: &str, address: &str, id: &str) -> Value {
     })
 }
 
-fn reconcile(host: &Scripted, object: Value) -> ReconcileOutcome {
+fn reconcile(host: &ScriptedHost, object: Value) -> ReconcileOutcome {
     reconcile_with(host, object, None)
 }
 
-fn reconcile_with(host: &Scripted, object: Value, memo: Option<Value>) -> ReconcileOutcome {
+fn reconcile_with(host: &ScriptedHost, object: Value, memo: Option<Value>) -> ReconcileOutcome {
     let request = ReconcileRequest { object, deleting: false, causes: Vec::new(), memo };
     RedisCluster::reconcile(host, request).unwrap()
 }
 
-fn condition(host: &Scripted, name: &str) -> (String, String, String) {
+fn condition(host: &ScriptedHost, name: &str) -> (String, String, String) {
     let status = host.status.borrow().clone().unwrap();
     let conditions = status["conditions"].as_array().unwrap();
     let found = conditions.iter().find(|condition| condition["type"] == name).unwrap();
@@ -218,9 +218,9 @@ fn condition(host: &Scripted, name: &str) -> (String, String, String) {
 #[test]
 fn a_new_object_gets_its_workload_and_its_first_actions() {
     let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
-    let host = Scripted {
+    let host = ScriptedHost {
         snapshot: json!({"observedAtMs": 1, "members": members}),
-        ..Scripted::default()
+        ..ScriptedHost::default()
     };
     let outcome = reconcile(&host, object(json!({"shards": 2, "replicasPerShard": 0})));
     let applied = host.applied.borrow();
@@ -241,7 +241,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
 #[test]
 fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
-    let host = Scripted { snapshot, ..Scripted::default() };
+    let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
     let mut object = object(json!({"shards": 1, "replicasPerShard": 0}));
     let outcome = reconcile(&host, object.clone());
     assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS));
@@ -282,7 +282,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         let host = healthy();
         let mut snapshot = host.snapshot.clone();
         snapshot["credentials"] = json!({"named": named});
-        let host = Scripted { snapshot, ..host };
+        let host = ScriptedHost { snapshot, ..host };
         let auth = json!({"shards": 1, "replicasPerShard": 0, "auth": {"secretName": "demo-auth"}});
         reconcile(&host, object(auth.clone()));
         assert_eq!(condition(&host, "Ready").0, "True", "the members have the password in force");
@@ -294,7 +294,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         // A new cluster: no Pod may start without a password.
         let credentials = json!({"named": named, "pending": true});
         let snapshot = json!({"observedAtMs": 1, "credentials": credentials});
-        let host = Scripted { snapshot, ..Scripted::default() };
+        let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
         reconcile(&host, object(auth));
         let (status, reason, _) = condition(&host, "Ready");
         assert_eq!((status.as_str(), reason.as_str()), ("False", expected));
@@ -317,7 +317,7 @@ fn a_refusal_is_reported_with_the_guards_words() {
     let refusals = ["configure", "set-config-epoch", "assign-slots"]
         .map(|verb| (verb, refusal.clone()))
         .to_vec();
-    let host = Scripted { snapshot, refusals, ..Scripted::default() };
+    let host = ScriptedHost { snapshot, refusals, ..ScriptedHost::default() };
     let outcome = reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
     let (status, reason, message) = condition(&host, "Degraded");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Refused"));
@@ -326,18 +326,19 @@ fn a_refusal_is_reported_with_the_guards_words() {
 }
 
 /// A cluster of one server that shows this length of the slow log, of the spec's 256.
-fn with_slow_log(shown: &str) -> (Scripted, Value) {
+fn with_slow_log(shown: &str) -> (ScriptedHost, Value) {
     let mut snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     let settings = &mut snapshot["members"][0]["answer"]["answered"]["settings"];
     *settings = json!({"cluster-node-timeout": "5000", "cluster-require-full-coverage": "yes",
         "slowlog-max-len": shown});
     let spec = json!({"shards": 1, "replicasPerShard": 0, "settings": {"slowlog-max-len": 256}});
-    (Scripted { snapshot, ..Scripted::default() }, object(spec))
+    (ScriptedHost { snapshot, ..ScriptedHost::default() }, object(spec))
 }
 
 #[test]
 fn a_setting_enters_the_file_after_the_server_has_it() {
-    let file = |host: &Scripted| host.live.borrow().clone().unwrap()["data"]["live.conf"].clone();
+    let file =
+        |host: &ScriptedHost| host.live.borrow().clone().unwrap()["data"]["live.conf"].clone();
     let (host, object) = with_slow_log("128");
     *host.live.borrow_mut() = Some(json!({
         "metadata": {"annotations": {"redis.tholepin.dev/taken": "yes"}},
@@ -407,15 +408,15 @@ fn pods_of_an_older_template_are_told_and_their_revision_stays() {
 }
 
 /// A cluster of one shard without replicas that is as wanted.
-fn healthy() -> Scripted {
+fn healthy() -> ScriptedHost {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
-    Scripted { snapshot, ..Scripted::default() }
+    ScriptedHost { snapshot, ..ScriptedHost::default() }
 }
 
 #[test]
 fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
     let denied = || Error::Denied("ConfigMap demo-config is outside the scope".into());
-    let host = Scripted { refused: vec![("ConfigMap demo-config", denied())], ..healthy() };
+    let host = ScriptedHost { refused: vec![("ConfigMap demo-config", denied())], ..healthy() };
     let one = || object(json!({"shards": 1, "replicasPerShard": 0}));
     let outcome = reconcile(&host, one());
     assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
@@ -428,10 +429,10 @@ fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
 
     // One that is not formed yet is formed.
     let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
-    let host = Scripted {
+    let host = ScriptedHost {
         snapshot: json!({"observedAtMs": 1, "members": members}),
         refused: vec![("Service demo", Error::Conflict("it is taken".into()))],
-        ..Scripted::default()
+        ..ScriptedHost::default()
     };
     let outcome = reconcile(&host, one());
     assert_eq!(host.acted.borrow().len(), 3);
@@ -446,7 +447,7 @@ fn a_server_that_is_away_is_asked_once_a_pass() {
     let away = || Error::Transient("away".into());
     let titles = ["ConfigMap demo-live", "ConfigMap demo-config", "Service demo-nodes"];
     let refused = titles.map(|title| (title, away())).to_vec();
-    let host = Scripted { refused, ..healthy() };
+    let host = ScriptedHost { refused, ..healthy() };
     let outcome = reconcile(&host, object(json!({"shards": 1, "replicasPerShard": 0})));
     assert!(host.applied.borrow().is_empty(), "{:?}", host.applied.borrow());
     assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
@@ -469,7 +470,7 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
         (Error::Interrupted, since(HEALTHY_REQUEUE_MS), None),
     ];
     for (error, memo, degraded) in rows {
-        let host = Scripted { unseen: Some(error.clone()), ..healthy() };
+        let host = ScriptedHost { unseen: Some(error.clone()), ..healthy() };
         let outcome = reconcile_with(&host, reported.clone(), memo.clone());
         assert_eq!(host.status.borrow().is_some(), degraded.is_some(), "{error} {memo:?}");
         let noted = memo.or_else(|| Some(json!({"unseenSinceMs": now_ms})));
@@ -499,8 +500,10 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
         (120_000, None, ("True", "PodsNotAnswering")),
     ];
     for (age_ms, told, (status, reason)) in rows {
-        let mut host =
-            Scripted { snapshot: json!({"observedAtMs": 1, "members": []}), ..Scripted::default() };
+        let mut host = ScriptedHost {
+            snapshot: json!({"observedAtMs": 1, "members": []}),
+            ..ScriptedHost::default()
+        };
         if let Some(told) = told {
             host.warnings.insert("demo-shard-0".to_owned(), warning(told));
         }
@@ -549,7 +552,8 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
     });
     let words = "nothing proves that these have ended: use `tholepin.dev/confirm-dead=x/y`";
     let refusal = json!({"refused": {"guard": "death", "message": words}});
-    let host = Scripted { snapshot, refusals: vec![("failover", refusal)], ..Scripted::default() };
+    let host =
+        ScriptedHost { snapshot, refusals: vec![("failover", refusal)], ..ScriptedHost::default() };
     let spec = json!({"shards": 2, "replicasPerShard": 1, "dataLoss": "acceptable"});
     let outcome = reconcile(&host, object(spec));
     assert_eq!(host.acted.borrow()[0]["args"]["mode"], "takeover");
@@ -563,7 +567,7 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
 
 #[test]
 fn deleting_is_finished_at_once_and_writes_nothing() {
-    let host = Scripted::default();
+    let host = ScriptedHost::default();
     let request = ReconcileRequest {
         object: object(json!({})),
         deleting: true,
@@ -645,17 +649,17 @@ fn the_pod_of_a_primary_that_hangs_is_deleted_and_only_once_if_that_fails() {
     let pods = vec![json!({"metadata": {"name": "demo-shard-0-0", "uid": "uid-demo-shard-0-0"}})];
     for undeletable in [None, Some(Error::Denied("no".to_owned()))] {
         let fails = undeletable.is_some();
-        let host = Scripted {
+        let host = ScriptedHost {
             snapshot: with_a_primary_that_hangs(),
             listed: RefCell::new([("Pod", pods.clone())].into()),
             undeletable,
-            ..Scripted::default()
+            ..ScriptedHost::default()
         };
         let outcome = reconcile(&host, object.clone());
         let in_a_second = ("demo-shard-0-0".to_owned(), Some(1));
         assert_eq!(*host.deleted.borrow(), [in_a_second], "{fails}");
         assert_eq!(host.events.borrow().contains(&"Fenced".to_owned()), !fails);
-        let forbidden = |host: &Scripted| {
+        let forbidden = |host: &ScriptedHost| {
             let acted = host.acted.borrow();
             let set = acted.iter().filter_map(|it| {
                 it.pointer("/args/settings/cluster-replica-no-failover")?

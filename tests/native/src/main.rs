@@ -19,21 +19,21 @@ use tholepin_sdk::{
     ReplayHost, WaitOutcome,
 };
 
-type Failed = Box<dyn Error>;
+type NativeError = Box<dyn Error>;
 
-fn main() -> Result<(), Failed> {
+fn main() -> Result<(), NativeError> {
     let mut lines = io::stdin().lines();
     let mut line = || lines.next().transpose();
     let request: ReconcileRequest = serde_json::from_str(&line()?.ok_or("no request")?)?;
     let recording = line()?.ok_or("no recording")?;
     while let Some(order) = line()? {
         let (way, count) = order.split_once(' ').ok_or("an order is a way and a count")?;
-        let pass: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, Failed> = match way
-        {
-            "json" => through_json,
-            "values" => |host, request| with_values(host, request),
-            _ => return Err(format!("`{way}` is neither json nor values").into()),
-        };
+        let pass: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, NativeError> =
+            match way {
+                "json" => through_json,
+                "values" => |host, request| with_values(host, request),
+                _ => return Err(format!("`{way}` is neither json nor values").into()),
+            };
         let mut taken_ns = Vec::new();
         let mut outcome = ReconcileOutcome::default();
         for _ in 0..count.parse::<u32>()? {
@@ -52,106 +52,112 @@ fn main() -> Result<(), Failed> {
 }
 
 /// A pass in which everything crosses the border that a guest's would, as the same text.
-fn through_json(host: &ReplayHost, request: ReconcileRequest) -> Result<ReconcileOutcome, Failed> {
+fn through_json(
+    host: &ReplayHost,
+    request: ReconcileRequest,
+) -> Result<ReconcileOutcome, NativeError> {
     let request: ReconcileRequest = serde_json::from_str(&serde_json::to_string(&request)?)?;
-    let outcome = with_values(&Border(host), request)?;
+    let outcome = with_values(&NativeHost(host), request)?;
     Ok(serde_json::from_str(&serde_json::to_string(&outcome)?)?)
 }
 
 /// A pass in which the plugin is handed what the host has.
-fn with_values(host: &dyn Host, request: ReconcileRequest) -> Result<ReconcileOutcome, Failed> {
+fn with_values(
+    host: &dyn Host,
+    request: ReconcileRequest,
+) -> Result<ReconcileOutcome, NativeError> {
     let outcome = RedisCluster::reconcile(host, request);
     Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
 }
 
 /// Prints and reads each argument and each answer that is a document, as the contract has it.
-struct Border<'a>(&'a ReplayHost);
+struct NativeHost<'a>(&'a ReplayHost);
 
-type Answer<T> = Result<T, tholepin_sdk::Error>;
+type NativeReply<T> = Result<T, tholepin_sdk::Error>;
 
-fn cross(document: &Value) -> Answer<Value> {
+fn cross(document: &Value) -> NativeReply<Value> {
     let read = serde_json::to_string(document).and_then(|text| serde_json::from_str(&text));
     read.map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
-fn cross_unread(document: Document) -> Answer<Document> {
+fn cross_unread(document: Document) -> NativeReply<Document> {
     let text = serde_json::to_string(&document.value()?);
     text.map(Document::text).map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
-fn cross_all(documents: &[Value]) -> Answer<Vec<Value>> {
+fn cross_all(documents: &[Value]) -> NativeReply<Vec<Value>> {
     documents.iter().map(cross).collect()
 }
 
-impl Host for Border<'_> {
-    fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Answer<Value> {
+impl Host for NativeHost<'_> {
+    fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> NativeReply<Value> {
         cross(&self.0.get(object, read, fields)?)
     }
 
-    fn list(&self, query: &ListQuery) -> Answer<Vec<Value>> {
+    fn list(&self, query: &ListQuery) -> NativeReply<Vec<Value>> {
         cross_all(&self.0.list(query)?)
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Answer<Document> {
+    fn apply(&self, object: &Value, force: bool) -> NativeReply<Document> {
         cross_unread(self.0.apply(&cross(object)?, force)?)
     }
 
-    fn apply_status(&self, object: &Value) -> Answer<Document> {
+    fn apply_status(&self, object: &Value) -> NativeReply<Document> {
         cross_unread(self.0.apply_status(&cross(object)?)?)
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Answer<Document> {
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> NativeReply<Document> {
         cross_unread(self.0.merge_patch(object, &cross(patch)?)?)
     }
 
-    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Answer<()> {
+    fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> NativeReply<()> {
         self.0.delete(object, options)
     }
 
-    fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Answer<()> {
+    fn publish(&self, event_type: EventType, reason: &str, message: &str) -> NativeReply<()> {
         self.0.publish(event_type, reason, message)
     }
 
-    fn warnings(&self, object: &ObjectRef) -> Answer<Vec<Value>> {
+    fn warnings(&self, object: &ObjectRef) -> NativeReply<Vec<Value>> {
         cross_all(&self.0.warnings(object)?)
     }
 
-    fn pipeline(&self, pipeline: &Pipeline) -> Answer<Vec<RedisReply>> {
+    fn pipeline(&self, pipeline: &Pipeline) -> NativeReply<Vec<RedisReply>> {
         self.0.pipeline(pipeline)
     }
 
-    fn fan_out(&self, pipelines: &[Pipeline]) -> Answer<Vec<Answer<Vec<RedisReply>>>> {
+    fn fan_out(&self, pipelines: &[Pipeline]) -> NativeReply<Vec<NativeReply<Vec<RedisReply>>>> {
         self.0.fan_out(pipelines)
     }
 
-    fn observe(&self, instance: &Value) -> Answer<Document> {
+    fn observe(&self, instance: &Value) -> NativeReply<Document> {
         cross_unread(self.0.observe(&cross(instance)?)?)
     }
 
-    fn act(&self, instance: &Value, actions: &[Value]) -> Answer<Vec<Answer<Document>>> {
+    fn act(&self, instance: &Value, actions: &[Value]) -> NativeReply<Vec<NativeReply<Document>>> {
         let results = self.0.act(&cross(instance)?, &cross_all(actions)?)?;
         Ok(results.into_iter().map(|result| cross_unread(result?)).collect())
     }
 
-    fn now_ms(&self) -> Answer<u64> {
+    fn now_ms(&self) -> NativeReply<u64> {
         self.0.now_ms()
     }
 
-    fn random(&self, bytes: u32) -> Answer<Vec<u8>> {
+    fn random(&self, bytes: u32) -> NativeReply<Vec<u8>> {
         self.0.random(bytes)
     }
 
-    fn parameters(&self) -> Answer<Value> {
+    fn parameters(&self) -> NativeReply<Value> {
         cross(&self.0.parameters()?)
     }
 
-    fn wait(&self, facts: &[Fact], ms: u32) -> Answer<WaitOutcome> {
+    fn wait(&self, facts: &[Fact], ms: u32) -> NativeReply<WaitOutcome> {
         let facts: Vec<Fact> = serde_json::from_str(&json!(facts).to_string())
             .map_err(|error| tholepin_sdk::Error::Other(error.to_string()))?;
         self.0.wait(&facts, ms)
     }
 
-    fn probe(&self, probe: &PodProbe) -> Answer<ProbeOutcome> {
+    fn probe(&self, probe: &PodProbe) -> NativeReply<ProbeOutcome> {
         self.0.probe(probe)
     }
 

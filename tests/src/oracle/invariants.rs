@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use redis::Connection;
 use serde_json::Value;
 
-use super::Watched;
-use crate::{member::Member, router::connect};
+use super::StopOnDrop;
+use crate::{member::ServerInfo, router::connect};
 
 /// Pause between two samples.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ const DESTROYS: &[&str] = &["cmdstat_flushall", "cmdstat_flushdb"];
 
 /// Samples every server until it is finished; servers are learnt from each other's `CLUSTER NODES`.
 pub struct Invariants {
-    watched: Watched,
+    watched: StopOnDrop,
     sampler: JoinHandle<BTreeSet<String>>,
     audit_log: PathBuf,
     /// How many lines the audit log had at the start.
@@ -48,10 +48,11 @@ impl Invariants {
         audit_log: &Path,
         unserved_max: Duration,
     ) -> Self {
-        let watched = Watched::default();
+        let watched = StopOnDrop::default();
         let sampler = {
             let stop = watched.stop();
-            let addresses = servers.iter().cloned().map(|address| (address, Server::default()));
+            let addresses =
+                servers.iter().cloned().map(|address| (address, SampledServer::default()));
             let mut sampler = Sampler {
                 servers: addresses.collect(),
                 password: password.map(str::to_owned),
@@ -86,7 +87,7 @@ impl Invariants {
 }
 
 struct Sampler {
-    servers: BTreeMap<String, Server>,
+    servers: BTreeMap<String, SampledServer>,
     password: Option<String>,
     broken: BTreeSet<String>,
     start: Instant,
@@ -95,7 +96,7 @@ struct Sampler {
 
 /// What is known of the server at one address.
 #[derive(Default)]
-struct Server {
+struct SampledServer {
     connection: Option<Connection>,
     /// Which process answered last, and the node id that it had.
     seen: Option<(String, String)>,
@@ -106,7 +107,7 @@ struct Server {
 }
 
 /// What a server claims now: the slots that it serves, with the epoch of the claim.
-struct Claim {
+struct SlotClaim {
     epoch: u64,
     slots: Vec<(u16, u16)>,
 }
@@ -140,7 +141,7 @@ impl Sampler {
             if let Ok(own) = member.own() {
                 let serves = own.is("master") && member.is_serving();
                 let slots = if serves { own.slots.clone() } else { Vec::new() };
-                claims.insert(address.clone(), Claim { epoch: own.epoch, slots });
+                claims.insert(address.clone(), SlotClaim { epoch: own.epoch, slots });
             }
         }
         self.broken.extend(double_claims(&claims));
@@ -153,7 +154,7 @@ impl Sampler {
     }
 
     /// Slots of a living primary must stay served, by it or by another.
-    fn judge_service(&mut self, claims: &BTreeMap<String, Claim>) {
+    fn judge_service(&mut self, claims: &BTreeMap<String, SlotClaim>) {
         let claimed: Vec<_> = claims.values().flat_map(|claim| claim.slots.clone()).collect();
         for (address, server) in &mut self.servers {
             let Some(claim) = claims.get(address) else { continue };
@@ -174,9 +175,9 @@ impl Sampler {
     }
 }
 
-impl Server {
+impl SampledServer {
     /// A process keeps its node id unless it is told to forget everything.
-    fn is_the_same(&mut self, address: &str, member: &Member) -> Option<String> {
+    fn is_the_same(&mut self, address: &str, member: &ServerInfo) -> Option<String> {
         let id = member.own().ok()?.id.clone();
         let run = member.field("run_id").to_owned();
         let before = self.seen.replace((run.clone(), id.clone()));
@@ -191,14 +192,14 @@ impl Server {
     }
 }
 
-fn ask(server: &mut Server, address: &str, password: Option<&str>) -> Result<Member> {
+fn ask(server: &mut SampledServer, address: &str, password: Option<&str>) -> Result<ServerInfo> {
     if server.connection.is_none() {
         server.connection = Some(connect(address, password)?);
     }
-    Member::ask(server.connection.as_mut().context("just connected")?)
+    ServerInfo::ask(server.connection.as_mut().context("just connected")?)
 }
 
-fn destroyed(address: &str, member: &Member) -> Vec<String> {
+fn destroyed(address: &str, member: &ServerInfo) -> Vec<String> {
     let sent = DESTROYS.iter().filter(|command| member.info.contains_key(**command));
     sent.map(|command| {
         let name = command.trim_start_matches("cmdstat_").to_uppercase();
@@ -224,7 +225,7 @@ fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
 
 /// Two servers that serve a slot at once under the same epoch. Under different epochs the one with the
 /// lower is about to learn of its demotion, which Redis itself settles.
-fn double_claims(claims: &BTreeMap<String, Claim>) -> Vec<String> {
+fn double_claims(claims: &BTreeMap<String, SlotClaim>) -> Vec<String> {
     let mut broken = Vec::new();
     let claims: Vec<_> = claims.iter().collect();
     for (at, (one, first)) in claims.iter().enumerate() {

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use redis::cmd;
 
-use super::Watched;
-use crate::router::Router;
+use super::StopOnDrop;
+use crate::router::ClusterClient;
 
 /// Pause between two writes of one tag.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -25,23 +25,23 @@ const WRITES_MAX: usize = 1_000_000;
 
 /// A writer with one thread per tag; tags are chosen so that each shard has one.
 pub struct Writer {
-    watched: Watched,
+    watched: StopOnDrop,
     /// When each tag was written last, and the longest time without a write since the last question.
-    pulse: Arc<Mutex<BTreeMap<String, Pulse>>>,
-    threads: Vec<JoinHandle<Result<Acknowledged>>>,
+    pulse: Arc<Mutex<BTreeMap<String, WriterProgress>>>,
+    threads: Vec<JoinHandle<Result<WriterLog>>>,
     entry: String,
     password: Option<String>,
 }
 
 /// How one tag's writes go.
 #[derive(Clone, Copy)]
-struct Pulse {
+struct WriterProgress {
     last: Instant,
     longest: Duration,
 }
 
 /// What one tag's thread has seen.
-struct Acknowledged {
+struct WriterLog {
     tag: String,
     /// The keys, and when each was acknowledged, since the writer's start.
     keys: Vec<(String, Duration)>,
@@ -50,7 +50,7 @@ struct Acknowledged {
 
 /// What a writer saw from its start to its end.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct WriterReport {
     /// How many writes were acknowledged.
     pub acknowledged: usize,
     /// Acknowledged keys that are not there at the end, each with its time since the writer's start.
@@ -66,13 +66,13 @@ impl Writer {
     ///
     /// Fails if a tag's first write does not succeed.
     pub fn start(entry: &str, password: Option<&str>, tags: &[String]) -> Result<Self> {
-        let watched = Watched::default();
+        let watched = StopOnDrop::default();
         for tag in tags {
-            let mut router = Router::new(entry, password);
+            let mut router = ClusterClient::new(entry, password);
             let first = cmd("SET").arg(format!("{{{tag}}}:first")).arg(tag).to_owned();
             router.send::<String>(tag, &first).with_context(|| format!("first write of {tag}"))?;
         }
-        let now = Pulse { last: Instant::now(), longest: Duration::ZERO };
+        let now = WriterProgress { last: Instant::now(), longest: Duration::ZERO };
         let pulse = tags.iter().map(|tag| (tag.clone(), now)).collect();
         let pulse = Arc::new(Mutex::new(pulse));
         let threads = tags.iter().map(|tag| {
@@ -125,11 +125,11 @@ impl Writer {
     /// # Errors
     ///
     /// Fails if a thread panicked or a key cannot be read at all.
-    pub fn finish(self) -> Result<Report> {
+    pub fn finish(self) -> Result<WriterReport> {
         drop(self.watched);
         let mut report =
-            Report { acknowledged: 0, lost: Vec::new(), longest_outage: Duration::ZERO };
-        let mut router = Router::new(&self.entry, self.password.as_deref());
+            WriterReport { acknowledged: 0, lost: Vec::new(), longest_outage: Duration::ZERO };
+        let mut router = ClusterClient::new(&self.entry, self.password.as_deref());
         for thread in self.threads {
             let seen = thread.join().map_err(|_| anyhow!("a writer panicked"))??;
             report.acknowledged += seen.keys.len();
@@ -144,7 +144,9 @@ impl Writer {
     }
 }
 
-fn lock(pulse: &Mutex<BTreeMap<String, Pulse>>) -> MutexGuard<'_, BTreeMap<String, Pulse>> {
+fn lock(
+    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+) -> MutexGuard<'_, BTreeMap<String, WriterProgress>> {
     pulse.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -153,9 +155,9 @@ fn write(
     entry: &str,
     password: Option<&str>,
     stop: &AtomicBool,
-    pulse: &Mutex<BTreeMap<String, Pulse>>,
-) -> Acknowledged {
-    let mut router = Router::new(entry, password);
+    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+) -> WriterLog {
+    let mut router = ClusterClient::new(entry, password);
     let mut keys = Vec::new();
     let start = Instant::now();
     let mut last = start;
@@ -172,17 +174,17 @@ fn write(
             longest_outage = longest_outage.max(pause);
             last = Instant::now();
             if let Some(pulse) = lock(pulse).get_mut(&tag) {
-                *pulse = Pulse { last, longest: pulse.longest.max(pause) };
+                *pulse = WriterProgress { last, longest: pulse.longest.max(pause) };
             }
             keys.push((key, start.elapsed()));
         }
         thread::sleep(PAUSE);
     }
     let longest_outage = longest_outage.max(last.elapsed());
-    Acknowledged { tag, keys, longest_outage }
+    WriterLog { tag, keys, longest_outage }
 }
 
-fn exists(router: &mut Router, tag: &str, key: &str) -> Result<bool> {
+fn exists(router: &mut ClusterClient, tag: &str, key: &str) -> Result<bool> {
     let start = Instant::now();
     loop {
         match router.send::<bool>(tag, &cmd("EXISTS").arg(key).to_owned()) {

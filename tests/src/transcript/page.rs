@@ -15,7 +15,7 @@ pub(super) enum StepKind {
 
 /// One step of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct TranscriptStep {
     /// Where it begins in the file.
     pub(super) line: usize,
     pub(super) terminal: String,
@@ -31,8 +31,8 @@ pub(super) struct Step {
 /// # Errors
 ///
 /// Fails with the line that belongs to no step.
-pub(super) fn steps(text: &str) -> Result<Vec<Step>> {
-    let mut steps: Vec<Step> = Vec::new();
+pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
+    let mut steps: Vec<TranscriptStep> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.starts_with("# ") {
             continue;
@@ -68,7 +68,7 @@ pub(super) fn steps(text: &str) -> Result<Vec<Step>> {
 }
 
 /// `work$ command`, `work^C` or `work:`.
-fn begin(line: usize, text: &str) -> Option<Step> {
+fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
     let end = text.find(|letter: char| !letter.is_ascii_lowercase()).filter(|end| 0 < *end)?;
     let (terminal, rest) = text.split_at(end);
     let (kind, command) = match rest {
@@ -77,7 +77,7 @@ fn begin(line: usize, text: &str) -> Option<Step> {
         _ => (StepKind::Type, rest.strip_prefix("$ ")?),
     };
     let (terminal, command) = (terminal.to_owned(), command.to_owned());
-    Some(Step { line, terminal, kind, command, expected: Vec::new(), goes_on: false })
+    Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), goes_on: false })
 }
 
 /// Whether what was printed is what is expected, to the last line.

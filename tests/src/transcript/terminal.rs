@@ -18,7 +18,7 @@ use crate::process;
 const MARK: char = '\u{1}';
 
 /// What came out of a terminal.
-pub(super) enum Line {
+pub(super) enum TerminalLine {
     /// A line of the command's.
     Text(String),
     /// The command ended with this code.
@@ -68,12 +68,12 @@ impl Terminal {
     }
 
     /// The next line, or nothing at the deadline.
-    pub(super) fn line(&self, deadline: Instant) -> Option<Line> {
+    pub(super) fn line(&self, deadline: Instant) -> Option<TerminalLine> {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = self.lines.recv_timeout(left).ok()?;
         Some(match line.strip_prefix(MARK) {
-            Some(code) => Line::End(code.parse().unwrap_or(i32::MAX)),
-            None => Line::Text(line),
+            Some(code) => TerminalLine::End(code.parse().unwrap_or(i32::MAX)),
+            None => TerminalLine::Text(line),
         })
     }
 

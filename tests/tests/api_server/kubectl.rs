@@ -179,9 +179,9 @@ async fn a_table_of_crds_names_the_kind() -> Result<()> {
 }
 
 /// Says what it was asked, then goes on for ever if it shall follow.
-struct Echo;
+struct EchoLogs;
 
-impl PodLogs for Echo {
+impl PodLogs for EchoLogs {
     fn open(&self, target: LogTarget, options: LogOptions) -> OpenLog<'_> {
         Box::pin(async move {
             if options.previous {
@@ -202,7 +202,8 @@ impl PodLogs for Echo {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_come_from_whoever_has_them() -> Result<()> {
-    let fixture = Fixture::start_with(|options| options.pod_logs = Some(Arc::new(Echo))).await?;
+    let fixture =
+        Fixture::start_with(|options| options.pod_logs = Some(Arc::new(EchoLogs))).await?;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n1", "containers": [

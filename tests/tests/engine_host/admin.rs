@@ -2,14 +2,14 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use tests::cluster::Cluster;
+use tests::cluster::LocalClusterProcess;
 use tholepin_admin::AdminClientError;
 
-use crate::story::DEADLINE;
+use crate::environment::DEADLINE;
 
 #[tokio::test]
 async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
-    let cluster = Cluster::start_api_only().unwrap();
+    let cluster = LocalClusterProcess::start_api_only().unwrap();
     let mut host = cluster.host().unwrap();
     let mode = std::fs::metadata(cluster.admin_file()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::json;
-use tests::{cluster::Cluster, kubectl::Kubectl, process::tholepin};
+use tests::{cluster::LocalClusterProcess, kubectl::Kubectl, process::tholepin};
 
 /// Where texts for people are, from the root of the tree.
 const TEXTS: &[&str] =
@@ -181,7 +181,7 @@ fn every_command_for_kubectl_that_a_text_names_works() {
     let apart: Vec<_> = new.chain(gone).collect();
     assert!(apart.is_empty(), "the texts and the table of this test differ: {apart:#?}");
 
-    let cluster = Cluster::start_api_only().unwrap();
+    let cluster = LocalClusterProcess::start_api_only().unwrap();
     let kubectl = cluster.kubectl().unwrap();
     let definitions = Command::new(tholepin().unwrap()).arg("crds").output().unwrap();
     let definitions = String::from_utf8(definitions.stdout).unwrap();

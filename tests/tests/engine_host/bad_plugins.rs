@@ -6,10 +6,12 @@ use std::fs;
 use serde_json::Value;
 use tests::{
     guests,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::story::{CONFIG_MAP, DEADLINE, PLUGIN, PROBE, Story, greeting, order, settings};
+use crate::environment::{
+    CONFIG_MAP, DEADLINE, HostEnvironment, PLUGIN, PROBE, greeting, order, settings,
+};
 
 const DATA: &str = "/data/greeting";
 const NAME: &str = "config-maker";
@@ -28,19 +30,19 @@ spec:
 "#;
 
 /// The last stage that was reached (`-` if none), the reason, and words of the message.
-type Said<'a> = (&'a str, &'a str, &'a [&'a str]);
+type RejectedStage<'a> = (&'a str, &'a str, &'a [&'a str]);
 
 /// Waits until the plugin is refused so.
-async fn refused(story: &Story, plugin: &str, (stage, reason, words): Said<'_>) {
+async fn refused(story: &HostEnvironment, plugin: &str, (stage, reason, words): RejectedStage<'_>) {
     let look = || async {
         let object = story.get(&PLUGIN, "", plugin).await.unwrap_or_default();
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
         let message = text("/status/message");
         let fits = words.iter().all(|word| message.contains(word));
         Ok(if fits && (text("/status/stage"), text("/status/reason")) == (stage, reason) {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet(object["status"].to_string())
+            Poll::NotYet(object["status"].to_string())
         })
     };
     until(format!("{plugin} to be refused: {stage} {reason} {words:?}"), DEADLINE, look)
@@ -51,7 +53,7 @@ async fn refused(story: &Story, plugin: &str, (stage, reason, words): Said<'_>) 
 }
 
 /// The old code still serves: a change is taken in.
-async fn serves(story: &Story, text: &str) {
+async fn serves(story: &HostEnvironment, text: &str) {
     story.apply(&greeting("bad", "a", text));
     story.says(&CONFIG_MAP, ("bad", "a"), DATA, &format!("Hello, {text}")).await;
 }
@@ -60,14 +62,14 @@ async fn serves(story: &Story, text: &str) {
 async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
     let hello = guests::config_maker("Hello").unwrap();
     let good = hello.clone();
-    let story = Story::with(&[(NAME, &hello)], "bad").await;
+    let story = HostEnvironment::with(&[(NAME, &hello)], "bad").await;
     serves(&story, "first").await;
     let other = guests::build("guest-config-maker", &[("PLUGIN_NAME", "other-maker")]).unwrap();
     let trapping =
         guests::build("guest-probe", &[("PROBE_DESCRIBE", "trap"), ("PLUGIN_NAME", NAME)]).unwrap();
     let foreign = guests::importing("acme:clouds/api@1.2.3", "connect");
     let newer = guests::importing("tholepin:kubernetes/objects@0.9.0", "get");
-    let rows: [(&str, Vec<u8>, Said<'_>); 7] = [
+    let rows: [(&str, Vec<u8>, RejectedStage<'_>); 7] = [
         ("text", b"not wasm".to_vec(), ("Verified", "NotAComponent", &["component"])),
         ("module", b"\0asm\x01\0\0\0".to_vec(), ("Verified", "NotAComponent", &["wasm32-wasip2"])),
         (
@@ -91,7 +93,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
 
     // Settings: what is not granted, what is no settings, and another file than the one pinned.
     let digest = "0".repeat(64);
-    let rows: [(String, Said<'_>); 3] = [
+    let rows: [(String, RejectedStage<'_>); 3] = [
         (
             TOO_LITTLE.to_owned(),
             ("Compiled", "GrantsMissing", &["`delete` on v1/ConfigMap", "tholepin plugin grant"]),
@@ -131,7 +133,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
 #[tokio::test]
 async fn new_code_that_fails_leaves_other_plugins_alone() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
-    let story = Story::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
+    let story = HostEnvironment::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
     story.put("probe.wasm", b"broken");
     refused(&story, "probe", ("Verified", "NotAComponent", &["wasm32-wasip2"])).await;
     serves(&story, "neighbour").await;

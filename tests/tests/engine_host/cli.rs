@@ -8,9 +8,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tests::{cluster::Cluster, guests, process::tholepin};
+use tests::{cluster::LocalClusterProcess, guests, process::tholepin};
 
-use crate::story::{CONFIG_MAP, PLUGIN, Story, greeting};
+use crate::environment::{CONFIG_MAP, HostEnvironment, PLUGIN, greeting};
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(tholepin().unwrap());
@@ -36,7 +36,7 @@ fn fails(output: &Output, code: i32, words: &[&str]) {
 #[tokio::test]
 async fn what_is_printed_can_be_used_as_it_is() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[], "printed").await;
+    let story = HostEnvironment::with(&[], "printed").await;
     let folder = story.cluster.plugins().unwrap();
     let here = |arguments: &[&str]| run(&folder, arguments);
     for round in ["created", "unchanged"] {
@@ -110,7 +110,7 @@ fn the_exit_code_and_the_last_line_tell_how_it_went() {
 
 #[test]
 fn a_missing_plugin_directory_is_named_with_the_way_out() {
-    let cluster = Cluster::start_api_only().unwrap();
+    let cluster = LocalClusterProcess::start_api_only().unwrap();
     let kubeconfig = cluster.kubeconfig().to_str().unwrap();
     let output =
         run(cluster.directory(), &["run", "--kubeconfig", kubeconfig, "--plugins", "absent"]);
@@ -196,7 +196,7 @@ fn completions_know_every_subcommand_and_say_nothing_without_a_host() {
 #[tokio::test]
 async fn completions_know_the_plugins_and_objects_of_the_running_host() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[("config-maker", &component)], "completed").await;
+    let story = HostEnvironment::with(&[("config-maker", &component)], "completed").await;
     story.apply(&greeting("completed", "morning", "world"));
     story.apply(&greeting("completed", "evening", "world"));
     for name in ["morning", "evening"] {

@@ -8,11 +8,11 @@ use tests::{
 };
 use tholepin_schema::reserved;
 
-use crate::story::{CONFIG_MAP, EVENT, PROBE, Story, order};
+use crate::environment::{CONFIG_MAP, EVENT, HostEnvironment, PROBE, order};
 
 #[tokio::test]
 async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
-    let story = Story::with(&[("probe", &guests::probe().unwrap())], "denied").await;
+    let story = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "denied").await;
     let functions = DENIED.iter().chain(ALLOWED).map(|(function, _)| *function);
     let items: Vec<Value> = functions
         .map(|function| {

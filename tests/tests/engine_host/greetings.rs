@@ -3,19 +3,22 @@
 use serde_json::{Value, json};
 use tests::{
     guests, oracle,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::story::{
-    CONFIG_MAP, DEADLINE, GREETING, PLUGIN, PROBE, Story, greeting, order, settings,
+use crate::environment::{
+    CONFIG_MAP, DEADLINE, GREETING, HostEnvironment, PLUGIN, PROBE, greeting, order, settings,
 };
 
 const DATA: &str = "/data/greeting";
 
 #[tokio::test]
 async fn an_object_becomes_a_config_map_that_follows_it() {
-    let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "follow").await;
+    let story = HostEnvironment::with(
+        &[("config-maker", &guests::config_maker("Hello").unwrap())],
+        "follow",
+    )
+    .await;
     let (a, b) = (("follow", "a"), ("follow", "b"));
     story.apply(&greeting("follow", "a", "world"));
     story.apply(&greeting("follow", "b", "neighbour"));
@@ -47,8 +50,11 @@ async fn an_object_becomes_a_config_map_that_follows_it() {
 
 #[tokio::test]
 async fn nothing_is_written_when_nothing_changes() {
-    let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "still").await;
+    let story = HostEnvironment::with(
+        &[("config-maker", &guests::config_maker("Hello").unwrap())],
+        "still",
+    )
+    .await;
     for name in ["a", "b", "c"] {
         story.apply(&greeting("still", name, name));
     }
@@ -69,7 +75,7 @@ async fn nothing_is_written_when_nothing_changes() {
             writes.iter().filter(|line| is_accepted(line)).count(),
         );
         let is_all = 3 <= counts.0 && 3 <= counts.1;
-        Ok(if is_all { Look::There(()) } else { Look::NotYet(format!("{counts:?}")) })
+        Ok(if is_all { Poll::There(()) } else { Poll::NotYet(format!("{counts:?}")) })
     };
     until("three statuses and accepted specs in the audit log", DEADLINE, in_log).await.unwrap();
     // The host counts them half a second later at most, which is a change.
@@ -86,9 +92,9 @@ async fn nothing_is_written_when_nothing_changes() {
         let count = story.log().matches("greets with").count();
         // Each of the three: made, seen again, annotated, called by the new revision.
         Ok(if 12 <= count && swapped {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet(format!("{count} passes, swapped: {swapped}"))
+            Poll::NotYet(format!("{count} passes, swapped: {swapped}"))
         })
     };
     until("passes without change", DEADLINE, host_is_done).await.unwrap();
@@ -96,7 +102,7 @@ async fn nothing_is_written_when_nothing_changes() {
     let logs = [story.cluster.audit_log()];
     let is_quiet = || async {
         let quiet = oracle::quiet(&story.client, &logs, std::time::Duration::from_secs(1)).await;
-        Ok(quiet.map_or_else(|error| Look::NotYet(error.to_string()), |()| Look::There(())))
+        Ok(quiet.map_or_else(|error| Poll::NotYet(error.to_string()), |()| Poll::There(())))
     };
     until("a second without a write", DEADLINE, is_quiet).await.unwrap();
     let after: Vec<Value> = story.writes().into_iter().skip(before.len()).collect();
@@ -110,7 +116,7 @@ async fn nothing_is_written_when_nothing_changes() {
 #[tokio::test]
 async fn a_host_killed_at_work_goes_on_after_its_restart() {
     let component = guests::config_maker("Hello").unwrap();
-    let mut story = Story::with(&[("config-maker", &component)], "killed").await;
+    let mut story = HostEnvironment::with(&[("config-maker", &component)], "killed").await;
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
     let items: Vec<Value> = names.iter().map(|name| greeting("killed", name, "one")).collect();
     story.apply_all(items);
@@ -134,7 +140,7 @@ async fn a_host_killed_at_work_goes_on_after_its_restart() {
 #[tokio::test]
 async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
-    let story = Story::with(&[("config-maker", &maker), ("probe", &probe)], "two").await;
+    let story = HostEnvironment::with(&[("config-maker", &maker), ("probe", &probe)], "two").await;
     let bad = [
         ("panics", json!({"do": "panic", "number": 42}), "told to panic with number 42"),
         ("traps", json!({"do": "trap"}), "trapped"),
@@ -167,7 +173,7 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
     let look = || async {
         let object = story.get(&PROBE, "two", "panics").await.unwrap();
         let left = object.pointer("/status/conditions/0").cloned();
-        Ok(left.map_or(Look::There(()), |left| Look::NotYet(left.to_string())))
+        Ok(left.map_or(Poll::There(()), |left| Poll::NotYet(left.to_string())))
     };
     until("the condition to go", DEADLINE, look).await.unwrap();
     story.apply(&greeting("two", "a", "moon"));
@@ -176,8 +182,11 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
 
 #[tokio::test]
 async fn a_paused_object_is_left_alone_until_it_goes_on() {
-    let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "paused").await;
+    let story = HostEnvironment::with(
+        &[("config-maker", &guests::config_maker("Hello").unwrap())],
+        "paused",
+    )
+    .await;
     let (a, b) = (("paused", "a"), ("paused", "b"));
     story.apply(&greeting("paused", "a", "one"));
     story.says(&CONFIG_MAP, a, DATA, "Hello, one").await;
@@ -211,7 +220,7 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
     let look = || async {
         let events = story.kubectl.run(&["get", "events", "-n", "paused", "-o", "json"])?;
         let told = "nothing cleans up until the annotation `tholepin.dev/paused` is removed";
-        Ok(if events.contains(told) { Look::There(()) } else { Look::NotYet(events) })
+        Ok(if events.contains(told) { Poll::There(()) } else { Poll::NotYet(events) })
     };
     until("an event that says what the deletion waits for", DEADLINE, look).await.unwrap();
     pause("tholepin.dev/paused-");

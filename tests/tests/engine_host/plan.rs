@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 use tests::{
     command::{CommandLine, masked_steps},
     guests,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::story::{CONFIG_MAP, DEADLINE, GREETING, PROBE, Story, greeting, order};
+use crate::environment::{CONFIG_MAP, DEADLINE, GREETING, HostEnvironment, PROBE, greeting, order};
 
 const DATA: &str = "/data/greeting";
 
 /// The host's writes of objects under test that were kept.
-fn kept(story: &Story) -> Vec<Value> {
+fn kept(story: &HostEnvironment) -> Vec<Value> {
     let infrastructure = ["plugins", "customresourcedefinitions"];
     let is_ours = |line: &Value| {
         line["dry_run"] == false
@@ -36,8 +36,8 @@ async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> V
         let passes = command.calls(&arguments)?;
         let newer = passes.iter().find(|pass| after < pass["number"].as_u64().unwrap_or_default());
         Ok(newer.map_or_else(
-            || Look::NotYet(format!("{} passes", passes.len())),
-            |pass| Look::There(pass.clone()),
+            || Poll::NotYet(format!("{} passes", passes.len())),
+            |pass| Poll::There(pass.clone()),
         ))
     };
     until("a pass that writes", DEADLINE, look).await.unwrap().0
@@ -46,16 +46,17 @@ async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> V
 #[tokio::test]
 async fn a_file_is_planned_for_and_then_done_as_planned() {
     let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "file").await;
+        HostEnvironment::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "file")
+            .await;
     let command = CommandLine::of(&story.cluster);
-    story.says(&crate::story::PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    story.says(&crate::environment::PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
     let file = story.cluster.directory().join("new.yaml");
     fs::write(&file, greeting("file", "new", "world").to_string()).unwrap();
     let file = file.to_str().unwrap();
     let look = || async {
         // The kind is watched a moment after its plugin has become active.
         let (code, report) = command.plan(&["-f", file])?;
-        Ok(Look::There((code, report)))
+        Ok(Poll::There((code, report)))
     };
     let ((code, plan), _) = until("a plan", DEADLINE, look).await.unwrap();
     assert_eq!(code, 2, "{plan:#}");
@@ -82,7 +83,7 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
     for word in ["greeting/new", "greetings.tests.tholepin.dev/new", "Greeting/new"] {
         let look = || async {
             let (code, report) = command.plan(&[word, "-n", "file"])?;
-            Ok(if code == 0 { Look::There(()) } else { Look::NotYet(report.to_string()) })
+            Ok(if code == 0 { Poll::There(()) } else { Poll::NotYet(report.to_string()) })
         };
         until("nothing to do", DEADLINE, look).await.unwrap();
     }
@@ -105,8 +106,11 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
 
 #[tokio::test]
 async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
-    let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "pause").await;
+    let story = HostEnvironment::with(
+        &[("config-maker", &guests::config_maker("Hello").unwrap())],
+        "pause",
+    )
+    .await;
     let command = CommandLine::of(&story.cluster);
     let (about, place) = (["greeting/a", "-n", "pause"], ("pause", "a"));
     story.apply(&greeting("pause", "a", "world"));
@@ -125,7 +129,7 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
     let look = || async {
         let (code, report) = command.plan(&about)?;
         let is_new = report.to_string().contains("Hello, moon") && code == 2;
-        Ok(if is_new { Look::There(report) } else { Look::NotYet(report.to_string()) })
+        Ok(if is_new { Poll::There(report) } else { Poll::NotYet(report.to_string()) })
     };
     let (plan, _) = until("a plan for the new spec", DEADLINE, look).await.unwrap();
     assert!(plan["remarks"][0].as_str().unwrap().contains("paused"), "{plan:#}");
@@ -154,9 +158,9 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
 
 #[tokio::test]
 async fn what_cannot_be_planned_says_the_way_out() {
-    let story = Story::with(&[("probe", &guests::probe().unwrap())], "way").await;
+    let story = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "way").await;
     let command = CommandLine::of(&story.cluster);
-    story.says(&crate::story::PLUGIN, ("", "probe"), "/status/stage", "Active").await;
+    story.says(&crate::environment::PLUGIN, ("", "probe"), "/status/stage", "Active").await;
     story.apply(&order("way", "trap", json!({"do": "trap"})));
     story.says(&PROBE, ("way", "trap"), "/status/conditions", "Quarantined").await;
     let two = story.cluster.directory().join("two.yaml");
@@ -209,11 +213,14 @@ async fn what_cannot_be_planned_says_the_way_out() {
 
 #[tokio::test]
 async fn a_plan_can_be_made_without_a_host() {
-    let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "alone").await;
+    let story = HostEnvironment::with(
+        &[("config-maker", &guests::config_maker("Hello").unwrap())],
+        "alone",
+    )
+    .await;
     story.apply(&greeting("alone", "a", "world"));
     story.says(&GREETING, ("alone", "a"), "/status/greeting", "Hello, world").await;
-    let Story { mut host, kubectl, cluster, client: _ } = story;
+    let HostEnvironment { mut host, kubectl, cluster, client: _ } = story;
     host.end().unwrap();
     let command = CommandLine::of(&cluster);
     let asked = command.run(&["plan", "greeting/a", "-n", "alone"]).unwrap();
@@ -244,7 +251,7 @@ async fn a_plan_can_be_made_without_a_host() {
         let log = fs::read_to_string(cluster.audit_log())?;
         let lines = log.lines().skip(audit).map(serde_json::from_str::<Value>);
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
-        Ok(if lines.is_empty() { Look::NotYet(log) } else { Look::There(lines) })
+        Ok(if lines.is_empty() { Poll::NotYet(log) } else { Poll::There(lines) })
     };
     let (lines, _) =
         until("the dry runs to be in the log", Duration::from_secs(5), look).await.unwrap();

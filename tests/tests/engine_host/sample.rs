@@ -6,14 +6,14 @@ use std::{fs, path::Path};
 use serde_json::{Value, json};
 use tests::guests;
 
-use crate::story::{CONFIG_MAP, EVENT, Kind, PLUGIN, Story};
+use crate::environment::{CONFIG_MAP, EVENT, HostEnvironment, PLUGIN, TestKind};
 
-const SITE_CONFIG: Kind = ("samples.example", "v1", "SiteConfig", "siteconfigs");
-const SERVICE: Kind = ("", "v1", "Service", "services");
+const SITE_CONFIG: TestKind = ("samples.example", "v1", "SiteConfig", "siteconfigs");
+const SERVICE: TestKind = ("", "v1", "Service", "services");
 
 /// A host that serves the sample as it is.
-async fn story(namespace: &str) -> Story {
-    let story = Story::with(&[], namespace).await;
+async fn story(namespace: &str) -> HostEnvironment {
+    let story = HostEnvironment::with(&[], namespace).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/samples/site-config");
     let settings = fs::read(folder.join("site-config.yaml")).unwrap();
     assert!(

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 use tests::{command::CommandLine, guests};
 
-use crate::story::{GREETING, PLUGIN, Story, greeting};
+use crate::environment::{GREETING, HostEnvironment, PLUGIN, greeting};
 
 const NAME: &str = "config-maker";
 
 /// `tholepin plugin list` against a cluster.
-fn list(story: &Story) -> String {
+fn list(story: &HostEnvironment) -> String {
     let kubeconfig = story.cluster.kubeconfig().to_str().unwrap();
     let listed =
         CommandLine::of(&story.cluster).run(&["plugin", "list", "--kubeconfig", kubeconfig]);
@@ -17,7 +17,7 @@ fn list(story: &Story) -> String {
     listed.stdout
 }
 
-fn remove_files(story: &Story) {
+fn remove_files(story: &HostEnvironment) {
     let directory = story.cluster.plugins().unwrap();
     for file in ["config-maker.yaml", "config-maker.wasm"] {
         std::fs::remove_file(directory.join(file)).unwrap();
@@ -27,7 +27,7 @@ fn remove_files(story: &Story) {
 #[tokio::test]
 async fn nothing_looks_alive_when_no_host_runs() {
     let good = guests::config_maker("Hello").unwrap();
-    let mut story = Story::with(&[(NAME, &good)], "stopped").await;
+    let mut story = HostEnvironment::with(&[(NAME, &good)], "stopped").await;
     story.apply(&greeting("stopped", "a", "one"));
     story.says(&PLUGIN, ("", NAME), "/status/objects", "1").await;
     let running = list(&story);
@@ -52,7 +52,7 @@ async fn nothing_looks_alive_when_no_host_runs() {
 #[tokio::test]
 async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
     let good = guests::config_maker("Hello").unwrap();
-    let mut story = Story::with(&[(NAME, &good)], "fileless").await;
+    let mut story = HostEnvironment::with(&[(NAME, &good)], "fileless").await;
     story.apply(&greeting("fileless", "a", "one"));
     story.says(&PLUGIN, ("", NAME), "/status/objects", "1").await;
     story.host.kill().unwrap();
@@ -88,7 +88,7 @@ async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
 #[tokio::test]
 async fn an_object_whose_name_is_taken_is_made_when_the_other_goes() {
     let good = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[(NAME, &good)], "taken").await;
+    let story = HostEnvironment::with(&[(NAME, &good)], "taken").await;
     let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "a", "namespace": "taken"}, "data": {"k": "theirs"}});
     story.apply(&theirs);

@@ -10,7 +10,9 @@ use std::{
 use serde_json::json;
 use tests::guests;
 
-use crate::story::{CONFIG_MAP, GREETING, PLUGIN, Story, greeting, order, settings};
+use crate::environment::{
+    CONFIG_MAP, GREETING, HostEnvironment, PLUGIN, greeting, order, settings,
+};
 
 const DATA: &str = "/data/greeting";
 const OBJECTS: usize = 20;
@@ -19,7 +21,7 @@ const OBJECTS: usize = 20;
 const SWAP_MAX: Duration = Duration::from_secs(10);
 
 /// Waits until all greetings say `word`; gives the time until the first and the last.
-async fn all_say(story: &Story, namespace: &str, word: &str) -> (Duration, Duration) {
+async fn all_say(story: &HostEnvironment, namespace: &str, word: &str) -> (Duration, Duration) {
     let start = Instant::now();
     let mut first = None;
     for number in 0..OBJECTS {
@@ -33,7 +35,7 @@ async fn all_say(story: &Story, namespace: &str, word: &str) -> (Duration, Durat
 }
 
 #[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-fn tell(how: &str, (first, last): (Duration, Duration)) {
+fn report(how: &str, (first, last): (Duration, Duration)) {
     println!("swap {how}: first object after {first:?}, last of {OBJECTS} after {last:?}");
 }
 
@@ -44,7 +46,7 @@ const TURNS: u64 = 2_000_000_000;
 async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     let (hello, ahoy) =
         (guests::config_maker("Hello").unwrap(), guests::config_maker("Ahoy").unwrap());
-    let story = Story::with(&[("config-maker", &hello)], "swap").await;
+    let story = HostEnvironment::with(&[("config-maker", &hello)], "swap").await;
     let items: Vec<_> =
         (0..OBJECTS).map(|number| greeting("swap", &format!("g{number}"), "you")).collect();
     story.apply_all(items);
@@ -56,7 +58,7 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     let renamed = all_say(&story, "swap", "Ahoy, you").await;
     let (plugin, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/version", "Ahoy").await;
     assert_eq!(plugin["status"]["stage"], "Active");
-    tell("by rename", renamed);
+    report("by rename", renamed);
 
     // In place and in pieces, as a slow copy does: no half of it may be taken.
     let mut open = fs::File::create(&file).unwrap();
@@ -65,7 +67,7 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     }
     drop(open);
     let written = all_say(&story, "swap", "Hello, you").await;
-    tell("by writing in place", written);
+    report("by writing in place", written);
 
     // As Kubernetes mounts a ConfigMap: the file is a link through `..data`, which is swapped.
     for (folder, component) in [("..1", &hello), ("..2", &ahoy)] {
@@ -78,13 +80,14 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     symlink("..2", directory.join("..tmp")).unwrap();
     fs::rename(directory.join("..tmp"), directory.join("..data")).unwrap();
     let linked = all_say(&story, "swap", "Ahoy, you").await;
-    tell("behind a link", linked);
+    report("behind a link", linked);
 }
 
 #[tokio::test]
 async fn other_settings_are_another_revision() {
     let story =
-        Story::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "yaml").await;
+        HostEnvironment::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "yaml")
+            .await;
     story.apply(&greeting("yaml", "a", "you"));
     story.says(&CONFIG_MAP, ("yaml", "a"), DATA, "Hello, you").await;
     let before = story.active("config-maker", "").await;
@@ -104,7 +107,7 @@ async fn other_settings_are_another_revision() {
 
 #[tokio::test]
 async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
-    let story = Story::with(&[("probe", &guests::probe().unwrap())], "flight").await;
+    let story = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "flight").await;
     let swap = async |before: &str, limits: &str, sign: &str| {
         story.put("probe.yaml", settings("probe", &format!("  limits: {{computeMs: {limits}}}\n")));
         let active = story.active("probe", before).await;
@@ -118,20 +121,20 @@ async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
     story.apply(&order("flight", "slow", json!({"do": "compute", "turns": TURNS})));
     story.logged(&["flight/slow", "begins"]).await;
     swap(&old, "29000", "after").await;
-    assert!(!story.log().contains(&told()), "over before the swap: make it longer");
-    let finished = story.logged(&["flight/slow", &told()]).await;
+    assert!(!story.log().contains(&reported()), "over before the swap: make it longer");
+    let finished = story.logged(&["flight/slow", &reported()]).await;
     assert!(finished.contains(&old[..12]), "{finished}");
 }
 
 /// What a call that computes says at its end.
-fn told() -> String {
+fn reported() -> String {
     format!("turned {TURNS} times")
 }
 
 #[tokio::test]
 async fn without_its_plugin_an_object_stays_and_says_so() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[("config-maker", &component)], "removed").await;
+    let story = HostEnvironment::with(&[("config-maker", &component)], "removed").await;
     let a = ("removed", "a");
     story.apply(&greeting("removed", "a", "you"));
     story.says(&CONFIG_MAP, a, DATA, "Hello, you").await;
@@ -151,8 +154,8 @@ async fn without_its_plugin_an_object_stays_and_says_so() {
     let look = || async {
         let object = story.get(&GREETING, "removed", "a").await.unwrap();
         let left = object.pointer("/status/conditions/0").cloned();
-        Ok(left.map_or(tests::wait::Look::There(()), |left| {
-            tests::wait::Look::NotYet(left.to_string())
+        Ok(left.map_or(tests::wait::Poll::There(()), |left| {
+            tests::wait::Poll::NotYet(left.to_string())
         }))
     };
     tests::wait::until("the condition to go", SWAP_MAX, look).await.unwrap();

@@ -4,17 +4,19 @@ use serde_json::Value;
 use tests::{
     command::CommandLine,
     guests,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::story::{CONFIG_MAP, DEADLINE, EVENT, GREETING, PLUGIN, Story, greeting};
+use crate::environment::{
+    CONFIG_MAP, DEADLINE, EVENT, GREETING, HostEnvironment, PLUGIN, greeting,
+};
 
 const DATA: &str = "/data/greeting";
 const NAME: &str = "config-maker";
 const OBJECTS: [&str; 3] = ["a", "b", "c"];
 
 /// Writes a new text to every greeting, and waits until each is greeted so.
-async fn all_say(story: &Story, greeted: &str, text: &str) {
+async fn all_say(story: &HostEnvironment, greeted: &str, text: &str) {
     story.apply_all(OBJECTS.map(|name| greeting("back", name, text)));
     for name in OBJECTS {
         story.says(&CONFIG_MAP, ("back", name), DATA, &format!("{greeted}, {text}")).await;
@@ -30,7 +32,7 @@ fn condition(plugin: &Value, kind: &str) -> String {
 }
 
 /// Waits until an event about the plugin has this reason.
-async fn announced(story: &Story, reason: &str) {
+async fn announced(story: &HostEnvironment, reason: &str) {
     let look = || async {
         let listed =
             story.kubectl.run(&["get", "events.events.k8s.io", "-n", "default", "-o", "json"])?;
@@ -38,7 +40,7 @@ async fn announced(story: &Story, reason: &str) {
         let events = listed["items"].as_array().into_iter().flatten();
         let mut about = events.filter(|event| event["regarding"]["name"] == NAME);
         let is_there = about.any(|event| event["reason"] == reason);
-        Ok(if is_there { Look::There(()) } else { Look::NotYet(listed.to_string()) })
+        Ok(if is_there { Poll::There(()) } else { Poll::NotYet(listed.to_string()) })
     };
     until(format!("an event {reason} ({})", EVENT.2), DEADLINE, look).await.unwrap();
 }
@@ -47,7 +49,7 @@ async fn announced(story: &Story, reason: &str) {
 #[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
 async fn a_revision_that_traps_goes_back_by_itself() {
     let good = guests::config_maker("Hello").unwrap();
-    let mut story = Story::with(&[(NAME, &good)], "back").await;
+    let mut story = HostEnvironment::with(&[(NAME, &good)], "back").await;
     let command = CommandLine::of(&story.cluster);
     all_say(&story, "Hello", "one").await;
     let first = story.active(NAME, "").await;
@@ -110,7 +112,7 @@ async fn a_revision_that_traps_goes_back_by_itself() {
 #[tokio::test]
 async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     let good = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[(NAME, &good)], "back").await;
+    let story = HostEnvironment::with(&[(NAME, &good)], "back").await;
     all_say(&story, "Hello", "one").await;
     story.says(&PLUGIN, ("", NAME), "/status/objects", "3").await;
     let directory = story.cluster.plugins().unwrap();
@@ -156,7 +158,7 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
 #[tokio::test]
 async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
     let good = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[(NAME, &good)], "back").await;
+    let story = HostEnvironment::with(&[(NAME, &good)], "back").await;
     let first = story.active(NAME, "").await;
     let patch = r#"{"spec":{"limits":{"memoryMiB":1},"digest":null,"grants":{}}}"#;
     story.kubectl.run(&["patch", "plugin", NAME, "--type=merge", "-p", patch]).unwrap();
@@ -171,7 +173,7 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
         let found = story.get(&PLUGIN, "", NAME).await.unwrap_or_default();
         let is_new = found["metadata"]["uid"].as_str().is_some_and(|now| now != uid);
         let is_whole = found["status"]["active"] == first.as_str();
-        Ok(if is_new && is_whole { Look::There(()) } else { Look::NotYet(found.to_string()) })
+        Ok(if is_new && is_whole { Poll::There(()) } else { Poll::NotYet(found.to_string()) })
     };
     until("the object to be made again", DEADLINE, look).await.unwrap();
 }
@@ -179,7 +181,7 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
 #[tokio::test]
 async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
     let good = guests::config_maker("Hello").unwrap();
-    let mut story = Story::with(&[(NAME, &good)], "back").await;
+    let mut story = HostEnvironment::with(&[(NAME, &good)], "back").await;
     all_say(&story, "Hello", "one").await;
     story.host.kill().unwrap();
     story.restart();
@@ -196,7 +198,7 @@ async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
         story.apply(&greeting("back", &name, "more"));
         let plugin = story.get(&PLUGIN, "", NAME).await.unwrap_or_default();
         let is_alone = condition(&plugin, "AnotherHost") == "- -";
-        Ok(if is_alone { Look::There(()) } else { Look::NotYet(plugin["status"].to_string()) })
+        Ok(if is_alone { Poll::There(()) } else { Poll::NotYet(plugin["status"].to_string()) })
     };
     until("the condition to go", DEADLINE, look).await.unwrap();
 }

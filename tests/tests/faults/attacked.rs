@@ -6,18 +6,18 @@ use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use serde_json::{Value, json};
 use tests::{
-    cluster::HostSetup,
+    cluster::HostOptions,
+    environment::{ApiAccess, TestEnvironment},
     process::signal,
-    redis_cluster::{RedisCluster, Seat},
+    redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
-    story::{Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
     guard::approval,
-    table::Rows,
+    table::FaultRows,
 };
 
 /// How many keys are written while a replica hangs, and how large each is: more than a socket holds.
@@ -27,7 +27,7 @@ const UNHEARD_BYTES: usize = 100_000;
 const VOTE: Duration = Duration::from_secs(12);
 
 /// Stops a replica and writes to its primary, until the object says that the two are not in sync.
-async fn written_unheard(story: &Story, tag: &str, pair: [&Seat; 2]) -> Result<()> {
+async fn written_unheard(story: &TestEnvironment, tag: &str, pair: [&ClusterPod; 2]) -> Result<()> {
     let [primary, replica] = pair;
     signal(replica.member.pid()?, "STOP")?;
     let mut to_primary = connect(&primary.address, story.redis.password)?;
@@ -37,11 +37,11 @@ async fn written_unheard(story: &Story, tag: &str, pair: [&Seat; 2]) -> Result<(
         cmd("SET").arg(key).arg(&value).query::<()>(&mut to_primary)?;
     }
     let says = |one: &Condition| one.kind == "Ready" && one.status == "False";
-    bed::told(story, "that a replica does not answer", says).await.map(drop)
+    bed::condition_where(story, "that a replica does not answer", says).await.map(drop)
 }
 
 /// Wants that a replica does not become primary for as long as the cluster could elect it.
-async fn is_not_elected(story: &Story, replica: &Seat) -> Result<()> {
+async fn is_not_elected(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
     bed::holds("the cluster elected it", VOTE, || async {
         let seats = story.redis.answering(&story.client).await?;
         let now = seats.iter().find(|seat| seat.pod == replica.pod);
@@ -52,7 +52,7 @@ async fn is_not_elected(story: &Story, replica: &Seat) -> Result<()> {
 }
 
 /// 17f: a replica hangs while its primary is written to, and goes on when that one is gone or hangs.
-pub(crate) async fn a_replica_hung(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let is_kept = redis.storage;
     let (story, keys) = bed::begin(redis).await?;
     let how = if is_kept { "SIGSTOP" } else { "kill -9" };
@@ -86,7 +86,8 @@ pub(crate) async fn a_replica_hung(rows: &mut Rows, redis: RedisCluster) -> Resu
         }
         kept?;
         let names = |one: &Condition| one.kind == "Degraded" && approval(&one.message).is_some();
-        let told = bed::told(&story, "how to give up what only the primary had", names).await?;
+        let told =
+            bed::condition_where(&story, "how to give up what only the primary had", names).await?;
         ensure!(told.reason == "NoReplicaInSync", "{told}");
         bed::annotate(&story, &approval(&told.message).context("an annotation")?)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
@@ -99,9 +100,9 @@ pub(crate) async fn a_replica_hung(rows: &mut Rows, redis: RedisCluster) -> Resu
 }
 
 /// 17g: all primaries of a cluster without volumes are killed while it is being created.
-pub(crate) async fn killed_at_creation(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let direct = Reach::Direct(HostSetup::default());
-    let story = Story::begin_by(direct, redis, &[], "").await?;
+pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+    let direct = ApiAccess::Direct(HostOptions::default());
+    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
         "stuck for ever: `adopted: not all members have answered and agreed yet`, no way out";
     rows.row("all primaries killed when slots are first served", before, bed::ROW, async |row| {
@@ -110,9 +111,9 @@ pub(crate) async fn killed_at_creation(rows: &mut Rows, redis: RedisCluster) -> 
             let object = bed::get(&story, "rediscluster", story.redis.name)?;
             let served = object.pointer("/status/slotsServed").and_then(Value::as_u64);
             Ok(if served.unwrap_or_default() == 0 {
-                Look::NotYet("no slots".to_owned())
+                Poll::NotYet("no slots".to_owned())
             } else {
-                Look::There(())
+                Poll::There(())
             })
         };
         until("slots to be served", bed::WELL, served).await?;
@@ -149,7 +150,7 @@ pub(crate) async fn killed_at_creation(rows: &mut Rows, redis: RedisCluster) -> 
 }
 
 /// 17h: a primary is told by hand that another node owns one of its slots.
-pub(crate) async fn a_slot_is_disowned(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`Ready=True`, 16383 slots, nobody serves the slot";
     rows.row(
@@ -171,7 +172,7 @@ pub(crate) async fn a_slot_is_disowned(rows: &mut Rows, redis: RedisCluster) -> 
             let set = |to: &str| cmd("CLUSTER").arg(("SETSLOT", slot, "NODE", to)).to_owned();
             set(&other.member.own()?.id).query::<()>(&mut to_owner)?;
             let says = |one: &Condition| one.kind == "Degraded" && one.reason == "SlotsDisowned";
-            let told = bed::told(&story, "who disowned it", says).await?;
+            let told = bed::condition_where(&story, "who disowned it", says).await?;
             let own = owner.member.own()?.id.clone();
             ensure!(told.message.contains(&format!("NODE {own}")), "{told}");
             set(&own).query::<()>(&mut to_owner)?;
@@ -186,9 +187,9 @@ pub(crate) async fn a_slot_is_disowned(rows: &mut Rows, redis: RedisCluster) -> 
 }
 
 /// 17i: a cluster is created over the volumes of one with another number of shards.
-pub(crate) async fn other_shards(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn other_shards(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let retain = |object: &mut Value| bed::set(object, &["spec", "storage", "onDelete"], "Retain");
-    let direct = Reach::Direct(HostSetup::default());
+    let direct = ApiAccess::Direct(HostOptions::default());
     let (story, mut keys) = bed::begin_with(redis, direct, retain).await?;
     let object = |shards: usize| {
         let mut object = story.redis.object();
@@ -204,7 +205,8 @@ pub(crate) async fn other_shards(rows: &mut Rows, redis: RedisCluster) -> Result
             bed::delete(&story).await?;
             bed::apply(&story, &[object(shards)])?;
             let says = |one: &Condition| one.kind == "Degraded" && one.reason == "OtherShards";
-            let told = bed::told(&story, "that the data is of other shards", says).await?;
+            let told =
+                bed::condition_where(&story, "that the data is of other shards", says).await?;
             row.saw(format!("`{}`", told.reason));
             bed::delete(&story).await?;
             bed::apply(&story, &[object(story.redis.shards)])?;
@@ -221,7 +223,7 @@ pub(crate) async fn other_shards(rows: &mut Rows, redis: RedisCluster) -> Result
 
 /// 17j: what the host keeps of the accepted spec is deleted, the spec becomes invalid, the host starts anew.
 pub(crate) async fn the_accepted_spec_is_deleted(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut story, keys) = bed::begin(redis).await?;
@@ -239,7 +241,7 @@ pub(crate) async fn the_accepted_spec_is_deleted(
             let back = || async {
                 let maps = story.kubectl.run(&["get", "configmap", "-o", "name"])?;
                 let is_back = maps.lines().any(|it| it == name);
-                Ok(if is_back { Look::There(()) } else { Look::NotYet("it is gone".to_owned()) })
+                Ok(if is_back { Poll::There(()) } else { Poll::NotYet("it is gone".to_owned()) })
             };
             let (_, took) = until("the accepted spec to be kept again", bed::WELL, back).await?;
             row.saw(format!("kept again after {:.1} s", took.as_secs_f64()));
@@ -248,7 +250,7 @@ pub(crate) async fn the_accepted_spec_is_deleted(
             let says = |one: &Condition| {
                 one.reason == "InvalidSpec" && one.message.contains("stays in force")
             };
-            bed::told(&story, "that the earlier one stays in force", says).await?;
+            bed::condition_where(&story, "that the earlier one stays in force", says).await?;
             let (_, primary) = bed::primary(&story, 0).await?;
             bed::quiet(&story, &primary).await?;
             signal(primary.member.pid()?, "KILL")?;

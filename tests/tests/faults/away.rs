@@ -4,16 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::{
-    api_proxy::Road,
+    api_proxy::ApiLink,
+    environment::{ApiAccess, TestEnvironment},
     process::signal,
-    redis_cluster::{RedisCluster, Seat},
-    story::{Reach, Story},
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed,
-    table::{Row, Rows},
+    table::{FaultRow, FaultRows},
 };
 
 /// How long the slots may be without an owner when the cluster itself must find the primary dead: its node
@@ -29,13 +29,16 @@ const STARTS_WITHIN: Duration = Duration::from_secs(4);
 const TAKEOVER: &str = "Taking over the master";
 
 /// 6a: a primary dies while nothing of it can be reported.
-pub(crate) async fn a_primary_dies_unreported(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+pub(crate) async fn a_primary_dies_unreported(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch().await?;
     let before = "no failover by the host: the password was read from the API at each pass";
     rows.row("API server away, then kill -9 of a primary", before, bed::ROW, async |row| {
         let (tag, primary) = bed::primary(&story, 0).await?;
-        story.road()?.set(Road::Cut);
+        story.road()?.set(ApiLink::Cut);
         story.writer()?.forget_outages();
         signal(primary.member.pid()?, "KILL")?;
         goes_on_or_waits(row, &story, (&tag, &primary), VOTE_MAX).await?;
@@ -46,12 +49,15 @@ pub(crate) async fn a_primary_dies_unreported(rows: &mut Rows, redis: RedisClust
 }
 
 /// 6c: the host is started while the API server is away.
-pub(crate) async fn a_host_starts_meanwhile(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let (mut story, keys) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+pub(crate) async fn a_host_starts_meanwhile(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (mut story, keys) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     let before = "the host ended at once: `cannot install the engine's kinds`";
     rows.row("API server away, then the host killed and started", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        story.road()?.set(Road::Cut);
+        story.road()?.set(ApiLink::Cut);
         story.restart_while_away(Instant::now() + STARTS_WITHIN)?;
         let log = story.host_log()?;
         ensure!(
@@ -75,14 +81,14 @@ pub(crate) async fn a_host_starts_meanwhile(rows: &mut Rows, redis: RedisCluster
 /// Without the API server: where it is possible, writes go on in time. Where nobody can vote, and a server
 /// does not come back with its keys, a takeover would need a proof from the API: all waits until that is back.
 async fn goes_on_or_waits(
-    row: &mut Row,
-    story: &Story,
-    (tag, killed): (&str, &Seat),
+    row: &mut FaultRow,
+    story: &TestEnvironment,
+    (tag, killed): (&str, &ClusterPod),
     outage_max: Duration,
 ) -> Result<()> {
     if story.redis.storage || 3 <= story.redis.shards {
         let outage = served_again(story, tag, AWAY).await;
-        story.road()?.set(Road::Clear);
+        story.road()?.set(ApiLink::Clear);
         let outage = outage?.as_secs_f64();
         row.saw(format!("writes went on after {outage:.1} s without the API"));
         let allowed = outage_max.as_secs_f64();
@@ -98,7 +104,7 @@ async fn goes_on_or_waits(
         Ok(())
     };
     let waited = bed::holds("it must wait for the API", AWAY, waits).await;
-    story.road()?.set(Road::Clear);
+    story.road()?.set(ApiLink::Clear);
     row.saw("nobody can vote");
     waited?;
     row.saw("it waited for the API");
@@ -108,10 +114,10 @@ async fn goes_on_or_waits(
 /// 6b: the container's end was reported, and then the API server is away: the replicas were stopped, so that
 /// none could be promoted before.
 pub(crate) async fn a_primary_s_end_was_reported(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch().await?;
     let before = "8.3 s, by the cluster's vote";
     rows.row("a primary's end reported, then API server away", before, bed::ROW, async |row| {
@@ -122,7 +128,7 @@ pub(crate) async fn a_primary_s_end_was_reported(
         signal(primary.member.pid()?, "KILL")?;
         pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
         let reported = end_reported(&story, &primary).await;
-        story.road()?.set(Road::Cut);
+        story.road()?.set(ApiLink::Cut);
         story.writer()?.forget_outages();
         pids.iter().try_for_each(|pid| signal(*pid, "CONT"))?;
         reported?;
@@ -134,32 +140,36 @@ pub(crate) async fn a_primary_s_end_was_reported(
 }
 
 /// Waits until the Pod's status tells of the container's end.
-async fn end_reported(story: &Story, died: &Seat) -> Result<()> {
+async fn end_reported(story: &TestEnvironment, died: &ClusterPod) -> Result<()> {
     let look = || async {
         let restarts = bed::restarts(story).await?;
         let ended = restarts.iter().any(|(pod, count)| *pod == died.pod && 0 < *count);
-        Ok(if ended { Look::There(()) } else { Look::NotYet("no end is reported".to_owned()) })
+        Ok(if ended { Poll::There(()) } else { Poll::NotYet("no end is reported".to_owned()) })
     };
     until(format!("the end of {} to be reported", died.pod), bed::TOLD, look).await.map(drop)
 }
 
 /// Waits until keys with this tag can be written again, and gives how long they could not.
-async fn served_again(story: &Story, tag: &str, deadline: Duration) -> Result<Duration> {
+async fn served_again(story: &TestEnvironment, tag: &str, deadline: Duration) -> Result<Duration> {
     let look = || async {
         let last = story.writer()?.last_write(tag)?;
         let outage = story.writer()?.outage(tag)?;
         let is_over = last < Duration::from_millis(100) && Duration::from_millis(100) < outage;
         Ok(if is_over {
-            Look::There(outage)
+            Poll::There(outage)
         } else {
-            Look::NotYet(format!("no write for {:.1} s", last.as_secs_f64()))
+            Poll::NotYet(format!("no write for {:.1} s", last.as_secs_f64()))
         })
     };
     Ok(until("writes to go on", deadline, look).await?.0)
 }
 
 /// After the API server is back: all is well, the ledger knows who is who, nothing was taken over.
-async fn ends_well(row: &mut Row, story: &mut Story, died: &Seat) -> Result<()> {
+async fn ends_well(
+    row: &mut FaultRow,
+    story: &mut TestEnvironment,
+    died: &ClusterPod,
+) -> Result<()> {
     bed::restarted(story, died, bed::WELL).await?;
     let (seats, took) = bed::well(story, bed::WELL).await?;
     row.saw(format!("well {:.1} s after the API was back", took.as_secs_f64()));
@@ -171,7 +181,7 @@ async fn ends_well(row: &mut Row, story: &mut Story, died: &Seat) -> Result<()> 
             let role = if seat.member.is_primary() { "primary" } else { "replica" };
             ensure!(known.get("role").is_some_and(|is| is == role), "{known} is not {role}");
         }
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until("the ledger to say what was done", bed::TOLD, look).await?;
     let logs: Vec<_> =
@@ -187,7 +197,7 @@ async fn ends_well(row: &mut Row, story: &mut Story, died: &Seat) -> Result<()> 
     Ok(())
 }
 
-fn takeovers(story: &Story, pod: &str) -> Result<usize> {
+fn takeovers(story: &TestEnvironment, pod: &str) -> Result<usize> {
     let log = story.kubectl.run(&["logs", pod])?;
     Ok(log.lines().filter(|line| line.contains(TAKEOVER)).count())
 }

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use tests::{
-    cluster::HostSetup,
-    keys::Keys,
-    redis_cluster::{RedisCluster, Seat},
-    story::{GIVE_UP, Reach, Story},
-    wait::{Look, until},
+    cluster::HostOptions,
+    environment::{ApiAccess, GIVE_UP, TestEnvironment},
+    keys::WrittenKeys,
+    redis_cluster::{ClusterPod, RedisCluster},
+    wait::{Poll, until},
 };
 
-use crate::table::Rows;
+use crate::table::FaultRows;
 
 /// How long a cluster may take to be well again after a fault that takes none of it for good.
 pub(crate) const WELL: Duration = Duration::from_secs(45);
@@ -28,29 +28,29 @@ pub(crate) const ROW: Duration = Duration::from_secs(150);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Starts a cluster that is well and holds keys.
-pub(crate) async fn begin(redis: RedisCluster) -> Result<(Story, Keys)> {
-    begin_with(redis, Reach::Direct(HostSetup::default()), |_| {}).await
+pub(crate) async fn begin(redis: RedisCluster) -> Result<(TestEnvironment, WrittenKeys)> {
+    begin_with(redis, ApiAccess::Direct(HostOptions::default()), |_| {}).await
 }
 
 /// Starts one whose object differs from the usual, with a host that reaches the API server so.
 pub(crate) async fn begin_with(
     redis: RedisCluster,
-    reach: Reach,
+    reach: ApiAccess,
     edit: impl FnOnce(&mut Value),
-) -> Result<(Story, Keys)> {
-    let story = Story::begin_by(reach, redis, &[], "").await?;
+) -> Result<(TestEnvironment, WrittenKeys)> {
+    let story = TestEnvironment::begin_by(reach, redis, &[], "").await?;
     let mut object = story.redis.object();
     edit(&mut object);
     apply(&story, &[story.redis.secret(), object])?;
     story.well().await.context("the cluster is created")?;
-    let keys = Keys::put(&story.redis, &story.client).await?;
+    let keys = WrittenKeys::put(&story.redis, &story.client).await?;
     // The host asks a person only about what it has seen.
     story.keys_are_known().await?;
     Ok((story, keys))
 }
 
 /// Applies objects as a user does.
-pub(crate) fn apply(story: &Story, objects: &[Value]) -> Result<()> {
+pub(crate) fn apply(story: &TestEnvironment, objects: &[Value]) -> Result<()> {
     let stream: Vec<_> = objects.iter().map(ToString::to_string).collect();
     let stream = stream.join("\n---\n");
     story.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &stream)?;
@@ -71,24 +71,29 @@ pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) 
 }
 
 /// Changes the object by a merge patch.
-pub(crate) fn patch(story: &Story, change: &Value) -> Result<()> {
+pub(crate) fn patch(story: &TestEnvironment, change: &Value) -> Result<()> {
     patch_of(story, "rediscluster", story.redis.name, change)
 }
 
 /// Changes any object by a merge patch.
-pub(crate) fn patch_of(story: &Story, kind: &str, name: &str, change: &Value) -> Result<()> {
+pub(crate) fn patch_of(
+    story: &TestEnvironment,
+    kind: &str,
+    name: &str,
+    change: &Value,
+) -> Result<()> {
     let change = change.to_string();
     story.kubectl.run(&["patch", kind, name, "--type", "merge", "-p", &change]).map(drop)
 }
 
 /// Sets annotations of the object (`a=b`) or removes them (`a-`).
-pub(crate) fn annotate(story: &Story, annotation: &str) -> Result<()> {
+pub(crate) fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> {
     let object = format!("rediscluster/{}", story.redis.name);
     story.kubectl.run(&["annotate", "--overwrite", &object, annotation]).map(drop)
 }
 
 /// Any object as it is now.
-pub(crate) fn get(story: &Story, kind: &str, name: &str) -> Result<Value> {
+pub(crate) fn get(story: &TestEnvironment, kind: &str, name: &str) -> Result<Value> {
     Ok(serde_json::from_str(&story.kubectl.run(&["get", kind, name, "-o", "json"])?)?)
 }
 
@@ -109,11 +114,11 @@ impl std::fmt::Display for Condition {
 }
 
 /// The conditions of the object.
-pub(crate) fn conditions(story: &Story) -> Result<Vec<Condition>> {
+pub(crate) fn conditions(story: &TestEnvironment) -> Result<Vec<Condition>> {
     conditions_of(story, story.redis.name)
 }
 
-pub(crate) fn conditions_of(story: &Story, name: &str) -> Result<Vec<Condition>> {
+pub(crate) fn conditions_of(story: &TestEnvironment, name: &str) -> Result<Vec<Condition>> {
     let object = get(story, "rediscluster", name)?;
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
     let text = |one: &Value, field: &str| {
@@ -129,7 +134,7 @@ pub(crate) fn conditions_of(story: &Story, name: &str) -> Result<Vec<Condition>>
 }
 
 /// One condition of the object; its parts are empty if it is not there.
-pub(crate) fn condition(story: &Story, kind: &str) -> Result<Condition> {
+pub(crate) fn condition(story: &TestEnvironment, kind: &str) -> Result<Condition> {
     let found = conditions(story)?.into_iter().find(|one| one.kind == kind);
     Ok(found.unwrap_or_else(|| Condition {
         kind: kind.to_owned(),
@@ -140,18 +145,18 @@ pub(crate) fn condition(story: &Story, kind: &str) -> Result<Condition> {
 }
 
 /// Waits until a condition of the object fits, and gives it.
-pub(crate) async fn told(
-    story: &Story,
+pub(crate) async fn condition_where(
+    story: &TestEnvironment,
     what: &str,
     fits: impl Fn(&Condition) -> bool,
 ) -> Result<Condition> {
     let look = || async {
         let all = conditions(story)?;
         Ok(match all.iter().find(|one| fits(one)) {
-            Some(one) => Look::There(one.clone()),
+            Some(one) => Poll::There(one.clone()),
             None => {
                 let all: Vec<_> = all.iter().map(ToString::to_string).collect();
-                Look::NotYet(all.join(", "))
+                Poll::NotYet(all.join(", "))
             }
         })
     };
@@ -159,14 +164,20 @@ pub(crate) async fn told(
 }
 
 /// Waits until the object and all servers are well; gives how long that took.
-pub(crate) async fn well(story: &Story, deadline: Duration) -> Result<(Vec<Seat>, Duration)> {
-    let look = || async { Ok(Look::There(story.redis.well(&story.kubectl, &story.client).await?)) };
+pub(crate) async fn well(
+    story: &TestEnvironment,
+    deadline: Duration,
+) -> Result<(Vec<ClusterPod>, Duration)> {
+    let look = || async { Ok(Poll::There(story.redis.well(&story.kubectl, &story.client).await?)) };
     until(format!("{} to be well", story.redis.name), deadline, look).await
 }
 
 /// Waits until all servers are well, whatever the object says; gives how long that took.
-pub(crate) async fn at_peace(story: &Story, deadline: Duration) -> Result<(Vec<Seat>, Duration)> {
-    let look = || async { Ok(Look::There(story.redis.at_peace(&story.client).await?)) };
+pub(crate) async fn at_peace(
+    story: &TestEnvironment,
+    deadline: Duration,
+) -> Result<(Vec<ClusterPod>, Duration)> {
+    let look = || async { Ok(Poll::There(story.redis.at_peace(&story.client).await?)) };
     until(format!("the servers of {} to be well", story.redis.name), deadline, look).await
 }
 
@@ -191,8 +202,8 @@ where
 /// Wants that every key exists somewhere all the time, for so long, and that the object does not say
 /// `Ready=True` of a cluster that has lost some.
 pub(crate) async fn nothing_is_emptied(
-    story: &Story,
-    keys: &Keys,
+    story: &TestEnvironment,
+    keys: &WrittenKeys,
     duration: Duration,
 ) -> Result<()> {
     let look = || async {
@@ -207,23 +218,23 @@ pub(crate) async fn nothing_is_emptied(
 }
 
 /// The primary of the n-th run of slots, and a tag of keys there.
-pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
+pub(crate) async fn primary(story: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
     let seats = story.redis.seats(&story.client).await?;
     primary_among(&story.redis, seats, shard)
 }
 
 pub(crate) fn primary_among(
     redis: &RedisCluster,
-    seats: Vec<Seat>,
+    seats: Vec<ClusterPod>,
     shard: usize,
-) -> Result<(String, Seat)> {
+) -> Result<(String, ClusterPod)> {
     let tag = redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
     primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
 }
 
 /// The replicas of the n-th shard, in order of name.
-pub(crate) async fn replicas(story: &Story, shard: usize) -> Result<Vec<Seat>> {
+pub(crate) async fn replicas(story: &TestEnvironment, shard: usize) -> Result<Vec<ClusterPod>> {
     let (_, primary) = primary(story, shard).await?;
     let seats = story.redis.seats(&story.client).await?;
     Ok(seats
@@ -233,14 +244,18 @@ pub(crate) async fn replicas(story: &Story, shard: usize) -> Result<Vec<Seat>> {
 }
 
 /// Waits until a Pod of this name with another uid is ready and its server answers as a member.
-pub(crate) async fn rejoined(story: &Story, gone: &Seat, deadline: Duration) -> Result<Duration> {
+pub(crate) async fn rejoined(
+    story: &TestEnvironment,
+    gone: &ClusterPod,
+    deadline: Duration,
+) -> Result<Duration> {
     let look = || async {
         let seats = story.redis.at_peace(&story.client).await?;
         let now = seats.iter().find(|seat| seat.pod == gone.pod).context("no such Pod")?;
         Ok(if now.uid == gone.uid {
-            Look::NotYet("the same Pod".to_owned())
+            Poll::NotYet("the same Pod".to_owned())
         } else {
-            Look::There(())
+            Poll::There(())
         })
     };
     Ok(until(format!("{} to rejoin", gone.pod), deadline, look).await?.1)
@@ -248,21 +263,21 @@ pub(crate) async fn rejoined(story: &Story, gone: &Seat, deadline: Duration) -> 
 
 /// Waits until the Pod's server is another process than it was, and all servers are well.
 pub(crate) async fn restarted(
-    story: &Story,
-    died: &Seat,
+    story: &TestEnvironment,
+    died: &ClusterPod,
     deadline: Duration,
-) -> Result<(Vec<Seat>, Duration)> {
+) -> Result<(Vec<ClusterPod>, Duration)> {
     let look = || async {
         let seats = story.redis.at_peace(&story.client).await?;
         let now = seats.iter().find(|seat| seat.pod == died.pod).context("no such Pod")?;
         let same = now.member.field("run_id") == died.member.field("run_id");
-        Ok(if same { Look::NotYet("the same process".to_owned()) } else { Look::There(seats) })
+        Ok(if same { Poll::NotYet("the same process".to_owned()) } else { Poll::There(seats) })
     };
     until(format!("{} to be started again and well", died.pod), deadline, look).await
 }
 
 /// The warnings and other events about the object: `reason: note`.
-pub(crate) fn events(story: &Story) -> Result<Vec<String>> {
+pub(crate) fn events(story: &TestEnvironment) -> Result<Vec<String>> {
     let list: Value = serde_json::from_str(&story.kubectl.run(&["get", "events", "-o", "json"])?)?;
     let items = list.get("items").and_then(Value::as_array);
     let text = |one: &Value, path: &str| {
@@ -275,21 +290,21 @@ pub(crate) fn events(story: &Story) -> Result<Vec<String>> {
 
 /// Waits until an event about the object fits.
 pub(crate) async fn event(
-    story: &Story,
+    story: &TestEnvironment,
     what: &str,
     fits: impl Fn(&str) -> bool,
 ) -> Result<String> {
     let look = || async {
         let events = events(story)?;
         let found = events.iter().find(|event| fits(event)).cloned();
-        Ok(found.map_or_else(|| Look::NotYet(events.join(", ")), Look::There))
+        Ok(found.map_or_else(|| Poll::NotYet(events.join(", ")), Poll::There))
     };
     Ok(until(format!("an event that says {what}"), TOLD, look).await?.0)
 }
 
 /// Waits until the shard of this Pod has not changed roles for so long that its voters elect again: twice
 /// the node timeout, and a second more. A primary that dies earlier is replaced only then.
-pub(crate) async fn quiet(story: &Story, seat: &Seat) -> Result<()> {
+pub(crate) async fn quiet(story: &TestEnvironment, seat: &ClusterPod) -> Result<()> {
     let object = get(story, "rediscluster", story.redis.name)?;
     let timeout = object.pointer("/spec/failover/nodeTimeoutMs").and_then(Value::as_u64);
     let wanted_ms = 2 * timeout.context("a node timeout")? + 1_000;
@@ -306,14 +321,14 @@ pub(crate) async fn quiet(story: &Story, seat: &Seat) -> Result<()> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
         let since = u64::try_from(now)?.saturating_sub(last);
         let is_quiet = since >= wanted_ms;
-        Ok(if is_quiet { Look::There(()) } else { Look::NotYet(format!("since {since} ms")) })
+        Ok(if is_quiet { Poll::There(()) } else { Poll::NotYet(format!("since {since} ms")) })
     };
     until(format!("the shard of {} to be quiet", seat.pod), WELL, look).await?;
     Ok(())
 }
 
 /// How often each Pod's containers were started again, in order of name.
-pub(crate) async fn restarts(story: &Story) -> Result<Vec<(String, i32)>> {
+pub(crate) async fn restarts(story: &TestEnvironment) -> Result<Vec<(String, i32)>> {
     let pods = story.redis.list_pods(&story.client).await?;
     let count = |pod: &k8s_openapi::api::core::v1::Pod| {
         let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
@@ -323,18 +338,18 @@ pub(crate) async fn restarts(story: &Story) -> Result<Vec<(String, i32)>> {
 }
 
 /// Deletes the cluster and waits until its Pods are gone.
-pub(crate) async fn delete(story: &Story) -> Result<()> {
+pub(crate) async fn delete(story: &TestEnvironment) -> Result<()> {
     story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
     let gone = || async {
         let left = story.redis.list_pods(&story.client).await?.len();
-        Ok(if left == 0 { Look::There(()) } else { Look::NotYet(format!("{left} Pods")) })
+        Ok(if left == 0 { Poll::There(()) } else { Poll::NotYet(format!("{left} Pods")) })
     };
     until("the cluster to be deleted", GIVE_UP, gone).await.map(drop)
 }
 
 /// Puts a cluster that a red row left behind aside and makes it anew, so that the next row begins with a
 /// cluster that is well.
-pub(crate) async fn anew(story: &Story) -> Result<Keys> {
+pub(crate) async fn anew(story: &TestEnvironment) -> Result<WrittenKeys> {
     let name = story.redis.name;
     story.kubectl.run(&["delete", "rediscluster", name, "--timeout=60s"])?;
     // A Pod that lost its owner goes with nobody.
@@ -344,16 +359,16 @@ pub(crate) async fn anew(story: &Story) -> Result<Keys> {
         let left = story.redis.list_pods(&story.client).await?.len();
         let claims = story.kubectl.run(&["get", "pvc", "-o", "name"])?;
         let is_gone = left == 0 && claims.trim().is_empty();
-        Ok(if is_gone { Look::There(()) } else { Look::NotYet(format!("{left} Pods, {claims}")) })
+        Ok(if is_gone { Poll::There(()) } else { Poll::NotYet(format!("{left} Pods, {claims}")) })
     };
     until("the cluster to be deleted", GIVE_UP, gone).await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
-    Keys::put(&story.redis, &story.client).await
+    WrittenKeys::put(&story.redis, &story.client).await
 }
 
 /// Ends a story whose rows have said everything. With a red one the ends of the logs are printed.
-pub(crate) fn end(rows: &Rows, story: Story) -> Result<()> {
+pub(crate) fn end(rows: &FaultRows, story: TestEnvironment) -> Result<()> {
     let log = story.host_log()?;
     if rows.is_green() {
         story.stop().context("the end of the cluster and the host")?;

@@ -6,17 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
-    keys::Keys,
+    environment::{ApiAccess, TestEnvironment},
+    keys::WrittenKeys,
     process::signal,
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    story::{Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::{Row, Rows},
+    table::{FaultRow, FaultRows},
 };
 
 const LOCKED_OUT: &str =
@@ -40,14 +40,14 @@ enum Change {
 }
 
 impl Change {
-    fn set(self, story: &Story) -> Result<()> {
+    fn set(self, story: &TestEnvironment) -> Result<()> {
         match self {
             Self::Secret(password) => set_password(story, password),
             Self::Removed => bed::patch(story, &json!({"spec": {"auth": null}})),
         }
     }
 
-    fn lift(self, story: &Story) -> Result<()> {
+    fn undo(self, story: &TestEnvironment) -> Result<()> {
         match self {
             Self::Secret(_) => set_password(story, PASSWORD),
             Self::Removed => {
@@ -58,12 +58,12 @@ impl Change {
     }
 }
 
-fn set_password(story: &Story, password: &str) -> Result<()> {
+fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
     bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
 /// 8a: the password that the user wants is another than the servers have.
-pub(crate) async fn a_password_is_changed(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
     for (input, change) in CHANGES {
         let is_green = rows
@@ -72,7 +72,7 @@ pub(crate) async fn a_password_is_changed(rows: &mut Rows, redis: RedisCluster) 
                 change.set(&story)?;
                 refused(row, &story).await?;
                 members_go_on(row, &story, &keys).await?;
-                change.lift(&story)?;
+                change.undo(&story)?;
                 let (_, took) = bed::well(&story, bed::WELL).await?;
                 row.saw(format!("changed back: well after {:.1} s", took.as_secs_f64()));
                 row.keys_after(keys.check()?);
@@ -80,7 +80,7 @@ pub(crate) async fn a_password_is_changed(rows: &mut Rows, redis: RedisCluster) 
             })
             .await;
         if !is_green {
-            change.lift(&story)?;
+            change.undo(&story)?;
             keys = bed::anew(&story).await?;
         }
     }
@@ -88,12 +88,12 @@ pub(crate) async fn a_password_is_changed(rows: &mut Rows, redis: RedisCluster) 
 }
 
 /// 8b: a password is added to a cluster that has none.
-pub(crate) async fn a_password_is_added(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_password_is_added(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let redis = RedisCluster { password: None, ..redis };
     let (story, keys) = bed::begin(redis).await?;
     rows.row("`.spec.auth` added", LOCKED_OUT, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        Change::Removed.lift(&story)?;
+        Change::Removed.undo(&story)?;
         refused(row, &story).await?;
         members_go_on(row, &story, &keys).await?;
         Change::Removed.set(&story)?;
@@ -107,19 +107,23 @@ pub(crate) async fn a_password_is_added(rows: &mut Rows, redis: RedisCluster) ->
 }
 
 /// Waits until the object says that the servers have another password, and what to do.
-async fn refused(row: &mut Row, story: &Story) -> Result<()> {
+async fn refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
     let fits = |one: &Condition| {
         let is_degraded = one.kind == "Degraded" && one.status == "True";
         let is_told = one.reason.starts_with("Credentials") || one.message.contains("empty");
         is_degraded && is_told && !one.message.is_empty()
     };
-    let told = bed::told(story, "CredentialsRefused", fits).await?;
+    let told = bed::condition_where(story, "CredentialsRefused", fits).await?;
     row.saw(format!("`{told}`"));
     Ok(())
 }
 
 /// Meanwhile members die and come back with the password that the others have, and a primary is replaced.
-async fn members_go_on(row: &mut Row, story: &Story, keys: &Keys) -> Result<()> {
+async fn members_go_on(
+    row: &mut FaultRow,
+    story: &TestEnvironment,
+    keys: &WrittenKeys,
+) -> Result<()> {
     let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.member.pid()?, "KILL")?;
     let (_, took) = bed::restarted(story, &replica, bed::WELL).await?;
@@ -144,7 +148,10 @@ fn is_open(address: &str) -> bool {
 
 /// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the one of the user
 /// has another password by then: it must not be believed, and the right one must be. Meanwhile a primary ends.
-pub(crate) async fn the_kept_password_is_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_kept_password_is_lost(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (mut story, keys) = bed::begin(redis).await?;
     let kept = kept_name(&story)?;
     for (input, wrong_is_kept) in [
@@ -189,7 +196,7 @@ pub(crate) async fn the_kept_password_is_lost(rows: &mut Rows, redis: RedisClust
 }
 
 /// The reserved Secret of the only object.
-fn kept_name(story: &Story) -> Result<String> {
+fn kept_name(story: &TestEnvironment) -> Result<String> {
     let names = story.kubectl.run(&["get", "secret", "-o", "name"])?;
     let kept = names.lines().find_map(|name| {
         let name = name.strip_prefix("secret/")?;
@@ -199,9 +206,9 @@ fn kept_name(story: &Story) -> Result<String> {
 }
 
 /// 8c: an empty password at creation: refused by a condition, and no server runs open.
-pub(crate) async fn a_password_is_empty(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let direct = Reach::Direct(tests::cluster::HostSetup::default());
-    let story = Story::begin_by(direct, redis, &[], "").await?;
+pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+    let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
+    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before = "the servers ran open";
     rows.row("an empty password at creation", before, bed::ROW, async |row| {
         let mut secret = story.redis.secret();
@@ -211,7 +218,7 @@ pub(crate) async fn a_password_is_empty(rows: &mut Rows, redis: RedisCluster) ->
             let speaks = one.message.contains("empty") && one.message.contains("password");
             speaks && (one.kind == "Degraded") == (one.status == "True")
         };
-        let told = bed::told(&story, "that the password is empty", fits).await?;
+        let told = bed::condition_where(&story, "that the password is empty", fits).await?;
         row.saw(format!("`{told}`"));
         for pod in story.redis.list_pods(&story.client).await? {
             let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
@@ -232,7 +239,7 @@ pub(crate) async fn a_password_is_empty(rows: &mut Rows, redis: RedisCluster) ->
 }
 
 /// The API must decode built-in objects by their types: a number is no string.
-async fn number_is_refused(row: &mut Row, story: &Story) -> Result<()> {
+async fn number_is_refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "number", "namespace": NAMESPACE},
@@ -255,7 +262,7 @@ async fn number_is_refused(row: &mut Row, story: &Story) -> Result<()> {
         let found =
             items.any(|one| one.pointer("/metadata/name").is_some_and(|name| name == "number"));
         ensure!(!found, "the Secret was made all the same");
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until("no Secret", bed::TOLD, look).await.map(drop)
 }

@@ -6,10 +6,10 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use tests::{
     process::signal,
-    redis_cluster::{RedisCluster, Seat},
+    redis_cluster::{ClusterPod, RedisCluster},
 };
 
-use crate::{bed, guard::data_of, table::Rows};
+use crate::{bed, guard::data_of, table::FaultRows};
 
 const LOOPED: &str = "a crash loop for ever";
 /// How long the only copy must be left alone.
@@ -17,14 +17,14 @@ const UNTOUCHED: Duration = Duration::from_secs(15);
 
 /// What is damaged.
 #[derive(Clone, Copy)]
-enum Damage {
+enum FileDamage {
     CutIdentity,
     Garbage,
 }
 
-impl Damage {
+impl FileDamage {
     /// Damages the files of a server that is stopped, and ends it.
-    fn done_to(self, seat: &Seat) -> Result<()> {
+    fn done_to(self, seat: &ClusterPod) -> Result<()> {
         let pid = seat.member.pid()?;
         // Stopped, so that it writes nothing more before it is killed.
         signal(pid, "STOP")?;
@@ -60,13 +60,13 @@ fn garbage(folder: &Path) -> Result<()> {
 
 /// 12a: on a replica.
 pub(crate) async fn a_replica_s_files_are_damaged(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
     let inputs = [
-        ("nodes.conf of a replica cut", Damage::CutIdentity),
-        ("garbage in the AOF of a replica", Damage::Garbage),
+        ("nodes.conf of a replica cut", FileDamage::CutIdentity),
+        ("garbage in the AOF of a replica", FileDamage::Garbage),
     ];
     for (shard, (input, damage)) in inputs.into_iter().enumerate() {
         let is_green = rows
@@ -93,7 +93,10 @@ pub(crate) async fn a_replica_s_files_are_damaged(
 }
 
 /// 12b: on the only copy.
-pub(crate) async fn the_only_copy_is_damaged(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_only_copy_is_damaged(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "not touched; no condition said what to do";
     rows.row("garbage in the AOF of the only copy", before, bed::ROW, async |row| {
@@ -104,7 +107,7 @@ pub(crate) async fn the_only_copy_is_damaged(rows: &mut Rows, redis: RedisCluste
         // The container's root is gone with its last process; the volume is also seen from outside.
         let root = mounted(pid)?;
         let saved = copy_of(&root.join("appendonlydir"))?;
-        Damage::Garbage.done_to(&only)?;
+        FileDamage::Garbage.done_to(&only)?;
         let damaged = copy_of(&root.join("appendonlydir"))?;
         let fits = |one: &bed::Condition| {
             let speaks = ["damaged", "restore", "repair", "append"]
@@ -112,7 +115,7 @@ pub(crate) async fn the_only_copy_is_damaged(rows: &mut Rows, redis: RedisCluste
                 .any(|word| one.message.contains(word));
             one.kind == "Degraded" && one.status == "True" && speaks
         };
-        let told = bed::told(&story, "what a person must do", fits).await;
+        let told = bed::condition_where(&story, "what a person must do", fits).await;
         bed::holds("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());

@@ -5,10 +5,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::{
     redis_cluster::RedisCluster,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::{bed, table::Rows};
+use crate::{bed, table::FaultRows};
 
 /// Objects by kind and name, the atomic map in them, and what is added to it.
 const EDITED: &[(&str, &str, &str)] = &[
@@ -19,7 +19,7 @@ const EDITED: &[(&str, &str, &str)] = &[
 
 /// 11a: a label that no Pod has is added to a selector.
 pub(crate) async fn a_selector_is_edited_by_hand(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn a_selector_is_edited_by_hand(
             bed::patch_of(&story, kind, name, &change)?;
             let look = || async {
                 let now = bed::get(&story, kind, name)?.pointer(path).cloned().unwrap_or_default();
-                Ok(if now == before { Look::There(()) } else { Look::NotYet(now.to_string()) })
+                Ok(if now == before { Poll::There(()) } else { Poll::NotYet(now.to_string()) })
             };
             let undone = until("the edit to be undone", bed::TOLD, look).await;
             if undone.is_err() {
@@ -58,7 +58,7 @@ pub(crate) async fn a_selector_is_edited_by_hand(
     bed::end(rows, story)
 }
 
-async fn endpoints(story: &tests::story::Story, service: &str) -> Result<()> {
+async fn endpoints(story: &tests::environment::TestEnvironment, service: &str) -> Result<()> {
     let look = || async {
         let selector = format!("kubernetes.io/service-name={service}");
         let slices = story.kubectl.run(&["get", "endpointslice", "-l", &selector, "-o", "json"])?;
@@ -69,9 +69,9 @@ async fn endpoints(story: &tests::story::Story, service: &str) -> Result<()> {
         let count: usize = slices.into_iter().flatten().map(count).sum();
         let wanted = story.redis.pods();
         Ok(if count == wanted {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet(format!("{count} endpoints"))
+            Poll::NotYet(format!("{count} endpoints"))
         })
     };
     until(format!("the endpoints of {service}"), bed::TOLD, look).await.map(drop)

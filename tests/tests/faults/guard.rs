@@ -5,16 +5,16 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::{
-    keys::Keys,
+    environment::{ApiAccess, TestEnvironment},
+    keys::WrittenKeys,
     process::signal,
-    redis_cluster::{RedisCluster, Seat},
-    story::{Reach, Story},
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::Rows,
+    table::FaultRows,
 };
 
 /// Longer than the start guard used to wait: 15 s with the node timeout of 5 s that is the default.
@@ -23,32 +23,39 @@ const GUARD: Duration = Duration::from_secs(18);
 const EMPTIED: &str = "60 keys → 0 when the guard gave up, Ready=True";
 
 /// 4a: nobody promotes a replica, because the host is paused.
-pub(crate) async fn a_paused_primary_is_killed(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_paused_primary_is_killed(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    killed(rows, &story, &keys, "paused, kill -9 of the primary", Halt::Paused).await;
+    killed(rows, &story, &keys, "paused, kill -9 of the primary", HostPause::Paused).await;
     bed::end(rows, story)
 }
 
 /// 4b: the host acts on the last accepted spec, or on none.
 pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    killed(rows, &story, &keys, "invalid spec, kill -9 of the primary", Halt::InvalidSpec).await;
+    killed(rows, &story, &keys, "invalid spec, kill -9 of the primary", HostPause::InvalidSpec)
+        .await;
     bed::end(rows, story)
 }
 
 /// 4c: both again with two shards, which cannot elect anybody.
-pub(crate) async fn two_shards_cannot_vote(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn two_shards_cannot_vote(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
     let inputs = [
-        ("paused, kill -9 of the primary", Halt::Paused),
-        ("invalid spec, kill -9 of the primary", Halt::InvalidSpec),
+        ("paused, kill -9 of the primary", HostPause::Paused),
+        ("invalid spec, kill -9 of the primary", HostPause::InvalidSpec),
     ];
     for (input, halt) in inputs {
         if !killed(rows, &story, &keys, input, halt).await {
-            halt.lift(&story)?;
+            halt.undo(&story)?;
             keys = bed::anew(&story).await?;
         }
     }
@@ -57,13 +64,13 @@ pub(crate) async fn two_shards_cannot_vote(rows: &mut Rows, redis: RedisCluster)
 
 /// Why the host does not promote anybody.
 #[derive(Clone, Copy)]
-enum Halt {
+enum HostPause {
     Paused,
     InvalidSpec,
 }
 
-impl Halt {
-    fn set(self, story: &Story) -> Result<()> {
+impl HostPause {
+    fn set(self, story: &TestEnvironment) -> Result<()> {
         match self {
             Self::Paused => bed::annotate(story, "tholepin.dev/paused=true"),
             Self::InvalidSpec => {
@@ -72,7 +79,7 @@ impl Halt {
         }
     }
 
-    fn lift(self, story: &Story) -> Result<()> {
+    fn undo(self, story: &TestEnvironment) -> Result<()> {
         match self {
             Self::Paused => bed::annotate(story, "tholepin.dev/paused-"),
             Self::InvalidSpec => {
@@ -82,7 +89,13 @@ impl Halt {
     }
 }
 
-async fn killed(rows: &mut Rows, story: &Story, keys: &Keys, input: &str, halt: Halt) -> bool {
+async fn killed(
+    rows: &mut FaultRows,
+    story: &TestEnvironment,
+    keys: &WrittenKeys,
+    input: &str,
+    halt: HostPause,
+) -> bool {
     rows.row(input, EMPTIED, bed::ROW, async |row| {
         row.keys_before(keys.len());
         let (_, primary) = bed::primary(story, 0).await?;
@@ -91,7 +104,7 @@ async fn killed(rows: &mut Rows, story: &Story, keys: &Keys, input: &str, halt: 
         let kept = bed::nothing_is_emptied(story, keys, GUARD).await;
         row.keys_after(keys.held(&story.client).await?);
         kept?;
-        halt.lift(story)?;
+        halt.undo(story)?;
         let (_, took) = bed::well(story, bed::WELL).await?;
         row.keys_after(keys.check()?);
         row.saw(format!(
@@ -107,7 +120,7 @@ async fn killed(rows: &mut Rows, story: &Story, keys: &Keys, input: &str, halt: 
 /// 4d: at the address of a peer that the dead primary's nodes.conf names there is a process that knows
 /// nothing: it says neither that the primary owns its slots nor that somebody else does.
 pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
@@ -120,14 +133,14 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
         let (_, primary) = bed::primary(&story, 0).await?;
         let others = bed::replicas(&story, 1).await?;
         let peer = others.first().context("the other shard has a replica")?;
-        Halt::Paused.set(&story)?;
+        HostPause::Paused.set(&story)?;
         begins_anew(peer)?;
         answers_as_another(peer).await?;
         signal(primary.member.pid()?, "KILL")?;
         let kept = bed::nothing_is_emptied(&story, &keys, GUARD).await;
         row.keys_after(keys.held(&story.client).await?);
         kept?;
-        Halt::Paused.lift(&story)?;
+        HostPause::Paused.undo(&story)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
         row.keys_after(keys.check()?);
         row.saw(format!("kept, well {:.1} s after the host could act", took.as_secs_f64()));
@@ -138,7 +151,7 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
 }
 
 /// Lets a server start again without its identity, at the same address.
-fn begins_anew(seat: &Seat) -> Result<()> {
+fn begins_anew(seat: &ClusterPod) -> Result<()> {
     let pid = seat.member.pid()?;
     // Stopped, so that it does not write the file again before it is killed.
     signal(pid, "STOP")?;
@@ -151,26 +164,29 @@ pub(crate) fn data_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/cwd"))
 }
 
-async fn answers_as_another(seat: &Seat) -> Result<()> {
+async fn answers_as_another(seat: &ClusterPod) -> Result<()> {
     let id = seat.member.own()?.id.clone();
     let look = || {
         let now = tests::router::connect(&seat.address, Some(tests::redis_cluster::PASSWORD));
-        let now = now.and_then(|mut connection| tests::member::Member::ask(&mut connection));
+        let now = now.and_then(|mut connection| tests::member::ServerInfo::ask(&mut connection));
         let id = id.clone();
         async move {
             let own = now?.own()?.id.clone();
-            Ok(if own == id { Look::NotYet("the same node".to_owned()) } else { Look::There(()) })
+            Ok(if own == id { Poll::NotYet("the same node".to_owned()) } else { Poll::There(()) })
         }
     };
     until(format!("{} to be a fresh node", seat.pod), bed::WELL, look).await.map(drop)
 }
 
 /// 4e: the only follower is stopped, so that nobody can say whether it has keys: it has.
-pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_only_follower_hangs(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
     for (input, halt) in [
         ("SIGSTOP of the follower, kill -9 of the primary", None),
-        ("the same, paused", Some(Halt::Paused)),
+        ("the same, paused", Some(HostPause::Paused)),
     ] {
         let before = "60 keys → 0 when the guard gave up";
         let is_green = rows
@@ -195,7 +211,7 @@ pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster
                 kept?;
                 bed::nothing_is_emptied(&story, &keys, Duration::from_secs(2)).await?;
                 if let Some(halt) = halt {
-                    halt.lift(&story)?;
+                    halt.undo(&story)?;
                 }
                 let (_, took) = bed::well(&story, bed::WELL).await?;
                 row.keys_after(keys.check()?);
@@ -204,7 +220,7 @@ pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster
             })
             .await;
         if !is_green {
-            Halt::Paused.lift(&story)?;
+            HostPause::Paused.undo(&story)?;
             keys = bed::anew(&story).await?;
         }
     }
@@ -212,7 +228,7 @@ pub(crate) async fn the_only_follower_hangs(rows: &mut Rows, redis: RedisCluster
 }
 
 /// What is to be thrown away when every copy has ended.
-struct Ended {
+struct EndedCase {
     input: &'static str,
     before: &'static str,
     data_loss: &'static str,
@@ -223,30 +239,30 @@ struct Ended {
 
 /// 4f: every process of the only shard has ended. What was worth keeping is given up by a person; what
 /// was not is served again by itself.
-pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn every_copy_has_ended(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let cases = [
-        Ended {
+        EndedCase {
             input: "kill -9 of all copies, dataLoss: never",
             before: "served again empty, Ready=True, nobody was asked",
             data_loss: "never",
             has_keys: true,
             fresh_pods: false,
         },
-        Ended {
+        EndedCase {
             input: "kill -9 of all copies, dataLoss: acceptable",
             before: "served again empty after the guard's time, without an event",
             data_loss: "acceptable",
             has_keys: true,
             fresh_pods: false,
         },
-        Ended {
+        EndedCase {
             input: "kill -9 of all copies, dataLoss: never, never a key",
             before: "served again after the guard's time",
             data_loss: "never",
             has_keys: false,
             fresh_pods: false,
         },
-        Ended {
+        EndedCase {
             input: "delete --force of all Pods, dataLoss: acceptable",
             before: "SlotsLost for ever",
             data_loss: "acceptable",
@@ -260,15 +276,15 @@ pub(crate) async fn every_copy_has_ended(rows: &mut Rows, redis: RedisCluster) -
     Ok(())
 }
 
-async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()> {
+async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> Result<()> {
     let edit = |object: &mut Value| bed::set(object, &["spec", "dataLoss"], case.data_loss);
-    let direct = Reach::Direct(tests::cluster::HostSetup::default());
+    let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let story = if case.has_keys {
         let (story, keys) = bed::begin_with(redis, direct, edit).await?;
         ensure!(keys.check()? == keys.len(), "the keys are there");
         story
     } else {
-        let story = Story::begin_by(direct, redis, &[], "").await?;
+        let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
         let mut object = story.redis.object();
         edit(&mut object);
         bed::apply(&story, &[story.redis.secret(), object])?;
@@ -305,11 +321,15 @@ async fn ended(rows: &mut Rows, redis: RedisCluster, case: &Ended) -> Result<()>
 }
 
 /// Wants that nobody serves until a person approves, by the annotation that the condition names.
-async fn asked_for_approval(row: &mut crate::table::Row, story: &Story) -> Result<()> {
+async fn asked_for_approval(
+    row: &mut crate::table::FaultRow,
+    story: &TestEnvironment,
+) -> Result<()> {
     let names = |one: &Condition| {
         one.status == "True" && one.kind == "Degraded" && approval(&one.message).is_some()
     };
-    let lost = bed::told(story, "SlotsLost, and which annotation approves it", names).await?;
+    let lost =
+        bed::condition_where(story, "SlotsLost, and which annotation approves it", names).await?;
     ensure!(lost.reason == "SlotsLost", "{lost}");
     bed::holds("somebody serves without approval", GUARD, || async {
         let seats = story.redis.answering(&story.client).await?;

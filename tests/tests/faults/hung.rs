@@ -8,16 +8,16 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use redis::{Connection, cmd};
 use tests::{
-    oracle::Report,
+    environment::{ApiAccess, TestEnvironment},
+    oracle::WriterReport,
     process::signal,
-    redis_cluster::{RedisCluster, Seat},
+    redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
-    story::{Reach, Story},
 };
 
 use crate::{
     bed::{self, ROW, WELL},
-    table::Rows,
+    table::FaultRows,
 };
 
 /// For how long a primary hangs, in milliseconds: the majority calls it failed after 2 to 3 s.
@@ -39,7 +39,7 @@ fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>
 }
 
 /// As many connections as there are patient clients.
-fn connections(primary: &Seat, password: Option<&str>) -> Result<Vec<Connection>> {
+fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Connection>> {
     let one = |_| {
         let connection = connect(&primary.address, password)?;
         connection.set_read_timeout(Some(PATIENCE))?;
@@ -50,10 +50,11 @@ fn connections(primary: &Seat, password: Option<&str>) -> Result<Vec<Connection>
 
 /// 17k: a primary is stopped and goes on around the moment at which another would be elected.
 pub(crate) async fn a_primary_hangs_and_goes_on(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, _) = bed::begin_with(redis, Reach::Direct(Default::default()), |_| {}).await?;
+    let (mut story, _) =
+        bed::begin_with(redis, ApiAccess::Direct(Default::default()), |_| {}).await?;
     story.watch_with(UNSERVED_MAX).await?;
     let input = "a primary SIGSTOPped for 2.3, 2.8, 3.3, 3.8 and 4.5 s";
     let before =
@@ -83,7 +84,7 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
         }
         let events = bed::events(&story)?;
         let fenced = events.iter().filter(|event| event.starts_with("Fenced")).count();
-        let Report { acknowledged, lost, longest_outage } = story.take_writes()?;
+        let WriterReport { acknowledged, lost, longest_outage } = story.take_writes()?;
         row.keys_before(acknowledged + acknowledged_late.len());
         let missing = missing(&story, &acknowledged_late).await?;
         row.keys_after(acknowledged - lost.len() + acknowledged_late.len() - missing.len());
@@ -101,7 +102,7 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
 }
 
 /// Which of these keys the primary of the first shard does not have.
-async fn missing(story: &Story, keys: &[String]) -> Result<Vec<String>> {
+async fn missing(story: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
     let (_, primary) = bed::primary(story, 0).await.context("the first shard is served")?;
     let mut connection = connect(&primary.address, story.redis.password)?;
     let mut missing = Vec::new();

@@ -3,14 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
+    environment::{ApiAccess, TestEnvironment},
     redis_cluster::RedisCluster,
-    story::{Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::Rows,
+    table::FaultRows,
 };
 
 const STUCK: &str = "the Pods stayed as they were for ever";
@@ -21,11 +21,11 @@ const MENDED: &[(&str, &str)] =
 
 /// 9a: at creation.
 pub(crate) async fn a_spec_is_mended_at_creation(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let direct = Reach::Direct(tests::cluster::HostSetup::default());
-    let story = Story::begin_by(direct, redis, &[], "").await?;
+    let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
+    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     for (input, wrong) in MENDED {
         rows.row(input, STUCK, bed::ROW, async |row| {
             let mut object = story.redis.object();
@@ -54,7 +54,7 @@ pub(crate) async fn a_spec_is_mended_at_creation(
 }
 
 /// Waits until every Pod is there and none has a container that ever ran.
-async fn never_run(story: &Story) -> Result<()> {
+async fn never_run(story: &TestEnvironment) -> Result<()> {
     let look = || async {
         let pods = story.redis.list_pods(&story.client).await?;
         ensure!(pods.len() == story.redis.pods(), "{} Pods", pods.len());
@@ -71,14 +71,14 @@ async fn never_run(story: &Story) -> Result<()> {
                 .any(|one| one.type_ == "PodScheduled" && one.status == "False");
             ensure!(waits || unscheduled, "a Pod is neither waiting nor unscheduled");
         }
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until("Pods that do not run", bed::TOLD, look).await.map(drop)
 }
 
 /// 9b: on a running cluster: the members stay, and the one that never ran is replaced.
 pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
                     pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
                 let state = statuses.and_then(|all| all.first()).and_then(|one| one.state.as_ref());
                 let waits = state.is_some_and(|state| state.waiting.is_some());
-                Ok(if waits { Look::There(()) } else { Look::NotYet(format!("{state:?}")) })
+                Ok(if waits { Poll::There(()) } else { Poll::NotYet(format!("{state:?}")) })
             };
             until("a Pod that does not run", bed::TOLD, waiting).await?;
             row.saw(format!("`{}`", does_not_run(&story, "redis:nope").await?));
@@ -114,7 +114,7 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
                     && one.status == "True"
                     && one.message.contains("delete none")
             };
-            bed::told(&story, "that no Pod is to be deleted now", names_none).await?;
+            bed::condition_where(&story, "that no Pod is to be deleted now", names_none).await?;
             bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
             let took = bed::rejoined(&story, &replica, bed::WELL).await?;
             bed::well(&story, bed::WELL).await?;
@@ -133,16 +133,16 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
 }
 
 /// Waits until the object says that a Pod does not run, and why.
-async fn does_not_run(story: &Story, why: &str) -> Result<Condition> {
+async fn does_not_run(story: &TestEnvironment, why: &str) -> Result<Condition> {
     let says = |one: &Condition| {
         let is_told = one.reason == "PodDoesNotRun" && one.message.contains(why);
         one.kind == "Degraded" && one.status == "True" && is_told
     };
-    bed::told(story, "why a Pod does not run", says).await
+    bed::condition_where(story, "why a Pod does not run", says).await
 }
 
 /// Waits until the StatefulSets have this image.
-pub(crate) async fn templates_have(story: &Story, image: &str) -> Result<()> {
+pub(crate) async fn templates_have(story: &TestEnvironment, image: &str) -> Result<()> {
     let look = || async {
         let sets = story.kubectl.run(&["get", "statefulset", "-o", "json"])?;
         let sets: Value = serde_json::from_str(&sets)?;
@@ -151,9 +151,9 @@ pub(crate) async fn templates_have(story: &Story, image: &str) -> Result<()> {
             set.pointer("/spec/template/spec/containers/0/image").is_some_and(|is| is == image)
         };
         Ok(if !sets.is_empty() && sets.iter().all(has) {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet("another image".to_owned())
+            Poll::NotYet("another image".to_owned())
         })
     };
     until(format!("templates with {image}"), bed::TOLD, look).await.map(drop)

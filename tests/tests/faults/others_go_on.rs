@@ -5,18 +5,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
-    api_proxy::Road,
+    api_proxy::ApiLink,
+    environment::{ApiAccess, TestEnvironment},
     guests,
-    keys::Keys,
+    keys::WrittenKeys,
     process::signal,
-    redis_cluster::{NAMESPACE, RedisCluster, Seat},
-    story::{Reach, Story},
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed,
-    table::{Row, Rows},
+    table::{FaultRow, FaultRows},
 };
 
 /// How long writes may stop when a primary is killed: three times the bound of scenario F1.
@@ -26,14 +26,14 @@ const RESERVED: &str = "tholepin-";
 
 /// What cannot be applied.
 #[derive(Clone, Copy)]
-enum Trouble {
+enum UnappliedChange {
     Typo,
     NoSecret,
     NoOwner,
     Refused,
 }
 
-impl Trouble {
+impl UnappliedChange {
     const ALL: [Self; 4] = [Self::Typo, Self::NoSecret, Self::NoOwner, Self::Refused];
 
     const fn input(self) -> &'static str {
@@ -55,7 +55,7 @@ impl Trouble {
         }
     }
 
-    fn set(self, story: &Story) -> Result<()> {
+    fn set(self, story: &TestEnvironment) -> Result<()> {
         match self {
             Self::Typo => bed::patch(story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}})),
             Self::NoSecret => story.kubectl.run(&["delete", "secret", "password"]).map(drop),
@@ -76,7 +76,7 @@ impl Trouble {
     }
 
     /// `maps` are those that had an owner before.
-    fn lift(self, story: &Story, maps: &[String]) -> Result<()> {
+    fn undo(self, story: &TestEnvironment, maps: &[String]) -> Result<()> {
         match self {
             Self::Typo => bed::patch(story, &json!({"spec": {"settings": {"maxmemry": null}}})),
             Self::NoSecret => bed::apply(story, &[story.redis.secret()]),
@@ -101,7 +101,7 @@ impl Trouble {
 }
 
 /// The ConfigMaps that the plugin applied.
-fn owned_config_maps(story: &Story) -> Result<Vec<String>> {
+fn owned_config_maps(story: &TestEnvironment) -> Result<Vec<String>> {
     let list: Value =
         serde_json::from_str(&story.kubectl.run(&["get", "configmap", "-o", "json"])?)?;
     let items = list.get("items").and_then(Value::as_array);
@@ -117,11 +117,11 @@ fn owned_config_maps(story: &Story) -> Result<Vec<String>> {
 }
 
 /// 5a: each trouble in turn; meanwhile a primary is killed and a Pod is deleted.
-pub(crate) async fn one_trouble_at_a_time(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+pub(crate) async fn one_trouble_at_a_time(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch().await?;
     let before = "8.3 s by the cluster's vote and not 0.2; a deleted Pod never rejoined";
-    for (turn, trouble) in Trouble::ALL.into_iter().enumerate() {
+    for (turn, trouble) in UnappliedChange::ALL.into_iter().enumerate() {
         let maps = owned_config_maps(&story)?;
         let is_green = rows
             .row(trouble.input(), before, bed::ROW, async |row| {
@@ -130,8 +130,8 @@ pub(crate) async fn one_trouble_at_a_time(rows: &mut Rows, redis: RedisCluster) 
             .await;
         if !is_green {
             // What was deleted may be needed for the cluster to be deleted.
-            trouble.lift(&story, &maps).ok();
-            story.road()?.set(Road::Clear);
+            trouble.undo(&story, &maps).ok();
+            story.road()?.set(ApiLink::Clear);
             story.forget_writes().ok();
             bed::anew(&story).await?;
             story.watch().await?;
@@ -141,9 +141,9 @@ pub(crate) async fn one_trouble_at_a_time(rows: &mut Rows, redis: RedisCluster) 
 }
 
 async fn goes_on(
-    row: &mut Row,
-    story: &mut Story,
-    trouble: Trouble,
+    row: &mut FaultRow,
+    story: &mut TestEnvironment,
+    trouble: UnappliedChange,
     turn: usize,
     maps: &[String],
 ) -> Result<()> {
@@ -154,7 +154,9 @@ async fn goes_on(
     let other = other.into_iter().next().context("a replica")?;
     bed::quiet(story, &primary).await?;
     trouble.set(story)?;
-    let said = bed::told(story, trouble.word(), |one| one.message.contains(trouble.word())).await;
+    let said =
+        bed::condition_where(story, trouble.word(), |one| one.message.contains(trouble.word()))
+            .await;
     let said = said.context("the trouble is told")?;
     story.writer()?.forget_outages();
     signal(primary.member.pid()?, "KILL")?;
@@ -166,20 +168,25 @@ async fn goes_on(
     story.kubectl.run(&["delete", "pod", &other.pod, "--wait=false"])?;
     let took = bed::rejoined(story, &other, bed::WELL).await?;
     row.saw(format!("the deleted Pod rejoined after {:.1} s", took.as_secs_f64()));
-    trouble.lift(story, maps)?;
+    trouble.undo(story, maps)?;
     bed::well(story, bed::WELL).await?;
     written(row, story).await
 }
 
 /// With one shard the Pod that was a replica is the primary now: then the one that is a replica.
-async fn now_or_another(story: &Story, seat: Seat, shards: usize, turn: usize) -> Result<Seat> {
+async fn now_or_another(
+    story: &TestEnvironment,
+    seat: ClusterPod,
+    shards: usize,
+    turn: usize,
+) -> Result<ClusterPod> {
     let now = bed::replicas(story, (turn + 1) % shards).await?;
     let same = now.iter().find(|one| one.pod == seat.pod);
     same.or(now.first()).cloned().context("a replica")
 }
 
 /// Compares what was acknowledged with what is there, and starts to write again.
-async fn written(row: &mut Row, story: &mut Story) -> Result<()> {
+async fn written(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> {
     let report = story.take_writes()?;
     row.keys_before(report.acknowledged);
     row.keys_after(report.acknowledged - report.lost.len());
@@ -189,7 +196,7 @@ async fn written(row: &mut Row, story: &mut Story) -> Result<()> {
 }
 
 /// 5b: without the plugin's files nobody heals, and the object must not say that it is well.
-pub(crate) async fn the_plugin_is_gone(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "Ready=True for as long as nobody looked";
     rows.row("the plugin's files removed", before, bed::ROW, async |row| {
@@ -200,7 +207,7 @@ pub(crate) async fn the_plugin_is_gone(rows: &mut Rows, redis: RedisCluster) -> 
         let look = || async {
             let ready = bed::condition(&story, "Ready")?;
             let is_unknown = ready.status == "Unknown";
-            Ok(if is_unknown { Look::There(ready) } else { Look::NotYet(ready.to_string()) })
+            Ok(if is_unknown { Poll::There(ready) } else { Poll::NotYet(ready.to_string()) })
         };
         let (ready, took) = until("Ready to be Unknown", bed::TOLD, look).await?;
         row.saw(format!("{ready} after {:.1} s", took.as_secs_f64()));
@@ -216,10 +223,10 @@ pub(crate) async fn the_plugin_is_gone(rows: &mut Rows, redis: RedisCluster) -> 
 
 /// 5c: another host takes over while the spec is invalid: it must know the last one that was accepted.
 pub(crate) async fn another_host_finds_the_accepted_spec(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, keys): (Story, Keys) = bed::begin(redis).await?;
+    let (mut story, keys): (TestEnvironment, WrittenKeys) = bed::begin(redis).await?;
     story.watch().await?;
     let before = "nobody heals after the restart";
     rows.row(
@@ -228,9 +235,9 @@ pub(crate) async fn another_host_finds_the_accepted_spec(
         bed::ROW,
         async |row| {
             row.keys_before(keys.len());
-            Trouble::Typo.set(&story)?;
-            let word = Trouble::Typo.word();
-            bed::told(&story, word, |one| one.message.contains(word)).await?;
+            UnappliedChange::Typo.set(&story)?;
+            let word = UnappliedChange::Typo.word();
+            bed::condition_where(&story, word, |one| one.message.contains(word)).await?;
             story.restart()?;
             let (tag, primary) = bed::primary(&story, 0).await?;
             // A host that has just started has seen nobody yet.
@@ -242,7 +249,7 @@ pub(crate) async fn another_host_finds_the_accepted_spec(
             let outage = story.writer()?.outage(&tag)?;
             row.saw(format!("outage {:.2} s", outage.as_secs_f64()));
             ensure!(outage <= OUTAGE_MAX, "writes went on after {:.2} s", outage.as_secs_f64());
-            Trouble::Typo.lift(&story, &[])?;
+            UnappliedChange::Typo.undo(&story, &[])?;
             bed::well(&story, bed::WELL).await?;
             row.keys_after(keys.check()?);
             Ok(())

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::{
+    environment::TestEnvironment,
     process::signal,
     redis_cluster::RedisCluster,
-    story::Story,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::Rows,
+    table::FaultRows,
 };
 
 fn outdated(count: usize, of: usize) -> impl Fn(&Condition) -> bool {
@@ -22,7 +22,7 @@ fn outdated(count: usize, of: usize) -> impl Fn(&Condition) -> bool {
 }
 
 /// 13a: a template that running Pods do not have yet.
-pub(crate) async fn a_template_is_changed(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_template_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let of = story.redis.pods();
     let restarted = json!({"spec": {"template": {"metadata": {"annotations": {
@@ -32,7 +32,7 @@ pub(crate) async fn a_template_is_changed(rows: &mut Rows, redis: RedisCluster) 
     rows.row("spec.image redis:7.0 → redis:7", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         bed::patch(&story, &json!({"spec": {"image": "redis:7"}}))?;
-        let told = bed::told(&story, "Outdated", outdated(of, of)).await?;
+        let told = bed::condition_where(&story, "Outdated", outdated(of, of)).await?;
         row.saw(format!("`{told}`"));
         bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
         not_outdated(&story).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn a_template_is_changed(rows: &mut Rows, redis: RedisCluster) 
     rows.row("the restart-only setting tcp-backlog: 100", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         bed::patch(&story, &json!({"spec": {"settings": {"tcp-backlog": 100}}}))?;
-        let told = bed::told(&story, "Outdated", outdated(of, of)).await?;
+        let told = bed::condition_where(&story, "Outdated", outdated(of, of)).await?;
         row.saw(format!("`{told}`"));
         bed::patch(&story, &json!({"spec": {"settings": {"tcp-backlog": null}}}))?;
         not_outdated(&story).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn a_template_is_changed(rows: &mut Rows, redis: RedisCluster) 
         row.keys_before(keys.len());
         bed::patch_of(&story, "statefulset", &set, &restarted)?;
         let each = 1 + story.redis.replicas;
-        let told = bed::told(&story, "Outdated", outdated(each, of)).await?;
+        let told = bed::condition_where(&story, "Outdated", outdated(each, of)).await?;
         row.saw(format!("`{told}`"));
         row.keys_after(keys.check()?);
         Ok(())
@@ -64,17 +64,20 @@ pub(crate) async fn a_template_is_changed(rows: &mut Rows, redis: RedisCluster) 
     bed::end(rows, story)
 }
 
-async fn not_outdated(story: &Story) -> Result<()> {
+async fn not_outdated(story: &TestEnvironment) -> Result<()> {
     let look = || async {
         let outdated = bed::condition(story, "Outdated")?;
         let is_over = outdated.status != "True";
-        Ok(if is_over { Look::There(()) } else { Look::NotYet(outdated.to_string()) })
+        Ok(if is_over { Poll::There(()) } else { Poll::NotYet(outdated.to_string()) })
     };
     until("nothing to be outdated", bed::TOLD, look).await.map(drop)
 }
 
 /// 13b: Pods without their StatefulSet live: they are adopted again, and nobody says that they are lost.
-pub(crate) async fn a_stateful_set_is_orphaned(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_stateful_set_is_orphaned(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`SlotsLost` of nodes that live";
     rows.row("delete statefulset --cascade=orphan", before, bed::ROW, async |row| {
@@ -103,7 +106,7 @@ pub(crate) async fn a_stateful_set_is_orphaned(rows: &mut Rows, redis: RedisClus
 }
 
 /// 13c: slots without a healthy owner are named, and so is the owner.
-pub(crate) async fn slots_are_uncovered(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn slots_are_uncovered(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`does not say cluster_state:ok yet`";
     rows.row("SIGSTOP of a shard's primary and replica", before, bed::ROW, async |row| {
@@ -123,7 +126,9 @@ pub(crate) async fn slots_are_uncovered(rows: &mut Rows, redis: RedisCluster) ->
             let names = owner && one.message.contains(&range);
             one.kind == "Degraded" && one.status == "True" && names
         };
-        let told = bed::told(&story, "which slots are uncovered and whose they are", fits).await;
+        let told =
+            bed::condition_where(&story, "which slots are uncovered and whose they are", fits)
+                .await;
         for seat in &stopped {
             signal(seat.member.pid()?, "CONT")?;
         }

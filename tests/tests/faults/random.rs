@@ -11,17 +11,17 @@ use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use serde_json::json;
 use tests::{
-    api_proxy::Road,
+    api_proxy::ApiLink,
+    environment::{ApiAccess, QUIET, TestEnvironment},
     guests,
-    oracle::Report,
+    oracle::WriterReport,
     process::signal,
-    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    story::{QUIET, Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::{bed, say, table::Rows};
+use crate::{bed, say, table::FaultRows};
 
 /// How long a cluster may take to be well again after each fault.
 const WELL: Duration = Duration::from_secs(180);
@@ -103,9 +103,9 @@ impl fmt::Display for Fault {
 }
 
 /// SplitMix64: the same sequence for a seed on every machine and in every version.
-struct Random(u64);
+struct SplitMix64(u64);
 
-impl Random {
+impl SplitMix64 {
     const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -126,7 +126,7 @@ impl Random {
 }
 
 /// What must be taken back, and when.
-enum Undo {
+enum PendingUndo {
     Continue { pid: u32, pod: String },
     Spec,
     Secret,
@@ -134,12 +134,12 @@ enum Undo {
 }
 
 /// A run and what it has done.
-struct Run {
-    story: Story,
+struct RandomRun {
+    story: TestEnvironment,
     /// When the writer began.
     start: Instant,
-    random: Random,
-    undo: Vec<(Instant, Undo)>,
+    random: SplitMix64,
+    undo: Vec<(Instant, PendingUndo)>,
     counts: BTreeMap<Fault, usize>,
     swaps: u8,
 }
@@ -157,16 +157,16 @@ fn seed() -> u64 {
 }
 
 /// Random faults on one cluster, for half of the time.
-pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (seed, time) = (seed(), time() / 2);
     let kept = if redis.storage { "storage" } else { "memory" };
     say(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
-    let (mut story, _) = bed::begin_with(redis, Reach::Proxied, |_| {}).await?;
+    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch_with(UNSERVED_MAX).await?;
-    let random = Random(seed);
+    let random = SplitMix64(seed);
     let counts = BTreeMap::new();
     let start = Instant::now();
-    let mut run = Run { story, start, random, undo: Vec::new(), counts, swaps: 0 };
+    let mut run = RandomRun { story, start, random, undo: Vec::new(), counts, swaps: 0 };
     let input = format!("random faults, SEED={seed}");
     let deadline = time + WELL * 2;
     rows.row(
@@ -181,7 +181,7 @@ pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
             went?;
             run.settle().await?;
             let report = run.story.take_writes()?;
-            let Report { acknowledged, lost, longest_outage } = &report;
+            let WriterReport { acknowledged, lost, longest_outage } = &report;
             row.keys_before(*acknowledged);
             row.keys_after(acknowledged - lost.len());
             row.saw(format!(
@@ -197,7 +197,7 @@ pub(crate) async fn faults(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
     if rows.is_green() { run.story.end(QUIET).await.map(drop) } else { bed::end(rows, run.story) }
 }
 
-impl Run {
+impl RandomRun {
     /// One fault after the other until then.
     async fn until(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
@@ -225,7 +225,7 @@ impl Run {
 
     /// A container that ended several times is started again only after minutes, which says nothing of the
     /// product: its Pod is deleted instead.
-    async fn spare_back_off(&self, fault: Fault, target: Option<&Seat>) -> Result<Fault> {
+    async fn spare_back_off(&self, fault: Fault, target: Option<&ClusterPod>) -> Result<Fault> {
         let (Fault::Kill, Some(seat)) = (fault, target) else { return Ok(fault) };
         let restarts = bed::restarts(&self.story).await?;
         let often = restarts.iter().any(|(pod, count)| *pod == seat.pod && RESTARTS_MAX <= *count);
@@ -253,7 +253,7 @@ impl Run {
     }
 
     /// The member that is to be hit: of a shard of which every other member is in order.
-    async fn target(&mut self, fault: Fault) -> Result<Option<Seat>> {
+    async fn target(&mut self, fault: Fault) -> Result<Option<ClusterPod>> {
         let number = self.random.next();
         if !self.story.redis.storage {
             let (seats, _) = bed::well(&self.story, WELL).await?;
@@ -261,7 +261,8 @@ impl Run {
         }
         // What lasts must not meet the next fault in one shard.
         self.take_back_until(Instant::now()).await?;
-        let lasting = self.undo.iter().any(|(_, undo)| matches!(undo, Undo::Continue { .. }));
+        let lasting =
+            self.undo.iter().any(|(_, undo)| matches!(undo, PendingUndo::Continue { .. }));
         if lasting {
             self.settle().await?;
         }
@@ -269,14 +270,14 @@ impl Run {
             let seats = self.story.redis.answering(&self.story.client).await?;
             let whole = whole_shards(&self.story.redis, seats);
             Ok(match chosen(fault, &whole, number) {
-                Some(seat) => Look::There(seat),
-                None => Look::NotYet("no shard is whole".to_owned()),
+                Some(seat) => Poll::There(seat),
+                None => Poll::NotYet("no shard is whole".to_owned()),
             })
         };
         Ok(Some(until("a shard that is whole", WELL, look).await?.0))
     }
 
-    async fn make(&mut self, fault: Fault, target: Option<Seat>) -> Result<()> {
+    async fn make(&mut self, fault: Fault, target: Option<ClusterPod>) -> Result<()> {
         let seat = || target.as_ref().context("a member");
         let pod = target.as_ref().map(|seat| seat.pod.as_str()).unwrap_or_default();
         match fault {
@@ -291,7 +292,7 @@ impl Run {
             Fault::Stop => {
                 let pid = seat()?.member.pid()?;
                 signal(pid, "STOP")?;
-                self.later(STOPPED_MAX, Undo::Continue { pid, pod: pod.to_owned() });
+                self.later(STOPPED_MAX, PendingUndo::Continue { pid, pod: pod.to_owned() });
             }
             Fault::Forget => self.forget(seat()?).await?,
             Fault::Reset => {
@@ -304,7 +305,7 @@ impl Run {
                 let pause = self.random.up_to(Duration::from_secs(3));
                 self.take_back_until(Instant::now() + pause).await?;
                 // One that finds no API server waits for it.
-                let away = self.undo.iter().position(|(_, undo)| matches!(undo, Undo::Road));
+                let away = self.undo.iter().position(|(_, undo)| matches!(undo, PendingUndo::Road));
                 match away.map(|away| self.undo.swap_remove(away).0) {
                     Some(until) => self.story.restart_while_away(until)?,
                     None => drop(self.story.restart()?),
@@ -317,22 +318,22 @@ impl Run {
             }
             Fault::InvalidSpec => {
                 bed::patch(&self.story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
-                self.later(WRONG_MAX, Undo::Spec);
+                self.later(WRONG_MAX, PendingUndo::Spec);
             }
             Fault::Secret => {
                 set_password(&self.story, "another password")?;
-                self.later(WRONG_MAX, Undo::Secret);
+                self.later(WRONG_MAX, PendingUndo::Secret);
             }
             Fault::ApiAway => {
-                self.story.road()?.set(Road::Cut);
-                self.later(AWAY_MAX, Undo::Road);
+                self.story.road()?.set(ApiLink::Cut);
+                self.later(AWAY_MAX, PendingUndo::Road);
             }
         }
         Ok(())
     }
 
     /// All others forget a member; its own replicas cannot.
-    async fn forget(&self, forgotten: &Seat) -> Result<()> {
+    async fn forget(&self, forgotten: &ClusterPod) -> Result<()> {
         let id = &forgotten.member.own()?.id;
         for other in self.story.redis.answering(&self.story.client).await? {
             let mut connection = connect(&other.address, Some(PASSWORD))?;
@@ -342,36 +343,36 @@ impl Run {
         Ok(())
     }
 
-    fn later(&mut self, longest: Duration, undo: Undo) {
+    fn later(&mut self, longest: Duration, undo: PendingUndo) {
         let at = Instant::now() + self.random.up_to(longest);
         self.undo.push((at, undo));
     }
 
-    fn take_back(&self, undo: &Undo) -> Result<()> {
+    fn take_back(&self, undo: &PendingUndo) -> Result<()> {
         match undo {
             // It may have been killed meanwhile, by its liveness probe.
-            Undo::Continue { pid, pod } => {
+            PendingUndo::Continue { pid, pod } => {
                 self.say(&format!("SIGCONT {pod}"));
                 drop(signal(*pid, "CONT"));
             }
-            Undo::Spec => {
+            PendingUndo::Spec => {
                 // As it was: without any settings.
                 bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
             }
-            Undo::Secret => set_password(&self.story, PASSWORD)?,
-            Undo::Road => self.story.road()?.set(Road::Clear),
+            PendingUndo::Secret => set_password(&self.story, PASSWORD)?,
+            PendingUndo::Road => self.story.road()?.set(ApiLink::Clear),
         }
         Ok(())
     }
 }
 
-fn set_password(story: &Story, password: &str) -> Result<()> {
+fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
     bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
 /// One of these: a replica where only a replica will do.
-fn chosen(fault: Fault, seats: &[Seat], number: u64) -> Option<Seat> {
-    let fits = |seat: &&Seat| fault != Fault::Reset || !seat.member.is_primary();
+fn chosen(fault: Fault, seats: &[ClusterPod], number: u64) -> Option<ClusterPod> {
+    let fits = |seat: &&ClusterPod| fault != Fault::Reset || !seat.member.is_primary();
     let fitting: Vec<_> = seats.iter().filter(fits).collect();
     let count = u64::try_from(fitting.len()).ok().filter(|count| *count != 0)?;
     let at = usize::try_from(number % count).ok()?;
@@ -379,8 +380,8 @@ fn chosen(fault: Fault, seats: &[Seat], number: u64) -> Option<Seat> {
 }
 
 /// The members of those shards of which every member is there and in sync.
-fn whole_shards(redis: &RedisCluster, seats: Vec<Seat>) -> Vec<Seat> {
-    let in_order = |seat: &Seat| seat.member.at_peace(redis.pods(), redis.shards).is_ok();
+fn whole_shards(redis: &RedisCluster, seats: Vec<ClusterPod>) -> Vec<ClusterPod> {
+    let in_order = |seat: &ClusterPod| seat.member.at_peace(redis.pods(), redis.shards).is_ok();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     for seat in seats.iter().filter(|seat| in_order(seat)) {
         *count.entry(&seat.shard).or_default() += 1;

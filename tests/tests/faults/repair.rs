@@ -6,15 +6,15 @@ use std::{cell::Cell, time::Duration};
 use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use tests::{
-    redis_cluster::{RedisCluster, Seat},
+    environment::TestEnvironment,
+    redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
-    story::Story,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::Rows,
+    table::FaultRows,
 };
 
 /// From this age on, in seconds, a process is not new any more.
@@ -31,7 +31,10 @@ const KEYS: usize = 4_000;
 const KEY_DELAY_US: &str = "500";
 
 /// 16a: a replica is forgotten again and again.
-pub(crate) async fn the_same_repair_recurs(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_same_repair_recurs(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "made every 50 ms for ever";
     rows.row("CLUSTER FORGET of a replica, six times", before, BUDGET_ROW, async |row| {
@@ -41,7 +44,7 @@ pub(crate) async fn the_same_repair_recurs(rows: &mut Rows, redis: RedisCluster)
             let ages = seats.iter().filter_map(age_s);
             let youngest = ages.min().context("a server")?;
             let is_old = OLD_S <= youngest;
-            Ok(if is_old { Look::There(()) } else { Look::NotYet(format!("{youngest} s")) })
+            Ok(if is_old { Poll::There(()) } else { Poll::NotYet(format!("{youngest} s")) })
         };
         until("servers that are not new", OLD, aged).await?;
         let replica = bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
@@ -53,7 +56,7 @@ pub(crate) async fn the_same_repair_recurs(rows: &mut Rows, redis: RedisCluster)
         let asks = |one: &Condition| {
             one.kind == "Degraded" && one.status == "True" && one.reason == "RepairBudget"
         };
-        let told = bed::told(&story, "that a repair recurs", asks).await?;
+        let told = bed::condition_where(&story, "that a repair recurs", asks).await?;
         row.saw(format!("`{told}`"));
         let sent = meetings(&story).await?;
         bed::holds("it was repaired once more", LEFT_ALONE, || async {
@@ -69,12 +72,12 @@ pub(crate) async fn the_same_repair_recurs(rows: &mut Rows, redis: RedisCluster)
     bed::end(rows, story)
 }
 
-fn age_s(seat: &Seat) -> Option<u64> {
+fn age_s(seat: &ClusterPod) -> Option<u64> {
     seat.member.field("uptime_in_seconds").parse().ok()
 }
 
 /// Everybody but the replica itself forgets it.
-async fn forget(story: &Story, replica: &Seat) -> Result<()> {
+async fn forget(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
     let id = &replica.member.own()?.id;
     for seat in story.redis.seats(&story.client).await? {
         if seat.pod != replica.pod {
@@ -86,7 +89,7 @@ async fn forget(story: &Story, replica: &Seat) -> Result<()> {
 }
 
 /// How often servers were told to meet another.
-async fn meetings(story: &Story) -> Result<u64> {
+async fn meetings(story: &TestEnvironment) -> Result<u64> {
     let mut sent = 0;
     for seat in story.redis.seats(&story.client).await? {
         let calls = seat.member.field("cmdstat_cluster|meet");
@@ -98,7 +101,7 @@ async fn meetings(story: &Story) -> Result<u64> {
 
 /// 16b: replicas of two shards come back at once. Of three Kubernetes nodes the two pairs of primary and
 /// replica share one.
-pub(crate) async fn two_replicas_return(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "both full synchronisations at once";
     rows.row("replicas of two shards deleted", before, bed::ROW, async |row| {
@@ -125,7 +128,7 @@ pub(crate) async fn two_replicas_return(rows: &mut Rows, redis: RedisCluster) ->
 }
 
 /// Writes so much that a synchronisation takes time.
-fn fill(story: &Story, primary: &Seat, tag: &str) -> Result<()> {
+fn fill(story: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> {
     let mut connection = connect(&primary.address, story.redis.password)?;
     let mut all = redis::pipe();
     for number in 0..KEYS {
@@ -137,22 +140,22 @@ fn fill(story: &Story, primary: &Seat, tag: &str) -> Result<()> {
 }
 
 /// Waits until new Pods are in sync in the places of these; gives how many copied at the same time.
-async fn at_once(story: &Story, replicas: &[Seat]) -> Result<usize> {
+async fn at_once(story: &TestEnvironment, replicas: &[ClusterPod]) -> Result<usize> {
     let most = Cell::new(0);
     let look = || async {
         let seats = story.redis.answering(&story.client).await?;
-        let is_new = |seat: &&Seat| {
+        let is_new = |seat: &&ClusterPod| {
             let old = replicas.iter().find(|old| old.pod == seat.pod);
             old.is_some_and(|old| old.uid != seat.uid)
         };
-        let new: Vec<&Seat> = seats.iter().filter(is_new).collect();
+        let new: Vec<&ClusterPod> = seats.iter().filter(is_new).collect();
         let says = |field: &str, value: &str| {
             new.iter().filter(|seat| seat.member.field(field) == value).count()
         };
         most.set(most.get().max(says("master_sync_in_progress", "1")));
         let up = says("master_link_status", "up");
         let is_all = up == replicas.len();
-        Ok(if is_all { Look::There(()) } else { Look::NotYet(format!("{up} in sync")) })
+        Ok(if is_all { Poll::There(()) } else { Poll::NotYet(format!("{up} in sync")) })
     };
     until("both replicas to be in sync", bed::WELL, look).await?;
     Ok(most.get())

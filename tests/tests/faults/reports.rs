@@ -10,21 +10,21 @@ use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use serde_json::json;
 use tests::{
+    environment::{ApiAccess, TestEnvironment},
     process::signal,
-    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    story::{Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
     guard::data_of,
-    table::Rows,
+    table::FaultRows,
 };
 
 /// 17a: a primary is lost with its volume, and its replica was killed with it (kubeblocks 10753).
-pub(crate) async fn a_volume_is_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`NoReplicaInSync … restore a backup` for ever, beside a replica with all keys";
     rows.row(
@@ -52,7 +52,7 @@ pub(crate) async fn a_volume_is_lost(rows: &mut Rows, redis: RedisCluster) -> Re
 }
 
 /// 17b: both copies of a shard lose their nodes.conf (bitnami charts 7703).
-pub(crate) async fn identities_are_lost(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "the data was put aside, and the condition said \"bring it back\"";
     rows.row("nodes.conf of both copies emptied, kill -9", before, bed::ROW, async |row| {
@@ -66,7 +66,8 @@ pub(crate) async fn identities_are_lost(rows: &mut Rows, redis: RedisCluster) ->
                 && one.message.contains("approve-data-loss");
             one.kind == "Degraded" && one.status == "True" && is_told
         };
-        let told = bed::told(&story, "where the data is, and how it is given up", says).await?;
+        let told =
+            bed::condition_where(&story, "where the data is, and how it is given up", says).await?;
         row.saw(format!("`{told}`"));
         for folder in folders {
             let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
@@ -84,7 +85,7 @@ pub(crate) async fn identities_are_lost(rows: &mut Rows, redis: RedisCluster) ->
 
 /// Empties the nodes.conf of a server that is stopped, and ends it. Gives its folder, which no path leads to
 /// once the process is gone.
-fn lose_identity(seat: &Seat) -> Result<fs::File> {
+fn lose_identity(seat: &ClusterPod) -> Result<fs::File> {
     let pid = seat.member.pid()?;
     signal(pid, "STOP")?;
     let data = data_of(pid);
@@ -95,7 +96,10 @@ fn lose_identity(seat: &Seat) -> Result<fs::File> {
 }
 
 /// 17c: what a hand did to a server that the host reaches all the same (redis-operator 1359, redis 11304).
-pub(crate) async fn new_clients_are_refused(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn new_clients_are_refused(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`Ready=True`, no fault";
     let cases: [(&str, &[&str], &[&str], &str); 2] = [
@@ -135,7 +139,7 @@ pub(crate) async fn new_clients_are_refused(rows: &mut Rows, redis: RedisCluster
             let says = |one: &Condition| {
                 one.kind == "Degraded" && one.status == "True" && one.reason == reason
             };
-            let told = bed::told(&story, reason, says).await?;
+            let told = bed::condition_where(&story, reason, says).await?;
             row.saw(format!("`{told}`"));
             ensure!(bed::condition(&story, "Ready")?.status == "False", "it is called Ready");
             send(mend_it)?;
@@ -151,11 +155,11 @@ pub(crate) async fn new_clients_are_refused(rows: &mut Rows, redis: RedisCluster
 
 /// 17d: the password ends with a line, as a file does (redis-operator 29 and others).
 pub(crate) async fn the_password_has_a_line_break(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let direct = Reach::Direct(tests::cluster::HostSetup::default());
-    let story = Story::begin_by(direct, redis, &[], "").await?;
+    let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
+    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
         "no server started; with the password mended: \"a new password needs a new cluster\"";
     rows.row("a password with a line break, then without", before, bed::ROW, async |row| {
@@ -163,7 +167,10 @@ pub(crate) async fn the_password_has_a_line_break(
         bed::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
         bed::apply(&story, &[secret, story.redis.object()])?;
         let says = |one: &Condition| one.kind == "Degraded" && one.message.contains("line break");
-        row.saw(format!("`{}`", bed::told(&story, "that it has a line break", says).await?));
+        row.saw(format!(
+            "`{}`",
+            bed::condition_where(&story, "that it has a line break", says).await?
+        ));
         let mended = json!({"stringData": {"password": PASSWORD}});
         bed::patch_of(&story, "secret", "password", &mended)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
@@ -182,7 +189,7 @@ const FALLS_AWAY: [(Duration, usize); 2] =
     [(Duration::from_secs(3), 1), (Duration::from_secs(9), 3)];
 
 /// 17e: a replica has lost its link, and its primary dies with what was written since on its volume.
-pub(crate) async fn a_replica_fell_away(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     for (pause, kills) in FALLS_AWAY {
         let (story, keys) = bed::begin(redis.clone()).await?;
         let input = format!(
@@ -206,7 +213,10 @@ pub(crate) async fn a_replica_fell_away(rows: &mut Rows, redis: RedisCluster) ->
             }
             let since = Instant::now();
             let fallen = |one: &Condition| one.kind == "Ready" && one.status == "False";
-            row.saw(format!("`{}`", bed::told(&story, "that it is not in sync", fallen).await?));
+            row.saw(format!(
+                "`{}`",
+                bed::condition_where(&story, "that it is not in sync", fallen).await?
+            ));
             tokio::time::sleep_until((since + pause).into()).await;
             for _ in 0..kills {
                 let primary = serving(&story, &tag, &primary).await?;
@@ -231,13 +241,13 @@ pub(crate) async fn a_replica_fell_away(rows: &mut Rows, redis: RedisCluster) ->
 }
 
 /// Waits until the slots of this tag are served, which must be in this Pod, by another process than before.
-async fn serving(story: &Story, tag: &str, before: &Seat) -> Result<Seat> {
+async fn serving(story: &TestEnvironment, tag: &str, before: &ClusterPod) -> Result<ClusterPod> {
     let look = || async {
         let seats = story.redis.answering(&story.client).await?;
         let serves = seats.into_iter().find(|seat| seat.serves(tag));
-        let Some(seat) = serves else { return Ok(Look::NotYet("nobody serves them".to_owned())) };
+        let Some(seat) = serves else { return Ok(Poll::NotYet("nobody serves them".to_owned())) };
         let is_well = seat.member.field("loading") == "0" && seat.member.is_serving();
-        Ok(if is_well { Look::There(seat) } else { Look::NotYet("it is not well yet".to_owned()) })
+        Ok(if is_well { Poll::There(seat) } else { Poll::NotYet("it is not well yet".to_owned()) })
     };
     let (seat, _) = until("the slots to be served", bed::WELL, look).await?;
     ensure!(seat.pod == before.pod, "{} took over", seat.pod);

@@ -8,30 +8,30 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 use tests::{
+    environment::TestEnvironment,
     guests,
-    keys::Keys,
+    keys::WrittenKeys,
     process::signal,
-    redis_cluster::{NAMESPACE, RedisCluster, Seat},
-    story::Story,
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed,
-    table::{Row, Rows},
+    table::{FaultRow, FaultRows},
 };
 
 /// How long the cluster is looked at after a call that must have done nothing.
 const NOTHING: Duration = Duration::from_secs(3);
 
 /// A cluster whose plugin is the rogue.
-struct Rogue {
-    story: Story,
-    keys: Keys,
+struct RogueCluster {
+    story: TestEnvironment,
+    keys: WrittenKeys,
     turn: usize,
 }
 
-impl Rogue {
+impl RogueCluster {
     async fn begin(redis: RedisCluster) -> Result<Self> {
         let (story, keys) = bed::begin(redis).await?;
         Ok(Self { story, keys, turn: 0 })
@@ -50,9 +50,9 @@ impl Rogue {
         let look = || async {
             let log = self.story.host_log()?;
             let line = log.lines().find_map(|line| line.split_once(&mark));
-            let Some((_, rest)) = line else { return Ok(Look::NotYet("no answers".to_owned())) };
+            let Some((_, rest)) = line else { return Ok(Poll::NotYet("no answers".to_owned())) };
             let mut answers = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
-            Ok(Look::There(answers.next().context("a list of answers")??))
+            Ok(Poll::There(answers.next().context("a list of answers")??))
         };
         let answers = until("the rogue's calls", bed::TOLD, look).await;
         self.story.put("redis-cluster.wasm", &guests::redis_cluster()?)?;
@@ -62,11 +62,11 @@ impl Rogue {
     /// One row: the calls are refused, nothing has happened, and all is well under the policy again.
     async fn refused(
         &mut self,
-        rows: &mut Rows,
+        rows: &mut FaultRows,
         input: &str,
         before: &str,
         calls: Value,
-        judge: impl AsyncFn(&Story) -> Result<()>,
+        judge: impl AsyncFn(&TestEnvironment) -> Result<()>,
     ) -> Result<()> {
         let is_green = rows
             .row(input, before, bed::ROW, async |row| {
@@ -90,7 +90,7 @@ impl Rogue {
         Ok(())
     }
 
-    async fn ends_well(&self, row: &mut Row) -> Result<()> {
+    async fn ends_well(&self, row: &mut FaultRow) -> Result<()> {
         bed::well(&self.story, bed::WELL).await?;
         row.keys_after(self.keys.check()?);
         Ok(())
@@ -103,14 +103,14 @@ fn is_refused(answer: &str) -> bool {
 }
 
 /// The node ids in the ledger.
-fn nodes_of(story: &Story) -> Result<Vec<String>> {
+fn nodes_of(story: &TestEnvironment) -> Result<Vec<String>> {
     let (_, ledger) = story.ledger()?;
     let nodes = ledger.get("nodes").and_then(Value::as_object).context("a ledger has nodes")?;
     Ok(nodes.keys().cloned().collect())
 }
 
 /// The same Pods with the same labels and owners, and each knows all the others.
-async fn same_members(story: &Story, old: &[Seat]) -> Result<()> {
+async fn same_members(story: &TestEnvironment, old: &[ClusterPod]) -> Result<()> {
     let seats = story.redis.seats(&story.client).await?;
     for old in old {
         let now = seats.iter().find(|seat| seat.pod == old.pod).context("a Pod is gone")?;
@@ -139,8 +139,8 @@ fn patch(api_version: &str, kind: &str, name: &str, patch: &Value) -> Value {
 }
 
 /// 1a: members are hidden, relabelled and orphaned.
-pub(crate) async fn members_are_hidden(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let mut rogue = Rogue::begin(redis).await?;
+pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+    let mut rogue = RogueCluster::begin(redis).await?;
     let hidden = bed::replicas(&rogue.story, 2).await?.into_iter().next().context("a replica")?;
     let (_, primary) = bed::primary(&rogue.story, 2).await?;
     let node = hidden.member.own()?.id.clone();
@@ -150,7 +150,7 @@ pub(crate) async fn members_are_hidden(rows: &mut Rows, redis: RedisCluster) -> 
     let forget = json!([{"verb": "forget", "args": {"node": node}}]);
     let hide = json!([{"act": {"instance": instance(&others, "redis", 6379), "actions": forget}}]);
     let before = "the guards saw only what the selector showed";
-    let nothing = async |_: &Story| Ok(());
+    let nothing = async |_: &TestEnvironment| Ok(());
     rogue
         .refused(rows, "a selector that hides a live replica, and forget", before, hide, nothing)
         .await?;
@@ -178,8 +178,11 @@ pub(crate) async fn members_are_hidden(rows: &mut Rows, redis: RedisCluster) -> 
 }
 
 /// 2a: a plugin writes the ledger.
-pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let mut rogue = Rogue::begin(redis).await?;
+pub(crate) async fn a_plugin_writes_the_ledger(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let mut rogue = RogueCluster::begin(redis).await?;
     let (name, _) = rogue.story.ledger()?;
     let data = json!({"data": {"ledger.json": "{}"}});
     let mut whole = data.clone();
@@ -192,7 +195,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisClus
         {"delete": named("v1", "ConfigMap", &name)},
     ]);
     let before = "written: a proof of death could be forged";
-    let is_reserved = async |story: &Story| {
+    let is_reserved = async |story: &TestEnvironment| {
         let (name, _) = story.ledger()?;
         ensure!(name.starts_with("tholepin-ledger-rediscluster-"), "the ledger is {name}");
         Ok(())
@@ -211,7 +214,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(rows: &mut Rows, redis: RedisClus
 
 /// 2b: somebody else writes the ledger, too.
 pub(crate) async fn another_host_writes_the_ledger(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut story, keys) = bed::begin(redis).await?;
@@ -272,14 +275,14 @@ pub(crate) async fn another_host_writes_the_ledger(
 }
 
 /// Changes the ledger as somebody who is not this host would.
-fn edit_ledger(story: &Story, edit: impl FnOnce(&mut Value)) -> Result<()> {
+fn edit_ledger(story: &TestEnvironment, edit: impl FnOnce(&mut Value)) -> Result<()> {
     let (name, mut ledger) = story.ledger()?;
     edit(&mut ledger);
     bed::patch_of(story, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
 }
 
 /// A replica's process dies and another takes its place, which the host writes down; gives its run id.
-async fn replica_dies(story: &Story) -> Result<String> {
+async fn replica_dies(story: &TestEnvironment) -> Result<String> {
     let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.member.pid()?, "KILL")?;
     let (seats, _) = bed::restarted(story, &replica, bed::WELL).await?;
@@ -287,23 +290,23 @@ async fn replica_dies(story: &Story) -> Result<String> {
 }
 
 /// Waits until the ledger has the process that is in a Pod now; gives its run id.
-async fn written_down(story: &Story, seats: &[Seat], pod: &str) -> Result<String> {
+async fn written_down(story: &TestEnvironment, seats: &[ClusterPod], pod: &str) -> Result<String> {
     let now = seats.iter().find(|seat| seat.pod == pod).context("the Pod")?;
     let (run, id) = (now.member.field("run_id").to_owned(), now.member.own()?.id.clone());
     let look = || async {
         let (_, ledger) = story.ledger()?;
         let known = ledger.pointer(&format!("/nodes/{id}/runId")).and_then(Value::as_str);
         Ok(if known == Some(&run) {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet(known.unwrap_or_default().to_owned())
+            Poll::NotYet(known.unwrap_or_default().to_owned())
         })
     };
     until("the new process to be written down", bed::TOLD, look).await?;
     Ok(run.get(..8).unwrap_or_default().to_owned())
 }
 
-async fn taken_over(row: &mut Row, story: &mut Story) -> Result<()> {
+async fn taken_over(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> {
     let (name, ledger) = story.ledger()?;
     ensure!(
         name.starts_with("tholepin-ledger-"),
@@ -328,7 +331,7 @@ async fn taken_over(row: &mut Row, story: &mut Story) -> Result<()> {
         let now: Value = serde_json::from_str(text)?;
         let same = now.get("adoptedAtMs") == ledger.get("adoptedAtMs");
         ensure!(same, "it was begun anew and not taken over");
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until("the old ledger to be taken over", bed::TOLD, look).await?;
     row.saw("taken over under the reserved name");
@@ -337,14 +340,14 @@ async fn taken_over(row: &mut Row, story: &mut Story) -> Result<()> {
 
 /// 3a: Pods and workloads are stopped by way of Kubernetes.
 pub(crate) async fn members_are_stopped_by_kubernetes(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let mut rogue = Rogue::begin(redis).await?;
+    let mut rogue = RogueCluster::begin(redis).await?;
     let (_, primary) = bed::primary(&rogue.story, 0).await?;
     let set = primary.shard.clone();
     let before = "done";
-    let nothing = async |_: &Story| Ok(());
+    let nothing = async |_: &TestEnvironment| Ok(());
     let calls = json!([{"delete": named("v1", "Pod", &primary.pod)}]);
     rogue.refused(rows, "delete of a primary's Pod, with slots", before, calls, nothing).await?;
     let none = json!({"spec": {"replicas": 0}});
@@ -371,7 +374,7 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
 }
 
 /// Both members of a shard, one after the other: at most one may go.
-async fn both_members(rows: &mut Rows, rogue: &mut Rogue) -> Result<()> {
+async fn both_members(rows: &mut FaultRows, rogue: &mut RogueCluster) -> Result<()> {
     let before = "both were deleted";
     rows.row("delete of both Pods of a shard", before, bed::ROW, async |row| {
         row.keys_before(rogue.keys.len());
@@ -393,10 +396,13 @@ async fn both_members(rows: &mut Rows, rogue: &mut Rogue) -> Result<()> {
 }
 
 /// 3b: the last copy, and its volume.
-pub(crate) async fn the_last_copy_is_deleted(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let mut rogue = Rogue::begin(redis).await?;
+pub(crate) async fn the_last_copy_is_deleted(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let mut rogue = RogueCluster::begin(redis).await?;
     let (_, only) = bed::primary(&rogue.story, 0).await?;
-    let nothing = async |_: &Story| Ok(());
+    let nothing = async |_: &TestEnvironment| Ok(());
     let calls = json!([{"delete": named("v1", "Pod", &only.pod)}]);
     rogue.refused(rows, "delete of the only Pod", "done", calls, nothing).await?;
     if rogue.story.redis.storage {
@@ -406,7 +412,7 @@ pub(crate) async fn the_last_copy_is_deleted(rows: &mut Rows, redis: RedisCluste
         let claim = claims.first().and_then(|claim| claim.metadata.name.clone());
         let Some(claim) = claim else { bail!("there is no volume") };
         let calls = json!([{"delete": named("v1", "PersistentVolumeClaim", &claim)}]);
-        let stays = async |story: &Story| {
+        let stays = async |story: &TestEnvironment| {
             let now = bed::get(story, "pvc", &claim)?;
             let goes = now.pointer("/metadata/deletionTimestamp").is_some();
             ensure!(!goes, "the volume is being deleted");

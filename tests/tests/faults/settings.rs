@@ -5,16 +5,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
+    environment::{ApiAccess, TestEnvironment},
     process::signal,
     redis_cluster::RedisCluster,
     router::connect,
-    story::{Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     bed::{self, Condition},
-    table::Rows,
+    table::FaultRows,
 };
 
 /// Settings that were accepted and that this engine does not start with.
@@ -43,15 +43,20 @@ fn about(setting: &str) -> impl Fn(&Condition) -> bool {
 }
 
 /// 10a: at creation: the object says what is wrong, and no server crashes again and again.
-pub(crate) async fn a_bad_setting_at_creation(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let direct = Reach::Direct(tests::cluster::HostSetup::default());
-    let story = Story::begin_by(direct, redis, &[], "").await?;
+pub(crate) async fn a_bad_setting_at_creation(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
+    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     for (setting, value) in BAD {
         rows.row(&format!("creation with {setting}: `{value}`"), CRASHED, bed::ROW, async |row| {
             let mut object = story.redis.object();
             bed::set(&mut object, &["spec", "settings", *setting], *value);
             bed::apply(&story, &[story.redis.secret(), object])?;
-            let told = bed::told(&story, "what is wrong with the setting", about(setting)).await?;
+            let told =
+                bed::condition_where(&story, "what is wrong with the setting", about(setting))
+                    .await?;
             row.saw(format!("`{told}`"));
             let restarts = bed::restarts(&story).await?;
             let most = restarts.iter().map(|(_, count)| *count).max().unwrap_or_default();
@@ -69,7 +74,7 @@ pub(crate) async fn a_bad_setting_at_creation(rows: &mut Rows, redis: RedisClust
 
 /// 10b: on a running cluster, of which a replica is then started again.
 pub(crate) async fn a_bad_setting_and_a_restart(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
@@ -80,7 +85,8 @@ pub(crate) async fn a_bad_setting_and_a_restart(
                 row.keys_before(keys.len());
                 bed::patch(&story, &change(setting, Some(value)))?;
                 let told =
-                    bed::told(&story, "what is wrong with the setting", about(setting)).await?;
+                    bed::condition_where(&story, "what is wrong with the setting", about(setting))
+                        .await?;
                 row.saw(format!("`{}`", told.reason));
                 // The file may take its time to reach the Pod.
                 bed::holds("a server went", Duration::from_secs(2), || async {
@@ -112,7 +118,7 @@ const LIVE: (&str, &str) = ("slowlog-max-len", "77");
 
 /// 10c: a good live setting reaches the running servers, and what they start with next.
 pub(crate) async fn a_good_setting_survives_a_restart(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
@@ -135,7 +141,7 @@ pub(crate) async fn a_good_setting_survives_a_restart(
     bed::end(rows, story)
 }
 
-async fn every_server_has(story: &Story, (setting, value): (&str, &str)) -> Result<()> {
+async fn every_server_has(story: &TestEnvironment, (setting, value): (&str, &str)) -> Result<()> {
     let look = || async {
         for seat in story.redis.seats(&story.client).await? {
             let mut connection = connect(&seat.address, story.redis.password)?;
@@ -143,7 +149,7 @@ async fn every_server_has(story: &Story, (setting, value): (&str, &str)) -> Resu
             let (_, has): (String, String) = get.query(&mut connection)?;
             ensure!(has == value, "{} has {setting} {has}", seat.pod);
         }
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until(format!("{setting} on every server"), bed::TOLD, look).await.map(drop)
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::say;
 
 /// The rows of one case, printed as they end.
-pub(crate) struct Rows {
+pub(crate) struct FaultRows {
     line: u8,
     shape: String,
     green: usize,
@@ -19,13 +19,13 @@ pub(crate) struct Rows {
 
 /// One row while it is measured.
 #[derive(Default)]
-pub(crate) struct Row {
+pub(crate) struct FaultRow {
     now: String,
     before: Option<usize>,
     after: Option<usize>,
 }
 
-impl Row {
+impl FaultRow {
     /// Says what was seen; several times, if it was seen one after the other.
     pub(crate) fn saw(&mut self, text: impl fmt::Display) {
         if !self.now.is_empty() {
@@ -45,7 +45,7 @@ impl Row {
     }
 }
 
-impl Rows {
+impl FaultRows {
     /// Rows of this line of the issue, all with a cluster of one shape.
     pub(crate) const fn new(line: u8, shape: String) -> Self {
         Self { line, shape, green: 0, red: Vec::new() }
@@ -58,10 +58,10 @@ impl Rows {
         input: &str,
         before: &str,
         deadline: Duration,
-        measure: impl AsyncFnOnce(&mut Row) -> Result<()>,
+        measure: impl AsyncFnOnce(&mut FaultRow) -> Result<()>,
     ) -> bool {
         let start = Instant::now();
-        let mut row = Row::default();
+        let mut row = FaultRow::default();
         let measured = tokio::time::timeout(deadline, measure(&mut row)).await;
         let measured = measured.unwrap_or_else(|_| bail!("not at its end after {deadline:?}"));
         let took_s = start.elapsed().as_secs_f64();

@@ -10,12 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use redis::cmd;
 use tests::{
-    keys::Keys,
+    environment::TestEnvironment,
+    keys::WrittenKeys,
     process::signal,
-    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    story::Story,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     bed,
     guard::approval,
-    table::{Row, Rows},
+    table::{FaultRow, FaultRows},
 };
 
 /// The Pods' terminationGracePeriodSeconds of 45 s, 10 s beyond it, and what it takes to heal.
@@ -51,14 +51,14 @@ const CLUSTERS: &[(&str, usize, usize, usize)] = &[
 ];
 
 /// A cluster beside others.
-struct Beside {
+struct SecondCluster {
     redis: RedisCluster,
-    keys: Keys,
-    gone: Vec<Seat>,
+    keys: WrittenKeys,
+    gone: Vec<ClusterPod>,
 }
 
 /// Creates the clusters beside that of the story, and chooses the primaries that are to go.
-async fn beside(story: &Story) -> Result<Vec<Beside>> {
+async fn beside(story: &TestEnvironment) -> Result<Vec<SecondCluster>> {
     let cluster = |&(name, shards, replicas, _): &(&'static str, usize, usize, usize)| {
         RedisCluster { name, shards, replicas, ..story.redis.clone() }
     };
@@ -66,31 +66,31 @@ async fn beside(story: &Story) -> Result<Vec<Beside>> {
     clusters.iter().try_for_each(|redis| redis.create(&story.kubectl))?;
     let mut all = Vec::new();
     for (redis, (.., count)) in clusters.into_iter().zip(CLUSTERS) {
-        let look = || async { Ok(Look::There(redis.well(&story.kubectl, &story.client).await?)) };
+        let look = || async { Ok(Poll::There(redis.well(&story.kubectl, &story.client).await?)) };
         let created = until(format!("{} to be well", redis.name), REPLACED, look).await?;
-        let keys = Keys::put(&redis, &story.client).await?;
+        let keys = WrittenKeys::put(&redis, &story.client).await?;
         let gone = created.0.into_iter().filter(|seat| seat.member.is_primary()).take(*count);
         let gone = gone.collect();
-        all.push(Beside { redis, keys, gone });
+        all.push(SecondCluster { redis, keys, gone });
     }
     Ok(all)
 }
 
 /// Judges each cluster after the fault: it must be well in the end, with every key.
-async fn judge(rows: &mut Rows, story: &Story, input: &str, all: &[Beside]) {
+async fn judge(rows: &mut FaultRows, story: &TestEnvironment, input: &str, all: &[SecondCluster]) {
     // One deadline for all, since they went at once.
     let end = Instant::now() + REPLACED;
-    for Beside { redis, keys, gone } in all {
+    for SecondCluster { redis, keys, gone } in all {
         let RedisCluster { shards, replicas, .. } = redis;
         let input = format!("{shards}x{replicas}, {} of {shards} primaries: {input}", gone.len());
         rows.row(&input, UNREPLACED, ROW, async |row| {
             row.keys_before(keys.len());
             let look = || async {
                 let seats = redis.well(&story.kubectl, &story.client).await?;
-                let is_old = |seat: &&Seat| gone.iter().any(|gone| gone.uid == seat.uid);
+                let is_old = |seat: &&ClusterPod| gone.iter().any(|gone| gone.uid == seat.uid);
                 Ok(match seats.iter().find(is_old) {
-                    Some(seat) => Look::NotYet(format!("{} is still there", seat.pod)),
-                    None => Look::There(()),
+                    Some(seat) => Poll::NotYet(format!("{} is still there", seat.pod)),
+                    None => Poll::There(()),
                 })
             };
             let left = end.saturating_duration_since(Instant::now());
@@ -114,8 +114,11 @@ async fn judge(rows: &mut Rows, story: &Story, input: &str, all: &[Beside]) {
 }
 
 /// 7a: the Pods are deleted by force, so that nobody reports the containers' ends.
-pub(crate) async fn pods_are_deleted_by_force(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
-    let story = Story::begin(redis, &[], "").await?;
+pub(crate) async fn pods_are_deleted_by_force(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let story = TestEnvironment::begin(redis, &[], "").await?;
     let all = beside(&story).await?;
     let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
     delete.extend(all.iter().flat_map(|one| &one.gone).map(|seat| seat.pod.as_str()));
@@ -126,10 +129,10 @@ pub(crate) async fn pods_are_deleted_by_force(rows: &mut Rows, redis: RedisClust
 
 /// 7b: the Pods are deleted while no host runs.
 pub(crate) async fn pods_are_deleted_while_the_host_is_down(
-    rows: &mut Rows,
+    rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let mut story = Story::begin(redis, &[], "").await?;
+    let mut story = TestEnvironment::begin(redis, &[], "").await?;
     let all = beside(&story).await?;
     story.host.kill()?;
     let mut delete = vec!["delete", "pod", "--wait=false"];
@@ -141,7 +144,7 @@ pub(crate) async fn pods_are_deleted_while_the_host_is_down(
         let pods = story.kubectl.run(&["get", "pod", "-o", "jsonpath={.items[*].metadata.uid}"])?;
         let left = gone().filter(|seat| pods.contains(&seat.uid)).map(|seat| seat.pod.as_str());
         let left = left.collect::<Vec<_>>().join(", ");
-        Ok(if left.is_empty() { Look::There(()) } else { Look::NotYet(left) })
+        Ok(if left.is_empty() { Poll::There(()) } else { Poll::NotYet(left) })
     };
     until("the deleted Pods to be gone", GONE, look).await?;
     story.restart()?;
@@ -150,7 +153,7 @@ pub(crate) async fn pods_are_deleted_while_the_host_is_down(
 }
 
 /// 7c: a primary that hangs is silent, which proves nothing.
-pub(crate) async fn a_primary_hangs(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_primary_hangs(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "not taken over";
     rows.row("SIGSTOP of the primary", before, ROW, async |row| {
@@ -173,12 +176,17 @@ pub(crate) async fn a_primary_hangs(rows: &mut Rows, redis: RedisCluster) -> Res
     bed::end(rows, story)
 }
 
-async fn not_taken_over(story: &Story, tag: &str, old: &Seat, duration: Duration) -> Result<()> {
+async fn not_taken_over(
+    story: &TestEnvironment,
+    tag: &str,
+    old: &ClusterPod,
+    duration: Duration,
+) -> Result<()> {
     let look = || still_owns(story, tag, old);
     bed::holds("a primary that may live was replaced", duration, look).await
 }
 
-async fn still_owns(story: &Story, tag: &str, old: &Seat) -> Result<()> {
+async fn still_owns(story: &TestEnvironment, tag: &str, old: &ClusterPod) -> Result<()> {
     let seats = story.redis.answering(&story.client).await?;
     let other = seats.iter().find(|seat| seat.serves(tag) && seat.pod != old.pod);
     ensure!(other.is_none(), "{:?} took over", other.map(|seat| &seat.pod));
@@ -187,7 +195,7 @@ async fn still_owns(story: &Story, tag: &str, old: &Seat) -> Result<()> {
 
 /// 7d: a living primary is cut off from everybody but its own clients. Runs this program again in a network
 /// namespace, where addresses can be cut off from each other.
-pub(crate) async fn a_primary_is_cut_off(rows: &mut Rows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_primary_is_cut_off(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     if env::var_os(INSIDE).is_none() {
         return in_a_namespace(rows, "7d");
     }
@@ -207,10 +215,10 @@ pub(crate) async fn a_primary_is_cut_off(rows: &mut Rows, redis: RedisCluster) -
     bed::end(rows, story)
 }
 
-async fn cut_off(row: &mut Row, story: &Story, keys: &Keys) -> Result<()> {
+async fn cut_off(row: &mut FaultRow, story: &TestEnvironment, keys: &WrittenKeys) -> Result<()> {
     let (tag, primary) = bed::primary(story, 0).await?;
     let ip = ip_of(&primary)?;
-    let cut = Cut::begin(&ip)?;
+    let cut = NetworkCut::begin(&ip)?;
     let written = Cell::new(0_usize);
     let look = || async {
         let key = format!("{{{tag}}}:cut-{}", written.get());
@@ -241,9 +249,13 @@ async fn cut_off(row: &mut Row, story: &Story, keys: &Keys) -> Result<()> {
 }
 
 /// The Pod is gone and its address does not answer: a time-out proves nothing, so a person is asked.
-async fn asked_to_confirm(row: &mut Row, story: &Story, keys: &Keys) -> Result<()> {
+async fn asked_to_confirm(
+    row: &mut FaultRow,
+    story: &TestEnvironment,
+    keys: &WrittenKeys,
+) -> Result<()> {
     let (tag, primary) = bed::primary(story, 0).await?;
-    let cut = Cut::begin(&ip_of(&primary)?)?;
+    let cut = NetworkCut::begin(&ip_of(&primary)?)?;
     story.kubectl.run(&[
         "delete",
         "pod",
@@ -254,7 +266,9 @@ async fn asked_to_confirm(row: &mut Row, story: &Story, keys: &Keys) -> Result<(
     ])?;
     let wait = Duration::from_secs(75);
     let stays = not_taken_over(story, &tag, &primary, wait).await;
-    let asked = bed::told(story, "confirm-dead", |one| one.message.contains("confirm-dead")).await;
+    let asked =
+        bed::condition_where(story, "confirm-dead", |one| one.message.contains("confirm-dead"))
+            .await;
     drop(cut);
     stays?;
     let asked = asked?;
@@ -269,17 +283,17 @@ async fn asked_to_confirm(row: &mut Row, story: &Story, keys: &Keys) -> Result<(
     Ok(())
 }
 
-fn ip_of(seat: &Seat) -> Result<String> {
+fn ip_of(seat: &ClusterPod) -> Result<String> {
     let (ip, _) = seat.address.split_once(':').context("an address has a port")?;
     Ok(ip.to_owned())
 }
 
 /// An address that nobody reaches but one client; whole again when dropped.
-struct Cut {
+struct NetworkCut {
     rules: Vec<Vec<String>>,
 }
 
-impl Cut {
+impl NetworkCut {
     /// Where the one client speaks from.
     const CLIENT: &str = "127.255.0.1";
 
@@ -321,7 +335,7 @@ impl Cut {
     }
 }
 
-impl Drop for Cut {
+impl Drop for NetworkCut {
     fn drop(&mut self) {
         for words in &self.rules {
             // The namespace goes with the run.
@@ -338,7 +352,7 @@ fn ip_rule(verb: &str, words: &[String]) -> Result<()> {
 }
 
 /// Runs one case of this program in a network namespace of its own, with its rows in this output.
-fn in_a_namespace(rows: &mut Rows, name: &str) -> Result<()> {
+fn in_a_namespace(rows: &mut FaultRows, name: &str) -> Result<()> {
     // The rule for local addresses goes behind those that a test adds.
     let script = "ip link set lo up && ip rule add pref 100 lookup local && ip rule del pref 0 && \
                   exec \"$0\" --only \"$1\"";

@@ -5,27 +5,27 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use redis::cmd;
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     oracle::{differences, shape},
     redis_cluster::{NAMESPACE, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::Outcome;
+use crate::ScenarioResult;
 
 /// A1: C(3,1) with a password, created twice. The second must end as the first.
-pub(crate) async fn three_shards_are_created() -> Result<Outcome> {
+pub(crate) async fn three_shards_are_created() -> Result<ScenarioResult> {
     created(RedisCluster::USUAL, 15.0).await
 }
 
 /// A2: C(1,0).
-pub(crate) async fn a_lone_primary_is_created() -> Result<Outcome> {
+pub(crate) async fn a_lone_primary_is_created() -> Result<ScenarioResult> {
     created(RedisCluster { shards: 1, replicas: 0, ..RedisCluster::USUAL }, 10.0).await
 }
 
-async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
-    let mut story = Story::begin(redis, &[], "").await?;
+async fn created(redis: RedisCluster, bound_s: f64) -> Result<ScenarioResult> {
+    let mut story = TestEnvironment::begin(redis, &[], "").await?;
     let start = Instant::now();
     story.redis.create(&story.kubectl)?;
     story.well().await?;
@@ -46,12 +46,12 @@ async fn created(redis: RedisCluster, bound_s: f64) -> Result<Outcome> {
     let differences = differences(&first, &again);
     ensure!(differences.is_empty(), "created again, it differs: {}", differences.join("; "));
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("ready", took, bound_s, &report);
+    let outcome = ScenarioResult::new("ready", took, bound_s, &report);
     Ok(outcome.note(format!("deleted in {:.1} s and created again", deleted.as_secs_f64())))
 }
 
 /// Deletes the RedisCluster and waits until nothing of it is left; gives how long that took.
-pub(crate) async fn deleted(story: &Story) -> Result<Duration> {
+pub(crate) async fn deleted(story: &TestEnvironment) -> Result<Duration> {
     let start = Instant::now();
     story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
     let look = || async {
@@ -59,16 +59,16 @@ pub(crate) async fn deleted(story: &Story) -> Result<Duration> {
         let rest = shape(&story.client, NAMESPACE).await?;
         let rest: Vec<_> =
             rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
-        Ok(if rest.is_empty() { Look::There(()) } else { Look::NotYet(rest.join(", ")) })
+        Ok(if rest.is_empty() { Poll::There(()) } else { Poll::NotYet(rest.join(", ")) })
     };
     until("everything to be deleted", GIVE_UP, look).await?;
     Ok(start.elapsed())
 }
 
 /// A6: nothing happens to a cluster that is ready.
-pub(crate) async fn nothing_happens() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn nothing_happens() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let idle = Duration::from_secs(60);
     let report = story.end(idle).await?;
-    Ok(Outcome::new("quiet", idle, 60.0, &report))
+    Ok(ScenarioResult::new("quiet", idle, 60.0, &report))
 }

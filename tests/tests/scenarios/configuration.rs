@@ -6,23 +6,23 @@ use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use serde_json::{Value, json};
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     process::signal,
-    redis_cluster::{NAMESPACE, PASSWORD, RedisCluster, Seat},
+    redis_cluster::{ClusterPod, NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::Outcome;
+use crate::ScenarioResult;
 
 /// What a server says that was built without defragmentation, as that of the tests is.
 const WORDS: &str = "Active defragmentation cannot be enabled";
 
 /// U6 by hand and U7: a setting that this engine refuses, at creation and on a running cluster; then a setting that
 /// only a restart can change; then a StatefulSet that is deleted without its Pods.
-pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Outcome> {
+pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<ScenarioResult> {
     let redis = RedisCluster { shards: 1, ..RedisCluster::USUAL };
-    let mut story = Story::begin(redis, &[], "").await?;
+    let mut story = TestEnvironment::begin(redis, &[], "").await?;
     let start = Instant::now();
     create(&story, &json!({"activedefrag": "yes"}))?;
     condition(&story, "Ready", "False", WORDS).await?;
@@ -41,7 +41,7 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Outcome>
         let (seats, _) = story.well().await?;
         let now = seats.iter().find(|seat| seat.pod == replica.pod).context("the replica")?;
         let restarted = now.member.pid()? != replica.member.pid()?;
-        Ok(if restarted { Look::There(()) } else { Look::NotYet("the same process".into()) })
+        Ok(if restarted { Poll::There(()) } else { Poll::NotYet("the same process".into()) })
     };
     until("the replica to start again", GIVE_UP, back).await?;
 
@@ -57,18 +57,18 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Outcome>
     shown(&story, &[("slowlog-max-len", "256"), ("hz", "20")]).await?;
     let one = || async {
         let all = revisions(&story)?;
-        Ok(if all.len() == 1 { Look::There(()) } else { Look::NotYet(all.join(", ")) })
+        Ok(if all.len() == 1 { Poll::There(()) } else { Poll::NotYet(all.join(", ")) })
     };
     until("the old revision to be deleted", GIVE_UP, one).await?;
 
     let orphaned = adopted(&story).await?;
     story.watch().await?;
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("a refused setting told at creation", told, 15.0, &report);
+    let outcome = ScenarioResult::new("a refused setting told at creation", told, 15.0, &report);
     Ok(outcome.note(format!("orphans adopted in {:.1} s", orphaned.as_secs_f64())))
 }
 
-fn create(story: &Story, settings: &Value) -> Result<()> {
+fn create(story: &TestEnvironment, settings: &Value) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -92,14 +92,19 @@ fn create(story: &Story, settings: &Value) -> Result<()> {
     story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], &stream).map(drop)
 }
 
-fn set(story: &Story, settings: &Value) -> Result<()> {
+fn set(story: &TestEnvironment, settings: &Value) -> Result<()> {
     let patch = json!({"spec": {"settings": settings}}).to_string();
     let name = story.redis.name;
     story.kubectl.run(&["patch", "rediscluster", name, "--type", "merge", "-p", &patch]).map(drop)
 }
 
 /// Waits until the object says so.
-async fn condition(story: &Story, name: &str, status: &str, words: &str) -> Result<Value> {
+async fn condition(
+    story: &TestEnvironment,
+    name: &str,
+    status: &str,
+    words: &str,
+) -> Result<Value> {
     let look = || async {
         let object = object(story)?;
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
@@ -110,30 +115,30 @@ async fn condition(story: &Story, name: &str, status: &str, words: &str) -> Resu
             .and_then(Value::as_str)
             .is_some_and(|message| message.contains(words));
         let holds = found.get("status").is_some_and(|it| it == status) && says;
-        Ok(if holds { Look::There(found) } else { Look::NotYet(found.to_string()) })
+        Ok(if holds { Poll::There(found) } else { Poll::NotYet(found.to_string()) })
     };
     let what = format!("{name}={status} with `{words}`");
     Ok(until(what, GIVE_UP, look).await?.0)
 }
 
-fn object(story: &Story) -> Result<Value> {
+fn object(story: &TestEnvironment) -> Result<Value> {
     let text = story.kubectl.run(&["get", "rediscluster", story.redis.name, "-o", "json"])?;
     Ok(serde_json::from_str(&text)?)
 }
 
-fn live_file(story: &Story) -> Result<String> {
+fn live_file(story: &TestEnvironment) -> Result<String> {
     let name = format!("{}-live", story.redis.name);
     story.kubectl.run(&["get", "configmap", &name, "-o", "json"])
 }
 
-fn revisions(story: &Story) -> Result<Vec<String>> {
+fn revisions(story: &TestEnvironment) -> Result<Vec<String>> {
     let names = story.kubectl.run(&["get", "configmap", "-o", "name"])?;
     let prefix = format!("configmap/{}-config", story.redis.name);
     Ok(names.lines().filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
 }
 
 /// Waits until every server shows these values.
-async fn shown(story: &Story, wanted: &[(&str, &str)]) -> Result<()> {
+async fn shown(story: &TestEnvironment, wanted: &[(&str, &str)]) -> Result<()> {
     let look = || async {
         for seat in story.redis.seats(&story.client).await? {
             let mut server = connect(&seat.address, Some(PASSWORD))?;
@@ -141,33 +146,33 @@ async fn shown(story: &Story, wanted: &[(&str, &str)]) -> Result<()> {
                 let shown: BTreeMap<String, String> =
                     cmd("CONFIG").arg("GET").arg(name).query(&mut server)?;
                 if shown.get(*name).map(String::as_str) != Some(value) {
-                    return Ok(Look::NotYet(format!("{} shows {shown:?}", seat.pod)));
+                    return Ok(Poll::NotYet(format!("{} shows {shown:?}", seat.pod)));
                 }
             }
         }
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until(format!("every server to show {wanted:?}"), GIVE_UP, look).await.map(drop)
 }
 
 /// Deletes the Pod that the condition names, and waits until all is well with another in its place.
-async fn replace_next(story: &Story) -> Result<()> {
+async fn replace_next(story: &TestEnvironment) -> Result<()> {
     let (seats, _) = story.well().await?;
     let found = condition(story, "Outdated", "True", "").await?;
     let message = found.get("message").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let named = |seat: &&Seat| message.contains(&format!("next is `{}`", seat.pod));
+    let named = |seat: &&ClusterPod| message.contains(&format!("next is `{}`", seat.pod));
     let next = seats.iter().find(named).with_context(|| message.clone())?;
     story.kubectl.run(&["delete", "pod", &next.pod, "--wait=false"])?;
     let look = || async {
         let (seats, _) = story.well().await?;
         let is_new = !seats.iter().any(|seat| seat.uid == next.uid);
-        Ok(if is_new { Look::There(()) } else { Look::NotYet(format!("{} is there", next.pod)) })
+        Ok(if is_new { Poll::There(()) } else { Poll::NotYet(format!("{} is there", next.pod)) })
     };
     until(format!("{} to be replaced", next.pod), GIVE_UP, look).await.map(drop)
 }
 
 /// Deletes the StatefulSet without its Pods; gives how long it took until they belong to its successor.
-async fn adopted(story: &Story) -> Result<std::time::Duration> {
+async fn adopted(story: &TestEnvironment) -> Result<std::time::Duration> {
     let (before, _) = story.well().await?;
     let set = &before.first().context("a Pod")?.shard;
     let uid = |name: &str| -> Result<String> {
@@ -187,7 +192,7 @@ async fn adopted(story: &Story) -> Result<std::time::Duration> {
         });
         let owned = owned.count();
         let done = new != old && owned == before.len();
-        Ok(if done { Look::There(()) } else { Look::NotYet(format!("{owned} adopted")) })
+        Ok(if done { Poll::There(()) } else { Poll::NotYet(format!("{owned} adopted")) })
     };
     until("the Pods to be adopted", GIVE_UP, look).await?;
     let took = start.elapsed();

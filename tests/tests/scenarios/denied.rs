@@ -8,17 +8,17 @@ use kube::Api;
 use redis::cmd;
 use serde_json::{Value, json};
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     guests,
     imports::{ALLOWED, DENIED},
     oracle::host_writes,
     redis_cluster::{NAMESPACE, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use tholepin_schema::reserved;
 
-use crate::{Outcome, objects::Objects};
+use crate::{ScenarioResult, objects::TestObjects};
 
 /// What every command that a client sends by itself when it connects is counted as, and what the test
 /// asks.
@@ -38,9 +38,9 @@ spec:
 "#;
 
 /// E4: each is denied with the grant that is missing, and nothing has reached Kubernetes or Redis.
-pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
+pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?)];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
     story.kubectl.run_with(&["create", "-f", "-"], SERVER)?;
     story.well().await?;
@@ -52,7 +52,7 @@ pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
     let writes = host_writes(&story.cluster.audit_log())?.len();
 
     let functions: Vec<_> = DENIED.iter().chain(ALLOWED).collect();
-    let probes = Objects::new(&story.client, "Probe");
+    let probes = TestObjects::new(&story.client, "Probe");
     let start = Instant::now();
     let names = probes
         .create(functions.len(), |name| {
@@ -71,8 +71,8 @@ pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
                 line.contains(&wanted.to_lowercase()) && (!is_denied || line.contains("denied"))
             };
             Ok(match lines.find(|line| says(line)) {
-                Some(_) => Look::There(()),
-                None => Look::NotYet(format!("no answer with {wanted}")),
+                Some(_) => Poll::There(()),
+                None => Poll::NotYet(format!("no answer with {wanted}")),
             })
         };
         until(format!("{function} to be answered"), GIVE_UP, look).await?;
@@ -100,21 +100,21 @@ pub(crate) async fn every_import_is_denied() -> Result<Outcome> {
     story.kubectl.run(&["delete", "probes", "--all", "-n", NAMESPACE])?;
     let report = story.end(QUIET).await?;
     let what = "every import answered";
-    Ok(Outcome::new(what, took, 5.0, &report).note(format!(
+    Ok(ScenarioResult::new(what, took, 5.0, &report).note(format!(
         "{} denied with the grant that is missing, {} need none; 0 writes, 0 connections",
         DENIED.len(),
         ALLOWED.len()
     )))
 }
 
-async fn address(story: &Story) -> Result<String> {
+async fn address(story: &TestEnvironment) -> Result<String> {
     let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
     let look = || async {
         let status = pods.get("a-0").await?.status.context("no status yet")?;
         let ip = status.pod_ip.context("no address yet")?;
         let address = format!("{ip}:6379");
         connect(&address, None)?;
-        Ok(Look::There(address))
+        Ok(Poll::There(address))
     };
     Ok(until("the lone server", GIVE_UP, look).await?.0)
 }

@@ -16,15 +16,15 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     guests,
     redis_cluster::{NAMESPACE, RedisCluster},
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
-    Outcome,
-    objects::{Objects, conditions},
+    ScenarioResult,
+    objects::{TestObjects, conditions},
 };
 
 /// How often E1 overwrites the plugin.
@@ -34,13 +34,13 @@ const SWAPS: usize = 20;
 const GROWTH_MAX_KIB: u64 = 256 << 10;
 
 /// E1: the plugin is overwritten twenty times, alternating between two versions.
-pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<Outcome> {
+pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<ScenarioResult> {
     let versions = [guests::config_maker("Howdy")?, guests::config_maker("Hello")?];
     let [_, hello] = &versions;
     let plugins = [("config-maker", hello.clone())];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, "").await?;
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, "").await?;
     story.redis.create(&story.kubectl)?;
-    let greetings = Objects::new(&story.client, "Greeting");
+    let greetings = TestObjects::new(&story.client, "Greeting");
     let names = greetings.create(50, |name| json!({ "text": name })).await?;
     story.well().await?;
     greeted(&story, "Hello", &names).await?;
@@ -62,14 +62,14 @@ pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<Outcome> 
     firsts.sort();
     let p50 = *firsts.get(SWAPS / 2).context("twenty swaps")?;
     let slowest = firsts.last().copied().unwrap_or_default();
-    let outcome = Outcome::new("first new reconcile (p50)", p50, 0.5, &report);
+    let outcome = ScenarioResult::new("first new reconcile (p50)", p50, 0.5, &report);
     Ok(outcome.note(format!("slowest of {SWAPS} swaps {:.2} s", slowest.as_secs_f64())))
 }
 
 /// Overwrites the plugin and waits until every object was reconciled by it; gives how long the first
 /// took. No object may be reconciled by the old version after the new one.
 async fn overwrite(
-    story: &Story,
+    story: &TestEnvironment,
     component: &[u8],
     greeting: &str,
     names: &[String],
@@ -96,25 +96,29 @@ async fn overwrite(
 }
 
 /// Waits until every object's ConfigMap greets so.
-pub(crate) async fn greeted(story: &Story, greeting: &str, names: &[String]) -> Result<()> {
+pub(crate) async fn greeted(
+    story: &TestEnvironment,
+    greeting: &str,
+    names: &[String],
+) -> Result<()> {
     let api: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
     let look = || async {
         let maps = api.list(&ListParams::default()).await?;
         let texts = maps.items.iter().filter_map(|map| map.data.as_ref()?.get("greeting"));
         let done = texts.filter(|text| text.starts_with(greeting)).count();
         let all = done == names.len();
-        Ok(if all { Look::There(()) } else { Look::NotYet(format!("{done} greeted")) })
+        Ok(if all { Poll::There(()) } else { Poll::NotYet(format!("{done} greeted")) })
     };
     until(format!("all to be greeted with {greeting}"), GIVE_UP, look).await.map(drop)
 }
 
 /// E2: files that are no good plugin; the revision before serves throughout.
-pub(crate) async fn bad_plugins_are_refused() -> Result<Outcome> {
+pub(crate) async fn bad_plugins_are_refused() -> Result<ScenarioResult> {
     let good = guests::config_maker("Hello")?;
     let plugins = [("config-maker", good.clone())];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, "").await?;
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, "").await?;
     story.redis.create(&story.kubectl)?;
-    let greetings = Objects::new(&story.client, "Greeting");
+    let greetings = TestObjects::new(&story.client, "Greeting");
     let names = greetings.create(100, |_| json!({"text": "you"})).await?;
     story.well().await?;
     greeted(&story, "Hello, you", &names).await?;
@@ -148,33 +152,38 @@ pub(crate) async fn bad_plugins_are_refused() -> Result<Outcome> {
     story.put("config-maker.yaml", settings.as_bytes())?;
     serving(&story).await?;
     let report = story.end(QUIET).await?;
-    Ok(Outcome::new("refused (slowest of 5)", slowest, 2.0, &report))
+    Ok(ScenarioResult::new("refused (slowest of 5)", slowest, 2.0, &report))
 }
 
 /// Waits until the plugin is refused for this reason while another revision serves.
-async fn refused(story: &Story, reason: &str) -> Result<()> {
+async fn refused(story: &TestEnvironment, reason: &str) -> Result<()> {
     let look = || async {
         let plugin = story.plugin("config-maker")?;
         let says = |field: &str| plugin.pointer(field).and_then(Value::as_str).unwrap_or_default();
         let complete = !says("/status/active").is_empty() && !says("/status/message").is_empty();
         let done = says("/status/reason") == reason && complete;
-        Ok(if done { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+        Ok(if done { Poll::There(()) } else { Poll::NotYet(plugin.to_string()) })
     };
     until(format!("the plugin to be refused: {reason}"), GIVE_UP, look).await.map(drop)
 }
 
 /// Waits until nothing is said against the plugin.
-async fn serving(story: &Story) -> Result<()> {
+async fn serving(story: &TestEnvironment) -> Result<()> {
     let look = || async {
         let plugin = story.plugin("config-maker")?;
         let done = plugin.pointer("/status/reason").is_none();
-        Ok(if done { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+        Ok(if done { Poll::There(()) } else { Poll::NotYet(plugin.to_string()) })
     };
     until("the plugin to serve", GIVE_UP, look).await.map(drop)
 }
 
 /// The revision that serves reconciles every object: all are changed and changed back.
-async fn serves(story: &Story, all: &Objects, names: &[String], text: &str) -> Result<()> {
+async fn serves(
+    story: &TestEnvironment,
+    all: &TestObjects,
+    names: &[String],
+    text: &str,
+) -> Result<()> {
     for text in [text, "you"] {
         all.change(names, &json!({ "text": text })).await?;
         greeted(story, &format!("Hello, {text}"), names).await?;
@@ -183,11 +192,11 @@ async fn serves(story: &Story, all: &Objects, names: &[String], text: &str) -> R
 }
 
 /// E3: on one object the plugin misbehaves in each way there is.
-pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<Outcome> {
+pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?)];
-    let mut story = Story::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
-    let probes = Objects::new(&story.client, "Probe");
+    let probes = TestObjects::new(&story.client, "Probe");
     let names = probes.create(100, |_| json!({"do": "nothing"})).await?;
     let (bad, others) = names.split_first().context("there are objects")?;
     story.well().await?;
@@ -225,13 +234,13 @@ pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<Outcome> {
     ensure!(meanwhile <= limit, "the other 99 took {meanwhile:?}; alone they take {alone:?}");
     let report = story.end(QUIET).await?;
     let (alone, meanwhile) = (alone.as_secs_f64(), meanwhile.as_secs_f64());
-    Ok(Outcome::new("quarantined (slowest of 6)", slowest, 5.0, &report)
+    Ok(ScenarioResult::new("quarantined (slowest of 6)", slowest, 5.0, &report)
         .note(format!("the other 99 twice: {alone:.2} s alone, {meanwhile:.2} s meanwhile"))
         .note(format!("the host grew by {} MiB", growth >> 10)))
 }
 
 /// Makes these objects invalid and valid again, and waits each time until the host says so of all.
-async fn round(probes: &Objects, names: &[String]) -> Result<Duration> {
+async fn round(probes: &TestObjects, names: &[String]) -> Result<Duration> {
     let start = Instant::now();
     probes.change(names, &json!({"do": "be-invalid"})).await?;
     has(probes, names, &["Reconciled"]).await?;
@@ -241,7 +250,7 @@ async fn round(probes: &Objects, names: &[String]) -> Result<Duration> {
 }
 
 /// Waits until each of these objects has exactly these conditions of the host.
-pub(crate) async fn has(probes: &Objects, names: &[String], wanted: &[&str]) -> Result<()> {
+pub(crate) async fn has(probes: &TestObjects, names: &[String], wanted: &[&str]) -> Result<()> {
     let look = || async {
         let all = probes.all().await?;
         for name in names {
@@ -251,10 +260,10 @@ pub(crate) async fn has(probes: &Objects, names: &[String], wanted: &[&str]) -> 
             // A condition of an earlier generation is one that the host has not yet taken back.
             let old = wanted.is_empty() && object.pointer("/status/conditions/0").is_some();
             if !fits || old {
-                return Ok(Look::NotYet(format!("{name}: {object}")));
+                return Ok(Poll::NotYet(format!("{name}: {object}")));
             }
         }
-        Ok(Look::There(()))
+        Ok(Poll::There(()))
     };
     until(format!("{} objects to have {wanted:?}", names.len()), GIVE_UP, look).await.map(drop)
 }

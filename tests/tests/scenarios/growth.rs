@@ -15,12 +15,12 @@ use kube::{
 };
 use serde_json::json;
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     redis_cluster::{NAMESPACE, RedisCluster},
-    story::{GIVE_UP, QUIET, Story},
 };
 
 use crate::{
-    Outcome,
+    ScenarioResult,
     engine::resident_kib,
     load::{clusters, is_ready},
     say,
@@ -41,19 +41,19 @@ const DESCRIPTORS_MORE_MAX: usize = 16;
 
 /// How large a process is.
 #[derive(Clone, Copy, Debug)]
-struct Size {
+struct ProcessSize {
     resident_kib: u64,
     descriptors: usize,
 }
 
-impl Size {
+impl ProcessSize {
     fn of(pid: u32) -> Result<Self> {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         Ok(Self { resident_kib: resident_kib(pid)?, descriptors })
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for ProcessSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} MiB, {} descriptors", self.resident_kib >> 10, self.descriptors)
     }
@@ -61,33 +61,33 @@ impl fmt::Display for Size {
 
 /// What the two processes measure after so many cycles.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct ProcessSizes {
     cycles: usize,
-    host: Size,
-    local: Size,
+    host: ProcessSize,
+    local: ProcessSize,
 }
 
-impl Sizes {
-    fn of(story: &Story, cycles: usize) -> Result<Self> {
-        let host = Size::of(story.host.pid())?;
-        Ok(Self { cycles, host, local: Size::of(story.cluster.process.pid())? })
+impl ProcessSizes {
+    fn of(story: &TestEnvironment, cycles: usize) -> Result<Self> {
+        let host = ProcessSize::of(story.host.pid())?;
+        Ok(Self { cycles, host, local: ProcessSize::of(story.cluster.process.pid())? })
     }
 }
 
 /// L3: a cluster of one primary and one replica is created and deleted again and again.
-pub(crate) async fn a_cluster_comes_and_goes() -> Result<Outcome> {
-    let mut story = Story::begin(RedisCluster::USUAL, &[], "").await?;
+pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
     story.watch().await?;
     let clusters = clusters(&story.client);
     let pods = Api::namespaced(story.client.clone(), NAMESPACE);
     let start = Instant::now();
-    let mut noted = vec![Sizes::of(&story, 0)?];
+    let mut noted = vec![ProcessSizes::of(&story, 0)?];
     for cycle in 1..=CYCLES {
         come_and_go(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
         if cycle.is_multiple_of(NOTED_EACH) {
-            let sizes = Sizes::of(&story, cycle)?;
+            let sizes = ProcessSizes::of(&story, cycle)?;
             say(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
             noted.push(sizes);
         }
@@ -96,14 +96,14 @@ pub(crate) async fn a_cluster_comes_and_goes() -> Result<Outcome> {
     judge(&noted)?;
     let report = story.end(QUIET).await?;
     let ends = noted.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
-    let outcome = Outcome::new("200 clusters came and went", took, 400.0, &report);
-    Ok(ends.fold(outcome, |outcome, Sizes { cycles, host, local }| {
+    let outcome = ScenarioResult::new("200 clusters came and went", took, 400.0, &report);
+    Ok(ends.fold(outcome, |outcome, ProcessSizes { cycles, host, local }| {
         outcome.note(format!("after {cycles}: host {host}, local {local}"))
     }))
 }
 
 /// Checks every note after [`SETTLED`] cycles against that one.
-fn judge(noted: &[Sizes]) -> Result<()> {
+fn judge(noted: &[ProcessSizes]) -> Result<()> {
     let settled = noted.iter().skip_while(|sizes| sizes.cycles < SETTLED);
     let Some(base) = settled.clone().next() else { bail!("nothing was noted") };
     for now in settled {

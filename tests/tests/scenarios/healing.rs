@@ -5,52 +5,52 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use redis::cmd;
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     process::signal,
-    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::Outcome;
+use crate::ScenarioResult;
 
 /// From the death of a primary to the first write to its slots.
 const FIRST_WRITE_S: f64 = 0.5;
 
 /// F1a: the process of a primary is killed.
-pub(crate) async fn a_primary_is_killed() -> Result<Outcome> {
+pub(crate) async fn a_primary_is_killed() -> Result<ScenarioResult> {
     killed(RedisCluster::USUAL).await
 }
 
 /// F1 with storage, a.
-pub(crate) async fn a_primary_with_storage_is_killed() -> Result<Outcome> {
+pub(crate) async fn a_primary_with_storage_is_killed() -> Result<ScenarioResult> {
     killed(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
 }
 
 /// F1b: the Pod of a primary is deleted at once.
-pub(crate) async fn a_primary_s_pod_is_deleted() -> Result<Outcome> {
+pub(crate) async fn a_primary_s_pod_is_deleted() -> Result<ScenarioResult> {
     deleted(RedisCluster::USUAL).await
 }
 
 /// F1 with storage, b.
-pub(crate) async fn a_primary_s_pod_with_storage_is_deleted() -> Result<Outcome> {
+pub(crate) async fn a_primary_s_pod_with_storage_is_deleted() -> Result<ScenarioResult> {
     deleted(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
 }
 
-async fn killed(redis: RedisCluster) -> Result<Outcome> {
-    let story = Story::with_redis(redis).await?;
+async fn killed(redis: RedisCluster) -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(redis).await?;
     let (first_write, healed, _) = kill_a_primary(&story, 0).await?;
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("first write", first_write, FIRST_WRITE_S, &report);
+    let outcome = ScenarioResult::new("first write", first_write, FIRST_WRITE_S, &report);
     Ok(outcome.note(format!("healed after {:.1} s", healed.as_secs_f64())))
 }
 
 /// Kills the primary of a shard's process; gives how long its slots could not be written, how long it
 /// took until all was well, and the Pod that had it.
 pub(crate) async fn kill_a_primary(
-    story: &Story,
+    story: &TestEnvironment,
     shard: usize,
-) -> Result<(Duration, Duration, Seat)> {
+) -> Result<(Duration, Duration, ClusterPod)> {
     let (tag, primary) = primary(story, shard).await?;
     story.writer()?.forget_outages();
     let start = Instant::now();
@@ -67,8 +67,8 @@ pub(crate) async fn kill_a_primary(
     Ok((first_write, took, primary))
 }
 
-async fn deleted(redis: RedisCluster) -> Result<Outcome> {
-    let story = Story::with_redis(redis).await?;
+async fn deleted(redis: RedisCluster) -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(redis).await?;
     let (tag, primary) = primary(&story, 1).await?;
     story.writer()?.forget_outages();
     let start = Instant::now();
@@ -82,13 +82,13 @@ async fn deleted(redis: RedisCluster) -> Result<Outcome> {
     ensure!(now.address != primary.address, "{pod} has the same address");
     ensure!(!now.member.is_primary(), "{pod} came back as the primary");
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("first write", first_write, FIRST_WRITE_S, &report);
+    let outcome = ScenarioResult::new("first write", first_write, FIRST_WRITE_S, &report);
     Ok(outcome.note(format!("healed after {:.1} s", took.as_secs_f64())))
 }
 
 /// F7: a replica hangs for 30 s. Nothing fails over, and it follows again.
-pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn a_replica_hangs() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
     let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
     let pid = replica.member.pid()?;
@@ -100,29 +100,34 @@ pub(crate) async fn a_replica_hangs() -> Result<Outcome> {
     let took = start.elapsed();
     same_processes(&seats, &after)?;
     let report = story.end(QUIET).await?;
-    Ok(Outcome::new("back in sync", took, 5.0, &report))
+    Ok(ScenarioResult::new("back in sync", took, 5.0, &report))
 }
 
 /// F9: all others forget a replica.
-pub(crate) async fn a_replica_is_forgotten() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn a_replica_is_forgotten() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
     let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
     forgotten(story, &seats, replica).await
 }
 
 /// F9 again: all others forget a primary, but for its replica, which Redis does not let.
-pub(crate) async fn a_primary_is_forgotten() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn a_primary_is_forgotten() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
     let primary = seats.iter().find(|seat| seat.member.is_primary()).context("a primary")?;
     forgotten(story, &seats, primary).await
 }
 
-async fn forgotten(story: Story, seats: &[Seat], forgotten: &Seat) -> Result<Outcome> {
+async fn forgotten(
+    story: TestEnvironment,
+    seats: &[ClusterPod],
+    forgotten: &ClusterPod,
+) -> Result<ScenarioResult> {
     let id = &forgotten.member.own()?.id;
     let start = Instant::now();
-    let follows = |seat: &Seat| seat.shard == forgotten.shard && forgotten.member.is_primary();
+    let follows =
+        |seat: &ClusterPod| seat.shard == forgotten.shard && forgotten.member.is_primary();
     for other in seats.iter().filter(|seat| seat.pod != forgotten.pod && !follows(seat)) {
         let mut connection = connect(&other.address, Some(PASSWORD))?;
         cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
@@ -132,11 +137,11 @@ async fn forgotten(story: Story, seats: &[Seat], forgotten: &Seat) -> Result<Out
     let now = find(&after, &forgotten.pod)?;
     ensure!(now.uid == forgotten.uid, "{} was replaced", now.pod);
     let report = story.end(QUIET).await?;
-    Ok(Outcome::new("known again", took, 10.0, &report))
+    Ok(ScenarioResult::new("known again", took, 10.0, &report))
 }
 
 /// The primary of the n-th run of slots, and a tag of keys there.
-pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat)> {
+pub(crate) async fn primary(story: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
     let tag = story.redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
     let seats = story.redis.seats(&story.client).await?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
@@ -144,7 +149,7 @@ pub(crate) async fn primary(story: &Story, shard: usize) -> Result<(String, Seat
 }
 
 /// Wants that the same processes have the same roles.
-pub(crate) fn same_processes(before: &[Seat], after: &[Seat]) -> Result<()> {
+pub(crate) fn same_processes(before: &[ClusterPod], after: &[ClusterPod]) -> Result<()> {
     for (before, now) in before.iter().zip(after) {
         let same = before.member.is_primary() == now.member.is_primary();
         ensure!(same, "{} changed its role", now.pod);
@@ -155,16 +160,16 @@ pub(crate) fn same_processes(before: &[Seat], after: &[Seat]) -> Result<()> {
 }
 
 /// Waits until all is well and the server that died is not what answers; gives the Pods.
-pub(crate) async fn healed(story: &Story, died: &Seat) -> Result<Vec<Seat>> {
+pub(crate) async fn healed(story: &TestEnvironment, died: &ClusterPod) -> Result<Vec<ClusterPod>> {
     let look = || async {
         let seats = story.redis.well(&story.kubectl, &story.client).await?;
         let now = find(&seats, &died.pod)?;
         let same = now.member.field("run_id") == died.member.field("run_id");
-        Ok(if same { Look::NotYet("the same process".to_owned()) } else { Look::There(seats) })
+        Ok(if same { Poll::NotYet("the same process".to_owned()) } else { Poll::There(seats) })
     };
     Ok(until(format!("{} to be healed", died.pod), GIVE_UP, look).await?.0)
 }
 
-pub(crate) fn find<'a>(seats: &'a [Seat], pod: &str) -> Result<&'a Seat> {
+pub(crate) fn find<'a>(seats: &'a [ClusterPod], pod: &str) -> Result<&'a ClusterPod> {
     seats.iter().find(|seat| seat.pod == pod).with_context(|| format!("no Pod {pod}"))
 }

@@ -18,17 +18,17 @@ use kube::{Api, api::ListParams};
 use redis::{Connection, cmd};
 use serde_json::Value;
 use tests::{
-    api_proxy::Moment,
+    api_proxy::KillMoment,
+    environment::{ApiAccess, GIVE_UP, QUIET, TestEnvironment},
     oracle::{differences, shape},
     process::signal,
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
-    Outcome,
+    ScenarioResult,
     basics::deleted,
     healing::{healed, primary},
     say,
@@ -45,12 +45,12 @@ const BOUND_S: f64 = 15.0;
 
 /// What was made of the steps.
 #[derive(Default)]
-struct Table {
+struct FormedTopology {
     steps: usize,
     slowest: Duration,
 }
 
-impl Table {
+impl FormedTopology {
     /// Takes in a step that ended as it should.
     fn row(&mut self, what: impl fmt::Display, took: Duration) {
         self.steps += 1;
@@ -59,34 +59,34 @@ impl Table {
     }
 
     /// Creates the cluster once more for the oracles, and hears them.
-    async fn judged(self, mut story: Story) -> Result<Outcome> {
+    async fn judged(self, mut story: TestEnvironment) -> Result<ScenarioResult> {
         story.redis.create(&story.kubectl)?;
         story.well().await?;
         story.watch().await?;
         let report = story.end(QUIET).await?;
-        let outcome = Outcome::new("slowest of all steps", self.slowest, BOUND_S, &report);
+        let outcome = ScenarioResult::new("slowest of all steps", self.slowest, BOUND_S, &report);
         Ok(outcome.note(format!("{} steps, each with the same end", self.steps)))
     }
 }
 
 /// K1: right after each write of a creation, before the host knows of it.
-pub(crate) async fn after_each_write_of_a_creation() -> Result<Outcome> {
-    creation(Moment::After).await
+pub(crate) async fn after_each_write_of_a_creation() -> Result<ScenarioResult> {
+    creation(KillMoment::After).await
 }
 
 /// K2: right before each write of a creation.
-pub(crate) async fn before_each_write_of_a_creation() -> Result<Outcome> {
-    creation(Moment::Before).await
+pub(crate) async fn before_each_write_of_a_creation() -> Result<ScenarioResult> {
+    creation(KillMoment::Before).await
 }
 
 /// K3: right after each write of a heal.
-pub(crate) async fn after_each_write_of_a_heal() -> Result<Outcome> {
-    heal(Moment::After).await
+pub(crate) async fn after_each_write_of_a_heal() -> Result<ScenarioResult> {
+    heal(KillMoment::After).await
 }
 
 /// K4: right before each write of a heal.
-pub(crate) async fn before_each_write_of_a_heal() -> Result<Outcome> {
-    heal(Moment::Before).await
+pub(crate) async fn before_each_write_of_a_heal() -> Result<ScenarioResult> {
+    heal(KillMoment::Before).await
 }
 
 /// Waits until the host was killed, or nothing is left to write.
@@ -96,14 +96,14 @@ async fn sprung(mut sprung: tokio::sync::watch::Receiver<bool>) -> bool {
 }
 
 /// Wants the state that an undisturbed run has reached, and says how long it took.
-async fn same_end(story: &Story, wanted: &BTreeMap<String, Value>) -> Result<Duration> {
+async fn same_end(story: &TestEnvironment, wanted: &BTreeMap<String, Value>) -> Result<Duration> {
     let (_, took) = story.well().await?;
     let look = || async {
         let differences = differences(wanted, &shape(&story.client, NAMESPACE).await?);
         Ok(if differences.is_empty() {
-            Look::There(())
+            Poll::There(())
         } else {
-            Look::NotYet(differences.join("; "))
+            Poll::NotYet(differences.join("; "))
         })
     };
     // What is written last comes a moment after all is well.
@@ -111,8 +111,8 @@ async fn same_end(story: &Story, wanted: &BTreeMap<String, Value>) -> Result<Dur
     Ok(took)
 }
 
-async fn creation(moment: Moment) -> Result<Outcome> {
-    let mut story = Story::begin_by(Reach::Proxied, SMALL, &[], "").await?;
+async fn creation(moment: KillMoment) -> Result<ScenarioResult> {
+    let mut story = TestEnvironment::begin_by(ApiAccess::Proxied, SMALL, &[], "").await?;
     // The first is there to be compared with; of the second the writes are counted, because kinds are
     // looked up only once.
     story.redis.create(&story.kubectl)?;
@@ -127,7 +127,7 @@ async fn creation(moment: Moment) -> Result<Outcome> {
     let writes = story.road()?.take_writes();
     deleted(&story).await?;
 
-    let mut table = Table::default();
+    let mut table = FormedTopology::default();
     for (index, write) in writes.iter().enumerate() {
         let step = index + 1;
         let seen = story.road()?.kill_at(step, moment, story.host.pid());
@@ -148,8 +148,9 @@ async fn creation(moment: Moment) -> Result<Outcome> {
     table.judged(story).await
 }
 
-async fn heal(moment: Moment) -> Result<Outcome> {
-    let mut story = Story::begin_by(Reach::Proxied, RedisCluster::USUAL, &[], "").await?;
+async fn heal(moment: KillMoment) -> Result<ScenarioResult> {
+    let mut story =
+        TestEnvironment::begin_by(ApiAccess::Proxied, RedisCluster::USUAL, &[], "").await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
     story.watch().await?;
@@ -161,7 +162,7 @@ async fn heal(moment: Moment) -> Result<Outcome> {
     story.settle(Duration::from_secs(1)).await?;
     let writes = story.road()?.take_writes();
 
-    let mut table = Table::default();
+    let mut table = FormedTopology::default();
     for (index, write) in writes.iter().enumerate() {
         let step = index + 1;
         // Another shard each time, so that none has just failed over.
@@ -189,33 +190,33 @@ async fn heal(moment: Moment) -> Result<Outcome> {
         story.settle(Duration::from_secs(1)).await?;
     }
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("slowest of all steps", table.slowest, BOUND_S, &report);
+    let outcome = ScenarioResult::new("slowest of all steps", table.slowest, BOUND_S, &report);
     Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
 }
 
-fn kill_pod(story: &Story, pod: &str) -> Result<()> {
+fn kill_pod(story: &TestEnvironment, pod: &str) -> Result<()> {
     let kill = ["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"];
     story.kubectl.run(&kill).map(drop)
 }
 
 /// K5: as soon as each write of a creation is seen in Redis.
-pub(crate) async fn at_each_write_to_redis() -> Result<Outcome> {
+pub(crate) async fn at_each_write_to_redis() -> Result<ScenarioResult> {
     let redis = RedisCluster { shards: 2, replicas: 1, ..RedisCluster::USUAL };
-    let mut story = Story::begin(redis, &[], "").await?;
+    let mut story = TestEnvironment::begin(redis, &[], "").await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
     story.settle(Duration::from_secs(1)).await?;
     let wanted = shape(&story.client, NAMESPACE).await?;
-    let mut counts = Counts::default();
+    let mut counts = CommandCounts::default();
     counts.learn(&story).await?;
     let total = counts.look();
     ensure!(0 < total, "no write was seen in Redis");
     deleted(&story).await?;
 
-    let mut table = Table::default();
+    let mut table = FormedTopology::default();
     for step in 1..=total {
         story.redis.create(&story.kubectl)?;
-        let seen = Counts::until(&story, step).await?;
+        let seen = CommandCounts::until(&story, step).await?;
         signal(story.host.pid(), "KILL")?;
         story.restart()?;
         let took = same_end(&story, &wanted).await;
@@ -228,14 +229,14 @@ pub(crate) async fn at_each_write_to_redis() -> Result<Outcome> {
 
 /// How often each server was told to change the cluster, by its own count.
 #[derive(Default)]
-struct Counts {
+struct CommandCounts {
     servers: BTreeMap<String, Connection>,
     by_verb: BTreeMap<String, u64>,
 }
 
-impl Counts {
+impl CommandCounts {
     /// Connects to the servers that are there.
-    async fn learn(&mut self, story: &Story) -> Result<()> {
+    async fn learn(&mut self, story: &TestEnvironment) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
         let selector = format!("redis.tholepin.dev/cluster={}", story.redis.name);
         for pod in pods.list(&ListParams::default().labels(&selector)).await? {
@@ -263,7 +264,7 @@ impl Counts {
     }
 
     /// Waits until there were this many writes, and says what was seen.
-    async fn until(story: &Story, count: u64) -> Result<String> {
+    async fn until(story: &TestEnvironment, count: u64) -> Result<String> {
         let mut counts = Self::default();
         let start = Instant::now();
         let mut learnt = None;

@@ -21,19 +21,19 @@ use kube::{
 use redis::cmd;
 use serde_json::{Value, json};
 use tests::{
-    cluster::HostSetup,
+    cluster::HostOptions,
+    environment::{ApiAccess, GIVE_UP, QUIET, TestEnvironment},
     guests,
     oracle::{host_writes, written_at},
     redis_cluster::{NAMESPACE, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Reach, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
-    Outcome,
+    ScenarioResult,
     engine::{has, peak_kib, resident_kib},
-    objects::Objects,
+    objects::TestObjects,
 };
 
 /// How many objects of a test kind there are.
@@ -53,7 +53,7 @@ const CLUSTERS: usize = 50;
 
 /// One pass of the guest `probe`, as it logged its begin.
 #[derive(Clone, Debug)]
-struct Pass {
+struct LoggedReconcile {
     at: Timestamp,
     plugin: String,
     object: String,
@@ -62,21 +62,21 @@ struct Pass {
 }
 
 /// Reads the passes off the host's log, from its last start on.
-struct Passes {
+struct ReconcileLog {
     log: PathBuf,
     offset: u64,
     rest: String,
-    all: Vec<Pass>,
+    all: Vec<LoggedReconcile>,
 }
 
-impl Passes {
-    fn of(story: &Story) -> Self {
+impl ReconcileLog {
+    fn of(story: &TestEnvironment) -> Self {
         let log = story.cluster.directory().join("host.log");
         Self { log, offset: 0, rest: String::new(), all: Vec::new() }
     }
 
     /// Takes in what was logged since.
-    fn read(&mut self) -> Result<&[Pass]> {
+    fn read(&mut self) -> Result<&[LoggedReconcile]> {
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(self.offset))?;
         let mut new = String::new();
@@ -101,12 +101,12 @@ impl Passes {
     }
 }
 
-fn pass(line: &str) -> Option<Pass> {
+fn pass(line: &str) -> Option<LoggedReconcile> {
     let line: Value = serde_json::from_str(line).ok()?;
     let text = |path: &str| line.pointer(path).and_then(Value::as_str);
     let number = text("/fields/message")?.strip_prefix("began ")?.parse().ok()?;
     let owned = |path: &str| text(path).map(str::to_owned);
-    Some(Pass {
+    Some(LoggedReconcile {
         at: text("/timestamp")?.parse().ok()?,
         plugin: owned("/span/plugin")?,
         object: owned("/span/object")?,
@@ -116,8 +116,11 @@ fn pass(line: &str) -> Option<Pass> {
 }
 
 /// A host whose log can be read by a program.
-fn logged() -> Reach {
-    Reach::Direct(HostSetup { arguments: vec!["--log-format", "json"], ..HostSetup::default() })
+fn logged() -> ApiAccess {
+    ApiAccess::Direct(HostOptions {
+        arguments: vec!["--log-format", "json"],
+        ..HostOptions::default()
+    })
 }
 
 fn work(number: usize) -> Value {
@@ -125,7 +128,7 @@ fn work(number: usize) -> Value {
 }
 
 /// Waits until this many objects have begun a pass after the first `from`.
-async fn begun(passes: &mut Passes, from: usize, count: usize) -> Result<Duration> {
+async fn begun(passes: &mut ReconcileLog, from: usize, count: usize) -> Result<Duration> {
     let start = Instant::now();
     loop {
         passes.read()?;
@@ -139,7 +142,7 @@ async fn begun(passes: &mut Passes, from: usize, count: usize) -> Result<Duratio
 }
 
 /// Waits until this many objects have begun a pass of another revision than the old one.
-async fn until_new(passes: &mut Passes, from: usize, old: &str, count: usize) -> Result<()> {
+async fn until_new(passes: &mut ReconcileLog, from: usize, old: &str, count: usize) -> Result<()> {
     let start = Instant::now();
     loop {
         passes.read()?;
@@ -153,14 +156,14 @@ async fn until_new(passes: &mut Passes, from: usize, old: &str, count: usize) ->
 }
 
 /// E9: a thousand objects are queued again by a swap, and live events come in between.
-pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
+pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
     let component = guests::probe()?;
     let plugins = [("probe", component.clone())];
     let mut story =
-        Story::begin_by(logged(), RedisCluster::USUAL, &plugins, guests::PROBES).await?;
+        TestEnvironment::begin_by(logged(), RedisCluster::USUAL, &plugins, guests::PROBES).await?;
     story.redis.create(&story.kubectl)?;
-    let probes = Objects::new(&story.client, "Probe");
-    let mut passes = Passes::of(&story);
+    let probes = TestObjects::new(&story.client, "Probe");
+    let mut passes = ReconcileLog::of(&story);
     let names = probes.create(OBJECTS, |_| work(0)).await?;
     begun(&mut passes, 0, OBJECTS).await?;
     story.well().await?;
@@ -203,7 +206,7 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
     let p50 = waits.get(in_time / 2).copied().unwrap_or_default();
     let slowest = waits.last().copied().unwrap_or_default();
     let what = "live event → begin of its reconcile (slowest)";
-    Ok(Outcome::new(what, slowest, 0.1, &report)
+    Ok(ScenarioResult::new(what, slowest, 0.1, &report)
         .note(format!(
             "{in_time} events while others waited, p50 {:.0} ms",
             p50.as_secs_f64() * 1e3
@@ -212,17 +215,18 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<Outcome> {
 }
 
 /// L1: a thousand objects of two plugins, all due at once; then again with a poison object.
-pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
+pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     let other = [("PLUGIN_NAME", "other"), ("PLUGIN_KIND", "Other")];
     let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
     let other = guests::PROBES.replace("probe", "other").replace("Probe", "Other");
     let kinds = format!("{}\n---\n{other}", guests::PROBES);
-    let mut story = Story::begin_by(logged(), RedisCluster::USUAL, &plugins, &kinds).await?;
+    let mut story =
+        TestEnvironment::begin_by(logged(), RedisCluster::USUAL, &plugins, &kinds).await?;
     story.redis.create(&story.kubectl)?;
-    let [probes, others] = ["Probe", "Other"].map(|kind| Objects::new(&story.client, kind));
+    let [probes, others] = ["Probe", "Other"].map(|kind| TestObjects::new(&story.client, kind));
     let names = probes.create(OBJECTS - OTHERS, |_| work(0)).await?;
     others.create(OTHERS, |_| work(0)).await?;
-    let mut passes = Passes::of(&story);
+    let mut passes = ReconcileLog::of(&story);
     begun(&mut passes, 0, OBJECTS).await?;
     // So that the one that will misbehave has a status to come back to.
     let poison = std::slice::from_ref(names.first().context("an object")?);
@@ -234,7 +238,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
     story.watch().await?;
 
     story.restart()?;
-    let mut passes = Passes::of(&story);
+    let mut passes = ReconcileLog::of(&story);
     begun(&mut passes, 0, OBJECTS).await?;
     let alone = span(&passes.all);
     let share = share(&passes.all);
@@ -248,7 +252,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
     probes.change(poison, &json!({"do": "loop"})).await?;
     has(&probes, poison, &["Quarantined"]).await?;
     story.restart()?;
-    let mut passes = Passes::of(&story);
+    let mut passes = ReconcileLog::of(&story);
     begun(&mut passes, 0, OBJECTS - 1).await?;
     let poisoned = span(&passes.all);
     let limit = alone * 2 + Duration::from_secs(1);
@@ -262,7 +266,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
     let idle = idle_writes(&story).await?;
     let peak = peak_kib(story.host.pid())?;
     let report = story.end(QUIET).await?;
-    Ok(Outcome::new("a thousand reconciled after a start", alone, 10.0, &report)
+    Ok(ScenarioResult::new("a thousand reconciled after a start", alone, 10.0, &report)
         .note(format!("share of the plugin with fewer objects while both waited: {share:.2}"))
         .note(format!("longest pause {:.2} s", gap.as_secs_f64()))
         .note(format!("with a poison object {:.2} s", poisoned.as_secs_f64()))
@@ -271,15 +275,15 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<Outcome> {
 }
 
 /// From the first pass to the last.
-fn span(passes: &[Pass]) -> Duration {
+fn span(passes: &[LoggedReconcile]) -> Duration {
     let ends = passes.first().zip(passes.last());
     let span = ends.map(|(first, last)| last.at.duration_since(first.at));
     span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
 }
 
 /// How much of the passes went to the plugin `other`, from when both had some until it had all of its.
-fn share(passes: &[Pass]) -> f64 {
-    let is_other = |pass: &Pass| pass.plugin == "other";
+fn share(passes: &[LoggedReconcile]) -> f64 {
+    let is_other = |pass: &LoggedReconcile| pass.plugin == "other";
     let first = |wanted: bool| passes.iter().position(|pass| is_other(pass) == wanted);
     let from = first(true).max(first(false)).unwrap_or_default();
     let to = passes.iter().rposition(is_other).unwrap_or_default();
@@ -288,7 +292,7 @@ fn share(passes: &[Pass]) -> f64 {
     count(both.iter().filter(|pass| is_other(pass)).count()) / count(both.len().max(1))
 }
 
-fn longest_gap(passes: &[Pass]) -> Duration {
+fn longest_gap(passes: &[LoggedReconcile]) -> Duration {
     let gaps = passes.windows(2).filter_map(|pair| match pair {
         [one, next] => Duration::try_from(next.at.duration_since(one.at)).ok(),
         _ => None,
@@ -297,7 +301,7 @@ fn longest_gap(passes: &[Pass]) -> Duration {
 }
 
 /// How many writes the host sends in 5 s.
-async fn idle_writes(story: &Story) -> Result<usize> {
+async fn idle_writes(story: &TestEnvironment) -> Result<usize> {
     let before = host_writes(&story.cluster.audit_log())?.len();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let writes = host_writes(&story.cluster.audit_log())?.len() - before;
@@ -306,8 +310,8 @@ async fn idle_writes(story: &Story) -> Result<usize> {
 }
 
 /// L2: fifty real clusters of one shard become ready and take a setting.
-pub(crate) async fn fifty_clusters() -> Result<Outcome> {
-    let mut story = Story::begin(RedisCluster::USUAL, &[], "").await?;
+pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
+    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
     story.redis.create(&story.kubectl)?;
     story.well().await?;
     let clusters = clusters(&story.client);
@@ -346,14 +350,14 @@ pub(crate) async fn fifty_clusters() -> Result<Outcome> {
     }
     all_ready(&clusters).await?;
     until("the cluster to settle", GIVE_UP, || async {
-        story.settle(Duration::from_secs(2)).await.map(Look::There)
+        story.settle(Duration::from_secs(2)).await.map(Poll::There)
     })
     .await?;
     let memory = resident_kib(story.host.pid())?;
     ensure!(memory < MEMORY_MAX_KIB, "the host has {memory} KiB");
     let idle = idle_writes(&story).await?;
     let report = story.end(QUIET).await?;
-    Ok(Outcome::new("fifty clusters of one shard ready", took, 60.0, &report)
+    Ok(ScenarioResult::new("fifty clusters of one shard ready", took, 60.0, &report)
         .note(format!("the first after {:.1} s", firsts.as_secs_f64()))
         .note(format!("a setting reached all in {:.1} s", set.as_secs_f64()))
         .note(format!("memory {} MiB", memory >> 10))
@@ -399,7 +403,7 @@ pub(crate) fn is_ready(object: &DynamicObject) -> bool {
     })
 }
 
-async fn have_setting(client: &Client) -> Result<Look<()>> {
+async fn have_setting(client: &Client) -> Result<Poll<()>> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     for pod in pods.list(&ListParams::default()).await?.items {
         let name = pod.name_any();
@@ -411,8 +415,8 @@ async fn have_setting(client: &Client) -> Result<Look<()>> {
         let set: BTreeMap<String, String> =
             cmd("CONFIG").arg("GET").arg("slowlog-max-len").query(&mut server)?;
         if set.values().any(|value| value != "256") {
-            return Ok(Look::NotYet(format!("{name} has {set:?}")));
+            return Ok(Poll::NotYet(format!("{name} has {set:?}")));
         }
     }
-    Ok(Look::There(()))
+    Ok(Poll::There(()))
 }

@@ -16,12 +16,12 @@ use tests::redis_cluster::NAMESPACE;
 const AT_ONCE: usize = 32;
 
 /// The objects of one test kind.
-pub(crate) struct Objects {
+pub(crate) struct TestObjects {
     api: Api<DynamicObject>,
     kind: &'static str,
 }
 
-impl Objects {
+impl TestObjects {
     /// `Greeting` or `Probe`.
     pub(crate) fn new(client: &Client, kind: &'static str) -> Self {
         let plural = kind.to_lowercase() + "s";

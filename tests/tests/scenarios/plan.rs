@@ -12,13 +12,13 @@ use redis::cmd;
 use serde_json::Value;
 use tests::{
     command::{CommandLine, masked_steps},
-    redis_cluster::{PASSWORD, RedisCluster, Seat},
+    environment::{GIVE_UP, QUIET, TestEnvironment},
+    redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::Outcome;
+use crate::ScenarioResult;
 
 /// How long a plan of a cluster of six may take, from the command's start to its end.
 const PLAN_S: f64 = 2.0;
@@ -46,8 +46,8 @@ const READS: &[&str] = &[
 ];
 
 /// P1: a replica is forgotten by all while the cluster is paused.
-pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<Outcome> {
-    planned(async |seats: &[Seat]| {
+pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<ScenarioResult> {
+    planned(async |seats: &[ClusterPod]| {
         let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
         let id = &replica.member.own()?.id;
         for other in seats.iter().filter(|seat| seat.pod != replica.pod) {
@@ -61,10 +61,10 @@ pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<Outcome> {
 
 /// P2: a replica is told past the host to follow the primary of another shard while the cluster is
 /// paused.
-pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<Outcome> {
-    planned(async |seats: &[Seat]| {
+pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<ScenarioResult> {
+    planned(async |seats: &[ClusterPod]| {
         let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
-        let is_other = |seat: &&Seat| seat.member.is_primary() && seat.shard != replica.shard;
+        let is_other = |seat: &&ClusterPod| seat.member.is_primary() && seat.shard != replica.shard;
         let wrong = seats.iter().find(is_other).context("another shard's primary")?;
         let (id, wrong) = (&replica.member.own()?.id, &wrong.member.own()?.id);
         let mut connection = connect(&replica.address, Some(PASSWORD))?;
@@ -80,7 +80,7 @@ pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<Ou
                     cmd("CLUSTER").arg("REPLICAS").arg(wrong).query(&mut connection)?;
                 seen &= rows.iter().any(|row| row.starts_with(id.as_str()));
             }
-            Ok(if seen { Look::There(()) } else { Look::NotYet(info) })
+            Ok(if seen { Poll::There(()) } else { Poll::NotYet(info) })
         };
         until("all to see the wrong primary", GIVE_UP, look).await?;
         Ok("replicate")
@@ -90,8 +90,10 @@ pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<Ou
 
 /// Pauses a cluster that is well, lets `fault` break it, plans, and compares the plan with what is done
 /// when the pause ends. `fault` gives the verb that must mend it.
-async fn planned(fault: impl AsyncFnOnce(&[Seat]) -> Result<&'static str>) -> Result<Outcome> {
-    let mut story = Story::with_redis(RedisCluster::USUAL).await?;
+async fn planned(
+    fault: impl AsyncFnOnce(&[ClusterPod]) -> Result<&'static str>,
+) -> Result<ScenarioResult> {
+    let mut story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let command = CommandLine::of(&story.cluster);
     let name = format!("rediscluster/{}", story.redis.name);
     // What the writer writes would be counted by the servers.
@@ -119,20 +121,20 @@ async fn planned(fault: impl AsyncFnOnce(&[Seat]) -> Result<&'static str>) -> Re
     story.well().await?;
     story.watch_writes().await?;
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("plan", took, PLAN_S, &report);
+    let outcome = ScenarioResult::new("plan", took, PLAN_S, &report);
     let steps = planned.as_array().map_or(0, Vec::len);
     let outcome =
         outcome.note(format!("{steps} steps planned and done alike: {}", commands.join("; ")));
     Ok(outcome.note(format!("servers were asked {}", asked.join(", "))))
 }
 
-fn annotate(story: &Story, annotation: &str) -> Result<()> {
+fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> {
     let object = ["annotate", "rediscluster", story.redis.name, "--overwrite"];
     story.kubectl.run(&[&object[..], &[annotation]].concat()).map(drop)
 }
 
 /// Keeps the plan beside the cluster's logs, as a person would.
-fn save(story: &Story, plan: &Value) -> Result<()> {
+fn save(story: &TestEnvironment, plan: &Value) -> Result<()> {
     Ok(fs::write(story.cluster.directory().join("plan.json"), format!("{plan:#}\n"))?)
 }
 
@@ -143,7 +145,7 @@ async fn until_paused(command: &CommandLine, name: &str) -> Result<u64> {
         let last = passes.last().context("a pass")?;
         let is_paused = last.pointer("/end/notCalled").is_some();
         let number = last.get("number").and_then(Value::as_u64).context("a number")?;
-        Ok(if is_paused { Look::There(number) } else { Look::NotYet(last.to_string()) })
+        Ok(if is_paused { Poll::There(number) } else { Poll::NotYet(last.to_string()) })
     };
     Ok(until("the host to see the pause", GIVE_UP, look).await?.0)
 }
@@ -155,10 +157,10 @@ async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<V
         let is_after = |pass: &&Value| pass.get("number").and_then(Value::as_u64) > Some(number);
         let found = passes.iter().find(is_after).and_then(|pass| pass.get("number"));
         let Some(found) = found else {
-            return Ok(Look::NotYet(format!("{} passes", passes.len())));
+            return Ok(Poll::NotYet(format!("{} passes", passes.len())));
         };
         let one = command.calls(&[name, "--writes", "--pass", &found.to_string()])?;
-        Ok(Look::There(one.into_iter().next().context("the pass")?))
+        Ok(Poll::There(one.into_iter().next().context("the pass")?))
     };
     Ok(until("the first pass after the pause", GIVE_UP, look).await?.0)
 }
@@ -177,7 +179,7 @@ fn commands_of(plan: &Value, verb: &str) -> Vec<String> {
 }
 
 /// The audit log's lines.
-fn writes(story: &Story) -> Result<Vec<Value>> {
+fn writes(story: &TestEnvironment) -> Result<Vec<Value>> {
     let text = fs::read_to_string(story.cluster.audit_log())?;
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -195,7 +197,7 @@ fn dry_runs_only(lines: &[Value]) -> Result<()> {
 }
 
 /// How often each server has run each command since it started.
-fn counts(seats: &[Seat]) -> Result<BTreeMap<(String, String), u64>> {
+fn counts(seats: &[ClusterPod]) -> Result<BTreeMap<(String, String), u64>> {
     let mut counts = BTreeMap::new();
     for seat in seats {
         let mut connection = connect(&seat.address, Some(PASSWORD))?;

@@ -4,18 +4,18 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use tests::{
+    environment::{GIVE_UP, QUIET, TestEnvironment},
     guests,
     redis_cluster::RedisCluster,
-    story::{GIVE_UP, QUIET, Story},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::{Outcome, healing::kill_a_primary};
+use crate::{ScenarioResult, healing::kill_a_primary};
 
 /// U14 under F1a: an equal policy under another digest arrives just before a primary dies, and a file
 /// that is no plugin just before another dies.
-pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let before = story.plugin("redis-cluster")?;
 
     let next = guests::renamed(&guests::redis_cluster()?, 1);
@@ -25,7 +25,7 @@ pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<Outco
     let look = || async {
         let now = story.plugin("redis-cluster")?;
         let swapped = now.pointer("/status/active") != before.pointer("/status/active");
-        Ok(if swapped { Look::There(now) } else { Look::NotYet(now.to_string()) })
+        Ok(if swapped { Poll::There(now) } else { Poll::NotYet(now.to_string()) })
     };
     let (serving, _) = until("the new revision to serve", GIVE_UP, look).await?;
     let swapped = start.elapsed();
@@ -35,14 +35,14 @@ pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<Outco
     let look = || async {
         let now = story.plugin("redis-cluster")?;
         let refused = now.pointer("/status/reason").is_some();
-        Ok(if refused { Look::There(now) } else { Look::NotYet(now.to_string()) })
+        Ok(if refused { Poll::There(now) } else { Poll::NotYet(now.to_string()) })
     };
     let (refused, _) = until("the bad file to be refused", GIVE_UP, look).await?;
     let active = |plugin: &serde_json::Value| plugin.pointer("/status/active").cloned();
     ensure!(active(&refused) == active(&serving), "the bad file serves: {refused}");
 
     let report = story.end(QUIET).await?;
-    let outcome = Outcome::new("first write after either", first.max(second), 0.5, &report);
+    let outcome = ScenarioResult::new("first write after either", first.max(second), 0.5, &report);
     let reason = refused.pointer("/status/reason").cloned().unwrap_or_default();
     Ok(outcome
         .note(format!("swapped and healed after {:.1} s", swapped.as_secs_f64()))

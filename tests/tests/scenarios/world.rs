@@ -18,22 +18,22 @@ use kube::{
 };
 use serde_json::json;
 use tests::{
-    api_proxy::Road,
-    cluster::HostSetup,
+    api_proxy::ApiLink,
+    cluster::HostOptions,
+    environment::{ApiAccess, GIVE_UP, QUIET, TestEnvironment},
     faked_clock::FakedClock,
     guests,
-    oracle::Report,
+    oracle::WriterReport,
     process::signal,
-    redis_cluster::{NAMESPACE, RedisCluster, Seat},
-    story::{GIVE_UP, QUIET, Reach, Story},
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
-    Outcome,
+    ScenarioResult,
     engine::greeted,
     healing::{find, healed, kill_a_primary, primary, same_processes},
-    objects::Objects,
+    objects::TestObjects,
 };
 
 /// How many objects of the test kind there are.
@@ -45,11 +45,11 @@ const HOUR_S: i64 = 3_600;
 const CHANGES: usize = 2_200;
 
 /// A story in which the host reaches the API server through a proxy, with greetings beside the cluster.
-async fn begin(reach: Reach) -> Result<(Story, Objects, Vec<String>)> {
+async fn begin(reach: ApiAccess) -> Result<(TestEnvironment, TestObjects, Vec<String>)> {
     let plugins = [("config-maker", guests::config_maker("Hello")?)];
-    let mut story = Story::begin_by(reach, RedisCluster::USUAL, &plugins, "").await?;
+    let mut story = TestEnvironment::begin_by(reach, RedisCluster::USUAL, &plugins, "").await?;
     story.redis.create(&story.kubectl)?;
-    let greetings = Objects::new(&story.client, "Greeting");
+    let greetings = TestObjects::new(&story.client, "Greeting");
     let names = greetings.create(GREETINGS, |_| json!({"text": "before"})).await?;
     story.well().await?;
     greeted(&story, "Hello, before", &names).await?;
@@ -58,29 +58,33 @@ async fn begin(reach: Reach) -> Result<(Story, Objects, Vec<String>)> {
 }
 
 /// Changes the greetings back and hears the oracles.
-async fn end(story: Story, greetings: &Objects, names: &[String]) -> Result<Report> {
+async fn end(
+    story: TestEnvironment,
+    greetings: &TestObjects,
+    names: &[String],
+) -> Result<WriterReport> {
     greetings.change(names, &json!({"text": "before"})).await?;
     greeted(&story, "Hello, before", names).await?;
     story.end(QUIET).await
 }
 
 /// W1: the API server is away for 10 s.
-pub(crate) async fn the_api_server_is_away_for_ten_seconds() -> Result<Outcome> {
+pub(crate) async fn the_api_server_is_away_for_ten_seconds() -> Result<ScenarioResult> {
     away(Duration::from_secs(10), "the API server is away for 10 s").await
 }
 
 /// W2: the API server is away for 60 s.
-pub(crate) async fn the_api_server_is_away_for_a_minute() -> Result<Outcome> {
+pub(crate) async fn the_api_server_is_away_for_a_minute() -> Result<ScenarioResult> {
     away(Duration::from_secs(60), "the API server is away for 60 s").await
 }
 
 /// A primary dies, objects are changed and a plugin is swapped, all while the host reaches no API
 /// server.
-async fn away(time: Duration, fault: &'static str) -> Result<Outcome> {
-    let (story, greetings, names) = begin(Reach::Proxied).await?;
+async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
+    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     let (tag, died) = primary(&story, 0).await?;
     let before = story.plugin("config-maker")?;
-    story.road()?.set(Road::Cut);
+    story.road()?.set(ApiLink::Cut);
     story.writer()?.forget_outages();
     signal(died.member.pid()?, "KILL")?;
     greetings.change(&names, &json!({"text": "meanwhile"})).await?;
@@ -90,7 +94,7 @@ async fn away(time: Duration, fault: &'static str) -> Result<Outcome> {
     ensure!(story.plugin("config-maker")? == before, "the host wrote although it was cut off");
 
     let start = Instant::now();
-    story.road()?.set(Road::Clear);
+    story.road()?.set(ApiLink::Clear);
     let all = async {
         greeted(&story, "Howdy, meanwhile", &names).await?;
         healed(&story, &died).await
@@ -100,7 +104,7 @@ async fn away(time: Duration, fault: &'static str) -> Result<Outcome> {
     let swapped = || async {
         let now = story.plugin("config-maker")?;
         let swapped = now.pointer("/status/active") != before.pointer("/status/active");
-        Ok(if swapped { Look::There(()) } else { Look::NotYet(now.to_string()) })
+        Ok(if swapped { Poll::There(()) } else { Poll::NotYet(now.to_string()) })
     };
     until("the swap to be told", GIVE_UP, swapped).await?;
     let log = story.host_log()?;
@@ -113,15 +117,15 @@ async fn away(time: Duration, fault: &'static str) -> Result<Outcome> {
          went on after {:.1} s, by the cluster's own vote",
         outage.as_secs_f64()
     );
-    Ok(Outcome::new("well again", took, 8.0, &report).fault(fault, seen))
+    Ok(ScenarioResult::new("well again", took, 8.0, &report).fault(fault, seen))
 }
 
 /// W3: the API server is away, and so much changes meanwhile that no watch can go on where it was.
-pub(crate) async fn watches_have_expired() -> Result<Outcome> {
-    let (story, _, names) = begin(Reach::Proxied).await?;
+pub(crate) async fn watches_have_expired() -> Result<ScenarioResult> {
+    let (story, _, names) = begin(ApiAccess::Proxied).await?;
     let maps: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
     let road = story.road()?;
-    road.set(Road::Cut);
+    road.set(ApiLink::Cut);
     let [deleted, edited] = [0, 1].map(|index| names.get(index).cloned().unwrap_or_default());
     maps.delete(&deleted, &DeleteParams::default()).await?;
     let by_hand = Patch::Merge(json!({"data": {"greeting": "by hand"}}));
@@ -141,7 +145,7 @@ pub(crate) async fn watches_have_expired() -> Result<Outcome> {
     maps.delete(noise, &DeleteParams::default()).await?;
 
     let start = Instant::now();
-    road.set(Road::Clear);
+    road.set(ApiLink::Clear);
     greeted(&story, "Hello, before", &names).await?;
     let took = start.elapsed();
     let expired = road.expired();
@@ -150,12 +154,12 @@ pub(crate) async fn watches_have_expired() -> Result<Outcome> {
     let seen = format!(
         "{expired} watches were told 410 and listed anew; what was deleted and edited meanwhile was found"
     );
-    Ok(Outcome::new("well again", took, 8.0, &report).fault("watches have expired", seen))
+    Ok(ScenarioResult::new("well again", took, 8.0, &report).fault("watches have expired", seen))
 }
 
 /// W4: every open watch goes silent; nobody closes a connection.
-pub(crate) async fn watches_hang() -> Result<Outcome> {
-    let (story, greetings, names) = begin(Reach::Proxied).await?;
+pub(crate) async fn watches_hang() -> Result<ScenarioResult> {
+    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     story.road()?.hang_watches();
     let start = Instant::now();
     greetings.change(&names, &json!({"text": "unheard"})).await?;
@@ -165,40 +169,40 @@ pub(crate) async fn watches_hang() -> Result<Outcome> {
     ensure!(Duration::from_secs(5) < took, "the watches did not hang: {took:?}");
     let report = end(story, &greetings, &names).await?;
     let seen = "nothing, until each watch had been silent for 35 s; then it went on where it was";
-    let outcome = Outcome::new("noticed and done", took, HUNG_WATCH_S, &report);
+    let outcome = ScenarioResult::new("noticed and done", took, HUNG_WATCH_S, &report);
     Ok(outcome.fault("watches hang, connections stay open", seen.to_owned()))
 }
 
 /// W5: the API server takes connections and answers nothing for 12 s.
-pub(crate) async fn the_api_server_hangs() -> Result<Outcome> {
-    let (story, greetings, names) = begin(Reach::Proxied).await?;
+pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
+    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     greetings.change(&names, &json!({"text": "first"})).await?;
-    story.road()?.set(Road::Silent);
+    story.road()?.set(ApiLink::Silent);
     greetings.change(&names, &json!({"text": "silence"})).await?;
     tokio::time::sleep(Duration::from_secs(12)).await;
     let start = Instant::now();
-    story.road()?.set(Road::Clear);
+    story.road()?.set(ApiLink::Clear);
     greeted(&story, "Hello, silence", &names).await?;
     story.well().await?;
     let took = start.elapsed();
     let report = end(story, &greetings, &names).await?;
     let seen = "requests ended at their deadline of 5 s and were tried again".to_owned();
-    let outcome = Outcome::new("well again", took, 8.0, &report);
+    let outcome = ScenarioResult::new("well again", took, 8.0, &report);
     Ok(outcome.fault("the API server hangs for 12 s", seen))
 }
 
 /// W6: a primary hangs until the others have replaced it, and then goes on.
-pub(crate) async fn a_primary_hangs() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let (tag, hung) = primary(&story, 0).await?;
     story.writer()?.forget_outages();
     let pid = hung.member.pid()?;
     signal(pid, "STOP")?;
     let replaced = || async {
-        let shard = |seat: &Seat| seat.shard == hung.shard && seat.pod != hung.pod;
+        let shard = |seat: &ClusterPod| seat.shard == hung.shard && seat.pod != hung.pod;
         let others = story.redis.answering(&story.client).await?;
         let serves = others.iter().any(|seat| shard(seat) && seat.serves(&tag));
-        Ok(if serves { Look::There(()) } else { Look::NotYet("nobody else serves".to_owned()) })
+        Ok(if serves { Poll::There(()) } else { Poll::NotYet("nobody else serves".to_owned()) })
     };
     let (_, replaced) = until("another to serve", GIVE_UP, replaced).await?;
     let start = Instant::now();
@@ -214,12 +218,13 @@ pub(crate) async fn a_primary_hangs() -> Result<Outcome> {
         replaced.as_secs_f64(),
         outage.as_secs_f64()
     );
-    Ok(Outcome::new("well again", took, 10.0, &report).fault("a primary hangs (SIGSTOP)", seen))
+    Ok(ScenarioResult::new("well again", took, 10.0, &report)
+        .fault("a primary hangs (SIGSTOP)", seen))
 }
 
 /// W7: a replica answers slowly for 10 s: it runs a fifth of the time.
-pub(crate) async fn a_replica_is_slow() -> Result<Outcome> {
-    let story = Story::with_redis(RedisCluster::USUAL).await?;
+pub(crate) async fn a_replica_is_slow() -> Result<ScenarioResult> {
+    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
     let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
     let pid = replica.member.pid()?;
@@ -235,14 +240,14 @@ pub(crate) async fn a_replica_is_slow() -> Result<Outcome> {
     same_processes(&seats, &after)?;
     let report = story.end(QUIET).await?;
     let seen = "no failover, no restart".to_owned();
-    Ok(Outcome::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
+    Ok(ScenarioResult::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
 }
 
 /// W8: there is no room for compiled code; new code arrives.
-pub(crate) async fn the_disk_is_full() -> Result<Outcome> {
-    let disk = Disk::mount()?;
-    let setup = HostSetup { cache: Some(disk.path.clone()), ..HostSetup::default() };
-    let (story, _, names) = begin(Reach::Direct(setup)).await?;
+pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
+    let disk = SmallDisk::mount()?;
+    let setup = HostOptions { cache: Some(disk.path.clone()), ..HostOptions::default() };
+    let (story, _, names) = begin(ApiAccess::Direct(setup)).await?;
     disk.fill()?;
     let start = Instant::now();
     story.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
@@ -266,16 +271,16 @@ pub(crate) async fn the_disk_is_full() -> Result<Outcome> {
          within {:.1} s",
         emptied.as_secs_f64()
     );
-    let outcome = Outcome::new("new code served", took, 2.0, &report);
+    let outcome = ScenarioResult::new("new code served", took, 2.0, &report);
     Ok(outcome.fault("the disk under the compile cache is full", seen))
 }
 
 /// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code comes and a
 /// primary dies.
-pub(crate) async fn the_clock_jumps() -> Result<Outcome> {
+pub(crate) async fn the_clock_jumps() -> Result<ScenarioResult> {
     let clock = FakedClock::new()?;
-    let setup = HostSetup { clock: Some(clock.clone()), ..HostSetup::default() };
-    let (story, greetings, names) = begin(Reach::Direct(setup)).await?;
+    let setup = HostOptions { clock: Some(clock.clone()), ..HostOptions::default() };
+    let (story, greetings, names) = begin(ApiAccess::Direct(setup)).await?;
     let (mut seen, mut slowest) = (Vec::new(), Duration::ZERO);
     for (shard, (ahead_s, code)) in [(HOUR_S, "Howdy"), (-HOUR_S, "Salut")].into_iter().enumerate()
     {
@@ -290,12 +295,12 @@ pub(crate) async fn the_clock_jumps() -> Result<Outcome> {
     clock.jump(0)?;
     story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
     let report = end(story, &greetings, &names).await?;
-    let outcome = Outcome::new("well again", slowest, 10.0, &report);
+    let outcome = ScenarioResult::new("well again", slowest, 10.0, &report);
     Ok(outcome.fault("the host's clock jumps", seen.join("; ")))
 }
 
 /// Waits until the host's log tells times of a clock that is so far ahead; each look has it tell one.
-async fn lives_at(story: &Story, ahead_s: i64) -> Result<()> {
+async fn lives_at(story: &TestEnvironment, ahead_s: i64) -> Result<()> {
     let component = guests::config_maker("Hello")?;
     let mut variant = 0;
     let look = || {
@@ -308,19 +313,19 @@ async fn lives_at(story: &Story, ahead_s: i64) -> Result<()> {
             let time: Timestamp = time.context("a line of the log begins with a time")?;
             let off_s = time.duration_since(Timestamp::now()).as_secs() - ahead_s;
             let near = off_s.abs() < HOUR_S / 2;
-            Ok(if near { Look::There(()) } else { Look::NotYet(format!("{off_s} s off")) })
+            Ok(if near { Poll::There(()) } else { Poll::NotYet(format!("{off_s} s off")) })
         }
     };
     until(format!("the host's clock to be {ahead_s} s ahead"), GIVE_UP, look).await.map(drop)
 }
 
 /// A small disk of the test's own; unmounted when dropped.
-struct Disk {
+struct SmallDisk {
     path: PathBuf,
     directory: tempfile::TempDir,
 }
 
-impl Disk {
+impl SmallDisk {
     /// Needs root, or the right to mount.
     fn mount() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tholepin-disk-").tempdir()?;
@@ -350,7 +355,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     #[expect(clippy::print_stderr, reason = "a disk that stays mounted must be known")]
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("--lazy").arg(&self.path).status();

@@ -9,7 +9,7 @@ use tholepin_core::{
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
-use crate::{Bench, fake::Script, reference, thing, until};
+use crate::{ControllerFixture, fake::GuestScript, reference, thing, until};
 
 /// An object whose spec is refused if `x` is 2, and of which the plugin reported that it is ready.
 fn sized(generation: i64, x: &Value) -> Value {
@@ -19,7 +19,7 @@ fn sized(generation: i64, x: &Value) -> Value {
     thing
 }
 
-impl Bench {
+impl ControllerFixture {
     /// The spec and the generation of each call.
     fn specs(&self) -> Vec<(Value, i64)> {
         let objects = self.objects.lock().unwrap();
@@ -53,7 +53,7 @@ const REFUSED: (&str, ConditionStatus, Reason) =
 
 #[tokio::test]
 async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.kept().is_some()).await;
@@ -90,7 +90,7 @@ async fn another_host_finds_what_was_kept_and_asks_the_plugin_about_it() {
         (json!(1), 5, None, "an earlier revision"),
     ];
     for (x, generation, reconciled, why) in rows {
-        let bench = Bench::start(false);
+        let bench = ControllerFixture::start(false);
         let spec = AcceptedSpec::of(&sized(generation, &x), generation);
         bench.world.kept.lock().unwrap().insert("a".to_owned(), (spec, 1));
         bench.world.put(sized(5, &json!(2)));
@@ -108,7 +108,7 @@ async fn another_host_finds_what_was_kept_and_asks_the_plugin_about_it() {
 
 #[tokio::test]
 async fn an_accepted_spec_is_kept_once_and_again_when_it_could_not_be() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.away.store(true, std::sync::atomic::Ordering::Relaxed);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
@@ -130,7 +130,7 @@ async fn an_accepted_spec_is_kept_once_and_again_when_it_could_not_be() {
 
 #[tokio::test]
 async fn what_is_kept_is_waited_for_while_the_server_is_away() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let spec = AcceptedSpec::of(&sized(4, &json!(1)), 4);
     bench.world.kept.lock().unwrap().insert("a".to_owned(), (spec, 1));
     bench.world.away.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -147,7 +147,7 @@ async fn what_is_kept_is_waited_for_while_the_server_is_away() {
 
 #[tokio::test]
 async fn a_spec_at_which_validate_traps_is_a_refused_one_and_no_strike() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
@@ -168,12 +168,12 @@ async fn a_spec_at_which_validate_traps_is_a_refused_one_and_no_strike() {
 
 #[tokio::test]
 async fn a_failure_of_the_spec_in_force_does_not_hide_that_another_is_refused() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: false };
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
-    bench.script("a", Script::Answer(Err(failure)));
+    bench.script("a", GuestScript::Answer(Err(failure)));
     bench.world.put(sized(5, &json!(2)));
     until(|| bench.says(&[REFUSED])).await;
     let message = bench.said()[0].3.clone();
@@ -183,7 +183,7 @@ async fn a_failure_of_the_spec_in_force_does_not_hide_that_another_is_refused() 
 
 #[tokio::test]
 async fn a_stored_object_is_planned_with_the_spec_in_force_and_a_file_is_not() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
@@ -202,7 +202,7 @@ async fn a_stored_object_is_planned_with_the_spec_in_force_and_a_file_is_not() {
 
 #[tokio::test]
 async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(sized(1, &json!(1)));
     until(|| bench.calls_of("a", "1") == 1).await;
@@ -220,7 +220,7 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
     bench.world.put(sized(2, &json!(1)));
     until(|| bench.calls_of("a", "1") == 3).await;
 
-    bench.swap("2", &[("a", Script::Trap)]).await;
+    bench.swap("2", &[("a", GuestScript::Trap)]).await;
     until(|| bench.said().len() == 2).await;
     assert_eq!(bench.said()[1].2, Reason::Quarantined);
     let mut paused = bench.world.get(&reference("a")).unwrap();
@@ -242,9 +242,9 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
 
 #[tokio::test]
 async fn an_object_that_goes_is_deleted_whatever_its_spec() {
-    let bench = Bench::start(true);
+    let bench = ControllerFixture::start(true);
     let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
-    bench.swap("1", &[("a", Script::Answer(Ok(finished)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Ok(finished)))]).await;
     let mut going = sized(5, &json!(2));
     going["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A store that tests write, and the marks that the host leaves.
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct FakeStore {
     objects: Mutex<BTreeMap<ObjectRef, Value>>,
     readers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
     pub(crate) marks: Mutex<Vec<(String, Vec<HostCondition>)>>,
@@ -48,26 +48,26 @@ pub(crate) struct World {
     pub(crate) away: AtomicBool,
 }
 
-impl World {
+impl FakeStore {
     pub(crate) fn put(&self, object: Value) {
         let stored = StoredObject::new(object.clone()).unwrap();
         let reference = stored.meta().object.clone();
         let before = self.objects.lock().unwrap().insert(reference.clone(), object);
         let before = before.map(|before| StoredObject::new(before).unwrap());
-        self.tell(StoreChange { object: reference, before, after: Some(stored) });
+        self.publish(StoreChange { object: reference, before, after: Some(stored) });
     }
 
     pub(crate) fn remove(&self, reference: &ObjectRef) {
         let before = self.objects.lock().unwrap().remove(reference);
         let before = before.map(|before| StoredObject::new(before).unwrap());
-        self.tell(StoreChange { object: reference.clone(), before, after: None });
+        self.publish(StoreChange { object: reference.clone(), before, after: None });
     }
 
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<Value> {
         self.objects.lock().unwrap().get(reference).cloned()
     }
 
-    fn tell(&self, change: StoreChange) {
+    fn publish(&self, change: StoreChange) {
         self.say(StoreEvent::Changed(Box::new(change)));
     }
 
@@ -83,9 +83,9 @@ impl World {
     }
 }
 
-struct View(BTreeMap<ObjectRef, Arc<Value>>);
+struct FakeView(BTreeMap<ObjectRef, Arc<Value>>);
 
-impl StoreView for View {
+impl StoreView for FakeView {
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
         self.0.get(object).cloned()
     }
@@ -117,7 +117,7 @@ impl StoreView for View {
 }
 
 /// The world behind all Kubernetes ports.
-pub(crate) struct FakeKubernetes(pub(crate) Arc<World>);
+pub(crate) struct FakeKubernetes(pub(crate) Arc<FakeStore>);
 
 impl Kubernetes for FakeKubernetes {
     fn on_behalf_of(self: Arc<Self>, _: &PluginName) -> Arc<dyn Kubernetes> {
@@ -126,7 +126,7 @@ impl Kubernetes for FakeKubernetes {
 
     fn view(&self) -> Arc<dyn StoreView> {
         let objects = self.0.objects.lock().unwrap();
-        Arc::new(View(objects.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect()))
+        Arc::new(FakeView(objects.iter().map(|(k, v)| (k.clone(), Arc::new(v.clone()))).collect()))
     }
 
     fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
@@ -275,9 +275,9 @@ impl StatusWriter for FakeKubernetes {
     }
 }
 
-struct Lease;
+struct FakeWatchLease;
 
-impl WatchLease for Lease {
+impl WatchLease for FakeWatchLease {
     fn state(&self) -> WatchState {
         WatchState::Following
     }
@@ -287,9 +287,9 @@ impl WatchLease for Lease {
     }
 }
 
-struct Reader(mpsc::UnboundedReceiver<StoreEvent>);
+struct FakeSubscription(mpsc::UnboundedReceiver<StoreEvent>);
 
-impl StoreSubscription for Reader {
+impl StoreSubscription for FakeSubscription {
     fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>> {
         Box::pin(self.0.recv())
     }
@@ -297,19 +297,19 @@ impl StoreSubscription for Reader {
 
 impl WatchSource for FakeKubernetes {
     fn lease(&self, _: WatchScope) -> Box<dyn WatchLease> {
-        Box::new(Lease)
+        Box::new(FakeWatchLease)
     }
 
     fn changes(&self) -> Box<dyn StoreSubscription> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.readers.lock().unwrap().push(sender);
-        Box::new(Reader(receiver))
+        Box::new(FakeSubscription(receiver))
     }
 }
 
 /// What a guest does when it is called for an object.
 #[derive(Clone, Debug)]
-pub(crate) enum Script {
+pub(crate) enum GuestScript {
     Answer(Result<ReconcileOutcome, ReconcileFailure>),
     Trap,
     /// Is not even called: its code cannot be loaded.
@@ -323,10 +323,10 @@ pub(crate) enum Script {
     /// `validate` traps.
     TrapInValidate,
     /// One after the other, one for each call; after the last all is well.
-    Turns(VecDeque<Script>),
+    Turns(VecDeque<GuestScript>),
 }
 
-impl Script {
+impl GuestScript {
     /// Whether `validate` follows it; `reconcile` follows the others.
     fn is_of_validate(&self) -> bool {
         matches!(self, Self::Invalid | Self::TrapInValidate)
@@ -339,7 +339,7 @@ pub(crate) type Calls = Arc<Mutex<Vec<(String, &'static str, bool)>>>;
 /// Guests that follow a script by the object's name and remember how they were called.
 pub(crate) struct FakeGuests {
     pub(crate) revision: &'static str,
-    pub(crate) scripts: Mutex<BTreeMap<String, Script>>,
+    pub(crate) scripts: Mutex<BTreeMap<String, GuestScript>>,
     pub(crate) invalid: Mutex<BTreeSet<String>>,
     pub(crate) calls: Calls,
     /// The objects that `reconcile` was given.
@@ -349,11 +349,11 @@ pub(crate) struct FakeGuests {
 
 impl FakeGuests {
     /// What an export does now for an object, if its script has something for that export.
-    fn turn(&self, name: &str, is_validate: bool) -> Option<Script> {
+    fn turn(&self, name: &str, is_validate: bool) -> Option<GuestScript> {
         let mut scripts = self.scripts.lock().unwrap();
         let script = scripts.get_mut(name)?;
-        let is_its = |script: &mut Script| script.is_of_validate() == is_validate;
-        if let Script::Turns(turns) = script {
+        let is_its = |script: &mut GuestScript| script.is_of_validate() == is_validate;
+        if let GuestScript::Turns(turns) = script {
             return turns.pop_front_if(is_its);
         }
         is_its(script).then(|| script.clone())
@@ -372,25 +372,31 @@ impl GuestRuntime for FakeGuests {
             let call = (name.clone(), self.revision, request.deleting);
             self.calls.lock().unwrap().push(call);
             self.objects.lock().unwrap().push(request.object);
-            match self.turn(&name, false).unwrap_or(Script::Answer(Ok(ReconcileOutcome::default())))
+            match self
+                .turn(&name, false)
+                .unwrap_or(GuestScript::Answer(Ok(ReconcileOutcome::default())))
             {
-                Script::Answer(answer) => Ok(answer),
-                Script::Trap => {
+                GuestScript::Answer(answer) => Ok(answer),
+                GuestScript::Trap => {
                     Err(GuestError::Trapped { export: "reconcile", message: "boom".into() })
                 }
-                Script::NotLoaded => Err(GuestError::NotLoaded { message: "no memory".into() }),
-                Script::Wait => {
+                GuestScript::NotLoaded => {
+                    Err(GuestError::NotLoaded { message: "no memory".into() })
+                }
+                GuestScript::Wait => {
                     self.gate.acquire().await.unwrap().forget();
                     Ok(Ok(ReconcileOutcome::default()))
                 }
-                Script::Ask => {
+                GuestScript::Ask => {
                     let call = Call::Runtime(RuntimeCall::Now);
                     let answer = perform.perform(&context, call).await;
                     let call = (format!("{name}: {answer:?}"), self.revision, request.deleting);
                     self.calls.lock().unwrap().push(call);
                     Ok(Ok(ReconcileOutcome::default()))
                 }
-                Script::Invalid | Script::TrapInValidate | Script::Turns(_) => unreachable!(),
+                GuestScript::Invalid | GuestScript::TrapInValidate | GuestScript::Turns(_) => {
+                    unreachable!()
+                }
             }
         })
     }
@@ -404,13 +410,13 @@ impl GuestRuntime for FakeGuests {
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
         let turn = self.turn(&name, true);
         let invalid = self.invalid.lock().unwrap().contains(&name)
-            || matches!(turn, Some(Script::Invalid))
+            || matches!(turn, Some(GuestScript::Invalid))
             || new["spec"]["x"] == 2;
         let traps = new["spec"]["x"] == "trap";
         let violation = || Violation { field: ".spec.x".into(), message: "must be 1".into() };
         let trap = || GuestError::Trapped { export: "validate", message: "boom".into() };
         let answer = match turn {
-            Some(Script::TrapInValidate) => Err(trap()),
+            Some(GuestScript::TrapInValidate) => Err(trap()),
             _ if traps => Err(trap()),
             _ => Ok(invalid.then(violation).into_iter().collect()),
         };
@@ -465,15 +471,15 @@ pub(crate) fn plugin(guests: Arc<FakeGuests>, manifest: Manifest) -> Arc<ActiveP
 }
 
 /// Passes whose every call waits for a permit.
-pub(crate) struct SlowPasses {
+pub(crate) struct SlowContexts {
     pub(crate) answers: Arc<Semaphore>,
     /// How many passes were closed.
     pub(crate) closed: Arc<AtomicUsize>,
 }
 
-struct SlowPass(Arc<Semaphore>, CancellationToken, Arc<AtomicUsize>);
+struct SlowContext(Arc<Semaphore>, CancellationToken, Arc<AtomicUsize>);
 
-impl HostCalls for SlowPass {
+impl HostCalls for SlowContext {
     fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async {
             tokio::select! {
@@ -487,14 +493,14 @@ impl HostCalls for SlowPass {
     }
 }
 
-impl OpenContext for SlowPass {
+impl OpenContext for SlowContext {
     fn close(&self) -> BoxedFuture<'_, ClosedContext> {
         self.2.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { ClosedContext::default() })
     }
 }
 
-impl ContextFactory for SlowPasses {
+impl ContextFactory for SlowContexts {
     fn open(
         &self,
         _: &ActivePlugin,
@@ -506,20 +512,20 @@ impl ContextFactory for SlowPasses {
             ReconcilePurpose::Live { urgent } => urgent,
             ReconcilePurpose::Plan => CancellationToken::new(),
         };
-        Arc::new(SlowPass(self.answers.clone(), urgent, self.closed.clone()))
+        Arc::new(SlowContext(self.answers.clone(), urgent, self.closed.clone()))
     }
 }
 
 /// Wakes and Redis that nobody uses, and a clock that stands still.
-pub(crate) struct Nothing;
+pub(crate) struct FakeWakes;
 
-impl Clock for Nothing {
+impl Clock for FakeWakes {
     fn now_ms(&self) -> u64 {
         1
     }
 }
 
-impl WakeSubscriber for Nothing {
+impl WakeSubscriber for FakeWakes {
     fn subscribe<'a>(
         &'a self,
         _: &'a ActivePlugin,
@@ -533,7 +539,7 @@ impl WakeSubscriber for Nothing {
     fn disarm(&self, _: &ObjectKey) {}
 }
 
-impl Redis for Nothing {
+impl Redis for FakeWakes {
     fn pipeline<'a>(
         &'a self,
         _: &'a InstanceMembers,

@@ -14,7 +14,8 @@ use std::{
 };
 
 use fake::{
-    Calls, FakeGuests, FakeKubernetes, FakePlugins, Nothing, Script, SlowPasses, World, plugin,
+    Calls, FakeGuests, FakeKubernetes, FakePlugins, FakeStore, FakeWakes, GuestScript,
+    SlowContexts, plugin,
 };
 use serde_json::{Value, json};
 use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, PluginEvent};
@@ -30,8 +31,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-struct Bench {
-    world: Arc<World>,
+struct ControllerFixture {
+    world: Arc<FakeStore>,
     controller: Arc<Controller>,
     plugins: Arc<FakePlugins>,
     calls: Calls,
@@ -80,7 +81,7 @@ fn reference(name: &str) -> ObjectRef {
     ObjectRef { kind: kind("Thing"), namespace: "n".into(), name: name.into() }
 }
 
-impl Bench {
+impl ControllerFixture {
     fn start(finalizer: bool) -> Self {
         Self::start_with(finalizer, 2, 8)
     }
@@ -91,7 +92,7 @@ impl Bench {
     }
 
     fn start_as(finalizer: bool, settings: ControllerSettings) -> Self {
-        let world = Arc::new(World::default());
+        let world = Arc::new(FakeStore::default());
         let plugins = Arc::new(FakePlugins {
             active: Mutex::default(),
             earlier: Mutex::default(),
@@ -105,11 +106,11 @@ impl Bench {
             kubernetes: Arc::new(FakeKubernetes(world.clone())),
             watches: Arc::new(FakeKubernetes(world.clone())),
             marks: Arc::new(FakeKubernetes(world.clone())),
-            redis: Arc::new(Nothing),
+            redis: Arc::new(FakeWakes),
             plugins: plugins.clone(),
-            passes: Arc::new(SlowPasses { answers: answers.clone(), closed: closed.clone() }),
-            wakes: Arc::new(Nothing),
-            clock: Arc::new(Nothing),
+            passes: Arc::new(SlowContexts { answers: answers.clone(), closed: closed.clone() }),
+            wakes: Arc::new(FakeWakes),
+            clock: Arc::new(FakeWakes),
         };
         let controller = Arc::new(Controller::new(parts, settings));
         let mut bench = Self {
@@ -145,7 +146,7 @@ impl Bench {
     }
 
     /// Replaces the revision that serves by one that follows these scripts.
-    async fn swap(&self, revision: &'static str, scripts: &[(&str, Script)]) {
+    async fn swap(&self, revision: &'static str, scripts: &[(&str, GuestScript)]) {
         let guests = Arc::new(self.guests(revision));
         let scripts = scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone()));
         guests.scripts.lock().unwrap().extend(scripts);
@@ -162,7 +163,7 @@ impl Bench {
     }
 
     /// What the revision that serves does from now on for an object.
-    fn script(&self, name: &str, script: Script) {
+    fn script(&self, name: &str, script: GuestScript) {
         let serving = self.serving.lock().unwrap();
         serving.as_ref().unwrap().scripts.lock().unwrap().insert(name.to_owned(), script);
     }
@@ -171,7 +172,7 @@ impl Bench {
     fn turns_left(&self, name: &str) -> usize {
         let serving = self.serving.lock().unwrap();
         match serving.as_ref().unwrap().scripts.lock().unwrap().get(name) {
-            Some(Script::Turns(turns)) => turns.len(),
+            Some(GuestScript::Turns(turns)) => turns.len(),
             _ => 0,
         }
     }
@@ -207,7 +208,7 @@ fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
 
 #[tokio::test]
 async fn an_object_that_appears_is_reconciled_and_one_whose_status_changes_is_not() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
@@ -224,7 +225,7 @@ async fn an_object_that_appears_is_reconciled_and_one_whose_status_changes_is_no
 
 #[tokio::test]
 async fn a_referred_object_brings_back_the_one_that_refers_to_it() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     for name in ["a", "b"] {
         bench.world.put(thing(name, 1));
     }
@@ -238,10 +239,10 @@ async fn a_referred_object_brings_back_the_one_that_refers_to_it() {
 
 #[tokio::test]
 async fn a_failure_is_told_on_the_object_and_cleared_when_all_is_well() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: true };
-    bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
     until(|| 3 <= bench.calls_of("a", "1")).await;
     assert!(bench.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
     bench.swap("2", &[]).await;
@@ -252,11 +253,11 @@ async fn a_failure_is_told_on_the_object_and_cleared_when_all_is_well() {
 
 #[tokio::test]
 async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     for name in ["bad", "good"] {
         bench.world.put(thing(name, 1));
     }
-    bench.swap("1", &[("bad", Script::Trap)]).await;
+    bench.swap("1", &[("bad", GuestScript::Trap)]).await;
     until(|| bench.reasons_of("bad").contains(&Reason::TooManyStrikes)).await;
     assert_eq!(bench.calls_of("bad", "1"), 2);
     for generation in 2..5 {
@@ -276,7 +277,7 @@ async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
 #[tokio::test]
 async fn a_revision_that_traps_for_many_objects_is_taken_back() {
     for (count, trapping, is_taken_back) in [(4, 3, true), (4, 2, false), (2, 2, true)] {
-        let bench = Bench::start(false);
+        let bench = ControllerFixture::start(false);
         let names = &["a", "b", "c", "d"][..count];
         for name in names {
             bench.world.put(thing(name, 1));
@@ -284,7 +285,8 @@ async fn a_revision_that_traps_for_many_objects_is_taken_back() {
         bench.swap("good", &[]).await;
         until(|| names.iter().all(|name| bench.calls_of(name, "good") == 1)).await;
         *bench.plugins.earlier.lock().unwrap() = bench.plugins.active.lock().unwrap().clone();
-        let traps: Vec<_> = names[..trapping].iter().map(|name| (*name, Script::Trap)).collect();
+        let traps: Vec<_> =
+            names[..trapping].iter().map(|name| (*name, GuestScript::Trap)).collect();
         bench.swap("bad", &traps).await;
         if !is_taken_back {
             let is_quarantined =
@@ -306,9 +308,9 @@ async fn a_revision_that_traps_for_many_objects_is_taken_back() {
 
 #[tokio::test]
 async fn code_that_cannot_be_loaded_is_no_strike() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
-    bench.swap("1", &[("a", Script::NotLoaded)]).await;
+    bench.swap("1", &[("a", GuestScript::NotLoaded)]).await;
     until(|| 3 <= bench.calls_of("a", "1")).await;
     let reasons = bench.reasons_of("a");
     assert!(reasons.iter().all(|reason| *reason == Reason::Failed), "{reasons:?}");
@@ -323,29 +325,29 @@ fn secret_of(name: &str) -> Value {
     })
 }
 
-fn failure() -> Script {
+fn failure() -> GuestScript {
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: true };
-    Script::Answer(Err(failure))
+    GuestScript::Answer(Err(failure))
 }
 
 #[tokio::test]
 async fn only_traps_in_a_row_quarantine() {
-    let (trap, refused) = (Script::Trap, Script::TrapInValidate);
-    let answered = Script::Answer(Ok(soon()));
+    let (trap, refused) = (GuestScript::Trap, GuestScript::TrapInValidate);
+    let answered = GuestScript::Answer(Ok(soon()));
     // The turns of each object, how often `reconcile` is called until all is over, and how it ends.
     let rows = [
         ("failed", vec![trap.clone(), failure(), trap.clone()], 4, false),
         ("answered", vec![trap.clone(), answered, trap.clone()], 4, false),
-        ("invalid", vec![refused.clone(), Script::Invalid, refused.clone()], 1, false),
+        ("invalid", vec![refused.clone(), GuestScript::Invalid, refused.clone()], 1, false),
         // The host's fault says nothing of the plugin.
-        ("not-loaded", vec![trap.clone(), Script::NotLoaded, trap.clone()], 3, true),
+        ("not-loaded", vec![trap.clone(), GuestScript::NotLoaded, trap.clone()], 3, true),
         // Each ends a pass.
         ("both-exports", vec![refused, trap], 1, true),
     ];
     for (name, turns, calls, is_quarantined) in rows {
-        let bench = Bench::start(false);
+        let bench = ControllerFixture::start(false);
         bench.world.put(thing(name, 1));
-        bench.swap("1", &[(name, Script::Turns(turns.into()))]).await;
+        bench.swap("1", &[(name, GuestScript::Turns(turns.into()))]).await;
         if name == "invalid" {
             until(|| bench.reasons_of(name).contains(&Reason::InvalidSpec)).await;
             bench.world.put(secret_of(name));
@@ -368,10 +370,10 @@ fn soon() -> ReconcileOutcome {
 
 #[tokio::test]
 async fn a_pass_that_was_interrupted_and_answered_clears_the_strikes() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
-    let turns = [Script::Trap, Script::Ask, Script::Trap];
-    bench.swap("1", &[("a", Script::Turns(turns.into()))]).await;
+    let turns = [GuestScript::Trap, GuestScript::Ask, GuestScript::Trap];
+    bench.swap("1", &[("a", GuestScript::Turns(turns.into()))]).await;
     until(|| bench.turns_left("a") == 1).await;
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
@@ -385,9 +387,9 @@ async fn a_pass_that_was_interrupted_and_answered_clears_the_strikes() {
 
 #[tokio::test]
 async fn what_could_not_be_told_is_told_when_the_server_is_back() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let guests = bench.guests("1");
-    guests.scripts.lock().unwrap().insert("bad".into(), Script::Trap);
+    guests.scripts.lock().unwrap().insert("bad".into(), GuestScript::Trap);
     guests.invalid.lock().unwrap().insert("wrong".into());
     *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
     bench.world.away.store(true, Ordering::Relaxed);
@@ -406,10 +408,10 @@ async fn what_could_not_be_told_is_told_when_the_server_is_back() {
 
 #[tokio::test]
 async fn what_failed_long_ago_is_tried_at_once_when_a_watch_follows_again() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
     let failure = ReconcileFailure { reason: "Away".into(), message: "away".into(), retry: true };
-    bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
     // Nine failures: the next try is at least 0.64 s away.
     until(|| 9 <= bench.calls_of("a", "1")).await;
     sleep(Duration::from_millis(20)).await;
@@ -422,9 +424,9 @@ async fn what_failed_long_ago_is_tried_at_once_when_a_watch_follows_again() {
 
 #[tokio::test]
 async fn a_call_in_flight_finishes_on_the_old_revision_and_others_go_on() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("slow", 1));
-    bench.swap("1", &[("slow", Script::Wait)]).await;
+    bench.swap("1", &[("slow", GuestScript::Wait)]).await;
     until(|| bench.calls_of("slow", "1") == 1).await;
     bench.swap("2", &[]).await;
     bench.world.put(thing("other", 1));
@@ -437,7 +439,7 @@ async fn a_call_in_flight_finishes_on_the_old_revision_and_others_go_on() {
 
 #[tokio::test]
 async fn an_invalid_spec_is_told_and_not_reconciled() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let guests = bench.guests("1");
     guests.invalid.lock().unwrap().insert("a".into());
     *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
@@ -450,14 +452,14 @@ async fn an_invalid_spec_is_told_and_not_reconciled() {
 
 #[tokio::test]
 async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
-    let bench = Bench::start(true);
+    let bench = ControllerFixture::start(true);
     bench.world.put(thing("a", 1));
     bench.swap("1", &[]).await;
     let finalizers =
         || bench.world.get(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
     until(|| finalizers() == Some(json!(["tholepin.dev/p"]))).await;
     let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
-    bench.swap("2", &[("a", Script::Answer(Ok(finished)))]).await;
+    bench.swap("2", &[("a", GuestScript::Answer(Ok(finished)))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     assert!(bench.world.get(&reference("a")).is_some(), "finished means nothing while it lives");
     let mut deleting = bench.world.get(&reference("a")).unwrap();
@@ -470,7 +472,7 @@ async fn an_object_with_a_finalizer_goes_when_the_plugin_says_finished() {
 
 #[tokio::test]
 async fn a_paused_object_is_left_alone() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "True"});
     bench.world.put(paused);
@@ -486,7 +488,7 @@ async fn a_paused_object_is_left_alone() {
 
 #[tokio::test]
 async fn a_pause_that_is_neither_true_nor_false_is_told_of_once() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     let annotate = |value: &str, generation: i64| {
         let mut paused = thing("a", generation);
@@ -512,17 +514,17 @@ async fn a_pause_that_is_neither_true_nor_false_is_told_of_once() {
 
 #[tokio::test]
 async fn an_outcome_says_when_the_object_is_due_again() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
     let soon = ReconcileOutcome { requeue_ms: Some(20), ..ReconcileOutcome::default() };
-    bench.swap("1", &[("a", Script::Answer(Ok(soon)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Ok(soon)))]).await;
     until(|| 4 <= bench.calls_of("a", "1")).await;
     bench.end().await;
 }
 
 #[tokio::test]
 async fn objects_of_an_unloaded_plugin_say_so_new_ones_too() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("old", 1));
     bench.swap("1", &[]).await;
     until(|| bench.calls_of("old", "1") == 1).await;
@@ -537,7 +539,7 @@ async fn objects_of_an_unloaded_plugin_say_so_new_ones_too() {
 
 #[tokio::test]
 async fn a_finalizer_that_the_manifest_no_longer_wants_is_removed() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let mut left = thing("a", 1);
     left["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);
     bench.world.put(left);
@@ -550,8 +552,8 @@ async fn a_finalizer_that_the_manifest_no_longer_wants_is_removed() {
 
 #[tokio::test]
 async fn a_pass_that_waits_lets_another_compute_and_goes_on_when_that_is_done() {
-    let bench = Bench::start_with(false, 1, 8);
-    bench.swap("1", &[("waits", Script::Ask), ("computes", Script::Wait)]).await;
+    let bench = ControllerFixture::start_with(false, 1, 8);
+    bench.swap("1", &[("waits", GuestScript::Ask), ("computes", GuestScript::Wait)]).await;
     bench.world.put(thing("waits", 1));
     until(|| bench.calls_of("waits", "1") == 1).await;
     // It is due again, and runs once at a time all the same.
@@ -576,8 +578,8 @@ async fn a_pass_that_waits_lets_another_compute_and_goes_on_when_that_is_done() 
 
 #[tokio::test]
 async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else() {
-    let bench = Bench::start_with(false, 2, 8);
-    bench.swap("1", &[("a", Script::Ask)]).await;
+    let bench = ControllerFixture::start_with(false, 2, 8);
+    bench.swap("1", &[("a", GuestScript::Ask)]).await;
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
     bench.world.put(secret_of("a"));
@@ -597,7 +599,7 @@ async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else(
     bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
     until(|| interrupted() == 2 && bench.reasons_of("a").contains(&Reason::PluginMissing)).await;
 
-    bench.swap("2", &[("a", Script::Ask)]).await;
+    bench.swap("2", &[("a", GuestScript::Ask)]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     // The stop would otherwise wait for its answer, which never comes.
     let since = Instant::now();
@@ -607,7 +609,7 @@ async fn a_pass_that_waits_is_interrupted_by_what_is_urgent_and_by_nothing_else(
 
 #[tokio::test]
 async fn the_objects_of_a_plugin_that_only_an_earlier_host_had_are_told() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let mut orphan = thing("a", 1);
     orphan["kind"] = json!("Other");
     bench.world.put(orphan);
@@ -627,8 +629,11 @@ async fn the_objects_of_a_plugin_that_only_an_earlier_host_had_are_told() {
 #[tokio::test]
 async fn an_object_that_nobody_looks_at_says_so_until_a_pass_ends() {
     let resync = Duration::from_millis(100);
-    let bench = Bench::start_as(false, ControllerSettings { concurrency: 2, in_flight: 8, resync });
-    bench.swap("1", &[("a", Script::Wait)]).await;
+    let bench = ControllerFixture::start_as(
+        false,
+        ControllerSettings { concurrency: 2, in_flight: 8, resync },
+    );
+    bench.swap("1", &[("a", GuestScript::Wait)]).await;
     let mut object = thing("a", 1);
     object["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
     bench.world.put(object);

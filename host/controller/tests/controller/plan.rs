@@ -7,7 +7,7 @@ use tholepin_controller::PlanError;
 use tholepin_core::{PAUSED, ReconcileReport, ReconcileResult, StepEffect, WriteMode};
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
-use crate::{Bench, fake::Script, kind, reference, thing, until};
+use crate::{ControllerFixture, fake::GuestScript, kind, reference, thing, until};
 
 fn ends(reports: &[Arc<ReconcileReport>]) -> Vec<&'static str> {
     let name = |report: &Arc<ReconcileReport>| match &report.end {
@@ -22,27 +22,27 @@ fn ends(reports: &[Arc<ReconcileReport>]) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     let memo = json!({"seen": 1});
     let outcome =
         ReconcileOutcome { memo: Some(memo), summary: "hm".into(), ..ReconcileOutcome::default() };
-    bench.swap("1", &[("a", Script::Answer(Ok(outcome)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Ok(outcome)))]).await;
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 1).await;
 
     // The new revision traps: a plan says so, however often, and is no strike.
-    bench.swap("2", &[("a", Script::Answer(Ok(ReconcileOutcome::default())))]).await;
+    bench.swap("2", &[("a", GuestScript::Answer(Ok(ReconcileOutcome::default())))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 2).await;
-    bench.script("a", Script::Trap);
+    bench.script("a", GuestScript::Trap);
     for _ in 0..3 {
         let report = bench.controller.plan(&reference("a"), None).await.unwrap();
         assert_eq!(report.mode, WriteMode::Plan);
         assert!(matches!(report.end, ReconcileResult::Trapped { .. }), "{report:?}");
         assert!(report.steps.is_empty() && report.remarks.is_empty(), "{report:?}");
     }
-    bench.script("a", Script::Answer(Ok(ReconcileOutcome::default())));
+    bench.script("a", GuestScript::Answer(Ok(ReconcileOutcome::default())));
     bench.world.put(thing("a", 2));
     until(|| bench.calls_of("a", "2") == 5).await;
     until(|| bench.controller.calls(&reference("a")).len() == 3).await;
@@ -57,7 +57,7 @@ async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
 
 #[tokio::test]
 async fn a_plan_is_made_for_what_is_not_there_and_says_what_is_missing() {
-    let bench = Bench::start(true);
+    let bench = ControllerFixture::start(true);
     bench.swap("1", &[]).await;
     let refused = bench.controller.plan(&reference("a"), None).await.unwrap_err();
     assert_eq!(refused, PlanError::NoObject(reference("a")));
@@ -78,13 +78,13 @@ async fn a_plan_is_made_for_what_is_not_there_and_says_what_is_missing() {
 
 #[tokio::test]
 async fn a_quarantined_object_is_planned_for_and_it_says_so() {
-    let bench = Bench::start(false);
+    let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
-    bench.swap("1", &[("a", Script::Trap)]).await;
+    bench.swap("1", &[("a", GuestScript::Trap)]).await;
     until(|| bench.calls_of("a", "1") == 2).await;
     until(|| bench.controller.calls(&reference("a")).len() == 2).await;
     assert_eq!(ends(&bench.controller.calls(&reference("a"))), ["trapped", "trapped"]);
-    bench.script("a", Script::Answer(Ok(ReconcileOutcome::default())));
+    bench.script("a", GuestScript::Answer(Ok(ReconcileOutcome::default())));
     let report = bench.controller.plan(&reference("a"), None).await.unwrap();
     assert!(matches!(report.end, ReconcileResult::Answered { .. }));
     assert!(report.remarks[0].contains("quarantined"), "{:?}", report.remarks);
@@ -93,9 +93,9 @@ async fn a_quarantined_object_is_planned_for_and_it_says_so() {
 
 #[tokio::test]
 async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() {
-    let bench = Bench::start(true);
+    let bench = ControllerFixture::start(true);
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "m".into(), retry: true };
-    bench.swap("1", &[("a", Script::Answer(Err(failure)))]).await;
+    bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({PAUSED: "true"});
     bench.world.put(paused.clone());

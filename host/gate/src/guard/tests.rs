@@ -22,7 +22,7 @@ use crate::ledger::learn;
 const NOW_MS: u64 = 1_000_000;
 
 /// What a test changes before it asks.
-struct World {
+struct GuardFixture {
     snapshot: Snapshot,
     ledger: Ledger,
     policy: SafetyPolicy,
@@ -78,7 +78,7 @@ fn facts(index: usize) -> MemberFacts {
     .unwrap()
 }
 
-impl World {
+impl GuardFixture {
     fn healthy() -> Self {
         let members = (0..6).map(|index| {
             serde_json::from_value(json!({
@@ -120,7 +120,7 @@ impl World {
             facts.differs = [(node(index), lone)].into();
         }
         world.ledger = Ledger::default();
-        let World { snapshot, ledger, .. } = &mut world;
+        let GuardFixture { snapshot, ledger, .. } = &mut world;
         learn(ledger, snapshot, NOW_MS);
         world
     }
@@ -192,16 +192,16 @@ use FailoverMode::{Force, Graceful, Takeover};
 
 /// Changes a healthy cluster and wants an answer.
 #[track_caller]
-fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut World)) {
-    let mut world = World::healthy();
+fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
+    let mut world = GuardFixture::healthy();
     change(&mut world);
     assert_eq!(world.judge(verb), expected);
 }
 
 /// Changes an unformed instance and wants an answer.
 #[track_caller]
-fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut World)) {
-    let mut world = World::unformed();
+fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
+    let mut world = GuardFixture::unformed();
     change(&mut world);
     assert_eq!(world.judge(verb), expected);
 }
@@ -224,7 +224,7 @@ fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
 fn what_an_action_presumes_must_be_so() {
     let judge = |presume: Preconditions| {
         let verb = fail_over(3, 0, Graceful);
-        World::healthy().judge(Action { presume, ..verb.into() })
+        GuardFixture::healthy().judge(Action { presume, ..verb.into() })
     };
     let right = Preconditions {
         approved: false,
@@ -252,7 +252,7 @@ fn what_an_action_presumes_must_be_so() {
 fn what_is_not_told_is_not_so() {
     check_that(fail_over(3, 0, Graceful), Err("member"), |world| world.silence(3));
     let presume = Preconditions { node: Some(node(3)), ..Preconditions::default() };
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     world.silence(3);
     let action = Action { presume, ..fail_over(3, 0, Graceful).into() };
     assert_eq!(world.judge(action), Err("presume"));
@@ -272,7 +272,7 @@ fn only_members_that_run_and_answer_are_told_anything() {
 
 #[test]
 fn a_foreign_node_freezes_everything_but_settings() {
-    let foreign = |world: &mut World| {
+    let foreign = |world: &mut GuardFixture| {
         world.facts(4).differs.insert(node(99), row(1));
     };
     check_that(fail_over(3, 0, Graceful), Err("foreign"), foreign);
@@ -287,7 +287,7 @@ fn a_foreign_node_freezes_everything_but_settings() {
 
 #[test]
 fn only_who_is_gone_for_good_is_forgotten() {
-    let ghost = |world: &mut World, change: fn(&mut NodeRow)| {
+    let ghost = |world: &mut GuardFixture, change: fn(&mut NodeRow)| {
         let mut row = NodeRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
         change(&mut row);
         world.snapshot.view.insert(node(99), row);
@@ -354,7 +354,7 @@ fn actions_of_one_list_must_fit_together() {
 
 #[test]
 fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
-    let known = &World::healthy().ledger.nodes[&node(0)];
+    let known = &GuardFixture::healthy().ledger.nodes[&node(0)];
     let terminated = |id: &str| json!({"lastState": {"terminated": {"containerID": id}}});
     let witness = |container_status, kube_node_ready, dial| {
         proof_of_death(known, &NodeLiveness { container_status, kube_node_ready, dial })
@@ -391,14 +391,14 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
 
 #[test]
 fn a_node_that_answers_is_not_dead() {
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     world.snapshot.members[0].kubernetes =
         json!({"lastState": {"terminated": {"containerID": "c-0"}}});
     assert!(deaths(&world.snapshot, &world.ledger).is_empty());
     world.silence(0);
     assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), DeathProof::Terminated)].into());
     // What was learnt stays proven when the Pod is gone, until the node answers again.
-    let mut later = World::healthy();
+    let mut later = GuardFixture::healthy();
     learn(&mut later.ledger, &world.snapshot, NOW_MS);
     let mut gone = world.snapshot.clone();
     gone.members.remove(0);
@@ -413,7 +413,7 @@ fn a_node_that_answers_is_not_dead() {
 
 #[test]
 fn classes_follow_what_can_be_lost() {
-    let world = World::healthy();
+    let world = GuardFixture::healthy();
     let class = |verb: Verb| world.ask(|scene| class(&verb.into(), scene));
     assert_eq!(class(fail_over(3, 0, Graceful)), LossClass::Safe);
     assert_eq!(class(fail_over(3, 0, Force)), LossClass::TailLoss);
@@ -450,7 +450,7 @@ proptest! {
         policy in any::<(bool, bool)>(),
     ) {
         prop_assume!((0..6).all(|index| pod(index) != name));
-        let mut world = if formed { World::healthy() } else { World::unformed() };
+        let mut world = if formed { GuardFixture::healthy() } else { GuardFixture::unformed() };
         world.ledger.adopted_at_ms = Some(1);
         world.policy = SafetyPolicy { tail_loss: policy.0, data_loss: policy.1 };
         for index in dead {
@@ -467,7 +467,7 @@ proptest! {
         dead in proptest::collection::btree_set(0_usize..6, 0..4),
         replica in 3_usize..6,
     ) {
-        let mut world = World::healthy();
+        let mut world = GuardFixture::healthy();
         world.policy = SafetyPolicy::default();
         silent.into_iter().for_each(|index| world.silence(index));
         dead.into_iter().for_each(|index| world.kill(index));

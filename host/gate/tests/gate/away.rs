@@ -8,7 +8,7 @@ use tholepin_gate::{ReconcileContext, WriteMode};
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants, SafetyPaths};
 
 use crate::{
-    Bench, LEDGER, config_map,
+    GateFixture, LEDGER, config_map,
     fake::{NOW_MS, pod},
     grants, instance,
 };
@@ -47,7 +47,7 @@ fn snapshot(failed: bool) -> Value {
         id('b'): slots("10-19"), id('c'): slots("20-16383"), id('d'): lost}})
 }
 
-async fn ask(bench: &Bench, pass: &ReconcileContext, call: RedisCall) -> Answer {
+async fn ask(bench: &GateFixture, pass: &ReconcileContext, call: RedisCall) -> Answer {
     pass.perform(&bench.context, Call::Redis(call)).await
 }
 
@@ -55,7 +55,7 @@ async fn ask(bench: &Bench, pass: &ReconcileContext, call: RedisCall) -> Answer 
 async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_follows() {
     let verbs = ["observe", "failover"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
+    let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
     for name in ["b-0", "c-0", "d-0"] {
         bench.world.put(pod(name));
     }
@@ -99,7 +99,7 @@ async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_fo
 async fn without_the_api_server_nothing_else_is_sent() {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
+    let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot(true)).unwrap();
     bench.world.away.store(true, Ordering::SeqCst);
     let action = json!({"verb": "configure", "args": {"pod": "b-0", "temporary": true,

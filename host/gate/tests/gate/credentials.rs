@@ -7,13 +7,13 @@ use tholepin_core::{Call, HostCalls, ObjectRef, RedisCall, Reply};
 use tholepin_gate::{Gate, WriteMode};
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
-use crate::{Bench, fake::object, instance, kind, pod, snapshot};
+use crate::{GateFixture, fake::object, instance, kind, pod, snapshot};
 
 const KEPT: &str = "tholepin-credentials-thing-uid-me";
 
-fn bench(mode: WriteMode) -> Bench {
+fn bench(mode: WriteMode) -> GateFixture {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
-    Bench::new(Grants { redis, ..Grants::default() }, mode)
+    GateFixture::new(Grants { redis, ..Grants::default() }, mode)
 }
 
 fn named() -> Value {
@@ -22,7 +22,7 @@ fn named() -> Value {
     instance
 }
 
-impl Bench {
+impl GateFixture {
     /// Writes the Secret that the object names.
     fn name_password(&self, password: &str) {
         let mut secret = object("v1", "Secret", "mine", None);

@@ -13,8 +13,8 @@ use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{
-    Bench, config_map,
-    fake::{World, object, pod},
+    GateFixture, config_map,
+    fake::{FakeCluster, object, pod},
     grants, instance, kind,
 };
 
@@ -23,18 +23,18 @@ const START_MS: u64 = 1_795_236_000_000;
 const JOINED: &str = "2026-11-20T00:00:00Z";
 
 /// A clock that a test moves.
-struct Moved(AtomicU64);
+struct MovedClock(AtomicU64);
 
-impl Clock for Moved {
+impl Clock for MovedClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 /// Primaries `p-0`, `p-1`, … and their replicas `r-0`, `r-1`, … on the Kubernetes node `k`.
-struct Stage {
-    world: Arc<World>,
-    clock: Arc<Moved>,
+struct DeathFixture {
+    world: Arc<FakeCluster>,
+    clock: Arc<MovedClock>,
     gate: Arc<Gate>,
     opened: ReconcileScope,
     context: CallContext,
@@ -60,16 +60,17 @@ fn placed(name: &str, uid: &str) -> Value {
     pod
 }
 
-impl Stage {
+impl DeathFixture {
     /// All are well and have been looked at.
     async fn new(shards: usize) -> Self {
         let redis = RedisGrants {
             commands: vec![],
             verbs: ["observe", "failover"].map(str::to_owned).to_vec(),
         };
-        let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
+        let bench =
+            GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
         bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
-        let clock = Arc::new(Moved(AtomicU64::new(START_MS)));
+        let clock = Arc::new(MovedClock(AtomicU64::new(START_MS)));
         let gate = Gate::new(GatePorts { clock: clock.clone(), ..bench.ports.clone() });
         let tail_loss = Some(".spec.tailLoss".to_owned());
         let mut me = (*bench.opened.object).clone();
@@ -217,7 +218,7 @@ impl Stage {
 #[tokio::test]
 async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_them() {
     for shards in [1, 2, 3] {
-        let mut stage = Stage::new(shards).await;
+        let mut stage = DeathFixture::new(shards).await;
         stage.lose().await;
         let took_ms = stage.ask_for(80).await.unwrap();
         // 45 s of grace, 10 s more, and the next renewal of the Lease.
@@ -229,7 +230,7 @@ async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_
 
 #[tokio::test]
 async fn what_may_live_is_not_taken_over() {
-    type Change = fn(&mut Stage);
+    type Change = fn(&mut DeathFixture);
     let cases: [(&str, Change, &str); 6] = [
         (
             "the host alone is cut off, or the process hangs",
@@ -262,7 +263,7 @@ async fn what_may_live_is_not_taken_over() {
         ),
     ];
     for (what, change, expected) in cases {
-        let mut stage = Stage::new(2).await;
+        let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
         change(&mut stage);
         let mut last = String::new();
@@ -279,7 +280,7 @@ async fn what_may_live_is_not_taken_over() {
 
 #[tokio::test]
 async fn a_link_that_was_seen_again_begins_anew() {
-    let mut stage = Stage::new(1).await;
+    let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
     stage.linked = true;
@@ -289,7 +290,7 @@ async fn a_link_that_was_seen_again_begins_anew() {
     let took_ms = stage.ask_for(20).await.unwrap();
     assert_eq!(took_ms, 5_500, "the node timeout since the link was seen down");
     // So does one that nobody looked at.
-    let mut stage = Stage::new(1).await;
+    let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
     stage.renew(JOINED);
@@ -306,7 +307,7 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
         (format!("{}/uid-fresh-0,{}/uid-p-1", primary(0), primary(1)), false),
         (String::new(), false),
     ] {
-        let mut stage = Stage::new(2).await;
+        let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
         stage.world.refusing.store(false, Ordering::SeqCst);
         stage.remove("Lease");
@@ -315,14 +316,14 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
         assert_eq!(stage.tick(500).await.is_ok(), expected, "{value}");
     }
     // While the Pod is there, nobody's word counts.
-    let mut stage = Stage::new(2).await;
+    let mut stage = DeathFixture::new(2).await;
     stage.lose().await;
     stage.annotate(&right);
     stage.world.put(placed("p-0", "uid-p-0"));
     let refused = stage.tick(500).await.unwrap_err();
     assert!(refused.contains("its Pod is there"), "{refused}");
     // What the pass was begun with is older than the store.
-    let mut stage = Stage::new(2).await;
+    let mut stage = DeathFixture::new(2).await;
     let mut me = (*stage.opened.object).clone();
     me["metadata"]["annotations"] = json!({"tholepin.dev/confirm-dead": right.clone()});
     stage.opened.object = Arc::new(me);
@@ -337,7 +338,7 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
 #[tokio::test]
 async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
     for pods_are_there in [false, true] {
-        let mut stage = Stage::new(2).await;
+        let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
         stage.world.refusing.store(false, Ordering::SeqCst);
         stage.tick(500).await.unwrap_err();
@@ -375,7 +376,7 @@ async fn no_plugin_writes_what_a_person_says() {
         (&paused, "`tholepin.dev/paused`"),
         (&Value::Null, "not replace them all"),
     ] {
-        let bench = Bench::new(granted.clone(), WriteMode::Live);
+        let bench = GateFixture::new(granted.clone(), WriteMode::Live);
         let map = with(object("v1", "ConfigMap", "mine", Some("me")), annotations);
         let patch = with(json!({"metadata": {}}), annotations);
         let mine = tholepin_core::ObjectMeta::of(&me).unwrap().object;
@@ -392,7 +393,7 @@ async fn no_plugin_writes_what_a_person_says() {
         }
         assert_eq!(bench.writes(), [""; 0]);
     }
-    let bench = Bench::new(granted, WriteMode::Live);
+    let bench = GateFixture::new(granted, WriteMode::Live);
     let harmless = json!({"example.org/a": "b", "x.tholepin.dev/c": "d"});
     let map = with(object("v1", "ConfigMap", "mine", Some("me")), &harmless);
     bench.kubernetes(KubernetesCall::Apply { object: map, force: false }).await.unwrap();

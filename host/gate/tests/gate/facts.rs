@@ -15,12 +15,12 @@ use tholepin_schema::{
 };
 use tokio::time::timeout;
 
-use crate::{Bench, fake::object, grants, instance, snapshot};
+use crate::{GateFixture, fake::object, grants, instance, snapshot};
 
 /// A pass that may observe and read its own ConfigMaps; one Pod is a member.
-fn bench(mode: WriteMode) -> Bench {
+fn bench(mode: WriteMode) -> GateFixture {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
-    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
+    let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     bench
 }
@@ -42,7 +42,7 @@ fn data(name: &str, value: &str) -> Value {
         "name": name}}, "field": ".data.x", "op": "equals", "value": value})
 }
 
-async fn wait(bench: &Bench, facts: Vec<Value>, ms: u32) -> Answer {
+async fn wait(bench: &GateFixture, facts: Vec<Value>, ms: u32) -> Answer {
     let call = Call::Runtime(RuntimeCall::Wait { facts, ms });
     let answer = bench.pass.perform(&bench.context, call);
     timeout(Duration::from_secs(5), answer).await.expect("a wait ends")
@@ -54,7 +54,7 @@ fn outcome(answer: Answer) -> Value {
 }
 
 /// Changes an object in the store, and tells the gate.
-fn change(bench: &Bench, value: Value) -> StoreChange {
+fn change(bench: &GateFixture, value: Value) -> StoreChange {
     bench.world.put(value.clone());
     let reference = ObjectMeta::of(&value).unwrap().object;
     let after = Some(StoredObject::new(value).unwrap());
@@ -164,12 +164,12 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
         let error = wait(&bench, facts, ms).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
-    let blind = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let blind = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let denied = wait(&blind, vec![keys(1)], 10).await;
     assert!(matches!(&denied, Err(CallError::Denied(text)) if text.contains("`observe`")));
 }
 
-async fn arm(bench: &Bench, wakes: Vec<Value>) -> Option<Duration> {
+async fn subscribe_to(bench: &GateFixture, wakes: Vec<Value>) -> Option<Duration> {
     let wakes: Vec<WakeTrigger> =
         wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
     bench.gate.subscribe(&bench.opened, &wakes).await
@@ -185,19 +185,19 @@ async fn a_fact_about_a_member_wakes_once() {
     let causes = |look: &PollReport| -> Vec<&str> {
         bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
     };
-    assert_eq!(arm(&bench, vec![json!({"fact": keys(5)})]).await, None);
+    assert_eq!(subscribe_to(&bench, vec![json!({"fact": keys(5)})]).await, None);
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Whole { settings: [] }");
     assert_eq!(causes(&look(true, 4)), [] as [&str; 0], "a change was not asked for");
     assert_eq!(causes(&look(false, 5)), ["fact"]);
     assert_eq!(causes(&look(false, 5)), [] as [&str; 0], "once");
 
     let change = json!({"change": {"instance": instance()}});
-    arm(&bench, vec![change, json!({"fact": keys(6)})]).await;
+    subscribe_to(&bench, vec![change, json!({"fact": keys(6)})]).await;
     assert_eq!(causes(&look(true, 5)), ["change in Redis"]);
     assert_eq!(causes(&look(true, 6)), ["fact"]);
-    arm(&bench, vec![json!({"change": {"instance": instance()}})]).await;
+    subscribe_to(&bench, vec![json!({"change": {"instance": instance()}})]).await;
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Changes");
-    arm(&bench, vec![]).await;
+    subscribe_to(&bench, vec![]).await;
     assert!(bench.world.watched.lock().unwrap().is_empty(), "what is not repeated ends");
     assert_eq!(causes(&look(true, 9)), [] as [&str; 0]);
 }
@@ -206,18 +206,18 @@ async fn a_fact_about_a_member_wakes_once() {
 async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
     let bench = bench(WriteMode::Live);
     let tell = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
-    assert_eq!(arm(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
+    assert_eq!(subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
     assert_eq!((tell("off"), tell("on"), tell("on")), (0, 1, 0));
-    let again = arm(&bench, vec![json!({"fact": data("mine", "on")})]).await;
+    let again = subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
     assert_eq!(again, Some(Duration::from_secs(1)), "it holds already: not at once in a circle");
-    arm(&bench, vec![json!({"fact": data("mine", "off")})]).await;
+    subscribe_to(&bench, vec![json!({"fact": data("mine", "off")})]).await;
     bench.world.put(mine("off"));
     assert_eq!(bench.gate.woken_by_overflow().len(), 1);
-    arm(&bench, vec![json!({"fact": data("mine", "on")})]).await;
+    subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
     bench.gate.disarm(&bench.opened.key);
     assert_eq!(tell("on"), 0);
     // What may not be read does not wake.
-    arm(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
+    subscribe_to(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     theirs["data"] = json!({"x": "on"});
     assert_eq!(bench.gate.woken_by_change(&change(&bench, theirs)).len(), 0);

@@ -31,7 +31,7 @@ type Objects = BTreeMap<ObjectRef, Arc<Value>>;
 
 /// A world of objects; writes are remembered as lines.
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct FakeCluster {
     pub(crate) objects: Mutex<Objects>,
     pub(crate) writes: Mutex<Vec<String>>,
     /// The Secrets whose values were read.
@@ -65,11 +65,11 @@ fn version(object: &Value) -> Option<&str> {
 }
 
 #[derive(Clone)]
-struct View(Objects);
+struct FakeView(Objects);
 
-struct Shown(watch::Receiver<Option<Arc<Snapshot>>>);
+struct FakePollStream(watch::Receiver<Option<Arc<Snapshot>>>);
 
-impl PollStream for Shown {
+impl PollStream for FakePollStream {
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async {
             self.0.changed().await.unwrap();
@@ -78,7 +78,7 @@ impl PollStream for Shown {
     }
 }
 
-impl World {
+impl FakeCluster {
     pub(crate) fn put(&self, object: Value) {
         let reference = ObjectMeta::of(&object).unwrap().object;
         self.objects.lock().unwrap().insert(reference, Arc::new(object));
@@ -110,7 +110,7 @@ impl World {
     }
 }
 
-impl StoreView for View {
+impl StoreView for FakeView {
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
         self.0.get(object).cloned()
     }
@@ -154,13 +154,13 @@ impl StoreView for View {
     }
 }
 
-impl Kubernetes for World {
+impl Kubernetes for FakeCluster {
     fn on_behalf_of(self: Arc<Self>, _: &tholepin_core::PluginName) -> Arc<dyn Kubernetes> {
         self
     }
 
     fn view(&self) -> Arc<dyn StoreView> {
-        Arc::new(View(self.objects.lock().unwrap().clone()))
+        Arc::new(FakeView(self.objects.lock().unwrap().clone()))
     }
 
     fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
@@ -299,7 +299,7 @@ impl Kubernetes for World {
     }
 }
 
-impl Redis for World {
+impl Redis for FakeCluster {
     fn pipeline<'a>(
         &'a self,
         _: &'a InstanceMembers,
@@ -347,8 +347,8 @@ impl Redis for World {
             self.take_in(action);
         }
         let is_deaf = self.deaf.load(Ordering::SeqCst);
-        let deed = move |action: &Action| if is_deaf { failed() } else { deed(action) };
-        Box::pin(async move { wave.iter().map(deed).collect() })
+        let performed = move |action: &Action| if is_deaf { failed() } else { performed(action) };
+        Box::pin(async move { wave.iter().map(performed).collect() })
     }
 
     fn decide<'a>(
@@ -356,7 +356,7 @@ impl Redis for World {
         _: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(async move { wave.iter().map(deed).collect() })
+        Box::pin(async move { wave.iter().map(performed).collect() })
     }
 
     fn refuses(&self, _: SocketAddr) -> BoxedFuture<'_, bool> {
@@ -381,11 +381,11 @@ impl Redis for World {
     ) -> Result<Box<dyn PollStream>, CallError> {
         let pods: Vec<_> = members.members.iter().map(|member| member.pod.as_str()).collect();
         self.wrote(format!("join {}", pods.join(",")));
-        Ok(Box::new(Shown(self.shown.subscribe())))
+        Ok(Box::new(FakePollStream(self.shown.subscribe())))
     }
 }
 
-impl Prober for World {
+impl Prober for FakeCluster {
     fn probe<'a>(
         &'a self,
         address: SocketAddr,
@@ -415,7 +415,7 @@ fn merge(target: &mut Value, patch: Value) {
 }
 
 /// Every action goes well and is one command.
-fn deed(action: &Action) -> PerformedAction {
+fn performed(action: &Action) -> PerformedAction {
     let pod = action.verb.pod().unwrap_or("all").to_owned();
     let command = if let Verb::Configure { settings, .. } = &action.verb {
         let pairs = settings.iter().flat_map(|(key, value)| [key.as_str(), value]);
@@ -439,18 +439,18 @@ fn failed() -> PerformedAction {
 }
 
 /// A clock that stands still and bytes that everybody can guess.
-pub(crate) struct Still;
+pub(crate) struct StillClock;
 
 /// The time that [`Still`] shows.
 pub(crate) const NOW_MS: u64 = 1_000_000;
 
-impl Clock for Still {
+impl Clock for StillClock {
     fn now_ms(&self) -> u64 {
         NOW_MS
     }
 }
 
-impl Entropy for Still {
+impl Entropy for StillClock {
     fn bytes(&self, count: usize) -> Vec<u8> {
         vec![7; count]
     }

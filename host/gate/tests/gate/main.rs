@@ -2,20 +2,20 @@
 #![cfg(test)]
 
 mod away;
-mod clash;
 mod credentials;
 mod death;
 mod facts;
 mod fake;
-mod lift;
 mod members;
+mod name_conflict;
 mod plan;
 mod probe;
+mod restore_settings;
 mod stop;
 
 use std::sync::Arc;
 
-use fake::{NOW_MS, Still, World, object, pod};
+use fake::{FakeCluster, NOW_MS, StillClock, object, pod};
 use serde_json::{Value, json};
 use tholepin_core::{
     Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, ObjectKey, ObjectRef,
@@ -56,8 +56,8 @@ fn grants(scope: GrantScope) -> Grants {
     }
 }
 
-struct Bench {
-    world: Arc<World>,
+struct GateFixture {
+    world: Arc<FakeCluster>,
     ports: GatePorts,
     gate: Arc<Gate>,
     /// What the pass was opened with.
@@ -66,9 +66,9 @@ struct Bench {
     context: CallContext,
 }
 
-impl Bench {
+impl GateFixture {
     fn new(grants: Grants, mode: WriteMode) -> Self {
-        let world = Arc::new(World::default());
+        let world = Arc::new(FakeCluster::default());
         let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
         thing["spec"] = json!({"secret": "mine"});
         world.put(thing.clone());
@@ -80,8 +80,8 @@ impl Bench {
             kubernetes: world.clone(),
             redis: world.clone(),
             prober: world.clone(),
-            clock: Arc::new(Still),
-            entropy: Arc::new(Still),
+            clock: Arc::new(StillClock),
+            entropy: Arc::new(StillClock),
         };
         let key = Arc::new(ObjectKey {
             plugin: "p".parse().unwrap(),
@@ -149,7 +149,7 @@ fn instance() -> Value {
 
 #[tokio::test]
 async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
-    let bench = Bench::new(Grants::default(), WriteMode::Live);
+    let bench = GateFixture::new(Grants::default(), WriteMode::Live);
     let object = config_map("mine");
     let patch = json!({});
     let calls = [
@@ -195,7 +195,7 @@ async fn without_a_grant_every_call_is_denied_and_nothing_reaches_a_port() {
 
 #[tokio::test]
 async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     assert!(bench.get("mine").await.is_ok());
     for name in ["theirs", "free"] {
         assert!(matches!(bench.get(name).await, Err(CallError::Denied(_))), "{name}");
@@ -217,7 +217,7 @@ async fn scope_owned_covers_what_the_object_controls_and_nothing_else() {
 async fn warnings_are_read_about_what_the_grant_for_events_covers() {
     let mut grants = grants(GrantScope::Owned);
     grants.kubernetes[0].name = kind("v1", "Event");
-    let bench = Bench::new(grants, WriteMode::Plan);
+    let bench = GateFixture::new(grants, WriteMode::Plan);
     let warnings =
         |name: &str| bench.kubernetes(KubernetesCall::Warnings { object: config_map(name) });
     let Ok(Reply::Documents(found)) = warnings("mine").await else { panic!() };
@@ -228,7 +228,7 @@ async fn warnings_are_read_about_what_the_grant_for_events_covers() {
 
 #[tokio::test]
 async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     for (name, owner) in
         [("new", None), ("new", Some("them")), ("theirs", Some("me")), ("free", Some("me"))]
     {
@@ -243,7 +243,7 @@ async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
 async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
     let mut grants = grants(GrantScope::Owned);
     grants.kubernetes[0].name = kind("v1", "Secret");
-    let bench = Bench::new(grants, WriteMode::Live);
+    let bench = GateFixture::new(grants, WriteMode::Live);
     for (template, applied) in [
         ("x${secret:mine/k}", true),
         ("${secret:mine/k}${secret:other/k}", false),
@@ -258,7 +258,7 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
 
 #[tokio::test]
 async fn a_delete_means_the_object_that_was_seen() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let delete = |uid: Option<&str>| KubernetesCall::Delete {
         object: config_map("mine"),
         uid: uid.map(str::to_owned),
@@ -272,7 +272,7 @@ async fn a_delete_means_the_object_that_was_seen() {
 
 #[tokio::test]
 async fn the_hosts_own_conditions_cannot_be_applied() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let status = |condition: &str| {
         let mut object = object("tests.tholepin.dev/v1", "Thing", "me", None);
         object["status"] = json!({"conditions": [{"type": condition}]});
@@ -290,7 +290,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
 
 #[tokio::test]
 async fn a_plan_sees_its_own_writes_and_keeps_none() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Plan);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Plan);
     bench.apply("new", Some("me")).await.unwrap();
     assert!(bench.get("new").await.is_ok(), "the pass sees what it applied");
     let delete = KubernetesCall::Delete {
@@ -309,7 +309,7 @@ async fn a_plan_sees_its_own_writes_and_keeps_none() {
 
 #[tokio::test]
 async fn a_pass_that_writes_too_much_is_throttled() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     for number in 0..8 {
         bench.apply(&format!("new{number}"), Some("me")).await.unwrap();
     }
@@ -319,7 +319,7 @@ async fn a_pass_that_writes_too_much_is_throttled() {
 
 #[tokio::test]
 async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
-    let bench = Bench::new(Grants::default(), WriteMode::Live);
+    let bench = GateFixture::new(Grants::default(), WriteMode::Live);
     let ask = |call| bench.pass.perform(&bench.context, Call::Runtime(call));
     assert_eq!(ask(RuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
     assert_eq!(ask(RuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
@@ -333,7 +333,7 @@ async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
 
 #[tokio::test]
 async fn an_action_that_its_guard_refuses_is_not_sent() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let act = json!([{"verb": "meet", "args": {"pod": "nobody-0", "with": "nobody-1"}}]);
     let actions = serde_json::from_value(act).unwrap();
     let answer = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
@@ -354,7 +354,7 @@ fn snapshot() -> Snapshot {
 
 #[tokio::test]
 async fn what_an_action_presumes_of_an_object_is_read_anew() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     let act = async |subject: Value, field: &str, value: &str| {
         let fact = json!({"subject": subject, "field": field, "op": "equals", "value": value});
@@ -397,7 +397,7 @@ async fn what_an_action_presumes_of_an_object_is_read_anew() {
 
 #[tokio::test]
 async fn a_secret_is_read_only_if_the_object_names_it_and_another_namespace_never() {
-    let bench = Bench::new(
+    let bench = GateFixture::new(
         Grants {
             redis: RedisGrants { commands: vec![], verbs: vec!["observe".into()] },
             ..Grants::default()

@@ -8,20 +8,21 @@ use tholepin_gate::WriteMode;
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
-    Bench, LEDGER, config_map,
-    fake::{World, object, pod},
+    GateFixture, LEDGER, config_map,
+    fake::{FakeCluster, object, pod},
     grants, instance, kind, snapshot,
 };
 
-fn bench() -> Bench {
+fn bench() -> GateFixture {
     let verbs = ["observe", "configure", "forget"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec!["+get".into()], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Namespace) }, WriteMode::Live);
+    let bench =
+        GateFixture::new(Grants { redis, ..grants(GrantScope::Namespace) }, WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     bench
 }
 
-impl Bench {
+impl GateFixture {
     async fn observe(&self, change: Value) -> Answer {
         let mut instance = instance();
         instance.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -34,14 +35,14 @@ impl Bench {
     }
 }
 
-fn ledger(world: &World) -> Value {
+fn ledger(world: &FakeCluster) -> Value {
     let objects = world.objects.lock().unwrap();
     let map = &objects[&config_map(LEDGER)];
     serde_json::from_str(map["data"]["ledger.json"].as_str().unwrap()).unwrap()
 }
 
 /// Lets the fake's snapshot be that of the Pod as the store has it, with this container.
-fn recorded(bench: &Bench, container_id: &str) {
+fn recorded(bench: &GateFixture, container_id: &str) {
     let mut seen = serde_json::to_value(snapshot()).unwrap();
     let row = json!({"role": "primary", "epoch": 1, "connected": true});
     seen["view"] = json!({"a".repeat(40): row});

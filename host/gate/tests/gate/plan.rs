@@ -9,7 +9,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
-    Bench, config_map,
+    GateFixture, config_map,
     fake::{NOW_MS, object, pod},
     grants, instance,
 };
@@ -38,7 +38,7 @@ fn configure(pod: &str, name: &str) -> serde_json::Value {
 }
 
 /// A member that answers, so that `configure` is let pass.
-fn with_a_member(bench: &Bench) {
+fn with_a_member(bench: &GateFixture) {
     bench.world.put(pod("p-0"));
     let snapshot = json!({
         "observedAtMs": NOW_MS,
@@ -48,14 +48,14 @@ fn with_a_member(bench: &Bench) {
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot).unwrap();
 }
 
-fn steps(bench: &Bench) -> Vec<PlanStep> {
+fn steps(bench: &GateFixture) -> Vec<PlanStep> {
     let recording = bench.pass.take_recording();
     recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
 }
 
 /// What a pass of this mode asks for, and its steps.
-async fn told(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
-    let bench = Bench::new(wide(), mode);
+async fn planned_steps(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
+    let bench = GateFixture::new(wide(), mode);
     with_a_member(&bench);
     bench.apply("new", Some("me")).await.unwrap();
     // Nothing changes, so this is no step.
@@ -74,8 +74,8 @@ async fn told(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
 
 #[tokio::test]
 async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
-    let (planned, reached) = told(WriteMode::Plan).await;
-    let (done, _) = told(WriteMode::Live).await;
+    let (planned, reached) = planned_steps(WriteMode::Plan).await;
+    let (done, _) = planned_steps(WriteMode::Live).await;
     assert_eq!(serde_json::to_value(&planned).unwrap(), serde_json::to_value(&done).unwrap());
     let kept = |line: &&String| {
         !line.ends_with("dry run")
@@ -110,7 +110,7 @@ async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
 
 #[tokio::test]
 async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the_plan() {
-    let bench = Bench::new(wide(), WriteMode::Plan);
+    let bench = GateFixture::new(wide(), WriteMode::Plan);
     let ok = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "RENAME a b"]))).await;
     let status = || RespReply { nodes: vec![RespNode::Status("OK".into())] };
     assert_eq!(ok, Ok(Reply::Replies(vec![status(), status()])));
@@ -130,7 +130,7 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
 
 #[tokio::test]
 async fn an_action_after_a_planned_one_depends_on_it() {
-    let bench = Bench::new(wide(), WriteMode::Plan);
+    let bench = GateFixture::new(wide(), WriteMode::Plan);
     with_a_member(&bench);
     let mut first = configure("p-0", "cluster-node-timeout");
     first["id"] = json!("first");
@@ -146,7 +146,7 @@ async fn an_action_after_a_planned_one_depends_on_it() {
 
 #[tokio::test]
 async fn what_is_paused_meanwhile_is_not_written_any_more() {
-    let bench = Bench::new(wide(), WriteMode::Live);
+    let bench = GateFixture::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.apply("one", Some("me")).await.unwrap();
     let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
@@ -172,7 +172,7 @@ async fn what_is_paused_meanwhile_is_not_written_any_more() {
 
 #[tokio::test]
 async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
-    let bench = Bench::new(wide(), WriteMode::Live);
+    let bench = GateFixture::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.redis(RedisCall::Observe { instance: instance() }).await.unwrap();
     let wrote = bench.writes();

@@ -7,12 +7,13 @@ use tholepin_schema::{
     probe::PodProbe,
 };
 
-use crate::{Bench, fake::object, grants};
+use crate::{GateFixture, fake::object, grants};
 
 /// A pass that may probe one port; one Pod is the object's, one a stranger's, one shares its node's
 /// network.
-fn bench(mode: WriteMode) -> Bench {
-    let bench = Bench::new(Grants { probes: vec![22_123], ..grants(GrantScope::Owned) }, mode);
+fn bench(mode: WriteMode) -> GateFixture {
+    let bench =
+        GateFixture::new(Grants { probes: vec![22_123], ..grants(GrantScope::Owned) }, mode);
     for (name, owner) in [("a-0", "me"), ("a-1", "me"), ("b-0", "them"), ("host-0", "me")] {
         let mut pod = object("v1", "Pod", name, Some(owner));
         if name != "a-1" {
@@ -24,7 +25,7 @@ fn bench(mode: WriteMode) -> Bench {
     bench
 }
 
-async fn probe(bench: &Bench, probe: PodProbe) -> Answer {
+async fn probe(bench: &GateFixture, probe: PodProbe) -> Answer {
     bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Probe(probe))).await
 }
 

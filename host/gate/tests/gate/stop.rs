@@ -6,7 +6,7 @@ use tholepin_gate::WriteMode;
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{
-    Bench,
+    GateFixture,
     fake::{NOW_MS, object, pod},
     grants, instance, kind,
 };
@@ -14,8 +14,8 @@ use crate::{
 const ALL: &str = "0-16383";
 
 /// A StatefulSet `set` of a primary in `set-0` and a replica in `set-1`, and everything granted.
-struct Shard {
-    bench: Bench,
+struct ShardFixture {
+    bench: GateFixture,
 }
 
 fn wide() -> Grants {
@@ -84,9 +84,9 @@ fn snapshot() -> Value {
         "members": [member("set-0", 'a', stream), member("set-1", 'b', link)]})
 }
 
-impl Shard {
+impl ShardFixture {
     async fn new(mode: WriteMode) -> Self {
-        let mut bench = Bench::new(wide(), mode);
+        let mut bench = GateFixture::new(wide(), mode);
         bench.world.objects.lock().unwrap().retain(|object, _| object.kind.kind != "Pod");
         for object in [stateful_set(), pod_of_set("set-0"), pod_of_set("set-1")] {
             bench.world.put(object);
@@ -157,7 +157,7 @@ fn refused(answer: Answer, words: &str) {
 
 #[tokio::test]
 async fn whatever_ends_the_primary_or_both_members_is_refused() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     let serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
     refused(shard.delete("v1", "Pod", "set-0").await, serves);
     refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, serves);
@@ -187,7 +187,7 @@ async fn whatever_ends_the_primary_or_both_members_is_refused() {
 
 #[tokio::test]
 async fn what_ends_nobody_is_let_pass() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     let more = json!({"replicas": 3, "template": {"image": "two"}});
     assert!(shard.apply(more).await.is_ok());
     let pod = reference("v1", "Pod", "set-0");
@@ -197,7 +197,7 @@ async fn what_ends_nobody_is_let_pass() {
 
 #[tokio::test]
 async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     let mut third = pod_of_set("set-2");
     third["metadata"]["uid"] = json!("uid-set-2");
     shard.bench.world.put(third);
@@ -228,7 +228,7 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
 
 #[tokio::test]
 async fn a_silent_member_counts_as_a_full_one() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     let silent = json!({"unreachable": {"reason": "timeout", "message": ""}});
     let mut seen = snapshot();
     seen["members"][0]["answer"] = silent.clone();
@@ -243,7 +243,7 @@ async fn a_silent_member_counts_as_a_full_one() {
 
 #[tokio::test]
 async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     let mut waiting = pod_of_set("set-2");
     waiting["status"] = json!({"containerStatuses": [{"name": "redis", "restartCount": 0,
         "state": {"waiting": {"reason": "ErrImagePull"}}}]});
@@ -261,7 +261,7 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
     for (data_loss, granted, passes) in
         [("never", true, false), ("acceptable", false, false), ("acceptable", true, true)]
     {
-        let mut shard = Shard::new(WriteMode::Live).await;
+        let mut shard = ShardFixture::new(WriteMode::Live).await;
         let mut seen = snapshot();
         seen["members"].as_array_mut().unwrap().pop();
         seen["view"].as_object_mut().unwrap().remove(&id('b'));
@@ -283,7 +283,7 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
 
 #[tokio::test]
 async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() {
-    let shard = Shard::new(WriteMode::Live).await;
+    let shard = ShardFixture::new(WriteMode::Live).await;
     shard.bench.world.put(object("v1", "Node", "node", None));
     let denied = shard.delete("v1", "Node", "node").await;
     assert!(matches!(&denied, Err(CallError::Denied(text)) if text.contains("never granted")));
@@ -298,7 +298,7 @@ async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() 
 
 #[tokio::test]
 async fn a_plan_tells_the_refusal_and_notes_nothing() {
-    let shard = Shard::new(WriteMode::Plan).await;
+    let shard = ShardFixture::new(WriteMode::Plan).await;
     refused(shard.delete("v1", "Pod", "set-0").await, "serves slots");
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
     let kept: Vec<_> =

@@ -12,13 +12,13 @@ use tokio::time;
 
 use crate::{
     build,
-    perform::World,
-    setting::{Setting, summary},
+    perform::FunctionCalls,
+    setting::{RegistryFixture, summary},
 };
 
 /// Loads the probe in a new registry on this cache.
 async fn load(cache: &Path) {
-    let mut setting = Setting::with(cache.to_owned(), true);
+    let mut setting = RegistryFixture::with(cache.to_owned(), true);
     setting.install("probe", &build::probe(), "");
     setting.watch.scan().await;
     assert!(setting.active("probe").is_some(), "{:?}", setting.report("probe"));
@@ -67,13 +67,13 @@ async fn a_damaged_entry_is_made_anew() {
 async fn code_that_cannot_be_kept_serves_all_the_same() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
-    let mut setting = Setting::with(cache.clone(), true);
+    let mut setting = RegistryFixture::with(cache.clone(), true);
     // As a full disk does, this lets nothing be written there.
     fs::remove_dir(&cache).unwrap();
     setting.install("probe", &build::probe(), "");
     setting.watch.scan().await;
     let plugin = setting.active("probe").unwrap_or_else(|| panic!("{:?}", setting.report("probe")));
-    assert_eq!(summary(&plugin, json!({"do": "nothing"}), World::friendly()).await, "");
+    assert_eq!(summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await, "");
 }
 
 /// After this, code that should be given back is not.
@@ -83,7 +83,7 @@ const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
 async fn code_that_nobody_calls_is_given_back_and_loaded_again() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
-    let mut setting = Setting::resting(cache.clone(), true, Duration::ZERO);
+    let mut setting = RegistryFixture::resting(cache.clone(), true, Duration::ZERO);
     let mut install = async |name: &str, wasm: &Path| {
         setting.install(name, wasm, "");
         setting.watch.scan().await;
@@ -106,8 +106,8 @@ async fn code_that_nobody_calls_is_given_back_and_loaded_again() {
         () = setting.watch.run() => {}
         given_back = time::timeout(GIVEN_BACK_MAX, given_back) => given_back.unwrap(),
     }
-    assert_eq!(summary(&in_file, json!({"do": "nothing"}), World::friendly()).await, "");
+    assert_eq!(summary(&in_file, json!({"do": "nothing"}), FunctionCalls::friendly()).await, "");
     assert!(is_mapped());
-    let said = summary(&in_memory, json!({"text": "world"}), World::friendly()).await;
+    let said = summary(&in_memory, json!({"text": "world"}), FunctionCalls::friendly()).await;
     assert_eq!(said, "Hello, world!");
 }

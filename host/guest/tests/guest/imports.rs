@@ -6,7 +6,7 @@ use serde_json::json;
 use tholepin_core::{CallError, Reply, port::GuestRuntime};
 
 use crate::{
-    perform::World,
+    perform::FunctionCalls,
     setting::{probe, request, run, summary},
 };
 
@@ -36,7 +36,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
 async fn each_import_is_a_call_and_its_answer_comes_back() {
     let plugin = probe("").await;
     for (function, expected) in FUNCTIONS {
-        let world = World::friendly();
+        let world = FunctionCalls::friendly();
         let task = json!({"do": "call", "function": function});
         assert_eq!(summary(&plugin, task, Arc::clone(&world) as _).await, *expected, "{function}");
         assert_eq!(world.called(), [*function]);
@@ -84,7 +84,7 @@ async fn each_error_keeps_its_case() {
     for error in errors {
         let expected = format!("{} {error}", error.reason());
         let answer = error.clone();
-        let world = World::new(move |_| Err(answer.clone()));
+        let world = FunctionCalls::new(move |_| Err(answer.clone()));
         let task = json!({"do": "call", "function": "kubernetes/apply"});
         assert_eq!(summary(&plugin, task, world).await, expected);
     }
@@ -94,10 +94,10 @@ async fn each_error_keeps_its_case() {
 async fn an_answer_that_is_too_large_or_does_not_fit_is_an_error() {
     let plugin = probe("").await;
     let task = || json!({"do": "call", "function": "kubernetes/get"});
-    let huge = World::new(|_| Ok(Reply::Document(json!("x".repeat(2 << 20)))));
+    let huge = FunctionCalls::new(|_| Ok(Reply::Document(json!("x".repeat(2 << 20)))));
     let told = summary(&plugin, task(), huge).await;
     assert!(told.starts_with("Invalid") && told.contains("fewer fields"), "{told}");
-    let unfit = World::new(|_| Ok(Reply::Number(1)));
+    let unfit = FunctionCalls::new(|_| Ok(Reply::Number(1)));
     let told = summary(&plugin, task(), unfit).await;
     assert!(told.starts_with("Other") && told.contains("not a document"), "{told}");
 }
@@ -107,7 +107,7 @@ async fn the_memo_goes_round() {
     let plugin = probe("").await;
     let mut request = request(json!({"do": "nothing"}));
     request.memo = Some(json!({"seen": 1}));
-    let result = plugin.reconcile(plugin.context(None), request, World::friendly()).await;
+    let result = plugin.reconcile(plugin.context(None), request, FunctionCalls::friendly()).await;
     assert_eq!(result.unwrap().unwrap().memo, Some(json!({"seen": 1})));
 }
 
@@ -120,5 +120,5 @@ async fn an_object_the_plugin_dislikes_gives_violations() {
         violations.iter().map(|found| found.field.as_str()).collect::<Vec<_>>(),
         [".spec.do"]
     );
-    assert!(run(&plugin, json!({"do": "nothing"}), World::friendly()).await.is_ok());
+    assert!(run(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await.is_ok());
 }

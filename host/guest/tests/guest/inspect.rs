@@ -4,7 +4,7 @@ use std::fs;
 
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
 
-use crate::{build, setting::Setting};
+use crate::{build, setting::RegistryFixture};
 
 #[tokio::test]
 async fn a_file_tells_what_it_is() {
@@ -22,7 +22,7 @@ async fn a_file_tells_what_it_is() {
 #[tokio::test]
 async fn the_settings_that_grant_make_the_file_load() {
     let home = tempfile::tempdir().unwrap();
-    let mut setting = Setting::with(home.path().join("cache"), false);
+    let mut setting = RegistryFixture::with(home.path().join("cache"), false);
     setting.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
     let cache = CompileCache::open(home.path().join("cache")).unwrap();
     let yaml = grant_yaml(&setting.path("config-maker.wasm"), &cache).await.unwrap();

@@ -7,15 +7,16 @@ use tholepin_core::port::{GuestError, GuestRuntime};
 use tokio::time;
 
 use crate::{
-    perform::{Gated, World},
+    perform::{FunctionCalls, GatedCalls},
     setting::{probe, run, summary},
 };
 
 /// Lets a guest break a limit and then work.
 async fn broken(spec: &str, task: serde_json::Value) -> GuestError {
     let plugin = probe(spec).await;
-    let error = run(&plugin, task.clone(), World::friendly()).await.expect_err(&task.to_string());
-    let after = summary(&plugin, json!({"do": "nothing"}), World::friendly()).await;
+    let error =
+        run(&plugin, task.clone(), FunctionCalls::friendly()).await.expect_err(&task.to_string());
+    let after = summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await;
     assert_eq!(after, "", "a call after `{task}` must not notice it");
     error
 }
@@ -31,7 +32,7 @@ async fn a_panic_tells_its_text_and_line() {
 #[tokio::test]
 async fn a_panic_is_logged_too() {
     let plugin = probe("").await;
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     let _ = run(&plugin, json!({"do": "panic", "number": 7}), Arc::clone(&world) as _).await;
     let logged = world.logged().join("\n");
     assert!(logged.starts_with("error: panicked at "), "{logged}");
@@ -72,8 +73,9 @@ async fn an_answer_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_host_call_takes_only_so_many_bytes() {
     let plugin = probe("").await;
-    let send =
-        |bytes: u32| run(&plugin, json!({"do": "send-huge", "number": bytes}), World::friendly());
+    let send = |bytes: u32| {
+        run(&plugin, json!({"do": "send-huge", "number": bytes}), FunctionCalls::friendly())
+    };
     assert!(send(1 << 20).await.is_ok());
     let error = send(5 << 20).await.unwrap_err();
     assert!(matches!(error, GuestError::Trapped { .. }), "{error}");
@@ -82,7 +84,7 @@ async fn a_host_call_takes_only_so_many_bytes() {
 #[tokio::test]
 async fn a_call_ends_by_the_wall_clock_while_it_waits() {
     let plugin = probe("limits: {wallClockMs: 100}").await;
-    let world = Gated::at("runtime/now");
+    let world = GatedCalls::at("runtime/now");
     let task = json!({"do": "call", "function": "runtime/now"});
     let error = run(&plugin, task, world).await.unwrap_err();
     assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 100 });
@@ -92,7 +94,7 @@ async fn a_call_ends_by_the_wall_clock_while_it_waits() {
 #[tokio::test]
 async fn waiting_does_not_count_as_computing() {
     let plugin = probe("limits: {computeMs: 50}").await;
-    let world = Gated::at("runtime/now");
+    let world = GatedCalls::at("runtime/now");
     let released = Arc::clone(&world);
     let wait = async move {
         let _reached = released.reached.acquire().await.unwrap();
@@ -115,7 +117,7 @@ async fn a_million_host_calls_end_long_before_the_last() {
 #[tokio::test]
 async fn log_lines_are_bounded_in_length_and_number() {
     let plugin = probe("").await;
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     run(&plugin, json!({"do": "long-log", "number": 10_000}), Arc::clone(&world) as _)
         .await
         .unwrap()
@@ -123,7 +125,7 @@ async fn log_lines_are_bounded_in_length_and_number() {
     let line = world.logged().pop().unwrap();
     assert!(line.len() < 8300 && line.ends_with("bytes cut)"), "{} bytes", line.len());
 
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     run(&plugin, json!({"do": "many-logs", "number": 3000}), Arc::clone(&world) as _)
         .await
         .unwrap()
@@ -145,6 +147,6 @@ async fn a_trap_in_validate_is_told() {
 async fn a_failure_that_the_plugin_understood_is_a_value() {
     let plugin = probe("").await;
     let failure =
-        run(&plugin, json!({"do": "fail"}), World::friendly()).await.unwrap().unwrap_err();
+        run(&plugin, json!({"do": "fail"}), FunctionCalls::friendly()).await.unwrap().unwrap_err();
     assert_eq!((failure.reason.as_str(), failure.retry), ("Told", true));
 }

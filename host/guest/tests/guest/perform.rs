@@ -13,12 +13,12 @@ use tholepin_core::{
 use tokio::sync::Semaphore;
 
 /// Answers by a function, and records.
-pub(crate) struct World {
+pub(crate) struct FunctionCalls {
     answer: Box<dyn Fn(&Call) -> Answer + Send + Sync>,
     recording: Mutex<Recording>,
 }
 
-impl World {
+impl FunctionCalls {
     /// Answers everything in the shape that the call has.
     pub(crate) fn friendly() -> Arc<Self> {
         Self::new(friendly)
@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-impl HostCalls for World {
+impl HostCalls for FunctionCalls {
     fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let answer = (self.answer)(&call);
@@ -83,13 +83,13 @@ pub(crate) fn friendly(call: &Call) -> Answer {
 }
 
 /// Answers from a saved recording, by key; what it does not hold is noted and never invented.
-pub(crate) struct Replay {
+pub(crate) struct RecordedCalls {
     answers: BTreeMap<CallKey, Answer>,
     asked: Mutex<Recording>,
     missing: Mutex<Vec<CallKey>>,
 }
 
-impl Replay {
+impl RecordedCalls {
     pub(crate) fn of(recording: &Recording) -> Arc<Self> {
         let answers = recording.answers();
         Arc::new(Self { answers, asked: Mutex::default(), missing: Mutex::default() })
@@ -100,7 +100,7 @@ impl Replay {
     }
 }
 
-impl HostCalls for Replay {
+impl HostCalls for RecordedCalls {
     fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap().key(&call);
@@ -113,19 +113,19 @@ impl HostCalls for Replay {
 }
 
 /// Answers a function only when released; everything else at once.
-pub(crate) struct Gated {
+pub(crate) struct GatedCalls {
     pub(crate) function: &'static str,
     pub(crate) reached: Semaphore,
     pub(crate) released: Semaphore,
 }
 
-impl Gated {
+impl GatedCalls {
     pub(crate) fn at(function: &'static str) -> Arc<Self> {
         Arc::new(Self { function, reached: Semaphore::new(0), released: Semaphore::new(0) })
     }
 }
 
-impl HostCalls for Gated {
+impl HostCalls for GatedCalls {
     fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             if call.function() == self.function {

@@ -9,8 +9,8 @@ use tokio::{sync::broadcast, task::JoinSet, time};
 
 use crate::{
     build,
-    perform::{Gated, World},
-    setting::{Setting, plugin, request, settings, summary},
+    perform::{FunctionCalls, GatedCalls},
+    setting::{RegistryFixture, plugin, request, settings, summary},
 };
 
 const SPEC: fn() -> serde_json::Value = || json!({"text": "world"});
@@ -37,23 +37,23 @@ fn version(report: &PluginReport) -> Option<&str> {
 }
 
 /// A setting with `config-maker` serving and its watch running.
-async fn running() -> (Setting2, JoinSet<()>) {
-    let mut setting = Setting::new();
+async fn running() -> (WatchedRegistry, JoinSet<()>) {
+    let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
-    let Setting { home, registry, watch, .. } = setting;
+    let RegistryFixture { home, registry, watch, .. } = setting;
     let mut tasks = JoinSet::new();
     tasks.spawn(watch.run());
-    (Setting2 { home, registry }, tasks)
+    (WatchedRegistry { home, registry }, tasks)
 }
 
 /// A [`Setting`] whose watch runs by itself.
-struct Setting2 {
+struct WatchedRegistry {
     home: tempfile::TempDir,
     registry: Arc<tholepin_guest::PluginRegistry>,
 }
 
-impl Setting2 {
+impl WatchedRegistry {
     fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
         let directory = self.home.path().join("plugins");
         let beside = directory.join(format!(".{file}.new"));
@@ -63,13 +63,13 @@ impl Setting2 {
 
     async fn says(&self) -> String {
         let active = self.registry.active(&plugin("config-maker")).unwrap();
-        summary(&active, SPEC(), World::friendly()).await
+        summary(&active, SPEC(), FunctionCalls::friendly()).await
     }
 }
 
 #[tokio::test]
 async fn a_revision_goes_through_its_stages() {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     let mut reports = setting.registry.subscribe();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
@@ -89,7 +89,7 @@ async fn a_revision_goes_through_its_stages() {
 #[tokio::test]
 async fn a_compilation_is_told_while_it_goes_on_and_not_if_the_cache_has_the_code() {
     let cache = tempfile::tempdir().unwrap();
-    let mut setting = Setting::with(cache.path().join("compiled"), true);
+    let mut setting = RegistryFixture::with(cache.path().join("compiled"), true);
     let component = build::config_maker("Hello");
     setting.install("config-maker", &component, "");
     let mut compilations = setting.registry.compilations();
@@ -163,7 +163,7 @@ async fn a_call_in_flight_finishes_on_its_revision() {
     let (setting, _tasks) = running().await;
     let mut reports = setting.registry.subscribe();
     let old = setting.registry.active(&plugin("config-maker")).unwrap();
-    let world = Gated::at("kubernetes/apply");
+    let world = GatedCalls::at("kubernetes/apply");
     let call = old.reconcile(old.context(None), request(SPEC()), Arc::clone(&world) as _);
     let swap = async {
         let _reached = world.reached.acquire().await.unwrap();
@@ -194,7 +194,7 @@ async fn refused(
     stage: Option<RevisionStage>,
     words: &str,
 ) {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
     setting.put(file, bytes);
@@ -204,7 +204,7 @@ async fn refused(
     assert!(report.message.contains(words), "{}", report.message);
     let active = setting.active("config-maker").expect("the old revision must go on serving");
     assert_eq!(report.active(), Some(&active.digest));
-    assert_eq!(summary(&active, SPEC(), World::friendly()).await, "Hello, world!");
+    assert_eq!(summary(&active, SPEC(), FunctionCalls::friendly()).await, "Hello, world!");
     // The good file comes back: the report is clean again.
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
@@ -298,7 +298,7 @@ async fn bad_settings_leave_the_old_code_serving() {
 #[tokio::test]
 async fn all_that_is_asked_is_granted_only_where_the_host_allows_it() {
     let home = tempfile::tempdir().unwrap();
-    let mut setting = Setting::with(home.path().join("cache"), false);
+    let mut setting = RegistryFixture::with(home.path().join("cache"), false);
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
     let report = setting.report("config-maker");
@@ -312,7 +312,7 @@ async fn all_that_is_asked_is_granted_only_where_the_host_allows_it() {
 
 #[tokio::test]
 async fn a_component_without_settings_is_refused_with_the_command_that_writes_them() {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
     setting.watch.scan().await;
     let report = setting.report("config-maker");
@@ -327,7 +327,7 @@ async fn a_component_without_settings_is_refused_with_the_command_that_writes_th
 
 #[tokio::test]
 async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     let variables = [("PLUGIN_NAME", "late"), ("GREETING", "Howdy")];
     let second = build::build("guest-config-maker", &variables);
@@ -342,8 +342,8 @@ async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
 }
 
 /// A setting in which the greetings were installed one after the other.
-async fn after(greetings: &[&str]) -> (Setting, Vec<RevisionDigest>) {
-    let mut setting = Setting::new();
+async fn after(greetings: &[&str]) -> (RegistryFixture, Vec<RevisionDigest>) {
+    let mut setting = RegistryFixture::new();
     let mut revisions = Vec::new();
     for greeting in greetings {
         setting.install("config-maker", &build::config_maker(greeting), "");
@@ -353,9 +353,9 @@ async fn after(greetings: &[&str]) -> (Setting, Vec<RevisionDigest>) {
     (setting, revisions)
 }
 
-async fn says(setting: &Setting) -> String {
+async fn says(setting: &RegistryFixture) -> String {
     let active = setting.active("config-maker").unwrap();
-    summary(&active, SPEC(), World::friendly()).await
+    summary(&active, SPEC(), FunctionCalls::friendly()).await
 }
 
 #[tokio::test]
@@ -430,7 +430,7 @@ async fn a_person_goes_back_and_forth_between_kept_revisions() {
     let (mut setting, revisions) = after(&["One", "Two", "Three"]).await;
     let name = plugin("config-maker");
     let [one, two, three] = [0, 1, 2].map(|index| revisions[index].0.clone());
-    let go = async |setting: &Setting, wanted: Option<&str>| {
+    let go = async |setting: &RegistryFixture, wanted: Option<&str>| {
         let gone = setting.registry.roll_back(&name, wanted).await;
         gone.map(|revision| revision.0)
     };

@@ -9,19 +9,19 @@ use tholepin_sdk::{Reconciler, ReplayHost};
 
 use crate::{
     build,
-    perform::{Replay, World},
-    setting::{Setting, request, run},
+    perform::{FunctionCalls, RecordedCalls},
+    setting::{RegistryFixture, request, run},
 };
 
 #[tokio::test]
 async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "parameters: {suffix: '!'}");
     setting.watch.scan().await;
     let plugin = setting.active("config-maker").unwrap();
     let spec = json!({"text": "world"});
 
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     let live = run(&plugin, spec.clone(), Arc::clone(&world) as _).await.unwrap().unwrap();
     assert_eq!(live.summary, "Hello, world!");
     assert_eq!(
@@ -31,7 +31,7 @@ async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
     let saved = serde_json::to_string(&world.recording()).unwrap();
 
     let recording: Recording = serde_json::from_str(&saved).unwrap();
-    let replay = Replay::of(&recording);
+    let replay = RecordedCalls::of(&recording);
     let replayed = run(&plugin, spec.clone(), Arc::clone(&replay) as _).await.unwrap().unwrap();
     assert_eq!((replayed, replay.missing()), (live.clone(), Vec::new()));
 
@@ -42,14 +42,14 @@ async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
 
 #[tokio::test]
 async fn a_replay_reports_what_it_lacks_and_invents_nothing() {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
     let plugin = setting.active("config-maker").unwrap();
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     run(&plugin, json!({"text": "world"}), Arc::clone(&world) as _).await.unwrap().unwrap();
 
-    let replay = Replay::of(&world.recording());
+    let replay = RecordedCalls::of(&world.recording());
     let other = json!({"text": "moon"});
     let failure = run(&plugin, other.clone(), Arc::clone(&replay) as _).await.unwrap().unwrap_err();
     assert_eq!(failure.reason, "Other");

@@ -22,14 +22,14 @@ use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRe
 pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
     LazyLock::new(|| Arc::new(GuestEngine::new(64).unwrap()));
 
-pub(crate) struct Setting {
+pub(crate) struct RegistryFixture {
     pub(crate) home: TempDir,
     options: RegistryOptions,
     pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) watch: DirectoryWatch,
 }
 
-impl Setting {
+impl RegistryFixture {
     pub(crate) fn new() -> Self {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
         Self::with(cache, true)
@@ -98,7 +98,7 @@ pub(crate) fn settings(name: &str, spec: &str) -> String {
 
 /// A loaded probe, with these lines in its spec.
 pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
-    let mut setting = Setting::new();
+    let mut setting = RegistryFixture::new();
     setting.install("probe", &crate::build::probe(), spec);
     setting.watch.scan().await;
     let report = setting.report("probe");

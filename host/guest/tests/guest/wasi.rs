@@ -6,22 +6,22 @@ use serde_json::json;
 use tholepin_core::{Reply, port::GuestError};
 
 use crate::{
-    perform::{Replay, World, friendly},
+    perform::{FunctionCalls, RecordedCalls, friendly},
     setting::{probe, run, summary},
 };
 
 #[tokio::test]
 async fn there_is_no_environment_and_no_file() {
     let plugin = probe("").await;
-    let told = summary(&plugin, json!({"do": "environment"}), World::friendly()).await;
+    let told = summary(&plugin, json!({"do": "environment"}), FunctionCalls::friendly()).await;
     assert_eq!(told, "0 0");
-    assert_eq!(summary(&plugin, json!({"do": "file"}), World::friendly()).await, "false");
+    assert_eq!(summary(&plugin, json!({"do": "file"}), FunctionCalls::friendly()).await, "false");
 }
 
 #[tokio::test]
 async fn standard_error_is_the_log() {
     let plugin = probe("").await;
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     summary(&plugin, json!({"do": "stderr"}), Arc::clone(&world) as _).await;
     assert!(world.logged().concat().contains("a line on stderr"), "{:?}", world.logged());
 }
@@ -29,7 +29,7 @@ async fn standard_error_is_the_log() {
 #[tokio::test]
 async fn exit_is_a_trap() {
     let plugin = probe("").await;
-    let error = run(&plugin, json!({"do": "exit"}), World::friendly()).await.unwrap_err();
+    let error = run(&plugin, json!({"do": "exit"}), FunctionCalls::friendly()).await.unwrap_err();
     let GuestError::Trapped { message, .. } = &error else { panic!("{error}") };
     assert!(message.contains("exit"), "{message}");
 }
@@ -37,7 +37,7 @@ async fn exit_is_a_trap() {
 #[tokio::test]
 async fn the_clock_is_a_recorded_call() {
     let plugin = probe("").await;
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     let told = summary(&plugin, json!({"do": "clock"}), Arc::clone(&world) as _).await;
     assert_eq!(told, "1700000000123 0");
     assert!(world.called().iter().all(|function| *function == "runtime/now"));
@@ -47,13 +47,13 @@ async fn the_clock_is_a_recorded_call() {
 #[tokio::test]
 async fn a_hash_map_has_the_recorded_order() {
     let plugin = probe("").await;
-    let world = World::friendly();
+    let world = FunctionCalls::friendly();
     let first = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&world) as _).await;
-    let replay = Replay::of(&world.recording());
+    let replay = RecordedCalls::of(&world.recording());
     let again = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&replay) as _).await;
     assert_eq!(first, again);
     assert_eq!(replay.missing(), []);
-    let other = World::new(|call| match friendly(call) {
+    let other = FunctionCalls::new(|call| match friendly(call) {
         Ok(Reply::Bytes(bytes)) => Ok(Reply::Bytes(vec![9; bytes.len()])),
         answer => answer,
     });

@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) struct Bench {
+pub(crate) struct KubeFixture {
     pub(crate) api: Arc<KubernetesApi>,
     server: Option<ApiServer>,
     directory: TempDir,
@@ -42,7 +42,7 @@ pub(crate) struct Bench {
     fences: AtomicU64,
 }
 
-impl Bench {
+impl KubeFixture {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listen = SocketAddr::from((Ipv4Addr::new(127, 27, 0, 1), 0));
@@ -127,9 +127,9 @@ async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
 
 /// Counts the GET requests of this thread, on which a test has all its tasks.
 #[derive(Default)]
-pub(crate) struct Reads(Arc<AtomicU64>);
+pub(crate) struct ReadCounter(Arc<AtomicU64>);
 
-impl Reads {
+impl ReadCounter {
     pub(crate) fn count(&self) -> LocalRecorderGuard<'_> {
         metrics::set_default_local_recorder(self)
     }
@@ -139,7 +139,7 @@ impl Reads {
     }
 }
 
-impl Recorder for Reads {
+impl Recorder for ReadCounter {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}

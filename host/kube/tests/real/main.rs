@@ -4,7 +4,7 @@
 mod bench;
 mod secrets;
 
-use bench::{Bench, apply, config_map, definition, kind, reference, until, version};
+use bench::{KubeFixture, apply, config_map, definition, kind, reference, until, version};
 use serde_json::{Value, json};
 use tholepin_core::{
     AcceptedSpec, CallError, EventType, ObjectRef,
@@ -17,7 +17,7 @@ use tholepin_core::{
 
 #[tokio::test]
 async fn watches_come_and_go_while_the_host_runs() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     bench.apply(config_map("a", json!({"k": "1"}))).await;
     assert!(!bench.view().covers(&maps));
@@ -47,7 +47,7 @@ async fn watches_come_and_go_while_the_host_runs() {
 
 #[tokio::test]
 async fn a_kind_that_is_missing_waits_and_delays_no_other() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let things = bench.api.lease(WatchScope::all(kind("test.tholepin.dev/v1", "Thing")));
     let maps = bench.api.lease(WatchScope::all(kind("v1", "ConfigMap")));
     maps.following().await;
@@ -68,7 +68,7 @@ async fn a_kind_that_is_missing_waits_and_delays_no_other() {
 
 #[tokio::test]
 async fn a_watch_with_a_selector_covers_only_what_it_selects() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     let scope = WatchScope { kind: maps.clone(), namespace: String::new(), selector: "a=1".into() };
     let lease = bench.api.lease(scope);
@@ -91,7 +91,7 @@ async fn a_watch_with_a_selector_covers_only_what_it_selects() {
 
 #[tokio::test]
 async fn an_apply_that_would_change_nothing_is_not_sent() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     let lease = bench.api.lease(WatchScope::all(maps.clone()));
     lease.following().await;
@@ -125,7 +125,7 @@ async fn an_apply_that_would_change_nothing_is_not_sent() {
 }
 
 /// A change of one object by somebody else, as `kubectl patch --type=merge` makes it.
-async fn edit(bench: &Bench, object: &ObjectRef, patch: Value) -> Value {
+async fn edit(bench: &KubeFixture, object: &ObjectRef, patch: Value) -> Value {
     let kubectl = "kubectl-patch".to_owned();
     let edited = bench.api.merge_patch(object.clone(), patch, kubectl, false).await.unwrap();
     let seen = || bench.view().meta(object).map(|meta| meta.resource_version.clone());
@@ -135,7 +135,7 @@ async fn edit(bench: &Bench, object: &ObjectRef, patch: Value) -> Value {
 
 #[tokio::test]
 async fn a_hand_edit_of_a_selector_is_undone() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let services = kind("v1", "Service");
     let lease = bench.api.lease(WatchScope::all(services.clone()));
     lease.following().await;
@@ -181,7 +181,7 @@ async fn a_hand_edit_of_a_selector_is_undone() {
 
 #[tokio::test]
 async fn a_status_that_others_write_does_not_make_an_apply_be_sent() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
     let things = kind("test.tholepin.dev/v1", "Thing");
     let lease = bench.api.lease(WatchScope::all(things.clone()));
@@ -215,7 +215,7 @@ async fn a_status_that_others_write_does_not_make_an_apply_be_sent() {
 
 #[tokio::test]
 async fn a_dry_run_changes_nothing() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     let lease = bench.api.lease(WatchScope::all(maps.clone()));
     lease.following().await;
@@ -234,7 +234,7 @@ fn secret(data: Value) -> Value {
 
 #[tokio::test]
 async fn secret_values_are_fingerprints_everywhere_but_in_one_place() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let secrets = kind("v1", "Secret");
     let lease = bench.api.lease(WatchScope::all(secrets.clone()));
     lease.following().await;
@@ -262,7 +262,7 @@ async fn secret_values_are_fingerprints_everywhere_but_in_one_place() {
 
 #[tokio::test]
 async fn templates_are_filled_behind_the_border_and_random_ones_once() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let lease = bench.api.lease(WatchScope::all(kind("v1", "Secret")));
     lease.following().await;
     bench.apply(secret(json!({"password": "hunter2"}))).await;
@@ -286,7 +286,7 @@ async fn templates_are_filled_behind_the_border_and_random_ones_once() {
 
 #[tokio::test]
 async fn repeats_of_an_event_are_a_count() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let map = bench.apply(config_map("a", json!({}))).await;
     let request = |reason: &str| PublishRequest {
         reporter: "tholepin:test".to_owned(),
@@ -327,7 +327,7 @@ fn condition(
 
 #[tokio::test]
 async fn the_hosts_conditions_stand_beside_the_plugins() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
     let things = kind("test.tholepin.dev/v1", "Thing");
     let a = reference(things.clone(), "a");
@@ -361,7 +361,7 @@ async fn the_hosts_conditions_stand_beside_the_plugins() {
 }
 
 /// Who owns what of the condition `Ready`: each manager with the fields that it owns.
-async fn owners_of_ready(bench: &Bench, object: &str) -> Vec<(String, Vec<String>)> {
+async fn owners_of_ready(bench: &KubeFixture, object: &str) -> Vec<(String, Vec<String>)> {
     let managed = bench.managed_fields("test.tholepin.dev/v1", "things", object).await;
     let fields_of = |entry: &Value| -> Vec<String> {
         let item = entry.pointer("/fieldsV1/f:status/f:conditions/k:{\"type\":\"Ready\"}");
@@ -375,7 +375,7 @@ async fn owners_of_ready(bench: &Bench, object: &str) -> Vec<(String, Vec<String
 
 #[tokio::test]
 async fn ready_is_taken_by_force_and_is_the_plugins_alone_afterwards() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     bench.api.install_crd(&definition("things", "Thing")).await.unwrap();
     let things = kind("test.tholepin.dev/v1", "Thing");
     let lease = bench.api.lease(WatchScope::all(things.clone()));
@@ -423,7 +423,7 @@ async fn ready_is_taken_by_force_and_is_the_plugins_alone_afterwards() {
 
 #[tokio::test]
 async fn an_accepted_spec_is_kept_once_and_outlives_the_host() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let made = bench.apply(config_map("a", json!({}))).await;
     let uid = made["metadata"]["uid"].as_str().unwrap();
     let a = reference(kind("v1", "ConfigMap"), "a");
@@ -453,7 +453,7 @@ async fn an_accepted_spec_is_kept_once_and_outlives_the_host() {
 
 #[tokio::test]
 async fn finalizers_keep_each_other_and_delay_a_deletion() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     let lease = bench.api.lease(WatchScope::all(maps.clone()));
     lease.following().await;
@@ -493,7 +493,7 @@ async fn finalizers_keep_each_other_and_delay_a_deletion() {
 
 #[tokio::test]
 async fn changes_are_told_as_values_until_the_store_ends() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let mut changes = bench.api.changes();
     let lease = bench.api.lease(WatchScope::all(kind("v1", "ConfigMap")));
     lease.following().await;
@@ -515,7 +515,7 @@ async fn changes_are_told_as_values_until_the_store_ends() {
 
 #[tokio::test]
 async fn what_is_wrong_is_told_by_kind_of_error() {
-    let bench = Bench::start().await;
+    let bench = KubeFixture::start().await;
     let maps = kind("v1", "ConfigMap");
     let patch = bench.api.merge_patch(
         reference(maps.clone(), "none"),

@@ -7,7 +7,7 @@ use tholepin_core::{
 };
 use tholepin_kube::KubernetesApi;
 
-use crate::bench::{Bench, Reads, apply, kind, reference, until};
+use crate::bench::{KubeFixture, ReadCounter, apply, kind, reference, until};
 
 fn secret(name: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret",
@@ -39,9 +39,9 @@ async fn delete(rival: &KubernetesApi, name: &str) {
 
 #[tokio::test]
 async fn a_secret_in_use_is_read_once_follows_its_watch_and_outlives_the_server() {
-    let reads = Reads::default();
+    let reads = ReadCounter::default();
     let _counted = reads.count();
-    let mut bench = Bench::start().await;
+    let mut bench = KubeFixture::start().await;
     let rival = bench.rival().await;
     let secrets = kind("v1", "Secret");
     let lease = bench.api.lease(WatchScope::all(secrets.clone()));
@@ -83,9 +83,9 @@ async fn a_secret_in_use_is_read_once_follows_its_watch_and_outlives_the_server(
 
 #[tokio::test]
 async fn without_a_watch_a_secret_is_read_live_and_kept_for_when_the_server_is_away() {
-    let reads = Reads::default();
+    let reads = ReadCounter::default();
     let _counted = reads.count();
-    let mut bench = Bench::start().await;
+    let mut bench = KubeFixture::start().await;
     let rival = bench.rival().await;
     for name in ["kept", "gone"] {
         rival.apply(apply(secret(name, "hunter2"))).await.unwrap();
@@ -105,7 +105,7 @@ async fn without_a_watch_a_secret_is_read_live_and_kept_for_when_the_server_is_a
 
 #[tokio::test]
 async fn a_secret_that_was_deleted_is_not_served_although_the_server_is_away() {
-    let mut bench = Bench::start().await;
+    let mut bench = KubeFixture::start().await;
     let rival = bench.rival().await;
     let secrets = kind("v1", "Secret");
     let lease = bench.api.lease(WatchScope::all(secrets.clone()));

@@ -13,6 +13,7 @@
 //!   blocks a writer.
 
 mod history;
+mod location;
 mod page;
 mod pending;
 mod retention;
@@ -28,54 +29,10 @@ use tokio::time::Instant;
 use crate::object::text;
 use history::ResourceHistory;
 pub(crate) use history::{ChangeType, StoreEvent};
+pub(crate) use location::{GroupResource, ObjectKey, ObjectLocation};
 pub(crate) use page::{ListError, ListPage, ListRequest, ListVersion};
 pub(crate) use retention::HistoryRetention;
 use weight::weight;
-
-/// Group and plural of a resource: the unit of storage, whatever the version.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct GroupResource {
-    /// The API group, empty for the core group.
-    pub(crate) group: Arc<str>,
-    /// The plural name.
-    pub(crate) plural: Arc<str>,
-}
-
-impl GroupResource {
-    /// Names a resource.
-    pub(crate) fn new(group: &str, plural: &str) -> Self {
-        Self { group: group.into(), plural: plural.into() }
-    }
-
-    /// Whether this is the resource so named in the core group.
-    pub(crate) fn is_core(&self, plural: &str) -> bool {
-        self.group.is_empty() && *self.plural == *plural
-    }
-
-    /// Whether this is the resource so named.
-    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
-        *self.group == *group && *self.plural == *plural
-    }
-}
-
-/// Namespace (empty for cluster scope) and name, in list order.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ObjectKey {
-    /// The namespace, empty for cluster scope.
-    pub(crate) namespace: Arc<str>,
-    /// The name.
-    pub(crate) name: Arc<str>,
-}
-
-impl ObjectKey {
-    /// Names an object within its resource.
-    pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-/// An object of any resource.
-pub(crate) type ObjectLocation = (GroupResource, ObjectKey);
 
 /// Why a commit was not made.
 #[derive(Debug, PartialEq, Eq)]

@@ -30,14 +30,14 @@ use tokio::task::JoinSet;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A local host without agents, three Node objects, and somebody who plays their agents.
-struct Stage {
+struct ControllerFixture {
     cluster: LocalCluster,
     client: Client,
     tasks: JoinSet<()>,
     directory: tempfile::TempDir,
 }
 
-impl Stage {
+impl ControllerFixture {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut options = LocalOptions::new(directory.path().join("state"), PathBuf::from("/none"));
@@ -195,7 +195,7 @@ fn service(name: &str, spec: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_set_grows_serves_shrinks_and_goes() {
-    let stage = Stage::new().await;
+    let stage = ControllerFixture::new().await;
     stage.create(stage.api::<Service>(), service("peers", json!({"clusterIP": "None"}))).await;
     let client = stage.create(stage.api::<Service>(), service("client", json!({}))).await;
     let address = client.spec.unwrap().cluster_ip.unwrap();
@@ -254,7 +254,7 @@ async fn a_set_grows_serves_shrinks_and_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_pod_is_followed_by_its_successor_at_once() {
-    let stage = Stage::new().await;
+    let stage = ControllerFixture::new().await;
     stage.create(stage.api::<StatefulSet>(), set(1)).await;
     stage.wait_ready(1).await;
     let mut pauses = Vec::new();
@@ -284,7 +284,7 @@ async fn a_deleted_pod_is_followed_by_its_successor_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_roll_by_partition_and_on_delete_waits() {
-    let stage = Stage::new().await;
+    let stage = ControllerFixture::new().await;
     stage.create(stage.api::<StatefulSet>(), set(3)).await;
     stage.wait_ready(3).await;
     let image = |image: &str| json!({"template": {"spec": {"containers": [{"name": "c", "image": image, "ports": [{"name": "redis", "containerPort": 6379}], "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}});
@@ -312,7 +312,7 @@ async fn updates_roll_by_partition_and_on_delete_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() {
-    let stage = Stage::new().await;
+    let stage = ControllerFixture::new().await;
     let pod = json!({"metadata": {"name": "picky"}, "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "redis:7"}]}});
     stage.create(stage.api::<Pod>(), pod).await;
     // The scheduler may have heard of the Pod before it heard of the last node: it says so again then.
@@ -348,7 +348,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_and_a_block_have_one_local_host() {
-    let stage = Stage::new().await;
+    let stage = ControllerFixture::new().await;
     let mut options =
         LocalOptions::new(stage.directory.path().join("state"), PathBuf::from("/none"));
     options.nodes = 0;

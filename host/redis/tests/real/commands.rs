@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tholepin_core::{RespNode, RespReply};
 use tholepin_schema::command::{CommandAccess, access_of, is_granted};
 
-use crate::server::Fleet;
+use crate::server::TestServers;
 
 /// What `COMMAND` says of each command and subcommand: its flags and its categories.
 fn commands(reply: &RespReply) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
@@ -38,7 +38,7 @@ fn commands(reply: &RespReply) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_a_real_server_is_in_the_table() {
-    let fleet = Fleet::start(1, true, None);
+    let fleet = TestServers::start(1, true, None);
     let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
     let all = commands(&replies[0]);
     assert!(300 < all.len(), "{}", all.len());
@@ -59,7 +59,7 @@ async fn every_command_of_a_real_server_is_in_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_dangerous_is_allowed() {
-    let fleet = Fleet::start(1, true, None);
+    let fleet = TestServers::start(1, true, None);
     let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
     // What the table allows although Redis calls it dangerous or administrative: looks, and the
     // reset of a statistic. Whoever adds to the table has to add here, and think.

@@ -6,12 +6,12 @@ use nix::sys::signal::Signal;
 use tholepin_core::{RespNode, RespReply, port::Redis};
 
 use crate::{
-    road::{End, Road},
-    server::{Fleet, command, pod},
+    road::{RepliesEnd, ReplyProxy},
+    server::{TestServers, command, pod},
 };
 
 /// `connected_clients` of one server, this look included.
-async fn clients(fleet: &Fleet) -> String {
+async fn clients(fleet: &TestServers) -> String {
     let replies = fleet.pipeline(0, &["INFO clients"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
     let text = String::from_utf8(text.clone()).unwrap();
@@ -20,7 +20,7 @@ async fn clients(fleet: &Fleet) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_used_again_and_its_number_is_bounded() {
-    let fleet = Fleet::start(1, false, Some("secret"));
+    let fleet = TestServers::start(1, false, Some("secret"));
     for _ in 0..20 {
         fleet.pipeline(0, &["PING"]).await.unwrap();
     }
@@ -34,7 +34,7 @@ async fn a_connection_is_used_again_and_its_number_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_stay_in_their_place() {
-    let fleet = Fleet::start(1, false, None);
+    let fleet = TestServers::start(1, false, None);
     let replies = fleet.pipeline(0, &["SET a x", "INCR a", "GET a", "HGETALL h"]).await.unwrap();
     assert!(matches!(&replies[1].nodes[0], RespNode::Error(text) if text.starts_with("ERR")));
     assert_eq!(replies[2], RespReply { nodes: vec![RespNode::Bulk(b"x".to_vec())] });
@@ -43,7 +43,7 @@ async fn errors_stay_in_their_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
-    let fleet = Fleet::start(1, false, None);
+    let fleet = TestServers::start(1, false, None);
     fleet.pipeline(0, &["PING"]).await.unwrap();
     fleet.servers[0].signal(Signal::SIGSTOP);
     let deadline = Duration::from_millis(100);
@@ -59,7 +59,7 @@ async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_to_a_process_that_is_killed_ends_at_once() {
-    let mut fleet = Fleet::start(1, false, None);
+    let mut fleet = TestServers::start(1, false, None);
     fleet.pipeline(0, &["PING"]).await.unwrap();
     let (members, port) = (fleet.members.clone(), fleet.port.clone());
     let blocked = [command("BLPOP nothing 0")];
@@ -79,7 +79,7 @@ async fn a_call_to_a_process_that_is_killed_ends_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
-    let fleet = Fleet::start(1, false, None);
+    let fleet = TestServers::start(1, false, None);
     fleet.servers[0].signal(Signal::SIGSTOP);
     let call = fleet.pipeline(0, &["PING"]);
     let ended = async {
@@ -96,7 +96,7 @@ async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_a_container_that_has_ended_are_closed() {
-    let mut fleet = Fleet::start(1, false, None);
+    let mut fleet = TestServers::start(1, false, None);
     let [first, again] = [client_id(&fleet).await, client_id(&fleet).await];
     assert_eq!(first, again, "the connection is kept");
     fleet.port.member_ended("container-0");
@@ -110,18 +110,19 @@ async fn connections_to_a_container_that_has_ended_are_closed() {
 }
 
 /// The server's number of the connection that a call takes.
-async fn client_id(fleet: &Fleet) -> Vec<RespNode> {
+async fn client_id(fleet: &TestServers) -> Vec<RespNode> {
     fleet.pipeline(0, &["CLIENT ID"]).await.unwrap().remove(0).nodes
 }
 
 /// Half a reply is none, the next call gets its own replies, and nothing is sent a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
-    let mut fleet = Fleet::start(1, false, None);
-    let road = Road::to(fleet.members.members[0].address.unwrap()).await;
+    let mut fleet = TestServers::start(1, false, None);
+    let road = ReplyProxy::to(fleet.members.members[0].address.unwrap()).await;
     fleet.members.members[0].address = Some(road.address);
     let deadline = Duration::from_millis(300);
-    for (turn, (end, reason)) in [(End::Silence, "Timeout"), (End::Cut, "Gone")].iter().enumerate()
+    for (turn, (end, reason)) in
+        [(RepliesEnd::Silence, "Timeout"), (RepliesEnd::Cut, "Gone")].iter().enumerate()
     {
         // The connection is there; what is limited are replies to the pipeline alone.
         fleet.pipeline(0, &["PING"]).await.unwrap();
@@ -132,7 +133,12 @@ async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
         let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline).await;
         assert_eq!(result.unwrap_err().reason(), *reason, "{end:?}");
         assert!(since.elapsed() < deadline * 2, "{end:?} took {:?}", since.elapsed());
-        assert_eq!(*end == End::Cut, since.elapsed() < deadline, "{end:?}: {:?}", since.elapsed());
+        assert_eq!(
+            *end == RepliesEnd::Cut,
+            since.elapsed() < deadline,
+            "{end:?}: {:?}",
+            since.elapsed()
+        );
         road.open();
         let replies = fleet.pipeline(0, &["ECHO second", "GET counter"]).await.unwrap();
         assert_eq!(replies[0].nodes, [RespNode::Bulk(b"second".to_vec())], "{end:?}");
@@ -141,7 +147,7 @@ async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
     }
 }
 
-async fn client_is_blocked(fleet: &Fleet) -> bool {
+async fn client_is_blocked(fleet: &TestServers) -> bool {
     let replies = fleet.pipeline(0, &["INFO clients"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { return false };
     String::from_utf8_lossy(text).contains("blocked_clients:1")

@@ -6,7 +6,7 @@ use tholepin_schema::{
     primitives::{ConfigEpoch, SlotRange},
 };
 
-use crate::server::{Fleet, node, pod};
+use crate::server::{TestServers, node, pod};
 
 fn lines(deeds: &[PerformedAction]) -> Vec<Vec<String>> {
     let line = |deed: &PerformedAction| {
@@ -17,7 +17,7 @@ fn lines(deeds: &[PerformedAction]) -> Vec<Vec<String>> {
 }
 
 /// The commands that a server has run since its start, without those that the harness itself sends.
-async fn ran(fleet: &Fleet, index: usize) -> Vec<String> {
+async fn ran(fleet: &TestServers, index: usize) -> Vec<String> {
     let replies = fleet.pipeline(index, &["INFO commandstats"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
     let text = String::from_utf8_lossy(text).into_owned();
@@ -27,7 +27,7 @@ async fn ran(fleet: &Fleet, index: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
-    let fleet = Fleet::start(3, true, None);
+    let fleet = TestServers::start(3, true, None);
     let (meet, epoch, slots) = (
         Verb::Meet { pod: pod(0), with: pod(1) },
         Verb::SetConfigEpoch { pod: pod(2), epoch: ConfigEpoch(7) },
@@ -66,7 +66,7 @@ async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_told_alike_by_both() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let verbs = vec![
         Verb::Forget { node: node(&snapshot, 5) },

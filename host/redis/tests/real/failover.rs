@@ -7,11 +7,11 @@ use tholepin_schema::{
 };
 use tokio::time::{Duration, Instant};
 
-use crate::server::{Fleet, node, pod};
+use crate::server::{TestServers, node, pod};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_failover_returns_when_both_roles_have_changed() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     let (old, new) = (node(&before, 0), node(&before, 3));
     let verb = Verb::Failover { pod: pod(3), primary: old, mode: FailoverMode::Graceful };
@@ -29,7 +29,7 @@ async fn a_graceful_failover_returns_when_both_roles_have_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_failover_needs_no_primary() {
-    let mut fleet = Fleet::cluster().await;
+    let mut fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     let old = node(&before, 1);
     fleet.servers[1].kill();
@@ -43,7 +43,7 @@ async fn a_forced_failover_needs_no_primary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_needs_no_majority() {
-    let mut fleet = Fleet::cluster().await;
+    let mut fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     fleet.servers[0].kill();
     fleet.servers[1].kill();
@@ -60,7 +60,7 @@ async fn a_takeover_needs_no_majority() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     fleet.servers[2].signal(Signal::SIGSTOP);
     let verb =
@@ -76,7 +76,7 @@ async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_another_primary_is_not_told_anything() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     let verb =
         Verb::Failover { pod: pod(5), primary: node(&before, 0), mode: FailoverMode::Takeover };

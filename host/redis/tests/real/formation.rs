@@ -7,12 +7,12 @@ use tholepin_schema::{
     primitives::{ConfigEpoch, Role, SlotRange},
 };
 
-use crate::server::{Fleet, node, pod};
+use crate::server::{TestServers, node, pod};
 use tholepin_core::{RespNode, port::Redis};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_formed_and_serves_a_write_and_a_read() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     assert_eq!(snapshot.view.len(), 6);
     assert_eq!(snapshot.primaries().count(), 3);
@@ -41,7 +41,7 @@ async fn a_cluster_is_formed_and_serves_a_write_and_a_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_so_already_is_done_without_a_word() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let epochs = snapshot.member("pod-0").unwrap().facts().unwrap().cluster.as_ref().unwrap().epoch;
     let outcomes = fleet
@@ -65,7 +65,7 @@ async fn what_is_so_already_is_done_without_a_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_refuses_is_told_with_its_words() {
-    let fleet = Fleet::cluster().await;
+    let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let outcomes = fleet
         .act(vec![
@@ -92,7 +92,7 @@ async fn what_redis_refuses_is_told_with_its_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_node_is_forgotten_by_all_and_stays_so() {
-    let mut fleet = Fleet::cluster().await;
+    let mut fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let dead = node(&snapshot, 5);
     fleet.servers[5].kill();
@@ -115,7 +115,7 @@ async fn a_dead_node_is_forgotten_by_all_and_stays_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_are_changed_at_run_time() {
-    let fleet = Fleet::start(1, true, None);
+    let fleet = TestServers::start(1, true, None);
     let settings = [("cluster-node-timeout".to_owned(), "500".to_owned())].into();
     fleet.done(vec![Verb::Configure { pod: pod(0), settings, temporary: false }]).await;
     let settings = ["hz".to_owned(), "requirepass".to_owned()];

@@ -16,7 +16,7 @@ use tokio::{
 
 /// What happens to replies once the bytes that may pass have passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum RepliesEnd {
     /// Nothing more comes, and the connection stays open.
     Silence,
     /// The connection is closed.
@@ -24,21 +24,21 @@ pub(crate) enum End {
 }
 
 /// How far replies get; without a limit if none is set.
-type Limit = Arc<Mutex<Option<(usize, End)>>>;
+type ReplyLimit = Arc<Mutex<Option<(usize, RepliesEnd)>>>;
 
 /// The road; it ends with this value.
-pub(crate) struct Road {
+pub(crate) struct ReplyProxy {
     pub(crate) address: SocketAddr,
-    limit: Limit,
+    limit: ReplyLimit,
     _tasks: JoinSet<()>,
 }
 
-impl Road {
+impl ReplyProxy {
     /// A road to this server. It lies on another port of the server's own address.
     pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((server.ip(), 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let limit = Limit::default();
+        let limit = ReplyLimit::default();
         let shared = limit.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -52,7 +52,7 @@ impl Road {
     }
 
     /// Lets so many bytes of replies through, on all connections together, and then does this.
-    pub(crate) fn limit(&self, bytes: usize, end: End) {
+    pub(crate) fn limit(&self, bytes: usize, end: RepliesEnd) {
         *self.limit.lock().unwrap() = Some((bytes, end));
     }
 
@@ -62,7 +62,7 @@ impl Road {
     }
 }
 
-async fn travel(client: TcpStream, server: TcpStream, limit: Limit) {
+async fn travel(client: TcpStream, server: TcpStream, limit: ReplyLimit) {
     let ((mut from_client, to_client), (from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {
@@ -71,7 +71,7 @@ async fn travel(client: TcpStream, server: TcpStream, limit: Limit) {
     }
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: Limit) {
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: ReplyLimit) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let (passes, end) = {
@@ -90,9 +90,9 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: Limit) 
         }
         match end {
             None => {}
-            Some(End::Cut) => return,
+            Some(RepliesEnd::Cut) => return,
             // Until the client gives up.
-            Some(End::Silence) => std::future::pending().await,
+            Some(RepliesEnd::Silence) => std::future::pending().await,
         }
     }
 }

@@ -30,13 +30,13 @@ pub(crate) const PORT: u16 = 7000;
 pub(crate) const NODE_TIMEOUT_MS: u64 = 1000;
 
 /// One real server.
-pub(crate) struct Server {
+pub(crate) struct TestServer {
     child: Child,
     address: SocketAddr,
     _directory: TempDir,
 }
 
-impl Server {
+impl TestServer {
     fn start(address: SocketAddr, cluster: bool, password: Option<&str>) -> Self {
         let directory = TempDir::new().unwrap();
         let ip = address.ip().to_string();
@@ -72,7 +72,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -80,8 +80,8 @@ impl Drop for Server {
 }
 
 /// Servers that are one instance, and the port that speaks to them.
-pub(crate) struct Fleet {
-    pub(crate) servers: Vec<Server>,
+pub(crate) struct TestServers {
+    pub(crate) servers: Vec<TestServer>,
     pub(crate) members: InstanceMembers,
     pub(crate) port: Arc<RedisPort>,
     pub(crate) changes: mpsc::Receiver<PollReport>,
@@ -96,13 +96,13 @@ impl Clock for WallClock {
     }
 }
 
-impl Fleet {
+impl TestServers {
     pub(crate) fn start(count: u8, cluster: bool, password: Option<&str>) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let net = NEXT.fetch_add(1, Ordering::Relaxed);
         let address = |index: u8| SocketAddr::from(([127, 26, net, index + 1], PORT));
-        let servers = (0..count).map(|index| Server::start(address(index), cluster, password));
-        let servers: Vec<Server> = servers.collect();
+        let servers = (0..count).map(|index| TestServer::start(address(index), cluster, password));
+        let servers: Vec<TestServer> = servers.collect();
         let members = servers.iter().enumerate().map(|(index, server)| MemberPod {
             pod: format!("pod-{index}"),
             pod_uid: format!("uid-{index}"),

@@ -9,7 +9,7 @@ use tholepin_schema::{
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 
-use crate::server::{Fleet, node, pod};
+use crate::server::{TestServers, node, pod};
 
 fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
     match &snapshot.members[index].answer {
@@ -20,7 +20,7 @@ fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_member_costs_its_deadline_and_nothing_else() {
-    let fleet = Fleet::start(3, true, None);
+    let fleet = TestServers::start(3, true, None);
     fleet.observe().await;
     fleet.servers[1].signal(Signal::SIGSTOP);
     let since = Instant::now();
@@ -40,7 +40,7 @@ async fn a_hung_member_costs_its_deadline_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_of_not_answering_has_its_reason() {
-    let mut fleet = Fleet::start(4, true, Some("secret"));
+    let mut fleet = TestServers::start(4, true, Some("secret"));
     fleet.observe().await;
     fleet.servers[0].kill();
     fleet.members.members[1].running = false;
@@ -67,7 +67,7 @@ async fn each_way_of_not_answering_has_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_cluster_mode_still_tells_about_itself() {
-    let fleet = Fleet::start(1, false, None);
+    let fleet = TestServers::start(1, false, None);
     let snapshot = fleet.port.observe(&fleet.members, &[]).await;
     let facts = snapshot.members[0].facts().unwrap();
     assert!(facts.run_id.is_some() && facts.replication.is_some());
@@ -79,7 +79,7 @@ async fn a_server_without_cluster_mode_still_tells_about_itself() {
 /// replica, and when it has heard of the dead one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_member_does_not_outvote_the_replica_of_a_dead_primary() {
-    let mut fleet = Fleet::start(3, true, Some("secret"));
+    let mut fleet = TestServers::start(3, true, Some("secret"));
     let fresh = fleet.members.members.pop().unwrap();
     fleet.form(1).await;
     let dead = node(&fleet.observe().await, 0);

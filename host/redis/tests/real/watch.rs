@@ -10,10 +10,10 @@ use tholepin_schema::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::server::{Fleet, node, pod};
+use crate::server::{TestServers, node, pod};
 
 /// Watches the fleet and waits until its members have been looked at.
-async fn watched(fleet: &Fleet, tasks: &mut JoinSet<()>) {
+async fn watched(fleet: &TestServers, tasks: &mut JoinSet<()>) {
     fleet.port.watch(&fleet.members, PollDetail::Changes).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_polling().await });
@@ -35,7 +35,7 @@ fn bytes(reply: &tholepin_core::RespReply) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
-    let mut fleet = Fleet::start(2, true, None);
+    let mut fleet = TestServers::start(2, true, None);
     let mut tasks = JoinSet::new();
     watched(&fleet, &mut tasks).await;
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
@@ -59,7 +59,7 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_by_another_hand_is_noticed() {
-    let mut fleet = Fleet::cluster().await;
+    let mut fleet = TestServers::cluster().await;
     let mut tasks = JoinSet::new();
     watched(&fleet, &mut tasks).await;
     while timeout(Duration::from_millis(600), fleet.changes.recv()).await.is_ok() {}
@@ -74,7 +74,7 @@ async fn a_failover_by_another_hand_is_noticed() {
 
 #[tokio::test]
 async fn the_number_of_instances_is_bounded() {
-    let fleet = Fleet::start(0, true, None);
+    let fleet = TestServers::start(0, true, None);
     let mut members = fleet.members.clone();
     for index in 0..4096 {
         members.instance = format!("many-{index}");
@@ -88,7 +88,7 @@ async fn the_number_of_instances_is_bounded() {
 }
 
 /// How often a member was asked for its `INFO`.
-async fn infos(fleet: &Fleet) -> u64 {
+async fn infos(fleet: &TestServers) -> u64 {
     let replies = fleet.pipeline(0, &["INFO commandstats"]).await.unwrap();
     let text = String::from_utf8(bytes(&replies[0])).unwrap();
     let calls = text.lines().find_map(|line| line.strip_prefix("cmdstat_info:calls="));
@@ -97,7 +97,7 @@ async fn infos(fleet: &Fleet) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
-    let mut fleet = Fleet::start(2, true, Some("secret"));
+    let mut fleet = TestServers::start(2, true, Some("secret"));
     let mut tasks = JoinSet::new();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_polling().await });
@@ -143,7 +143,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_watch_reports_every_look() {
-    let mut fleet = Fleet::start(1, true, None);
+    let mut fleet = TestServers::start(1, true, None);
     let mut tasks = JoinSet::new();
     let depth = PollDetail::Whole { settings: &[] };
     fleet.port.watch(&fleet.members, depth).unwrap();

@@ -37,7 +37,7 @@ pub(super) fn new(arguments: NewArgs) -> Result<()> {
 pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
     let BuildArgs { project, plugins } = arguments;
     let checked = CheckedComponent::build(&project).await?;
-    print(&checked.told())?;
+    print(&checked.described())?;
     match plugins {
         Some(plugins) => {
             checked.install(&plugins)?;
@@ -50,7 +50,7 @@ pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
 
 pub(super) async fn test(project: &Path) -> Result<()> {
     builder()?.test(project).await?;
-    print(&CheckedComponent::build(project).await?.told())?;
+    print(&CheckedComponent::build(project).await?.described())?;
     Ok(())
 }
 
@@ -145,7 +145,7 @@ impl CheckedComponent {
         )?)
     }
 
-    fn told(&self) -> String {
+    fn described(&self) -> String {
         let ComponentInspection { manifest, imports: _, digest, bytes } = &self.inspection;
         let mut text = format!(
             "built      {} {}, {bytes} bytes, in {:.1} s\ndigest     {digest}\n",

@@ -2,7 +2,7 @@
 
 mod heal;
 mod outdated;
-mod told;
+mod wait_reasons;
 
 use alloc::{format, string::String, vec::Vec};
 

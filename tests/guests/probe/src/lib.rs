@@ -92,7 +92,9 @@ impl Reconciler for Probe {
             "recurse" => recurse(number).to_string(),
             "eat-memory" => eat_memory(),
             "return-huge" => "x".repeat(usize_of(number)),
-            "send-huge" => told(host.apply(&json!({"huge": "x".repeat(usize_of(number))}), false)),
+            "send-huge" => {
+                reported(host.apply(&json!({"huge": "x".repeat(usize_of(number))}), false))
+            }
             "many-calls" => many_calls(host, number),
             "work" => {
                 host.info(&format!("began {number}"));
@@ -128,7 +130,7 @@ impl Reconciler for Probe {
                 call(host, spec["function"].as_str().unwrap_or_default())
             }
             "suspend" => suspend(host, spec),
-            "look" => told(host.observe(&spec["instance"]).map(|_| "a snapshot")),
+            "look" => reported(host.observe(&spec["instance"]).map(|_| "a snapshot")),
             "sleep" => {
                 host.info("asleep until a fact wakes it");
                 match serde_json::from_value(spec["wake"].clone()) {
@@ -164,7 +166,7 @@ fn suspend(host: &dyn Host, spec: &Value) -> String {
     let args = json!({"pod": spec["pod"], "settings": spec["settings"], "temporary": true});
     let facts = spec["presume"].as_array().cloned().unwrap_or_default();
     let action = json!({"verb": "configure", "args": args, "presume": {"facts": facts}});
-    let set = told(host.act(&spec["instance"], &[action]));
+    let set = reported(host.act(&spec["instance"], &[action]));
     host.info(&format!("suspended: {set}"));
     match spec["then"].as_str() {
         Some("panic") => panic!("told to panic while something is suspended"),
@@ -173,7 +175,7 @@ fn suspend(host: &dyn Host, spec: &Value) -> String {
             let fact = json!({"subject": {"member": {"instance": spec["instance"], "pod": spec["pod"]}},
                 "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "1073741824"});
             match serde_json::from_value(fact) {
-                Ok(fact) => format!("waited: {}", told(host.wait(&[fact], 2000))),
+                Ok(fact) => format!("waited: {}", reported(host.wait(&[fact], 2000))),
                 Err(error) => panic!("no fact: {error}"),
             }
         }
@@ -243,38 +245,38 @@ fn call(host: &dyn Host, function: &str) -> String {
         json!({"namespace": "default", "selector": "app=a", "container": "redis", "port": 6379});
     let pipeline = Pipeline::new(&instance, "a-0", &[&["PING"]]);
     match function {
-        "kubernetes/get" => told(host.get(&object, ReadMode::Live, &[".spec"])),
-        "kubernetes/list" => told(host.list(&ListQuery::new("v1", "ConfigMap", "default"))),
-        "kubernetes/apply" => told(host.apply(&intent, true).and_then(Document::value)),
-        "kubernetes/apply-status" => told(host.apply_status(&intent).and_then(Document::value)),
+        "kubernetes/get" => reported(host.get(&object, ReadMode::Live, &[".spec"])),
+        "kubernetes/list" => reported(host.list(&ListQuery::new("v1", "ConfigMap", "default"))),
+        "kubernetes/apply" => reported(host.apply(&intent, true).and_then(Document::value)),
+        "kubernetes/apply-status" => reported(host.apply_status(&intent).and_then(Document::value)),
         "kubernetes/merge-patch" => {
             let patched = host.merge_patch(&object, &json!({"data": null}));
-            told(patched.and_then(Document::value))
+            reported(patched.and_then(Document::value))
         }
         "kubernetes/delete" => {
             let options = DeleteOptions { uid: Some("u".to_owned()), ..DeleteOptions::default() };
-            told(host.delete(&object, &options))
+            reported(host.delete(&object, &options))
         }
-        "kubernetes/publish" => told(host.publish(EventType::Warning, "Told", "to publish")),
-        "kubernetes/warnings" => told(host.warnings(&object)),
-        "redis/pipeline" => told(host.pipeline(&pipeline)),
-        "redis/fan-out" => told(host.fan_out(&[pipeline.clone(), pipeline])),
-        "redis/observe" => told(host.observe(&instance).and_then(Document::value)),
+        "kubernetes/publish" => reported(host.publish(EventType::Warning, "Told", "to publish")),
+        "kubernetes/warnings" => reported(host.warnings(&object)),
+        "redis/pipeline" => reported(host.pipeline(&pipeline)),
+        "redis/fan-out" => reported(host.fan_out(&[pipeline.clone(), pipeline])),
+        "redis/observe" => reported(host.observe(&instance).and_then(Document::value)),
         "redis/act" => {
             let meet = json!({"verb": "meet", "args": {"pod": "a-0", "with": "a-1"}});
-            told(host.act(&instance, &[meet]))
+            reported(host.act(&instance, &[meet]))
         }
-        "runtime/now" => told(host.now_ms()),
-        "runtime/random" => told(host.random(4)),
-        "runtime/parameters" => told(host.parameters()),
+        "runtime/now" => reported(host.now_ms()),
+        "runtime/random" => reported(host.random(4)),
+        "runtime/parameters" => reported(host.parameters()),
         "runtime/wait" => {
             let subject = FactSubject::object(object.kind, &object.namespace, &object.name);
             match Fact::new(subject, ".data.x", FactTest::Exists) {
-                Ok(fact) => told(host.wait(&[fact], 10)),
+                Ok(fact) => reported(host.wait(&[fact], 10)),
                 Err(error) => panic!("no fact: {error}"),
             }
         }
-        "runtime/probe" => told(host.probe(&tholepin_sdk::PodProbe::connect("a-0", 6379))),
+        "runtime/probe" => reported(host.probe(&tholepin_sdk::PodProbe::connect("a-0", 6379))),
         "runtime/log" => {
             host.log(LogLevel::Warn, "told to log");
             "logged".to_owned()
@@ -283,7 +285,7 @@ fn call(host: &dyn Host, function: &str) -> String {
     }
 }
 
-fn told<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+fn reported<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(value) => format!("ok {value:?}"),
         Err(error) => format!("{} {error}", error.reason()),

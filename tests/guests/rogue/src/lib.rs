@@ -97,14 +97,14 @@ fn make(host: &dyn Host, namespace: &str, call: &Value) -> String {
     match verb {
         Some("delete") => {
             let options = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
-            told(host.delete(&object(&part("delete")), &options))
+            reported(host.delete(&object(&part("delete")), &options))
         }
         Some("patch") => {
             let patch = part("patch").get("patch").cloned().unwrap_or_default();
-            told(host.merge_patch(&object(&part("patch")), &patch).map(drop))
+            reported(host.merge_patch(&object(&part("patch")), &patch).map(drop))
         }
-        Some("apply") => told(host.apply(&part("apply"), true).map(drop)),
-        Some("observe") => told(host.observe(&part("observe")).map(drop)),
+        Some("apply") => reported(host.apply(&part("apply"), true).map(drop)),
+        Some("observe") => reported(host.observe(&part("observe")).map(drop)),
         Some("act") => {
             let act = part("act");
             let instance = act.get("instance").cloned().unwrap_or_default();
@@ -112,18 +112,18 @@ fn make(host: &dyn Host, namespace: &str, call: &Value) -> String {
             let results = host.act(&instance, &actions.unwrap_or_default());
             let result = |result: Result<Document, Error>| match result.and_then(Document::value) {
                 Ok(value) => value.to_string(),
-                Err(error) => told::<()>(Err(error)),
+                Err(error) => reported::<()>(Err(error)),
             };
             match results {
                 Ok(results) => results.into_iter().map(result).collect::<Vec<_>>().join(" "),
-                Err(error) => told::<()>(Err(error)),
+                Err(error) => reported::<()>(Err(error)),
             }
         }
         _ => format!("there is no call {call}"),
     }
 }
 
-fn told<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+fn reported<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(value) => format!("ok {value:?}"),
         Err(error) => format!("{} {error}", error.reason()),

@@ -30,7 +30,7 @@ const CALLS_MAX: u32 = 2_000;
 const WRITES_MAX: u32 = 500;
 
 /// Watches, store, requests and gate.
-pub(crate) struct Engine {
+pub(crate) struct BenchEngine {
     /// The port to Kubernetes.
     pub(crate) kubernetes: Arc<KubernetesApi>,
     gate: Arc<Gate>,
@@ -40,7 +40,7 @@ pub(crate) struct Engine {
 }
 
 /// One pass that went well.
-pub(crate) struct Passed {
+pub(crate) struct MeasuredReconcile {
     pub(crate) request: ReconcileRequest,
     pub(crate) outcome: ReconcileOutcome,
     /// From the call of the guest to its outcome.
@@ -48,7 +48,7 @@ pub(crate) struct Passed {
     pub(crate) recording: Recording,
 }
 
-impl Engine {
+impl BenchEngine {
     /// Connects; nothing is watched yet.
     pub(crate) async fn connect(kubeconfig: &Path, redis: Arc<dyn Redis>) -> Result<Self> {
         let options = KubernetesApiOptions {
@@ -95,7 +95,7 @@ impl Engine {
         &self,
         plugin: &LoadedPlugin,
         object: &ObjectRef,
-    ) -> Result<Passed> {
+    ) -> Result<MeasuredReconcile> {
         let stored = self.kubernetes.view().get(object);
         let stored = stored.with_context(|| format!("{object} is not in the store"))?;
         let key = Arc::new(ObjectKey {
@@ -126,7 +126,7 @@ impl Engine {
         let outcome = plugin.reconcile(context, given, pass.clone()).await?;
         let took = start.elapsed();
         let outcome = outcome.map_err(|failure| anyhow!("{failure:?}"))?;
-        Ok(Passed { request, outcome, took, recording: pass.take_recording() })
+        Ok(MeasuredReconcile { request, outcome, took, recording: pass.take_recording() })
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 };
 
 use ::tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     redis_cluster::NAMESPACE,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::{
     objects, proc,
-    table::{Row, Unit},
+    table::{BenchRow, RowUnit},
 };
 
 const OBJECTS: u32 = 1_000;
@@ -47,8 +47,8 @@ const SEEN_MAX: Duration = Duration::from_secs(60);
 const TOLD: &str = "told number ";
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let cluster = Cluster::start_api_only()?;
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let cluster = LocalClusterProcess::start_api_only()?;
     let client = cluster.client().await?;
     cluster.kubectl()?.run_with(&["apply", "-f", "-"], guests::PROBES)?;
     guests::install(&cluster.plugins()?, "probe", &guests::probe()?)?;
@@ -66,14 +66,15 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
         waited.push(Duration::try_from(entered.duration_since(*at)).context("a clock went back")?);
     }
     let answered: Vec<Duration> = sent.values().map(|(_, took)| *took).collect();
-    let answered = Row::ms("change answered by the API server, 1,000 objects", &answered);
+    let answered = BenchRow::ms("change answered by the API server, 1,000 objects", &answered);
     let memory = proc::resident_bytes(host.pid())?;
     Ok(vec![
-        Row::ms("change sent to guest entered, 1,000 objects", &waited)
+        BenchRow::ms("change sent to guest entered, 1,000 objects", &waited)
             .goal_p99(GOAL_P99_MS)
             .beside("its answer", &answered),
         answered,
-        Row::new("host's memory, 1,000 objects", Unit::Bytes, vec![memory]).goal(GOAL_BYTES),
+        BenchRow::new("host's memory, 1,000 objects", RowUnit::Bytes, vec![memory])
+            .goal(GOAL_BYTES),
     ])
 }
 
@@ -116,20 +117,20 @@ async fn change(probes: &Api<DynamicObject>) -> Result<BTreeMap<u32, (Timestamp,
 
 /// Waits until the host has logged all these numbers; gives when each was first.
 async fn seen(
-    cluster: &Cluster,
+    cluster: &LocalClusterProcess,
     numbers: impl Iterator<Item = u32> + Clone,
 ) -> Result<BTreeMap<u32, Timestamp>> {
     let look = || async {
-        let told = told(&fs::read_to_string(cluster.host_log())?)?;
+        let told = delivered(&fs::read_to_string(cluster.host_log())?)?;
         let missing = numbers.clone().filter(|number| !told.contains_key(number)).count();
-        let wait = || Look::NotYet(format!("{missing} are missing"));
-        Ok(if missing == 0 { Look::There(told) } else { wait() })
+        let wait = || Poll::NotYet(format!("{missing} are missing"));
+        Ok(if missing == 0 { Poll::There(told) } else { wait() })
     };
     Ok(until("each change to be seen", SEEN_MAX, look).await?.0)
 }
 
 /// When each number was told first, by a log.
-fn told(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
+fn delivered(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
     let mut told = BTreeMap::new();
     for line in log.lines() {
         let Some((_, number)) = line.split_once(TOLD) else { continue };
@@ -151,7 +152,7 @@ mod tests {
                    2026-11-21T14:00:01Z  INFO other\n\
                    2026-11-21T14:00:02.5Z  INFO reconcile: plugin: told number 7.\n\
                    2026-11-21T14:00:03Z  INFO reconcile: plugin: told number 1";
-        let told = told(log).unwrap();
+        let told = delivered(log).unwrap();
         assert_eq!(told.len(), 1);
         assert_eq!(told[&7].to_string(), "2026-11-21T14:00:00.0001Z");
     }

@@ -11,16 +11,16 @@ use kube::Client;
 use redis::{Cmd, InfoDict, cmd};
 use serde_json::json;
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     kubectl::Kubectl,
     process::signal,
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
-    router::Router,
-    wait::{Look, until},
+    router::ClusterClient,
+    wait::{Poll, until},
 };
 
-use crate::table::{Row, say};
+use crate::table::{BenchRow, say};
 
 /// How many kills are measured with the host, and without it.
 const KILLS: usize = 10;
@@ -37,8 +37,8 @@ const GOAL_MS: f64 = 500.0;
 const REDIS: RedisCluster = RedisCluster::USUAL;
 
 /// A RedisCluster with what is needed to ask for it.
-struct Bench {
-    cluster: Cluster,
+struct FailoverBench {
+    cluster: LocalClusterProcess,
     kubectl: Kubectl,
     client: Client,
     /// When the cluster was made, or when a primary was killed last.
@@ -46,13 +46,13 @@ struct Bench {
 }
 
 /// Kills primaries of a cluster with this node timeout, shard after shard.
-pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[Row; 2]> {
+pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[BenchRow; 2]> {
     say(&format!("failover at node timeout {node_timeout_ms} ms"));
-    let cluster = Cluster::start()?;
+    let cluster = LocalClusterProcess::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
     guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
     let mut host = cluster.host()?;
-    let mut bench = Bench { cluster, kubectl, client, disturbed: Instant::now() };
+    let mut bench = FailoverBench { cluster, kubectl, client, disturbed: Instant::now() };
     bench.create(node_timeout_ms).await?;
     bench.well().await?;
     bench.disturbed = Instant::now();
@@ -63,11 +63,14 @@ pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[Row; 2]> {
     let alone = bench.kills(KILLS_ALONE, spread, false).await?;
     bench.cluster.process.end()?;
     let name = |who| format!("failover at {node_timeout_ms} ms, {who}");
-    let alone = Row::ms(name("Redis alone"), &alone);
-    Ok([Row::ms(name("with host"), &healed).goal(GOAL_MS).beside("Redis alone", &alone), alone])
+    let alone = BenchRow::ms(name("Redis alone"), &alone);
+    Ok([
+        BenchRow::ms(name("with host"), &healed).goal(GOAL_MS).beside("Redis alone", &alone),
+        alone,
+    ])
 }
 
-impl Bench {
+impl FailoverBench {
     /// Kills this many primaries, the shards in turn, each `spread` after what disturbed the cluster last:
     /// the guard of a failover wants a shard that was quiet for so long. Where somebody heals, each
     /// round over the shards begins when all is well.
@@ -98,7 +101,7 @@ impl Bench {
     }
 
     async fn well(&self) -> Result<()> {
-        let look = || async { Ok(Look::There(REDIS.well(&self.kubectl, &self.client).await?)) };
+        let look = || async { Ok(Poll::There(REDIS.well(&self.kubectl, &self.client).await?)) };
         until(format!("{} to be well", REDIS.name), WELL_MAX, look).await.map(drop)
     }
 
@@ -124,7 +127,7 @@ impl Bench {
         let stream = format!("{secret}\n---\n{object}\n");
         let apply = || async {
             let arguments = ["apply", "--server-side", "-f", "-"];
-            Ok(Look::There(self.kubectl.run_with(&arguments, &stream)?))
+            Ok(Poll::There(self.kubectl.run_with(&arguments, &stream)?))
         };
         // The CRD comes with the plugin.
         until("the RedisCluster to be taken", WELL_MAX, apply).await.map(drop)
@@ -133,7 +136,7 @@ impl Bench {
 
 /// Kills the process of the primary to which keys with this tag belong, and writes until that succeeds.
 fn kill(entry: &str, tag: &str) -> Result<Duration> {
-    let mut router = Router::new(entry, Some(PASSWORD));
+    let mut router = ClusterClient::new(entry, Some(PASSWORD));
     let write = cmd("SET").arg(format!("{{{tag}}}bench")).arg("x").to_owned();
     written(&mut router, tag, &write)?;
     // The server that took the write is the one that is asked.
@@ -146,7 +149,7 @@ fn kill(entry: &str, tag: &str) -> Result<Duration> {
 }
 
 /// Writes until that succeeds.
-fn written(router: &mut Router, tag: &str, write: &Cmd) -> Result<()> {
+fn written(router: &mut ClusterClient, tag: &str, write: &Cmd) -> Result<()> {
     let start = Instant::now();
     while let Err(error) = router.send::<()>(tag, write) {
         let waited = start.elapsed();

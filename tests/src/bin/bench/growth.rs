@@ -14,20 +14,20 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     redis_cluster::NAMESPACE,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use tholepin_core::{ObjectRef, port::Kubernetes};
 use tholepin_schema::manifest::KindName;
 
 use crate::{
-    engine::Engine,
+    engine::BenchEngine,
     objects,
-    plugin::Plugin,
-    snapshot::{self, MadeUp},
-    table::{Row, Unit},
+    plugin::BenchPlugin,
+    snapshot::{self, FakeRedis},
+    table::{BenchRow, RowUnit},
 };
 
 /// Shards and replicas of each: 3, 10, 30 and 100 nodes.
@@ -49,82 +49,83 @@ const GOAL_CONSTANT: f64 = 1.1;
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
 /// Measures both.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let mut rows = by_size().await?;
     rows.extend(by_count().await?);
     Ok(rows)
 }
 
-async fn by_size() -> Result<Vec<Row>> {
-    let site = Site::open().await?;
+async fn by_size() -> Result<Vec<BenchRow>> {
+    let site = GrowthEnvironment::open().await?;
     let mut cases = Vec::new();
     for (shards, replicas) in SIZES {
         let name = format!("c-{shards}-{replicas}");
         site.make(&name, (shards, replicas)).await?;
         let row = format!("pass, {} nodes", shards * (1 + replicas));
-        cases.push(Case { site: &site, name, row });
+        cases.push(GrowthCase { site: &site, name, row });
     }
     in_turns(&cases, (3, 1), ("pass, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
 }
 
-async fn by_count() -> Result<Vec<Row>> {
+async fn by_count() -> Result<Vec<BenchRow>> {
     let mut sites = Vec::new();
     for count in COUNTS {
-        let site = Site::open().await?;
+        let site = GrowthEnvironment::open().await?;
         for number in 0..count {
             site.make(&format!("n-{number:03}"), USUAL).await?;
         }
         sites.push((site, format!("pass, 6 nodes, {count} clusters")));
     }
     let first = "n-000";
-    let case = |(site, row): (_, &String)| Case { site, name: first.to_owned(), row: row.clone() };
-    let cases: Vec<Case<'_>> = sites.iter().map(|(site, row)| case((site, row))).collect();
+    let case =
+        |(site, row): (_, &String)| GrowthCase { site, name: first.to_owned(), row: row.clone() };
+    let cases: Vec<GrowthCase<'_>> = sites.iter().map(|(site, row)| case((site, row))).collect();
     in_turns(&cases, (2, 0), ("pass, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
 }
 
 /// One cluster whose passes are measured.
-struct Case<'a> {
-    site: &'a Site,
+struct GrowthCase<'a> {
+    site: &'a GrowthEnvironment,
     name: String,
     row: String,
 }
 
 /// A row for each case, and last the ratio of two of them in each turn, with its goal.
 async fn in_turns(
-    cases: &[Case<'_>],
+    cases: &[GrowthCase<'_>],
     (one, other): (usize, usize),
     (ratio, goal): (&str, f64),
-) -> Result<Vec<Row>> {
+) -> Result<Vec<BenchRow>> {
     let (mut taken, mut medians) = (vec![Vec::new(); cases.len()], Vec::new());
     for _ in 0..TURNS {
         let mut turn = Vec::new();
         for (case, taken) in cases.iter().zip(&mut taken) {
             let passes = case.site.passes(&case.name).await?;
-            turn.push(Row::ms("", &passes).median());
+            turn.push(BenchRow::ms("", &passes).median());
             taken.extend(passes);
         }
         medians.push(turn);
     }
     let of = |turn: &Vec<f64>, index: usize| turn.get(index).copied().unwrap_or(f64::NAN);
     let ratios = medians.iter().map(|turn| of(turn, one) / of(turn, other)).collect();
-    let rows = cases.iter().zip(&taken).map(|(case, taken)| Row::ms(case.row.clone(), taken));
-    Ok(rows.chain([Row::new(ratio, Unit::Ratio, ratios).goal(goal)]).collect())
+    let rows = cases.iter().zip(&taken).map(|(case, taken)| BenchRow::ms(case.row.clone(), taken));
+    Ok(rows.chain([BenchRow::new(ratio, RowUnit::Ratio, ratios).goal(goal)]).collect())
 }
 
 /// An API server of its own, the host's parts, and the plugin.
-struct Site {
-    engine: Engine,
-    plugin: Plugin,
+struct GrowthEnvironment {
+    engine: BenchEngine,
+    plugin: BenchPlugin,
     client: Client,
-    cluster: Cluster,
+    cluster: LocalClusterProcess,
 }
 
-impl Site {
+impl GrowthEnvironment {
     async fn open() -> Result<Self> {
-        let cluster = Cluster::start_api_only()?;
+        let cluster = LocalClusterProcess::start_api_only()?;
         let client = cluster.client().await?;
-        let plugin = Plugin::load("redis-cluster", &guests::redis_cluster()?).await?;
-        let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(MadeUp)).await?;
+        let plugin = BenchPlugin::load("redis-cluster", &guests::redis_cluster()?).await?;
+        let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(FakeRedis)).await?;
         let manifest = &plugin.loaded.manifest;
         for definition in manifest.reconciles.iter().filter_map(|kind| kind.crd.as_ref()) {
             engine.kubernetes.install_crd(definition).await?;
@@ -158,7 +159,7 @@ impl Site {
             let summary =
                 self.engine.reconcile(&self.plugin.loaded, &object).await?.outcome.summary;
             let is_ready = summary.starts_with(&format!("ready: {shards}/{shards} shards"));
-            Ok(if is_ready { Look::There(()) } else { Look::NotYet(summary) })
+            Ok(if is_ready { Poll::There(()) } else { Poll::NotYet(summary) })
         };
         until(format!("{name} to be ready"), SETTLE_MAX, look).await.map(drop)
     }
@@ -188,8 +189,8 @@ impl Site {
                 !is_pod || object.is_some_and(|pod| pod.pointer("/status/podIP").is_some())
             };
             let there = ours.filter(is_whole).count();
-            let wait = || Look::NotYet(format!("{there} of {count}"));
-            Ok(if there == count { Look::There(()) } else { wait() })
+            let wait = || Poll::NotYet(format!("{there} of {count}"));
+            Ok(if there == count { Poll::There(()) } else { wait() })
         };
         until(format!("{} in the store", like.name), SETTLE_MAX, look).await.map(drop)
     }

@@ -21,10 +21,10 @@ use tholepin_core::port::GuestRuntime;
 use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{
-    plugin::Plugin,
+    plugin::BenchPlugin,
     proc,
-    table::{Row, Unit},
-    world::Obliging,
+    table::{BenchRow, RowUnit},
+    world::FakeKubernetes,
 };
 
 /// How often all three are measured in turn.
@@ -89,9 +89,9 @@ server.serve_forever()
 "#;
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;
-    let plugin = Plugin::load("config-maker", &guests::config_maker("Hello")?).await?;
+    let plugin = BenchPlugin::load("config-maker", &guests::config_maker("Hello")?).await?;
     let _processor = proc::OneProcessor::choose()?;
     let http = HttpHook::start(&home)?;
     let script = home.path().join("hook.sh");
@@ -114,13 +114,13 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let ratios = |others: &[Duration]| -> Vec<f64> {
         wasm.iter().zip(others).map(|(one, other)| one.div_duration_f64(*other)).collect()
     };
-    let row = |name, others| Row::new(name, Unit::Ratio, ratios(others));
+    let row = |name, others| BenchRow::new(name, RowUnit::Ratio, ratios(others));
     Ok(vec![
         row("processor, Wasm ÷ shell hook", &shell).goal(1.0 / TIMES_LESS_THAN_SHELL),
         row("processor, Wasm ÷ HTTP hook", &over_http).goal(1.0 / TIMES_LESS_THAN_HTTP),
-        Row::us("processor per call, Wasm", &wasm),
-        Row::us("processor per call, shell hook (bash, jq)", &shell),
-        Row::us("processor per call, HTTP hook (python3)", &over_http),
+        BenchRow::us("processor per call, Wasm", &wasm),
+        BenchRow::us("processor per call, shell hook (bash, jq)", &shell),
+        BenchRow::us("processor per call, HTTP hook (python3)", &over_http),
     ])
 }
 
@@ -146,11 +146,11 @@ fn greeting() -> Value {
 }
 
 /// A turn of the plugin: what it wants, and the processor time of a call.
-async fn of_wasm(plugin: &Plugin, object: &Value) -> Result<(Value, Duration)> {
+async fn of_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
     let before = proc::cpu_of_us()?;
-    let mut world = Arc::new(Obliging::default());
+    let mut world = Arc::new(FakeKubernetes::default());
     for _ in 0..WASM_CALLS {
-        world = Arc::new(Obliging::default());
+        world = Arc::new(FakeKubernetes::default());
         let request = ReconcileRequest {
             object: object.clone(),
             deleting: false,

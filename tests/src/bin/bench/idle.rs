@@ -5,15 +5,15 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests, oracle,
     redis_cluster::{NAMESPACE, RedisCluster},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     objects,
-    table::{Row, Unit, say},
+    table::{BenchRow, RowUnit, say},
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
@@ -24,8 +24,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const WELL_MAX: Duration = Duration::from_secs(90);
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let cluster = Cluster::start()?;
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let cluster = LocalClusterProcess::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
     let plugins = cluster.plugins()?;
     guests::install(&plugins, "redis-cluster", &guests::redis_cluster()?)?;
@@ -34,11 +34,11 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     REDIS.create(&kubectl)?;
     let greetings = objects::api(&client, ["tests.tholepin.dev", "v1", "Greeting"]);
     objects::create(&greetings, "bench", (0..GREETINGS).map(greeting)).await?;
-    let well = || async { Ok(Look::There(REDIS.well(&kubectl, &client).await?)) };
+    let well = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
     until(format!("{} to be well", REDIS.name), WELL_MAX, well).await?;
     // The last writes of the beginning.
     let still =
-        || async { Ok(Look::There(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
+        || async { Ok(Poll::There(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
     until("the cluster to settle", WELL_MAX, still).await?;
     let before = writes(&cluster)?;
     tokio::time::sleep(IDLE).await;
@@ -49,7 +49,7 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let count = u32::try_from(after.len().saturating_sub(before.len()))?;
     let per_minute = f64::from(count) * 60.0 / IDLE.as_secs_f64();
     let name = "host's writes while idle, but Leases";
-    Ok(vec![Row::new(name, Unit::PerMinute, vec![per_minute]).goal(0.0)])
+    Ok(vec![BenchRow::new(name, RowUnit::PerMinute, vec![per_minute]).goal(0.0)])
 }
 
 fn greeting(number: usize) -> Value {
@@ -62,7 +62,7 @@ fn greeting(number: usize) -> Value {
 }
 
 /// The host's writes so far, Leases left out.
-fn writes(cluster: &Cluster) -> Result<Vec<Value>> {
+fn writes(cluster: &LocalClusterProcess) -> Result<Vec<Value>> {
     let text = fs::read_to_string(cluster.audit_log())?;
     // The last line may be half written.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);

@@ -6,7 +6,7 @@ use std::{
 };
 
 #[global_allocator]
-static HEAP: Counted = Counted;
+static HEAP: CountingAllocator = CountingAllocator;
 
 /// Counting costs time, which other measurements should not pay.
 static IS_COUNTING: AtomicBool = AtomicBool::new(false);
@@ -23,9 +23,9 @@ pub(crate) async fn grown<T>(work: impl Future<Output = T>) -> (T, isize) {
 }
 
 /// The system's allocator, counted.
-struct Counted;
+struct CountingAllocator;
 
-impl Counted {
+impl CountingAllocator {
     fn count(&self, bytes: isize) {
         if IS_COUNTING.load(Relaxed) {
             BYTES.fetch_add(bytes, Relaxed);
@@ -37,7 +37,7 @@ impl Counted {
     unsafe_code,
     reason = "an allocator is unsafe by its trait; each call goes to the system's with what came in"
 )]
-unsafe impl GlobalAlloc for Counted {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.count(layout.size().cast_signed());
         // SAFETY: the caller keeps what the trait asks for.

@@ -39,8 +39,8 @@ use serde_json::{Value, json};
 use tests::process;
 
 use crate::{
-    part::Part,
-    table::{Row, say},
+    part::BenchPart,
+    table::{BenchRow, say},
 };
 
 /// How long the whole may take; every part is bounded by itself, this is for what hangs.
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
         "profile": profile.to_string_lossy(),
         "seconds": start.elapsed().as_secs_f64(),
         "parts": told,
-        "rows": rows.iter().map(Row::json).collect::<Vec<Value>>(),
+        "rows": rows.iter().map(BenchRow::json).collect::<Vec<Value>>(),
     });
     fs::write(&file, format!("{report:#}\n")).with_context(|| file.display().to_string())?;
     table::print(&rows);
@@ -97,16 +97,18 @@ fn main() -> Result<()> {
 }
 
 /// The file for the JSON, and which parts are asked for.
-fn arguments() -> Result<(PathBuf, Vec<Part>)> {
+fn arguments() -> Result<(PathBuf, Vec<BenchPart>)> {
     let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
-    let file = match words.next_if(|word| Part::named(word).is_none()) {
+    let file = match words.next_if(|word| BenchPart::named(word).is_none()) {
         Some(file) => file.into(),
         None => process::tholepin()?.with_file_name("bench.json"),
     };
     let mut parts = Vec::new();
     for word in words {
-        let names = Part::ALL.map(Part::name).join(", ");
-        parts.push(Part::named(&word).with_context(|| format!("`{word}` is no part: {names}"))?);
+        let names = BenchPart::ALL.map(BenchPart::name).join(", ");
+        parts.push(
+            BenchPart::named(&word).with_context(|| format!("`{word}` is no part: {names}"))?,
+        );
     }
-    Ok((file, if parts.is_empty() { Part::ALL.to_vec() } else { parts }))
+    Ok((file, if parts.is_empty() { BenchPart::ALL.to_vec() } else { parts }))
 }

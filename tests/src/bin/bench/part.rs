@@ -3,12 +3,12 @@
 use anyhow::Result;
 
 use crate::{
-    events, failover, growth, hook, idle, plugins, sandbox, store, swap, table::Row, wasm,
+    events, failover, growth, hook, idle, plugins, sandbox, store, swap, table::BenchRow, wasm,
 };
 
 /// One part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum BenchPart {
     Swap,
     Failover,
     Wasm,
@@ -21,7 +21,7 @@ pub(crate) enum Part {
     Growth,
 }
 
-impl Part {
+impl BenchPart {
     /// All, in the order in which they are measured.
     pub(crate) const ALL: [Self; 10] = [
         Self::Swap,
@@ -73,7 +73,7 @@ impl Part {
     }
 
     /// Measures it.
-    pub(crate) async fn measure(self) -> Result<Vec<Row>> {
+    pub(crate) async fn measure(self) -> Result<Vec<BenchRow>> {
         match self {
             Self::Swap => swap::measure().await,
             Self::Failover => {

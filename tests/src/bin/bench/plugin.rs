@@ -12,14 +12,14 @@ use tholepin_guest::{GuestEngine, LoadedPlugin, PluginRegistry, RegistryOptions}
 const CALLS_MAX: u32 = 64;
 
 /// A loaded plugin.
-pub(crate) struct Plugin {
+pub(crate) struct BenchPlugin {
     /// What the host would call.
     pub(crate) loaded: Arc<LoadedPlugin>,
     /// Compiled code is mapped from here.
     _home: TempDir,
 }
 
-impl Plugin {
+impl BenchPlugin {
     /// Loads a component with all that it asks for.
     pub(crate) async fn load(name: &str, component: &[u8]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;

@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 use kube::Client;
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     process::Process,
     redis_cluster::NAMESPACE,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
 use crate::{
     objects, proc,
-    table::{Row, Unit},
+    table::{BenchRow, RowUnit},
 };
 
 /// How many plugins there are, step by step.
@@ -33,10 +33,10 @@ const NAME: &str = "bench-plugin-of-the-memory-measurement-number-0000";
 const KIND: &str = "BenchKindOfTheMemoryMeasurementNumber0000";
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let component =
         guests::build("guest-config-maker", &[("PLUGIN_NAME", NAME), ("PLUGIN_KIND", KIND)])?;
-    let cluster = Cluster::start_api_only()?;
+    let cluster = LocalClusterProcess::start_api_only()?;
     let client = cluster.client().await?;
     let folder = cluster.plugins()?;
     let mut host = cluster.host()?;
@@ -61,13 +61,13 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     let row = row(&format!("host's memory, {there} plugins, started again"), &host).await?;
     rows.push(row.goal(GOAL_BYTES));
     let own = vec![proc::own_bytes(host.pid())?];
-    rows.push(Row::new("  of it, no pages of mapped files", Unit::Bytes, own));
+    rows.push(BenchRow::new("  of it, no pages of mapped files", RowUnit::Bytes, own));
     Ok(rows)
 }
 
-async fn row(name: &str, host: &Process) -> Result<Row> {
+async fn row(name: &str, host: &Process) -> Result<BenchRow> {
     tokio::time::sleep(SETTLE).await;
-    Ok(Row::new(name, Unit::Bytes, vec![proc::resident_bytes(host.pid())?]))
+    Ok(BenchRow::new(name, RowUnit::Bytes, vec![proc::resident_bytes(host.pid())?]))
 }
 
 /// The text with another number at its end.
@@ -79,7 +79,7 @@ fn variant(text: &str, number: usize) -> String {
 async fn serve(client: &Client, count: usize) -> Result<()> {
     let make = |number| async move {
         // The kind comes with the plugin.
-        let made = || async { Ok(Look::There(change(client, number, "there").await?)) };
+        let made = || async { Ok(Poll::There(change(client, number, "there").await?)) };
         until(variant(KIND, number), SERVE_MAX, made).await.map(drop)
     };
     objects::at_once((0..count).map(make)).await?;
@@ -112,7 +112,7 @@ async fn greeted(client: &Client, count: usize, text: &str) -> Result<()> {
             map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&wanted)
         };
         let done = maps.iter().filter(says).count();
-        Ok(if done == count { Look::There(()) } else { Look::NotYet(format!("{done} of {count}")) })
+        Ok(if done == count { Poll::There(()) } else { Poll::NotYet(format!("{done} of {count}")) })
     };
     until(format!("{count} plugins to have greeted"), SERVE_MAX, look).await.map(drop)
 }

@@ -9,22 +9,22 @@ use tests::guests;
 use tholepin_core::port::GuestRuntime;
 use tholepin_schema::reconcile::ReconcileRequest;
 
-use crate::{plugin::Plugin, table::Row, world::Obliging};
+use crate::{plugin::BenchPlugin, table::BenchRow, world::FakeKubernetes};
 
 /// How many calls are measured, after as many that are not.
 const CALLS: usize = 3_000;
 const GOAL_US: f64 = 25.0;
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let plugin = Plugin::load("probe", &guests::probe()?).await?;
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let plugin = BenchPlugin::load("probe", &guests::probe()?).await?;
     let object = json!({
         "apiVersion": "tests.tholepin.dev/v1",
         "kind": "Probe",
         "metadata": {"name": "a", "namespace": "default"},
         "spec": {"do": "nothing"},
     });
-    let world = Arc::new(Obliging::default());
+    let world = Arc::new(FakeKubernetes::default());
     let mut taken = Vec::with_capacity(2 * CALLS);
     for _ in 0..2 * CALLS {
         let request = ReconcileRequest {
@@ -40,6 +40,6 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
     }
     let taken = taken.split_off(CALLS);
-    let row = Row::us("fresh instance, call of nothing, end", &taken);
+    let row = BenchRow::us("fresh instance, call of nothing, end", &taken);
     Ok(vec![row.goal(GOAL_US)])
 }

@@ -40,9 +40,9 @@ pub(crate) fn object(name: &str) -> ObjectRef {
 
 /// Sees a healthy cluster in whatever members it is given: those whose names end in `-0` are primaries,
 /// as in a cluster that was just formed.
-pub(crate) struct MadeUp;
+pub(crate) struct FakeRedis;
 
-impl Redis for MadeUp {
+impl Redis for FakeRedis {
     fn observe<'a>(
         &'a self,
         members: &'a InstanceMembers,
@@ -105,26 +105,26 @@ fn nothing_to_act_on(action: &Action) -> PerformedAction {
 
 /// The place of a member, told by its Pod's name: which shard, and which Pod of it.
 #[derive(Clone, Copy)]
-struct Place {
+struct FakePosition {
     shard: u16,
     ordinal: u16,
 }
 
-fn place(pod: &str) -> Place {
+fn place(pod: &str) -> FakePosition {
     let mut parts = pod.rsplit('-').map(|part| part.parse().unwrap_or_default());
     let ordinal = parts.next().unwrap_or_default();
-    Place { shard: parts.next().unwrap_or_default(), ordinal }
+    FakePosition { shard: parts.next().unwrap_or_default(), ordinal }
 }
 
 fn made_up(members: &[port::MemberPod]) -> Snapshot {
     let now_ms = WallClock.now_ms();
-    let places: Vec<Place> = members.iter().map(|member| place(&member.pod)).collect();
+    let places: Vec<FakePosition> = members.iter().map(|member| place(&member.pod)).collect();
     let shards = places.iter().map(|place| place.shard + 1).max().unwrap_or_default();
     let rows = members.iter().zip(&places).map(|(member, place)| {
         let row = NodeRow {
             role: if place.ordinal == 0 { Role::Primary } else { Role::Replica },
             address: member.address.map(|address| address.to_string()),
-            primary: (place.ordinal != 0).then(|| node(Place { ordinal: 0, ..*place })),
+            primary: (place.ordinal != 0).then(|| node(FakePosition { ordinal: 0, ..*place })),
             epoch: ConfigEpoch(u64::from(place.shard) + 1),
             slots: if place.ordinal == 0 { slots(place.shard, shards) } else { SlotSet::EMPTY },
             flags: BTreeSet::new(),
@@ -133,7 +133,7 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
         (node(*place), row)
     });
     let view: BTreeMap<NodeId, NodeRow> = rows.collect();
-    let member = |(member, place): (&port::MemberPod, &Place)| {
+    let member = |(member, place): (&port::MemberPod, &FakePosition)| {
         let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
         Member {
             pod: member.pod.clone(),
@@ -157,8 +157,13 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
     }
 }
 
-fn facts(place: Place, shards: u16, view: &BTreeMap<NodeId, NodeRow>, now_ms: u64) -> MemberFacts {
-    let primary = node(Place { ordinal: 0, ..place });
+fn facts(
+    place: FakePosition,
+    shards: u16,
+    view: &BTreeMap<NodeId, NodeRow>,
+    now_ms: u64,
+) -> MemberFacts {
+    let primary = node(FakePosition { ordinal: 0, ..place });
     let address =
         |id: NodeId| view.get(&id).and_then(|row| row.address.clone()).unwrap_or_default();
     let followers = view.iter().filter(|(_, row)| row.primary == Some(node(place)));
@@ -223,7 +228,7 @@ fn settings(address: &str) -> BTreeMap<String, String> {
 }
 
 /// A node's id, made of its place.
-fn node(place: Place) -> NodeId {
+fn node(place: FakePosition) -> NodeId {
     let digits = format!("{:020x}{:020x}", place.shard + 1, place.ordinal + 1);
     digits.parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }

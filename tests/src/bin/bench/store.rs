@@ -8,31 +8,31 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tests::{cluster::Cluster, redis_cluster::NAMESPACE};
+use tests::{cluster::LocalClusterProcess, redis_cluster::NAMESPACE};
 use tholepin_core::{ObjectRef, port::Kubernetes};
 use tholepin_schema::manifest::KindName;
 
 use crate::{
-    engine::Engine,
+    engine::BenchEngine,
     live_bytes::grown,
     objects,
-    snapshot::MadeUp,
-    table::{Row, Unit},
+    snapshot::FakeRedis,
+    table::{BenchRow, RowUnit},
 };
 
 const PODS: u32 = 10_000;
 const GOAL_BYTES: f64 = 8_000.0;
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let cluster = Cluster::start_api_only()?;
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let cluster = LocalClusterProcess::start_api_only()?;
     let client = cluster.client().await?;
     let pods = objects::api(&client, ["", "v1", "Pod"]);
     objects::create(&pods, "kube-controller-manager", (0..PODS).map(pod)).await?;
     objects::at_once((0..PODS).map(|number| report(&pods, number))).await?;
     let received = serde_json::to_string(&pods.get(&name(0)).await?)?;
 
-    let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(MadeUp)).await?;
+    let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(FakeRedis)).await?;
     let kind = |kind: &str| KindName { api_version: "v1".to_owned(), kind: kind.to_owned() };
     // The first watch brings the connection.
     engine.follow(kind("ConfigMap")).await?;
@@ -46,12 +46,12 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let [bytes, received, text] =
         [bytes as f64 / f64::from(PODS), received.len() as f64, text.len() as f64];
-    let text = Row::new("a Pod without managedFields, its JSON", Unit::Bytes, vec![text]);
+    let text = BenchRow::new("a Pod without managedFields, its JSON", RowUnit::Bytes, vec![text]);
     Ok(vec![
-        Row::new("store, per Pod", Unit::Bytes, vec![bytes])
+        BenchRow::new("store, per Pod", RowUnit::Bytes, vec![bytes])
             .goal(GOAL_BYTES)
             .beside("its JSON", &text),
-        Row::new("a Pod as received", Unit::Bytes, vec![received]),
+        BenchRow::new("a Pod as received", RowUnit::Bytes, vec![received]),
         text,
     ])
 }

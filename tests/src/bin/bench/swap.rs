@@ -19,9 +19,9 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, WatchEvent, WatchParams},
 };
-use tests::{cluster::Cluster, guests, redis_cluster::NAMESPACE, wait};
+use tests::{cluster::LocalClusterProcess, guests, redis_cluster::NAMESPACE, wait};
 
-use crate::table::{Row, say};
+use crate::table::{BenchRow, say};
 
 /// How many swaps are measured of each sort.
 const COUNT: u64 = 20;
@@ -36,7 +36,7 @@ const GOAL_SEEN_MS: f64 = 20.0;
 const GREETING: &str = "what the benchmark says.";
 
 /// A plugin and where its text is seen.
-struct Subject {
+struct SwappedPlugin {
     plugin: &'static str,
     component: Vec<u8>,
     /// What is replaced in the component.
@@ -50,8 +50,8 @@ struct Subject {
 }
 
 /// Measures new and seen code of a small and of a large plugin.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let small = Subject {
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let small = SwappedPlugin {
         plugin: "config-maker",
         component: guests::config_maker(GREETING)?,
         text: GREETING,
@@ -60,7 +60,7 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
         shown_by: ["", "v1", "ConfigMap"],
         crd: "greetings.tests.tholepin.dev",
     };
-    let large = Subject {
+    let large = SwappedPlugin {
         plugin: "redis-cluster",
         component: guests::redis_cluster()?,
         // Of the message that the Secret is missing: a pass that needs no server.
@@ -77,17 +77,17 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-impl Subject {
-    async fn measure(&self) -> Result<[Row; 2]> {
+impl SwappedPlugin {
+    async fn measure(&self) -> Result<[BenchRow; 2]> {
         say(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
-        let cluster = Cluster::start_api_only()?;
+        let cluster = LocalClusterProcess::start_api_only()?;
         let plugins = cluster.plugins()?;
         guests::install(&plugins, self.plugin, &self.component)?;
         let _host = cluster.host()?;
         let kubectl = cluster.kubectl()?;
         let apply = || async {
             let arguments = ["apply", "--server-side", "-f", "-"];
-            Ok(wait::Look::There(kubectl.run_with(&arguments, self.object)?))
+            Ok(wait::Poll::There(kubectl.run_with(&arguments, self.object)?))
         };
         wait::until(self.crd, SWAP_MAX, apply).await?;
         let client = cluster.client().await?;
@@ -109,7 +109,7 @@ impl Subject {
             seen.push(self.swap(&plugins, &mark(number % 2), &mut events).await?);
         }
         let row = |sort, samples: &[Duration]| {
-            Row::ms(format!("swap {}, {sort} code", self.plugin), samples)
+            BenchRow::ms(format!("swap {}, {sort} code", self.plugin), samples)
         };
         Ok([row("new", &new).goal(GOAL_NEW_MS), row("seen", &seen).goal(GOAL_SEEN_MS)])
     }
@@ -128,9 +128,9 @@ impl Subject {
             let text = serde_json::to_string(&object)?;
             let version = object.metadata.resource_version.unwrap_or_default();
             Ok(if text.contains(first) {
-                wait::Look::There(version)
+                wait::Poll::There(version)
             } else {
-                wait::Look::NotYet(text)
+                wait::Poll::NotYet(text)
             })
         };
         let (version, _) = wait::until("the first code's effect", SWAP_MAX, look).await?;

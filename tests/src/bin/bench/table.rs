@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What a row's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
+pub(crate) enum RowUnit {
     /// Milliseconds.
     Milliseconds,
     /// Microseconds.
@@ -24,7 +24,7 @@ pub(crate) enum Unit {
     PerMinute,
 }
 
-impl Unit {
+impl RowUnit {
     const fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
@@ -51,50 +51,50 @@ impl Unit {
 
 /// What one percentile of a row should not exceed.
 #[derive(Clone, Copy, Debug)]
-struct Goal {
+struct RowGoal {
     percentile: usize,
     max: f64,
 }
 
 /// Some measurements of one thing.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct BenchRow {
     /// What was measured.
     name: String,
-    unit: Unit,
+    unit: RowUnit,
     /// In the order in which they were taken.
     samples: Vec<f64>,
-    goal: Option<Goal>,
+    goal: Option<RowGoal>,
     /// What others need for the same: their name and their median.
     beside: Option<(&'static str, f64)>,
 }
 
-impl Row {
+impl BenchRow {
     /// A row without a goal.
-    pub(crate) fn new(name: impl Into<String>, unit: Unit, samples: Vec<f64>) -> Self {
+    pub(crate) fn new(name: impl Into<String>, unit: RowUnit, samples: Vec<f64>) -> Self {
         Self { name: name.into(), unit, samples, goal: None, beside: None }
     }
 
     /// Times, without a goal.
     pub(crate) fn ms(name: impl Into<String>, samples: &[Duration]) -> Self {
         let samples = samples.iter().map(|time| time.as_secs_f64() * 1e3).collect();
-        Self::new(name, Unit::Milliseconds, samples)
+        Self::new(name, RowUnit::Milliseconds, samples)
     }
 
     /// Short times, without a goal.
     pub(crate) fn us(name: impl Into<String>, samples: &[Duration]) -> Self {
         let samples = samples.iter().map(|time| time.as_secs_f64() * 1e6).collect();
-        Self::new(name, Unit::Microseconds, samples)
+        Self::new(name, RowUnit::Microseconds, samples)
     }
 
     /// The same with a goal for the median, in the row's unit.
     pub(crate) fn goal(self, max: f64) -> Self {
-        Self { goal: Some(Goal { percentile: 50, max }), ..self }
+        Self { goal: Some(RowGoal { percentile: 50, max }), ..self }
     }
 
     /// The same with a goal for the 99th percentile, in the row's unit.
     pub(crate) fn goal_p99(self, max: f64) -> Self {
-        Self { goal: Some(Goal { percentile: 99, max }), ..self }
+        Self { goal: Some(RowGoal { percentile: 99, max }), ..self }
     }
 
     /// The same with what others need.
@@ -117,7 +117,7 @@ impl Row {
 
     /// At most 1 where the goal is met. Nothing is a goal that is met by nothing alone.
     fn to_goal(&self) -> Option<f64> {
-        let Goal { percentile, max } = self.goal?;
+        let RowGoal { percentile, max } = self.goal?;
         let is = self.percentile(percentile);
         Some(if is == 0.0 { 0.0 } else { is / max })
     }
@@ -150,7 +150,7 @@ impl Row {
 }
 
 /// Prints the table: medians, higher percentiles, goals, and the ratio to each.
-pub(crate) fn print(rows: &[Row]) {
+pub(crate) fn print(rows: &[BenchRow]) {
     let wide = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default() + 2;
     say(&format!(
         "{:<wide$}{:>6}{:>13}{:>13}{:>13}{:>18}{:>9}  {}",
@@ -159,7 +159,7 @@ pub(crate) fn print(rows: &[Row]) {
     for row in rows {
         let goal = row
             .goal
-            .map(|Goal { percentile, max }| format!("p{percentile} ≤ {}", row.unit.show(max)));
+            .map(|RowGoal { percentile, max }| format!("p{percentile} ≤ {}", row.unit.show(max)));
         let ratio = row.to_goal().map(|ratio| format!("{ratio:.2}"));
         let beside = row.beside.zip(row.to_other()).map(|((name, other), ratio)| {
             format!("{ratio:.2} × {name} ({})", row.unit.show(other))
@@ -191,7 +191,7 @@ mod tests {
     fn percentiles_are_samples() {
         let of = |count: u64| {
             let samples: Vec<_> = (1..=count).rev().map(Duration::from_millis).collect();
-            let row = Row::ms("", &samples);
+            let row = BenchRow::ms("", &samples);
             [50, 95, 99].map(|percent| row.percentile(percent))
         };
         let cases =
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_by_its_own_percentile() {
-        let row = |samples: &[f64]| Row::new("", Unit::PerMinute, samples.to_vec());
+        let row = |samples: &[f64]| BenchRow::new("", RowUnit::PerMinute, samples.to_vec());
         let slow_tail: Vec<f64> = [[1.0; 49], [9.0; 49]].concat();
         let cases = [
             (row(&slow_tail).goal(2.0), true),
@@ -219,13 +219,13 @@ mod tests {
     #[test]
     fn people_read_each_unit() {
         let cases = [
-            (Unit::Milliseconds, 1.25, "1.2 ms"),
-            (Unit::Microseconds, 24.96, "25.0 µs"),
-            (Unit::Ratio, 1.3, "1.30"),
-            (Unit::Ratio, 1.0 / 150.0, "0.0067"),
-            (Unit::Bytes, 7_700.0, "7.70 KB"),
-            (Unit::Bytes, 48_000_000.0, "48.0 MB"),
-            (Unit::PerMinute, 0.0, "0.0/min"),
+            (RowUnit::Milliseconds, 1.25, "1.2 ms"),
+            (RowUnit::Microseconds, 24.96, "25.0 µs"),
+            (RowUnit::Ratio, 1.3, "1.30"),
+            (RowUnit::Ratio, 1.0 / 150.0, "0.0067"),
+            (RowUnit::Bytes, 7_700.0, "7.70 KB"),
+            (RowUnit::Bytes, 48_000_000.0, "48.0 MB"),
+            (RowUnit::PerMinute, 0.0, "0.0/min"),
         ];
         for (unit, number, expected) in cases {
             assert_eq!(unit.show(number), expected, "{unit:?}");

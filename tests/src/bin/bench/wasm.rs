@@ -15,10 +15,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     redis_cluster::RedisCluster,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use tholepin_core::{Answer, CallKey, Recording, Reply, port::GuestRuntime};
 use tholepin_redis::{RedisLimits, RedisPort};
@@ -29,11 +29,11 @@ use tholepin_schema::{
 use tokio::sync::mpsc;
 
 use crate::{
-    engine::{Engine, Passed, WallClock},
-    plugin::Plugin,
+    engine::{BenchEngine, MeasuredReconcile, WallClock},
+    plugin::BenchPlugin,
     proc, snapshot,
-    table::{Row, Unit, say},
-    world::Replay,
+    table::{BenchRow, RowUnit, say},
+    world::RecordedCalls,
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
@@ -45,12 +45,12 @@ const PASSES_PER_TURN: usize = 25;
 const GOAL: f64 = 1.3;
 
 /// Measures it.
-pub(crate) async fn measure() -> Result<Vec<Row>> {
-    let plugin = Plugin::load("redis-cluster", &guests::redis_cluster()?).await?;
-    let Passed { request, outcome, recording, .. } = record(&plugin).await?;
+pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
+    let plugin = BenchPlugin::load("redis-cluster", &guests::redis_cluster()?).await?;
+    let MeasuredReconcile { request, outcome, recording, .. } = record(&plugin).await?;
     check_made_up(&recording)?;
     let _processor = proc::OneProcessor::choose()?;
-    let mut native = Native::start(&request, &recording)?;
+    let mut native = NativeProcess::start(&request, &recording)?;
     let answers = Arc::new(recording.answers());
     let (mut wasm, mut json, mut values) = (Vec::new(), Vec::new(), Vec::new());
     // The first turn warms both up.
@@ -64,14 +64,15 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
             values.push(with_values?);
         }
     }
-    let row = |name, turns: &[Vec<Duration>]| Row::us(name, &turns.concat());
+    let row = |name, turns: &[Vec<Duration>]| BenchRow::us(name, &turns.concat());
     let through_json = row("reconcile 3+3, native, JSON at the border", &json);
     let with_values = row("reconcile 3+3, native, no border", &values);
     Ok(vec![
-        Row::new("reconcile 3+3, Wasm ÷ native", Unit::Ratio, ratios(&wasm, &json)).goal(GOAL),
-        Row::new(
+        BenchRow::new("reconcile 3+3, Wasm ÷ native", RowUnit::Ratio, ratios(&wasm, &json))
+            .goal(GOAL),
+        BenchRow::new(
             "reconcile 3+3, Wasm ÷ native without a border",
-            Unit::Ratio,
+            RowUnit::Ratio,
             ratios(&wasm, &values),
         ),
         row("reconcile 3+3, Wasm", &wasm).beside("native", &through_json),
@@ -82,24 +83,24 @@ pub(crate) async fn measure() -> Result<Vec<Row>> {
 
 /// The ratio of the medians of each turn.
 fn ratios(ones: &[Vec<Duration>], others: &[Vec<Duration>]) -> Vec<f64> {
-    let median = |turn: &Vec<Duration>| Row::us("", turn).median();
+    let median = |turn: &Vec<Duration>| BenchRow::us("", turn).median();
     ones.iter().zip(others).map(|(one, other)| median(one) / median(other)).collect()
 }
 
 /// Has a RedisCluster made by a host, ends the host, and takes its place for two passes: the second is
 /// one in which nothing is left to do.
-async fn record(plugin: &Plugin) -> Result<Passed> {
-    let cluster = Cluster::start()?;
+async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
+    let cluster = LocalClusterProcess::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
     guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
     let mut host = cluster.host()?;
     REDIS.create(&kubectl)?;
-    let look = || async { Ok(Look::There(REDIS.well(&kubectl, &client).await?)) };
+    let look = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
     until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
     let redis = RedisPort::new(RedisLimits::default(), Arc::new(WallClock), changed);
-    let mut engine = Engine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
+    let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);
     engine.reconcile(&plugin.loaded, &object).await?;
@@ -126,7 +127,7 @@ fn check_made_up(recording: &Recording) -> Result<()> {
 
 /// One turn of the guest.
 async fn replay(
-    plugin: &Plugin,
+    plugin: &BenchPlugin,
     request: &ReconcileRequest,
     answers: &Arc<BTreeMap<CallKey, Answer>>,
     expected: &ReconcileOutcome,
@@ -134,7 +135,7 @@ async fn replay(
     let mut taken = Vec::new();
     for _ in 0..PASSES_PER_TURN {
         let (context, given) = (plugin.loaded.context(None), request.clone());
-        let world = Replay::of(answers);
+        let world = RecordedCalls::of(answers);
         let start = Instant::now();
         let outcome = plugin.loaded.reconcile(context, given, world).await?;
         taken.push(start.elapsed());
@@ -144,7 +145,7 @@ async fn replay(
 }
 
 /// The native plugin in its own process; ends when its standard input does.
-struct Native {
+struct NativeProcess {
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
     child: Child,
@@ -153,12 +154,12 @@ struct Native {
 /// What it answers to an order.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Turn {
+struct NativeAnswer {
     taken_ns: Vec<u64>,
     outcome: ReconcileOutcome,
 }
 
-impl Native {
+impl NativeProcess {
     fn start(request: &ReconcileRequest, recording: &Recording) -> Result<Self> {
         let mut child = Command::new(guests::native_plugin()?);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -173,13 +174,13 @@ impl Native {
         let orders = self.orders.as_mut().context("it takes orders")?;
         writeln!(orders, "{way} {PASSES_PER_TURN}")?;
         let line = self.answers.next().context("the native plugin has ended")??;
-        let turn: Turn = serde_json::from_str(&line)?;
+        let turn: NativeAnswer = serde_json::from_str(&line)?;
         ensure!(turn.outcome == *expected, "natively it came to {:?}", turn.outcome);
         Ok(turn.taken_ns.into_iter().map(Duration::from_nanos).collect())
     }
 }
 
-impl Drop for Native {
+impl Drop for NativeProcess {
     fn drop(&mut self) {
         drop(self.orders.take());
         // It ends with its input; there is nobody to tell if not.

@@ -12,19 +12,19 @@ use tholepin_core::{
 };
 
 /// Answers from a recording, by key; what it does not hold is an error.
-pub(crate) struct Replay {
+pub(crate) struct RecordedCalls {
     answers: Arc<BTreeMap<CallKey, Answer>>,
     asked: Mutex<Recording>,
 }
 
-impl Replay {
+impl RecordedCalls {
     /// One pass over these answers.
     pub(crate) fn of(answers: &Arc<BTreeMap<CallKey, Answer>>) -> Arc<Self> {
         Arc::new(Self { answers: answers.clone(), asked: Mutex::default() })
     }
 }
 
-impl HostCalls for Replay {
+impl HostCalls for RecordedCalls {
     fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap_or_else(PoisonError::into_inner).key(&call);
@@ -38,11 +38,11 @@ impl HostCalls for Replay {
 
 /// Takes every write as the API server would, at once, and remembers it.
 #[derive(Default)]
-pub(crate) struct Obliging {
+pub(crate) struct FakeKubernetes {
     written: Mutex<Vec<serde_json::Value>>,
 }
 
-impl Obliging {
+impl FakeKubernetes {
     /// What was applied, in order.
     pub(crate) fn written(&self) -> Vec<serde_json::Value> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -55,7 +55,7 @@ impl Obliging {
     }
 }
 
-impl HostCalls for Obliging {
+impl HostCalls for FakeKubernetes {
     fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             match call {

@@ -29,7 +29,7 @@ fn a_graceful_failover_needs_a_replica_in_sync() {
 
 #[test]
 fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
-    let changed = |world: &mut World, index: usize, ago_ms: u64| {
+    let changed = |world: &mut GuardFixture, index: usize, ago_ms: u64| {
         let known = world.ledger.nodes.get_mut(&node(index)).unwrap();
         known.role_changed_at_ms = Some(NOW_MS - ago_ms);
     };
@@ -48,7 +48,7 @@ fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
 #[test]
 fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
     let hour_ms = 3_600_000;
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
     known.role_changed_at_ms = Some(NOW_MS + hour_ms);
     known.failover_tried_at_ms = Some(NOW_MS + hour_ms);
@@ -60,7 +60,7 @@ fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
     let times = [known.role_changed_at_ms, known.failover_tried_at_ms];
     assert_eq!(times, [Some(NOW_MS - 4_999); 2], "counted from when it was first read");
 
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     let known = world.ledger.nodes.get_mut(&node(0)).unwrap();
     known.role_changed_at_ms = Some(NOW_MS + hour_ms);
     learn(&mut world.ledger, &world.snapshot, NOW_MS - 5_000);
@@ -71,7 +71,7 @@ fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
 #[test]
 fn no_jump_of_the_clock_proves_a_death() {
     for changed_at_ms in [0, NOW_MS, NOW_MS + 3_600_000] {
-        let mut world = World::healthy();
+        let mut world = GuardFixture::healthy();
         world.silence(0);
         for known in world.ledger.nodes.values_mut() {
             known.changed_at_ms = changed_at_ms;
@@ -84,7 +84,7 @@ fn no_jump_of_the_clock_proves_a_death() {
 
 #[test]
 fn a_failover_needs_a_majority_that_agrees() {
-    let disagree = |world: &mut World, index: usize| {
+    let disagree = |world: &mut GuardFixture, index: usize| {
         let other = NodeRow { slots: slots("0-100"), ..row(0) };
         world.facts(index).differs.insert(node(0), other);
     };
@@ -129,7 +129,7 @@ fn force_needs_a_primary_that_is_dead_or_given_up() {
 
 #[test]
 fn the_replica_that_is_furthest_is_promoted() {
-    let two_replicas = |world: &mut World, offset_bytes: u64| {
+    let two_replicas = |world: &mut GuardFixture, offset_bytes: u64| {
         world.kill(0);
         let follows = NodeRow { primary: Some(node(0)), ..row(4) };
         world.snapshot.view.insert(node(4), follows);
@@ -163,7 +163,7 @@ fn takeover_needs_proof_for_every_voter_that_is_not_heard() {
 fn a_replica_whose_link_fell_before_its_primary_ended_lacks_what_was_written_since() {
     let now = jiff::Timestamp::from_millisecond(NOW_MS as i64).unwrap();
     let world = |down_s: u64, ended_s: i64| {
-        let mut world = World::healthy();
+        let mut world = GuardFixture::healthy();
         world.policy.tail_loss = true;
         world.kill(0);
         let at = (now - jiff::SignedDuration::from_secs(ended_s)).to_string();
@@ -184,7 +184,7 @@ fn a_replica_whose_link_fell_before_its_primary_ended_lacks_what_was_written_sin
 
 #[test]
 fn what_is_presumed_to_be_given_up_must_be_given_up_by_a_person() {
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     world.policy.tail_loss = true;
     world.kill(0);
     let mut action: Action = fail_over(3, 0, Force).into();

@@ -3,8 +3,8 @@
 use super::*;
 
 /// The primary 0 ended and its successor in the same Pod waits; its replica 3 does what the test says.
-fn waiting() -> World {
-    let mut world = World::healthy();
+fn waiting() -> GuardFixture {
+    let mut world = GuardFixture::healthy();
     world.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(false);
     world.silence(0);
     world.snapshot.members[0].kubernetes =
@@ -13,7 +13,7 @@ fn waiting() -> World {
     world
 }
 
-fn empty(world: &mut World, index: usize) {
+fn empty(world: &mut GuardFixture, index: usize) {
     let facts = world.facts(index);
     facts.keys = Some(0);
     facts.replication.as_mut().unwrap().offset_bytes = 1;
@@ -89,7 +89,7 @@ fn only_the_process_that_is_proven_to_wait_is_let_start() {
     let mut world = ready();
     world.snapshot.members[0].running = false;
     assert_eq!(world.judge(start()), Err("start"));
-    let lives = World::healthy();
+    let lives = GuardFixture::healthy();
     assert_eq!(lives.judge(start()), Err("start"), "it answers");
 }
 
@@ -104,7 +104,7 @@ fn an_empty_replica_is_not_promoted_over_data_that_may_exist() {
 
 #[test]
 fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
-    let mut world = World::healthy();
+    let mut world = GuardFixture::healthy();
     for index in [0, 3] {
         world.kill(index);
         world.ledger.nodes.get_mut(&node(index)).unwrap().persistent = Some(false);

@@ -3,13 +3,13 @@
 use super::*;
 
 /// The class of a stop of the first primary, which hangs, or the guard that refuses it.
-fn stopped(change: impl FnOnce(&mut World)) -> Result<LossClass, &'static str> {
-    let mut world = World::healthy();
+fn stopped(change: impl FnOnce(&mut GuardFixture)) -> Result<LossClass, &'static str> {
+    let mut world = GuardFixture::healthy();
     world.silence(0);
     world.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::Fail);
     change(&mut world);
     let hung = [PodStop { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
-    let World { snapshot, ledger, policy, .. } = &world;
+    let GuardFixture { snapshot, ledger, policy, .. } = &world;
     stop(snapshot, ledger, *policy, &hung, NOW_MS).map_err(|refusal| refusal.guard)
 }
 
@@ -18,11 +18,11 @@ fn a_primary_that_hangs_is_stopped_once_the_majority_has_given_it_up() {
     let lost = Err("data-loss");
     assert_eq!(stopped(|_| {}), Ok(LossClass::TailLoss));
     assert_eq!(stopped(|world| world.policy.tail_loss = false), Err("policy"));
-    let upstream = |world: &mut World| {
+    let upstream = |world: &mut GuardFixture| {
         let replication = world.facts(3).replication.take().unwrap();
         (replication.clone(), replication.upstream.unwrap())
     };
-    let linked = |world: &mut World, link_up: bool, sync_in_progress: bool| {
+    let linked = |world: &mut GuardFixture, link_up: bool, sync_in_progress: bool| {
         let (mut replication, upstream) = upstream(world);
         replication.upstream =
             Some(tholepin_schema::snapshot::Upstream { link_up, sync_in_progress, ..upstream });
@@ -34,8 +34,9 @@ fn a_primary_that_hangs_is_stopped_once_the_majority_has_given_it_up() {
     assert_eq!(stopped(|world| world.facts(3).loading = Some(true)), lost);
     assert_eq!(stopped(|world| world.snapshot.view.get_mut(&node(0)).unwrap().flags.clear()), lost);
     // One that answers and is given up cannot be handed over; one that is not can.
-    let answers = |world: &mut World| {
-        world.snapshot.members[0].answer = World::healthy().snapshot.members[0].answer.clone();
+    let answers = |world: &mut GuardFixture| {
+        world.snapshot.members[0].answer =
+            GuardFixture::healthy().snapshot.members[0].answer.clone();
     };
     assert_eq!(stopped(answers), Ok(LossClass::TailLoss));
     assert_eq!(

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn nobody_who_brings_foreign_nodes_along_is_met() {
     check_unformed(meet(0, 1), Ok(()), |_| {});
-    let brings = |world: &mut World, change: fn(&mut NodeRow)| {
+    let brings = |world: &mut GuardFixture, change: fn(&mut NodeRow)| {
         let mut foreign = NodeRow { slots: SlotSet::EMPTY, ..row(1) };
         change(&mut foreign);
         world.facts(1).differs.insert(node(99), foreign);
@@ -28,7 +28,8 @@ fn nobody_who_brings_foreign_nodes_along_is_met() {
 
 #[test]
 fn nobody_who_claims_the_others_slots_is_met() {
-    let claim = |world: &mut World, index: usize, text: &str| world.own(index).slots = slots(text);
+    let claim =
+        |world: &mut GuardFixture, index: usize, text: &str| world.own(index).slots = slots(text);
     check_unformed(meet(0, 1), Ok(()), |world| {
         claim(world, 0, "0-5460");
         claim(world, 1, "5461-10922");
@@ -42,7 +43,7 @@ fn nobody_who_claims_the_others_slots_is_met() {
 #[test]
 fn a_forgotten_primary_that_was_replaced_may_come_back() {
     // Pod 0 holds the old primary of pod 3's slots and knows itself only; nobody knows it.
-    let returns = |world: &mut World, old_epoch: u64| {
+    let returns = |world: &mut GuardFixture, old_epoch: u64| {
         let lone = NodeRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
         world.snapshot.view.remove(&node(0));
         let promoted =
@@ -89,7 +90,7 @@ fn slots_are_assigned_if_nobody_could_own_them() {
 
 #[test]
 fn giving_away_a_lost_shards_slots_is_data_loss() {
-    let lose = |world: &mut World| {
+    let lose = |world: &mut GuardFixture| {
         world.ledger.adopted_at_ms = Some(1);
         let lost = KnownNode { slots: slots("0-9"), ..world.ledger.nodes[&node(5)].clone() };
         world.ledger.nodes.insert(node(77), lost);
@@ -109,7 +110,7 @@ fn giving_away_a_lost_shards_slots_is_data_loss() {
 #[test]
 fn a_replica_has_nothing_to_lose() {
     let verb = || Verb::Replicate { pod: pod(3), primary: node(0) };
-    let met = |world: &mut World| {
+    let met = |world: &mut GuardFixture| {
         for index in 0..6 {
             let lone: BTreeMap<_, _> = world.facts(index).differs.clone();
             world.snapshot.view.extend(lone);

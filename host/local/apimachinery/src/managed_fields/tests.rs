@@ -10,13 +10,13 @@ const T2: &str = "2026-01-01T00:00:02Z";
 const T3: &str = "2026-01-01T00:00:03Z";
 
 /// An object of one kind with its life: every write replaces it.
-struct Story {
+struct ObjectHistory {
     topology: BuiltinMergeSchema,
     api_version: String,
     object: Option<Value>,
 }
 
-impl Story {
+impl ObjectHistory {
     fn of(group: &str, plural: &str) -> Self {
         let kind = kinds::find(group, "v1", plural).unwrap();
         Self {
@@ -105,7 +105,7 @@ fn map(data: Value) -> Value {
 
 #[test]
 fn the_first_apply_creates_and_owns_what_it_says() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     let applied = story.apply("one", T1, json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "m", "namespace": "n", "labels": {"l": "1"}, "creationTimestamp": null},
@@ -125,7 +125,7 @@ fn the_first_apply_creates_and_owns_what_it_says() {
 
 #[test]
 fn applying_the_same_again_changes_nothing_not_even_the_time() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1"})));
     let before = story.object.clone();
     let applied = story.apply("one", T2, map(json!({"a": "1"})));
@@ -137,7 +137,7 @@ fn applying_the_same_again_changes_nothing_not_even_the_time() {
 
 #[test]
 fn another_value_for_a_field_of_another_manager_conflicts() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1", "b": "1"})));
     assert_eq!(story.refused("two", map(json!({"a": "2", "c": "3"}))), ["one .data.a"]);
     assert_eq!(
@@ -152,7 +152,7 @@ fn another_value_for_a_field_of_another_manager_conflicts() {
 
 #[test]
 fn conflicts_read_as_the_server_words_them() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1"})));
     story.update("kubectl-edit", T2, |object| object["data"]["b"] = json!("1"));
     let intent = map(json!({"a": "2", "b": "2"}));
@@ -173,7 +173,7 @@ fn conflicts_read_as_the_server_words_them() {
 
 #[test]
 fn a_field_that_all_give_the_same_value_is_shared() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1"})));
     story.apply("two", T2, map(json!({"a": "1"})));
     assert_eq!(story.owners_of(".data.a"), ["one", "two"]);
@@ -186,7 +186,7 @@ fn a_field_that_all_give_the_same_value_is_shared() {
 
 #[test]
 fn what_an_applier_omits_is_removed() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1", "b": "2"})));
     story.update("other", T2, |object| object["data"]["c"] = json!("3"));
     story.apply("one", T3, map(json!({"b": "2"})));
@@ -202,7 +202,7 @@ fn what_an_applier_omits_is_removed() {
 
 #[test]
 fn a_map_that_loses_its_last_member_goes_too() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     let labelled = |labels: Value| {
         json!({"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "m", "labels": labels}, "data": {"a": "1"}})
@@ -218,7 +218,7 @@ fn pod(containers: Value) -> Value {
 
 #[test]
 fn containers_merge_by_name() {
-    let mut story = Story::of("", "pods");
+    let mut story = ObjectHistory::of("", "pods");
     story.apply("one", T1, pod(json!([{"name": "a", "image": "x:1"}])));
     story.apply("two", T2, pod(json!([{"name": "b", "image": "y:1"}, {"name": "a", "tty": true}])));
     let names: Vec<_> = story
@@ -245,7 +245,7 @@ fn containers_merge_by_name() {
 
 #[test]
 fn an_item_goes_with_the_defaults_that_nobody_owns() {
-    let mut story = Story::of("", "pods");
+    let mut story = ObjectHistory::of("", "pods");
     story.apply("one", T1, pod(json!([{"name": "a", "image": "x"}, {"name": "b", "image": "y"}])));
     // Defaulting happens after an apply and is nobody's.
     let object = story.object.as_mut().unwrap();
@@ -256,7 +256,7 @@ fn an_item_goes_with_the_defaults_that_nobody_owns() {
 
 #[test]
 fn ports_without_protocol_are_tcp() {
-    let mut story = Story::of("", "services");
+    let mut story = ObjectHistory::of("", "services");
     let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
     story.apply("one", T1, service(json!([{"port": 53}, {"port": 53, "protocol": "UDP"}])));
     // The server fills in the protocol.
@@ -272,7 +272,7 @@ fn ports_without_protocol_are_tcp() {
     );
     let keyless = pod(json!([{"image": "x"}]));
     assert_eq!(
-        Story::of("", "pods").refused("two", keyless),
+        ObjectHistory::of("", "pods").refused("two", keyless),
         [r#"associative list with keys has an element that omits key field "name""#]
     );
 }
@@ -280,7 +280,7 @@ fn ports_without_protocol_are_tcp() {
 #[test]
 fn sets_merge_by_value() {
     let finalizers = |list: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "finalizers": list}});
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, finalizers(json!(["x/a"])));
     story.apply("two", T2, finalizers(json!(["x/b"])));
     assert_eq!(story.at("/metadata/finalizers"), json!(["x/a", "x/b"]));
@@ -291,7 +291,7 @@ fn sets_merge_by_value() {
 
 #[test]
 fn atomic_lists_and_maps_are_replaced_whole() {
-    let mut story = Story::of("", "services");
+    let mut story = ObjectHistory::of("", "services");
     let service = |selector: Value| {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
             "spec": {"selector": selector, "externalIPs": ["10.0.0.1"]}})
@@ -305,7 +305,7 @@ fn atomic_lists_and_maps_are_replaced_whole() {
 
 #[test]
 fn updates_own_what_they_change() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.update("creator", T1, |object| *object = map(json!({"a": "1", "b": "2"})));
     assert_eq!(
         story.entries(),
@@ -334,7 +334,7 @@ fn updates_own_what_they_change() {
 
 #[test]
 fn an_update_takes_a_field_from_its_applier() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1", "b": "1"})));
     story.update("one", T2, |object| object["data"]["a"] = json!("2"));
     assert_eq!(
@@ -349,7 +349,7 @@ fn an_update_takes_a_field_from_its_applier() {
 
 #[test]
 fn status_has_entries_of_its_own() {
-    let mut story = Story::of("", "pods");
+    let mut story = ObjectHistory::of("", "pods");
     story.apply("one", T1, pod(json!([{"name": "a", "image": "x"}])));
     let status = |ready: &str| {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
@@ -379,7 +379,7 @@ fn status_has_entries_of_its_own() {
 
 #[test]
 fn managed_fields_can_be_edited_and_reset() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.update("kubectl-client-side-apply", T1, |object| *object = map(json!({"a": "1"})));
     // What kubectl does when it moves an object to server-side apply.
     story.update("kubectl", T2, |object| {
@@ -404,7 +404,7 @@ fn managed_fields_can_be_edited_and_reset() {
 
 #[test]
 fn a_scalar_may_become_a_map_and_back() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.apply("one", T1, map(json!({"a": "1"})));
     story.apply("one", T2, map(json!({"a": {"b": "1"}})));
     assert_eq!(story.at("/data"), json!({"a": {"b": "1"}}));
@@ -415,7 +415,7 @@ fn a_scalar_may_become_a_map_and_back() {
 
 #[test]
 fn updates_keep_ten_entries_at_most() {
-    let mut story = Story::of("", "configmaps");
+    let mut story = ObjectHistory::of("", "configmaps");
     story.update("m00", T1, |object| *object = map(json!({"k00": "1"})));
     for index in 1..15 {
         let manager = format!("m{index:02}");
@@ -430,7 +430,7 @@ fn updates_keep_ten_entries_at_most() {
 
 #[test]
 fn an_intent_may_not_carry_managed_fields() {
-    let story = Story::of("", "configmaps");
+    let story = ObjectHistory::of("", "configmaps");
     let intent = json!({"metadata": {"name": "m", "managedFields": [{"manager": "x"}]}});
     assert_eq!(story.refused("one", intent), ["metadata.managedFields must be nil"]);
     assert_eq!(story.refused("one", json!([])), ["the body of an apply must be an object"]);
@@ -438,7 +438,7 @@ fn an_intent_may_not_carry_managed_fields() {
 
 #[test]
 fn the_order_of_lists_follows_the_intent() {
-    let mut story = Story::of("", "pods");
+    let mut story = ObjectHistory::of("", "pods");
     let list = |names: &str| {
         let items: Vec<Value> = names.chars().map(|c| json!({"name": c.to_string()})).collect();
         pod(json!(items))
@@ -484,7 +484,7 @@ proptest! {
     fn a_forced_apply_is_obeyed_and_then_settled(
         one in any_data(), two in any_data(), edited in any_data(),
     ) {
-        let mut story = Story::of("", "configmaps");
+        let mut story = ObjectHistory::of("", "configmaps");
         story.force("one", T1, map(one));
         story.update("editor", T1, |object| object["data"] = edited.clone());
         story.force("two", T2, map(two.clone()));
@@ -495,7 +495,7 @@ proptest! {
 
     #[test]
     fn what_one_manager_made_it_can_give_up(one in any_data(), two in any_data()) {
-        let mut story = Story::of("", "configmaps");
+        let mut story = ObjectHistory::of("", "configmaps");
         story.apply("one", T1, map(one));
         story.apply("one", T2, map(two.clone()));
         prop_assert!(holds(&story.at("/data"), &two) && holds(&two, &story.at("/data")),
@@ -504,7 +504,7 @@ proptest! {
 
     #[test]
     fn every_field_has_at_most_the_owners_that_agree(one in any_data(), two in any_data()) {
-        let mut story = Story::of("", "configmaps");
+        let mut story = ObjectHistory::of("", "configmaps");
         story.apply("one", T1, map(one.clone()));
         story.force("two", T2, map(two.clone()));
         let entries = ManagedFieldsEntries::of(story.object.as_ref().unwrap());

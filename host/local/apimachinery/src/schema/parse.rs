@@ -49,7 +49,7 @@ const STRUCTURAL: [&str; 10] = [
 /// Compiles the whole schema; the tree is only good if there are no faults.
 pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     let mut parser = Parser { errors: Vec::new() };
-    let place = Place { position: Position::Root, depth: 0, correlatable: true };
+    let place = NodePosition { position: Position::Root, depth: 0, correlatable: true };
     let root = parser.node(schema, "", place);
     (root, parser.errors)
 }
@@ -91,7 +91,7 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
 
 /// Where a node stands; decides what it must and may not have.
 #[derive(Clone, Copy)]
-struct Place {
+struct NodePosition {
     position: Position,
     depth: usize,
     /// Whether an old value can be found for it: not below atomic lists and sets.
@@ -114,7 +114,7 @@ enum BranchTypes {
     Allowed,
 }
 
-impl Place {
+impl NodePosition {
     fn inside(self, position: Position) -> Self {
         // Below a branch all is branch, however it is reached.
         let position = match self.position {
@@ -142,7 +142,7 @@ impl Parser {
         self.fault(FieldError::forbidden(join(path, keyword), why));
     }
 
-    fn node(&mut self, schema: &Value, path: &str, place: Place) -> SchemaNode {
+    fn node(&mut self, schema: &Value, path: &str, place: NodePosition) -> SchemaNode {
         let Some(members) = schema.as_object() else {
             let found = super::type_name(schema);
             self.fault(FieldError::type_invalid(shown(path), found, "must be a schema"));
@@ -182,7 +182,7 @@ impl Parser {
         node
     }
 
-    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, place: Place) {
+    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, place: NodePosition) {
         for keyword in FORBIDDEN.iter().filter(|keyword| members.contains_key(**keyword)) {
             self.forbid(path, keyword, &format!("{keyword} is not supported"));
         }
@@ -208,7 +208,7 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        place: Place,
+        place: NodePosition,
     ) -> Option<SchemaType> {
         let field = join(path, "type");
         let free = flag(members, "x-kubernetes-int-or-string")
@@ -247,7 +247,7 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        place: Place,
+        place: NodePosition,
     ) {
         if let Some(properties) = members.get("properties").and_then(Value::as_object) {
             for (name, schema) in properties {
@@ -278,7 +278,7 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        place: Place,
+        place: NodePosition,
     ) {
         let keyword = "additionalProperties";
         let Some(additional) = members.get(keyword) else { return };
@@ -385,7 +385,7 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        place: Place,
+        place: NodePosition,
     ) -> ValueConstraints {
         let types = if flag(members, "x-kubernetes-int-or-string") {
             BranchTypes::Allowed
@@ -398,7 +398,7 @@ impl Parser {
         let (all_of, any_of, one_of) = (branches("allOf"), branches("anyOf"), branches("oneOf"));
         let not = members.get("not").map(|schema| {
             let inside =
-                Place { position: Position::Branch(types), ..place.inside(place.position) };
+                NodePosition { position: Position::Branch(types), ..place.inside(place.position) };
             Box::new(self.node(schema, &join(path, "not"), inside))
         });
         let count = |keyword: &str| members.get(keyword).and_then(Value::as_u64);
@@ -431,11 +431,12 @@ impl Parser {
         members: &Map<String, Value>,
         keyword: &str,
         path: &str,
-        place: Place,
+        place: NodePosition,
         types: BranchTypes,
     ) -> Vec<SchemaNode> {
         let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
-        let inside = Place { position: Position::Branch(types), ..place.inside(place.position) };
+        let inside =
+            NodePosition { position: Position::Branch(types), ..place.inside(place.position) };
         let branches = schemas.enumerate();
         branches
             .map(|(index, schema)| {

@@ -12,22 +12,22 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 /// Fills absent fields below the root.
 pub(super) fn apply_defaults(root: &SchemaNode, object: &mut Value) {
-    fill(root, object, Place::Resource);
+    fill(root, object, NodePosition::Resource);
 }
 
 /// Drops unknown fields below the root.
 pub(super) fn prune(root: &SchemaNode, object: &mut Value, dropped: &mut Vec<String>) {
-    drop_unknown(root, object, Place::Resource, "", dropped);
+    drop_unknown(root, object, NodePosition::Resource, "", dropped);
 }
 
 /// Whether a node stands for a whole resource, whose meta fields are not the schema's business.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum NodePosition {
     Resource,
     Inside,
 }
 
-impl Place {
+impl NodePosition {
     fn of(node: &SchemaNode) -> Self {
         if node.embedded_resource { Self::Resource } else { Self::Inside }
     }
@@ -37,7 +37,7 @@ impl Place {
     }
 }
 
-fn fill(node: &SchemaNode, value: &mut Value, place: Place) {
+fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
     match value {
         Value::Object(members) => {
             for (name, property) in &node.properties {
@@ -59,14 +59,14 @@ fn fill(node: &SchemaNode, value: &mut Value, place: Place) {
                     {
                         *member = default.clone();
                     }
-                    fill(schema, member, Place::of(schema));
+                    fill(schema, member, NodePosition::of(schema));
                 }
             }
         }
         Value::Array(items) => {
             if let Some(schema) = node.items.as_deref() {
                 for item in items {
-                    fill(schema, item, Place::of(schema));
+                    fill(schema, item, NodePosition::of(schema));
                 }
             }
         }
@@ -77,7 +77,7 @@ fn fill(node: &SchemaNode, value: &mut Value, place: Place) {
 fn drop_unknown(
     node: &SchemaNode,
     value: &mut Value,
-    place: Place,
+    place: NodePosition,
     path: &str,
     dropped: &mut Vec<String>,
 ) {
@@ -92,7 +92,7 @@ fn drop_unknown(
                 match node.member(name) {
                     Some(schema) => {
                         let path = child(path, name);
-                        drop_unknown(schema, member, Place::of(schema), &path, dropped);
+                        drop_unknown(schema, member, NodePosition::of(schema), &path, dropped);
                         schema.nullable || !member.is_null()
                     }
                     None if keeps_all => true,
@@ -107,7 +107,7 @@ fn drop_unknown(
             if let Some(schema) = node.items.as_deref() {
                 for (index, item) in items.iter_mut().enumerate() {
                     let path = format!("{path}[{index}]");
-                    drop_unknown(schema, item, Place::of(schema), &path, dropped);
+                    drop_unknown(schema, item, NodePosition::of(schema), &path, dropped);
                 }
             }
         }

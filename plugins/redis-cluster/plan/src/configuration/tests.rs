@@ -19,10 +19,10 @@ fn spec(settings: Value) -> RedisClusterSpec {
 }
 
 /// What is read of a member: `None` if it does not answer.
-type Shown<'a> = Option<&'a [(&'a str, &'a str)]>;
+type ShownSettings<'a> = Option<&'a [(&'a str, &'a str)]>;
 
 /// Two members with these settings beside the usual ones.
-fn snapshot(shown: [Shown<'_>; 2]) -> Snapshot {
+fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
     let mut snapshot = Model::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
     for (member, shown) in snapshot.members.iter_mut().zip(shown) {
         let tholepin_schema::snapshot::MemberAnswer::Answered(facts) = &mut member.answer else {
@@ -61,8 +61,8 @@ fn becomes(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<
 #[test]
 fn a_value_enters_only_when_every_member_that_answers_has_taken_it() {
     let wanted = || json!({"slowlog-max-len": 256});
-    let new: Shown<'_> = Some(&[("slowlog-max-len", "256")]);
-    let old: Shown<'_> = Some(&[("slowlog-max-len", "128")]);
+    let new: ShownSettings<'_> = Some(&[("slowlog-max-len", "256")]);
+    let old: ShownSettings<'_> = Some(&[("slowlog-max-len", "128")]);
     let before = "slowlog-max-len 64";
     let cases = [
         (Some([new, new]), Some("256"), "both have it"),
@@ -84,7 +84,7 @@ fn a_value_enters_only_when_every_member_that_answers_has_taken_it() {
 fn memory_is_compared_in_the_engines_form() {
     let backlog = "repl-backlog-size";
     let spec = spec(json!({backlog: "1mb"}));
-    let taken: Shown<'_> = Some(&[(backlog, "1048576")]);
+    let taken: ShownSettings<'_> = Some(&[(backlog, "1048576")]);
     let snapshot = snapshot([taken, taken]);
     assert!(is_all_taken(&spec, &snapshot));
     let live = live(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);

@@ -6,7 +6,7 @@ use super::*;
 use crate::statefulset::pods::REVISION_LABEL;
 
 /// The API and the node agent, as far as the planner can tell.
-struct World {
+struct PlanFixture {
     set: StatefulSet,
     pods: BTreeMap<String, Arc<Pod>>,
     claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
@@ -15,7 +15,7 @@ struct World {
     born: u32,
 }
 
-impl World {
+impl PlanFixture {
     fn new(spec: Value) -> Self {
         let mut full = json!({
             "serviceName": "peers",
@@ -198,7 +198,7 @@ fn claims() -> Value {
 
 #[test]
 fn ordered_sets_grow_one_by_one_and_shrink_from_the_top() {
-    let mut world = World::new(json!({"replicas": 3}));
+    let mut world = PlanFixture::new(json!({"replicas": 3}));
     assert_eq!(world.pass(), ["new revision", "+db-0"]);
     assert_eq!(world.pass(), [""; 0], "db-0 is not ready yet");
     world.phase("db-0", "Running", false);
@@ -216,7 +216,7 @@ fn ordered_sets_grow_one_by_one_and_shrink_from_the_top() {
 
 #[test]
 fn parallel_sets_do_all_at_once() {
-    let mut world = World::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
+    let mut world = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
     assert_eq!(world.pass(), ["new revision", "+db-0", "+db-1", "+db-2"]);
     world.settle();
     world.spec(json!({"replicas": 1}));
@@ -225,7 +225,7 @@ fn parallel_sets_do_all_at_once() {
 
 #[test]
 fn ordinals_may_start_elsewhere() {
-    let mut world = World::new(json!({"replicas": 2, "ordinals": {"start": 5}}));
+    let mut world = PlanFixture::new(json!({"replicas": 2, "ordinals": {"start": 5}}));
     assert_eq!(world.settle(), ["new revision", "+db-5", "+db-6"]);
     world.spec(json!({"ordinals": {"start": 6}}));
     assert_eq!(world.settle(), ["+db-7", "-db-5"]);
@@ -233,7 +233,7 @@ fn ordinals_may_start_elsewhere() {
 
 #[test]
 fn a_pod_knows_who_it_is() {
-    let mut world = World::new(json!({"volumeClaimTemplates": claims()}));
+    let mut world = PlanFixture::new(json!({"volumeClaimTemplates": claims()}));
     world.settle();
     let pod = serde_json::to_value(&*world.pods["db-0"]).unwrap();
     let labels = &pod["metadata"]["labels"];
@@ -252,7 +252,7 @@ fn a_pod_knows_who_it_is() {
 #[test]
 fn a_pod_that_vanished_or_ended_returns_with_its_claim() {
     for phase in ["Failed", "Succeeded"] {
-        let mut world = World::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
+        let mut world = PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
         let grown = ["new revision", "+data-db-0", "+db-0", "+data-db-1", "+db-1"];
         assert_eq!(world.settle(), grown);
         world.vanish("db-0");
@@ -265,7 +265,7 @@ fn a_pod_that_vanished_or_ended_returns_with_its_claim() {
 
 #[test]
 fn a_name_that_somebody_else_has_is_left_alone() {
-    let mut world = World::new(json!({}));
+    let mut world = PlanFixture::new(json!({}));
     let metadata = json!({"namespace": "a", "name": "db-0"});
     let stranger: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
     world.pods.insert("db-0".into(), Arc::new(stranger));
@@ -274,7 +274,7 @@ fn a_name_that_somebody_else_has_is_left_alone() {
 
 #[test]
 fn what_a_deleted_set_left_behind_is_adopted() {
-    let mut world = World::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
+    let mut world = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
     world.settle();
     let revision = world.set.status.as_ref().unwrap().update_revision.clone();
     // `kubectl delete --cascade=orphan`, and the set is made again.
@@ -300,7 +300,7 @@ fn what_a_deleted_set_left_behind_is_adopted() {
 
 #[test]
 fn a_rolling_update_goes_from_the_top_and_waits_for_each() {
-    let mut world = World::new(json!({"replicas": 3}));
+    let mut world = PlanFixture::new(json!({"replicas": 3}));
     world.settle();
     world.image("redis:8");
     assert_eq!(world.pass(), ["new revision", "-db-2"]);
@@ -316,7 +316,7 @@ fn a_rolling_update_goes_from_the_top_and_waits_for_each() {
 #[test]
 fn a_partition_keeps_the_lower_ordinals_as_they_were() {
     let strategy = |partition: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
-    let mut world = World::new(json!({"replicas": 3}));
+    let mut world = PlanFixture::new(json!({"replicas": 3}));
     world.settle();
     world.spec(strategy(2));
     world.image("redis:8");
@@ -334,7 +334,8 @@ fn a_partition_keeps_the_lower_ordinals_as_they_were() {
 
 #[test]
 fn on_delete_leaves_the_replacement_to_others() {
-    let mut world = World::new(json!({"replicas": 2, "updateStrategy": {"type": "OnDelete"}}));
+    let mut world =
+        PlanFixture::new(json!({"replicas": 2, "updateStrategy": {"type": "OnDelete"}}));
     world.settle();
     world.image("redis:8");
     assert_eq!(world.settle(), ["new revision"]);
@@ -346,7 +347,7 @@ fn on_delete_leaves_the_replacement_to_others() {
 
 #[test]
 fn revisions_are_found_again_and_forgotten_beyond_the_limit() {
-    let mut world = World::new(json!({"replicas": 1, "revisionHistoryLimit": 1}));
+    let mut world = PlanFixture::new(json!({"replicas": 1, "revisionHistoryLimit": 1}));
     world.settle();
     world.image("redis:8");
     world.settle();
@@ -361,7 +362,7 @@ fn revisions_are_found_again_and_forgotten_beyond_the_limit() {
 
 #[test]
 fn availability_takes_its_time() {
-    let mut world = World::new(json!({"replicas": 2, "minReadySeconds": 10}));
+    let mut world = PlanFixture::new(json!({"replicas": 2, "minReadySeconds": 10}));
     world.pass();
     world.phase("db-0", "Running", true);
     assert_eq!(world.pass(), [""; 0]);
@@ -385,7 +386,7 @@ fn availability_takes_its_time() {
 
 #[test]
 fn status_tells_what_is() {
-    let mut world = World::new(json!({"replicas": 2}));
+    let mut world = PlanFixture::new(json!({"replicas": 2}));
     world.settle();
     let expected = json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 2,
         "currentReplicas": 2, "updatedReplicas": 2, "observedGeneration": 1});
@@ -417,7 +418,7 @@ fn claims_follow_the_retention_policy() {
         ),
     ];
     for (deleted, scaled, at_rest, scaling) in cases {
-        let mut world = World::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
+        let mut world = PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
         world.settle();
         world.spec(policy(deleted, scaled));
         assert_eq!(world.settle(), at_rest, "{deleted} {scaled}");
@@ -430,7 +431,7 @@ fn claims_follow_the_retention_policy() {
 
 #[test]
 fn a_pod_waits_until_the_claim_of_its_predecessor_has_gone() {
-    let mut world = World::new(json!({"replicas": 1, "volumeClaimTemplates": claims()}));
+    let mut world = PlanFixture::new(json!({"replicas": 1, "volumeClaimTemplates": claims()}));
     world.settle();
     let claim = Arc::make_mut(world.claims.get_mut("data-db-0").unwrap());
     claim.metadata.deletion_timestamp = Some(k8s_time(world.now));
@@ -442,7 +443,7 @@ fn a_pod_waits_until_the_claim_of_its_predecessor_has_gone() {
 
 #[test]
 fn a_set_that_is_being_deleted_is_left_to_the_garbage_collection() {
-    let mut world = World::new(json!({"replicas": 1}));
+    let mut world = PlanFixture::new(json!({"replicas": 1}));
     world.set.metadata.deletion_timestamp = Some(k8s_time(world.now));
     assert_eq!(world.pass(), [""; 0]);
 }

@@ -13,14 +13,14 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    api_proxy::{ApiProxy, Road},
-    cluster::{Cluster, HostSetup},
+    api_proxy::{ApiLink, ApiProxy},
+    cluster::{HostOptions, LocalClusterProcess},
     guests,
     kubectl::Kubectl,
-    oracle::{Invariants, Report, UNSERVED_MAX, Writer, differences, quiet, shape},
+    oracle::{Invariants, UNSERVED_MAX, Writer, WriterReport, differences, quiet, shape},
     process::{Process, tail},
-    redis_cluster::{NAMESPACE, RedisCluster, Seat},
-    wait::{Look, until},
+    redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 /// How long the product may take to be well before a scenario is given up; the bounds are checked
@@ -33,7 +33,7 @@ const SETTLE: Duration = Duration::from_secs(8);
 
 /// A scenario that runs. Everything that it started ends with it; if it did not come to its end, the
 /// ends of the logs are printed.
-pub struct Story {
+pub struct TestEnvironment {
     /// The host; before the cluster, so that it ends first.
     pub host: Process,
     /// The administrator's client.
@@ -45,31 +45,31 @@ pub struct Story {
     /// The cluster that clients write to.
     pub redis: RedisCluster,
     /// Last, so that its directory goes last.
-    pub cluster: Cluster,
+    pub cluster: LocalClusterProcess,
     /// The road from the host to the API server, in stories that let it go bad.
     pub proxy: Option<ApiProxy>,
-    setup: HostSetup,
-    watch: Option<Watch>,
+    setup: HostOptions,
+    watch: Option<RunningOracles>,
     has_ended: bool,
 }
 
 /// How a story's host reaches the API server.
 #[derive(Clone, Debug)]
-pub enum Reach {
+pub enum ApiAccess {
     /// As it is started here.
-    Direct(HostSetup),
+    Direct(HostOptions),
     /// Through a proxy.
     Proxied,
 }
 
 /// The oracles that watch all through, and the state that must be reached again.
-struct Watch {
+struct RunningOracles {
     writer: Option<Writer>,
     invariants: Invariants,
     fresh: BTreeMap<String, Value>,
 }
 
-impl Story {
+impl TestEnvironment {
     /// Starts a cluster with these objects (YAML), and a host with the plugin `redis-cluster` and these
     /// others.
     ///
@@ -81,7 +81,7 @@ impl Story {
         others: &[(&str, Vec<u8>)],
         objects: &str,
     ) -> Result<Self> {
-        Self::begin_by(Reach::Direct(HostSetup::default()), redis, others, objects).await
+        Self::begin_by(ApiAccess::Direct(HostOptions::default()), redis, others, objects).await
     }
 
     /// Starts so, with a host that reaches the API server in this way.
@@ -90,13 +90,13 @@ impl Story {
     ///
     /// Fails if one does not become ready.
     pub async fn begin_by(
-        reach: Reach,
+        reach: ApiAccess,
         redis: RedisCluster,
         others: &[(&str, Vec<u8>)],
         objects: &str,
     ) -> Result<Self> {
         let component = guests::redis_cluster()?;
-        let cluster = Cluster::start()?;
+        let cluster = LocalClusterProcess::start()?;
         let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
         if !objects.is_empty() {
             kubectl.run_with(&["apply", "--server-side", "-f", "-"], objects)?;
@@ -108,11 +108,11 @@ impl Story {
             fs::write(plugins.join(format!("{name}.yaml")), guests::settings(name))?;
         }
         let (proxy, setup) = match reach {
-            Reach::Direct(setup) => (None, setup),
-            Reach::Proxied => {
+            ApiAccess::Direct(setup) => (None, setup),
+            ApiAccess::Proxied => {
                 let proxy = ApiProxy::start(cluster.kubeconfig(), cluster.directory()).await?;
                 let kubeconfig = Some(proxy.kubeconfig().to_owned());
-                (Some(proxy), HostSetup { kubeconfig, ..HostSetup::default() })
+                (Some(proxy), HostOptions { kubeconfig, ..HostOptions::default() })
             }
         };
         let host = cluster.host_as(&setup)?;
@@ -180,7 +180,7 @@ impl Story {
         let host = thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(until.saturating_duration_since(Instant::now()));
-                road.set(Road::Clear);
+                road.set(ApiLink::Clear);
             });
             cluster.host_as(setup)
         })?;
@@ -219,7 +219,7 @@ impl Story {
         let look = || async {
             let plugin = self.plugin(name)?;
             let active = plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
-            Ok(if active { Look::There(()) } else { Look::NotYet(plugin.to_string()) })
+            Ok(if active { Poll::There(()) } else { Poll::NotYet(plugin.to_string()) })
         };
         until(format!("plugin {name} to be active"), GIVE_UP, look).await.map(drop)
     }
@@ -229,9 +229,9 @@ impl Story {
     /// # Errors
     ///
     /// Fails with what is not well after a long time.
-    pub async fn well(&self) -> Result<(Vec<Seat>, Duration)> {
+    pub async fn well(&self) -> Result<(Vec<ClusterPod>, Duration)> {
         let look =
-            || async { Ok(Look::There(self.redis.well(&self.kubectl, &self.client).await?)) };
+            || async { Ok(Poll::There(self.redis.well(&self.kubectl, &self.client).await?)) };
         until(format!("{} to be well", self.redis.name), GIVE_UP, look).await
     }
 
@@ -258,7 +258,7 @@ impl Story {
         let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
         let audit_log = self.cluster.audit_log();
         let invariants = Invariants::start(&servers, self.redis.password, &audit_log, unserved_max);
-        self.watch = Some(Watch { writer: None, invariants, fresh });
+        self.watch = Some(RunningOracles { writer: None, invariants, fresh });
         self.watch_writes().await
     }
 
@@ -276,7 +276,7 @@ impl Story {
     /// # Errors
     ///
     /// Fails before the oracles were started, or if what was written cannot be read.
-    pub fn take_writes(&mut self) -> Result<Report> {
+    pub fn take_writes(&mut self) -> Result<WriterReport> {
         let watch = self.watch.as_mut().context("the oracles watch")?;
         watch.writer.take().context("the writer writes")?.finish()
     }
@@ -309,7 +309,7 @@ impl Story {
     ///
     /// Fails if there is none for a long time.
     pub async fn settle(&self, pause: Duration) -> Result<()> {
-        let look = || async { Ok(Look::There(quiet(&self.client, &[], pause).await?)) };
+        let look = || async { Ok(Poll::There(quiet(&self.client, &[], pause).await?)) };
         until("the cluster to settle", SETTLE, look).await.map(drop)
     }
 
@@ -339,9 +339,9 @@ impl Story {
             let (_, ledger) = self.ledger()?;
             let held = ledger.get("heldKeys").cloned().unwrap_or_default();
             Ok(if held == json!(["0-16383"]) {
-                Look::There(())
+                Poll::There(())
             } else {
-                Look::NotYet(held.to_string())
+                Poll::NotYet(held.to_string())
             })
         };
         until("the ledger to know of keys in every shard", GIVE_UP, look).await.map(drop)
@@ -365,7 +365,7 @@ impl Story {
     /// # Errors
     ///
     /// Fails if an oracle is red, or if a process does not end as it should.
-    pub async fn end(mut self, pause: Duration) -> Result<Report> {
+    pub async fn end(mut self, pause: Duration) -> Result<WriterReport> {
         let watch = self.watch.take().context("the oracles watch")?;
         self.well().await?;
         self.keys_are_known().await?;
@@ -387,7 +387,7 @@ impl Story {
     }
 }
 
-impl Drop for Story {
+impl Drop for TestEnvironment {
     #[expect(clippy::print_stderr, reason = "a test that failed shows why")]
     fn drop(&mut self) {
         if !self.has_ended {

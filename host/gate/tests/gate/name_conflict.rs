@@ -8,13 +8,13 @@ use tholepin_gate::WriteMode;
 use tholepin_schema::manifest::GrantScope;
 
 use crate::{
-    Bench,
-    fake::{World, object},
+    GateFixture,
+    fake::{FakeCluster, object},
     grants,
 };
 
 /// Puts an object in the place of another, or removes it, as the store tells it.
-fn change(world: &World, before: &Value, after: Option<&Value>) -> StoreChange {
+fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> StoreChange {
     let stored = |object: &Value| StoredObject::new(object.clone()).unwrap();
     let object = ObjectMeta::of(before).unwrap().object;
     match after {
@@ -28,7 +28,7 @@ fn change(world: &World, before: &Value, after: Option<&Value>) -> StoreChange {
 
 #[tokio::test]
 async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
     let Err(CallError::Denied(refused)) = bench.apply("theirs", Some("me")).await else {
@@ -55,7 +55,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
 
 #[tokio::test]
 async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     // The view of the pass is of its beginning.
     let theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     change(&bench.world, &theirs, None);
@@ -64,11 +64,11 @@ async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
 
 #[tokio::test]
 async fn neither_a_plan_nor_an_object_that_is_gone_waits_for_a_name() {
-    let bench = Bench::new(grants(GrantScope::Owned), WriteMode::Live);
-    let plan = Bench { pass: bench.sibling(WriteMode::Plan), ..bench };
+    let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
+    let plan = GateFixture { pass: bench.sibling(WriteMode::Plan), ..bench };
     assert!(plan.apply("theirs", Some("me")).await.is_err());
     assert_eq!(plan.gate.woken_by_overflow().len(), 0);
-    let live = Bench { pass: plan.sibling(WriteMode::Live), ..plan };
+    let live = GateFixture { pass: plan.sibling(WriteMode::Live), ..plan };
     assert!(live.apply("free", Some("me")).await.is_err());
     assert_eq!(live.gate.woken_by_overflow().len(), 1);
     live.gate.disarm(&Arc::clone(&live.opened.key));

@@ -12,12 +12,12 @@ use tholepin_schema::{
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 
-use crate::{Bench, LEDGER, fake::World, grants, instance, snapshot};
+use crate::{GateFixture, LEDGER, fake::FakeCluster, grants, instance, snapshot};
 
-fn bench(mode: WriteMode) -> Bench {
+fn bench(mode: WriteMode) -> GateFixture {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
-    let bench = Bench::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
+    let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
     *bench.world.snapshot.lock().unwrap() = of_process("b");
     bench
 }
@@ -36,7 +36,7 @@ fn configure(value: &str, temporary: bool) -> Value {
         "args": {"pod": "a-0", "settings": {"cluster-node-timeout": value}, "temporary": temporary}})
 }
 
-impl Bench {
+impl GateFixture {
     async fn in_pass(&self, pass: &Arc<ReconcileContext>, call: RedisCall) -> Answer {
         pass.perform(&self.context, Call::Redis(call)).await
     }
@@ -57,14 +57,14 @@ impl Bench {
 }
 
 /// What is set in the world.
-fn set(world: &World) -> String {
+fn set(world: &FakeCluster) -> String {
     let snapshot = world.snapshot.lock().unwrap();
     let MemberAnswer::Answered(facts) = &snapshot.members[0].answer else { panic!("silent") };
     facts.settings["cluster-node-timeout"].clone()
 }
 
 /// What the ConfigMap has of it.
-fn kept(world: &World) -> Value {
+fn kept(world: &FakeCluster) -> Value {
     let objects = world.objects.lock().unwrap();
     let ledger = objects.iter().find(|(object, _)| object.name == LEDGER);
     let text = ledger.and_then(|(_, map)| map["data"]["ledger.json"].as_str()).unwrap_or("{}");

@@ -6,14 +6,16 @@ use serde_json::json;
 use tests::{
     guests,
     prometheus::{Prometheus, lint, value},
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 
-use crate::story::{CONFIG_MAP, DEADLINE, PLUGIN, PROBE, Story, greeting, order, settings};
+use crate::environment::{
+    CONFIG_MAP, DEADLINE, HostEnvironment, PLUGIN, PROBE, greeting, order, settings,
+};
 
 const ROW: [(&str, &str); 1] = [("controller", "config-maker")];
 
-impl Story {
+impl HostEnvironment {
     fn metrics(&self) -> String {
         let (code, text) = self.cluster.vital("/metrics").unwrap();
         assert_eq!(code, 200, "{text}");
@@ -25,7 +27,7 @@ impl Story {
         let look = || async {
             let (found, text) = self.cluster.vital("/readyz?verbose")?;
             let there = found == code && text.contains(words);
-            Ok(if there { Look::There(()) } else { Look::NotYet(format!("{found}: {text}")) })
+            Ok(if there { Poll::There(()) } else { Poll::NotYet(format!("{found}: {text}")) })
         };
         until(format!("/readyz to say {code} and {words:?}"), DEADLINE, look).await.unwrap();
     }
@@ -35,7 +37,7 @@ impl Story {
             let text = self.metrics();
             let found = value(&text, family, labels);
             let there = found.is_some_and(|found| least <= found);
-            Ok(if there { Look::There(text) } else { Look::NotYet(format!("{found:?}")) })
+            Ok(if there { Poll::There(text) } else { Poll::NotYet(format!("{found:?}")) })
         };
         until(format!("{family} {labels:?} to reach {least}"), DEADLINE, look).await.unwrap().0
     }
@@ -44,7 +46,7 @@ impl Story {
 #[tokio::test]
 async fn a_reconcile_is_counted_and_a_prometheus_scrapes_it() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[("config-maker", &component)], "measured").await;
+    let story = HostEnvironment::with(&[("config-maker", &component)], "measured").await;
     let target = story.cluster.admin().unwrap().file().metrics_address;
     let mut prometheus = Prometheus::scraping(target).unwrap();
     story.apply(&greeting("measured", "a", "world"));
@@ -88,7 +90,7 @@ async fn a_reconcile_is_counted_and_a_prometheus_scrapes_it() {
         let up = prometheus.query("up{job=\"tholepin\"} == 1")?;
         let counted = prometheus.query(&format!("{total}{{controller=\"config-maker\"}} > 0"))?;
         let there = !up.is_empty() && !counted.is_empty();
-        Ok(if there { Look::There(()) } else { Look::NotYet(format!("{up:?} {counted:?}")) })
+        Ok(if there { Poll::There(()) } else { Poll::NotYet(format!("{up:?} {counted:?}")) })
     };
     until("Prometheus to have scraped", DEADLINE, look).await.unwrap();
     prometheus.process.end().unwrap();
@@ -110,7 +112,8 @@ fn documented(exposition: &str) {
 #[tokio::test]
 async fn faults_are_counted_and_series_end_with_their_plugin() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
-    let story = Story::with(&[("config-maker", &maker), ("probe", &probe)], "faulty").await;
+    let story =
+        HostEnvironment::with(&[("config-maker", &maker), ("probe", &probe)], "faulty").await;
     story.apply(&greeting("faulty", "a", "world"));
     story.apply(&order("faulty", "bad", json!({"do": "panic"})));
     let row = [("controller", "probe")];
@@ -128,7 +131,7 @@ async fn faults_are_counted_and_series_end_with_their_plugin() {
     let look = || async {
         let text = story.metrics();
         let left = text.lines().find(|line| line.contains("=\"config-maker\""));
-        Ok(left.map_or(Look::There(()), |line| Look::NotYet(line.to_owned())))
+        Ok(left.map_or(Poll::There(()), |line| Poll::NotYet(line.to_owned())))
     };
     until("the series of config-maker to end", DEADLINE, look).await.unwrap();
     assert!(value(&story.metrics(), "workqueue_adds_total", &row).is_some(), "others go on");
@@ -139,7 +142,7 @@ async fn faults_are_counted_and_series_end_with_their_plugin() {
 #[tokio::test]
 async fn a_host_is_ready_when_its_watches_are_fresh_and_its_plugins_serve() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = Story::with(&[("config-maker", b"no component")], "readiness").await;
+    let story = HostEnvironment::with(&[("config-maker", b"no component")], "readiness").await;
     assert_eq!(story.cluster.vital("/healthz").unwrap(), (200, "ok\n".to_owned()));
     story.readiness(503, "[-]plugin config-maker failed: no revision serves; NotAComponent").await;
     story.put("config-maker.wasm", &component);

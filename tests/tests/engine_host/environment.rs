@@ -9,11 +9,11 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tests::{
-    cluster::Cluster,
+    cluster::LocalClusterProcess,
     guests,
     kubectl::Kubectl,
     process::Process,
-    wait::{Look, until},
+    wait::{Poll, until},
 };
 use tholepin_schema::reserved;
 
@@ -21,17 +21,17 @@ use tholepin_schema::reserved;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A cluster with its host. The host ends first.
-pub(crate) struct Story {
+pub(crate) struct HostEnvironment {
     pub(crate) host: Process,
     pub(crate) client: Client,
     pub(crate) kubectl: Kubectl,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: LocalClusterProcess,
 }
 
-impl Story {
+impl HostEnvironment {
     /// A cluster whose host serves these plugins, each with all that it asks for, and a namespace.
     pub(crate) async fn with(plugins: &[(&str, &[u8])], namespace: &str) -> Self {
-        let cluster = Cluster::start_api_only().unwrap();
+        let cluster = LocalClusterProcess::start_api_only().unwrap();
         let (kubectl, client) = (cluster.kubectl().unwrap(), cluster.client().await.unwrap());
         let make =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
@@ -62,19 +62,19 @@ impl Story {
     }
 
     /// An object as the server has it, if it does.
-    pub(crate) async fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) async fn get(&self, kind: &TestKind, namespace: &str, name: &str) -> Option<Value> {
         let found = self.api(kind, namespace).get_opt(name).await.unwrap();
         found.map(|object| serde_json::to_value(object).unwrap())
     }
 
     /// How many objects of a kind a namespace has, without those that the host keeps for itself.
-    pub(crate) async fn count(&self, kind: &Kind, namespace: &str) -> usize {
+    pub(crate) async fn count(&self, kind: &TestKind, namespace: &str) -> usize {
         let all = self.api(kind, namespace).list(&ListParams::default()).await.unwrap();
         let is_kept = |object: &DynamicObject| object.name_any().starts_with(reserved::PREFIX);
         all.items.iter().filter(|object| !is_kept(object)).count()
     }
 
-    fn api(&self, kind: &Kind, namespace: &str) -> Api<DynamicObject> {
+    fn api(&self, kind: &TestKind, namespace: &str) -> Api<DynamicObject> {
         let (group, version, kind_name, plural) = *kind;
         let kind = GroupVersionKind::gvk(group, version, kind_name);
         let resource = ApiResource::from_gvk_with_plural(&kind, plural);
@@ -89,7 +89,7 @@ impl Story {
     /// took.
     pub(crate) async fn says(
         &self,
-        kind: &Kind,
+        kind: &TestKind,
         (namespace, name): (&str, &str),
         pointer: &str,
         wanted: &str,
@@ -97,14 +97,14 @@ impl Story {
         let what = format!("{} {name}{pointer} to say {wanted:?}", kind.2);
         let look = || async {
             let Some(object) = self.get(kind, namespace, name).await else {
-                return Ok(Look::NotYet("no such object".to_owned()));
+                return Ok(Poll::NotYet("no such object".to_owned()));
             };
             let found = object.pointer(pointer).cloned().unwrap_or_default();
             let text = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
             if text.contains(wanted) {
-                return Ok(Look::There(object));
+                return Ok(Poll::There(object));
             }
-            Ok(Look::NotYet(object.to_string()))
+            Ok(Poll::NotYet(object.to_string()))
         };
         until(what, DEADLINE, look).await.unwrap()
     }
@@ -117,18 +117,18 @@ impl Story {
             let active = object.pointer("/status/active").and_then(Value::as_str);
             let other = active.filter(|active| *active != other_than);
             Ok(other.map_or_else(
-                || Look::NotYet(object.to_string()),
-                |active| Look::There(active.to_owned()),
+                || Poll::NotYet(object.to_string()),
+                |active| Poll::There(active.to_owned()),
             ))
         };
         until(format!("another revision of {plugin}"), DEADLINE, look).await.unwrap().0
     }
 
     /// Waits until an object is gone.
-    pub(crate) async fn gone(&self, kind: &Kind, namespace: &str, name: &str) {
+    pub(crate) async fn gone(&self, kind: &TestKind, namespace: &str, name: &str) {
         let look = || async {
             let found = self.get(kind, namespace, name).await;
-            Ok(found.map_or(Look::There(()), |object| Look::NotYet(object.to_string())))
+            Ok(found.map_or(Poll::There(()), |object| Poll::NotYet(object.to_string())))
         };
         until(format!("{} {name} to go", kind.2), DEADLINE, look).await.unwrap();
     }
@@ -140,7 +140,7 @@ impl Story {
             let found = lines.lines().find(|line| words.iter().all(|word| line.contains(word)));
             let last = lines.lines().last().unwrap_or_default();
             Ok(found
-                .map_or_else(|| Look::NotYet(last.to_owned()), |line| Look::There(line.to_owned())))
+                .map_or_else(|| Poll::NotYet(last.to_owned()), |line| Poll::There(line.to_owned())))
         };
         until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
     }
@@ -171,13 +171,13 @@ impl Story {
 }
 
 /// Group, version, kind, plural.
-pub(crate) type Kind = (&'static str, &'static str, &'static str, &'static str);
+pub(crate) type TestKind = (&'static str, &'static str, &'static str, &'static str);
 
-pub(crate) const GREETING: Kind = ("tests.tholepin.dev", "v1", "Greeting", "greetings");
-pub(crate) const PROBE: Kind = ("tests.tholepin.dev", "v1", "Probe", "probes");
-pub(crate) const CONFIG_MAP: Kind = ("", "v1", "ConfigMap", "configmaps");
-pub(crate) const PLUGIN: Kind = ("tholepin.dev", "v1alpha1", "Plugin", "plugins");
-pub(crate) const EVENT: Kind = ("events.k8s.io", "v1", "Event", "events");
+pub(crate) const GREETING: TestKind = ("tests.tholepin.dev", "v1", "Greeting", "greetings");
+pub(crate) const PROBE: TestKind = ("tests.tholepin.dev", "v1", "Probe", "probes");
+pub(crate) const CONFIG_MAP: TestKind = ("", "v1", "ConfigMap", "configmaps");
+pub(crate) const PLUGIN: TestKind = ("tholepin.dev", "v1alpha1", "Plugin", "plugins");
+pub(crate) const EVENT: TestKind = ("events.k8s.io", "v1", "Event", "events");
 
 /// A greeting.
 pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {

@@ -1,0 +1,133 @@
+//! Names that were given up do not come back: what is defined has the field's word for it
+//! (the glossary in `ARCHITECTURE.md`).
+#![cfg(test)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Names of types and traits that were private words, or that said less than the type is.
+const TYPES: &[&str] = &[
+    "Armed",
+    "Asked",
+    "Beside",
+    "Book",
+    "Books",
+    "Deed",
+    "Depth",
+    "Durability",
+    "Everything",
+    "Found",
+    "Hope",
+    "Judged",
+    "Kept",
+    "Left",
+    "Look",
+    "Looked",
+    "Looks",
+    "Marks",
+    "Mirror",
+    "Mirrors",
+    "Named",
+    "Note",
+    "Noted",
+    "Notes",
+    "Offered",
+    "One",
+    "Order",
+    "Part",
+    "Pass",
+    "Passes",
+    "Place",
+    "Pulse",
+    "Question",
+    "Said",
+    "Saved",
+    "Scene",
+    "Seat",
+    "Seen",
+    "Shelf",
+    "Shown",
+    "Sight",
+    "Situation",
+    "Story",
+    "Tally",
+    "Tenure",
+    "Told",
+    "Turn",
+    "Verdict",
+    "Vitals",
+    "Waiting",
+    "Wanted",
+    "Wishes",
+    "Witness",
+];
+/// Names of modules.
+const MODULES: &[&str] = &[
+    "book", "clash", "kit", "lift", "marks", "mirror", "mirrors", "notes", "picture", "pulse",
+    "story", "strays", "told", "vitals", "witness", "word", "work",
+];
+/// Names of functions.
+const FUNCTIONS: &[&str] = &["arm", "beat", "deed", "feel", "lift", "tell", "told", "wishes"];
+
+#[test]
+fn no_definition_has_a_name_that_was_given_up() {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folders = ["host", "plugins", "tests", "wit"].map(|folder| tree.join(folder));
+    let files: Vec<_> = folders.iter().flat_map(|folder| rust_files(folder)).collect();
+    assert!(200 < files.len(), "only {} files were found", files.len());
+    let found: Vec<_> = files.iter().flat_map(|file| given_up(file)).collect();
+    assert!(found.is_empty(), "{} old names:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn a_name_that_was_given_up_is_found() {
+    assert_eq!(old_name("pub(crate) struct Scene<'a> {"), Some("Scene"));
+    assert_eq!(old_name("    async fn tell(&self) {"), Some("tell"));
+    assert_eq!(old_name("mod word;"), Some("word"));
+    assert_eq!(old_name("type Sight = u8;"), Some("Sight"));
+    for line in ["struct SceneGraph;", "let told = 1;", "// struct Scene", "fn tell_apart() {"] {
+        assert_eq!(old_name(line), None, "{line}");
+    }
+}
+
+fn given_up(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let lines = text.lines().enumerate();
+    let found = lines.filter_map(|(at, line)| Some((at + 1, old_name(line)?)));
+    found.map(|(at, name)| format!("{}:{at}: {name}", file.display())).collect()
+}
+
+/// The old name that a line defines.
+fn old_name(line: &str) -> Option<&'static str> {
+    let mut words = line.trim_start().split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    if line.trim_start().starts_with("//") {
+        return None;
+    }
+    let kind = words.find(|word| {
+        matches!(*word, "struct" | "enum" | "trait" | "type" | "mod" | "fn" | "union")
+    })?;
+    let before = line.split(kind).next()?;
+    let is_definition = before.chars().all(|c| c.is_alphanumeric() || " _()".contains(c));
+    let name = words.next().filter(|_| is_definition)?;
+    let names = match kind {
+        "mod" => MODULES,
+        "fn" => FUNCTIONS,
+        _ => TYPES,
+    };
+    names.iter().find(|old| **old == name).copied()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
