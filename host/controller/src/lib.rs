@@ -19,6 +19,7 @@ mod conditions;
 mod controller;
 mod ended;
 mod field;
+mod gauges;
 mod history;
 mod liveness;
 mod mapper;
@@ -32,14 +33,16 @@ mod plugins;
 pub mod queue;
 mod reconcile;
 mod report_builder;
+mod shared_state;
 mod strikes;
 
 #[cfg(test)]
 mod testing;
 
-pub use controller::{Controller, ControllerPorts, ControllerSettings, PluginHealth};
+pub use controller::{Controller, PluginHealth};
 pub use plan::PlanError;
 pub use plugins::{
     ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
     ReconcilePurpose, WakeSubscriber,
 };
+pub use shared_state::{ControllerPorts, ControllerSettings};

@@ -1,7 +1,8 @@
 //! What the controller counts, under the names of controller-runtime, so that dashboards made for it work.
 //!
-//! Labels are plugin names and closed sets of words, never names of objects. What only grows is counted
-//! where it happens; what goes up and down is looked at when somebody asks ([`Controller::show_metrics`]).
+//! Labels are plugin names and closed sets of words, never names of objects. What the queue does is counted
+//! there ([`SharedQueue`](crate::queue::SharedQueue)); what goes up and down is looked at when somebody asks
+//! ([`show_metrics`](crate::Controller::show_metrics)).
 
 use std::{
     collections::BTreeMap,
@@ -9,29 +10,14 @@ use std::{
     time::Duration,
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, histogram};
 use tholepin_core::{
     PluginName,
     port::{GuestError, StoreChange},
 };
 use tokio::time::Instant;
 
-use crate::{
-    controller::Controller,
-    queue::{KeyCompletion, QueuePriority},
-};
-
-/// A key was marked.
-pub(crate) fn added(plugin: &PluginName) {
-    counter!("workqueue_adds_total", "name" => plugin.to_string(), "controller" => plugin.to_string())
-        .increment(1);
-}
-
-/// A key was given back as failed.
-pub(crate) fn retried(plugin: &PluginName) {
-    let name = plugin.to_string();
-    counter!("workqueue_retries_total", "name" => name.clone(), "controller" => name).increment(1);
-}
+use crate::queue::KeyCompletion;
 
 /// A change of the store came, and marked so many keys.
 pub(crate) fn routed(change: &StoreChange, keys: usize) {
@@ -123,7 +109,7 @@ impl RunningReconciles {
     }
 
     /// How long each pass of a plugin has been under way.
-    fn ages(&self, plugin: &PluginName) -> Vec<Duration> {
+    pub(crate) fn ages(&self, plugin: &PluginName) -> Vec<Duration> {
         let begun = self.lock();
         let theirs = begun.passes.values().filter(|(name, _)| name == plugin);
         theirs.map(|(_, since)| since.elapsed()).collect()
@@ -142,45 +128,6 @@ impl Drop for ReconcileTimer<'_> {
         histogram!("workqueue_work_duration_seconds", "name" => name.clone(), "controller" => name)
             .record(since.elapsed());
     }
-}
-
-impl Controller {
-    /// Brings the gauges of the plugins that serve up to date: asked at each scrape, so that nothing is
-    /// done while nobody looks.
-    pub fn show_metrics(&self) {
-        let waiting = self.queue_stats().waiting;
-        for plugin in self.serving() {
-            let name = || plugin.to_string();
-            let of_queue = |family: &'static str, value: f64| {
-                gauge!(family, "name" => name(), "controller" => name()).set(value);
-            };
-            for priority in QueuePriority::ALL {
-                let depth = waiting.get(&(plugin.clone(), priority)).copied().unwrap_or_default();
-                let priority = priority.as_str();
-                gauge!(
-                    "workqueue_depth",
-                    "name" => name(), "controller" => name(), "priority" => priority
-                )
-                .set(number(depth));
-            }
-            let ages = self.under_way().ages(&plugin);
-            let seconds = |age: &Duration| age.as_secs_f64();
-            of_queue("workqueue_unfinished_work_seconds", ages.iter().map(seconds).sum());
-            let longest = ages.iter().max().map(seconds).unwrap_or_default();
-            of_queue("workqueue_longest_running_processor_seconds", longest);
-            let of_controller = |family: &'static str, value: usize| {
-                gauge!(family, "controller" => name()).set(number(value));
-            };
-            of_controller("controller_runtime_active_workers", ages.len());
-            of_controller("controller_runtime_max_concurrent_reconciles", self.concurrency());
-            of_controller("tholepin_quarantined_objects", self.quarantined(&plugin));
-        }
-    }
-}
-
-/// Counts of objects and passes are far below what a float counts exactly.
-fn number(count: usize) -> f64 {
-    u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     conditions::{HostFinding, ReconcilerPresence},
-    controller::{Controller, SharedState},
+    controller::Controller,
     queue::{KeyCompletion, OverdueKey},
     reconcile::write_finding_of,
+    shared_state::SharedState,
 };
 
 /// The shortest and the longest time between two searches.

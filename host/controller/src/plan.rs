@@ -15,13 +15,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Controller,
-    controller::SharedState,
     mapper::EventRoutes,
     permit::PermitLender,
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
     reconcile::accept::{self, RejectedSpec, SpecInForce},
     report_builder::{end, finalizer_step, not_called, went_wrong},
+    shared_state::SharedState,
     strikes::ObjectVersion,
 };
 

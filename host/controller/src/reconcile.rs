@@ -23,7 +23,6 @@ use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
     conditions::{self, HostFinding, ReconcilerPresence},
-    controller::SharedState,
     mapper::{self, reference_of},
     metrics::{self, ErrorClass},
     object_state::ObjectState,
@@ -32,6 +31,7 @@ use crate::{
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
     queue::KeyCompletion,
     report_builder::{ReportBuilder, end, finalizer_step, not_called, went_wrong},
+    shared_state::SharedState,
     strikes::{ObjectVersion, StrikeDecision},
 };
 use accept::{AcceptedObject, RejectedSpec};

@@ -12,7 +12,7 @@ use tholepin_core::{
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{
-    controller::SharedState, mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin,
+    mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin, shared_state::SharedState,
 };
 
 /// What a pass did so far, for its report.

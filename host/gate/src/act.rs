@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
-use serde_json::Value;
 use tholepin_core::{
     CallError, EventType, ObjectRef, PlanStep, ReadMode,
     condition::HOST_FIELD_MANAGER,
@@ -13,7 +12,6 @@ use tholepin_schema::{
     action::{self, Action, ActionOutcome, ActionResult, FailoverMode, Verb},
     fact::Fact,
     instance::Instance,
-    manifest::SafetyPaths,
     primitives::NodeId,
     snapshot::Snapshot,
 };
@@ -21,9 +19,10 @@ use tracing::warn;
 
 use crate::{
     fact::{self, ObservedObjects},
-    field, grant,
-    guard::{self, GuardInput, LossClass, SafetyPolicy},
-    instance, kubernetes, ledger,
+    grant,
+    guard::{self, GuardInput, LossClass},
+    instance, kubernetes,
+    ledger::{self, repairs},
     ledger_store::ObjectLedger,
     liveness_evidence::{self, LivenessEvidence},
     plan_steps,
@@ -122,7 +121,8 @@ impl<'a> WaveExecutor<'a> {
         for wave in waves {
             self.wave(&wave).await?;
         }
-        self.book.save_or_later(self.pass).await?;
+        let kubernetes = &*self.pass.gate.ports.kubernetes;
+        self.book.save_or_later(kubernetes, &self.pass.context).await?;
         Ok(self.deeds)
     }
 
@@ -136,7 +136,7 @@ impl<'a> WaveExecutor<'a> {
         let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
         let approved = start::approved(self.pass, &self.book.ledger);
-        let policy = policy(&self.pass.context.safety, &self.pass.context.object);
+        let policy = self.pass.context.policy();
         let ledger = &self.book.ledger;
         let LivenessEvidence { deaths, unproven } = &evidence;
         let (snapshot, objects, approved) = (&snapshot, &objects, &approved);
@@ -235,18 +235,19 @@ impl<'a> WaveExecutor<'a> {
             let new = ledger::suspend(&mut self.book.ledger, action, snapshot, now_ms);
             self.pass.suspends(self.instance, &new);
         }
+        let kubernetes = &*self.pass.gate.ports.kubernetes;
         // A forced failover is voted for, so that a host that knows nothing of it can do no harm; whoever
         // waits for it must not wait for the API server. All else is kept first.
         if list.iter().all(is_voted_for) {
-            self.book.save_or_later(self.pass).await?;
+            self.book.save_or_later(kubernetes, &self.pass.context).await?;
         } else {
-            self.book.save(self.pass).await?;
+            self.book.save(kubernetes, &self.pass.context).await?;
         }
         self.pass.may_write()?;
         let deeds = self.perform(members, snapshot, &list).await;
         for (action, deed) in list.iter().zip(&deeds) {
             if let Some(symptom) = repair::symptom(action, snapshot) {
-                repair::tried(&mut self.book.ledger, &symptom, deed, now_ms);
+                repairs::tried(&mut self.book.ledger, &symptom, deed, now_ms);
             }
             if let (Verb::Replicate { pod, .. }, false) = (&action.verb, deed.outcome.is_done()) {
                 self.pass.gate.full_syncs.not_begun(&members.instance, pod);
@@ -344,17 +345,5 @@ impl<'a> WaveExecutor<'a> {
     fn performed(&self, id: &str) -> Option<&PerformedAction> {
         let index = self.actions.iter().position(|other| other.id.as_deref() == Some(id))?;
         self.deeds.get(&index)
-    }
-}
-
-/// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
-pub(crate) fn policy(paths: &SafetyPaths, object: &Value) -> SafetyPolicy {
-    let says = |path: &Option<String>, word: &str| {
-        let found = path.as_deref().and_then(|path| field::at(object, path));
-        found.and_then(Value::as_str) == Some(word)
-    };
-    SafetyPolicy {
-        tail_loss: says(&paths.tail_loss, "force"),
-        data_loss: says(&paths.data_loss, "acceptable"),
     }
 }

@@ -24,10 +24,9 @@ pub(crate) use absence::OUT_OF_SERVICE;
 pub use absence::{
     DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, confirmed, due_at_ms, find,
 };
-pub(crate) use death::is_reported_terminated;
 pub use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
-pub(crate) use stop::{PodStop, returned, stop, stopping};
+pub(crate) use stop::{PodStop, stop, stopping};
 
 use std::collections::{BTreeMap, BTreeSet};
 

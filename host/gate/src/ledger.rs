@@ -9,6 +9,8 @@
 
 mod identity;
 mod merge;
+pub(crate) mod repairs;
+mod returned;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
@@ -16,7 +18,7 @@ pub use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
 pub use suspend::{lifts, restored, settle, suspend};
 
-use crate::{guard, repair};
+use crate::container_end::is_reported_terminated;
 use tholepin_schema::{
     action::{Action, Verb},
     ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
@@ -45,8 +47,8 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     }
     learn_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
-    guard::returned(ledger, snapshot, now_ms);
-    repair::drop_old(ledger, now_ms);
+    returned::returned(ledger, snapshot, now_ms);
+    repairs::drop_old(ledger, now_ms);
     *ledger != before
 }
 
@@ -86,7 +88,7 @@ fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
             known.gone_at_ms = (!has_pod).then_some(now_ms);
             known.changed_at_ms = now_ms;
         }
-        if known.ended_at_ms.is_none() && guard::is_reported_terminated(known, snapshot) {
+        if known.ended_at_ms.is_none() && is_reported_terminated(known, snapshot) {
             known.ended_at_ms = Some(now_ms);
             known.changed_at_ms = now_ms;
         }

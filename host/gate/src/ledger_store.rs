@@ -32,7 +32,7 @@ use tracing::warn;
 
 use crate::{
     ReconcileScope, absence_tracker::AbsenceTracker, ledger, ownership::text,
-    reconcile_context::ReconcileContext, reconcile_scope::WriteMode,
+    reconcile_scope::WriteMode,
 };
 
 /// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
@@ -164,12 +164,15 @@ impl ObjectLedger {
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be written, or if other hosts write it all the time.
-    pub(crate) async fn save(&mut self, pass: &ReconcileContext) -> Result<(), CallError> {
-        let writes = pass.context.mode == WriteMode::Live && !pass.is_paused();
+    pub(crate) async fn save(
+        &mut self,
+        kubernetes: &dyn Kubernetes,
+        context: &ReconcileScope,
+    ) -> Result<(), CallError> {
+        let writes = context.mode == WriteMode::Live && !context.is_paused(&*kubernetes.view());
         if !writes {
             return Ok(());
         }
-        let kubernetes = &*pass.gate.ports.kubernetes;
         for _ in 0..ATTEMPTS_MAX {
             let is_kept = match &self.stored {
                 Some(stored) => stored.ledger == self.ledger,
@@ -178,7 +181,7 @@ impl ObjectLedger {
             if is_kept {
                 return Ok(());
             }
-            let object = config_map(&pass.context, &self.ledger, self.stored.as_ref())?;
+            let object = config_map(context, &self.ledger, self.stored.as_ref())?;
             let manager = HOST_FIELD_MANAGER.to_owned();
             let written = match self.stored {
                 Some(_) => kubernetes.replace(object, manager).await,
@@ -192,11 +195,11 @@ impl ObjectLedger {
                 }
                 // Somebody deleted it: what is known is written anew.
                 Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
-                Err(CallError::Conflict(_)) => self.merge(kubernetes, &pass.context).await?,
+                Err(CallError::Conflict(_)) => self.merge(kubernetes, context).await?,
                 Err(error) => return Err(error),
             }
         }
-        let name = reference(&pass.context);
+        let name = reference(context);
         Err(CallError::Conflict(format!(
             "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
              reconcile this object?"
@@ -209,8 +212,12 @@ impl ObjectLedger {
     /// # Errors
     ///
     /// Fails if the ConfigMap cannot be written for a reason that does not pass by itself.
-    pub(crate) async fn save_or_later(&mut self, pass: &ReconcileContext) -> Result<(), CallError> {
-        let saved = timeout(SAVE_MS_MAX, self.save(pass)).await;
+    pub(crate) async fn save_or_later(
+        &mut self,
+        kubernetes: &dyn Kubernetes,
+        context: &ReconcileScope,
+    ) -> Result<(), CallError> {
+        let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, context)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
                 warn!(%error, "the ledger is not written now; it will be with the next pass");

@@ -21,8 +21,10 @@ use tokio::sync::watch;
 
 mod absence_tracker;
 mod act;
+mod container_end;
 mod credentials;
 mod current_members;
+mod dispatch;
 mod effect;
 mod fact;
 mod field;

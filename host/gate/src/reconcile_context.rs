@@ -1,4 +1,4 @@
-//! One pass through the gate: every call of one guest call comes here.
+//! What the calls of one pass share: its view of the store, its budget, its recording, its ledger.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,11 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use metrics::counter;
 use serde_json::Value;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, ObjectRef, PlanStep, Recording,
-    Reply, RuntimeCall, WriteMode,
+    Answer, Call, CallError, ObjectRef, PlanStep, Recording, WriteMode,
     port::{InstanceMembers, Kubernetes, StoreView},
 };
 use tholepin_schema::{
@@ -20,17 +18,11 @@ use tholepin_schema::{
     manifest::{KindName, KubernetesGrant},
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tracing::{debug, error, info, trace, warn};
 
-use crate::{
-    Gate, ReconcileScope, grant, instance, kubernetes, ledger, ledger_store::ObjectLedger,
-    ownership, plan_steps, probe, redis, restore_settings, wait,
-};
+use crate::{Gate, ReconcileScope, grant, instance, ledger, ledger_store::ObjectLedger, ownership};
 
-/// The most random bytes that one call gives.
-const RANDOM_BYTES_MAX: u32 = 1024;
-
-/// Performs the calls of one guest call under its grants, guards, budget and mode, and records them.
+/// One pass through the gate: performs the calls of one guest call under its grants, guards, budget and mode,
+/// and records them.
 pub struct ReconcileContext {
     pub(crate) gate: Arc<Gate>,
     pub(crate) context: ReconcileScope,
@@ -72,20 +64,20 @@ impl ReconcileContext {
         Self { gate, context, kubernetes, progress: Mutex::new(progress) }
     }
 
+    /// Counts a call that begins: how often the same was asked before.
+    pub(crate) fn occurrence(&self, call: &Call) -> u32 {
+        self.progress().recording.key(call).occurrence
+    }
+
+    /// Records a call that was answered.
+    pub(crate) fn record(&self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
+        self.progress().recording.keep(call, occurrence, answer, steps);
+    }
+
     /// Takes what was asked and answered so far out of the pass.
     #[must_use]
     pub fn take_recording(&self) -> Recording {
         mem::take(&mut self.progress().recording)
-    }
-
-    /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
-    /// of a plan, those that would be taken.
-    pub async fn close(&self) -> Vec<PlanStep> {
-        if self.context.mode == WriteMode::Live {
-            let clashed = mem::take(&mut self.progress().clashed);
-            self.gate.clashes.keep(&self.context.key, &clashed);
-        }
-        restore_settings::end(self).await
     }
 
     /// Notes that somebody else's object has a name that this pass wants: its change wakes the object
@@ -113,6 +105,11 @@ impl ReconcileContext {
 
     pub(crate) fn has_suspended(&self, instance: &Instance) -> bool {
         self.progress().suspended.contains_key(instance)
+    }
+
+    /// Takes the objects that [`clashes`](Self::clashes) noted.
+    pub(crate) fn take_clashed(&self) -> BTreeSet<ObjectRef> {
+        mem::take(&mut self.progress().clashed)
     }
 
     pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<SuspendedSetting>> {
@@ -149,12 +146,6 @@ impl ReconcileContext {
         progress.view.covers(&object.kind) || progress.written.contains(object)
     }
 
-    /// Whether the object has been paused, as the store says now and not when the pass began.
-    pub(crate) fn is_paused(&self) -> bool {
-        let view = self.gate.ports.kubernetes.view();
-        view.meta(&self.context.reference()).is_some_and(|meta| meta.is_paused())
-    }
-
     /// Asked right before each write.
     ///
     /// # Errors
@@ -162,13 +153,19 @@ impl ReconcileContext {
     /// Fails if the object has been paused meanwhile: then the pass should end.
     pub(crate) fn may_write(&self) -> Result<(), CallError> {
         let is_live = self.context.mode == WriteMode::Live;
-        if is_live && self.is_paused() { Err(CallError::Interrupted) } else { Ok(()) }
+        let is_paused = || self.context.is_paused(&*self.gate.ports.kubernetes.view());
+        if is_live && is_paused() { Err(CallError::Interrupted) } else { Ok(()) }
     }
 
     /// Ends a plan: what comes after cannot be known.
     pub(crate) fn end_plan(&self, why: String) -> CallError {
         self.progress().ended.get_or_insert_with(|| why.clone());
         CallError::PlanEnds(why)
+    }
+
+    /// Why the plan has ended, if it has.
+    pub(crate) fn end_of_plan(&self) -> Option<String> {
+        self.progress().ended.clone()
     }
 
     /// The members of an instance that the plugin names, as the store and the ledger have them now.
@@ -231,7 +228,7 @@ impl ReconcileContext {
     }
 
     /// Counts the call against the pass' budget.
-    fn spend(&self, call: &Call) -> Result<(), CallError> {
+    pub(crate) fn spend(&self, call: &Call) -> Result<(), CallError> {
         let ReconcileScope { calls_max, writes_max, .. } = self.context;
         let mut progress = self.progress();
         progress.calls = progress.calls.saturating_add(1);
@@ -241,92 +238,5 @@ impl ReconcileContext {
         }
         // The pass cannot get more: what helps is the next one.
         Err(CallError::Throttled(1000))
-    }
-
-    /// Counts a call of a live pass: labels are the plugin's name and words of closed sets.
-    fn count(&self, call: &Call, answer: &Answer) {
-        match self.context.mode {
-            WriteMode::Live => {}
-            WriteMode::Plan => return,
-        }
-        let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
-        let controller = self.context.key.plugin.to_string();
-        let function = call.function();
-        counter!(
-            "tholepin_plugin_calls_total",
-            "controller" => controller, "function" => function, "result" => result
-        )
-        .increment(1);
-    }
-
-    async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
-        self.spend(&call)?;
-        let ended = self.progress().ended.clone();
-        match (call, ended) {
-            (
-                Call::Kubernetes(_)
-                | Call::Redis(_)
-                | Call::Runtime(RuntimeCall::Wait { .. } | RuntimeCall::Probe(_)),
-                Some(why),
-            ) => Err(CallError::PlanEnds(why)),
-            (Call::Runtime(call), _) => self.runtime(call).await,
-            (Call::Kubernetes(call), None) => kubernetes::perform(self, call, steps).await,
-            (Call::Redis(call), None) => redis::perform(self, call, steps).await,
-        }
-    }
-
-    async fn runtime(&self, call: RuntimeCall) -> Answer {
-        match call {
-            RuntimeCall::Now => Ok(Reply::Number(self.gate.ports.clock.now_ms())),
-            RuntimeCall::Random { bytes } if bytes <= RANDOM_BYTES_MAX => {
-                let count = usize::try_from(bytes).unwrap_or_default();
-                Ok(Reply::Bytes(self.gate.ports.entropy.bytes(count)))
-            }
-            RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
-                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call gives"
-            ))),
-            RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
-            RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
-            RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
-            RuntimeCall::Log { level, message } => {
-                // What a plugin says in a plan is in its report: nothing of it has happened.
-                if self.context.mode == WriteMode::Live {
-                    self.log(&level, &message);
-                }
-                Ok(Reply::Done)
-            }
-        }
-    }
-
-    /// The plugin's name and the object are in the span of the reconcile.
-    #[expect(clippy::cognitive_complexity, reason = "each of tracing's macros counts as branches")]
-    fn log(&self, level: &str, message: &str) {
-        match level {
-            "error" => error!(target: "plugin", "{message}"),
-            "warn" => warn!(target: "plugin", "{message}"),
-            "info" => info!(target: "plugin", "{message}"),
-            "debug" => debug!(target: "plugin", "{message}"),
-            _ => trace!(target: "plugin", "{message}"),
-        }
-    }
-}
-
-impl HostCalls for ReconcileContext {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
-        Box::pin(async move {
-            let key = self.progress().recording.key(&call);
-            let mut steps = Vec::new();
-            let answer = self.answer(call.clone(), &mut steps).await;
-            if let Err(error) = &answer {
-                debug!(function = call.function(), reason = error.reason(), %error, "call failed");
-                // What comes after the end of a plan is no part of it.
-                if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
-                    steps = plan_steps::not_sent(&call, error);
-                }
-            }
-            self.count(&call, &answer);
-            self.progress().recording.keep(call, key.occurrence, answer.clone(), steps);
-            answer
-        })
     }
 }

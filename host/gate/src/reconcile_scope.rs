@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 pub use tholepin_core::WriteMode;
-use tholepin_core::{ObjectKey, ObjectRef};
+use tholepin_core::{ObjectKey, ObjectRef, port::StoreView};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
 use tokio_util::sync::CancellationToken;
+
+use crate::{field, guard::SafetyPolicy};
 
 /// One pass: on whose behalf, about what, and what is allowed.
 #[derive(Clone, Debug)]
@@ -50,5 +52,21 @@ impl ReconcileScope {
     #[must_use]
     pub fn field_manager(&self) -> String {
         format!("tholepin:{}", self.key.plugin)
+    }
+    /// Whether the object has been paused, as this view says and not when the pass began.
+    pub(crate) fn is_paused(&self, view: &dyn StoreView) -> bool {
+        view.meta(&self.reference()).is_some_and(|meta| meta.is_paused())
+    }
+
+    /// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
+    pub(crate) fn policy(&self) -> SafetyPolicy {
+        let says = |path: &Option<String>, word: &str| {
+            let found = path.as_deref().and_then(|path| field::at(&self.object, path));
+            found.and_then(Value::as_str) == Some(word)
+        };
+        SafetyPolicy {
+            tail_loss: says(&self.safety.tail_loss, "force"),
+            data_loss: says(&self.safety.data_loss, "acceptable"),
+        }
     }
 }

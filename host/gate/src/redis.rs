@@ -83,7 +83,7 @@ async fn observe(
     let now_ms = ports.clock.now_ms();
     pass.gate.full_syncs.look(&members.instance, &snapshot, now_ms);
     book.learn(&snapshot, now_ms);
-    book.save_or_later(pass).await?;
+    book.save_or_later(&*ports.kubernetes, &pass.context).await?;
     instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)
 }

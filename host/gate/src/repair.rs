@@ -6,17 +6,17 @@
 //!
 //! Source of the numbers: `redis.md` section 4, G6.
 
-use tholepin_core::port::PerformedAction;
 use tholepin_schema::{
-    action::{Action, ActionOutcome, Verb},
-    ledger::{Ledger, RepairRecord},
+    action::{Action, Verb},
+    ledger::Ledger,
     snapshot::Snapshot,
 };
 
-use crate::guard::GuardRefusal;
+use crate::{
+    guard::GuardRefusal,
+    ledger::repairs::{WINDOW_MS, recent},
+};
 
-/// How long a repair counts, in milliseconds.
-const WINDOW_MS: u64 = 600_000;
 /// How often the same repair is made in this time.
 const TRIES_MAX: usize = 5;
 /// How often in a row it may fail in this time.
@@ -25,8 +25,6 @@ const FAILURES_MAX: u32 = 3;
 const PAUSE_MS: u64 = 1_000;
 /// Up to this age, in seconds, a process is new.
 const YOUNG_S_MAX: u64 = 120;
-/// How many repairs are remembered of an object; the oldest go first.
-const REPAIRS_MAX: usize = 256;
 
 /// The guard that asks for a person.
 pub(crate) const BUDGET: &str = "repair-budget";
@@ -103,39 +101,6 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Takes in what became of a repair. What was so already is no try.
-pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, now_ms: u64) {
-    let has_failed = match &deed.outcome {
-        ActionOutcome::Done { .. } if deed.commands.is_empty() => return,
-        ActionOutcome::Done { .. } => false,
-        ActionOutcome::Failed { .. } => true,
-        ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,
-    };
-    let repair = ledger.repairs.entry(symptom.to_owned()).or_default();
-    repair.tries_at_ms.retain(|at_ms| now_ms < at_ms.saturating_add(WINDOW_MS));
-    repair.tries_at_ms.push(now_ms);
-    repair.failed = if has_failed { repair.failed.saturating_add(1) } else { 0 };
-}
-
-/// Drops the repairs that no longer count, and the oldest of too many.
-pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
-    ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
-    while REPAIRS_MAX < ledger.repairs.len() {
-        let last = |repair: &RepairRecord| repair.tries_at_ms.last().copied();
-        let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
-        let Some(oldest) = oldest.map(|(symptom, _)| symptom.clone()) else { return };
-        ledger.repairs.remove(&oldest);
-    }
-}
-
-/// The tries that count, the oldest first.
-fn recent(repair: &RepairRecord, now_ms: u64) -> Vec<u64> {
-    let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
-    let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();
-    recent.sort_unstable();
-    recent
-}
-
 /// A time as people read it.
 fn time(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
@@ -145,10 +110,11 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tholepin_core::step::PodCommand;
-    use tholepin_schema::action::Preconditions;
+    use tholepin_core::{port::PerformedAction, step::PodCommand};
+    use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
+    use crate::ledger::repairs::{drop_old, tried};
 
     fn snapshot(uptime_s: u64) -> Snapshot {
         let members = ["a", "b"].map(|pod| {

@@ -50,7 +50,7 @@ async fn end_in(pass: &ReconcileContext, instance: &Instance) -> Result<Vec<Plan
     let mut book = pass.ledger(instance).await?;
     let members = pass.members_by(&book.ledger, instance).await?;
     let steps = put_back(pass, &members, &mut book).await;
-    book.save(pass).await?;
+    book.save(&*pass.gate.ports.kubernetes, &pass.context).await?;
     Ok(steps)
 }
 

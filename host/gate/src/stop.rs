@@ -19,7 +19,6 @@ use tholepin_schema::{
 };
 
 use crate::{
-    act,
     effect::{self, ObjectAfterWrite, StopEffect},
     grant,
     guard::{self, LossClass, PodStop},
@@ -158,7 +157,7 @@ async fn judge(
     let snapshot = ports.redis.observe(&members, &instance.settings).await;
     let now_ms = ports.clock.now_ms();
     book.learn(&snapshot, now_ms);
-    let policy = act::policy(&pass.context.safety, &pass.context.object);
+    let policy = pass.context.policy();
     let class = guard::stop(&snapshot, &book.ledger, policy, stops, now_ms)
         .map_err(|refusal| CallError::Refused(refusal.to_string()))?;
     if class == LossClass::DataLoss {
@@ -166,7 +165,7 @@ async fn judge(
     }
     if pass.context.mode == WriteMode::Live {
         guard::stopping(&mut book.ledger, stops, now_ms);
-        book.save(pass).await?;
+        book.save(&*ports.kubernetes, &pass.context).await?;
     }
     Ok(())
 }

@@ -22,15 +22,16 @@ use tholepin_core::{
     },
 };
 use tholepin_schema::manifest::KindName;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    HubOptions, SecretFingerprinter, WatchReport,
+    SecretFingerprinter,
     apply_cache::{ApplyOutcome, ApplyTarget, means},
     error::REQUEST_DEADLINE,
-    events::EventCache,
+    event_cache::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
-    hub::{HubShared, WatchHub},
+    hub::{WatchHub, WatchReport},
     kinds::{KindCache, ServedKind},
     meter,
     raw::RawObject,
@@ -38,6 +39,7 @@ use crate::{
     store::ObjectStore,
     subscriptions::lock,
     template::{self, TemplateValues},
+    watch_context::{HubOptions, WatchContext},
 };
 
 /// How to reach the API server.
@@ -136,14 +138,16 @@ impl KubernetesApi {
         let store = Arc::new(ObjectStore::default());
         let kinds = Arc::new(KindCache::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(SecretCache::default());
-        let parts = HubShared {
+        let context = WatchContext {
             client: client.clone(),
             store: store.clone(),
             kinds: kinds.clone(),
             key: key.clone(),
             secrets: secrets.clone(),
+            options: hub,
+            resumed: Notify::new(),
         };
-        let hub = WatchHub::new(parts, hub);
+        let hub = WatchHub::new(context);
         let events = Arc::new(EventCache::new(reporting_instance));
         let agents = Mutex::default();
         Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))

@@ -28,12 +28,12 @@ use tracing::{debug, warn};
 
 use crate::{
     fingerprint::is_secret_kind,
-    hub::WatchHub,
     kinds::{ServedKind, UnknownKindError},
     meter,
     raw::RawObject,
     store::WatchId,
     subscriptions::lock,
+    watch_context::WatchContext,
 };
 
 /// What the task of one watch shares with the hub.
@@ -95,31 +95,31 @@ impl RetryBackoff {
 }
 
 /// Follows a watch until the task is aborted.
-pub(crate) async fn follow(hub: Arc<WatchHub>, followed: FollowedWatch) {
-    let mut missing = RetryBackoff::new(hub.options.missing_kind_pause);
-    let mut failure = RetryBackoff::new(hub.options.failure_pause);
+pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) {
+    let mut missing = RetryBackoff::new(context.options.missing_kind_pause);
+    let mut failure = RetryBackoff::new(context.options.failure_pause);
     loop {
-        match hub.kinds.find(&followed.scope.kind).await {
+        match context.kinds.find(&followed.scope.kind).await {
             Ok(served) => {
                 missing.reset();
-                listen(&hub, &followed, &served, &mut failure).await;
+                listen(&context, &followed, &served, &mut failure).await;
                 // Only a missing kind ends it: look whether it is really gone. A server that names the
                 // kind and does not serve it yet must not be asked without pause.
-                hub.kinds.forget(&followed.scope.kind);
+                context.kinds.forget(&followed.scope.kind);
                 sleep(failure.take()).await;
             }
             Err(UnknownKindError::Missing) => {
                 followed.now(WatchState::KindMissing);
-                hub.store.forget(followed.id);
+                context.store.forget(followed.id);
                 tokio::select! {
                     () = sleep(missing.take()) => {}
-                    () = hub.kinds.appeared.notified() => {}
+                    () = context.kinds.appeared.notified() => {}
                 }
             }
             Err(UnknownKindError::Failed(error)) => {
                 followed.failed();
                 followed.now(WatchState::Failing(error.to_string()));
-                hub.rest(failure.take()).await;
+                context.rest(failure.take()).await;
             }
         }
     }
@@ -127,7 +127,7 @@ pub(crate) async fn follow(hub: Arc<WatchHub>, followed: FollowedWatch) {
 
 /// Listens until the server says that it does not know the kind.
 async fn listen(
-    hub: &Arc<WatchHub>,
+    context: &Arc<WatchContext>,
     followed: &FollowedWatch,
     served: &ServedKind,
     failure: &mut RetryBackoff,
@@ -135,15 +135,16 @@ async fn listen(
     let FollowedWatch { scope, freshness, .. } = followed;
     // The watcher is silent about a watch that goes on where it was: only its requests tell.
     let client = {
-        let (hub, followed) = (hub.clone(), followed.clone());
-        meter::heard(hub.client.clone(), move || {
+        let (context, followed) = (context.clone(), followed.clone());
+        meter::heard(context.client.clone(), move || {
             followed.freshness.heard();
-            followed.follows(&hub);
+            followed.follows(&context);
         })
     };
     let api = served.api(client, &scope.namespace);
-    let config =
-        watcher::Config::default().labels(&scope.selector).timeout(hub.options.watch_lasts_seconds);
+    let config = watcher::Config::default()
+        .labels(&scope.selector)
+        .timeout(context.options.watch_lasts_seconds);
     let mut events = pin!(watcher(api, config));
     let mut listing = Instant::now();
     while let Some(event) = events.next().await {
@@ -158,65 +159,70 @@ async fn listen(
                     Event::InitDone => followed.synced(listing.elapsed()),
                     Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
                 }
-                take(hub, followed, served, event);
+                take(context, followed, served, event);
             }
             Err(error) if is_kind_missing(&error) => return,
             Err(error) => {
                 followed.failed();
                 followed.now(WatchState::Failing(why(&error, served, scope)));
-                hub.rest(failure.take()).await;
+                context.rest(failure.take()).await;
             }
         }
     }
 }
 
-fn take(hub: &WatchHub, followed: &FollowedWatch, served: &ServedKind, event: Event<RawObject>) {
+fn take(
+    context: &WatchContext,
+    followed: &FollowedWatch,
+    served: &ServedKind,
+    event: Event<RawObject>,
+) {
     let FollowedWatch { id, scope, .. } = followed;
-    let stored = |raw: RawObject| admit(hub, served, &raw);
+    let stored = |raw: RawObject| admit(context, served, &raw);
     match event {
-        Event::Init => hub.store.list_begins(*id),
+        Event::Init => context.store.list_begins(*id),
         Event::InitApply(raw) => {
             followed.saw("listed");
             if let Some(object) = stored(raw) {
-                hub.store.saw(*id, object);
+                context.store.saw(*id, object);
             }
         }
         Event::InitDone => {
-            hub.store.list_ends(*id, scope);
+            context.store.list_ends(*id, scope);
             if is_secret_kind(&scope.kind) {
-                hub.secrets.forget_gone(|secret| hub.store.is_gone(secret));
+                context.secrets.forget_gone(|secret| context.store.is_gone(secret));
             }
-            followed.follows(hub);
+            followed.follows(context);
         }
         Event::Apply(raw) => {
             followed.saw("applied");
             if let Some(object) = stored(raw) {
-                hub.store.saw(*id, object);
+                context.store.saw(*id, object);
             }
-            followed.follows(hub);
+            followed.follows(context);
         }
         Event::Delete(raw) => {
             followed.saw("deleted");
             if let Some(object) = stored(raw) {
-                hub.store.saw_go(*id, &object);
+                context.store.saw_go(*id, &object);
                 // To a watch with a selector, leaving it looks the same.
                 let object = &object.meta().object;
-                if is_secret_kind(&object.kind) && hub.store.is_gone(object) {
-                    hub.secrets.forget(object);
+                if is_secret_kind(&object.kind) && context.store.is_gone(object) {
+                    context.secrets.forget(object);
                 }
             }
-            followed.follows(hub);
+            followed.follows(context);
         }
     }
 }
 
 /// Takes an object over the border: with its kind, without Secret values. A malformed object is left
 /// out, and does not end the watch.
-fn admit(hub: &WatchHub, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
+fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
-        hub.secrets.saw(&object);
-        hub.key.hide(&mut object);
+        context.secrets.saw(&object);
+        context.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| error.to_string())
     });
     admitted
@@ -246,13 +252,13 @@ impl FollowedWatch {
     }
 
     /// It follows; if it had failed before, whoever waits for the server is told.
-    fn follows(&self, hub: &WatchHub) {
+    fn follows(&self, context: &WatchContext) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
         self.now(WatchState::Following);
         if had_failed {
-            hub.resumed.notify_waiters();
-            hub.store.resumed();
+            context.resumed.notify_waiters();
+            context.store.resumed();
         }
     }
 

@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! - A watch that fails, or whose kind is missing, delays no other.
-//! - A watch without leases stays for [`HubOptions::linger`], so that a swap does not list anew.
+//! - A watch without leases stays for [`linger`](crate::HubOptions::linger), so that a swap does not list anew.
 //! - Every task is joined by [`WatchHub::run`]; a task that panics is started again.
 
 use std::{
@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use kube::Client;
 use metrics::counter;
 use tholepin_core::{
     BoxedFuture,
@@ -27,50 +26,20 @@ use tholepin_core::{
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    fingerprint::SecretFingerprinter,
     follow::{FollowedWatch, WatchFreshness, follow},
-    kinds::KindCache,
-    secrets::SecretCache,
-    store::{ObjectStore, WatchId},
+    store::WatchId,
     subscriptions::lock,
+    watch_context::WatchContext,
 };
 
 /// How long a watch whose task panicked rests.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
-
-/// How the hub treats its watches.
-#[derive(Clone, Copy, Debug)]
-pub struct HubOptions {
-    /// How long a watch without leases goes on.
-    pub linger: Duration,
-    /// The shortest and the longest pause between two looks for a missing kind.
-    pub missing_kind_pause: (Duration, Duration),
-    /// The shortest and the longest pause after a failure.
-    pub failure_pause: (Duration, Duration),
-    /// After how many seconds the server ends a watch, which then goes on where it was. A watch that is
-    /// silent for five seconds longer than this hangs and is given up: it is the bound on how long a
-    /// connection that is dead and not closed can go unnoticed.
-    pub watch_lasts_seconds: u32,
-}
-
-impl Default for HubOptions {
-    /// 30 s; 1 s to 30 s; 0.5 s to 5 s; 30 s.
-    fn default() -> Self {
-        Self {
-            linger: Duration::from_secs(30),
-            missing_kind_pause: (Duration::from_secs(1), Duration::from_secs(30)),
-            // No more than 5 s: an API server that is back must not wait for us long.
-            failure_pause: (Duration::from_millis(500), Duration::from_secs(5)),
-            watch_lasts_seconds: 30,
-        }
-    }
-}
 
 /// One watch, as metrics and readiness see it.
 #[derive(Clone, Debug)]
@@ -84,31 +53,15 @@ pub struct WatchReport {
     /// Whether its objects were listed once.
     pub has_followed: bool,
     /// Since when the server said nothing: neither an event nor that it watches on, which it is asked
-    /// after every [`HubOptions::watch_lasts_seconds`].
+    /// after every [`watch_lasts_seconds`](crate::HubOptions::watch_lasts_seconds).
     pub quiet_for: Duration,
 }
 
 /// The watch hub.
 pub(crate) struct WatchHub {
-    pub(crate) client: Client,
-    pub(crate) store: Arc<ObjectStore>,
-    pub(crate) kinds: Arc<KindCache>,
-    pub(crate) key: SecretFingerprinter,
-    pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) options: HubOptions,
-    /// Told when a watch that had failed follows again.
-    pub(crate) resumed: Notify,
+    context: Arc<WatchContext>,
     registry: Mutex<WatchRegistry>,
     changed: Notify,
-}
-
-/// What the hub shares with the port.
-pub(crate) struct HubShared {
-    pub(crate) client: Client,
-    pub(crate) store: Arc<ObjectStore>,
-    pub(crate) kinds: Arc<KindCache>,
-    pub(crate) key: SecretFingerprinter,
-    pub(crate) secrets: Arc<SecretCache>,
 }
 
 #[derive(Default)]
@@ -128,19 +81,9 @@ struct Entry {
 }
 
 impl WatchHub {
-    pub(crate) fn new(parts: HubShared, options: HubOptions) -> Arc<Self> {
-        let HubShared { client, store, kinds, key, secrets } = parts;
-        let (resumed, registry, changed) = (Notify::new(), Mutex::default(), Notify::new());
-        Arc::new(Self { client, store, kinds, key, secrets, options, resumed, registry, changed })
-    }
-
-    /// Waits after a failure, until another watch follows again at the longest: then the server is back,
-    /// and what one watch knows already must not be judged by what the next will know in seconds.
-    pub(crate) async fn rest(&self, pause: Duration) {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = self.resumed.notified() => {}
-        }
+    pub(crate) fn new(context: WatchContext) -> Arc<Self> {
+        let context = Arc::new(context);
+        Arc::new(Self { context, registry: Mutex::default(), changed: Notify::new() })
     }
 
     /// Asks for a watch.
@@ -206,7 +149,7 @@ impl WatchHub {
             }
         }
         tasks.shutdown().await;
-        self.store.end();
+        self.context.store.end();
     }
 
     /// Starts what is leased and not running, stops what has lingered, and says when to look again.
@@ -220,21 +163,21 @@ impl WatchHub {
         let mut look_again = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         lock(&self.registry).watches.retain(|scope, entry| {
             if let Some(since) = entry.unused_since {
-                if now >= since + self.options.linger {
+                if now >= since + self.context.options.linger {
                     if let Some(task) = entry.task.take() {
                         task.abort();
                     }
-                    self.store.forget(entry.id);
+                    self.context.store.forget(entry.id);
                     return false;
                 }
-                look_again(since + self.options.linger);
+                look_again(since + self.context.options.linger);
             }
             if entry.task.is_none() {
                 if now < entry.start_at {
                     look_again(entry.start_at);
                     return true;
                 }
-                let task = tasks.spawn(follow(self.clone(), entry.followed(scope)));
+                let task = tasks.spawn(follow(self.context.clone(), entry.followed(scope)));
                 scopes.insert(task.id(), (scope.clone(), entry.id));
                 entry.task = Some(task);
             }
@@ -264,7 +207,7 @@ impl WatchHub {
                 entry.start_at = Instant::now() + RESTART_AFTER;
             }
             // It may have taken in one more object between its stop and its end.
-            _ => self.store.forget(watch),
+            _ => self.context.store.forget(watch),
         }
     }
 }

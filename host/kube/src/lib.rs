@@ -14,6 +14,7 @@ mod api;
 mod apply_cache;
 mod crd;
 mod error;
+mod event_cache;
 mod events;
 mod fingerprint;
 mod follow;
@@ -30,6 +31,7 @@ mod store;
 mod subscriptions;
 mod template;
 mod view;
+mod watch_context;
 mod whole;
 
 #[cfg(test)]
@@ -37,5 +39,6 @@ mod testing;
 
 pub use api::{KubernetesApi, KubernetesApiError, KubernetesApiOptions};
 pub use fingerprint::SecretFingerprinter;
-pub use hub::{HubOptions, WatchReport};
+pub use hub::WatchReport;
 pub use names::NamedKind;
+pub use watch_context::HubOptions;

@@ -5,6 +5,7 @@
 
 mod decide;
 mod send;
+mod send_failure;
 
 use std::collections::BTreeMap;
 

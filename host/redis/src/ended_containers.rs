@@ -4,6 +4,8 @@ use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::sync::watch;
 
+use crate::lock::locked;
+
 /// How many ended containers are remembered. An id is new at each start, so that an old one can only
 /// come from a list of members that was read before.
 const REMEMBERED: usize = 4096;
@@ -26,7 +28,7 @@ impl EndedContainers {
             return;
         }
         {
-            let mut recent = crate::pool::locked(&self.recent);
+            let mut recent = locked(&self.recent);
             recent.truncate(REMEMBERED - 1);
             recent.push_front(container_id.to_owned());
         }
@@ -34,7 +36,7 @@ impl EndedContainers {
     }
 
     fn contains(&self, container_id: &str) -> bool {
-        crate::pool::locked(&self.recent).iter().any(|ended| ended == container_id)
+        locked(&self.recent).iter().any(|ended| ended == container_id)
     }
 
     /// Returns when this container has ended; never, if nobody says so.

@@ -24,6 +24,7 @@ mod connection;
 mod ended_containers;
 pub mod error;
 mod limits;
+mod lock;
 mod observe;
 pub mod parse;
 mod poll;

@@ -36,12 +36,13 @@ use tokio::{
 use crate::{
     connection::{Connection, ConnectionError},
     error,
+    lock::locked,
     observe::{
         MemberQuery, MemberQueryResult, MemberReply, command, put_together, setting,
         setting_commands, silent,
     },
     parse::{cluster_nodes, info},
-    pool::{CallTarget, ConnectionPool, locked},
+    pool::{CallTarget, ConnectionPool},
 };
 
 /// The instances that are watched.

@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ use crate::{
     RedisLimits,
     connection::{Connection, ConnectionError},
     ended_containers::EndedContainers,
+    lock::locked,
 };
 
 /// Whom a call goes to, and as whom.
@@ -189,9 +190,4 @@ impl ConnectionPool {
             shelf.is_used() || !shelf.idle.is_empty()
         });
     }
-}
-
-/// Locks; a panic of another holder left nothing half done here.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

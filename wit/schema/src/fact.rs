@@ -27,7 +27,7 @@ use core::{cmp::Ordering, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-use crate::{instance::Instance, manifest::KindName};
+use crate::instance::Instance;
 use shape::FieldShape;
 
 /// The most facts of one wait, of one action's presumptions, and of one outcome's wakes.
@@ -92,9 +92,13 @@ impl FactSubject {
 
     /// An object, by its kind and name.
     #[must_use]
-    pub fn object(kind: KindName, namespace: &str, name: &str) -> Self {
-        let KindName { api_version, kind } = kind;
-        Self::Object { api_version, kind, namespace: namespace.into(), name: name.into() }
+    pub fn object((api_version, kind): (&str, &str), namespace: &str, name: &str) -> Self {
+        Self::Object {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 

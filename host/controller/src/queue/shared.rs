@@ -1,4 +1,5 @@
-//! The queue behind a lock, for the one who waits for it.
+//! The queue behind a lock, for the one who waits for it; counts what it is given, under the names of
+//! controller-runtime.
 
 use std::{
     collections::HashMap,
@@ -6,14 +7,13 @@ use std::{
     time::Duration,
 };
 
-use tholepin_core::ObjectKey;
+use metrics::counter;
+use tholepin_core::{ObjectKey, PluginName};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::metrics;
 
 use super::{DequeuedKey, KeyCompletion, QueuePriority, WorkQueue};
 
@@ -40,7 +40,7 @@ impl SharedQueue {
 
     /// Marks a key as due now.
     pub fn add(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
-        metrics::added(&key.plugin);
+        count_added(&key.plugin);
         let mut queue = self.lock();
         queue.add(key, priority, cause, Instant::now());
         if priority == QueuePriority::Urgent
@@ -98,7 +98,7 @@ impl SharedQueue {
     /// Tells that a key has run.
     pub fn done(&self, key: &ObjectKey, done: KeyCompletion) {
         if done == KeyCompletion::Retry {
-            metrics::retried(&key.plugin);
+            count_retried(&key.plugin);
         }
         let mut queue = self.lock();
         queue.done(key, done, Instant::now());
@@ -125,6 +125,18 @@ impl SharedQueue {
     fn lock(&self) -> MutexGuard<'_, WorkQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A key was marked.
+fn count_added(plugin: &PluginName) {
+    counter!("workqueue_adds_total", "name" => plugin.to_string(), "controller" => plugin.to_string())
+        .increment(1);
+}
+
+/// A key was given back as failed.
+fn count_retried(plugin: &PluginName) {
+    let name = plugin.to_string();
+    counter!("workqueue_retries_total", "name" => name.clone(), "controller" => name).increment(1);
 }
 
 #[cfg(test)]

@@ -19,13 +19,13 @@ use tracing::warn;
 use super::{ReconcileRun, reason, say};
 use crate::{
     conditions::{HostFinding, ReconcilerPresence},
-    controller::SharedState,
     mapper::reference_of,
     metrics::{self, ErrorClass},
     object_state::{AcceptedByPlugin, ObjectState, ObservedVersion},
     plugins::ActivePlugin,
     queue::KeyCompletion,
     report_builder::{ReportBuilder, went_wrong},
+    shared_state::SharedState,
 };
 
 /// What a pass reconciles.

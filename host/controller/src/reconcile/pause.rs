@@ -13,8 +13,8 @@ use tracing::warn;
 
 use super::say;
 use crate::{
-    controller::SharedState, mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
-    report_builder::ReportBuilder,
+    mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
+    report_builder::ReportBuilder, shared_state::SharedState,
 };
 
 /// Stops what is armed for a paused object, and tells that it is paused.

@@ -11,10 +11,6 @@ use tholepin_schema::{
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
 use crate::fact::ObservedObjects;
 
-/// How long, in milliseconds, a Pod that was to be stopped may still answer before the stop counts as
-/// one that did not happen.
-const STOP_MS_MAX: u64 = 60_000;
-
 /// A Pod that a call would end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodStop {
@@ -172,30 +168,4 @@ pub(crate) fn stopping(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
         };
         ledger.stopped.insert(stop.uid.clone(), stopped);
     }
-}
-
-/// Drops the stops whose Pods have their successors, that did not happen, or whose nodes were forgotten.
-pub(crate) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
-    let nodes = &ledger.nodes;
-    ledger.stopped.retain(|uid, stopped| {
-        let successor = snapshot.members.iter().find(|member| member.pod == stopped.pod);
-        match successor {
-            Some(member) if member.pod_uid == *uid => {
-                let is_late = stopped.at_ms.saturating_add(STOP_MS_MAX) <= now_ms;
-                member.deleting || member.node().is_none() || !is_late
-            }
-            Some(member) => !has_its_place(snapshot, member),
-            None => stopped.node.is_none_or(|node| nodes.contains_key(&node)),
-        }
-    });
-}
-
-/// Whether a member serves, or follows one that does.
-fn has_its_place(snapshot: &Snapshot, member: &Member) -> bool {
-    let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
-    has_loaded(member)
-        && own.is_some_and(|row| match row.role {
-            Role::Primary => !row.slots.is_empty(),
-            Role::Replica => snapshot.check_in_sync(&member.pod, u64::MAX).is_ok(),
-        })
 }

@@ -15,7 +15,7 @@ use tholepin_schema::{
     snapshot::NodeRow,
 };
 
-use super::send::SendFailure;
+use super::send_failure::SendFailure;
 use crate::{
     connection::ConnectionError,
     error,

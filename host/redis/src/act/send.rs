@@ -2,40 +2,18 @@
 
 use futures::future::join_all;
 use tholepin_core::CallError;
-use tholepin_schema::{action::ActionOutcome, primitives::Role};
+use tholepin_schema::primitives::Role;
 use tokio::time::{Instant, sleep};
 
-use super::decide::{MemberCommand, VerbDecision, own_row};
+use super::{
+    decide::{MemberCommand, VerbDecision, own_row},
+    send_failure::SendFailure,
+};
 use crate::{
     error,
     observe::command,
     pool::{CallTarget, ConnectionPool},
 };
-
-/// How a verb failed.
-#[derive(Debug)]
-pub(super) struct SendFailure {
-    pub(super) error: CallError,
-    pub(super) may_have_run: bool,
-}
-
-impl SendFailure {
-    /// Nothing was changed.
-    pub(super) const fn before(error: CallError) -> Self {
-        Self { error, may_have_run: false }
-    }
-
-    /// Something may have been changed.
-    const fn after(error: CallError) -> Self {
-        Self { error, may_have_run: true }
-    }
-}
-
-impl From<SendFailure> for ActionOutcome {
-    fn from(SendFailure { error, may_have_run }: SendFailure) -> Self {
-        Self::Failed { reason: error.reason().to_owned(), message: error.to_string(), may_have_run }
-    }
-}
 
 /// Sends the commands of a decision, all at once, and waits for the roles that it must bring.
 ///

@@ -270,7 +270,8 @@ fn call(host: &dyn Host, function: &str) -> String {
         "runtime/random" => reported(host.random(4)),
         "runtime/parameters" => reported(host.parameters()),
         "runtime/wait" => {
-            let subject = FactSubject::object(object.kind, &object.namespace, &object.name);
+            let kind = (object.kind.api_version.as_str(), object.kind.kind.as_str());
+            let subject = FactSubject::object(kind, &object.namespace, &object.name);
             match Fact::new(subject, ".data.x", FactTest::Exists) {
                 Ok(fact) => reported(host.wait(&[fact], 10)),
                 Err(error) => panic!("no fact: {error}"),

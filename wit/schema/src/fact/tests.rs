@@ -117,8 +117,7 @@ fn of_member() -> FactSubject {
 }
 
 fn of_pod() -> FactSubject {
-    let kind = KindName { api_version: "v1".into(), kind: "Pod".into() };
-    FactSubject::object(kind, "n", "demo-0-1")
+    FactSubject::object(("v1", "Pod"), "n", "demo-0-1")
 }
 
 fn no(seen: Value) -> FactOutcome {

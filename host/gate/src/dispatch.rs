@@ -1,0 +1,115 @@
+//! Leads each call of a pass to what performs it, and ends the pass.
+
+use metrics::counter;
+use tholepin_core::{
+    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, PlanStep, Reply, RuntimeCall,
+    WriteMode,
+};
+use tracing::{debug, error, info, trace, warn};
+
+use crate::{
+    kubernetes, plan_steps, probe, reconcile_context::ReconcileContext, redis, restore_settings,
+    wait,
+};
+
+/// The most random bytes that one call gives.
+const RANDOM_BYTES_MAX: u32 = 1024;
+
+impl ReconcileContext {
+    /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
+    /// of a plan, those that would be taken.
+    pub async fn close(&self) -> Vec<PlanStep> {
+        if self.context.mode == WriteMode::Live {
+            let clashed = self.take_clashed();
+            self.gate.clashes.keep(&self.context.key, &clashed);
+        }
+        restore_settings::end(self).await
+    }
+
+    /// Counts a call of a live pass: labels are the plugin's name and words of closed sets.
+    fn count(&self, call: &Call, answer: &Answer) {
+        match self.context.mode {
+            WriteMode::Live => {}
+            WriteMode::Plan => return,
+        }
+        let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
+        let controller = self.context.key.plugin.to_string();
+        let function = call.function();
+        counter!(
+            "tholepin_plugin_calls_total",
+            "controller" => controller, "function" => function, "result" => result
+        )
+        .increment(1);
+    }
+
+    async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
+        self.spend(&call)?;
+        let ended = self.end_of_plan();
+        match (call, ended) {
+            (
+                Call::Kubernetes(_)
+                | Call::Redis(_)
+                | Call::Runtime(RuntimeCall::Wait { .. } | RuntimeCall::Probe(_)),
+                Some(why),
+            ) => Err(CallError::PlanEnds(why)),
+            (Call::Runtime(call), _) => self.runtime(call).await,
+            (Call::Kubernetes(call), None) => kubernetes::perform(self, call, steps).await,
+            (Call::Redis(call), None) => redis::perform(self, call, steps).await,
+        }
+    }
+
+    async fn runtime(&self, call: RuntimeCall) -> Answer {
+        match call {
+            RuntimeCall::Now => Ok(Reply::Number(self.gate.ports.clock.now_ms())),
+            RuntimeCall::Random { bytes } if bytes <= RANDOM_BYTES_MAX => {
+                let count = usize::try_from(bytes).unwrap_or_default();
+                Ok(Reply::Bytes(self.gate.ports.entropy.bytes(count)))
+            }
+            RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
+                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call gives"
+            ))),
+            RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
+            RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
+            RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
+            RuntimeCall::Log { level, message } => {
+                // What a plugin says in a plan is in its report: nothing of it has happened.
+                if self.context.mode == WriteMode::Live {
+                    self.log(&level, &message);
+                }
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    /// The plugin's name and the object are in the span of the reconcile.
+    #[expect(clippy::cognitive_complexity, reason = "each of tracing's macros counts as branches")]
+    fn log(&self, level: &str, message: &str) {
+        match level {
+            "error" => error!(target: "plugin", "{message}"),
+            "warn" => warn!(target: "plugin", "{message}"),
+            "info" => info!(target: "plugin", "{message}"),
+            "debug" => debug!(target: "plugin", "{message}"),
+            _ => trace!(target: "plugin", "{message}"),
+        }
+    }
+}
+
+impl HostCalls for ReconcileContext {
+    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+        Box::pin(async move {
+            let occurrence = self.occurrence(&call);
+            let mut steps = Vec::new();
+            let answer = self.answer(call.clone(), &mut steps).await;
+            if let Err(error) = &answer {
+                debug!(function = call.function(), reason = error.reason(), %error, "call failed");
+                // What comes after the end of a plan is no part of it.
+                if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
+                    steps = plan_steps::not_sent(&call, error);
+                }
+            }
+            self.count(&call, &answer);
+            self.record(call, occurrence, answer.clone(), steps);
+            answer
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! How repairs are remembered: which were tried when, and how often in a row they failed.
+
+use tholepin_core::port::PerformedAction;
+use tholepin_schema::{
+    action::ActionOutcome,
+    ledger::{Ledger, RepairRecord},
+};
+
+/// How long a repair counts, in milliseconds.
+pub(crate) const WINDOW_MS: u64 = 600_000;
+/// How many repairs are remembered of an object; the oldest go first.
+const REPAIRS_MAX: usize = 256;
+
+/// Takes in what became of a repair. What was so already is no try.
+pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, now_ms: u64) {
+    let has_failed = match &deed.outcome {
+        ActionOutcome::Done { .. } if deed.commands.is_empty() => return,
+        ActionOutcome::Done { .. } => false,
+        ActionOutcome::Failed { .. } => true,
+        ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,
+    };
+    let repair = ledger.repairs.entry(symptom.to_owned()).or_default();
+    repair.tries_at_ms.retain(|at_ms| now_ms < at_ms.saturating_add(WINDOW_MS));
+    repair.tries_at_ms.push(now_ms);
+    repair.failed = if has_failed { repair.failed.saturating_add(1) } else { 0 };
+}
+
+/// Drops the repairs that no longer count, and the oldest of too many.
+pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
+    ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
+    while REPAIRS_MAX < ledger.repairs.len() {
+        let last = |repair: &RepairRecord| repair.tries_at_ms.last().copied();
+        let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
+        let Some(oldest) = oldest.map(|(symptom, _)| symptom.clone()) else { return };
+        ledger.repairs.remove(&oldest);
+    }
+}
+
+/// The tries that count, the oldest first.
+pub(crate) fn recent(repair: &RepairRecord, now_ms: u64) -> Vec<u64> {
+    let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
+    let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();
+    recent.sort_unstable();
+    recent
+}

@@ -1,0 +1,114 @@
+//! Remembers the events published lately, so that the repeat of one is counted and not published anew.
+
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::subscriptions::lock;
+
+/// How long after its last occurrence an event is still the same one.
+const MERGED_FOR: Duration = Duration::from_secs(600);
+/// How many events are remembered for merging.
+const REMEMBERED_MAX: usize = 1024;
+
+/// What makes two events one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct EventIdentity {
+    pub(crate) reporter: String,
+    pub(crate) uid: String,
+    pub(crate) warning: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+#[derive(Clone)]
+pub(crate) struct PublishedEvent {
+    pub(crate) name: String,
+    pub(crate) count: u32,
+    last: Instant,
+}
+
+/// The events published lately.
+pub(crate) struct EventCache {
+    /// Names this process in events.
+    pub(crate) instance: String,
+    published: Mutex<HashMap<EventIdentity, PublishedEvent>>,
+}
+
+impl EventCache {
+    pub(crate) fn new(instance: String) -> Self {
+        Self { instance, published: Mutex::default() }
+    }
+
+    /// Counts a repeat; nothing if this is the first.
+    pub(crate) fn repeat(&self, same: &EventIdentity, now: Instant) -> Option<PublishedEvent> {
+        let mut published = lock(&self.published);
+        let known = published.get_mut(same)?;
+        if now.duration_since(known.last) >= MERGED_FOR {
+            published.remove(same);
+            return None;
+        }
+        known.count = known.count.saturating_add(1);
+        known.last = now;
+        Some(known.clone())
+    }
+
+    pub(crate) fn forget(&self, same: &EventIdentity) {
+        lock(&self.published).remove(same);
+    }
+
+    pub(crate) fn remember(&self, same: EventIdentity, name: String, now: Instant) {
+        let mut published = lock(&self.published);
+        if published.len() >= REMEMBERED_MAX {
+            published.retain(|_, known| now.duration_since(known.last) < MERGED_FOR);
+        }
+        if published.len() >= REMEMBERED_MAX
+            && let Some(oldest) = published.iter().min_by_key(|(_, known)| known.last)
+        {
+            let oldest = oldest.0.clone();
+            published.remove(&oldest);
+        }
+        published.insert(same, PublishedEvent { name, count: 1, last: now });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(message: &str) -> EventIdentity {
+        EventIdentity {
+            reporter: "tholepin".to_owned(),
+            uid: "u".to_owned(),
+            warning: false,
+            reason: "R".to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_repeat_within_ten_minutes_is_a_count() {
+        let book = EventCache::new("test".to_owned());
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(book.repeat(&same("a"), start).is_none());
+        book.remember(same("a"), "name".to_owned(), start);
+        assert_eq!(book.repeat(&same("a"), at(599)).map(|known| known.count), Some(2));
+        assert_eq!(book.repeat(&same("a"), at(1198)).map(|known| known.count), Some(3));
+        assert!(book.repeat(&same("b"), at(1198)).is_none(), "another message is another event");
+        assert!(book.repeat(&same("a"), at(1798)).is_none(), "ten minutes later it is a new one");
+    }
+
+    #[test]
+    fn the_book_is_bounded_and_loses_the_oldest() {
+        let book = EventCache::new("test".to_owned());
+        let start = Instant::now();
+        for number in 0..=u64::try_from(REMEMBERED_MAX).unwrap() {
+            let at = start + Duration::from_millis(number);
+            book.remember(same(&number.to_string()), "name".to_owned(), at);
+        }
+        assert_eq!(lock(&book.published).len(), REMEMBERED_MAX);
+        assert!(book.repeat(&same("0"), start).is_none());
+        assert!(book.repeat(&same("1"), start).is_some());
+    }
+}

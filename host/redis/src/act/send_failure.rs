@@ -1,0 +1,29 @@
+//! How a verb failed, and whether it may have changed something.
+
+use tholepin_core::CallError;
+use tholepin_schema::action::ActionOutcome;
+
+/// How a verb failed.
+#[derive(Debug)]
+pub(super) struct SendFailure {
+    pub(super) error: CallError,
+    pub(super) may_have_run: bool,
+}
+
+impl SendFailure {
+    /// Nothing was changed.
+    pub(super) const fn before(error: CallError) -> Self {
+        Self { error, may_have_run: false }
+    }
+
+    /// Something may have been changed.
+    pub(super) const fn after(error: CallError) -> Self {
+        Self { error, may_have_run: true }
+    }
+}
+
+impl From<SendFailure> for ActionOutcome {
+    fn from(SendFailure { error, may_have_run }: SendFailure) -> Self {
+        Self::Failed { reason: error.reason().to_owned(), message: error.to_string(), may_have_run }
+    }
+}
