@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::PlanError;
@@ -10,32 +10,13 @@ use tholepin_core::{BoxedFuture, CallError, NameError, PluginName};
 use tholepin_guest::{PluginRegistry, RollbackError};
 
 use crate::{
-    completion::CompletionNames,
+    admin_routes::{
+        CALLS_ROUTE, CompletionNames, HISTORY_ROUTE, NAMES_ROUTE, PLAN_ROUTE, ROLLBACK_ROUTE,
+        RollbackRequest, STATUS_ROUTE,
+    },
     planner::{ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection},
     status::StatusReporter,
 };
-
-/// Plans one pass; the body is a [`PlanRequest`], the answer a report.
-pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
-/// What the last passes for an object did; parameters `kind`, `name`, `namespace`, `pass` and `part`
-/// (`calls` or `writes`).
-pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
-/// How everything is; parameters `kind`, `name` and `namespace` for one object.
-pub(crate) const STATUS_ROUTE: &str = "/v1/status";
-/// The names that a shell completes; parameter `namespace`.
-pub(crate) const NAMES_ROUTE: &str = "/v1/names";
-/// The last revisions of a plugin; parameter `name`.
-pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
-/// Lets an earlier revision serve; the body is a [`RollbackRequest`].
-pub(crate) const ROLLBACK_ROUTE: &str = "/v1/plugins/rollback";
-
-/// Which plugin goes back, and to which revision: the last good one if none is named.
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct RollbackRequest {
-    pub(crate) name: PluginName,
-    #[serde(default)]
-    pub(crate) revision: Option<String>,
-}
 
 /// The routes.
 pub(crate) struct HostRoutes {

@@ -12,20 +12,16 @@ mod status;
 mod table;
 
 use std::{
-    env,
     future::Future,
     io::{self, Write},
-    path::PathBuf,
 };
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use plugin::{cache_directory, plugin_reference};
-
 use crate::{
-    cli::{AdminArgs, Cli, Command, LogArgs, RunArgs, usual_concurrency},
+    cli::{Cli, Command, LogArgs, RunArgs, usual_concurrency},
     engine::{self, EngineOptions},
     exit, telemetry,
 };
@@ -68,36 +64,6 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         // `main` has taken it before any thread.
         Command::Container { .. } => Ok(exit::FAILED),
     }
-}
-
-/// The admin file that was named, or the usual one.
-///
-/// # Errors
-///
-/// Fails if none was named and there is no home folder.
-pub(crate) fn admin_file(arguments: AdminArgs) -> Result<PathBuf> {
-    let AdminArgs { admin_file } = arguments;
-    if let Some(named) = admin_file {
-        return Ok(named);
-    }
-    let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-    let directory = match runtime {
-        Some(runtime) => PathBuf::from(runtime).join("tholepin"),
-        None => own_cache()?,
-    };
-    Ok(directory.join("admin.json"))
-}
-
-/// This program's folder among the user's caches.
-///
-/// # Errors
-///
-/// Fails if there is no home folder.
-pub(crate) fn own_cache() -> Result<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let home = || env::home_dir().map(|home| home.join(".cache"));
-    let base = cache.or_else(home).context("no home folder; set XDG_CACHE_HOME")?;
-    Ok(base.join("tholepin"))
 }
 
 /// Prints a result on stdout.

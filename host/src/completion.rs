@@ -6,18 +6,15 @@
 
 use std::{env, ffi::OsStr, path::PathBuf, time::Duration};
 
-use clap::CommandFactory;
 use clap_complete::{
     CompleteEnv,
     engine::{ArgValueCompleter, CompletionCandidate},
 };
-use serde::{Deserialize, Serialize};
 use tholepin_admin::AdminClient;
 
 use crate::{
-    admin::NAMES_ROUTE,
-    cli::{AdminArgs, Cli},
-    commands::admin_file,
+    admin_routes::{CompletionNames, NAMES_ROUTE},
+    user_files::admin_file,
 };
 
 /// The variable by which a shell asks for completions; its value is the shell's name.
@@ -25,18 +22,10 @@ pub(crate) const VARIABLE: &str = "THOLEPIN_COMPLETE";
 /// How long a running host may take to answer.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The names that a host knows.
-#[derive(Debug, Default, Deserialize, Serialize)]
-pub(crate) struct CompletionNames {
-    /// Its plugins.
-    pub(crate) plugins: Vec<String>,
-    /// The objects of their kinds, as `KIND/NAME`.
-    pub(crate) objects: Vec<String>,
-}
-
-/// Answers a shell that asks, and says whether one did. Nothing may be printed before, and no thread started.
-pub(crate) fn answered() -> bool {
-    let completion = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
+/// Answers a shell that asks about this command line, and says whether one did. Nothing may be printed before, and
+/// no thread started.
+pub(crate) fn answered(command_line: fn() -> clap::Command) -> bool {
+    let completion = CompleteEnv::with_factory(command_line).var(VARIABLE);
     let directory = env::current_dir().ok();
     // A shell of which nothing is known gets no completions.
     completion.try_complete(env::args_os(), directory.as_deref()).unwrap_or(true)
@@ -67,7 +56,7 @@ fn names() -> CompletionNames {
 fn ask(words: &[String]) -> Option<CompletionNames> {
     let named = option(words, &["--admin-file"]).map(PathBuf::from);
     let named = named.or_else(|| env::var_os("THOLEPIN_ADMIN_FILE").map(PathBuf::from));
-    let client = AdminClient::of_file(&admin_file(AdminArgs { admin_file: named }).ok()?).ok()?;
+    let client = AdminClient::of_file(&admin_file(named).ok()?).ok()?;
     let namespace = option(words, &["-n", "--namespace"]);
     let parameters: Vec<_> =
         namespace.map(|namespace| ("namespace", namespace)).into_iter().collect();

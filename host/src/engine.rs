@@ -1,7 +1,7 @@
 //! The host: connects the parts and runs them until told to stop.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,24 +12,20 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, HealthServer};
-use tholepin_controller::{
-    Controller, ControllerPorts, ControllerSettings, PluginEvent, queue::QueuePriority,
-};
+use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, queue::QueuePriority};
 use tholepin_core::{
-    ErrorChain, PluginName, ReconcileReport, RevisionDigest,
+    ReconcileReport,
     port::{PollReport, StoreEvent, StoreSubscription, WatchScope, WatchSource},
 };
 use tholepin_gate::{Gate, GatePorts};
-use tholepin_guest::{
-    CompilationNotice, GuestEngine, PluginRegistry, PluginReport, RegistryOptions, RevisionStage,
-};
+use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, RegistryOptions};
 use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
 use tholepin_probe::TcpProber;
 use tholepin_redis::{RedisLimits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -38,12 +34,13 @@ use crate::{
     adapters::{GateContextFactory, ServingPlugins, SteadyClock, SystemEntropy},
     admin::HostRoutes,
     cli::{EngineArgs, ListenArgs},
-    commands::{admin_file, cache_directory, own_cache, plugin_reference},
     health::HostHealth,
     instance, metrics,
     planner::{PlanRequest, Planner},
-    plugin_objects::{self, PluginObjects},
+    plugin_follower::PluginFollower,
+    plugin_objects::{PluginObjects, plugin_reference},
     status::StatusReporter,
+    user_files::{admin_file, cache_directory, own_cache},
 };
 
 /// Signals about plugins and instances that wait to be taken in.
@@ -227,7 +224,7 @@ async fn listen(
 ) -> Result<()> {
     let ListenArgs { admin, metrics_address } = addresses;
     let server = HealthServer::bind(metrics_address).await?;
-    let admin = AdminServer::bind(admin_file(admin)?, server.address(), routes).await?;
+    let admin = AdminServer::bind(admin_file(admin.admin_file)?, server.address(), routes).await?;
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
     tasks.spawn(named("upkeep of metrics", HostHealth::upkeep(vitals.recorder.clone())));
     tasks.spawn(named("vital signs", server.run(vitals, stop.clone())));
@@ -399,108 +396,5 @@ async fn wake(
         }
         // A long backlog of the one must not keep the other waiting.
         consume_budget().await;
-    }
-}
-
-/// Takes in what the registry reports: kinds first, then the controller, then the object for people.
-struct PluginFollower {
-    registry: Arc<PluginRegistry>,
-    kubernetes: Arc<KubernetesApi>,
-    events: mpsc::Sender<PluginEvent>,
-    installs_kinds: bool,
-    objects: PluginObjects,
-}
-
-/// What could not be written is tried again after this: the API server may be back. As often the numbers of
-/// objects are compared with those that were written.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(500);
-
-impl PluginFollower {
-    /// Until `ending`, which comes when nothing is reconciled any more.
-    async fn run(
-        mut self,
-        mut reports: broadcast::Receiver<PluginReport>,
-        ending: CancellationToken,
-    ) {
-        let mut serving = BTreeMap::new();
-        // The plugins of which Kubernetes does not know the last state.
-        let mut owed = BTreeSet::new();
-        let mut again = interval(WRITE_AGAIN_AFTER);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                report = reports.recv() => match report {
-                    Ok(report) => self.take_in(&report, &mut serving, &mut owed).await,
-                    // Too many at once: what they said last is still known.
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        for report in self.registry.reports().values() {
-                            self.take_in(report, &mut serving, &mut owed).await;
-                        }
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                },
-                _ = again.tick() => {
-                    owed.extend(self.objects.changed());
-                    self.pay(&mut owed).await;
-                    self.objects.put_back().await;
-                    self.objects.show_those_without_file(&self.registry.reports()).await;
-                }
-                () = ending.cancelled() => return self.objects.stop().await,
-            }
-        }
-    }
-
-    async fn take_in(
-        &mut self,
-        report: &PluginReport,
-        serving: &mut BTreeMap<PluginName, Option<RevisionDigest>>,
-        owed: &mut BTreeSet<PluginName>,
-    ) {
-        let active = report.active().cloned();
-        let before = serving.insert(report.name.clone(), active.clone()).flatten();
-        if before != active {
-            if !self.install_kinds(&report.name).await {
-                owed.insert(report.name.clone());
-            }
-            // Closed only when the host ends.
-            self.events.send(PluginEvent::Changed(report.name.clone())).await.ok();
-        }
-        let settled = report.reason.is_some()
-            || matches!(report.stage, Some(RevisionStage::Active | RevisionStage::Unloaded));
-        if settled {
-            plugin_objects::log(report);
-            if !self.objects.show(report).await {
-                owed.insert(report.name.clone());
-            }
-        }
-    }
-
-    /// Writes again what could not be written, as it is now.
-    async fn pay(&mut self, owed: &mut BTreeSet<PluginName>) {
-        for name in std::mem::take(owed) {
-            let is_installed = self.install_kinds(&name).await;
-            let is_shown = match self.registry.reports().get(&name) {
-                Some(report) => self.objects.show(report).await,
-                None => self.objects.show_again(&name).await,
-            };
-            if !is_installed || !is_shown {
-                owed.insert(name);
-            }
-        }
-    }
-
-    /// Installs the kinds that a plugin brings. Says whether nothing is left that can go well later.
-    async fn install_kinds(&self, name: &PluginName) -> bool {
-        let Some(plugin) = self.registry.active(name).filter(|_| self.installs_kinds) else {
-            return true;
-        };
-        let mut is_done = true;
-        for definition in plugin.manifest.reconciles.iter().filter_map(|kind| kind.crd.as_ref()) {
-            if let Err(error) = self.kubernetes.install_crd(definition).await {
-                warn!(plugin = %name, error = %ErrorChain(&error), "cannot install the plugin's kind");
-                is_done &= !error.is_passing();
-            }
-        }
-        is_done
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod admin;
+mod admin_routes;
 mod cli;
 mod commands;
 mod completion;
@@ -11,19 +12,21 @@ mod health;
 mod instance;
 mod metrics;
 mod planner;
+mod plugin_follower;
 mod plugin_objects;
 mod plugin_status;
 mod status;
 mod telemetry;
+mod user_files;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    if completion::answered() {
+    if completion::answered(Cli::command) {
         return exit::code(exit::DONE);
     }
     let cli = match Cli::try_parse() {

@@ -20,13 +20,19 @@ use tholepin_schema::manifest::KindName;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::{
-    commands::plugin_reference,
-    plugin_status::{
-        ANOTHER_HOST, Hosts, ObjectsSeen, event, kinds_of, other_host, plugin_status,
-        reports_hosts, stopped_status, without_file,
-    },
+use crate::plugin_status::{
+    ANOTHER_HOST, Hosts, ObjectsSeen, event, kinds_of, other_host, plugin_status, reports_hosts,
+    stopped_status, without_file,
 };
+
+/// Names a `Plugin` object.
+pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
+    let kind = KindName {
+        api_version: format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION),
+        kind: "Plugin".to_owned(),
+    };
+    ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
+}
 
 /// The `Plugin` objects of this host's directory.
 pub(crate) struct PluginObjects {

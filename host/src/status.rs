@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::{ServingPlugins, context},
-    commands::plugin_reference,
     planner::{NAMESPACE, ObjectArgument, Planner, PlannerError},
+    plugin_objects::plugin_reference,
 };
 
 /// The condition of an object in which something is broken, though it may serve.

@@ -22,6 +22,7 @@ use super::{plugin::cache, print};
 use crate::{
     cli::{AdminArgs, DoctorArgs},
     exit,
+    user_files::{admin_file, cache_directory},
 };
 
 /// How long a program may take to tell its version.
@@ -77,7 +78,7 @@ async fn look(admin: AdminArgs) -> Result<MachineFacts> {
         has_wasm_target: has_wasm_target().await,
         kubectl: kubectl().await,
         cache: cache_is_private(),
-        host: host(&super::admin_file(admin)?).await,
+        host: host(&admin_file(admin.admin_file)?).await,
     })
 }
 
@@ -98,7 +99,7 @@ fn free_address(port: u16) -> Result<String, String> {
 
 fn cache_is_private() -> Result<String, String> {
     cache().map_err(|error| format!("{error:#}"))?;
-    let directory = super::cache_directory().map_err(|error| error.to_string())?;
+    let directory = cache_directory().map_err(|error| error.to_string())?;
     Ok(format!("{} is closed to others", directory.display()))
 }
 

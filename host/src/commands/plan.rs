@@ -10,13 +10,14 @@ use tholepin_admin::AdminClient;
 use tholepin_core::{ReconcileReport, report};
 
 use super::painter::Painter;
-use super::{admin_file, print};
+use super::print;
 use crate::{
-    admin::{CALLS_ROUTE, PLAN_ROUTE},
+    admin_routes::{CALLS_ROUTE, PLAN_ROUTE},
     cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
     engine::{self, EngineOptions},
     exit,
     planner::{ObjectArgument, PlanRequest, ReportPart, ReportSelection},
+    user_files::admin_file,
 };
 
 /// How long the host may take: a plan is a whole pass of a plugin, and may wait for its turn.
@@ -84,7 +85,7 @@ pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
     let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
     let wanted =
         ReportSelection { pass, part: if writes { ReportPart::Writes } else { ReportPart::Calls } };
-    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let passes = ask_for_calls(&client, &words(object, namespace), wanted).await?;
     if json {
         let document = json!({"version": report::VERSION, "passes": passes});
@@ -126,7 +127,7 @@ pub(super) fn shown(passes: &[ReconcileReport]) -> String {
 }
 
 async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<ReconcileReport> {
-    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
 }

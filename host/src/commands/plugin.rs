@@ -5,15 +5,11 @@ mod list;
 mod revisions;
 mod watch;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
-use tholepin_core::ObjectRef;
 use tholepin_guest::{CompileCache, grant_yaml, inspect};
-use tholepin_schema::manifest::KindName;
 
-use super::{own_cache, print};
-use crate::{cli::PluginCommand, exit};
+use super::print;
+use crate::{cli::PluginCommand, exit, user_files::cache_directory};
 
 pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
     match command {
@@ -51,22 +47,4 @@ pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
 /// Fails if there is no home folder, or the cache cannot be used.
 pub(crate) fn cache() -> Result<CompileCache> {
     Ok(CompileCache::open(cache_directory()?)?)
-}
-
-/// The directory of compiled code.
-///
-/// # Errors
-///
-/// Fails if there is no home folder.
-pub(crate) fn cache_directory() -> Result<PathBuf> {
-    Ok(own_cache()?.join("compiled"))
-}
-
-/// Names a `Plugin` object.
-pub(crate) fn plugin_reference(name: &str) -> ObjectRef {
-    let kind = KindName {
-        api_version: format!("{}/{}", tholepin_crd::GROUP, tholepin_crd::VERSION),
-        kind: "Plugin".to_owned(),
-    };
-    ObjectRef { kind, namespace: String::new(), name: name.to_owned() }
 }

@@ -10,12 +10,13 @@ use serde_json::Value;
 use tholepin_admin::AdminClient;
 use tokio::time::sleep;
 
-use super::{admin_file, painter::Painter, print, table::table};
+use super::{painter::Painter, print, table::table};
 use crate::{
-    admin::STATUS_ROUTE,
+    admin_routes::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},
     exit,
     status::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus},
+    user_files::admin_file,
 };
 
 /// How long the host may take: it asks every member.
@@ -32,7 +33,7 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// Fails if the host cannot be asked, or knows nothing of the object.
 pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
     let StatusArgs { object, namespace, output, watch, admin } = arguments;
-    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let mut parameters = Vec::new();
     if let Some(object) = &object {
         parameters.extend([("kind", object.kind.as_str()), ("name", object.name.as_str())]);

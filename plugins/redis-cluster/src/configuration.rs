@@ -1,13 +1,12 @@
 //! The configuration's part of a pass: the file of the settings that servers have taken, the settings
 //! that they are given, the revisions that go, and what is told of all that.
 //!
-//! What to do is decided in `plan::configuration` and `plan::outdated`.
+//! What to do is decided in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
-    ClusterStage, NextPod, ObjectNames, OutdatedPods, Plan, TemplateRevision,
-    configuration::{self, ExistingConfigMap},
-    workload,
+    ClusterStage, NextPod, ObjectNames, OutdatedPods, Plan, TemplateRevision, configuration,
+    workload::{self, revisions, revisions::ExistingConfigMap},
 };
 use tholepin_redis_types::redis_cluster::{Condition, MemberRole};
 use tholepin_schema::snapshot::Snapshot;
@@ -147,7 +146,7 @@ fn unnamed(
     let fields =
         &[".metadata.generation", ".spec.template.spec.volumes", ".status.observedGeneration"];
     let sets = list(host, target, "apps/v1", "StatefulSet", read, fields)?;
-    let unnamed = configuration::unnamed(target.owner(), &target.spec, &existing, &pods, &sets);
+    let unnamed = revisions::unnamed(target.owner(), &target.spec, &existing, &pods, &sets);
     Ok(unnamed.into_iter().cloned().collect())
 }
 

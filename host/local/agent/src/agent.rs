@@ -1,9 +1,8 @@
 //! Runs one node: probes what the machine allows, declares the node, and gives every Pod a task.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -300,13 +299,4 @@ impl PodTable {
         }
         self.tasks.shutdown().await;
     }
-}
-
-/// Makes an empty directory at `path`.
-pub(crate) fn empty_directory(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    make_private(path)
 }

@@ -133,6 +133,15 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes an empty directory at `path`.
+pub(crate) fn empty_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    make_private(path)
+}
+
 /// The uids of the Pods that have a directory under the agent's.
 pub(crate) fn pod_uids(agent: &Path) -> Vec<String> {
     names(&agent.join("pods"))

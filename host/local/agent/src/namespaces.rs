@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use crate::agent::empty_directory;
 use crate::container::{ContainerProcessSpec, ContainerTask};
+use crate::directory::empty_directory;
 use crate::processes::{ProcessOutput, ProcessSpawner};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);

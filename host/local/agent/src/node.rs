@@ -1,12 +1,10 @@
 //! The Node object and its lease: how the cluster knows that this agent is there.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -22,11 +20,6 @@ const LEASE_INTERVAL: Duration = Duration::from_secs(10);
 const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
-
-/// Quantities from their texts.
-pub(crate) fn quantities(texts: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
-    texts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect()
-}
 
 /// What this machine is, as `status.nodeInfo` wants it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,6 +173,7 @@ fn lease(name: &str, uid: Option<&str>, now: Timestamp) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
 
     use super::*;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -177,7 +178,7 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Pod
         let wanted = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
         if let Some(pod_ip) = node.options.addresses.allocate(&uid, wanted) {
             let options = &node.options.node;
-            let capacity = crate::node::quantities(&options.capacity);
+            let capacity = quantities(&options.capacity);
             let (node, host_ip) = (options.name.clone(), options.address);
             return Some(PodPlacement { node, host_ip, pod_ip, capacity });
         }
@@ -193,6 +194,11 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Pod
             () = signals.stop.cancelled() => return None,
         }
     }
+}
+
+/// Quantities from their texts.
+fn quantities(texts: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
+    texts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect()
 }
 
 impl PodWorker {

@@ -4,8 +4,8 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::http::answer::ApiResponse;
+use crate::http::request::AuthenticatedRequest;
 use crate::http::route::ResourcePath;
-use crate::server::AuthenticatedRequest;
 use crate::status::ApiError;
 
 /// What a protobuf body of Kubernetes begins with.
@@ -41,7 +41,7 @@ pub(crate) fn review(
     let asked = if is_protobuf {
         json!({})
     } else {
-        let body = crate::verbs::document(call)?;
+        let body = call.document()?;
         body.get("spec").cloned().unwrap_or_else(|| json!({}))
     };
     let (kind, status) = if path.plural == "selfsubjectreviews" {

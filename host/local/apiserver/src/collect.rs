@@ -15,13 +15,13 @@ use tracing::{debug, warn};
 use crate::audit::AuditEvent;
 use crate::kinds::crd;
 use crate::object::{is_deleting, name, text};
-use crate::server::ServerState;
+use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::store::{GroupResource, ObjectKey, ObjectLocation, StoreSize, owner_uids};
-use crate::verbs::WriteContext;
 use crate::verbs::delete::{self, DeleteOptions};
-use crate::verbs::prepare::ObjectPart;
 use crate::verbs::update::{ObjectEdit, update};
+use crate::write_context::ObjectPart;
+use crate::write_context::WriteContext;
 
 /// Who collects, in `managedFields` and in the audit log.
 const MANAGER: &str = "tholepin-collector";

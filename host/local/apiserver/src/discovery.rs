@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::http::answer::ApiResponse;
 use crate::http::negotiate::ResponseFormat;
+use crate::http::request::AuthenticatedRequest;
 use crate::http::route::RouteTarget;
 use crate::registry::ServedKind;
-use crate::server::{AuthenticatedRequest, ServerState};
+use crate::server_state::ServerState;
 use crate::status::ApiError;
 
 /// The Kubernetes version whose API this follows.

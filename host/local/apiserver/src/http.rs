@@ -6,4 +6,5 @@ pub(crate) mod answer;
 pub(crate) mod listener;
 pub(crate) mod negotiate;
 pub(crate) mod query;
+pub(crate) mod request;
 pub(crate) mod route;

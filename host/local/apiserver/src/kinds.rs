@@ -4,6 +4,7 @@
 
 mod admission;
 pub(crate) mod crd;
+mod follow_up;
 mod namespace;
 mod pod;
 mod pod_template;
@@ -19,12 +20,12 @@ use serde_json::Value;
 use tholepin_apimachinery::FieldError;
 
 use crate::registry::ServedKind;
-use crate::server::ServerState;
+use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::verbs::WriteContext;
-use crate::verbs::prepare::ObjectPart;
+use crate::write_context::{ObjectPart, WriteContext};
 
-pub(crate) use namespace::create_initial as create_initial_namespaces;
+pub(crate) use follow_up::{FollowUpObject, FollowUpStatus, FollowUpWrite};
+pub(crate) use namespace::initial as initial_namespaces;
 
 /// Something reserved for an object that is not stored yet.
 #[must_use = "a claim nobody releases keeps its addresses"]
@@ -108,21 +109,25 @@ pub(crate) fn before_update(
     Ok(())
 }
 
-/// Does what follows the creation of `stored`.
-pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) {
+/// Does what follows the creation of `stored`, but for the write that it gives.
+pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) -> Option<FollowUpWrite> {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
-        ("", "namespaces") => namespace::after_create(cx, stored),
-        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::publish(cx, stored),
-        _ => {}
+        ("", "namespaces") => namespace::service_account(cx, stored).map(FollowUpWrite::Create),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => {
+            crd::publish(cx, stored).map(FollowUpWrite::Status)
+        }
+        _ => None,
     }
 }
 
-/// Does what follows a change to `stored`.
-pub(crate) fn after_update(cx: &WriteContext, stored: &Arc<Value>, part: ObjectPart) {
-    if part == ObjectPart::Main && cx.served.is("apiextensions.k8s.io", "customresourcedefinitions")
-    {
-        crd::publish(cx, stored);
-    }
+/// Does what follows a change to `stored`, but for the write that it gives.
+pub(crate) fn after_update(
+    cx: &WriteContext,
+    stored: &Arc<Value>,
+    part: ObjectPart,
+) -> Option<FollowUpStatus> {
+    let is_crd = cx.served.is("apiextensions.k8s.io", "customresourcedefinitions");
+    if part == ObjectPart::Main && is_crd { crd::publish(cx, stored) } else { None }
 }
 
 /// Refuses deletions that would break the server.

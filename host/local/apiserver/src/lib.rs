@@ -28,12 +28,14 @@ mod pki;
 mod registry;
 mod selection;
 mod server;
+mod server_state;
 mod service_addresses;
 mod start;
 mod status;
 mod store;
 mod verbs;
 mod view;
+mod write_context;
 
 pub use credentials::TokenError;
 pub use options::{ApiServerOptions, LogError, LogOptions, LogStream, LogTarget, OpenLog, PodLogs};

@@ -3,7 +3,6 @@
 //! Order of the checks: the `Host` it was sent to, the token, the path, the body. What a verb does
 //! is the business of `verbs`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,90 +10,21 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
-use tholepin_http::{AllowedHosts, BodyError, BodyLimits, HttpService, ResponseBody};
-use tokio_util::sync::CancellationToken;
+use tholepin_http::{BodyError, BodyLimits, HttpService, ResponseBody};
 use tracing::debug;
 
-use crate::audit::AuditLog;
-use crate::credentials::TokenStore;
 use crate::http::answer::{ApiResponse, refusal};
-use crate::http::negotiate::{self, ResponseFormat};
+use crate::http::negotiate;
 use crate::http::query::QueryParameters;
+use crate::http::request::AuthenticatedRequest;
 use crate::http::route::{self, RouteTarget};
-use crate::options::ApiServerOptions;
-use crate::registry::KindRegistry;
-use crate::service_addresses::ServiceAddressAllocator;
+use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::store::ObjectStore;
 use crate::{discovery, verbs};
 
 /// The largest request body, as in Kubernetes, and the longest a client may take to send it.
 const BODY: BodyLimits =
     BodyLimits { bytes_max: 3 * 1024 * 1024, deadline: Duration::from_secs(60) };
-
-/// What all requests share.
-pub(crate) struct ServerState {
-    /// Every object.
-    pub(crate) store: ObjectStore,
-    /// Every kind.
-    pub(crate) registry: KindRegistry,
-    /// Every token.
-    pub(crate) credentials: TokenStore,
-    /// Where writes are noted.
-    pub(crate) audit: AuditLog,
-    /// The addresses of Services.
-    pub(crate) addresses: ServiceAddressAllocator,
-    /// What it was started with.
-    pub(crate) options: ApiServerOptions,
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
-    /// The `Host` names it answers to.
-    pub(crate) hosts: AllowedHosts,
-    /// Cancelled once the server stops.
-    pub(crate) stop: CancellationToken,
-}
-
-/// One authenticated request.
-#[derive(Debug)]
-pub(crate) struct AuthenticatedRequest {
-    /// The name behind the token.
-    pub(crate) user: String,
-    /// The `User-Agent`, possibly empty.
-    pub(crate) agent: String,
-    /// The HTTP method.
-    pub(crate) method: Method,
-    /// The query parameters.
-    pub(crate) query: QueryParameters,
-    /// The shape wanted.
-    pub(crate) shape: ResponseFormat,
-    /// The body's media type without parameters, in lower case, possibly empty.
-    pub(crate) content_type: String,
-    /// The body.
-    pub(crate) body: Bytes,
-}
-
-impl AuthenticatedRequest {
-    /// The field manager: as named, else the first word of the user agent, as Kubernetes does.
-    pub(crate) fn field_manager(&self) -> String {
-        let agent = self.agent.split('/').next().unwrap_or("");
-        let named = self.query.text("fieldManager").unwrap_or(agent);
-        named.chars().filter(|c| !c.is_control()).take(128).collect()
-    }
-
-    /// Whether nothing is to be stored.
-    ///
-    /// # Errors
-    ///
-    /// 400 for any other value than `All`.
-    pub(crate) fn dry_run(&self) -> Result<bool, ApiError> {
-        let values = self.query.all("dryRun");
-        if let Some(other) = values.iter().find(|value| !value.is_empty() && *value != "All") {
-            let message = format!("dryRun: `{other}` is not supported; the only value is `All`");
-            return Err(ApiError::bad_request(message));
-        }
-        Ok(values.iter().any(|value| value == "All"))
-    }
-}
 
 impl HttpService for ServerState {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {

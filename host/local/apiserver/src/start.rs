@@ -17,9 +17,11 @@ use crate::http::listener;
 use crate::options::ApiServerOptions;
 use crate::pki::{self, TlsIdentityError};
 use crate::registry::KindRegistry;
-use crate::server::ServerState;
+use crate::server_state::ServerState;
 use crate::service_addresses::ServiceAddressAllocator;
+use crate::status::ApiError;
 use crate::store::{HistoryRetention, ObjectStore};
+use crate::verbs::create::{FieldOwnership, create};
 use crate::{audit, collect, kinds};
 
 /// Why the server does not start.
@@ -127,8 +129,7 @@ pub async fn start_on(
         hosts: AllowedHosts::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
-    kinds::create_initial_namespaces(&server)
-        .map_err(|failure| StartError::Initial(failure.message))?;
+    create_initial_namespaces(&server).map_err(|failure| StartError::Initial(failure.message))?;
     let (mut tasks, mut writing) = (JoinSet::new(), JoinSet::new());
     writing.spawn(writer.run());
     tasks.spawn(collect::run(Arc::clone(&server)));
@@ -143,6 +144,19 @@ pub async fn start_on(
         running,
         grace,
     })
+}
+
+/// Creates the namespaces that are always there.
+///
+/// # Errors
+///
+/// One cannot be created.
+fn create_initial_namespaces(server: &Arc<ServerState>) -> Result<(), ApiError> {
+    let (cx, namespaces) = kinds::initial_namespaces(server)?;
+    for object in namespaces {
+        create(&cx, object, FieldOwnership::Create)?;
+    }
+    Ok(())
 }
 
 impl ApiServer {

@@ -5,7 +5,6 @@
 pub(crate) mod create;
 pub(crate) mod delete;
 mod input;
-pub(crate) use input::document;
 mod patch;
 mod pod;
 pub(crate) mod prepare;
@@ -20,11 +19,12 @@ use jiff::Timestamp;
 
 use crate::audit::AuditEvent;
 use crate::http::answer::ApiResponse;
+use crate::http::request::AuthenticatedRequest;
 use crate::http::route::ResourcePath;
 use crate::registry::ServedKind;
-use crate::server::{AuthenticatedRequest, ServerState};
-use crate::status::{ApiError, StatusCause, StatusTarget};
-use crate::store::{CommitError, ObjectKey};
+use crate::server_state::ServerState;
+use crate::status::ApiError;
+use crate::write_context::WriteContext;
 use crate::{access, discovery};
 
 /// One request for a resource that is served.
@@ -39,63 +39,6 @@ pub(crate) struct ResourceRequest<'a> {
     pub(crate) served: Arc<ServedKind>,
     /// The moment it is treated.
     pub(crate) now: Timestamp,
-}
-
-/// What a write needs to know, whether a client asked for it or the server itself.
-#[derive(Clone)]
-pub(crate) struct WriteContext {
-    /// What all requests share.
-    pub(crate) server: Arc<ServerState>,
-    /// The kind.
-    pub(crate) served: Arc<ServedKind>,
-    /// The namespace, empty for cluster scope.
-    pub(crate) namespace: String,
-    /// The moment it is treated.
-    pub(crate) now: Timestamp,
-    /// The field manager.
-    pub(crate) manager: String,
-    /// Whether nothing is to be stored.
-    pub(crate) dry_run: bool,
-}
-
-impl WriteContext {
-    /// Where an object of this name is stored.
-    pub(crate) fn key(&self, name: &str) -> ObjectKey {
-        ObjectKey::new(&self.namespace, name)
-    }
-
-    /// The failure that a refused commit means.
-    pub(crate) fn refused(&self, refused: &CommitError, name: &str) -> ApiError {
-        let namespace = || StatusTarget::new("", "namespaces", &self.namespace);
-        match refused {
-            CommitError::Exists => ApiError::already_exists(self.served.subject(name)),
-            CommitError::Missing => ApiError::not_found(self.served.subject(name)),
-            CommitError::Changed => ApiError::modified(self.served.subject(name)),
-            CommitError::NamespaceMissing => ApiError::not_found(namespace()),
-            CommitError::NamespaceTerminating => {
-                let subject = self.served.subject(name);
-                ApiError {
-                    causes: vec![StatusCause {
-                        reason: "NamespaceTerminating".into(),
-                        message: format!("namespace {} is being terminated", self.namespace),
-                        field: "metadata.namespace".into(),
-                    }],
-                    ..ApiError::forbidden(format!(
-                        "{} \"{name}\" is forbidden: unable to create new content in namespace {} \
-                         because it is being terminated",
-                        self.served.kind.resource_name(),
-                        self.namespace
-                    ))
-                    .about(subject)
-                }
-            }
-            CommitError::Full => ApiError::new(
-                507,
-                "InsufficientStorage",
-                "the store is full; delete objects that are no longer needed",
-            ),
-        }
-    }
 }
 
 impl ResourceRequest<'_> {

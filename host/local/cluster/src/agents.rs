@@ -14,8 +14,8 @@ use tholepin_agent::{AgentOptions, ImageTable, NodeOptions, PodLogFiles};
 use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
-use crate::cluster::Parts;
 use crate::hosts_file_names::HostsFileNames;
+use crate::parts::Parts;
 
 /// What one node tells the scheduler that it has; the agent limits no process.
 const CAPACITY: [(&str, &str); 3] = [("cpu", "16"), ("memory", "32Gi"), ("pods", "110")];

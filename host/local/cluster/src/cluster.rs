@@ -25,9 +25,6 @@ use std::time::Duration;
 
 use kube::Client;
 use tholepin_apiserver::{ApiServer, ApiServerOptions};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use options::{ImageSource, LocalOptions};
@@ -35,6 +32,7 @@ pub use options::{ImageSource, LocalOptions};
 use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
 use crate::hosts_file_names::HostsFileNames;
+use crate::parts::Parts;
 use crate::reflectors::Reflectors;
 
 /// How long controllers may take to finish what they are writing.
@@ -110,53 +108,6 @@ pub struct LocalCluster {
     // Held for their locks; the block must outlive everything that listens in it.
     _block: AddressBlock,
     _lock: File,
-}
-
-/// Tasks that stop together.
-pub(crate) struct Parts {
-    stop: CancellationToken,
-    tasks: JoinSet<(String, Result<(), String>)>,
-}
-
-impl Parts {
-    fn new() -> Self {
-        Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
-    }
-
-    /// What tells the parts to stop.
-    pub(crate) fn stop(&self) -> CancellationToken {
-        self.stop.clone()
-    }
-
-    /// Runs a part, which ends with a reason on one line.
-    pub(crate) fn spawn(
-        &mut self,
-        part: impl Into<String>,
-        run: impl Future<Output = Result<(), String>> + Send + 'static,
-    ) {
-        let part = part.into();
-        self.tasks.spawn(async move { (part, run.await) });
-    }
-
-    async fn ended(&mut self) -> LocalError {
-        let (part, reason) = match self.tasks.join_next().await {
-            None => return std::future::pending().await,
-            Some(Ok((part, Ok(())))) => (part, "nobody told it to".to_owned()),
-            Some(Ok((part, Err(reason)))) => (part, reason),
-            Some(Err(error)) => ("a task".to_owned(), error.to_string()),
-        };
-        LocalError::Ended { part, reason }
-    }
-
-    /// Tells all to stop and joins them; whoever does not end in time is dropped.
-    async fn finish(&mut self, deadline: Duration) {
-        self.stop.cancel();
-        let drain = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(deadline, drain).await.is_err() {
-            warn!(left = self.tasks.len(), "parts did not stop in time");
-            self.tasks.shutdown().await;
-        }
-    }
 }
 
 /// Starts a local host; when this returns, the API serves and the nodes are about to be ready.
@@ -249,10 +200,11 @@ impl LocalCluster {
     /// Waits until a part that everything rests on ends, and says why. While all is well it waits
     /// for ever.
     pub async fn wait(&mut self) -> LocalError {
-        tokio::select! {
-            error = self.controllers.ended() => error,
-            error = self.agents.ended() => error,
-        }
+        let ended = tokio::select! {
+            ended = self.controllers.ended() => ended,
+            ended = self.agents.ended() => ended,
+        };
+        LocalError::Ended { part: ended.name, reason: ended.reason }
     }
 
     /// Stops everything: no process and no task is left. Takes as long as the containers' grace and

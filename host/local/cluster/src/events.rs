@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::statefulset::hash;
+use crate::name_hash::hash;
 
 /// How long telling may take; the controller waits for it.
 const TELL_DEADLINE: Duration = Duration::from_secs(5);

@@ -14,6 +14,8 @@ pub mod cluster;
 pub mod events;
 pub mod hosts_file_names;
 pub mod labels;
+mod name_hash;
+mod parts;
 pub mod reflector;
 pub mod reflectors;
 pub mod scheduler;

@@ -7,6 +7,7 @@
 mod affinity;
 mod decide;
 mod fit;
+mod snapshot;
 mod spread;
 
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use decide::{SchedulerSnapshot, SchedulingDecision, decide};
+pub use decide::{SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
+pub use snapshot::SchedulerSnapshot;
 
 use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};

@@ -22,7 +22,6 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{Adoption, ObservedStatefulSet, PlannedWrite, StatefulSetPlan, plan};
-pub(crate) use revision::hash;
 
 use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};

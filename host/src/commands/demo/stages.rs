@@ -16,11 +16,8 @@ use tholepin_guest::CompilationNotice;
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
-use super::{
-    super::{plugin::plugin_reference, print},
-    pause, text,
-};
-use crate::engine;
+use super::{super::print, pause, text};
+use crate::{engine, plugin_objects::plugin_reference};
 
 /// The demo's own field manager.
 const FIELD_MANAGER: &str = "tholepin-demo";

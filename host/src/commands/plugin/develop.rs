@@ -11,11 +11,11 @@ use tholepin_core::RevisionDigest;
 use tholepin_devkit::{PluginProject, ProjectBuilder};
 use tholepin_guest::{ComponentInspection, PluginObject, inspect};
 
-use super::{
-    super::{own_cache, print},
-    cache,
+use super::{super::print, cache};
+use crate::{
+    cli::{BuildArgs, NewArgs},
+    user_files::own_cache,
 };
-use crate::cli::{BuildArgs, NewArgs};
 
 pub(super) fn new(arguments: NewArgs) -> Result<()> {
     let NewArgs { name, kind, group, directory } = arguments;

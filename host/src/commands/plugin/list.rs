@@ -7,13 +7,12 @@ use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
 use tholepin_core::port::Kubernetes;
 
-use super::{
-    super::{admin_file, print, table::table},
-    plugin_reference,
-};
+use super::super::{print, table::table};
 use crate::{
     cli::{AdminArgs, ClusterArgs, OutputFormat},
     engine, instance,
+    plugin_objects::plugin_reference,
+    user_files::admin_file,
 };
 
 /// How long a running host may take to answer.
@@ -46,7 +45,7 @@ pub(super) async fn run(
 
 /// The host that the admin file names, if it answers.
 async fn answering(admin: AdminArgs) -> Option<String> {
-    let client = AdminClient::of_file(&admin_file(admin).ok()?).ok()?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file).ok()?).ok()?;
     let answer = client.get("/v1/version", &[], HOST_DEADLINE).await.ok()?;
     let pid = answer.get("pid").and_then(Value::as_u64)?;
     Some(instance::name_of(u32::try_from(pid).ok()?))

@@ -8,10 +8,11 @@ use tholepin_admin::AdminClient;
 use tholepin_core::{PluginName, RevisionDigest};
 use tholepin_guest::PluginHistory;
 
-use super::super::{admin_file, print, table::table};
+use super::super::{print, table::table};
 use crate::{
-    admin::{HISTORY_ROUTE, ROLLBACK_ROUTE, RollbackRequest},
+    admin_routes::{HISTORY_ROUTE, ROLLBACK_ROUTE, RollbackRequest},
     cli::{AdminArgs, OutputFormat},
+    user_files::admin_file,
 };
 
 /// How long the host may take: it loads the revision first.
@@ -27,7 +28,7 @@ pub(super) async fn history(
     output: OutputFormat,
     admin: AdminArgs,
 ) -> Result<()> {
-    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.get(HISTORY_ROUTE, &[("name", name.as_str())], DEADLINE).await?;
     if output == OutputFormat::Json {
         print(&format!("{answer:#}\n"))?;
@@ -79,7 +80,7 @@ pub(super) async fn roll_back(
     revision: Option<String>,
     admin: AdminArgs,
 ) -> Result<()> {
-    let client = AdminClient::of_file(&admin_file(admin)?)?;
+    let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let request = serde_json::to_value(RollbackRequest { name: name.clone(), revision })?;
     let answer = client.post(ROLLBACK_ROUTE, &request, DEADLINE).await?;
     let serving = answer.get("serving").and_then(Value::as_str).unwrap_or_default();

@@ -19,14 +19,15 @@ use tokio::{task::JoinSet, time::sleep};
 
 use self::revision_progress::RevisionProgress;
 use super::{
-    super::{admin_file, complain, plan, print, until_told},
+    super::{complain, plan, print, until_told},
     develop::CheckedComponent,
-    plugin_reference,
 };
 use crate::{
     cli::WatchArgs,
     engine,
     planner::{ObjectArgument, ReportSelection},
+    plugin_objects::plugin_reference,
+    user_files::admin_file,
 };
 
 /// How long a host may take to take or refuse a revision.
@@ -47,7 +48,8 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
         .canonicalize()
         .with_context(|| format!("cannot use the project `{}`", project.display()))?;
     let mut sources = SourceWatcher::watch(&project)?;
-    let (admin, kubernetes) = (admin_file(admin)?, engine::connect(cluster.kubeconfig).await?);
+    let (admin, kubernetes) =
+        (admin_file(admin.admin_file)?, engine::connect(cluster.kubeconfig).await?);
     let watch = PluginWatch { project, plugins, admin, kubernetes };
     print(&format!("watching   {}; Ctrl-C ends it\n", watch.project.display()))?;
     let mut saved = SourceChange { at: Instant::now(), files: Vec::new() };

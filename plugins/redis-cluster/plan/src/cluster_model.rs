@@ -2,7 +2,7 @@
 //!
 //! It judges nothing: who owns what is what the members say, the majority first.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::{
@@ -128,6 +128,12 @@ impl<'a> ClusterModel<'a> {
     /// All slots that somebody claims.
     pub(crate) fn claimed(&self) -> SlotSet {
         self.claims.values().fold(SlotSet::EMPTY, |all, slots| all.union(slots))
+    }
+
+    /// Where a node was seen last: by the majority, else by anybody.
+    pub(crate) fn address(&self, node: NodeId) -> Option<String> {
+        let mut rows = self.rows().filter(|(id, _)| *id == node);
+        rows.find_map(|(_, row)| row.address.clone())
     }
 
     /// Why a node that is known does not answer. `address` is where the others saw it last.

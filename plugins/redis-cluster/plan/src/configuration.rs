@@ -1,19 +1,16 @@
-//! Decides what the servers read at their next start, and which files nobody reads any more.
+//! Decides which settings the servers read at their next start.
 //!
 //! Invariants:
 //! - A value that can be changed while a server runs enters the file only after every member that
 //!   answers showed it; at creation, when none has ever answered, it is the spec's.
-//! - What is not known changes nothing: a member that does not answer proves neither that a value was
-//!   taken nor that a file is out of use.
+//! - What is not known changes nothing: a member that does not answer does not prove that a value was
+//!   taken.
 
 use alloc::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     string::{String, ToString},
-    vec::Vec,
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tholepin_redis_types::{
     redis_cluster::{RedisClusterSpec, RedisClusterStatus},
     setting,
@@ -22,8 +19,6 @@ use tholepin_schema::{
     command::{RUNTIME_SETTINGS, SettingValues},
     snapshot::{Member, MemberFacts, Snapshot},
 };
-
-use crate::{ObjectNames, workload, workload::Owner};
 
 pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
 pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
@@ -111,56 +106,6 @@ fn is_taken(snapshot: &Snapshot, name: &str, value: &str) -> bool {
     let mut answering = snapshot.members.iter().filter_map(Member::facts).peekable();
     let shows = |facts: &MemberFacts| facts.settings.get(name).is_some_and(|shown| shown == value);
     answering.peek().is_some() && answering.all(shows)
-}
-
-/// One ConfigMap that exists.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct ExistingConfigMap {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-}
-
-/// Which revisions no Pod and no template names. `pods` and `sets` are the objects as they are, with
-/// `.spec`, and of the sets `.metadata.generation` and `.status.observedGeneration`.
-///
-/// None while a set has not been seen in its present generation by its controller: it may be about to
-/// make a Pod of the template before.
-#[must_use]
-pub fn unnamed<'a>(
-    owner: Owner<'_>,
-    spec: &RedisClusterSpec,
-    existing: &'a [ExistingConfigMap],
-    pods: &[Value],
-    sets: &[Value],
-) -> Vec<&'a ExistingConfigMap> {
-    let at = |set: &Value, path: &str| set.pointer(path).and_then(Value::as_i64);
-    let is_settled = |set: &Value| {
-        let generation = at(set, "/metadata/generation");
-        generation.is_some() && generation == at(set, "/status/observedGeneration")
-    };
-    if sets.len() < usize::from(spec.shards) || !sets.iter().all(is_settled) {
-        return Vec::new();
-    }
-    let mut named = BTreeSet::from([workload::revision_name(owner, spec)]);
-    let volumes = |object: &Value, path: &str| {
-        object.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let of_pods = pods.iter().flat_map(|pod| volumes(pod, "/spec/volumes"));
-    let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
-    named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
-    let names = ObjectNames { cluster: owner.name };
-    let revisions = existing.iter().filter(|it| names.is_revision(&it.name));
-    revisions.filter(|it| !named.contains(&it.name)).collect()
-}
-
-/// The ConfigMaps that a volume shows, by itself or as one of several sources.
-fn config_maps(volume: &Value) -> Vec<String> {
-    let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
-    let all = core::iter::once(volume).chain(sources.into_iter().flatten());
-    let names = all.filter_map(|source| source.pointer("/configMap/name")?.as_str());
-    names.map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod common;
 mod fence;
 mod heal;
+mod promotion;
 mod settings;
 mod shard;
 mod waits;

@@ -29,6 +29,7 @@ mod decide;
 mod last_words;
 mod layout;
 mod names;
+mod observed;
 mod outdated;
 mod plan;
 mod reason;
@@ -43,8 +44,8 @@ pub use decide::plan;
 pub use last_words::last_words;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
-pub use outdated::{NextPod, OutdatedPods, TemplateRevision};
-pub use plan::{ClusterStage, Decision, MemberView, Observed, Plan, PodSilence, ShardPlan};
+pub use observed::{Observed, PodSilence, TemplateRevision};
+pub use plan::{ClusterStage, Decision, MemberView, NextPod, OutdatedPods, Plan, ShardPlan};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

@@ -3,73 +3,18 @@
 //! A change of the template restarts no Pod (`OnDelete`), so a new image or a setting that only a
 //! restart can change waits until somebody deletes the Pods.
 
-use alloc::{
-    collections::BTreeMap,
-    string::{String, ToString},
-    vec::Vec,
-};
+use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{primitives::Role, snapshot::Member};
 
-use crate::{ClusterStage, MemberPosition, ShardPlan, cluster_model::ClusterModel};
+use crate::{
+    ClusterStage, MemberPosition, NextPod, OutdatedPods, ShardPlan, cluster_model::ClusterModel,
+};
 
 /// The label that names the revision of the template that a Pod was made from.
 const REVISION_LABEL: &str = "controller-revision-hash";
-
-/// A StatefulSet, as far as it tells about its template.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct TemplateRevision {
-    /// The StatefulSet's name.
-    pub set: String,
-    /// The revision of its template; none while its controller has not seen its present generation.
-    pub revision: Option<String>,
-}
-
-impl TemplateRevision {
-    /// Reads it from the object; none if that has no name.
-    #[must_use]
-    pub fn of(set: &Value) -> Option<Self> {
-        let at = |path: &str| set.pointer(path);
-        let generation = at("/metadata/generation").and_then(Value::as_i64);
-        let observed = at("/status/observedGeneration").and_then(Value::as_i64);
-        let revision = at("/status/updateRevision").and_then(Value::as_str);
-        let revision = revision.filter(|_| generation.is_some() && generation == observed);
-        let name = at("/metadata/name").and_then(Value::as_str)?;
-        Some(Self { set: name.to_string(), revision: revision.map(ToString::to_string) })
-    }
-}
-
-/// How many Pods are of an older template.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutdatedPods {
-    /// A StatefulSet does not tell the revision of its template (yet).
-    Unknown,
-    /// All Pods are of their StatefulSet's template.
-    Nobody,
-    /// Some are of an older one.
-    Some {
-        /// How many.
-        count: usize,
-        /// Of how many.
-        of: usize,
-        /// Which may be deleted now.
-        next: NextPod,
-    },
-}
-
-/// Which Pod of an older template may be deleted now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextPod {
-    /// This one: a replica if there is one.
-    Pod(String),
-    /// None while the cluster is not as wanted: the last one that was deleted may not be back.
-    NotYet,
-    /// None: each holds the only copy of its shard's data, in memory. The first is named.
-    OnlyCopy(String),
-}
 
 /// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
 /// answered: a mended spec reaches them only if they are replaced, and nothing is lost with them. Each

@@ -2,48 +2,13 @@
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-use serde::{Deserialize, Serialize};
-use tholepin_redis_types::redis_cluster::{MemberRole, RedisClusterStatus};
+use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::Action,
     primitives::{NodeId, SlotSet},
-    snapshot::Snapshot,
 };
 
-use crate::{
-    BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, OutdatedPods, TemplateRevision, WAITING_REQUEUE_MS,
-    WaitReason,
-};
-
-/// All that a decision rests on.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-pub struct Observed {
-    /// What every member said at one moment.
-    pub snapshot: Snapshot,
-    /// What was reported last: the only memory there is. It says which replicas were in sync while
-    /// their primary could still be asked.
-    pub previous: RedisClusterStatus,
-    /// The StatefulSets' templates.
-    #[serde(default)]
-    pub templates: Vec<TemplateRevision>,
-    /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
-    #[serde(default)]
-    pub obstacles: BTreeMap<String, String>,
-    /// The Pods that do not answer in time, and those that did not until a moment ago, by uid.
-    #[serde(default)]
-    pub silent: BTreeMap<String, PodSilence>,
-}
-
-/// How long a Pod has not answered in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodSilence {
-    /// In milliseconds.
-    pub for_ms: u64,
-    /// Whether its deletion was tried and did not succeed.
-    #[serde(default)]
-    pub is_unfenced: bool,
-}
+use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
 
 /// What to do next, and what is waited for.
 #[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]
@@ -118,6 +83,35 @@ impl MemberView {
     pub fn tells_sync(&self) -> bool {
         self.role == MemberRole::Replica || self.in_sync
     }
+}
+
+/// How many Pods are of an older template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutdatedPods {
+    /// A StatefulSet does not tell the revision of its template (yet).
+    Unknown,
+    /// All Pods are of their StatefulSet's template.
+    Nobody,
+    /// Some are of an older one.
+    Some {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        of: usize,
+        /// Which may be deleted now.
+        next: NextPod,
+    },
+}
+
+/// Which Pod of an older template may be deleted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextPod {
+    /// This one: a replica if there is one.
+    Pod(String),
+    /// None while the cluster is not as wanted: the last one that was deleted may not be back.
+    NotYet,
+    /// None: each holds the only copy of its shard's data, in memory. The first is named.
+    OnlyCopy(String),
 }
 
 /// What to do next.

@@ -9,9 +9,10 @@
 //! - A change of the template restarts no Pod (`OnDelete`): restarts are decided, one at a time.
 
 mod config;
+pub mod revisions;
 mod template;
 
-pub(crate) use config::revision_name;
+use config::revision_name;
 pub use config::{live_config, read_live_config};
 
 use alloc::{string::String, vec, vec::Vec};

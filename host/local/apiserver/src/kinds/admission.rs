@@ -11,7 +11,7 @@ use crate::{
     object::{name, text},
     status::ApiError,
     store::{GroupResource, ObjectKey},
-    verbs::WriteContext,
+    write_context::WriteContext,
 };
 
 /// Kinds that a quota counts without the prefix `count/`.

@@ -1,21 +1,18 @@
 //! CustomResourceDefinitions: their checks, and what makes the server offer the kind.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use tholepin_apimachinery::kinds as names;
 use tholepin_apimachinery::{FieldError, Kind, StructuralSchema};
 use tracing::warn;
 
+use crate::kinds::follow_up::FollowUpStatus;
 use crate::object::{
     as_map_mut, child_mut, default, is_deleting, items, metadata_mut, name, seconds, text,
 };
 use crate::registry::{CustomResourceSchema, ServedKind};
 use crate::status::ApiError;
 use crate::store::{GroupResource, ObjectKey};
-use crate::verbs::WriteContext;
-use crate::verbs::prepare::ObjectPart;
-use crate::verbs::update::{ObjectEdit, update};
+use crate::write_context::WriteContext;
 
 /// Holds a CRD back until its objects are gone.
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -164,10 +161,10 @@ pub(super) fn begin_delete(object: &mut Value) {
     }
 }
 
-/// Offers the kind in its served versions, and shows in the status that it is.
-pub(super) fn publish(cx: &WriteContext, crd: &Arc<Value>) {
+/// Offers the kind in its served versions, and gives the status that shows that it is.
+pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
     if is_deleting(crd) {
-        return;
+        return None;
     }
     let conflict = conflict(cx, crd);
     if conflict.is_none() {
@@ -179,16 +176,16 @@ pub(super) fn publish(cx: &WriteContext, crd: &Arc<Value>) {
             }
             Err(failure) => {
                 warn!(crd = name(crd), message = %failure.message, "a CRD is not served");
-                return;
+                return None;
             }
         }
     }
     let now = seconds(cx.now);
-    let edit = |old: &Value| Ok(ObjectEdit::Put(with_status(old, conflict.as_deref(), &now)));
-    let cx = WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() };
-    if let Err(failure) = update(&cx, name(crd), ObjectPart::Status, &edit) {
-        warn!(crd = name(crd), message = %failure.message, "a CRD's status is not written");
-    }
+    Some(FollowUpStatus {
+        cx: WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
+        edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
+        failure: "a CRD's status is not written",
+    })
 }
 
 /// Why the names cannot be had, if another kind of the group has one of them.

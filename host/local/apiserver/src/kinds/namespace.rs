@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::warn;
 
+use crate::kinds::follow_up::FollowUpObject;
 use crate::object::{child_mut, default, metadata_mut, name};
-use crate::server::ServerState;
+use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::verbs::WriteContext;
-use crate::verbs::create::{self, FieldOwnership};
+use crate::write_context::WriteContext;
 
 /// The namespaces that exist from the start and cannot be deleted.
 const INITIAL: [&str; 3] = ["default", "kube-system", "kube-node-lease"];
@@ -51,30 +51,31 @@ pub(super) fn begin_delete(object: &mut Value) {
     child_mut(object, "status").insert("phase".into(), json!("Terminating"));
 }
 
-/// Gives the new namespace its ServiceAccount.
-pub(super) fn after_create(cx: &WriteContext, stored: &Arc<Value>) {
-    let account = json!({
+/// The ServiceAccount that a new namespace gets.
+pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<FollowUpObject> {
+    let failure = "no default ServiceAccount";
+    let object = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
     });
-    let made = context(&cx.server, "serviceaccounts", name(stored), cx.now)
-        .and_then(|cx| create::create(&cx, account, FieldOwnership::Create));
-    if let Err(failure) = made {
-        warn!(namespace = name(stored), message = %failure.message, "no default ServiceAccount");
+    match context(&cx.server, "serviceaccounts", name(stored), cx.now) {
+        Ok(cx) => Some(FollowUpObject { cx, object, failure }),
+        Err(error) => {
+            warn!(namespace = name(stored), message = %error.message, "{failure}");
+            None
+        }
     }
 }
 
-/// Creates the namespaces that are always there.
+/// The namespaces that are always there, and what their creation needs to know.
 ///
 /// # Errors
 ///
-/// One cannot be created.
-pub(crate) fn create_initial(server: &Arc<ServerState>) -> Result<(), ApiError> {
+/// The server does not offer namespaces.
+pub(crate) fn initial(server: &Arc<ServerState>) -> Result<(WriteContext, [Value; 3]), ApiError> {
     let cx = context(server, "namespaces", "", Timestamp::now())?;
-    for name in INITIAL {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        create::create(&cx, object, FieldOwnership::Create)?;
-    }
-    Ok(())
+    let object =
+        |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    Ok((cx, INITIAL.map(object)))
 }
 
 fn context(

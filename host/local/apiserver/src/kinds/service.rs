@@ -8,7 +8,7 @@ use tholepin_apimachinery::FieldError;
 use crate::object::{as_map_mut, child_mut, default, items, items_mut, text};
 use crate::service_addresses::ServiceAddressError;
 use crate::status::ApiError;
-use crate::verbs::WriteContext;
+use crate::write_context::WriteContext;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 

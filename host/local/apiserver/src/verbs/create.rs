@@ -5,14 +5,16 @@ use std::sync::Arc;
 use rand::RngExt;
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
+use tracing::warn;
 
 use crate::http::answer::ApiResponse;
+use crate::kinds::{FollowUpObject, FollowUpWrite};
 use crate::object::{metadata_mut, name, text};
 use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::{self, ObjectPart};
-use crate::verbs::{ResourceRequest, WriteContext, read};
+use crate::verbs::{ResourceRequest, prepare, read, update};
+use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
 /// How often a generated name is tried.
@@ -103,8 +105,19 @@ fn create_named(
             return other.map(|stored| view::show(&cx.served, &stored));
         }
     };
-    kinds::after_create(cx, &stored);
+    match kinds::after_create(cx, &stored) {
+        Some(FollowUpWrite::Create(other)) => follow_up(other, name(&stored)),
+        Some(FollowUpWrite::Status(status)) => update::follow_up(status, name(&stored)),
+        None => {}
+    }
     Ok(view::show(&cx.served, &stored))
+}
+
+/// Creates the object that the creation of the one of this name has brought about.
+fn follow_up(other: FollowUpObject, cause: &str) {
+    if let Err(error) = create(&other.cx, other.object, FieldOwnership::Create) {
+        warn!(name = cause, message = %error.message, "{}", other.failure);
+    }
 }
 
 fn generate(prefix: &str) -> String {

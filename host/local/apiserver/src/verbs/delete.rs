@@ -11,7 +11,8 @@ use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, se
 use crate::selection::ObjectSelection;
 use crate::status::ApiError;
 use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
-use crate::verbs::{ResourceRequest, WriteContext, input, read};
+use crate::verbs::{ResourceRequest, input, read};
+use crate::write_context::WriteContext;
 use crate::{kinds, view};
 
 /// How often a deletion is repeated on what another writer stored meanwhile.

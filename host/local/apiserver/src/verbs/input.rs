@@ -4,14 +4,10 @@ use serde_json::Value;
 use tholepin_apimachinery::validation::{self, RequestBody};
 use tholepin_apimachinery::{Kind, field_error::aggregate};
 
+use crate::http::request::AuthenticatedRequest;
 use crate::registry::ServedKind;
-use crate::server::AuthenticatedRequest;
 use crate::status::ApiError;
 use crate::verbs::ResourceRequest;
-
-/// The media types of bodies. How deep one may nest is bounded by the parsers.
-const JSON: [&str; 3] = ["", "application/json", "text/json"];
-const YAML: [&str; 2] = ["application/yaml", "application/apply-patch+yaml"];
 
 /// What to do about fields that the schema does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,46 +38,13 @@ impl FieldValidation {
     }
 }
 
-/// Parses the body as JSON or, where its type says so, YAML.
-///
-/// # Errors
-///
-/// 415 for other types, 400 for malformed text.
-pub(crate) fn document(call: &AuthenticatedRequest) -> Result<Value, ApiError> {
-    let media = call.content_type.as_str();
-    if JSON.contains(&media) || media.ends_with("+json") {
-        return serde_json::from_slice(&call.body)
-            .map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")));
-    }
-    if YAML.contains(&media) {
-        // JSON is YAML, but its own parser is faster and stricter.
-        if let Ok(value) = serde_json::from_slice(&call.body) {
-            return Ok(value);
-        }
-        let text = std::str::from_utf8(&call.body)
-            .map_err(|_| ApiError::bad_request("the body is not UTF-8"))?;
-        return serde_saphyr::from_str(text)
-            .map_err(|error| ApiError::bad_request(format!("the body is no YAML: {error}")));
-    }
-    if media == "application/vnd.kubernetes.protobuf" {
-        return Err(ApiError::unsupported_media_type(
-            "protobuf bodies are not served here: send JSON (with kubectl, write the object to a file \
-             or add `--dry-run=client -o yaml`, and use `kubectl apply --server-side -f`)",
-        ));
-    }
-    Err(ApiError::unsupported_media_type(format!(
-        "the body of the request was in an unknown format - accepted media types include: \
-         application/json, application/yaml (got `{media}`)"
-    )))
-}
-
 /// Parses a body that is no object of a kind.
 ///
 /// # Errors
 ///
-/// As [`document`], and 400 for a value of a wrong type.
+/// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
 pub(crate) fn body(call: &AuthenticatedRequest, body: RequestBody) -> Result<Value, ApiError> {
-    let value = document(call)?;
+    let value = call.document()?;
     let wrong = validation::wrong_types_of_body(body, &value);
     if wrong.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&wrong))) }
 }
@@ -90,9 +53,10 @@ pub(crate) fn body(call: &AuthenticatedRequest, body: RequestBody) -> Result<Val
 ///
 /// # Errors
 ///
-/// As [`document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the path says.
+/// As [`AuthenticatedRequest::document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the
+/// path says.
 pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
-    let value = document(request.call)?;
+    let value = request.call.document()?;
     check_object(request, &value)?;
     Ok(value)
 }

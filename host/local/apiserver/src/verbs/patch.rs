@@ -5,14 +5,14 @@ use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conf
 use tholepin_apimachinery::{FieldError, patch as patches};
 
 use crate::http::answer::ApiResponse;
+use crate::http::request::AuthenticatedRequest;
 use crate::object::{as_map_mut, metadata_mut, seconds};
-use crate::server::AuthenticatedRequest;
 use crate::status::{ApiError, StatusCause, StatusTarget};
 use crate::verbs::create::{self, FieldOwnership};
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::ObjectPart;
 use crate::verbs::update::{self, ObjectEdit};
 use crate::verbs::{ResourceRequest, read};
+use crate::write_context::ObjectPart;
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";

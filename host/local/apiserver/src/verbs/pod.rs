@@ -15,9 +15,9 @@ use crate::options::{LogError, LogOptions, LogTarget};
 use crate::status::ApiError;
 use crate::store::{CommitError, GroupResource};
 use crate::verbs::delete::{self, DeleteOptions};
-use crate::verbs::prepare::ObjectPart;
 use crate::verbs::update::{ObjectEdit, update};
 use crate::verbs::{ResourceRequest, input};
+use crate::write_context::ObjectPart;
 
 /// Answers a GET of a Pod's log.
 pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {

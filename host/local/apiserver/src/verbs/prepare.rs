@@ -8,7 +8,7 @@ use tholepin_apimachinery::{FieldError, validation};
 use crate::kinds;
 use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, spec_differs, text};
 use crate::status::ApiError;
-use crate::verbs::WriteContext;
+use crate::write_context::{ObjectPart, WriteContext};
 
 /// The metadata that only the server sets.
 const SERVER_OWNED: [&str; 5] = [
@@ -22,25 +22,6 @@ const SERVER_OWNED: [&str; 5] = [
 /// The metadata of many entries or none.
 const CAN_BE_EMPTY: [&str; 5] =
     ["annotations", "finalizers", "labels", "managedFields", "ownerReferences"];
-
-/// Which part of an object a write is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ObjectPart {
-    /// All but what has a subresource of its own.
-    Main,
-    /// The status only.
-    Status,
-}
-
-impl ObjectPart {
-    /// As `managedFields` names it.
-    pub(crate) const fn subresource(self) -> Option<&'static str> {
-        match self {
-            Self::Main => None,
-            Self::Status => Some("status"),
-        }
-    }
-}
 
 /// Gives a new object its identity and drops what clients may not set.
 ///

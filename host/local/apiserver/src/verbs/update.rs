@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tracing::warn;
 
 use crate::http::answer::ApiResponse;
+use crate::kinds::FollowUpStatus;
 use crate::object::{is_same, may_go};
 use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::prepare::{self, ObjectPart};
-use crate::verbs::{ResourceRequest, WriteContext, read};
+use crate::verbs::{ResourceRequest, prepare, read};
+use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
 /// How often an edit is repeated on what another writer stored meanwhile.
@@ -91,8 +93,8 @@ pub(crate) fn update(
                 if !cx.dry_run {
                     if goes {
                         kinds::after_delete(cx, &stored);
-                    } else {
-                        kinds::after_update(cx, &stored, part);
+                    } else if let Some(status) = kinds::after_update(cx, &stored, part) {
+                        follow_up(status, object_name);
                     }
                 }
                 return Ok(view::show(&cx.served, &stored));
@@ -100,4 +102,12 @@ pub(crate) fn update(
         }
     }
     Err(cx.refused(&CommitError::Changed, object_name))
+}
+
+/// Writes the status of an object that a write to it has brought about.
+pub(crate) fn follow_up(status: FollowUpStatus, object_name: &str) {
+    let edit = |old: &Value| Ok(ObjectEdit::Put((status.edit)(old)));
+    if let Err(error) = update(&status.cx, object_name, ObjectPart::Status, &edit) {
+        warn!(name = object_name, message = %error.message, "{}", status.failure);
+    }
 }

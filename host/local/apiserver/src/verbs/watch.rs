@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::http::answer::ApiResponse;
 use crate::selection::ObjectSelection;
-use crate::server::ServerState;
+use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::store::{ChangeType, GroupResource, ListRequest, ListVersion, StoreEvent};
 use crate::verbs::ResourceRequest;

@@ -10,9 +10,10 @@ use kube::{Api, Client};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{LocalError, Parts};
+use super::LocalError;
 use crate::api_writer::ApiWriter;
 use crate::hosts_file_names::HostsFileNames;
+use crate::parts::Parts;
 use crate::reflectors::Reflectors;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;

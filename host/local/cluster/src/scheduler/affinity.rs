@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
-use super::SchedulerSnapshot;
 use super::fit::NodeUsage;
+use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects};
 
 /// How much an existing Pod's required affinity towards the newcomer counts among preferences.

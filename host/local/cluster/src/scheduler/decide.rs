@@ -6,15 +6,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::affinity::PodAffinities;
 use super::fit::{NodeUsage, claims_of};
+use super::snapshot::SchedulerSnapshot;
 use super::spread::TopologySpread;
 use crate::labels::Labels;
-use crate::reflector::ObjectKey;
 
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -24,21 +23,6 @@ const TAINT_WEIGHT: i64 = 3;
 const NODE_AFFINITY_WEIGHT: i64 = 2;
 const POD_AFFINITY_WEIGHT: i64 = 2;
 const SPREAD_WEIGHT: i64 = 2;
-
-/// All that a decision rests on.
-#[derive(Clone, Debug, Default)]
-pub struct SchedulerSnapshot {
-    /// The nodes, ordered by name.
-    pub nodes: Vec<Arc<Node>>,
-    /// All Pods, bound or not.
-    pub pods: Vec<Arc<Pod>>,
-    /// The volume claims by namespace and name.
-    pub claims: BTreeMap<ObjectKey, Arc<PersistentVolumeClaim>>,
-    /// The volumes by name.
-    pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
-    /// The labels of each namespace.
-    pub namespaces: BTreeMap<String, Labels>,
-}
 
 /// What becomes of one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

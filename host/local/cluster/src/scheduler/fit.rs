@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tholepin_agent::quantity::milli;
 
-use super::SchedulerSnapshot;
+use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
 use crate::reflector::ObjectKey;
 

@@ -10,14 +10,10 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::pods::owner_reference;
+use crate::name_hash::hash;
 
-/// Letters of a hash in a name: no vowels, so no words. As Kubernetes has them.
-const HASH_LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-/// Letters in a hash: 27^10 values.
-const HASH_LENGTH: usize = 10;
 /// Revisions that are kept for a way back unless the spec says otherwise; the API's default.
 const HISTORY_DEFAULT: i32 = 10;
 
@@ -114,12 +110,4 @@ fn new_revision(set: &StatefulSet, template: &Value, number: i64) -> ControllerR
         data: Some(RawExtension(template.clone())),
         revision: number,
     }
-}
-
-/// A short name for a text, safe in object names.
-pub(crate) fn hash(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    let letter = |byte: u8| HASH_LETTERS.get(usize::from(byte) % HASH_LETTERS.len());
-    let letters = digest.iter().take(HASH_LENGTH).filter_map(|byte| letter(*byte));
-    letters.map(|letter| char::from(*letter)).collect()
 }

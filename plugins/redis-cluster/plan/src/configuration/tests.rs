@@ -1,14 +1,14 @@
-//! What enters the file of the settings that servers have taken, and which revisions go.
+//! What enters the file of the settings that servers have taken.
 
 use alloc::{vec, vec::Vec};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tholepin_redis_types::setting::{OFFERED, SettingKind};
 
 use super::*;
 use crate::{
     test_cluster::{CLUSTER, Model},
-    workload::{live_config, objects, read_live_config, title},
+    workload::{Owner, live_config, read_live_config, title},
 };
 
 const OWNER: Owner<'_> = Owner { name: CLUSTER, namespace: "default", uid: "u-1" };
@@ -153,52 +153,5 @@ fn whatever_is_live_can_be_set_in_its_whole_range() {
             assert_eq!(checked, Ok(()), "{} {value}", offered.name);
             assert!(may_be_live(offered.name, &value), "{} {value}", offered.name);
         }
-    }
-}
-
-#[test]
-fn only_what_a_restart_changes_makes_a_new_revision() {
-    let name = |settings: Value| workload::revision_name(OWNER, &spec(settings));
-    let plain = name(json!({}));
-    assert_eq!(plain, name(json!({"slowlog-max-len": 5, "activedefrag": "yes"})));
-    assert_ne!(plain, name(json!({"hz": 20})));
-    assert_ne!(name(json!({"hz": 20})), name(json!({"hz": 21})));
-}
-
-/// The StatefulSets as their controller would show them.
-fn sets(spec: &RedisClusterSpec, observed: i64) -> Vec<Value> {
-    let all = objects(OWNER, spec).into_iter().filter(|object| object["kind"] == "StatefulSet");
-    all.map(|mut set| {
-        set["metadata"]["generation"] = 2.into();
-        set["status"] = json!({"observedGeneration": observed});
-        set
-    })
-    .collect()
-}
-
-#[test]
-fn a_revision_goes_when_no_pod_and_no_template_names_it() {
-    let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
-    let [old, new] = [&before, &now].map(|spec| workload::revision_name(OWNER, spec));
-    let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
-    let existing: Vec<ExistingConfigMap> = names
-        .iter()
-        .map(|name| ExistingConfigMap { name: (*name).into(), uid: "u".into() })
-        .collect();
-    let pod =
-        |spec: &RedisClusterSpec| json!({"spec": sets(spec, 2)[0]["spec"]["template"]["spec"]});
-    let first = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});
-    let cases = [
-        (vec![pod(&now)], sets(&now, 2), vec!["demo-config", &old]),
-        (vec![pod(&now), pod(&before)], sets(&now, 2), vec!["demo-config"]),
-        (vec![first, pod(&before)], sets(&now, 2), vec![]),
-        (vec![], sets(&before, 2), vec!["demo-config"]),
-        (vec![pod(&now)], sets(&now, 1), vec![]),
-        (vec![pod(&now)], vec![], vec![]),
-    ];
-    for (number, (pods, sets, expected)) in cases.into_iter().enumerate() {
-        let unnamed = unnamed(OWNER, &now, &existing, &pods, &sets);
-        let names: Vec<&str> = unnamed.iter().map(|it| it.name.as_str()).collect();
-        assert_eq!(names, expected, "case {number}");
     }
 }

@@ -20,7 +20,7 @@ use tholepin_schema::{
     snapshot::{Member, MemberAnswer, NodeFlag, UnreachableReason},
 };
 
-use super::heal;
+use super::promotion;
 use crate::{
     FENCE_MS_MAX,
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
@@ -54,7 +54,7 @@ pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'
     let silence = picture.observed.silent.get(&member.pod_uid)?;
     let patience_ms = u64::from(spec.failover.node_timeout_ms) + FENCE_MS_MAX;
     let in_time = silence.for_ms < patience_ms && !silence.is_unfenced;
-    let has_vote = heal::vote(picture) == Ok(FailoverMode::Force);
+    let has_vote = promotion::vote(picture) == Ok(FailoverMode::Force);
     let takes_over = |heir: &LiveMember<'_>| {
         is_heir(picture, heir, primary) && (live.is_none() || calls_failed(picture, heir, primary))
     };
@@ -75,7 +75,7 @@ pub(super) fn calls_failed(
 
 /// The member of a primary that accepts connections, or may, and does not answer in time.
 fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
-    let address = heal::address(picture, primary);
+    let address = picture.address(primary);
     let NodeAbsence::Silent(member) = picture.absence(primary, address.as_deref()) else {
         return None;
     };
@@ -88,5 +88,5 @@ fn is_heir(picture: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     live.own.primary == Some(primary)
         && upstream.is_some_and(|upstream| upstream.link_up)
-        && heal::may_lead(picture, live)
+        && promotion::may_lead(picture, live)
 }

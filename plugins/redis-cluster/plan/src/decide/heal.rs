@@ -6,14 +6,18 @@
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
 
-use tholepin_redis_types::redis_cluster::{DataLoss, OnPodDeath};
+use tholepin_redis_types::redis_cluster::OnPodDeath;
 use tholepin_schema::{
     action::{Action, FailoverMode, Preconditions, Verb},
     primitives::{NodeId, Role},
     snapshot::{Member, MemberAnswer, UnreachableReason},
 };
 
-use super::{fence, waits};
+use super::{
+    fence,
+    promotion::{may_lead, vote},
+    waits,
+};
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
@@ -26,7 +30,7 @@ pub(super) fn lost(
     owner: NodeId,
     fails_over: &mut bool,
 ) -> Decision {
-    let address = address(picture, owner);
+    let address = picture.address(owner);
     let member = match picture.absence(owner, address.as_deref()) {
         NodeAbsence::Gone(None) if picture.is_reached(owner) => {
             let slots = slots(picture, owner);
@@ -40,7 +44,7 @@ pub(super) fn lost(
                 Some(_) => WaitReason::PrimaryHangs { pod, slots },
                 None => WaitReason::PrimarySilent { pod, slots },
             };
-            return Decision::Wait(refused(picture, member).unwrap_or_else(silent));
+            return Decision::Wait(waits::refused(picture, member).unwrap_or_else(silent));
         }
         NodeAbsence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
@@ -111,25 +115,6 @@ fn not_in_sync(
     decision
 }
 
-/// A member that answers and wants another password: it lives, and does not hang. If others take the one in
-/// force, this one alone was given another.
-pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
-    match &member.answer {
-        MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
-            let (pod, why) = (member.pod.clone(), message.clone());
-            let way_out = if picture.live.is_empty() {
-                "write the one that the servers have into the Secret of `.spec.auth`"
-            } else {
-                "other members take it, so that this one was given another by hand: give it back \
-                 (`requirepass` and `masterauth`), or delete its Pod after its data is safe on another \
-                 member"
-            };
-            Some(WaitReason::CredentialsRefused { pod, why, way_out })
-        }
-        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
-    }
-}
-
 /// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.
 pub(super) fn hand_over(
     picture: &ClusterModel<'_>,
@@ -190,7 +175,7 @@ fn start_empty(
     let member = member.filter(waits)?;
     let mut seated =
         picture.layout.positions_of(shard).filter_map(|seat| picture.placed.get(&seat));
-    if let Some(reason) = seated.find_map(|member| refused(picture, member)) {
+    if let Some(reason) = seated.find_map(|member| waits::refused(picture, member)) {
         return Some(Decision::Wait(reason));
     }
     let pod = member.pod.clone();
@@ -241,43 +226,9 @@ fn slots(picture: &ClusterModel<'_>, owner: NodeId) -> String {
     picture.claims.get(&owner).map(waits::brief).unwrap_or_default()
 }
 
-/// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw
-/// away more than the tail: it may have nothing at all.
-pub(super) fn may_lead(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
-    let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
-    let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
-    let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (was_in_sync || picture.spec.data_loss == DataLoss::Acceptable)
-}
-
 /// Bytes of the primary's stream that a replica has applied.
 fn offset(live: &LiveMember<'_>) -> u64 {
     live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
-}
-
-/// How a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
-/// without one only if all that do not answer are gone as well.
-pub(super) fn vote(picture: &ClusterModel<'_>) -> Result<FailoverMode, WaitReason> {
-    let voters: Vec<NodeId> = picture.snapshot().primaries().map(|(id, _)| id).collect();
-    let heard = voters.iter().filter(|id| picture.live_node(**id).is_some()).count();
-    if voters.len() < heard * 2 {
-        return Ok(FailoverMode::Force);
-    }
-    let absent = voters.iter().filter(|id| picture.live_node(**id).is_none());
-    let all_gone = absent.copied().all(|id| {
-        matches!(picture.absence(id, address(picture, id).as_deref()), NodeAbsence::Gone(_))
-    });
-    if all_gone {
-        Ok(FailoverMode::Takeover)
-    } else {
-        Err(WaitReason::NoMajority { heard, voters: voters.len() })
-    }
-}
-
-/// Where a node was seen last: by the majority, else by anybody.
-pub(super) fn address(picture: &ClusterModel<'_>, node: NodeId) -> Option<String> {
-    let mut rows = picture.rows().filter(|(id, _)| *id == node);
-    rows.find_map(|(_, row)| row.address.clone())
 }
 
 fn fail_over(

@@ -12,7 +12,6 @@ use tholepin_schema::{
     snapshot::{Member, MemberAnswer, UnreachableReason},
 };
 
-use super::heal;
 use crate::{
     MemberPosition, WaitReason,
     cluster_model::{ClusterModel, LiveMember},
@@ -37,7 +36,7 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
         .collect();
     // A password that is refused may be why another does not run.
     let mut seated = absent.iter().filter_map(|seat| picture.placed.get(seat));
-    if let Some(refused) = seated.find_map(|member| heal::refused(picture, member)) {
+    if let Some(refused) = seated.find_map(|member| refused(picture, member)) {
         return Some(refused);
     }
     if let Some(reason) = absent.iter().find_map(|seat| cannot_run(picture, *seat)) {
@@ -74,6 +73,25 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
         },
     };
     Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
+}
+
+/// A member that answers and wants another password: it lives, and does not hang. If others take the one in
+/// force, this one alone was given another.
+pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
+    match &member.answer {
+        MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
+            let (pod, why) = (member.pod.clone(), message.clone());
+            let way_out = if picture.live.is_empty() {
+                "write the one that the servers have into the Secret of `.spec.auth`"
+            } else {
+                "other members take it, so that this one was given another by hand: give it back \
+                 (`requirepass` and `masterauth`), or delete its Pod after its data is safe on another \
+                 member"
+            };
+            Some(WaitReason::CredentialsRefused { pod, why, way_out })
+        }
+        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
+    }
 }
 
 /// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says

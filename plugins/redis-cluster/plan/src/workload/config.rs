@@ -30,7 +30,7 @@ const TAKEN: &str = "redis.tholepin.dev/taken";
 const LIVE_FILE: &str = "live.conf";
 
 /// The name of the revision that the spec asks for.
-pub(crate) fn revision_name(owner: Owner<'_>, spec: &RedisClusterSpec) -> String {
+pub(super) fn revision_name(owner: Owner<'_>, spec: &RedisClusterSpec) -> String {
     names(owner).revision(hash(&files(spec)))
 }
 

@@ -1,8 +1,12 @@
 //! Tables of Pods and nodes, and where the Pods go.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::reflector::ObjectKey;
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()

@@ -1,0 +1,65 @@
+//! What was observed: all that a decision rests on, as plain data.
+
+use alloc::{
+    collections::BTreeMap,
+    string::{String, ToString},
+    vec::Vec,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tholepin_redis_types::redis_cluster::RedisClusterStatus;
+use tholepin_schema::snapshot::Snapshot;
+
+/// All that a decision rests on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+pub struct Observed {
+    /// What every member said at one moment.
+    pub snapshot: Snapshot,
+    /// What was reported last: the only memory there is. It says which replicas were in sync while
+    /// their primary could still be asked.
+    pub previous: RedisClusterStatus,
+    /// The StatefulSets' templates.
+    #[serde(default)]
+    pub templates: Vec<TemplateRevision>,
+    /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
+    #[serde(default)]
+    pub obstacles: BTreeMap<String, String>,
+    /// The Pods that do not answer in time, and those that did not until a moment ago, by uid.
+    #[serde(default)]
+    pub silent: BTreeMap<String, PodSilence>,
+}
+
+/// How long a Pod has not answered in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSilence {
+    /// In milliseconds.
+    pub for_ms: u64,
+    /// Whether its deletion was tried and did not succeed.
+    #[serde(default)]
+    pub is_unfenced: bool,
+}
+
+/// A StatefulSet, as far as it tells about its template.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct TemplateRevision {
+    /// The StatefulSet's name.
+    pub set: String,
+    /// The revision of its template; none while its controller has not seen its present generation.
+    pub revision: Option<String>,
+}
+
+impl TemplateRevision {
+    /// Reads it from the object; none if that has no name.
+    #[must_use]
+    pub fn of(set: &Value) -> Option<Self> {
+        let at = |path: &str| set.pointer(path);
+        let generation = at("/metadata/generation").and_then(Value::as_i64);
+        let observed = at("/status/observedGeneration").and_then(Value::as_i64);
+        let revision = at("/status/updateRevision").and_then(Value::as_str);
+        let revision = revision.filter(|_| generation.is_some() && generation == observed);
+        let name = at("/metadata/name").and_then(Value::as_str)?;
+        Some(Self { set: name.to_string(), revision: revision.map(ToString::to_string) })
+    }
+}
