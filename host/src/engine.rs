@@ -19,9 +19,9 @@ use tholepin_core::{
 };
 use tholepin_gate::{Gate, GatePorts};
 use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, RegistryOptions};
-use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
+use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_probe::TcpProber;
-use tholepin_redis::{RedisLimits, RedisPort};
+use tholepin_redis::{RedisClientLimits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
@@ -87,7 +87,7 @@ pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<Kubernete
         kubeconfig,
         fingerprint_key: SecretFingerprinter::new(rand::random()),
         reporting_instance: instance::own_name(),
-        hub: HubOptions::default(),
+        hub: WatchHubOptions::default(),
     };
     Ok(KubernetesApi::connect(options).await?)
 }
@@ -232,9 +232,9 @@ async fn listen(
     Ok(())
 }
 
-fn limits(arguments: &EngineArgs) -> RedisLimits {
+fn limits(arguments: &EngineArgs) -> RedisClientLimits {
     let watch_interval = Duration::from_millis(arguments.look_interval_ms);
-    RedisLimits { watch_interval, ..RedisLimits::default() }
+    RedisClientLimits { watch_interval, ..RedisClientLimits::default() }
 }
 
 fn settings(arguments: &EngineArgs) -> ControllerSettings {

@@ -10,7 +10,7 @@ use tholepin_core::{
 
 /// What the host has to say on an object.
 #[derive(Clone, Debug)]
-pub(crate) struct HostFinding {
+pub(crate) struct HostConditionUpdate {
     pub(crate) reason: Reason,
     /// One line for people, with the way out.
     pub(crate) message: String,
@@ -26,7 +26,7 @@ pub(crate) enum ReconcilerPresence {
     Nobody,
 }
 
-impl HostFinding {
+impl HostConditionUpdate {
     /// The host's conditions that say this on the object, as it is now.
     pub(crate) fn conditions(&self, object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
         let condition = |condition_type, status, reason| HostCondition {
@@ -116,7 +116,7 @@ mod tests {
             ),
         ];
         for (reason, attention, object, expected) in rows {
-            let said = HostFinding { reason, message: "m".to_owned(), attention };
+            let said = HostConditionUpdate { reason, message: "m".to_owned(), attention };
             let conditions = said.conditions(object, &ObjectMeta::of(object).unwrap());
             assert_eq!(conditions[0].reason, reason);
             let ready = conditions.get(1).map(|it| (it.condition_type, it.status, it.reason));

@@ -270,7 +270,7 @@ mod tests {
     use proptest::prelude::*;
     use tholepin_core::{
         PlanStep, ReconcileHeader, Recording, RevisionDigest, StepEffect, WriteMode,
-        step::PodCommand,
+        step::MemberCommandLine,
     };
 
     fn report(name: &str, command: Option<usize>) -> ReconcileReport {
@@ -286,7 +286,7 @@ mod tests {
             ReconcileResult::Answered { summary: String::new(), requeue_ms: None, finished: false };
         let mut report = ReconcileReport::new(header, &Recording::default(), end, 1);
         report.steps.extend(command.map(|bytes| {
-            let command = PodCommand { pod: "a".into(), command: "x".repeat(bytes) };
+            let command = MemberCommandLine { pod: "a".into(), command: "x".repeat(bytes) };
             PlanStep::new(StepEffect::Commands { commands: vec![command] })
         }));
         report

@@ -6,7 +6,7 @@ use tholepin_core::condition::Reason;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    conditions::{HostFinding, ReconcilerPresence},
+    conditions::{HostConditionUpdate, ReconcilerPresence},
     controller::Controller,
     queue::{KeyCompletion, OverdueKey},
     reconcile::write_finding_of,
@@ -41,7 +41,7 @@ async fn report(shared: &SharedState, overdue: &OverdueKey) {
         unseen.as_secs()
     );
     let (reason, attention) = (Reason::ReconcileOverdue, ReconcilerPresence::Nobody);
-    let statement = HostFinding { reason, message, attention };
+    let statement = HostConditionUpdate { reason, message, attention };
     // What cannot be written for a reason that passes is tried again by the next search.
     if write_finding_of(shared, key, statement).await != KeyCompletion::Retry {
         shared.queue.mark_reported(key);

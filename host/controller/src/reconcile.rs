@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
-    conditions::{self, HostFinding, ReconcilerPresence},
+    conditions::{self, HostConditionUpdate, ReconcilerPresence},
     mapper::{self, reference_of},
     metrics::{self, ErrorClass},
     object_state::ObjectState,
@@ -65,10 +65,10 @@ pub(crate) async fn reconcile(
         let message = missing(&key.plugin, meta.deleting);
         let (reason, attention) = (Reason::PluginMissing, ReconcilerPresence::Nobody);
         run.permit.give_back();
-        return mark(shared, key, &meta, HostFinding { reason, message, attention }).await;
+        return mark(shared, key, &meta, HostConditionUpdate { reason, message, attention }).await;
     };
     Span::current().record("revision", plugin.revision.short());
-    let pass = ReconcileRun { shared, key, plugin: &plugin, meta: &meta, run };
+    let pass = ReconcileInProgress { shared, key, plugin: &plugin, meta: &meta, run };
     let (since, mut story) = (Instant::now(), ReportBuilder::begin(shared, causes));
     let done = pass.run(object, &mut story).await;
     let took = since.elapsed();
@@ -87,7 +87,7 @@ pub(crate) struct ReconcileSettings {
 }
 
 /// One pass with what it began with.
-struct ReconcileRun<'a> {
+struct ReconcileInProgress<'a> {
     shared: &'a SharedState,
     key: &'a Arc<ObjectKey>,
     plugin: &'a Arc<ActivePlugin>,
@@ -95,7 +95,7 @@ struct ReconcileRun<'a> {
     run: &'a ReconcileSettings,
 }
 
-impl ReconcileRun<'_> {
+impl ReconcileInProgress<'_> {
     async fn run(&self, mut object: Arc<Value>, story: &mut ReportBuilder) -> KeyCompletion {
         let finalizer = finalizer_of(self.key);
         let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
@@ -222,7 +222,8 @@ impl ReconcileRun<'_> {
         say(self.shared, self.key, &format!("the spec is refused: {message}; {summary}"));
         let (reason, message) = (*reason, message.clone());
         // What cannot be written now is written by the next pass.
-        self.mark(HostFinding { reason, message, attention: ReconcilerPresence::Plugin }).await;
+        self.mark(HostConditionUpdate { reason, message, attention: ReconcilerPresence::Plugin })
+            .await;
     }
 
     /// Keeps what an outcome wants kept, and says when the object is due again.
@@ -341,13 +342,14 @@ impl ReconcileRun<'_> {
     /// the plugin is not called for it.
     async fn quarantine(&self, message: &str) -> KeyCompletion {
         let (reason, attention) = (Reason::TooManyStrikes, ReconcilerPresence::Nobody);
-        let done = self.mark(HostFinding { reason, message: message.to_owned(), attention }).await;
+        let done =
+            self.mark(HostConditionUpdate { reason, message: message.to_owned(), attention }).await;
         let untold = (done == KeyCompletion::Retry).then(|| message.to_owned());
         self.shared.notes.change(self.key, |note| note.untold = untold);
         done
     }
 
-    async fn mark(&self, statement: HostFinding) -> KeyCompletion {
+    async fn mark(&self, statement: HostConditionUpdate) -> KeyCompletion {
         mark(self.shared, self.key, self.meta, statement).await
     }
 
@@ -381,11 +383,15 @@ fn excess(outcome: &ReconcileOutcome) -> Option<String> {
 
 /// What is said of a call that went badly. A refused spec is said first: it stays when the call goes well
 /// again.
-fn went_badly(reason: Reason, message: String, refusal: Option<&RejectedSpec>) -> HostFinding {
+fn went_badly(
+    reason: Reason,
+    message: String,
+    refusal: Option<&RejectedSpec>,
+) -> HostConditionUpdate {
     let attention = ReconcilerPresence::Plugin;
     match refusal {
-        None => HostFinding { reason, message, attention },
-        Some(refused) => HostFinding {
+        None => HostConditionUpdate { reason, message, attention },
+        Some(refused) => HostConditionUpdate {
             reason: refused.reason,
             message: format!("{}; its last pass: {message}", refused.message),
             attention,
@@ -397,7 +403,7 @@ fn went_badly(reason: Reason, message: String, refusal: Option<&RejectedSpec>) -
 pub(crate) async fn write_finding_of(
     shared: &SharedState,
     key: &ObjectKey,
-    statement: HostFinding,
+    statement: HostConditionUpdate,
 ) -> KeyCompletion {
     let meta = shared.parts.kubernetes.view().meta(&reference_of(key));
     match meta {
@@ -413,7 +419,7 @@ async fn mark(
     shared: &SharedState,
     key: &ObjectKey,
     meta: &ObjectMeta,
-    statement: HostFinding,
+    statement: HostConditionUpdate,
 ) -> KeyCompletion {
     // As it is now: the pass may have reported on it.
     let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {

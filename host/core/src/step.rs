@@ -56,12 +56,12 @@ pub enum StepEffect {
         args: Value,
         /// The commands that it stands for on the members as they are.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        commands: Vec<PodCommand>,
+        commands: Vec<MemberCommandLine>,
     },
     /// Commands of `redis/commands` that write, with those sent in the same pipeline.
     Commands {
         /// The commands in order.
-        commands: Vec<PodCommand>,
+        commands: Vec<MemberCommandLine>,
     },
     /// An event about the object: tells people, changes nothing else.
     Event {
@@ -105,7 +105,7 @@ pub struct FieldChange {
 /// A command for one member.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PodCommand {
+pub struct MemberCommandLine {
     /// The member, by the name of its Pod.
     pub pod: String,
     /// The command as redis-cli takes it.
@@ -179,7 +179,7 @@ mod tests {
             effect: StepEffect::Verb {
                 verb: "failover".into(),
                 args: json!({"pod": "demo-0-1"}),
-                commands: vec![PodCommand {
+                commands: vec![MemberCommandLine {
                     pod: "demo-0-1".into(),
                     command: "CLUSTER FAILOVER TAKEOVER".into(),
                 }],

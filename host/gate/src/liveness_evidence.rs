@@ -43,7 +43,7 @@ pub(crate) struct LivenessEvidence {
 }
 
 /// What live reads say of one node.
-struct NodeReads {
+struct NodeLivenessReads {
     witness: NodeLiveness,
     out_of_service: bool,
     lease: Result<NodeLease, String>,
@@ -72,7 +72,7 @@ pub(crate) async fn examine(
     let sights = join_all(open.iter().map(|(_, known)| look(pass, instance, known))).await;
     let now_ms = pass.gate.ports.clock.now_ms();
     for ((node, known), sight) in open.into_iter().zip(sights) {
-        let NodeReads { witness, out_of_service, lease } = sight;
+        let NodeLivenessReads { witness, out_of_service, lease } = sight;
         let absence = NodeAbsence {
             witness,
             out_of_service,
@@ -101,9 +101,13 @@ fn confirmed(pass: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
 }
 
 /// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.
-async fn look(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeReads {
+async fn look(
+    pass: &ReconcileContext,
+    instance: &Instance,
+    known: &KnownNode,
+) -> NodeLivenessReads {
     let sight = timeout(DEADLINE, ask(pass, instance, known)).await;
-    sight.unwrap_or_else(|_| NodeReads {
+    sight.unwrap_or_else(|_| NodeLivenessReads {
         witness: NodeLiveness {
             container_status: Some(Value::Null),
             kube_node_ready: false,
@@ -114,7 +118,7 @@ async fn look(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -
     })
 }
 
-async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeReads {
+async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeLivenessReads {
     let kubernetes = &pass.gate.ports.kubernetes;
     let name = &known.kube_node;
     let pod = kubernetes.get(reference("v1", "Pod", &instance.namespace, &known.pod));
@@ -135,7 +139,7 @@ async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) ->
     });
     let kube_node_ready = node.as_ref().is_ok_and(is_ready);
     let out_of_service = node.as_ref().is_ok_and(is_out_of_service);
-    NodeReads {
+    NodeLivenessReads {
         witness: NodeLiveness { container_status, kube_node_ready, dial },
         out_of_service,
         lease,

@@ -18,12 +18,12 @@ use tholepin_core::{ObjectKey, ObjectRef, StoredObject, port::StoreChange};
 const NAMES_PER_KEY_MAX: usize = 64;
 
 /// An object whatever the version of its kind: group, kind, namespace and name.
-type ConflictKey = (String, String, String, String);
+type NameConflictKey = (String, String, String, String);
 
 /// Who waits for which name.
 #[derive(Default)]
 pub(crate) struct NameConflicts {
-    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<ConflictKey>>>,
+    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>>,
 }
 
 impl NameConflicts {
@@ -40,7 +40,7 @@ impl NameConflicts {
     pub(crate) fn keep(&self, key: &ObjectKey, objects: &BTreeSet<ObjectRef>) {
         let mut waiting = self.waiting();
         let Some(names) = waiting.get_mut(key) else { return };
-        let kept: BTreeSet<ConflictKey> = objects.iter().map(name).collect();
+        let kept: BTreeSet<NameConflictKey> = objects.iter().map(name).collect();
         names.retain(|name| kept.contains(name));
         if names.is_empty() {
             waiting.remove(key);
@@ -67,12 +67,12 @@ impl NameConflicts {
         self.waiting().keys().cloned().collect()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<ConflictKey>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn name(object: &ObjectRef) -> ConflictKey {
+fn name(object: &ObjectRef) -> NameConflictKey {
     let ObjectRef { kind, namespace, name } = object;
     (kind.group().to_owned(), kind.kind.clone(), namespace.clone(), name.clone())
 }

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 use tholepin_core::{
     Call, CallError, KubernetesCall, ObjectRef, Pipeline, PlanStep, RedisCall, StepEffect,
-    step::{self, ChangeScope, FieldChange, ObjectChange, PodCommand, SkipReason},
+    step::{self, ChangeScope, FieldChange, MemberCommandLine, ObjectChange, SkipReason},
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome},
@@ -59,7 +59,7 @@ pub(crate) fn deleted(object: &ObjectRef) -> PlanStep {
 pub(crate) fn acted(
     action: &Action,
     outcome: &ActionOutcome,
-    commands: Vec<PodCommand>,
+    commands: Vec<MemberCommandLine>,
 ) -> Option<PlanStep> {
     let not_done = match outcome {
         ActionOutcome::Done { .. } if commands.is_empty() => return None,
@@ -84,7 +84,7 @@ pub(crate) fn acted(
 
 /// The step of a pipeline that writes.
 pub(crate) fn commands(pipeline: &Pipeline) -> StepEffect {
-    let line = |words: &Vec<Vec<u8>>| PodCommand {
+    let line = |words: &Vec<Vec<u8>>| MemberCommandLine {
         pod: pipeline.pod.clone(),
         command: step::redis_cli(words),
     };
@@ -151,7 +151,7 @@ fn object_effect(
     StepEffect::Object { by: by.to_owned(), object: object.clone(), change, fields }
 }
 
-fn verb_effect(action: &Action, commands: Vec<PodCommand>) -> StepEffect {
+fn verb_effect(action: &Action, commands: Vec<MemberCommandLine>) -> StepEffect {
     // A verb holds strings, numbers and lists only, so that this cannot fail.
     let verb = serde_json::to_value(&action.verb).unwrap_or_default();
     let args = verb.get("args").cloned().unwrap_or_default();
@@ -263,7 +263,7 @@ mod tests {
                 .unwrap();
         let done = ActionOutcome::Done { took_ms: 1, note: String::new() };
         assert_eq!(acted(&action, &done, Vec::new()), None);
-        let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
+        let command = MemberCommandLine { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
         assert_eq!(acted(&action, &done, vec![command]).unwrap().not_done, None);
         let refused = ActionOutcome::Refused { guard: "member".into(), message: "m".into() };
         let step = acted(&action, &refused, Vec::new()).unwrap();

@@ -110,7 +110,7 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tholepin_core::{port::PerformedAction, step::PodCommand};
+    use tholepin_core::{port::PerformedAction, step::MemberCommandLine};
     use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn performed(outcome: ActionOutcome, sent: bool) -> PerformedAction {
-        let command = PodCommand { pod: "a".into(), command: "CLUSTER MEET".into() };
+        let command = MemberCommandLine { pod: "a".into(), command: "CLUSTER MEET".into() };
         PerformedAction { outcome, commands: if sent { vec![command] } else { Vec::new() } }
     }
 

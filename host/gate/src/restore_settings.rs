@@ -10,7 +10,7 @@ use std::time::Duration;
 use tholepin_core::{
     CallError, PlanStep, WriteMode,
     port::InstanceMembers,
-    step::{PodCommand, redis_cli},
+    step::{MemberCommandLine, redis_cli},
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
@@ -116,7 +116,7 @@ fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
     let settings = [(setting.clone(), value.clone())].into();
     let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
     let words = ["CONFIG", "SET", setting, value].map(|word| word.as_bytes().to_vec());
-    let command = PodCommand { pod: pod.clone(), command: redis_cli(&words) };
+    let command = MemberCommandLine { pod: pod.clone(), command: redis_cli(&words) };
     let outcome = ActionOutcome::Done { took_ms: 0, note: String::new() };
     plan_steps::acted(&verb.into(), &outcome, vec![command])
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    ObjectRef, WriteMode, condition::HOST_FIELD_MANAGER, port::PerformedAction, step::PodCommand,
+    ObjectRef, WriteMode, condition::HOST_FIELD_MANAGER, port::PerformedAction,
+    step::MemberCommandLine,
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
@@ -76,7 +77,7 @@ pub(crate) async fn allow(
     let uid = snapshot.member(pod).map(|member| member.pod_uid.clone());
     let patch: Value = json!({"metadata": {"uid": uid, "annotations": {MAY_START: word}}});
     let command = format!("kubectl annotate pod {pod} {MAY_START}={word}");
-    let commands = vec![PodCommand { pod: pod.to_owned(), command }];
+    let commands = vec![MemberCommandLine { pod: pod.to_owned(), command }];
     let (port, manager) = (&pass.gate.ports.kubernetes, HOST_FIELD_MANAGER.to_owned());
     let dry_run = pass.context.mode == WriteMode::Plan;
     let outcome = match port.merge_patch(object, patch, manager, dry_run).await {

@@ -10,7 +10,7 @@ use std::{
 use metrics::{counter, gauge, histogram};
 use nix::time::ClockId;
 
-use crate::state::{GuestState, TransferredBytes};
+use crate::state::{GuestDocumentBytes, GuestState};
 
 /// Adds to `spent` the processor time that the threads use while they poll the future: the guest's
 /// computing and the host's part of its calls, but no waiting.
@@ -40,7 +40,7 @@ pub(crate) fn called(state: &GuestState, cpu: Duration, memory_peak_bytes: &Atom
     let export = state.export();
     histogram!("tholepin_plugin_cpu_seconds", "controller" => name(), "function" => export)
         .record(cpu);
-    let TransferredBytes { into_guest, out_of_guest } = state.crossed;
+    let GuestDocumentBytes { into_guest, out_of_guest } = state.crossed;
     for (direction, bytes) in [("in", into_guest), ("out", out_of_guest)] {
         counter!("tholepin_plugin_bytes_total", "controller" => name(), "direction" => direction)
             .increment(u64::try_from(bytes).unwrap_or(u64::MAX));

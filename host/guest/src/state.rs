@@ -33,19 +33,19 @@ pub(crate) struct GuestState {
     /// The end of standard error that has no line end yet.
     unfinished: String,
     /// What has crossed the border so far.
-    pub(crate) crossed: TransferredBytes,
+    pub(crate) crossed: GuestDocumentBytes,
 }
 
 /// Bytes of documents between host and guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TransferredBytes {
+pub(crate) struct GuestDocumentBytes {
     /// From the host into the guest.
     pub(crate) into_guest: usize,
     /// From the guest to the host.
     pub(crate) out_of_guest: usize,
 }
 
-impl TransferredBytes {
+impl GuestDocumentBytes {
     pub(crate) const fn gave(&mut self, bytes: usize) {
         self.into_guest = self.into_guest.saturating_add(bytes);
     }
@@ -95,7 +95,7 @@ impl GuestState {
             last_words: None,
             stderr: String::new(),
             unfinished: String::new(),
-            crossed: TransferredBytes::default(),
+            crossed: GuestDocumentBytes::default(),
         }
     }
 

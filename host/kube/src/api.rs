@@ -39,7 +39,7 @@ use crate::{
     store::ObjectStore,
     subscriptions::lock,
     template::{self, TemplateValues},
-    watch_context::{HubOptions, WatchContext},
+    watch_context::{WatchContext, WatchHubOptions},
 };
 
 /// How to reach the API server.
@@ -51,7 +51,7 @@ pub struct KubernetesApiOptions {
     /// Names this process in events; at most 128 characters.
     pub reporting_instance: String,
     /// How watches are treated.
-    pub hub: HubOptions,
+    pub hub: WatchHubOptions,
 }
 
 /// Why there is no connection.

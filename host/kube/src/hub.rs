@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! - A watch that fails, or whose kind is missing, delays no other.
-//! - A watch without leases stays for [`linger`](crate::HubOptions::linger), so that a swap does not list anew.
+//! - A watch without leases stays for [`linger`](crate::WatchHubOptions::linger), so that a swap does not list anew.
 //! - Every task is joined by [`WatchHub::run`]; a task that panics is started again.
 
 use std::{
@@ -53,7 +53,7 @@ pub struct WatchReport {
     /// Whether its objects were listed once.
     pub has_followed: bool,
     /// Since when the server said nothing: neither an event nor that it watches on, which it is asked
-    /// after every [`watch_lasts_seconds`](crate::HubOptions::watch_lasts_seconds).
+    /// after every [`watch_lasts_seconds`](crate::WatchHubOptions::watch_lasts_seconds).
     pub quiet_for: Duration,
 }
 
@@ -87,7 +87,7 @@ impl WatchHub {
     }
 
     /// Asks for a watch.
-    pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> HubLease {
+    pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> WatchHubLease {
         let mut registry = lock(&self.registry);
         let id = WatchId(registry.last_id + 1);
         let entry = registry.watches.entry(scope.clone()).or_insert_with(|| Entry::new(id));
@@ -101,7 +101,7 @@ impl WatchHub {
         counter!("dynamic_controller_handler_attach_total", "kind" => scope.kind.to_string())
             .increment(1);
         self.changed.notify_one();
-        HubLease { hub: self.clone(), scope, state }
+        WatchHubLease { hub: self.clone(), scope, state }
     }
 
     fn release(&self, scope: &WatchScope) {
@@ -236,13 +236,13 @@ impl Entry {
 }
 
 /// A lease; the watch may end when the last one is dropped.
-pub(crate) struct HubLease {
+pub(crate) struct WatchHubLease {
     hub: Arc<WatchHub>,
     scope: WatchScope,
     state: watch::Receiver<WatchState>,
 }
 
-impl WatchLease for HubLease {
+impl WatchLease for WatchHubLease {
     fn state(&self) -> WatchState {
         self.state.borrow().clone()
     }
@@ -256,7 +256,7 @@ impl WatchLease for HubLease {
     }
 }
 
-impl Drop for HubLease {
+impl Drop for WatchHubLease {
     fn drop(&mut self) {
         self.hub.release(&self.scope);
     }

@@ -41,4 +41,4 @@ pub use api::{KubernetesApi, KubernetesApiError, KubernetesApiOptions};
 pub use fingerprint::SecretFingerprinter;
 pub use hub::WatchReport;
 pub use names::NamedKind;
-pub use watch_context::HubOptions;
+pub use watch_context::WatchHubOptions;

@@ -11,7 +11,7 @@ use crate::{
 
 /// How the hub treats its watches.
 #[derive(Clone, Copy, Debug)]
-pub struct HubOptions {
+pub struct WatchHubOptions {
     /// How long a watch without leases goes on.
     pub linger: Duration,
     /// The shortest and the longest pause between two looks for a missing kind.
@@ -24,7 +24,7 @@ pub struct HubOptions {
     pub watch_lasts_seconds: u32,
 }
 
-impl Default for HubOptions {
+impl Default for WatchHubOptions {
     /// 30 s; 1 s to 30 s; 0.5 s to 5 s; 30 s.
     fn default() -> Self {
         Self {
@@ -44,7 +44,7 @@ pub(crate) struct WatchContext {
     pub(crate) kinds: Arc<KindCache>,
     pub(crate) key: SecretFingerprinter,
     pub(crate) secrets: Arc<SecretCache>,
-    pub(crate) options: HubOptions,
+    pub(crate) options: WatchHubOptions,
     /// Told when a watch that had failed follows again.
     pub(crate) resumed: Notify,
 }

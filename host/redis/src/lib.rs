@@ -32,5 +32,5 @@ mod pool;
 mod port;
 pub mod resp;
 
-pub use limits::RedisLimits;
+pub use limits::RedisClientLimits;
 pub use port::RedisPort;

@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// Any combination is valid, so the fields are public.
 #[derive(Clone, Copy, Debug)]
-pub struct RedisLimits {
+pub struct RedisClientLimits {
     /// From the first packet to an authenticated connection.
     pub dial: Duration,
     /// One member's part in a snapshot, dialling included.
@@ -31,7 +31,7 @@ pub struct RedisLimits {
     pub watched_instances: usize,
 }
 
-impl Default for RedisLimits {
+impl Default for RedisClientLimits {
     fn default() -> Self {
         Self {
             dial: Duration::from_millis(250),

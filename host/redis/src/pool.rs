@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    RedisLimits,
+    RedisClientLimits,
     connection::{Connection, ConnectionError},
     ended_containers::EndedContainers,
     lock::locked,
@@ -85,17 +85,17 @@ impl IdleConnections {
 /// The connections of this host.
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
-    limits: RedisLimits,
+    limits: RedisClientLimits,
     shelves: Mutex<BTreeMap<PoolKey, IdleConnections>>,
     ended: EndedContainers,
 }
 
 impl ConnectionPool {
-    pub(crate) fn new(limits: RedisLimits) -> Self {
+    pub(crate) fn new(limits: RedisClientLimits) -> Self {
         Self { limits, shelves: Mutex::default(), ended: EndedContainers::new() }
     }
 
-    pub(crate) const fn limits(&self) -> &RedisLimits {
+    pub(crate) const fn limits(&self) -> &RedisClientLimits {
         &self.limits
     }
 

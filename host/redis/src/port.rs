@@ -10,7 +10,7 @@ use tholepin_schema::{action::Action, snapshot::Snapshot};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
-    RedisLimits,
+    RedisClientLimits,
     act::{self, StopCondition},
     observe,
     poll::InstancePoller,
@@ -28,7 +28,7 @@ impl RedisPort {
     /// A port that reports looks at watched instances on `reports`.
     #[must_use]
     pub fn new(
-        limits: RedisLimits,
+        limits: RedisClientLimits,
         clock: Arc<dyn Clock>,
         reports: mpsc::Sender<PollReport>,
     ) -> Self {

@@ -16,9 +16,9 @@ use tholepin_core::{
 use tholepin_schema::reconcile::Violation;
 use tracing::warn;
 
-use super::{ReconcileRun, reason, say};
+use super::{ReconcileInProgress, reason, say};
 use crate::{
-    conditions::{HostFinding, ReconcilerPresence},
+    conditions::{HostConditionUpdate, ReconcilerPresence},
     mapper::reference_of,
     metrics::{self, ErrorClass},
     object_state::{AcceptedByPlugin, ObjectState, ObservedVersion},
@@ -116,7 +116,7 @@ pub(crate) async fn in_force(
     SpecInForce::Earlier(Arc::new(earlier), kept.generation)
 }
 
-impl ReconcileRun<'_> {
+impl ReconcileInProgress<'_> {
     /// Asks the plugin about a generation that it has not seen, and finds what is to be reconciled.
     ///
     /// # Errors
@@ -192,7 +192,9 @@ impl ReconcileRun<'_> {
         metrics::failed(&self.key.plugin, ErrorClass::Terminal);
         let message = format!("{text}; nothing is reconciled: {why}");
         say(self.shared, self.key, &format!("the spec is invalid: {message}"));
-        Err(self.mark(HostFinding { reason, message, attention: ReconcilerPresence::Nobody }).await)
+        Err(self
+            .mark(HostConditionUpdate { reason, message, attention: ReconcilerPresence::Nobody })
+            .await)
     }
 
     /// The object with the spec that was accepted last.

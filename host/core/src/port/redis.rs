@@ -8,7 +8,7 @@ use tholepin_schema::{
     snapshot::{CredentialsFacts, Snapshot},
 };
 
-use crate::{BoxedFuture, CallError, RespReply, step::PodCommand};
+use crate::{BoxedFuture, CallError, RespReply, step::MemberCommandLine};
 
 /// One process that belongs to an instance, as Kubernetes tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct PerformedAction {
     /// What became of it.
     pub outcome: ActionOutcome,
     /// What was decided to be sent; empty if all is as wanted already.
-    pub commands: Vec<PodCommand>,
+    pub commands: Vec<MemberCommandLine>,
 }
 
 /// Redis as the gate sees it. It performs; whether it may is the gate's question.

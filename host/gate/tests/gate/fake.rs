@@ -17,7 +17,7 @@ use tholepin_core::{
         ApplyRequest, Clock, DeleteRequest, Entropy, InstanceMembers, Kubernetes, PerformedAction,
         PollDetail, PollStream, Prober, PublishRequest, Redis, StoreView, Warning,
     },
-    step::PodCommand,
+    step::MemberCommandLine,
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
@@ -425,7 +425,7 @@ fn performed(action: &Action) -> PerformedAction {
     };
     PerformedAction {
         outcome: ActionOutcome::Done { took_ms: 0, note: String::new() },
-        commands: vec![PodCommand { pod, command }],
+        commands: vec![MemberCommandLine { pod, command }],
     }
 }
 

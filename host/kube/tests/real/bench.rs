@@ -25,7 +25,7 @@ use tholepin_core::{
     ObjectRef,
     port::{ApplyRequest, Kubernetes, StoreView},
 };
-use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
+use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_schema::manifest::KindName;
 use tokio::{
     task::JoinSet,
@@ -110,7 +110,7 @@ impl KubeFixture {
 }
 
 async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
-    let hub = HubOptions {
+    let hub = WatchHubOptions {
         linger: Duration::from_millis(50),
         missing_kind_pause: (Duration::from_millis(20), Duration::from_millis(100)),
         failure_pause: (Duration::from_millis(20), Duration::from_millis(100)),

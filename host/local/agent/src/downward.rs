@@ -10,7 +10,7 @@ use crate::quantity;
 
 /// Where a Pod runs: what the API object does not hold before its first status.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PodPlacement {
+pub(crate) struct DownwardApiSource {
     /// The Kubernetes node.
     pub node: String,
     /// The node's address.
@@ -37,7 +37,7 @@ pub(crate) enum DownwardApiError {
 /// The value of `path`. In a volume, `metadata.labels` and `metadata.annotations` name the whole map.
 pub(crate) fn field(
     pod: &Pod,
-    place: &PodPlacement,
+    place: &DownwardApiSource,
     path: &str,
 ) -> Result<String, DownwardApiError> {
     let metadata = &pod.metadata;
@@ -79,7 +79,7 @@ fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
 /// The value of a resource of `container`, or of the container that the selector names.
 pub(crate) fn resource(
     pod: &Pod,
-    place: &PodPlacement,
+    place: &DownwardApiSource,
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, DownwardApiError> {
@@ -121,8 +121,8 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn place() -> PodPlacement {
-        PodPlacement {
+    pub(crate) fn place() -> DownwardApiSource {
+        DownwardApiSource {
             node: "node-1".into(),
             host_ip: Ipv4Addr::new(127, 23, 0, 2),
             pod_ip: Ipv4Addr::new(127, 23, 1, 7),

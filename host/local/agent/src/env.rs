@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
 
 use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
-use crate::downward::{self, DownwardApiError, PodPlacement};
+use crate::downward::{self, DownwardApiError, DownwardApiSource};
 use crate::expand::expand;
 
 /// Why a container has no environment yet; becomes `CreateContainerConfigError`.
@@ -27,7 +27,7 @@ pub(crate) enum EnvError {
 #[derive(Clone, Copy)]
 pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
-    pub place: &'a PodPlacement,
+    pub place: &'a DownwardApiSource,
     pub references: &'a ConfigSourceStates,
     /// What the image sets; the container's own variables win.
     pub image: &'a BTreeMap<String, String>,

@@ -76,7 +76,7 @@ pub(crate) async fn probe(
             Err(source) => return Err(NamespaceError::Check { source }),
         }
     }
-    let settings = NamespaceSysctls::read();
+    let settings = UserNamespaceSysctls::read();
     Err(NamespaceError::Forbidden { said, advice: settings.advice() })
 }
 
@@ -115,13 +115,13 @@ async fn check(
 
 /// The kernel's settings that decide; absent ones do not exist on this kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct NamespaceSysctls {
+struct UserNamespaceSysctls {
     unprivileged_userns_clone: Option<u64>,
     max_user_namespaces: Option<u64>,
     apparmor_restricts: Option<u64>,
 }
 
-impl NamespaceSysctls {
+impl UserNamespaceSysctls {
     fn read() -> Self {
         let number = |path: &str| {
             std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())
@@ -155,18 +155,18 @@ mod tests {
 
     #[test]
     fn the_advice_names_the_setting_that_forbids_it() {
-        let none = NamespaceSysctls::default();
+        let none = UserNamespaceSysctls::default();
         let cases = [
             (
-                NamespaceSysctls { unprivileged_userns_clone: Some(0), ..none.clone() },
+                UserNamespaceSysctls { unprivileged_userns_clone: Some(0), ..none.clone() },
                 "kernel.unprivileged_userns_clone=1",
             ),
             (
-                NamespaceSysctls { max_user_namespaces: Some(0), ..none.clone() },
+                UserNamespaceSysctls { max_user_namespaces: Some(0), ..none.clone() },
                 "user.max_user_namespaces=10000",
             ),
             (
-                NamespaceSysctls {
+                UserNamespaceSysctls {
                     unprivileged_userns_clone: Some(1),
                     max_user_namespaces: Some(9),
                     apparmor_restricts: Some(1),

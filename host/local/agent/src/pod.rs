@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config_source::{self, ConfigSourceKey, ConfigSourceState, ConfigSourceStates};
 use crate::config_watches::ConfigWatches;
 use crate::directory::PodDirectory;
-use crate::downward::PodPlacement;
+use crate::downward::DownwardApiSource;
 use crate::events::{EventKey, EventRecorder};
 use crate::images::ImageStore;
 use crate::lifecycle::{
@@ -137,7 +137,7 @@ enum PodTaskOutcome {
 struct PodWorker {
     node: Arc<AgentContext>,
     pod: Arc<Pod>,
-    place: PodPlacement,
+    place: DownwardApiSource,
     directory: PodDirectory,
     lifecycle: PodLifecycle,
     live: BTreeMap<usize, RunningContainer>,
@@ -171,7 +171,7 @@ pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
 }
 
 /// Asks for the Pod's address until there is one; `None` if the Pod or the agent goes before.
-async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<PodPlacement> {
+async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<DownwardApiSource> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
         let uid = pod.uid()?;
@@ -180,7 +180,7 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Pod
             let options = &node.options.node;
             let capacity = quantities(&options.capacity);
             let (node, host_ip) = (options.name.clone(), options.address);
-            return Some(PodPlacement { node, host_ip, pod_ip, capacity });
+            return Some(DownwardApiSource { node, host_ip, pod_ip, capacity });
         }
         if pod.metadata.deletion_timestamp.is_some() {
             write::remove(node.client.0.clone(), &pod).await;
@@ -205,7 +205,7 @@ impl PodWorker {
     fn new(
         node: Arc<AgentContext>,
         pod: Arc<Pod>,
-        place: PodPlacement,
+        place: DownwardApiSource,
         happened: mpsc::Sender<PodTaskEvent>,
     ) -> Self {
         let uid = pod.uid().unwrap_or_default();

@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::config_source::ConfigSourceStates;
 use crate::directory::PodDirectory;
-use crate::downward::PodPlacement;
+use crate::downward::DownwardApiSource;
 use crate::expand::expand;
 use crate::rootfs::RootMount;
 use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
@@ -49,7 +49,7 @@ pub(crate) enum StorageError {
 pub(crate) struct VolumeProvisioner<'a> {
     pub client: &'a Client,
     pub pod: &'a Pod,
-    pub place: &'a PodPlacement,
+    pub place: &'a DownwardApiSource,
     pub directory: &'a PodDirectory,
     pub allow_host_path: bool,
 }
@@ -191,7 +191,7 @@ fn source(
 /// Writes the Pod's `hosts`, replacing the old one by a rename: a reader sees one or the other.
 pub(crate) fn write_hosts(
     pod: &Pod,
-    place: &PodPlacement,
+    place: &DownwardApiSource,
     directory: &PodDirectory,
     names: &str,
 ) -> io::Result<()> {

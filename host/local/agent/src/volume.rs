@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
-use crate::downward::{self, DownwardApiError, PodPlacement};
+use crate::downward::{self, DownwardApiError, DownwardApiSource};
 
 pub(crate) mod payload;
 
@@ -59,7 +59,7 @@ pub(crate) enum VolumeError {
 /// What `volume` of `pod` holds.
 pub(crate) fn content(
     pod: &Pod,
-    place: &PodPlacement,
+    place: &DownwardApiSource,
     references: &ConfigSourceStates,
     volume: &Volume,
 ) -> Result<VolumeContent, VolumeError> {
@@ -97,7 +97,7 @@ pub(crate) fn content(
 
 struct VolumeBuilder<'a> {
     pod: &'a Pod,
-    place: &'a PodPlacement,
+    place: &'a DownwardApiSource,
     references: &'a ConfigSourceStates,
     volume: &'a str,
     files: VolumeFiles,

@@ -232,7 +232,7 @@ pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
 
 /// The body of a request that is no object of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestBody {
+pub enum NonResourceBody {
     /// Of a Pod's `binding`.
     Binding,
     /// Of a DELETE.
@@ -243,11 +243,11 @@ pub enum RequestBody {
 
 /// Checks the types of such a body like [`wrong_types`]. A member of a wrong type must not read as
 /// absent: it may be the precondition of a deletion.
-pub fn wrong_types_of_body(body: RequestBody, value: &Value) -> Vec<FieldError> {
+pub fn wrong_types_of_body(body: NonResourceBody, value: &Value) -> Vec<FieldError> {
     let name = match body {
-        RequestBody::Binding => "io.k8s.api.core.v1.Binding",
-        RequestBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
-        RequestBody::Eviction => "io.k8s.api.policy.v1.Eviction",
+        NonResourceBody::Binding => "io.k8s.api.core.v1.Binding",
+        NonResourceBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        NonResourceBody::Eviction => "io.k8s.api.policy.v1.Eviction",
     };
     let mut faults = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {

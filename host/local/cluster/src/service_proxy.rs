@@ -28,12 +28,12 @@ use tracing::{debug, warn};
 use crate::reflector::ObjectChange;
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
-use connection::{Connections, accept};
+use connection::{ProxiedConnections, accept};
 use routes::{ServiceBackends, routes};
 
 /// This part's name in log lines.
 const NAME: &str = "forwarder";
-/// Connections over all Services together.
+/// ProxiedConnections over all Services together.
 const CONNECTIONS_MAX: usize = 4_096;
 /// When to try again to listen where it did not work.
 const LISTEN_RETRY: Duration = Duration::from_millis(500);
@@ -171,7 +171,7 @@ impl ActiveListener {
     fn add(&mut self, address: SocketAddr, listener: TcpListener, backends: ServiceBackends) {
         let (sender, backends) = watch::channel(backends);
         let accepting = CancellationToken::new();
-        let connections = Connections {
+        let connections = ProxiedConnections {
             backends,
             permits: Arc::clone(&self.permits),
             accepting: accepting.clone(),

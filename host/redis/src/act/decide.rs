@@ -44,9 +44,9 @@ pub(super) struct MemberCommand<'a> {
 
 impl MemberCommand<'_> {
     /// As a plan and a report show it.
-    pub(super) fn shown(&self) -> step::PodCommand {
+    pub(super) fn shown(&self) -> step::MemberCommandLine {
         let Self { target, words } = self;
-        step::PodCommand { pod: target.member.pod.clone(), command: step::redis_cli(words) }
+        step::MemberCommandLine { pod: target.member.pod.clone(), command: step::redis_cli(words) }
     }
 }
 

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tholepin_core::port::{
     Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
 };
-use tholepin_redis::{RedisLimits, RedisPort};
+use tholepin_redis::{RedisClientLimits, RedisPort};
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
     primitives::{ConfigEpoch, NodeId, Slot, SlotRange},
@@ -120,8 +120,10 @@ impl TestServers {
             credentials_facts: Default::default(),
         };
         let (changed, changes) = mpsc::channel(64);
-        let limits =
-            RedisLimits { watch_interval: Duration::from_millis(200), ..RedisLimits::default() };
+        let limits = RedisClientLimits {
+            watch_interval: Duration::from_millis(200),
+            ..RedisClientLimits::default()
+        };
         let port = Arc::new(RedisPort::new(limits, Arc::new(WallClock), changed));
         Self { servers, members, port, changes }
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tholepin_core::{
     ObjectKey, ObjectRef, PlanStep, ReconcileReport, ReconcileResult, StepEffect,
     report::CallLine,
-    step::{FieldChange, ObjectChange, PodCommand, SkipReason},
+    step::{FieldChange, MemberCommandLine, ObjectChange, SkipReason},
 };
 
 use super::super::painter::Painter;
@@ -108,7 +108,7 @@ fn steps(all: &[PlanStep], indent: usize, paint: Painter, out: &mut DiffWriter) 
                 }
             }
             StepEffect::Verb { commands, .. } | StepEffect::Commands { commands } => {
-                for PodCommand { pod, command } in commands {
+                for MemberCommandLine { pod, command } in commands {
                     out.add(indent + 2, format!("{pod}> {command}"));
                 }
             }

@@ -14,7 +14,7 @@ use tholepin_core::{
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
 use tholepin_guest::LoadedPlugin;
-use tholepin_kube::{HubOptions, KubernetesApi, KubernetesApiOptions, SecretFingerprinter};
+use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_probe::TcpProber;
 use tholepin_schema::{
     manifest::{KindName, Manifest},
@@ -56,7 +56,7 @@ impl BenchEngine {
             // Nobody else may guess it in production; here nothing is secret.
             fingerprint_key: SecretFingerprinter::new([7; 32]),
             reporting_instance: "bench".to_owned(),
-            hub: HubOptions::default(),
+            hub: WatchHubOptions::default(),
         };
         let kubernetes = KubernetesApi::connect(options).await?;
         let gate = Gate::new(GatePorts {

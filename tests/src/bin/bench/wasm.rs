@@ -21,7 +21,7 @@ use tests::{
     wait::{Poll, until},
 };
 use tholepin_core::{Answer, CallKey, Recording, Reply, port::GuestRuntime};
-use tholepin_redis::{RedisLimits, RedisPort};
+use tholepin_redis::{RedisClientLimits, RedisPort};
 use tholepin_schema::{
     reconcile::{ReconcileOutcome, ReconcileRequest},
     snapshot::Snapshot,
@@ -99,7 +99,7 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
-    let redis = RedisPort::new(RedisLimits::default(), Arc::new(WallClock), changed);
+    let redis = RedisPort::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
     let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);

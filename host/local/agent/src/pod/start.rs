@@ -14,7 +14,7 @@ use crate::chain::chain;
 use crate::config_source::ConfigSourceStates;
 use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
-use crate::downward::PodPlacement;
+use crate::downward::DownwardApiSource;
 use crate::env::{EnvSources, environment};
 use crate::expand::expand;
 use crate::handler_actions::ExecTarget;
@@ -37,7 +37,7 @@ pub(super) struct ContainerStartRequest {
     pub node: Arc<AgentContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
-    pub place: PodPlacement,
+    pub place: DownwardApiSource,
     pub directory: PodDirectory,
     pub references: ConfigSourceStates,
     pub restart_count: u32,

@@ -21,7 +21,7 @@ pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
     if parser.rest.starts_with(|c: char| c.is_alphanumeric() || c == '_') {
         steps.push(parser.name()?);
     }
-    parser.steps(&mut steps, FilterAllowed::Yes)?;
+    parser.steps(&mut steps, FilterSyntax::Yes)?;
     match (steps.is_empty(), parser.rest.is_empty()) {
         (false, true) => Ok(steps),
         (true, _) => Err(parser.expected("`.name` or `[…]`")),
@@ -30,7 +30,7 @@ pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum FilterAllowed {
+enum FilterSyntax {
     Yes,
     No,
 }
@@ -72,7 +72,7 @@ impl<'a> Parser<'a> {
     fn steps(
         &mut self,
         steps: &mut Vec<PathStep>,
-        filter: FilterAllowed,
+        filter: FilterSyntax,
     ) -> Result<(), JsonPathError> {
         loop {
             if self.eat(".") {
@@ -108,13 +108,13 @@ impl<'a> Parser<'a> {
         if name.is_empty() { Err(self.expected("a name")) } else { Ok(PathStep::Member(name)) }
     }
 
-    fn bracket(&mut self, filter: FilterAllowed) -> Result<PathStep, JsonPathError> {
+    fn bracket(&mut self, filter: FilterSyntax) -> Result<PathStep, JsonPathError> {
         self.skip_blanks();
         let step = if self.eat("*") {
             PathStep::Every
         } else if self.rest.starts_with(['\'', '"']) {
             PathStep::Member(self.quoted()?)
-        } else if filter == FilterAllowed::Yes && self.eat("?(") {
+        } else if filter == FilterSyntax::Yes && self.eat("?(") {
             self.filter()?
         } else {
             self.index()?
@@ -154,7 +154,7 @@ impl<'a> Parser<'a> {
             return Err(self.expected("`@`"));
         }
         let mut path = Vec::new();
-        self.steps(&mut path, FilterAllowed::No)?;
+        self.steps(&mut path, FilterSyntax::No)?;
         self.skip_blanks();
         let comparison = match self.operator() {
             Some(operator) => {

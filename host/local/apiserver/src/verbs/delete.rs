@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tholepin_apimachinery::validation::RequestBody;
+use tholepin_apimachinery::validation::NonResourceBody;
 
 use crate::http::answer::ApiResponse;
 use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
@@ -120,7 +120,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
     let body = if request.call.body.is_empty() {
         Value::Null
     } else {
-        input::body(request.call, RequestBody::DeleteOptions)?
+        input::body(request.call, NonResourceBody::DeleteOptions)?
     };
     let mut cx = request.context()?;
     cx.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|l| !l.is_empty());

@@ -1,7 +1,7 @@
 //! Reads objects from request bodies, and says what is wrong with them as `fieldValidation` asks.
 
 use serde_json::Value;
-use tholepin_apimachinery::validation::{self, RequestBody};
+use tholepin_apimachinery::validation::{self, NonResourceBody};
 use tholepin_apimachinery::{Kind, field_error::aggregate};
 
 use crate::http::request::AuthenticatedRequest;
@@ -43,7 +43,7 @@ impl FieldValidation {
 /// # Errors
 ///
 /// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
-pub(crate) fn body(call: &AuthenticatedRequest, body: RequestBody) -> Result<Value, ApiError> {
+pub(crate) fn body(call: &AuthenticatedRequest, body: NonResourceBody) -> Result<Value, ApiError> {
     let value = call.document()?;
     let wrong = validation::wrong_types_of_body(body, &value);
     if wrong.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&wrong))) }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tholepin_apimachinery::selector::LabelSelector;
-use tholepin_apimachinery::validation::RequestBody;
+use tholepin_apimachinery::validation::NonResourceBody;
 use tracing::debug;
 
 use crate::http::answer::ApiResponse;
@@ -97,7 +97,7 @@ fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiEr
 
 /// Answers a POST of a Binding: puts the Pod on a node.
 pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let body = input::body(request.call, RequestBody::Binding)?;
+    let body = input::body(request.call, NonResourceBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
         return Err(ApiError::bad_request("target.name: name the node to bind to"));
@@ -140,7 +140,7 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
 
 /// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
 pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let mut body = input::body(request.call, RequestBody::Eviction)?;
+    let mut body = input::body(request.call, NonResourceBody::Eviction)?;
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
     let pod = pod.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;

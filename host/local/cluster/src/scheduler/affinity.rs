@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
 
-use super::fit::NodeUsage;
+use super::fit::SchedulableNode;
 use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects};
 
@@ -33,7 +33,7 @@ impl<'a> PodAffinities<'a> {
     /// Looks at all Pods on all nodes from the newcomer's point of view.
     pub(super) fn new(
         pod: &'a Pod,
-        nodes: &'a [NodeUsage<'a>],
+        nodes: &'a [SchedulableNode<'a>],
         snapshot: &'a SchedulerSnapshot,
     ) -> Self {
         let required = required(pod);
@@ -74,7 +74,7 @@ impl<'a> PodAffinities<'a> {
     }
 
     /// Why affinity forbids the node; `None` if it does not.
-    pub(super) fn obstacle(&self, node: &NodeUsage<'_>) -> Option<&'static str> {
+    pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         let value = |key: &str| node.labels.get(key).map(String::as_str);
         let near = self.wanted.iter().all(|(key, values)| {
             value(key).is_some_and(|value| self.is_first || values.contains(&value))
@@ -92,7 +92,7 @@ impl<'a> PodAffinities<'a> {
     }
 
     /// What the preferences say for (or, below 0, against) the node.
-    pub(super) fn preference(&self, node: &NodeUsage<'_>) -> i64 {
+    pub(super) fn preference(&self, node: &SchedulableNode<'_>) -> i64 {
         let here = self.worth.iter();
         here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
             .map(|(_, worth)| worth)
@@ -103,7 +103,7 @@ impl<'a> PodAffinities<'a> {
 /// The nodes with their Pods, and what terms need to know besides.
 struct AffinityNodes<'a> {
     snapshot: &'a SchedulerSnapshot,
-    nodes: &'a [NodeUsage<'a>],
+    nodes: &'a [SchedulableNode<'a>],
 }
 
 impl<'a> AffinityNodes<'a> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::affinity::PodAffinities;
-use super::fit::{NodeUsage, claims_of};
+use super::fit::{SchedulableNode, claims_of};
 use super::snapshot::SchedulerSnapshot;
 use super::spread::TopologySpread;
 use crate::labels::Labels;
@@ -56,8 +56,11 @@ pub fn decide(pod: &Pod, snapshot: &SchedulerSnapshot) -> SchedulingDecision {
         return SchedulingDecision::AwaitVolumes { message };
     }
     let none = Labels::new();
-    let nodes: Vec<NodeUsage<'_>> =
-        snapshot.nodes.iter().map(|node| NodeUsage::new(node, &snapshot.pods, &none)).collect();
+    let nodes: Vec<SchedulableNode<'_>> = snapshot
+        .nodes
+        .iter()
+        .map(|node| SchedulableNode::new(node, &snapshot.pods, &none))
+        .collect();
     let affinities = PodAffinities::new(pod, &nodes, snapshot);
     let spread = TopologySpread::new(pod, &nodes);
 
@@ -108,11 +111,11 @@ fn missing_volume(pod: &Pod, snapshot: &SchedulerSnapshot) -> Option<String> {
 
 fn best<'a>(
     pod: &Pod,
-    suitable: &[&'a NodeUsage<'a>],
-    nodes: &[NodeUsage<'_>],
+    suitable: &[&'a SchedulableNode<'a>],
+    nodes: &[SchedulableNode<'_>],
     affinities: &PodAffinities<'_>,
     spread: &TopologySpread<'_>,
-) -> Option<&'a NodeUsage<'a>> {
+) -> Option<&'a SchedulableNode<'a>> {
     let scores = [
         (TAINT_WEIGHT, scaled(suitable, |node| -node.discouraging_taints(pod))),
         (NODE_AFFINITY_WEIGHT, scaled(suitable, |node| node.preference(pod))),
@@ -123,13 +126,14 @@ fn best<'a>(
         let at = scores.iter().map(|(weight, scores)| weight * scores.get(index).unwrap_or(&0));
         at.sum()
     };
-    let siblings =
-        |node: &NodeUsage<'_>| node.pods.iter().filter(|there| are_siblings(pod, there)).count();
-    let in_zone = |node: &NodeUsage<'_>| -> usize {
+    let siblings = |node: &SchedulableNode<'_>| {
+        node.pods.iter().filter(|there| are_siblings(pod, there)).count()
+    };
+    let in_zone = |node: &SchedulableNode<'_>| -> usize {
         let zone = node.labels.get(ZONE);
         nodes.iter().filter(|other| other.labels.get(ZONE) == zone).map(siblings).sum()
     };
-    let rank = |index: usize, node: &NodeUsage<'a>| {
+    let rank = |index: usize, node: &SchedulableNode<'a>| {
         (Reverse(total(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
     };
     let ranked = suitable.iter().enumerate();
@@ -137,7 +141,7 @@ fn best<'a>(
 }
 
 /// Scores spread over 0 to 100: the best node gets 100, the worst 0, and all the same if all are equal.
-fn scaled(nodes: &[&NodeUsage<'_>], score: impl Fn(&NodeUsage<'_>) -> i64) -> Vec<i64> {
+fn scaled(nodes: &[&SchedulableNode<'_>], score: impl Fn(&SchedulableNode<'_>) -> i64) -> Vec<i64> {
     let raw: Vec<i64> = nodes.iter().map(|node| score(node)).collect();
     let least = raw.iter().min().copied().unwrap_or(0);
     let range = raw.iter().max().copied().unwrap_or(0).saturating_sub(least);

@@ -22,7 +22,7 @@ pub(super) type ResourceAmounts = BTreeMap<String, i128>;
 
 /// One node with what is on it.
 #[derive(Clone, Debug)]
-pub(super) struct NodeUsage<'a> {
+pub(super) struct SchedulableNode<'a> {
     pub(super) name: &'a str,
     pub(super) labels: &'a Labels,
     pub(super) pods: Vec<&'a Pod>,
@@ -31,7 +31,7 @@ pub(super) struct NodeUsage<'a> {
     requested: ResourceAmounts,
 }
 
-impl<'a> NodeUsage<'a> {
+impl<'a> SchedulableNode<'a> {
     /// Sees a node and, of `pods`, those that are bound to it and not finished.
     pub(super) fn new(node: &'a Node, pods: &'a [Arc<Pod>], none: &'a Labels) -> Self {
         let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -160,7 +160,7 @@ pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
 }
 
 /// Tells whether every volume of the Pod's claims may be used on the node.
-fn volumes_reach(pod: &Pod, node: &NodeUsage<'_>, snapshot: &SchedulerSnapshot) -> bool {
+fn volumes_reach(pod: &Pod, node: &SchedulableNode<'_>, snapshot: &SchedulerSnapshot) -> bool {
     claims_of(pod).all(|claim| {
         let claim = snapshot.claims.get(&claim);
         let bound = claim.and_then(|claim| claim.spec.as_ref()?.volume_name.as_ref());

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 
-use super::fit::NodeUsage;
+use super::fit::SchedulableNode;
 use crate::labels::{Labels, selects};
 
 /// One constraint with its domains counted.
@@ -29,14 +29,14 @@ pub(super) struct TopologySpread<'a> {
 
 impl<'a> TopologySpread<'a> {
     /// Counts the domains of each of the Pod's constraints.
-    pub(super) fn new(pod: &'a Pod, nodes: &'a [NodeUsage<'a>]) -> Self {
+    pub(super) fn new(pod: &'a Pod, nodes: &'a [SchedulableNode<'a>]) -> Self {
         let constraints = || pod.spec.as_ref()?.topology_spread_constraints.as_deref();
         let counted = constraints().unwrap_or_default().iter();
         Self { counted: counted.map(|constraint| count(constraint, pod, nodes)).collect() }
     }
 
     /// Why a required constraint forbids the node; `None` if none does.
-    pub(super) fn obstacle(&self, node: &NodeUsage<'_>) -> Option<&'static str> {
+    pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         self.counted.iter().filter(|counted| is_required(counted.constraint)).find_map(|counted| {
             let Some(domain) = node.labels.get(&counted.constraint.topology_key) else {
                 return Some(
@@ -50,7 +50,7 @@ impl<'a> TopologySpread<'a> {
     }
 
     /// How crowded the node's domains are by the constraints that only wish; less is better.
-    pub(super) fn crowding(&self, node: &NodeUsage<'_>) -> i64 {
+    pub(super) fn crowding(&self, node: &SchedulableNode<'_>) -> i64 {
         let wished = self.counted.iter().filter(|counted| !is_required(counted.constraint));
         wished
             .map(|counted| match node.labels.get(&counted.constraint.topology_key) {
@@ -84,7 +84,7 @@ fn is_required(constraint: &TopologySpreadConstraint) -> bool {
 fn count<'a>(
     constraint: &'a TopologySpreadConstraint,
     pod: &Pod,
-    nodes: &'a [NodeUsage<'a>],
+    nodes: &'a [SchedulableNode<'a>],
 ) -> CountedConstraint<'a> {
     let honour = constraint.node_affinity_policy.as_deref() != Some("Ignore");
     let mut pods = BTreeMap::new();

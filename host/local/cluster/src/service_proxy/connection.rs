@@ -21,7 +21,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// What the connections of one listener share.
-pub(super) struct Connections {
+pub(super) struct ProxiedConnections {
     /// The endpoints of the moment.
     pub(super) backends: watch::Receiver<ServiceBackends>,
     /// One per connection.
@@ -33,7 +33,7 @@ pub(super) struct Connections {
 }
 
 /// Accepts until told otherwise, then waits for the connections that are left.
-pub(super) async fn accept(listener: TcpListener, connections: Connections) {
+pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnections) {
     let mut running = JoinSet::new();
     let mut turn: usize = 0;
     loop {
@@ -170,7 +170,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (backends, receiver) = watch::channel(vec![one, two, dead]);
         let (accepting, stop) = (CancellationToken::new(), CancellationToken::new());
-        let connections = Connections {
+        let connections = ProxiedConnections {
             backends: receiver,
             permits: Arc::new(Semaphore::new(1)),
             accepting: accepting.clone(),

@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::pods::{claim_names, owner_reference, pod_name};
 
-/// Claims by name.
-pub(super) type Claims<'a> = BTreeMap<&'a str, &'a PersistentVolumeClaim>;
+/// VolumeClaims by name.
+pub(super) type VolumeClaims<'a> = BTreeMap<&'a str, &'a PersistentVolumeClaim>;
 
 /// The owners of a claim that is made for a wanted Pod.
 pub(super) fn owners_at_creation(set: &StatefulSet) -> Vec<OwnerReference> {
@@ -26,7 +26,7 @@ pub(super) fn claim_owners<'a>(
     ordinal: i32,
     is_wanted: bool,
     pod: Option<&Pod>,
-    claims: &Claims<'a>,
+    claims: &VolumeClaims<'a>,
 ) -> Vec<(&'a PersistentVolumeClaim, Vec<OwnerReference>)> {
     let goes_with_pod = deletes_when_scaled(set) && !is_wanted;
     let set_owner = (deletes_with_set(set) && !goes_with_pod).then(|| claim_owner(set));
@@ -47,7 +47,7 @@ pub(super) fn claim_owners<'a>(
 
 /// Tells whether a claim of a Pod that does not exist is about to go: it is being deleted, or is
 /// owned by the Pod's predecessor. Its successor must not be bound to it.
-pub(super) fn are_in_the_way(set: &StatefulSet, ordinal: i32, claims: &Claims<'_>) -> bool {
+pub(super) fn are_in_the_way(set: &StatefulSet, ordinal: i32, claims: &VolumeClaims<'_>) -> bool {
     let pod = pod_name(set, ordinal);
     claim_names(set, ordinal).iter().any(|(_, name)| {
         claims.get(name.as_str()).is_some_and(|claim| {
