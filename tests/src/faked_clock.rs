@@ -16,7 +16,7 @@ const LIBRARY: &str = "faketime/libfaketime.so.1";
 /// How many seconds the library may go by what it read last.
 const READ_EVERY_S: &str = "1";
 
-/// The clock of one process: [`HostSetup`](crate::cluster::HostSetup) hands it over.
+/// The clock of one process: [`HostOptions`](crate::cluster::HostOptions) hands it over.
 #[derive(Clone, Debug)]
 pub struct FakedClock {
     library: PathBuf,

@@ -21,7 +21,7 @@ pub(crate) struct MemberReply {
     pub(crate) rows: BTreeMap<NodeId, NodeRow>,
 }
 
-/// The commands, in the order in which [`told`] reads the replies.
+/// The commands, in the order in which [`member_reply`] reads the replies.
 pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
     let fixed: [&[&str]; 4] = [&["INFO"], &["CLUSTER", "INFO"], &["CLUSTER", "NODES"], &["DBSIZE"]];
     fixed.into_iter().map(command).chain(setting_commands(settings)).collect()
