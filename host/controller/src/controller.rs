@@ -57,7 +57,7 @@ impl Controller {
         Self { shared: Arc::new(SharedState::new(parts, settings)) }
     }
 
-    /// Marks a key as urgent from outside, such as for a wake.
+    /// Enqueues a key from outside, such as for a wake.
     pub fn enqueue(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
         self.shared.queue.add(key, priority, cause);
     }

@@ -33,7 +33,7 @@ const MORE_CAUSES: &str = "more";
 /// How soon a key is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueuePriority {
-    /// Before everything else: a member's container ended, the lease is in danger.
+    /// Before everything else: a member's container ended, a pause began or ended, the plugin is gone.
     Urgent,
     /// Something changed.
     Event,

@@ -1,8 +1,8 @@
 //! The gate: the one place where a plugin's calls meet the world.
 //!
-//! A [`ReconcileContext`] performs the calls of one guest call. For each it asks, in this order: is it granted,
-//! is there budget left, is the guard met, which mode is this. Then it calls a port, and nobody else
-//! does on a plugin's behalf.
+//! A [`ReconcileContext`] performs the calls of one guest call. For each it checks, in this order: the budget,
+//! whether a plan has ended, the grant, the guards, the write mode. Then it calls a port, and nothing else
+//! does so on a plugin's behalf.
 //!
 //! Invariants:
 //! - Whatever a plugin says, a write reaches a port only under a grant and, on Redis, under the guards

@@ -8,8 +8,8 @@
 //! `redis-cluster/plan`. The policy's constants stand at the top of that crate.
 //!
 //! Invariants:
-//! - Nothing is kept between passes but the object's status, and since when nobody could look, or the cluster
-//!   is not as wanted.
+//! - Nothing is kept between reconciles but the object's status and the memo: since when the members could not
+//!   be observed, since when the cluster is not as wanted, and which Pods did not answer in time.
 //! - What cannot be applied stops no repair, and the rest of the workload is applied all the same.
 //! - A plan that its own linter objects to is not performed.
 //! - The status changes only when something changed: it holds no times of looking, no offsets.

@@ -9,7 +9,8 @@ use tholepin_schema::{
 use crate::Host;
 
 /// A plugin that moves one kind of object towards its spec. The methods take no `self`: each call runs
-/// in a fresh instance, and what must survive is in the object's status.
+/// in a fresh instance. What must survive is in the object's status; what may be lost with the host is in the
+/// outcome's `memo`.
 pub trait Reconciler {
     /// What the plugin is and asks for. Must be the same each time; every host call but `log` is denied.
     fn describe() -> Manifest;

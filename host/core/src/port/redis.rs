@@ -33,9 +33,10 @@ pub struct MemberPod {
 /// The members of an instance with what is needed to talk to them.
 #[derive(Clone, Debug)]
 pub struct InstanceMembers {
-    /// Names the instance in caches, locks and the ledger: the owner's uid and the port.
+    /// Names the instance in caches, locks and the ledger: the owner's uid and the group.
     pub instance: String,
-    /// All Pods that match and belong, in order of name.
+    /// All Pods whose controllers lead to the owner, or that the ledger holds, in order of name; the selector
+    /// leaves none out.
     pub members: Vec<MemberPod>,
     /// Pods that match the selector and belong elsewhere: shown, never written.
     pub strangers: Vec<String>,
