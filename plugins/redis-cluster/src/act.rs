@@ -171,8 +171,8 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
         match host.delete(&object, &options) {
             Ok(()) => {
                 let text = format!(
-                    "`{pod}` does not answer and the majority calls it failed: it is deleted, so that it \
-                     acknowledges nothing more when another takes over"
+                    "`{pod}` did not answer in time and the majority called it failed: it is deleted, so that \
+                     it acknowledges nothing more when another takes over"
                 );
                 host.warn(&text);
                 if let Err(error) = host.publish(EventType::Warning, "Fenced", &text) {
