@@ -1,16 +1,17 @@
-//! Remembers, in memory alone, what the proof of a long absence rests on: since when no member has a link
-//! to a node, and which Lease its Kubernetes node had when its process should have ended.
+//! Keeps in memory what the proof of a long absence needs: since when no member has a link to a node, and
+//! which Lease its Kubernetes node had when its process should have ended.
 //!
-//! Nothing of it is in the ledger: it changes with every look, and a host that starts anew counts anew.
+//! Nothing of this is in the ledger, because it changes with every snapshot. A host that restarts begins to
+//! count again.
 //!
 //! Invariants:
-//! - Time counts only while looks follow each other closely: what was not looked at is not known.
-//! - A link counts as connected from the second look in a row that shows it so, and at once where the
-//!   member has heard from the node. One look may meet an attempt: a member dials a node that it lost ten
-//!   times a second, and `CLUSTER NODES` shows the link as connected while the dial is on its way (2 % of
-//!   the looks at a dead process on one machine).
-//! - A renewal of a Lease is a change that was seen. No clock of a Kubernetes node is compared with that of
-//!   this host.
+//! - Time counts only while snapshots follow each other closely. Nothing is assumed about a longer gap.
+//! - A link counts as connected if two snapshots in a row show it so, and immediately if the member has heard
+//!   from the node. A single snapshot may show an attempt: a member dials a lost node ten times a second, and
+//!   `CLUSTER NODES` shows the link as connected while the dial is under way (measured: 2 % of the snapshots
+//!   of a dead process on one machine).
+//! - A renewal of a Lease is a change that this host has seen. The clock of a Kubernetes node is never
+//!   compared with the host's clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +25,8 @@ use tholepin_schema::{
 
 use crate::{guard, ownership::text};
 
-/// How far apart, in milliseconds, two looks may be for the time between them to count. Passes come
-/// twice a second while a shard has no primary.
+/// The longest gap, in milliseconds, between two snapshots for the time between them to count. Reconciles
+/// come twice a second while a shard has no primary.
 const LOOKS_APART_MS_MAX: u64 = 5_000;
 
 /// What is remembered of the nodes that do not answer.
@@ -34,15 +35,15 @@ pub(crate) struct AbsenceTracker(BTreeMap<NodeId, AbsentNode>);
 
 #[derive(Clone, Debug, Default)]
 struct AbsentNode {
-    /// When its Pod went, as the ledger has it: another time is another absence.
+    /// When its Pod was deleted, by the ledger. Another time means another absence.
     gone_at_ms: Option<u64>,
     down: Option<LinkDowntime>,
-    /// The members that the last look may have met at a dial.
+    /// The members that may have been dialling the node in the last snapshot.
     dialling: BTreeSet<NodeId>,
     lease: Option<LeaseRenewals>,
 }
 
-/// Since when nobody has a link to it, and when that was seen last.
+/// How long no member has had a link to a node.
 #[derive(Clone, Copy, Debug)]
 struct LinkDowntime {
     since_ms: u64,
@@ -52,16 +53,16 @@ struct LinkDowntime {
 /// The renewals of a Lease.
 #[derive(Clone, Debug)]
 struct LeaseRenewals {
-    /// `spec.renewTime` as it was first read when the process should have ended.
+    /// `spec.renewTime` at the first read after the process should have ended.
     first: String,
-    /// Whether another one was read since.
+    /// Whether a later read had another value.
     changed: bool,
 }
 
-/// What the Lease of a Kubernetes node says.
+/// The fields read from the Lease of a Kubernetes node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeLease {
-    /// `spec.renewTime`, as it is written.
+    /// `spec.renewTime`, verbatim.
     renew_time: String,
     /// When the Kubernetes node joined, in milliseconds since 1970.
     created_at_ms: i64,
@@ -78,7 +79,7 @@ impl NodeLease {
 }
 
 impl AbsenceTracker {
-    /// Takes in a snapshot that the ledger has learnt.
+    /// Records a snapshot that the ledger has recorded before.
     pub(crate) fn look(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
         let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
         self.0.retain(|node, _| ledger.nodes.contains_key(node) && !answers(*node));
@@ -92,18 +93,18 @@ impl AbsenceTracker {
         }
     }
 
-    /// How long, in milliseconds, nobody has had a link to a node.
+    /// Returns how long, in milliseconds, no member has had a link to a node.
     pub(crate) fn link_down_ms(&self, node: NodeId) -> Option<u64> {
         let down = self.0.get(&node)?.down?;
         Some(down.seen_at_ms - down.since_ms)
     }
 
-    /// Whether the Kubernetes node of an absent node has renewed its Lease since the process should have
-    /// ended. Takes in the Lease as it was read now.
+    /// Records the Lease of an absent node's Kubernetes node, and checks that it was renewed since the
+    /// process should have ended.
     ///
     /// # Errors
     ///
-    /// Fails with what is missing.
+    /// Fails with the condition that does not hold.
     pub(crate) fn renewed(
         &mut self,
         (node, known): (NodeId, &KnownNode),
@@ -134,7 +135,8 @@ impl AbsenceTracker {
 }
 
 impl AbsentNode {
-    /// Takes in one look. A look that met a dial says neither that the link is there nor that it is not.
+    /// Records the links of one snapshot. A snapshot that shows a dial proves neither that the link is up nor
+    /// that it is down.
     fn see(&mut self, links: &LinkSummary, now_ms: u64) {
         if links.connected || links.knowing == 0 {
             self.down = None;
@@ -147,7 +149,7 @@ impl AbsentNode {
 }
 
 impl LinkDowntime {
-    /// Since when it is so, if it is still so now.
+    /// Returns since when the link is down if it is still down now.
     fn since_ms(&self, now_ms: u64) -> u64 {
         let apart_ms = now_ms.checked_sub(self.seen_at_ms);
         let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= LOOKS_APART_MS_MAX);
@@ -155,18 +157,18 @@ impl LinkDowntime {
     }
 }
 
-/// How the members that answer and know a node see their links to it.
+/// The links to a node, as reported by the members that answer and know it.
 struct LinkSummary {
-    /// How many know it.
+    /// How many members know the node.
     knowing: usize,
-    /// Whether one has a link.
+    /// Whether one of them is connected.
     connected: bool,
-    /// Those that may just dial it.
+    /// The members that may be dialling the node right now.
     dialling: BTreeSet<NodeId>,
 }
 
 impl LinkSummary {
-    /// `before` are those that may have dialled in the last look.
+    /// Summarises a snapshot. `before` are the members that may have been dialling in the previous one.
     fn of(snapshot: &Snapshot, node: NodeId, before: &BTreeSet<NodeId>) -> Self {
         let mut links = Self { knowing: 0, connected: false, dialling: BTreeSet::new() };
         for member in &snapshot.members {
@@ -177,7 +179,8 @@ impl LinkSummary {
                 continue;
             }
             links.knowing += 1;
-            // An answer of the node would have ended the suspicion.
+            // The member still suspects the node, so it has heard nothing on this connection: it may be a
+            // dial.
             if row.connected && row.is_failing() && !before.contains(&own) {
                 links.dialling.insert(own);
             } else {
@@ -214,20 +217,20 @@ mod tests {
         .unwrap()
     }
 
-    /// What a member says of its link to the node, if it knows the node.
+    /// The link to the node as one member reports it.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum LinkState {
         Unknown,
         Down,
-        /// Connected, and nothing was heard on it.
+        /// Connected, but the member has heard nothing on the connection.
         Mute,
         Up,
     }
     use LinkState::{Mute, Unknown, Up};
 
-    /// What is seen, and when.
+    /// The links in each snapshot, with its time.
     type AbsenceInput<'a> = &'a [(u64, &'a [LinkState])];
-    /// What a Lease says, and when: its renewal, and when the Kubernetes node joined.
+    /// The Lease at each read, with the time of the read: `renewTime`, and when the Kubernetes node joined.
     type LeaseReads<'a> = &'a [(u64, &'a str, &'a str)];
 
     fn snapshot(links: &[LinkState]) -> Snapshot {
@@ -261,10 +264,10 @@ mod tests {
             (&[(10, DOWN), (20, ONE_UP)], None),
             (&[(10, DOWN), (20, ONE_UP), (30, DOWN), (40, DOWN)], Some(10)),
             (&[(10, DOWN), (20, &[Unknown])], None),
-            // A look that met a dial, and one that met another's.
+            // One snapshot shows a dial of one member, the next a dial of another.
             (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE), (40, DOWN)], Some(30)),
             (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE)], Some(0)),
-            // A process that hangs: the connection stays, and nothing is heard on it.
+            // A hung process: the connection stays, and nothing is heard on it.
             (&[(10, DOWN), (20, ONE_MUTE), (30, ONE_MUTE), (40, DOWN)], Some(0)),
             // The clock went back.
             (&[(10, DOWN), (9, DOWN)], Some(0)),
@@ -296,7 +299,7 @@ mod tests {
         assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence");
     }
 
-    /// The Pod is gone since one o'clock, so that the process should have ended 55 s later.
+    /// The Pod is gone since 01:00:00, so the process should have ended 55 s later.
     #[test]
     fn a_lease_counts_from_a_change_that_was_seen_after_the_process_should_have_ended() {
         const DUE_MS: u64 = 3_600_000 + 55_000;
@@ -322,7 +325,7 @@ mod tests {
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "2", old)], true),
             (&[(DUE_MS - 1, "1", old), (DUE_MS, "2", old)], false),
-            // What could not be read once changes nothing, and a renewal stays one.
+            // A failed read changes nothing, and a renewal that was seen stays seen.
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old), (DUE_MS + 2, "2", old)], true),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old)], false),
             // Another machine under the name of the lost one.

@@ -1,4 +1,4 @@
-//! Performs a list of actions in waves: each wave is judged on a snapshot taken for it.
+//! Performs a list of actions in waves. The guards check each wave on a snapshot that is taken for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,12 +31,12 @@ use crate::{
     repair, restore_settings, start,
 };
 
-/// Performs the actions and gives one result for each, in the order of the list.
+/// Performs the actions and returns one result for each, in the order of the list.
 ///
 /// # Errors
 ///
-/// Fails before anything is sent if a verb is not granted, the list has no order, or the instance
-/// cannot be resolved. What happens to a single action is in its result.
+/// Fails before anything is sent if a verb is not granted, if the actions' `after` fields allow no order, or
+/// if the instance cannot be resolved. A refusal or failure of a single action is in its result.
 pub(crate) async fn perform(
     pass: &ReconcileContext,
     instance: &Instance,
@@ -66,7 +66,7 @@ pub(crate) async fn perform(
     Ok(results)
 }
 
-/// Whether the cluster itself decides about an action's effect.
+/// Returns true if the cluster itself votes about the action.
 const fn is_voted_for(action: &Action) -> bool {
     matches!(action.verb, Verb::Failover { mode: FailoverMode::Force, .. })
 }
@@ -75,7 +75,7 @@ const fn without_commands(outcome: ActionOutcome) -> PerformedAction {
     PerformedAction { outcome, commands: Vec::new() }
 }
 
-/// Whether what an action presumes beside the rest can be read.
+/// Checks that the facts in an action's preconditions may be read.
 fn admit_facts(pass: &ReconcileContext, facts: &[Fact]) -> Result<(), CallError> {
     fact::bounded(facts)?;
     for fact in facts {
@@ -93,13 +93,13 @@ fn admit_facts(pass: &ReconcileContext, facts: &[Fact]) -> Result<(), CallError>
     Ok(())
 }
 
-/// A list on its way.
+/// A list of actions that is being performed.
 struct WaveExecutor<'a> {
     pass: &'a ReconcileContext,
     instance: &'a Instance,
     actions: &'a [Action],
     book: &'a mut ObjectLedger,
-    /// By index in the list.
+    /// The actions performed or refused so far, by index in the list.
     deeds: BTreeMap<usize, PerformedAction>,
 }
 
@@ -113,7 +113,7 @@ impl<'a> WaveExecutor<'a> {
         Self { pass, instance, actions, book, deeds: BTreeMap::new() }
     }
 
-    /// One wave after the other; gives what became of each action.
+    /// Performs one wave after the other and returns the outcome of each action.
     async fn run(
         mut self,
         waves: Vec<Vec<usize>>,
@@ -155,7 +155,7 @@ impl<'a> WaveExecutor<'a> {
                         sent.push((index, action.clone()));
                         continue;
                     }
-                    // Its guard may look for the effect of an action that was not sent.
+                    // The guard may require the effect of an action that a plan did not send.
                     (Err(_), Some(after)) => ActionOutcome::Skipped { after },
                     (Err(refusal), None) => refusal.into(),
                 },
@@ -169,7 +169,7 @@ impl<'a> WaveExecutor<'a> {
         Ok(())
     }
 
-    /// Tells on the object what an action that was done has given up.
+    /// Publishes an event on the object that names the data that a performed action has given up.
     async fn announce_loss(&self, index: usize, nodes: &[NodeId]) {
         let (Some(action), Some(deed)) = (self.actions.get(index), self.deeds.get(&index)) else {
             return;
@@ -192,14 +192,14 @@ impl<'a> WaveExecutor<'a> {
             reason: "DataLost".to_owned(),
             message: format!("with `{}`{on} {what} is lost", action.verb.name()),
         };
-        // An event that is lost changes nothing.
+        // A lost event does not change the outcome.
         if let Err(error) = self.pass.gate.ports.kubernetes.publish(request).await {
             warn!(%error, "the event was not published");
         }
     }
 
-    /// Whether an action may be sent: by what is so now, by how often it was sent before, and by what else is
-    /// under way. A plan takes no place of a synchronisation.
+    /// Checks whether an action may be sent: by the guards, by the budget of repairs, and by the full
+    /// synchronisations under way. A plan does not occupy a place of a full synchronisation.
     fn judge(
         &self,
         action: &Action,
@@ -217,8 +217,8 @@ impl<'a> WaveExecutor<'a> {
         self.pass.gate.full_syncs.begin(&members.instance, action, snapshot, *now_ms)
     }
 
-    /// Notes what a later guard must know, then sends what the guards let pass. A plan decides what
-    /// would be sent, by the same code.
+    /// Writes to the ledger what later guards need, then sends the actions that the guards accepted. A plan
+    /// decides by the same code what would be sent.
     async fn send(
         &mut self,
         members: &InstanceMembers,
@@ -236,8 +236,8 @@ impl<'a> WaveExecutor<'a> {
             self.pass.suspends(self.instance, &new);
         }
         let kubernetes = &*self.pass.gate.ports.kubernetes;
-        // A forced failover is voted for, so that a host that knows nothing of it can do no harm; whoever
-        // waits for it must not wait for the API server. All else is kept first.
+        // The cluster votes about a forced failover, so a host that does not know of it cannot do harm, and
+        // clients must not wait for the API server. All other actions wait until the ledger is written.
         if list.iter().all(is_voted_for) {
             self.book.save_or_later(kubernetes, &self.pass.context).await?;
         } else {
@@ -265,7 +265,7 @@ impl<'a> WaveExecutor<'a> {
         Ok(())
     }
 
-    /// Performs what passed, each verb where its effect is: on Redis, or on a Pod.
+    /// Performs the accepted actions: `allow-start` on the Pod, all others on Redis.
     async fn perform(
         &self,
         members: &InstanceMembers,
@@ -293,8 +293,8 @@ impl<'a> WaveExecutor<'a> {
         all
     }
 
-    /// What is known of the nodes whose death the failovers of a wave rest on. While the Pod of a node
-    /// is a member, its status tells the container's end; only a takeover asks for more.
+    /// Collects proofs of death for the nodes that the actions of a wave give up or replace. While the Pod of
+    /// a node is a member, its status shows the end of the container; only a takeover needs more than that.
     async fn evidence(&mut self, snapshot: &Snapshot, wave: &[usize]) -> LivenessEvidence {
         let mut suspects = BTreeSet::new();
         for action in wave.iter().filter_map(|index| self.actions.get(*index)) {
@@ -311,8 +311,8 @@ impl<'a> WaveExecutor<'a> {
         liveness_evidence::examine(self.pass, self.instance, self.book, snapshot, suspects).await
     }
 
-    /// What the API server says of the objects that this wave presumes something about. In a plan, what
-    /// the pass would have written counts.
+    /// Reads the objects that this wave's preconditions name. In a plan the reads include what the reconcile
+    /// would have written.
     async fn objects(&self, wave: &[usize]) -> ObservedObjects {
         let read = match self.pass.context.mode {
             WriteMode::Live => ReadMode::Live,
@@ -328,13 +328,13 @@ impl<'a> WaveExecutor<'a> {
         join_all(names.into_iter().map(look)).await.into_iter().collect()
     }
 
-    /// The action that must be done first and was not.
+    /// Returns the id of an action that must be done first and was not.
     fn held_back_by(&self, action: &Action) -> Option<String> {
         let is_done = |id: &&String| self.performed(id).is_some_and(|deed| deed.outcome.is_done());
         action.after.iter().find(|id| !is_done(id)).cloned()
     }
 
-    /// In a plan the action that must be done first, and that is planned and not done.
+    /// In a plan, returns the id of an action that must be done first and is planned but not done.
     fn pretended(&self, action: &Action) -> Option<String> {
         let is_planned =
             |id: &&String| self.performed(id).is_some_and(|deed| !deed.commands.is_empty());

@@ -1,15 +1,16 @@
-//! Says which password an object's Redis processes have, and keeps it where their Pods read it.
+//! Determines which password the Redis processes of an object have, and keeps it in the Secret that their
+//! Pods read.
 //!
-//! Pods read a reserved Secret, which the host makes once from the Secret that the object names. A later
-//! change of that one reaches no Pod: a process that restarts would have another password than those that
-//! run, and the host would be locked out of one or the other.
+//! Pods read a reserved Secret, which the host creates once from the Secret that the object names. Later
+//! changes of the named Secret reach no Pod: otherwise a process that restarts would have another password
+//! than those that run, and the host could not reach one or the other.
 //!
 //! Invariants:
 //! - While processes run, a password is kept only if one of them accepts it.
-//! - The password that is kept is replaced only if no process accepts it and one accepts the other, or if
-//!   no process ever had it.
-//! - No password is a value too, and is kept as an empty one.
-//! - A clear value goes from the port to a connection, or into the reserved Secret, and nowhere else.
+//! - The kept password is replaced only if no process accepts it and one accepts the new one, or if no
+//!   process ever had it.
+//! - "No password" is a value too, and is kept as an empty password.
+//! - The clear text goes from the port to a connection or into the reserved Secret, and nowhere else.
 
 use std::{
     collections::BTreeMap,
@@ -34,40 +35,41 @@ use tracing::{info, warn};
 
 use crate::{GatePorts, ReconcileScope, WriteMode, ownership::text};
 
-/// Objects whose password is kept in memory; beyond that it is read again when needed.
+/// The number of objects whose password is cached. Beyond that the cache is cleared, and passwords are read
+/// again when needed.
 const KEPT_MAX: usize = 4096;
 
 /// The passwords in force, by the uid of their object.
 #[derive(Default)]
 pub(crate) struct CredentialsStore(Mutex<BTreeMap<String, Arc<str>>>);
 
-/// What the Secret holds that the object names.
+/// The content of the Secret that the object names.
 enum NamedSecret {
     /// The object names none.
     Nothing,
     Value(String),
     /// It cannot be used, for this reason.
     Unusable(NamedPassword),
-    /// It could not be read now.
+    /// It could not be read this time.
     Unread(CallError),
 }
 
-/// What the processes that run say of a password.
+/// The response of the running processes to a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PasswordResponse {
     /// At least one accepts it.
     Accepted,
     /// At least one refuses it, and none accepts it.
     Refused,
-    /// None answers.
+    /// No process answers.
     Nothing,
 }
 
-/// Fills in how to authenticate to these members, and what is to be said of what the object names. The
-/// first use makes the reserved Secret.
+/// Sets the credentials of these members, and the facts about the password that the object names. Creates the
+/// reserved Secret at the first use.
 ///
-/// Without a password in force the host speaks with the one that the object names; if that cannot be used,
-/// without one.
+/// While no password is in force, the host uses the one that the object names; if that one is unusable, it
+/// uses none.
 ///
 /// # Errors
 ///
@@ -86,7 +88,7 @@ pub(crate) async fn put_in_force(
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
     let is_used = !ledger.nodes.is_empty() || members.members.iter().any(|member| member.running);
     let in_force = match find(kept, ports, context, members).await? {
-        // Nobody ever answered to it, and nobody runs who could have it.
+        // No process ever answered with this password, and none runs that could have it.
         Some(before) if !is_used && writes(kubernetes, context) => match named.value() {
             Some(value) if *before != *value => replace(kept, kubernetes, context, value).await?,
             Some(_) | None => Some(before),
@@ -109,8 +111,8 @@ pub(crate) async fn put_in_force(
     Ok(())
 }
 
-/// Why a password must not be kept for these members: processes run, and none accepts it. What does not
-/// run has none, and reads the one that is kept when it starts.
+/// Returns why a password must not be kept for these members: processes run and none accepts it. A process
+/// that does not run yet has no password, and reads the kept one when it starts.
 async fn doubt(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> Option<NamedPassword> {
     if !members.members.iter().any(|member| member.running) {
         return None;
@@ -136,9 +138,9 @@ fn said(snapshot: &Snapshot) -> PasswordResponse {
     if refuse { PasswordResponse::Refused } else { PasswordResponse::Nothing }
 }
 
-/// Takes the password that the object names in place of the one that is kept, if every member that answers
-/// refuses that one and at least one accepts this: then somebody has set it on the servers, or the wrong
-/// one was kept. Whether it did.
+/// Replaces the kept password by the one that the object names, if every member that answers refuses the kept
+/// one and at least one accepts the other: somebody has set it on the servers, or the wrong one was kept.
+/// Returns true if it replaced the password.
 ///
 /// # Errors
 ///
@@ -166,7 +168,7 @@ pub(crate) async fn replace_refused(
     Ok(made.as_deref() == Some(value))
 }
 
-/// Keeps this password in place of the one that is kept.
+/// Keeps this password instead of the present one.
 async fn replace(
     kept: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
@@ -174,14 +176,15 @@ async fn replace(
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
     let name = reserved_name(context);
-    // Another host may have been faster.
+    // Another host may have replaced it already.
     if read(kubernetes, &name).await?.as_deref() != Some(value) {
         delete(kubernetes, name).await?;
     }
     make(kept, kubernetes, context, value).await
 }
 
-/// Deletes the reserved Secret as it is now: what another host writes meanwhile stays.
+/// Deletes the reserved Secret with its present uid as precondition, so that one that another host creates
+/// meanwhile stays.
 async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), CallError> {
     let found = match kubernetes.get(name.clone()).await {
         Ok(found) => found,
@@ -201,8 +204,8 @@ async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), Call
     }
 }
 
-/// What is in force, and what is to be said of what the object names. Nothing is in force of an object
-/// that was never used, or of which nothing can be.
+/// Returns the password in force and the facts about the one that the object names. No password is in force
+/// for an object that was never used, or whose password cannot be used.
 fn compare(
     in_force: Option<&str>,
     named: NamedSecret,
@@ -223,13 +226,13 @@ fn compare(
         NamedSecret::Value(value) if value == in_force => NamedPassword::InForce,
         NamedSecret::Nothing | NamedSecret::Value(_) => NamedPassword::Differs,
         NamedSecret::Unusable(why) => why,
-        // What is in force is known all the same.
+        // The password in force is known although the named one is not.
         NamedSecret::Unread(_) => NamedPassword::Unread,
     };
     Ok((password(in_force), CredentialsFacts { named, pending: false }))
 }
 
-/// An empty text as the password that it stands for: none.
+/// Returns `None` for an empty text, which stands for "no password".
 fn password(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -267,8 +270,8 @@ async fn named_by(
     })
 }
 
-/// The password that was kept for the object, in memory or in the reserved Secret. One that was deleted is
-/// made again.
+/// Returns the kept password, from memory or from the reserved Secret. Creates the Secret again if it was
+/// deleted.
 async fn find(
     kept: &CredentialsStore,
     ports: &GatePorts,
@@ -280,12 +283,12 @@ async fn find(
         let view = kubernetes.view();
         let is_gone = view.covers(&name.kind) && view.get(&name).is_none();
         if is_gone && writes(kubernetes, context) {
-            // The members that run are reached all the same.
+            // The running members accept the password in memory all the same.
             if let Err(error) = create(kubernetes, context, &password).await {
                 warn!(%error, "{name} is gone and cannot be made again; the next pass tries again");
             }
         }
-        // While the API server is away, what is in memory counts.
+        // While the API server is away, the password in memory counts.
         let stored = read(kubernetes, &name).await.ok().flatten();
         return match stored.filter(|stored| *stored != password) {
             Some(stored) => {
@@ -301,9 +304,9 @@ async fn find(
     Ok(found)
 }
 
-/// Decides between the password in memory and another one that the reserved Secret has by now, by which of
-/// them a process accepts: another host has replaced it, or somebody has falsified it, and what starts
-/// anew would be lost to all others.
+/// Chooses between the password in memory and a different one that the reserved Secret has by now, by which
+/// of them a process accepts. Another host may have replaced it. If instead somebody changed it by mistake, a
+/// process that restarts with it could not join the others.
 async fn settle(
     kept: &CredentialsStore,
     ports: &GatePorts,
@@ -329,7 +332,7 @@ async fn settle(
     Ok(ours)
 }
 
-/// Keeps a password. A plan keeps nothing.
+/// Keeps a password. In plan mode it keeps nothing.
 async fn make(
     kept: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
@@ -370,8 +373,8 @@ async fn read(
     }
 }
 
-/// Whether the host may write for this object now: a plan writes nothing, and nothing is written for an
-/// object that is paused.
+/// Returns true if the host may write for this object now: not in plan mode, and not while the object is
+/// paused or being deleted.
 fn writes(kubernetes: &dyn Kubernetes, context: &ReconcileScope) -> bool {
     let meta = kubernetes.view().meta(&context.reference());
     context.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
@@ -386,7 +389,7 @@ async fn create(
     kubernetes.create(object, HOST_FIELD_MANAGER.to_owned()).await.map(|_| ())
 }
 
-/// Immutable, so that an edit by hand does not lock the host out.
+/// The Secret is immutable, so that an edit by hand does not lock the host out.
 fn secret(context: &ReconcileScope, password: &str) -> Value {
     let (name, owner) = (reserved_name(context), context.reference());
     let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
@@ -401,7 +404,7 @@ fn reserved_name(context: &ReconcileScope) -> ObjectRef {
     }
 }
 
-/// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
+/// Returns true if any text in the object's spec equals this name. A plugin may use only Secrets that the
 /// object's author named.
 pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
     fn contains(value: &Value, secret: &str) -> bool {
@@ -416,7 +419,7 @@ pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
 }
 
 impl NamedSecret {
-    /// The password, which is empty if the object names none; nothing if it cannot be used.
+    /// Returns the password, empty if the object names none; `None` if it cannot be used.
     fn value(&self) -> Option<&str> {
         match self {
             Self::Nothing => Some(""),
@@ -449,7 +452,7 @@ mod tests {
         use NamedPassword::{Differs, Empty, InForce, SecretMissing, Unread};
         let value = |text: &str| NamedSecret::Value(text.to_owned());
         let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
-        // in force, named, password, what is said, whether none is in force yet
+        // in force, named, expected password, expected facts: named, pending
         let rows = [
             (Some("old"), value("old"), Some("old"), InForce, false),
             (Some("old"), value("new"), Some("old"), Differs, false),

@@ -1,7 +1,5 @@
-//! Finds the documents that facts are about, and asks the facts of them.
-//!
-//! Pure: whoever looked hands over what was seen. What was not looked at makes a fact unknown, never
-//! false.
+//! Finds the documents that facts are about, and evaluates the facts on them. Pure: the caller passes what it
+//! has read. A fact about something that was not read is unknown, never false.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,20 +11,21 @@ use tholepin_schema::{
     snapshot::Snapshot,
 };
 
-/// What was seen of objects: none if an object is not there, or why it could not be seen.
+/// Objects as they were read: `Ok(None)` if an object does not exist, `Err` with the reason if it could not
+/// be read.
 pub type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
 
-/// What one look at an instance showed, as facts read it.
+/// The parts of a snapshot that facts are evaluated on.
 #[derive(Debug, Default)]
 pub(crate) struct FactDocuments {
-    /// Of the members that facts ask about; none for a Pod that is no member.
+    /// The members that facts are about; `None` for a Pod that is no member.
     members: BTreeMap<String, Option<Value>>,
-    /// Absent if nobody told anything.
+    /// The majority's view; `None` if no member reported one.
     view: Option<Value>,
 }
 
 impl FactDocuments {
-    /// What these facts need of a snapshot.
+    /// Extracts from a snapshot what these facts need.
     pub(crate) fn of<'a>(snapshot: &Snapshot, facts: impl IntoIterator<Item = &'a Fact>) -> Self {
         let mut documents = Self::default();
         let is_told = snapshot.members.iter().any(|member| member.node().is_some());
@@ -46,12 +45,12 @@ impl FactDocuments {
     }
 }
 
-/// A snapshot's parts have text keys only, so that writing them cannot fail.
+/// This cannot fail: all keys in a snapshot's parts are strings.
 fn json<T: serde::Serialize>(part: &T) -> Value {
     serde_json::to_value(part).unwrap_or_default()
 }
 
-/// Whether a fact holds in what was seen.
+/// Returns whether a fact holds in what was read.
 pub(crate) fn held(
     fact: &Fact,
     seen: Option<&FactDocuments>,
@@ -80,7 +79,7 @@ pub(crate) fn held(
     }
 }
 
-/// The object that a fact is about, if it is about one.
+/// Returns the object that a fact is about, if it is about one.
 pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
     let FactSubject::Object { api_version, kind, namespace, name } = fact.subject() else {
         return None;
@@ -89,11 +88,11 @@ pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
     Some(ObjectRef { kind, namespace: namespace.clone(), name: name.clone() })
 }
 
-/// Whether these are not too many facts.
+/// Checks that these are not too many facts.
 ///
 /// # Errors
 ///
-/// Fails with how many there are and how many may be.
+/// Fails with the number of facts and the limit.
 pub(crate) fn bounded(facts: &[Fact]) -> Result<(), CallError> {
     if facts.len() <= FACTS_MAX {
         return Ok(());

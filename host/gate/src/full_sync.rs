@@ -1,8 +1,9 @@
-//! Lets one full synchronisation that the host starts be under way per Kubernetes node.
+//! Limits the full synchronisations that the host starts to one at a time per Kubernetes node.
 //!
-//! It forks the primary and loads the whole data on the replica, so that several at a time on one machine
-//! can exhaust its memory (`redis.md` section 4, G2). One of a primary without keys costs nothing and needs
-//! no place. A replica that reconnects by itself is none of the host's.
+//! A full synchronisation forks the primary and loads all data on the replica; several at a time on one
+//! machine can exhaust its memory. One from a primary without keys costs nothing and is not limited. A
+//! replica that reconnects by itself is not started by the host and is not limited either. Other hosts that
+//! share the Kubernetes nodes are not known.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,7 @@ use tholepin_schema::{
 
 use crate::guard::GuardRefusal;
 
-/// The node timeout of a server that does not tell its own, in milliseconds: the engine's default.
+/// The assumed node timeout, in milliseconds, of a server that does not report it: Redis' default.
 const NODE_TIMEOUT_MS: u64 = 15_000;
 
 /// The guard that waits for another synchronisation.
@@ -24,34 +25,35 @@ pub(crate) const GUARD: &str = "full-sync";
 #[derive(Debug, Default)]
 pub(crate) struct FullSyncLimiter(Mutex<Vec<RunningFullSync>>);
 
-/// One that the host has started.
+/// A synchronisation that the host has started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RunningFullSync {
     instance: String,
     /// The replica's Pod.
     pod: String,
     run_id: Option<RunId>,
-    /// Those of the primary and of the replica.
+    /// The Kubernetes nodes of the primary and of the replica.
     kube_nodes: [String; 2],
-    /// What the replica had received at the last progress.
+    /// The bytes that the replica had received at the last progress.
     read_bytes: Option<u64>,
     progressed_at_ms: u64,
-    /// Without progress for so long it gives its place back.
+    /// After this time without progress it no longer counts.
     patience_ms: u64,
 }
 
 impl FullSyncLimiter {
-    /// Takes in a look at an instance: what is in sync, or another process by now, gives its place back.
+    /// Records a snapshot of an instance. A replica that is in sync, or is another process by now, no longer
+    /// occupies its place.
     pub(crate) fn look(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
         let mut under_way = self.lock();
         under_way.retain_mut(|sync| sync.instance != instance || sync.goes_on(snapshot, now_ms));
     }
 
-    /// Takes a place for what an action starts, if it starts a full synchronisation.
+    /// Occupies a place for the action, if it starts a full synchronisation.
     ///
     /// # Errors
     ///
-    /// Fails if another is under way on one of the two Kubernetes nodes.
+    /// Fails if another one is under way on one of the two Kubernetes nodes.
     pub(crate) fn begin(
         &self,
         instance: &str,
@@ -85,7 +87,7 @@ impl FullSyncLimiter {
         Ok(())
     }
 
-    /// Gives back the place of what was not started after all.
+    /// Releases the place of a synchronisation that was not started after all.
     pub(crate) fn not_begun(&self, instance: &str, pod: &str) {
         self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
     }
@@ -96,7 +98,7 @@ impl FullSyncLimiter {
 }
 
 impl RunningFullSync {
-    /// What an action starts; none if nothing has to be copied.
+    /// Returns the synchronisation that an action starts; `None` if nothing has to be copied.
     fn of(instance: &str, action: &Action, snapshot: &Snapshot, now_ms: u64) -> Option<Self> {
         let Verb::Replicate { pod, primary } = &action.verb else { return None };
         let replica = snapshot.member(pod)?;
@@ -121,10 +123,10 @@ impl RunningFullSync {
         })
     }
 
-    /// Whether it is under way still.
+    /// Returns true if it is still under way.
     fn goes_on(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
         let has_patience = now_ms <= self.progressed_at_ms.saturating_add(self.patience_ms);
-        // One that says nothing makes no progress.
+        // A replica that does not answer makes no progress.
         let Some(facts) = snapshot.member(&self.pod).and_then(Member::facts) else {
             return has_patience;
         };

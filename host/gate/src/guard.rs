@@ -1,15 +1,24 @@
-//! What must be so before a verb is sent, whatever the plugin says.
+//! Checks whether an action may be sent: guards that hold whatever the plugin asks for.
 //!
-//! Pure functions over a live snapshot, the ledger, the object's policy and the clock. They follow
-//! what Redis does and what Redis does not check itself: `redis.md` §1.8 and §4 say why each is there.
+//! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. Each one
+//! covers a case that Redis itself does not check and that loses data or a shard. Some that were measured
+//! with Redis 7.0.15: one `CLUSTER MEET` to an address that another cluster uses by now merges the two
+//! clusters within 1.2 s, and the loser's keys are dropped; a primary that restarts empty before its failure
+//! is detected empties its replicas within 3 s; a second manual failover of one shard within twice the node
+//! timeout is refused by the voters and stalls writes for 5 s; a failover while a slot is open takes the
+//! shard at the other end of the slot down too; a primary that is cut off from the majority keeps
+//! acknowledging writes, and a `TAKEOVER` loses all of them.
 //!
 //! Invariants:
-//! - What the snapshot does not tell counts as not so.
-//! - Nothing is sent to a Pod that is no running member which answered, and no member is told an
-//!   address of one that is not.
-//! - A verb that can lose data needs the object's policy; proof that a primary is dead never comes
-//!   from its silence.
-//! - A refusal says what was wanted and what was seen.
+//! - A fact that the snapshot does not contain counts as not holding.
+//! - An action is sent only to a Pod that is a running member which answered, and a member is only given the
+//!   address of such a Pod. `allow-start` alone is for a member that does not answer yet.
+//! - A verb that can lose data needs the object's policy or a person's approval. That a primary does not
+//!   answer never proves its death.
+//! - A refusal names what was expected and what was found.
+//!
+//! To add a guard: add its id to [`GuardId`], check it in the module of its verb (or in `common` for several
+//! verbs), and call it from [`judge`].
 
 mod absence;
 mod common;
@@ -40,66 +49,67 @@ use tholepin_schema::{
 
 use crate::fact::ObservedObjects;
 
-/// How old a snapshot may be when an action is sent after it.
+/// The maximum age of a snapshot, in milliseconds, when an action is sent after it.
 pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
 
-/// What the object's owner allows.
+/// The losses that the object's owner allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SafetyPolicy {
-    /// Whether a primary that died may be replaced though writes that only it had are lost.
+    /// Whether a dead primary may be replaced although writes that only it had are lost.
     pub tail_loss: bool,
-    /// Whether everything may be lost: the object is a cache.
+    /// Whether all data may be lost, as of a cache.
     pub data_loss: bool,
 }
 
-/// What a person gives up, by the annotation on the object.
+/// The data that a person gives up by an annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataLossApproval {
     /// The nodes whose data is given up.
     pub nodes: BTreeSet<NodeId>,
-    /// What of the annotation names no process that is known: a slip, or an approval of one that is gone.
+    /// Entries of the annotation that name no known process: a typo, or an approval for a process that has
+    /// ended.
     pub unknown: Vec<String>,
 }
 
-/// What an action can lose, by its effect on this snapshot.
+/// What an action can lose, judged by its effect on this snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LossClass {
     /// Nothing.
     Safe,
     /// Writes that were acknowledged and not replicated.
     TailLoss,
-    /// More than that.
+    /// Any data.
     DataLoss,
 }
 
-/// All that a guard may look at.
+/// Everything that guards read.
 #[derive(Clone, Copy, Debug)]
 pub struct GuardInput<'a> {
-    /// Taken for this wave.
+    /// Taken for the wave of this action.
     pub snapshot: &'a Snapshot,
-    /// With this snapshot learnt.
+    /// The ledger, with this snapshot recorded in it.
     pub ledger: &'a Ledger,
-    /// The object's.
+    /// The object's policy.
     pub policy: SafetyPolicy,
-    /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
+    /// Nodes that are proven dead, by [`deaths`] or by live reads.
     pub deaths: &'a BTreeMap<NodeId, DeathProof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
     pub approved: &'a DataLossApproval,
-    /// What is missing to call nodes dead for a takeover that live reads were made about.
+    /// For nodes that live reads did not prove dead: what is missing for a takeover.
     pub unproven: &'a BTreeMap<NodeId, MissingProof>,
-    /// What live reads say of the objects that actions presume something about.
+    /// Live reads of the objects that the actions' preconditions name.
     pub objects: &'a ObservedObjects,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
 }
 
-/// Why an action is not sent.
+/// The refusal of an action by a guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{guard}: {message}")]
 pub struct GuardRefusal {
-    /// The guard, from a closed set.
+    /// The guard that refuses.
     pub guard: &'static str,
-    /// What was wanted and the value seen.
+    /// What was expected, and the value that was found.
     pub message: String,
 }
 
@@ -116,12 +126,12 @@ impl From<GuardRefusal> for ActionOutcome {
     }
 }
 
-/// Checks one action on a snapshot, with no other proof of death than the snapshot's own Pod facts and
-/// without a look at any object.
+/// Checks one action on a snapshot. The only proofs of death are the Pod facts in the snapshot; no other
+/// object is read and nothing is approved.
 ///
 /// # Errors
 ///
-/// Fails with the first guard that does not hold.
+/// Fails with the first guard that refuses.
 pub fn check(
     action: &Action,
     snapshot: &Snapshot,
@@ -145,8 +155,8 @@ pub fn check(
     judge(action, &scene)
 }
 
-/// Checks what only the whole list shows: the actions of one wave are judged on one snapshot, and two
-/// of them must not be right by themselves and wrong together.
+/// Checks the actions of a list against each other. All actions of a wave are checked on one snapshot, so two
+/// of them can each be right and still contradict each other.
 ///
 /// # Errors
 ///
@@ -183,17 +193,18 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
     Ok(())
 }
 
-/// Checks one action with all that is known.
+/// Checks one action with all available inputs.
 ///
 /// # Errors
 ///
-/// Fails with the first guard that does not hold.
+/// Fails with the first guard that refuses.
 pub fn judge(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = scene;
     common::is_fresh(scene)?;
     common::presumed(action, scene)?;
     match &action.verb {
-        // It changes no topology: a frozen instance may be calmed by it.
+        // A setting changes no topology and may help an instance that a foreign node blocks, so the checks
+        // below do not apply.
         Verb::Configure { pod, settings, temporary } => {
             return configure(snapshot, pod, settings, *temporary);
         }
@@ -227,7 +238,7 @@ fn configure(
     Err(GuardRefusal::new("restore", text))
 }
 
-/// What an action can lose.
+/// Returns what an action can lose.
 #[must_use]
 pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
     match &action.verb {
@@ -241,7 +252,7 @@ pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
             let slots = start::slots_of(scene, *primary);
             start::class(scene, &[*primary], &slots).max(LossClass::TailLoss)
         }
-        // The data of nodes that are away is given up.
+        // The slots may belong to nodes that are away: their data is given up.
         Verb::AssignSlots { slots, .. } => {
             let lost = lost_with(action, scene);
             if lost.is_empty() { LossClass::Safe } else { start::class(scene, &lost, slots) }
@@ -256,7 +267,7 @@ pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
     }
 }
 
-/// The nodes whose data an action gives up.
+/// Returns the nodes whose data an action gives up.
 pub(crate) fn lost_with(action: &Action, scene: &GuardInput<'_>) -> Vec<NodeId> {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {

@@ -42,7 +42,7 @@ pub(crate) async fn perform(
         KubernetesCall::Warnings { object } => warnings(pass, object).await,
         KubernetesCall::Publish { event_type, reason, message } => {
             let context = &pass.context;
-            // Events are about the reconciled object, so it is its kind that must be granted.
+            // An event is about the reconciled object, so its kind must be granted.
             pass.granted(&context.key.kind, "publish")?;
             pass.may_write()?;
             let effect =
@@ -64,7 +64,7 @@ pub(crate) async fn perform(
     }
 }
 
-/// A cached read of a kind that nobody watches is answered by the API server.
+/// A cached read of a kind that is not watched goes to the API server.
 async fn get(
     pass: &ReconcileContext,
     object: ObjectRef,
@@ -76,7 +76,7 @@ async fn get(
     Ok(Reply::Document(field::keep(&found, fields)))
 }
 
-/// One object, or none, under the grant of `get`.
+/// Returns an object, or `None` if it does not exist, under the grant of `get`.
 pub(crate) async fn look_up(
     pass: &ReconcileContext,
     object: &ObjectRef,
@@ -90,7 +90,7 @@ pub(crate) async fn look_up(
     Ok(found)
 }
 
-/// Under scope `owned` the others are left out, not refused: a list is a question.
+/// Leaves out the objects that the grant's scope does not cover instead of refusing the call.
 async fn list(
     pass: &ReconcileContext,
     kind: KindName,
@@ -116,7 +116,7 @@ async fn list(
     Ok(Reply::Documents(kept.collect()))
 }
 
-/// The scope of the grant for events says about which objects.
+/// The scope of the grant for events decides about which objects warnings may be read.
 async fn warnings(pass: &ReconcileContext, object: ObjectRef) -> Answer {
     let events = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
     let granted = pass.granted(&events, "list")?;
@@ -128,11 +128,11 @@ async fn warnings(pass: &ReconcileContext, object: ObjectRef) -> Answer {
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
 }
 
-/// One object, or none, from the store, under the grant of `get`.
+/// Returns an object from the store, or `None` if it does not exist, under the grant of `get`.
 ///
 /// # Errors
 ///
-/// Fails if it is not granted, is out of scope, or if nobody watches its kind.
+/// Fails if it is not granted, is out of scope, or if its kind is not watched.
 pub(crate) fn in_store(
     context: &ReconcileScope,
     view: &dyn StoreView,
@@ -165,7 +165,7 @@ async fn apply(
         return Err(CallError::Denied(format!("the grant for {what} does not say `force: true`")));
     }
     if reference.namespace.is_empty() && !pass.context.key.namespace.is_empty() {
-        // What a plugin applies for a namespaced object lies beside it unless it says otherwise.
+        // An object without a namespace is applied in that of the reconciled object.
         let namespace = pass.context.key.namespace.clone();
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("namespace".to_owned(), Value::String(namespace.clone()));
@@ -185,18 +185,18 @@ async fn apply(
     match &before {
         Ok(Some(found)) => stop::before_apply(pass, found, &request).await?,
         Ok(None) => stop::before_create(pass, &request.object).await?,
-        // What is there is not known, so that nobody knows what the apply would stop.
+        // The present state is not known, so it is not known either what the apply would stop.
         Err(error) => return Err(error.clone()),
     }
     send_apply(pass, &reference, request, &before, steps).await
 }
 
-/// What an apply finds under its name: nothing, or an object that the grant reaches. An intent that names us
-/// as owner must not capture somebody else's.
+/// Returns the object that an apply finds under its name: `None`, or one that the grant covers. An intent
+/// that names the reconciled object as its owner must not take over an object of another owner.
 ///
 /// # Errors
 ///
-/// Fails if it is somebody else's. The reconciled object is woken when that changes.
+/// Fails if it is another owner's. The reconciled object is woken when that changes.
 async fn not_anothers(
     pass: &ReconcileContext,
     granted: &KubernetesGrant,
@@ -209,7 +209,8 @@ async fn not_anothers(
     if pass.context.mode == WriteMode::Plan {
         return Err(refused);
     }
-    // The store may be behind, and a change that it takes in before somebody waits for it wakes nobody.
+    // The store may be behind. A change that arrives before the wait is registered wakes nobody, so the live
+    // object is read after that.
     pass.clashes(reference);
     let live = current(pass, reference, ReadMode::Live).await;
     if let Ok(Some(found)) = &live {
@@ -218,8 +219,8 @@ async fn not_anothers(
     Ok(live)
 }
 
-/// A template (`${secret:NAME/KEY}`) copies a value that the plugin itself never sees; it may name only
-/// what the object's author named.
+/// Checks that the templates of a Secret (`${secret:NAME/KEY}`) name only Secrets that the object's author
+/// named. A template copies a value that the plugin itself never sees.
 fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallError> {
     const TEMPLATE: &str = "${secret:";
     let texts = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
@@ -251,8 +252,8 @@ async fn apply_status(pass: &ReconcileContext, object: Value, steps: &mut Vec<Pl
     let request = ApplyRequest {
         field_manager: pass.context.field_manager(),
         object,
-        // The status of the object reconciled is its plugin's. The host takes a condition of it only while
-        // no plugin looks, and an edit by hand must not keep the plugin from reporting.
+        // The status of the reconciled object belongs to its plugin. The host owns a condition of it only
+        // while no plugin reconciles the object, and an edit by hand must not keep the plugin from reporting.
         force: is_reconciled,
         status: true,
         dry_run: pass.context.mode == WriteMode::Plan,
@@ -260,7 +261,7 @@ async fn apply_status(pass: &ReconcileContext, object: Value, steps: &mut Vec<Pl
     send_apply(pass, &reference, request, &before, steps).await
 }
 
-/// What a person says to the host in an annotation, no plugin says for him, nor takes back.
+/// Checks that a write does not touch the annotations by which a person gives instructions to the host.
 fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
     let Some(annotations) = written.pointer("/metadata/annotations") else { return Ok(()) };
     let Some(annotations) = annotations.as_object() else {
@@ -286,7 +287,8 @@ fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
     Ok(())
 }
 
-/// What was there before is for the report alone: that it could not be read is no reason not to apply.
+/// Sends an apply and records its step. `before` is for the report alone: an apply is sent although the
+/// present state could not be read.
 async fn send_apply(
     pass: &ReconcileContext,
     object: &ObjectRef,
@@ -299,7 +301,7 @@ async fn send_apply(
     let intent = request.object.clone();
     let is_planned = request.status && request.dry_run;
     let stored = match (pass.kubernetes.apply(request).await, before) {
-        // Only the plan has the object: it was made from a file.
+        // The object is from a file and exists only in the plan.
         (Err(CallError::NotFound(_)), Ok(Some(planned))) if is_planned => {
             with_status(planned, &intent)
         }
@@ -349,7 +351,7 @@ async fn merge_patch(
     Ok(Reply::Document(stored))
 }
 
-/// Deletes what was looked at and not its successor: the uid seen becomes a precondition.
+/// Deletes the object that was read and not its successor: its uid becomes a precondition.
 async fn delete(
     pass: &ReconcileContext,
     mut request: DeleteRequest,
@@ -380,7 +382,7 @@ async fn delete(
     Ok(Reply::Done)
 }
 
-/// The object as the pass sees it, or as the API server has it.
+/// Returns the object as the reconcile sees it, or as the API server has it.
 async fn current(
     pass: &ReconcileContext,
     object: &ObjectRef,
@@ -397,14 +399,14 @@ async fn current(
     }
 }
 
-/// How a call meets an object.
+/// How a call uses an object.
 #[derive(Clone, Copy)]
 enum TargetState {
-    /// It is there, and read.
+    /// It exists and is read.
     Read,
-    /// It is there, and written to or deleted.
+    /// It exists and is written to or deleted.
     Written,
-    /// It is what the plugin wants to be there.
+    /// It is the object that the plugin applies.
     Intent,
 }
 
@@ -431,7 +433,7 @@ fn in_scope_of(
     let Err(wider) = grant::scope(granted, is_owned, is_in_namespace) else { return Ok(()) };
     let (kind, uid) = (&granted.name, context.uid());
     let text = match met {
-        // A wider scope would let the plugin overwrite what is somebody else's.
+        // A wider scope would let the plugin overwrite another owner's object.
         TargetState::Written if granted.scope == GrantScope::Owned => {
             let way_out = way_out(context, reference, object);
             format!("{reference} is there and is not {wanted}'s (uid {uid}): {way_out}")
@@ -448,13 +450,13 @@ fn in_scope_of(
     Err(CallError::Denied(text))
 }
 
-/// Who controls an object that is in the way, and how that ends.
+/// Returns who controls an object that is in the way, and how to resolve that.
 fn way_out(context: &ReconcileScope, reference: &ObjectRef, object: &Value) -> String {
     let wanted = context.reference();
     if let Some((owner, uid)) = ownership::controller(object) {
         return format!("{owner} (uid {uid}) controls it; rename one of the two");
     }
-    // Of what makes Pods hardly a field can be changed.
+    // Hardly a field of a workload can be changed, so that an owner reference alone would not help.
     if object.pointer("/spec/template").is_some() {
         return "nobody controls it; delete or rename one of the two".to_owned();
     }

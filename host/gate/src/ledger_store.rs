@@ -1,8 +1,8 @@
-//! Keeps the ledger of each object: in memory while the host lives, in a reserved ConfigMap beyond that.
+//! Keeps the ledger of each object: in memory while the host runs, and in a reserved ConfigMap.
 //!
-//! The ledger is written when it changed, and before a step that depends on it being kept. Each write
-//! names the version that was read, so that a second host that wrote meanwhile is noticed and merged
-//! with. One lock per object also means that no two passes act on it at once.
+//! A ledger is written when it has changed, and before a step that depends on it. Each write names the
+//! resource version that was read, so that a write of another host in between is noticed and merged. One lock
+//! per object keeps two reconciles from using its ledger at the same time.
 
 use std::{
     collections::BTreeMap,
@@ -35,40 +35,41 @@ use crate::{
     reconcile_scope::WriteMode,
 };
 
-/// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
+/// The number of objects whose ledger is kept in memory. Beyond that, those not in use are dropped and read
+/// again when needed.
 const BOOKS_MAX: usize = 4096;
-/// How often a write is tried that another host's write was faster than.
+/// How often a write is tried when other hosts write in between.
 const ATTEMPTS_MAX: usize = 4;
-/// How long a pass waits for the ledger to be written where it need not be.
+/// How long a reconcile waits for a write of the ledger that may also happen later.
 const SAVE_MS_MAX: Duration = Duration::from_millis(300);
-/// The key in the ConfigMap.
+/// The key of the ledger in the ConfigMap.
 const KEY: &str = "ledger.json";
 
-/// The books of all objects.
+/// The ledgers of all objects.
 #[derive(Default)]
 pub(crate) struct LedgerStore {
     /// By the uid of the object.
     open: Mutex<BTreeMap<String, OpenLedger>>,
 }
 
-/// A book in memory, and which object it is about.
+/// A ledger in memory, and the object that it is about.
 struct OpenLedger {
     object: ObjectRef,
     book: Arc<AsyncMutex<ObjectLedger>>,
 }
 
-/// One object's ledger.
+/// The ledger of one object.
 #[derive(Clone, Default)]
 pub(crate) struct ObjectLedger {
-    /// As it is now.
+    /// The current ledger.
     pub(crate) ledger: Ledger,
-    /// As the ConfigMap has it; nothing if there is none yet.
+    /// The ledger as the ConfigMap has it; `None` if there is no ConfigMap yet.
     stored: Option<StoredLedger>,
-    /// The instance of each group as a call named it last: how to reach its members.
+    /// The instance of each group as a call last named it: how to connect to its members.
     pub(crate) instances: BTreeMap<String, Instance>,
-    /// What is remembered in memory alone of the nodes that do not answer.
+    /// What is remembered only in memory about nodes that do not answer.
     pub(crate) absences: AbsenceTracker,
-    /// Whether Kubernetes was asked for it.
+    /// Whether the ConfigMap was read.
     is_read: bool,
 }
 
@@ -80,7 +81,7 @@ struct StoredLedger {
 }
 
 impl LedgerStore {
-    /// Takes the book of the object of a pass, reading it from Kubernetes the first time.
+    /// Locks the ledger of the reconciled object, reading it from Kubernetes the first time.
     ///
     /// # Errors
     ///
@@ -105,8 +106,8 @@ impl LedgerStore {
         Ok(book)
     }
 
-    /// A copy of the book for those who only read it: neither the ConfigMap nor what is in memory
-    /// changes. Waits until whoever acts on the object has finished.
+    /// Returns a copy of the ledger for reading: neither the ConfigMap nor the ledger in memory changes.
+    /// Waits until a reconcile that has locked the ledger has released it.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl LedgerStore {
         ObjectLedger::read(kubernetes, context).await
     }
 
-    /// Drops the books of objects of this name that are gone.
+    /// Drops the ledgers of deleted objects with this name.
     pub(crate) fn drop_gone(&self, view: &dyn StoreView, object: &ObjectRef) {
         let uid = view.meta(object).map(|meta| meta.uid.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +139,7 @@ impl LedgerStore {
 }
 
 impl ObjectLedger {
-    /// Reads the book from Kubernetes, or the one that an older host kept under the object's name.
+    /// Reads the ledger from Kubernetes, or the one that an older host kept under the object's name.
     async fn read(
         kubernetes: &dyn Kubernetes,
         context: &ReconcileScope,
@@ -152,18 +153,18 @@ impl ObjectLedger {
         Ok(Self { ledger: old.unwrap_or_default(), is_read: true, ..Self::default() })
     }
 
-    /// Takes in a snapshot.
+    /// Records a snapshot in the ledger and in the memory of absences.
     pub(crate) fn learn(&mut self, snapshot: &Snapshot, now_ms: u64) {
         ledger::learn(&mut self.ledger, snapshot, now_ms);
         self.absences.look(&self.ledger, snapshot, now_ms);
     }
 
-    /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an
-    /// object that is paused.
+    /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode or for a paused
+    /// object.
     ///
     /// # Errors
     ///
-    /// Fails if the ConfigMap cannot be written, or if other hosts write it all the time.
+    /// Fails if the ConfigMap cannot be written, or if other hosts keep writing it.
     pub(crate) async fn save(
         &mut self,
         kubernetes: &dyn Kubernetes,
@@ -193,7 +194,7 @@ impl ObjectLedger {
                     let ledger = self.ledger.clone();
                     self.stored = Some(StoredLedger { ledger, resource_version });
                 }
-                // Somebody deleted it: what is known is written anew.
+                // The ConfigMap was deleted: it is created again.
                 Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
                 Err(CallError::Conflict(_)) => self.merge(kubernetes, context).await?,
                 Err(error) => return Err(error),
@@ -206,12 +207,12 @@ impl ObjectLedger {
         )))
     }
 
-    /// Writes the ledger as [`save`](Self::save) does, but lets nothing wait for an API server that is away:
-    /// what is not written now is written by the next call.
+    /// Writes the ledger like [`save`](Self::save), but waits at most [`SAVE_MS_MAX`] and ignores temporary
+    /// failures. What is not written now is written by the next call.
     ///
     /// # Errors
     ///
-    /// Fails if the ConfigMap cannot be written for a reason that does not pass by itself.
+    /// Fails if the ConfigMap cannot be written for a reason that is not temporary.
     pub(crate) async fn save_or_later(
         &mut self,
         kubernetes: &dyn Kubernetes,
@@ -227,7 +228,7 @@ impl ObjectLedger {
         }
     }
 
-    /// Takes in what another host wrote since this one read or wrote last.
+    /// Merges what another host has written since this one last read or wrote.
     async fn merge(
         &mut self,
         kubernetes: &dyn Kubernetes,
@@ -257,8 +258,9 @@ async fn read(
     }
 }
 
-/// The ledger that hosts kept before names were reserved: in `NAME-ledger`, of which no plugin can write
-/// one either. Another kind's object of the same name may have it.
+/// Reads the ledger that older hosts kept in `NAME-ledger`, before names contained a kind and a uid. No
+/// plugin can write that name either. It may belong to an object of another kind with the same name, which
+/// its owner reference tells.
 async fn read_old(
     kubernetes: &dyn Kubernetes,
     context: &ReconcileScope,
@@ -275,7 +277,8 @@ async fn read_old(
     if is_ours { parse(&name, &found).map(Some) } else { Ok(None) }
 }
 
-/// A ledger that cannot be read is an error and not an empty ledger: the guards would know too little.
+/// Parses a ledger. An unreadable ledger is an error, not an empty ledger: with an empty one the guards would
+/// know too little.
 fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     let text = found.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
     serde_json::from_str(text).map_err(|error| {

@@ -1,4 +1,4 @@
-//! Asks Kubernetes and the network about recorded processes that may be dead.
+//! Collects evidence about recorded processes that may have ended, from Kubernetes and from the network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,27 +30,27 @@ use crate::{
     reconcile_context::ReconcileContext,
 };
 
-/// How long all questions about one node may take. A snapshot is acted on while it is two seconds old.
+/// The time limit for all reads about one node. A snapshot may be acted on until it is two seconds old.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is known of nodes that may be dead.
+/// The evidence about nodes that may be dead.
 #[derive(Debug, Default)]
 pub(crate) struct LivenessEvidence {
-    /// Those that are.
+    /// The nodes that are proven dead.
     pub(crate) deaths: BTreeMap<NodeId, DeathProof>,
-    /// What a takeover lacks for others.
+    /// For other nodes, what is missing for a takeover.
     pub(crate) unproven: BTreeMap<NodeId, MissingProof>,
 }
 
-/// What live reads say of one node.
+/// Live reads about one node.
 struct NodeLivenessReads {
     witness: NodeLiveness,
     out_of_service: bool,
     lease: Result<NodeLease, String>,
 }
 
-/// Looks for what proves the death of these nodes: what the Pods of the snapshot say, and for those of
-/// which that proves nothing, live reads.
+/// Collects evidence about these nodes: from the Pods of the snapshot, and by live reads for those that the
+/// Pods do not prove dead.
 pub(crate) async fn examine(
     pass: &ReconcileContext,
     instance: &Instance,
@@ -90,7 +90,7 @@ pub(crate) async fn examine(
     evidence
 }
 
-/// What a person confirmed on the object reconciled, as the store has it now.
+/// Returns what a person confirmed on the reconciled object, by the current store.
 fn confirmed(pass: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
     let is_known =
         |node: &NodeId, uid: &str| ledger.nodes.get(node).is_some_and(|known| known.pod_uid == uid);
@@ -100,7 +100,7 @@ fn confirmed(pass: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
     object.map(|object| guard::confirmed(&object.annotations, is_known)).unwrap_or_default()
 }
 
-/// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.
+/// Performs the live reads. A read error, or an answer that comes too late, counts as possibly alive.
 async fn look(
     pass: &ReconcileContext,
     instance: &Instance,
@@ -161,7 +161,7 @@ fn is_ready(node: &Value) -> bool {
     })
 }
 
-/// Whether a person says that a Kubernetes node is off.
+/// Returns true if a Kubernetes node has the taint by which a person states that it is switched off.
 fn is_out_of_service(node: &Value) -> bool {
     let taints = node.pointer("/spec/taints").and_then(Value::as_array);
     taints.into_iter().flatten().any(|taint| text(taint, "/key") == OUT_OF_SERVICE)

@@ -1,4 +1,4 @@
-//! Lets a plugin ask a port of a Pod that belongs to its object.
+//! Probes a port of a Pod that belongs to the reconciled object.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     reconcile_context::ReconcileContext,
 };
 
-/// Asks the port as soon as it is found to be granted. It is a read: a plan asks, too.
+/// Probes the port if that is granted. A probe is a read, so a plan performs it too.
 pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
     admit(&pass.context.grants, probe)?;
     let view = pass.gate.ports.kubernetes.view();
@@ -38,7 +38,7 @@ pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
     document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
 }
 
-/// Whether this may be asked of a Pod, whichever it is.
+/// Checks that such a probe is granted and well-formed, for any Pod.
 fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
     let PodProbe { pod: _, port, get, deadline_ms } = probe;
     if !grants.probes.contains(port) {
@@ -50,7 +50,7 @@ fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
         let text = format!("`deadlineMs` must be 1 to {PROBE_MS_MAX}, not {deadline_ms}");
         return Err(CallError::Invalid(text));
     }
-    // Anything else could end the line of the request and begin another.
+    // Any other byte could end the request line and begin another request.
     let is_path =
         |path: &str| path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
     match get.as_deref().filter(|path| !is_path(path)) {
@@ -63,7 +63,7 @@ fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
     }
 }
 
-/// Where a Pod of the object is; none if it has no address yet.
+/// Returns the address of a Pod of the object; `None` if it has no address yet.
 fn address(
     pass: &ReconcileContext,
     view: &dyn StoreView,

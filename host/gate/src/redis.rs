@@ -1,4 +1,4 @@
-//! Performs the calls of `tholepin:redis` that grants and guards let pass.
+//! Performs the calls of `tholepin:redis` that grants and guards allow.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     reconcile_scope::WriteMode, restore_settings,
 };
 
-/// The longest that a pipeline may take.
+/// The longest deadline of a pipeline.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 /// The most pipelines of one fan-out.
 const FAN_OUT_MAX: usize = 256;
@@ -45,7 +45,7 @@ pub(crate) async fn perform(
     }
 }
 
-/// The step of a pipeline, if it writes. One at which a plan ends is a step all the same: it would be
+/// Returns the step of a pipeline that writes. A pipeline at which the plan ends has a step too: it would be
 /// sent.
 fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<PlanStep> {
     let effect = match command::check_list(&pipeline.commands) {
@@ -105,7 +105,7 @@ async fn fan_out(
     Ok(Reply::FanOut(sent))
 }
 
-/// Whether the table knows the commands, and the grants cover them.
+/// Checks that the commands are in the table of known commands, and that the grants cover them.
 fn admit(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, CallError> {
     let access = command::check_list(&pipeline.commands)
         .map_err(|refused| CallError::Denied(refused.to_string()))?;
@@ -142,7 +142,7 @@ async fn send(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespRe
     port.pipeline(&members, &pipeline.pod, &pipeline.commands, deadline).await
 }
 
-/// In a plan a write whose reply can only be `OK` is answered so; at any other the plan ends, because
+/// Answers a write in plan mode: with `OK` if the reply can only be that. Otherwise the plan ends, because
 /// what follows depends on the reply.
 fn pretend(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
     let open = pipeline.commands.iter().find(|words| !command::replies_ok(words));

@@ -1,10 +1,12 @@
-//! Bounds how often the same repair is made: what fails, or has to be made again and again, needs a person.
+//! Limits how often the same repair is made. A repair that fails, or has to be made again and again, needs a
+//! person.
 //!
-//! A repair is a verb on one process for one purpose. It is never counted while the process is young: a new
-//! member takes what it takes until it has joined. What follows a proof of death (failovers, starts without
-//! data) and forgetting are never counted.
+//! A repair is a verb on one process for one purpose. It does not count while the process is young, because a
+//! new member needs several actions until it has joined. Forgetting, and what follows a proof of death
+//! (failovers, starts without data), never count.
 //!
-//! Source of the numbers: `redis.md` section 4, G6.
+//! Limits: three failures in a row, or five repairs within ten minutes, with a pause that doubles after each
+//! try. A host without such a limit repeats a repair that a cause outside undoes for ever.
 
 use tholepin_schema::{
     action::{Action, Verb},
@@ -17,21 +19,22 @@ use crate::{
     ledger::repairs::{WINDOW_MS, recent},
 };
 
-/// How often the same repair is made in this time.
+/// How many tries of one repair are allowed within [`WINDOW_MS`].
 const TRIES_MAX: usize = 5;
-/// How often in a row it may fail in this time.
+/// How many failures in a row are allowed within [`WINDOW_MS`].
 const FAILURES_MAX: u32 = 3;
-/// The pause after the first try in milliseconds; each further one doubles it.
+/// The pause after the first try, in milliseconds. It doubles with each further try.
 const PAUSE_MS: u64 = 1_000;
-/// Up to this age, in seconds, a process is new.
+/// Up to this age, in seconds, a process counts as new.
 const YOUNG_S_MAX: u64 = 120;
 
-/// The guard that asks for a person.
+/// The guard of the limits: a person is needed.
 pub(crate) const BUDGET: &str = "repair-budget";
-/// The guard that waits before the next try.
+/// The guard of the pause before the next try.
 pub(crate) const BACK_OFF: &str = "back-off";
 
-/// What an action repairs, and in which process; none if it is not counted.
+/// Returns the key of a repair: the verb, the process and the purpose. `None` if the action does not count as
+/// a repair.
 pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
     let (pod, what) = match &action.verb {
         Verb::Meet { pod, with } => (pod, run_of(snapshot, with)?),
@@ -51,18 +54,18 @@ pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
     Some(format!("{} {run} {what}", action.verb.name()))
 }
 
-/// The process in a Pod, if it answers and is not new.
+/// Returns the run id of the process in a Pod, if it answers and is not new.
 fn run_of(snapshot: &Snapshot, pod: &str) -> Option<String> {
     let facts = snapshot.member(pod)?.facts()?;
     let is_old = facts.uptime_s.is_some_and(|uptime_s| YOUNG_S_MAX < uptime_s);
     facts.run_id.filter(|_| is_old).map(|run_id| run_id.to_string())
 }
 
-/// Whether the repair may be made now.
+/// Checks that a repair may be made now.
 ///
 /// # Errors
 ///
-/// Fails if it was tried just before, or has been made or has failed too often.
+/// Fails if it was tried just before, or was made or has failed too often.
 pub(crate) fn check(
     ledger: &Ledger,
     symptom: &str,
@@ -101,7 +104,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// A time as people read it.
+/// Formats a time for people.
 fn time(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     at.map_or_else(|| format!("{at_ms} ms"), |at| at.strftime("%H:%M:%SZ").to_string())

@@ -1,9 +1,11 @@
-//! Puts back what passes suspended: at the end of the pass, and what an earlier one left behind, because
-//! its host was killed or a member did not answer, before the next one looks or acts.
+//! Restores the settings that reconciles changed temporarily: at the end of each reconcile, and before the
+//! next one of the object observes or acts, if an earlier one could not (its host was killed, or a member did
+//! not answer).
 //!
 //! Invariants:
-//! - What is suspended is in the ledger before it is sent, so that it outlives the host.
-//! - Only the process that was told is told again: another has read its configuration anew.
+//! - The original value is in the ledger before the temporary one is sent, so that it outlives the host.
+//! - A setting is restored only in the process that received the temporary value: another process has read
+//!   its configuration at its start.
 
 use std::time::Duration;
 
@@ -23,14 +25,14 @@ use tracing::warn;
 
 use crate::{ledger, ledger_store::ObjectLedger, plan_steps, reconcile_context::ReconcileContext};
 
-/// Looks that the end of a pass takes, each but the last with an attempt; what is not back then is left to
-/// the next pass.
+/// How often the members are read at the end of a reconcile, with an attempt after each read but the last.
+/// What is not restored by then is left to the next reconcile.
 const LOOKS_MAX: u32 = 3;
-/// The longest that a pass' end may take.
+/// The time limit for restoring the settings at the end of a reconcile.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Puts back what a pass suspended, also if its object was paused meanwhile: that ends what was begun. A
-/// plan tells that it would be done.
+/// Restores the settings that a reconcile changed temporarily, even if the object was paused meanwhile,
+/// because that completes what was begun. In plan mode, returns the steps that would do it.
 pub(crate) async fn end(pass: &ReconcileContext) -> Vec<PlanStep> {
     let mut steps = Vec::new();
     for (instance, suspensions) in pass.take_suspended() {
@@ -54,7 +56,7 @@ async fn end_in(pass: &ReconcileContext, instance: &Instance) -> Result<Vec<Plan
     Ok(steps)
 }
 
-/// Puts back what an earlier pass left behind. What this one suspended stays so until it ends.
+/// Restores what an earlier reconcile left behind. What this reconcile has changed stays until its end.
 pub(crate) async fn left_behind(
     pass: &ReconcileContext,
     instance: &Instance,
@@ -103,14 +105,14 @@ async fn put_back(
     steps
 }
 
-/// Whether the process that an action presumes answers.
+/// Returns true if the process that an action requires answers.
 fn is_told(action: &Action, snapshot: &Snapshot) -> bool {
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     facts.is_some_and(|facts| facts.run_id == action.presume.run_id)
 }
 
-/// What would put back a setting, as a step: as it is done, but for the looks.
+/// Returns the step that would restore a setting, the same as when it is performed.
 fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
     let SuspendedSetting { pod, setting, value, .. } = suspension;
     let settings = [(setting.clone(), value.clone())].into();

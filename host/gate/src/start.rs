@@ -1,4 +1,5 @@
-//! Tells a process that waits in its Pod that it may start without data.
+//! Performs `allow-start`: permits a process that waits in its Pod to start without data, by an annotation on
+//! the Pod.
 
 use serde_json::{Value, json};
 use tholepin_core::{
@@ -15,20 +16,20 @@ use tholepin_schema::{
 
 use crate::{guard::DataLossApproval, instance::pod_kind, reconcile_context::ReconcileContext};
 
-/// How old, in milliseconds, the word on the Pod may be before it is given again. A process takes only one
-/// that is not older than its own start, and the clocks of two machines differ.
+/// The age, in milliseconds, at which the annotation is written again. A process accepts only one that is not
+/// older than its own start, and the clocks of two machines differ.
 const WORD_MS_MAX: u64 = 10_000;
 
-/// The most characters that are repeated of an approval of nothing that is known.
+/// How many characters of an unknown approval a message repeats.
 const APPROVAL_CHARS_MAX: usize = 90;
 
-/// Whether the action is performed here and not by Redis.
+/// Returns true if the action is performed on the Pod and not on Redis.
 pub(crate) const fn is_start(action: &Action) -> bool {
     matches!(action.verb, Verb::AllowStart { .. })
 }
 
-/// The nodes whose data a person gives up, by the annotation that the object has now. An approval names
-/// the process whose memory is given up, so that it says nothing of the next one.
+/// Returns the nodes whose data a person gives up, by the annotation that the object has now. An approval
+/// names the process whose data is given up, so that it does not apply to the next process of that node.
 pub(crate) fn approved(pass: &ReconcileContext, ledger: &Ledger) -> DataLossApproval {
     let view = pass.gate.ports.kubernetes.view();
     let meta = view.meta(&pass.context.reference());
@@ -49,7 +50,7 @@ pub(crate) fn approved(pass: &ReconcileContext, ledger: &Ledger) -> DataLossAppr
     approved
 }
 
-/// Writes the word on the Pod, unless it is there and young.
+/// Writes the annotation on the Pod, unless a recent one exists.
 pub(crate) async fn allow(
     pass: &ReconcileContext,
     snapshot: &Snapshot,

@@ -1,8 +1,8 @@
-//! Lets a write to Kubernetes pass only if what it stops may be stopped.
+//! Checks writes to Kubernetes that stop members or drop their volumes.
 //!
-//! Guards follow the effect: whichever call ends a member, drops its volume or shrinks its workload is
-//! judged as a verb on Redis is, on a snapshot taken for it. An object without a ledger has no members,
-//! so nothing is asked for it.
+//! The guards follow the effect: any call that ends a member, drops its volume or shrinks its workload is
+//! checked like a verb on Redis, on a snapshot that is taken for it. An object without a ledger has no
+//! members, so nothing is checked for it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,15 +28,15 @@ use crate::{
     reconcile_context::ReconcileContext,
 };
 
-/// The verb whose grant allows to stop the last copy of some data, besides the object's own policy.
+/// The verb whose grant is needed to stop the last copy of some data, in addition to the object's own policy.
 const STOP_LAST_COPY: &str = "stop-last-copy";
 
-/// Asked before a deletion. A Pod is deleted as it was seen: one in which something has happened since is
-/// another case.
+/// Checks a deletion. A Pod is deleted only at the resource version that was read: after a change it must be
+/// checked again.
 ///
 /// # Errors
 ///
-/// Fails with the guard that does not let it pass.
+/// Fails with the guard that refuses.
 pub(crate) async fn before_delete(
     pass: &ReconcileContext,
     found: &Value,
@@ -49,8 +49,8 @@ pub(crate) async fn before_delete(
     admit(pass, effect::stops(&*newest(pass), found, ObjectAfterWrite::Deleted)).await
 }
 
-/// Asked before an apply to an object that is there. Only one that can stop something is tried first, as
-/// a dry run: what it leaves out counts as well.
+/// Checks an apply to an object that exists. If it may stop something, it is sent as a dry run first, because
+/// the fields that it leaves out matter as well.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ pub(crate) async fn before_apply(
     admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
-/// Asked before an apply that creates its object: what scales others stops Pods though it is new.
+/// Checks an apply that creates its object: a new autoscaler can stop Pods.
 ///
 /// # Errors
 ///
@@ -81,7 +81,7 @@ pub(crate) async fn before_create(
     admit(pass, effect::begins(&*newest(pass), intent)).await
 }
 
-/// Asked before a merge patch.
+/// Checks a merge patch.
 ///
 /// # Errors
 ///
@@ -93,7 +93,7 @@ pub(crate) async fn before_patch(
     patch: &Value,
 ) -> Result<(), CallError> {
     let view = newest(pass);
-    // A patch names no replicas that it keeps, so that the question is whether anything is below.
+    // A patch need not repeat the replicas, so it is enough that there are Pods below the object.
     if !effect::may_stop(&*view, found, &Value::Null) {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub(crate) async fn before_patch(
     admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
-/// Members are those of now, not those of the pass' start.
+/// Members are checked by the newest view, not by that of the reconcile.
 fn newest(pass: &ReconcileContext) -> Arc<dyn StoreView> {
     pass.gate.ports.kubernetes.view()
 }
@@ -124,7 +124,7 @@ async fn admit(pass: &ReconcileContext, effect: StopEffect) -> Result<(), CallEr
             is_nobody_s_member(pass, &*view, pod).await?;
         }
     }
-    // The object's user wants all of it to end; its volumes are another matter.
+    // The user deletes the whole object, so its Pods may end. Its volumes are checked all the same.
     let is_deleted = pass.context.object.pointer("/metadata/deletionTimestamp").is_some();
     if book.ledger.groups.is_empty() || own.is_empty() || (is_deleted && effect.claims.is_empty()) {
         return Ok(());
@@ -141,7 +141,7 @@ async fn admit(pass: &ReconcileContext, effect: StopEffect) -> Result<(), CallEr
     Ok(())
 }
 
-/// Judges the stops in one group, and notes them in the ledger.
+/// Checks the stops in one group, and records them in the ledger.
 async fn judge(
     pass: &ReconcileContext,
     book: &mut ObjectLedger,
@@ -181,11 +181,11 @@ fn stop(pod: &Value, group: &ProcessGroup, effect: &StopEffect) -> PodStop {
     }
 }
 
-/// The Pods that mount these claims.
+/// Returns the Pods that mount these claims.
 ///
 /// # Errors
 ///
-/// Fails if a claim belongs to a workload and no Pod mounts it now: what is on it cannot be asked.
+/// Fails if no Pod mounts a claim now, because no process can report what is on it.
 fn claimed_by(
     view: &dyn StoreView,
     pass: &ReconcileContext,
@@ -212,7 +212,7 @@ fn claimed_by(
     Ok(mounting)
 }
 
-/// A member of another object is stopped by that object's plugin alone.
+/// Checks that a Pod is no member of another object: only that object's plugin may stop it.
 async fn is_nobody_s_member(
     pass: &ReconcileContext,
     view: &dyn StoreView,
@@ -236,7 +236,7 @@ async fn is_nobody_s_member(
 }
 
 impl ObjectLedger {
-    /// The instance of a group: as it was named last, or as the ledger has it.
+    /// Returns the instance of a group as a call last named it, or from the ledger.
     fn instance(&self, namespace: &str, name: &str, group: &ProcessGroup) -> Instance {
         self.instances.get(name).cloned().unwrap_or_else(|| Instance {
             namespace: namespace.to_owned(),

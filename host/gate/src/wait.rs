@@ -1,7 +1,7 @@
-//! Waits within a pass until facts hold.
+//! Waits within a reconcile until facts hold.
 //!
-//! The looks at an instance are shared by all who wait for something in it and with the wakes; objects
-//! are read from the store when it changes. Nothing is asked for one waiting pass alone.
+//! All waits and wake subscriptions share the polls of an instance. Objects are read from the store when it
+//! changes. A waiting reconcile causes no requests of its own.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,14 +26,14 @@ use crate::{
     reconcile_scope::WriteMode,
 };
 
-/// What is waited for, by the instances that it is about.
+/// The facts that a reconcile waits for, with what was read of the objects and instances that they are about.
 struct PendingFacts<'a> {
     facts: &'a [Fact],
     seen: BTreeMap<&'a Instance, FactDocuments>,
     objects: ObservedObjects,
 }
 
-/// Waits until all facts hold, or `ms` milliseconds.
+/// Waits until all facts hold, or at most `ms` milliseconds.
 pub(crate) async fn wait(pass: &ReconcileContext, facts: Vec<Value>, ms: u32) -> Answer {
     let facts = facts
         .into_iter()
@@ -63,7 +63,7 @@ fn document(outcome: &WaitOutcome) -> Answer {
     document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
 }
 
-/// Whether these facts can be waited for; answers with the instances that they are about.
+/// Checks that the reconcile may wait for these facts. Returns the instances that they are about.
 fn admit<'a>(
     pass: &ReconcileContext,
     facts: &'a [Fact],
@@ -91,14 +91,15 @@ fn admit<'a>(
             FactSubject::Object { .. } => {}
         }
         if let Some(object) = fact::object(fact) {
-            // What is not granted, not watched or out of scope is refused, not waited for.
+            // A fact about an object that is not granted, not watched or out of scope is refused immediately.
             kubernetes::in_store(&pass.context, &*pass.view(), &object)?;
         }
     }
     Ok(instances)
 }
 
-/// A plan does not wait: what does not hold now will hold, if ever, after what the plan does not do.
+/// Answers the wait of a plan from one read. A plan does not wait: what does not hold now can only hold after
+/// actions that the plan does not perform.
 async fn look_once<'a>(
     pass: &ReconcileContext,
     waited: &mut PendingFacts<'a>,
@@ -120,10 +121,10 @@ async fn look_once<'a>(
     }
 }
 
-/// One instance with the looks at it.
+/// An instance with the stream of its polls.
 struct PolledInstance<'a> {
     instance: &'a Instance,
-    /// As it was when the wait began.
+    /// The ledger at the start of the wait.
     ledger: Ledger,
     members: InstanceMembers,
     looks: Box<dyn PollStream>,
@@ -173,7 +174,7 @@ async fn watch<'a>(
     }
 }
 
-/// The next look at any of the instances; never, if there are none.
+/// Returns the next poll of any of the instances; waits for ever if there are none.
 async fn next_look<'a>(
     joined: &mut [PolledInstance<'a>],
 ) -> (&'a Instance, std::sync::Arc<Snapshot>) {
@@ -185,7 +186,7 @@ async fn next_look<'a>(
     }
 }
 
-/// Pods come and go: the looks are at those of now.
+/// Polls the present Pods if they have changed.
 fn follow(
     pass: &ReconcileContext,
     one: &mut PolledInstance<'_>,

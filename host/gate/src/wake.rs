@@ -1,10 +1,11 @@
-//! Remembers which objects want to hear of what: of a change inside an instance, or of a fact.
+//! Wake subscriptions: which objects are reconciled again after a change inside an instance, or when a fact
+//! holds.
 //!
 //! Invariants:
-//! - An instance is looked at as long as at least one object wants it, and no longer: one look for all.
-//! - What an outcome does not repeat ends.
-//! - A fact wakes once. Whether it is wanted again is the next outcome's word, and one that holds
-//!   already is found at the next look: nobody can wake himself in a circle faster than that.
+//! - An instance is polled as long as at least one object subscribes to it. All subscribers share its polls.
+//! - A subscription that the next outcome does not repeat ends.
+//! - A fact wakes its object once. The next outcome decides whether to subscribe again. A fact that holds
+//!   already is found at the next poll, so that an object cannot wake itself in a faster circle.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,14 +32,14 @@ use crate::{
     grant, instance, kubernetes,
 };
 
-/// Facts about one instance, of all keys together.
+/// The most facts about one instance, of all keys together.
 const FACTS_PER_INSTANCE_MAX: usize = 256;
-/// How long a kind may take to be watched before that is worth a warning.
+/// How long a kind may be unwatched before a failed subscription is worth a warning.
 const WATCHED_WITHIN: Duration = Duration::from_secs(10);
-/// When an object comes back whose fact about an object of Kubernetes held when it was armed.
+/// When an object is reconciled again if a subscribed fact about a Kubernetes object holds already.
 const HOLDS_ALREADY: Duration = Duration::from_secs(1);
 
-/// Who wants to hear of what.
+/// The subscriptions of all objects.
 #[derive(Default)]
 pub(crate) struct WakeSubscriptions {
     table: Mutex<SubscriptionTable>,
@@ -48,18 +49,18 @@ pub(crate) struct WakeSubscriptions {
 struct SubscriptionTable {
     instances: BTreeMap<String, BTreeMap<ObjectKey, InstanceSubscription>>,
     objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, ObjectSubscription>>,
-    /// What could not be armed, so that it is said once.
+    /// Failed subscriptions, so that each is logged once.
     said: BTreeMap<ObjectKey, FailedSubscriptions>,
 }
 
-/// What of a key's wakes could not be armed.
+/// The failed subscriptions of one key.
 struct FailedSubscriptions {
     text: String,
     since: Instant,
     is_said: bool,
 }
 
-/// What a key wants to hear of an instance.
+/// What one key subscribes to in an instance.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct InstanceSubscription {
     changes: bool,
@@ -67,13 +68,13 @@ struct InstanceSubscription {
     settings: Vec<String>,
 }
 
-/// What a key wants to hear of an object, and by which right.
+/// What one key subscribes to about an object, and the scope that grants it.
 struct ObjectSubscription {
     context: ReconcileScope,
     facts: Vec<Fact>,
 }
 
-/// What an outcome wants, sorted by what must be looked at.
+/// The subscriptions that an outcome requests, by what must be polled or read.
 #[derive(Default)]
 struct WakeRequests {
     instances: BTreeMap<String, (InstanceMembers, InstanceSubscription)>,
@@ -82,9 +83,9 @@ struct WakeRequests {
 }
 
 impl Gate {
-    /// Arms the wakes of an outcome in place of those of the last one. What cannot be looked at now is
-    /// left out: the requeue brings the object back, and then it is tried again. Says when the object
-    /// must be back at the latest because a fact holds already.
+    /// Replaces the subscriptions of an object by those of its new outcome. One that cannot be polled or read
+    /// now is left out, and is tried again after the next reconcile, which the requeue brings. Returns after
+    /// which time the object must be reconciled again because a fact holds already.
     pub async fn subscribe(
         &self,
         context: &ReconcileScope,
@@ -119,7 +120,7 @@ impl Gate {
         holds.then_some(HOLDS_ALREADY)
     }
 
-    /// Ends the wakes of an object. What is kept in memory of one that is gone goes, too.
+    /// Ends the subscriptions of an object, and drops what is kept in memory of an object that is deleted.
     pub fn disarm(&self, key: &ObjectKey) {
         let mut table = self.subscribed();
         self.end_wakes(&mut table, key, |_| false);
@@ -131,7 +132,7 @@ impl Gate {
         self.books.drop_gone(&*self.ports.kubernetes.view(), &object);
     }
 
-    /// The objects that want to hear of what a look showed, each with the cause.
+    /// Returns the keys that a poll wakes, each with the cause.
     #[must_use]
     pub fn woken_by_look(&self, look: &PollReport) -> Vec<(ObjectKey, &'static str)> {
         let mut table = self.subscribed();
@@ -151,8 +152,8 @@ impl Gate {
         woken.collect()
     }
 
-    /// Takes in that an object has changed: who waits for it looks again. Answers with the keys that
-    /// want to be woken, each with the cause.
+    /// Records that an object has changed, which wakes waiting calls. Returns the keys that the change wakes,
+    /// each with the cause.
     #[must_use]
     pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
@@ -165,7 +166,8 @@ impl Gate {
         keys
     }
 
-    /// As [`woken_by_change`](Self::woken_by_change), when nobody knows what has changed.
+    /// Does the same as [`woken_by_change`](Self::woken_by_change) when it is not known which objects have
+    /// changed.
     #[must_use]
     pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
@@ -273,7 +275,7 @@ impl Gate {
 }
 
 impl SubscriptionTable {
-    /// Puts what a key wants of an instance in place of what it wanted.
+    /// Replaces what a key subscribes to in an instance.
     fn want(&mut self, key: &ObjectKey, instance: &str, mut wanted: InstanceSubscription) {
         let keys = self.instances.entry(instance.to_owned()).or_default();
         keys.remove(key);
@@ -286,7 +288,8 @@ impl SubscriptionTable {
         keys.insert(key.clone(), wanted);
     }
 
-    /// The settings that a look at an instance must show, if it must be whole.
+    /// Returns the settings that a poll of an instance must contain; `None` if it need not contain whole
+    /// snapshots.
     fn settings(&self, instance: &str) -> Option<Vec<String>> {
         let keys = self.instances.get(instance)?;
         let whole = keys.values().filter(|wanted| !wanted.facts.is_empty());
@@ -294,8 +297,8 @@ impl SubscriptionTable {
         (!settings.is_empty()).then(|| settings.into_iter().flatten().cloned().collect())
     }
 
-    /// What could not be armed, when it is news. A kind that is not watched may be about to be: that is news
-    /// when it stays so.
+    /// Returns the text of the failed subscriptions if it should be logged now. A kind that is not watched
+    /// yet may be watched soon, so that is logged only after a while.
     fn unarmed(&mut self, key: &ObjectKey, refused: &[CallError], now: Instant) -> Option<String> {
         if refused.is_empty() {
             self.said.remove(key);
@@ -315,7 +318,7 @@ impl SubscriptionTable {
 }
 
 impl ObjectSubscription {
-    /// Whether one of the facts holds; those that do are taken away.
+    /// Returns true if one of the facts holds. Facts that hold are removed.
     fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
         let seen = kubernetes::in_store(&self.context, view, object);
         let seen = seen.map_err(|error| error.to_string());
@@ -327,7 +330,7 @@ fn named(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static 
     keys.into_iter().map(|key| (key, cause)).collect()
 }
 
-/// The keys of which a fact about this object holds.
+/// Returns the keys with a fact about this object that holds.
 fn woken(
     object: &ObjectRef,
     keys: &mut BTreeMap<ObjectKey, ObjectSubscription>,
@@ -338,7 +341,7 @@ fn woken(
     holding.collect()
 }
 
-/// Takes the facts away that hold; says whether there were any.
+/// Removes the facts that hold. Returns true if there were any.
 fn take_held(
     facts: &mut Vec<Fact>,
     seen: Option<&FactDocuments>,

@@ -1,14 +1,16 @@
-//! What the host remembers of an instance beyond its own life: who was who.
+//! The ledger document: what the host remembers of an instance across restarts of the host and of the
+//! instance's processes.
 //!
-//! Kept in one reserved ConfigMap per object ([`crate::reserved`]), written on change and before a
-//! risky step. Redis forgets which Pod a node was in and which process said what; Kubernetes never knew
-//! which node a Pod was. Only both together prove a death. How the document changes is `host/gate`'s
-//! work.
+//! It is stored as JSON under the key `ledger.json` in one reserved ConfigMap per reconciled object
+//! (`tholepin-ledger-KIND-UID`, see `tholepin_schema::reserved`). Only the host writes it (`ledger_store`),
+//! on change and before a risky step; no grant lets a plugin read or write it. Redis does not remember in
+//! which Pod a node ran and which process reported what; Kubernetes does not know which node a Pod was. Only
+//! both together can prove the death of a node.
 //!
 //! Invariants:
-//! - A plugin never writes it.
-//! - A time in it was read from the host's clock, in milliseconds since 1970.
-//! - A field that this version does not know is kept as it is: a newer host wrote it and may come back.
+//! - A plugin never reads or writes it.
+//! - Times are from the host's clock, in milliseconds since 1970.
+//! - Fields that this version does not know are kept, because a newer host wrote them and may run again.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -16,53 +18,52 @@ use serde_json::Value;
 
 use crate::primitives::{NodeId, Role, RunId, SlotSet};
 
-/// How many forgotten nodes are remembered.
+/// How many forgotten nodes are kept.
 pub const FORGOTTEN_MAX: usize = 256;
 
-/// What is remembered of one instance.
+/// The ledger of one object's instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
-    /// When all members answered and agreed for the first time; absent before. Until then only safe
-    /// verbs are allowed on an instance that was there before the ledger.
+    /// When all members had answered and agreed for the first time; absent before. Until then, only safe
+    /// verbs are allowed on an instance that existed before its ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_at_ms: Option<u64>,
-    /// Every node that has been seen in a Pod of the instance and is not forgotten.
+    /// Every node that was seen in a Pod of the instance and is not forgotten.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<NodeId, KnownNode>,
-    /// Nodes that were forgotten, and when. A member that comes back with an old `nodes.conf` still
-    /// names them; they are no strangers. At most [`FORGOTTEN_MAX`], the oldest go first.
+    /// Nodes that were forgotten, and when. A member that returns with an old `nodes.conf` still names them,
+    /// and they are not foreign. At most [`FORGOTTEN_MAX`]; the oldest are dropped first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub forgotten: BTreeMap<NodeId, u64>,
-    /// What an act suspended and the host has yet to put back.
+    /// Settings that an action changed temporarily and that the host has yet to restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspensions: Vec<SuspendedSetting>,
-    /// Which container and port belong to which group of processes, as the first use of the group had
-    /// it. A plugin that names others later is refused: the guards would look at the wrong process.
+    /// The container and the port of each group of processes, fixed at its first use. A plugin that names
+    /// others later is refused: the guards would check the wrong process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, ProcessGroup>,
-    /// Members that were stopped through the host and whose successors are not in their places yet, by
+    /// Members that were stopped through the host and whose successors have not taken their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stopped: BTreeMap<String, StoppedMember>,
-    /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was kept; absent
-    /// before: then any slot may have held keys.
+    /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was recorded; absent
+    /// before: any slot may have held keys then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_known_since_ms: Option<u64>,
-    /// Slots whose owner was seen with keys once: their data can be lost. All others never held any.
+    /// Slots whose owner once reported keys: their data can be lost. Other slots never held keys.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub held_keys: SlotSet,
-    /// Repairs of the last minutes, by what they repair in which process: those that fail or recur are
-    /// bounded.
+    /// Repairs of the last minutes, by verb, process and purpose. They limit repairs that fail or recur.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub repairs: BTreeMap<String, RepairRecord>,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }
 
 impl Ledger {
-    /// Those of these slots that may have held keys: all of them as long as nobody could tell.
+    /// Returns those of these slots that may have held keys: all of them as long as that was not recorded.
     #[must_use]
     pub fn may_hold_keys(&self, slots: &SlotSet) -> SlotSet {
         if self.keys_known_since_ms.is_some() {
@@ -73,7 +74,7 @@ impl Ledger {
     }
 }
 
-/// The processes of a group: where each of its members runs and listens.
+/// Where the processes of a group run and listen.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessGroup {
@@ -81,7 +82,7 @@ pub struct ProcessGroup {
     pub container: String,
     /// The port that it listens on.
     pub port: u16,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }
@@ -97,12 +98,12 @@ pub struct StoppedMember {
     pub node: Option<NodeId>,
     /// When the stop was sent.
     pub at_ms: u64,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }
 
-/// Where a node was when it last answered.
+/// A node as it was when it last answered.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownNode {
@@ -110,16 +111,16 @@ pub struct KnownNode {
     pub pod: String,
     /// Its Pod's uid.
     pub pod_uid: String,
-    /// The container its process runs or ran in; empty while that is not certain, which proves
+    /// The container in which its process runs or ran. Empty while that is not certain; an empty one proves
     /// nothing.
     #[serde(default)]
     pub container_id: String,
-    /// A container that the Pod's status still named when another process answered already: whatever
-    /// happens to it says nothing about this process.
+    /// A container that the Pod's status still named when another process answered already. The end of that
+    /// container proves nothing about this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_container_id: Option<String>,
-    /// When Kubernetes was first seen to report that container as terminated, while no member
-    /// answered to this node; absent again as soon as one does.
+    /// When Kubernetes was first seen to report that container as terminated while no member answered with
+    /// this node's id; absent again as soon as one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at_ms: Option<u64>,
     /// Its process.
@@ -129,42 +130,42 @@ pub struct KnownNode {
     /// `ip:port`; absent if it never had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// What it said to be.
+    /// The role that it reported.
     pub role: Role,
-    /// Whom it followed.
+    /// The primary that it replicated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeId>,
-    /// How often the container of its Pod had been started again when it was recorded. A higher number
-    /// for the same Pod proves that the recorded process has ended.
+    /// How often the container of its Pod had been restarted when it was recorded. A higher number for the
+    /// same Pod proves that the recorded process has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_count: Option<u64>,
-    /// Whether it keeps its data on disk; absent if it did not tell.
+    /// Whether it keeps its data on disk; absent if it did not report its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent: Option<bool>,
     /// How many seconds its Pod has to stop (`terminationGracePeriodSeconds`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<u64>,
-    /// Since when its Pod is gone; absent while the Pod is there.
+    /// Since when its Pod is gone; absent while the Pod exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_at_ms: Option<u64>,
-    /// The slots that it served in the majority's view.
+    /// The slots that it owned in the majority's view.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub slots: SlotSet,
-    /// When this entry was last changed. Not when the node last answered: the ledger is written on
-    /// change only.
+    /// When this entry last changed. This is not when the node last answered, because the ledger is written
+    /// on change only.
     pub changed_at_ms: u64,
-    /// When it last became primary of slots that another served, or lost its slots to another.
+    /// When it last became primary of slots that another node had owned, or lost its slots to another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role_changed_at_ms: Option<u64>,
-    /// When a failover that would replace it or promote it was last tried, with whatever result.
+    /// When a failover that would replace or promote it was last tried, whatever the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover_tried_at_ms: Option<u64>,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }
 
-/// How often the same repair was made.
+/// The tries of one repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepairRecord {
@@ -174,26 +175,26 @@ pub struct RepairRecord {
     /// How often in a row it has failed.
     #[serde(default)]
     pub failed: u32,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }
 
-/// Something that the host must put back.
+/// A temporary setting that the host must restore.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SuspendedSetting {
     /// The Pod.
     pub pod: String,
-    /// The process that was told. Another process has read its configuration anew.
+    /// The process that received it. Another process has read its configuration at its start.
     pub run_id: RunId,
     /// The setting.
     pub setting: String,
-    /// The value it had.
+    /// The value before.
     pub value: String,
-    /// When it was suspended.
+    /// When it was replaced.
     pub since_ms: u64,
-    /// What a newer host wrote and this one does not know.
+    /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, Value>,
 }

@@ -1,9 +1,9 @@
-//! Proof that a process has ended whose Pod is gone: by all that must be so for long enough, or by the
-//! word of a person.
+//! Proof that a process has ended whose Pod is gone: several conditions that must hold for long enough, or
+//! the confirmation of a person.
 //!
-//! A forced deletion removes a Pod before its process ends, and a cut network looks like a dead machine.
-//! So no part of this proves anything by itself: a dial that is not answered in time, a Kubernetes node
-//! that is gone, or the time that has passed.
+//! A forced deletion removes a Pod before its process ends, and a cut network looks like a dead machine. None
+//! of the following proves anything alone: a dial that times out, a Kubernetes node that is deleted, the time
+//! that has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,41 +13,41 @@ use tholepin_schema::{ledger::KnownNode, primitives::NodeId};
 
 use super::{DeathProof, DialOutcome, NodeLiveness, proof_of_death};
 
-/// How long, in milliseconds, a Pod must be gone beyond its grace period: the kubelet hears of the
-/// deletion, ends the process, and the API server hears of that.
+/// How long, in milliseconds, a Pod must be gone beyond its grace period: in this time the kubelet learns of
+/// the deletion, ends the process and reports that.
 const GONE_MARGIN_MS: u64 = 10_000;
 
-/// The taint by which a person says that a Kubernetes node is off.
+/// The taint by which a person states that a Kubernetes node is switched off.
 pub(crate) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What is known of a recorded node that does not answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeAbsence {
-    /// What live reads say of its Pod and its Kubernetes node, and the dial.
+    /// Live reads of its Pod and its Kubernetes node, and the dial.
     pub witness: NodeLiveness,
     /// Whether its Kubernetes node has the taint `node.kubernetes.io/out-of-service`.
     pub out_of_service: bool,
-    /// Whether a person said on the object that its process has ended.
+    /// Whether a person confirmed on the object that its process has ended.
     pub confirmed: bool,
-    /// What a person wrote there that names no process of the object.
+    /// An entry of that annotation that names no process of the object.
     pub unknown_word: Option<String>,
-    /// Whether its Kubernetes node was seen to renew its Lease after [`due_at_ms`]; if not, why.
+    /// `Ok` if its Kubernetes node renewed its Lease after [`due_at_ms`]; otherwise why that is not known.
     pub renewed: Result<(), String>,
-    /// How long, in milliseconds, every member that answered and knows it has seen the link to it
-    /// disconnected, without interruption; none if one sees it connected, or nobody knows it.
+    /// How long, in milliseconds, every member that answered and knows the node has seen its link to it
+    /// disconnected, without interruption; `None` if one sees it connected, or if no member knows the node.
     pub link_down_ms: Option<u64>,
-    /// The longest `cluster-node-timeout` that a member tells.
+    /// The longest `cluster-node-timeout` that a member reports.
     pub node_timeout_ms: Option<u64>,
     /// Now, in milliseconds since 1970.
     pub now_ms: u64,
 }
 
-/// What was found out about a node that does not answer.
+/// The conclusion about a node that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeathFinding {
-    /// What proves its death.
+    /// The proof of its death, if there is one.
     pub proof: Option<DeathProof>,
-    /// What a takeover still lacks; none if nothing.
+    /// What is missing for a takeover; `None` if nothing is.
     pub unproven: Option<MissingProof>,
 }
 
@@ -62,21 +62,21 @@ pub struct MissingProof {
     pub kube_node: String,
     /// Whether its Pod is gone.
     pub pod_gone: bool,
-    /// What is missing.
+    /// The conditions that do not hold.
     pub missing: Vec<String>,
-    /// What a person wrote as a confirmation, and names no process of the object.
+    /// An entry of the confirming annotation that names no process of the object.
     pub unknown_word: Option<String>,
 }
 
-/// From when on a renewed Lease says that whatever ran in the Pod has had its time to end; none if it is
-/// not known how long that is.
+/// Returns the time from which on a renewed Lease proves that the processes of the Pod had their time to end;
+/// `None` if that time is not known.
 #[must_use]
 pub fn due_at_ms(known: &KnownNode) -> Option<u64> {
     let grace_ms = known.grace_s?.checked_mul(1_000)?;
     known.gone_at_ms?.checked_add(grace_ms)?.checked_add(GONE_MARGIN_MS)
 }
 
-/// Judges what is known of a node that does not answer.
+/// Returns the conclusion from what is known of a node that does not answer.
 #[must_use]
 pub fn find(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
     let weak = proof_of_death(known, &absence.witness);
@@ -100,8 +100,8 @@ pub fn find(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
     DeathFinding { proof, unproven: Some(unproven) }
 }
 
-/// What a long absence lacks to prove that the process has ended. The texts hold no numbers that change
-/// while one waits: they become a condition.
+/// Returns the conditions that a long absence does not fulfil yet to prove the end of the process. The texts
+/// become the message of a condition, so they contain no numbers that change while the plugin waits.
 fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
     let NodeAbsence { witness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
     let mut missing = Vec::new();
@@ -138,7 +138,8 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
     missing
 }
 
-/// Says of nodes that they are not proven dead, what is missing, and how a person can say that they are.
+/// Returns a text: these nodes are not proven dead, what is missing, and how a person can confirm that they
+/// are.
 pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let each = nodes.iter().map(|(node, unproven)| match unproven {
         Some(MissingProof { pod, missing, .. }) => {
@@ -154,7 +155,8 @@ pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     format!("nothing proves that these have ended: {}{}", each.join(". "), way_out(nodes))
 }
 
-/// A person's word is asked for where the Pod is gone; elsewhere only what the Kubernetes node is counts.
+/// Returns how a person can confirm the end of these nodes. The annotation counts only where the Pod is gone;
+/// in all cases the taint of the Kubernetes node does.
 fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let known = || nodes.iter().filter_map(|(node, unproven)| Some((node, (*unproven)?)));
     let gone: Vec<String> = known()
@@ -189,16 +191,17 @@ fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     format!(". If you know that they have, {}", ways.join(", or "))
 }
 
-/// What a person said on the object of nodes that are dead.
+/// The nodes that a person confirmed as dead, by the annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeathConfirmations {
-    /// The nodes named, each with the uid of the Pod that it was in.
+    /// The nodes named, each with the uid of its Pod.
     pub nodes: BTreeSet<(NodeId, String)>,
-    /// The first word that is no such pair of the object, shortened.
+    /// The first entry that is no such pair of this object, shortened.
     pub unknown: Option<String>,
 }
 
-/// Reads the confirmations on the object; `is_known` says whether it has such a process.
+/// Reads the confirmations in the object's annotations. `is_known` returns true if the object has such a
+/// process.
 #[must_use]
 pub fn confirmed(
     annotations: &BTreeMap<String, String>,

@@ -14,7 +14,7 @@ use crate::{
     ledger::foreign_nodes,
 };
 
-/// The snapshot is young enough to act on.
+/// Requires that the snapshot is young enough to act on.
 pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let observed_at_ms = scene.snapshot.observed_at_ms;
     let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
@@ -31,7 +31,7 @@ pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     Ok(())
 }
 
-/// The member in this Pod, which runs and answered.
+/// Returns the member in this Pod, which must run and have answered.
 pub(super) fn answering<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
@@ -54,7 +54,7 @@ pub(super) fn answering<'a>(
     }
 }
 
-/// The id and the own row of a member that answered.
+/// Returns the node id of a member that answered, and the row in which it reports itself.
 pub(super) fn own_row<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
@@ -66,7 +66,7 @@ pub(super) fn own_row<'a>(
     })
 }
 
-/// No process that is no member answers to an id that a member knows.
+/// Requires that no member knows a reachable node that is neither a member nor in the ledger.
 pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), GuardRefusal> {
     let foreign = foreign_nodes(snapshot, ledger);
     let Some(first) = foreign.first() else { return Ok(()) };
@@ -84,8 +84,8 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Gua
     Err(GuardRefusal::new("foreign", text))
 }
 
-/// The object's policy allows what the action can lose, and an instance that is not adopted yet
-/// risks nothing.
+/// Requires that the object's policy allows what the action can lose, and that the instance is adopted (all
+/// members have answered and agreed once): before that, only safe actions are allowed.
 pub(super) fn allowed(
     class: LossClass,
     lost: &[NodeId],
@@ -132,7 +132,7 @@ pub(super) fn allowed(
     Err(GuardRefusal::new(if class == LossClass::DataLoss { "data-loss" } else { "policy" }, text))
 }
 
-/// What the action presumes is so.
+/// Requires that the action's preconditions hold.
 pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let GuardInput { snapshot, objects, .. } = scene;
     let Preconditions { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
@@ -168,7 +168,7 @@ pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), Gu
     Ok(())
 }
 
-/// A person has given up what these nodes alone may have.
+/// Requires that a person has given up the data of each of these nodes.
 fn is_approved(nodes: &[NodeId], scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let Some(node) = nodes.iter().find(|node| !scene.approved.nodes.contains(node)) else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Guards of the three ways to fail over.
+//! Guards of the three modes of `failover`: graceful, force and takeover.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use tholepin_schema::{
 use super::{GuardInput, GuardRefusal, absence, common, start};
 use crate::ledger::shard_changed_at_ms;
 
-/// How far behind, in bytes, a replica may be for a graceful failover: the primary holds writes until
-/// it has them, and this much takes no time.
+/// How many bytes a replica may lag for a graceful failover. The primary holds writes until the replica has
+/// caught up, which takes no noticeable time for this amount.
 pub(super) const BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(super) fn failover(
@@ -45,8 +45,8 @@ pub(super) fn failover(
     }
 }
 
-/// The node in the Pod is a replica of this primary in its own view and in the majority's, and the
-/// primary has slots: without, Redis never elects anybody.
+/// Requires that the node in the Pod is a replica of this primary in its own view and in the majority's, and
+/// that the primary has slots: Redis never elects a successor of a primary without slots.
 fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, GuardRefusal> {
     let (node, row) = common::own_row(snapshot, pod)?;
     let (_, facts) = common::answering(snapshot, pod)?;
@@ -70,8 +70,9 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
     Ok(node)
 }
 
-/// Voters refuse a shard that changed roles within twice the node timeout, and the primary then holds
-/// writes for five seconds for nothing.
+/// Requires that for twice the node timeout and a second the shard has neither changed roles nor received a
+/// failover command. Before that, the voters refuse, and the primary holds writes for five seconds without a
+/// result.
 fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
     let (_, facts) = common::answering(scene.snapshot, pod)?;
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
@@ -85,7 +86,8 @@ fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
     let since_ms = scene.now_ms.saturating_sub(changed_at_ms);
     let wanted_ms = timeout_ms.saturating_mul(2).saturating_add(1_000);
     if since_ms < wanted_ms {
-        // No number that changes while one waits: the text becomes a condition.
+        // The text becomes the message of a condition, so it contains no number that changes while the plugin
+        // waits.
         let text = format!(
             "the shard of {} changed roles or was told to less than {wanted_ms} ms ago",
             primary.short()
@@ -95,7 +97,8 @@ fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
     Ok(())
 }
 
-/// A failover with an open slot takes the other end of it down, too.
+/// Requires that no slot of the shard is being moved: a failover would take down the shard at the other end
+/// of the move too.
 fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
     let both = [snapshot.member(pod), snapshot.member_of(primary)];
     let mut open = both.into_iter().flatten().filter_map(Member::facts);
@@ -120,8 +123,8 @@ fn has_majority(snapshot: &Snapshot) -> Result<(), GuardRefusal> {
     Err(GuardRefusal::new("majority", text))
 }
 
-/// Nobody can vote, and every primary that was not heard is proven dead: silence could be the other
-/// side of a cut network, which goes on without us.
+/// Requires that the cluster cannot vote, and that every primary that did not answer is proven dead.
+/// Otherwise it could be on the other side of a cut network and go on serving there.
 fn has_no_majority(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let quorum = scene.snapshot.quorum();
     if quorum.voters < quorum.heard * 2 {
@@ -131,7 +134,7 @@ fn has_no_majority(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     are_proven_dead(scene, unheard(scene.snapshot))
 }
 
-/// The primaries with slots, in the eyes of the majority or of any member that answers, that did not
+/// Returns the primaries with slots, in the view of the majority or of any member that answers, that did not
 /// answer themselves.
 fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     let facts = snapshot.members.iter().filter_map(Member::facts);
@@ -145,14 +148,14 @@ fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     voters.filter(|id| snapshot.member_of(*id).is_none()).collect()
 }
 
-/// The nodes whose death decides about an action.
+/// Returns the nodes whose death decides whether an action is allowed.
 pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let (node, mut suspects) = match verb {
         Verb::Failover { primary, mode: FailoverMode::Takeover, .. } => {
             (*primary, unheard(snapshot))
         }
         Verb::Failover { primary, .. } => (*primary, BTreeSet::new()),
-        // What is given up with a node, nobody who followed it may have.
+        // The node's data is given up, so none of its replicas may still have it.
         Verb::Forget { node } | Verb::AllowStart { node, .. } => {
             (*node, start::followers(snapshot, ledger, *node))
         }
@@ -166,7 +169,8 @@ pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTr
     suspects
 }
 
-/// The primary is proven dead, or the majority of the cluster itself has given it up.
+/// Requires that the primary is proven dead, or that the majority of the cluster reports it as failed or
+/// without an address.
 fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
     is_silent(scene.snapshot, primary)?;
     let agreed = scene.snapshot.view.get(&primary);
@@ -183,7 +187,7 @@ fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> 
     Err(GuardRefusal::new("death", text))
 }
 
-/// Each of these nodes is proven dead by more than that its Pod is gone.
+/// Requires that each of these nodes is proven dead by more than the deletion of its Pod.
 fn are_proven_dead(
     scene: &GuardInput<'_>,
     nodes: impl IntoIterator<Item = NodeId>,
@@ -209,7 +213,7 @@ fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     }
 }
 
-/// No other replica that answers has more of the primary's writes.
+/// Requires that no other replica that answers has received more of the primary's writes.
 fn is_furthest(
     snapshot: &Snapshot,
     pod: &str,

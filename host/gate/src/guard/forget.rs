@@ -1,5 +1,5 @@
-//! Guard of forgetting: only who is gone for good, owns nothing and is followed by nobody; or an owner
-//! that is proven dead and of which no copy is left.
+//! Guard of `forget`: the node must be gone for good, own no slots and have no replicas; or it must be an
+//! owner that is proven dead and of which no copy is left.
 
 use tholepin_schema::primitives::NodeId;
 
@@ -19,13 +19,14 @@ pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
             return refused(format!("a process answers to {} that is no member", node.short()));
         }
     }
-    // A Pod that is silent may come back with this very id.
+    // A Pod that does not answer may return with this very id.
     let known = ledger.nodes.get(&node).and_then(|known| snapshot.member(&known.pod));
     let silent = known.filter(|member| member.node().is_none());
     if let Some(member) = silent.or_else(|| silent_member_at(snapshot, node)) {
         return refused(format!("{} may come back in `{}`", node.short(), member.pod));
     }
-    // An owner that is proven dead and of which no copy is left: what it can lose is asked by its class.
+    // An owner that is proven dead must have no copy left. Whether its data may be lost is decided by the
+    // action's class.
     let is_given_up = scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover());
     if is_given_up && !start::slots_of(scene, node).is_empty() {
         start::no_other_copy(scene, node)?;

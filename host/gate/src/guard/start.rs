@@ -1,7 +1,8 @@
-//! Guard of a start without data, and of what gives up the data of a dead owner.
+//! Guard of `allow-start` (a start without data), and the checks for giving up the data of a dead owner.
 //!
-//! A primary that starts empty empties those who follow it within seconds. So the process waits, and is
-//! let go only when no other copy can exist: silence of a follower counts as keys.
+//! A primary that starts empty empties its replicas within seconds. The process therefore waits in its Pod,
+//! and the host lets it start only when no other copy of its data can exist. A replica that does not answer
+//! counts as having the data.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use tholepin_schema::{
 
 use super::{GuardInput, GuardRefusal, LossClass};
 
-/// The process that waits in this Pod may start as the empty node that it was.
+/// Requires that the process that waits in this Pod may start as the empty node that it was.
 pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {
     let refused = |text: String| Err(GuardRefusal::new("start", text));
     let Some(member) = scene.snapshot.member(pod) else {
@@ -41,11 +42,11 @@ pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
     no_other_copy(scene, node)
 }
 
-/// Whether no follower of a node can have what it had.
+/// Requires that no replica of a node can have its data.
 ///
 /// # Errors
 ///
-/// Fails with the follower that has it, or that does not tell.
+/// Fails with the replica that has data, or that does not answer.
 pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
     for follower in followers(scene.snapshot, scene.ledger, node) {
         let answering = scene.snapshot.member_of(follower);
@@ -87,7 +88,7 @@ pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), 
     Ok(())
 }
 
-/// Everybody who follows a node, or followed it when it was seen last.
+/// Returns the nodes that replicate a node, or did when they were last seen.
 pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> BTreeSet<NodeId> {
     let recorded = ledger.nodes.iter().filter(|(_, known)| known.primary == Some(node));
     let recorded = recorded.map(|(follower, _)| *follower);
@@ -100,14 +101,14 @@ pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> B
     recorded.chain(told(snapshot)).filter(|follower| *follower != node).collect()
 }
 
-/// What is lost with the data of nodes that are given up.
+/// Returns what is lost with the data of nodes that are given up.
 pub(super) fn class(scene: &GuardInput<'_>, nodes: &[NodeId], slots: &SlotSet) -> LossClass {
     let is_approved = nodes.iter().all(|node| scene.approved.nodes.contains(node));
     let may_lose = !scene.ledger.may_hold_keys(slots).is_empty();
     if may_lose && !is_approved { LossClass::DataLoss } else { LossClass::Safe }
 }
 
-/// The slots that a node had, as the ledger and everybody's views have it.
+/// Returns the slots that a node had, by the ledger and by the views of all members.
 pub(super) fn slots_of(scene: &GuardInput<'_>, node: NodeId) -> SlotSet {
     let GuardInput { snapshot, ledger, .. } = scene;
     let recorded = ledger.nodes.get(&node).map(|known| known.slots.clone()).unwrap_or_default();
@@ -115,7 +116,7 @@ pub(super) fn slots_of(scene: &GuardInput<'_>, node: NodeId) -> SlotSet {
     seen.fold(recorded, |all, row| all.union(&row.slots))
 }
 
-/// How a person gives up what the process of this node had.
+/// Returns how a person can give up the data of this node's process.
 pub(super) fn way_out(scene: &GuardInput<'_>, node: NodeId) -> String {
     match scene.ledger.nodes.get(&node) {
         Some(known) => {

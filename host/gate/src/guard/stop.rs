@@ -1,4 +1,4 @@
-//! Guards of what stops a member or drops its volume, through whatever call.
+//! Guards of a write to Kubernetes that stops a member or drops its volume, whichever call it is.
 
 use std::collections::BTreeMap;
 
@@ -18,17 +18,17 @@ pub(crate) struct PodStop {
     pub(crate) pod: String,
     /// Its uid.
     pub(crate) uid: String,
-    /// Whether the container of the group runs now.
+    /// Whether the group's container runs now.
     pub(crate) runs: bool,
-    /// Whether its volume goes, too.
+    /// Whether its volume is deleted as well.
     pub(crate) drops_volume: bool,
 }
 
-/// What the stop of a list of Pods can lose.
+/// Returns what stopping these Pods can lose.
 ///
 /// # Errors
 ///
-/// Fails with the first thing that must not be.
+/// Fails with the first guard that refuses.
 pub(crate) fn stop(
     snapshot: &Snapshot,
     ledger: &Ledger,
@@ -70,8 +70,8 @@ pub(crate) fn stop(
     Ok(class)
 }
 
-/// Whether nothing can be lost with a Pod: it never answered, and its container does not run now. Nothing
-/// is in memory then, and a volume outlives the Pod.
+/// Returns true if nothing can be lost with a Pod: it never answered and its container does not run now.
+/// Nothing is in memory then, and its volume stays.
 fn never_served(stop: &PodStop, ledger: &Ledger) -> bool {
     let is_known = ledger.nodes.values().any(|known| known.pod_uid == stop.uid);
     !(stop.drops_volume || is_known || stop.runs)
@@ -92,7 +92,7 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
     let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
     if let Some(slots) = owned.or(known) {
-        // Redis refuses a graceful failover of a primary that its replica calls failed.
+        // Redis refuses a graceful failover of a primary that its replica reports as failed.
         if is_given_up(snapshot, node) {
             return Ok(LossClass::TailLoss);
         }
@@ -112,8 +112,8 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     Ok(if keys == Some(0) { LossClass::Safe } else { LossClass::DataLoss })
 }
 
-/// Whether the majority has given a primary up while a replica is linked to it: to stop it loses no more than
-/// the failover that the majority is about to vote for.
+/// Returns true if the majority reports a primary as failed while a replica is still linked to it. Stopping
+/// the primary then loses no more than the failover that the majority is about to vote for.
 fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
     // Redis sets this flag only when the majority of the primaries agrees.
     let is_failed = |heir: &Member| {
@@ -138,7 +138,7 @@ fn has_loaded(member: &Member) -> bool {
     member.facts().is_some_and(|facts| facts.loading == Some(false))
 }
 
-/// A replica that would lose nothing if it took over.
+/// Returns a replica that would lose nothing if it took over.
 fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
     let replicas = snapshot.members.iter().filter(|member| {
         let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
@@ -149,13 +149,13 @@ fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
     in_sync.next().map(|member| member.pod.as_str())
 }
 
-/// How those who know a node see it, the majority first.
+/// Returns the rows in which members report a node, the majority's first.
 fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
     let each = snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node));
     snapshot.view.get(&node).into_iter().chain(each)
 }
 
-/// Takes in that these Pods are about to be stopped. Write the ledger before the stop is sent.
+/// Records that these Pods are about to be stopped. The ledger must be written before the stop is sent.
 pub(crate) fn stopping(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {

@@ -1,5 +1,5 @@
-//! Each guard in both directions, on a cluster of three primaries (pods 0-2) and three replicas
-//! (pods 3-5, pod 3 following pod 0, and so on).
+//! Each guard, accepting and refusing, on a cluster of three primaries (pods 0-2) and three replicas (pods
+//! 3-5; pod 3 replicates pod 0, and so on).
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::ledger::learn;
 
 const NOW_MS: u64 = 1_000_000;
 
-/// What a test changes before it asks.
+/// The input of the guards, which a test changes.
 struct GuardFixture {
     snapshot: Snapshot,
     ledger: Ledger,
@@ -103,7 +103,7 @@ impl GuardFixture {
         Self { snapshot, ledger, policy, deaths, approved }
     }
 
-    /// Six nodes that know nobody and own nothing.
+    /// Six nodes that know only themselves and own no slots.
     fn unformed() -> Self {
         let mut world = Self::healthy();
         world.snapshot.view.clear();
@@ -142,7 +142,7 @@ impl GuardFixture {
         self.snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message };
     }
 
-    /// Silent, and its recorded container is reported terminated.
+    /// Ends the process: it does not answer, and its recorded container is reported as terminated.
     fn kill(&mut self, index: usize) {
         self.silence(index);
         self.snapshot.members[index].running = false;
@@ -167,7 +167,7 @@ impl GuardFixture {
         })
     }
 
-    /// What is said of an action that is refused.
+    /// Returns the message with which an action is refused.
     fn refusal(&self, action: impl Into<Action>) -> String {
         self.ask(|scene| judge(&action.into(), scene)).unwrap_err().message
     }
@@ -190,7 +190,7 @@ fn meet(one: usize, other: usize) -> Verb {
 
 use FailoverMode::{Force, Graceful, Takeover};
 
-/// Changes a healthy cluster and wants an answer.
+/// Changes a healthy cluster and checks the guards' result.
 #[track_caller]
 fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
     let mut world = GuardFixture::healthy();
@@ -198,7 +198,7 @@ fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut G
     assert_eq!(world.judge(verb), expected);
 }
 
-/// Changes an unformed instance and wants an answer.
+/// Changes an unformed instance and checks the guards' result.
 #[track_caller]
 fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
     let mut world = GuardFixture::unformed();
@@ -210,7 +210,7 @@ fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&m
 fn an_old_snapshot_is_not_acted_on() {
     check_that(meet(0, 1), Ok(()), |world| world.snapshot.observed_at_ms = NOW_MS - 2_000);
     check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS - 2_001);
-    // The clock went back since it was taken: its age is not known.
+    // The clock went back since the snapshot was taken, so its age is not known.
     check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS + 1);
 }
 
@@ -309,14 +309,14 @@ fn only_who_is_gone_for_good_is_forgotten() {
         world.silence(5);
         world.snapshot.members[5].running = false;
     });
-    // A Pod that never answered is at its address: it may be that one.
+    // A Pod that never answered has the node's address: it may be that node.
     check_that(verb(), Err("ghost"), |world| {
         ghost(world, |row| row.address = Some(address(5)));
         world.silence(5);
         world.snapshot.members[5].running = false;
     });
     check_that(Verb::Forget { node: node(4) }, Err("ghost"), |_| {});
-    // Its Pod is there and silent: it may come back with this id.
+    // Its Pod exists and does not answer: it may return with this id.
     check_that(Verb::Forget { node: node(4) }, Err("ghost"), |world| world.kill(4));
     check_that(Verb::Forget { node: node(4) }, Ok(()), |world| {
         world.snapshot.members.remove(4);
@@ -366,7 +366,7 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
     assert_eq!(witness(None, true, Refused), Some(DeathProof::PodGone));
     assert_eq!(witness(None, true, Inconclusive), None);
     assert_eq!(witness(None, false, Refused), None);
-    // It was started again several times since: its last state names another container.
+    // Its container restarted several times, so the last state names another container.
     let started_again = |now: u64, then: Option<u64>| {
         let known = KnownNode { restart_count: then, ..known.clone() };
         let status =
@@ -397,7 +397,7 @@ fn a_node_that_answers_is_not_dead() {
     assert!(deaths(&world.snapshot, &world.ledger).is_empty());
     world.silence(0);
     assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), DeathProof::Terminated)].into());
-    // What was learnt stays proven when the Pod is gone, until the node answers again.
+    // A recorded end stays proven after the Pod is gone, until the node answers again.
     let mut later = GuardFixture::healthy();
     learn(&mut later.ledger, &world.snapshot, NOW_MS);
     let mut gone = world.snapshot.clone();
@@ -406,7 +406,7 @@ fn a_node_that_answers_is_not_dead() {
     assert!(deaths(&later.snapshot, &later.ledger).is_empty());
     learn(&mut later.ledger, &later.snapshot, NOW_MS);
     assert!(deaths(&gone, &later.ledger).is_empty());
-    // Another Pod of the same name says nothing about the one that is recorded.
+    // Another Pod of the same name proves nothing about the recorded one.
     world.snapshot.members[0].pod_uid = "another".to_owned();
     assert!(deaths(&world.snapshot, &world.ledger).is_empty());
 }

@@ -1,4 +1,4 @@
-//! Guards of the verbs that build a cluster: meet, set-config-epoch, assign-slots, replicate.
+//! Guards of the verbs that build a cluster: `meet`, `set-config-epoch`, `assign-slots`, `replicate`.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use tholepin_schema::{
 use super::{GuardInput, GuardRefusal, common};
 use crate::ledger::{NodeIdentity, identify};
 
-/// Two members may meet if neither brings a node along that is not ours, and if neither owns slots
-/// that the other side's nodes own: one meeting with a stray node merges two clusters in a second,
-/// and the one with the lower epochs loses its keys.
+/// Requires that neither member knows a node that is foreign to this instance, and that no slot is owned by
+/// nodes of both sides. One meeting with a foreign node merges two clusters within a second, and the nodes
+/// with the lower epochs lose their keys.
 pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), GuardRefusal> {
     let snapshot = scene.snapshot;
     if pod == with {
@@ -22,7 +22,7 @@ pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), 
     for (id, row) in here.iter().filter(|(_, row)| !row.slots.is_empty()) {
         for (other, claim) in there.iter().filter(|(_, row)| !row.slots.is_empty()) {
             let both = row.slots.intersection(&claim.slots);
-            // A failover that one side has not heard of is no conflict between strangers.
+            // A failover that one side has not learnt of yet is no conflict between two clusters.
             let is_known = here.contains_key(other) && there.contains_key(id);
             let returns = is_replaced(scene, (*id, row), (*other, claim))
                 || is_replaced(scene, (*other, claim), (*id, row));
@@ -37,15 +37,15 @@ pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), 
             }
         }
     }
-    // Both addresses come from Pods that run now; `common::answering` has made sure of it.
+    // Both addresses belong to Pods that run now: `common::answering` has checked it.
     match snapshot.member(with).and_then(|member| member.address.as_ref()) {
         Some(_) => Ok(()),
         None => Err(GuardRefusal::new("member", format!("`{with}` has no address"))),
     }
 }
 
-/// Whether a node that this instance has forgotten comes back with slots that were given to another
-/// since: with the lower epoch it loses the claim, and its keys are those of before the failover.
+/// Returns true if a node that this instance has forgotten returns and claims slots that were given to
+/// another node since. Its lower epoch makes it lose the claim, and its keys are older than the failover.
 fn is_replaced(
     scene: &GuardInput<'_>,
     (old, claim): (NodeId, &NodeRow),
@@ -56,7 +56,7 @@ fn is_replaced(
         && claim.slots.difference(&owner.slots).is_empty()
 }
 
-/// The nodes that a member knows, all of which must be ours.
+/// Returns the rows of all nodes that a member knows. Each of them must belong to this instance.
 fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow>, GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = scene;
     let (own, _) = common::own_row(snapshot, pod)?;
@@ -66,7 +66,7 @@ fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow
     for id in rows.keys().filter(|id| **id != own) {
         let is_ours = match identify(*id, snapshot, ledger) {
             NodeIdentity::Member | NodeIdentity::Absent | NodeIdentity::Handshake => true,
-            // Nobody reaches it now, but it may be a whole cluster that is down.
+            // No member reaches it now, but it may be a whole cluster that is down.
             NodeIdentity::Ghost => ledger.forgotten.contains_key(id),
             NodeIdentity::Foreign => false,
         };
@@ -78,8 +78,8 @@ fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow
     Ok(rows)
 }
 
-/// Only on a node that knows no other and has no epoch: later Redis itself refuses, and an epoch by
-/// hand could take slots from others.
+/// Requires a node that knows no other node and has epoch 0. Redis itself refuses later, and an epoch set by
+/// hand could take slots from other nodes.
 pub(super) fn set_epoch(
     scene: &GuardInput<'_>,
     pod: &str,
@@ -104,7 +104,7 @@ pub(super) fn set_epoch(
     Ok(())
 }
 
-/// Slots go to a primary, and only those that nobody owns in anybody's view; who does not answer
+/// Requires a primary, and slots that no node owns in the view of any member. A member that does not answer
 /// might own them.
 pub(super) fn assign(
     scene: &GuardInput<'_>,
@@ -138,8 +138,8 @@ pub(super) fn assign(
     Ok(())
 }
 
-/// A node without slots and without keys of its own, or a replica, follows a primary of this instance
-/// that answers; the only copy of another shard never does.
+/// Requires that the node is a replica, or has neither slots nor keys, and that the primary is a member that
+/// answers. The only copy of another shard must not be moved.
 pub(super) fn replicate(
     scene: &GuardInput<'_>,
     pod: &str,
@@ -177,7 +177,7 @@ pub(super) fn replicate(
             let text = format!("`{pod}` holds {keys} keys of its own, which it would drop");
             Err(GuardRefusal::new("empty", text))
         }
-        // It leaves another shard: that one must not live by this copy alone.
+        // The replica leaves another shard, which must not depend on this copy alone.
         (Role::Replica, Some(old), _) => match is_living_primary(snapshot, old) {
             Err(refusal) if snapshot.view.get(&old).is_some_and(|row| !row.slots.is_empty()) => {
                 let text =
@@ -190,7 +190,7 @@ pub(super) fn replicate(
     }
 }
 
-/// The node is a member that answers and says to be a primary.
+/// Requires that the node is a member that answers and reports to be a primary.
 fn is_living_primary(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     let Some(member) = snapshot.member_of(node) else {
         let text = format!("no member answers as {}", node.short());

@@ -1,4 +1,4 @@
-//! What is remembered, and what is not taken for proven.
+//! What the ledger records, and what it does not take for proven.
 
 use serde_json::json;
 use tholepin_schema::{
@@ -64,7 +64,7 @@ fn silence(snapshot: &mut Snapshot, index: usize) {
     snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message: String::new() };
 }
 
-/// Learnt at 100 ms.
+/// The ledger after recording [`snapshot`] at 100 ms.
 fn learnt() -> Ledger {
     let mut ledger = Ledger::default();
     assert!(learn(&mut ledger, &snapshot(), 100));
@@ -88,7 +88,8 @@ fn an_instance_is_adopted_when_all_have_answered_and_agreed_once() {
     let mut ledger = Ledger::default();
     learn(&mut ledger, &seen, 100);
     assert_eq!(ledger.adopted_at_ms, None);
-    // Each has answered, but never both at once: the other was killed while the cluster formed.
+    // Each member has answered, but never both in one snapshot: the other was killed while the cluster
+    // formed.
     let mut formed = ledger.clone();
     let mut other = snapshot();
     silence(&mut other, 0);
@@ -158,19 +159,19 @@ fn a_change_of_roles_is_remembered_for_the_shard() {
     let mut ledger = learnt();
     let quiet = snapshot();
     assert_eq!(shard_changed_at_ms(&ledger, &quiet, node('a')), None);
-    // `b` has replaced `a`, which is silent.
+    // `b` has replaced `a`, which does not answer.
     let mut seen = snapshot();
     silence(&mut seen, 0);
     seen.view = [(node('a'), row("", None)), (node('b'), row("0-16383", None))].into();
     learn(&mut ledger, &seen, 200);
     assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
     assert!(ledger.nodes[&node('a')].slots.is_empty());
-    // That `a` comes back as a replica is no new change.
+    // That `a` returns as a replica is not another change.
     let mut seen = snapshot();
     seen.view = [(node('a'), row("", Some(node('b')))), (node('b'), row("0-16383", None))].into();
     learn(&mut ledger, &seen, 900);
     assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
-    // A failover that is tried counts, too, from either end.
+    // A failover that is tried counts too, from either end.
     let verb = Verb::Failover { pod: "a".into(), primary: node('b'), mode: FailoverMode::Graceful };
     tried(&mut ledger, &verb.into(), 950);
     assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(950));
@@ -205,7 +206,8 @@ fn who_nobody_knows_any_more_is_forgotten_but_still_no_stranger() {
     assert!(!ledger.forgotten.contains_key(&node('b')), "the oldest go first");
 }
 
-/// Node `c` in the Pod of `a`, and `d` in that of `b`: fresh, with nothing but themselves, or met.
+/// Node `c` in the Pod of `a`, and `d` in that of `b`: fresh nodes that know only themselves, or that have
+/// met.
 fn fresh(met: bool) -> Snapshot {
     let mut seen = snapshot();
     seen.view = if met { ['c', 'd'].map(|it| (node(it), row("", None))).into() } else { [].into() };
@@ -260,7 +262,7 @@ fn who_somebody_is_follows_from_all_views_and_the_ledger() {
     }
     with(&mut seen, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
     assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Handshake);
-    // What the ledger has forgotten is nobody's cluster.
+    // A node that the ledger has forgotten is not foreign.
     with(&mut seen, row("", None));
     let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
     assert_eq!(identify(node('f'), &seen, &forgotten), NodeIdentity::Ghost);

@@ -1,4 +1,4 @@
-//! What is done while the API server is away: looking, and what the cluster itself votes for.
+//! What is done while the API server is away: observing, and actions that the cluster itself votes for.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! What proves that primaries are dead whose Pods went without anybody seeing their ends.
+//! Proof of death for primaries whose Pods were deleted without a report of their ends.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use crate::{
     grants, instance, kind,
 };
 
-/// 2026, so that times read like times.
+/// A time in 2026, so that printed times are realistic.
 const START_MS: u64 = 1_795_236_000_000;
 const JOINED: &str = "2026-11-20T00:00:00Z";
 
@@ -61,7 +61,7 @@ fn placed(name: &str, uid: &str) -> Value {
 }
 
 impl DeathFixture {
-    /// All are well and have been looked at.
+    /// All members are healthy and were observed once.
     async fn new(shards: usize) -> Self {
         let redis = RedisGrants {
             commands: vec![],
@@ -98,7 +98,7 @@ impl DeathFixture {
         stage
     }
 
-    /// The Pods of the primaries are deleted by force, and fresh ones come in their places.
+    /// Deletes the primaries' Pods by force; new Pods take their places.
     async fn lose(&mut self) {
         for shard in 0..self.shards {
             let name = format!("p-{shard}");
@@ -118,7 +118,7 @@ impl DeathFixture {
         self.world.put(lease);
     }
 
-    /// Sets what a look shows: of the primaries nothing but what their replicas say, if they do not live.
+    /// Sets the next snapshot. Of primaries that do not run, it contains only what their replicas report.
     fn show(&self, primaries_live: bool) {
         let now_ms = self.clock.now_ms();
         let (mut view, mut members) = (json!({}), Vec::new());
@@ -161,7 +161,7 @@ impl DeathFixture {
         self.redis(RedisCall::Observe { instance: instance() }).await.unwrap();
     }
 
-    /// Time goes on, and the plugin asks for a takeover; gives the refusal.
+    /// Advances the clock and asks for a takeover. Returns the refusal.
     async fn tick(&mut self, ms: u64) -> Result<(), String> {
         self.clock.0.fetch_add(ms, Ordering::SeqCst);
         self.show(false);
@@ -178,8 +178,8 @@ impl DeathFixture {
         Err(text("message"))
     }
 
-    /// Asks for a takeover each half second, while the Kubernetes node lives; gives the last refusal, or
-    /// after how many milliseconds there was none.
+    /// Asks for a takeover every half second while the Kubernetes node is alive. Returns after how many
+    /// milliseconds it was allowed, or the last refusal.
     async fn ask_for(&mut self, seconds: u64) -> Result<u64, String> {
         let mut last = String::new();
         for half in 1..=seconds * 2 {
@@ -289,7 +289,7 @@ async fn a_link_that_was_seen_again_begins_anew() {
     stage.renew(JOINED);
     let took_ms = stage.ask_for(20).await.unwrap();
     assert_eq!(took_ms, 5_500, "the node timeout since the link was seen down");
-    // So does one that nobody looked at.
+    // A primary that was not observed meanwhile needs as long.
     let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
@@ -315,21 +315,21 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
         stage.annotate(&value);
         assert_eq!(stage.tick(500).await.is_ok(), expected, "{value}");
     }
-    // While the Pod is there, nobody's word counts.
+    // While the Pod exists, no confirmation counts.
     let mut stage = DeathFixture::new(2).await;
     stage.lose().await;
     stage.annotate(&right);
     stage.world.put(placed("p-0", "uid-p-0"));
     let refused = stage.tick(500).await.unwrap_err();
     assert!(refused.contains("its Pod is there"), "{refused}");
-    // What the pass was begun with is older than the store.
+    // The object that the reconcile began with is older than the store.
     let mut stage = DeathFixture::new(2).await;
     let mut me = (*stage.opened.object).clone();
     me["metadata"]["annotations"] = json!({"tholepin.dev/confirm-dead": right.clone()});
     stage.opened.object = Arc::new(me);
     stage.lose().await;
     stage.tick(500).await.unwrap_err();
-    // Another object of the name is another object.
+    // Another object of the same name is not the one reconciled.
     stage.annotate(&right);
     stage.change("Thing", "me", |me| me["metadata"]["uid"] = json!("uid-other"));
     stage.tick(500).await.unwrap_err();

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{GateFixture, fake::object, grants, instance, snapshot};
 
-/// A pass that may observe and read its own ConfigMaps; one Pod is a member.
+/// A reconcile that may observe and read its own ConfigMaps; one Pod is a member.
 fn bench(mode: WriteMode) -> GateFixture {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
     let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
@@ -25,7 +25,7 @@ fn bench(mode: WriteMode) -> GateFixture {
     bench
 }
 
-/// A snapshot in which the member holds so many keys.
+/// A snapshot in which the member has this many keys.
 fn with_keys(keys: u64) -> Arc<Snapshot> {
     let mut value = serde_json::to_value(snapshot()).unwrap();
     value["members"][0]["answer"]["answered"]["keys"] = keys.into();
@@ -53,7 +53,7 @@ fn outcome(answer: Answer) -> Value {
     outcome
 }
 
-/// Changes an object in the store, and tells the gate.
+/// Changes an object in the store and returns the change.
 fn change(bench: &GateFixture, value: Value) -> StoreChange {
     bench.world.put(value.clone());
     let reference = ObjectMeta::of(&value).unwrap().object;
@@ -101,7 +101,7 @@ async fn a_wait_that_times_out_says_what_was_there() {
     ]);
     assert_eq!(seen["timedOut"]["missing"], missing, "{seen}");
     assert!(50 <= seen["timedOut"]["tookMs"].as_u64().unwrap(), "{seen}");
-    // Nobody looked in time: that is no value.
+    // No poll came in time, so the fact is unknown.
     let seen = outcome(wait(&bench, vec![keys(1)], 1).await);
     assert!(seen["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{seen}");
 }
@@ -216,7 +216,7 @@ async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
     subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
     bench.gate.disarm(&bench.opened.key);
     assert_eq!(tell("on"), 0);
-    // What may not be read does not wake.
+    // A fact about an object that may not be read does not wake.
     subscribe_to(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     theirs["data"] = json!({"x": "on"});

@@ -1,4 +1,4 @@
-//! What the gate lets pass, and what reaches the ports when it does not.
+//! Tests of the gate with fake ports: which calls pass, and what reaches the ports.
 #![cfg(test)]
 
 mod away;
@@ -36,7 +36,7 @@ fn config_map(name: &str) -> ObjectRef {
     ObjectRef { kind: kind("v1", "ConfigMap"), namespace: "n".into(), name: name.into() }
 }
 
-/// Everything on ConfigMaps of this scope, reads on Pods, and observation.
+/// All verbs on ConfigMaps in this scope, the status of Things, and two verbs on Redis.
 fn grants(scope: GrantScope) -> Grants {
     let all = ["get", "list", "apply", "merge-patch", "delete"].map(str::to_owned).to_vec();
     let name = kind("v1", "ConfigMap");
@@ -60,7 +60,7 @@ struct GateFixture {
     world: Arc<FakeCluster>,
     ports: GatePorts,
     gate: Arc<Gate>,
-    /// What the pass was opened with.
+    /// The scope that the reconcile was opened with.
     opened: ReconcileScope,
     pass: Arc<ReconcileContext>,
     context: CallContext,
@@ -110,7 +110,7 @@ impl GateFixture {
         Self { world, ports, gate, opened, pass, context }
     }
 
-    /// Another pass of the same gate.
+    /// Opens another reconcile of the same gate.
     fn sibling(&self, mode: WriteMode) -> Arc<ReconcileContext> {
         self.gate.open(ReconcileScope { mode, ..self.opened.clone() })
     }
@@ -140,7 +140,7 @@ impl GateFixture {
     }
 }
 
-/// The name of the ledger of the object reconciled.
+/// The name of the reconciled object's ledger.
 const LEDGER: &str = "tholepin-ledger-thing-uid-me";
 
 fn instance() -> Value {
@@ -343,7 +343,7 @@ async fn an_action_that_its_guard_refuses_is_not_sent() {
     assert!(!bench.writes().iter().any(|line| line.starts_with("meet")), "{:?}", bench.writes());
 }
 
-/// One member that answers.
+/// A snapshot of one member that answers.
 fn snapshot() -> Snapshot {
     let facts = json!({"answeredAtMs": NOW_MS, "node": "a".repeat(40), "runId": "b".repeat(40),
         "settings": {"maxmemory": "0"}});

@@ -1,4 +1,4 @@
-//! Who is a member, whatever a plugin says, and where the ledger of it is kept.
+//! Membership, whatever a plugin asks for, and where the ledger is kept.
 
 use serde_json::{Value, json};
 use tholepin_core::{
@@ -29,7 +29,7 @@ impl GateFixture {
         self.redis(RedisCall::Observe { instance }).await
     }
 
-    /// The Pods that the port was asked to look at.
+    /// The Pods that the Redis port was asked to observe.
     fn looked_at(&self) -> Vec<String> {
         self.world.looked_at.lock().unwrap().clone()
     }
@@ -41,7 +41,7 @@ fn ledger(world: &FakeCluster) -> Value {
     serde_json::from_str(map["data"]["ledger.json"].as_str().unwrap()).unwrap()
 }
 
-/// Lets the fake's snapshot be that of the Pod as the store has it, with this container.
+/// Sets the fake's snapshot to the Pod in the store, with this container.
 fn recorded(bench: &GateFixture, container_id: &str) {
     let mut seen = serde_json::to_value(snapshot()).unwrap();
     let row = json!({"role": "primary", "epoch": 1, "connected": true});
@@ -96,7 +96,7 @@ async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none()
     let running = bench.world.running.lock().unwrap().clone();
     assert_eq!(running, [true, false], "the container of the group does not run in it");
     let sentinels = json!({"group": "sentinels", "container": "sentinel", "port": 26379});
-    // The fake shows the same snapshot whoever is asked.
+    // The fake returns the same snapshot for all instances.
     bench.observe(sentinels).await.unwrap();
     assert_eq!(bench.looked_at(), ["b-0"]);
     bench.observe(json!({})).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_second_host_s_ledger_is_merged_with_and_not_overwritten() {
     let one = bench();
     recorded(&one, "c-a-0");
     one.observe(json!({})).await.unwrap();
-    // Another host writes: a field that this one does not know, and a node that it has not seen.
+    // Another host writes a field that this one does not know, and a node that it has not seen.
     let mut theirs = ledger(&one.world);
     theirs["turn"] = json!({"holder": "x"});
     theirs["nodes"]["e".repeat(40)] = theirs["nodes"]["a".repeat(40)].clone();
@@ -231,7 +231,7 @@ async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() 
     seen["members"][0]["answer"]["answered"]["keys"] = json!(3);
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen.clone()).unwrap();
     bench.observe(json!({})).await.unwrap();
-    // It was started again, and waits.
+    // The process was restarted and waits.
     seen["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
     seen["members"][0]["containerId"] = json!("c-new");
     seen["members"][0]["kubernetes"] =

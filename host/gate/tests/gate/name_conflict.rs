@@ -1,4 +1,4 @@
-//! An object that wants a name which somebody else's has is woken when that changes.
+//! A reconciled object whose apply meets another owner's object is woken when that object changes.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     grants,
 };
 
-/// Puts an object in the place of another, or removes it, as the store tells it.
+/// Replaces or removes an object, and returns the change as the store reports it.
 fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> StoreChange {
     let stored = |object: &Value| StoredObject::new(object.clone()).unwrap();
     let object = ObjectMeta::of(before).unwrap().object;
@@ -38,7 +38,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
         assert!(refused.contains(word), "no {word} in {refused}");
     }
     assert!(!refused.contains("scope"), "a wider scope would seize it: {refused}");
-    // Already while the pass goes on; what leaves its owner as it is changes nothing.
+    // The wait begins while the reconcile runs. A change that keeps the owner wakes no key.
     let before = theirs.clone();
     theirs["data"] = Value::Null;
     assert_eq!(woken(&change(&bench.world, &before, Some(&theirs))), 0);
@@ -48,7 +48,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
     assert_eq!(woken(&change(&bench.world, &theirs, Some(&handed))), 1);
     assert_eq!(woken(&change(&bench.world, &handed, None)), 1);
 
-    // A pass that does not run into it waits for nothing.
+    // A reconcile without a conflict waits for nothing.
     bench.sibling(WriteMode::Live).close().await;
     assert_eq!(woken(&change(&bench.world, &theirs, None)), 0);
 }
@@ -56,7 +56,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
 #[tokio::test]
 async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
-    // The view of the pass is of its beginning.
+    // The view of the reconcile is as old as its start.
     let theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     change(&bench.world, &theirs, None);
     assert!(bench.apply("theirs", Some("me")).await.is_ok());

@@ -1,4 +1,4 @@
-//! What a plan shows, and that it shows what a live pass does.
+//! The steps of a plan, which are those of a live reconcile.
 
 use serde_json::json;
 use tholepin_core::{
@@ -14,7 +14,7 @@ use crate::{
     grants, instance,
 };
 
-/// Grants for verbs, for commands that write, and for everything on ConfigMaps.
+/// Grants verbs, commands that write, and everything on ConfigMaps.
 fn wide() -> Grants {
     let redis = RedisGrants {
         commands: vec!["+@read".into(), "+@write".into()],
@@ -37,7 +37,7 @@ fn configure(pod: &str, name: &str) -> serde_json::Value {
     json!({"verb": "configure", "args": {"pod": pod, "settings": {name: "500"}}})
 }
 
-/// A member that answers, so that `configure` is let pass.
+/// Adds a member that answers, so that the guards accept `configure`.
 fn with_a_member(bench: &GateFixture) {
     bench.world.put(pod("p-0"));
     let snapshot = json!({
@@ -53,12 +53,12 @@ fn steps(bench: &GateFixture) -> Vec<PlanStep> {
     recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
 }
 
-/// What a pass of this mode asks for, and its steps.
+/// Performs the same calls in this mode. Returns the steps and the writes.
 async fn planned_steps(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
     let bench = GateFixture::new(wide(), mode);
     with_a_member(&bench);
     bench.apply("new", Some("me")).await.unwrap();
-    // Nothing changes, so this is no step.
+    // An apply that changes nothing has no step.
     bench.apply("mine", Some("me")).await.unwrap();
     bench.apply("theirs", Some("me")).await.unwrap_err();
     let actions = vec![configure("p-0", "cluster-node-timeout"), configure("p-9", "hz")];
@@ -117,7 +117,7 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
     let ends = CallError::PlanEnds("the reply to `INCR a` on `p-0`".into());
     let end = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "INCR a"]))).await;
     assert_eq!(end, Err(ends.clone()));
-    // What comes after is not known, and no part of the plan.
+    // What follows is not known and is not part of the plan.
     assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
     assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
     let now = bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Now)).await;

@@ -1,4 +1,4 @@
-//! Which ports a plugin may ask, and of whom.
+//! Which ports of which Pods a plugin may probe.
 
 use serde_json::{Value, json};
 use tholepin_core::{Answer, Call, CallError, HostCalls, Reply, RuntimeCall, WriteMode};
@@ -9,8 +9,8 @@ use tholepin_schema::{
 
 use crate::{GateFixture, fake::object, grants};
 
-/// A pass that may probe one port; one Pod is the object's, one a stranger's, one shares its node's
-/// network.
+/// A reconcile that may probe one port. One Pod is the object's, one is another owner's, one uses the network
+/// of its Kubernetes node.
 fn bench(mode: WriteMode) -> GateFixture {
     let bench =
         GateFixture::new(Grants { probes: vec![22_123], ..grants(GrantScope::Owned) }, mode);

@@ -1,4 +1,4 @@
-//! What a pass suspends is put back, whatever becomes of the pass.
+//! Temporary settings are restored, however the reconcile ends.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -22,7 +22,7 @@ fn bench(mode: WriteMode) -> GateFixture {
     bench
 }
 
-/// The member with the setting as its file has it.
+/// A snapshot of the member with the original value of the setting.
 fn of_process(run_id: &str) -> Snapshot {
     let mut seen = serde_json::to_value(snapshot()).unwrap();
     let facts = &mut seen["members"][0]["answer"]["answered"];
@@ -48,7 +48,7 @@ impl GateFixture {
         assert!(results[0].as_ref().unwrap()["outcome"]["done"].is_object(), "{results:?}");
     }
 
-    /// What a look of a pass shows of the setting.
+    /// Returns the setting as an observation shows it.
     async fn seen(&self, pass: &Arc<ReconcileContext>) -> Value {
         let answer = self.in_pass(pass, RedisCall::Observe { instance: instance() }).await;
         let Ok(Reply::Document(seen)) = answer else { panic!("{answer:?}") };
@@ -56,14 +56,14 @@ impl GateFixture {
     }
 }
 
-/// What is set in the world.
+/// Returns the value that the fake server has now.
 fn set(world: &FakeCluster) -> String {
     let snapshot = world.snapshot.lock().unwrap();
     let MemberAnswer::Answered(facts) = &snapshot.members[0].answer else { panic!("silent") };
     facts.settings["cluster-node-timeout"].clone()
 }
 
-/// What the ConfigMap has of it.
+/// Returns the suspensions in the ConfigMap.
 fn kept(world: &FakeCluster) -> Value {
     let objects = world.objects.lock().unwrap();
     let ledger = objects.iter().find(|(object, _)| object.name == LEDGER);
@@ -159,7 +159,7 @@ async fn a_lasting_value_stays() {
     assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("900", Value::Null));
 }
 
-/// Nothing is begun for a paused object, but what was begun is ended.
+/// Nothing is begun for a paused object, but temporary settings are restored.
 #[tokio::test]
 async fn a_pause_does_not_keep_it_suspended() {
     let bench = bench(WriteMode::Live);

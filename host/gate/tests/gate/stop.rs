@@ -1,4 +1,4 @@
-//! What ends a member or drops its volume is judged by its effect, whichever call it is.
+//! A write that ends a member or drops its volume is checked by its effect, whichever call it is.
 
 use serde_json::{Value, json};
 use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef};
@@ -13,7 +13,7 @@ use crate::{
 
 const ALL: &str = "0-16383";
 
-/// A StatefulSet `set` of a primary in `set-0` and a replica in `set-1`, and everything granted.
+/// A StatefulSet `set` with a primary in `set-0` and a replica in `set-1`; everything is granted.
 struct ShardFixture {
     bench: GateFixture,
 }
@@ -65,7 +65,7 @@ fn id(digit: char) -> String {
     digit.to_string().repeat(40)
 }
 
-/// `set-0` is the primary of all slots, `set-1` its replica, in sync.
+/// `set-0` is the primary of all slots, `set-1` is its replica, in sync.
 fn snapshot() -> Value {
     let member = |pod: &str, node: char, replication: Value| {
         json!({"pod": pod, "podUid": format!("uid-{pod}"), "running": true,
@@ -132,13 +132,13 @@ impl ShardFixture {
         self.bench.kubernetes(KubernetesCall::MergePatch { object, patch }).await
     }
 
-    /// The same with a pass that sees the store as it is now.
+    /// Continues with a reconcile that sees the present store.
     fn next_pass(mut self) -> Self {
         self.bench.pass = self.bench.sibling(WriteMode::Live);
         self
     }
 
-    /// The writes, but for those to the ledger.
+    /// Returns the writes except those to the ledger.
     fn writes(&self) -> Vec<String> {
         let writes = self.bench.writes().into_iter();
         writes.filter(|line| !line.contains("tholepin-ledger")).collect()
@@ -216,7 +216,7 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
     shard.delete("v1", "Pod", "set-1").await.unwrap();
     assert_eq!(shard.writes().last().unwrap(), "delete set-1 uid uid-set-1 kept");
     refused(shard.delete("v1", "Pod", "set-2").await, "`set-1` was stopped and is not back yet");
-    // Its successor answers, but is not in sync yet.
+    // The successor answers, but is not in sync yet.
     seen["members"][1]["podUid"] = json!("uid-new");
     seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(false);
     shard.shows(seen.clone());
@@ -237,7 +237,7 @@ async fn a_silent_member_counts_as_a_full_one() {
     let mut seen = snapshot();
     seen["members"][1]["answer"] = silent;
     shard.shows(seen);
-    // The primary answers and has the data, whatever becomes of the silent replica.
+    // The primary answers and has the data, so its silent replica may be stopped.
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
 }
 

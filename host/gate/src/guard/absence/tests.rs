@@ -1,4 +1,4 @@
-//! What proves that a process has ended whose Pod is gone, and what is said where something is missing.
+//! Proof that a process has ended whose Pod is gone, and the texts about what is missing.
 
 use serde_json::json;
 use tholepin_schema::{
@@ -10,7 +10,7 @@ use tholepin_schema::{
 use super::*;
 use crate::guard::{DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy, judge};
 
-/// Its Pod is gone for 55 s.
+/// The Pod has been gone for 55 s.
 const GONE_AT_MS: u64 = 1_000_000;
 const NOW_MS: u64 = GONE_AT_MS + 55_000;
 
@@ -27,7 +27,7 @@ fn known(pod: &str) -> KnownNode {
     .unwrap()
 }
 
-/// Everything is as it must be for a takeover.
+/// An absence that fulfils all conditions of a takeover.
 fn whole() -> NodeAbsence {
     NodeAbsence {
         witness: NodeLiveness {
@@ -77,11 +77,11 @@ fn a_long_absence_needs_everything_at_once() {
     check(|known, _| known.grace_s = Some(u64::MAX), weak, Some("grace period"));
     check(|_, it| it.renewed = Err("no Lease".into()), weak, Some("no Lease"));
     check(|_, it| it.link_down_ms = Some(4_999), weak, Some("disconnected for 5000 ms"));
-    // A member sees a link: a process that hangs, or one that only the host cannot reach.
+    // A member sees a link: the process hangs, or the host alone cannot reach it.
     check(|_, it| it.link_down_ms = None, weak, Some("disconnected for 5000 ms"));
     check(|_, it| it.node_timeout_ms = None, weak, Some("no member tells"));
     check(|_, it| it.node_timeout_ms = Some(5_001), weak, Some("disconnected for 5001 ms"));
-    // A time-out proves nothing, not even enough for a vote.
+    // A time-out proves nothing, not even enough for a failover by vote.
     check(|_, it| it.witness.dial = DialOutcome::Inconclusive, None, Some("does not refuse"));
     check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod is there"));
     check(|_, it| it.witness.container_status = Some(Value::Null), None, Some("cannot be read"));
@@ -90,7 +90,7 @@ fn a_long_absence_needs_everything_at_once() {
 #[test]
 fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
     let ended = || Some(json!({"state": {"terminated": {"containerID": "c"}}}));
-    // Whether a person named it, whether its node is tainted, what its Pod's status says.
+    // confirmed by a person, Kubernetes node tainted, status of the container
     let cases = [
         (true, false, None, Some(DeathProof::Confirmed), None),
         (false, true, None, Some(DeathProof::Confirmed), None),
@@ -98,7 +98,7 @@ fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
         (true, false, Some(json!({})), None, Some("its Pod is there")),
         (true, false, Some(Value::Null), None, Some("cannot be read")),
         (false, false, None, None, Some("no Lease")),
-        // A reported end needs nobody's word.
+        // A reported end needs no confirmation.
         (false, false, ended(), Some(DeathProof::Terminated), None),
     ];
     for (confirmed, out_of_service, container_status, proof, missing) in cases {
@@ -229,7 +229,7 @@ fn a_refusal_names_what_is_missing_and_both_ways_out() {
     for text in expected {
         assert!(refused.contains(text), "{text}: {refused}");
     }
-    // A Pod that is there is no person's to declare dead.
+    // A Pod that exists cannot be confirmed as dead.
     let there = NodeAbsence {
         witness: NodeLiveness { container_status: Some(json!({})), ..whole().witness },
         ..whole()

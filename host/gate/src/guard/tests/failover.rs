@@ -1,4 +1,4 @@
-//! The three ways to fail over.
+//! Guards of the three modes of failover.
 
 use super::*;
 
@@ -44,7 +44,8 @@ fn no_shard_fails_over_twice_in_twice_the_node_timeout() {
     check_that(verb(), Err("quiet"), |world| world.facts(3).settings.clear());
 }
 
-/// A host whose clock is behind the one that wrote the ledger: the times in it are to come.
+/// The clock of this host is behind that of the host that wrote the ledger, so the times in the ledger are in
+/// the future.
 #[test]
 fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
     let hour_ms = 3_600_000;
@@ -67,7 +68,7 @@ fn a_clock_that_was_ahead_makes_a_wait_begin_anew_and_not_last_for_ever() {
     assert_eq!(world.judge(fail_over(3, 0, Graceful)), Ok(()), "the wait is over");
 }
 
-/// However long ago it is by the clock that a silent node was last heard of: it is not dead for that.
+/// A node that does not answer is not dead, however long ago it last answered.
 #[test]
 fn no_jump_of_the_clock_proves_a_death() {
     for changed_at_ms in [0, NOW_MS, NOW_MS + 3_600_000] {

@@ -1,8 +1,9 @@
-//! When a process may start without data, and what that gives up.
+//! Guard of a start without data, and what a start gives up.
 
 use super::*;
 
-/// The primary 0 ended and its successor in the same Pod waits; its replica 3 does what the test says.
+/// The primary 0 has ended and its successor waits in the same Pod. Each test sets the state of its replica
+/// 3.
 fn waiting() -> GuardFixture {
     let mut world = GuardFixture::healthy();
     world.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(false);
@@ -109,7 +110,7 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
         world.kill(index);
         world.ledger.nodes.get_mut(&node(index)).unwrap().persistent = Some(false);
     }
-    // New Pods are in their places, and know nobody.
+    // New Pods have taken their places and know no other node.
     world.snapshot.view.remove(&node(3));
     world.ledger.nodes.remove(&node(3));
     for (index, name) in [(0, "new-0"), (3, "new-3")] {

@@ -1,8 +1,8 @@
-//! What the stop of a primary that hangs can lose.
+//! What is lost by stopping a primary that hangs.
 
 use super::*;
 
-/// The class of a stop of the first primary, which hangs, or the guard that refuses it.
+/// Returns the class of a stop of the first primary, which hangs, or the guard that refuses it.
 fn stopped(change: impl FnOnce(&mut GuardFixture)) -> Result<LossClass, &'static str> {
     let mut world = GuardFixture::healthy();
     world.silence(0);
@@ -33,7 +33,8 @@ fn a_primary_that_hangs_is_stopped_once_the_majority_has_given_it_up() {
     assert_eq!(stopped(|world| world.silence(3)), lost, "its replica does not answer");
     assert_eq!(stopped(|world| world.facts(3).loading = Some(true)), lost);
     assert_eq!(stopped(|world| world.snapshot.view.get_mut(&node(0)).unwrap().flags.clear()), lost);
-    // One that answers and is given up cannot be handed over; one that is not can.
+    // A primary that answers but is marked as failed cannot be replaced by a graceful failover; one that is
+    // not marked can.
     let answers = |world: &mut GuardFixture| {
         world.snapshot.members[0].answer =
             GuardFixture::healthy().snapshot.members[0].answer.clone();

@@ -1,4 +1,4 @@
-//! What builds a cluster: meet, set-config-epoch, assign-slots, replicate.
+//! Guards of the verbs that build a cluster.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn nobody_who_claims_the_others_slots_is_met() {
 
 #[test]
 fn a_forgotten_primary_that_was_replaced_may_come_back() {
-    // Pod 0 holds the old primary of pod 3's slots and knows itself only; nobody knows it.
+    // Pod 0 holds the old primary of pod 3's slots. It knows only itself, and no member knows it.
     let returns = |world: &mut GuardFixture, old_epoch: u64| {
         let lone = NodeRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
         world.snapshot.view.remove(&node(0));
