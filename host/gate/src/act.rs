@@ -81,8 +81,8 @@ fn admit_facts(pass: &ReconcileContext, facts: &[Fact]) -> Result<(), CallError>
     for fact in facts {
         if fact.subject().instance().is_some() {
             let text = format!(
-                "the presumption that {fact} names an instance; it is about the instance acted on: \
-                 leave `instance` out"
+                "the precondition that {fact} names an instance; a precondition is about the instance that is \
+                 acted on: leave `instance` out"
             );
             return Err(CallError::Invalid(text));
         }
@@ -181,7 +181,7 @@ impl<'a> WaveExecutor<'a> {
         let names: Vec<String> = nodes.iter().map(NodeId::short).collect();
         let what = match names.as_slice() {
             [] => "data".to_owned(),
-            names => format!("what only {} had", names.join(", ")),
+            names => format!("the data that only {} had", names.join(", ")),
         };
         let on = action.verb.pod().map(|pod| format!(" on `{pod}`")).unwrap_or_default();
         let request = PublishRequest {
@@ -190,7 +190,7 @@ impl<'a> WaveExecutor<'a> {
             regarding_uid: context.uid().to_owned(),
             event_type: EventType::Warning,
             reason: "DataLost".to_owned(),
-            message: format!("with `{}`{on} {what} is lost", action.verb.name()),
+            message: format!("`{}`{on} gave up {what}", action.verb.name()),
         };
         // A lost event does not change the outcome.
         if let Err(error) = self.pass.gate.ports.kubernetes.publish(request).await {

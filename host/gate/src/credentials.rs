@@ -163,7 +163,9 @@ pub(crate) async fn replace_refused(
     if said(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
         return Ok(false);
     }
-    info!("the servers accept the password that the object names, and none the one that is kept");
+    info!(
+        "the servers accept the password that the object names, and no server accepts the kept one"
+    );
     let made = replace(kept, kubernetes, context, value).await?;
     Ok(made.as_deref() == Some(value))
 }
@@ -285,7 +287,7 @@ async fn find(
         if is_gone && writes(kubernetes, context) {
             // The running members accept the password in memory all the same.
             if let Err(error) = create(kubernetes, context, &password).await {
-                warn!(%error, "{name} is gone and cannot be made again; the next pass tries again");
+                warn!(%error, "{name} was deleted and cannot be created again; the next reconcile tries again");
             }
         }
         // While the API server is away, the password in memory counts.
@@ -324,7 +326,7 @@ async fn settle(
     }
     if writes(kubernetes, context) {
         warn!(
-            "{} has another password than the servers; theirs is put back",
+            "{} has another password than the servers; the servers' password is restored",
             reserved_name(context)
         );
         replace(kept, kubernetes, context, &ours).await?;
@@ -364,8 +366,8 @@ async fn read(
         Ok(value) => match String::from_utf8(value) {
             Ok(value) => Ok(Some(value.into())),
             Err(_) => Err(CallError::Invalid(format!(
-                "the Secret `{name}`, which the host keeps, is no UTF-8 text; delete it to have it \
-                 made again from the Secret that the object names"
+                "the Secret `{name}`, which the host keeps, is not UTF-8; delete it, and the host creates it \
+                 again from the Secret that the object names"
             ))),
         },
         Err(CallError::NotFound(_)) => Ok(None),

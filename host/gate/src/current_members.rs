@@ -35,7 +35,8 @@ impl Gate {
                 Ok(snapshot)
             };
             let snapshot = timeout(DEADLINE, look).await;
-            let late = |_| Err(CallError::Timeout(format!("the look at the group `{group}`")));
+            let late =
+                |_| Err(CallError::Timeout(format!("reading the members of the group `{group}`")));
             seen.insert(group.clone(), snapshot.unwrap_or_else(late)?);
         }
         Ok(seen)

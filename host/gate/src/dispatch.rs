@@ -67,7 +67,7 @@ impl ReconcileContext {
                 Ok(Reply::Bytes(self.gate.ports.entropy.bytes(count)))
             }
             RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
-                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call gives"
+                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call returns"
             ))),
             RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
             RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,

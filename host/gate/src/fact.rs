@@ -59,22 +59,22 @@ pub(crate) fn held(
     let unknown = |why: &str| FactOutcome::Unknown { why: why.to_owned() };
     match (fact.subject(), seen) {
         (FactSubject::Member { .. } | FactSubject::View { .. }, None) => {
-            unknown("the instance was not looked at")
+            unknown("the instance was not polled")
         }
         (FactSubject::Member { instance: _, pod }, Some(documents)) => {
             match documents.members.get(pod) {
                 Some(document) => holds(fact, document.as_ref()),
-                None => unknown("the member was not looked at"),
+                None => unknown("the member was not read"),
             }
         }
         (FactSubject::View { .. }, Some(documents)) => match &documents.view {
             Some(view) => holds(fact, Some(view)),
-            None => unknown("no member tells what it sees"),
+            None => unknown("no member reported its view"),
         },
         (FactSubject::Object { .. }, _) => match object(fact).and_then(|name| objects.get(&name)) {
             Some(Ok(found)) => holds(fact, found.as_deref()),
             Some(Err(why)) => unknown(why),
-            None => unknown("the object was not looked at"),
+            None => unknown("the object was not read"),
         },
     }
 }

@@ -233,7 +233,8 @@ fn configure(
     let unknown = settings.keys().find(|name| temporary && !facts.settings.contains_key(*name));
     let Some(name) = unknown else { return Ok(()) };
     let text = format!(
-        "the value of `{name}` to go back to is not known: name it in the instance's `settings`"
+        "the present value of `{name}`, which must be restored later, is not known: name it in the instance's \
+         `settings`"
     );
     Err(GuardRefusal::new("restore", text))
 }

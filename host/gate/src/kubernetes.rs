@@ -162,7 +162,7 @@ async fn apply(
     no_reserved_annotations(&reference, &object)?;
     if force && !granted.force {
         let what = &reference.kind;
-        return Err(CallError::Denied(format!("the grant for {what} does not say `force: true`")));
+        return Err(CallError::Denied(format!("the grant for {what} does not have `force: true`")));
     }
     if reference.namespace.is_empty() && !pass.context.key.namespace.is_empty() {
         // An object without a namespace is applied in that of the reconciled object.
@@ -271,7 +271,7 @@ fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), Ca
     match annotations.keys().find(|key| key.starts_with(ANNOTATION_PREFIX)) {
         None => Ok(()),
         Some(key) => Err(CallError::Denied(format!(
-            "the annotation `{key}` of {object} is a person's to write, no plugin's"
+            "the annotation `{key}` of {object} may be written by a person only, not by a plugin"
         ))),
     }
 }
@@ -436,7 +436,7 @@ fn in_scope_of(
         // A wider scope would let the plugin overwrite another owner's object.
         TargetState::Written if granted.scope == GrantScope::Owned => {
             let way_out = way_out(context, reference, object);
-            format!("{reference} is there and is not {wanted}'s (uid {uid}): {way_out}")
+            format!("{reference} exists and does not belong to {wanted} (uid {uid}): {way_out}")
         }
         TargetState::Intent if granted.scope == GrantScope::Owned => format!(
             "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` must \
@@ -458,15 +458,15 @@ fn way_out(context: &ReconcileScope, reference: &ObjectRef, object: &Value) -> S
     }
     // Hardly a field of a workload can be changed, so that an owner reference alone would not help.
     if object.pointer("/spec/template").is_some() {
-        return "nobody controls it; delete or rename one of the two".to_owned();
+        return "it has no controller; delete or rename one of the two".to_owned();
     }
     let owner = json!({"metadata": {"ownerReferences": [{
         "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,
         "uid": context.uid(), "controller": true, "blockOwnerDeletion": true,
     }]}});
     format!(
-        "nobody controls it; if it is to be {wanted}'s: `kubectl patch --namespace {} {} {} --type merge \
-         --patch '{owner}'`, else delete or rename it",
+        "it has no controller; to make {wanted} its controller: `kubectl patch --namespace {} {} {} --type \
+         merge --patch '{owner}'`, else delete or rename it",
         reference.namespace,
         reference.kind.kind.to_lowercase(),
         reference.name

@@ -202,8 +202,8 @@ impl ObjectLedger {
         }
         let name = reference(context);
         Err(CallError::Conflict(format!(
-            "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
-             reconcile this object?"
+            "another writer changed {name} {ATTEMPTS_MAX} times in a row; do several hosts reconcile this \
+             object?"
         )))
     }
 
@@ -221,7 +221,7 @@ impl ObjectLedger {
         let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, context)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
-                warn!(%error, "the ledger is not written now; it will be with the next pass");
+                warn!(%error, "the ledger is not written now; the next reconcile writes it");
                 Ok(())
             }
             saved => saved,
@@ -283,8 +283,8 @@ fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     let text = found.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
     serde_json::from_str(text).map_err(|error| {
         let text = format!(
-            "{name} holds no ledger that this host can read ({error}); restore it, or delete it to have \
-             the instance adopted anew"
+            "{name} holds no ledger that this host can read ({error}); restore it, or delete it so that the \
+             instance is adopted again"
         );
         CallError::Invalid(text)
     })
@@ -304,7 +304,7 @@ fn config_map(
     stored: Option<&StoredLedger>,
 ) -> Result<Value, CallError> {
     let text = serde_json::to_string(ledger)
-        .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;
+        .map_err(|error| CallError::Other(format!("the ledger cannot be serialised: {error}")))?;
     let version = stored.map(|stored| stored.resource_version.as_str());
     let data = json!({"data": {KEY: text}});
     Ok(kept_object(&reference(context), &context.reference(), context.uid(), version, data))

@@ -78,12 +78,13 @@ fn address(
     let reference = ObjectRef { kind, namespace, name: pod.to_owned() };
     let found = view.get(&reference).ok_or_else(|| CallError::NotFound(reference.to_string()))?;
     if !leads_to(view, &found, pass.context.uid()) {
-        let text = format!("{reference} does not belong to the object reconciled");
+        let text = format!("{reference} does not belong to the reconciled object");
         return Err(CallError::Denied(text));
     }
     if found.pointer("/spec/hostNetwork").and_then(serde_json::Value::as_bool) == Some(true) {
-        let text =
-            format!("{reference} shares the network of its node, whose ports are not probed");
+        let text = format!(
+            "{reference} uses the network of its Kubernetes node, whose ports are not probed"
+        );
         return Err(CallError::Denied(text));
     }
     Ok(text(&found, "/status/podIP").parse().ok())

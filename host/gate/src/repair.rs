@@ -81,8 +81,8 @@ pub(crate) fn check(
     };
     let refused = |why: String, from_ms: u64| {
         let text = format!(
-            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on, or at once in a \
-             Pod that is made anew",
+            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on, or immediately \
+             in a new Pod",
             time(from_ms)
         );
         Err(GuardRefusal::new(BUDGET, text))

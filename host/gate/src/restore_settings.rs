@@ -40,8 +40,13 @@ pub(crate) async fn end(pass: &ReconcileContext) -> Vec<PlanStep> {
             WriteMode::Plan => steps.extend(suspensions.iter().filter_map(planned)),
             WriteMode::Live => match timeout(DEADLINE, end_in(pass, &instance)).await {
                 Ok(Ok(done)) => steps.extend(done),
-                Ok(Err(error)) => warn!(%error, "what the pass suspended is not back yet"),
-                Err(_) => warn!(deadline = ?DEADLINE, "what the pass suspended is not back yet"),
+                Ok(Err(error)) => {
+                    warn!(%error, "the temporary settings of the reconcile are not restored yet")
+                }
+                Err(_) => {
+                    warn!(deadline = ?DEADLINE, "the temporary settings of the reconcile are not \
+                     restored yet")
+                }
             },
         }
     }
@@ -100,7 +105,10 @@ async fn put_back(
     if let Some(left) = book.ledger.suspensions.first() {
         let SuspendedSetting { pod, setting, .. } = left;
         let count = book.ledger.suspensions.len();
-        warn!(count, pod, setting, "what was suspended is not back yet; the next pass tries again");
+        warn!(
+            count,
+            pod, setting, "temporary settings are not restored yet; the next reconcile tries again"
+        );
     }
     steps
 }

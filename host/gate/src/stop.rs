@@ -203,7 +203,7 @@ fn claimed_by(
         mounting.extend(pods.iter().filter(mounts).cloned());
         if mounting.len() == before {
             let text = format!(
-                "stop: no Pod mounts the claim `{claim}` now, so nobody tells whether another copy of its \
+                "stop: no Pod mounts the claim `{claim}` now, so it is not known whether another copy of its \
                  data exists; a person may delete it"
             );
             return Err(CallError::Refused(text));

@@ -71,8 +71,10 @@ fn admit<'a>(
 ) -> Result<Vec<&'a Instance>, CallError> {
     fact::bounded(facts)?;
     if facts.is_empty() || ms == 0 || WAIT_MS_MAX < ms {
-        let text =
-            format!("1 fact at least and 1 to {WAIT_MS_MAX} ms, not {} and {ms}", facts.len());
+        let text = format!(
+            "a wait needs at least 1 fact and 1 to {WAIT_MS_MAX} ms, not {} and {ms} ms",
+            facts.len()
+        );
         return Err(CallError::Invalid(text));
     }
     let mut instances: Vec<&Instance> = Vec::new();
@@ -80,7 +82,7 @@ fn admit<'a>(
         match fact.subject() {
             FactSubject::Member { instance, .. } | FactSubject::View { instance } => {
                 let Some(instance) = instance else {
-                    let text = format!("that {fact} names no `instance`");
+                    let text = format!("the fact that {fact} names no `instance`");
                     return Err(CallError::Invalid(text));
                 };
                 grant::redis_verb(&pass.context.grants, "observe")?;

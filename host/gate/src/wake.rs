@@ -103,7 +103,7 @@ impl Gate {
                 .as_deref()
                 .map_or(PollDetail::Changes, |settings| PollDetail::Whole { settings });
             if let Err(error) = self.ports.redis.watch(&members, depth) {
-                debug!(key = %context.key, %error, "cannot look for changes");
+                debug!(key = %context.key, %error, "cannot poll for changes");
             }
         }
         for (object, facts) in objects {
@@ -111,7 +111,7 @@ impl Gate {
             table.objects.entry(object).or_default().insert((*context.key).clone(), wanted);
         }
         if let Some(text) = table.unarmed(&context.key, &refused, Instant::now()) {
-            warn!(key = %context.key, "not every wake is armed: {text}");
+            warn!(key = %context.key, "some wake subscriptions failed: {text}");
         }
         let view = self.ports.kubernetes.view();
         let holds = table.objects.iter_mut().any(|(object, keys)| {
@@ -217,7 +217,8 @@ impl Gate {
                 Ok(())
             }
             (subject, _) => {
-                let no_instance = || CallError::Invalid(format!("that {fact} names no `instance`"));
+                let no_instance =
+                    || CallError::Invalid(format!("the fact that {fact} names no `instance`"));
                 let instance = subject.instance().ok_or_else(no_instance)?;
                 grant::redis_verb(&context.grants, "observe")?;
                 let (facts, settings) = (vec![fact.clone()], instance.settings.clone());
@@ -282,7 +283,7 @@ impl SubscriptionTable {
         let others: usize = keys.values().map(|wanted| wanted.facts.len()).sum();
         let room = FACTS_PER_INSTANCE_MAX.saturating_sub(others);
         if room < wanted.facts.len() {
-            warn!(%key, instance, "too many facts are wanted of this instance; the last are left out");
+            warn!(%key, instance, "too many facts about this instance; the last ones are left out");
             wanted.facts.truncate(room);
         }
         keys.insert(key.clone(), wanted);

@@ -111,7 +111,7 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
             missing.push("whether its Pod is gone cannot be read".to_owned());
         }
         Some(_) => {
-            missing.push("its Pod is there, and no end of its container is known".to_owned())
+            missing.push("its Pod exists, and its container is not known to have ended".to_owned())
         }
     }
     match (due_at_ms(known), known.grace_s) {
@@ -129,7 +129,7 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
         missing.push(format!("its last address, {address}, does not refuse connections"));
     }
     match (link_down_ms, node_timeout_ms) {
-        (_, None) => missing.push("no member tells its cluster-node-timeout".to_owned()),
+        (_, None) => missing.push("no member reports its cluster-node-timeout".to_owned()),
         (Some(down_ms), Some(timeout_ms)) if timeout_ms <= down_ms => {}
         (_, Some(timeout_ms)) => missing.push(format!(
             "every member that knows it must see the link to it disconnected for {timeout_ms} ms"
@@ -146,8 +146,8 @@ pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
             format!("{} (Pod `{pod}`): {}", node.short(), missing.join("; "))
         }
         None => format!(
-            "{}: the ledger does not know it, so that nothing can prove its end; if you know that its process \
-             has ended, send `CLUSTER FAILOVER TAKEOVER` to the replica that has most of its data",
+            "{}: it is not in the ledger, so nothing can prove that it has ended; if you know that its \
+             process has ended, send `CLUSTER FAILOVER TAKEOVER` to the replica that has most of its data",
             node.short()
         ),
     });
@@ -171,7 +171,7 @@ fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     if !gone.is_empty() {
         let word = known().find_map(|(_, unproven)| unproven.unknown_word.as_ref());
         let word = word
-            .map(|word| format!(" (`{word}`, which is there, names no process of this object)"));
+            .map(|word| format!(" (the present entry `{word}` names no process of this object)"));
         ways.push(format!(
             "annotate the object with `{CONFIRM_DEAD}={}`{}",
             gone.join(","),

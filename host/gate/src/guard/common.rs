@@ -19,7 +19,7 @@ pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let observed_at_ms = scene.snapshot.observed_at_ms;
     let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
         let text = format!(
-            "the snapshot is of {observed_at_ms} ms and it is {} ms: the clock went back",
+            "the snapshot was taken at {observed_at_ms} ms, and it is {} ms now: the clock went back",
             scene.now_ms
         );
         return Err(GuardRefusal::new("fresh", text));
@@ -62,7 +62,7 @@ pub(super) fn own_row<'a>(
     let (member, facts) = answering(snapshot, pod)?;
     let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
     row.ok_or_else(|| {
-        GuardRefusal::new("member", format!("`{pod}` does not tell how it sees itself"))
+        GuardRefusal::new("member", format!("`{pod}` does not report its own row of CLUSTER NODES"))
     })
 }
 
@@ -77,8 +77,8 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Gua
         .unwrap_or_default();
     let count = foreign.len();
     let text = format!(
-        "{count} foreign nodes are known to members, {} at {address} among them: two clusters may \
-         have merged; nothing is changed until a person has looked",
+        "members know {count} foreign nodes, among them {} at {address}: two clusters may have merged; the \
+         topology is not changed until a person has resolved this",
         first.short()
     );
     Err(GuardRefusal::new("foreign", text))
@@ -103,8 +103,8 @@ pub(super) fn allowed(
         };
         let text = match scene.snapshot.members.iter().find(|member| !told(member)) {
             Some(silent) => format!(
-                "`{}` has never answered, so that nobody knows what it has: let it answer once, or delete \
-                 its Pod if it has nothing",
+                "`{}` has never answered, so its data is not known: make it answer once, or delete its Pod if \
+                 it has no data",
                 silent.pod
             ),
             None => "the members that answer do not agree yet who owns which slots".to_owned(),
@@ -116,8 +116,8 @@ pub(super) fn allowed(
     }
     let text = match (class, lost.first()) {
         (LossClass::DataLoss, Some(node)) => format!(
-            "it gives up the data that only {} had, and the object's policy does not allow that; bring it \
-             back, or give it up: {}",
+            "it gives up the data that only {} had, and the object's policy does not allow that; bring that \
+             node back, or give up its data: {}",
             node.short(),
             start::way_out(scene, *node)
         ),
@@ -161,7 +161,7 @@ pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), Gu
         if held != FactOutcome::Yes {
             return Err(GuardRefusal::new(
                 "presume",
-                format!("it was presumed that {fact}, and {held}"),
+                format!("the precondition that {fact} does not hold: {held}"),
             ));
         }
     }
@@ -174,7 +174,8 @@ fn is_approved(nodes: &[NodeId], scene: &GuardInput<'_>) -> Result<(), GuardRefu
         return Ok(());
     };
     let text = format!(
-        "nobody knows that all is there that {} had; bring it back, or give up what only it has: {}",
+        "no replica is known to have all data of {}; bring that node back, or give up the data that only it \
+         has: {}",
         node.short(),
         start::way_out(scene, *node)
     );
@@ -190,11 +191,11 @@ fn is_so<T: PartialEq + std::fmt::Display>(
         (None, _) => Ok(()),
         (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
         (Some(presumed), Some(seen)) => {
-            let text = format!("the {what} was presumed to be {presumed} and is {seen}");
+            let text = format!("the {what} must be {presumed} and is {seen}");
             Err(GuardRefusal::new("presume", text))
         }
         (Some(presumed), None) => {
-            let text = format!("the {what} was presumed to be {presumed} and is not told");
+            let text = format!("the {what} must be {presumed} and is not known");
             Err(GuardRefusal::new("presume", text))
         }
     }

@@ -52,7 +52,7 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
     let (_, facts) = common::answering(snapshot, pod)?;
     let refused = |text: String| Err(GuardRefusal::new("replica", text));
     if row.role != Role::Replica || row.primary != Some(primary) {
-        return refused(format!("`{pod}` does not say to be a replica of {}", primary.short()));
+        return refused(format!("`{pod}` does not report to be a replica of {}", primary.short()));
     }
     let agreed = snapshot.view.get(&node);
     if !agreed.is_some_and(|row| row.role == Role::Replica && row.primary == Some(primary)) {
@@ -65,7 +65,7 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
         return refused(format!("{} has no slots in the majority's view", primary.short()));
     }
     if facts.loading != Some(false) {
-        return refused(format!("`{pod}` still reads its data"));
+        return refused(format!("`{pod}` is still loading its data"));
     }
     Ok(node)
 }
@@ -77,7 +77,7 @@ fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
     let (_, facts) = common::answering(scene.snapshot, pod)?;
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
     let Some(timeout_ms): Option<u64> = timeout else {
-        let text = format!("`{pod}` does not tell its cluster-node-timeout");
+        let text = format!("`{pod}` does not report its cluster-node-timeout");
         return Err(GuardRefusal::new("quiet", text));
     };
     let Some(changed_at_ms) = shard_changed_at_ms(scene.ledger, scene.snapshot, primary) else {
@@ -89,7 +89,7 @@ fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
         // The text becomes the message of a condition, so it contains no number that changes while the plugin
         // waits.
         let text = format!(
-            "the shard of {} changed roles or was told to less than {wanted_ms} ms ago",
+            "the shard of {} changed roles or received a failover command less than {wanted_ms} ms ago",
             primary.short()
         );
         return Err(GuardRefusal::new("quiet", text));
@@ -181,7 +181,7 @@ fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> 
         return Ok(());
     }
     let text = format!(
-        "nothing proves that {} is dead, and the majority has not given it up",
+        "nothing proves that {} is dead, and the majority does not report it as failed",
         primary.short()
     );
     Err(GuardRefusal::new("death", text))
@@ -222,7 +222,10 @@ fn is_furthest(
 ) -> Result<(), GuardRefusal> {
     let stream = |node: NodeId| snapshot.member_of(node)?.facts()?.replication.as_ref();
     let Some(own) = stream(node) else {
-        return Err(GuardRefusal::new("furthest", format!("`{pod}` does not tell how far it is")));
+        return Err(GuardRefusal::new(
+            "furthest",
+            format!("`{pod}` does not report its replication offset"),
+        ));
     };
     for (other, _) in snapshot.replicas_of(primary) {
         let further = stream(other)

@@ -14,16 +14,18 @@ pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
         NodeIdentity::Member => {
             return refused(format!("{} is a member that answers", node.short()));
         }
-        NodeIdentity::Handshake => return refused(format!("{} is being met", node.short())),
+        NodeIdentity::Handshake => {
+            return refused(format!("a meeting with {} is under way", node.short()));
+        }
         NodeIdentity::Foreign => {
-            return refused(format!("a process answers to {} that is no member", node.short()));
+            return refused(format!("a process that is no member answers as {}", node.short()));
         }
     }
     // A Pod that does not answer may return with this very id.
     let known = ledger.nodes.get(&node).and_then(|known| snapshot.member(&known.pod));
     let silent = known.filter(|member| member.node().is_none());
     if let Some(member) = silent.or_else(|| silent_member_at(snapshot, node)) {
-        return refused(format!("{} may come back in `{}`", node.short(), member.pod));
+        return refused(format!("{} may return in `{}`", node.short(), member.pod));
     }
     // An owner that is proven dead must have no copy left. Whether its data may be lost is decided by the
     // action's class.
@@ -33,7 +35,10 @@ pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
     }
     for member in snapshot.members.iter().filter(|member| member.running) {
         let Some(rows) = snapshot.seen_by(member) else {
-            return refused(format!("`{}` does not answer and would bring it back", member.pod));
+            return refused(format!(
+                "`{}` does not answer, and would introduce it again",
+                member.pod
+            ));
         };
         let owned = rows.get(&node).filter(|row| !row.slots.is_empty());
         if let Some(row) = owned.filter(|_| !is_given_up) {

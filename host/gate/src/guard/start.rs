@@ -23,7 +23,7 @@ pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
     };
     if !member.running {
         return refused(format!(
-            "the container of `{pod}` does not run, so that nobody waits in it"
+            "the container of `{pod}` does not run, so no process waits in it"
         ));
     }
     if member.node().is_some() {
@@ -34,7 +34,7 @@ pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
         return refused(format!("{} was not seen in this Pod `{pod}`", node.short()));
     };
     if known.slots.is_empty() && slots_of(scene, node).is_empty() {
-        return refused(format!("{} had no slots, and so does not wait", node.short()));
+        return refused(format!("{} had no slots, so it does not wait", node.short()));
     }
     if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
         return refused(format!("nothing proves that the process of {} has ended", node.short()));
@@ -61,13 +61,13 @@ pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), 
             let silent = known.and_then(|known| scene.snapshot.member(&known.pod));
             if silent.is_some_and(Member::refuses_password) {
                 let text = format!(
-                    "its replica `{name}` lives, refuses the password, and counts as having the data"
+                    "its replica `{name}` runs, refuses the password, and counts as having the data"
                 );
                 return Err(GuardRefusal::new("copies", text));
             }
             let text = format!(
-                "its replica `{name}` does not answer as the node {} that it was, and counts as having the \
-                 data; bring it back, or give the data up: {}",
+                "its replica `{name}` does not answer as the node {}, and counts as having the data; bring it \
+                 back, or give the data up: {}",
                 follower.short(),
                 way_out(scene, node)
             );
@@ -80,8 +80,9 @@ pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), 
             .is_none_or(|upstream| upstream.sync_in_progress);
         if facts.keys != Some(0) || facts.loading != Some(false) || is_syncing {
             let name = answering.map(|member| member.pod.as_str()).unwrap_or_default();
-            let text =
-                format!("its replica `{name}` has data, or reads it, and must take over first");
+            let text = format!(
+                "its replica `{name}` has data, or is loading it, and must take over first"
+            );
             return Err(GuardRefusal::new("copies", text));
         }
     }
@@ -122,7 +123,7 @@ pub(super) fn way_out(scene: &GuardInput<'_>, node: NodeId) -> String {
         Some(known) => {
             let unknown = match scene.approved.unknown.first() {
                 Some(first) => {
-                    format!(" (`{first}`, which is there, names no process of this object)")
+                    format!(" (the present entry `{first}` names no process of this object)")
                 }
                 None => String::new(),
             };
@@ -131,6 +132,9 @@ pub(super) fn way_out(scene: &GuardInput<'_>, node: NodeId) -> String {
                 known.run_id
             )
         }
-        None => format!("the ledger does not know {}, so that only its Pod can help", node.short()),
+        None => format!(
+            "{} is not in the ledger, so its data can only return with its Pod",
+            node.short()
+        ),
     }
 }

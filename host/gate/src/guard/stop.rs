@@ -42,8 +42,8 @@ pub(crate) fn stop(
     if let Some(second) = with_data.get(1) {
         let (count, first, second) = (with_data.len(), &first.pod, &second.pod);
         let text = format!(
-            "it would stop {count} members at once, `{first}` and `{second}` among them; stop one, and the \
-             next when it is back"
+            "it would stop {count} members at once, among them `{first}` and `{second}`; stop one, and the \
+             next when the first has returned"
         );
         return Err(GuardRefusal::new("stop", text));
     }
@@ -62,7 +62,7 @@ pub(crate) fn stop(
     common::is_fresh(&scene)?;
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
-        let text = format!("`{}` was stopped and is not back yet", other.pod);
+        let text = format!("`{}` was stopped and has not returned yet", other.pod);
         return Err(GuardRefusal::new("stop", text));
     }
     let class = class(snapshot, ledger, first)?;
@@ -83,10 +83,8 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     let recorded = ledger.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
     let node = member.and_then(Member::node).or_else(|| recorded.map(|(node, _)| *node));
     let Some(node) = node else {
-        let text = format!(
-            "`{pod}` does not tell what it holds, which does not prove that it holds nothing; wait until \
-             it answers"
-        );
+        let text =
+            format!("`{pod}` does not report its data, so it may have some; wait until it answers");
         return Err(GuardRefusal::new("stop", text));
     };
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);

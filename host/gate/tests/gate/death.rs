@@ -259,7 +259,7 @@ async fn what_may_live_is_not_taken_over() {
         (
             "its Pod is there again",
             |stage| stage.world.put(placed("p-0", "uid-p-0")),
-            "its Pod is there",
+            "its Pod exists",
         ),
     ];
     for (what, change, expected) in cases {
@@ -321,7 +321,7 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
     stage.annotate(&right);
     stage.world.put(placed("p-0", "uid-p-0"));
     let refused = stage.tick(500).await.unwrap_err();
-    assert!(refused.contains("its Pod is there"), "{refused}");
+    assert!(refused.contains("its Pod exists"), "{refused}");
     // The object that the reconcile began with is older than the store.
     let mut stage = DeathFixture::new(2).await;
     let mut me = (*stage.opened.object).clone();

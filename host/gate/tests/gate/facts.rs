@@ -155,7 +155,7 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
         (vec![nameless], 10, "names no `instance`"),
         (vec![secret], 10, "kind: Secret, verbs: [get]"),
         (vec![data("theirs", "x")], 10, "outside the scope"),
-        (vec![], 10, "1 fact at least"),
+        (vec![], 10, "at least 1 fact"),
         (vec![keys(1)], 0, "1 to 2000 ms"),
         (vec![keys(1)], 2001, "1 to 2000 ms"),
         (vec![keys(1); 65], 10, "65 facts are too many"),

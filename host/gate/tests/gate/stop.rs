@@ -169,7 +169,7 @@ async fn whatever_ends_the_primary_or_both_members_is_refused() {
     let image = json!({"spec": {"containers": [{"name": "redis", "image": "other"}]}});
     refused(shard.patch(pod(), image).await, serves);
 
-    let both = "it would stop 2 members at once, `set-0` and `set-1` among them";
+    let both = "it would stop 2 members at once, among them `set-0` and `set-1`";
     refused(shard.delete("apps/v1", "StatefulSet", "set").await, both);
     refused(shard.apply(json!({"replicas": 0})).await, both);
     let rolling =
@@ -215,7 +215,10 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
     shard.observe().await.unwrap();
     shard.delete("v1", "Pod", "set-1").await.unwrap();
     assert_eq!(shard.writes().last().unwrap(), "delete set-1 uid uid-set-1 kept");
-    refused(shard.delete("v1", "Pod", "set-2").await, "`set-1` was stopped and is not back yet");
+    refused(
+        shard.delete("v1", "Pod", "set-2").await,
+        "`set-1` was stopped and has not returned yet",
+    );
     // The successor answers, but is not in sync yet.
     seen["members"][1]["podUid"] = json!("uid-new");
     seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(false);
@@ -253,7 +256,7 @@ async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
     waiting["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     shard.bench.world.put(waiting);
     let shard = shard.next_pass();
-    refused(shard.delete("v1", "Pod", "set-2").await, "does not tell what it holds");
+    refused(shard.delete("v1", "Pod", "set-2").await, "does not report its data");
 }
 
 #[tokio::test]

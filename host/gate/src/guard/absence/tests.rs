@@ -79,11 +79,11 @@ fn a_long_absence_needs_everything_at_once() {
     check(|_, it| it.link_down_ms = Some(4_999), weak, Some("disconnected for 5000 ms"));
     // A member sees a link: the process hangs, or the host alone cannot reach it.
     check(|_, it| it.link_down_ms = None, weak, Some("disconnected for 5000 ms"));
-    check(|_, it| it.node_timeout_ms = None, weak, Some("no member tells"));
+    check(|_, it| it.node_timeout_ms = None, weak, Some("no member reports"));
     check(|_, it| it.node_timeout_ms = Some(5_001), weak, Some("disconnected for 5001 ms"));
     // A time-out proves nothing, not even enough for a failover by vote.
     check(|_, it| it.witness.dial = DialOutcome::Inconclusive, None, Some("does not refuse"));
-    check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod is there"));
+    check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod exists"));
     check(|_, it| it.witness.container_status = Some(Value::Null), None, Some("cannot be read"));
 }
 
@@ -95,7 +95,7 @@ fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
         (true, false, None, Some(DeathProof::Confirmed), None),
         (false, true, None, Some(DeathProof::Confirmed), None),
         (false, true, Some(json!({})), Some(DeathProof::Confirmed), None),
-        (true, false, Some(json!({})), None, Some("its Pod is there")),
+        (true, false, Some(json!({})), None, Some("its Pod exists")),
         (true, false, Some(Value::Null), None, Some("cannot be read")),
         (false, false, None, None, Some("no Lease")),
         // A reported end needs no confirmation.

@@ -63,7 +63,7 @@ fn what_held_keys_once_is_given_up_by_policy_or_by_a_person_only() {
     assert_eq!(world.judge(start()), Err("data-loss"), "another node's data");
     world.approved.unknown = vec!["slip".to_owned()];
     let said = world.refusal(start());
-    assert!(said.contains("`slip`, which is there, names no process"), "{said}");
+    assert!(said.contains("present entry `slip` names no process"), "{said}");
     world.approved.nodes = [node(0)].into();
     assert_eq!(world.judge(start()), Ok(()));
     world.approved.nodes.clear();
