@@ -27,7 +27,7 @@ use crate::{guard, ownership::text};
 
 /// The longest gap, in milliseconds, between two snapshots for the time between them to count. Reconciles
 /// come twice a second while a shard has no primary.
-const LOOKS_APART_MS_MAX: u64 = 5_000;
+const SNAPSHOT_GAP_MS_MAX: u64 = 5_000;
 
 /// What is remembered of the nodes that do not answer.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +80,7 @@ impl NodeLease {
 
 impl AbsenceTracker {
     /// Records a snapshot that the ledger has recorded before.
-    pub(crate) fn look(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
+    pub(crate) fn update(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
         let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
         self.0.retain(|node, _| ledger.nodes.contains_key(node) && !answers(*node));
         for (node, known) in ledger.nodes.iter().filter(|(node, _)| !answers(**node)) {
@@ -89,7 +89,7 @@ impl AbsenceTracker {
                 *absent = AbsentNode { gone_at_ms: known.gone_at_ms, ..AbsentNode::default() };
             }
             let links = LinkSummary::of(snapshot, *node, &absent.dialling);
-            absent.see(&links, now_ms);
+            absent.update_links(&links, now_ms);
         }
     }
 
@@ -137,7 +137,7 @@ impl AbsenceTracker {
 impl AbsentNode {
     /// Records the links of one snapshot. A snapshot that shows a dial proves neither that the link is up nor
     /// that it is down.
-    fn see(&mut self, links: &LinkSummary, now_ms: u64) {
+    fn update_links(&mut self, links: &LinkSummary, now_ms: u64) {
         if links.connected || links.knowing == 0 {
             self.down = None;
         } else if links.dialling.is_empty() {
@@ -152,7 +152,7 @@ impl LinkDowntime {
     /// Returns since when the link is down if it is still down now.
     fn since_ms(&self, now_ms: u64) -> u64 {
         let apart_ms = now_ms.checked_sub(self.seen_at_ms);
-        let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= LOOKS_APART_MS_MAX);
+        let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= SNAPSHOT_GAP_MS_MAX);
         if is_close { self.since_ms } else { now_ms }
     }
 }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_down_while_every_look_in_a_row_says_so() {
+    fn a_link_is_down_while_consecutive_snapshots_show_it_down() {
         const DOWN: &[LinkState] = &[LinkState::Down, Unknown, LinkState::Down];
         const ONE_UP: &[LinkState] = &[LinkState::Down, Unknown, Up];
         const ONE_MUTE: &[LinkState] = &[LinkState::Down, Unknown, Mute];
@@ -272,30 +272,30 @@ mod tests {
             // The clock went back.
             (&[(10, DOWN), (9, DOWN)], Some(0)),
         ];
-        for (looks, expected) in cases {
+        for (snapshots, expected) in cases {
             let mut absences = AbsenceTracker::default();
-            for (now_ms, links) in looks {
-                absences.look(&ledger(5), &snapshot(links), *now_ms);
+            for (now_ms, links) in snapshots {
+                absences.update(&ledger(5), &snapshot(links), *now_ms);
             }
-            assert_eq!(absences.link_down_ms(node(NODE)), expected, "{looks:?}");
+            assert_eq!(absences.link_down_ms(node(NODE)), expected, "{snapshots:?}");
         }
         assert_eq!(node_timeout_ms(&snapshot(DOWN)), Some(3_000));
         assert_eq!(node_timeout_ms(&snapshot(&[])), None);
     }
 
     #[test]
-    fn what_returned_was_not_absent() {
+    fn a_node_that_returned_is_not_absent() {
         let mut absences = AbsenceTracker::default();
         let down = snapshot(&[LinkState::Down]);
-        absences.look(&ledger(5), &down, 10);
+        absences.update(&ledger(5), &down, 10);
         let mut back = down.clone();
         back.members.extend(snapshot(&[Unknown, Unknown]).members.pop());
         let mut json = serde_json::to_value(&back).unwrap();
         json["members"][1]["answer"]["answered"]["node"] = json!(node(NODE));
-        absences.look(&ledger(5), &serde_json::from_value(json).unwrap(), 20);
-        absences.look(&ledger(5), &down, 30);
+        absences.update(&ledger(5), &serde_json::from_value(json).unwrap(), 20);
+        absences.update(&ledger(5), &down, 30);
         assert_eq!(absences.link_down_ms(node(NODE)), Some(0));
-        absences.look(&ledger(25), &down, 40);
+        absences.update(&ledger(25), &down, 40);
         assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence");
     }
 
@@ -313,7 +313,7 @@ mod tests {
         let old = "1970-01-01T00:30:00Z";
         let read = |reads: &[(u64, &str, &str)]| {
             let mut absences = AbsenceTracker::default();
-            absences.look(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
+            absences.update(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
             let mut last = Ok(());
             for (now_ms, renewed, created) in reads {
                 last = absences.renewed((node(NODE), known), &lease(renewed, created), *now_ms);

@@ -26,7 +26,7 @@ pub(crate) fn is_reported_terminated(known: &KnownNode, snapshot: &Snapshot) -> 
 /// `lastState`, or because another container was started in its place since. Two containers of one name never
 /// run at once in a Pod.
 pub(crate) fn is_terminated(known: &KnownNode, status: &Value) -> bool {
-    let says = |state: &str| {
+    let is = |state: &str| {
         status
             .get(state)
             .and_then(|state| state.pointer("/terminated/containerID"))
@@ -35,5 +35,5 @@ pub(crate) fn is_terminated(known: &KnownNode, status: &Value) -> bool {
     let restarts = status.get("restartCount").and_then(Value::as_u64);
     let was_replaced =
         matches!((restarts, known.restart_count), (Some(now), Some(then)) if then < now);
-    !known.container_id.is_empty() && (says("state") || says("lastState") || was_replaced)
+    !known.container_id.is_empty() && (is("state") || is("lastState") || was_replaced)
 }

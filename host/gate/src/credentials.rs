@@ -75,33 +75,33 @@ enum PasswordResponse {
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn put_in_force(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
     members: &mut InstanceMembers,
 ) -> Result<(), CallError> {
     let kubernetes = &*ports.kubernetes;
-    let named = named_by(kubernetes, context, instance).await?;
+    let named = named_by(kubernetes, scope, instance).await?;
     members.credentials.user =
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
     let is_used = !ledger.nodes.is_empty() || members.members.iter().any(|member| member.running);
-    let in_force = match find(kept, ports, context, members).await? {
+    let in_force = match kept_password(store, ports, scope, members).await? {
         // No process ever answered with this password, and none runs that could have it.
-        Some(before) if !is_used && writes(kubernetes, context) => match named.value() {
-            Some(value) if *before != *value => replace(kept, kubernetes, context, value).await?,
+        Some(before) if !is_used && may_write(kubernetes, scope) => match named.value() {
+            Some(value) if *before != *value => replace(store, kubernetes, scope, value).await?,
             Some(_) | None => Some(before),
         },
         Some(password) => Some(password),
         None => match named.value() {
             Some(value) => {
-                if let Some(doubt) = doubt(&*ports.redis, members, value).await {
+                if let Some(reason) = why_unproven(&*ports.redis, members, value).await {
                     members.credentials.password = password(value);
-                    members.credentials_facts = CredentialsFacts { named: doubt, pending: true };
+                    members.credentials_facts = CredentialsFacts { named: reason, pending: true };
                     return Ok(());
                 }
-                make(kept, kubernetes, context, value).await?
+                keep(store, kubernetes, scope, value).await?
             }
             None => None,
         },
@@ -113,11 +113,15 @@ pub(crate) async fn put_in_force(
 
 /// Returns why a password must not be kept for these members: processes run and none accepts it. A process
 /// that does not run yet has no password, and reads the kept one when it starts.
-async fn doubt(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> Option<NamedPassword> {
+async fn why_unproven(
+    redis: &dyn Redis,
+    members: &InstanceMembers,
+    value: &str,
+) -> Option<NamedPassword> {
     if !members.members.iter().any(|member| member.running) {
         return None;
     }
-    match said(&try_out(redis, members, value).await) {
+    match response(&try_out(redis, members, value).await) {
         PasswordResponse::Accepted => None,
         PasswordResponse::Refused => Some(NamedPassword::Refused),
         PasswordResponse::Nothing => Some(NamedPassword::Unproven),
@@ -130,12 +134,12 @@ async fn try_out(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> S
     redis.observe(&InstanceMembers { credentials, ..members.clone() }, &[]).await
 }
 
-fn said(snapshot: &Snapshot) -> PasswordResponse {
+fn response(snapshot: &Snapshot) -> PasswordResponse {
     if snapshot.members.iter().any(|member| member.facts().is_some()) {
         return PasswordResponse::Accepted;
     }
-    let refuse = snapshot.members.iter().any(Member::refuses_password);
-    if refuse { PasswordResponse::Refused } else { PasswordResponse::Nothing }
+    let refused = snapshot.members.iter().any(Member::refuses_password);
+    if refused { PasswordResponse::Refused } else { PasswordResponse::Nothing }
 }
 
 /// Replaces the kept password by the one that the object names, if every member that answers refuses the kept
@@ -146,43 +150,44 @@ fn said(snapshot: &Snapshot) -> PasswordResponse {
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn replace_refused(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     members: &InstanceMembers,
     snapshot: &Snapshot,
 ) -> Result<bool, CallError> {
     let kubernetes = &*ports.kubernetes;
     let differs = members.credentials_facts.named == NamedPassword::Differs;
-    if !differs || said(snapshot) != PasswordResponse::Refused || !writes(kubernetes, context) {
+    if !differs || response(snapshot) != PasswordResponse::Refused || !may_write(kubernetes, scope)
+    {
         return Ok(false);
     }
-    let named = named_by(kubernetes, context, instance).await?;
+    let named = named_by(kubernetes, scope, instance).await?;
     let Some(value) = named.value() else { return Ok(false) };
-    if said(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
+    if response(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
         return Ok(false);
     }
     info!(
         "the servers accept the password that the object names, and no server accepts the kept one"
     );
-    let made = replace(kept, kubernetes, context, value).await?;
+    let made = replace(store, kubernetes, scope, value).await?;
     Ok(made.as_deref() == Some(value))
 }
 
 /// Keeps this password instead of the present one.
 async fn replace(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let name = reserved_name(context);
+    let name = reserved_name(scope);
     // Another host may have replaced it already.
     if read(kubernetes, &name).await?.as_deref() != Some(value) {
         delete(kubernetes, name).await?;
     }
-    make(kept, kubernetes, context, value).await
+    keep(store, kubernetes, scope, value).await
 }
 
 /// Deletes the reserved Secret with its present uid as precondition, so that one that another host creates
@@ -241,18 +246,18 @@ fn password(text: &str) -> Option<String> {
 
 async fn named_by(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
 ) -> Result<NamedSecret, CallError> {
     let Some(CredentialsRef { secret, key, user: _ }) = &instance.credentials else {
         return Ok(NamedSecret::Nothing);
     };
-    let name = ObjectRef { name: secret.clone(), ..reserved_name(context) };
+    let name = ObjectRef { name: secret.clone(), ..reserved_name(scope) };
     if reserved::is_reserved(&name.kind, secret) {
         let text = format!("the Secret `{secret}` has a name that is reserved for the host");
         return Err(CallError::Denied(text));
     }
-    if !names_secret(&context.object, secret) {
+    if !names_secret(&scope.object, secret) {
         let text = format!("the object's spec does not name the Secret `{secret}`");
         return Err(CallError::Denied(text));
     }
@@ -274,19 +279,19 @@ async fn named_by(
 
 /// Returns the kept password, from memory or from the reserved Secret. Creates the Secret again if it was
 /// deleted.
-async fn find(
-    kept: &CredentialsStore,
+async fn kept_password(
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     members: &InstanceMembers,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let (name, kubernetes) = (reserved_name(context), &*ports.kubernetes);
-    if let Some(password) = kept.get(context.uid()) {
+    let (name, kubernetes) = (reserved_name(scope), &*ports.kubernetes);
+    if let Some(password) = store.get(scope.uid()) {
         let view = kubernetes.view();
         let is_gone = view.covers(&name.kind) && view.get(&name).is_none();
-        if is_gone && writes(kubernetes, context) {
+        if is_gone && may_write(kubernetes, scope) {
             // The running members accept the password in memory all the same.
-            if let Err(error) = create(kubernetes, context, &password).await {
+            if let Err(error) = create(kubernetes, scope, &password).await {
                 warn!(%error, "{name} was deleted and cannot be created again; the next reconcile tries again");
             }
         }
@@ -294,14 +299,14 @@ async fn find(
         let stored = read(kubernetes, &name).await.ok().flatten();
         return match stored.filter(|stored| *stored != password) {
             Some(stored) => {
-                settle(kept, ports, context, members, (password, stored)).await.map(Some)
+                choose(store, ports, scope, members, (password, stored)).await.map(Some)
             }
             None => Ok(Some(password)),
         };
     }
     let found = read(kubernetes, &name).await?;
     if let Some(password) = &found {
-        kept.put(context.uid(), password);
+        store.put(scope.uid(), password);
     }
     Ok(found)
 }
@@ -309,49 +314,49 @@ async fn find(
 /// Chooses between the password in memory and a different one that the reserved Secret has by now, by which
 /// of them a process accepts. Another host may have replaced it. If instead somebody changed it by mistake, a
 /// process that restarts with it could not join the others.
-async fn settle(
-    kept: &CredentialsStore,
+async fn choose(
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     members: &InstanceMembers,
     (ours, stored): (Arc<str>, Arc<str>),
 ) -> Result<Arc<str>, CallError> {
     let (redis, kubernetes) = (&*ports.redis, &*ports.kubernetes);
-    if said(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
-        if said(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
-            kept.put(context.uid(), &stored);
+    if response(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
+        if response(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
+            store.put(scope.uid(), &stored);
             return Ok(stored);
         }
         return Ok(ours);
     }
-    if writes(kubernetes, context) {
+    if may_write(kubernetes, scope) {
         warn!(
             "{} has another password than the servers; the servers' password is restored",
-            reserved_name(context)
+            reserved_name(scope)
         );
-        replace(kept, kubernetes, context, &ours).await?;
+        replace(store, kubernetes, scope, &ours).await?;
     }
     Ok(ours)
 }
 
 /// Keeps a password. In plan mode it keeps nothing.
-async fn make(
-    kept: &CredentialsStore,
+async fn keep(
+    store: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
-    if !writes(kubernetes, context) {
+    if !may_write(kubernetes, scope) {
         return Ok(None);
     }
-    let password = match create(kubernetes, context, value).await {
+    let password = match create(kubernetes, scope, value).await {
         Ok(()) => Some(value.into()),
         // Another host was faster: its value counts.
-        Err(CallError::Conflict(_)) => read(kubernetes, &reserved_name(context)).await?,
+        Err(CallError::Conflict(_)) => read(kubernetes, &reserved_name(scope)).await?,
         Err(error) => return Err(error),
     };
     if let Some(password) = &password {
-        kept.put(context.uid(), password);
+        store.put(scope.uid(), password);
     }
     Ok(password)
 }
@@ -377,32 +382,32 @@ async fn read(
 
 /// Returns true if the host may write for this object now: not in plan mode, and not while the object is
 /// paused or being deleted.
-fn writes(kubernetes: &dyn Kubernetes, context: &ReconcileScope) -> bool {
-    let meta = kubernetes.view().meta(&context.reference());
-    context.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
+fn may_write(kubernetes: &dyn Kubernetes, scope: &ReconcileScope) -> bool {
+    let meta = kubernetes.view().meta(&scope.reference());
+    scope.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
 }
 
 async fn create(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     password: &str,
 ) -> Result<(), CallError> {
-    let object = secret(context, password);
+    let object = secret(scope, password);
     kubernetes.create(object, HOST_FIELD_MANAGER.to_owned()).await.map(|_| ())
 }
 
 /// The Secret is immutable, so that an edit by hand does not lock the host out.
-fn secret(context: &ReconcileScope, password: &str) -> Value {
-    let (name, owner) = (reserved_name(context), context.reference());
+fn secret(scope: &ReconcileScope, password: &str) -> Value {
+    let (name, owner) = (reserved_name(scope), scope.reference());
     let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
-    kept_object(&name, &owner, context.uid(), None, fields)
+    kept_object(&name, &owner, scope.uid(), None, fields)
 }
 
-fn reserved_name(context: &ReconcileScope) -> ObjectRef {
+fn reserved_name(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() },
-        namespace: context.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Credentials, &context.key.kind.kind, context.uid()),
+        namespace: scope.key.namespace.clone(),
+        name: reserved::name(ReservedPurpose::Credentials, &scope.key.kind.kind, scope.uid()),
     }
 }
 
@@ -437,11 +442,11 @@ impl CredentialsStore {
     }
 
     fn put(&self, uid: &str, password: &Arc<str>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if KEPT_MAX <= kept.len() {
-            kept.clear();
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if KEPT_MAX <= store.len() {
+            store.clear();
         }
-        kept.insert(uid.to_owned(), password.clone());
+        store.insert(uid.to_owned(), password.clone());
     }
 }
 
@@ -450,7 +455,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_force_stays_whatever_the_object_names() {
+    fn the_password_in_force_stays_whatever_the_object_names() {
         use NamedPassword::{Differs, Empty, InForce, SecretMissing, Unread};
         let value = |text: &str| NamedSecret::Value(text.to_owned());
         let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
@@ -468,20 +473,20 @@ mod tests {
             (None, NamedSecret::Nothing, None, InForce, false),
             (None, NamedSecret::Unusable(Empty), None, Empty, true),
         ];
-        for (in_force, named, password, said, pending) in rows {
+        for (in_force, named, password, expected, pending) in rows {
             let (found, facts) = compare(in_force, named).unwrap();
-            assert_eq!(found.as_deref(), password, "{in_force:?} {said:?}");
-            assert_eq!((facts.named, facts.pending), (said, pending), "{in_force:?}");
+            assert_eq!(found.as_deref(), password, "{in_force:?} {expected:?}");
+            assert_eq!((facts.named, facts.pending), (expected, pending), "{in_force:?}");
         }
         assert!(compare(None, away()).is_err());
     }
 
     #[test]
-    fn the_bound_of_what_is_kept_in_memory_holds() {
-        let kept = CredentialsStore::default();
+    fn the_number_of_cached_passwords_is_bounded() {
+        let store = CredentialsStore::default();
         for number in 0..KEPT_MAX + 1 {
-            kept.put(&number.to_string(), &"x".into());
+            store.put(&number.to_string(), &"x".into());
         }
-        assert!(kept.get("0").is_none() && kept.get(&KEPT_MAX.to_string()).is_some());
+        assert!(store.get("0").is_none() && store.get(&KEPT_MAX.to_string()).is_some());
     }
 }

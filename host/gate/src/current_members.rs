@@ -21,24 +21,25 @@ impl Gate {
     /// Fails if the ledger or the password cannot be read, or if the members do not answer in time.
     pub async fn members_now(
         &self,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<BTreeMap<String, Snapshot>, CallError> {
-        let Self { ports, books, credentials, .. } = self;
-        let book = books.copy(&*ports.kubernetes, context).await?;
-        let mut seen = BTreeMap::new();
-        for (group, instance) in &book.instances {
-            let look = async {
+        let Self { ports, ledgers, credentials, .. } = self;
+        let object_ledger = ledgers.copy(&*ports.kubernetes, scope).await?;
+        let mut by_group = BTreeMap::new();
+        for (group, instance) in &object_ledger.instances {
+            let read = async {
                 let members =
-                    instance::members(credentials, ports, context, &book.ledger, instance).await?;
+                    instance::members(credentials, ports, scope, &object_ledger.ledger, instance)
+                        .await?;
                 let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
                 snapshot.credentials = members.credentials_facts;
                 Ok(snapshot)
             };
-            let snapshot = timeout(DEADLINE, look).await;
+            let snapshot = timeout(DEADLINE, read).await;
             let late =
                 |_| Err(CallError::Timeout(format!("reading the members of the group `{group}`")));
-            seen.insert(group.clone(), snapshot.unwrap_or_else(late)?);
+            by_group.insert(group.clone(), snapshot.unwrap_or_else(late)?);
         }
-        Ok(seen)
+        Ok(by_group)
     }
 }

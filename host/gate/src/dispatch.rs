@@ -19,22 +19,22 @@ impl ReconcileContext {
     /// Ends the reconcile, whatever the result of its guest call: restores the settings that it suspended.
     /// Returns the steps of that; in plan mode those that would be taken.
     pub async fn close(&self) -> Vec<PlanStep> {
-        if self.context.mode == WriteMode::Live {
-            let clashed = self.take_clashed();
-            self.gate.clashes.keep(&self.context.key, &clashed);
+        if self.scope.mode == WriteMode::Live {
+            let conflicting = self.take_conflicting();
+            self.gate.name_conflicts.keep(&self.scope.key, &conflicting);
         }
-        restore_settings::end(self).await
+        restore_settings::restore_at_end(self).await
     }
 
     /// Counts a call in the metrics, unless it is a plan's. The labels are the plugin's name and values of
     /// closed sets.
     fn count(&self, call: &Call, answer: &Answer) {
-        match self.context.mode {
+        match self.scope.mode {
             WriteMode::Live => {}
             WriteMode::Plan => return,
         }
         let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
-        let controller = self.context.key.plugin.to_string();
+        let controller = self.scope.key.plugin.to_string();
         let function = call.function();
         counter!(
             "tholepin_plugin_calls_total",
@@ -44,7 +44,7 @@ impl ReconcileContext {
     }
 
     async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
-        self.spend(&call)?;
+        self.spend_budget(&call)?;
         let ended = self.end_of_plan();
         match (call, ended) {
             (
@@ -69,13 +69,13 @@ impl ReconcileContext {
             RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
                 "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call returns"
             ))),
-            RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
+            RuntimeCall::Parameters => Ok(Reply::Document((*self.scope.parameters).clone())),
             RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
             RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
             RuntimeCall::Log { level, message } => {
                 // A plan's messages are in its report. In the host's log they would describe things that did
                 // not happen.
-                if self.context.mode == WriteMode::Live {
+                if self.scope.mode == WriteMode::Live {
                     self.log(&level, &message);
                 }
                 Ok(Reply::Done)

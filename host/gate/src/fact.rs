@@ -28,14 +28,14 @@ impl FactDocuments {
     /// Extracts from a snapshot what these facts need.
     pub(crate) fn of<'a>(snapshot: &Snapshot, facts: impl IntoIterator<Item = &'a Fact>) -> Self {
         let mut documents = Self::default();
-        let is_told = snapshot.members.iter().any(|member| member.node().is_some());
+        let has_view = snapshot.members.iter().any(|member| member.node().is_some());
         for fact in facts {
             match fact.subject() {
                 FactSubject::Member { instance: _, pod } => {
                     let find = || snapshot.member(pod).map(json);
                     documents.members.entry(pod.clone()).or_insert_with(find);
                 }
-                FactSubject::View { instance: _ } if is_told && documents.view.is_none() => {
+                FactSubject::View { instance: _ } if has_view && documents.view.is_none() => {
                     documents.view = Some(json(&snapshot.view));
                 }
                 FactSubject::View { .. } | FactSubject::Object { .. } => {}
@@ -51,13 +51,13 @@ fn json<T: serde::Serialize>(part: &T) -> Value {
 }
 
 /// Returns whether a fact holds in what was read.
-pub(crate) fn held(
+pub(crate) fn evaluate(
     fact: &Fact,
-    seen: Option<&FactDocuments>,
+    observed: Option<&FactDocuments>,
     objects: &ObservedObjects,
 ) -> FactOutcome {
     let unknown = |why: &str| FactOutcome::Unknown { why: why.to_owned() };
-    match (fact.subject(), seen) {
+    match (fact.subject(), observed) {
         (FactSubject::Member { .. } | FactSubject::View { .. }, None) => {
             unknown("the instance was not polled")
         }
@@ -93,7 +93,7 @@ pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
 /// # Errors
 ///
 /// Fails with the number of facts and the limit.
-pub(crate) fn bounded(facts: &[Fact]) -> Result<(), CallError> {
+pub(crate) fn check_count(facts: &[Fact]) -> Result<(), CallError> {
     if facts.len() <= FACTS_MAX {
         return Ok(());
     }

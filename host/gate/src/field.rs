@@ -44,7 +44,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keeps_identity_and_what_was_asked_for() {
+    fn keeps_identity_and_the_requested_fields() {
         let object = json!({
             "kind": "Pod", "metadata": {"name": "a"},
             "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running", "x": 1}

@@ -38,15 +38,15 @@ struct RunningFullSync {
     read_bytes: Option<u64>,
     progressed_at_ms: u64,
     /// After this time without progress it no longer counts.
-    patience_ms: u64,
+    stall_ms_max: u64,
 }
 
 impl FullSyncLimiter {
     /// Records a snapshot of an instance. A replica that is in sync, or is another process by now, no longer
     /// occupies its place.
-    pub(crate) fn look(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
-        let mut under_way = self.lock();
-        under_way.retain_mut(|sync| sync.instance != instance || sync.goes_on(snapshot, now_ms));
+    pub(crate) fn update(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
+        let mut running = self.lock();
+        running.retain_mut(|sync| sync.instance != instance || sync.is_running(snapshot, now_ms));
     }
 
     /// Occupies a place for the action, if it starts a full synchronisation.
@@ -64,17 +64,17 @@ impl FullSyncLimiter {
         let Some(new) = RunningFullSync::of(instance, action, snapshot, now_ms) else {
             return Ok(());
         };
-        let mut under_way = self.lock();
-        under_way.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.patience_ms));
+        let mut running = self.lock();
+        running.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.stall_ms_max));
         let is_same =
             |sync: &&RunningFullSync| sync.instance == new.instance && sync.pod == new.pod;
-        if under_way.iter().any(|sync| is_same(&sync)) {
+        if running.iter().any(|sync| is_same(&sync)) {
             return Ok(());
         }
         let shares = |sync: &&RunningFullSync| {
             sync.kube_nodes.iter().find(|node| new.kube_nodes.contains(node)).cloned()
         };
-        let other = under_way.iter().find_map(|sync| Some((sync, shares(&sync)?)));
+        let other = running.iter().find_map(|sync| Some((sync, shares(&sync)?)));
         if let Some((other, kube_node)) = other {
             let text = format!(
                 "`{}` copies its primary's data on the Kubernetes node `{kube_node}`, and one full \
@@ -83,12 +83,12 @@ impl FullSyncLimiter {
             );
             return Err(GuardRefusal::new(GUARD, text));
         }
-        under_way.push(new);
+        running.push(new);
         Ok(())
     }
 
     /// Releases the place of a synchronisation that was not started after all.
-    pub(crate) fn not_begun(&self, instance: &str, pod: &str) {
+    pub(crate) fn release(&self, instance: &str, pod: &str) {
         self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
     }
 
@@ -111,7 +111,7 @@ impl RunningFullSync {
             return None;
         }
         let facts = replica.facts();
-        let patience_ms = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
+        let stall_ms_max = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
         Some(Self {
             instance: instance.to_owned(),
             pod: pod.clone(),
@@ -119,22 +119,22 @@ impl RunningFullSync {
             kube_nodes: [source, replica].map(|member| member.kube_node.clone()),
             read_bytes: None,
             progressed_at_ms: now_ms,
-            patience_ms,
+            stall_ms_max,
         })
     }
 
     /// Returns true if it is still under way.
-    fn goes_on(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
-        let has_patience = now_ms <= self.progressed_at_ms.saturating_add(self.patience_ms);
+    fn is_running(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
+        let in_time = now_ms <= self.progressed_at_ms.saturating_add(self.stall_ms_max);
         // A replica that does not answer makes no progress.
         let Some(facts) = snapshot.member(&self.pod).and_then(Member::facts) else {
-            return has_patience;
+            return in_time;
         };
         if facts.run_id != self.run_id {
             return false;
         }
         let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
-        let Some(upstream) = upstream else { return has_patience };
+        let Some(upstream) = upstream else { return in_time };
         if upstream.link_up && !upstream.sync_in_progress {
             return false;
         }
@@ -143,7 +143,7 @@ impl RunningFullSync {
             self.progressed_at_ms = now_ms;
             return true;
         }
-        has_patience
+        in_time
     }
 }
 
@@ -205,23 +205,23 @@ mod tests {
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
         assert_eq!(begin(&syncs, "s", 7, 0), Err(GUARD), "they share the primary's node");
         assert_eq!(begin(&syncs, "s", 0, 0), Ok(()), "there is nothing to copy");
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "it made progress");
-        syncs.look("another", &snapshot(7, &upstream(true, None)), 8_000);
+        syncs.update("another", &snapshot(7, &upstream(true, None)), 8_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "another instance's look");
-        syncs.look("i", &snapshot(7, &upstream(true, None)), 8_000);
+        syncs.update("i", &snapshot(7, &upstream(true, None)), 8_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Ok(()));
     }
 
     #[test]
-    fn one_without_progress_for_the_node_timeout_gives_its_place_back() {
+    fn a_synchronisation_without_progress_for_the_node_timeout_releases_its_place() {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
         assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GUARD));
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
-        syncs.not_begun("i", "s");
+        syncs.release("i", "s");
         assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place is free");
     }
 }

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_reaches_as_far_as_it_says() {
+    fn each_scope_covers_its_objects() {
         // scope, controlled by the object, in the object's namespace, covered
         let rows = [
             (GrantScope::Owned, true, true, true),

@@ -17,8 +17,8 @@
 //!   answer never proves its death.
 //! - A refusal names what was expected and what was found.
 //!
-//! To add a guard: add its id to [`GuardId`], check it in the module of its verb (or in `common` for several
-//! verbs), and call it from [`judge`].
+//! To add a guard: add its id to `GuardId`, check it in the module of its verb (or in `common` for several
+//! verbs), and call it from [`check`].
 
 mod absence;
 mod common;
@@ -31,11 +31,11 @@ mod topology;
 
 pub(crate) use absence::OUT_OF_SERVICE;
 pub use absence::{
-    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, confirmed, due_at_ms, find,
+    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, conclude, confirmed, due_at_ms,
 };
 pub use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
-pub(crate) use stop::{PodStop, stop, stopping};
+pub(crate) use stop::{PodStop, record_stops, stop};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,35 +126,6 @@ impl From<GuardRefusal> for ActionOutcome {
     }
 }
 
-/// Checks one action on a snapshot. The only proofs of death are the Pod facts in the snapshot; no other
-/// object is read and nothing is approved.
-///
-/// # Errors
-///
-/// Fails with the first guard that refuses.
-pub fn check(
-    action: &Action,
-    snapshot: &Snapshot,
-    ledger: &Ledger,
-    policy: &SafetyPolicy,
-    now_ms: u64,
-) -> Result<(), GuardRefusal> {
-    let deaths = deaths(snapshot, ledger);
-    let (objects, approved, unproven) =
-        (ObservedObjects::new(), DataLossApproval::default(), BTreeMap::new());
-    let scene = GuardInput {
-        snapshot,
-        ledger,
-        policy: *policy,
-        deaths: &deaths,
-        unproven: &unproven,
-        approved: &approved,
-        objects: &objects,
-        now_ms,
-    };
-    judge(action, &scene)
-}
-
 /// Checks the actions of a list against each other. All actions of a wave are checked on one snapshot, so two
 /// of them can each be right and still contradict each other.
 ///
@@ -198,26 +169,26 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
 /// # Errors
 ///
 /// Fails with the first guard that refuses.
-pub fn judge(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let GuardInput { snapshot, ledger, .. } = scene;
-    common::is_fresh(scene)?;
-    common::presumed(action, scene)?;
+pub fn check(action: &Action, input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = input;
+    common::is_fresh(input)?;
+    common::check_preconditions(action, input)?;
     match &action.verb {
         // A setting changes no topology and may help an instance that a foreign node blocks, so the checks
         // below do not apply.
         Verb::Configure { pod, settings, temporary } => {
             return configure(snapshot, pod, settings, *temporary);
         }
-        Verb::Meet { pod, with } => topology::meet(scene, pod, with)?,
-        Verb::SetConfigEpoch { pod, epoch } => topology::set_epoch(scene, pod, *epoch)?,
-        Verb::AssignSlots { pod, slots } => topology::assign(scene, pod, slots)?,
-        Verb::Replicate { pod, primary } => topology::replicate(scene, pod, *primary)?,
-        Verb::Failover { pod, primary, mode } => failover::failover(scene, pod, *primary, *mode)?,
-        Verb::Forget { node } => forget::forget(scene, *node)?,
-        Verb::AllowStart { pod, node } => start::start(scene, pod, *node)?,
+        Verb::Meet { pod, with } => topology::meet(input, pod, with)?,
+        Verb::SetConfigEpoch { pod, epoch } => topology::set_epoch(input, pod, *epoch)?,
+        Verb::AssignSlots { pod, slots } => topology::assign(input, pod, slots)?,
+        Verb::Replicate { pod, primary } => topology::replicate(input, pod, *primary)?,
+        Verb::Failover { pod, primary, mode } => failover::failover(input, pod, *primary, *mode)?,
+        Verb::Forget { node } => forget::forget(input, *node)?,
+        Verb::AllowStart { pod, node } => start::start(input, pod, *node)?,
     }
     common::no_foreign(snapshot, ledger)?;
-    common::allowed(class(action, scene), &lost_with(action, scene), scene)
+    common::allowed(class(action, input), &given_up_by(action, input), input)
 }
 
 fn configure(
@@ -241,25 +212,25 @@ fn configure(
 
 /// Returns what an action can lose.
 #[must_use]
-pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
+pub fn class(action: &Action, input: &GuardInput<'_>) -> LossClass {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => LossClass::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
-            let facts = scene.snapshot.member(pod).and_then(Member::facts);
+            let facts = input.snapshot.member(pod).and_then(Member::facts);
             let is_empty = facts.is_some_and(MemberFacts::has_never_synced);
-            if !is_empty && !death::fell_away_before(scene, pod, *primary) {
+            if !is_empty && !death::lost_link_before(input, pod, *primary) {
                 return LossClass::TailLoss;
             }
-            let slots = start::slots_of(scene, *primary);
-            start::class(scene, &[*primary], &slots).max(LossClass::TailLoss)
+            let slots = start::slots_of(input, *primary);
+            start::class(input, &[*primary], &slots).max(LossClass::TailLoss)
         }
         // The slots may belong to nodes that are away: their data is given up.
         Verb::AssignSlots { slots, .. } => {
-            let lost = lost_with(action, scene);
-            if lost.is_empty() { LossClass::Safe } else { start::class(scene, &lost, slots) }
+            let lost = given_up_by(action, input);
+            if lost.is_empty() { LossClass::Safe } else { start::class(input, &lost, slots) }
         }
         Verb::Forget { node } | Verb::AllowStart { node, .. } => {
-            start::class(scene, &[*node], &start::slots_of(scene, *node))
+            start::class(input, &[*node], &start::slots_of(input, *node))
         }
         Verb::Meet { .. }
         | Verb::SetConfigEpoch { .. }
@@ -269,11 +240,11 @@ pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
 }
 
 /// Returns the nodes whose data an action gives up.
-pub(crate) fn lost_with(action: &Action, scene: &GuardInput<'_>) -> Vec<NodeId> {
+pub(crate) fn given_up_by(action: &Action, input: &GuardInput<'_>) -> Vec<NodeId> {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
-            let own = scene.snapshot.member(pod).and_then(|member| member.node());
-            let others = scene.ledger.nodes.iter().filter(|(node, _)| Some(**node) != own);
+            let own = input.snapshot.member(pod).and_then(|member| member.node());
+            let others = input.ledger.nodes.iter().filter(|(node, _)| Some(**node) != own);
             let had = others.filter(|(_, known)| !known.slots.intersection(slots).is_empty());
             had.map(|(node, _)| *node).collect()
         }

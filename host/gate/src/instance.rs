@@ -38,15 +38,15 @@ use crate::{
 ///
 /// Fails if Pods are not watched, or if the password cannot be read.
 pub(crate) async fn members(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<InstanceMembers, CallError> {
     let SelectedPods { members, strangers } =
-        select(&*ports.kubernetes.view(), context, ledger, instance)?;
-    let (name, credentials) = (name(context, instance), RedisCredentials::default());
+        select(&*ports.kubernetes.view(), scope, ledger, instance)?;
+    let (name, credentials) = (name(scope, instance), RedisCredentials::default());
     let mut members = InstanceMembers {
         instance: name,
         members,
@@ -54,7 +54,7 @@ pub(crate) async fn members(
         credentials,
         credentials_facts: CredentialsFacts::default(),
     };
-    credentials::put_in_force(kept, ports, context, ledger, instance, &mut members).await?;
+    credentials::put_in_force(store, ports, scope, ledger, instance, &mut members).await?;
     Ok(members)
 }
 
@@ -63,8 +63,8 @@ pub(crate) async fn members(
 /// # Errors
 ///
 /// Fails with the reason.
-pub(crate) fn admit(context: &ReconcileScope, instance: &Instance) -> Result<(), CallError> {
-    let namespace = &context.key.namespace;
+pub(crate) fn admit(scope: &ReconcileScope, instance: &Instance) -> Result<(), CallError> {
+    let namespace = &scope.key.namespace;
     if instance.namespace != *namespace {
         let text = format!(
             "the instance is in namespace `{}`; members of `{namespace}` only",
@@ -72,7 +72,7 @@ pub(crate) fn admit(context: &ReconcileScope, instance: &Instance) -> Result<(),
         );
         return Err(CallError::Denied(text));
     }
-    if !is_own(&context.key, instance) {
+    if !is_own(&scope.key, instance) {
         let text =
             "an instance of another owner cannot be granted yet; leave `owner` out".to_owned();
         return Err(CallError::Unsupported(text));
@@ -92,8 +92,8 @@ fn is_own(key: &ObjectKey, instance: &Instance) -> bool {
 }
 
 /// Returns the name of an instance of the reconciled object in caches.
-pub(crate) fn name(context: &ReconcileScope, instance: &Instance) -> String {
-    format!("{}:{}", context.uid(), instance.group())
+pub(crate) fn name(scope: &ReconcileScope, instance: &Instance) -> String {
+    format!("{}:{}", scope.uid(), instance.group())
 }
 
 /// Records the container and the port of a group at its first use.
@@ -126,11 +126,11 @@ pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), 
 pub(crate) fn renewed(
     view: &dyn StoreView,
     members: &InstanceMembers,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Option<InstanceMembers>, CallError> {
-    let SelectedPods { members: now, strangers } = select(view, context, ledger, instance)?;
+    let SelectedPods { members: now, strangers } = select(view, scope, ledger, instance)?;
     let is_same = now == members.members && strangers == members.strangers;
     Ok((!is_same).then(|| InstanceMembers { members: now, strangers, ..members.clone() }))
 }
@@ -142,7 +142,7 @@ pub(crate) fn renewed(
 /// Fails if none is left: a plugin could take an empty list for a healthy instance.
 pub(crate) fn narrow(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     snapshot: &mut Snapshot,
 ) -> Result<(), CallError> {
@@ -153,7 +153,7 @@ pub(crate) fn narrow(
     if !snapshot.members.is_empty() || snapshot.credentials.pending {
         return Ok(());
     }
-    let (object, group) = (context.reference(), instance.group());
+    let (object, group) = (scope.reference(), instance.group());
     Err(CallError::NotFound(format!(
         "a Pod of {object} in group `{group}` that matches `{}` ({all} do not match)",
         instance.selector
@@ -166,7 +166,7 @@ pub(crate) fn narrow(
 ///
 /// Fails if there is none: a plugin could take an empty list for a healthy instance.
 pub(crate) fn some(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     members: &InstanceMembers,
 ) -> Result<(), CallError> {
@@ -174,7 +174,7 @@ pub(crate) fn some(
     if !members.members.is_empty() || members.credentials_facts.pending {
         return Ok(());
     }
-    let (object, group) = (context.reference(), instance.group());
+    let (object, group) = (scope.reference(), instance.group());
     Err(CallError::NotFound(format!("a Pod of {object} in group `{group}`")))
 }
 
@@ -185,12 +185,12 @@ struct SelectedPods {
 
 fn select(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<SelectedPods, CallError> {
     let matching = matching(view, instance)?;
-    let pods = pods(view, context, ledger);
+    let pods = pods(view, scope, ledger);
     let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance.group()));
     let mut members: Vec<MemberPod> = of_group.map(|pod| member(pod, instance)).collect();
     members.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -204,16 +204,16 @@ fn select(
 /// uid the ledger has, whoever controls them now.
 pub(crate) fn pods(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
 ) -> Vec<Arc<Value>> {
     let kind = pod_kind();
     let mut found: Vec<Arc<Value>> = Vec::new();
-    for meta in descendants(view, context.uid()).iter().filter(|meta| meta.object.kind == kind) {
+    for meta in descendants(view, scope.uid()).iter().filter(|meta| meta.object.kind == kind) {
         found.extend(view.get(&meta.object));
     }
     for known in ledger.nodes.values() {
-        let (kind, namespace) = (pod_kind(), context.key.namespace.clone());
+        let (kind, namespace) = (pod_kind(), scope.key.namespace.clone());
         let name = ObjectRef { kind, namespace, name: known.pod.clone() };
         if found.iter().any(|pod| uid(pod) == known.pod_uid) {
             continue;

@@ -17,7 +17,7 @@ mod suspend;
 pub(crate) use identity::silent_member_at;
 pub use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
-pub use suspend::{lifts, restored, settle, suspend};
+pub use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
 
 use crate::container_end::is_reported_terminated;
 use tholepin_schema::{
@@ -28,25 +28,25 @@ use tholepin_schema::{
 };
 
 /// Records a snapshot. Returns true if the ledger has changed and must be written.
-pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
+pub fn record(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     let before = ledger.clone();
-    end_future(ledger, now_ms);
+    clamp_future_times(ledger, now_ms);
     if ledger.keys_known_since_ms.is_none() && snapshot.is_agreed() {
         ledger.keys_known_since_ms = Some(now_ms);
     }
     for member in &snapshot.members {
         let Some(facts) = member.facts() else { continue };
         if let (Some(node), Some(run_id)) = (facts.node, facts.run_id) {
-            learn_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
+            record_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
         }
     }
     // A member that ended before all members agreed has reported its identity too.
-    let has_told =
+    let has_answered =
         |member: &Member| ledger.nodes.values().any(|known| known.pod_uid == member.pod_uid);
-    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed_but_for(has_told) {
+    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed_but_for(has_answered) {
         ledger.adopted_at_ms = Some(now_ms);
     }
-    learn_absent(ledger, snapshot, now_ms);
+    record_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
     returned::returned(ledger, snapshot, now_ms);
     repairs::drop_old(ledger, now_ms);
@@ -56,7 +56,7 @@ pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
 /// Replaces times in the future by now. They come from a host whose clock was ahead; with them a guard would
 /// wait until this host's clock has caught up, perhaps for years. How long ago they are is not known, so
 /// every wait for them begins again.
-fn end_future(ledger: &mut Ledger, now_ms: u64) {
+fn clamp_future_times(ledger: &mut Ledger, now_ms: u64) {
     let end = |time: &mut u64| *time = (*time).min(now_ms);
     ledger.adopted_at_ms.iter_mut().for_each(end);
     ledger.keys_known_since_ms.iter_mut().for_each(end);
@@ -79,7 +79,7 @@ fn end_future(ledger: &mut Ledger, now_ms: u64) {
 /// Records what others report about nodes that did not answer. Kubernetes: that the recorded container has
 /// terminated, which the Pod's status shows only until the next restart. The majority: a primary that was
 /// replaced while it was away lost its slots then, and not when it returns.
-fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+fn record_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     for (node, known) in &mut ledger.nodes {
         if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
             continue;
@@ -100,7 +100,7 @@ fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     }
 }
 
-fn learn_node(
+fn record_node(
     ledger: &mut Ledger,
     snapshot: &Snapshot,
     (member, facts): (&Member, &MemberFacts),
@@ -216,12 +216,12 @@ fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
         }
     }
     for node in gone {
-        forgot(ledger, node, now_ms);
+        record_forgotten(ledger, node, now_ms);
     }
 }
 
 /// Records that a node was forgotten everywhere.
-pub fn forgot(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
+pub fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
     ledger.nodes.remove(&node);
     ledger.forgotten.insert(node, now_ms);
     while FORGOTTEN_MAX < ledger.forgotten.len() {
@@ -234,7 +234,7 @@ pub fn forgot(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
 
 /// Records that an action is about to be sent, as far as later guards need it: when a failover was last
 /// tried, whatever its result. The ledger must be written before the action is sent.
-pub fn tried(ledger: &mut Ledger, action: &Action, now_ms: u64) {
+pub fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
     if let Verb::Failover { pod, primary, .. } = &action.verb {
         for (node, known) in &mut ledger.nodes {
             if node == primary || known.pod == *pod {

@@ -37,7 +37,7 @@ use crate::{
 
 /// The number of objects whose ledger is kept in memory. Beyond that, those not in use are dropped and read
 /// again when needed.
-const BOOKS_MAX: usize = 4096;
+const LEDGERS_MAX: usize = 4096;
 /// How often a write is tried when other hosts write in between.
 const ATTEMPTS_MAX: usize = 4;
 /// How long a reconcile waits for a write of the ledger that may also happen later.
@@ -55,7 +55,7 @@ pub(crate) struct LedgerStore {
 /// A ledger in memory, and the object that it is about.
 struct OpenLedger {
     object: ObjectRef,
-    book: Arc<AsyncMutex<ObjectLedger>>,
+    object_ledger: Arc<AsyncMutex<ObjectLedger>>,
 }
 
 /// The ledger of one object.
@@ -89,21 +89,21 @@ impl LedgerStore {
     pub(crate) async fn take(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
-        let book = {
+        let object_ledger = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if BOOKS_MAX <= open.len() {
-                open.retain(|_, open| 1 < Arc::strong_count(&open.book));
+            if LEDGERS_MAX <= open.len() {
+                open.retain(|_, open| 1 < Arc::strong_count(&open.object_ledger));
             }
-            let new = || OpenLedger { object: context.reference(), book: Arc::default() };
-            open.entry(context.uid().to_owned()).or_insert_with(new).book.clone()
+            let new = || OpenLedger { object: scope.reference(), object_ledger: Arc::default() };
+            open.entry(scope.uid().to_owned()).or_insert_with(new).object_ledger.clone()
         };
-        let mut book = book.lock_owned().await;
-        if !book.is_read {
-            *book = ObjectLedger::read(kubernetes, context).await?;
+        let mut object_ledger = object_ledger.lock_owned().await;
+        if !object_ledger.is_read {
+            *object_ledger = ObjectLedger::read(kubernetes, scope).await?;
         }
-        Ok(book)
+        Ok(object_ledger)
     }
 
     /// Returns a copy of the ledger for reading: neither the ConfigMap nor the ledger in memory changes.
@@ -115,48 +115,45 @@ impl LedgerStore {
     pub(crate) async fn copy(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<ObjectLedger, CallError> {
         let open = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.get(context.uid()).map(|open| open.book.clone())
+            open.get(scope.uid()).map(|open| open.object_ledger.clone())
         };
         if let Some(open) = open {
-            let book = open.lock().await;
-            if book.is_read {
-                return Ok(book.clone());
+            let object_ledger = open.lock().await;
+            if object_ledger.is_read {
+                return Ok(object_ledger.clone());
             }
         }
-        ObjectLedger::read(kubernetes, context).await
+        ObjectLedger::read(kubernetes, scope).await
     }
 
     /// Drops the ledgers of deleted objects with this name.
     pub(crate) fn drop_gone(&self, view: &dyn StoreView, object: &ObjectRef) {
         let uid = view.meta(object).map(|meta| meta.uid.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|book, open| open.object != *object || uid.as_ref() == Some(book));
+        open.retain(|owner, open| open.object != *object || uid.as_ref() == Some(owner));
     }
 }
 
 impl ObjectLedger {
     /// Reads the ledger from Kubernetes, or the one that an older host kept under the object's name.
-    async fn read(
-        kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
-    ) -> Result<Self, CallError> {
-        if let Some(stored) = read(kubernetes, reference(context)).await? {
+    async fn read(kubernetes: &dyn Kubernetes, scope: &ReconcileScope) -> Result<Self, CallError> {
+        if let Some(stored) = read(kubernetes, reference(scope)).await? {
             let ledger = stored.ledger.clone();
             let stored = Some(stored);
             return Ok(Self { ledger, stored, is_read: true, ..Self::default() });
         }
-        let old = read_old(kubernetes, context).await?;
+        let old = read_old(kubernetes, scope).await?;
         Ok(Self { ledger: old.unwrap_or_default(), is_read: true, ..Self::default() })
     }
 
     /// Records a snapshot in the ledger and in the memory of absences.
-    pub(crate) fn learn(&mut self, snapshot: &Snapshot, now_ms: u64) {
-        ledger::learn(&mut self.ledger, snapshot, now_ms);
-        self.absences.look(&self.ledger, snapshot, now_ms);
+    pub(crate) fn record(&mut self, snapshot: &Snapshot, now_ms: u64) {
+        ledger::record(&mut self.ledger, snapshot, now_ms);
+        self.absences.update(&self.ledger, snapshot, now_ms);
     }
 
     /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode or for a paused
@@ -168,9 +165,9 @@ impl ObjectLedger {
     pub(crate) async fn save(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let writes = context.mode == WriteMode::Live && !context.is_paused(&*kubernetes.view());
+        let writes = scope.mode == WriteMode::Live && !scope.is_paused(&*kubernetes.view());
         if !writes {
             return Ok(());
         }
@@ -182,7 +179,7 @@ impl ObjectLedger {
             if is_kept {
                 return Ok(());
             }
-            let object = config_map(context, &self.ledger, self.stored.as_ref())?;
+            let object = config_map(scope, &self.ledger, self.stored.as_ref())?;
             let manager = HOST_FIELD_MANAGER.to_owned();
             let written = match self.stored {
                 Some(_) => kubernetes.replace(object, manager).await,
@@ -196,11 +193,11 @@ impl ObjectLedger {
                 }
                 // The ConfigMap was deleted: it is created again.
                 Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
-                Err(CallError::Conflict(_)) => self.merge(kubernetes, context).await?,
+                Err(CallError::Conflict(_)) => self.merge(kubernetes, scope).await?,
                 Err(error) => return Err(error),
             }
         }
-        let name = reference(context);
+        let name = reference(scope);
         Err(CallError::Conflict(format!(
             "another writer changed {name} {ATTEMPTS_MAX} times in a row; do several hosts reconcile this \
              object?"
@@ -216,9 +213,9 @@ impl ObjectLedger {
     pub(crate) async fn save_or_later(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, context)).await;
+        let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, scope)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
                 warn!(%error, "the ledger is not written now; the next reconcile writes it");
@@ -232,9 +229,9 @@ impl ObjectLedger {
     async fn merge(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let theirs = read(kubernetes, reference(context)).await?;
+        let theirs = read(kubernetes, reference(scope)).await?;
         if let Some(theirs) = &theirs {
             let base = self.stored.as_ref().map(|stored| stored.ledger.clone()).unwrap_or_default();
             self.ledger = ledger::merge(&base, &self.ledger, &theirs.ledger);
@@ -263,17 +260,17 @@ async fn read(
 /// its owner reference tells.
 async fn read_old(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
 ) -> Result<Option<Ledger>, CallError> {
-    let name = format!("{}{}", context.key.name, reserved::OLD_LEDGER_SUFFIX);
-    let name = ObjectRef { name, ..reference(context) };
+    let name = format!("{}{}", scope.key.name, reserved::OLD_LEDGER_SUFFIX);
+    let name = ObjectRef { name, ..reference(scope) };
     let found = match kubernetes.get(name.clone()).await {
         Ok(found) => found,
         Err(CallError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
     let owners = found.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let is_ours = owners.into_iter().flatten().any(|owner| text(owner, "/uid") == context.uid());
+    let is_ours = owners.into_iter().flatten().any(|owner| text(owner, "/uid") == scope.uid());
     if is_ours { parse(&name, &found).map(Some) } else { Ok(None) }
 }
 
@@ -290,16 +287,16 @@ fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     })
 }
 
-fn reference(context: &ReconcileScope) -> ObjectRef {
+fn reference(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
-        namespace: context.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Ledger, &context.key.kind.kind, context.uid()),
+        namespace: scope.key.namespace.clone(),
+        name: reserved::name(ReservedPurpose::Ledger, &scope.key.kind.kind, scope.uid()),
     }
 }
 
 fn config_map(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     stored: Option<&StoredLedger>,
 ) -> Result<Value, CallError> {
@@ -307,5 +304,5 @@ fn config_map(
         .map_err(|error| CallError::Other(format!("the ledger cannot be serialised: {error}")))?;
     let version = stored.map(|stored| stored.resource_version.as_str());
     let data = json!({"data": {KEY: text}});
-    Ok(kept_object(&reference(context), &context.reference(), context.uid(), version, data))
+    Ok(kept_object(&reference(scope), &scope.reference(), scope.uid(), version, data))
 }

@@ -81,10 +81,10 @@ pub struct GatePorts {
 /// subscriptions.
 pub struct Gate {
     ports: GatePorts,
-    books: ledger_store::LedgerStore,
+    ledgers: ledger_store::LedgerStore,
     credentials: credentials::CredentialsStore,
-    armed: wake::WakeSubscriptions,
-    clashes: name_conflict::NameConflicts,
+    subscriptions: wake::WakeSubscriptions,
+    name_conflicts: name_conflict::NameConflicts,
     full_syncs: full_sync::FullSyncLimiter,
     /// Counts the changes of the store. Calls of `runtime/wait` wake up when it changes.
     store: watch::Sender<u64>,
@@ -94,18 +94,26 @@ impl Gate {
     /// Creates a gate in front of these ports.
     #[must_use]
     pub fn new(ports: GatePorts) -> Arc<Self> {
-        let (books, armed) =
+        let (ledgers, subscriptions) =
             (ledger_store::LedgerStore::default(), wake::WakeSubscriptions::default());
-        let clashes = name_conflict::NameConflicts::default();
+        let name_conflicts = name_conflict::NameConflicts::default();
         let credentials = credentials::CredentialsStore::default();
         let full_syncs = full_sync::FullSyncLimiter::default();
         let store = watch::Sender::new(0);
-        Arc::new(Self { ports, books, credentials, armed, clashes, full_syncs, store })
+        Arc::new(Self {
+            ports,
+            ledgers,
+            credentials,
+            subscriptions,
+            name_conflicts,
+            full_syncs,
+            store,
+        })
     }
 
     /// Opens the context of one reconcile. Its cached reads see the store as it is now.
     #[must_use]
-    pub fn open(self: &Arc<Self>, context: ReconcileScope) -> Arc<ReconcileContext> {
-        Arc::new(ReconcileContext::new(self.clone(), context))
+    pub fn open(self: &Arc<Self>, scope: ReconcileScope) -> Arc<ReconcileContext> {
+        Arc::new(ReconcileContext::new(self.clone(), scope))
     }
 }

@@ -84,9 +84,9 @@ pub(crate) fn acted(
 
 /// Returns the effect of a pipeline that writes.
 pub(crate) fn commands(pipeline: &Pipeline) -> StepEffect {
-    let line = |words: &Vec<Vec<u8>>| MemberCommandLine {
+    let line = |arguments: &Vec<Vec<u8>>| MemberCommandLine {
         pod: pipeline.pod.clone(),
-        command: step::redis_cli(words),
+        command: step::redis_cli(arguments),
     };
     StepEffect::Commands { commands: pipeline.commands.iter().map(line).collect() }
 }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_wanted_is_no_step_and_what_is_not_done_says_why() {
+    fn an_action_without_effect_has_no_step_and_a_refused_one_has_its_reason() {
         let action: Action =
             serde_json::from_value(json!({"verb": "meet", "args": {"pod": "a", "with": "b"}}))
                 .unwrap();
@@ -275,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn of_calls_that_failed_only_writes_are_steps() {
+    fn only_writes_among_failed_calls_have_steps() {
         let error = CallError::Denied("no grant".into());
         let pipeline = |line: &str| Pipeline {
             instance: json!({}),
             pod: "p".into(),
-            commands: vec![line.split(' ').map(|word| word.as_bytes().to_vec()).collect()],
+            commands: vec![line.split(' ').map(|argument| argument.as_bytes().to_vec()).collect()],
             deadline_ms: 1,
         };
         let sent = |line| Call::Redis(RedisCall::Pipeline(pipeline(line)));

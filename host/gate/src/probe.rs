@@ -14,21 +14,21 @@ use crate::{
 };
 
 /// Probes the port if that is granted. A probe is a read, so a plan performs it too.
-pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
-    admit(&pass.context.grants, probe)?;
-    let view = pass.gate.ports.kubernetes.view();
-    let address = address(pass, &*view, &probe.pod)?;
+pub(crate) async fn probe(context: &ReconcileContext, probe: &PodProbe) -> Answer {
+    admit(&context.scope.grants, probe)?;
+    let view = context.gate.ports.kubernetes.view();
+    let address = address(context, &*view, &probe.pod)?;
     let deadline = Duration::from_millis(probe.deadline_ms.into());
     let outcome = match address {
         Some(address) => {
-            let asked = pass.gate.ports.prober.probe(
+            let asked = context.gate.ports.prober.probe(
                 (address, probe.port).into(),
                 probe.get.as_deref(),
                 deadline,
             );
             tokio::select! {
                 biased;
-                () = pass.context.urgent.cancelled() => return Err(CallError::Interrupted),
+                () = context.scope.urgent.cancelled() => return Err(CallError::Interrupted),
                 outcome = asked => outcome,
             }
         }
@@ -65,7 +65,7 @@ fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
 
 /// Returns the address of a Pod of the object; `None` if it has no address yet.
 fn address(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     view: &dyn StoreView,
     pod: &str,
 ) -> Result<Option<IpAddr>, CallError> {
@@ -74,10 +74,10 @@ fn address(
         let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";
         return Err(CallError::Transient(text.to_owned()));
     }
-    let namespace = pass.context.key.namespace.clone();
+    let namespace = context.scope.key.namespace.clone();
     let reference = ObjectRef { kind, namespace, name: pod.to_owned() };
     let found = view.get(&reference).ok_or_else(|| CallError::NotFound(reference.to_string()))?;
-    if !leads_to(view, &found, pass.context.uid()) {
+    if !leads_to(view, &found, context.scope.uid()) {
         let text = format!("{reference} does not belong to the reconciled object");
         return Err(CallError::Denied(text));
     }

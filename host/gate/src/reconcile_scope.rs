@@ -63,13 +63,13 @@ impl ReconcileScope {
     /// Returns the object's safety policy, read at the paths that the manifest names. An absent value counts
     /// as the safe one.
     pub(crate) fn policy(&self) -> SafetyPolicy {
-        let says = |path: &Option<String>, word: &str| {
+        let is = |path: &Option<String>, value: &str| {
             let found = path.as_deref().and_then(|path| field::at(&self.object, path));
-            found.and_then(Value::as_str) == Some(word)
+            found.and_then(Value::as_str) == Some(value)
         };
         SafetyPolicy {
-            tail_loss: says(&self.safety.tail_loss, "force"),
-            data_loss: says(&self.safety.data_loss, "acceptable"),
+            tail_loss: is(&self.safety.tail_loss, "force"),
+            data_loss: is(&self.safety.data_loss, "acceptable"),
         }
     }
 }

@@ -117,7 +117,7 @@ mod tests {
     use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
-    use crate::ledger::repairs::{drop_old, tried};
+    use crate::ledger::repairs::{drop_old, record_try};
 
     fn snapshot(uptime_s: u64) -> Snapshot {
         let members = ["a", "b"].map(|pod| {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_process_needs_and_what_follows_a_proof_is_not_counted() {
+    fn actions_on_a_new_process_and_after_a_proof_of_death_are_not_counted() {
         assert_eq!(symptom(&meet(), &snapshot(YOUNG_S_MAX)), None);
         let old = snapshot(YOUNG_S_MAX + 1);
         assert!(symptom(&meet(), &old).is_some());
@@ -176,28 +176,28 @@ mod tests {
         let mut now_ms = 1_000_000;
         let first_ms = now_ms;
         for pause_ms in [1_000, 2_000, 4_000, 8_000] {
-            tried(&mut ledger, "s", &done(), now_ms);
+            record_try(&mut ledger, "s", &done(), now_ms);
             assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(BACK_OFF));
             now_ms += pause_ms;
             assert_eq!(refused_by(&ledger, "s", now_ms), None);
         }
-        tried(&mut ledger, "s", &done(), now_ms);
+        record_try(&mut ledger, "s", &done(), now_ms);
         assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(BUDGET));
         assert_eq!(refused_by(&ledger, "other", now_ms), None);
         assert_eq!(refused_by(&ledger, "s", first_ms + WINDOW_MS), None);
     }
 
     #[test]
-    fn three_failures_in_a_row_end_it_and_what_is_so_already_is_no_try() {
+    fn three_failures_in_a_row_stop_a_repair_and_an_action_without_effect_is_no_try() {
         let mut ledger = Ledger::default();
         let already = performed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
-        tried(&mut ledger, "s", &already, 1);
+        record_try(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
         for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
-            tried(&mut ledger, "s", one, index as u64 * 150_000);
+            record_try(&mut ledger, "s", one, index as u64 * 150_000);
         }
         assert_eq!(refused_by(&ledger, "s", 700_000), None, "two in a row");
-        tried(&mut ledger, "s", &failed(), 700_000);
+        record_try(&mut ledger, "s", &failed(), 700_000);
         assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(BUDGET));
         drop_old(&mut ledger, 700_000 + WINDOW_MS);
         assert!(ledger.repairs.is_empty());

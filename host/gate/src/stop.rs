@@ -38,7 +38,7 @@ const STOP_LAST_COPY: &str = "stop-last-copy";
 ///
 /// Fails with the guard that refuses.
 pub(crate) async fn before_delete(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     found: &Value,
     request: &mut DeleteRequest,
 ) -> Result<(), CallError> {
@@ -46,7 +46,7 @@ pub(crate) async fn before_delete(
         let seen = text(found, "/metadata/resourceVersion");
         request.resource_version = (!seen.is_empty()).then(|| seen.to_owned());
     }
-    admit(pass, effect::stops(&*newest(pass), found, ObjectAfterWrite::Deleted)).await
+    admit(context, effect::stops(&*newest(context), found, ObjectAfterWrite::Deleted)).await
 }
 
 /// Checks an apply to an object that exists. If it may stop something, it is sent as a dry run first, because
@@ -56,17 +56,17 @@ pub(crate) async fn before_delete(
 ///
 /// As [`before_delete`].
 pub(crate) async fn before_apply(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     found: &Value,
     request: &ApplyRequest,
 ) -> Result<(), CallError> {
-    let view = newest(pass);
+    let view = newest(context);
     if !effect::may_stop(&*view, found, &request.object) {
         return Ok(());
     }
     let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
-    let after = pass.kubernetes.apply(dry_run).await?;
-    admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    let after = context.kubernetes.apply(dry_run).await?;
+    admit(context, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Checks an apply that creates its object: a new autoscaler can stop Pods.
@@ -75,10 +75,10 @@ pub(crate) async fn before_apply(
 ///
 /// As [`before_delete`].
 pub(crate) async fn before_create(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     intent: &Value,
 ) -> Result<(), CallError> {
-    admit(pass, effect::begins(&*newest(pass), intent)).await
+    admit(context, effect::begins(&*newest(context), intent)).await
 }
 
 /// Checks a merge patch.
@@ -87,85 +87,88 @@ pub(crate) async fn before_create(
 ///
 /// As [`before_delete`].
 pub(crate) async fn before_patch(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: &ObjectRef,
     found: &Value,
     patch: &Value,
 ) -> Result<(), CallError> {
-    let view = newest(pass);
+    let view = newest(context);
     // A patch need not repeat the replicas, so it is enough that there are Pods below the object.
     if !effect::may_stop(&*view, found, &Value::Null) {
         return Ok(());
     }
-    let (port, manager) = (&pass.kubernetes, pass.context.field_manager());
+    let (port, manager) = (&context.kubernetes, context.scope.field_manager());
     let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
-    admit(pass, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    admit(context, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Members are checked by the newest view, not by that of the reconcile.
-fn newest(pass: &ReconcileContext) -> Arc<dyn StoreView> {
-    pass.gate.ports.kubernetes.view()
+fn newest(context: &ReconcileContext) -> Arc<dyn StoreView> {
+    context.gate.ports.kubernetes.view()
 }
 
-async fn admit(pass: &ReconcileContext, effect: StopEffect) -> Result<(), CallError> {
+async fn admit(context: &ReconcileContext, effect: StopEffect) -> Result<(), CallError> {
     if effect.is_empty() {
         return Ok(());
     }
-    let view = newest(pass);
-    let claimed = claimed_by(&*view, pass, &effect.claims)?;
+    let view = newest(context);
+    let claimed = claimed_by(&*view, context, &effect.claims)?;
     let pods: Vec<&Arc<Value>> = effect.pods.iter().chain(&claimed).collect();
-    let mut book = pass.own_ledger().await?;
+    let mut object_ledger = context.own_ledger().await?;
     let mut own: BTreeMap<&str, &Arc<Value>> = BTreeMap::new();
     for pod in pods {
-        let recorded = book.ledger.nodes.values().any(|known| known.pod_uid == uid(pod));
-        if recorded || ownership::leads_to(&*view, pod, pass.context.uid()) {
+        let recorded = object_ledger.ledger.nodes.values().any(|known| known.pod_uid == uid(pod));
+        if recorded || ownership::leads_to(&*view, pod, context.scope.uid()) {
             own.insert(uid(pod), pod);
         } else {
-            is_nobody_s_member(pass, &*view, pod).await?;
+            is_no_other_objects_member(context, &*view, pod).await?;
         }
     }
     // The user deletes the whole object, so its Pods may end. Its volumes are checked all the same.
-    let is_deleted = pass.context.object.pointer("/metadata/deletionTimestamp").is_some();
-    if book.ledger.groups.is_empty() || own.is_empty() || (is_deleted && effect.claims.is_empty()) {
+    let is_deleted = context.scope.object.pointer("/metadata/deletionTimestamp").is_some();
+    if object_ledger.ledger.groups.is_empty()
+        || own.is_empty()
+        || (is_deleted && effect.claims.is_empty())
+    {
         return Ok(());
     }
-    let groups = book.ledger.groups.clone();
+    let groups = object_ledger.ledger.groups.clone();
     for (name, group) in groups {
         let of_group: Vec<PodStop> = own
             .values()
-            .filter(|pod| instance::belongs_to_group(pod, &book.ledger, &name))
+            .filter(|pod| instance::belongs_to_group(pod, &object_ledger.ledger, &name))
             .map(|pod| stop(pod, &group, &effect))
             .collect();
-        judge(pass, &mut book, (&name, &group), &of_group).await?;
+        check_group(context, &mut object_ledger, (&name, &group), &of_group).await?;
     }
     Ok(())
 }
 
 /// Checks the stops in one group, and records them in the ledger.
-async fn judge(
-    pass: &ReconcileContext,
-    book: &mut ObjectLedger,
+async fn check_group(
+    context: &ReconcileContext,
+    object_ledger: &mut ObjectLedger,
     (name, group): (&str, &ProcessGroup),
     stops: &[PodStop],
 ) -> Result<(), CallError> {
     if stops.is_empty() {
         return Ok(());
     }
-    let ports = &pass.gate.ports;
-    let instance = book.instance(&pass.context.key.namespace, name, group);
-    let members = pass.members_by(&book.ledger, &instance).await?;
+    let ports = &context.gate.ports;
+    let instance = object_ledger.instance(&context.scope.key.namespace, name, group);
+    let members = context.members_by(&object_ledger.ledger, &instance).await?;
     let snapshot = ports.redis.observe(&members, &instance.settings).await;
     let now_ms = ports.clock.now_ms();
-    book.learn(&snapshot, now_ms);
-    let policy = pass.context.policy();
-    let class = guard::stop(&snapshot, &book.ledger, policy, stops, now_ms)
+    object_ledger.record(&snapshot, now_ms);
+    let policy = context.scope.policy();
+    let class = guard::stop(&snapshot, &object_ledger.ledger, policy, stops, now_ms)
         .map_err(|refusal| CallError::Refused(refusal.to_string()))?;
     if class == LossClass::DataLoss {
-        grant::redis_verb(&pass.context.grants, STOP_LAST_COPY)?;
+        grant::redis_verb(&context.scope.grants, STOP_LAST_COPY)?;
     }
-    if pass.context.mode == WriteMode::Live {
-        guard::stopping(&mut book.ledger, stops, now_ms);
-        book.save(&*ports.kubernetes, &pass.context).await?;
+    if context.scope.mode == WriteMode::Live {
+        guard::record_stops(&mut object_ledger.ledger, stops, now_ms);
+        object_ledger.save(&*ports.kubernetes, &context.scope).await?;
     }
     Ok(())
 }
@@ -188,13 +191,13 @@ fn stop(pod: &Value, group: &ProcessGroup, effect: &StopEffect) -> PodStop {
 /// Fails if no Pod mounts a claim now, because no process can report what is on it.
 fn claimed_by(
     view: &dyn StoreView,
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     claims: &[String],
 ) -> Result<Vec<Arc<Value>>, CallError> {
     if claims.is_empty() {
         return Ok(Vec::new());
     }
-    let namespace = &pass.context.key.namespace;
+    let namespace = &context.scope.key.namespace;
     let pods = view.list(&instance::pod_kind(), namespace, "")?;
     let mut mounting = Vec::new();
     for claim in claims {
@@ -213,8 +216,8 @@ fn claimed_by(
 }
 
 /// Checks that a Pod is no member of another object: only that object's plugin may stop it.
-async fn is_nobody_s_member(
-    pass: &ReconcileContext,
+async fn is_no_other_objects_member(
+    context: &ReconcileContext,
     view: &dyn StoreView,
     pod: &Value,
 ) -> Result<(), CallError> {
@@ -225,7 +228,7 @@ async fn is_nobody_s_member(
         namespace: root.namespace.clone(),
         name: reserved::name(ReservedPurpose::Ledger, &root.kind.kind, &root_uid),
     };
-    match pass.gate.ports.kubernetes.get(ledger).await {
+    match context.gate.ports.kubernetes.get(ledger).await {
         Err(CallError::NotFound(_)) => Ok(()),
         Ok(_) => Err(CallError::Refused(format!(
             "stop: `{}` is a member of {root}, which alone may stop it",

@@ -24,13 +24,13 @@ pub(crate) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeAbsence {
     /// Live reads of its Pod and its Kubernetes node, and the dial.
-    pub witness: NodeLiveness,
+    pub liveness: NodeLiveness,
     /// Whether its Kubernetes node has the taint `node.kubernetes.io/out-of-service`.
     pub out_of_service: bool,
     /// Whether a person confirmed on the object that its process has ended.
     pub confirmed: bool,
     /// An entry of that annotation that names no process of the object.
-    pub unknown_word: Option<String>,
+    pub unknown_entry: Option<String>,
     /// `Ok` if its Kubernetes node renewed its Lease after [`due_at_ms`]; otherwise why that is not known.
     pub renewed: Result<(), String>,
     /// How long, in milliseconds, every member that answered and knows the node has seen its link to it
@@ -65,7 +65,7 @@ pub struct MissingProof {
     /// The conditions that do not hold.
     pub missing: Vec<String>,
     /// An entry of the confirming annotation that names no process of the object.
-    pub unknown_word: Option<String>,
+    pub unknown_entry: Option<String>,
 }
 
 /// Returns the time from which on a renewed Lease proves that the processes of the Pod had their time to end;
@@ -78,9 +78,9 @@ pub fn due_at_ms(known: &KnownNode) -> Option<u64> {
 
 /// Returns the conclusion from what is known of a node that does not answer.
 #[must_use]
-pub fn find(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
-    let weak = proof_of_death(known, &absence.witness);
-    let pod_gone = absence.witness.container_status.is_none();
+pub fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
+    let weak = proof_of_death(known, &absence.liveness);
+    let pod_gone = absence.liveness.container_status.is_none();
     let is_confirmed = absence.out_of_service || absence.confirmed && pod_gone;
     let proof = match weak {
         Some(DeathProof::Terminated) => Some(DeathProof::Terminated),
@@ -95,17 +95,17 @@ pub fn find(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
         return DeathFinding { proof: Some(DeathProof::LongGone), unproven: None };
     }
     let KnownNode { pod, pod_uid, kube_node, .. } = known.clone();
-    let unknown_word = absence.unknown_word.clone();
-    let unproven = MissingProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_word };
+    let unknown_entry = absence.unknown_entry.clone();
+    let unproven = MissingProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_entry };
     DeathFinding { proof, unproven: Some(unproven) }
 }
 
 /// Returns the conditions that a long absence does not fulfil yet to prove the end of the process. The texts
 /// become the message of a condition, so they contain no numbers that change while the plugin waits.
 fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
-    let NodeAbsence { witness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
+    let NodeAbsence { liveness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
     let mut missing = Vec::new();
-    match &witness.container_status {
+    match &liveness.container_status {
         None => {}
         Some(Value::Null) => {
             missing.push("whether its Pod is gone cannot be read".to_owned());
@@ -124,7 +124,7 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
         )),
         (_, None) => missing.push("the grace period of its Pod is not known".to_owned()),
     }
-    if witness.dial != DialOutcome::Refused {
+    if liveness.dial != DialOutcome::Refused {
         let address = known.address.as_deref().unwrap_or("which is not known");
         missing.push(format!("its last address, {address}, does not refuse connections"));
     }
@@ -140,7 +140,7 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
 
 /// Returns a text: these nodes are not proven dead, what is missing, and how a person can confirm that they
 /// are.
-pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
+pub(super) fn describe_missing(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let each = nodes.iter().map(|(node, unproven)| match unproven {
         Some(MissingProof { pod, missing, .. }) => {
             format!("{} (Pod `{pod}`): {}", node.short(), missing.join("; "))
@@ -152,12 +152,12 @@ pub(super) fn say(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
         ),
     });
     let each: Vec<String> = each.collect();
-    format!("nothing proves that these have ended: {}{}", each.join(". "), way_out(nodes))
+    format!("nothing proves that these have ended: {}{}", each.join(". "), remedy(nodes))
 }
 
 /// Returns how a person can confirm the end of these nodes. The annotation counts only where the Pod is gone;
 /// in all cases the taint of the Kubernetes node does.
-fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
+fn remedy(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
     let known = || nodes.iter().filter_map(|(node, unproven)| Some((node, (*unproven)?)));
     let gone: Vec<String> = known()
         .filter(|(_, unproven)| unproven.pod_gone)
@@ -169,13 +169,13 @@ fn way_out(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
         .collect();
     let mut ways = Vec::new();
     if !gone.is_empty() {
-        let word = known().find_map(|(_, unproven)| unproven.unknown_word.as_ref());
-        let word = word
-            .map(|word| format!(" (the present entry `{word}` names no process of this object)"));
+        let entry = known().find_map(|(_, unproven)| unproven.unknown_entry.as_ref());
+        let entry = entry
+            .map(|entry| format!(" (the present entry `{entry}` names no process of this object)"));
         ways.push(format!(
             "annotate the object with `{CONFIRM_DEAD}={}`{}",
             gone.join(","),
-            word.unwrap_or_default()
+            entry.unwrap_or_default()
         ));
     }
     if !kube_nodes.is_empty() {
@@ -207,16 +207,16 @@ pub fn confirmed(
     annotations: &BTreeMap<String, String>,
     is_known: impl Fn(&NodeId, &str) -> bool,
 ) -> DeathConfirmations {
-    const WORD_CHARS_MAX: usize = 90;
+    const ENTRY_CHARS_MAX: usize = 90;
     let text = annotations.get(CONFIRM_DEAD).map(String::as_str).unwrap_or_default();
-    let words = text.split(|it: char| it == ',' || it.is_whitespace());
+    let entries = text.split(|char: char| char == ',' || char.is_whitespace());
     let mut confirmations = DeathConfirmations::default();
-    for word in words.filter(|word| !word.is_empty()) {
-        let pair = word.split_once('/').and_then(|(node, uid)| Some((node.parse().ok()?, uid)));
+    for entry in entries.filter(|entry| !entry.is_empty()) {
+        let pair = entry.split_once('/').and_then(|(node, uid)| Some((node.parse().ok()?, uid)));
         match pair.filter(|(node, uid)| is_known(node, uid)) {
             Some((node, uid)) => drop(confirmations.nodes.insert((node, uid.to_owned()))),
             None if confirmations.unknown.is_none() => {
-                confirmations.unknown = Some(word.chars().take(WORD_CHARS_MAX).collect());
+                confirmations.unknown = Some(entry.chars().take(ENTRY_CHARS_MAX).collect());
             }
             None => {}
         }

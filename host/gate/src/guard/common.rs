@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// Requires that the snapshot is young enough to act on.
-pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let observed_at_ms = scene.snapshot.observed_at_ms;
-    let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
+pub(super) fn is_fresh(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let observed_at_ms = input.snapshot.observed_at_ms;
+    let Some(age_ms) = input.now_ms.checked_sub(observed_at_ms) else {
         let text = format!(
             "the snapshot was taken at {observed_at_ms} ms, and it is {} ms now: the clock went back",
-            scene.now_ms
+            input.now_ms
         );
         return Err(GuardRefusal::new("fresh", text));
     };
@@ -89,19 +89,19 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Gua
 pub(super) fn allowed(
     class: LossClass,
     lost: &[NodeId],
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
 ) -> Result<(), GuardRefusal> {
     let is_allowed = match class {
         LossClass::Safe => return Ok(()),
-        LossClass::TailLoss => scene.policy.tail_loss,
-        LossClass::DataLoss => scene.policy.data_loss,
+        LossClass::TailLoss => input.policy.tail_loss,
+        LossClass::DataLoss => input.policy.data_loss,
     };
-    if scene.ledger.adopted_at_ms.is_none() {
-        let told = |member: &&Member| {
+    if input.ledger.adopted_at_ms.is_none() {
+        let has_answered = |member: &&Member| {
             let is_known = |known: &KnownNode| known.pod_uid == member.pod_uid;
-            member.facts().is_some() || scene.ledger.nodes.values().any(is_known)
+            member.facts().is_some() || input.ledger.nodes.values().any(is_known)
         };
-        let text = match scene.snapshot.members.iter().find(|member| !told(member)) {
+        let text = match input.snapshot.members.iter().find(|member| !has_answered(member)) {
             Some(silent) => format!(
                 "`{}` has never answered, so its data is not known: make it answer once, or delete its Pod if \
                  it has no data",
@@ -119,7 +119,7 @@ pub(super) fn allowed(
             "it gives up the data that only {} had, and the object's policy does not allow that; bring that \
              node back, or give up its data: {}",
             node.short(),
-            start::way_out(scene, *node)
+            start::remedy(input, *node)
         ),
         (LossClass::DataLoss, None) => {
             "it can lose data, and the object's policy does not allow that".to_owned()
@@ -133,15 +133,18 @@ pub(super) fn allowed(
 }
 
 /// Requires that the action's preconditions hold.
-pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let GuardInput { snapshot, objects, .. } = scene;
+pub(super) fn check_preconditions(
+    action: &Action,
+    input: &GuardInput<'_>,
+) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, objects, .. } = input;
     let Preconditions { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
-    is_so("node", node.as_ref(), facts.and_then(|facts| facts.node.as_ref()))?;
-    is_so("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
-    is_so("role", role.as_ref(), own.map(|row| &row.role))?;
+    is_as_presumed("node", node.as_ref(), facts.and_then(|facts| facts.node.as_ref()))?;
+    is_as_presumed("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
+    is_as_presumed("role", role.as_ref(), own.map(|row| &row.role))?;
     let agreed = |node: &NodeId| snapshot.view.get(node).map(|row| row.epoch);
     let seen: Option<ConfigEpoch> = match &action.verb {
         Verb::Failover { primary, .. } | Verb::Replicate { primary, .. } => agreed(primary),
@@ -151,13 +154,13 @@ pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), Gu
         | Verb::AssignSlots { .. }
         | Verb::Configure { .. } => own.map(|row| row.epoch),
     };
-    is_so("epoch", epoch.as_ref(), seen.as_ref())?;
+    is_as_presumed("epoch", epoch.as_ref(), seen.as_ref())?;
     if *approved {
-        is_approved(&super::lost_with(action, scene), scene)?;
+        is_approved(&super::given_up_by(action, input), input)?;
     }
     let documents = FactDocuments::of(snapshot, presumed);
     for fact in presumed {
-        let held = fact::held(fact, Some(&documents), objects);
+        let held = fact::evaluate(fact, Some(&documents), objects);
         if held != FactOutcome::Yes {
             return Err(GuardRefusal::new(
                 "presume",
@@ -169,20 +172,20 @@ pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), Gu
 }
 
 /// Requires that a person has given up the data of each of these nodes.
-fn is_approved(nodes: &[NodeId], scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let Some(node) = nodes.iter().find(|node| !scene.approved.nodes.contains(node)) else {
+fn is_approved(nodes: &[NodeId], input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let Some(node) = nodes.iter().find(|node| !input.approved.nodes.contains(node)) else {
         return Ok(());
     };
     let text = format!(
         "no replica is known to have all data of {}; bring that node back, or give up the data that only it \
          has: {}",
         node.short(),
-        start::way_out(scene, *node)
+        start::remedy(input, *node)
     );
     Err(GuardRefusal::new("not-in-sync", text))
 }
 
-fn is_so<T: PartialEq + std::fmt::Display>(
+fn is_as_presumed<T: PartialEq + std::fmt::Display>(
     what: &str,
     presumed: Option<&T>,
     seen: Option<&T>,

@@ -4,7 +4,7 @@
 //! process may go on acknowledging writes. Two things prove that a process has ended. Kubernetes reports that
 //! the container that ran it has terminated. Or its Pod is deleted, the Kubernetes node that it ran on is
 //! alive, and its last address refuses connections; for a takeover this must have been so for long enough
-//! ([`super::find`]).
+//! ([`super::conclude`]).
 
 use std::collections::BTreeMap;
 
@@ -70,11 +70,11 @@ pub enum DialOutcome {
 
 /// Returns the proof in these live reads that the recorded process has ended, if there is one.
 #[must_use]
-pub fn proof_of_death(known: &KnownNode, witness: &NodeLiveness) -> Option<DeathProof> {
-    match &witness.container_status {
+pub fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<DeathProof> {
+    match &liveness.container_status {
         Some(status) => is_terminated(known, status).then_some(DeathProof::Terminated),
         None => {
-            let is_gone = witness.kube_node_ready && witness.dial == DialOutcome::Refused;
+            let is_gone = liveness.kube_node_ready && liveness.dial == DialOutcome::Refused;
             is_gone.then_some(DeathProof::PodGone)
         }
     }
@@ -93,16 +93,16 @@ pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathPro
 
 /// Returns true if a replica had lost the link to its primary before the primary ended, so that the primary
 /// alone has the writes in between. Returns false if Kubernetes does not report when the container ended.
-pub(super) fn fell_away_before(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> bool {
-    let facts = scene.snapshot.member(pod).and_then(Member::facts);
+pub(super) fn lost_link_before(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> bool {
+    let facts = input.snapshot.member(pod).and_then(Member::facts);
     let upstream = facts.and_then(|facts| facts.replication.as_ref()?.upstream.as_ref());
     let Some(down_s) = upstream.and_then(|upstream| upstream.down_since_s) else { return false };
-    let known = scene.ledger.nodes.get(&primary);
-    let ended_at_ms = known.and_then(|known| ended_at_ms(known, scene.snapshot));
+    let known = input.ledger.nodes.get(&primary);
+    let ended_at_ms = known.and_then(|known| ended_at_ms(known, input.snapshot));
     // Both times are cut to seconds. The comparison requires that the link fell first beyond that and beyond
     // the clock difference.
     ended_at_ms.is_some_and(|ended_at_ms| {
-        let ended_s = scene.now_ms.saturating_sub(ended_at_ms) / 1_000;
+        let ended_s = input.now_ms.saturating_sub(ended_at_ms) / 1_000;
         ended_s + CLOCKS_S < down_s
     })
 }

@@ -17,14 +17,14 @@ use crate::ledger::shard_changed_at_ms;
 pub(super) const BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(super) fn failover(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     pod: &str,
     primary: NodeId,
     mode: FailoverMode,
 ) -> Result<(), GuardRefusal> {
-    let snapshot = scene.snapshot;
+    let snapshot = input.snapshot;
     let node = is_its_replica(snapshot, pod, primary)?;
-    is_quiet(scene, pod, primary)?;
+    is_quiet(input, pod, primary)?;
     no_open_slots(snapshot, pod, primary)?;
     match mode {
         FailoverMode::Graceful => {
@@ -34,12 +34,12 @@ pub(super) fn failover(
         }
         FailoverMode::Force => {
             has_majority(snapshot)?;
-            is_lost(scene, primary)?;
+            is_lost(input, primary)?;
             is_furthest(snapshot, pod, node, primary)
         }
         FailoverMode::Takeover => {
-            has_no_majority(scene)?;
-            are_proven_dead(scene, [primary])?;
+            has_no_majority(input)?;
+            are_proven_dead(input, [primary])?;
             is_furthest(snapshot, pod, node, primary)
         }
     }
@@ -73,23 +73,23 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
 /// Requires that for twice the node timeout and a second the shard has neither changed roles nor received a
 /// failover command. Before that, the voters refuse, and the primary holds writes for five seconds without a
 /// result.
-fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
-    let (_, facts) = common::answering(scene.snapshot, pod)?;
+fn is_quiet(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
+    let (_, facts) = common::answering(input.snapshot, pod)?;
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
     let Some(timeout_ms): Option<u64> = timeout else {
         let text = format!("`{pod}` does not report its cluster-node-timeout");
         return Err(GuardRefusal::new("quiet", text));
     };
-    let Some(changed_at_ms) = shard_changed_at_ms(scene.ledger, scene.snapshot, primary) else {
+    let Some(changed_at_ms) = shard_changed_at_ms(input.ledger, input.snapshot, primary) else {
         return Ok(());
     };
-    let since_ms = scene.now_ms.saturating_sub(changed_at_ms);
-    let wanted_ms = timeout_ms.saturating_mul(2).saturating_add(1_000);
-    if since_ms < wanted_ms {
+    let since_ms = input.now_ms.saturating_sub(changed_at_ms);
+    let quiet_ms_min = timeout_ms.saturating_mul(2).saturating_add(1_000);
+    if since_ms < quiet_ms_min {
         // The text becomes the message of a condition, so it contains no number that changes while the plugin
         // waits.
         let text = format!(
-            "the shard of {} changed roles or received a failover command less than {wanted_ms} ms ago",
+            "the shard of {} changed roles or received a failover command less than {quiet_ms_min} ms ago",
             primary.short()
         );
         return Err(GuardRefusal::new("quiet", text));
@@ -125,18 +125,18 @@ fn has_majority(snapshot: &Snapshot) -> Result<(), GuardRefusal> {
 
 /// Requires that the cluster cannot vote, and that every primary that did not answer is proven dead.
 /// Otherwise it could be on the other side of a cut network and go on serving there.
-fn has_no_majority(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let quorum = scene.snapshot.quorum();
+fn has_no_majority(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let quorum = input.snapshot.quorum();
     if quorum.voters < quorum.heard * 2 {
         let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
         return Err(GuardRefusal::new("no-majority", text));
     }
-    are_proven_dead(scene, unheard(scene.snapshot))
+    are_proven_dead(input, unanswered_primaries(input.snapshot))
 }
 
 /// Returns the primaries with slots, in the view of the majority or of any member that answers, that did not
 /// answer themselves.
-fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
+fn unanswered_primaries(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     let facts = snapshot.members.iter().filter_map(Member::facts);
     let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
     let votes = |row: &NodeRow| {
@@ -152,7 +152,7 @@ fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
 pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let (node, mut suspects) = match verb {
         Verb::Failover { primary, mode: FailoverMode::Takeover, .. } => {
-            (*primary, unheard(snapshot))
+            (*primary, unanswered_primaries(snapshot))
         }
         Verb::Failover { primary, .. } => (*primary, BTreeSet::new()),
         // The node's data is given up, so none of its replicas may still have it.
@@ -171,13 +171,13 @@ pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTr
 
 /// Requires that the primary is proven dead, or that the majority of the cluster reports it as failed or
 /// without an address.
-fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
-    is_silent(scene.snapshot, primary)?;
-    let agreed = scene.snapshot.view.get(&primary);
+fn is_lost(input: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
+    is_silent(input.snapshot, primary)?;
+    let agreed = input.snapshot.view.get(&primary);
     let is_given_up = agreed.is_some_and(|row| {
         row.flags.contains(&NodeFlag::Fail) || row.flags.contains(&NodeFlag::NoAddress)
     });
-    if is_given_up || scene.deaths.contains_key(&primary) {
+    if is_given_up || input.deaths.contains_key(&primary) {
         return Ok(());
     }
     let text = format!(
@@ -189,17 +189,21 @@ fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> 
 
 /// Requires that each of these nodes is proven dead by more than the deletion of its Pod.
 fn are_proven_dead(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     nodes: impl IntoIterator<Item = NodeId>,
 ) -> Result<(), GuardRefusal> {
     let mut open = Vec::new();
     for node in nodes {
-        is_silent(scene.snapshot, node)?;
-        if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
-            open.push((node, scene.unproven.get(&node)));
+        is_silent(input.snapshot, node)?;
+        if !input.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
+            open.push((node, input.unproven.get(&node)));
         }
     }
-    if open.is_empty() { Ok(()) } else { Err(GuardRefusal::new("death", absence::say(&open))) }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        Err(GuardRefusal::new("death", absence::describe_missing(&open)))
+    }
 }
 
 fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {

@@ -6,8 +6,8 @@ use tholepin_schema::primitives::NodeId;
 use super::{GuardInput, GuardRefusal, absence, start};
 use crate::ledger::{NodeIdentity, identify, silent_member_at};
 
-pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
-    let GuardInput { snapshot, ledger, .. } = scene;
+pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = input;
     let refused = |text: String| Err(GuardRefusal::new("ghost", text));
     match identify(node, snapshot, ledger) {
         NodeIdentity::Absent | NodeIdentity::Ghost => {}
@@ -29,9 +29,9 @@ pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
     }
     // An owner that is proven dead must have no copy left. Whether its data may be lost is decided by the
     // action's class.
-    let is_given_up = scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover());
-    if is_given_up && !start::slots_of(scene, node).is_empty() {
-        start::no_other_copy(scene, node)?;
+    let is_given_up = input.deaths.get(&node).is_some_and(|proof| proof.allows_takeover());
+    if is_given_up && !start::slots_of(input, node).is_empty() {
+        start::no_other_copy(input, node)?;
     }
     for member in snapshot.members.iter().filter(|member| member.running) {
         let Some(rows) = snapshot.seen_by(member) else {
@@ -46,7 +46,7 @@ pub(super) fn forget(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
                 "`{}` knows it as owner of {}; {}",
                 member.pod,
                 row.slots,
-                absence::say(&[(node, scene.unproven.get(&node))])
+                absence::describe_missing(&[(node, input.unproven.get(&node))])
             ));
         }
         if let Some((follower, _)) = rows.iter().find(|(_, row)| row.primary == Some(node)) {

@@ -16,9 +16,9 @@ use tholepin_schema::{
 use super::{GuardInput, GuardRefusal, LossClass};
 
 /// Requires that the process that waits in this Pod may start as the empty node that it was.
-pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {
+pub(super) fn start(input: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {
     let refused = |text: String| Err(GuardRefusal::new("start", text));
-    let Some(member) = scene.snapshot.member(pod) else {
+    let Some(member) = input.snapshot.member(pod) else {
         return refused(format!("`{pod}` is no Pod of this instance"));
     };
     if !member.running {
@@ -29,17 +29,17 @@ pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
     if member.node().is_some() {
         return refused(format!("`{pod}` answers already"));
     }
-    let known = scene.ledger.nodes.get(&node).filter(|known| known.pod_uid == member.pod_uid);
+    let known = input.ledger.nodes.get(&node).filter(|known| known.pod_uid == member.pod_uid);
     let Some(known) = known else {
         return refused(format!("{} was not seen in this Pod `{pod}`", node.short()));
     };
-    if known.slots.is_empty() && slots_of(scene, node).is_empty() {
+    if known.slots.is_empty() && slots_of(input, node).is_empty() {
         return refused(format!("{} had no slots, so it does not wait", node.short()));
     }
-    if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
+    if !input.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
         return refused(format!("nothing proves that the process of {} has ended", node.short()));
     }
-    no_other_copy(scene, node)
+    no_other_copy(input, node)
 }
 
 /// Requires that no replica of a node can have its data.
@@ -47,18 +47,18 @@ pub(super) fn start(scene: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
 /// # Errors
 ///
 /// Fails with the replica that has data, or that does not answer.
-pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
-    for follower in followers(scene.snapshot, scene.ledger, node) {
-        let answering = scene.snapshot.member_of(follower);
+pub(super) fn no_other_copy(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
+    for follower in followers(input.snapshot, input.ledger, node) {
+        let answering = input.snapshot.member_of(follower);
         let Some(facts) = answering.and_then(Member::facts) else {
-            let known = scene.ledger.nodes.get(&follower);
+            let known = input.ledger.nodes.get(&follower);
             let had_memory_only = known.is_some_and(|known| known.persistent == Some(false));
-            let is_ended = scene.deaths.get(&follower).is_some_and(|proof| proof.allows_takeover());
-            if (had_memory_only && is_ended) || scene.approved.nodes.contains(&node) {
+            let is_ended = input.deaths.get(&follower).is_some_and(|proof| proof.allows_takeover());
+            if (had_memory_only && is_ended) || input.approved.nodes.contains(&node) {
                 continue;
             }
             let name = known.map_or_else(|| follower.short(), |known| known.pod.clone());
-            let silent = known.and_then(|known| scene.snapshot.member(&known.pod));
+            let silent = known.and_then(|known| input.snapshot.member(&known.pod));
             if silent.is_some_and(Member::refuses_password) {
                 let text = format!(
                     "its replica `{name}` runs, refuses the password, and counts as having the data"
@@ -69,7 +69,7 @@ pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), 
                 "its replica `{name}` does not answer as the node {}, and counts as having the data; bring it \
                  back, or give the data up: {}",
                 follower.short(),
-                way_out(scene, node)
+                remedy(input, node)
             );
             return Err(GuardRefusal::new("copies", text));
         };
@@ -93,35 +93,35 @@ pub(super) fn no_other_copy(scene: &GuardInput<'_>, node: NodeId) -> Result<(), 
 pub(super) fn followers(snapshot: &Snapshot, ledger: &Ledger, node: NodeId) -> BTreeSet<NodeId> {
     let recorded = ledger.nodes.iter().filter(|(_, known)| known.primary == Some(node));
     let recorded = recorded.map(|(follower, _)| *follower);
-    let told = |snapshot: &Snapshot| {
+    let reported = |snapshot: &Snapshot| {
         let facts = snapshot.members.iter().filter_map(Member::facts);
         let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
         let following = rows.filter(|(_, row)| row.primary == Some(node));
         following.map(|(follower, _)| *follower).collect::<Vec<_>>()
     };
-    recorded.chain(told(snapshot)).filter(|follower| *follower != node).collect()
+    recorded.chain(reported(snapshot)).filter(|follower| *follower != node).collect()
 }
 
 /// Returns what is lost with the data of nodes that are given up.
-pub(super) fn class(scene: &GuardInput<'_>, nodes: &[NodeId], slots: &SlotSet) -> LossClass {
-    let is_approved = nodes.iter().all(|node| scene.approved.nodes.contains(node));
-    let may_lose = !scene.ledger.may_hold_keys(slots).is_empty();
+pub(super) fn class(input: &GuardInput<'_>, nodes: &[NodeId], slots: &SlotSet) -> LossClass {
+    let is_approved = nodes.iter().all(|node| input.approved.nodes.contains(node));
+    let may_lose = !input.ledger.may_hold_keys(slots).is_empty();
     if may_lose && !is_approved { LossClass::DataLoss } else { LossClass::Safe }
 }
 
 /// Returns the slots that a node had, by the ledger and by the views of all members.
-pub(super) fn slots_of(scene: &GuardInput<'_>, node: NodeId) -> SlotSet {
-    let GuardInput { snapshot, ledger, .. } = scene;
+pub(super) fn slots_of(input: &GuardInput<'_>, node: NodeId) -> SlotSet {
+    let GuardInput { snapshot, ledger, .. } = input;
     let recorded = ledger.nodes.get(&node).map(|known| known.slots.clone()).unwrap_or_default();
     let seen = snapshot.members.iter().filter_map(|member| snapshot.row_seen_by(member, node));
     seen.fold(recorded, |all, row| all.union(&row.slots))
 }
 
 /// Returns how a person can give up the data of this node's process.
-pub(super) fn way_out(scene: &GuardInput<'_>, node: NodeId) -> String {
-    match scene.ledger.nodes.get(&node) {
+pub(super) fn remedy(input: &GuardInput<'_>, node: NodeId) -> String {
+    match input.ledger.nodes.get(&node) {
         Some(known) => {
-            let unknown = match scene.approved.unknown.first() {
+            let unknown = match input.approved.unknown.first() {
                 Some(first) => {
                     format!(" (the present entry `{first}` names no process of this object)")
                 }

@@ -49,7 +49,7 @@ pub(crate) fn stop(
     }
     let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
     let (objects, approved) = (ObservedObjects::new(), DataLossApproval::default());
-    let scene = GuardInput {
+    let input = GuardInput {
         snapshot,
         ledger,
         policy,
@@ -59,14 +59,14 @@ pub(crate) fn stop(
         objects: &objects,
         now_ms,
     };
-    common::is_fresh(&scene)?;
+    common::is_fresh(&input)?;
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
         let text = format!("`{}` was stopped and has not returned yet", other.pod);
         return Err(GuardRefusal::new("stop", text));
     }
     let class = class(snapshot, ledger, first)?;
-    common::allowed(class, &[], &scene)?;
+    common::allowed(class, &[], &input)?;
     Ok(class)
 }
 
@@ -114,22 +114,22 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
 /// the primary then loses no more than the failover that the majority is about to vote for.
 fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
     // Redis sets this flag only when the majority of the primaries agrees.
-    let is_failed = |heir: &Member| {
-        let row = snapshot.row_seen_by(heir, node);
+    let is_failed = |replica: &Member| {
+        let row = snapshot.row_seen_by(replica, node);
         row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
     };
     let is_linked = |facts: &MemberFacts| {
         let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
         upstream.is_some_and(|upstream| upstream.link_up && !upstream.sync_in_progress)
     };
-    let is_heir = |other: &Member| {
+    let is_linked_replica = |other: &Member| {
         let own = other.node().and_then(|node| snapshot.row_seen_by(other, node));
         own.is_some_and(|row| row.primary == Some(node))
             && is_failed(other)
             && has_loaded(other)
             && other.facts().is_some_and(|facts| is_linked(facts) && !facts.has_never_synced())
     };
-    snapshot.quorum().is_majority() && snapshot.members.iter().any(is_heir)
+    snapshot.quorum().is_majority() && snapshot.members.iter().any(is_linked_replica)
 }
 
 fn has_loaded(member: &Member) -> bool {
@@ -154,7 +154,7 @@ fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
 }
 
 /// Records that these Pods are about to be stopped. The ledger must be written before the stop is sent.
-pub(crate) fn stopping(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
+pub(crate) fn record_stops(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
         let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);

@@ -13,19 +13,19 @@ use crate::ledger::{NodeIdentity, identify};
 /// Requires that neither member knows a node that is foreign to this instance, and that no slot is owned by
 /// nodes of both sides. One meeting with a foreign node merges two clusters within a second, and the nodes
 /// with the lower epochs lose their keys.
-pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), GuardRefusal> {
-    let snapshot = scene.snapshot;
+pub(super) fn meet(input: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), GuardRefusal> {
+    let snapshot = input.snapshot;
     if pod == with {
         return Err(GuardRefusal::new("meet", format!("`{pod}` cannot meet itself")));
     }
-    let (here, there) = (brought(scene, pod)?, brought(scene, with)?);
+    let (here, there) = (known_nodes(input, pod)?, known_nodes(input, with)?);
     for (id, row) in here.iter().filter(|(_, row)| !row.slots.is_empty()) {
         for (other, claim) in there.iter().filter(|(_, row)| !row.slots.is_empty()) {
             let both = row.slots.intersection(&claim.slots);
             // A failover that one side has not learnt of yet is no conflict between two clusters.
             let is_known = here.contains_key(other) && there.contains_key(id);
-            let returns = is_replaced(scene, (*id, row), (*other, claim))
-                || is_replaced(scene, (*other, claim), (*id, row));
+            let returns = is_replaced(input, (*id, row), (*other, claim))
+                || is_replaced(input, (*other, claim), (*id, row));
             if id != other && !is_known && !returns && !both.is_empty() {
                 let text = format!(
                     "`{pod}` knows {} as owner of slots {both}, `{with}` knows {}: one of them would \
@@ -47,18 +47,21 @@ pub(super) fn meet(scene: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), 
 /// Returns true if a node that this instance has forgotten returns and claims slots that were given to
 /// another node since. Its lower epoch makes it lose the claim, and its keys are older than the failover.
 fn is_replaced(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     (old, claim): (NodeId, &NodeRow),
     (_, owner): (NodeId, &NodeRow),
 ) -> bool {
-    scene.ledger.forgotten.contains_key(&old)
+    input.ledger.forgotten.contains_key(&old)
         && claim.epoch < owner.epoch
         && claim.slots.difference(&owner.slots).is_empty()
 }
 
 /// Returns the rows of all nodes that a member knows. Each of them must belong to this instance.
-fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow>, GuardRefusal> {
-    let GuardInput { snapshot, ledger, .. } = scene;
+fn known_nodes(
+    input: &GuardInput<'_>,
+    pod: &str,
+) -> Result<BTreeMap<NodeId, NodeRow>, GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = input;
     let (own, _) = common::own_row(snapshot, pod)?;
     let (member, _) = common::answering(snapshot, pod)?;
     let mut rows = snapshot.seen_by(member).unwrap_or_default();
@@ -81,16 +84,16 @@ fn brought(scene: &GuardInput<'_>, pod: &str) -> Result<BTreeMap<NodeId, NodeRow
 /// Requires a node that knows no other node and has epoch 0. Redis itself refuses later, and an epoch set by
 /// hand could take slots from other nodes.
 pub(super) fn set_epoch(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     pod: &str,
     epoch: ConfigEpoch,
 ) -> Result<(), GuardRefusal> {
-    let (_, row) = common::own_row(scene.snapshot, pod)?;
-    let (member, _) = common::answering(scene.snapshot, pod)?;
+    let (_, row) = common::own_row(input.snapshot, pod)?;
+    let (member, _) = common::answering(input.snapshot, pod)?;
     if row.epoch == epoch {
         return Ok(());
     }
-    let known = scene.snapshot.seen_by(member).unwrap_or_default().len();
+    let known = input.snapshot.seen_by(member).unwrap_or_default().len();
     if known != 1 {
         return Err(GuardRefusal::new(
             "lone-node",
@@ -107,11 +110,11 @@ pub(super) fn set_epoch(
 /// Requires a primary, and slots that no node owns in the view of any member. A member that does not answer
 /// might own them.
 pub(super) fn assign(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     pod: &str,
     slots: &SlotSet,
 ) -> Result<(), GuardRefusal> {
-    let snapshot = scene.snapshot;
+    let snapshot = input.snapshot;
     let (own, row) = common::own_row(snapshot, pod)?;
     if slots.is_empty() {
         return Err(GuardRefusal::new("slots", "no slot is named"));
@@ -141,11 +144,11 @@ pub(super) fn assign(
 /// Requires that the node is a replica, or has neither slots nor keys, and that the primary is a member that
 /// answers. The only copy of another shard must not be moved.
 pub(super) fn replicate(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     pod: &str,
     primary: NodeId,
 ) -> Result<(), GuardRefusal> {
-    let snapshot = scene.snapshot;
+    let snapshot = input.snapshot;
     let (own, row) = common::own_row(snapshot, pod)?;
     let (member, facts) = common::answering(snapshot, pod)?;
     if own == primary {

@@ -104,9 +104,10 @@ fn newer_stop(ours: &StoppedMember, theirs: &StoppedMember) -> StoppedMember {
 fn by_process(
     suspensions: &[SuspendedSetting],
 ) -> BTreeMap<(String, String, String), SuspendedSetting> {
-    let key =
-        |one: &SuspendedSetting| (one.pod.clone(), one.run_id.to_string(), one.setting.clone());
-    suspensions.iter().map(|one| (key(one), one.clone())).collect()
+    let key = |suspension: &SuspendedSetting| {
+        (suspension.pod.clone(), suspension.run_id.to_string(), suspension.setting.clone())
+    };
+    suspensions.iter().map(|suspension| (key(suspension), suspension.clone())).collect()
 }
 
 #[cfg(test)]
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_changed_is_kept_and_a_change_stands_against_a_removal() {
+    fn a_change_on_one_side_is_kept_and_wins_over_a_removal() {
         let id = |digit: &str| digit.repeat(40);
         let base = ledger(json!({"nodes": {
             id("a"): node("same", 1, None), id("b"): node("ours", 1, None),

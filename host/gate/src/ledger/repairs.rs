@@ -12,9 +12,14 @@ pub(crate) const WINDOW_MS: u64 = 600_000;
 const REPAIRS_MAX: usize = 256;
 
 /// Records the result of a repair. An action that had nothing to do is not a try.
-pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, now_ms: u64) {
-    let has_failed = match &deed.outcome {
-        ActionOutcome::Done { .. } if deed.commands.is_empty() => return,
+pub(crate) fn record_try(
+    ledger: &mut Ledger,
+    symptom: &str,
+    result: &PerformedAction,
+    now_ms: u64,
+) {
+    let has_failed = match &result.outcome {
+        ActionOutcome::Done { .. } if result.commands.is_empty() => return,
         ActionOutcome::Done { .. } => false,
         ActionOutcome::Failed { .. } => true,
         ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,

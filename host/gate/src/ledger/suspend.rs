@@ -43,7 +43,7 @@ pub fn suspend(
 
 /// Records that a lasting setting was sent: it stays, so the temporary values that it replaces are not
 /// restored.
-pub fn settle(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
+pub fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
     let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
     suspensions
         .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
@@ -53,7 +53,7 @@ pub fn settle(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
 /// requires the process that received the temporary value: another process has read its configuration at its
 /// start.
 #[must_use]
-pub fn lifts(ledger: &Ledger) -> Vec<Action> {
+pub fn restore_actions(ledger: &Ledger) -> Vec<Action> {
     let lift = |suspension: &SuspendedSetting| {
         let SuspendedSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
         let settings = [(setting.clone(), value.clone())].into();
@@ -66,7 +66,7 @@ pub fn lifts(ledger: &Ledger) -> Vec<Action> {
 
 /// Drops the suspensions that are over: the snapshot shows the original value, or another process in the Pod.
 /// If the member does not answer, its suspensions stay.
-pub fn restored(ledger: &mut Ledger, snapshot: &Snapshot) {
+pub fn drop_restored(ledger: &mut Ledger, snapshot: &Snapshot) {
     ledger.suspensions.retain(|suspension| {
         let Some(member) = snapshot.member(&suspension.pod) else { return false };
         let Some(MemberFacts { run_id: Some(run_id), settings, .. }) = member.facts() else {

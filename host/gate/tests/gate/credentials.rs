@@ -34,7 +34,7 @@ impl GateFixture {
     async fn used(&self, instance: Value) -> (Option<String>, Value) {
         *self.world.snapshot.lock().unwrap() = snapshot();
         let call = Call::Redis(RedisCall::Observe { instance });
-        let answer = self.pass.perform(&self.context, call).await;
+        let answer = self.context.perform(&self.call_context, call).await;
         let Ok(Reply::Document(snapshot)) = answer else { panic!("{answer:?}") };
         let password = self.world.passwords.lock().unwrap().last().cloned().flatten();
         (password, snapshot.get("credentials").cloned().unwrap_or_default())
@@ -49,7 +49,7 @@ impl GateFixture {
     /// Restarts the host.
     fn restart(&mut self) {
         self.gate = Gate::new(self.ports.clone());
-        self.pass = self.sibling(WriteMode::Live);
+        self.context = self.sibling(WriteMode::Live);
     }
 }
 
@@ -81,7 +81,7 @@ async fn the_first_password_stays_in_force_after_a_change_and_a_restart() {
 }
 
 #[tokio::test]
-async fn no_password_is_kept_too_and_an_empty_one_is_not() {
+async fn the_absence_of_a_password_is_kept_and_an_empty_password_is_not() {
     let bench = bench(WriteMode::Live);
     bench.name_password("");
     let empty = json!({"named": "empty", "pending": true});
@@ -106,7 +106,7 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
     bench.name_password("new");
     bench.restart();
     assert_eq!(bench.used(named()).await.0, Some("hunter2".into()));
-    assert!(!format!("{:?}", bench.pass.take_recording()).contains("hunter2"), "no clear value");
+    assert!(!format!("{:?}", bench.context.take_recording()).contains("hunter2"), "no clear value");
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
 }
 
 #[tokio::test]
-async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted() {
+async fn a_kept_password_that_no_process_accepts_is_replaced_by_an_accepted_one() {
     let bench = bench(WriteMode::Live);
     bench.name_password("kept");
     *bench.world.accepted.lock().unwrap() = Some("kept".into());
@@ -155,7 +155,7 @@ async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted()
 }
 
 #[tokio::test]
-async fn a_password_that_no_process_ever_had_can_be_written_anew() {
+async fn a_password_that_no_process_ever_had_can_be_replaced() {
     let bench = bench(WriteMode::Live);
     let mut stopped = pod("a-0");
     stopped["status"]["containerStatuses"] = json!([]);
@@ -173,7 +173,7 @@ async fn a_password_that_no_process_ever_had_can_be_written_anew() {
 }
 
 #[tokio::test]
-async fn a_falsified_secret_is_put_back_and_one_of_another_host_is_taken_over() {
+async fn a_wrong_secret_is_restored_and_one_of_another_host_is_taken_over() {
     let bench = bench(WriteMode::Live);
     bench.name_password("right");
     *bench.world.accepted.lock().unwrap() = Some("right".into());

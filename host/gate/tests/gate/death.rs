@@ -36,8 +36,8 @@ struct DeathFixture {
     world: Arc<FakeCluster>,
     clock: Arc<MovedClock>,
     gate: Arc<Gate>,
-    opened: ReconcileScope,
-    context: CallContext,
+    scope: ReconcileScope,
+    call_context: CallContext,
     shards: usize,
     /// Whether a replica sees the link to the primary of the first shard connected.
     linked: bool,
@@ -73,16 +73,16 @@ impl DeathFixture {
         let clock = Arc::new(MovedClock(AtomicU64::new(START_MS)));
         let gate = Gate::new(GatePorts { clock: clock.clone(), ..bench.ports.clone() });
         let tail_loss = Some(".spec.tailLoss".to_owned());
-        let mut me = (*bench.opened.object).clone();
+        let mut me = (*bench.scope.object).clone();
         me["spec"]["tailLoss"] = json!("force");
-        let opened = ReconcileScope {
+        let scope = ReconcileScope {
             safety: Arc::new(SafetyPaths { tail_loss, ..SafetyPaths::default() }),
             object: Arc::new(me),
-            ..bench.opened.clone()
+            ..bench.scope.clone()
         };
-        let (world, context) = (bench.world.clone(), bench.context.clone());
+        let (world, call_context) = (bench.world.clone(), bench.call_context.clone());
         let (linked, renewals) = (false, 0);
-        let mut stage = Self { world, clock, gate, opened, context, shards, linked, renewals };
+        let mut stage = Self { world, clock, gate, scope, call_context, shards, linked, renewals };
         for shard in 0..shards {
             for name in [format!("p-{shard}"), format!("r-{shard}")] {
                 stage.world.put(placed(&name, &format!("uid-{name}")));
@@ -154,7 +154,7 @@ impl DeathFixture {
     }
 
     async fn redis(&self, call: RedisCall) -> Answer {
-        self.gate.open(self.opened.clone()).perform(&self.context, Call::Redis(call)).await
+        self.gate.open(self.scope.clone()).perform(&self.call_context, Call::Redis(call)).await
     }
 
     async fn observe(&self) {
@@ -216,7 +216,7 @@ impl DeathFixture {
 }
 
 #[tokio::test]
-async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_them() {
+async fn primaries_are_replaced_when_their_long_absence_proves_their_end() {
     for shards in [1, 2, 3] {
         let mut stage = DeathFixture::new(shards).await;
         stage.lose().await;
@@ -229,7 +229,7 @@ async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_
 }
 
 #[tokio::test]
-async fn what_may_live_is_not_taken_over() {
+async fn a_primary_that_may_be_alive_is_not_taken_over() {
     type Change = fn(&mut DeathFixture);
     let cases: [(&str, Change, &str); 6] = [
         (
@@ -279,7 +279,7 @@ async fn what_may_live_is_not_taken_over() {
 }
 
 #[tokio::test]
-async fn a_link_that_was_seen_again_begins_anew() {
+async fn a_link_that_was_connected_again_restarts_the_time() {
     let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
@@ -299,7 +299,7 @@ async fn a_link_that_was_seen_again_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alone() {
+async fn a_confirmation_is_read_from_the_current_object_and_is_for_one_pod() {
     let right = format!("{}/uid-p-0, {}/uid-p-1", primary(0), primary(1));
     for (value, expected) in [
         (right.clone(), true),
@@ -324,9 +324,9 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
     assert!(refused.contains("its Pod exists"), "{refused}");
     // The object that the reconcile began with is older than the store.
     let mut stage = DeathFixture::new(2).await;
-    let mut me = (*stage.opened.object).clone();
+    let mut me = (*stage.scope.object).clone();
     me["metadata"]["annotations"] = json!({"tholepin.dev/confirm-dead": right.clone()});
-    stage.opened.object = Arc::new(me);
+    stage.scope.object = Arc::new(me);
     stage.lose().await;
     stage.tick(500).await.unwrap_err();
     // Another object of the same name is not the one reconciled.
@@ -336,7 +336,7 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
 }
 
 #[tokio::test]
-async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
+async fn the_out_of_service_taint_is_a_proof() {
     for pods_are_there in [false, true] {
         let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
@@ -356,7 +356,7 @@ async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
 }
 
 #[tokio::test]
-async fn no_plugin_writes_what_a_person_says() {
+async fn no_plugin_writes_the_annotations_of_a_person() {
     let mut granted = grants(GrantScope::Owned);
     granted.kubernetes.push(KubernetesGrant {
         name: kind("tests.tholepin.dev/v1", "Thing"),

@@ -44,7 +44,7 @@ fn data(name: &str, value: &str) -> Value {
 
 async fn wait(bench: &GateFixture, facts: Vec<Value>, ms: u32) -> Answer {
     let call = Call::Runtime(RuntimeCall::Wait { facts, ms });
-    let answer = bench.pass.perform(&bench.context, call);
+    let answer = bench.context.perform(&bench.call_context, call);
     timeout(Duration::from_secs(5), answer).await.expect("a wait ends")
 }
 
@@ -81,13 +81,13 @@ async fn a_wait_ends_when_all_facts_hold() {
         let _ = bench.gate.woken_by_change(&change(&bench, mine("on")));
     });
     assert!(outcome(outcome_seen)["held"]["tookMs"].as_u64().unwrap() < 1000);
-    let recording = bench.pass.take_recording();
+    let recording = bench.context.take_recording();
     assert_eq!(recording.calls()[0].call.function(), "runtime/wait");
     assert!(recording.calls()[0].answer.is_ok());
 }
 
 #[tokio::test]
-async fn a_wait_that_times_out_says_what_was_there() {
+async fn a_wait_that_times_out_returns_the_values_found() {
     let bench = bench(WriteMode::Live);
     let facts = vec![keys(1), keys(9), data("mine", "on")];
     let (seen, ()) = tokio::join!(wait(&bench, facts, 50), async {
@@ -107,7 +107,7 @@ async fn a_wait_that_times_out_says_what_was_there() {
 }
 
 #[tokio::test]
-async fn the_looks_follow_the_pods_that_come_and_go() {
+async fn polls_follow_the_current_pods() {
     let bench = bench(WriteMode::Live);
     let (_, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
         tokio::task::yield_now().await;
@@ -120,18 +120,18 @@ async fn the_looks_follow_the_pods_that_come_and_go() {
 }
 
 #[tokio::test]
-async fn what_is_urgent_ends_a_wait_at_once() {
+async fn an_urgent_event_ends_a_wait() {
     let bench = bench(WriteMode::Live);
     let (seen, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
         tokio::task::yield_now().await;
-        bench.opened.urgent.cancel();
+        bench.scope.urgent.cancel();
     });
     assert_eq!(seen, Err(CallError::Interrupted));
     assert_eq!(wait(&bench, vec![keys(9)], 2000).await, Err(CallError::Interrupted), "and stays");
 }
 
 #[tokio::test]
-async fn a_plan_looks_once_and_ends_where_it_would_wait() {
+async fn a_plan_reads_once_and_ends_where_it_would_wait() {
     let bench = bench(WriteMode::Plan);
     *bench.world.snapshot.lock().unwrap() = (*with_keys(5)).clone();
     assert_eq!(outcome(wait(&bench, vec![keys(5)], 2000).await), json!({"held": {"tookMs": 0}}));
@@ -142,7 +142,7 @@ async fn a_plan_looks_once_and_ends_where_it_would_wait() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_waited_for_is_refused_by_name() {
+async fn an_invalid_wait_is_refused_with_its_reason() {
     let bench = bench(WriteMode::Live);
     let mut typo = keys(1);
     typo["field"] = json!(".answer.answered.key");
@@ -172,7 +172,7 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
 async fn subscribe_to(bench: &GateFixture, wakes: Vec<Value>) -> Option<Duration> {
     let wakes: Vec<WakeTrigger> =
         wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
-    bench.gate.subscribe(&bench.opened, &wakes).await
+    bench.gate.subscribe(&bench.scope, &wakes).await
 }
 
 fn look(changed: bool, keys: u64) -> PollReport {
@@ -183,7 +183,7 @@ fn look(changed: bool, keys: u64) -> PollReport {
 async fn a_fact_about_a_member_wakes_once() {
     let bench = bench(WriteMode::Live);
     let causes = |look: &PollReport| -> Vec<&str> {
-        bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
+        bench.gate.woken_by_poll(look).into_iter().map(|(_, cause)| cause).collect()
     };
     assert_eq!(subscribe_to(&bench, vec![json!({"fact": keys(5)})]).await, None);
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Whole { settings: [] }");
@@ -203,7 +203,7 @@ async fn a_fact_about_a_member_wakes_once() {
 }
 
 #[tokio::test]
-async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
+async fn a_fact_about_an_object_wakes_when_the_store_changes() {
     let bench = bench(WriteMode::Live);
     let tell = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
     assert_eq!(subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
@@ -214,7 +214,7 @@ async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
     bench.world.put(mine("off"));
     assert_eq!(bench.gate.woken_by_overflow().len(), 1);
     subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
-    bench.gate.disarm(&bench.opened.key);
+    bench.gate.unsubscribe(&bench.scope.key);
     assert_eq!(tell("on"), 0);
     // A fact about an object that may not be read does not wake.
     subscribe_to(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
@@ -227,13 +227,13 @@ async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
 async fn the_facts_about_one_instance_are_bounded() {
     let bench = bench(WriteMode::Live);
     for name in 0..5 {
-        let mut opened = bench.opened.clone();
-        let mut key = (*opened.key).clone();
+        let mut scope = bench.scope.clone();
+        let mut key = (*scope.key).clone();
         key.plugin = format!("p{name}").parse().unwrap();
-        opened.key = Arc::new(key);
+        scope.key = Arc::new(key);
         let wakes: Vec<WakeTrigger> =
             vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
-        bench.gate.subscribe(&opened, &wakes).await;
+        bench.gate.subscribe(&scope, &wakes).await;
     }
-    assert_eq!(bench.gate.woken_by_look(&look(false, 5)).len(), 4, "256 facts are four keys' here");
+    assert_eq!(bench.gate.woken_by_poll(&look(false, 5)).len(), 4, "256 facts are four keys' here");
 }

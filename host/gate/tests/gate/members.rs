@@ -52,7 +52,7 @@ fn recorded(bench: &GateFixture, container_id: &str) {
 }
 
 #[tokio::test]
-async fn a_selector_narrows_what_is_shown_and_not_who_is_a_member() {
+async fn a_selector_limits_what_is_shown_and_not_the_membership() {
     let bench = bench();
     let mut hidden = pod("b-0");
     hidden["metadata"]["labels"] = json!({"app": "hidden"});
@@ -82,7 +82,7 @@ async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
 }
 
 #[tokio::test]
-async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none() {
+async fn a_pod_of_no_group_is_a_member_that_does_not_answer() {
     let bench = bench();
     let with_container = |name: &str, container: &str| {
         let mut pod = pod(name);
@@ -117,7 +117,7 @@ async fn the_container_and_the_port_of_a_group_are_fixed_by_its_first_use() {
 }
 
 #[tokio::test]
-async fn an_instance_without_members_is_no_answer() {
+async fn an_instance_without_members_is_not_found() {
     let bench = bench();
     bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
     let forget = json!({"verb": "forget", "args": {"node": "f".repeat(40)}});
@@ -137,7 +137,7 @@ async fn an_instance_without_members_is_no_answer() {
 }
 
 #[tokio::test]
-async fn no_grant_reaches_what_the_host_keeps() {
+async fn no_grant_covers_reserved_objects() {
     let bench = bench();
     recorded(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
@@ -177,7 +177,7 @@ async fn no_grant_reaches_what_the_host_keeps() {
 }
 
 #[tokio::test]
-async fn a_second_host_s_ledger_is_merged_with_and_not_overwritten() {
+async fn a_second_host_s_ledger_is_merged_and_not_overwritten() {
     let one = bench();
     recorded(&one, "c-a-0");
     one.observe(json!({})).await.unwrap();
@@ -216,7 +216,7 @@ async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
 }
 
 #[tokio::test]
-async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() {
+async fn a_start_without_data_is_approved_for_one_process_and_written_to_its_pod() {
     let bench = bench();
     let with_start = |value: &str| {
         let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
@@ -238,15 +238,15 @@ async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() 
         json!({"lastState": {"terminated": {"containerID": "c-a-0"}}});
     seen["view"] = json!({});
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
-    let mut opened = bench.opened.clone();
-    let mut grants = (*opened.grants).clone();
+    let mut scope = bench.scope.clone();
+    let mut grants = (*scope.grants).clone();
     grants.redis.verbs.push("allow-start".into());
-    opened.grants = grants.into();
-    let pass = bench.gate.open(opened);
+    scope.grants = grants.into();
+    let context = bench.gate.open(scope);
     let act = async || {
         let action = json!({"verb": "allow-start", "args": {"pod": "a-0", "node": node}});
         let call = RedisCall::Act { instance: instance(), actions: vec![action] };
-        let answer = pass.perform(&bench.context, Call::Redis(call)).await;
+        let answer = context.perform(&bench.call_context, Call::Redis(call)).await;
         let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
         results[0].as_ref().unwrap()["outcome"].clone()
     };

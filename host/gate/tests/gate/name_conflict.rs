@@ -27,7 +27,7 @@ fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> StoreCh
 }
 
 #[tokio::test]
-async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
+async fn a_refused_apply_wakes_its_object_when_the_conflicting_object_is_deleted() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
@@ -42,7 +42,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
     let before = theirs.clone();
     theirs["data"] = Value::Null;
     assert_eq!(woken(&change(&bench.world, &before, Some(&theirs))), 0);
-    bench.pass.close().await;
+    bench.context.close().await;
     assert_eq!(bench.gate.woken_by_overflow().len(), 1);
     let handed = object("v1", "ConfigMap", "theirs", Some("me"));
     assert_eq!(woken(&change(&bench.world, &theirs, Some(&handed))), 1);
@@ -54,7 +54,7 @@ async fn whoever_was_refused_for_anothers_object_is_woken_when_that_goes() {
 }
 
 #[tokio::test]
-async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
+async fn an_object_deleted_during_the_reconcile_is_no_conflict() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     // The view of the reconcile is as old as its start.
     let theirs = object("v1", "ConfigMap", "theirs", Some("them"));
@@ -63,14 +63,14 @@ async fn an_object_that_went_while_the_pass_was_under_way_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn neither_a_plan_nor_an_object_that_is_gone_waits_for_a_name() {
+async fn neither_a_plan_nor_a_deleted_object_waits_for_a_name() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
-    let plan = GateFixture { pass: bench.sibling(WriteMode::Plan), ..bench };
+    let plan = GateFixture { context: bench.sibling(WriteMode::Plan), ..bench };
     assert!(plan.apply("theirs", Some("me")).await.is_err());
     assert_eq!(plan.gate.woken_by_overflow().len(), 0);
-    let live = GateFixture { pass: plan.sibling(WriteMode::Live), ..plan };
+    let live = GateFixture { context: plan.sibling(WriteMode::Live), ..plan };
     assert!(live.apply("free", Some("me")).await.is_err());
     assert_eq!(live.gate.woken_by_overflow().len(), 1);
-    live.gate.disarm(&Arc::clone(&live.opened.key));
+    live.gate.unsubscribe(&Arc::clone(&live.scope.key));
     assert_eq!(live.gate.woken_by_overflow().len(), 0);
 }

@@ -49,7 +49,7 @@ fn with_a_member(bench: &GateFixture) {
 }
 
 fn steps(bench: &GateFixture) -> Vec<PlanStep> {
-    let recording = bench.pass.take_recording();
+    let recording = bench.context.take_recording();
     recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
 }
 
@@ -73,7 +73,7 @@ async fn planned_steps(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
+async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     let (planned, reached) = planned_steps(WriteMode::Plan).await;
     let (done, _) = planned_steps(WriteMode::Live).await;
     assert_eq!(serde_json::to_value(&planned).unwrap(), serde_json::to_value(&done).unwrap());
@@ -120,7 +120,7 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
     // What follows is not known and is not part of the plan.
     assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
     assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
-    let now = bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Now)).await;
+    let now = bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Now)).await;
     assert!(now.is_ok(), "the clock goes on");
     assert_eq!(bench.writes().iter().filter(|line| line.starts_with("pipeline")).count(), 0);
     let steps = steps(&bench);
@@ -145,7 +145,7 @@ async fn an_action_after_a_planned_one_depends_on_it() {
 }
 
 #[tokio::test]
-async fn what_is_paused_meanwhile_is_not_written_any_more() {
+async fn nothing_is_written_after_the_object_was_paused() {
     let bench = GateFixture::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.apply("one", Some("me")).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
     let act = Call::Redis(RedisCall::Act { instance: instance(), actions });
     let observe = Call::Redis(RedisCall::Observe { instance: instance() });
     for call in [act, observe, Call::Runtime(RuntimeCall::Now)] {
-        plan.perform(&bench.context, call).await.unwrap();
+        plan.perform(&bench.call_context, call).await.unwrap();
     }
     assert_eq!(bench.writes(), wrote, "the ledger was neither read anew nor written");
 }

@@ -26,7 +26,7 @@ fn bench(mode: WriteMode) -> GateFixture {
 }
 
 async fn probe(bench: &GateFixture, probe: PodProbe) -> Answer {
-    bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Probe(probe))).await
+    bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Probe(probe))).await
 }
 
 fn outcome(answer: Answer) -> Value {
@@ -35,7 +35,7 @@ fn outcome(answer: Answer) -> Value {
 }
 
 #[tokio::test]
-async fn a_granted_port_of_a_pod_of_the_object_is_asked_also_in_a_plan() {
+async fn a_granted_port_of_a_pod_of_the_object_is_probed_also_in_a_plan() {
     for mode in [WriteMode::Live, WriteMode::Plan] {
         let bench = bench(mode);
         let seen = outcome(probe(&bench, PodProbe::get("a-0", 22_123, "/stats?all")).await);
@@ -48,7 +48,7 @@ async fn a_granted_port_of_a_pod_of_the_object_is_asked_also_in_a_plan() {
 }
 
 #[tokio::test]
-async fn whatever_else_is_refused_by_name() {
+async fn any_other_probe_is_refused_with_its_reason() {
     let bench = bench(WriteMode::Live);
     let late = PodProbe { deadline_ms: 2_001, ..PodProbe::connect("a-0", 22_123) };
     let rows = [
@@ -68,9 +68,9 @@ async fn whatever_else_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn what_is_urgent_ends_a_probe() {
+async fn an_urgent_event_ends_a_probe() {
     let bench = bench(WriteMode::Live);
-    bench.opened.urgent.cancel();
+    bench.scope.urgent.cancel();
     let answer = probe(&bench, PodProbe::connect("a-0", 22_123)).await;
     assert_eq!(answer, Err(CallError::Interrupted));
 }

@@ -94,12 +94,12 @@ impl ShardFixture {
         for claim in ["data-set-0", "data-set-1", "data-set-2"] {
             bench.world.put(object("v1", "PersistentVolumeClaim", claim, None));
         }
-        bench.opened.writes_max = 100;
-        bench.pass = bench.sibling(WriteMode::Live);
+        bench.scope.writes_max = 100;
+        bench.context = bench.sibling(WriteMode::Live);
         let mut shard = Self { bench };
         shard.shows(snapshot());
         shard.observe().await.unwrap();
-        shard.bench.pass = shard.bench.sibling(mode);
+        shard.bench.context = shard.bench.sibling(mode);
         shard
     }
 
@@ -133,8 +133,8 @@ impl ShardFixture {
     }
 
     /// Continues with a reconcile that sees the present store.
-    fn next_pass(mut self) -> Self {
-        self.bench.pass = self.bench.sibling(WriteMode::Live);
+    fn next_reconcile(mut self) -> Self {
+        self.bench.context = self.bench.sibling(WriteMode::Live);
         self
     }
 
@@ -156,7 +156,7 @@ fn refused(answer: Answer, words: &str) {
 }
 
 #[tokio::test]
-async fn whatever_ends_the_primary_or_both_members_is_refused() {
+async fn any_write_that_ends_the_primary_or_both_members_is_refused() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
     refused(shard.delete("v1", "Pod", "set-0").await, serves);
@@ -186,7 +186,7 @@ async fn whatever_ends_the_primary_or_both_members_is_refused() {
 }
 
 #[tokio::test]
-async fn what_ends_nobody_is_let_pass() {
+async fn a_write_that_ends_no_member_passes() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let more = json!({"replicas": 3, "template": {"image": "two"}});
     assert!(shard.apply(more).await.is_ok());
@@ -196,7 +196,7 @@ async fn what_ends_nobody_is_let_pass() {
 }
 
 #[tokio::test]
-async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
+async fn replicas_are_stopped_one_at_a_time() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let mut third = pod_of_set("set-2");
     third["metadata"]["uid"] = json!("uid-set-2");
@@ -211,7 +211,7 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
     seen["members"].as_array_mut().unwrap().push(member);
     seen["view"][id('c')] = seen["view"][id('b')].clone();
     shard.shows(seen.clone());
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     shard.observe().await.unwrap();
     shard.delete("v1", "Pod", "set-1").await.unwrap();
     assert_eq!(shard.writes().last().unwrap(), "delete set-1 uid uid-set-1 kept");
@@ -230,7 +230,7 @@ async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_silent_member_counts_as_a_full_one() {
+async fn a_member_that_does_not_answer_counts_as_having_data() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let silent = json!({"unreachable": {"reason": "timeout", "message": ""}});
     let mut seen = snapshot();
@@ -245,17 +245,17 @@ async fn a_silent_member_counts_as_a_full_one() {
 }
 
 #[tokio::test]
-async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
+async fn a_pod_that_never_answered_and_does_not_run_may_be_deleted() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let mut waiting = pod_of_set("set-2");
     waiting["status"] = json!({"containerStatuses": [{"name": "redis", "restartCount": 0,
         "state": {"waiting": {"reason": "ErrImagePull"}}}]});
     shard.bench.world.put(waiting.clone());
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     assert!(shard.delete("v1", "Pod", "set-2").await.is_ok());
     waiting["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     shard.bench.world.put(waiting);
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     refused(shard.delete("v1", "Pod", "set-2").await, "does not report its data");
 }
 
@@ -269,23 +269,23 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         seen["members"].as_array_mut().unwrap().pop();
         seen["view"].as_object_mut().unwrap().remove(&id('b'));
         shard.shows(seen);
-        let mut opened = shard.bench.opened.clone();
-        let mut thing = (*opened.object).clone();
+        let mut scope = shard.bench.scope.clone();
+        let mut thing = (*scope.object).clone();
         thing["spec"]["dataLoss"] = json!(data_loss);
         let mut grants = wide();
         grants.redis.verbs.retain(|verb| granted || verb != "stop-last-copy");
         let path = Some(".spec.dataLoss".to_owned());
-        opened.object = thing.into();
-        opened.grants = grants.into();
-        opened.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
-        shard.bench.pass = shard.bench.gate.open(opened);
+        scope.object = thing.into();
+        scope.grants = grants.into();
+        scope.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
+        shard.bench.context = shard.bench.gate.open(scope);
         let answer = shard.delete("v1", "Pod", "set-0").await;
         assert_eq!(answer.is_ok(), passes, "{data_loss} {granted}: {answer:?}");
     }
 }
 
 #[tokio::test]
-async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() {
+async fn shared_kinds_and_members_of_other_objects_cannot_be_stopped() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     shard.bench.world.put(object("v1", "Node", "node", None));
     let denied = shard.delete("v1", "Node", "node").await;
@@ -293,20 +293,20 @@ async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() 
     let theirs = object("v1", "Pod", "theirs-0", Some("them"));
     shard.bench.world.put(theirs);
     shard.bench.world.put(object("v1", "ConfigMap", "tholepin-ledger-thing-uid-them", None));
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     refused(shard.delete("v1", "Pod", "theirs-0").await, "is a member of Thing n/them");
     let unclaimed = shard.delete("v1", "PersistentVolumeClaim", "data-set-2").await;
     refused(unclaimed, "no Pod mounts the claim `data-set-2`");
 }
 
 #[tokio::test]
-async fn a_plan_tells_the_refusal_and_notes_nothing() {
+async fn a_plan_contains_the_refusal_and_records_nothing() {
     let shard = ShardFixture::new(WriteMode::Plan).await;
     refused(shard.delete("v1", "Pod", "set-0").await, "serves slots");
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
     let kept: Vec<_> =
         shard.writes().into_iter().filter(|line| !line.contains("dry run")).collect();
     assert_eq!(kept, [] as [String; 0]);
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan noted no stop");
 }
