@@ -18,12 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 use tholepin_schema::{
-    ledger::{KnownNode, Ledger},
     primitives::NodeId,
     snapshot::{Member, MemberFacts, NodeFlag, Snapshot},
 };
 
-use crate::{guard, ownership::text};
+use crate::{
+    guard,
+    ledger_document::{KnownNode, Ledger},
+    ownership::text,
+};
 
 /// The longest gap, in milliseconds, between two snapshots for the time between them to count. Reconciles
 /// come twice a second while a shard has no primary.

@@ -1,7 +1,9 @@
 //! Reads from the status of a Pod whether the container that ran a recorded process has ended. Pure.
 
 use serde_json::Value;
-use tholepin_schema::{ledger::KnownNode, snapshot::Snapshot};
+use tholepin_schema::snapshot::Snapshot;
+
+use crate::ledger_document::KnownNode;
 
 /// Returns when the recorded container ended, in milliseconds since 1970, if the Pod's status has the time.
 pub(crate) fn ended_at_ms(known: &KnownNode, snapshot: &Snapshot) -> Option<u64> {

@@ -26,14 +26,13 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
-    ledger::Ledger,
     manifest::KindName,
     reserved::{self, CREDENTIALS_KEY, ReservedPurpose},
     snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
 };
 use tracing::{info, warn};
 
-use crate::{GatePorts, ReconcileScope, WriteMode, ownership::text};
+use crate::{GatePorts, ReconcileScope, WriteMode, ledger_document::Ledger, ownership::text};
 
 /// The number of objects whose password is cached. Beyond that the cache is cleared, and passwords are read
 /// again when needed.

@@ -13,7 +13,7 @@ use tholepin_schema::{
 
 /// Objects as they were read: `Ok(None)` if an object does not exist, `Err` with the reason if it could not
 /// be read.
-pub type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
+pub(crate) type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
 
 /// The parts of a snapshot that facts are evaluated on.
 #[derive(Debug, Default)]

@@ -30,10 +30,10 @@ mod stop;
 mod topology;
 
 pub(crate) use absence::OUT_OF_SERVICE;
-pub use absence::{
+pub(crate) use absence::{
     DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, conclude, confirmed, due_at_ms,
 };
-pub use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
+pub(crate) use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
 pub(crate) use stop::{PodStop, record_stops, stop};
 
@@ -42,38 +42,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use tholepin_schema::{
     action::{Action, ActionOutcome, FailoverMode, Verb},
     command,
-    ledger::Ledger,
     primitives::{NodeId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
-use crate::fact::ObservedObjects;
+use crate::{fact::ObservedObjects, ledger_document::Ledger};
 
 /// The maximum age of a snapshot, in milliseconds, when an action is sent after it.
-pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
+pub(crate) const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
 
 /// The losses that the object's owner allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SafetyPolicy {
+pub(crate) struct SafetyPolicy {
     /// Whether a dead primary may be replaced although writes that only it had are lost.
-    pub tail_loss: bool,
+    pub(crate) tail_loss: bool,
     /// Whether all data may be lost, as of a cache.
-    pub data_loss: bool,
+    pub(crate) data_loss: bool,
 }
 
 /// The data that a person gives up by an annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DataLossApproval {
+pub(crate) struct DataLossApproval {
     /// The nodes whose data is given up.
-    pub nodes: BTreeSet<NodeId>,
+    pub(crate) nodes: BTreeSet<NodeId>,
     /// Entries of the annotation that name no known process: a typo, or an approval for a process that has
     /// ended.
-    pub unknown: Vec<String>,
+    pub(crate) unknown: Vec<String>,
 }
 
 /// What an action can lose, judged by its effect on this snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LossClass {
+pub(crate) enum LossClass {
     /// Nothing.
     Safe,
     /// Writes that were acknowledged and not replicated.
@@ -84,33 +83,33 @@ pub enum LossClass {
 
 /// Everything that guards read.
 #[derive(Clone, Copy, Debug)]
-pub struct GuardInput<'a> {
+pub(crate) struct GuardInput<'a> {
     /// Taken for the wave of this action.
-    pub snapshot: &'a Snapshot,
+    pub(crate) snapshot: &'a Snapshot,
     /// The ledger, with this snapshot recorded in it.
-    pub ledger: &'a Ledger,
+    pub(crate) ledger: &'a Ledger,
     /// The object's policy.
-    pub policy: SafetyPolicy,
+    pub(crate) policy: SafetyPolicy,
     /// Nodes that are proven dead, by [`deaths`] or by live reads.
-    pub deaths: &'a BTreeMap<NodeId, DeathProof>,
+    pub(crate) deaths: &'a BTreeMap<NodeId, DeathProof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
-    pub approved: &'a DataLossApproval,
+    pub(crate) approved: &'a DataLossApproval,
     /// For nodes that live reads did not prove dead: what is missing for a takeover.
-    pub unproven: &'a BTreeMap<NodeId, MissingProof>,
+    pub(crate) unproven: &'a BTreeMap<NodeId, MissingProof>,
     /// Live reads of the objects that the actions' preconditions name.
-    pub objects: &'a ObservedObjects,
+    pub(crate) objects: &'a ObservedObjects,
     /// Now, in milliseconds since 1970.
-    pub now_ms: u64,
+    pub(crate) now_ms: u64,
 }
 
 /// The refusal of an action by a guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{guard}: {message}")]
-pub struct GuardRefusal {
+pub(crate) struct GuardRefusal {
     /// The guard that refuses.
-    pub guard: &'static str,
+    pub(crate) guard: &'static str,
     /// What was expected, and the value that was found.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl GuardRefusal {
@@ -132,7 +131,7 @@ impl From<GuardRefusal> for ActionOutcome {
 /// # Errors
 ///
 /// Fails if two actions assign the same slot to two Pods, or fail over the same primary.
-pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
+pub(crate) fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
     let mut assigned: Vec<(&str, &SlotSet)> = Vec::new();
     let mut replaced: BTreeSet<NodeId> = BTreeSet::new();
     for action in actions {
@@ -169,7 +168,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
 /// # Errors
 ///
 /// Fails with the first guard that refuses.
-pub fn check(action: &Action, input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+pub(crate) fn check(action: &Action, input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = input;
     common::is_fresh(input)?;
     common::check_preconditions(action, input)?;
@@ -212,7 +211,7 @@ fn configure(
 
 /// Returns what an action can lose.
 #[must_use]
-pub fn class(action: &Action, input: &GuardInput<'_>) -> LossClass {
+pub(crate) fn class(action: &Action, input: &GuardInput<'_>) -> LossClass {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => LossClass::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {

@@ -18,7 +18,6 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::{Ledger, ProcessGroup},
     manifest::KindName,
     snapshot::{CredentialsFacts, Snapshot},
 };
@@ -26,6 +25,7 @@ use tholepin_schema::{
 use crate::{
     GatePorts, ReconcileScope,
     credentials::{self, CredentialsStore},
+    ledger_document::{Ledger, ProcessGroup},
     ownership::{descendants, text},
 };
 

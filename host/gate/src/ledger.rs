@@ -15,20 +15,22 @@ mod returned;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
-pub use identity::{NodeIdentity, foreign_nodes, identify};
+pub(crate) use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
-pub use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
+pub(crate) use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
 
-use crate::container_end::is_reported_terminated;
+use crate::{
+    container_end::is_reported_terminated,
+    ledger_document::{FORGOTTEN_MAX, KnownNode, Ledger},
+};
 use tholepin_schema::{
     action::{Action, Verb},
-    ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
     primitives::{NodeId, Role, RunId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
 /// Records a snapshot. Returns true if the ledger has changed and must be written.
-pub fn record(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
+pub(crate) fn record(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     let before = ledger.clone();
     clamp_future_times(ledger, now_ms);
     if ledger.keys_known_since_ms.is_none() && snapshot.is_agreed() {
@@ -221,7 +223,7 @@ fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
 }
 
 /// Records that a node was forgotten everywhere.
-pub fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
+pub(crate) fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
     ledger.nodes.remove(&node);
     ledger.forgotten.insert(node, now_ms);
     while FORGOTTEN_MAX < ledger.forgotten.len() {
@@ -234,7 +236,7 @@ pub fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
 
 /// Records that an action is about to be sent, as far as later guards need it: when a failover was last
 /// tried, whatever its result. The ledger must be written before the action is sent.
-pub fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
+pub(crate) fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
     if let Verb::Failover { pod, primary, .. } = &action.verb {
         for (node, known) in &mut ledger.nodes {
             if node == primary || known.pod == *pod {
@@ -247,7 +249,11 @@ pub fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
 /// Returns when the shard of this primary last changed roles or last received a failover command; `None` if
 /// it never did.
 #[must_use]
-pub fn shard_changed_at_ms(ledger: &Ledger, snapshot: &Snapshot, primary: NodeId) -> Option<u64> {
+pub(crate) fn shard_changed_at_ms(
+    ledger: &Ledger,
+    snapshot: &Snapshot,
+    primary: NodeId,
+) -> Option<u64> {
     let replicas = snapshot.replicas_of(primary).map(|(node, _)| node);
     let known = replicas.chain([primary]).filter_map(|node| ledger.nodes.get(&node));
     known.flat_map(|node| [node.role_changed_at_ms, node.failover_tried_at_ms]).flatten().max()

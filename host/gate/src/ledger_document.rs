@@ -12,60 +12,60 @@
 //! - Times are from the host's clock, in milliseconds since 1970.
 //! - Fields that this version does not know are kept, because a newer host wrote them and may run again.
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::primitives::{NodeId, Role, RunId, SlotSet};
+use tholepin_schema::primitives::{NodeId, Role, RunId, SlotSet};
 
 /// How many forgotten nodes are kept.
-pub const FORGOTTEN_MAX: usize = 256;
+pub(crate) const FORGOTTEN_MAX: usize = 256;
 
 /// The ledger of one object's instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// When all members had answered and agreed for the first time; absent before. Until then, only safe
     /// verbs are allowed on an instance that existed before its ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adopted_at_ms: Option<u64>,
+    pub(crate) adopted_at_ms: Option<u64>,
     /// Every node that was seen in a Pod of the instance and is not forgotten.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub nodes: BTreeMap<NodeId, KnownNode>,
+    pub(crate) nodes: BTreeMap<NodeId, KnownNode>,
     /// Nodes that were forgotten, and when. A member that returns with an old `nodes.conf` still names them,
     /// and they are not foreign. At most [`FORGOTTEN_MAX`]; the oldest are dropped first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub forgotten: BTreeMap<NodeId, u64>,
+    pub(crate) forgotten: BTreeMap<NodeId, u64>,
     /// Settings that an action changed temporarily and that the host has yet to restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub suspensions: Vec<SuspendedSetting>,
+    pub(crate) suspensions: Vec<SuspendedSetting>,
     /// The container and the port of each group of processes, fixed at its first use. A plugin that names
     /// others later is refused: the guards would check the wrong process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub groups: BTreeMap<String, ProcessGroup>,
+    pub(crate) groups: BTreeMap<String, ProcessGroup>,
     /// Members that were stopped through the host and whose successors have not taken their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub stopped: BTreeMap<String, StoppedMember>,
+    pub(crate) stopped: BTreeMap<String, StoppedMember>,
     /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was recorded; absent
     /// before: any slot may have held keys then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keys_known_since_ms: Option<u64>,
+    pub(crate) keys_known_since_ms: Option<u64>,
     /// Slots whose owner once reported keys: their data can be lost. Other slots never held keys.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
-    pub held_keys: SlotSet,
+    pub(crate) held_keys: SlotSet,
     /// Repairs of the last minutes, by verb, process and purpose. They limit repairs that fail or recur.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub repairs: BTreeMap<String, RepairRecord>,
+    pub(crate) repairs: BTreeMap<String, RepairRecord>,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 impl Ledger {
     /// Returns those of these slots that may have held keys: all of them as long as that was not recorded.
     #[must_use]
-    pub fn may_hold_keys(&self, slots: &SlotSet) -> SlotSet {
+    pub(crate) fn may_hold_keys(&self, slots: &SlotSet) -> SlotSet {
         if self.keys_known_since_ms.is_some() {
             slots.intersection(&self.held_keys)
         } else {
@@ -77,126 +77,126 @@ impl Ledger {
 /// Where the processes of a group run and listen.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ProcessGroup {
+pub(crate) struct ProcessGroup {
     /// The container that runs the process.
-    pub container: String,
+    pub(crate) container: String,
     /// The port that it listens on.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 /// A member that was stopped through the host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StoppedMember {
+pub(crate) struct StoppedMember {
     /// Its Pod's name.
-    pub pod: String,
+    pub(crate) pod: String,
     /// The node that answered in it; absent if none ever did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<NodeId>,
+    pub(crate) node: Option<NodeId>,
     /// When the stop was sent.
-    pub at_ms: u64,
+    pub(crate) at_ms: u64,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 /// A node as it was when it last answered.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct KnownNode {
+pub(crate) struct KnownNode {
     /// Its Pod's name.
-    pub pod: String,
+    pub(crate) pod: String,
     /// Its Pod's uid.
-    pub pod_uid: String,
+    pub(crate) pod_uid: String,
     /// The container in which its process runs or ran. Empty while that is not certain; an empty one proves
     /// nothing.
     #[serde(default)]
-    pub container_id: String,
+    pub(crate) container_id: String,
     /// A container that the Pod's status still named when another process answered already. The end of that
     /// container proves nothing about this process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stale_container_id: Option<String>,
+    pub(crate) stale_container_id: Option<String>,
     /// When Kubernetes was first seen to report that container as terminated while no member answered with
     /// this node's id; absent again as soon as one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at_ms: Option<u64>,
+    pub(crate) ended_at_ms: Option<u64>,
     /// Its process.
-    pub run_id: RunId,
+    pub(crate) run_id: RunId,
     /// The Kubernetes node its Pod was on.
-    pub kube_node: String,
+    pub(crate) kube_node: String,
     /// `ip:port`; absent if it never had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
+    pub(crate) address: Option<String>,
     /// The role that it reported.
-    pub role: Role,
+    pub(crate) role: Role,
     /// The primary that it replicated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub primary: Option<NodeId>,
+    pub(crate) primary: Option<NodeId>,
     /// How often the container of its Pod had been restarted when it was recorded. A higher number for the
     /// same Pod proves that the recorded process has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart_count: Option<u64>,
+    pub(crate) restart_count: Option<u64>,
     /// Whether it keeps its data on disk; absent if it did not report its settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub persistent: Option<bool>,
+    pub(crate) persistent: Option<bool>,
     /// How many seconds its Pod has to stop (`terminationGracePeriodSeconds`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grace_s: Option<u64>,
+    pub(crate) grace_s: Option<u64>,
     /// Since when its Pod is gone; absent while the Pod exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gone_at_ms: Option<u64>,
+    pub(crate) gone_at_ms: Option<u64>,
     /// The slots that it owned in the majority's view.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
-    pub slots: SlotSet,
+    pub(crate) slots: SlotSet,
     /// When this entry last changed. This is not when the node last answered, because the ledger is written
     /// on change only.
-    pub changed_at_ms: u64,
+    pub(crate) changed_at_ms: u64,
     /// When it last became primary of slots that another node had owned, or lost its slots to another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role_changed_at_ms: Option<u64>,
+    pub(crate) role_changed_at_ms: Option<u64>,
     /// When a failover that would replace or promote it was last tried, whatever the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failover_tried_at_ms: Option<u64>,
+    pub(crate) failover_tried_at_ms: Option<u64>,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 /// The tries of one repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RepairRecord {
+pub(crate) struct RepairRecord {
     /// When it was tried.
     #[serde(default)]
-    pub tries_at_ms: Vec<u64>,
+    pub(crate) tries_at_ms: Vec<u64>,
     /// How often in a row it has failed.
     #[serde(default)]
-    pub failed: u32,
+    pub(crate) failed: u32,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 /// A temporary setting that the host must restore.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SuspendedSetting {
+pub(crate) struct SuspendedSetting {
     /// The Pod.
-    pub pod: String,
+    pub(crate) pod: String,
     /// The process that received it. Another process has read its configuration at its start.
-    pub run_id: RunId,
+    pub(crate) run_id: RunId,
     /// The setting.
-    pub setting: String,
+    pub(crate) setting: String,
     /// The value before.
-    pub value: String,
+    pub(crate) value: String,
     /// When it was replaced.
-    pub since_ms: u64,
+    pub(crate) since_ms: u64,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
-    pub unknown: BTreeMap<String, Value>,
+    pub(crate) unknown: BTreeMap<String, Value>,
 }
 
 #[cfg(test)]
@@ -221,7 +221,7 @@ mod tests {
             persistent: Some(false),
             grace_s: Some(45),
             gone_at_ms: None,
-            slots: crate::primitives::SlotRange::ALL.into(),
+            slots: tholepin_schema::primitives::SlotRange::ALL.into(),
             changed_at_ms: 1,
             role_changed_at_ms: None,
             failover_tried_at_ms: Some(2),

@@ -19,7 +19,6 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::Ledger,
     manifest::KindName,
     reserved::{self, ReservedPurpose},
     snapshot::Snapshot,
@@ -31,8 +30,8 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ownership::text,
-    reconcile_scope::WriteMode,
+    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ledger_document::Ledger,
+    ownership::text, reconcile_scope::WriteMode,
 };
 
 /// The number of objects whose ledger is kept in memory. Beyond that, those not in use are dropped and read

@@ -38,10 +38,11 @@ mod fact;
 mod field;
 mod full_sync;
 mod grant;
-pub mod guard;
+mod guard;
 mod instance;
 mod kubernetes;
-pub mod ledger;
+mod ledger;
+mod ledger_document;
 mod ledger_store;
 mod liveness_evidence;
 mod name_conflict;
@@ -58,7 +59,6 @@ mod stop;
 mod wait;
 mod wake;
 
-pub use fact::ObservedObjects;
 pub use reconcile_context::ReconcileContext;
 pub use reconcile_scope::{ReconcileScope, WriteMode};
 

@@ -10,11 +10,7 @@ use futures::future::{join, join_all};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    instance::Instance,
-    ledger::{KnownNode, Ledger},
-    manifest::KindName,
-    primitives::NodeId,
-    snapshot::Snapshot,
+    instance::Instance, manifest::KindName, primitives::NodeId, snapshot::Snapshot,
 };
 use tokio::time::timeout;
 
@@ -25,6 +21,7 @@ use crate::{
         NodeLiveness, OUT_OF_SERVICE,
     },
     instance::container_status,
+    ledger_document::{KnownNode, Ledger},
     ledger_store::ObjectLedger,
     ownership::text,
     reconcile_context::ReconcileContext,

@@ -15,12 +15,16 @@ use tholepin_core::{
 use tholepin_schema::{
     action::Action,
     instance::Instance,
-    ledger::{Ledger, SuspendedSetting},
     manifest::{KindName, KubernetesGrant},
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::{Gate, ReconcileScope, grant, instance, ledger, ledger_store::ObjectLedger, ownership};
+use crate::{
+    Gate, ReconcileScope, grant, instance, ledger,
+    ledger_document::{Ledger, SuspendedSetting},
+    ledger_store::ObjectLedger,
+    ownership,
+};
 
 /// Performs the calls of one reconcile under its grants, guards, budget and write mode, and records them.
 pub struct ReconcileContext {

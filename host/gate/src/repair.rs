@@ -10,13 +10,13 @@
 
 use tholepin_schema::{
     action::{Action, Verb},
-    ledger::Ledger,
     snapshot::Snapshot,
 };
 
 use crate::{
     guard::GuardRefusal,
     ledger::repairs::{WINDOW_MS, recent},
+    ledger_document::Ledger,
 };
 
 /// How many tries of one repair are allowed within [`WINDOW_MS`].

@@ -17,13 +17,15 @@ use tholepin_core::{
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
     instance::Instance,
-    ledger::SuspendedSetting,
     snapshot::{Member, Snapshot},
 };
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{ledger, ledger_store::ObjectLedger, plan_steps, reconcile_context::ReconcileContext};
+use crate::{
+    ledger, ledger_document::SuspendedSetting, ledger_store::ObjectLedger, plan_steps,
+    reconcile_context::ReconcileContext,
+};
 
 /// How often the members are read at the end of a reconcile, with an attempt after each read but the last.
 /// What is not restored by then is left to the next reconcile.

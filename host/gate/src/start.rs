@@ -8,13 +8,15 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
-    ledger::Ledger,
     primitives::{NodeId, RunId},
     reserved::{APPROVE_DATA_LOSS, MAY_START},
     snapshot::Snapshot,
 };
 
-use crate::{guard::DataLossApproval, instance::pod_kind, reconcile_context::ReconcileContext};
+use crate::{
+    guard::DataLossApproval, instance::pod_kind, ledger_document::Ledger,
+    reconcile_context::ReconcileContext,
+};
 
 /// The age, in milliseconds, at which the annotation is written again. A process accepts only one that is not
 /// older than its own start, and the clocks of two machines differ.

@@ -13,7 +13,6 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::ProcessGroup,
     manifest::KindName,
     reserved::{self, ReservedPurpose},
 };
@@ -23,6 +22,7 @@ use crate::{
     grant,
     guard::{self, LossClass, PodStop},
     instance::{self, container_status, uid},
+    ledger_document::ProcessGroup,
     ledger_store::ObjectLedger,
     ownership::{self, text},
     reconcile_context::ReconcileContext,

@@ -14,7 +14,6 @@ use tholepin_core::{
 use tholepin_schema::{
     fact::{Fact, FactOutcome, FactSubject, UnmetFact, WAIT_MS_MAX, WaitOutcome},
     instance::Instance,
-    ledger::Ledger,
     snapshot::Snapshot,
 };
 use tokio::time::{Instant, sleep_until};
@@ -22,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     fact::{self, FactDocuments, ObservedObjects},
     grant, instance, kubernetes,
+    ledger_document::Ledger,
     reconcile_context::ReconcileContext,
     reconcile_scope::WriteMode,
 };

@@ -15,7 +15,6 @@ pub mod action;
 pub mod command;
 pub mod fact;
 pub mod instance;
-pub mod ledger;
 pub mod manifest;
 pub mod primitives;
 pub mod probe;

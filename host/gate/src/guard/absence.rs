@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tholepin_core::CONFIRM_DEAD;
-use tholepin_schema::{ledger::KnownNode, primitives::NodeId};
+use tholepin_schema::primitives::NodeId;
 
 use super::{DeathProof, DialOutcome, NodeLiveness, proof_of_death};
+use crate::ledger_document::KnownNode;
 
 /// How long, in milliseconds, a Pod must be gone beyond its grace period: in this time the kubelet learns of
 /// the deletion, ends the process and reports that.
@@ -22,63 +23,63 @@ pub(crate) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What is known of a recorded node that does not answer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeAbsence {
+pub(crate) struct NodeAbsence {
     /// Live reads of its Pod and its Kubernetes node, and the dial.
-    pub liveness: NodeLiveness,
+    pub(crate) liveness: NodeLiveness,
     /// Whether its Kubernetes node has the taint `node.kubernetes.io/out-of-service`.
-    pub out_of_service: bool,
+    pub(crate) out_of_service: bool,
     /// Whether a person confirmed on the object that its process has ended.
-    pub confirmed: bool,
+    pub(crate) confirmed: bool,
     /// An entry of that annotation that names no process of the object.
-    pub unknown_entry: Option<String>,
+    pub(crate) unknown_entry: Option<String>,
     /// `Ok` if its Kubernetes node renewed its Lease after [`due_at_ms`]; otherwise why that is not known.
-    pub renewed: Result<(), String>,
+    pub(crate) renewed: Result<(), String>,
     /// How long, in milliseconds, every member that answered and knows the node has seen its link to it
     /// disconnected, without interruption; `None` if one sees it connected, or if no member knows the node.
-    pub link_down_ms: Option<u64>,
+    pub(crate) link_down_ms: Option<u64>,
     /// The longest `cluster-node-timeout` that a member reports.
-    pub node_timeout_ms: Option<u64>,
+    pub(crate) node_timeout_ms: Option<u64>,
     /// Now, in milliseconds since 1970.
-    pub now_ms: u64,
+    pub(crate) now_ms: u64,
 }
 
 /// The conclusion about a node that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeathFinding {
+pub(crate) struct DeathFinding {
     /// The proof of its death, if there is one.
-    pub proof: Option<DeathProof>,
+    pub(crate) proof: Option<DeathProof>,
     /// What is missing for a takeover; `None` if nothing is.
-    pub unproven: Option<MissingProof>,
+    pub(crate) unproven: Option<MissingProof>,
 }
 
 /// Why a node does not count as dead for a takeover.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingProof {
+pub(crate) struct MissingProof {
     /// Its Pod's name.
-    pub pod: String,
+    pub(crate) pod: String,
     /// Its Pod's uid.
-    pub pod_uid: String,
+    pub(crate) pod_uid: String,
     /// Its Kubernetes node; empty if none is recorded.
-    pub kube_node: String,
+    pub(crate) kube_node: String,
     /// Whether its Pod is gone.
-    pub pod_gone: bool,
+    pub(crate) pod_gone: bool,
     /// The conditions that do not hold.
-    pub missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// An entry of the confirming annotation that names no process of the object.
-    pub unknown_entry: Option<String>,
+    pub(crate) unknown_entry: Option<String>,
 }
 
 /// Returns the time from which on a renewed Lease proves that the processes of the Pod had their time to end;
 /// `None` if that time is not known.
 #[must_use]
-pub fn due_at_ms(known: &KnownNode) -> Option<u64> {
+pub(crate) fn due_at_ms(known: &KnownNode) -> Option<u64> {
     let grace_ms = known.grace_s?.checked_mul(1_000)?;
     known.gone_at_ms?.checked_add(grace_ms)?.checked_add(GONE_MARGIN_MS)
 }
 
 /// Returns the conclusion from what is known of a node that does not answer.
 #[must_use]
-pub fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
+pub(crate) fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
     let weak = proof_of_death(known, &absence.liveness);
     let pod_gone = absence.liveness.container_status.is_none();
     let is_confirmed = absence.out_of_service || absence.confirmed && pod_gone;
@@ -193,17 +194,17 @@ fn remedy(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
 
 /// The nodes that a person confirmed as dead, by the annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeathConfirmations {
+pub(crate) struct DeathConfirmations {
     /// The nodes named, each with the uid of its Pod.
-    pub nodes: BTreeSet<(NodeId, String)>,
+    pub(crate) nodes: BTreeSet<(NodeId, String)>,
     /// The first entry that is no such pair of this object, shortened.
-    pub unknown: Option<String>,
+    pub(crate) unknown: Option<String>,
 }
 
 /// Reads the confirmations in the object's annotations. `is_known` returns true if the object has such a
 /// process.
 #[must_use]
-pub fn confirmed(
+pub(crate) fn confirmed(
     annotations: &BTreeMap<String, String>,
     is_known: impl Fn(&NodeId, &str) -> bool,
 ) -> DeathConfirmations {

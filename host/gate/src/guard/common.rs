@@ -3,7 +3,6 @@
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     fact::FactOutcome,
-    ledger::{KnownNode, Ledger},
     primitives::{ConfigEpoch, NodeId},
     snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
 };
@@ -12,6 +11,7 @@ use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};
 use crate::{
     fact::{self, FactDocuments},
     ledger::foreign_nodes,
+    ledger_document::{KnownNode, Ledger},
 };
 
 /// Requires that the snapshot is young enough to act on.

@@ -10,20 +10,22 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tholepin_schema::{
-    ledger::{KnownNode, Ledger},
     primitives::NodeId,
     snapshot::{Member, Snapshot},
 };
 
 use super::GuardInput;
-use crate::container_end::{ended_at_ms, is_reported_terminated, is_terminated};
+use crate::{
+    container_end::{ended_at_ms, is_reported_terminated, is_terminated},
+    ledger_document::{KnownNode, Ledger},
+};
 
 /// The assumed maximum difference, in seconds, between the clocks of the host and of a Kubernetes node.
 const CLOCKS_S: u64 = 1;
 
 /// What proves that a node is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeathProof {
+pub(crate) enum DeathProof {
     /// The container recorded for its process is reported as terminated.
     Terminated,
     /// A person confirmed it: by an annotation on the object, for a Pod that is deleted, or by the taint
@@ -40,7 +42,7 @@ pub enum DeathProof {
 impl DeathProof {
     /// Returns true if it proves beyond doubt that the process has ended, so that a takeover needs no vote.
     #[must_use]
-    pub const fn allows_takeover(self) -> bool {
+    pub(crate) const fn allows_takeover(self) -> bool {
         match self {
             Self::Terminated | Self::Confirmed | Self::LongGone => true,
             Self::PodGone => false,
@@ -50,18 +52,18 @@ impl DeathProof {
 
 /// Live reads about a recorded node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeLiveness {
+pub(crate) struct NodeLiveness {
     /// The status of its container in the Pod with the recorded *uid*; `None` if that Pod is gone.
-    pub container_status: Option<Value>,
+    pub(crate) container_status: Option<Value>,
     /// Whether its Kubernetes node is Ready.
-    pub kube_node_ready: bool,
+    pub(crate) kube_node_ready: bool,
     /// The result of a dial to its last address.
-    pub dial: DialOutcome,
+    pub(crate) dial: DialOutcome,
 }
 
 /// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialOutcome {
+pub(crate) enum DialOutcome {
     /// The connection was refused: no process listens.
     Refused,
     /// The connection was accepted or timed out, or no dial was tried.
@@ -70,7 +72,7 @@ pub enum DialOutcome {
 
 /// Returns the proof in these live reads that the recorded process has ended, if there is one.
 #[must_use]
-pub fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<DeathProof> {
+pub(crate) fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<DeathProof> {
     match &liveness.container_status {
         Some(status) => is_terminated(known, status).then_some(DeathProof::Terminated),
         None => {
@@ -83,7 +85,7 @@ pub fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<Deat
 /// Returns the recorded nodes that are dead by the Pod facts of the snapshot or by an end in the ledger. A
 /// node that answers is not dead, whatever is reported of its container.
 #[must_use]
-pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathProof> {
+pub(crate) fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathProof> {
     let is_dead = |(node, known): &(&NodeId, &KnownNode)| {
         let answers = snapshot.members.iter().any(|member| member.node() == Some(**node));
         !answers && (known.ended_at_ms.is_some() || is_reported_terminated(known, snapshot))

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use tholepin_schema::{
     action::{FailoverMode, Verb},
-    ledger::Ledger,
     primitives::{NodeId, Role},
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, absence, common, start};
-use crate::ledger::shard_changed_at_ms;
+use crate::{ledger::shard_changed_at_ms, ledger_document::Ledger};
 
 /// How many bytes a replica may lag for a graceful failover. The primary holds writes until the replica has
 /// caught up, which takes no noticeable time for this amount.

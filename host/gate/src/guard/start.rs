@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
-    ledger::Ledger,
     primitives::{NodeId, SlotSet},
     reserved::APPROVE_DATA_LOSS,
     snapshot::{Member, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, LossClass};
+use crate::ledger_document::Ledger;
 
 /// Requires that the process that waits in this Pod may start as the empty node that it was.
 pub(super) fn start(input: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
-    ledger::{Ledger, StoppedMember},
     primitives::{NodeId, Role},
     snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
 };
 
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
-use crate::fact::ObservedObjects;
+use crate::{
+    fact::ObservedObjects,
+    ledger_document::{Ledger, StoppedMember},
+};
 
 /// A Pod that a call would end.
 #[derive(Clone, Debug, PartialEq, Eq)]

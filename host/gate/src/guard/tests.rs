@@ -8,7 +8,6 @@ use serde_json::json;
 use tholepin_schema::{
     action::{Action, FailoverMode, Preconditions, Verb},
     fact::Fact,
-    ledger::{KnownNode, Ledger},
     primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
         MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot, SlotDirection, Snapshot,
@@ -17,7 +16,10 @@ use tholepin_schema::{
 };
 
 use super::*;
-use crate::ledger::record;
+use crate::{
+    ledger::record,
+    ledger_document::{KnownNode, Ledger},
+};
 
 const NOW_MS: u64 = 1_000_000;
 

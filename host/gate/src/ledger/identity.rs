@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
-    ledger::Ledger,
     primitives::NodeId,
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
 };
 
+use crate::ledger_document::Ledger;
+
 /// The relation of a node id to the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NodeIdentity {
+pub(crate) enum NodeIdentity {
     /// A member answers with this id.
     Member,
     /// No member answers with this id now, but the ledger has it, or it is at the address of a member that
@@ -27,7 +28,7 @@ pub enum NodeIdentity {
 
 /// Returns the relation of a node id to the instance.
 #[must_use]
-pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
+pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
     if snapshot.members.iter().any(|member| member.node() == Some(node)) {
         return NodeIdentity::Member;
     }
@@ -49,7 +50,7 @@ pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdent
 
 /// Returns the ids in any member's view with which a process answers that is no member.
 #[must_use]
-pub fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
+pub(crate) fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let differing = snapshot.members.iter().filter_map(|member| member.facts());
     let ids = differing.flat_map(|facts| facts.differs.keys()).chain(snapshot.view.keys());
     let ids: BTreeSet<NodeId> = ids.copied().collect();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tholepin_schema::ledger::{
+use crate::ledger_document::{
     KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedMember, SuspendedSetting,
 };
 

@@ -1,10 +1,9 @@
 //! Records repairs in the ledger: when each was tried, and how often in a row it failed.
 
 use tholepin_core::port::PerformedAction;
-use tholepin_schema::{
-    action::ActionOutcome,
-    ledger::{Ledger, RepairRecord},
-};
+use tholepin_schema::action::ActionOutcome;
+
+use crate::ledger_document::{Ledger, RepairRecord};
 
 /// How long a repair counts, in milliseconds.
 pub(crate) const WINDOW_MS: u64 = 600_000;

@@ -1,10 +1,11 @@
 //! Determines when the stop of a member is over, so that the next member may be stopped.
 
 use tholepin_schema::{
-    ledger::Ledger,
     primitives::Role,
     snapshot::{Member, Snapshot},
 };
+
+use crate::ledger_document::Ledger;
 
 /// How long, in milliseconds, a Pod may still answer after its stop was sent. After that the stop counts as
 /// not performed.

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
-    ledger::{Ledger, SuspendedSetting},
     snapshot::{Member, MemberFacts, Snapshot},
 };
+
+use crate::ledger_document::{Ledger, SuspendedSetting};
 
 /// Records the value that a temporary setting is about to replace, and returns what it recorded. A second
 /// temporary value of the same setting is not recorded, so that the original value is the one to restore. The
 /// ledger must be written before the setting is sent.
-pub fn suspend(
+pub(crate) fn suspend(
     ledger: &mut Ledger,
     action: &Action,
     snapshot: &Snapshot,
@@ -43,7 +44,7 @@ pub fn suspend(
 
 /// Records that a lasting setting was sent: it stays, so the temporary values that it replaces are not
 /// restored.
-pub fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
+pub(crate) fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
     let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
     suspensions
         .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
@@ -53,7 +54,7 @@ pub fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
 /// requires the process that received the temporary value: another process has read its configuration at its
 /// start.
 #[must_use]
-pub fn restore_actions(ledger: &Ledger) -> Vec<Action> {
+pub(crate) fn restore_actions(ledger: &Ledger) -> Vec<Action> {
     let lift = |suspension: &SuspendedSetting| {
         let SuspendedSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
         let settings = [(setting.clone(), value.clone())].into();
@@ -66,7 +67,7 @@ pub fn restore_actions(ledger: &Ledger) -> Vec<Action> {
 
 /// Drops the suspensions that are over: the snapshot shows the original value, or another process in the Pod.
 /// If the member does not answer, its suspensions stay.
-pub fn drop_restored(ledger: &mut Ledger, snapshot: &Snapshot) {
+pub(crate) fn drop_restored(ledger: &mut Ledger, snapshot: &Snapshot) {
     ledger.suspensions.retain(|suspension| {
         let Some(member) = snapshot.member(&suspension.pod) else { return false };
         let Some(MemberFacts { run_id: Some(run_id), settings, .. }) = member.facts() else {

@@ -3,12 +3,14 @@
 use serde_json::json;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
-    ledger::Ledger,
     snapshot::Snapshot,
 };
 
 use super::*;
-use crate::guard::{self, DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy};
+use crate::{
+    guard::{self, DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy},
+    ledger_document::Ledger,
+};
 
 /// The Pod has been gone for 55 s.
 const GONE_AT_MS: u64 = 1_000_000;
