@@ -48,7 +48,7 @@ pub(super) fn failover(
 /// that the primary has slots: Redis never elects a successor of a primary without slots.
 fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, GuardRefusal> {
     let (node, row) = common::own_row(snapshot, pod)?;
-    let (_, facts) = common::answering(snapshot, pod)?;
+    let (member, _) = common::answering(snapshot, pod)?;
     let refused = |text: String| Err(GuardRefusal::new("replica", text));
     if row.role != Role::Replica || row.primary != Some(primary) {
         return refused(format!("`{pod}` does not report to be a replica of {}", primary.short()));
@@ -63,7 +63,7 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
     if snapshot.view.get(&primary).is_none_or(|row| row.slots.is_empty()) {
         return refused(format!("{} has no slots in the majority's view", primary.short()));
     }
-    if facts.loading != Some(false) {
+    if !member.has_loaded() {
         return refused(format!("`{pod}` is still loading its data"));
     }
     Ok(node)

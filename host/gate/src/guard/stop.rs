@@ -105,7 +105,7 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     let row = rows(snapshot, node).next();
     let primary = row.filter(|row| row.role == Role::Replica).and_then(|row| row.primary);
     if let Some(primary) = primary {
-        let copy = snapshot.member_of(primary).filter(|member| has_loaded(member));
+        let copy = snapshot.member_of(primary).filter(|member| member.has_loaded());
         return Ok(if copy.is_some() { LossClass::Safe } else { LossClass::DataLoss });
     }
     let keys = member.and_then(Member::facts).and_then(|facts| facts.keys);
@@ -128,14 +128,10 @@ fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
         let own = other.node().and_then(|node| snapshot.row_seen_by(other, node));
         own.is_some_and(|row| row.primary == Some(node))
             && is_failed(other)
-            && has_loaded(other)
+            && other.has_loaded()
             && other.facts().is_some_and(|facts| is_linked(facts) && !facts.has_never_synced())
     };
     snapshot.quorum().is_majority() && snapshot.members.iter().any(is_linked_replica)
-}
-
-fn has_loaded(member: &Member) -> bool {
-    member.facts().is_some_and(|facts| facts.loading == Some(false))
 }
 
 /// Returns a replica that would lose nothing if it took over.

@@ -31,7 +31,7 @@ pub(super) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
 /// Returns true if a member has loaded its data and owns slots, or is in sync with its primary.
 fn has_its_place(snapshot: &Snapshot, member: &Member) -> bool {
     let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
-    member.facts().is_some_and(|facts| facts.loading == Some(false))
+    member.has_loaded()
         && own.is_some_and(|row| match row.role {
             Role::Primary => !row.slots.is_empty(),
             Role::Replica => snapshot.check_in_sync(&member.pod, u64::MAX).is_ok(),
