@@ -48,7 +48,7 @@ pub(crate) async fn perform(
         admit_facts(context, &action.presume.facts)?;
     }
     let waves = action::waves(actions).map_err(|error| CallError::Invalid(error.to_string()))?;
-    guard::check_list(actions).map_err(|refusal| CallError::Refused(refusal.to_string()))?;
+    guard::check_list(actions)?;
     let mut object_ledger = context.ledger(instance).await?;
     let members = context.members_by(&object_ledger.ledger, instance).await?;
     instance::some(&context.scope, instance, &members)?;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tholepin_schema::{
     action::{Action, Verb},
+    guard_id::GuardId,
     primitives::{Role, RunId},
     snapshot::{Member, MemberFacts, Snapshot},
 };
@@ -17,9 +18,6 @@ use crate::guard::GuardRefusal;
 
 /// The assumed node timeout, in milliseconds, of a server that does not report it: Redis' default.
 const NODE_TIMEOUT_MS: u64 = 15_000;
-
-/// The guard that waits for another synchronisation.
-pub(crate) const GUARD: &str = "full-sync";
 
 /// The synchronisations under way, of all objects.
 #[derive(Debug, Default)]
@@ -81,7 +79,7 @@ impl FullSyncLimiter {
                  synchronisation at a time is started there",
                 other.pod
             );
-            return Err(GuardRefusal::new(GUARD, text));
+            return Err(GuardRefusal::new(GuardId::FullSync, text));
         }
         running.push(new);
         Ok(())
@@ -188,12 +186,7 @@ mod tests {
             "address": "a:1", "linkUp": link_up, "syncInProgress": !link_up, "syncReadBytes": read_bytes}})
     }
 
-    fn begin(
-        syncs: &FullSyncLimiter,
-        pod: &str,
-        keys: u64,
-        now_ms: u64,
-    ) -> Result<(), &'static str> {
+    fn begin(syncs: &FullSyncLimiter, pod: &str, keys: u64, now_ms: u64) -> Result<(), GuardId> {
         let snapshot = snapshot(keys, &Value::Null);
         syncs.begin("i", &replicate(pod), &snapshot, now_ms).map_err(|refusal| refusal.guard)
     }
@@ -203,12 +196,16 @@ mod tests {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
-        assert_eq!(begin(&syncs, "s", 7, 0), Err(GUARD), "they share the primary's node");
+        assert_eq!(
+            begin(&syncs, "s", 7, 0),
+            Err(GuardId::FullSync),
+            "they share the primary's node"
+        );
         assert_eq!(begin(&syncs, "s", 0, 0), Ok(()), "there is nothing to copy");
         syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
-        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "it made progress");
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GuardId::FullSync), "it made progress");
         syncs.update("another", &snapshot(7, &upstream(true, None)), 8_000);
-        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "another instance's look");
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GuardId::FullSync), "another instance's look");
         syncs.update("i", &snapshot(7, &upstream(true, None)), 8_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Ok(()));
     }
@@ -219,7 +216,7 @@ mod tests {
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
         syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
         syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
-        assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GUARD));
+        assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GuardId::FullSync));
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
         syncs.release("i", "s");
         assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place is free");

@@ -17,7 +17,7 @@
 //!   answer never proves its death.
 //! - A refusal names what was expected and what was found.
 //!
-//! To add a guard: add its id to `GuardId`, check it in the module of its verb (or in `common` for several
+//! To add a guard: add its id to [`GuardId`], check it in the module of its verb (or in `common` for several
 //! verbs), and call it from [`check`].
 
 mod absence;
@@ -29,9 +29,9 @@ mod start;
 mod stop;
 mod topology;
 
-pub(crate) use absence::OUT_OF_SERVICE;
 pub(crate) use absence::{
-    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, conclude, confirmed, due_at_ms,
+    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, OUT_OF_SERVICE, conclude,
+    confirmed, due_at_ms,
 };
 pub(crate) use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
@@ -39,9 +39,11 @@ pub(crate) use stop::{PodStop, record_stops, stop};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tholepin_core::CallError;
 use tholepin_schema::{
     action::{Action, ActionOutcome, FailoverMode, Verb},
     command,
+    guard_id::GuardId,
     primitives::{NodeId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
 };
@@ -107,21 +109,27 @@ pub(crate) struct GuardInput<'a> {
 #[error("{guard}: {message}")]
 pub(crate) struct GuardRefusal {
     /// The guard that refuses.
-    pub(crate) guard: &'static str,
+    pub(crate) guard: GuardId,
     /// What was expected, and the value that was found.
     pub(crate) message: String,
 }
 
 impl GuardRefusal {
-    pub(crate) fn new(guard: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(guard: GuardId, message: impl Into<String>) -> Self {
         Self { guard, message: message.into() }
+    }
+}
+
+impl From<GuardRefusal> for CallError {
+    fn from(refusal: GuardRefusal) -> Self {
+        Self::Refused(refusal.to_string())
     }
 }
 
 impl From<GuardRefusal> for ActionOutcome {
     fn from(refusal: GuardRefusal) -> Self {
         let GuardRefusal { guard, message } = refusal;
-        Self::Refused { guard: guard.to_owned(), message }
+        Self::Refused { guard: guard.to_string(), message }
     }
 }
 
@@ -141,7 +149,7 @@ pub(crate) fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
                     let both = theirs.intersection(slots);
                     if !both.is_empty() {
                         let text = format!("`{other}` and `{pod}` would both own {both}");
-                        return Err(GuardRefusal::new("list", text));
+                        return Err(GuardRefusal::new(GuardId::List, text));
                     }
                 }
                 assigned.push((pod, slots));
@@ -149,7 +157,7 @@ pub(crate) fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
             Verb::Failover { primary, .. } => {
                 if !replaced.insert(*primary) {
                     let text = format!("{} would be replaced twice", primary.short());
-                    return Err(GuardRefusal::new("list", text));
+                    return Err(GuardRefusal::new(GuardId::List, text));
                 }
             }
             Verb::Meet { .. }
@@ -199,14 +207,14 @@ fn configure(
     let (member, facts) = common::answering(snapshot, pod)?;
     let address = member.address.as_deref().and_then(|address| address.rsplit_once(':'));
     command::check_settings(settings, address.map(|(ip, _)| ip))
-        .map_err(|error| GuardRefusal::new("setting", error.to_string()))?;
+        .map_err(|error| GuardRefusal::new(GuardId::Setting, error.to_string()))?;
     let unknown = settings.keys().find(|name| temporary && !facts.settings.contains_key(*name));
     let Some(name) = unknown else { return Ok(()) };
     let text = format!(
         "the present value of `{name}`, which must be restored later, is not known: name it in the instance's \
          `settings`"
     );
-    Err(GuardRefusal::new("restore", text))
+    Err(GuardRefusal::new(GuardId::Restore, text))
 }
 
 /// Returns what an action can lose.

@@ -10,6 +10,7 @@
 
 use tholepin_schema::{
     action::{Action, Verb},
+    guard_id::GuardId,
     snapshot::Snapshot,
 };
 
@@ -27,11 +28,6 @@ const FAILURES_MAX: u32 = 3;
 const PAUSE_MS: u64 = 1_000;
 /// Up to this age, in seconds, a process counts as new.
 const YOUNG_S_MAX: u64 = 120;
-
-/// The guard of the limits: a person is needed.
-pub(crate) const BUDGET: &str = "repair-budget";
-/// The guard of the pause before the next try.
-pub(crate) const BACK_OFF: &str = "back-off";
 
 /// Returns the key of a repair: the verb, the process and the purpose. `None` if the action does not count as
 /// a repair.
@@ -85,7 +81,7 @@ pub(crate) fn check(
              in a new Pod",
             time(from_ms)
         );
-        Err(GuardRefusal::new(BUDGET, text))
+        Err(GuardRefusal::new(GuardId::RepairBudget, text))
     };
     if FAILURES_MAX <= repair.failed {
         return refused(format!("failed {} times in a row", repair.failed), last + WINDOW_MS);
@@ -99,7 +95,7 @@ pub(crate) fn check(
     if now_ms < last + pause_ms {
         let text =
             format!("{what} was tried just before; the next try is at {}", time(last + pause_ms));
-        return Err(GuardRefusal::new(BACK_OFF, text));
+        return Err(GuardRefusal::new(GuardId::BackOff, text));
     }
     Ok(())
 }
@@ -150,7 +146,7 @@ mod tests {
         performed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
     }
 
-    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<&'static str> {
+    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<GuardId> {
         check(ledger, symptom, &meet(), now_ms).err().map(|refusal| refusal.guard)
     }
 
@@ -177,12 +173,12 @@ mod tests {
         let first_ms = now_ms;
         for pause_ms in [1_000, 2_000, 4_000, 8_000] {
             record_try(&mut ledger, "s", &done(), now_ms);
-            assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(BACK_OFF));
+            assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(GuardId::BackOff));
             now_ms += pause_ms;
             assert_eq!(refused_by(&ledger, "s", now_ms), None);
         }
         record_try(&mut ledger, "s", &done(), now_ms);
-        assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(BUDGET));
+        assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(GuardId::RepairBudget));
         assert_eq!(refused_by(&ledger, "other", now_ms), None);
         assert_eq!(refused_by(&ledger, "s", first_ms + WINDOW_MS), None);
     }
@@ -198,7 +194,7 @@ mod tests {
         }
         assert_eq!(refused_by(&ledger, "s", 700_000), None, "two in a row");
         record_try(&mut ledger, "s", &failed(), 700_000);
-        assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(BUDGET));
+        assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(GuardId::RepairBudget));
         drop_old(&mut ledger, 700_000 + WINDOW_MS);
         assert!(ledger.repairs.is_empty());
     }

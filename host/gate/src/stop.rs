@@ -12,6 +12,7 @@ use tholepin_core::{
     port::{ApplyRequest, DeleteRequest, StoreView},
 };
 use tholepin_schema::{
+    guard_id::GuardId,
     instance::Instance,
     manifest::KindName,
     reserved::{self, ReservedPurpose},
@@ -20,7 +21,7 @@ use tholepin_schema::{
 use crate::{
     effect::{self, ObjectAfterWrite, StopEffect},
     grant,
-    guard::{self, LossClass, PodStop},
+    guard::{self, GuardRefusal, LossClass, PodStop},
     instance::{self, container_status, uid},
     ledger_document::ProcessGroup,
     ledger_store::ObjectLedger,
@@ -161,8 +162,7 @@ async fn check_group(
     let now_ms = ports.clock.now_ms();
     object_ledger.record(&snapshot, now_ms);
     let policy = context.scope.policy();
-    let class = guard::stop(&snapshot, &object_ledger.ledger, policy, stops, now_ms)
-        .map_err(|refusal| CallError::Refused(refusal.to_string()))?;
+    let class = guard::stop(&snapshot, &object_ledger.ledger, policy, stops, now_ms)?;
     if class == LossClass::DataLoss {
         grant::redis_verb(&context.scope.grants, STOP_LAST_COPY)?;
     }
@@ -206,10 +206,10 @@ fn claimed_by(
         mounting.extend(pods.iter().filter(mounts).cloned());
         if mounting.len() == before {
             let text = format!(
-                "stop: no Pod mounts the claim `{claim}` now, so it is not known whether another copy of its \
+                "no Pod mounts the claim `{claim}` now, so it is not known whether another copy of its \
                  data exists; a person may delete it"
             );
-            return Err(CallError::Refused(text));
+            return Err(GuardRefusal::new(GuardId::Stop, text).into());
         }
     }
     Ok(mounting)
@@ -230,10 +230,11 @@ async fn is_no_other_objects_member(
     };
     match context.gate.ports.kubernetes.get(ledger).await {
         Err(CallError::NotFound(_)) => Ok(()),
-        Ok(_) => Err(CallError::Refused(format!(
-            "stop: `{}` is a member of {root}, which alone may stop it",
-            meta.object.name
-        ))),
+        Ok(_) => {
+            let name = &meta.object.name;
+            let text = format!("`{name}` is a member of {root}, which alone may stop it");
+            Err(GuardRefusal::new(GuardId::Stop, text).into())
+        }
         Err(error) => Err(error),
     }
 }

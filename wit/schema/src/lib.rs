@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod action;
 pub mod command;
 pub mod fact;
+pub mod guard_id;
 pub mod instance;
 pub mod manifest;
 pub mod primitives;

@@ -3,6 +3,7 @@
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     fact::FactOutcome,
+    guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId},
     snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
 };
@@ -22,11 +23,11 @@ pub(super) fn is_fresh(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
             "the snapshot was taken at {observed_at_ms} ms, and it is {} ms now: the clock went back",
             input.now_ms
         );
-        return Err(GuardRefusal::new("fresh", text));
+        return Err(GuardRefusal::new(GuardId::Fresh, text));
     };
     if SNAPSHOT_AGE_MS_MAX < age_ms {
         let text = format!("the snapshot is {age_ms} ms old, {SNAPSHOT_AGE_MS_MAX} are allowed");
-        return Err(GuardRefusal::new("fresh", text));
+        return Err(GuardRefusal::new(GuardId::Fresh, text));
     }
     Ok(())
 }
@@ -36,7 +37,7 @@ pub(super) fn answering<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
 ) -> Result<(&'a Member, &'a MemberFacts), GuardRefusal> {
-    let refused = |text: String| Err(GuardRefusal::new("member", text));
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Member, text));
     if snapshot.strangers.iter().any(|stranger| stranger == pod) {
         return refused(format!("`{pod}` matches the selector and belongs to another owner"));
     }
@@ -62,7 +63,10 @@ pub(super) fn own_row<'a>(
     let (member, facts) = answering(snapshot, pod)?;
     let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
     row.ok_or_else(|| {
-        GuardRefusal::new("member", format!("`{pod}` does not report its own row of CLUSTER NODES"))
+        GuardRefusal::new(
+            GuardId::Member,
+            format!("`{pod}` does not report its own row of CLUSTER NODES"),
+        )
     })
 }
 
@@ -81,7 +85,7 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Gua
          topology is not changed until a person has resolved this",
         first.short()
     );
-    Err(GuardRefusal::new("foreign", text))
+    Err(GuardRefusal::new(GuardId::Foreign, text))
 }
 
 /// Requires that the object's policy allows what the action can lose, and that the instance is adopted (all
@@ -109,7 +113,7 @@ pub(super) fn allowed(
             ),
             None => "the members that answer do not agree yet who owns which slots".to_owned(),
         };
-        return Err(GuardRefusal::new("adopted", text));
+        return Err(GuardRefusal::new(GuardId::Adopted, text));
     }
     if is_allowed {
         return Ok(());
@@ -129,7 +133,10 @@ pub(super) fn allowed(
                 .to_owned()
         }
     };
-    Err(GuardRefusal::new(if class == LossClass::DataLoss { "data-loss" } else { "policy" }, text))
+    Err(GuardRefusal::new(
+        if class == LossClass::DataLoss { GuardId::DataLoss } else { GuardId::Policy },
+        text,
+    ))
 }
 
 /// Requires that the action's preconditions hold.
@@ -163,7 +170,7 @@ pub(super) fn check_preconditions(
         let held = fact::evaluate(fact, Some(&documents), objects);
         if held != FactOutcome::Yes {
             return Err(GuardRefusal::new(
-                "presume",
+                GuardId::Presume,
                 format!("the precondition that {fact} does not hold: {held}"),
             ));
         }
@@ -182,7 +189,7 @@ fn is_approved(nodes: &[NodeId], input: &GuardInput<'_>) -> Result<(), GuardRefu
         node.short(),
         start::remedy(input, *node)
     );
-    Err(GuardRefusal::new("not-in-sync", text))
+    Err(GuardRefusal::new(GuardId::NotInSync, text))
 }
 
 fn is_as_presumed<T: PartialEq + std::fmt::Display>(
@@ -195,11 +202,11 @@ fn is_as_presumed<T: PartialEq + std::fmt::Display>(
         (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
         (Some(presumed), Some(seen)) => {
             let text = format!("the {what} must be {presumed} and is {seen}");
-            Err(GuardRefusal::new("presume", text))
+            Err(GuardRefusal::new(GuardId::Presume, text))
         }
         (Some(presumed), None) => {
             let text = format!("the {what} must be {presumed} and is not known");
-            Err(GuardRefusal::new("presume", text))
+            Err(GuardRefusal::new(GuardId::Presume, text))
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tholepin_schema::{
     action::{FailoverMode, Verb},
+    guard_id::GuardId,
     primitives::{NodeId, Role},
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
 };
@@ -29,7 +30,7 @@ pub(super) fn failover(
         FailoverMode::Graceful => {
             has_majority(snapshot)?;
             let in_sync = snapshot.check_in_sync(pod, BEHIND_BYTES_MAX);
-            in_sync.map_err(|error| GuardRefusal::new("in-sync", error.to_string()))
+            in_sync.map_err(|error| GuardRefusal::new(GuardId::InSync, error.to_string()))
         }
         FailoverMode::Force => {
             has_majority(snapshot)?;
@@ -49,7 +50,7 @@ pub(super) fn failover(
 fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, GuardRefusal> {
     let (node, row) = common::own_row(snapshot, pod)?;
     let (member, _) = common::answering(snapshot, pod)?;
-    let refused = |text: String| Err(GuardRefusal::new("replica", text));
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Replica, text));
     if row.role != Role::Replica || row.primary != Some(primary) {
         return refused(format!("`{pod}` does not report to be a replica of {}", primary.short()));
     }
@@ -77,7 +78,7 @@ fn is_quiet(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
     let Some(timeout_ms): Option<u64> = timeout else {
         let text = format!("`{pod}` does not report its cluster-node-timeout");
-        return Err(GuardRefusal::new("quiet", text));
+        return Err(GuardRefusal::new(GuardId::Quiet, text));
     };
     let Some(changed_at_ms) = shard_changed_at_ms(input.ledger, input.snapshot, primary) else {
         return Ok(());
@@ -91,7 +92,7 @@ fn is_quiet(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), Gu
             "the shard of {} changed roles or received a failover command less than {quiet_ms_min} ms ago",
             primary.short()
         );
-        return Err(GuardRefusal::new("quiet", text));
+        return Err(GuardRefusal::new(GuardId::Quiet, text));
     }
     Ok(())
 }
@@ -103,7 +104,7 @@ fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), 
     let mut open = both.into_iter().flatten().filter_map(Member::facts);
     if let Some(slot) = open.find_map(|facts| facts.open_slots.first()) {
         return Err(GuardRefusal::new(
-            "open-slots",
+            GuardId::OpenSlots,
             format!("slot {} of the shard is being moved", slot.slot),
         ));
     }
@@ -119,7 +120,7 @@ fn has_majority(snapshot: &Snapshot) -> Result<(), GuardRefusal> {
         "{} of {} primaries answered and {} agree on who owns what: no majority",
         quorum.heard, quorum.voters, quorum.agreeing
     );
-    Err(GuardRefusal::new("majority", text))
+    Err(GuardRefusal::new(GuardId::Majority, text))
 }
 
 /// Requires that the cluster cannot vote, and that every primary that did not answer is proven dead.
@@ -128,7 +129,7 @@ fn has_no_majority(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
     let quorum = input.snapshot.quorum();
     if quorum.voters < quorum.heard * 2 {
         let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
-        return Err(GuardRefusal::new("no-majority", text));
+        return Err(GuardRefusal::new(GuardId::NoMajority, text));
     }
     are_proven_dead(input, unanswered_primaries(input.snapshot))
 }
@@ -183,7 +184,7 @@ fn is_lost(input: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> 
         "nothing proves that {} is dead, and the majority does not report it as failed",
         primary.short()
     );
-    Err(GuardRefusal::new("death", text))
+    Err(GuardRefusal::new(GuardId::Death, text))
 }
 
 /// Requires that each of these nodes is proven dead by more than the deletion of its Pod.
@@ -201,7 +202,7 @@ fn are_proven_dead(
     if open.is_empty() {
         Ok(())
     } else {
-        Err(GuardRefusal::new("death", absence::describe_missing(&open)))
+        Err(GuardRefusal::new(GuardId::Death, absence::describe_missing(&open)))
     }
 }
 
@@ -210,7 +211,7 @@ fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     match answering.next() {
         Some(member) => {
             let text = format!("{} answers in `{}`", node.short(), member.pod);
-            Err(GuardRefusal::new("death", text))
+            Err(GuardRefusal::new(GuardId::Death, text))
         }
         None => Ok(()),
     }
@@ -226,7 +227,7 @@ fn is_furthest(
     let stream = |node: NodeId| snapshot.member_of(node)?.facts()?.replication.as_ref();
     let Some(own) = stream(node) else {
         return Err(GuardRefusal::new(
-            "furthest",
+            GuardId::Furthest,
             format!("`{pod}` does not report its replication offset"),
         ));
     };
@@ -240,7 +241,7 @@ fn is_furthest(
                 theirs.offset_bytes,
                 own.offset_bytes
             );
-            return Err(GuardRefusal::new("furthest", text));
+            return Err(GuardRefusal::new(GuardId::Furthest, text));
         }
     }
     Ok(())

@@ -1,14 +1,14 @@
 //! Guard of `forget`: the node must be gone for good, own no slots and have no replicas; or it must be an
 //! owner that is proven dead and of which no copy is left.
 
-use tholepin_schema::primitives::NodeId;
+use tholepin_schema::{guard_id::GuardId, primitives::NodeId};
 
 use super::{GuardInput, GuardRefusal, absence, start};
 use crate::ledger::{NodeIdentity, identify, silent_member_at};
 
 pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = input;
-    let refused = |text: String| Err(GuardRefusal::new("ghost", text));
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Ghost, text));
     match identify(node, snapshot, ledger) {
         NodeIdentity::Absent | NodeIdentity::Ghost => {}
         NodeIdentity::Member => {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
+    guard_id::GuardId,
     primitives::{NodeId, SlotSet},
     reserved::APPROVE_DATA_LOSS,
     snapshot::{Member, Snapshot},
@@ -17,7 +18,7 @@ use crate::ledger_document::Ledger;
 
 /// Requires that the process that waits in this Pod may start as the empty node that it was.
 pub(super) fn start(input: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(), GuardRefusal> {
-    let refused = |text: String| Err(GuardRefusal::new("start", text));
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Start, text));
     let Some(member) = input.snapshot.member(pod) else {
         return refused(format!("`{pod}` is no Pod of this instance"));
     };
@@ -63,7 +64,7 @@ pub(super) fn no_other_copy(input: &GuardInput<'_>, node: NodeId) -> Result<(), 
                 let text = format!(
                     "its replica `{name}` runs, refuses the password, and counts as having the data"
                 );
-                return Err(GuardRefusal::new("copies", text));
+                return Err(GuardRefusal::new(GuardId::Copies, text));
             }
             let text = format!(
                 "its replica `{name}` does not answer as the node {}, and counts as having the data; bring it \
@@ -71,7 +72,7 @@ pub(super) fn no_other_copy(input: &GuardInput<'_>, node: NodeId) -> Result<(), 
                 follower.short(),
                 remedy(input, node)
             );
-            return Err(GuardRefusal::new("copies", text));
+            return Err(GuardRefusal::new(GuardId::Copies, text));
         };
         let is_syncing = facts
             .replication
@@ -83,7 +84,7 @@ pub(super) fn no_other_copy(input: &GuardInput<'_>, node: NodeId) -> Result<(), 
             let text = format!(
                 "its replica `{name}` has data, or is loading it, and must take over first"
             );
-            return Err(GuardRefusal::new("copies", text));
+            return Err(GuardRefusal::new(GuardId::Copies, text));
         }
     }
     Ok(())

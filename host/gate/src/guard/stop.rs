@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
+    guard_id::GuardId,
     primitives::{NodeId, Role},
     snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
 };
@@ -47,7 +48,7 @@ pub(crate) fn stop(
             "it would stop {count} members at once, among them `{first}` and `{second}`; stop one, and the \
              next when the first has returned"
         );
-        return Err(GuardRefusal::new("stop", text));
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     }
     let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
     let (objects, approved) = (ObservedObjects::new(), DataLossApproval::default());
@@ -65,7 +66,7 @@ pub(crate) fn stop(
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
         let text = format!("`{}` was stopped and has not returned yet", other.pod);
-        return Err(GuardRefusal::new("stop", text));
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     }
     let class = class(snapshot, ledger, first)?;
     common::allowed(class, &[], &input)?;
@@ -87,7 +88,7 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     let Some(node) = node else {
         let text =
             format!("`{pod}` does not report its data, so it may have some; wait until it answers");
-        return Err(GuardRefusal::new("stop", text));
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     };
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
     let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
@@ -98,7 +99,7 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
         }
         if let Some(replica) = in_sync_replica(snapshot, node) {
             let text = format!("`{pod}` serves slots {slots}; let `{replica}` take over first");
-            return Err(GuardRefusal::new("stop", text));
+            return Err(GuardRefusal::new(GuardId::Stop, text));
         }
         return Ok(LossClass::DataLoss);
     }

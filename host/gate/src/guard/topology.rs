@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
+    guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId, Role, SlotSet},
     snapshot::{NodeFlag, NodeRow, Snapshot},
 };
@@ -16,7 +17,7 @@ use crate::ledger::{NodeIdentity, identify};
 pub(super) fn meet(input: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), GuardRefusal> {
     let snapshot = input.snapshot;
     if pod == with {
-        return Err(GuardRefusal::new("meet", format!("`{pod}` cannot meet itself")));
+        return Err(GuardRefusal::new(GuardId::Meet, format!("`{pod}` cannot meet itself")));
     }
     let (here, there) = (known_nodes(input, pod)?, known_nodes(input, with)?);
     for (id, row) in here.iter().filter(|(_, row)| !row.slots.is_empty()) {
@@ -33,14 +34,14 @@ pub(super) fn meet(input: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), 
                     id.short(),
                     other.short()
                 );
-                return Err(GuardRefusal::new("meet-slots", text));
+                return Err(GuardRefusal::new(GuardId::MeetSlots, text));
             }
         }
     }
     // Both addresses belong to Pods that run now: `common::answering` has checked it.
     match snapshot.member(with).and_then(|member| member.address.as_ref()) {
         Some(_) => Ok(()),
-        None => Err(GuardRefusal::new("member", format!("`{with}` has no address"))),
+        None => Err(GuardRefusal::new(GuardId::Member, format!("`{with}` has no address"))),
     }
 }
 
@@ -75,7 +76,7 @@ fn known_nodes(
         };
         if !is_ours {
             let text = format!("`{pod}` knows {}, which is no node of this instance", id.short());
-            return Err(GuardRefusal::new("meet-foreign", text));
+            return Err(GuardRefusal::new(GuardId::MeetForeign, text));
         }
     }
     Ok(rows)
@@ -96,13 +97,13 @@ pub(super) fn set_epoch(
     let known = input.snapshot.seen_by(member).unwrap_or_default().len();
     if known != 1 {
         return Err(GuardRefusal::new(
-            "lone-node",
+            GuardId::LoneNode,
             format!("`{pod}` knows {known} nodes, not itself alone"),
         ));
     }
     if row.epoch != ConfigEpoch(0) {
         let text = format!("`{pod}` has the epoch {} already", row.epoch);
-        return Err(GuardRefusal::new("lone-node", text));
+        return Err(GuardRefusal::new(GuardId::LoneNode, text));
     }
     Ok(())
 }
@@ -117,24 +118,24 @@ pub(super) fn assign(
     let snapshot = input.snapshot;
     let (own, row) = common::own_row(snapshot, pod)?;
     if slots.is_empty() {
-        return Err(GuardRefusal::new("slots", "no slot is named"));
+        return Err(GuardRefusal::new(GuardId::Slots, "no slot is named"));
     }
     if row.role != Role::Primary {
         return Err(GuardRefusal::new(
-            "role",
+            GuardId::Role,
             format!("`{pod}` is {}, slots need a primary", row.role),
         ));
     }
     for member in &snapshot.members {
         let Some(rows) = snapshot.seen_by(member) else {
             let text = format!("`{}` does not answer and may own them", member.pod);
-            return Err(GuardRefusal::new("slots", text));
+            return Err(GuardRefusal::new(GuardId::Slots, text));
         };
         for (owner, row) in rows.iter().filter(|(id, _)| **id != own) {
             let owned = row.slots.intersection(slots);
             if !owned.is_empty() {
                 let text = format!("`{}` knows {} as owner of {owned}", member.pod, owner.short());
-                return Err(GuardRefusal::new("slots", text));
+                return Err(GuardRefusal::new(GuardId::Slots, text));
             }
         }
     }
@@ -152,7 +153,7 @@ pub(super) fn replicate(
     let (own, row) = common::own_row(snapshot, pod)?;
     let (member, facts) = common::answering(snapshot, pod)?;
     if own == primary {
-        return Err(GuardRefusal::new("primary", format!("`{pod}` cannot follow itself")));
+        return Err(GuardRefusal::new(GuardId::Primary, format!("`{pod}` cannot follow itself")));
     }
     if row.role == Role::Replica && row.primary == Some(primary) {
         return Ok(());
@@ -163,13 +164,13 @@ pub(super) fn replicate(
         .is_some_and(|row| row.role == Role::Primary && !row.flags.contains(&NodeFlag::Handshake))
     {
         let text = format!("`{pod}` does not know {} as a primary (yet)", primary.short());
-        return Err(GuardRefusal::new("primary", text));
+        return Err(GuardRefusal::new(GuardId::Primary, text));
     }
     for other in &snapshot.members {
         let slots = snapshot.row_seen_by(other, own).map(|row| row.slots.clone());
         if let Some(slots) = slots.filter(|slots| !slots.is_empty()) {
             let text = format!("`{}` knows `{pod}` as owner of {slots}", other.pod);
-            return Err(GuardRefusal::new("slots", text));
+            return Err(GuardRefusal::new(GuardId::Slots, text));
         }
     }
     match (row.role, row.primary, facts.keys) {
@@ -178,14 +179,14 @@ pub(super) fn replicate(
             let keys =
                 keys.map_or_else(|| "an unknown number of".to_owned(), |keys| keys.to_string());
             let text = format!("`{pod}` holds {keys} keys of its own, which it would drop");
-            Err(GuardRefusal::new("empty", text))
+            Err(GuardRefusal::new(GuardId::Empty, text))
         }
         // The replica leaves another shard, which must not depend on this copy alone.
         (Role::Replica, Some(old), _) => match is_living_primary(snapshot, old) {
             Err(refusal) if snapshot.view.get(&old).is_some_and(|row| !row.slots.is_empty()) => {
                 let text =
                     format!("`{pod}` may be the only copy of its shard: {}", refusal.message);
-                Err(GuardRefusal::new("only-copy", text))
+                Err(GuardRefusal::new(GuardId::OnlyCopy, text))
             }
             _ => Ok(()),
         },
@@ -197,12 +198,12 @@ pub(super) fn replicate(
 fn is_living_primary(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     let Some(member) = snapshot.member_of(node) else {
         let text = format!("no member answers as {}", node.short());
-        return Err(GuardRefusal::new("primary", text));
+        return Err(GuardRefusal::new(GuardId::Primary, text));
     };
     let (_, row) = common::own_row(snapshot, &member.pod)?;
     if row.role != Role::Primary {
         let text = format!("{} is {}", node.short(), row.role);
-        return Err(GuardRefusal::new("primary", text));
+        return Err(GuardRefusal::new(GuardId::Primary, text));
     }
     Ok(())
 }

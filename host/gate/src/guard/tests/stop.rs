@@ -10,7 +10,7 @@ fn stopped(change: impl FnOnce(&mut GuardFixture)) -> Result<LossClass, &'static
     change(&mut fixture);
     let hung = [PodStop { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
     let GuardFixture { snapshot, ledger, policy, .. } = &fixture;
-    stop(snapshot, ledger, *policy, &hung, NOW_MS).map_err(|refusal| refusal.guard)
+    stop(snapshot, ledger, *policy, &hung, NOW_MS).map_err(|refusal| refusal.guard.as_str())
 }
 
 #[test]
