@@ -18,6 +18,7 @@ use tholepin_schema::{
 use tracing::warn;
 
 use crate::{
+    allow_start,
     fact::{self, ObservedObjects},
     grant,
     guard::{self, GuardInput, LossClass},
@@ -28,7 +29,7 @@ use crate::{
     plan_steps,
     reconcile_context::ReconcileContext,
     reconcile_scope::WriteMode,
-    repair, restore_settings, start,
+    repair, restore_settings,
 };
 
 /// Performs the actions and returns one result for each, in the order of the list.
@@ -139,7 +140,7 @@ impl<'a> WaveExecutor<'a> {
         self.context.gate.full_syncs.update(&members.instance, &snapshot, now_ms);
         let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
-        let approved = start::approved(self.context, &self.object_ledger.ledger);
+        let approved = allow_start::approved(self.context, &self.object_ledger.ledger);
         let policy = self.context.scope.policy();
         let ledger = &self.object_ledger.ledger;
         let LivenessEvidence { deaths, unproven } = &evidence;
@@ -279,7 +280,7 @@ impl<'a> WaveExecutor<'a> {
     ) -> Vec<PerformedAction> {
         let port = &self.context.gate.ports.redis;
         let to_redis: Vec<Action> =
-            list.iter().filter(|action| !start::is_start(action)).cloned().collect();
+            list.iter().filter(|action| !allow_start::is_allow_start(action)).cloned().collect();
         let results = match self.context.scope.mode {
             WriteMode::Live => port.act(members, &to_redis).await,
             WriteMode::Plan => port.decide(members, &to_redis).await,
@@ -288,7 +289,7 @@ impl<'a> WaveExecutor<'a> {
         let mut all = Vec::with_capacity(list.len());
         for action in list {
             let result = if let Verb::AllowStart { pod, node } = &action.verb {
-                start::allow(self.context, snapshot, pod, *node).await
+                allow_start::allow(self.context, snapshot, pod, *node).await
             } else {
                 let missing = || without_commands(ActionOutcome::Skipped { after: String::new() });
                 results.next().unwrap_or_else(missing)

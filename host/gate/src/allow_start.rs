@@ -26,7 +26,7 @@ const ANNOTATION_MS_MAX: u64 = 10_000;
 const APPROVAL_CHARS_MAX: usize = 90;
 
 /// Returns true if the action is performed on the Pod and not on Redis.
-pub(crate) const fn is_start(action: &Action) -> bool {
+pub(crate) const fn is_allow_start(action: &Action) -> bool {
     matches!(action.verb, Verb::AllowStart { .. })
 }
 

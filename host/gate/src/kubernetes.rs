@@ -16,7 +16,7 @@ use crate::{
     plan_steps::{self, ObjectBefore},
     reconcile_context::ReconcileContext,
     reconcile_scope::{ReconcileScope, WriteMode},
-    stop,
+    stop_check,
 };
 
 pub(crate) async fn perform(
@@ -183,8 +183,8 @@ async fn apply(
         dry_run: context.scope.mode == WriteMode::Plan,
     };
     match &before {
-        Ok(Some(found)) => stop::before_apply(context, found, &request).await?,
-        Ok(None) => stop::before_create(context, &request.object).await?,
+        Ok(Some(found)) => stop_check::before_apply(context, found, &request).await?,
+        Ok(None) => stop_check::before_create(context, &request.object).await?,
         // The present state is not known, so it is not known either what the apply would stop.
         Err(error) => return Err(error.clone()),
     }
@@ -343,7 +343,7 @@ async fn merge_patch(
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
-    stop::before_patch(context, &object, &found, &patch).await?;
+    stop_check::before_patch(context, &object, &found, &patch).await?;
     let dry_run = context.scope.mode == WriteMode::Plan;
     let manager = context.scope.field_manager();
     context.may_write()?;
@@ -375,7 +375,7 @@ async fn delete(
         None => request.uid = Some(seen.to_owned()),
     }
     context.may_write()?;
-    stop::before_delete(context, &found, &mut request).await?;
+    stop_check::before_delete(context, &found, &mut request).await?;
     let object = request.object.clone();
     context.may_write()?;
     context.kubernetes.delete(request).await?;

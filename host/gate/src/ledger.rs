@@ -8,10 +8,10 @@
 //!   prove the death of a process that still runs.
 //! - Recording an equal snapshot again changes nothing, so that the ledger is written on change only.
 
+mod finished_stops;
 mod identity;
 mod merge;
 pub(crate) mod repairs;
-mod returned;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
@@ -50,7 +50,7 @@ pub(crate) fn record(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> b
     }
     record_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
-    returned::returned(ledger, snapshot, now_ms);
+    finished_stops::drop_finished(ledger, snapshot, now_ms);
     repairs::drop_old(ledger, now_ms);
     *ledger != before
 }

@@ -29,11 +29,11 @@ use tokio::sync::watch;
 
 mod absence_tracker;
 mod act;
+mod allow_start;
 mod container_end;
 mod credentials;
 mod current_members;
 mod dispatch;
-mod effect;
 mod fact;
 mod field;
 mod full_sync;
@@ -54,8 +54,8 @@ mod reconcile_scope;
 mod redis;
 mod repair;
 mod restore_settings;
-mod start;
-mod stop;
+mod stop_check;
+mod stop_effect;
 mod wait;
 mod wake;
 

@@ -19,7 +19,6 @@ use tholepin_schema::{
 };
 
 use crate::{
-    effect::{self, ObjectAfterWrite, StopEffect},
     grant,
     guard::{self, GuardRefusal, LossClass, PodStop},
     instance::{self, container_status, uid},
@@ -27,6 +26,7 @@ use crate::{
     ledger_store::ObjectLedger,
     ownership::{self, text},
     reconcile_context::ReconcileContext,
+    stop_effect::{self, ObjectAfterWrite, StopEffect},
 };
 
 /// The verb whose grant is needed to stop the last copy of some data, in addition to the object's own policy.
@@ -47,7 +47,7 @@ pub(crate) async fn before_delete(
         let seen = text(found, "/metadata/resourceVersion");
         request.resource_version = (!seen.is_empty()).then(|| seen.to_owned());
     }
-    admit(context, effect::stops(&*newest(context), found, ObjectAfterWrite::Deleted)).await
+    admit(context, stop_effect::stops(&*newest(context), found, ObjectAfterWrite::Deleted)).await
 }
 
 /// Checks an apply to an object that exists. If it may stop something, it is sent as a dry run first, because
@@ -62,12 +62,12 @@ pub(crate) async fn before_apply(
     request: &ApplyRequest,
 ) -> Result<(), CallError> {
     let view = newest(context);
-    if !effect::may_stop(&*view, found, &request.object) {
+    if !stop_effect::may_stop(&*view, found, &request.object) {
         return Ok(());
     }
     let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
     let after = context.kubernetes.apply(dry_run).await?;
-    admit(context, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    admit(context, stop_effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Checks an apply that creates its object: a new autoscaler can stop Pods.
@@ -79,7 +79,7 @@ pub(crate) async fn before_create(
     context: &ReconcileContext,
     intent: &Value,
 ) -> Result<(), CallError> {
-    admit(context, effect::begins(&*newest(context), intent)).await
+    admit(context, stop_effect::begins(&*newest(context), intent)).await
 }
 
 /// Checks a merge patch.
@@ -95,12 +95,12 @@ pub(crate) async fn before_patch(
 ) -> Result<(), CallError> {
     let view = newest(context);
     // A patch need not repeat the replicas, so it is enough that there are Pods below the object.
-    if !effect::may_stop(&*view, found, &Value::Null) {
+    if !stop_effect::may_stop(&*view, found, &Value::Null) {
         return Ok(());
     }
     let (port, manager) = (&context.kubernetes, context.scope.field_manager());
     let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
-    admit(context, effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    admit(context, stop_effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
 }
 
 /// Members are checked by the newest view, not by that of the reconcile.
@@ -175,7 +175,7 @@ async fn check_group(
 
 fn stop(pod: &Value, group: &ProcessGroup, effect: &StopEffect) -> PodStop {
     let status = container_status(pod, &group.container);
-    let claims = effect::claims(pod);
+    let claims = stop_effect::claims(pod);
     PodStop {
         pod: text(pod, "/metadata/name").to_owned(),
         uid: uid(pod).to_owned(),
@@ -202,7 +202,7 @@ fn claimed_by(
     let mut mounting = Vec::new();
     for claim in claims {
         let before = mounting.len();
-        let mounts = |pod: &&Arc<Value>| effect::claims(pod).contains(claim);
+        let mounts = |pod: &&Arc<Value>| stop_effect::claims(pod).contains(claim);
         mounting.extend(pods.iter().filter(mounts).cloned());
         if mounting.len() == before {
             let text = format!(

@@ -13,7 +13,7 @@ const STOP_MS_MAX: u64 = 60_000;
 
 /// Drops the stops that are over: the Pod has a successor that has taken its place, the stop was not
 /// performed, or the node was forgotten.
-pub(super) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+pub(super) fn drop_finished(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     let nodes = &ledger.nodes;
     ledger.stopped.retain(|uid, stopped| {
         let successor = snapshot.members.iter().find(|member| member.pod == stopped.pod);
