@@ -194,7 +194,7 @@ impl LinkSummary {
     }
 }
 
-/// The longest `cluster-node-timeout` that a member tells, in milliseconds.
+/// The longest `cluster-node-timeout` that a member reports, in milliseconds.
 pub(crate) fn node_timeout_ms(snapshot: &Snapshot) -> Option<u64> {
     let timeout =
         |facts: &MemberFacts| facts.settings.get("cluster-node-timeout")?.parse::<u64>().ok();
@@ -299,7 +299,7 @@ mod tests {
         absences.update(&ledger(5), &down, 30);
         assert_eq!(absences.link_down_ms(node(NODE)), Some(0));
         absences.update(&ledger(25), &down, 40);
-        assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence");
+        assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence has begun");
     }
 
     /// The Pod is gone since 01:00:00, so the process should have ended 55 s later.

@@ -195,7 +195,7 @@ mod tests {
     fn the_second_waits_until_the_first_is_in_sync() {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
-        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
+        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same synchronisation");
         assert_eq!(
             begin(&syncs, "s", 7, 0),
             Err(GuardId::FullSync),
@@ -205,7 +205,11 @@ mod tests {
         syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GuardId::FullSync), "it made progress");
         syncs.update("another", &snapshot(7, &upstream(true, None)), 8_000);
-        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GuardId::FullSync), "another instance's look");
+        assert_eq!(
+            begin(&syncs, "s", 7, 8_000),
+            Err(GuardId::FullSync),
+            "the snapshot of another instance"
+        );
         syncs.update("i", &snapshot(7, &upstream(true, None)), 8_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Ok(()));
     }
@@ -219,6 +223,6 @@ mod tests {
         assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GuardId::FullSync));
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
         syncs.release("i", "s");
-        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place is free");
+        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place was released");
     }
 }

@@ -1,13 +1,15 @@
 //! Checks whether an action may be sent: guards that hold whatever the plugin asks for.
 //!
-//! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. Each one
-//! covers a case that Redis itself does not check and that loses data or a shard. Some that were measured
-//! with Redis 7.0.15: one `CLUSTER MEET` to an address that another cluster uses by now merges the two
-//! clusters within 1.2 s, and the loser's keys are dropped; a primary that restarts empty before its failure
-//! is detected empties its replicas within 3 s; a second manual failover of one shard within twice the node
-//! timeout is refused by the voters and stalls writes for 5 s; a failover while a slot is open takes the
-//! shard at the other end of the slot down too; a primary that is cut off from the majority keeps
-//! acknowledging writes, and a `TAKEOVER` loses all of them.
+//! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. They cover
+//! what Redis itself does not check and what loses data or a shard. Measured with Redis 7.0.15:
+//! - One `CLUSTER MEET` to an address that another cluster uses by now merges the two clusters within 1.2 s, and
+//!   the keys of the one with the lower epochs are dropped.
+//! - A primary that restarts empty before its failure is detected empties its replicas within 3 s.
+//! - A second manual failover of one shard within twice the node timeout is refused by the voters and stalls
+//!   writes for 5 s.
+//! - A failover while a slot is open takes down the shard at the other end of the slot as well.
+//! - A primary that is cut off from the majority goes on acknowledging writes; after a `TAKEOVER` all of them
+//!   are lost.
 //!
 //! Invariants:
 //! - A fact that the snapshot does not contain counts as not holding.

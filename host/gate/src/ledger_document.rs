@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(
             serde_json::to_value(&read).unwrap(),
             json,
-            "a newer host finds its fields again"
+            "the fields of a newer host are kept"
         );
     }
 }

@@ -256,7 +256,7 @@ async fn read(
 
 /// Reads the ledger that older hosts kept in `NAME-ledger`, before names contained a kind and a uid. No
 /// plugin can write that name either. It may belong to an object of another kind with the same name, which
-/// its owner reference tells.
+/// its owner reference shows.
 async fn read_old(
     kubernetes: &dyn Kubernetes,
     scope: &ReconcileScope,

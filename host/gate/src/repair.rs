@@ -192,7 +192,7 @@ mod tests {
         for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
             record_try(&mut ledger, "s", one, index as u64 * 150_000);
         }
-        assert_eq!(refused_by(&ledger, "s", 700_000), None, "two in a row");
+        assert_eq!(refused_by(&ledger, "s", 700_000), None, "two failures in a row are allowed");
         record_try(&mut ledger, "s", &failed(), 700_000);
         assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(GuardId::RepairBudget));
         drop_old(&mut ledger, 700_000 + WINDOW_MS);

@@ -118,12 +118,12 @@ fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
         return StopEffect::default();
     }
     let first = after.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
-    let goes = |pod: &Arc<Value>| match ordinal(before, pod) {
+    let ends = |pod: &Arc<Value>| match ordinal(before, pod) {
         Some(ordinal) => first.saturating_add(wanted) <= ordinal,
         // The controller chooses which Pod ends, so it may be any.
         None => true,
     };
-    let pods: Vec<Arc<Value>> = pods.into_iter().filter(goes).collect();
+    let pods: Vec<Arc<Value>> = pods.into_iter().filter(ends).collect();
     let drops = text(after, RETENTION_SCALED) == "Delete";
     let claims = if drops { claims_of(&pods) } else { Vec::new() };
     StopEffect { pods, claims }

@@ -382,8 +382,14 @@ mod tests {
         };
         assert!(!reported(&not_watched, 0) && !reported(&not_watched, 9));
         assert!(reported(&not_watched, 10) && !reported(&not_watched, 20), "once");
-        assert!(!reported(&[], 21) && !reported(&not_watched, 22), "it was well in between");
+        assert!(
+            !reported(&[], 21) && !reported(&not_watched, 22),
+            "the subscriptions worked in between"
+        );
         let denied = [CallError::Denied("no grant".to_owned())];
-        assert!(reported(&denied, 23) && !reported(&denied, 24), "that does not pass");
+        assert!(
+            reported(&denied, 23) && !reported(&denied, 24),
+            "a denial is reported immediately"
+        );
     }
 }

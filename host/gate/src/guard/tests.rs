@@ -386,7 +386,7 @@ fn death_is_proven_by_the_end_of_the_recorded_container_or_the_deletion_of_the_p
     };
     assert_eq!(started_again(3, Some(1)), Some(DeathProof::Terminated));
     assert_eq!(started_again(1, Some(1)), None);
-    assert_eq!(started_again(3, None), None, "an older host did not count");
+    assert_eq!(started_again(3, None), None, "an older host did not record held keys");
     let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
     let liveness = NodeLiveness {
         container_status: Some(terminated("")),

@@ -159,7 +159,11 @@ mod tests {
                 ("new", 3, None),
             ]
         );
-        assert_eq!(merge(&base, &base, &theirs), theirs, "nothing of ours: all of theirs");
+        assert_eq!(
+            merge(&base, &base, &theirs),
+            theirs,
+            "without a change of ours, theirs is the result"
+        );
         assert_eq!(merge(&base, &ours, &base), ours);
     }
 }

@@ -110,7 +110,7 @@ fn a_process_is_never_tied_to_a_container_that_may_not_be_its_own() {
     record(&mut ledger, &observed, 200);
     assert_eq!(ledger.nodes[&node('a')].container_id, "");
     record(&mut ledger, &observed, 300);
-    assert_eq!(ledger.nodes[&node('a')].container_id, "", "it stays in doubt");
+    assert_eq!(ledger.nodes[&node('a')].container_id, "", "the container stays unknown");
     observed.members[0].container_id = "container-c".into();
     record(&mut ledger, &observed, 400);
     assert_eq!(ledger.nodes[&node('a')].container_id, "container-c");
@@ -120,7 +120,7 @@ fn a_process_is_never_tied_to_a_container_that_may_not_be_its_own() {
 #[test]
 fn held_keys_and_the_time_a_pod_was_deleted_are_recorded() {
     let mut ledger = recorded();
-    assert!(ledger.held_keys.is_empty(), "nobody told of keys");
+    assert!(ledger.held_keys.is_empty(), "no member reported keys");
     let mut observed = snapshot();
     facts(&mut observed, 0).keys = Some(3);
     facts(&mut observed, 1).keys = Some(3);
@@ -129,7 +129,7 @@ fn held_keys_and_the_time_a_pod_was_deleted_are_recorded() {
     record(&mut ledger, &observed, 200);
     assert_eq!(ledger.held_keys.slot_count(), 16_384);
     assert_eq!(ledger.nodes[&node('a')].persistent, Some(true));
-    assert_eq!(ledger.nodes[&node('b')].persistent, None, "it does not tell");
+    assert_eq!(ledger.nodes[&node('b')].persistent, None, "its settings are not known");
     assert_eq!(ledger.nodes[&node('b')].primary, Some(node('a')));
     let gone = observed.members.remove(1);
     record(&mut ledger, &observed, 300);
@@ -141,7 +141,7 @@ fn held_keys_and_the_time_a_pod_was_deleted_are_recorded() {
     assert_eq!(ledger.nodes[&node('b')].gone_at_ms, None);
     facts(&mut observed, 0).keys = Some(0);
     record(&mut ledger, &observed, 600);
-    assert_eq!(ledger.held_keys.slot_count(), 16_384, "once is for ever");
+    assert_eq!(ledger.held_keys.slot_count(), 16_384, "held keys stay recorded");
 }
 
 #[test]
@@ -233,9 +233,9 @@ fn the_last_owner_of_slots_that_held_keys_is_kept_until_they_have_another() {
         record(&mut ledger, &observed, 100);
         let kept = |ledger: &Ledger| ['a', 'b'].map(|name| ledger.nodes.contains_key(&node(name)));
         record(&mut ledger, &fresh(false), 200);
-        assert_eq!(kept(&ledger), [held_keys; 2], "nobody could have told");
+        assert_eq!(kept(&ledger), [held_keys; 2], "fresh members know no other nodes");
         record(&mut ledger, &fresh(true), 300);
-        assert_eq!(kept(&ledger), [held_keys; 2], "nor could they by hearsay");
+        assert_eq!(kept(&ledger), [held_keys; 2], "the members that met them do not either");
         let mut owned = fresh(true);
         owned.view.insert(node('c'), row("0-16383", None));
         record(&mut ledger, &owned, 400);
@@ -288,7 +288,7 @@ fn a_suspended_setting_is_restored_once() {
     assert_eq!(settings["cluster-node-timeout"], "5000");
 
     drop_restored(&mut ledger, &observed);
-    assert_eq!(ledger.suspensions.len(), 1, "it is not put back yet");
+    assert_eq!(ledger.suspensions.len(), 1, "the setting is not restored yet");
     facts(&mut observed, 0).settings.insert("cluster-node-timeout".into(), "5000".into());
     drop_restored(&mut ledger, &observed);
     assert!(ledger.suspensions.is_empty());
@@ -305,7 +305,7 @@ fn a_suspension_ends_with_its_process() {
     let mut silent = observed.clone();
     silence(&mut silent, 0);
     drop_restored(&mut ledger, &silent);
-    assert_eq!(ledger.suspensions.len(), 1, "silence says nothing");
+    assert_eq!(ledger.suspensions.len(), 1, "a member that does not answer keeps its suspensions");
     facts(&mut observed, 0).run_id = Some(run('c'));
     drop_restored(&mut ledger, &observed);
     assert!(ledger.suspensions.is_empty());

@@ -92,7 +92,7 @@ async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() 
     assert_eq!(tried(), Value::Null);
     bench.world.away.store(false, Ordering::SeqCst);
     ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();
-    assert_eq!(tried(), json!(NOW_MS), "it is written afterwards");
+    assert_eq!(tried(), json!(NOW_MS), "the ledger is written afterwards");
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
     bench.name_password("new");
     bench.restart();
     assert_eq!(bench.used(named()).await.0, Some("hunter2".into()));
-    assert!(!format!("{:?}", bench.context.take_recording()).contains("hunter2"), "no clear value");
+    assert!(!format!("{:?}", bench.context.take_recording()).contains("hunter2"), "no clear text");
 }
 
 #[tokio::test]

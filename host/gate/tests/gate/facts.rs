@@ -143,7 +143,11 @@ async fn an_urgent_event_ends_a_wait() {
         bench.scope.urgent.cancel();
     });
     assert_eq!(seen, Err(CallError::Interrupted));
-    assert_eq!(wait(&bench, vec![keys(9)], 2000).await, Err(CallError::Interrupted), "and stays");
+    assert_eq!(
+        wait(&bench, vec![keys(9)], 2000).await,
+        Err(CallError::Interrupted),
+        "the event stays"
+    );
 }
 
 #[tokio::test]
@@ -214,7 +218,10 @@ async fn a_fact_about_a_member_wakes_once() {
     subscribe_to(&bench, vec![json!({"change": {"instance": instance()}})]).await;
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Changes");
     subscribe_to(&bench, vec![]).await;
-    assert!(bench.world.watched.lock().unwrap().is_empty(), "what is not repeated ends");
+    assert!(
+        bench.world.watched.lock().unwrap().is_empty(),
+        "a subscription that is not repeated ends"
+    );
     assert_eq!(causes(&poll(true, 9)), [] as [&str; 0]);
 }
 
@@ -255,5 +262,9 @@ async fn the_facts_about_one_instance_are_bounded() {
             vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
         bench.gate.subscribe(&scope, &wakes).await;
     }
-    assert_eq!(bench.gate.woken_by_poll(&poll(false, 5)).len(), 4, "256 facts are four keys' here");
+    assert_eq!(
+        bench.gate.woken_by_poll(&poll(false, 5)).len(),
+        4,
+        "256 facts are those of four keys"
+    );
 }

@@ -284,7 +284,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
     assert_eq!(
         bench.writes(),
         ["apply me by tholepin:p kept, forced"],
-        "the status is its plugin's"
+        "the status belongs to the plugin"
     );
 }
 
@@ -292,7 +292,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
 async fn a_plan_sees_its_own_writes_and_keeps_none() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Plan);
     bench.apply("new", Some("me")).await.unwrap();
-    assert!(bench.get("new").await.is_ok(), "the pass sees what it applied");
+    assert!(bench.get("new").await.is_ok(), "the reconcile sees what it applied");
     let delete = KubernetesCall::Delete {
         object: config_map("mine"),
         uid: None,

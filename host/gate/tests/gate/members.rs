@@ -78,7 +78,7 @@ async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
     orphan["metadata"]["uid"] = json!("uid-another");
     bench.world.put(orphan);
     bench.observe(json!({})).await.unwrap_err();
-    assert_eq!(bench.looked_at(), ["b-0"], "another Pod of the name is none");
+    assert_eq!(bench.looked_at(), ["b-0"], "another Pod of the same name is no member");
 }
 
 #[tokio::test]
@@ -211,7 +211,10 @@ async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
         let adopted = ledger(&bench.world)["adoptedAtMs"].clone();
         assert_eq!(adopted == json!(7), is_taken, "{uid}: {adopted}");
         let reference = ObjectRef { name: "me-ledger".into(), ..config_map("x") };
-        assert!(bench.world.objects.lock().unwrap().contains_key(&reference), "it stays");
+        assert!(
+            bench.world.objects.lock().unwrap().contains_key(&reference),
+            "the old ledger stays"
+        );
     }
 }
 

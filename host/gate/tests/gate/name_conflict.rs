@@ -32,12 +32,12 @@ async fn a_refused_apply_wakes_its_object_when_the_conflicting_object_is_deleted
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
     let Err(CallError::Denied(refused)) = bench.apply("theirs", Some("me")).await else {
-        panic!("it is somebody else's")
+        panic!("the object belongs to another owner")
     };
     for word in ["Thing n/them", "rename one of the two"] {
         assert!(refused.contains(word), "no {word} in {refused}");
     }
-    assert!(!refused.contains("scope"), "a wider scope would seize it: {refused}");
+    assert!(!refused.contains("scope"), "a wider scope would overwrite the object: {refused}");
     // The wait begins while the reconcile runs. A change that keeps the owner wakes no key.
     let before = theirs.clone();
     theirs["data"] = Value::Null;

@@ -84,7 +84,7 @@ async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     };
     assert_eq!(reached.iter().filter(kept).count(), 0, "{reached:?}");
     let pipelines = reached.iter().filter(|line| line.starts_with("pipeline")).count();
-    assert_eq!(pipelines, 1, "the read alone: {reached:?}");
+    assert_eq!(pipelines, 1, "only the read: {reached:?}");
 
     let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
         panic!("{planned:#?}")
@@ -121,7 +121,7 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
     assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
     assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
     let now = bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Now)).await;
-    assert!(now.is_ok(), "the clock goes on");
+    assert!(now.is_ok(), "the clock is read also after the end of the plan");
     assert_eq!(bench.writes().iter().filter(|line| line.starts_with("pipeline")).count(), 0);
     let steps = steps(&bench);
     assert_eq!(steps.len(), 2, "{steps:#?}");
@@ -161,10 +161,13 @@ async fn nothing_is_written_after_the_object_was_paused() {
     assert_eq!(set, Err(CallError::Interrupted));
     assert!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await.is_ok());
     let instance = instance();
-    assert!(bench.redis(RedisCall::Observe { instance }).await.is_ok(), "a look is no write");
+    assert!(
+        bench.redis(RedisCall::Observe { instance }).await.is_ok(),
+        "an observation is no write"
+    );
     let kept: Vec<_> =
         bench.writes().into_iter().filter(|line| !line.starts_with("pipe")).collect();
-    assert_eq!(kept, ["apply one by tholepin:p kept"], "not even the ledger");
+    assert_eq!(kept, ["apply one by tholepin:p kept"], "the ledger is not written either");
     thing["metadata"]["annotations"] = json!({PAUSED: "false"});
     bench.world.put(thing);
     assert!(bench.apply("two", Some("me")).await.is_ok());
@@ -183,5 +186,5 @@ async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
     for call in [act, observe, Call::Runtime(RuntimeCall::Now)] {
         plan.perform(&bench.call_context, call).await.unwrap();
     }
-    assert_eq!(bench.writes(), wrote, "the ledger was neither read anew nor written");
+    assert_eq!(bench.writes(), wrote, "the ledger was neither read again nor written");
 }

@@ -89,7 +89,7 @@ async fn a_temporary_setting_is_restored_when_the_reconcile_ends() {
         (set(&bench.world).as_str(), kept(&bench.world)[0]["value"].clone()),
         ("500", json!("5000"))
     );
-    assert_eq!(bench.seen(&bench.context).await, "500", "as long as the pass goes on");
+    assert_eq!(bench.seen(&bench.context).await, "500", "until the reconcile ends");
     assert_eq!(commands(&bench.context.close().await), ["CONFIG SET cluster-node-timeout 5000"]);
     assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
     assert_eq!(bench.context.close().await, [], "once");
@@ -100,7 +100,7 @@ async fn a_temporary_setting_is_restored_by_the_next_host() {
     let bench = bench(WriteMode::Live);
     bench.suspend(&bench.context).await;
     let next = Gate::new(bench.ports.clone()).open(bench.scope.clone());
-    assert_eq!(bench.seen(&next).await, "5000", "before the plugin sees anything");
+    assert_eq!(bench.seen(&next).await, "5000", "before the plugin's first observation");
     assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
     let recording = next.take_recording();
     assert_eq!(commands(&recording.calls()[0].steps), ["CONFIG SET cluster-node-timeout 5000"]);
@@ -177,7 +177,7 @@ async fn a_paused_object_has_its_settings_restored() {
 
 #[tokio::test]
 async fn a_plan_has_the_steps_that_restore_settings() {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for mode in [WriteMode::Plan, WriteMode::Live] {
         let bench = bench(mode);
         bench.suspend(&bench.context).await;
@@ -185,13 +185,13 @@ async fn a_plan_has_the_steps_that_restore_settings() {
         let mut steps: Vec<PlanStep> =
             recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect();
         steps.extend(bench.context.close().await);
-        told.push(serde_json::to_value(steps).unwrap());
+        reported.push(serde_json::to_value(steps).unwrap());
         if mode == WriteMode::Plan {
             assert_eq!(bench.writes(), [] as [&str; 0], "a plan touches nothing");
         }
     }
-    assert_eq!(told[0], told[1]);
-    assert_eq!(told[0].as_array().map(Vec::len), Some(2), "{}", told[0]);
+    assert_eq!(reported[0], reported[1]);
+    assert_eq!(reported[0].as_array().map(Vec::len), Some(2), "{}", reported[0]);
 }
 
 #[tokio::test]

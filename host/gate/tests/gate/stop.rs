@@ -308,5 +308,5 @@ async fn a_plan_contains_the_refusal_and_records_nothing() {
         shard.writes().into_iter().filter(|line| !line.contains("dry run")).collect();
     assert_eq!(kept, [] as [String; 0]);
     let shard = shard.next_reconcile();
-    assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan noted no stop");
+    assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan recorded no stop");
 }

@@ -54,7 +54,7 @@ fn a_time_in_the_future_restarts_a_wait() {
     known.role_changed_at_ms = Some(NOW_MS + hour_ms);
     known.failover_tried_at_ms = Some(NOW_MS + hour_ms);
     record(&mut fixture.ledger, &fixture.snapshot, NOW_MS - 4_999);
-    assert_eq!(fixture.check(fail_over(3, 0, Graceful)), Err("quiet"), "no false pass");
+    assert_eq!(fixture.check(fail_over(3, 0, Graceful)), Err("quiet"), "the guard must refuse");
     record(&mut fixture.ledger, &fixture.snapshot, NOW_MS);
     assert_eq!(fixture.check(fail_over(3, 0, Graceful)), Err("quiet"));
     let known = fixture.ledger.nodes.get_mut(&node(0)).unwrap();
@@ -175,12 +175,20 @@ fn a_replica_whose_link_fell_before_its_primary_ended_lacks_the_later_writes() {
         (upstream.link_up, upstream.down_since_s) = (false, Some(down_s));
         fixture
     };
-    assert_eq!(fixture(1, 1).check(fail_over(3, 0, Force)), Ok(()), "it fell with it");
-    assert_eq!(fixture(2, 1).check(fail_over(3, 0, Force)), Ok(()), "or the clocks differ");
+    assert_eq!(
+        fixture(1, 1).check(fail_over(3, 0, Force)),
+        Ok(()),
+        "the link fell when the primary ended"
+    );
+    assert_eq!(
+        fixture(2, 1).check(fail_over(3, 0, Force)),
+        Ok(()),
+        "the clocks may differ by a second"
+    );
     let mut fell = fixture(3, 1);
     assert_eq!(fell.check(fail_over(3, 0, Force)), Err("data-loss"));
     fell.snapshot.members[0].kubernetes["state"]["terminated"]["finishedAt"] = json!(null);
-    assert_eq!(fell.check(fail_over(3, 0, Force)), Ok(()), "nobody knows when it ended");
+    assert_eq!(fell.check(fail_over(3, 0, Force)), Ok(()), "the end of the primary is not known");
 }
 
 #[test]

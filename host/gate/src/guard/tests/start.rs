@@ -28,16 +28,20 @@ fn start() -> Verb {
 fn a_replica_that_has_data_or_does_not_answer_keeps_the_primary_waiting() {
     let mut fixture = waiting();
     fixture.policy.data_loss = true;
-    assert_eq!(fixture.check(start()), Err("copies"), "it has seven keys");
+    assert_eq!(fixture.check(start()), Err("copies"), "the replica has seven keys");
     fixture.silence(3);
-    assert_eq!(fixture.check(start()), Err("copies"), "silence counts as keys");
+    assert_eq!(
+        fixture.check(start()),
+        Err("copies"),
+        "a replica that does not answer counts as having the data"
+    );
     fixture.approved.nodes = [node(0)].into();
-    assert_eq!(fixture.check(start()), Ok(()), "a person gives them up");
+    assert_eq!(fixture.check(start()), Ok(()), "a person has given the data up");
     let mut fixture = waiting();
     fixture.policy.data_loss = true;
     empty(&mut fixture, 3);
     fixture.facts(3).loading = Some(true);
-    assert_eq!(fixture.check(start()), Err("copies"), "it reads its data");
+    assert_eq!(fixture.check(start()), Err("copies"), "the replica is loading its data");
     fixture.facts(3).loading = Some(false);
     assert_eq!(fixture.check(start()), Ok(()));
 }
@@ -49,9 +53,9 @@ fn a_replica_without_a_disk_that_is_proven_ended_has_nothing() {
     fixture.kill(3);
     assert_eq!(fixture.check(start()), Ok(()));
     fixture.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(true);
-    assert_eq!(fixture.check(start()), Err("copies"), "its volume has the data");
+    assert_eq!(fixture.check(start()), Err("copies"), "its volume may have the data");
     fixture.ledger.nodes.get_mut(&node(3)).unwrap().persistent = None;
-    assert_eq!(fixture.check(start()), Err("copies"), "nobody knows");
+    assert_eq!(fixture.check(start()), Err("copies"), "it is not known whether it has a disk");
 }
 
 #[test]
@@ -61,16 +65,16 @@ fn slots_that_held_keys_are_given_up_only_by_policy_or_by_a_person() {
     assert_eq!(fixture.check(start()), Err("data-loss"));
     fixture.approved.nodes = [node(1)].into();
     assert_eq!(fixture.check(start()), Err("data-loss"), "another node's data");
-    fixture.approved.unknown = vec!["slip".to_owned()];
-    let said = fixture.refusal(start());
-    assert!(said.contains("present entry `slip` names no process"), "{said}");
+    fixture.approved.unknown = vec!["typo".to_owned()];
+    let message = fixture.refusal(start());
+    assert!(message.contains("present entry `typo` names no process"), "{message}");
     fixture.approved.nodes = [node(0)].into();
     assert_eq!(fixture.check(start()), Ok(()));
     fixture.approved.nodes.clear();
     fixture.ledger.held_keys = slots("5461-16383");
-    assert_eq!(fixture.check(start()), Ok(()), "the shard never held any");
+    assert_eq!(fixture.check(start()), Ok(()), "the shard never held keys");
     fixture.ledger.keys_known_since_ms = None;
-    assert_eq!(fixture.check(start()), Err("data-loss"), "an older host did not look");
+    assert_eq!(fixture.check(start()), Err("data-loss"), "an older host did not record held keys");
 }
 
 #[test]
@@ -83,15 +87,15 @@ fn only_a_process_that_is_proven_to_wait_may_start() {
     };
     let mut fixture = ready();
     fixture.deaths.clear();
-    assert_eq!(fixture.check(start()), Err("start"), "the old process may live");
+    assert_eq!(fixture.check(start()), Err("start"), "the old process may be alive");
     let mut fixture = ready();
     fixture.snapshot.members[0].pod_uid = "another".to_owned();
-    assert_eq!(fixture.check(start()), Err("start"), "another Pod has no nodes.conf of it");
+    assert_eq!(fixture.check(start()), Err("start"), "another Pod does not have its nodes.conf");
     let mut fixture = ready();
     fixture.snapshot.members[0].running = false;
     assert_eq!(fixture.check(start()), Err("start"));
-    let lives = GuardFixture::healthy();
-    assert_eq!(lives.check(start()), Err("start"), "it answers");
+    let running = GuardFixture::healthy();
+    assert_eq!(running.check(start()), Err("start"), "the process answers");
 }
 
 #[test]
@@ -100,7 +104,11 @@ fn an_empty_replica_is_not_promoted_over_data_that_may_exist() {
     empty(&mut fixture, 3);
     assert_eq!(fixture.check(fail_over(3, 0, Force)), Err("data-loss"));
     fixture.facts(3).replication.as_mut().unwrap().offset_bytes = 1000;
-    assert_eq!(fixture.check(fail_over(3, 0, Force)), Ok(()), "it followed, and all keys are gone");
+    assert_eq!(
+        fixture.check(fail_over(3, 0, Force)),
+        Ok(()),
+        "it has replicated the primary, which has no keys left"
+    );
 }
 
 #[test]
@@ -124,5 +132,5 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
     fixture.approved.nodes = [node(0)].into();
     assert_eq!(fixture.check(forget()), Ok(()));
     fixture.deaths.insert(node(0), DeathProof::PodGone);
-    assert_eq!(fixture.check(forget()), Err("ghost"), "its process may live");
+    assert_eq!(fixture.check(forget()), Err("ghost"), "its process may be alive");
 }

@@ -28,9 +28,17 @@ fn a_primary_that_hangs_may_be_stopped_once_the_majority_reports_it_failed() {
             Some(tholepin_schema::snapshot::Upstream { link_up, sync_in_progress, ..upstream });
         fixture.facts(3).replication = Some(replication);
     };
-    assert_eq!(stopped(|fixture| linked(fixture, false, false)), lost, "its link fell before");
-    assert_eq!(stopped(|fixture| linked(fixture, true, true)), lost, "it has a part of the data");
-    assert_eq!(stopped(|fixture| fixture.silence(3)), lost, "its replica does not answer");
+    assert_eq!(
+        stopped(|fixture| linked(fixture, false, false)),
+        lost,
+        "the link of the replica is down"
+    );
+    assert_eq!(
+        stopped(|fixture| linked(fixture, true, true)),
+        lost,
+        "the replica has a part of the data"
+    );
+    assert_eq!(stopped(|fixture| fixture.silence(3)), lost, "the replica does not answer");
     assert_eq!(stopped(|fixture| fixture.facts(3).loading = Some(true)), lost);
     assert_eq!(
         stopped(|fixture| fixture.snapshot.view.get_mut(&node(0)).unwrap().flags.clear()),
