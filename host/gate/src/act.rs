@@ -36,8 +36,10 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Fails before anything is sent if a verb is not granted, if the actions' `after` fields allow no order, or
-/// if the instance cannot be resolved. A refusal or failure of a single action is in its result.
+/// Fails before anything is sent if a verb is not granted, if the actions' `after` fields allow no order, if
+/// two actions contradict each other, or if the instance cannot be resolved. Fails between waves if the
+/// ledger cannot be written or the object is paused. A refusal or failure of a single action is in its
+/// result.
 pub(crate) async fn perform(
     context: &ReconcileContext,
     instance: &Instance,
@@ -313,7 +315,7 @@ impl<'a> WaveExecutor<'a> {
             };
             let named =
                 guard::suspects(&action.verb, snapshot, &self.object_ledger.ledger).into_iter();
-            suspects.extend(named.filter(|it| asks_all || !has_pod(it)));
+            suspects.extend(named.filter(|node| asks_all || !has_pod(node)));
         }
         liveness_evidence::examine(
             self.context,

@@ -2,8 +2,8 @@
 //!
 //! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. They cover
 //! what Redis itself does not check and what loses data or a shard. Measured with Redis 7.0.15:
-//! - One `CLUSTER MEET` to an address that another cluster uses by now merges the two clusters within 1.2 s, and
-//!   the keys of the one with the lower epochs are dropped.
+//! - One `CLUSTER MEET` to an address that another cluster uses by now merges the two clusters within 1.2 s,
+//!   and the keys of the one with the lower epochs are dropped.
 //! - A primary that restarts empty before its failure is detected empties its replicas within 3 s.
 //! - A second manual failover of one shard within twice the node timeout is refused by the voters and stalls
 //!   writes for 5 s.

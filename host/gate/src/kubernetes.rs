@@ -365,14 +365,14 @@ async fn delete(
     let found = current(context, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
     in_scope(context, granted, &request.object, (&found, TargetState::Written))?;
-    let seen = ownership::text(&found, "/metadata/uid");
+    let current_uid = ownership::text(&found, "/metadata/uid");
     match &request.uid {
-        Some(uid) if uid != seen => {
-            let text = format!("{} has the uid {seen}, not {uid}", request.object);
+        Some(uid) if uid != current_uid => {
+            let text = format!("{} has the uid {current_uid}, not {uid}", request.object);
             return Err(CallError::Conflict(text));
         }
         Some(_) => {}
-        None => request.uid = Some(seen.to_owned()),
+        None => request.uid = Some(current_uid.to_owned()),
     }
     context.may_write()?;
     stop_check::before_delete(context, &found, &mut request).await?;
@@ -418,9 +418,9 @@ fn in_scope(
     context: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    met: (&Value, TargetState),
+    target: (&Value, TargetState),
 ) -> Result<(), CallError> {
-    in_scope_of(&context.scope, &*context.view(), granted, reference, met)
+    in_scope_of(&context.scope, &*context.view(), granted, reference, target)
 }
 
 fn in_scope_of(
@@ -428,27 +428,27 @@ fn in_scope_of(
     view: &dyn StoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    (object, met): (&Value, TargetState),
+    (object, target): (&Value, TargetState),
 ) -> Result<(), CallError> {
     grant::not_reserved(reference)?;
-    let wanted = scope.reference();
-    let is_owned = *reference == wanted || leads_to(view, object, scope.uid());
+    let reconciled = scope.reference();
+    let is_owned = *reference == reconciled || leads_to(view, object, scope.uid());
     let is_in_namespace = reference.namespace == scope.key.namespace;
     let Err(wider) = grant::scope(granted, is_owned, is_in_namespace) else { return Ok(()) };
     let (kind, uid) = (&granted.name, scope.uid());
-    let text = match met {
+    let text = match target {
         // A wider scope would let the plugin overwrite another owner's object.
         TargetState::Written if granted.scope == GrantScope::Owned => {
             let remedy = remedy(scope, reference, object);
-            format!("{reference} exists and does not belong to {wanted} (uid {uid}): {remedy}")
+            format!("{reference} exists and does not belong to {reconciled} (uid {uid}): {remedy}")
         }
         TargetState::Intent if granted.scope == GrantScope::Owned => format!(
-            "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` must \
-             name {wanted} (uid {uid}) as the controller, or the grant needs scope {wider}"
+            "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` \
+             must name {reconciled} (uid {uid}) as the controller, or the grant needs scope {wider}"
         ),
         TargetState::Read | TargetState::Written | TargetState::Intent => format!(
-            "{reference} is outside the scope of the grant for {kind}: {wanted} (uid {uid}) does not control it; \
-             the grant would need scope {wider}"
+            "{reference} is outside the scope of the grant for {kind}: {reconciled} (uid {uid}) does not \
+             control it; the grant would need scope {wider}"
         ),
     };
     Err(CallError::Denied(text))
@@ -456,7 +456,7 @@ fn in_scope_of(
 
 /// Returns who controls an object that is in the way, and how to resolve that.
 fn remedy(scope: &ReconcileScope, reference: &ObjectRef, object: &Value) -> String {
-    let wanted = scope.reference();
+    let reconciled = scope.reference();
     if let Some((owner, uid)) = ownership::controller(object) {
         return format!("{owner} (uid {uid}) controls it; rename one of the two");
     }
@@ -465,11 +465,11 @@ fn remedy(scope: &ReconcileScope, reference: &ObjectRef, object: &Value) -> Stri
         return "it has no controller; delete or rename one of the two".to_owned();
     }
     let owner = json!({"metadata": {"ownerReferences": [{
-        "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,
+        "apiVersion": reconciled.kind.api_version, "kind": reconciled.kind.kind, "name": reconciled.name,
         "uid": scope.uid(), "controller": true, "blockOwnerDeletion": true,
     }]}});
     format!(
-        "it has no controller; to make {wanted} its controller: `kubectl patch --namespace {} {} {} --type \
+        "it has no controller; to make {reconciled} its controller: `kubectl patch --namespace {} {} {} --type \
          merge --patch '{owner}'`, else delete or rename it",
         reference.namespace,
         reference.kind.kind.to_lowercase(),

@@ -40,7 +40,7 @@ const LEDGERS_MAX: usize = 4096;
 /// How often a write is tried when other hosts write in between.
 const ATTEMPTS_MAX: usize = 4;
 /// How long a reconcile waits for a write of the ledger that may also happen later.
-const SAVE_MS_MAX: Duration = Duration::from_millis(300);
+const SAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// The key of the ledger in the ConfigMap.
 const KEY: &str = "ledger.json";
 
@@ -203,7 +203,7 @@ impl ObjectLedger {
         )))
     }
 
-    /// Writes the ledger like [`save`](Self::save), but waits at most [`SAVE_MS_MAX`] and ignores temporary
+    /// Writes the ledger like [`save`](Self::save), but waits at most [`SAVE_TIMEOUT`] and ignores temporary
     /// failures. What is not written now is written by the next call.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl ObjectLedger {
         kubernetes: &dyn Kubernetes,
         scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, scope)).await;
+        let saved = timeout(SAVE_TIMEOUT, self.save(kubernetes, scope)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
                 warn!(%error, "the ledger is not written now; the next reconcile writes it");

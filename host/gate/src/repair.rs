@@ -189,8 +189,8 @@ mod tests {
         let already = performed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
         record_try(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
-        for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
-            record_try(&mut ledger, "s", one, index as u64 * 150_000);
+        for (index, result) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
+            record_try(&mut ledger, "s", result, index as u64 * 150_000);
         }
         assert_eq!(refused_by(&ledger, "s", 700_000), None, "two failures in a row are allowed");
         record_try(&mut ledger, "s", &failed(), 700_000);

@@ -44,8 +44,8 @@ pub(crate) async fn before_delete(
     request: &mut DeleteRequest,
 ) -> Result<(), CallError> {
     if text(found, "/kind") == "Pod" && request.resource_version.is_none() {
-        let seen = text(found, "/metadata/resourceVersion");
-        request.resource_version = (!seen.is_empty()).then(|| seen.to_owned());
+        let version_read = text(found, "/metadata/resourceVersion");
+        request.resource_version = (!version_read.is_empty()).then(|| version_read.to_owned());
     }
     admit(context, stop_effect::stops(&*newest(context), found, ObjectAfterWrite::Deleted)).await
 }

@@ -52,7 +52,7 @@ pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> 
         _ if pods_below(view, before).is_empty() => false,
         _ => {
             let named = intent.pointer("/spec/replicas").and_then(Value::as_u64);
-            let keeps = named.is_some_and(|wanted| replicas(before) <= wanted);
+            let keeps = named.is_some_and(|requested| replicas(before) <= requested);
             !keeps || text(intent, STRATEGY) != ON_DELETE || !is_on_delete(before)
         }
     }
@@ -113,13 +113,13 @@ fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
     if is_released || restarts || (is_suspended(after) && !is_suspended(before)) {
         return StopEffect { pods, claims: Vec::new() };
     }
-    let (had, wanted) = (replicas(before), replicas(after));
-    if had <= wanted {
+    let (previous, requested) = (replicas(before), replicas(after));
+    if previous <= requested {
         return StopEffect::default();
     }
     let first = after.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
     let ends = |pod: &Arc<Value>| match ordinal(before, pod) {
-        Some(ordinal) => first.saturating_add(wanted) <= ordinal,
+        Some(ordinal) => first.saturating_add(requested) <= ordinal,
         // The controller chooses which Pod ends, so it may be any.
         None => true,
     };

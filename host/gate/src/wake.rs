@@ -328,9 +328,9 @@ impl SubscriptionTable {
 impl ObjectSubscription {
     /// Returns true if one of the facts holds. Facts that hold are removed.
     fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
-        let seen = kubernetes::in_store(&self.scope, view, object);
-        let seen = seen.map_err(|error| error.to_string());
-        take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), seen)]))
+        let observed = kubernetes::in_store(&self.scope, view, object);
+        let observed = observed.map_err(|error| error.to_string());
+        take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), observed)]))
     }
 }
 
@@ -353,11 +353,11 @@ fn woken(
 /// Removes the facts that hold. Returns true if there were any.
 fn take_held(
     facts: &mut Vec<Fact>,
-    seen: Option<&FactDocuments>,
+    observed: Option<&FactDocuments>,
     objects: &ObservedObjects,
 ) -> bool {
     let before = facts.len();
-    facts.retain(|fact| fact::evaluate(fact, seen, objects) != FactOutcome::Yes);
+    facts.retain(|fact| fact::evaluate(fact, observed, objects) != FactOutcome::Yes);
     facts.len() < before
 }
 

@@ -106,10 +106,10 @@ pub(super) fn allowed(
             member.facts().is_some() || input.ledger.nodes.values().any(is_known)
         };
         let text = match input.snapshot.members.iter().find(|member| !has_answered(member)) {
-            Some(silent) => format!(
+            Some(member) => format!(
                 "`{}` has never answered, so its data is not known: make it answer once, or delete its Pod if \
                  it has no data",
-                silent.pod
+                member.pod
             ),
             None => "the members that answer do not agree yet who owns which slots".to_owned(),
         };
@@ -153,7 +153,7 @@ pub(super) fn check_preconditions(
     is_as_presumed("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
     is_as_presumed("role", role.as_ref(), own.map(|row| &row.role))?;
     let agreed = |node: &NodeId| snapshot.view.get(node).map(|row| row.epoch);
-    let seen: Option<ConfigEpoch> = match &action.verb {
+    let found: Option<ConfigEpoch> = match &action.verb {
         Verb::Failover { primary, .. } | Verb::Replicate { primary, .. } => agreed(primary),
         Verb::Forget { node } | Verb::AllowStart { node, .. } => agreed(node),
         Verb::Meet { .. }
@@ -161,7 +161,7 @@ pub(super) fn check_preconditions(
         | Verb::AssignSlots { .. }
         | Verb::Configure { .. } => own.map(|row| row.epoch),
     };
-    is_as_presumed("epoch", epoch.as_ref(), seen.as_ref())?;
+    is_as_presumed("epoch", epoch.as_ref(), found.as_ref())?;
     if *approved {
         is_approved(&super::given_up_by(action, input), input)?;
     }
@@ -195,13 +195,13 @@ fn is_approved(nodes: &[NodeId], input: &GuardInput<'_>) -> Result<(), GuardRefu
 fn is_as_presumed<T: PartialEq + std::fmt::Display>(
     what: &str,
     presumed: Option<&T>,
-    seen: Option<&T>,
+    found: Option<&T>,
 ) -> Result<(), GuardRefusal> {
-    match (presumed, seen) {
+    match (presumed, found) {
         (None, _) => Ok(()),
-        (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
-        (Some(presumed), Some(seen)) => {
-            let text = format!("the {what} must be {presumed} and is {seen}");
+        (Some(presumed), Some(found)) if presumed == found => Ok(()),
+        (Some(presumed), Some(found)) => {
+            let text = format!("the {what} must be {presumed} and is {found}");
             Err(GuardRefusal::new(GuardId::Presume, text))
         }
         (Some(presumed), None) => {

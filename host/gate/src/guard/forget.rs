@@ -23,8 +23,8 @@ pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
     }
     // A Pod that does not answer may return with this very id.
     let known = ledger.nodes.get(&node).and_then(|known| snapshot.member(&known.pod));
-    let silent = known.filter(|member| member.node().is_none());
-    if let Some(member) = silent.or_else(|| silent_member_at(snapshot, node)) {
+    let not_answering = known.filter(|member| member.node().is_none());
+    if let Some(member) = not_answering.or_else(|| silent_member_at(snapshot, node)) {
         return refused(format!("{} may return in `{}`", node.short(), member.pod));
     }
     // An owner that is proven dead must have no copy left. Whether its data may be lost is decided by the

@@ -59,8 +59,8 @@ pub(super) fn no_other_copy(input: &GuardInput<'_>, node: NodeId) -> Result<(), 
                 continue;
             }
             let name = known.map_or_else(|| follower.short(), |known| known.pod.clone());
-            let silent = known.and_then(|known| input.snapshot.member(&known.pod));
-            if silent.is_some_and(Member::refuses_password) {
+            let not_answering = known.and_then(|known| input.snapshot.member(&known.pod));
+            if not_answering.is_some_and(Member::refuses_password) {
                 let text = format!(
                     "its replica `{name}` runs, refuses the password, and counts as having the data"
                 );

@@ -159,8 +159,8 @@ pub(super) fn replicate(
         return Ok(());
     }
     is_living_primary(snapshot, primary)?;
-    let seen = snapshot.row_seen_by(member, primary);
-    if !seen
+    let primary_row = snapshot.row_seen_by(member, primary);
+    if !primary_row
         .is_some_and(|row| row.role == Role::Primary && !row.flags.contains(&NodeFlag::Handshake))
     {
         let text = format!("`{pod}` does not know {} as a primary (yet)", primary.short());

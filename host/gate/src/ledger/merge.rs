@@ -144,13 +144,13 @@ mod tests {
         let merged = merge(&base, &ours, &theirs);
         assert_eq!(merged.adopted_at_ms, Some(8));
         assert_eq!(merged.unknown.get("turn"), Some(&json!(1)));
-        let seen: Vec<_> = merged
+        let merged_nodes: Vec<_> = merged
             .nodes
             .values()
             .map(|node| (node.pod.as_str(), node.changed_at_ms, node.role_changed_at_ms))
             .collect();
         assert_eq!(
-            seen,
+            merged_nodes,
             [
                 ("same", 1, None),
                 ("ours", 5, None),

@@ -119,11 +119,11 @@ impl DeathFixture {
     }
 
     /// Sets the next snapshot. Of primaries that do not run, it contains only what their replicas report.
-    fn show(&self, primaries_live: bool) {
+    fn show(&self, primaries_run: bool) {
         let now_ms = self.clock.now_ms();
         let (mut view, mut members) = (json!({}), Vec::new());
         for shard in 0..self.shards {
-            let connected = primaries_live || (self.linked && shard == 0);
+            let connected = primaries_run || (self.linked && shard == 0);
             let (first, last) = (shard * 100, shard * 100 + 99);
             view[primary(shard)] = json!({"role": "primary", "epoch": 1, "connected": connected,
                 "slots": [format!("{first}-{last}")]});
@@ -143,7 +143,7 @@ impl DeathFixture {
             members.push(member(name.clone(), format!("uid-{name}"), facts(&node('b', shard))));
             let (name, silent) =
                 (format!("p-{shard}"), json!({"reason": "timeout", "message": ""}));
-            members.push(if primaries_live {
+            members.push(if primaries_run {
                 member(name.clone(), format!("uid-{name}"), facts(&primary(shard)))
             } else {
                 member(name, format!("uid-fresh-{shard}"), json!({"unreachable": silent}))

@@ -106,43 +106,43 @@ async fn a_wait_ends_when_all_facts_hold() {
 async fn a_wait_that_times_out_returns_the_values_found() {
     let bench = bench(WriteMode::Live);
     let facts = vec![keys(1), keys(9), data("mine", "on")];
-    let (seen, ()) = tokio::join!(wait(&bench, facts, 50), async {
+    let (answer, ()) = tokio::join!(wait(&bench, facts, 50), async {
         polls(&bench).await;
         bench.world.shown.send_replace(Some(with_keys(5)));
     });
-    let seen = outcome(seen);
+    let answer = outcome(answer);
     let missing = json!([
         {"index": 1, "held": {"no": {"seen": 5}}},
         {"index": 2, "held": {"no": {"seen": null}}},
     ]);
-    assert_eq!(seen["timedOut"]["missing"], missing, "{seen}");
-    assert_eq!(seen["timedOut"]["tookMs"], 50, "{seen}");
+    assert_eq!(answer["timedOut"]["missing"], missing, "{answer}");
+    assert_eq!(answer["timedOut"]["tookMs"], 50, "{answer}");
     // No poll came in time, so the fact is unknown.
-    let seen = outcome(wait(&bench, vec![keys(1)], 1).await);
-    assert!(seen["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{seen}");
+    let answer = outcome(wait(&bench, vec![keys(1)], 1).await);
+    assert!(answer["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn polls_follow_the_current_pods() {
     let bench = bench(WriteMode::Live);
-    let (seen, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
+    let (answer, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
         polls(&bench).await;
         let pod = object("v1", "Pod", "a-1", Some("me"));
         let _ = bench.gate.woken_by_change(&change(&bench, pod));
         until(|| bench.writes() == ["join a-0", "join a-0,a-1"]).await;
         bench.world.shown.send_replace(Some(with_keys(1)));
     });
-    assert!(outcome(seen)["held"].is_object());
+    assert!(outcome(answer)["held"].is_object());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_urgent_event_ends_a_wait() {
     let bench = bench(WriteMode::Live);
-    let (seen, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
+    let (answer, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
         polls(&bench).await;
         bench.scope.urgent.cancel();
     });
-    assert_eq!(seen, Err(CallError::Interrupted));
+    assert_eq!(answer, Err(CallError::Interrupted));
     assert_eq!(
         wait(&bench, vec![keys(9)], 2000).await,
         Err(CallError::Interrupted),
@@ -180,9 +180,9 @@ async fn an_invalid_wait_is_refused_with_its_reason() {
         (vec![keys(1)], 2001, "1 to 2000 ms"),
         (vec![keys(1); 65], 10, "65 facts are too many"),
     ];
-    for (facts, ms, words) in rows {
+    for (facts, ms, expected) in rows {
         let error = wait(&bench, facts, ms).await.unwrap_err();
-        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
     let blind = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let denied = wait(&blind, vec![keys(1)], 10).await;

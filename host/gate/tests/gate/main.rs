@@ -377,10 +377,10 @@ async fn a_precondition_about_an_object_is_read_live() {
         let outcome = &results[0].as_ref().unwrap()["outcome"];
         match refused {
             None => assert!(outcome["done"].is_object(), "{outcome}"),
-            Some(words) => {
+            Some(expected) => {
                 assert_eq!(outcome["refused"]["guard"], "presume");
                 let text = outcome["refused"]["message"].as_str().unwrap();
-                assert!(text.contains(words), "{text}");
+                assert!(text.contains(expected), "{text}");
             }
         }
     }

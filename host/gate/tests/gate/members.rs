@@ -42,13 +42,13 @@ fn ledger(world: &FakeCluster) -> Value {
 }
 
 /// Sets the fake's snapshot to the Pod in the store, with this container.
-fn recorded(bench: &GateFixture, container_id: &str) {
-    let mut seen = serde_json::to_value(snapshot()).unwrap();
+fn set_snapshot(bench: &GateFixture, container_id: &str) {
+    let mut observed = serde_json::to_value(snapshot()).unwrap();
     let row = json!({"role": "primary", "epoch": 1, "connected": true});
-    seen["view"] = json!({"a".repeat(40): row});
-    seen["members"][0]["podUid"] = json!("uid-a-0");
-    seen["members"][0]["containerId"] = json!(container_id);
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
+    observed["view"] = json!({"a".repeat(40): row});
+    observed["members"][0]["podUid"] = json!("uid-a-0");
+    observed["members"][0]["containerId"] = json!(container_id);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed).unwrap();
 }
 
 #[tokio::test]
@@ -57,16 +57,16 @@ async fn a_selector_limits_what_is_shown_and_not_the_membership() {
     let mut hidden = pod("b-0");
     hidden["metadata"]["labels"] = json!({"app": "hidden"});
     bench.world.put(hidden);
-    let Ok(Reply::Document(seen)) = bench.observe(json!({})).await else { panic!() };
+    let Ok(Reply::Document(observed)) = bench.observe(json!({})).await else { panic!() };
     assert_eq!(bench.looked_at(), ["a-0", "b-0"], "guards and ledger see both");
-    assert_eq!(seen["members"].as_array().map(Vec::len), Some(1));
-    assert_eq!(seen["strangers"], Value::Null);
+    assert_eq!(observed["members"].as_array().map(Vec::len), Some(1));
+    assert_eq!(observed["strangers"], Value::Null);
 }
 
 #[tokio::test]
 async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     let mut orphan = pod("a-0");
     orphan["metadata"]["labels"] = json!({"app": "other"});
@@ -106,7 +106,7 @@ async fn a_pod_of_no_group_is_a_member_that_does_not_answer() {
 #[tokio::test]
 async fn the_container_and_the_port_of_a_group_are_fixed_by_its_first_use() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     assert_eq!(ledger(&bench.world)["groups"]["servers"]["port"], 7000);
     for change in [json!({"port": 7001}), json!({"container": "other"})] {
@@ -139,7 +139,7 @@ async fn an_instance_without_members_is_not_found() {
 #[tokio::test]
 async fn no_grant_covers_reserved_objects() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     for name in [LEDGER, "me-ledger"] {
         bench.world.put(object("v1", "ConfigMap", name, Some("me")));
@@ -178,21 +178,21 @@ async fn no_grant_covers_reserved_objects() {
 
 #[tokio::test]
 async fn a_second_host_s_ledger_is_merged_and_not_overwritten() {
-    let one = bench();
-    recorded(&one, "c-a-0");
-    one.observe(json!({})).await.unwrap();
+    let bench = bench();
+    set_snapshot(&bench, "c-a-0");
+    bench.observe(json!({})).await.unwrap();
     // Another host writes a field that this one does not know, and a node that it has not seen.
-    let mut theirs = ledger(&one.world);
+    let mut theirs = ledger(&bench.world);
     theirs["turn"] = json!({"holder": "x"});
     theirs["nodes"]["e".repeat(40)] = theirs["nodes"]["a".repeat(40)].clone();
     let key = config_map(LEDGER);
-    let mut map = (*one.world.objects.lock().unwrap()[&key]).clone();
+    let mut map = (*bench.world.objects.lock().unwrap()[&key]).clone();
     map["data"]["ledger.json"] = json!(theirs.to_string());
     map["metadata"]["resourceVersion"] = json!("99");
-    one.world.put(map);
-    recorded(&one, "c-new");
-    one.observe(json!({})).await.unwrap();
-    let merged = ledger(&one.world);
+    bench.world.put(map);
+    set_snapshot(&bench, "c-new");
+    bench.observe(json!({})).await.unwrap();
+    let merged = ledger(&bench.world);
     assert_eq!(merged["turn"], theirs["turn"]);
     assert_eq!(merged["nodes"]["a".repeat(40)]["containerId"], "c-new");
     assert_eq!(merged["nodes"]["e".repeat(40)], theirs["nodes"]["e".repeat(40)]);
@@ -202,7 +202,7 @@ async fn a_second_host_s_ledger_is_merged_and_not_overwritten() {
 async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
     for (uid, is_taken) in [("uid-me", true), ("uid-of-another-kind", false)] {
         let bench = bench();
-        recorded(&bench, "c-a-0");
+        set_snapshot(&bench, "c-a-0");
         let mut old = object("v1", "ConfigMap", "me-ledger", None);
         old["metadata"]["ownerReferences"] = json!([{"uid": uid}]);
         old["data"] = json!({"ledger.json": json!({"adoptedAtMs": 7}).to_string()});
@@ -227,20 +227,20 @@ async fn a_start_without_data_is_approved_for_one_process_and_written_to_its_pod
         thing["metadata"]["annotations"] = json!({"tholepin.dev/approve-data-loss": value});
         thing
     };
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     let (node, run_id) = ("a".repeat(40), "b".repeat(40));
-    let mut seen = serde_json::to_value(bench.world.snapshot.lock().unwrap().clone()).unwrap();
-    seen["view"][&node]["slots"] = json!(["0-16383"]);
-    seen["members"][0]["answer"]["answered"]["keys"] = json!(3);
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen.clone()).unwrap();
+    let mut observed = serde_json::to_value(bench.world.snapshot.lock().unwrap().clone()).unwrap();
+    observed["view"][&node]["slots"] = json!(["0-16383"]);
+    observed["members"][0]["answer"]["answered"]["keys"] = json!(3);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed.clone()).unwrap();
     bench.observe(json!({})).await.unwrap();
     // The process was restarted and waits.
-    seen["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
-    seen["members"][0]["containerId"] = json!("c-new");
-    seen["members"][0]["kubernetes"] =
+    observed["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
+    observed["members"][0]["containerId"] = json!("c-new");
+    observed["members"][0]["kubernetes"] =
         json!({"lastState": {"terminated": {"containerID": "c-a-0"}}});
-    seen["view"] = json!({});
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
+    observed["view"] = json!({});
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed).unwrap();
     let mut scope = bench.scope.clone();
     let mut grants = (*scope.grants).clone();
     grants.redis.verbs.push("allow-start".into());

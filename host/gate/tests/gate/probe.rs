@@ -54,17 +54,17 @@ async fn any_other_probe_is_refused_with_its_reason() {
     let rows = [
         (PodProbe::connect("a-0", 22), "spec.grants.probes needs 22"),
         (PodProbe::connect("b-0", 22_123), "does not belong"),
-        (PodProbe::connect("host-0", 22_123), "network of its node"),
+        (PodProbe::connect("host-0", 22_123), "network of its Kubernetes node"),
         (PodProbe::connect("c-0", 22_123), "c-0"),
         (PodProbe::get("a-0", 22_123, "stats"), "begins with `/`"),
         (PodProbe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
         (late, "1 to 2000, not 2001"),
     ];
-    for (asked, words) in rows {
-        let error = probe(&bench, asked.clone()).await.unwrap_err();
-        assert!(error.to_string().contains(words), "{asked:?}: {error}");
+    for (probed, expected) in rows {
+        let error = probe(&bench, probed.clone()).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{probed:?}: {error}");
     }
-    assert_eq!(bench.writes(), [] as [&str; 0], "nothing was asked");
+    assert_eq!(bench.writes(), [] as [&str; 0], "nothing was probed");
 }
 
 #[tokio::test]

@@ -24,11 +24,11 @@ fn bench(mode: WriteMode) -> GateFixture {
 
 /// A snapshot of the member with the original value of the setting.
 fn of_process(run_id: &str) -> Snapshot {
-    let mut seen = serde_json::to_value(snapshot()).unwrap();
-    let facts = &mut seen["members"][0]["answer"]["answered"];
+    let mut document = serde_json::to_value(snapshot()).unwrap();
+    let facts = &mut document["members"][0]["answer"]["answered"];
     facts["runId"] = json!(run_id.repeat(40));
     facts["settings"] = json!({"cluster-node-timeout": "5000"});
-    serde_json::from_value(seen).unwrap()
+    serde_json::from_value(document).unwrap()
 }
 
 fn configure(value: &str, temporary: bool) -> Value {
@@ -50,22 +50,24 @@ impl GateFixture {
     }
 
     /// Returns the setting as an observation shows it.
-    async fn seen(&self, context: &Arc<ReconcileContext>) -> Value {
+    async fn observed_setting(&self, context: &Arc<ReconcileContext>) -> Value {
         let answer = self.in_context(context, RedisCall::Observe { instance: instance() }).await;
-        let Ok(Reply::Document(seen)) = answer else { panic!("{answer:?}") };
-        seen["members"][0]["answer"]["answered"]["settings"]["cluster-node-timeout"].clone()
+        let Ok(Reply::Document(document)) = answer else { panic!("{answer:?}") };
+        document["members"][0]["answer"]["answered"]["settings"]["cluster-node-timeout"].clone()
     }
 }
 
 /// Returns the value that the fake server has now.
-fn set(world: &FakeCluster) -> String {
+fn server_value(world: &FakeCluster) -> String {
     let snapshot = world.snapshot.lock().unwrap();
-    let MemberAnswer::Answered(facts) = &snapshot.members[0].answer else { panic!("silent") };
+    let MemberAnswer::Answered(facts) = &snapshot.members[0].answer else {
+        panic!("the member does not answer")
+    };
     facts.settings["cluster-node-timeout"].clone()
 }
 
 /// Returns the suspensions in the ConfigMap.
-fn kept(world: &FakeCluster) -> Value {
+fn suspensions(world: &FakeCluster) -> Value {
     let objects = world.objects.lock().unwrap();
     let ledger = objects.iter().find(|(object, _)| object.name == LEDGER);
     let text = ledger.and_then(|(_, map)| map["data"]["ledger.json"].as_str()).unwrap_or("{}");
@@ -76,7 +78,7 @@ fn kept(world: &FakeCluster) -> Value {
 fn commands(steps: &[PlanStep]) -> Vec<String> {
     let of = |step: &PlanStep| {
         let StepEffect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
-        commands.iter().map(|one| one.command.clone()).collect::<Vec<_>>()
+        commands.iter().map(|line| line.command.clone()).collect::<Vec<_>>()
     };
     steps.iter().flat_map(of).collect()
 }
@@ -86,12 +88,15 @@ async fn a_temporary_setting_is_restored_when_the_reconcile_ends() {
     let bench = bench(WriteMode::Live);
     bench.suspend(&bench.context).await;
     assert_eq!(
-        (set(&bench.world).as_str(), kept(&bench.world)[0]["value"].clone()),
+        (server_value(&bench.world).as_str(), suspensions(&bench.world)[0]["value"].clone()),
         ("500", json!("5000"))
     );
-    assert_eq!(bench.seen(&bench.context).await, "500", "until the reconcile ends");
+    assert_eq!(bench.observed_setting(&bench.context).await, "500", "until the reconcile ends");
     assert_eq!(commands(&bench.context.close().await), ["CONFIG SET cluster-node-timeout 5000"]);
-    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
+    assert_eq!(
+        (server_value(&bench.world).as_str(), suspensions(&bench.world)),
+        ("5000", Value::Null)
+    );
     assert_eq!(bench.context.close().await, [], "once");
 }
 
@@ -100,8 +105,15 @@ async fn a_temporary_setting_is_restored_by_the_next_host() {
     let bench = bench(WriteMode::Live);
     bench.suspend(&bench.context).await;
     let next = Gate::new(bench.ports.clone()).open(bench.scope.clone());
-    assert_eq!(bench.seen(&next).await, "5000", "before the plugin's first observation");
-    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("5000", Value::Null));
+    assert_eq!(
+        bench.observed_setting(&next).await,
+        "5000",
+        "before the plugin's first observation"
+    );
+    assert_eq!(
+        (server_value(&bench.world).as_str(), suspensions(&bench.world)),
+        ("5000", Value::Null)
+    );
     let recording = next.take_recording();
     assert_eq!(commands(&recording.calls()[0].steps), ["CONFIG SET cluster-node-timeout 5000"]);
 }
@@ -113,7 +125,7 @@ async fn a_setting_that_cannot_be_restored_is_left_to_the_next_reconcile() {
     bench.world.deaf.store(true, Ordering::SeqCst);
     let steps = bench.context.close().await;
     assert!(steps.iter().all(|step| step.not_done.is_some()) && !steps.is_empty(), "{steps:?}");
-    assert_eq!(kept(&bench.world)[0]["setting"], "cluster-node-timeout");
+    assert_eq!(suspensions(&bench.world)[0]["setting"], "cluster-node-timeout");
     bench.world.deaf.store(false, Ordering::SeqCst);
     let next = bench.sibling(WriteMode::Live);
     let actions = vec![configure("700", false)];
@@ -136,7 +148,7 @@ async fn nothing_is_restored_in_another_process() {
     bench.suspend(&bench.context).await;
     *bench.world.snapshot.lock().unwrap() = of_process("c");
     assert_eq!(bench.context.close().await, []);
-    assert_eq!(kept(&bench.world), Value::Null);
+    assert_eq!(suspensions(&bench.world), Value::Null);
 }
 
 #[tokio::test]
@@ -147,7 +159,7 @@ async fn nothing_is_sent_to_a_member_that_does_not_answer() {
     bench.world.snapshot.lock().unwrap().members[0].answer =
         MemberAnswer::Unreachable { reason, message: "no answer".into() };
     assert_eq!(bench.context.close().await, []);
-    assert_eq!(kept(&bench.world)[0]["value"], "5000");
+    assert_eq!(suspensions(&bench.world)[0]["value"], "5000");
 }
 
 #[tokio::test]
@@ -157,7 +169,10 @@ async fn a_lasting_value_stays() {
     let actions = vec![configure("900", false)];
     bench.redis(RedisCall::Act { instance: instance(), actions }).await.unwrap();
     assert_eq!(bench.context.close().await, []);
-    assert_eq!((set(&bench.world).as_str(), kept(&bench.world)), ("900", Value::Null));
+    assert_eq!(
+        (server_value(&bench.world).as_str(), suspensions(&bench.world)),
+        ("900", Value::Null)
+    );
 }
 
 /// Nothing is begun for a paused object, but temporary settings are restored.
@@ -172,7 +187,7 @@ async fn a_paused_object_has_its_settings_restored() {
     let more = bench.redis(RedisCall::Act { instance: instance(), actions }).await;
     assert_eq!(more, Err(CallError::Interrupted));
     bench.context.close().await;
-    assert_eq!(set(&bench.world), "5000");
+    assert_eq!(server_value(&bench.world), "5000");
 }
 
 #[tokio::test]

@@ -150,24 +150,24 @@ fn reference(api_version: &str, name_of_kind: &str, name: &str) -> ObjectRef {
 }
 
 #[track_caller]
-fn refused(answer: Answer, words: &str) {
+fn refused(answer: Answer, expected: &str) {
     let Err(CallError::Refused(text)) = &answer else { panic!("{answer:?}") };
-    assert!(text.contains(words), "{text}");
+    assert!(text.contains(expected), "{text}");
 }
 
 #[tokio::test]
 async fn any_write_that_ends_the_primary_or_both_members_is_refused() {
     let shard = ShardFixture::new(WriteMode::Live).await;
-    let serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
-    refused(shard.delete("v1", "Pod", "set-0").await, serves);
-    refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, serves);
+    let still_serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
+    refused(shard.delete("v1", "Pod", "set-0").await, still_serves);
+    refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, still_serves);
     let pod = || reference("v1", "Pod", "set-0");
     let label = json!({"metadata": {"labels": {"app": "y"}}});
-    refused(shard.patch(pod(), label).await, serves);
+    refused(shard.patch(pod(), label).await, still_serves);
     let orphan = json!({"metadata": {"ownerReferences": []}});
-    refused(shard.patch(pod(), orphan).await, serves);
+    refused(shard.patch(pod(), orphan).await, still_serves);
     let image = json!({"spec": {"containers": [{"name": "redis", "image": "other"}]}});
-    refused(shard.patch(pod(), image).await, serves);
+    refused(shard.patch(pod(), image).await, still_serves);
 
     let both = "it would stop 2 members at once, among them `set-0` and `set-1`";
     refused(shard.delete("apps/v1", "StatefulSet", "set").await, both);
@@ -201,16 +201,16 @@ async fn replicas_are_stopped_one_at_a_time() {
     let mut third = pod_of_set("set-2");
     third["metadata"]["uid"] = json!("uid-set-2");
     shard.bench.world.put(third);
-    let mut seen = snapshot();
-    let mut member = seen["members"][1].clone();
+    let mut observed = snapshot();
+    let mut member = observed["members"][1].clone();
     member["pod"] = json!("set-2");
     member["podUid"] = json!("uid-set-2");
     member["containerId"] = json!("c-set-2");
     member["answer"]["answered"]["node"] = json!(id('c'));
     member["answer"]["answered"]["runId"] = json!(id('c'));
-    seen["members"].as_array_mut().unwrap().push(member);
-    seen["view"][id('c')] = seen["view"][id('b')].clone();
-    shard.shows(seen.clone());
+    observed["members"].as_array_mut().unwrap().push(member);
+    observed["view"][id('c')] = observed["view"][id('b')].clone();
+    shard.shows(observed.clone());
     let shard = shard.next_reconcile();
     shard.observe().await.unwrap();
     shard.delete("v1", "Pod", "set-1").await.unwrap();
@@ -220,12 +220,13 @@ async fn replicas_are_stopped_one_at_a_time() {
         "`set-1` was stopped and has not returned yet",
     );
     // The successor answers, but is not in sync yet.
-    seen["members"][1]["podUid"] = json!("uid-new");
-    seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(false);
-    shard.shows(seen.clone());
+    observed["members"][1]["podUid"] = json!("uid-new");
+    observed["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] =
+        json!(false);
+    shard.shows(observed.clone());
     refused(shard.delete("v1", "Pod", "set-2").await, "`set-1` was stopped");
-    seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(true);
-    shard.shows(seen);
+    observed["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(true);
+    shard.shows(observed);
     assert!(shard.delete("v1", "Pod", "set-2").await.is_ok());
 }
 
@@ -233,13 +234,13 @@ async fn replicas_are_stopped_one_at_a_time() {
 async fn a_member_that_does_not_answer_counts_as_having_data() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let silent = json!({"unreachable": {"reason": "timeout", "message": ""}});
-    let mut seen = snapshot();
-    seen["members"][0]["answer"] = silent.clone();
-    shard.shows(seen);
+    let mut observed = snapshot();
+    observed["members"][0]["answer"] = silent.clone();
+    shard.shows(observed);
     refused(shard.delete("v1", "Pod", "set-1").await, "policy");
-    let mut seen = snapshot();
-    seen["members"][1]["answer"] = silent;
-    shard.shows(seen);
+    let mut observed = snapshot();
+    observed["members"][1]["answer"] = silent;
+    shard.shows(observed);
     // The primary answers and has the data, so its silent replica may be stopped.
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
 }
@@ -265,10 +266,10 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         [("never", true, false), ("acceptable", false, false), ("acceptable", true, true)]
     {
         let mut shard = ShardFixture::new(WriteMode::Live).await;
-        let mut seen = snapshot();
-        seen["members"].as_array_mut().unwrap().pop();
-        seen["view"].as_object_mut().unwrap().remove(&id('b'));
-        shard.shows(seen);
+        let mut observed = snapshot();
+        observed["members"].as_array_mut().unwrap().pop();
+        observed["view"].as_object_mut().unwrap().remove(&id('b'));
+        shard.shows(observed);
         let mut scope = shard.bench.scope.clone();
         let mut thing = (*scope.object).clone();
         thing["spec"]["dataLoss"] = json!(data_loss);
@@ -304,9 +305,9 @@ async fn a_plan_contains_the_refusal_and_records_nothing() {
     let shard = ShardFixture::new(WriteMode::Plan).await;
     refused(shard.delete("v1", "Pod", "set-0").await, "serves slots");
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
-    let kept: Vec<_> =
+    let performed: Vec<_> =
         shard.writes().into_iter().filter(|line| !line.contains("dry run")).collect();
-    assert_eq!(kept, [] as [String; 0]);
+    assert_eq!(performed, [] as [String; 0]);
     let shard = shard.next_reconcile();
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan recorded no stop");
 }
