@@ -145,7 +145,7 @@ impl ContextFactory for GateContextFactory {
         let mode = opened.mode;
         let pass = self.0.open(opened);
         if mode == WriteMode::Plan {
-            pass.presume((**object).clone());
+            pass.add_assumed((**object).clone());
         }
         Arc::new(GateContext(pass))
     }
@@ -185,7 +185,7 @@ impl WakeSubscriber for GateContextFactory {
     }
 
     fn disarm(&self, key: &ObjectKey) {
-        self.0.disarm(key);
+        self.0.unsubscribe(key);
     }
 }
 

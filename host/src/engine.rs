@@ -381,7 +381,7 @@ async fn wake(
     loop {
         let woken = tokio::select! {
             look = looks.recv() => match look {
-                Some(look) => gate.woken_by_look(&look),
+                Some(look) => gate.woken_by_poll(&look),
                 None => return,
             },
             event = changes.next() => match event {

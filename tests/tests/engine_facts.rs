@@ -218,7 +218,7 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
         "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "7"}]);
     stage.suspend_if("presumed", &presumed);
     stage.annotate("tholepin.dev/paused-");
-    stage.logged("it was presumed that member `a-0`", 1).await;
+    stage.logged("the precondition that member `a-0`", 1).await;
     assert_eq!(stage.reported(), told, "what is refused is not sent");
 
     // Between passes a fact wakes the object, long before it would be looked at again.

@@ -1,32 +1,36 @@
-//! Remembers, in memory alone, what the proof of a long absence rests on: since when no member has a link
-//! to a node, and which Lease its Kubernetes node had when its process should have ended.
+//! Keeps in memory what the proof of a long absence needs: since when no member has a link to a node, and
+//! which Lease its Kubernetes node had when its process should have ended.
 //!
-//! Nothing of it is in the ledger: it changes with every look, and a host that starts anew counts anew.
+//! Nothing of this is in the ledger, because it changes with every snapshot. A host that restarts begins to
+//! count again.
 //!
 //! Invariants:
-//! - Time counts only while looks follow each other closely: what was not looked at is not known.
-//! - A link counts as connected from the second look in a row that shows it so, and at once where the
-//!   member has heard from the node. One look may meet an attempt: a member dials a node that it lost ten
-//!   times a second, and `CLUSTER NODES` shows the link as connected while the dial is on its way (2 % of
-//!   the looks at a dead process on one machine).
-//! - A renewal of a Lease is a change that was seen. No clock of a Kubernetes node is compared with that of
-//!   this host.
+//! - Time counts only while snapshots follow each other closely. Nothing is assumed about a longer gap.
+//! - A link counts as connected if two snapshots in a row show it so, and immediately if the member has heard
+//!   from the node. A single snapshot may show an attempt: a member dials a lost node ten times a second, and
+//!   `CLUSTER NODES` shows the link as connected while the dial is under way (measured: 2 % of the snapshots
+//!   of a dead process on one machine).
+//! - A renewal of a Lease is a change that this host has seen. The clock of a Kubernetes node is never
+//!   compared with the host's clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
 use tholepin_schema::{
-    ledger::{KnownNode, Ledger},
     primitives::NodeId,
     snapshot::{Member, MemberFacts, NodeFlag, Snapshot},
 };
 
-use crate::{guard, ownership::text};
+use crate::{
+    guard,
+    ledger_document::{KnownNode, Ledger},
+    ownership::text,
+};
 
-/// How far apart, in milliseconds, two looks may be for the time between them to count. Passes come
-/// twice a second while a shard has no primary.
-const LOOKS_APART_MS_MAX: u64 = 5_000;
+/// The longest gap, in milliseconds, between two snapshots for the time between them to count. Reconciles
+/// come twice a second while a shard has no primary.
+const SNAPSHOT_GAP_MS_MAX: u64 = 5_000;
 
 /// What is remembered of the nodes that do not answer.
 #[derive(Clone, Debug, Default)]
@@ -34,15 +38,15 @@ pub(crate) struct AbsenceTracker(BTreeMap<NodeId, AbsentNode>);
 
 #[derive(Clone, Debug, Default)]
 struct AbsentNode {
-    /// When its Pod went, as the ledger has it: another time is another absence.
+    /// When its Pod was deleted, by the ledger. Another time means another absence.
     gone_at_ms: Option<u64>,
     down: Option<LinkDowntime>,
-    /// The members that the last look may have met at a dial.
+    /// The members that may have been dialling the node in the last snapshot.
     dialling: BTreeSet<NodeId>,
     lease: Option<LeaseRenewals>,
 }
 
-/// Since when nobody has a link to it, and when that was seen last.
+/// How long no member has had a link to a node.
 #[derive(Clone, Copy, Debug)]
 struct LinkDowntime {
     since_ms: u64,
@@ -52,16 +56,16 @@ struct LinkDowntime {
 /// The renewals of a Lease.
 #[derive(Clone, Debug)]
 struct LeaseRenewals {
-    /// `spec.renewTime` as it was first read when the process should have ended.
+    /// `spec.renewTime` at the first read after the process should have ended.
     first: String,
-    /// Whether another one was read since.
+    /// Whether a later read had another value.
     changed: bool,
 }
 
-/// What the Lease of a Kubernetes node says.
+/// The fields read from the Lease of a Kubernetes node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeLease {
-    /// `spec.renewTime`, as it is written.
+    /// `spec.renewTime`, verbatim.
     renew_time: String,
     /// When the Kubernetes node joined, in milliseconds since 1970.
     created_at_ms: i64,
@@ -78,8 +82,8 @@ impl NodeLease {
 }
 
 impl AbsenceTracker {
-    /// Takes in a snapshot that the ledger has learnt.
-    pub(crate) fn look(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
+    /// Records a snapshot that the ledger has recorded before.
+    pub(crate) fn update(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
         let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
         self.0.retain(|node, _| ledger.nodes.contains_key(node) && !answers(*node));
         for (node, known) in ledger.nodes.iter().filter(|(node, _)| !answers(**node)) {
@@ -88,22 +92,22 @@ impl AbsenceTracker {
                 *absent = AbsentNode { gone_at_ms: known.gone_at_ms, ..AbsentNode::default() };
             }
             let links = LinkSummary::of(snapshot, *node, &absent.dialling);
-            absent.see(&links, now_ms);
+            absent.update_links(&links, now_ms);
         }
     }
 
-    /// How long, in milliseconds, nobody has had a link to a node.
+    /// Returns how long, in milliseconds, no member has had a link to a node.
     pub(crate) fn link_down_ms(&self, node: NodeId) -> Option<u64> {
         let down = self.0.get(&node)?.down?;
         Some(down.seen_at_ms - down.since_ms)
     }
 
-    /// Whether the Kubernetes node of an absent node has renewed its Lease since the process should have
-    /// ended. Takes in the Lease as it was read now.
+    /// Records the Lease of an absent node's Kubernetes node, and checks that it was renewed since the
+    /// process should have ended.
     ///
     /// # Errors
     ///
-    /// Fails with what is missing.
+    /// Fails with the condition that does not hold.
     pub(crate) fn renewed(
         &mut self,
         (node, known): (NodeId, &KnownNode),
@@ -134,8 +138,9 @@ impl AbsenceTracker {
 }
 
 impl AbsentNode {
-    /// Takes in one look. A look that met a dial says neither that the link is there nor that it is not.
-    fn see(&mut self, links: &LinkSummary, now_ms: u64) {
+    /// Records the links of one snapshot. A snapshot that shows a dial proves neither that the link is up nor
+    /// that it is down.
+    fn update_links(&mut self, links: &LinkSummary, now_ms: u64) {
         if links.connected || links.knowing == 0 {
             self.down = None;
         } else if links.dialling.is_empty() {
@@ -147,26 +152,26 @@ impl AbsentNode {
 }
 
 impl LinkDowntime {
-    /// Since when it is so, if it is still so now.
+    /// Returns since when the link is down if it is still down now.
     fn since_ms(&self, now_ms: u64) -> u64 {
         let apart_ms = now_ms.checked_sub(self.seen_at_ms);
-        let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= LOOKS_APART_MS_MAX);
+        let is_close = apart_ms.is_some_and(|apart_ms| apart_ms <= SNAPSHOT_GAP_MS_MAX);
         if is_close { self.since_ms } else { now_ms }
     }
 }
 
-/// How the members that answer and know a node see their links to it.
+/// The links to a node, as reported by the members that answer and know it.
 struct LinkSummary {
-    /// How many know it.
+    /// How many members know the node.
     knowing: usize,
-    /// Whether one has a link.
+    /// Whether one of them is connected.
     connected: bool,
-    /// Those that may just dial it.
+    /// The members that may be dialling the node right now.
     dialling: BTreeSet<NodeId>,
 }
 
 impl LinkSummary {
-    /// `before` are those that may have dialled in the last look.
+    /// Summarises a snapshot. `before` are the members that may have been dialling in the previous one.
     fn of(snapshot: &Snapshot, node: NodeId, before: &BTreeSet<NodeId>) -> Self {
         let mut links = Self { knowing: 0, connected: false, dialling: BTreeSet::new() };
         for member in &snapshot.members {
@@ -177,7 +182,8 @@ impl LinkSummary {
                 continue;
             }
             links.knowing += 1;
-            // An answer of the node would have ended the suspicion.
+            // The member still suspects the node, so it has heard nothing on this connection: it may be a
+            // dial.
             if row.connected && row.is_failing() && !before.contains(&own) {
                 links.dialling.insert(own);
             } else {
@@ -188,7 +194,7 @@ impl LinkSummary {
     }
 }
 
-/// The longest `cluster-node-timeout` that a member tells, in milliseconds.
+/// The longest `cluster-node-timeout` that a member reports, in milliseconds.
 pub(crate) fn node_timeout_ms(snapshot: &Snapshot) -> Option<u64> {
     let timeout =
         |facts: &MemberFacts| facts.settings.get("cluster-node-timeout")?.parse::<u64>().ok();
@@ -214,20 +220,20 @@ mod tests {
         .unwrap()
     }
 
-    /// What a member says of its link to the node, if it knows the node.
+    /// The link to the node as one member reports it.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum LinkState {
         Unknown,
         Down,
-        /// Connected, and nothing was heard on it.
+        /// Connected, but the member has heard nothing on the connection.
         Mute,
         Up,
     }
     use LinkState::{Mute, Unknown, Up};
 
-    /// What is seen, and when.
+    /// The links in each snapshot, with its time.
     type AbsenceInput<'a> = &'a [(u64, &'a [LinkState])];
-    /// What a Lease says, and when: its renewal, and when the Kubernetes node joined.
+    /// The Lease at each read, with the time of the read: `renewTime`, and when the Kubernetes node joined.
     type LeaseReads<'a> = &'a [(u64, &'a str, &'a str)];
 
     fn snapshot(links: &[LinkState]) -> Snapshot {
@@ -249,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_down_while_every_look_in_a_row_says_so() {
+    fn a_link_is_down_while_consecutive_snapshots_show_it_down() {
         const DOWN: &[LinkState] = &[LinkState::Down, Unknown, LinkState::Down];
         const ONE_UP: &[LinkState] = &[LinkState::Down, Unknown, Up];
         const ONE_MUTE: &[LinkState] = &[LinkState::Down, Unknown, Mute];
@@ -261,42 +267,42 @@ mod tests {
             (&[(10, DOWN), (20, ONE_UP)], None),
             (&[(10, DOWN), (20, ONE_UP), (30, DOWN), (40, DOWN)], Some(10)),
             (&[(10, DOWN), (20, &[Unknown])], None),
-            // A look that met a dial, and one that met another's.
+            // One snapshot shows a dial of one member, the next a dial of another.
             (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE), (40, DOWN)], Some(30)),
             (&[(10, DOWN), (20, ONE_MUTE), (30, OTHER_MUTE)], Some(0)),
-            // A process that hangs: the connection stays, and nothing is heard on it.
+            // A hung process: the connection stays, and nothing is heard on it.
             (&[(10, DOWN), (20, ONE_MUTE), (30, ONE_MUTE), (40, DOWN)], Some(0)),
             // The clock went back.
             (&[(10, DOWN), (9, DOWN)], Some(0)),
         ];
-        for (looks, expected) in cases {
+        for (snapshots, expected) in cases {
             let mut absences = AbsenceTracker::default();
-            for (now_ms, links) in looks {
-                absences.look(&ledger(5), &snapshot(links), *now_ms);
+            for (now_ms, links) in snapshots {
+                absences.update(&ledger(5), &snapshot(links), *now_ms);
             }
-            assert_eq!(absences.link_down_ms(node(NODE)), expected, "{looks:?}");
+            assert_eq!(absences.link_down_ms(node(NODE)), expected, "{snapshots:?}");
         }
         assert_eq!(node_timeout_ms(&snapshot(DOWN)), Some(3_000));
         assert_eq!(node_timeout_ms(&snapshot(&[])), None);
     }
 
     #[test]
-    fn what_returned_was_not_absent() {
+    fn a_node_that_returned_is_not_absent() {
         let mut absences = AbsenceTracker::default();
         let down = snapshot(&[LinkState::Down]);
-        absences.look(&ledger(5), &down, 10);
+        absences.update(&ledger(5), &down, 10);
         let mut back = down.clone();
         back.members.extend(snapshot(&[Unknown, Unknown]).members.pop());
         let mut json = serde_json::to_value(&back).unwrap();
         json["members"][1]["answer"]["answered"]["node"] = json!(node(NODE));
-        absences.look(&ledger(5), &serde_json::from_value(json).unwrap(), 20);
-        absences.look(&ledger(5), &down, 30);
+        absences.update(&ledger(5), &serde_json::from_value(json).unwrap(), 20);
+        absences.update(&ledger(5), &down, 30);
         assert_eq!(absences.link_down_ms(node(NODE)), Some(0));
-        absences.look(&ledger(25), &down, 40);
-        assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence");
+        absences.update(&ledger(25), &down, 40);
+        assert_eq!(absences.link_down_ms(node(NODE)), Some(0), "another absence has begun");
     }
 
-    /// The Pod is gone since one o'clock, so that the process should have ended 55 s later.
+    /// The Pod is gone since 01:00:00, so the process should have ended 55 s later.
     #[test]
     fn a_lease_counts_from_a_change_that_was_seen_after_the_process_should_have_ended() {
         const DUE_MS: u64 = 3_600_000 + 55_000;
@@ -310,7 +316,7 @@ mod tests {
         let old = "1970-01-01T00:30:00Z";
         let read = |reads: &[(u64, &str, &str)]| {
             let mut absences = AbsenceTracker::default();
-            absences.look(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
+            absences.update(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
             let mut last = Ok(());
             for (now_ms, renewed, created) in reads {
                 last = absences.renewed((node(NODE), known), &lease(renewed, created), *now_ms);
@@ -322,7 +328,7 @@ mod tests {
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "2", old)], true),
             (&[(DUE_MS - 1, "1", old), (DUE_MS, "2", old)], false),
-            // What could not be read once changes nothing, and a renewal stays one.
+            // A failed read changes nothing, and a renewal that was seen stays seen.
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old), (DUE_MS + 2, "2", old)], true),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old)], false),
             // Another machine under the name of the lost one.

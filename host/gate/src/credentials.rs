@@ -1,15 +1,16 @@
-//! Says which password an object's Redis processes have, and keeps it where their Pods read it.
+//! Determines which password the Redis processes of an object have, and keeps it in the Secret that their
+//! Pods read.
 //!
-//! Pods read a reserved Secret, which the host makes once from the Secret that the object names. A later
-//! change of that one reaches no Pod: a process that restarts would have another password than those that
-//! run, and the host would be locked out of one or the other.
+//! Pods read a reserved Secret, which the host creates once from the Secret that the object names. Later
+//! changes of the named Secret reach no Pod: otherwise a process that restarts would have another password
+//! than those that run, and the host could not reach one or the other.
 //!
 //! Invariants:
 //! - While processes run, a password is kept only if one of them accepts it.
-//! - The password that is kept is replaced only if no process accepts it and one accepts the other, or if
-//!   no process ever had it.
-//! - No password is a value too, and is kept as an empty one.
-//! - A clear value goes from the port to a connection, or into the reserved Secret, and nowhere else.
+//! - The kept password is replaced only if no process accepts it and one accepts the new one, or if no
+//!   process ever had it.
+//! - "No password" is a value too, and is kept as an empty password.
+//! - The clear text goes from the port to a connection or into the reserved Secret, and nowhere else.
 
 use std::{
     collections::BTreeMap,
@@ -25,81 +26,81 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
-    ledger::Ledger,
     manifest::KindName,
     reserved::{self, CREDENTIALS_KEY, ReservedPurpose},
     snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
 };
 use tracing::{info, warn};
 
-use crate::{GatePorts, ReconcileScope, WriteMode, ownership::text};
+use crate::{GatePorts, ReconcileScope, WriteMode, ledger_document::Ledger, ownership::text};
 
-/// Objects whose password is kept in memory; beyond that it is read again when needed.
+/// The number of objects whose password is cached. Beyond that the cache is cleared, and passwords are read
+/// again when needed.
 const KEPT_MAX: usize = 4096;
 
 /// The passwords in force, by the uid of their object.
 #[derive(Default)]
 pub(crate) struct CredentialsStore(Mutex<BTreeMap<String, Arc<str>>>);
 
-/// What the Secret holds that the object names.
+/// The content of the Secret that the object names.
 enum NamedSecret {
     /// The object names none.
     Nothing,
     Value(String),
     /// It cannot be used, for this reason.
     Unusable(NamedPassword),
-    /// It could not be read now.
+    /// It could not be read this time.
     Unread(CallError),
 }
 
-/// What the processes that run say of a password.
+/// The response of the running processes to a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PasswordResponse {
     /// At least one accepts it.
     Accepted,
     /// At least one refuses it, and none accepts it.
     Refused,
-    /// None answers.
+    /// No process answers.
     Nothing,
 }
 
-/// Fills in how to authenticate to these members, and what is to be said of what the object names. The
-/// first use makes the reserved Secret.
+/// Sets the credentials of these members, and the facts about the password that the object names. Creates the
+/// reserved Secret at the first use.
 ///
-/// Without a password in force the host speaks with the one that the object names; if that cannot be used,
-/// without one.
+/// While no password is in force, the host uses the one that the object names; if that one is unusable, it
+/// uses none.
 ///
 /// # Errors
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn put_in_force(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
     members: &mut InstanceMembers,
 ) -> Result<(), CallError> {
     let kubernetes = &*ports.kubernetes;
-    let named = named_by(kubernetes, context, instance).await?;
+    let named = named_by(kubernetes, scope, instance).await?;
     members.credentials.user =
         instance.credentials.as_ref().and_then(|reference| reference.user.clone());
     let is_used = !ledger.nodes.is_empty() || members.members.iter().any(|member| member.running);
-    let in_force = match find(kept, ports, context, members).await? {
-        // Nobody ever answered to it, and nobody runs who could have it.
-        Some(before) if !is_used && writes(kubernetes, context) => match named.value() {
-            Some(value) if *before != *value => replace(kept, kubernetes, context, value).await?,
+    let in_force = match kept_password(store, ports, scope, members).await? {
+        // No process ever answered with this password, and none runs that could have it.
+        Some(before) if !is_used && may_write(kubernetes, scope) => match named.value() {
+            Some(value) if *before != *value => replace(store, kubernetes, scope, value).await?,
             Some(_) | None => Some(before),
         },
         Some(password) => Some(password),
         None => match named.value() {
             Some(value) => {
-                if let Some(doubt) = doubt(&*ports.redis, members, value).await {
+                if let Some(reason) = why_unproven(&*ports.redis, members, value).await {
                     members.credentials.password = password(value);
-                    members.credentials_facts = CredentialsFacts { named: doubt, pending: true };
+                    members.credentials_facts = CredentialsFacts { named: reason, pending: true };
                     return Ok(());
                 }
-                make(kept, kubernetes, context, value).await?
+                keep(store, kubernetes, scope, value).await?
             }
             None => None,
         },
@@ -109,13 +110,17 @@ pub(crate) async fn put_in_force(
     Ok(())
 }
 
-/// Why a password must not be kept for these members: processes run, and none accepts it. What does not
-/// run has none, and reads the one that is kept when it starts.
-async fn doubt(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> Option<NamedPassword> {
+/// Returns why a password must not be kept for these members: processes run and none accepts it. A process
+/// that does not run yet has no password, and reads the kept one when it starts.
+async fn why_unproven(
+    redis: &dyn Redis,
+    members: &InstanceMembers,
+    value: &str,
+) -> Option<NamedPassword> {
     if !members.members.iter().any(|member| member.running) {
         return None;
     }
-    match said(&try_out(redis, members, value).await) {
+    match response(&try_out(redis, members, value).await) {
         PasswordResponse::Accepted => None,
         PasswordResponse::Refused => Some(NamedPassword::Refused),
         PasswordResponse::Nothing => Some(NamedPassword::Unproven),
@@ -128,60 +133,64 @@ async fn try_out(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> S
     redis.observe(&InstanceMembers { credentials, ..members.clone() }, &[]).await
 }
 
-fn said(snapshot: &Snapshot) -> PasswordResponse {
+fn response(snapshot: &Snapshot) -> PasswordResponse {
     if snapshot.members.iter().any(|member| member.facts().is_some()) {
         return PasswordResponse::Accepted;
     }
-    let refuse = snapshot.members.iter().any(Member::refuses_password);
-    if refuse { PasswordResponse::Refused } else { PasswordResponse::Nothing }
+    let refused = snapshot.members.iter().any(Member::refuses_password);
+    if refused { PasswordResponse::Refused } else { PasswordResponse::Nothing }
 }
 
-/// Takes the password that the object names in place of the one that is kept, if every member that answers
-/// refuses that one and at least one accepts this: then somebody has set it on the servers, or the wrong
-/// one was kept. Whether it did.
+/// Replaces the kept password by the one that the object names, if every member that answers refuses the kept
+/// one and at least one accepts the other: somebody has set it on the servers, or the wrong one was kept.
+/// Returns true if it replaced the password.
 ///
 /// # Errors
 ///
 /// Fails if the object names a Secret that it may not use, or if the API server does not answer.
 pub(crate) async fn replace_refused(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     members: &InstanceMembers,
     snapshot: &Snapshot,
 ) -> Result<bool, CallError> {
     let kubernetes = &*ports.kubernetes;
     let differs = members.credentials_facts.named == NamedPassword::Differs;
-    if !differs || said(snapshot) != PasswordResponse::Refused || !writes(kubernetes, context) {
+    if !differs || response(snapshot) != PasswordResponse::Refused || !may_write(kubernetes, scope)
+    {
         return Ok(false);
     }
-    let named = named_by(kubernetes, context, instance).await?;
+    let named = named_by(kubernetes, scope, instance).await?;
     let Some(value) = named.value() else { return Ok(false) };
-    if said(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
+    if response(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
         return Ok(false);
     }
-    info!("the servers accept the password that the object names, and none the one that is kept");
-    let made = replace(kept, kubernetes, context, value).await?;
+    info!(
+        "the servers accept the password that the object names, and no server accepts the kept one"
+    );
+    let made = replace(store, kubernetes, scope, value).await?;
     Ok(made.as_deref() == Some(value))
 }
 
-/// Keeps this password in place of the one that is kept.
+/// Keeps this password instead of the present one.
 async fn replace(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let name = reserved_name(context);
-    // Another host may have been faster.
+    let name = reserved_name(scope);
+    // Another host may have replaced it already.
     if read(kubernetes, &name).await?.as_deref() != Some(value) {
         delete(kubernetes, name).await?;
     }
-    make(kept, kubernetes, context, value).await
+    keep(store, kubernetes, scope, value).await
 }
 
-/// Deletes the reserved Secret as it is now: what another host writes meanwhile stays.
+/// Deletes the reserved Secret with its present uid as precondition, so that one that another host creates
+/// meanwhile stays.
 async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), CallError> {
     let found = match kubernetes.get(name.clone()).await {
         Ok(found) => found,
@@ -201,8 +210,8 @@ async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), Call
     }
 }
 
-/// What is in force, and what is to be said of what the object names. Nothing is in force of an object
-/// that was never used, or of which nothing can be.
+/// Returns the password in force and the facts about the one that the object names. No password is in force
+/// for an object that was never used, or whose password cannot be used.
 fn compare(
     in_force: Option<&str>,
     named: NamedSecret,
@@ -223,31 +232,31 @@ fn compare(
         NamedSecret::Value(value) if value == in_force => NamedPassword::InForce,
         NamedSecret::Nothing | NamedSecret::Value(_) => NamedPassword::Differs,
         NamedSecret::Unusable(why) => why,
-        // What is in force is known all the same.
+        // The password in force is known although the named one is not.
         NamedSecret::Unread(_) => NamedPassword::Unread,
     };
     Ok((password(in_force), CredentialsFacts { named, pending: false }))
 }
 
-/// An empty text as the password that it stands for: none.
+/// Returns `None` for an empty text, which stands for "no password".
 fn password(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 async fn named_by(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
 ) -> Result<NamedSecret, CallError> {
     let Some(CredentialsRef { secret, key, user: _ }) = &instance.credentials else {
         return Ok(NamedSecret::Nothing);
     };
-    let name = ObjectRef { name: secret.clone(), ..reserved_name(context) };
+    let name = ObjectRef { name: secret.clone(), ..reserved_name(scope) };
     if reserved::is_reserved(&name.kind, secret) {
         let text = format!("the Secret `{secret}` has a name that is reserved for the host");
         return Err(CallError::Denied(text));
     }
-    if !names_secret(&context.object, secret) {
+    if !names_secret(&scope.object, secret) {
         let text = format!("the object's spec does not name the Secret `{secret}`");
         return Err(CallError::Denied(text));
     }
@@ -267,86 +276,86 @@ async fn named_by(
     })
 }
 
-/// The password that was kept for the object, in memory or in the reserved Secret. One that was deleted is
-/// made again.
-async fn find(
-    kept: &CredentialsStore,
+/// Returns the kept password, from memory or from the reserved Secret. Creates the Secret again if it was
+/// deleted.
+async fn kept_password(
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     members: &InstanceMembers,
 ) -> Result<Option<Arc<str>>, CallError> {
-    let (name, kubernetes) = (reserved_name(context), &*ports.kubernetes);
-    if let Some(password) = kept.get(context.uid()) {
+    let (name, kubernetes) = (reserved_name(scope), &*ports.kubernetes);
+    if let Some(password) = store.get(scope.uid()) {
         let view = kubernetes.view();
         let is_gone = view.covers(&name.kind) && view.get(&name).is_none();
-        if is_gone && writes(kubernetes, context) {
-            // The members that run are reached all the same.
-            if let Err(error) = create(kubernetes, context, &password).await {
-                warn!(%error, "{name} is gone and cannot be made again; the next pass tries again");
+        if is_gone && may_write(kubernetes, scope) {
+            // The running members accept the password in memory all the same.
+            if let Err(error) = create(kubernetes, scope, &password).await {
+                warn!(%error, "{name} was deleted and cannot be created again; the next reconcile tries again");
             }
         }
-        // While the API server is away, what is in memory counts.
+        // While the API server is away, the password in memory counts.
         let stored = read(kubernetes, &name).await.ok().flatten();
         return match stored.filter(|stored| *stored != password) {
             Some(stored) => {
-                settle(kept, ports, context, members, (password, stored)).await.map(Some)
+                choose(store, ports, scope, members, (password, stored)).await.map(Some)
             }
             None => Ok(Some(password)),
         };
     }
     let found = read(kubernetes, &name).await?;
     if let Some(password) = &found {
-        kept.put(context.uid(), password);
+        store.put(scope.uid(), password);
     }
     Ok(found)
 }
 
-/// Decides between the password in memory and another one that the reserved Secret has by now, by which of
-/// them a process accepts: another host has replaced it, or somebody has falsified it, and what starts
-/// anew would be lost to all others.
-async fn settle(
-    kept: &CredentialsStore,
+/// Chooses between the password in memory and a different one that the reserved Secret has by now, by which
+/// of them a process accepts. Another host may have replaced it. If instead somebody changed it by mistake, a
+/// process that restarts with it could not join the others.
+async fn choose(
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     members: &InstanceMembers,
     (ours, stored): (Arc<str>, Arc<str>),
 ) -> Result<Arc<str>, CallError> {
     let (redis, kubernetes) = (&*ports.redis, &*ports.kubernetes);
-    if said(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
-        if said(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
-            kept.put(context.uid(), &stored);
+    if response(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
+        if response(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
+            store.put(scope.uid(), &stored);
             return Ok(stored);
         }
         return Ok(ours);
     }
-    if writes(kubernetes, context) {
+    if may_write(kubernetes, scope) {
         warn!(
-            "{} has another password than the servers; theirs is put back",
-            reserved_name(context)
+            "{} has another password than the servers; the servers' password is restored",
+            reserved_name(scope)
         );
-        replace(kept, kubernetes, context, &ours).await?;
+        replace(store, kubernetes, scope, &ours).await?;
     }
     Ok(ours)
 }
 
-/// Keeps a password. A plan keeps nothing.
-async fn make(
-    kept: &CredentialsStore,
+/// Keeps a password. In plan mode it keeps nothing.
+async fn keep(
+    store: &CredentialsStore,
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     value: &str,
 ) -> Result<Option<Arc<str>>, CallError> {
-    if !writes(kubernetes, context) {
+    if !may_write(kubernetes, scope) {
         return Ok(None);
     }
-    let password = match create(kubernetes, context, value).await {
+    let password = match create(kubernetes, scope, value).await {
         Ok(()) => Some(value.into()),
         // Another host was faster: its value counts.
-        Err(CallError::Conflict(_)) => read(kubernetes, &reserved_name(context)).await?,
+        Err(CallError::Conflict(_)) => read(kubernetes, &reserved_name(scope)).await?,
         Err(error) => return Err(error),
     };
     if let Some(password) = &password {
-        kept.put(context.uid(), password);
+        store.put(scope.uid(), password);
     }
     Ok(password)
 }
@@ -361,8 +370,8 @@ async fn read(
         Ok(value) => match String::from_utf8(value) {
             Ok(value) => Ok(Some(value.into())),
             Err(_) => Err(CallError::Invalid(format!(
-                "the Secret `{name}`, which the host keeps, is no UTF-8 text; delete it to have it \
-                 made again from the Secret that the object names"
+                "the Secret `{name}`, which the host keeps, is not UTF-8; delete it, and the host creates it \
+                 again from the Secret that the object names"
             ))),
         },
         Err(CallError::NotFound(_)) => Ok(None),
@@ -370,38 +379,38 @@ async fn read(
     }
 }
 
-/// Whether the host may write for this object now: a plan writes nothing, and nothing is written for an
-/// object that is paused.
-fn writes(kubernetes: &dyn Kubernetes, context: &ReconcileScope) -> bool {
-    let meta = kubernetes.view().meta(&context.reference());
-    context.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
+/// Returns true if the host may write for this object now: not in plan mode, and not while the object is
+/// paused or being deleted.
+fn may_write(kubernetes: &dyn Kubernetes, scope: &ReconcileScope) -> bool {
+    let meta = kubernetes.view().meta(&scope.reference());
+    scope.mode == WriteMode::Live && !meta.is_some_and(|meta| meta.is_paused() || meta.deleting)
 }
 
 async fn create(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     password: &str,
 ) -> Result<(), CallError> {
-    let object = secret(context, password);
+    let object = secret(scope, password);
     kubernetes.create(object, HOST_FIELD_MANAGER.to_owned()).await.map(|_| ())
 }
 
-/// Immutable, so that an edit by hand does not lock the host out.
-fn secret(context: &ReconcileScope, password: &str) -> Value {
-    let (name, owner) = (reserved_name(context), context.reference());
+/// The Secret is immutable, so that an edit by hand does not lock the host out.
+fn secret(scope: &ReconcileScope, password: &str) -> Value {
+    let (name, owner) = (reserved_name(scope), scope.reference());
     let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
-    kept_object(&name, &owner, context.uid(), None, fields)
+    kept_object(&name, &owner, scope.uid(), None, fields)
 }
 
-fn reserved_name(context: &ReconcileScope) -> ObjectRef {
+fn reserved_name(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() },
-        namespace: context.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Credentials, &context.key.kind.kind, context.uid()),
+        namespace: scope.key.namespace.clone(),
+        name: reserved::name(ReservedPurpose::Credentials, &scope.key.kind.kind, scope.uid()),
     }
 }
 
-/// Whether any text in the object's spec is this name: a plugin may use only Secrets that the
+/// Returns true if any text in the object's spec equals this name. A plugin may use only Secrets that the
 /// object's author named.
 pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
     fn contains(value: &Value, secret: &str) -> bool {
@@ -416,7 +425,7 @@ pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
 }
 
 impl NamedSecret {
-    /// The password, which is empty if the object names none; nothing if it cannot be used.
+    /// Returns the password, empty if the object names none; `None` if it cannot be used.
     fn value(&self) -> Option<&str> {
         match self {
             Self::Nothing => Some(""),
@@ -432,11 +441,11 @@ impl CredentialsStore {
     }
 
     fn put(&self, uid: &str, password: &Arc<str>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if KEPT_MAX <= kept.len() {
-            kept.clear();
+        let mut store = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if KEPT_MAX <= store.len() {
+            store.clear();
         }
-        kept.insert(uid.to_owned(), password.clone());
+        store.insert(uid.to_owned(), password.clone());
     }
 }
 
@@ -445,11 +454,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_force_stays_whatever_the_object_names() {
+    fn the_password_in_force_stays_whatever_the_object_names() {
         use NamedPassword::{Differs, Empty, InForce, SecretMissing, Unread};
         let value = |text: &str| NamedSecret::Value(text.to_owned());
         let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
-        // in force, named, password, what is said, whether none is in force yet
+        // in force, named, expected password, expected facts: named, pending
         let rows = [
             (Some("old"), value("old"), Some("old"), InForce, false),
             (Some("old"), value("new"), Some("old"), Differs, false),
@@ -463,20 +472,20 @@ mod tests {
             (None, NamedSecret::Nothing, None, InForce, false),
             (None, NamedSecret::Unusable(Empty), None, Empty, true),
         ];
-        for (in_force, named, password, said, pending) in rows {
+        for (in_force, named, password, expected, pending) in rows {
             let (found, facts) = compare(in_force, named).unwrap();
-            assert_eq!(found.as_deref(), password, "{in_force:?} {said:?}");
-            assert_eq!((facts.named, facts.pending), (said, pending), "{in_force:?}");
+            assert_eq!(found.as_deref(), password, "{in_force:?} {expected:?}");
+            assert_eq!((facts.named, facts.pending), (expected, pending), "{in_force:?}");
         }
         assert!(compare(None, away()).is_err());
     }
 
     #[test]
-    fn the_bound_of_what_is_kept_in_memory_holds() {
-        let kept = CredentialsStore::default();
+    fn the_number_of_cached_passwords_is_bounded() {
+        let store = CredentialsStore::default();
         for number in 0..KEPT_MAX + 1 {
-            kept.put(&number.to_string(), &"x".into());
+            store.put(&number.to_string(), &"x".into());
         }
-        assert!(kept.get("0").is_none() && kept.get(&KEPT_MAX.to_string()).is_some());
+        assert!(store.get("0").is_none() && store.get(&KEPT_MAX.to_string()).is_some());
     }
 }

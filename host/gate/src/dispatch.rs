@@ -1,4 +1,4 @@
-//! Leads each call of a pass to what performs it, and ends the pass.
+//! Dispatches each call of a reconcile to the module that performs it, and ends the reconcile.
 
 use metrics::counter;
 use tholepin_core::{
@@ -12,28 +12,29 @@ use crate::{
     wait,
 };
 
-/// The most random bytes that one call gives.
+/// The most random bytes that one call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 impl ReconcileContext {
-    /// Ends the pass, however its guest call ended: puts back what it suspended. Gives the steps of that;
-    /// of a plan, those that would be taken.
+    /// Ends the reconcile, whatever the result of its guest call: restores the settings that it suspended.
+    /// Returns the steps of that; in plan mode those that would be taken.
     pub async fn close(&self) -> Vec<PlanStep> {
-        if self.context.mode == WriteMode::Live {
-            let clashed = self.take_clashed();
-            self.gate.clashes.keep(&self.context.key, &clashed);
+        if self.scope.mode == WriteMode::Live {
+            let conflicting = self.take_conflicting();
+            self.gate.name_conflicts.keep(&self.scope.key, &conflicting);
         }
-        restore_settings::end(self).await
+        restore_settings::restore_at_end(self).await
     }
 
-    /// Counts a call of a live pass: labels are the plugin's name and words of closed sets.
+    /// Counts a call in the metrics, unless it is a plan's. The labels are the plugin's name and values of
+    /// closed sets.
     fn count(&self, call: &Call, answer: &Answer) {
-        match self.context.mode {
+        match self.scope.mode {
             WriteMode::Live => {}
             WriteMode::Plan => return,
         }
         let result = answer.as_ref().map_or_else(CallError::reason, |_| "ok");
-        let controller = self.context.key.plugin.to_string();
+        let controller = self.scope.key.plugin.to_string();
         let function = call.function();
         counter!(
             "tholepin_plugin_calls_total",
@@ -43,7 +44,7 @@ impl ReconcileContext {
     }
 
     async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
-        self.spend(&call)?;
+        self.spend_budget(&call)?;
         let ended = self.end_of_plan();
         match (call, ended) {
             (
@@ -66,14 +67,15 @@ impl ReconcileContext {
                 Ok(Reply::Bytes(self.gate.ports.entropy.bytes(count)))
             }
             RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
-                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call gives"
+                "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call returns"
             ))),
-            RuntimeCall::Parameters => Ok(Reply::Document((*self.context.parameters).clone())),
+            RuntimeCall::Parameters => Ok(Reply::Document((*self.scope.parameters).clone())),
             RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
             RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
             RuntimeCall::Log { level, message } => {
-                // What a plugin says in a plan is in its report: nothing of it has happened.
-                if self.context.mode == WriteMode::Live {
+                // A plan's messages are in its report. In the host's log they would describe things that did
+                // not happen.
+                if self.scope.mode == WriteMode::Live {
                     self.log(&level, &message);
                 }
                 Ok(Reply::Done)
@@ -81,7 +83,7 @@ impl ReconcileContext {
         }
     }
 
-    /// The plugin's name and the object are in the span of the reconcile.
+    /// Logs a message of the plugin. The span of the reconcile has the plugin's name and the object.
     #[expect(clippy::cognitive_complexity, reason = "each of tracing's macros counts as branches")]
     fn log(&self, level: &str, message: &str) {
         match level {
@@ -102,7 +104,7 @@ impl HostCalls for ReconcileContext {
             let answer = self.answer(call.clone(), &mut steps).await;
             if let Err(error) = &answer {
                 debug!(function = call.function(), reason = error.reason(), %error, "call failed");
-                // What comes after the end of a plan is no part of it.
+                // A call after the end of the plan is no step of it.
                 if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
                     steps = plan_steps::not_sent(&call, error);
                 }

@@ -1,7 +1,5 @@
-//! Finds the documents that facts are about, and asks the facts of them.
-//!
-//! Pure: whoever looked hands over what was seen. What was not looked at makes a fact unknown, never
-//! false.
+//! Finds the documents that facts are about, and evaluates the facts on them. Pure: the caller passes what it
+//! has read. A fact about something that was not read is unknown, never false.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,30 +11,31 @@ use tholepin_schema::{
     snapshot::Snapshot,
 };
 
-/// What was seen of objects: none if an object is not there, or why it could not be seen.
-pub type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
+/// Objects as they were read: `Ok(None)` if an object does not exist, `Err` with the reason if it could not
+/// be read.
+pub(crate) type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>, String>>;
 
-/// What one look at an instance showed, as facts read it.
+/// The parts of a snapshot that facts are evaluated on.
 #[derive(Debug, Default)]
 pub(crate) struct FactDocuments {
-    /// Of the members that facts ask about; none for a Pod that is no member.
+    /// The members that facts are about; `None` for a Pod that is no member.
     members: BTreeMap<String, Option<Value>>,
-    /// Absent if nobody told anything.
+    /// The majority's view; `None` if no member reported one.
     view: Option<Value>,
 }
 
 impl FactDocuments {
-    /// What these facts need of a snapshot.
+    /// Extracts from a snapshot what these facts need.
     pub(crate) fn of<'a>(snapshot: &Snapshot, facts: impl IntoIterator<Item = &'a Fact>) -> Self {
         let mut documents = Self::default();
-        let is_told = snapshot.members.iter().any(|member| member.node().is_some());
+        let has_view = snapshot.members.iter().any(|member| member.node().is_some());
         for fact in facts {
             match fact.subject() {
                 FactSubject::Member { instance: _, pod } => {
                     let find = || snapshot.member(pod).map(json);
                     documents.members.entry(pod.clone()).or_insert_with(find);
                 }
-                FactSubject::View { instance: _ } if is_told && documents.view.is_none() => {
+                FactSubject::View { instance: _ } if has_view && documents.view.is_none() => {
                     documents.view = Some(json(&snapshot.view));
                 }
                 FactSubject::View { .. } | FactSubject::Object { .. } => {}
@@ -46,41 +45,41 @@ impl FactDocuments {
     }
 }
 
-/// A snapshot's parts have text keys only, so that writing them cannot fail.
+/// This cannot fail: all keys in a snapshot's parts are strings.
 fn json<T: serde::Serialize>(part: &T) -> Value {
     serde_json::to_value(part).unwrap_or_default()
 }
 
-/// Whether a fact holds in what was seen.
-pub(crate) fn held(
+/// Returns whether a fact holds in what was read.
+pub(crate) fn evaluate(
     fact: &Fact,
-    seen: Option<&FactDocuments>,
+    observed: Option<&FactDocuments>,
     objects: &ObservedObjects,
 ) -> FactOutcome {
     let unknown = |why: &str| FactOutcome::Unknown { why: why.to_owned() };
-    match (fact.subject(), seen) {
+    match (fact.subject(), observed) {
         (FactSubject::Member { .. } | FactSubject::View { .. }, None) => {
-            unknown("the instance was not looked at")
+            unknown("the instance was not polled")
         }
         (FactSubject::Member { instance: _, pod }, Some(documents)) => {
             match documents.members.get(pod) {
                 Some(document) => holds(fact, document.as_ref()),
-                None => unknown("the member was not looked at"),
+                None => unknown("the member was not read"),
             }
         }
         (FactSubject::View { .. }, Some(documents)) => match &documents.view {
             Some(view) => holds(fact, Some(view)),
-            None => unknown("no member tells what it sees"),
+            None => unknown("no member reported its view"),
         },
         (FactSubject::Object { .. }, _) => match object(fact).and_then(|name| objects.get(&name)) {
             Some(Ok(found)) => holds(fact, found.as_deref()),
             Some(Err(why)) => unknown(why),
-            None => unknown("the object was not looked at"),
+            None => unknown("the object was not read"),
         },
     }
 }
 
-/// The object that a fact is about, if it is about one.
+/// Returns the object that a fact is about, if it is about one.
 pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
     let FactSubject::Object { api_version, kind, namespace, name } = fact.subject() else {
         return None;
@@ -89,12 +88,12 @@ pub(crate) fn object(fact: &Fact) -> Option<ObjectRef> {
     Some(ObjectRef { kind, namespace: namespace.clone(), name: name.clone() })
 }
 
-/// Whether these are not too many facts.
+/// Checks that these are not too many facts.
 ///
 /// # Errors
 ///
-/// Fails with how many there are and how many may be.
-pub(crate) fn bounded(facts: &[Fact]) -> Result<(), CallError> {
+/// Fails with the number of facts and the limit.
+pub(crate) fn check_count(facts: &[Fact]) -> Result<(), CallError> {
     if facts.len() <= FACTS_MAX {
         return Ok(());
     }

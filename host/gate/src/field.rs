@@ -1,12 +1,12 @@
-//! Keeps the fields of an object that a plugin asked for.
+//! Reduces an object to the fields that a plugin requested.
 
 use serde_json::{Map, Value};
 
-/// Always kept: without them an object cannot be named.
+/// Always kept, because they identify an object.
 const IDENTITY: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// A copy of `object` with its identity and the fields at `paths` (`.spec`, `.status.phase`); all of
-/// it if there are no paths. A path that leads nowhere keeps nothing.
+/// Returns a copy of `object` with its identity and the fields at `paths` (`.spec`, `.status.phase`); without
+/// paths the whole object. A path that does not exist adds nothing.
 pub(crate) fn keep(object: &Value, paths: &[String]) -> Value {
     if paths.is_empty() {
         return object.clone();
@@ -22,7 +22,7 @@ pub(crate) fn keep(object: &Value, paths: &[String]) -> Value {
     kept
 }
 
-/// The value at a path such as `.spec.failover.onPodDeath`.
+/// Returns the value at a path such as `.spec.failover.onPodDeath`.
 pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').filter(|step| !step.is_empty()).try_fold(object, |value, step| value.get(step))
 }
@@ -44,7 +44,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keeps_identity_and_what_was_asked_for() {
+    fn keeps_identity_and_the_requested_fields() {
         let object = json!({
             "kind": "Pod", "metadata": {"name": "a"},
             "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running", "x": 1}

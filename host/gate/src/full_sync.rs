@@ -1,57 +1,57 @@
-//! Lets one full synchronisation that the host starts be under way per Kubernetes node.
+//! Limits the full synchronisations that the host starts to one at a time per Kubernetes node.
 //!
-//! It forks the primary and loads the whole data on the replica, so that several at a time on one machine
-//! can exhaust its memory (`redis.md` section 4, G2). One of a primary without keys costs nothing and needs
-//! no place. A replica that reconnects by itself is none of the host's.
+//! A full synchronisation forks the primary and loads all data on the replica; several at a time on one
+//! machine can exhaust its memory. One from a primary without keys costs nothing and is not limited. A
+//! replica that reconnects by itself is not started by the host and is not limited either. Other hosts that
+//! share the Kubernetes nodes are not known.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tholepin_schema::{
     action::{Action, Verb},
+    guard_id::GuardId,
     primitives::{Role, RunId},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
 use crate::guard::GuardRefusal;
 
-/// The node timeout of a server that does not tell its own, in milliseconds: the engine's default.
+/// The assumed node timeout, in milliseconds, of a server that does not report it: Redis' default.
 const NODE_TIMEOUT_MS: u64 = 15_000;
-
-/// The guard that waits for another synchronisation.
-pub(crate) const GUARD: &str = "full-sync";
 
 /// The synchronisations under way, of all objects.
 #[derive(Debug, Default)]
 pub(crate) struct FullSyncLimiter(Mutex<Vec<RunningFullSync>>);
 
-/// One that the host has started.
+/// A synchronisation that the host has started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RunningFullSync {
     instance: String,
     /// The replica's Pod.
     pod: String,
     run_id: Option<RunId>,
-    /// Those of the primary and of the replica.
+    /// The Kubernetes nodes of the primary and of the replica.
     kube_nodes: [String; 2],
-    /// What the replica had received at the last progress.
+    /// The bytes that the replica had received at the last progress.
     read_bytes: Option<u64>,
     progressed_at_ms: u64,
-    /// Without progress for so long it gives its place back.
-    patience_ms: u64,
+    /// After this time without progress it no longer counts.
+    stall_ms_max: u64,
 }
 
 impl FullSyncLimiter {
-    /// Takes in a look at an instance: what is in sync, or another process by now, gives its place back.
-    pub(crate) fn look(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
-        let mut under_way = self.lock();
-        under_way.retain_mut(|sync| sync.instance != instance || sync.goes_on(snapshot, now_ms));
+    /// Records a snapshot of an instance. A replica that is in sync, or is another process by now, no longer
+    /// occupies its place.
+    pub(crate) fn update(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
+        let mut running = self.lock();
+        running.retain_mut(|sync| sync.instance != instance || sync.is_running(snapshot, now_ms));
     }
 
-    /// Takes a place for what an action starts, if it starts a full synchronisation.
+    /// Occupies a place for the action, if it starts a full synchronisation.
     ///
     /// # Errors
     ///
-    /// Fails if another is under way on one of the two Kubernetes nodes.
+    /// Fails if another one is under way on one of the two Kubernetes nodes.
     pub(crate) fn begin(
         &self,
         instance: &str,
@@ -62,31 +62,31 @@ impl FullSyncLimiter {
         let Some(new) = RunningFullSync::of(instance, action, snapshot, now_ms) else {
             return Ok(());
         };
-        let mut under_way = self.lock();
-        under_way.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.patience_ms));
+        let mut running = self.lock();
+        running.retain(|sync| now_ms <= sync.progressed_at_ms.saturating_add(sync.stall_ms_max));
         let is_same =
             |sync: &&RunningFullSync| sync.instance == new.instance && sync.pod == new.pod;
-        if under_way.iter().any(|sync| is_same(&sync)) {
+        if running.iter().any(|sync| is_same(&sync)) {
             return Ok(());
         }
         let shares = |sync: &&RunningFullSync| {
             sync.kube_nodes.iter().find(|node| new.kube_nodes.contains(node)).cloned()
         };
-        let other = under_way.iter().find_map(|sync| Some((sync, shares(&sync)?)));
+        let other = running.iter().find_map(|sync| Some((sync, shares(&sync)?)));
         if let Some((other, kube_node)) = other {
             let text = format!(
                 "`{}` copies its primary's data on the Kubernetes node `{kube_node}`, and one full \
                  synchronisation at a time is started there",
                 other.pod
             );
-            return Err(GuardRefusal::new(GUARD, text));
+            return Err(GuardRefusal::new(GuardId::FullSync, text));
         }
-        under_way.push(new);
+        running.push(new);
         Ok(())
     }
 
-    /// Gives back the place of what was not started after all.
-    pub(crate) fn not_begun(&self, instance: &str, pod: &str) {
+    /// Releases the place of a synchronisation that was not started after all.
+    pub(crate) fn release(&self, instance: &str, pod: &str) {
         self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
     }
 
@@ -96,7 +96,7 @@ impl FullSyncLimiter {
 }
 
 impl RunningFullSync {
-    /// What an action starts; none if nothing has to be copied.
+    /// Returns the synchronisation that an action starts; `None` if nothing has to be copied.
     fn of(instance: &str, action: &Action, snapshot: &Snapshot, now_ms: u64) -> Option<Self> {
         let Verb::Replicate { pod, primary } = &action.verb else { return None };
         let replica = snapshot.member(pod)?;
@@ -109,7 +109,7 @@ impl RunningFullSync {
             return None;
         }
         let facts = replica.facts();
-        let patience_ms = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
+        let stall_ms_max = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
         Some(Self {
             instance: instance.to_owned(),
             pod: pod.clone(),
@@ -117,22 +117,22 @@ impl RunningFullSync {
             kube_nodes: [source, replica].map(|member| member.kube_node.clone()),
             read_bytes: None,
             progressed_at_ms: now_ms,
-            patience_ms,
+            stall_ms_max,
         })
     }
 
-    /// Whether it is under way still.
-    fn goes_on(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
-        let has_patience = now_ms <= self.progressed_at_ms.saturating_add(self.patience_ms);
-        // One that says nothing makes no progress.
+    /// Returns true if it is still under way.
+    fn is_running(&mut self, snapshot: &Snapshot, now_ms: u64) -> bool {
+        let in_time = now_ms <= self.progressed_at_ms.saturating_add(self.stall_ms_max);
+        // A replica that does not answer makes no progress.
         let Some(facts) = snapshot.member(&self.pod).and_then(Member::facts) else {
-            return has_patience;
+            return in_time;
         };
         if facts.run_id != self.run_id {
             return false;
         }
         let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
-        let Some(upstream) = upstream else { return has_patience };
+        let Some(upstream) = upstream else { return in_time };
         if upstream.link_up && !upstream.sync_in_progress {
             return false;
         }
@@ -141,7 +141,7 @@ impl RunningFullSync {
             self.progressed_at_ms = now_ms;
             return true;
         }
-        has_patience
+        in_time
     }
 }
 
@@ -186,12 +186,7 @@ mod tests {
             "address": "a:1", "linkUp": link_up, "syncInProgress": !link_up, "syncReadBytes": read_bytes}})
     }
 
-    fn begin(
-        syncs: &FullSyncLimiter,
-        pod: &str,
-        keys: u64,
-        now_ms: u64,
-    ) -> Result<(), &'static str> {
+    fn begin(syncs: &FullSyncLimiter, pod: &str, keys: u64, now_ms: u64) -> Result<(), GuardId> {
         let snapshot = snapshot(keys, &Value::Null);
         syncs.begin("i", &replicate(pod), &snapshot, now_ms).map_err(|refusal| refusal.guard)
     }
@@ -200,26 +195,34 @@ mod tests {
     fn the_second_waits_until_the_first_is_in_sync() {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
-        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same again");
-        assert_eq!(begin(&syncs, "s", 7, 0), Err(GUARD), "they share the primary's node");
+        assert_eq!(begin(&syncs, "r", 7, 0), Ok(()), "the same synchronisation");
+        assert_eq!(
+            begin(&syncs, "s", 7, 0),
+            Err(GuardId::FullSync),
+            "they share the primary's node"
+        );
         assert_eq!(begin(&syncs, "s", 0, 0), Ok(()), "there is nothing to copy");
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
-        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "it made progress");
-        syncs.look("another", &snapshot(7, &upstream(true, None)), 8_000);
-        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GUARD), "another instance's look");
-        syncs.look("i", &snapshot(7, &upstream(true, None)), 8_000);
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 4_000);
+        assert_eq!(begin(&syncs, "s", 7, 8_000), Err(GuardId::FullSync), "it made progress");
+        syncs.update("another", &snapshot(7, &upstream(true, None)), 8_000);
+        assert_eq!(
+            begin(&syncs, "s", 7, 8_000),
+            Err(GuardId::FullSync),
+            "the snapshot of another instance"
+        );
+        syncs.update("i", &snapshot(7, &upstream(true, None)), 8_000);
         assert_eq!(begin(&syncs, "s", 7, 8_000), Ok(()));
     }
 
     #[test]
-    fn one_without_progress_for_the_node_timeout_gives_its_place_back() {
+    fn a_synchronisation_without_progress_for_the_node_timeout_releases_its_place() {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
-        syncs.look("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
-        assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GUARD));
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
+        syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 5_000);
+        assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GuardId::FullSync));
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
-        syncs.not_begun("i", "s");
-        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place is free");
+        syncs.release("i", "s");
+        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place was released");
     }
 }

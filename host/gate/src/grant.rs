@@ -1,4 +1,4 @@
-//! Decides whether a plugin's grants cover a call. Pure: what is looked at arrives as arguments.
+//! Decides whether a plugin's grants cover a call. Pure.
 
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
@@ -6,7 +6,7 @@ use tholepin_schema::{
     reserved,
 };
 
-/// Groups whose objects decide over permissions or over other plugins: never granted.
+/// API groups whose objects control permissions or other plugins: never granted.
 const NEVER_GRANTED: &[&str] = &[
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
@@ -16,17 +16,18 @@ const NEVER_GRANTED: &[&str] = &[
     "tholepin.dev",
 ];
 
-/// Kinds of the core group on which the Pods and volumes of every object rest: read, never written.
+/// Kinds of the core group that the Pods and volumes of all objects depend on: they may be read, never
+/// written.
 const NEVER_WRITTEN: &[&str] = &["Namespace", "Node", "PersistentVolume"];
 
 /// Verbs that change nothing.
 const READS: &[&str] = &["get", "list"];
 
-/// The grant that covers a Kubernetes verb on a kind.
+/// Returns the grant that covers a verb on a kind.
 ///
 /// # Errors
 ///
-/// Fails with the grant that is missing, written as it would stand in the `Plugin` object.
+/// Fails with the grant that is missing, in the form in which the `Plugin` object needs it.
 pub(crate) fn kubernetes<'a>(
     grants: &'a Grants,
     kind: &KindName,
@@ -56,8 +57,7 @@ pub(crate) fn kubernetes<'a>(
     })
 }
 
-/// Whether a plugin may name this object at all: what the host keeps for itself is not reached by any
-/// grant.
+/// Checks that a plugin may name this object: no grant covers objects that the host keeps for itself.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ pub(crate) fn not_reserved(object: &ObjectRef) -> Result<(), CallError> {
     Ok(())
 }
 
-/// Whether a verb of `redis/topology` is granted.
+/// Checks that a verb of `redis/topology` is granted.
 ///
 /// # Errors
 ///
@@ -84,7 +84,8 @@ pub(crate) fn redis_verb(grants: &Grants, verb: &str) -> Result<(), CallError> {
     )))
 }
 
-/// Whether the grant's scope reaches an object, given who owns it and where it is.
+/// Checks that the grant's scope covers an object, given whether the reconciled object controls it and shares
+/// its namespace.
 ///
 /// # Errors
 ///
@@ -142,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_reaches_as_far_as_it_says() {
-        // scope, owned, in the object's namespace, reaches
+    fn each_scope_covers_its_objects() {
+        // scope, controlled by the object, in the object's namespace, covered
         let rows = [
             (GrantScope::Owned, true, true, true),
             (GrantScope::Owned, false, true, false),

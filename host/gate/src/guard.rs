@@ -1,15 +1,26 @@
-//! What must be so before a verb is sent, whatever the plugin says.
+//! Checks whether an action may be sent: guards that hold whatever the plugin asks for.
 //!
-//! Pure functions over a live snapshot, the ledger, the object's policy and the clock. They follow
-//! what Redis does and what Redis does not check itself: `redis.md` §1.8 and §4 say why each is there.
+//! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. They cover
+//! what Redis itself does not check and what loses data or a shard. Measured with Redis 7.0.15:
+//! - One `CLUSTER MEET` to an address that another cluster uses by now merges the two clusters within 1.2 s,
+//!   and the keys of the one with the lower epochs are dropped.
+//! - A primary that restarts empty before its failure is detected empties its replicas within 3 s.
+//! - A second manual failover of one shard within twice the node timeout is refused by the voters and stalls
+//!   writes for 5 s.
+//! - A failover while a slot is open takes down the shard at the other end of the slot as well.
+//! - A primary that is cut off from the majority goes on acknowledging writes; after a `TAKEOVER` all of them
+//!   are lost.
 //!
 //! Invariants:
-//! - What the snapshot does not tell counts as not so.
-//! - Nothing is sent to a Pod that is no running member which answered, and no member is told an
-//!   address of one that is not.
-//! - A verb that can lose data needs the object's policy; proof that a primary is dead never comes
-//!   from its silence.
-//! - A refusal says what was wanted and what was seen.
+//! - A fact that the snapshot does not contain counts as not holding.
+//! - An action is sent only to a Pod that is a running member which answered, and a member is only given the
+//!   address of such a Pod. `allow-start` alone is for a member that does not answer yet.
+//! - A verb that can lose data needs the object's policy or a person's approval. That a primary does not
+//!   answer never proves its death.
+//! - A refusal names what was expected and what was found.
+//!
+//! To add a guard: add its id to [`GuardId`], check it in the module of its verb (or in `common` for several
+//! verbs), and call it from [`check`].
 
 mod absence;
 mod common;
@@ -20,138 +31,117 @@ mod start;
 mod stop;
 mod topology;
 
-pub(crate) use absence::OUT_OF_SERVICE;
-pub use absence::{
-    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, confirmed, due_at_ms, find,
+pub(crate) use absence::{
+    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, OUT_OF_SERVICE, conclude,
+    confirmed, due_at_ms,
 };
-pub use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
+pub(crate) use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
 pub(crate) use failover::suspects;
-pub(crate) use stop::{PodStop, stop, stopping};
+pub(crate) use stop::{PodStop, record_stops, stop};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tholepin_core::CallError;
 use tholepin_schema::{
     action::{Action, ActionOutcome, FailoverMode, Verb},
     command,
-    ledger::Ledger,
+    guard_id::GuardId,
     primitives::{NodeId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
-use crate::fact::ObservedObjects;
+use crate::{fact::ObservedObjects, ledger_document::Ledger};
 
-/// How old a snapshot may be when an action is sent after it.
-pub const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
+/// The maximum age of a snapshot, in milliseconds, when an action is sent after it.
+pub(crate) const SNAPSHOT_AGE_MS_MAX: u64 = 2_000;
 
-/// What the object's owner allows.
+/// The losses that the object's owner allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SafetyPolicy {
-    /// Whether a primary that died may be replaced though writes that only it had are lost.
-    pub tail_loss: bool,
-    /// Whether everything may be lost: the object is a cache.
-    pub data_loss: bool,
+pub(crate) struct SafetyPolicy {
+    /// Whether a dead primary may be replaced although writes that only it had are lost.
+    pub(crate) tail_loss: bool,
+    /// Whether all data may be lost, as of a cache.
+    pub(crate) data_loss: bool,
 }
 
-/// What a person gives up, by the annotation on the object.
+/// The data that a person gives up by an annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DataLossApproval {
+pub(crate) struct DataLossApproval {
     /// The nodes whose data is given up.
-    pub nodes: BTreeSet<NodeId>,
-    /// What of the annotation names no process that is known: a slip, or an approval of one that is gone.
-    pub unknown: Vec<String>,
+    pub(crate) nodes: BTreeSet<NodeId>,
+    /// Entries of the annotation that name no known process: a typo, or an approval for a process that has
+    /// ended.
+    pub(crate) unknown: Vec<String>,
 }
 
-/// What an action can lose, by its effect on this snapshot.
+/// What an action can lose, judged by its effect on this snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LossClass {
+pub(crate) enum LossClass {
     /// Nothing.
     Safe,
     /// Writes that were acknowledged and not replicated.
     TailLoss,
-    /// More than that.
+    /// Any data.
     DataLoss,
 }
 
-/// All that a guard may look at.
+/// Everything that guards read.
 #[derive(Clone, Copy, Debug)]
-pub struct GuardInput<'a> {
-    /// Taken for this wave.
-    pub snapshot: &'a Snapshot,
-    /// With this snapshot learnt.
-    pub ledger: &'a Ledger,
-    /// The object's.
-    pub policy: SafetyPolicy,
-    /// Nodes that are proven dead: [`deaths`] and what live reads added to it.
-    pub deaths: &'a BTreeMap<NodeId, DeathProof>,
+pub(crate) struct GuardInput<'a> {
+    /// Taken for the wave of this action.
+    pub(crate) snapshot: &'a Snapshot,
+    /// The ledger, with this snapshot recorded in it.
+    pub(crate) ledger: &'a Ledger,
+    /// The object's policy.
+    pub(crate) policy: SafetyPolicy,
+    /// Nodes that are proven dead, by [`deaths`] or by live reads.
+    pub(crate) deaths: &'a BTreeMap<NodeId, DeathProof>,
     /// Nodes whose data a person gives up, by the annotation on the object.
-    pub approved: &'a DataLossApproval,
-    /// What is missing to call nodes dead for a takeover that live reads were made about.
-    pub unproven: &'a BTreeMap<NodeId, MissingProof>,
-    /// What live reads say of the objects that actions presume something about.
-    pub objects: &'a ObservedObjects,
+    pub(crate) approved: &'a DataLossApproval,
+    /// For nodes that live reads did not prove dead: what is missing for a takeover.
+    pub(crate) unproven: &'a BTreeMap<NodeId, MissingProof>,
+    /// Live reads of the objects that the actions' preconditions name.
+    pub(crate) objects: &'a ObservedObjects,
     /// Now, in milliseconds since 1970.
-    pub now_ms: u64,
+    pub(crate) now_ms: u64,
 }
 
-/// Why an action is not sent.
+/// The refusal of an action by a guard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{guard}: {message}")]
-pub struct GuardRefusal {
-    /// The guard, from a closed set.
-    pub guard: &'static str,
-    /// What was wanted and the value seen.
-    pub message: String,
+pub(crate) struct GuardRefusal {
+    /// The guard that refuses.
+    pub(crate) guard: GuardId,
+    /// What was expected, and the value that was found.
+    pub(crate) message: String,
 }
 
 impl GuardRefusal {
-    pub(crate) fn new(guard: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(guard: GuardId, message: impl Into<String>) -> Self {
         Self { guard, message: message.into() }
+    }
+}
+
+impl From<GuardRefusal> for CallError {
+    fn from(refusal: GuardRefusal) -> Self {
+        Self::Refused(refusal.to_string())
     }
 }
 
 impl From<GuardRefusal> for ActionOutcome {
     fn from(refusal: GuardRefusal) -> Self {
         let GuardRefusal { guard, message } = refusal;
-        Self::Refused { guard: guard.to_owned(), message }
+        Self::Refused { guard: guard.to_string(), message }
     }
 }
 
-/// Checks one action on a snapshot, with no other proof of death than the snapshot's own Pod facts and
-/// without a look at any object.
-///
-/// # Errors
-///
-/// Fails with the first guard that does not hold.
-pub fn check(
-    action: &Action,
-    snapshot: &Snapshot,
-    ledger: &Ledger,
-    policy: &SafetyPolicy,
-    now_ms: u64,
-) -> Result<(), GuardRefusal> {
-    let deaths = deaths(snapshot, ledger);
-    let (objects, approved, unproven) =
-        (ObservedObjects::new(), DataLossApproval::default(), BTreeMap::new());
-    let scene = GuardInput {
-        snapshot,
-        ledger,
-        policy: *policy,
-        deaths: &deaths,
-        unproven: &unproven,
-        approved: &approved,
-        objects: &objects,
-        now_ms,
-    };
-    judge(action, &scene)
-}
-
-/// Checks what only the whole list shows: the actions of one wave are judged on one snapshot, and two
-/// of them must not be right by themselves and wrong together.
+/// Checks the actions of a list against each other. All actions of a wave are checked on one snapshot, so two
+/// of them can each be right and still contradict each other.
 ///
 /// # Errors
 ///
 /// Fails if two actions assign the same slot to two Pods, or fail over the same primary.
-pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
+pub(crate) fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
     let mut assigned: Vec<(&str, &SlotSet)> = Vec::new();
     let mut replaced: BTreeSet<NodeId> = BTreeSet::new();
     for action in actions {
@@ -161,7 +151,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
                     let both = theirs.intersection(slots);
                     if !both.is_empty() {
                         let text = format!("`{other}` and `{pod}` would both own {both}");
-                        return Err(GuardRefusal::new("list", text));
+                        return Err(GuardRefusal::new(GuardId::List, text));
                     }
                 }
                 assigned.push((pod, slots));
@@ -169,7 +159,7 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
             Verb::Failover { primary, .. } => {
                 if !replaced.insert(*primary) {
                     let text = format!("{} would be replaced twice", primary.short());
-                    return Err(GuardRefusal::new("list", text));
+                    return Err(GuardRefusal::new(GuardId::List, text));
                 }
             }
             Verb::Meet { .. }
@@ -183,30 +173,31 @@ pub fn check_list(actions: &[Action]) -> Result<(), GuardRefusal> {
     Ok(())
 }
 
-/// Checks one action with all that is known.
+/// Checks one action with all available inputs.
 ///
 /// # Errors
 ///
-/// Fails with the first guard that does not hold.
-pub fn judge(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let GuardInput { snapshot, ledger, .. } = scene;
-    common::is_fresh(scene)?;
-    common::presumed(action, scene)?;
+/// Fails with the first guard that refuses.
+pub(crate) fn check(action: &Action, input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, ledger, .. } = input;
+    common::is_fresh(input)?;
+    common::check_preconditions(action, input)?;
     match &action.verb {
-        // It changes no topology: a frozen instance may be calmed by it.
+        // A setting changes no topology and may help an instance that a foreign node blocks, so the checks
+        // below do not apply.
         Verb::Configure { pod, settings, temporary } => {
             return configure(snapshot, pod, settings, *temporary);
         }
-        Verb::Meet { pod, with } => topology::meet(scene, pod, with)?,
-        Verb::SetConfigEpoch { pod, epoch } => topology::set_epoch(scene, pod, *epoch)?,
-        Verb::AssignSlots { pod, slots } => topology::assign(scene, pod, slots)?,
-        Verb::Replicate { pod, primary } => topology::replicate(scene, pod, *primary)?,
-        Verb::Failover { pod, primary, mode } => failover::failover(scene, pod, *primary, *mode)?,
-        Verb::Forget { node } => forget::forget(scene, *node)?,
-        Verb::AllowStart { pod, node } => start::start(scene, pod, *node)?,
+        Verb::Meet { pod, with } => topology::meet(input, pod, with)?,
+        Verb::SetConfigEpoch { pod, epoch } => topology::set_epoch(input, pod, *epoch)?,
+        Verb::AssignSlots { pod, slots } => topology::assign(input, pod, slots)?,
+        Verb::Replicate { pod, primary } => topology::replicate(input, pod, *primary)?,
+        Verb::Failover { pod, primary, mode } => failover::failover(input, pod, *primary, *mode)?,
+        Verb::Forget { node } => forget::forget(input, *node)?,
+        Verb::AllowStart { pod, node } => start::start(input, pod, *node)?,
     }
     common::no_foreign(snapshot, ledger)?;
-    common::allowed(class(action, scene), &lost_with(action, scene), scene)
+    common::allowed(class(action, input), &given_up_by(action, input), input)
 }
 
 fn configure(
@@ -218,36 +209,37 @@ fn configure(
     let (member, facts) = common::answering(snapshot, pod)?;
     let address = member.address.as_deref().and_then(|address| address.rsplit_once(':'));
     command::check_settings(settings, address.map(|(ip, _)| ip))
-        .map_err(|error| GuardRefusal::new("setting", error.to_string()))?;
+        .map_err(|error| GuardRefusal::new(GuardId::Setting, error.to_string()))?;
     let unknown = settings.keys().find(|name| temporary && !facts.settings.contains_key(*name));
     let Some(name) = unknown else { return Ok(()) };
     let text = format!(
-        "the value of `{name}` to go back to is not known: name it in the instance's `settings`"
+        "the present value of `{name}`, which must be restored later, is not known: name it in the instance's \
+         `settings`"
     );
-    Err(GuardRefusal::new("restore", text))
+    Err(GuardRefusal::new(GuardId::Restore, text))
 }
 
-/// What an action can lose.
+/// Returns what an action can lose.
 #[must_use]
-pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
+pub(crate) fn class(action: &Action, input: &GuardInput<'_>) -> LossClass {
     match &action.verb {
         Verb::Failover { mode: FailoverMode::Graceful, .. } => LossClass::Safe,
         Verb::Failover { pod, primary, mode: FailoverMode::Force | FailoverMode::Takeover } => {
-            let facts = scene.snapshot.member(pod).and_then(Member::facts);
+            let facts = input.snapshot.member(pod).and_then(Member::facts);
             let is_empty = facts.is_some_and(MemberFacts::has_never_synced);
-            if !is_empty && !death::fell_away_before(scene, pod, *primary) {
+            if !is_empty && !death::lost_link_before(input, pod, *primary) {
                 return LossClass::TailLoss;
             }
-            let slots = start::slots_of(scene, *primary);
-            start::class(scene, &[*primary], &slots).max(LossClass::TailLoss)
+            let slots = start::slots_of(input, *primary);
+            start::class(input, &[*primary], &slots).max(LossClass::TailLoss)
         }
-        // The data of nodes that are away is given up.
+        // The slots may belong to nodes that are away: their data is given up.
         Verb::AssignSlots { slots, .. } => {
-            let lost = lost_with(action, scene);
-            if lost.is_empty() { LossClass::Safe } else { start::class(scene, &lost, slots) }
+            let lost = given_up_by(action, input);
+            if lost.is_empty() { LossClass::Safe } else { start::class(input, &lost, slots) }
         }
         Verb::Forget { node } | Verb::AllowStart { node, .. } => {
-            start::class(scene, &[*node], &start::slots_of(scene, *node))
+            start::class(input, &[*node], &start::slots_of(input, *node))
         }
         Verb::Meet { .. }
         | Verb::SetConfigEpoch { .. }
@@ -256,12 +248,12 @@ pub fn class(action: &Action, scene: &GuardInput<'_>) -> LossClass {
     }
 }
 
-/// The nodes whose data an action gives up.
-pub(crate) fn lost_with(action: &Action, scene: &GuardInput<'_>) -> Vec<NodeId> {
+/// Returns the nodes whose data an action gives up.
+pub(crate) fn given_up_by(action: &Action, input: &GuardInput<'_>) -> Vec<NodeId> {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
-            let own = scene.snapshot.member(pod).and_then(|member| member.node());
-            let others = scene.ledger.nodes.iter().filter(|(node, _)| Some(**node) != own);
+            let own = input.snapshot.member(pod).and_then(|member| member.node());
+            let others = input.ledger.nodes.iter().filter(|(node, _)| Some(**node) != own);
             let had = others.filter(|(_, known)| !known.slots.intersection(slots).is_empty());
             had.map(|(node, _)| *node).collect()
         }

@@ -1,9 +1,9 @@
-//! Finds the members of an instance: which Pods belong to it, and how to talk to them.
+//! Resolves an instance to its members: which Pods belong to it, and how to connect to them.
 //!
 //! Invariants:
-//! - Who is a member follows from the controller chains that the API server has, and from the ledger.
-//!   What a plugin says (selector, labels) only chooses what it is shown.
-//! - A group of processes has one container and one port for as long as its ledger lives.
+//! - Membership follows from the chains of controllers that the API server reports, and from the ledger. The
+//!   selector and the labels that a plugin names only choose which members it is shown.
+//! - The container and the port of a group of processes stay the same as long as its ledger exists.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,6 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::{Ledger, ProcessGroup},
     manifest::KindName,
     snapshot::{CredentialsFacts, Snapshot},
 };
@@ -26,26 +25,28 @@ use tholepin_schema::{
 use crate::{
     GatePorts, ReconcileScope,
     credentials::{self, CredentialsStore},
+    ledger_document::{Ledger, ProcessGroup},
     ownership::{descendants, text},
 };
 
-/// The members of an instance that was admitted, as the store has them now.
+/// Returns the current members of an instance that was admitted.
 ///
-/// The newest view and not a pass' own: what a Redis call does must fit the Pods of now.
+/// Reads the newest view and not the view of the reconcile, because a call to Redis must fit the Pods that
+/// exist now.
 ///
 /// # Errors
 ///
-/// Fails if its Pods are not watched, or if its password cannot be read.
+/// Fails if Pods are not watched, or if the password cannot be read.
 pub(crate) async fn members(
-    kept: &CredentialsStore,
+    store: &CredentialsStore,
     ports: &GatePorts,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<InstanceMembers, CallError> {
     let SelectedPods { members, strangers } =
-        select(&*ports.kubernetes.view(), context, ledger, instance)?;
-    let (name, credentials) = (name(context, instance), RedisCredentials::default());
+        select(&*ports.kubernetes.view(), scope, ledger, instance)?;
+    let (name, credentials) = (name(scope, instance), RedisCredentials::default());
     let mut members = InstanceMembers {
         instance: name,
         members,
@@ -53,17 +54,17 @@ pub(crate) async fn members(
         credentials,
         credentials_facts: CredentialsFacts::default(),
     };
-    credentials::put_in_force(kept, ports, context, ledger, instance, &mut members).await?;
+    credentials::put_in_force(store, ports, scope, ledger, instance, &mut members).await?;
     Ok(members)
 }
 
-/// Whether the object reconciled may name this instance at all.
+/// Checks that the reconciled object may name this instance.
 ///
 /// # Errors
 ///
-/// Fails with what is wrong with the instance.
-pub(crate) fn admit(context: &ReconcileScope, instance: &Instance) -> Result<(), CallError> {
-    let namespace = &context.key.namespace;
+/// Fails with the reason.
+pub(crate) fn admit(scope: &ReconcileScope, instance: &Instance) -> Result<(), CallError> {
+    let namespace = &scope.key.namespace;
     if instance.namespace != *namespace {
         let text = format!(
             "the instance is in namespace `{}`; members of `{namespace}` only",
@@ -71,7 +72,7 @@ pub(crate) fn admit(context: &ReconcileScope, instance: &Instance) -> Result<(),
         );
         return Err(CallError::Denied(text));
     }
-    if !is_own(&context.key, instance) {
+    if !is_own(&scope.key, instance) {
         let text =
             "an instance of another owner cannot be granted yet; leave `owner` out".to_owned();
         return Err(CallError::Unsupported(text));
@@ -90,16 +91,16 @@ fn is_own(key: &ObjectKey, instance: &Instance) -> bool {
     })
 }
 
-/// What an instance of the object reconciled is called in caches.
-pub(crate) fn name(context: &ReconcileScope, instance: &Instance) -> String {
-    format!("{}:{}", context.uid(), instance.group())
+/// Returns the name of an instance of the reconciled object in caches.
+pub(crate) fn name(scope: &ReconcileScope, instance: &Instance) -> String {
+    format!("{}:{}", scope.uid(), instance.group())
 }
 
-/// Notes the container and the port of a group at its first use.
+/// Records the container and the port of a group at its first use.
 ///
 /// # Errors
 ///
-/// Fails if the ledger has others: the guards would look at other processes than the calls go to.
+/// Fails if the ledger has others: the guards would check other processes than the calls go to.
 pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), CallError> {
     let named = ProcessGroup {
         container: instance.container.clone(),
@@ -121,27 +122,27 @@ pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), 
     )))
 }
 
-/// The members anew, if they are others than these; the credentials stay.
+/// Returns the current members if they differ from these; the credentials stay.
 pub(crate) fn renewed(
     view: &dyn StoreView,
     members: &InstanceMembers,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Option<InstanceMembers>, CallError> {
-    let SelectedPods { members: now, strangers } = select(view, context, ledger, instance)?;
+    let SelectedPods { members: now, strangers } = select(view, scope, ledger, instance)?;
     let is_same = now == members.members && strangers == members.strangers;
     Ok((!is_same).then(|| InstanceMembers { members: now, strangers, ..members.clone() }))
 }
 
-/// Leaves those members in a snapshot that the instance's selector matches.
+/// Removes the members that the instance's selector does not match from a snapshot.
 ///
 /// # Errors
 ///
-/// Fails if none is left: an empty list could be taken for an instance that is well.
+/// Fails if none is left: a plugin could take an empty list for a healthy instance.
 pub(crate) fn narrow(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     snapshot: &mut Snapshot,
 ) -> Result<(), CallError> {
@@ -152,28 +153,28 @@ pub(crate) fn narrow(
     if !snapshot.members.is_empty() || snapshot.credentials.pending {
         return Ok(());
     }
-    let (object, group) = (context.reference(), instance.group());
+    let (object, group) = (scope.reference(), instance.group());
     Err(CallError::NotFound(format!(
         "a Pod of {object} in group `{group}` that matches `{}` ({all} do not match)",
         instance.selector
     )))
 }
 
-/// Whether there is a member at all.
+/// Checks that there is at least one member.
 ///
 /// # Errors
 ///
-/// Fails if there is none: an empty list could be taken for an instance that is well.
+/// Fails if there is none: a plugin could take an empty list for a healthy instance.
 pub(crate) fn some(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     instance: &Instance,
     members: &InstanceMembers,
 ) -> Result<(), CallError> {
-    // What is wrong with the password keeps Pods from being made, and must be told.
+    // A problem with the password keeps Pods from being created, and the plugin must learn of it.
     if !members.members.is_empty() || members.credentials_facts.pending {
         return Ok(());
     }
-    let (object, group) = (context.reference(), instance.group());
+    let (object, group) = (scope.reference(), instance.group());
     Err(CallError::NotFound(format!("a Pod of {object} in group `{group}`")))
 }
 
@@ -184,12 +185,12 @@ struct SelectedPods {
 
 fn select(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<SelectedPods, CallError> {
     let matching = matching(view, instance)?;
-    let pods = pods(view, context, ledger);
+    let pods = pods(view, scope, ledger);
     let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance.group()));
     let mut members: Vec<MemberPod> = of_group.map(|pod| member(pod, instance)).collect();
     members.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -199,20 +200,20 @@ fn select(
     Ok(SelectedPods { members, strangers })
 }
 
-/// The Pods of the object reconciled: those whose chain of controllers ends there, and those that the
-/// ledger knows by their uid, whoever controls them now.
+/// Returns the Pods of the reconciled object: those whose chain of controllers ends there, and those whose
+/// uid the ledger has, whoever controls them now.
 pub(crate) fn pods(
     view: &dyn StoreView,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
 ) -> Vec<Arc<Value>> {
     let kind = pod_kind();
     let mut found: Vec<Arc<Value>> = Vec::new();
-    for meta in descendants(view, context.uid()).iter().filter(|meta| meta.object.kind == kind) {
+    for meta in descendants(view, scope.uid()).iter().filter(|meta| meta.object.kind == kind) {
         found.extend(view.get(&meta.object));
     }
     for known in ledger.nodes.values() {
-        let (kind, namespace) = (pod_kind(), context.key.namespace.clone());
+        let (kind, namespace) = (pod_kind(), scope.key.namespace.clone());
         let name = ObjectRef { kind, namespace, name: known.pod.clone() };
         if found.iter().any(|pod| uid(pod) == known.pod_uid) {
             continue;
@@ -222,8 +223,8 @@ pub(crate) fn pods(
     found
 }
 
-/// Whether a Pod counts in this group: it runs the group's container, or that of no group, which makes
-/// it a member that does not answer.
+/// Returns true if a Pod belongs to this group: it runs the group's container, or no group's container. The
+/// latter counts as a member that does not answer.
 pub(crate) fn belongs_to_group(pod: &Value, ledger: &Ledger, group: &str) -> bool {
     let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
     let runs = |name: &str| {
@@ -234,7 +235,7 @@ pub(crate) fn belongs_to_group(pod: &Value, ledger: &Ledger, group: &str) -> boo
     runs_own || !others.any(|(_, group)| runs(&group.container))
 }
 
-/// The Pods that the selector matches, whosever they are.
+/// Returns the Pods that the selector matches, whoever controls them.
 fn matching(view: &dyn StoreView, instance: &Instance) -> Result<Vec<Arc<Value>>, CallError> {
     let pods = pod_kind();
     if !view.covers(&pods) {
@@ -265,7 +266,7 @@ fn member(pod: &Value, instance: &Instance) -> MemberPod {
     }
 }
 
-/// What a snapshot shows of a Pod, beside what [`MemberPod`] has.
+/// Returns what a snapshot shows of a Pod besides the fields of [`MemberPod`].
 fn facts(pod: &Value, container: Option<&Value>) -> Value {
     let is_ready = |condition: &Value| {
         text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
@@ -279,7 +280,7 @@ fn facts(pod: &Value, container: Option<&Value>) -> Value {
         "phase": text(pod, "/status/phase"),
         "ready": conditions.is_some_and(|conditions| conditions.iter().any(is_ready)),
         "deleting": pod.pointer("/metadata/deletionTimestamp").is_some(),
-        // Why no node takes it, in the scheduler's words.
+        // Why no Kubernetes node takes the Pod, by the scheduler's message.
         "unplaced": unplaced.and_then(|condition| condition.get("message")),
         "graceSeconds": pod.pointer("/spec/terminationGracePeriodSeconds"),
         "labels": pod.pointer("/metadata/labels"),
@@ -290,7 +291,7 @@ fn facts(pod: &Value, container: Option<&Value>) -> Value {
     })
 }
 
-/// The status of a Pod's container.
+/// Returns the status of a Pod's container.
 pub(crate) fn container_status<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     let statuses = pod.pointer("/status/containerStatuses")?.as_array()?;
     statuses.iter().find(|status| text(status, "/name") == name)

@@ -16,47 +16,47 @@ use crate::{
     plan_steps::{self, ObjectBefore},
     reconcile_context::ReconcileContext,
     reconcile_scope::{ReconcileScope, WriteMode},
-    stop,
+    stop_check,
 };
 
 pub(crate) async fn perform(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     call: KubernetesCall,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     match call {
-        KubernetesCall::Get { object, read, fields } => get(pass, object, read, &fields).await,
+        KubernetesCall::Get { object, read, fields } => get(context, object, read, &fields).await,
         KubernetesCall::List { kind, namespace, selector, read, fields } => {
-            list(pass, kind, namespace, selector, read, &fields).await
+            list(context, kind, namespace, selector, read, &fields).await
         }
-        KubernetesCall::Apply { object, force } => apply(pass, object, force, steps).await,
-        KubernetesCall::ApplyStatus { object } => apply_status(pass, object, steps).await,
+        KubernetesCall::Apply { object, force } => apply(context, object, force, steps).await,
+        KubernetesCall::ApplyStatus { object } => apply_status(context, object, steps).await,
         KubernetesCall::MergePatch { object, patch } => {
-            merge_patch(pass, object, patch, steps).await
+            merge_patch(context, object, patch, steps).await
         }
         KubernetesCall::Delete { object, uid, resource_version, grace_seconds } => {
-            let dry_run = pass.context.mode == WriteMode::Plan;
+            let dry_run = context.scope.mode == WriteMode::Plan;
             let request = DeleteRequest { object, uid, resource_version, grace_seconds, dry_run };
-            delete(pass, request, steps).await
+            delete(context, request, steps).await
         }
-        KubernetesCall::Warnings { object } => warnings(pass, object).await,
+        KubernetesCall::Warnings { object } => warnings(context, object).await,
         KubernetesCall::Publish { event_type, reason, message } => {
-            let context = &pass.context;
-            // Events are about the reconciled object, so it is its kind that must be granted.
-            pass.granted(&context.key.kind, "publish")?;
-            pass.may_write()?;
+            let scope = &context.scope;
+            // An event is about the reconciled object, so its kind must be granted.
+            context.granted(&scope.key.kind, "publish")?;
+            context.may_write()?;
             let effect =
                 StepEffect::Event { event_type, reason: reason.clone(), message: message.clone() };
             let request = PublishRequest {
-                reporter: context.field_manager(),
-                regarding: context.reference(),
-                regarding_uid: context.uid().to_owned(),
+                reporter: scope.field_manager(),
+                regarding: scope.reference(),
+                regarding_uid: scope.uid().to_owned(),
                 event_type,
                 reason,
                 message,
             };
-            if context.mode == WriteMode::Live {
-                pass.kubernetes.publish(request).await?;
+            if scope.mode == WriteMode::Live {
+                context.kubernetes.publish(request).await?;
             }
             steps.push(PlanStep::new(effect));
             Ok(Reply::Done)
@@ -64,81 +64,81 @@ pub(crate) async fn perform(
     }
 }
 
-/// A cached read of a kind that nobody watches is answered by the API server.
+/// A cached read of a kind that is not watched goes to the API server.
 async fn get(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: ObjectRef,
     read: ReadMode,
     fields: &[String],
 ) -> Answer {
-    let found = look_up(pass, &object, read).await?;
+    let found = look_up(context, &object, read).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     Ok(Reply::Document(field::keep(&found, fields)))
 }
 
-/// One object, or none, under the grant of `get`.
+/// Returns an object, or `None` if it does not exist, under the grant of `get`.
 pub(crate) async fn look_up(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
-    let granted = pass.granted(&object.kind, "get")?;
-    let found = current(pass, object, read).await?;
+    let granted = context.granted(&object.kind, "get")?;
+    let found = current(context, object, read).await?;
     if let Some(found) = &found {
-        in_scope(pass, granted, object, (found, TargetState::Read))?;
+        in_scope(context, granted, object, (found, TargetState::Read))?;
     }
     Ok(found)
 }
 
-/// Under scope `owned` the others are left out, not refused: a list is a question.
+/// Leaves out the objects that the grant's scope does not cover instead of refusing the call.
 async fn list(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     kind: KindName,
     namespace: String,
     selector: String,
     read: ReadMode,
     fields: &[String],
 ) -> Answer {
-    let granted = pass.granted(&kind, "list")?;
-    let view = pass.view();
+    let granted = context.granted(&kind, "list")?;
+    let view = context.view();
     let found: Vec<Arc<Value>> = if read == ReadMode::Cached && view.covers(&kind) {
         view.list(&kind, &namespace, &selector)?
     } else {
-        let live = pass.kubernetes.list(kind, namespace, selector).await?;
+        let live = context.kubernetes.list(kind, namespace, selector).await?;
         live.into_iter().map(Arc::new).collect()
     };
     let reaches = |object: &&Arc<Value>| {
         ownership::reference(object).is_ok_and(|reference| {
-            in_scope(pass, granted, &reference, (object, TargetState::Read)).is_ok()
+            in_scope(context, granted, &reference, (object, TargetState::Read)).is_ok()
         })
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
     Ok(Reply::Documents(kept.collect()))
 }
 
-/// The scope of the grant for events says about which objects.
-async fn warnings(pass: &ReconcileContext, object: ObjectRef) -> Answer {
+/// The scope of the grant for events decides about which objects warnings may be read.
+async fn warnings(context: &ReconcileContext, object: ObjectRef) -> Answer {
     let events = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
-    let granted = pass.granted(&events, "list")?;
-    let found = current(pass, &object, ReadMode::Cached).await?;
+    let granted = context.granted(&events, "list")?;
+    let found = current(context, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, (&found, TargetState::Read))?;
+    in_scope(context, granted, &object, (&found, TargetState::Read))?;
     let uid = ownership::text(&found, "/metadata/uid").to_owned();
-    let warnings = pass.kubernetes.warnings(object, uid).await?;
+    let warnings = context.kubernetes.warnings(object, uid).await?;
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
 }
 
-/// One object, or none, from the store, under the grant of `get`.
+/// Returns an object from the store, or `None` if it does not exist, under the grant of `get`.
 ///
 /// # Errors
 ///
-/// Fails if it is not granted, is out of scope, or if nobody watches its kind.
+/// Fails if it is not granted, is out of scope, or if its kind is not watched.
 pub(crate) fn in_store(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     view: &dyn StoreView,
     object: &ObjectRef,
 ) -> Result<Option<Arc<Value>>, CallError> {
-    let granted = grant::kubernetes(&context.grants, &object.kind, "get")?;
+    let granted = grant::kubernetes(&scope.grants, &object.kind, "get")?;
     if !view.covers(&object.kind) {
         let kind = &object.kind;
         let text = format!("{kind} is not watched (yet): the manifest's `watches` must name it");
@@ -146,80 +146,81 @@ pub(crate) fn in_store(
     }
     let found = view.get(object);
     if let Some(found) = &found {
-        in_scope_of(context, view, granted, object, (found, TargetState::Read))?;
+        in_scope_of(scope, view, granted, object, (found, TargetState::Read))?;
     }
     Ok(found)
 }
 
 async fn apply(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     mut object: Value,
     force: bool,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
-    let granted = pass.granted(&reference.kind, "apply")?;
+    let granted = context.granted(&reference.kind, "apply")?;
     no_reserved_annotations(&reference, &object)?;
     if force && !granted.force {
         let what = &reference.kind;
-        return Err(CallError::Denied(format!("the grant for {what} does not say `force: true`")));
+        return Err(CallError::Denied(format!("the grant for {what} does not have `force: true`")));
     }
-    if reference.namespace.is_empty() && !pass.context.key.namespace.is_empty() {
-        // What a plugin applies for a namespaced object lies beside it unless it says otherwise.
-        let namespace = pass.context.key.namespace.clone();
+    if reference.namespace.is_empty() && !context.scope.key.namespace.is_empty() {
+        // An object without a namespace is applied in that of the reconciled object.
+        let namespace = context.scope.key.namespace.clone();
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("namespace".to_owned(), Value::String(namespace.clone()));
         }
         reference.namespace = namespace;
     }
-    in_scope(pass, granted, &reference, (&object, TargetState::Intent))?;
-    only_named_secrets(&pass.context.object, &object)?;
-    let before = not_anothers(pass, granted, &reference).await?;
+    in_scope(context, granted, &reference, (&object, TargetState::Intent))?;
+    only_named_secrets(&context.scope.object, &object)?;
+    let before = not_anothers(context, granted, &reference).await?;
     let request = ApplyRequest {
-        field_manager: pass.context.field_manager(),
+        field_manager: context.scope.field_manager(),
         object,
         force,
         status: false,
-        dry_run: pass.context.mode == WriteMode::Plan,
+        dry_run: context.scope.mode == WriteMode::Plan,
     };
     match &before {
-        Ok(Some(found)) => stop::before_apply(pass, found, &request).await?,
-        Ok(None) => stop::before_create(pass, &request.object).await?,
-        // What is there is not known, so that nobody knows what the apply would stop.
+        Ok(Some(found)) => stop_check::before_apply(context, found, &request).await?,
+        Ok(None) => stop_check::before_create(context, &request.object).await?,
+        // The present state is not known, so it is not known either what the apply would stop.
         Err(error) => return Err(error.clone()),
     }
-    send_apply(pass, &reference, request, &before, steps).await
+    send_apply(context, &reference, request, &before, steps).await
 }
 
-/// What an apply finds under its name: nothing, or an object that the grant reaches. An intent that names us
-/// as owner must not capture somebody else's.
+/// Returns the object that an apply finds under its name: `None`, or one that the grant covers. An intent
+/// that names the reconciled object as its owner must not take over an object of another owner.
 ///
 /// # Errors
 ///
-/// Fails if it is somebody else's. The reconciled object is woken when that changes.
+/// Fails if it is another owner's. The reconciled object is woken when that changes.
 async fn not_anothers(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
 ) -> Result<Result<Option<Arc<Value>>, CallError>, CallError> {
-    let before = current(pass, reference, ReadMode::Cached).await;
+    let before = current(context, reference, ReadMode::Cached).await;
     let Ok(Some(found)) = &before else { return Ok(before) };
-    let in_store = in_scope(pass, granted, reference, (found, TargetState::Written));
+    let in_store = in_scope(context, granted, reference, (found, TargetState::Written));
     let Err(refused) = in_store else { return Ok(before) };
-    if pass.context.mode == WriteMode::Plan {
+    if context.scope.mode == WriteMode::Plan {
         return Err(refused);
     }
-    // The store may be behind, and a change that it takes in before somebody waits for it wakes nobody.
-    pass.clashes(reference);
-    let live = current(pass, reference, ReadMode::Live).await;
+    // The store may be behind. A change that arrives before the wait is registered wakes nobody, so the live
+    // object is read after that.
+    context.add_name_conflict(reference);
+    let live = current(context, reference, ReadMode::Live).await;
     if let Ok(Some(found)) = &live {
-        in_scope(pass, granted, reference, (found, TargetState::Written))?;
+        in_scope(context, granted, reference, (found, TargetState::Written))?;
     }
     Ok(live)
 }
 
-/// A template (`${secret:NAME/KEY}`) copies a value that the plugin itself never sees; it may name only
-/// what the object's author named.
+/// Checks that the templates of a Secret (`${secret:NAME/KEY}`) name only Secrets that the object's author
+/// named. A template copies a value that the plugin itself never sees.
 fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallError> {
     const TEMPLATE: &str = "${secret:";
     let texts = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
@@ -238,29 +239,33 @@ fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallErro
     Ok(())
 }
 
-async fn apply_status(pass: &ReconcileContext, object: Value, steps: &mut Vec<PlanStep>) -> Answer {
+async fn apply_status(
+    context: &ReconcileContext,
+    object: Value,
+    steps: &mut Vec<PlanStep>,
+) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
-    let granted = pass.granted(&reference.kind, "apply-status")?;
+    let granted = context.granted(&reference.kind, "apply-status")?;
     no_reserved_annotations(&reference, &object)?;
-    let is_reconciled = reference == pass.context.reference();
+    let is_reconciled = reference == context.scope.reference();
     if !is_reconciled {
-        in_scope(pass, granted, &reference, (&object, TargetState::Intent))?;
+        in_scope(context, granted, &reference, (&object, TargetState::Intent))?;
     }
     refuse_reserved_conditions(&object)?;
-    let before = current(pass, &reference, ReadMode::Cached).await;
+    let before = current(context, &reference, ReadMode::Cached).await;
     let request = ApplyRequest {
-        field_manager: pass.context.field_manager(),
+        field_manager: context.scope.field_manager(),
         object,
-        // The status of the object reconciled is its plugin's. The host takes a condition of it only while
-        // no plugin looks, and an edit by hand must not keep the plugin from reporting.
+        // The status of the reconciled object belongs to its plugin. The host owns a condition of it only
+        // while no plugin reconciles the object, and an edit by hand must not keep the plugin from reporting.
         force: is_reconciled,
         status: true,
-        dry_run: pass.context.mode == WriteMode::Plan,
+        dry_run: context.scope.mode == WriteMode::Plan,
     };
-    send_apply(pass, &reference, request, &before, steps).await
+    send_apply(context, &reference, request, &before, steps).await
 }
 
-/// What a person says to the host in an annotation, no plugin says for him, nor takes back.
+/// Checks that a write does not touch the annotations by which a person gives instructions to the host.
 fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
     let Some(annotations) = written.pointer("/metadata/annotations") else { return Ok(()) };
     let Some(annotations) = annotations.as_object() else {
@@ -270,7 +275,7 @@ fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), Ca
     match annotations.keys().find(|key| key.starts_with(ANNOTATION_PREFIX)) {
         None => Ok(()),
         Some(key) => Err(CallError::Denied(format!(
-            "the annotation `{key}` of {object} is a person's to write, no plugin's"
+            "the annotation `{key}` of {object} may be written by a person only, not by a plugin"
         ))),
     }
 }
@@ -286,20 +291,21 @@ fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
     Ok(())
 }
 
-/// What was there before is for the report alone: that it could not be read is no reason not to apply.
+/// Sends an apply and records its step. `before` is for the report alone: an apply is sent although the
+/// present state could not be read.
 async fn send_apply(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: &ObjectRef,
     request: ApplyRequest,
     before: &Result<Option<Arc<Value>>, CallError>,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
-    pass.may_write()?;
+    context.may_write()?;
     let by = if request.status { "apply-status" } else { "apply" };
     let intent = request.object.clone();
     let is_planned = request.status && request.dry_run;
-    let stored = match (pass.kubernetes.apply(request).await, before) {
-        // Only the plan has the object: it was made from a file.
+    let stored = match (context.kubernetes.apply(request).await, before) {
+        // The object is from a file and exists only in the plan.
         (Err(CallError::NotFound(_)), Ok(Some(planned))) if is_planned => {
             with_status(planned, &intent)
         }
@@ -310,7 +316,7 @@ async fn send_apply(
         Err(_) => ObjectBefore::Unknown,
     };
     steps.extend(plan_steps::written(by, object, &before, &intent, &stored));
-    pass.saw(stored.clone());
+    context.add_written(stored.clone());
     Ok(Reply::Document(stored))
 }
 
@@ -323,148 +329,148 @@ fn with_status(object: &Value, intent: &Value) -> Value {
 }
 
 async fn merge_patch(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: ObjectRef,
     patch: Value,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
-    let granted = pass.granted(&object.kind, "merge-patch")?;
+    let granted = context.granted(&object.kind, "merge-patch")?;
     no_reserved_annotations(&object, &patch)?;
-    let found = current(pass, &object, ReadMode::Cached).await?;
+    let found = current(context, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(pass, granted, &object, (&found, TargetState::Written))?;
+    in_scope(context, granted, &object, (&found, TargetState::Written))?;
     if granted.scope == GrantScope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
-    stop::before_patch(pass, &object, &found, &patch).await?;
-    let dry_run = pass.context.mode == WriteMode::Plan;
-    let manager = pass.context.field_manager();
-    pass.may_write()?;
-    let (port, target) = (&pass.kubernetes, object.clone());
+    stop_check::before_patch(context, &object, &found, &patch).await?;
+    let dry_run = context.scope.mode == WriteMode::Plan;
+    let manager = context.scope.field_manager();
+    context.may_write()?;
+    let (port, target) = (&context.kubernetes, object.clone());
     let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
     let before = ObjectBefore::Known(Some(&found));
     steps.extend(plan_steps::written("merge-patch", &object, &before, &patch, &stored));
-    pass.saw(stored.clone());
+    context.add_written(stored.clone());
     Ok(Reply::Document(stored))
 }
 
-/// Deletes what was looked at and not its successor: the uid seen becomes a precondition.
+/// Deletes the object that was read and not its successor: its uid becomes a precondition.
 async fn delete(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     mut request: DeleteRequest,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
-    let granted = pass.granted(&request.object.kind, "delete")?;
-    let found = current(pass, &request.object, ReadMode::Cached).await?;
+    let granted = context.granted(&request.object.kind, "delete")?;
+    let found = current(context, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
-    in_scope(pass, granted, &request.object, (&found, TargetState::Written))?;
-    let seen = ownership::text(&found, "/metadata/uid");
+    in_scope(context, granted, &request.object, (&found, TargetState::Written))?;
+    let current_uid = ownership::text(&found, "/metadata/uid");
     match &request.uid {
-        Some(uid) if uid != seen => {
-            let text = format!("{} has the uid {seen}, not {uid}", request.object);
+        Some(uid) if uid != current_uid => {
+            let text = format!("{} has the uid {current_uid}, not {uid}", request.object);
             return Err(CallError::Conflict(text));
         }
         Some(_) => {}
-        None => request.uid = Some(seen.to_owned()),
+        None => request.uid = Some(current_uid.to_owned()),
     }
-    pass.may_write()?;
-    stop::before_delete(pass, &found, &mut request).await?;
+    context.may_write()?;
+    stop_check::before_delete(context, &found, &mut request).await?;
     let object = request.object.clone();
-    pass.may_write()?;
-    pass.kubernetes.delete(request).await?;
+    context.may_write()?;
+    context.kubernetes.delete(request).await?;
     steps.push(plan_steps::deleted(&object));
-    if pass.context.mode == WriteMode::Plan {
-        pass.lost(&object);
+    if context.scope.mode == WriteMode::Plan {
+        context.add_deleted(&object);
     }
     Ok(Reply::Done)
 }
 
-/// The object as the pass sees it, or as the API server has it.
+/// Returns the object as the reconcile sees it, or as the API server has it.
 async fn current(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     object: &ObjectRef,
     read: ReadMode,
 ) -> Result<Option<Arc<Value>>, CallError> {
     grant::not_reserved(object)?;
-    if read == ReadMode::Cached && pass.knows(object) {
-        return Ok(pass.view().get(object));
+    if read == ReadMode::Cached && context.covers(object) {
+        return Ok(context.view().get(object));
     }
-    match pass.kubernetes.get(object.clone()).await {
+    match context.kubernetes.get(object.clone()).await {
         Ok(found) => Ok(Some(Arc::new(found))),
         Err(CallError::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// How a call meets an object.
+/// How a call uses an object.
 #[derive(Clone, Copy)]
 enum TargetState {
-    /// It is there, and read.
+    /// It exists and is read.
     Read,
-    /// It is there, and written to or deleted.
+    /// It exists and is written to or deleted.
     Written,
-    /// It is what the plugin wants to be there.
+    /// It is the object that the plugin applies.
     Intent,
 }
 
 fn in_scope(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    met: (&Value, TargetState),
+    target: (&Value, TargetState),
 ) -> Result<(), CallError> {
-    in_scope_of(&pass.context, &*pass.view(), granted, reference, met)
+    in_scope_of(&context.scope, &*context.view(), granted, reference, target)
 }
 
 fn in_scope_of(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     view: &dyn StoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    (object, met): (&Value, TargetState),
+    (object, target): (&Value, TargetState),
 ) -> Result<(), CallError> {
     grant::not_reserved(reference)?;
-    let wanted = context.reference();
-    let is_owned = *reference == wanted || leads_to(view, object, context.uid());
-    let is_in_namespace = reference.namespace == context.key.namespace;
+    let reconciled = scope.reference();
+    let is_owned = *reference == reconciled || leads_to(view, object, scope.uid());
+    let is_in_namespace = reference.namespace == scope.key.namespace;
     let Err(wider) = grant::scope(granted, is_owned, is_in_namespace) else { return Ok(()) };
-    let (kind, uid) = (&granted.name, context.uid());
-    let text = match met {
-        // A wider scope would let the plugin overwrite what is somebody else's.
+    let (kind, uid) = (&granted.name, scope.uid());
+    let text = match target {
+        // A wider scope would let the plugin overwrite another owner's object.
         TargetState::Written if granted.scope == GrantScope::Owned => {
-            let way_out = way_out(context, reference, object);
-            format!("{reference} is there and is not {wanted}'s (uid {uid}): {way_out}")
+            let remedy = remedy(scope, reference, object);
+            format!("{reference} exists and does not belong to {reconciled} (uid {uid}): {remedy}")
         }
         TargetState::Intent if granted.scope == GrantScope::Owned => format!(
-            "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` must \
-             name {wanted} (uid {uid}) as the controller, or the grant needs scope {wider}"
+            "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` \
+             must name {reconciled} (uid {uid}) as the controller, or the grant needs scope {wider}"
         ),
         TargetState::Read | TargetState::Written | TargetState::Intent => format!(
-            "{reference} is outside the scope of the grant for {kind}: {wanted} (uid {uid}) does not control it; \
-             the grant would need scope {wider}"
+            "{reference} is outside the scope of the grant for {kind}: {reconciled} (uid {uid}) does not \
+             control it; the grant would need scope {wider}"
         ),
     };
     Err(CallError::Denied(text))
 }
 
-/// Who controls an object that is in the way, and how that ends.
-fn way_out(context: &ReconcileScope, reference: &ObjectRef, object: &Value) -> String {
-    let wanted = context.reference();
+/// Returns who controls an object that is in the way, and how to resolve that.
+fn remedy(scope: &ReconcileScope, reference: &ObjectRef, object: &Value) -> String {
+    let reconciled = scope.reference();
     if let Some((owner, uid)) = ownership::controller(object) {
         return format!("{owner} (uid {uid}) controls it; rename one of the two");
     }
-    // Of what makes Pods hardly a field can be changed.
+    // Hardly a field of a workload can be changed, so that an owner reference alone would not help.
     if object.pointer("/spec/template").is_some() {
-        return "nobody controls it; delete or rename one of the two".to_owned();
+        return "it has no controller; delete or rename one of the two".to_owned();
     }
     let owner = json!({"metadata": {"ownerReferences": [{
-        "apiVersion": wanted.kind.api_version, "kind": wanted.kind.kind, "name": wanted.name,
-        "uid": context.uid(), "controller": true, "blockOwnerDeletion": true,
+        "apiVersion": reconciled.kind.api_version, "kind": reconciled.kind.kind, "name": reconciled.name,
+        "uid": scope.uid(), "controller": true, "blockOwnerDeletion": true,
     }]}});
     format!(
-        "nobody controls it; if it is to be {wanted}'s: `kubectl patch --namespace {} {} {} --type merge \
-         --patch '{owner}'`, else delete or rename it",
+        "it has no controller; to make {reconciled} its controller: `kubectl patch --namespace {} {} {} --type \
+         merge --patch '{owner}'`, else delete or rename it",
         reference.namespace,
         reference.kind.kind.to_lowercase(),
         reference.name

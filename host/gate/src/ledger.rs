@@ -1,61 +1,64 @@
-//! How the ledger changes: pure functions from what was seen to what is remembered.
+//! How the ledger changes: pure functions that record what was observed and done.
 //!
-//! Reading and writing the ConfigMap is another's work; nothing here knows where the ledger is kept.
+//! The ledger is the host's memory about an instance: which process was which node in which Pod.
+//! `ledger_store` reads and writes the ConfigMap.
 //!
 //! Invariants:
-//! - A container is recorded for a process only if no other container can have been it: a wrong pair
-//!   would prove the death of a process that lives.
-//! - Equal sights change nothing the second time, so that the ledger is written on change only.
+//! - A container is recorded for a process only if no other container can have run it. A wrong pair would
+//!   prove the death of a process that still runs.
+//! - Recording an equal snapshot again changes nothing, so that the ledger is written on change only.
 
+mod finished_stops;
 mod identity;
 mod merge;
 pub(crate) mod repairs;
-mod returned;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
-pub use identity::{NodeIdentity, foreign_nodes, identify};
+pub(crate) use identity::{NodeIdentity, foreign_nodes, identify};
 pub(crate) use merge::merge;
-pub use suspend::{lifts, restored, settle, suspend};
+pub(crate) use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
 
-use crate::container_end::is_reported_terminated;
+use crate::{
+    container_end::is_reported_terminated,
+    ledger_document::{FORGOTTEN_MAX, KnownNode, Ledger},
+};
 use tholepin_schema::{
     action::{Action, Verb},
-    ledger::{FORGOTTEN_MAX, KnownNode, Ledger},
     primitives::{NodeId, Role, RunId, SlotSet},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
-/// Takes in a snapshot. Says whether the ledger has changed and must be written.
-pub fn learn(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
+/// Records a snapshot. Returns true if the ledger has changed and must be written.
+pub(crate) fn record(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) -> bool {
     let before = ledger.clone();
-    end_future(ledger, now_ms);
+    clamp_future_times(ledger, now_ms);
     if ledger.keys_known_since_ms.is_none() && snapshot.is_agreed() {
         ledger.keys_known_since_ms = Some(now_ms);
     }
     for member in &snapshot.members {
         let Some(facts) = member.facts() else { continue };
         if let (Some(node), Some(run_id)) = (facts.node, facts.run_id) {
-            learn_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
+            record_node(ledger, snapshot, (member, facts), (node, run_id), now_ms);
         }
     }
-    // One that died before all had agreed has told who it was, too.
-    let has_told =
+    // A member that ended before all members agreed has reported its identity too.
+    let has_answered =
         |member: &Member| ledger.nodes.values().any(|known| known.pod_uid == member.pod_uid);
-    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed_but_for(has_told) {
+    if ledger.adopted_at_ms.is_none() && snapshot.is_agreed_but_for(has_answered) {
         ledger.adopted_at_ms = Some(now_ms);
     }
-    learn_absent(ledger, snapshot, now_ms);
+    record_absent(ledger, snapshot, now_ms);
     drop_unknown(ledger, snapshot, now_ms);
-    returned::returned(ledger, snapshot, now_ms);
+    finished_stops::drop_finished(ledger, snapshot, now_ms);
     repairs::drop_old(ledger, now_ms);
     *ledger != before
 }
 
-/// Makes times that are to come times of now. They come from a host whose clock was ahead: with them a
-/// guard would wait until its own clock has come that far, perhaps for years. Nobody knows how long ago
-/// they are, so that every wait for them begins anew.
-fn end_future(ledger: &mut Ledger, now_ms: u64) {
+/// Replaces times in the future by now. They come from a host whose clock was ahead; with them a guard would
+/// wait until this host's clock has caught up, perhaps for years. How long ago they are is not known, so
+/// every wait for them begins again.
+fn clamp_future_times(ledger: &mut Ledger, now_ms: u64) {
     let end = |time: &mut u64| *time = (*time).min(now_ms);
     ledger.adopted_at_ms.iter_mut().for_each(end);
     ledger.keys_known_since_ms.iter_mut().for_each(end);
@@ -75,10 +78,10 @@ fn end_future(ledger: &mut Ledger, now_ms: u64) {
     }
 }
 
-/// Takes in what others say of nodes that did not answer. Kubernetes: that the recorded container has
-/// terminated, which the Pod's status tells only until the next restart. The majority: a primary that
-/// was replaced while it was away has lost its slots then, not when it comes back.
-fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+/// Records what others report about nodes that did not answer. Kubernetes: that the recorded container has
+/// terminated, which the Pod's status shows only until the next restart. The majority: a primary that was
+/// replaced while it was away lost its slots then, and not when it returns.
+fn record_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     for (node, known) in &mut ledger.nodes {
         if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
             continue;
@@ -99,7 +102,7 @@ fn learn_absent(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     }
 }
 
-fn learn_node(
+fn record_node(
     ledger: &mut Ledger,
     snapshot: &Snapshot,
     (member, facts): (&Member, &MemberFacts),
@@ -107,8 +110,8 @@ fn learn_node(
     now_ms: u64,
 ) {
     let old = ledger.nodes.get(&node);
-    // The member's own word for its role; the majority's for the slots, because a primary that was
-    // away still claims what it has lost.
+    // The role is what the member itself reports. The slots are what the majority reports, because a primary
+    // that was away still claims the slots that it has lost.
     let own = snapshot.row_seen_by(member, node);
     let role = own.map(|row| row.role).or(facts.role).unwrap_or(Role::Primary);
     let seen = snapshot.view.get(&node).or(own);
@@ -150,24 +153,24 @@ fn learn_node(
     }
 }
 
-/// A number that the snapshot shows of a member's Pod.
+/// Returns a number from the Kubernetes facts of a member.
 fn number(member: &Member, field: &str) -> Option<u64> {
     member.kubernetes.get(field).and_then(serde_json::Value::as_u64)
 }
 
-/// Whether a process writes its data to disk, as its settings say.
+/// Returns true if a process writes its data to disk, by its settings; `None` if they are not known.
 fn persistent(facts: &MemberFacts) -> Option<bool> {
     let setting = |name: &str| facts.settings.get(name).map(String::as_str);
     let (appends, saves) = (setting("appendonly")?, setting("save")?);
     Some(appends != "no" || !saves.is_empty())
 }
 
-/// A container that is not that of the process which answered, though the Pod's status names it.
+/// Returns the container in the Pod's status if it is not the container of the process that answered.
 ///
-/// The status was read before the process was asked. A container that it calls running and that is
-/// not the one recorded has therefore replaced it, and what answered runs in the new one. But another
-/// *process* than the one recorded, in the container that is, means that the status is older than the
-/// process: its container is not known until the status names another.
+/// The status was read before the process answered. If the status shows a running container other than the
+/// recorded one, that container has replaced the recorded one, and the process runs in it. But if *another
+/// process* than the recorded one answers while the status still shows the recorded container, the status is
+/// older than the process: the container of the process is not known until the status shows another.
 fn stale_container(old: Option<&KnownNode>, member: &Member, run_id: RunId) -> Option<String> {
     let old = old.filter(|old| old.pod_uid == member.pod_uid)?;
     let is_stale = old.run_id != run_id && old.container_id == member.container_id;
@@ -175,7 +178,8 @@ fn stale_container(old: Option<&KnownNode>, member: &Member, run_id: RunId) -> O
     (is_stale || was_stale).then(|| member.container_id.clone())
 }
 
-/// When the node last became primary of slots that it had followed, or a replica after it had them.
+/// Returns when the node last became primary of slots that it had replicated, or a replica after it had owned
+/// slots.
 fn role_change(
     old: Option<&KnownNode>,
     role: Role,
@@ -188,9 +192,9 @@ fn role_change(
     if promoted || demoted { Some(now_ms) } else { old.role_changed_at_ms }
 }
 
-/// Drops nodes that nobody knows any more, if everybody could have told. A fresh member cannot: while
-/// slots that held keys have no other owner, their last one is kept and so are its replicas, because
-/// their data can be lost.
+/// Removes nodes that no member knows any more, once all members have answered. Fresh members know no other
+/// nodes, so the last owner of slots that held keys stays until the slots have another owner, and so do its
+/// replicas: their data could be lost.
 fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     let all_answered = snapshot.members.iter().all(|member| member.node().is_some());
     if !all_answered || snapshot.members.is_empty() {
@@ -214,12 +218,12 @@ fn drop_unknown(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
         }
     }
     for node in gone {
-        forgot(ledger, node, now_ms);
+        record_forgotten(ledger, node, now_ms);
     }
 }
 
-/// Takes in that a node was forgotten everywhere.
-pub fn forgot(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
+/// Records that a node was forgotten everywhere.
+pub(crate) fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
     ledger.nodes.remove(&node);
     ledger.forgotten.insert(node, now_ms);
     while FORGOTTEN_MAX < ledger.forgotten.len() {
@@ -230,9 +234,9 @@ pub fn forgot(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
     }
 }
 
-/// Takes in that an action is about to be sent, as far as a later guard must know: when a failover was
-/// last tried, with whatever result. Write the ledger before sending.
-pub fn tried(ledger: &mut Ledger, action: &Action, now_ms: u64) {
+/// Records that an action is about to be sent, as far as later guards need it: when a failover was last
+/// tried, whatever its result. The ledger must be written before the action is sent.
+pub(crate) fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
     if let Verb::Failover { pod, primary, .. } = &action.verb {
         for (node, known) in &mut ledger.nodes {
             if node == primary || known.pod == *pod {
@@ -242,9 +246,14 @@ pub fn tried(ledger: &mut Ledger, action: &Action, now_ms: u64) {
     }
 }
 
-/// When the shard of this primary last changed roles, or was last told to; none if never seen.
+/// Returns when the shard of this primary last changed roles or last received a failover command; `None` if
+/// it never did.
 #[must_use]
-pub fn shard_changed_at_ms(ledger: &Ledger, snapshot: &Snapshot, primary: NodeId) -> Option<u64> {
+pub(crate) fn shard_changed_at_ms(
+    ledger: &Ledger,
+    snapshot: &Snapshot,
+    primary: NodeId,
+) -> Option<u64> {
     let replicas = snapshot.replicas_of(primary).map(|(node, _)| node);
     let known = replicas.chain([primary]).filter_map(|node| ledger.nodes.get(&node));
     known.flat_map(|node| [node.role_changed_at_ms, node.failover_tried_at_ms]).flatten().max()

@@ -1,8 +1,8 @@
-//! Keeps the ledger of each object: in memory while the host lives, in a reserved ConfigMap beyond that.
+//! Keeps the ledger of each object: in memory while the host runs, and in a reserved ConfigMap.
 //!
-//! The ledger is written when it changed, and before a step that depends on it being kept. Each write
-//! names the version that was read, so that a second host that wrote meanwhile is noticed and merged
-//! with. One lock per object also means that no two passes act on it at once.
+//! A ledger is written when it has changed, and before a step that depends on it. Each write names the
+//! resource version that was read, so that a write of another host in between is noticed and merged. One lock
+//! per object keeps two reconciles from using its ledger at the same time.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,6 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     instance::Instance,
-    ledger::Ledger,
     manifest::KindName,
     reserved::{self, ReservedPurpose},
     snapshot::Snapshot,
@@ -31,44 +30,45 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ownership::text,
-    reconcile_scope::WriteMode,
+    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ledger_document::Ledger,
+    ownership::text, reconcile_scope::WriteMode,
 };
 
-/// Objects whose ledger is kept in memory; beyond that, those not in use are read again when needed.
-const BOOKS_MAX: usize = 4096;
-/// How often a write is tried that another host's write was faster than.
+/// The number of objects whose ledger is kept in memory. Beyond that, those not in use are dropped and read
+/// again when needed.
+const LEDGERS_MAX: usize = 4096;
+/// How often a write is tried when other hosts write in between.
 const ATTEMPTS_MAX: usize = 4;
-/// How long a pass waits for the ledger to be written where it need not be.
-const SAVE_MS_MAX: Duration = Duration::from_millis(300);
-/// The key in the ConfigMap.
+/// How long a reconcile waits for a write of the ledger that may also happen later.
+const SAVE_TIMEOUT: Duration = Duration::from_millis(300);
+/// The key of the ledger in the ConfigMap.
 const KEY: &str = "ledger.json";
 
-/// The books of all objects.
+/// The ledgers of all objects.
 #[derive(Default)]
 pub(crate) struct LedgerStore {
     /// By the uid of the object.
     open: Mutex<BTreeMap<String, OpenLedger>>,
 }
 
-/// A book in memory, and which object it is about.
+/// A ledger in memory, and the object that it is about.
 struct OpenLedger {
     object: ObjectRef,
-    book: Arc<AsyncMutex<ObjectLedger>>,
+    object_ledger: Arc<AsyncMutex<ObjectLedger>>,
 }
 
-/// One object's ledger.
+/// The ledger of one object.
 #[derive(Clone, Default)]
 pub(crate) struct ObjectLedger {
-    /// As it is now.
+    /// The current ledger.
     pub(crate) ledger: Ledger,
-    /// As the ConfigMap has it; nothing if there is none yet.
+    /// The ledger as the ConfigMap has it; `None` if there is no ConfigMap yet.
     stored: Option<StoredLedger>,
-    /// The instance of each group as a call named it last: how to reach its members.
+    /// The instance of each group as a call last named it: how to connect to its members.
     pub(crate) instances: BTreeMap<String, Instance>,
-    /// What is remembered in memory alone of the nodes that do not answer.
+    /// What is remembered only in memory about nodes that do not answer.
     pub(crate) absences: AbsenceTracker,
-    /// Whether Kubernetes was asked for it.
+    /// Whether the ConfigMap was read.
     is_read: bool,
 }
 
@@ -80,7 +80,7 @@ struct StoredLedger {
 }
 
 impl LedgerStore {
-    /// Takes the book of the object of a pass, reading it from Kubernetes the first time.
+    /// Locks the ledger of the reconciled object, reading it from Kubernetes the first time.
     ///
     /// # Errors
     ///
@@ -88,25 +88,25 @@ impl LedgerStore {
     pub(crate) async fn take(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
-        let book = {
+        let object_ledger = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if BOOKS_MAX <= open.len() {
-                open.retain(|_, open| 1 < Arc::strong_count(&open.book));
+            if LEDGERS_MAX <= open.len() {
+                open.retain(|_, open| 1 < Arc::strong_count(&open.object_ledger));
             }
-            let new = || OpenLedger { object: context.reference(), book: Arc::default() };
-            open.entry(context.uid().to_owned()).or_insert_with(new).book.clone()
+            let new = || OpenLedger { object: scope.reference(), object_ledger: Arc::default() };
+            open.entry(scope.uid().to_owned()).or_insert_with(new).object_ledger.clone()
         };
-        let mut book = book.lock_owned().await;
-        if !book.is_read {
-            *book = ObjectLedger::read(kubernetes, context).await?;
+        let mut object_ledger = object_ledger.lock_owned().await;
+        if !object_ledger.is_read {
+            *object_ledger = ObjectLedger::read(kubernetes, scope).await?;
         }
-        Ok(book)
+        Ok(object_ledger)
     }
 
-    /// A copy of the book for those who only read it: neither the ConfigMap nor what is in memory
-    /// changes. Waits until whoever acts on the object has finished.
+    /// Returns a copy of the ledger for reading: neither the ConfigMap nor the ledger in memory changes.
+    /// Waits until a reconcile that has locked the ledger has released it.
     ///
     /// # Errors
     ///
@@ -114,62 +114,59 @@ impl LedgerStore {
     pub(crate) async fn copy(
         &self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<ObjectLedger, CallError> {
         let open = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.get(context.uid()).map(|open| open.book.clone())
+            open.get(scope.uid()).map(|open| open.object_ledger.clone())
         };
         if let Some(open) = open {
-            let book = open.lock().await;
-            if book.is_read {
-                return Ok(book.clone());
+            let object_ledger = open.lock().await;
+            if object_ledger.is_read {
+                return Ok(object_ledger.clone());
             }
         }
-        ObjectLedger::read(kubernetes, context).await
+        ObjectLedger::read(kubernetes, scope).await
     }
 
-    /// Drops the books of objects of this name that are gone.
+    /// Drops the ledgers of deleted objects with this name.
     pub(crate) fn drop_gone(&self, view: &dyn StoreView, object: &ObjectRef) {
         let uid = view.meta(object).map(|meta| meta.uid.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|book, open| open.object != *object || uid.as_ref() == Some(book));
+        open.retain(|owner, open| open.object != *object || uid.as_ref() == Some(owner));
     }
 }
 
 impl ObjectLedger {
-    /// Reads the book from Kubernetes, or the one that an older host kept under the object's name.
-    async fn read(
-        kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
-    ) -> Result<Self, CallError> {
-        if let Some(stored) = read(kubernetes, reference(context)).await? {
+    /// Reads the ledger from Kubernetes, or the one that an older host kept under the object's name.
+    async fn read(kubernetes: &dyn Kubernetes, scope: &ReconcileScope) -> Result<Self, CallError> {
+        if let Some(stored) = read(kubernetes, reference(scope)).await? {
             let ledger = stored.ledger.clone();
             let stored = Some(stored);
             return Ok(Self { ledger, stored, is_read: true, ..Self::default() });
         }
-        let old = read_old(kubernetes, context).await?;
+        let old = read_old(kubernetes, scope).await?;
         Ok(Self { ledger: old.unwrap_or_default(), is_read: true, ..Self::default() })
     }
 
-    /// Takes in a snapshot.
-    pub(crate) fn learn(&mut self, snapshot: &Snapshot, now_ms: u64) {
-        ledger::learn(&mut self.ledger, snapshot, now_ms);
-        self.absences.look(&self.ledger, snapshot, now_ms);
+    /// Records a snapshot in the ledger and in the memory of absences.
+    pub(crate) fn record(&mut self, snapshot: &Snapshot, now_ms: u64) {
+        ledger::record(&mut self.ledger, snapshot, now_ms);
+        self.absences.update(&self.ledger, snapshot, now_ms);
     }
 
-    /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode, nor for an
-    /// object that is paused.
+    /// Writes the ledger if it differs from what is stored. Nothing is written in plan mode or for a paused
+    /// object.
     ///
     /// # Errors
     ///
-    /// Fails if the ConfigMap cannot be written, or if other hosts write it all the time.
+    /// Fails if the ConfigMap cannot be written, or if other hosts keep writing it.
     pub(crate) async fn save(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let writes = context.mode == WriteMode::Live && !context.is_paused(&*kubernetes.view());
+        let writes = scope.mode == WriteMode::Live && !scope.is_paused(&*kubernetes.view());
         if !writes {
             return Ok(());
         }
@@ -181,7 +178,7 @@ impl ObjectLedger {
             if is_kept {
                 return Ok(());
             }
-            let object = config_map(context, &self.ledger, self.stored.as_ref())?;
+            let object = config_map(scope, &self.ledger, self.stored.as_ref())?;
             let manager = HOST_FIELD_MANAGER.to_owned();
             let written = match self.stored {
                 Some(_) => kubernetes.replace(object, manager).await,
@@ -193,47 +190,47 @@ impl ObjectLedger {
                     let ledger = self.ledger.clone();
                     self.stored = Some(StoredLedger { ledger, resource_version });
                 }
-                // Somebody deleted it: what is known is written anew.
+                // The ConfigMap was deleted: it is created again.
                 Err(CallError::NotFound(_)) if self.stored.is_some() => self.stored = None,
-                Err(CallError::Conflict(_)) => self.merge(kubernetes, context).await?,
+                Err(CallError::Conflict(_)) => self.merge(kubernetes, scope).await?,
                 Err(error) => return Err(error),
             }
         }
-        let name = reference(context);
+        let name = reference(scope);
         Err(CallError::Conflict(format!(
-            "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
-             reconcile this object?"
+            "another writer changed {name} {ATTEMPTS_MAX} times in a row; do several hosts reconcile this \
+             object?"
         )))
     }
 
-    /// Writes the ledger as [`save`](Self::save) does, but lets nothing wait for an API server that is away:
-    /// what is not written now is written by the next call.
+    /// Writes the ledger like [`save`](Self::save), but waits at most [`SAVE_TIMEOUT`] and ignores temporary
+    /// failures. What is not written now is written by the next call.
     ///
     /// # Errors
     ///
-    /// Fails if the ConfigMap cannot be written for a reason that does not pass by itself.
+    /// Fails if the ConfigMap cannot be written for a reason that is not temporary.
     pub(crate) async fn save_or_later(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let saved = timeout(SAVE_MS_MAX, self.save(kubernetes, context)).await;
+        let saved = timeout(SAVE_TIMEOUT, self.save(kubernetes, scope)).await;
         match saved.unwrap_or_else(|_| Err(CallError::Timeout("the ledger".to_owned()))) {
             Err(error) if error.is_passing() => {
-                warn!(%error, "the ledger is not written now; it will be with the next pass");
+                warn!(%error, "the ledger is not written now; the next reconcile writes it");
                 Ok(())
             }
             saved => saved,
         }
     }
 
-    /// Takes in what another host wrote since this one read or wrote last.
+    /// Merges what another host has written since this one last read or wrote.
     async fn merge(
         &mut self,
         kubernetes: &dyn Kubernetes,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
     ) -> Result<(), CallError> {
-        let theirs = read(kubernetes, reference(context)).await?;
+        let theirs = read(kubernetes, reference(scope)).await?;
         if let Some(theirs) = &theirs {
             let base = self.stored.as_ref().map(|stored| stored.ledger.clone()).unwrap_or_default();
             self.ledger = ledger::merge(&base, &self.ledger, &theirs.ledger);
@@ -257,52 +254,54 @@ async fn read(
     }
 }
 
-/// The ledger that hosts kept before names were reserved: in `NAME-ledger`, of which no plugin can write
-/// one either. Another kind's object of the same name may have it.
+/// Reads the ledger that older hosts kept in `NAME-ledger`, before names contained a kind and a uid. No
+/// plugin can write that name either. It may belong to an object of another kind with the same name, which
+/// its owner reference shows.
 async fn read_old(
     kubernetes: &dyn Kubernetes,
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
 ) -> Result<Option<Ledger>, CallError> {
-    let name = format!("{}{}", context.key.name, reserved::OLD_LEDGER_SUFFIX);
-    let name = ObjectRef { name, ..reference(context) };
+    let name = format!("{}{}", scope.key.name, reserved::OLD_LEDGER_SUFFIX);
+    let name = ObjectRef { name, ..reference(scope) };
     let found = match kubernetes.get(name.clone()).await {
         Ok(found) => found,
         Err(CallError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error),
     };
     let owners = found.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let is_ours = owners.into_iter().flatten().any(|owner| text(owner, "/uid") == context.uid());
+    let is_ours = owners.into_iter().flatten().any(|owner| text(owner, "/uid") == scope.uid());
     if is_ours { parse(&name, &found).map(Some) } else { Ok(None) }
 }
 
-/// A ledger that cannot be read is an error and not an empty ledger: the guards would know too little.
+/// Parses a ledger. An unreadable ledger is an error, not an empty ledger: with an empty one the guards would
+/// know too little.
 fn parse(name: &ObjectRef, found: &Value) -> Result<Ledger, CallError> {
     let text = found.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
     serde_json::from_str(text).map_err(|error| {
         let text = format!(
-            "{name} holds no ledger that this host can read ({error}); restore it, or delete it to have \
-             the instance adopted anew"
+            "{name} holds no ledger that this host can read ({error}); restore it, or delete it so that the \
+             instance is adopted again"
         );
         CallError::Invalid(text)
     })
 }
 
-fn reference(context: &ReconcileScope) -> ObjectRef {
+fn reference(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
-        namespace: context.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Ledger, &context.key.kind.kind, context.uid()),
+        namespace: scope.key.namespace.clone(),
+        name: reserved::name(ReservedPurpose::Ledger, &scope.key.kind.kind, scope.uid()),
     }
 }
 
 fn config_map(
-    context: &ReconcileScope,
+    scope: &ReconcileScope,
     ledger: &Ledger,
     stored: Option<&StoredLedger>,
 ) -> Result<Value, CallError> {
     let text = serde_json::to_string(ledger)
-        .map_err(|error| CallError::Other(format!("the ledger cannot be written: {error}")))?;
+        .map_err(|error| CallError::Other(format!("the ledger cannot be serialised: {error}")))?;
     let version = stored.map(|stored| stored.resource_version.as_str());
     let data = json!({"data": {KEY: text}});
-    Ok(kept_object(&reference(context), &context.reference(), context.uid(), version, data))
+    Ok(kept_object(&reference(scope), &scope.reference(), scope.uid(), version, data))
 }

@@ -1,18 +1,26 @@
-//! The gate: the one place where a plugin's calls meet the world.
+//! Checks and performs the calls of plugins.
 //!
-//! A [`ReconcileContext`] performs the calls of one guest call. For each it checks, in this order: the budget,
-//! whether a plan has ended, the grant, the guards, the write mode. Then it calls a port, and nothing else
-//! does so on a plugin's behalf.
+//! A [`Gate`] opens one [`ReconcileContext`] per reconcile. For each call of the plugin, the context checks
+//! in this order: the budget of calls and writes, whether the plan has ended, the grant, the guards, the
+//! write mode. It then calls a port (Kubernetes, Redis, a probe, the clock) and records the call with its
+//! answer. When the reconcile ends, the context restores the temporary settings that its actions made.
 //!
 //! Invariants:
-//! - Whatever a plugin says, a write reaches a port only under a grant and, on Redis, under the guards
-//!   of [`guard`] evaluated on a snapshot taken for that wave.
-//! - A write to Kubernetes that ends a member or drops its volume passes the same guards.
-//! - In plan mode no write reaches Redis, Kubernetes gets dry runs only, and nothing that the host
-//!   remembers changes.
-//! - Nothing is written for an object that is paused, from the moment at which the store says so.
-//! - Reads of a pass agree with each other: one revision of the store plus the pass' own writes.
-//! - Guards and grants are pure functions; the ports are called here and decide nothing.
+//! - No other part of the host calls a port on behalf of a plugin.
+//! - A write reaches a port only under a grant. An action on Redis also needs the guards of [`guard`] to
+//!   accept it, on a snapshot that was taken for its wave (the actions that are sent together).
+//! - A write to Kubernetes that ends a member, drops its volume or shrinks its workload passes guards too,
+//!   whichever call it is.
+//! - In plan mode no write reaches Redis, Kubernetes receives dry runs only, and neither the ledger nor any
+//!   other state of the host changes.
+//! - Nothing is written for a paused object, from the moment the store shows that it is paused. The only
+//!   exception: temporary settings that the reconcile made before are still restored.
+//! - Cached reads of one reconcile are consistent: they see one revision of the store plus the writes of this
+//!   reconcile.
+//! - Guards and grants are pure functions over their arguments.
+//!
+//! The gate does not decide what to do: which action is needed is the plugin's decision. It does not queue,
+//! retry or schedule reconciles either.
 
 use std::sync::Arc;
 
@@ -21,19 +29,20 @@ use tokio::sync::watch;
 
 mod absence_tracker;
 mod act;
+mod allow_start;
 mod container_end;
 mod credentials;
 mod current_members;
 mod dispatch;
-mod effect;
 mod fact;
 mod field;
 mod full_sync;
 mod grant;
-pub mod guard;
+mod guard;
 mod instance;
 mod kubernetes;
-pub mod ledger;
+mod ledger;
+mod ledger_document;
 mod ledger_store;
 mod liveness_evidence;
 mod name_conflict;
@@ -45,58 +54,66 @@ mod reconcile_scope;
 mod redis;
 mod repair;
 mod restore_settings;
-mod start;
-mod stop;
+mod stop_check;
+mod stop_effect;
 mod wait;
 mod wake;
 
-pub use fact::ObservedObjects;
 pub use reconcile_context::ReconcileContext;
 pub use reconcile_scope::{ReconcileScope, WriteMode};
 
-/// What the gate performs calls with.
+/// The ports through which the gate performs calls.
 #[derive(Clone)]
 pub struct GatePorts {
     /// Kubernetes.
     pub kubernetes: Arc<dyn Kubernetes>,
     /// Redis.
     pub redis: Arc<dyn Redis>,
-    /// What else listens in Pods.
+    /// Ports of Pods other than Redis.
     pub prober: Arc<dyn Prober>,
-    /// The wall clock.
+    /// The host's wall clock.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// Opens passes.
+/// Opens a [`ReconcileContext`] for each reconcile, and keeps what outlives one: ledgers, passwords, wake
+/// subscriptions.
 pub struct Gate {
     ports: GatePorts,
-    books: ledger_store::LedgerStore,
+    ledgers: ledger_store::LedgerStore,
     credentials: credentials::CredentialsStore,
-    armed: wake::WakeSubscriptions,
-    clashes: name_conflict::NameConflicts,
+    subscriptions: wake::WakeSubscriptions,
+    name_conflicts: name_conflict::NameConflicts,
     full_syncs: full_sync::FullSyncLimiter,
-    /// Counts the changes of the store, for those who wait for one.
+    /// Counts the changes of the store. Calls of `runtime/wait` wake up when it changes.
     store: watch::Sender<u64>,
 }
 
 impl Gate {
-    /// A gate in front of these ports.
+    /// Creates a gate in front of these ports.
     #[must_use]
     pub fn new(ports: GatePorts) -> Arc<Self> {
-        let (books, armed) =
+        let (ledgers, subscriptions) =
             (ledger_store::LedgerStore::default(), wake::WakeSubscriptions::default());
-        let clashes = name_conflict::NameConflicts::default();
+        let name_conflicts = name_conflict::NameConflicts::default();
         let credentials = credentials::CredentialsStore::default();
         let full_syncs = full_sync::FullSyncLimiter::default();
         let store = watch::Sender::new(0);
-        Arc::new(Self { ports, books, credentials, armed, clashes, full_syncs, store })
+        Arc::new(Self {
+            ports,
+            ledgers,
+            credentials,
+            subscriptions,
+            name_conflicts,
+            full_syncs,
+            store,
+        })
     }
 
-    /// Opens a pass: its reads begin at the store as it is now.
+    /// Opens the context of one reconcile. Its cached reads see the store as it is now.
     #[must_use]
-    pub fn open(self: &Arc<Self>, context: ReconcileScope) -> Arc<ReconcileContext> {
-        Arc::new(ReconcileContext::new(self.clone(), context))
+    pub fn open(self: &Arc<Self>, scope: ReconcileScope) -> Arc<ReconcileContext> {
+        Arc::new(ReconcileContext::new(self.clone(), scope))
     }
 }

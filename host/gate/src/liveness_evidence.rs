@@ -1,4 +1,4 @@
-//! Asks Kubernetes and the network about recorded processes that may be dead.
+//! Collects evidence about recorded processes that may have ended, from Kubernetes and from the network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +10,7 @@ use futures::future::{join, join_all};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    instance::Instance,
-    ledger::{KnownNode, Ledger},
-    manifest::KindName,
-    primitives::NodeId,
-    snapshot::Snapshot,
+    instance::Instance, manifest::KindName, primitives::NodeId, snapshot::Snapshot,
 };
 use tokio::time::timeout;
 
@@ -25,90 +21,92 @@ use crate::{
         NodeLiveness, OUT_OF_SERVICE,
     },
     instance::container_status,
+    ledger_document::{KnownNode, Ledger},
     ledger_store::ObjectLedger,
     ownership::text,
     reconcile_context::ReconcileContext,
 };
 
-/// How long all questions about one node may take. A snapshot is acted on while it is two seconds old.
+/// The time limit for all reads about one node. A snapshot may be acted on until it is two seconds old.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is known of nodes that may be dead.
+/// The evidence about nodes that may be dead.
 #[derive(Debug, Default)]
 pub(crate) struct LivenessEvidence {
-    /// Those that are.
+    /// The nodes that are proven dead.
     pub(crate) deaths: BTreeMap<NodeId, DeathProof>,
-    /// What a takeover lacks for others.
+    /// For other nodes, what is missing for a takeover.
     pub(crate) unproven: BTreeMap<NodeId, MissingProof>,
 }
 
-/// What live reads say of one node.
+/// Live reads about one node.
 struct NodeLivenessReads {
-    witness: NodeLiveness,
+    liveness: NodeLiveness,
     out_of_service: bool,
     lease: Result<NodeLease, String>,
 }
 
-/// Looks for what proves the death of these nodes: what the Pods of the snapshot say, and for those of
-/// which that proves nothing, live reads.
+/// Collects evidence about these nodes: from the Pods of the snapshot, and by live reads for those that the
+/// Pods do not prove dead.
 pub(crate) async fn examine(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     instance: &Instance,
-    book: &mut ObjectLedger,
+    object_ledger: &mut ObjectLedger,
     snapshot: &Snapshot,
     suspects: BTreeSet<NodeId>,
 ) -> LivenessEvidence {
-    let deaths = guard::deaths(snapshot, &book.ledger);
+    let deaths = guard::deaths(snapshot, &object_ledger.ledger);
     let mut evidence = LivenessEvidence { deaths, unproven: BTreeMap::new() };
     let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
     let open = suspects.into_iter().filter(|node| !evidence.deaths.contains_key(node));
     let open = open.filter(|node| !answers(*node));
-    let open = open.filter_map(|node| Some((node, book.ledger.nodes.get(&node)?.clone())));
+    let open = open.filter_map(|node| Some((node, object_ledger.ledger.nodes.get(&node)?.clone())));
     let open: Vec<(NodeId, KnownNode)> = open.collect();
     if open.is_empty() {
         return evidence;
     }
-    let confirmed = confirmed(pass, &book.ledger);
-    let sights = join_all(open.iter().map(|(_, known)| look(pass, instance, known))).await;
-    let now_ms = pass.gate.ports.clock.now_ms();
-    for ((node, known), sight) in open.into_iter().zip(sights) {
-        let NodeLivenessReads { witness, out_of_service, lease } = sight;
+    let confirmed = confirmed(context, &object_ledger.ledger);
+    let all_reads =
+        join_all(open.iter().map(|(_, known)| read_in_time(context, instance, known))).await;
+    let now_ms = context.gate.ports.clock.now_ms();
+    for ((node, known), reads) in open.into_iter().zip(all_reads) {
+        let NodeLivenessReads { liveness, out_of_service, lease } = reads;
         let absence = NodeAbsence {
-            witness,
+            liveness,
             out_of_service,
             confirmed: confirmed.nodes.contains(&(node, known.pod_uid.clone())),
-            unknown_word: confirmed.unknown.clone(),
-            renewed: book.absences.renewed((node, &known), &lease, now_ms),
-            link_down_ms: book.absences.link_down_ms(node),
+            unknown_entry: confirmed.unknown.clone(),
+            renewed: object_ledger.absences.renewed((node, &known), &lease, now_ms),
+            link_down_ms: object_ledger.absences.link_down_ms(node),
             node_timeout_ms: node_timeout_ms(snapshot),
             now_ms,
         };
-        let DeathFinding { proof, unproven } = guard::find(&known, &absence);
+        let DeathFinding { proof, unproven } = guard::conclude(&known, &absence);
         evidence.deaths.extend(proof.map(|proof| (node, proof)));
         evidence.unproven.extend(unproven.map(|unproven| (node, unproven)));
     }
     evidence
 }
 
-/// What a person confirmed on the object reconciled, as the store has it now.
-fn confirmed(pass: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
+/// Returns what a person confirmed on the reconciled object, by the current store.
+fn confirmed(context: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
     let is_known =
         |node: &NodeId, uid: &str| ledger.nodes.get(node).is_some_and(|known| known.pod_uid == uid);
-    let view = pass.gate.ports.kubernetes.view();
-    let object = view.meta(&pass.context.reference());
-    let object = object.filter(|object| object.uid == pass.context.uid());
+    let view = context.gate.ports.kubernetes.view();
+    let object = view.meta(&context.scope.reference());
+    let object = object.filter(|object| object.uid == context.scope.uid());
     object.map(|object| guard::confirmed(&object.annotations, is_known)).unwrap_or_default()
 }
 
-/// What live reads say. A read error, or an answer that comes too late, counts as possibly alive.
-async fn look(
-    pass: &ReconcileContext,
+/// Performs the live reads. A read error, or an answer that comes too late, counts as possibly alive.
+async fn read_in_time(
+    context: &ReconcileContext,
     instance: &Instance,
     known: &KnownNode,
 ) -> NodeLivenessReads {
-    let sight = timeout(DEADLINE, ask(pass, instance, known)).await;
-    sight.unwrap_or_else(|_| NodeLivenessReads {
-        witness: NodeLiveness {
+    let reads = timeout(DEADLINE, read_all(context, instance, known)).await;
+    reads.unwrap_or_else(|_| NodeLivenessReads {
+        liveness: NodeLiveness {
             container_status: Some(Value::Null),
             kube_node_ready: false,
             dial: DialOutcome::Inconclusive,
@@ -118,14 +116,19 @@ async fn look(
     })
 }
 
-async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) -> NodeLivenessReads {
-    let kubernetes = &pass.gate.ports.kubernetes;
+async fn read_all(
+    context: &ReconcileContext,
+    instance: &Instance,
+    known: &KnownNode,
+) -> NodeLivenessReads {
+    let kubernetes = &context.gate.ports.kubernetes;
     let name = &known.kube_node;
     let pod = kubernetes.get(reference("v1", "Pod", &instance.namespace, &known.pod));
     let node = kubernetes.get(reference("v1", "Node", "", name));
     let lease =
         kubernetes.get(reference("coordination.k8s.io/v1", "Lease", "kube-node-lease", name));
-    let ((pod, node), (lease, dial)) = join(join(pod, node), join(lease, dial(pass, known))).await;
+    let ((pod, node), (lease, dial)) =
+        join(join(pod, node), join(lease, dial(context, known))).await;
     let container_status = match &pod {
         Ok(pod) if text(pod, "/metadata/uid") == known.pod_uid => {
             Some(container_status(pod, &instance.container).cloned().unwrap_or_default())
@@ -140,16 +143,16 @@ async fn ask(pass: &ReconcileContext, instance: &Instance, known: &KnownNode) ->
     let kube_node_ready = node.as_ref().is_ok_and(is_ready);
     let out_of_service = node.as_ref().is_ok_and(is_out_of_service);
     NodeLivenessReads {
-        witness: NodeLiveness { container_status, kube_node_ready, dial },
+        liveness: NodeLiveness { container_status, kube_node_ready, dial },
         out_of_service,
         lease,
     }
 }
 
-async fn dial(pass: &ReconcileContext, known: &KnownNode) -> DialOutcome {
+async fn dial(context: &ReconcileContext, known: &KnownNode) -> DialOutcome {
     let address: Option<SocketAddr> = known.address.as_ref().and_then(|text| text.parse().ok());
     match address {
-        Some(address) if pass.gate.ports.redis.refuses(address).await => DialOutcome::Refused,
+        Some(address) if context.gate.ports.redis.refuses(address).await => DialOutcome::Refused,
         _ => DialOutcome::Inconclusive,
     }
 }
@@ -161,7 +164,7 @@ fn is_ready(node: &Value) -> bool {
     })
 }
 
-/// Whether a person says that a Kubernetes node is off.
+/// Returns true if a Kubernetes node has the taint by which a person states that it is switched off.
 fn is_out_of_service(node: &Value) -> bool {
     let taints = node.pointer("/spec/taints").and_then(Value::as_array);
     taints.into_iter().flatten().any(|taint| text(taint, "/key") == OUT_OF_SERVICE)

@@ -1,11 +1,11 @@
-//! Remembers which reconciled objects wait for a name that an object of somebody else has.
+//! Remembers which reconciled objects wait for a name that another owner's object has.
 //!
-//! An apply that is refused because such an object is there cannot go well before that object goes, or gets
-//! another owner. Its change wakes the reconciled object, which nothing else leads to.
+//! An apply that is refused because of such an object cannot succeed before that object is deleted or gets
+//! other owners. Its change wakes the reconciled object, which no owner reference leads to.
 //!
 //! Invariants:
-//! - A key waits for what its last pass was refused for, and for nothing else.
-//! - A change that leaves uid and owners as they are wakes nobody: the answer would be the same.
+//! - A key waits only for the names that its last reconcile was refused.
+//! - A change that leaves uid and owners as they are wakes no key: the apply would be refused again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,20 +14,20 @@ use std::{
 
 use tholepin_core::{ObjectKey, ObjectRef, StoredObject, port::StoreChange};
 
-/// The most names that one key waits for.
+/// The most names that one key can wait for.
 const NAMES_PER_KEY_MAX: usize = 64;
 
-/// An object whatever the version of its kind: group, kind, namespace and name.
+/// An object without the version of its kind: group, kind, namespace and name.
 type NameConflictKey = (String, String, String, String);
 
-/// Who waits for which name.
+/// The names that each key waits for.
 #[derive(Default)]
 pub(crate) struct NameConflicts {
     waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>>,
 }
 
 impl NameConflicts {
-    /// Notes that a key waits for a name.
+    /// Registers that a key waits for a name.
     pub(crate) fn wait(&self, key: &ObjectKey, object: &ObjectRef) {
         let mut waiting = self.waiting();
         let names = waiting.entry(key.clone()).or_default();
@@ -36,7 +36,7 @@ impl NameConflicts {
         }
     }
 
-    /// Ends what a key waits for, but for these.
+    /// Ends the waits of a key except for these names.
     pub(crate) fn keep(&self, key: &ObjectKey, objects: &BTreeSet<ObjectRef>) {
         let mut waiting = self.waiting();
         let Some(names) = waiting.get_mut(key) else { return };
@@ -47,7 +47,7 @@ impl NameConflicts {
         }
     }
 
-    /// The keys that may get the name after this change.
+    /// Returns the keys that may get the name after this change.
     pub(crate) fn woken(&self, change: &StoreChange) -> Vec<ObjectKey> {
         let whose = |state: &Option<StoredObject>| {
             let meta = state.as_ref().map(StoredObject::meta);
@@ -62,7 +62,7 @@ impl NameConflicts {
         waits.map(|(key, _)| key.clone()).collect()
     }
 
-    /// All keys that wait for a name.
+    /// Returns all keys that wait for a name.
     pub(crate) fn all(&self) -> Vec<ObjectKey> {
         self.waiting().keys().cloned().collect()
     }

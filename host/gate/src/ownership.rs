@@ -1,4 +1,4 @@
-//! Answers whose an object is, by its chain of controller references.
+//! Determines which object an object belongs to, by its chain of controller references.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use serde_json::Value;
 use tholepin_core::{ObjectMeta, ObjectRef, port::StoreView};
 use tholepin_schema::manifest::KindName;
 
-/// Pod → StatefulSet → RedisCluster is three; a chain that is longer than this is a mistake.
+/// Pod → StatefulSet → RedisCluster is three; a longer chain than this is a mistake.
 const CHAIN_LENGTH_MAX: usize = 8;
 
-/// The text at a JSON pointer, or nothing.
+/// Returns the text at a JSON pointer, or an empty text.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Names an object by what it says of itself.
+/// Returns the reference of an object by its own fields.
 ///
 /// # Errors
 ///
@@ -31,10 +31,10 @@ pub(crate) fn reference(object: &Value) -> Result<ObjectRef, String> {
     })
 }
 
-/// Whether `object` is the object `uid`, or its controller references lead there.
+/// Returns true if `object` has this uid, or if its chain of controllers leads to it.
 ///
-/// Each step compares uids, so an owner that was deleted and made anew under the same name owns
-/// nothing of its predecessor.
+/// Each step compares uids, so an owner that was deleted and created again under the same name does not own
+/// what its predecessor owned.
 pub(crate) fn leads_to(view: &dyn StoreView, object: &Value, uid: &str) -> bool {
     let mut current = Arc::new(object.clone());
     for _ in 0..CHAIN_LENGTH_MAX {
@@ -53,8 +53,8 @@ pub(crate) fn leads_to(view: &dyn StoreView, object: &Value, uid: &str) -> bool 
     false
 }
 
-/// The objects whose chain of controllers ends at this uid, nearest first; the object itself is not
-/// among them. A kind that is not watched ends a chain.
+/// Returns the objects whose chain of controllers ends at this uid, nearest first, without the object itself.
+/// A kind that is not watched ends a chain.
 pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta>> {
     let mut found: Vec<Arc<ObjectMeta>> = Vec::new();
     let mut generation = vec![uid.to_owned()];
@@ -70,8 +70,8 @@ pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta
     found
 }
 
-/// The object at which the chain of controllers of an object ends, with its uid: the object itself if
-/// nobody controls it; none if the chain is broken, or too long.
+/// Returns the object at which the chain of controllers ends, with its uid: the object itself if it has no
+/// controller; `None` if the chain is too long.
 pub(crate) fn root(view: &dyn StoreView, object: &ObjectMeta) -> Option<(ObjectRef, String)> {
     let mut current = Arc::new(object.clone());
     for _ in 0..CHAIN_LENGTH_MAX {
@@ -85,14 +85,15 @@ pub(crate) fn root(view: &dyn StoreView, object: &ObjectMeta) -> Option<(ObjectR
         };
         match view.meta(&name).filter(|meta| meta.uid == owner.uid) {
             Some(next) => current = next,
-            // Nobody watches its kind: it may well be the end of the chain.
+            // The owner's kind is not watched, or the owner is not in the store: it may well be the end of
+            // the chain.
             None => return Some((name, owner.uid.clone())),
         }
     }
     None
 }
 
-/// The object that controls `object`, with the uid that the reference names.
+/// Returns the object that controls `object`, with the uid that the reference names.
 pub(crate) fn controller(object: &Value) -> Option<(ObjectRef, String)> {
     let references = object.pointer("/metadata/ownerReferences")?.as_array()?;
     let controls = |reference: &&Value| reference.get("controller") == Some(&Value::Bool(true));

@@ -1,8 +1,8 @@
-//! Makes the steps of a report from calls and from what came of them. Pure.
+//! Makes the steps of a report from calls and their results. Pure.
 //!
 //! Invariants:
-//! - The same function makes the step of a planned write and of one that was done.
-//! - Of a Secret only fingerprints and templates are shown.
+//! - One function makes the step of a planned write and of a performed one.
+//! - Of a Secret, a step contains only fingerprints and templates.
 
 use serde_json::{Map, Value};
 use tholepin_core::{
@@ -18,15 +18,15 @@ use crate::ownership;
 
 /// What was known of an object before it was written.
 pub(crate) enum ObjectBefore<'a> {
-    /// It was so, or was not there.
+    /// The object, or `None` if it did not exist.
     Known(Option<&'a Value>),
     /// It could not be read.
     Unknown,
 }
 
-/// The step of an object that was written, or would be; none if nothing in it changes.
+/// Returns the step of an object that was written or would be; `None` if nothing in it changes.
 ///
-/// `intent` is what was asked for: of a new object it names the fields to show.
+/// `intent` is what was sent. For a new object it names the fields to show.
 pub(crate) fn written(
     by: &str,
     object: &ObjectRef,
@@ -50,12 +50,12 @@ pub(crate) fn written(
     Some(PlanStep::new(object_effect(by, object, change, fields)))
 }
 
-/// The step of an object that was deleted, or would be.
+/// Returns the step of an object that was deleted or would be.
 pub(crate) fn deleted(object: &ObjectRef) -> PlanStep {
     PlanStep::new(object_effect("delete", object, ObjectChange::Deleted, Vec::new()))
 }
 
-/// The step of an action, or none if all was as wanted already.
+/// Returns the step of an action; `None` if it had nothing to do.
 pub(crate) fn acted(
     action: &Action,
     outcome: &ActionOutcome,
@@ -73,7 +73,7 @@ pub(crate) fn acted(
             may_have_run: *may_have_run,
         }),
         ActionOutcome::Skipped { after } => Some(SkipReason::Skipped { after: after.clone() }),
-        // The schema may learn more; what it says then is shown as it is.
+        // An outcome that the schema adds later is shown in its debug form.
         other => {
             let message = format!("{other:?}");
             Some(SkipReason::Failed { reason: "Other".to_owned(), message, may_have_run: true })
@@ -82,16 +82,16 @@ pub(crate) fn acted(
     Some(PlanStep { effect: verb_effect(action, commands), not_done })
 }
 
-/// The step of a pipeline that writes.
+/// Returns the effect of a pipeline that writes.
 pub(crate) fn commands(pipeline: &Pipeline) -> StepEffect {
-    let line = |words: &Vec<Vec<u8>>| MemberCommandLine {
+    let line = |arguments: &Vec<Vec<u8>>| MemberCommandLine {
         pod: pipeline.pod.clone(),
-        command: step::redis_cli(words),
+        command: step::redis_cli(arguments),
     };
     StepEffect::Commands { commands: pipeline.commands.iter().map(line).collect() }
 }
 
-/// The steps of a call that failed as a whole, before or while it was sent; none for a read.
+/// Returns the steps of a call that failed as a whole, before or while it was sent; none for a read.
 pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<PlanStep> {
     let effects = match call {
         Call::Kubernetes(call) => object_call(call).into_iter().collect(),
@@ -133,7 +133,8 @@ fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
     }
 }
 
-/// The pipelines that write. One that must not be sent at all may have been meant to.
+/// Returns the effects of the pipelines that write. A pipeline with a command that is never allowed counts as
+/// writing.
 fn writing(pipelines: &[Pipeline]) -> Vec<StepEffect> {
     let writes = |pipeline: &&Pipeline| {
         command::check_list(&pipeline.commands)
@@ -152,7 +153,7 @@ fn object_effect(
 }
 
 fn verb_effect(action: &Action, commands: Vec<MemberCommandLine>) -> StepEffect {
-    // A verb holds strings, numbers and lists only, so that this cannot fail.
+    // This cannot fail: a verb holds strings, numbers and lists only.
     let verb = serde_json::to_value(&action.verb).unwrap_or_default();
     let args = verb.get("args").cloned().unwrap_or_default();
     StepEffect::Verb { verb: action.verb.name().to_owned(), args, commands }
@@ -171,7 +172,7 @@ fn texts(intent: &Value) -> impl Iterator<Item = (&String, &Value)> {
     intent.get("stringData").and_then(Value::as_object).into_iter().flatten()
 }
 
-/// The intent of a Secret as the server keeps it: `stringData` becomes `data`.
+/// Returns the intent of a Secret as the server stores it: `stringData` becomes `data`.
 fn as_stored(intent: &Value) -> Value {
     let mut shown = intent.clone();
     if !is_secret(intent) {
@@ -188,8 +189,8 @@ fn as_stored(intent: &Value) -> Value {
     shown
 }
 
-/// Of a Secret whose values come from templates, the templates in place of the fingerprints of what
-/// they made, where that is new: made at random, it would be another at every look.
+/// Returns a Secret with templates in place of the fingerprints of the values that they made, where those
+/// values are new. A random value would have another fingerprint in every plan.
 fn templated(intent: &Value, before: Option<&Value>, stored: &Value) -> Value {
     let mut shown = stored.clone();
     if !is_secret(intent) {
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_wanted_is_no_step_and_what_is_not_done_says_why() {
+    fn an_action_without_effect_has_no_step_and_a_refused_one_has_its_reason() {
         let action: Action =
             serde_json::from_value(json!({"verb": "meet", "args": {"pod": "a", "with": "b"}}))
                 .unwrap();
@@ -274,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn of_calls_that_failed_only_writes_are_steps() {
+    fn only_writes_among_failed_calls_have_steps() {
         let error = CallError::Denied("no grant".into());
         let pipeline = |line: &str| Pipeline {
             instance: json!({}),
             pod: "p".into(),
-            commands: vec![line.split(' ').map(|word| word.as_bytes().to_vec()).collect()],
+            commands: vec![line.split(' ').map(|argument| argument.as_bytes().to_vec()).collect()],
             deadline_ms: 1,
         };
         let sent = |line| Call::Redis(RedisCall::Pipeline(pipeline(line)));

@@ -1,4 +1,4 @@
-//! Lets a plugin ask a port of a Pod that belongs to its object.
+//! Probes a port of a Pod that belongs to the reconciled object.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,22 +13,22 @@ use crate::{
     reconcile_context::ReconcileContext,
 };
 
-/// Asks the port as soon as it is found to be granted. It is a read: a plan asks, too.
-pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
-    admit(&pass.context.grants, probe)?;
-    let view = pass.gate.ports.kubernetes.view();
-    let address = address(pass, &*view, &probe.pod)?;
+/// Probes the port if that is granted. A probe is a read, so a plan performs it too.
+pub(crate) async fn probe(context: &ReconcileContext, probe: &PodProbe) -> Answer {
+    admit(&context.scope.grants, probe)?;
+    let view = context.gate.ports.kubernetes.view();
+    let address = address(context, &*view, &probe.pod)?;
     let deadline = Duration::from_millis(probe.deadline_ms.into());
     let outcome = match address {
         Some(address) => {
-            let asked = pass.gate.ports.prober.probe(
+            let asked = context.gate.ports.prober.probe(
                 (address, probe.port).into(),
                 probe.get.as_deref(),
                 deadline,
             );
             tokio::select! {
                 biased;
-                () = pass.context.urgent.cancelled() => return Err(CallError::Interrupted),
+                () = context.scope.urgent.cancelled() => return Err(CallError::Interrupted),
                 outcome = asked => outcome,
             }
         }
@@ -38,7 +38,7 @@ pub(crate) async fn probe(pass: &ReconcileContext, probe: &PodProbe) -> Answer {
     document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
 }
 
-/// Whether this may be asked of a Pod, whichever it is.
+/// Checks that such a probe is granted and well-formed, for any Pod.
 fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
     let PodProbe { pod: _, port, get, deadline_ms } = probe;
     if !grants.probes.contains(port) {
@@ -50,7 +50,7 @@ fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
         let text = format!("`deadlineMs` must be 1 to {PROBE_MS_MAX}, not {deadline_ms}");
         return Err(CallError::Invalid(text));
     }
-    // Anything else could end the line of the request and begin another.
+    // Any other byte could end the request line and begin another request.
     let is_path =
         |path: &str| path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
     match get.as_deref().filter(|path| !is_path(path)) {
@@ -63,9 +63,9 @@ fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
     }
 }
 
-/// Where a Pod of the object is; none if it has no address yet.
+/// Returns the address of a Pod of the object; `None` if it has no address yet.
 fn address(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     view: &dyn StoreView,
     pod: &str,
 ) -> Result<Option<IpAddr>, CallError> {
@@ -74,16 +74,17 @@ fn address(
         let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";
         return Err(CallError::Transient(text.to_owned()));
     }
-    let namespace = pass.context.key.namespace.clone();
+    let namespace = context.scope.key.namespace.clone();
     let reference = ObjectRef { kind, namespace, name: pod.to_owned() };
     let found = view.get(&reference).ok_or_else(|| CallError::NotFound(reference.to_string()))?;
-    if !leads_to(view, &found, pass.context.uid()) {
-        let text = format!("{reference} does not belong to the object reconciled");
+    if !leads_to(view, &found, context.scope.uid()) {
+        let text = format!("{reference} does not belong to the reconciled object");
         return Err(CallError::Denied(text));
     }
     if found.pointer("/spec/hostNetwork").and_then(serde_json::Value::as_bool) == Some(true) {
-        let text =
-            format!("{reference} shares the network of its node, whose ports are not probed");
+        let text = format!(
+            "{reference} uses the network of its Kubernetes node, whose ports are not probed"
+        );
         return Err(CallError::Denied(text));
     }
     Ok(text(&found, "/status/podIP").parse().ok())

@@ -1,4 +1,5 @@
-//! What the calls of one pass share: its view of the store, its budget, its recording, its ledger.
+//! The state that the calls of one reconcile share: the view of the store, the budget, the recording, the
+//! suspended settings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,43 +15,47 @@ use tholepin_core::{
 use tholepin_schema::{
     action::Action,
     instance::Instance,
-    ledger::{Ledger, SuspendedSetting},
     manifest::{KindName, KubernetesGrant},
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::{Gate, ReconcileScope, grant, instance, ledger, ledger_store::ObjectLedger, ownership};
+use crate::{
+    Gate, ReconcileScope, grant, instance, ledger,
+    ledger_document::{Ledger, SuspendedSetting},
+    ledger_store::ObjectLedger,
+    ownership,
+};
 
-/// One pass through the gate: performs the calls of one guest call under its grants, guards, budget and mode,
-/// and records them.
+/// Performs the calls of one reconcile under its grants, guards, budget and write mode, and records them.
 pub struct ReconcileContext {
     pub(crate) gate: Arc<Gate>,
-    pub(crate) context: ReconcileScope,
-    /// For what the plugin itself asks: its name is on these requests.
+    pub(crate) scope: ReconcileScope,
+    /// The client for requests that the plugin itself makes. They carry the plugin's name as user agent.
     pub(crate) kubernetes: Arc<dyn Kubernetes>,
-    progress: Mutex<ContextUsage>,
+    usage: Mutex<ContextUsage>,
 }
 
-/// What changes while a pass goes on.
+/// The part of a reconcile's state that its calls change.
 struct ContextUsage {
-    /// The store at the pass' start, plus the pass' own writes.
+    /// The store at the start of the reconcile, plus the writes of the reconcile.
     view: Arc<dyn StoreView>,
-    /// What this pass wrote or deleted: of these the view knows best, also of kinds that nobody watches.
+    /// Objects that this reconcile wrote or deleted. The view is right about these even if their kind is not
+    /// watched.
     written: BTreeSet<ObjectRef>,
     recording: Recording,
     calls: u32,
     writes: u32,
-    /// Why the plan has ended, if it has.
+    /// Why the plan has ended; `None` while it goes on.
     ended: Option<String>,
-    /// What this pass suspended, or would, by instance.
+    /// Settings that this reconcile set temporarily (in plan mode: would set), by instance.
     suspended: BTreeMap<Instance, Vec<SuspendedSetting>>,
-    /// Objects of somebody else that had the name of one that this pass wanted.
-    clashed: BTreeSet<ObjectRef>,
+    /// Objects of other owners that have the name of an object that this reconcile tried to apply.
+    conflicting: BTreeSet<ObjectRef>,
 }
 
 impl ReconcileContext {
-    pub(crate) fn new(gate: Arc<Gate>, context: ReconcileScope) -> Self {
-        let progress = ContextUsage {
+    pub(crate) fn new(gate: Arc<Gate>, scope: ReconcileScope) -> Self {
+        let usage = ContextUsage {
             view: gate.ports.kubernetes.view(),
             written: BTreeSet::new(),
             recording: Recording::default(),
@@ -58,158 +63,159 @@ impl ReconcileContext {
             writes: 0,
             ended: None,
             suspended: BTreeMap::new(),
-            clashed: BTreeSet::new(),
+            conflicting: BTreeSet::new(),
         };
-        let kubernetes = gate.ports.kubernetes.clone().on_behalf_of(&context.key.plugin);
-        Self { gate, context, kubernetes, progress: Mutex::new(progress) }
+        let kubernetes = gate.ports.kubernetes.clone().on_behalf_of(&scope.key.plugin);
+        Self { gate, scope, kubernetes, usage: Mutex::new(usage) }
     }
 
-    /// Counts a call that begins: how often the same was asked before.
+    /// Returns how often the same call was made before in this reconcile.
     pub(crate) fn occurrence(&self, call: &Call) -> u32 {
-        self.progress().recording.key(call).occurrence
+        self.usage().recording.key(call).occurrence
     }
 
-    /// Records a call that was answered.
+    /// Records a call with its answer.
     pub(crate) fn record(&self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
-        self.progress().recording.keep(call, occurrence, answer, steps);
+        self.usage().recording.keep(call, occurrence, answer, steps);
     }
 
-    /// Takes what was asked and answered so far out of the pass.
+    /// Takes the recording out of the context.
     #[must_use]
     pub fn take_recording(&self) -> Recording {
-        mem::take(&mut self.progress().recording)
+        mem::take(&mut self.usage().recording)
     }
 
-    /// Notes that somebody else's object has a name that this pass wants: its change wakes the object
-    /// reconciled.
-    pub(crate) fn clashes(&self, object: &ObjectRef) {
-        self.progress().clashed.insert(object.clone());
-        self.gate.clashes.wait(&self.context.key, object);
+    /// Records that an object of another owner has a name that this reconcile needs. A change of that object
+    /// wakes the reconciled object.
+    pub(crate) fn add_name_conflict(&self, object: &ObjectRef) {
+        self.usage().conflicting.insert(object.clone());
+        self.gate.name_conflicts.wait(&self.scope.key, object);
     }
 
-    /// Notes what is put back when the pass ends.
-    pub(crate) fn suspends(&self, instance: &Instance, new: &[SuspendedSetting]) {
+    /// Records temporary settings, which are restored when the reconcile ends.
+    pub(crate) fn add_suspended(&self, instance: &Instance, new: &[SuspendedSetting]) {
         if !new.is_empty() {
-            let mut progress = self.progress();
-            let suspended = progress.suspended.entry(instance.clone()).or_default();
+            let mut usage = self.usage();
+            let suspended = usage.suspended.entry(instance.clone()).or_default();
             suspended.extend_from_slice(new);
         }
     }
 
-    /// Notes that a lasting setting took the place of a temporary one.
-    pub(crate) fn settles(&self, instance: &Instance, action: &Action) {
-        if let Some(suspended) = self.progress().suspended.get_mut(instance) {
-            ledger::settle(suspended, action);
+    /// Drops the temporary settings that a lasting one has replaced: they are not restored.
+    pub(crate) fn settle_suspended(&self, instance: &Instance, action: &Action) {
+        if let Some(suspended) = self.usage().suspended.get_mut(instance) {
+            ledger::drop_replaced(suspended, action);
         }
     }
 
     pub(crate) fn has_suspended(&self, instance: &Instance) -> bool {
-        self.progress().suspended.contains_key(instance)
+        self.usage().suspended.contains_key(instance)
     }
 
-    /// Takes the objects that [`clashes`](Self::clashes) noted.
-    pub(crate) fn take_clashed(&self) -> BTreeSet<ObjectRef> {
-        mem::take(&mut self.progress().clashed)
+    /// Takes the objects that [`add_name_conflict`](Self::add_name_conflict) recorded.
+    pub(crate) fn take_conflicting(&self) -> BTreeSet<ObjectRef> {
+        mem::take(&mut self.usage().conflicting)
     }
 
     pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<SuspendedSetting>> {
-        mem::take(&mut self.progress().suspended)
+        mem::take(&mut self.usage().suspended)
     }
 
-    /// Makes an object that is in no store visible to the reads of this pass: a plan can be about one
-    /// that does not exist yet.
-    pub fn presume(&self, object: Value) {
-        self.saw(object);
+    /// Makes an object visible to the reads of this reconcile although no store has it: a plan can be about
+    /// an object that does not exist yet.
+    pub fn add_assumed(&self, object: Value) {
+        self.add_written(object);
     }
 
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
-        self.progress().view.clone()
+        self.usage().view.clone()
     }
 
-    /// Makes a written object visible to the reads that follow in this pass.
-    pub(crate) fn saw(&self, object: Value) {
-        let mut progress = self.progress();
-        progress.written.extend(ownership::reference(&object));
-        progress.view = progress.view.with(object);
+    /// Makes a written object visible to the later reads of this reconcile.
+    pub(crate) fn add_written(&self, object: Value) {
+        let mut usage = self.usage();
+        usage.written.extend(ownership::reference(&object));
+        usage.view = usage.view.with(object);
     }
 
-    /// Makes a deleted object invisible to the reads that follow in this pass.
-    pub(crate) fn lost(&self, object: &ObjectRef) {
-        let mut progress = self.progress();
-        progress.written.insert(object.clone());
-        progress.view = progress.view.without(object);
+    /// Makes a deleted object invisible to the later reads of this reconcile.
+    pub(crate) fn add_deleted(&self, object: &ObjectRef) {
+        let mut usage = self.usage();
+        usage.written.insert(object.clone());
+        usage.view = usage.view.without(object);
     }
 
-    /// Whether the pass' view tells how an object is, or that there is none.
-    pub(crate) fn knows(&self, object: &ObjectRef) -> bool {
-        let progress = self.progress();
-        progress.view.covers(&object.kind) || progress.written.contains(object)
+    /// Returns true if the view can tell the state of this object, including that it does not exist.
+    pub(crate) fn covers(&self, object: &ObjectRef) -> bool {
+        let usage = self.usage();
+        usage.view.covers(&object.kind) || usage.written.contains(object)
     }
 
-    /// Asked right before each write.
+    /// Checks, right before each write, that the object is not paused.
     ///
     /// # Errors
     ///
-    /// Fails if the object has been paused meanwhile: then the pass should end.
+    /// Fails with [`CallError::Interrupted`] if the object was paused since the reconcile began: the plugin
+    /// should return.
     pub(crate) fn may_write(&self) -> Result<(), CallError> {
-        let is_live = self.context.mode == WriteMode::Live;
-        let is_paused = || self.context.is_paused(&*self.gate.ports.kubernetes.view());
+        let is_live = self.scope.mode == WriteMode::Live;
+        let is_paused = || self.scope.is_paused(&*self.gate.ports.kubernetes.view());
         if is_live && is_paused() { Err(CallError::Interrupted) } else { Ok(()) }
     }
 
-    /// Ends a plan: what comes after cannot be known.
+    /// Ends the plan: the answers to later calls depend on an effect that a plan does not have.
     pub(crate) fn end_plan(&self, why: String) -> CallError {
-        self.progress().ended.get_or_insert_with(|| why.clone());
+        self.usage().ended.get_or_insert_with(|| why.clone());
         CallError::PlanEnds(why)
     }
 
-    /// Why the plan has ended, if it has.
+    /// Returns why the plan has ended, or `None` while it goes on.
     pub(crate) fn end_of_plan(&self) -> Option<String> {
-        self.progress().ended.clone()
+        self.usage().ended.clone()
     }
 
-    /// The members of an instance that the plugin names, as the store and the ledger have them now.
+    /// Returns the members of an instance that the plugin names, by the current store and ledger.
     pub(crate) async fn members(&self, instance: &Instance) -> Result<InstanceMembers, CallError> {
         let ledger = self.ledger_copy(instance).await?;
         self.members_by(&ledger, instance).await
     }
 
-    /// The same, for those who have the ledger already.
+    /// Returns the same as [`members`](Self::members), for a caller that holds the ledger already.
     pub(crate) async fn members_by(
         &self,
         ledger: &Ledger,
         instance: &Instance,
     ) -> Result<InstanceMembers, CallError> {
         let Gate { ports, credentials, .. } = &*self.gate;
-        instance::members(credentials, ports, &self.context, ledger, instance).await
+        instance::members(credentials, ports, &self.scope, ledger, instance).await
     }
 
-    /// A copy of the ledger of an instance that the plugin names.
+    /// Returns a copy of the ledger of an instance that the plugin names.
     pub(crate) async fn ledger_copy(&self, instance: &Instance) -> Result<Ledger, CallError> {
         Ok(self.ledger(instance).await?.ledger.clone())
     }
 
-    /// Takes the ledger of an instance that the plugin names, to act on it.
+    /// Locks the ledger of an instance that the plugin names, after checking that the plugin may name it.
     pub(crate) async fn ledger(
         &self,
         instance: &Instance,
     ) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
-        instance::admit(&self.context, instance)?;
-        let mut book = self.own_ledger().await?;
-        instance::fix_group(&mut book.ledger, instance)?;
-        book.instances.insert(instance.group().to_owned(), instance.clone());
-        Ok(book)
+        instance::admit(&self.scope, instance)?;
+        let mut object_ledger = self.own_ledger().await?;
+        instance::fix_group(&mut object_ledger.ledger, instance)?;
+        object_ledger.instances.insert(instance.group().to_owned(), instance.clone());
+        Ok(object_ledger)
     }
 
-    /// Takes the ledger of the object reconciled.
+    /// Locks the ledger of the reconciled object.
     pub(crate) async fn own_ledger(&self) -> Result<OwnedMutexGuard<ObjectLedger>, CallError> {
-        let (books, kubernetes) = (&self.gate.books, &*self.gate.ports.kubernetes);
-        match self.context.mode {
-            WriteMode::Live => books.take(kubernetes, &self.context).await,
-            // Nothing is kept of a plan.
+        let (ledgers, kubernetes) = (&self.gate.ledgers, &*self.gate.ports.kubernetes);
+        match self.scope.mode {
+            WriteMode::Live => ledgers.take(kubernetes, &self.scope).await,
+            // A plan works on a copy that is dropped afterwards.
             WriteMode::Plan => {
-                let book = books.copy(kubernetes, &self.context).await?;
-                Ok(Arc::new(AsyncMutex::new(book)).lock_owned().await)
+                let object_ledger = ledgers.copy(kubernetes, &self.scope).await?;
+                Ok(Arc::new(AsyncMutex::new(object_ledger)).lock_owned().await)
             }
         }
     }
@@ -219,24 +225,24 @@ impl ReconcileContext {
         kind: &KindName,
         verb: &str,
     ) -> Result<&KubernetesGrant, CallError> {
-        grant::kubernetes(&self.context.grants, kind, verb)
+        grant::kubernetes(&self.scope.grants, kind, verb)
     }
 
-    /// A poisoned lock is taken as it is: each change of the progress is a single assignment.
-    fn progress(&self) -> MutexGuard<'_, ContextUsage> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ignores poisoning: each change of the state is a single assignment.
+    fn usage(&self) -> MutexGuard<'_, ContextUsage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the call against the pass' budget.
-    pub(crate) fn spend(&self, call: &Call) -> Result<(), CallError> {
-        let ReconcileScope { calls_max, writes_max, .. } = self.context;
-        let mut progress = self.progress();
-        progress.calls = progress.calls.saturating_add(1);
-        progress.writes = progress.writes.saturating_add(u32::from(call.is_write()));
-        if progress.calls <= calls_max && progress.writes <= writes_max {
+    /// Counts the call against the budget of the reconcile.
+    pub(crate) fn spend_budget(&self, call: &Call) -> Result<(), CallError> {
+        let ReconcileScope { calls_max, writes_max, .. } = self.scope;
+        let mut usage = self.usage();
+        usage.calls = usage.calls.saturating_add(1);
+        usage.writes = usage.writes.saturating_add(u32::from(call.is_write()));
+        if usage.calls <= calls_max && usage.writes <= writes_max {
             return Ok(());
         }
-        // The pass cannot get more: what helps is the next one.
+        // This reconcile gets no more calls; the next one has a new budget.
         Err(CallError::Throttled(1000))
     }
 }

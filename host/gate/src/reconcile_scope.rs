@@ -1,4 +1,4 @@
-//! What the gate must know about a pass before its first call.
+//! What a reconcile is about and what it may do, fixed before its first call.
 
 use std::sync::Arc;
 
@@ -10,63 +10,66 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{field, guard::SafetyPolicy};
 
-/// One pass: on whose behalf, about what, and what is allowed.
+/// The scope of one reconcile: on whose behalf it runs, about which object, and what it may do.
 #[derive(Clone, Debug)]
 pub struct ReconcileScope {
     /// The plugin and the object.
     pub key: Arc<ObjectKey>,
-    /// The object as the request shows it.
+    /// The object as the plugin received it.
     pub object: Arc<Value>,
-    /// What the plugin may do.
+    /// What the plugin is granted.
     pub grants: Arc<Grants>,
-    /// Where the object holds its safety policy.
+    /// The paths at which the object holds its safety policy.
     pub safety: Arc<SafetyPaths>,
     /// The plugin's parameters.
     pub parameters: Arc<Value>,
-    /// Whether writes reach the world.
+    /// Whether writes are performed or only planned.
     pub mode: WriteMode,
-    /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
+    /// Cancelled when the object should be reconciled again at once: waits and probes then end early.
     pub urgent: CancellationToken,
-    /// The most calls that this pass may make.
+    /// The most calls that this reconcile may make.
     pub calls_max: u32,
-    /// The most writes that this pass may make.
+    /// The most writes that this reconcile may make.
     pub writes_max: u32,
 }
 
 impl ReconcileScope {
-    /// The reconciled object's uid; empty if it has none, which no object from a server has.
+    /// Returns the uid of the reconciled object. It is empty if the object has none; every object from a
+    /// server has one.
     #[must_use]
     pub fn uid(&self) -> &str {
         crate::ownership::text(&self.object, "/metadata/uid")
     }
 
-    /// The reconciled object as calls name it.
+    /// Returns the reference by which calls name the reconciled object.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
         let ObjectKey { plugin: _, kind, namespace, name } = &*self.key;
         ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
     }
 
-    /// The field manager under which the plugin applies: no revision in it, so that the next revision
-    /// owns what this one applied.
+    /// Returns the field manager under which the plugin applies. It contains no revision, so that the next
+    /// revision of the plugin owns the fields that this one applied.
     #[must_use]
     pub fn field_manager(&self) -> String {
         format!("tholepin:{}", self.key.plugin)
     }
-    /// Whether the object has been paused, as this view says and not when the pass began.
+    /// Returns true if this view shows the object as paused. The object of the scope is older: it is as it
+    /// was when the reconcile began.
     pub(crate) fn is_paused(&self, view: &dyn StoreView) -> bool {
         view.meta(&self.reference()).is_some_and(|meta| meta.is_paused())
     }
 
-    /// The object's safety policy, at the paths that the manifest names. What is absent is the safe value.
+    /// Returns the object's safety policy, read at the paths that the manifest names. An absent value counts
+    /// as the safe one.
     pub(crate) fn policy(&self) -> SafetyPolicy {
-        let says = |path: &Option<String>, word: &str| {
+        let is = |path: &Option<String>, value: &str| {
             let found = path.as_deref().and_then(|path| field::at(&self.object, path));
-            found.and_then(Value::as_str) == Some(word)
+            found.and_then(Value::as_str) == Some(value)
         };
         SafetyPolicy {
-            tail_loss: says(&self.safety.tail_loss, "force"),
-            data_loss: says(&self.safety.data_loss, "acceptable"),
+            tail_loss: is(&self.safety.tail_loss, "force"),
+            data_loss: is(&self.safety.data_loss, "acceptable"),
         }
     }
 }

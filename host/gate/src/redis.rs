@@ -1,4 +1,4 @@
-//! Performs the calls of `tholepin:redis` that grants and guards let pass.
+//! Performs the calls of `tholepin:redis` that grants and guards allow.
 
 use std::time::Duration;
 
@@ -18,34 +18,34 @@ use crate::{
     reconcile_scope::WriteMode, restore_settings,
 };
 
-/// The longest that a pipeline may take.
+/// The longest deadline of a pipeline.
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 /// The most pipelines of one fan-out.
 const FAN_OUT_MAX: usize = 256;
 
 pub(crate) async fn perform(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     call: RedisCall,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     match call {
         RedisCall::Pipeline(pipeline) => {
-            let sent = send(pass, &pipeline).await;
+            let sent = send(context, &pipeline).await;
             steps.extend(step(&pipeline, &sent));
             sent.map(Reply::Replies)
         }
-        RedisCall::FanOut { pipelines } => fan_out(pass, &pipelines, steps).await,
-        RedisCall::Observe { instance } => observe(pass, &parse(instance)?, steps).await,
+        RedisCall::FanOut { pipelines } => fan_out(context, &pipelines, steps).await,
+        RedisCall::Observe { instance } => observe(context, &parse(instance)?, steps).await,
         RedisCall::Act { instance, actions } => {
             let instance = parse(instance)?;
             let actions = actions.into_iter().map(parse).collect::<Result<Vec<Action>, _>>()?;
-            let results = act::perform(pass, &instance, &actions, steps).await?;
+            let results = act::perform(context, &instance, &actions, steps).await?;
             Ok(Reply::Results(results.iter().map(json).collect()))
         }
     }
 }
 
-/// The step of a pipeline, if it writes. One at which a plan ends is a step all the same: it would be
+/// Returns the step of a pipeline that writes. A pipeline at which the plan ends has a step too: it would be
 /// sent.
 fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option<PlanStep> {
     let effect = match command::check_list(&pipeline.commands) {
@@ -59,37 +59,40 @@ fn step(pipeline: &Pipeline, sent: &Result<Vec<RespReply>, CallError>) -> Option
 }
 
 async fn observe(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     instance: &Instance,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
-    grant::redis_verb(&pass.context.grants, "observe")?;
-    let mut book = pass.ledger(instance).await?;
-    let mut members = pass.members_by(&book.ledger, instance).await?;
-    instance::some(&pass.context, instance, &members)?;
-    if pass.context.mode == WriteMode::Live {
-        steps.extend(restore_settings::left_behind(pass, instance, &members, &mut book).await);
+    grant::redis_verb(&context.scope.grants, "observe")?;
+    let mut object_ledger = context.ledger(instance).await?;
+    let mut members = context.members_by(&object_ledger.ledger, instance).await?;
+    instance::some(&context.scope, instance, &members)?;
+    if context.scope.mode == WriteMode::Live {
+        steps.extend(
+            restore_settings::restore_left_behind(context, instance, &members, &mut object_ledger)
+                .await,
+        );
     }
-    let Gate { ports, credentials, .. } = &*pass.gate;
+    let Gate { ports, credentials, .. } = &*context.gate;
     let mut snapshot = ports.redis.observe(&members, &instance.settings).await;
-    let context = &pass.context;
-    if credentials::replace_refused(credentials, ports, context, instance, &members, &snapshot)
+    let scope = &context.scope;
+    if credentials::replace_refused(credentials, ports, scope, instance, &members, &snapshot)
         .await?
     {
-        members = pass.members_by(&book.ledger, instance).await?;
+        members = context.members_by(&object_ledger.ledger, instance).await?;
         snapshot = ports.redis.observe(&members, &instance.settings).await;
     }
     snapshot.credentials = members.credentials_facts;
     let now_ms = ports.clock.now_ms();
-    pass.gate.full_syncs.look(&members.instance, &snapshot, now_ms);
-    book.learn(&snapshot, now_ms);
-    book.save_or_later(&*ports.kubernetes, &pass.context).await?;
-    instance::narrow(&*ports.kubernetes.view(), &pass.context, instance, &mut snapshot)?;
+    context.gate.full_syncs.update(&members.instance, &snapshot, now_ms);
+    object_ledger.record(&snapshot, now_ms);
+    object_ledger.save_or_later(&*ports.kubernetes, &context.scope).await?;
+    instance::narrow(&*ports.kubernetes.view(), &context.scope, instance, &mut snapshot)?;
     json(&snapshot).map(Reply::Document)
 }
 
 async fn fan_out(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     pipelines: &[Pipeline],
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
@@ -98,22 +101,22 @@ async fn fan_out(
         return Err(CallError::Invalid(text));
     }
     for pipeline in pipelines {
-        admit(pass, pipeline)?;
+        admit(context, pipeline)?;
     }
-    let sent = join_all(pipelines.iter().map(|pipeline| send(pass, pipeline))).await;
+    let sent = join_all(pipelines.iter().map(|pipeline| send(context, pipeline))).await;
     steps.extend(pipelines.iter().zip(&sent).filter_map(|(pipeline, sent)| step(pipeline, sent)));
     Ok(Reply::FanOut(sent))
 }
 
-/// Whether the table knows the commands, and the grants cover them.
-fn admit(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, CallError> {
+/// Checks that the commands are in the table of known commands, and that the grants cover them.
+fn admit(context: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, CallError> {
     let access = command::check_list(&pipeline.commands)
         .map_err(|refused| CallError::Denied(refused.to_string()))?;
-    let words = &pass.context.grants.redis.commands;
+    let granted = &context.scope.grants.redis.commands;
     for line in &pipeline.commands {
         let name =
             command::name_of(line).map_err(|refused| CallError::Denied(refused.to_string()))?;
-        if !command::is_granted(words, &name) {
+        if !command::is_granted(granted, &name) {
             return Err(CallError::Denied(format!(
                 "no grant for the command `{name}`; the Plugin's spec.grants.redis.commands needs \
                  `+{name}`"
@@ -123,32 +126,38 @@ fn admit(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, 
     Ok(access)
 }
 
-async fn send(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
-    let access = admit(pass, pipeline)?;
+async fn send(
+    context: &ReconcileContext,
+    pipeline: &Pipeline,
+) -> Result<Vec<RespReply>, CallError> {
+    let access = admit(context, pipeline)?;
     let deadline = Duration::from_millis(pipeline.deadline_ms.into());
     if PIPELINE_DEADLINE_MAX < deadline || deadline.is_zero() {
         let text = format!("deadline_ms must be 1 to 5000, not {}", pipeline.deadline_ms);
         return Err(CallError::Invalid(text));
     }
     let instance: Instance = parse(pipeline.instance.clone())?;
-    let members = pass.members(&instance).await?;
+    let members = context.members(&instance).await?;
     if access == CommandAccess::Write {
-        pass.may_write()?;
-        if pass.context.mode == WriteMode::Plan {
-            return pretend(pass, pipeline);
+        context.may_write()?;
+        if context.scope.mode == WriteMode::Plan {
+            return answer_planned(context, pipeline);
         }
     }
-    let port = &pass.gate.ports.redis;
+    let port = &context.gate.ports.redis;
     port.pipeline(&members, &pipeline.pod, &pipeline.commands, deadline).await
 }
 
-/// In a plan a write whose reply can only be `OK` is answered so; at any other the plan ends, because
+/// Answers a write in plan mode: with `OK` if the reply can only be that. Otherwise the plan ends, because
 /// what follows depends on the reply.
-fn pretend(pass: &ReconcileContext, pipeline: &Pipeline) -> Result<Vec<RespReply>, CallError> {
-    let open = pipeline.commands.iter().find(|words| !command::replies_ok(words));
-    if let Some(words) = open {
-        let text = format!("the reply to `{}` on `{}`", step::redis_cli(words), pipeline.pod);
-        return Err(pass.end_plan(text));
+fn answer_planned(
+    context: &ReconcileContext,
+    pipeline: &Pipeline,
+) -> Result<Vec<RespReply>, CallError> {
+    let open = pipeline.commands.iter().find(|arguments| !command::replies_ok(arguments));
+    if let Some(arguments) = open {
+        let text = format!("the reply to `{}` on `{}`", step::redis_cli(arguments), pipeline.pod);
+        return Err(context.end_plan(text));
     }
     let ok = || RespReply { nodes: vec![RespNode::Status("OK".to_owned())] };
     Ok(pipeline.commands.iter().map(|_| ok()).collect())

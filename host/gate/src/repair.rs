@@ -1,37 +1,36 @@
-//! Bounds how often the same repair is made: what fails, or has to be made again and again, needs a person.
+//! Limits how often the same repair is made. A repair that fails, or has to be made again and again, needs a
+//! person.
 //!
-//! A repair is a verb on one process for one purpose. It is never counted while the process is young: a new
-//! member takes what it takes until it has joined. What follows a proof of death (failovers, starts without
-//! data) and forgetting are never counted.
+//! A repair is a verb on one process for one purpose. It does not count while the process is young, because a
+//! new member needs several actions until it has joined. Forgetting, and what follows a proof of death
+//! (failovers, starts without data), never count.
 //!
-//! Source of the numbers: `redis.md` section 4, G6.
+//! Limits: three failures in a row, or five repairs within ten minutes, with a pause that doubles after each
+//! try. A host without such a limit repeats a repair that a cause outside undoes for ever.
 
 use tholepin_schema::{
     action::{Action, Verb},
-    ledger::Ledger,
+    guard_id::GuardId,
     snapshot::Snapshot,
 };
 
 use crate::{
     guard::GuardRefusal,
     ledger::repairs::{WINDOW_MS, recent},
+    ledger_document::Ledger,
 };
 
-/// How often the same repair is made in this time.
+/// How many tries of one repair are allowed within [`WINDOW_MS`].
 const TRIES_MAX: usize = 5;
-/// How often in a row it may fail in this time.
+/// How many failures in a row are allowed within [`WINDOW_MS`].
 const FAILURES_MAX: u32 = 3;
-/// The pause after the first try in milliseconds; each further one doubles it.
+/// The pause after the first try, in milliseconds. It doubles with each further try.
 const PAUSE_MS: u64 = 1_000;
-/// Up to this age, in seconds, a process is new.
+/// Up to this age, in seconds, a process counts as new.
 const YOUNG_S_MAX: u64 = 120;
 
-/// The guard that asks for a person.
-pub(crate) const BUDGET: &str = "repair-budget";
-/// The guard that waits before the next try.
-pub(crate) const BACK_OFF: &str = "back-off";
-
-/// What an action repairs, and in which process; none if it is not counted.
+/// Returns the key of a repair: the verb, the process and the purpose. `None` if the action does not count as
+/// a repair.
 pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
     let (pod, what) = match &action.verb {
         Verb::Meet { pod, with } => (pod, run_of(snapshot, with)?),
@@ -51,18 +50,18 @@ pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
     Some(format!("{} {run} {what}", action.verb.name()))
 }
 
-/// The process in a Pod, if it answers and is not new.
+/// Returns the run id of the process in a Pod, if it answers and is not new.
 fn run_of(snapshot: &Snapshot, pod: &str) -> Option<String> {
     let facts = snapshot.member(pod)?.facts()?;
     let is_old = facts.uptime_s.is_some_and(|uptime_s| YOUNG_S_MAX < uptime_s);
     facts.run_id.filter(|_| is_old).map(|run_id| run_id.to_string())
 }
 
-/// Whether the repair may be made now.
+/// Checks that a repair may be made now.
 ///
 /// # Errors
 ///
-/// Fails if it was tried just before, or has been made or has failed too often.
+/// Fails if it was tried just before, or was made or has failed too often.
 pub(crate) fn check(
     ledger: &Ledger,
     symptom: &str,
@@ -78,11 +77,11 @@ pub(crate) fn check(
     };
     let refused = |why: String, from_ms: u64| {
         let text = format!(
-            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on, or at once in a \
-             Pod that is made anew",
+            "{what} {why}: find out what undoes or prevents it; it is tried again from {} on, or immediately \
+             in a new Pod",
             time(from_ms)
         );
-        Err(GuardRefusal::new(BUDGET, text))
+        Err(GuardRefusal::new(GuardId::RepairBudget, text))
     };
     if FAILURES_MAX <= repair.failed {
         return refused(format!("failed {} times in a row", repair.failed), last + WINDOW_MS);
@@ -96,12 +95,12 @@ pub(crate) fn check(
     if now_ms < last + pause_ms {
         let text =
             format!("{what} was tried just before; the next try is at {}", time(last + pause_ms));
-        return Err(GuardRefusal::new(BACK_OFF, text));
+        return Err(GuardRefusal::new(GuardId::BackOff, text));
     }
     Ok(())
 }
 
-/// A time as people read it.
+/// Formats a time for people.
 fn time(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     at.map_or_else(|| format!("{at_ms} ms"), |at| at.strftime("%H:%M:%SZ").to_string())
@@ -114,7 +113,7 @@ mod tests {
     use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
-    use crate::ledger::repairs::{drop_old, tried};
+    use crate::ledger::repairs::{drop_old, record_try};
 
     fn snapshot(uptime_s: u64) -> Snapshot {
         let members = ["a", "b"].map(|pod| {
@@ -147,12 +146,12 @@ mod tests {
         performed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
     }
 
-    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<&'static str> {
+    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<GuardId> {
         check(ledger, symptom, &meet(), now_ms).err().map(|refusal| refusal.guard)
     }
 
     #[test]
-    fn what_a_new_process_needs_and_what_follows_a_proof_is_not_counted() {
+    fn actions_on_a_new_process_and_after_a_proof_of_death_are_not_counted() {
         assert_eq!(symptom(&meet(), &snapshot(YOUNG_S_MAX)), None);
         let old = snapshot(YOUNG_S_MAX + 1);
         assert!(symptom(&meet(), &old).is_some());
@@ -173,29 +172,29 @@ mod tests {
         let mut now_ms = 1_000_000;
         let first_ms = now_ms;
         for pause_ms in [1_000, 2_000, 4_000, 8_000] {
-            tried(&mut ledger, "s", &done(), now_ms);
-            assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(BACK_OFF));
+            record_try(&mut ledger, "s", &done(), now_ms);
+            assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(GuardId::BackOff));
             now_ms += pause_ms;
             assert_eq!(refused_by(&ledger, "s", now_ms), None);
         }
-        tried(&mut ledger, "s", &done(), now_ms);
-        assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(BUDGET));
+        record_try(&mut ledger, "s", &done(), now_ms);
+        assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(GuardId::RepairBudget));
         assert_eq!(refused_by(&ledger, "other", now_ms), None);
         assert_eq!(refused_by(&ledger, "s", first_ms + WINDOW_MS), None);
     }
 
     #[test]
-    fn three_failures_in_a_row_end_it_and_what_is_so_already_is_no_try() {
+    fn three_failures_in_a_row_stop_a_repair_and_an_action_without_effect_is_no_try() {
         let mut ledger = Ledger::default();
         let already = performed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
-        tried(&mut ledger, "s", &already, 1);
+        record_try(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
-        for (index, one) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
-            tried(&mut ledger, "s", one, index as u64 * 150_000);
+        for (index, result) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
+            record_try(&mut ledger, "s", result, index as u64 * 150_000);
         }
-        assert_eq!(refused_by(&ledger, "s", 700_000), None, "two in a row");
-        tried(&mut ledger, "s", &failed(), 700_000);
-        assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(BUDGET));
+        assert_eq!(refused_by(&ledger, "s", 700_000), None, "two failures in a row are allowed");
+        record_try(&mut ledger, "s", &failed(), 700_000);
+        assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(GuardId::RepairBudget));
         drop_old(&mut ledger, 700_000 + WINDOW_MS);
         assert!(ledger.repairs.is_empty());
     }

@@ -1,9 +1,11 @@
-//! Puts back what passes suspended: at the end of the pass, and what an earlier one left behind, because
-//! its host was killed or a member did not answer, before the next one looks or acts.
+//! Restores the settings that reconciles changed temporarily: at the end of each reconcile, and before the
+//! next one of the object observes or acts, if an earlier one could not (its host was killed, or a member did
+//! not answer).
 //!
 //! Invariants:
-//! - What is suspended is in the ledger before it is sent, so that it outlives the host.
-//! - Only the process that was told is told again: another has read its configuration anew.
+//! - The original value is in the ledger before the temporary one is sent, so that it outlives the host.
+//! - A setting is restored only in the process that received the temporary value: another process has read
+//!   its configuration at its start.
 
 use std::time::Duration;
 
@@ -15,108 +17,122 @@ use tholepin_core::{
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
     instance::Instance,
-    ledger::SuspendedSetting,
     snapshot::{Member, Snapshot},
 };
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::{ledger, ledger_store::ObjectLedger, plan_steps, reconcile_context::ReconcileContext};
+use crate::{
+    ledger, ledger_document::SuspendedSetting, ledger_store::ObjectLedger, plan_steps,
+    reconcile_context::ReconcileContext,
+};
 
-/// Looks that the end of a pass takes, each but the last with an attempt; what is not back then is left to
-/// the next pass.
-const LOOKS_MAX: u32 = 3;
-/// The longest that a pass' end may take.
+/// How often the members are read at the end of a reconcile, with an attempt after each read but the last.
+/// What is not restored by then is left to the next reconcile.
+const READS_MAX: u32 = 3;
+/// The time limit for restoring the settings at the end of a reconcile.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Puts back what a pass suspended, also if its object was paused meanwhile: that ends what was begun. A
-/// plan tells that it would be done.
-pub(crate) async fn end(pass: &ReconcileContext) -> Vec<PlanStep> {
+/// Restores the settings that a reconcile changed temporarily, even if the object was paused meanwhile,
+/// because that completes what was begun. In plan mode, returns the steps that would do it.
+pub(crate) async fn restore_at_end(context: &ReconcileContext) -> Vec<PlanStep> {
     let mut steps = Vec::new();
-    for (instance, suspensions) in pass.take_suspended() {
-        match pass.context.mode {
+    for (instance, suspensions) in context.take_suspended() {
+        match context.scope.mode {
             WriteMode::Plan => steps.extend(suspensions.iter().filter_map(planned)),
-            WriteMode::Live => match timeout(DEADLINE, end_in(pass, &instance)).await {
-                Ok(Ok(done)) => steps.extend(done),
-                Ok(Err(error)) => warn!(%error, "what the pass suspended is not back yet"),
-                Err(_) => warn!(deadline = ?DEADLINE, "what the pass suspended is not back yet"),
-            },
+            WriteMode::Live => {
+                match timeout(DEADLINE, restore_instance(context, &instance)).await {
+                    Ok(Ok(done)) => steps.extend(done),
+                    Ok(Err(error)) => warn!(%error, "temporary settings are not restored yet"),
+                    Err(_) => {
+                        warn!(deadline = ?DEADLINE, "temporary settings are not restored yet")
+                    }
+                }
+            }
         }
     }
     steps
 }
 
-async fn end_in(pass: &ReconcileContext, instance: &Instance) -> Result<Vec<PlanStep>, CallError> {
-    let mut book = pass.ledger(instance).await?;
-    let members = pass.members_by(&book.ledger, instance).await?;
-    let steps = put_back(pass, &members, &mut book).await;
-    book.save(&*pass.gate.ports.kubernetes, &pass.context).await?;
+async fn restore_instance(
+    context: &ReconcileContext,
+    instance: &Instance,
+) -> Result<Vec<PlanStep>, CallError> {
+    let mut object_ledger = context.ledger(instance).await?;
+    let members = context.members_by(&object_ledger.ledger, instance).await?;
+    let steps = restore(context, &members, &mut object_ledger).await;
+    object_ledger.save(&*context.gate.ports.kubernetes, &context.scope).await?;
     Ok(steps)
 }
 
-/// Puts back what an earlier pass left behind. What this one suspended stays so until it ends.
-pub(crate) async fn left_behind(
-    pass: &ReconcileContext,
+/// Restores what an earlier reconcile left behind. What this reconcile has changed stays until its end.
+pub(crate) async fn restore_left_behind(
+    context: &ReconcileContext,
     instance: &Instance,
     members: &InstanceMembers,
-    book: &mut ObjectLedger,
+    object_ledger: &mut ObjectLedger,
 ) -> Vec<PlanStep> {
-    if pass.has_suspended(instance) || pass.may_write().is_err() {
+    if context.has_suspended(instance) || context.may_write().is_err() {
         return Vec::new();
     }
-    put_back(pass, members, book).await
+    restore(context, members, object_ledger).await
 }
 
-async fn put_back(
-    pass: &ReconcileContext,
+async fn restore(
+    context: &ReconcileContext,
     members: &InstanceMembers,
-    book: &mut ObjectLedger,
+    object_ledger: &mut ObjectLedger,
 ) -> Vec<PlanStep> {
-    let port = &pass.gate.ports.redis;
+    let port = &context.gate.ports.redis;
     let mut steps = Vec::new();
-    for look in 1..=LOOKS_MAX {
-        let names: Vec<String> =
-            book.ledger.suspensions.iter().map(|one| one.setting.clone()).collect();
+    for read in 1..=READS_MAX {
+        let names: Vec<String> = object_ledger
+            .ledger
+            .suspensions
+            .iter()
+            .map(|suspension| suspension.setting.clone())
+            .collect();
         if names.is_empty() {
             break;
         }
         let snapshot = port.observe(members, &names).await;
-        ledger::restored(&mut book.ledger, &snapshot);
-        let mut actions = ledger::lifts(&book.ledger);
-        actions.retain(|action| is_told(action, &snapshot));
-        if actions.is_empty() || look == LOOKS_MAX {
+        ledger::drop_restored(&mut object_ledger.ledger, &snapshot);
+        let mut actions = ledger::restore_actions(&object_ledger.ledger);
+        actions.retain(|action| answers(action, &snapshot));
+        if actions.is_empty() || read == READS_MAX {
             break;
         }
-        let deeds = port.act(members, &actions).await;
-        let done = actions.iter().zip(deeds);
-        steps.extend(
-            done.filter_map(|(action, deed)| {
-                plan_steps::acted(action, &deed.outcome, deed.commands)
-            }),
-        );
+        let results = port.act(members, &actions).await;
+        let done = actions.iter().zip(results);
+        steps.extend(done.filter_map(|(action, result)| {
+            plan_steps::acted(action, &result.outcome, result.commands)
+        }));
     }
-    if let Some(left) = book.ledger.suspensions.first() {
+    if let Some(left) = object_ledger.ledger.suspensions.first() {
         let SuspendedSetting { pod, setting, .. } = left;
-        let count = book.ledger.suspensions.len();
-        warn!(count, pod, setting, "what was suspended is not back yet; the next pass tries again");
+        let count = object_ledger.ledger.suspensions.len();
+        warn!(
+            count,
+            pod, setting, "temporary settings are not restored yet; the next reconcile tries again"
+        );
     }
     steps
 }
 
-/// Whether the process that an action presumes answers.
-fn is_told(action: &Action, snapshot: &Snapshot) -> bool {
+/// Returns true if the process that an action requires answers.
+fn answers(action: &Action, snapshot: &Snapshot) -> bool {
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     facts.is_some_and(|facts| facts.run_id == action.presume.run_id)
 }
 
-/// What would put back a setting, as a step: as it is done, but for the looks.
+/// Returns the step that would restore a setting, the same as when it is performed.
 fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
     let SuspendedSetting { pod, setting, value, .. } = suspension;
     let settings = [(setting.clone(), value.clone())].into();
     let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
-    let words = ["CONFIG", "SET", setting, value].map(|word| word.as_bytes().to_vec());
-    let command = MemberCommandLine { pod: pod.clone(), command: redis_cli(&words) };
+    let arguments = ["CONFIG", "SET", setting, value].map(|argument| argument.as_bytes().to_vec());
+    let command = MemberCommandLine { pod: pod.clone(), command: redis_cli(&arguments) };
     let outcome = ActionOutcome::Done { took_ms: 0, note: String::new() };
     plan_steps::acted(&verb.into(), &outcome, vec![command])
 }

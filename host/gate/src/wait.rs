@@ -1,7 +1,7 @@
-//! Waits within a pass until facts hold.
+//! Waits within a reconcile until facts hold.
 //!
-//! The looks at an instance are shared by all who wait for something in it and with the wakes; objects
-//! are read from the store when it changes. Nothing is asked for one waiting pass alone.
+//! All waits and wake subscriptions share the polls of an instance. Objects are read from the store when it
+//! changes. A waiting reconcile causes no requests of its own.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,6 @@ use tholepin_core::{
 use tholepin_schema::{
     fact::{Fact, FactOutcome, FactSubject, UnmetFact, WAIT_MS_MAX, WaitOutcome},
     instance::Instance,
-    ledger::Ledger,
     snapshot::Snapshot,
 };
 use tokio::time::{Instant, sleep_until};
@@ -22,35 +21,36 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     fact::{self, FactDocuments, ObservedObjects},
     grant, instance, kubernetes,
+    ledger_document::Ledger,
     reconcile_context::ReconcileContext,
     reconcile_scope::WriteMode,
 };
 
-/// What is waited for, by the instances that it is about.
+/// The facts that a reconcile waits for, with what was read of the objects and instances that they are about.
 struct PendingFacts<'a> {
     facts: &'a [Fact],
-    seen: BTreeMap<&'a Instance, FactDocuments>,
+    observed: BTreeMap<&'a Instance, FactDocuments>,
     objects: ObservedObjects,
 }
 
-/// Waits until all facts hold, or `ms` milliseconds.
-pub(crate) async fn wait(pass: &ReconcileContext, facts: Vec<Value>, ms: u32) -> Answer {
+/// Waits until all facts hold, or at most `ms` milliseconds.
+pub(crate) async fn wait(context: &ReconcileContext, facts: Vec<Value>, ms: u32) -> Answer {
     let facts = facts
         .into_iter()
         .map(serde_json::from_value)
         .collect::<Result<Vec<Fact>, _>>()
         .map_err(|error| CallError::Invalid(format!("`facts`: {error}")))?;
-    let instances = admit(pass, &facts, ms)?;
-    let mut waited =
-        PendingFacts { facts: &facts, seen: BTreeMap::new(), objects: ObservedObjects::new() };
-    match pass.context.mode {
-        WriteMode::Plan => look_once(pass, &mut waited, &instances).await,
+    let instances = admit(context, &facts, ms)?;
+    let mut pending =
+        PendingFacts { facts: &facts, observed: BTreeMap::new(), objects: ObservedObjects::new() };
+    match context.scope.mode {
+        WriteMode::Plan => read_once(context, &mut pending, &instances).await,
         WriteMode::Live => {
-            let urgent = &pass.context.urgent;
+            let urgent = &context.scope.urgent;
             tokio::select! {
                 biased;
                 () = urgent.cancelled() => Err(CallError::Interrupted),
-                outcome = watch(pass, &mut waited, &instances, Duration::from_millis(ms.into())) => {
+                outcome = watch(context, &mut pending, &instances, Duration::from_millis(ms.into())) => {
                     document(&outcome?)
                 }
             }
@@ -63,16 +63,18 @@ fn document(outcome: &WaitOutcome) -> Answer {
     document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
 }
 
-/// Whether these facts can be waited for; answers with the instances that they are about.
+/// Checks that the reconcile may wait for these facts. Returns the instances that they are about.
 fn admit<'a>(
-    pass: &ReconcileContext,
+    context: &ReconcileContext,
     facts: &'a [Fact],
     ms: u32,
 ) -> Result<Vec<&'a Instance>, CallError> {
-    fact::bounded(facts)?;
+    fact::check_count(facts)?;
     if facts.is_empty() || ms == 0 || WAIT_MS_MAX < ms {
-        let text =
-            format!("1 fact at least and 1 to {WAIT_MS_MAX} ms, not {} and {ms}", facts.len());
+        let text = format!(
+            "a wait needs at least 1 fact and 1 to {WAIT_MS_MAX} ms, not {} and {ms} ms",
+            facts.len()
+        );
         return Err(CallError::Invalid(text));
     }
     let mut instances: Vec<&Instance> = Vec::new();
@@ -80,10 +82,10 @@ fn admit<'a>(
         match fact.subject() {
             FactSubject::Member { instance, .. } | FactSubject::View { instance } => {
                 let Some(instance) = instance else {
-                    let text = format!("that {fact} names no `instance`");
+                    let text = format!("the fact that {fact} names no `instance`");
                     return Err(CallError::Invalid(text));
                 };
-                grant::redis_verb(&pass.context.grants, "observe")?;
+                grant::redis_verb(&context.scope.grants, "observe")?;
                 if !instances.contains(&instance) {
                     instances.push(instance);
                 }
@@ -91,110 +93,113 @@ fn admit<'a>(
             FactSubject::Object { .. } => {}
         }
         if let Some(object) = fact::object(fact) {
-            // What is not granted, not watched or out of scope is refused, not waited for.
-            kubernetes::in_store(&pass.context, &*pass.view(), &object)?;
+            // A fact about an object that is not granted, not watched or out of scope is refused immediately.
+            kubernetes::in_store(&context.scope, &*context.view(), &object)?;
         }
     }
     Ok(instances)
 }
 
-/// A plan does not wait: what does not hold now will hold, if ever, after what the plan does not do.
-async fn look_once<'a>(
-    pass: &ReconcileContext,
-    waited: &mut PendingFacts<'a>,
+/// Answers the wait of a plan from one read. A plan does not wait: what does not hold now can only hold after
+/// actions that the plan does not perform.
+async fn read_once<'a>(
+    context: &ReconcileContext,
+    pending: &mut PendingFacts<'a>,
     instances: &[&'a Instance],
 ) -> Answer {
     for &instance in instances {
-        let members = pass.members(instance).await?;
-        let snapshot = pass.gate.ports.redis.observe(&members, &instance.settings).await;
-        let documents = waited.documents(instance, &snapshot);
-        waited.seen.insert(instance, documents);
+        let members = context.members(instance).await?;
+        let snapshot = context.gate.ports.redis.observe(&members, &instance.settings).await;
+        let documents = pending.documents(instance, &snapshot);
+        pending.observed.insert(instance, documents);
     }
-    waited.look_at_objects(pass, &*pass.view());
-    match waited.missing().into_iter().next() {
+    pending.read_objects(context, &*context.view());
+    match pending.unmet().into_iter().next() {
         None => document(&WaitOutcome::Held { took_ms: 0 }),
         Some(UnmetFact { index, held }) => {
-            let what = waited.facts.get(index).map(ToString::to_string).unwrap_or_default();
-            Err(pass.end_plan(format!("the wait until {what}, and {held}")))
+            let what = pending.facts.get(index).map(ToString::to_string).unwrap_or_default();
+            Err(context.end_plan(format!("the wait until {what}, and {held}")))
         }
     }
 }
 
-/// One instance with the looks at it.
+/// An instance with the stream of its polls.
 struct PolledInstance<'a> {
     instance: &'a Instance,
-    /// As it was when the wait began.
+    /// The ledger at the start of the wait.
     ledger: Ledger,
     members: InstanceMembers,
-    looks: Box<dyn PollStream>,
+    polls: Box<dyn PollStream>,
 }
 
 async fn watch<'a>(
-    pass: &ReconcileContext,
-    waited: &mut PendingFacts<'a>,
+    context: &ReconcileContext,
+    pending: &mut PendingFacts<'a>,
     instances: &[&'a Instance],
     longest: Duration,
 ) -> Result<WaitOutcome, CallError> {
     let began = Instant::now();
     let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let ports = &pass.gate.ports;
-    let mut store = pass.gate.store.subscribe();
-    let mut joined = Vec::new();
+    let ports = &context.gate.ports;
+    let mut store = context.gate.store.subscribe();
+    let mut polled_instances = Vec::new();
     for &instance in instances {
-        let ledger = pass.ledger_copy(instance).await?;
-        let members = pass.members_by(&ledger, instance).await?;
-        let looks = ports.redis.join(&members, &instance.settings)?;
-        joined.push(PolledInstance { instance, ledger, members, looks });
+        let ledger = context.ledger_copy(instance).await?;
+        let members = context.members_by(&ledger, instance).await?;
+        let polls = ports.redis.join(&members, &instance.settings)?;
+        polled_instances.push(PolledInstance { instance, ledger, members, polls });
     }
-    waited.look_at_objects(pass, &*ports.kubernetes.view());
+    pending.read_objects(context, &*ports.kubernetes.view());
     loop {
-        let missing = waited.missing();
-        if missing.is_empty() {
+        let unmet = pending.unmet();
+        if unmet.is_empty() {
             return Ok(WaitOutcome::Held { took_ms: took_ms() });
         }
-        let next = next_look(&mut joined);
+        let next = next_poll(&mut polled_instances);
         tokio::select! {
             biased;
             (instance, snapshot) = next => {
-                let documents = waited.documents(instance, &snapshot);
-                waited.seen.insert(instance, documents);
+                let documents = pending.documents(instance, &snapshot);
+                pending.observed.insert(instance, documents);
             }
             () = sleep_until(began + longest) => {
-                return Ok(WaitOutcome::TimedOut { took_ms: took_ms(), missing });
+                return Ok(WaitOutcome::TimedOut { took_ms: took_ms(), missing: unmet });
             }
             _ = store.changed() => {
                 let view = ports.kubernetes.view();
-                waited.look_at_objects(pass, &*view);
-                for one in &mut joined {
-                    follow(pass, one, &*view)?;
+                pending.read_objects(context, &*view);
+                for polled in &mut polled_instances {
+                    update_members(context, polled, &*view)?;
                 }
             }
         }
     }
 }
 
-/// The next look at any of the instances; never, if there are none.
-async fn next_look<'a>(
-    joined: &mut [PolledInstance<'a>],
+/// Returns the next poll of any of the instances; waits for ever if there are none.
+async fn next_poll<'a>(
+    polled_instances: &mut [PolledInstance<'a>],
 ) -> (&'a Instance, std::sync::Arc<Snapshot>) {
-    let each = joined.iter_mut().map(async |one| (one.instance, one.looks.next().await));
+    let each = polled_instances
+        .iter_mut()
+        .map(async |polled| (polled.instance, polled.polls.next().await));
     let mut first = each.collect::<FuturesUnordered<_>>();
     match first.next().await {
-        Some(look) => look,
+        Some(poll) => poll,
         None => std::future::pending().await,
     }
 }
 
-/// Pods come and go: the looks are at those of now.
-fn follow(
-    pass: &ReconcileContext,
-    one: &mut PolledInstance<'_>,
+/// Polls the present Pods if they have changed.
+fn update_members(
+    context: &ReconcileContext,
+    polled: &mut PolledInstance<'_>,
     view: &dyn StoreView,
 ) -> Result<(), CallError> {
-    let PolledInstance { instance, ledger, members, .. } = &*one;
-    if let Some(members) = instance::renewed(view, members, &pass.context, ledger, instance)? {
-        one.looks = pass.gate.ports.redis.join(&members, &one.instance.settings)?;
-        one.members = members;
+    let PolledInstance { instance, ledger, members, .. } = &*polled;
+    if let Some(members) = instance::renewed(view, members, &context.scope, ledger, instance)? {
+        polled.polls = context.gate.ports.redis.join(&members, &polled.instance.settings)?;
+        polled.members = members;
     }
     Ok(())
 }
@@ -205,18 +210,18 @@ impl PendingFacts<'_> {
         FactDocuments::of(snapshot, self.facts.iter().filter(about))
     }
 
-    fn look_at_objects(&mut self, pass: &ReconcileContext, view: &dyn StoreView) {
+    fn read_objects(&mut self, context: &ReconcileContext, view: &dyn StoreView) {
         for object in self.facts.iter().filter_map(fact::object) {
-            let seen = kubernetes::in_store(&pass.context, view, &object);
-            self.objects.insert(object, seen.map_err(|error| error.to_string()));
+            let observed = kubernetes::in_store(&context.scope, view, &object);
+            self.objects.insert(object, observed.map_err(|error| error.to_string()));
         }
     }
 
-    fn missing(&self) -> Vec<UnmetFact> {
+    fn unmet(&self) -> Vec<UnmetFact> {
         let held = |fact: &Fact| {
             let instance = fact.subject().instance();
-            let seen = instance.and_then(|instance| self.seen.get(instance));
-            fact::held(fact, seen, &self.objects)
+            let observed = instance.and_then(|instance| self.observed.get(instance));
+            fact::evaluate(fact, observed, &self.objects)
         };
         let all = self.facts.iter().map(held).enumerate();
         all.filter(|(_, held)| *held != FactOutcome::Yes)

@@ -1,10 +1,11 @@
-//! Remembers which objects want to hear of what: of a change inside an instance, or of a fact.
+//! Wake subscriptions: which objects are reconciled again after a change inside an instance, or when a fact
+//! holds.
 //!
 //! Invariants:
-//! - An instance is looked at as long as at least one object wants it, and no longer: one look for all.
-//! - What an outcome does not repeat ends.
-//! - A fact wakes once. Whether it is wanted again is the next outcome's word, and one that holds
-//!   already is found at the next look: nobody can wake himself in a circle faster than that.
+//! - An instance is polled as long as at least one object subscribes to it. All subscribers share its polls.
+//! - A subscription that the next outcome does not repeat ends.
+//! - A fact wakes its object once. The next outcome decides whether to subscribe again. A fact that holds
+//!   already is found at the next poll, so that an object cannot wake itself in a faster circle.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,14 +32,14 @@ use crate::{
     grant, instance, kubernetes,
 };
 
-/// Facts about one instance, of all keys together.
+/// The most facts about one instance, of all keys together.
 const FACTS_PER_INSTANCE_MAX: usize = 256;
-/// How long a kind may take to be watched before that is worth a warning.
+/// How long a kind may be unwatched before a failed subscription is worth a warning.
 const WATCHED_WITHIN: Duration = Duration::from_secs(10);
-/// When an object comes back whose fact about an object of Kubernetes held when it was armed.
+/// When an object is reconciled again if a subscribed fact about a Kubernetes object holds already.
 const HOLDS_ALREADY: Duration = Duration::from_secs(1);
 
-/// Who wants to hear of what.
+/// The subscriptions of all objects.
 #[derive(Default)]
 pub(crate) struct WakeSubscriptions {
     table: Mutex<SubscriptionTable>,
@@ -48,18 +49,18 @@ pub(crate) struct WakeSubscriptions {
 struct SubscriptionTable {
     instances: BTreeMap<String, BTreeMap<ObjectKey, InstanceSubscription>>,
     objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, ObjectSubscription>>,
-    /// What could not be armed, so that it is said once.
-    said: BTreeMap<ObjectKey, FailedSubscriptions>,
+    /// Failed subscriptions, so that each is logged once.
+    failed: BTreeMap<ObjectKey, FailedSubscriptions>,
 }
 
-/// What of a key's wakes could not be armed.
+/// The failed subscriptions of one key.
 struct FailedSubscriptions {
     text: String,
     since: Instant,
-    is_said: bool,
+    is_reported: bool,
 }
 
-/// What a key wants to hear of an instance.
+/// What one key subscribes to in an instance.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct InstanceSubscription {
     changes: bool,
@@ -67,13 +68,13 @@ struct InstanceSubscription {
     settings: Vec<String>,
 }
 
-/// What a key wants to hear of an object, and by which right.
+/// What one key subscribes to about an object, and the scope that grants it.
 struct ObjectSubscription {
-    context: ReconcileScope,
+    scope: ReconcileScope,
     facts: Vec<Fact>,
 }
 
-/// What an outcome wants, sorted by what must be looked at.
+/// The subscriptions that an outcome requests, by what must be polled or read.
 #[derive(Default)]
 struct WakeRequests {
     instances: BTreeMap<String, (InstanceMembers, InstanceSubscription)>,
@@ -82,66 +83,66 @@ struct WakeRequests {
 }
 
 impl Gate {
-    /// Arms the wakes of an outcome in place of those of the last one. What cannot be looked at now is
-    /// left out: the requeue brings the object back, and then it is tried again. Says when the object
-    /// must be back at the latest because a fact holds already.
+    /// Replaces the subscriptions of an object by those of its new outcome. One that cannot be polled or read
+    /// now is left out, and is tried again after the next reconcile, which the requeue brings. Returns after
+    /// which time the object must be reconciled again because a fact holds already.
     pub async fn subscribe(
         &self,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
         wakes: &[WakeTrigger],
     ) -> Option<Duration> {
-        let wishes = self.requests(context, wakes).await;
-        let WakeRequests { instances, objects, refused } = wishes;
+        let requests = self.requests(scope, wakes).await;
+        let WakeRequests { instances, objects, refused } = requests;
         let names: BTreeSet<&String> = instances.keys().collect();
         let mut table = self.subscribed();
-        self.end_wakes(&mut table, &context.key, |instance| names.contains(&instance.to_owned()));
-        for (name, (members, wanted)) in instances {
-            table.want(&context.key, &name, wanted);
+        self.end_wakes(&mut table, &scope.key, |instance| names.contains(&instance.to_owned()));
+        for (name, (members, subscription)) in instances {
+            table.set(&scope.key, &name, subscription);
             let depth = table.settings(&name);
             let depth = depth
                 .as_deref()
                 .map_or(PollDetail::Changes, |settings| PollDetail::Whole { settings });
             if let Err(error) = self.ports.redis.watch(&members, depth) {
-                debug!(key = %context.key, %error, "cannot look for changes");
+                debug!(key = %scope.key, %error, "cannot poll for changes");
             }
         }
         for (object, facts) in objects {
-            let wanted = ObjectSubscription { context: context.clone(), facts };
-            table.objects.entry(object).or_default().insert((*context.key).clone(), wanted);
+            let subscription = ObjectSubscription { scope: scope.clone(), facts };
+            table.objects.entry(object).or_default().insert((*scope.key).clone(), subscription);
         }
-        if let Some(text) = table.unarmed(&context.key, &refused, Instant::now()) {
-            warn!(key = %context.key, "not every wake is armed: {text}");
+        if let Some(text) = table.failures_to_report(&scope.key, &refused, Instant::now()) {
+            warn!(key = %scope.key, "some wake subscriptions failed: {text}");
         }
         let view = self.ports.kubernetes.view();
         let holds = table.objects.iter_mut().any(|(object, keys)| {
-            keys.get_mut(&context.key).is_some_and(|wanted| wanted.holds(object, &*view))
+            keys.get_mut(&scope.key).is_some_and(|subscription| subscription.holds(object, &*view))
         });
         holds.then_some(HOLDS_ALREADY)
     }
 
-    /// Ends the wakes of an object. What is kept in memory of one that is gone goes, too.
-    pub fn disarm(&self, key: &ObjectKey) {
+    /// Ends the subscriptions of an object, and drops what is kept in memory of an object that is deleted.
+    pub fn unsubscribe(&self, key: &ObjectKey) {
         let mut table = self.subscribed();
         self.end_wakes(&mut table, key, |_| false);
-        table.said.remove(key);
+        table.failed.remove(key);
         drop(table);
-        self.clashes.keep(key, &BTreeSet::new());
+        self.name_conflicts.keep(key, &BTreeSet::new());
         let ObjectKey { plugin: _, kind, namespace, name } = key.clone();
         let object = ObjectRef { kind, namespace, name };
-        self.books.drop_gone(&*self.ports.kubernetes.view(), &object);
+        self.ledgers.drop_gone(&*self.ports.kubernetes.view(), &object);
     }
 
-    /// The objects that want to hear of what a look showed, each with the cause.
+    /// Returns the keys that a poll wakes, each with the cause.
     #[must_use]
-    pub fn woken_by_look(&self, look: &PollReport) -> Vec<(ObjectKey, &'static str)> {
+    pub fn woken_by_poll(&self, poll: &PollReport) -> Vec<(ObjectKey, &'static str)> {
         let mut table = self.subscribed();
-        let keys = table.instances.get_mut(&look.instance).into_iter().flatten();
-        let woken = keys.filter_map(|(key, wanted)| {
-            let held = look.snapshot.as_ref().is_some_and(|snapshot| {
-                let documents = FactDocuments::of(snapshot, &wanted.facts);
-                take_held(&mut wanted.facts, Some(&documents), &ObservedObjects::new())
+        let keys = table.instances.get_mut(&poll.instance).into_iter().flatten();
+        let woken = keys.filter_map(|(key, subscription)| {
+            let held = poll.snapshot.as_ref().is_some_and(|snapshot| {
+                let documents = FactDocuments::of(snapshot, &subscription.facts);
+                take_held(&mut subscription.facts, Some(&documents), &ObservedObjects::new())
             });
-            let cause = match (held, wanted.changes && look.changed) {
+            let cause = match (held, subscription.changes && poll.changed) {
                 (true, _) => "fact",
                 (false, true) => "change in Redis",
                 (false, false) => return None,
@@ -151,101 +152,103 @@ impl Gate {
         woken.collect()
     }
 
-    /// Takes in that an object has changed: who waits for it looks again. Answers with the keys that
-    /// want to be woken, each with the cause.
+    /// Records that an object has changed, which wakes waiting calls. Returns the keys that the change wakes,
+    /// each with the cause.
     #[must_use]
     pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
-        let mut keys = named("name clash", self.clashes.woken(change));
+        let mut keys = with_cause("name clash", self.name_conflicts.woken(change));
         let mut table = self.subscribed();
-        if let Some(armed) = table.objects.get_mut(&change.object) {
+        if let Some(by_key) = table.objects.get_mut(&change.object) {
             let view = self.ports.kubernetes.view();
-            keys.extend(named("fact", woken(&change.object, armed, &*view)));
+            keys.extend(with_cause("fact", woken(&change.object, by_key, &*view)));
         }
         keys
     }
 
-    /// As [`woken_by_change`](Self::woken_by_change), when nobody knows what has changed.
+    /// Does the same as [`woken_by_change`](Self::woken_by_change) when it is not known which objects have
+    /// changed.
     #[must_use]
     pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
         self.store.send_modify(|count| *count = count.wrapping_add(1));
-        let mut keys = named("name clash", self.clashes.all());
+        let mut keys = with_cause("name clash", self.name_conflicts.all());
         let mut table = self.subscribed();
         let view = self.ports.kubernetes.view();
         let all = table.objects.iter_mut();
-        let all = all.flat_map(|(object, armed)| woken(object, armed, &*view));
-        keys.extend(named("fact", all.collect()));
+        let all = all.flat_map(|(object, by_key)| woken(object, by_key, &*view));
+        keys.extend(with_cause("fact", all.collect()));
         keys
     }
 
-    async fn requests(&self, context: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
-        let mut wishes = WakeRequests::default();
+    async fn requests(&self, scope: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
+        let mut requests = WakeRequests::default();
         for wake in wakes {
             let result = match wake {
                 WakeTrigger::Change { instance } => match read(instance) {
                     Ok(instance) => {
-                        let wanted = InstanceSubscription {
+                        let subscription = InstanceSubscription {
                             changes: true,
                             ..InstanceSubscription::default()
                         };
-                        self.wish_instance(context, &instance, wanted, &mut wishes).await
+                        self.request_instance(scope, &instance, subscription, &mut requests).await
                     }
                     Err(error) => Err(error),
                 },
-                WakeTrigger::Fact(fact) => self.wish_fact(context, fact, &mut wishes).await,
+                WakeTrigger::Fact(fact) => self.request_fact(scope, fact, &mut requests).await,
                 WakeTrigger::After { .. } | _ => Ok(()),
             };
             if let Err(error) = result {
-                wishes.refused.push(error);
+                requests.refused.push(error);
             }
         }
-        wishes
+        requests
     }
 
-    async fn wish_fact(
+    async fn request_fact(
         &self,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
         fact: &Fact,
-        wishes: &mut WakeRequests,
+        requests: &mut WakeRequests,
     ) -> Result<(), CallError> {
         match (fact.subject(), fact::object(fact)) {
             (FactSubject::Object { .. }, Some(object)) => {
-                kubernetes::in_store(context, &*self.ports.kubernetes.view(), &object)?;
-                wishes.objects.entry(object).or_default().push(fact.clone());
+                kubernetes::in_store(scope, &*self.ports.kubernetes.view(), &object)?;
+                requests.objects.entry(object).or_default().push(fact.clone());
                 Ok(())
             }
             (subject, _) => {
-                let no_instance = || CallError::Invalid(format!("that {fact} names no `instance`"));
+                let no_instance =
+                    || CallError::Invalid(format!("the fact that {fact} names no `instance`"));
                 let instance = subject.instance().ok_or_else(no_instance)?;
-                grant::redis_verb(&context.grants, "observe")?;
+                grant::redis_verb(&scope.grants, "observe")?;
                 let (facts, settings) = (vec![fact.clone()], instance.settings.clone());
-                let wanted = InstanceSubscription { changes: false, facts, settings };
-                self.wish_instance(context, instance, wanted, wishes).await
+                let subscription = InstanceSubscription { changes: false, facts, settings };
+                self.request_instance(scope, instance, subscription, requests).await
             }
         }
     }
 
-    async fn wish_instance(
+    async fn request_instance(
         &self,
-        context: &ReconcileScope,
+        scope: &ReconcileScope,
         instance: &Instance,
         more: InstanceSubscription,
-        wishes: &mut WakeRequests,
+        requests: &mut WakeRequests,
     ) -> Result<(), CallError> {
-        let name = instance::name(context, instance);
-        if !wishes.instances.contains_key(&name) {
+        let name = instance::name(scope, instance);
+        if !requests.instances.contains_key(&name) {
             let kubernetes = &*self.ports.kubernetes;
-            instance::admit(context, instance)?;
-            let mut ledger = self.books.copy(kubernetes, context).await?.ledger;
+            instance::admit(scope, instance)?;
+            let mut ledger = self.ledgers.copy(kubernetes, scope).await?.ledger;
             instance::fix_group(&mut ledger, instance)?;
-            let kept = &self.credentials;
-            let members = instance::members(kept, &self.ports, context, &ledger, instance).await?;
-            wishes.instances.insert(name.clone(), (members, InstanceSubscription::default()));
+            let store = &self.credentials;
+            let members = instance::members(store, &self.ports, scope, &ledger, instance).await?;
+            requests.instances.insert(name.clone(), (members, InstanceSubscription::default()));
         }
-        let Some((_, wanted)) = wishes.instances.get_mut(&name) else { return Ok(()) };
-        wanted.changes |= more.changes;
-        wanted.facts.extend(more.facts);
-        wanted.settings.extend(more.settings);
+        let Some((_, subscription)) = requests.instances.get_mut(&name) else { return Ok(()) };
+        subscription.changes |= more.changes;
+        subscription.facts.extend(more.facts);
+        subscription.settings.extend(more.settings);
         Ok(())
     }
 
@@ -268,84 +271,93 @@ impl Gate {
     }
 
     fn subscribed(&self) -> MutexGuard<'_, SubscriptionTable> {
-        self.armed.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subscriptions.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SubscriptionTable {
-    /// Puts what a key wants of an instance in place of what it wanted.
-    fn want(&mut self, key: &ObjectKey, instance: &str, mut wanted: InstanceSubscription) {
+    /// Replaces what a key subscribes to in an instance.
+    fn set(&mut self, key: &ObjectKey, instance: &str, mut subscription: InstanceSubscription) {
         let keys = self.instances.entry(instance.to_owned()).or_default();
         keys.remove(key);
-        let others: usize = keys.values().map(|wanted| wanted.facts.len()).sum();
+        let others: usize = keys.values().map(|subscription| subscription.facts.len()).sum();
         let room = FACTS_PER_INSTANCE_MAX.saturating_sub(others);
-        if room < wanted.facts.len() {
-            warn!(%key, instance, "too many facts are wanted of this instance; the last are left out");
-            wanted.facts.truncate(room);
+        if room < subscription.facts.len() {
+            warn!(%key, instance, "too many facts about this instance; the last ones are left out");
+            subscription.facts.truncate(room);
         }
-        keys.insert(key.clone(), wanted);
+        keys.insert(key.clone(), subscription);
     }
 
-    /// The settings that a look at an instance must show, if it must be whole.
+    /// Returns the settings that a poll of an instance must contain; `None` if it need not contain whole
+    /// snapshots.
     fn settings(&self, instance: &str) -> Option<Vec<String>> {
         let keys = self.instances.get(instance)?;
-        let whole = keys.values().filter(|wanted| !wanted.facts.is_empty());
-        let settings: Vec<&Vec<String>> = whole.map(|wanted| &wanted.settings).collect();
+        let whole = keys.values().filter(|subscription| !subscription.facts.is_empty());
+        let settings: Vec<&Vec<String>> =
+            whole.map(|subscription| &subscription.settings).collect();
         (!settings.is_empty()).then(|| settings.into_iter().flatten().cloned().collect())
     }
 
-    /// What could not be armed, when it is news. A kind that is not watched may be about to be: that is news
-    /// when it stays so.
-    fn unarmed(&mut self, key: &ObjectKey, refused: &[CallError], now: Instant) -> Option<String> {
+    /// Returns the text of the failed subscriptions if it should be logged now. A kind that is not watched
+    /// yet may be watched soon, so that is logged only after a while.
+    fn failures_to_report(
+        &mut self,
+        key: &ObjectKey,
+        refused: &[CallError],
+        now: Instant,
+    ) -> Option<String> {
         if refused.is_empty() {
-            self.said.remove(key);
+            self.failed.remove(key);
             return None;
         }
         let text = refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let can_pass = refused.iter().all(|error| matches!(error, CallError::Unsupported(_)));
-        let known = self.said.remove(key).filter(|known| known.text == text);
-        let mut unarmed = known.unwrap_or(FailedSubscriptions { text, since: now, is_said: false });
-        let is_due = !can_pass || WATCHED_WITHIN <= now.saturating_duration_since(unarmed.since);
-        let is_news = is_due && !unarmed.is_said;
-        unarmed.is_said |= is_news;
-        let text = is_news.then(|| unarmed.text.clone());
-        self.said.insert(key.clone(), unarmed);
+        let known = self.failed.remove(key).filter(|known| known.text == text);
+        let mut failure =
+            known.unwrap_or(FailedSubscriptions { text, since: now, is_reported: false });
+        let is_due = !can_pass || WATCHED_WITHIN <= now.saturating_duration_since(failure.since);
+        let is_news = is_due && !failure.is_reported;
+        failure.is_reported |= is_news;
+        let text = is_news.then(|| failure.text.clone());
+        self.failed.insert(key.clone(), failure);
         text
     }
 }
 
 impl ObjectSubscription {
-    /// Whether one of the facts holds; those that do are taken away.
+    /// Returns true if one of the facts holds. Facts that hold are removed.
     fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
-        let seen = kubernetes::in_store(&self.context, view, object);
-        let seen = seen.map_err(|error| error.to_string());
-        take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), seen)]))
+        let observed = kubernetes::in_store(&self.scope, view, object);
+        let observed = observed.map_err(|error| error.to_string());
+        take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), observed)]))
     }
 }
 
-fn named(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static str)> {
+fn with_cause(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static str)> {
     keys.into_iter().map(|key| (key, cause)).collect()
 }
 
-/// The keys of which a fact about this object holds.
+/// Returns the keys with a fact about this object that holds.
 fn woken(
     object: &ObjectRef,
     keys: &mut BTreeMap<ObjectKey, ObjectSubscription>,
     view: &dyn StoreView,
 ) -> Vec<ObjectKey> {
-    let holding =
-        keys.iter_mut().filter_map(|(key, wanted)| wanted.holds(object, view).then(|| key.clone()));
+    let holding = keys
+        .iter_mut()
+        .filter_map(|(key, subscription)| subscription.holds(object, view).then(|| key.clone()));
     holding.collect()
 }
 
-/// Takes the facts away that hold; says whether there were any.
+/// Removes the facts that hold. Returns true if there were any.
 fn take_held(
     facts: &mut Vec<Fact>,
-    seen: Option<&FactDocuments>,
+    observed: Option<&FactDocuments>,
     objects: &ObservedObjects,
 ) -> bool {
     let before = facts.len();
-    facts.retain(|fact| fact::held(fact, seen, objects) != FactOutcome::Yes);
+    facts.retain(|fact| fact::evaluate(fact, observed, objects) != FactOutcome::Yes);
     facts.len() < before
 }
 
@@ -359,19 +371,25 @@ mod tests {
     use tholepin_schema::manifest::KindName;
 
     #[test]
-    fn a_kind_that_is_not_watched_yet_is_told_of_when_it_stays_so_and_once() {
+    fn an_unwatched_kind_is_reported_once_and_after_a_while() {
         let kind = KindName { api_version: "a/v1".into(), kind: "K".into() };
         let (namespace, name) = ("n".to_owned(), "x".to_owned());
         let key = ObjectKey { plugin: "p".parse().unwrap(), kind, namespace, name };
         let not_watched = [CallError::Unsupported("Pods are not watched (yet)".to_owned())];
         let (mut table, start) = (SubscriptionTable::default(), Instant::now());
-        let mut told = |refused: &[CallError], seconds| {
-            table.unarmed(&key, refused, start + Duration::from_secs(seconds)).is_some()
+        let mut reported = |refused: &[CallError], seconds| {
+            table.failures_to_report(&key, refused, start + Duration::from_secs(seconds)).is_some()
         };
-        assert!(!told(&not_watched, 0) && !told(&not_watched, 9));
-        assert!(told(&not_watched, 10) && !told(&not_watched, 20), "once");
-        assert!(!told(&[], 21) && !told(&not_watched, 22), "it was well in between");
+        assert!(!reported(&not_watched, 0) && !reported(&not_watched, 9));
+        assert!(reported(&not_watched, 10) && !reported(&not_watched, 20), "once");
+        assert!(
+            !reported(&[], 21) && !reported(&not_watched, 22),
+            "the subscriptions worked in between"
+        );
         let denied = [CallError::Denied("no grant".to_owned())];
-        assert!(told(&denied, 23) && !told(&denied, 24), "that does not pass");
+        assert!(
+            reported(&denied, 23) && !reported(&denied, 24),
+            "a denial is reported immediately"
+        );
     }
 }

@@ -4,6 +4,7 @@ use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_words};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, ActionOutcome, ActionResult, Verb},
+    guard_id::GuardId,
     snapshot::{Member, Snapshot},
 };
 use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topology};
@@ -107,22 +108,24 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
     match result.map(|result| result.outcome) {
         Ok(ActionOutcome::Done { note, .. }) => Ok(note),
         // The only copy of some slots is gone, or would be given up.
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "data-loss" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::DataLoss.as_str() => {
             held_up("SlotsLost", message)
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "not-in-sync" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::NotInSync.as_str() => {
             held_up("NoReplicaInSync", message)
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "copies" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::Copies.as_str() => {
             held_up("CopyMissing", message)
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "repair-budget" => {
+        Ok(ActionOutcome::Refused { guard, message })
+            if guard == GuardId::RepairBudget.as_str() =>
+        {
             held_up("RepairBudget", message)
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "back-off" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::BackOff.as_str() => {
             Err(NotDone::Waits(told("BackOff", message)))
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == "full-sync" => {
+        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::FullSync.as_str() => {
             Err(NotDone::Waits(told("FullSyncUnderWay", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) => {

@@ -93,7 +93,7 @@ async fn an_object_whose_name_is_taken_is_made_when_the_other_goes() {
         "metadata": {"name": "a", "namespace": "taken"}, "data": {"k": "theirs"}});
     story.apply(&theirs);
     story.apply(&greeting("taken", "a", "one"));
-    story.says(&GREETING, ("taken", "a"), "/status/conditions", "nobody controls it").await;
+    story.says(&GREETING, ("taken", "a"), "/status/conditions", "it has no controller").await;
     story.kubectl.run(&["delete", "configmap", "a", "-n", "taken"]).unwrap();
     story.says(&GREETING, ("taken", "a"), "/status/greeting", "Hello, one").await;
     let calls =

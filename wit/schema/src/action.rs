@@ -249,7 +249,7 @@ pub enum ActionOutcome {
     /// A guard or a presumption did not hold; nothing was sent.
     #[serde(rename_all = "camelCase")]
     Refused {
-        /// The guard's name, from a closed set.
+        /// The guard's name: one of [`GuardId`](crate::guard_id::GuardId), or a later one.
         guard: String,
         /// What was wanted and the value seen.
         message: String,

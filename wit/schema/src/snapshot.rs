@@ -184,6 +184,12 @@ impl Member {
         matches!(self.answer, MemberAnswer::Unreachable { reason: UnreachableReason::Auth, .. })
     }
 
+    /// Returns true if the process answered and has loaded its data.
+    #[must_use]
+    pub fn has_loaded(&self) -> bool {
+        self.facts().is_some_and(|facts| facts.loading == Some(false))
+    }
+
     /// The id that the process says to have.
     #[must_use]
     pub fn node(&self) -> Option<NodeId> {

@@ -3,7 +3,7 @@
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     fact::FactOutcome,
-    ledger::{KnownNode, Ledger},
+    guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId},
     snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
 };
@@ -12,31 +12,32 @@ use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};
 use crate::{
     fact::{self, FactDocuments},
     ledger::foreign_nodes,
+    ledger_document::{KnownNode, Ledger},
 };
 
-/// The snapshot is young enough to act on.
-pub(super) fn is_fresh(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let observed_at_ms = scene.snapshot.observed_at_ms;
-    let Some(age_ms) = scene.now_ms.checked_sub(observed_at_ms) else {
+/// Requires that the snapshot is young enough to act on.
+pub(super) fn is_fresh(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let observed_at_ms = input.snapshot.observed_at_ms;
+    let Some(age_ms) = input.now_ms.checked_sub(observed_at_ms) else {
         let text = format!(
-            "the snapshot is of {observed_at_ms} ms and it is {} ms: the clock went back",
-            scene.now_ms
+            "the snapshot was taken at {observed_at_ms} ms, and it is {} ms now: the clock went back",
+            input.now_ms
         );
-        return Err(GuardRefusal::new("fresh", text));
+        return Err(GuardRefusal::new(GuardId::Fresh, text));
     };
     if SNAPSHOT_AGE_MS_MAX < age_ms {
         let text = format!("the snapshot is {age_ms} ms old, {SNAPSHOT_AGE_MS_MAX} are allowed");
-        return Err(GuardRefusal::new("fresh", text));
+        return Err(GuardRefusal::new(GuardId::Fresh, text));
     }
     Ok(())
 }
 
-/// The member in this Pod, which runs and answered.
+/// Returns the member in this Pod, which must run and have answered.
 pub(super) fn answering<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
 ) -> Result<(&'a Member, &'a MemberFacts), GuardRefusal> {
-    let refused = |text: String| Err(GuardRefusal::new("member", text));
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Member, text));
     if snapshot.strangers.iter().any(|stranger| stranger == pod) {
         return refused(format!("`{pod}` matches the selector and belongs to another owner"));
     }
@@ -54,7 +55,7 @@ pub(super) fn answering<'a>(
     }
 }
 
-/// The id and the own row of a member that answered.
+/// Returns the node id of a member that answered, and the row in which it reports itself.
 pub(super) fn own_row<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
@@ -62,11 +63,14 @@ pub(super) fn own_row<'a>(
     let (member, facts) = answering(snapshot, pod)?;
     let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
     row.ok_or_else(|| {
-        GuardRefusal::new("member", format!("`{pod}` does not tell how it sees itself"))
+        GuardRefusal::new(
+            GuardId::Member,
+            format!("`{pod}` does not report its own row of CLUSTER NODES"),
+        )
     })
 }
 
-/// No process that is no member answers to an id that a member knows.
+/// Requires that no member knows a reachable node that is neither a member nor in the ledger.
 pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), GuardRefusal> {
     let foreign = foreign_nodes(snapshot, ledger);
     let Some(first) = foreign.first() else { return Ok(()) };
@@ -77,49 +81,49 @@ pub(super) fn no_foreign(snapshot: &Snapshot, ledger: &Ledger) -> Result<(), Gua
         .unwrap_or_default();
     let count = foreign.len();
     let text = format!(
-        "{count} foreign nodes are known to members, {} at {address} among them: two clusters may \
-         have merged; nothing is changed until a person has looked",
+        "members know {count} foreign nodes, among them {} at {address}: two clusters may have merged; the \
+         topology is not changed until a person has resolved this",
         first.short()
     );
-    Err(GuardRefusal::new("foreign", text))
+    Err(GuardRefusal::new(GuardId::Foreign, text))
 }
 
-/// The object's policy allows what the action can lose, and an instance that is not adopted yet
-/// risks nothing.
+/// Requires that the object's policy allows what the action can lose, and that the instance is adopted (all
+/// members have answered and agreed once): before that, only safe actions are allowed.
 pub(super) fn allowed(
     class: LossClass,
     lost: &[NodeId],
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
 ) -> Result<(), GuardRefusal> {
     let is_allowed = match class {
         LossClass::Safe => return Ok(()),
-        LossClass::TailLoss => scene.policy.tail_loss,
-        LossClass::DataLoss => scene.policy.data_loss,
+        LossClass::TailLoss => input.policy.tail_loss,
+        LossClass::DataLoss => input.policy.data_loss,
     };
-    if scene.ledger.adopted_at_ms.is_none() {
-        let told = |member: &&Member| {
+    if input.ledger.adopted_at_ms.is_none() {
+        let has_answered = |member: &&Member| {
             let is_known = |known: &KnownNode| known.pod_uid == member.pod_uid;
-            member.facts().is_some() || scene.ledger.nodes.values().any(is_known)
+            member.facts().is_some() || input.ledger.nodes.values().any(is_known)
         };
-        let text = match scene.snapshot.members.iter().find(|member| !told(member)) {
-            Some(silent) => format!(
-                "`{}` has never answered, so that nobody knows what it has: let it answer once, or delete \
-                 its Pod if it has nothing",
-                silent.pod
+        let text = match input.snapshot.members.iter().find(|member| !has_answered(member)) {
+            Some(member) => format!(
+                "`{}` has never answered, so its data is not known: make it answer once, or delete its Pod if \
+                 it has no data",
+                member.pod
             ),
             None => "the members that answer do not agree yet who owns which slots".to_owned(),
         };
-        return Err(GuardRefusal::new("adopted", text));
+        return Err(GuardRefusal::new(GuardId::Adopted, text));
     }
     if is_allowed {
         return Ok(());
     }
     let text = match (class, lost.first()) {
         (LossClass::DataLoss, Some(node)) => format!(
-            "it gives up the data that only {} had, and the object's policy does not allow that; bring it \
-             back, or give it up: {}",
+            "it gives up the data that only {} had, and the object's policy does not allow that; bring that \
+             node back, or give up its data: {}",
             node.short(),
-            start::way_out(scene, *node)
+            start::remedy(input, *node)
         ),
         (LossClass::DataLoss, None) => {
             "it can lose data, and the object's policy does not allow that".to_owned()
@@ -129,21 +133,27 @@ pub(super) fn allowed(
                 .to_owned()
         }
     };
-    Err(GuardRefusal::new(if class == LossClass::DataLoss { "data-loss" } else { "policy" }, text))
+    Err(GuardRefusal::new(
+        if class == LossClass::DataLoss { GuardId::DataLoss } else { GuardId::Policy },
+        text,
+    ))
 }
 
-/// What the action presumes is so.
-pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let GuardInput { snapshot, objects, .. } = scene;
+/// Requires that the action's preconditions hold.
+pub(super) fn check_preconditions(
+    action: &Action,
+    input: &GuardInput<'_>,
+) -> Result<(), GuardRefusal> {
+    let GuardInput { snapshot, objects, .. } = input;
     let Preconditions { node, run_id, role, epoch, approved, facts: presumed } = &action.presume;
     let member = action.verb.pod().and_then(|pod| snapshot.member(pod));
     let facts = member.and_then(Member::facts);
     let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
-    is_so("node", node.as_ref(), facts.and_then(|facts| facts.node.as_ref()))?;
-    is_so("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
-    is_so("role", role.as_ref(), own.map(|row| &row.role))?;
+    is_as_presumed("node", node.as_ref(), facts.and_then(|facts| facts.node.as_ref()))?;
+    is_as_presumed("run id", run_id.as_ref(), facts.and_then(|facts| facts.run_id.as_ref()))?;
+    is_as_presumed("role", role.as_ref(), own.map(|row| &row.role))?;
     let agreed = |node: &NodeId| snapshot.view.get(node).map(|row| row.epoch);
-    let seen: Option<ConfigEpoch> = match &action.verb {
+    let found: Option<ConfigEpoch> = match &action.verb {
         Verb::Failover { primary, .. } | Verb::Replicate { primary, .. } => agreed(primary),
         Verb::Forget { node } | Verb::AllowStart { node, .. } => agreed(node),
         Verb::Meet { .. }
@@ -151,51 +161,52 @@ pub(super) fn presumed(action: &Action, scene: &GuardInput<'_>) -> Result<(), Gu
         | Verb::AssignSlots { .. }
         | Verb::Configure { .. } => own.map(|row| row.epoch),
     };
-    is_so("epoch", epoch.as_ref(), seen.as_ref())?;
+    is_as_presumed("epoch", epoch.as_ref(), found.as_ref())?;
     if *approved {
-        is_approved(&super::lost_with(action, scene), scene)?;
+        is_approved(&super::given_up_by(action, input), input)?;
     }
     let documents = FactDocuments::of(snapshot, presumed);
     for fact in presumed {
-        let held = fact::held(fact, Some(&documents), objects);
+        let held = fact::evaluate(fact, Some(&documents), objects);
         if held != FactOutcome::Yes {
             return Err(GuardRefusal::new(
-                "presume",
-                format!("it was presumed that {fact}, and {held}"),
+                GuardId::Presume,
+                format!("the precondition that {fact} does not hold: {held}"),
             ));
         }
     }
     Ok(())
 }
 
-/// A person has given up what these nodes alone may have.
-fn is_approved(nodes: &[NodeId], scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let Some(node) = nodes.iter().find(|node| !scene.approved.nodes.contains(node)) else {
+/// Requires that a person has given up the data of each of these nodes.
+fn is_approved(nodes: &[NodeId], input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let Some(node) = nodes.iter().find(|node| !input.approved.nodes.contains(node)) else {
         return Ok(());
     };
     let text = format!(
-        "nobody knows that all is there that {} had; bring it back, or give up what only it has: {}",
+        "no replica is known to have all data of {}; bring that node back, or give up the data that only it \
+         has: {}",
         node.short(),
-        start::way_out(scene, *node)
+        start::remedy(input, *node)
     );
-    Err(GuardRefusal::new("not-in-sync", text))
+    Err(GuardRefusal::new(GuardId::NotInSync, text))
 }
 
-fn is_so<T: PartialEq + std::fmt::Display>(
+fn is_as_presumed<T: PartialEq + std::fmt::Display>(
     what: &str,
     presumed: Option<&T>,
-    seen: Option<&T>,
+    found: Option<&T>,
 ) -> Result<(), GuardRefusal> {
-    match (presumed, seen) {
+    match (presumed, found) {
         (None, _) => Ok(()),
-        (Some(presumed), Some(seen)) if presumed == seen => Ok(()),
-        (Some(presumed), Some(seen)) => {
-            let text = format!("the {what} was presumed to be {presumed} and is {seen}");
-            Err(GuardRefusal::new("presume", text))
+        (Some(presumed), Some(found)) if presumed == found => Ok(()),
+        (Some(presumed), Some(found)) => {
+            let text = format!("the {what} must be {presumed} and is {found}");
+            Err(GuardRefusal::new(GuardId::Presume, text))
         }
         (Some(presumed), None) => {
-            let text = format!("the {what} was presumed to be {presumed} and is not told");
-            Err(GuardRefusal::new("presume", text))
+            let text = format!("the {what} must be {presumed} and is not known");
+            Err(GuardRefusal::new(GuardId::Presume, text))
         }
     }
 }

@@ -1,46 +1,48 @@
-//! Proof that a primary is dead.
+//! Proofs that the process of a node has ended.
 //!
-//! A silent Redis proves nothing: a hung process and a cut network look the same, and the process may
-//! go on taking writes. What proves that a process has ended: Kubernetes reports that the container
-//! which ran it has terminated; or its Pod is gone, the machine it ran on is alive to say so, and nobody
-//! listens where it listened. For a takeover the latter must be so for long enough ([`super::find`]).
+//! A Redis that does not answer proves nothing: a hung process and a cut network look the same, and the
+//! process may go on acknowledging writes. Two things prove that a process has ended. Kubernetes reports that
+//! the container that ran it has terminated. Or its Pod is deleted, the Kubernetes node that it ran on is
+//! alive, and its last address refuses connections; for a takeover this must have been so for long enough
+//! ([`super::conclude`]).
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tholepin_schema::{
-    ledger::{KnownNode, Ledger},
     primitives::NodeId,
     snapshot::{Member, Snapshot},
 };
 
 use super::GuardInput;
-use crate::container_end::{ended_at_ms, is_reported_terminated, is_terminated};
+use crate::{
+    container_end::{ended_at_ms, is_reported_terminated, is_terminated},
+    ledger_document::{KnownNode, Ledger},
+};
 
-/// How far apart, in seconds, the clocks of the host and of a Kubernetes node may be.
+/// The assumed maximum difference, in seconds, between the clocks of the host and of a Kubernetes node.
 const CLOCKS_S: u64 = 1;
 
 /// What proves that a node is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeathProof {
-    /// The container recorded for its process is reported terminated.
+pub(crate) enum DeathProof {
+    /// The container recorded for its process is reported as terminated.
     Terminated,
-    /// A person said so: by an annotation on the object, for a Pod that is gone, or by the taint
+    /// A person confirmed it: by an annotation on the object, for a Pod that is deleted, or by the taint
     /// `node.kubernetes.io/out-of-service` on its Kubernetes node.
     Confirmed,
-    /// Its Pod is gone for longer than its process had to end, its Kubernetes node has renewed its Lease
-    /// since, a dial was refused, and every member that knows it has lost the link to it.
+    /// Its Pod has been gone for longer than its process had to end, its Kubernetes node has renewed its
+    /// Lease since, a dial was refused, and every member that knows it has lost the link to it.
     LongGone,
-    /// Its Pod is gone from a live read, its Kubernetes node is Ready, and a dial was refused.
-    /// A forced deletion removes the Pod before the process ends, so that this alone never allows a
-    /// takeover.
+    /// A live read shows that its Pod is gone, its Kubernetes node is Ready, and a dial was refused. A forced
+    /// deletion removes the Pod before the process ends, so this alone never allows a takeover.
     PodGone,
 }
 
 impl DeathProof {
-    /// Whether it proves that the process has ended beyond doubt, so that nobody need be asked.
+    /// Returns true if it proves beyond doubt that the process has ended, so that a takeover needs no vote.
     #[must_use]
-    pub const fn allows_takeover(self) -> bool {
+    pub(crate) const fn allows_takeover(self) -> bool {
         match self {
             Self::Terminated | Self::Confirmed | Self::LongGone => true,
             Self::PodGone => false,
@@ -48,42 +50,42 @@ impl DeathProof {
     }
 }
 
-/// What live reads say about a node that is recorded.
+/// Live reads about a recorded node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NodeLiveness {
-    /// The status of its container in the Pod that has the recorded *uid*; none if that Pod is gone.
-    pub container_status: Option<Value>,
+pub(crate) struct NodeLiveness {
+    /// The status of its container in the Pod with the recorded *uid*; `None` if that Pod is gone.
+    pub(crate) container_status: Option<Value>,
     /// Whether its Kubernetes node is Ready.
-    pub kube_node_ready: bool,
-    /// What a dial to its last address gave.
-    pub dial: DialOutcome,
+    pub(crate) kube_node_ready: bool,
+    /// The result of a dial to its last address.
+    pub(crate) dial: DialOutcome,
 }
 
-/// What a dial gave.
+/// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialOutcome {
-    /// Nobody listens.
+pub(crate) enum DialOutcome {
+    /// The connection was refused: no process listens.
     Refused,
-    /// Somebody answered, or nobody did in time, or it was not tried.
+    /// The connection was accepted or timed out, or no dial was tried.
     Inconclusive,
 }
 
-/// Whether what live reads say proves that the recorded process has ended.
+/// Returns the proof in these live reads that the recorded process has ended, if there is one.
 #[must_use]
-pub fn proof_of_death(known: &KnownNode, witness: &NodeLiveness) -> Option<DeathProof> {
-    match &witness.container_status {
+pub(crate) fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<DeathProof> {
+    match &liveness.container_status {
         Some(status) => is_terminated(known, status).then_some(DeathProof::Terminated),
         None => {
-            let is_gone = witness.kube_node_ready && witness.dial == DialOutcome::Refused;
+            let is_gone = liveness.kube_node_ready && liveness.dial == DialOutcome::Refused;
             is_gone.then_some(DeathProof::PodGone)
         }
     }
 }
 
-/// The recorded nodes whose death the snapshot's own Pod facts prove, or whose end was recorded. A
+/// Returns the recorded nodes that are dead by the Pod facts of the snapshot or by an end in the ledger. A
 /// node that answers is not dead, whatever is reported of its container.
 #[must_use]
-pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathProof> {
+pub(crate) fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathProof> {
     let is_dead = |(node, known): &(&NodeId, &KnownNode)| {
         let answers = snapshot.members.iter().any(|member| member.node() == Some(**node));
         !answers && (known.ended_at_ms.is_some() || is_reported_terminated(known, snapshot))
@@ -91,17 +93,18 @@ pub fn deaths(snapshot: &Snapshot, ledger: &Ledger) -> BTreeMap<NodeId, DeathPro
     ledger.nodes.iter().filter(is_dead).map(|(node, _)| (*node, DeathProof::Terminated)).collect()
 }
 
-/// Whether a replica had lost the link to its primary before that one ended, so that what was written in
-/// between is on the primary alone. Only where Kubernetes tells when the container ended.
-pub(super) fn fell_away_before(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> bool {
-    let facts = scene.snapshot.member(pod).and_then(Member::facts);
+/// Returns true if a replica had lost the link to its primary before the primary ended, so that the primary
+/// alone has the writes in between. Returns false if Kubernetes does not report when the container ended.
+pub(super) fn lost_link_before(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> bool {
+    let facts = input.snapshot.member(pod).and_then(Member::facts);
     let upstream = facts.and_then(|facts| facts.replication.as_ref()?.upstream.as_ref());
     let Some(down_s) = upstream.and_then(|upstream| upstream.down_since_s) else { return false };
-    let known = scene.ledger.nodes.get(&primary);
-    let ended_at_ms = known.and_then(|known| ended_at_ms(known, scene.snapshot));
-    // Both times are cut to seconds, so that the link fell first beyond doubt, but for two clocks.
+    let known = input.ledger.nodes.get(&primary);
+    let ended_at_ms = known.and_then(|known| ended_at_ms(known, input.snapshot));
+    // Both times are cut to seconds. The comparison requires that the link fell first beyond that and beyond
+    // the clock difference.
     ended_at_ms.is_some_and(|ended_at_ms| {
-        let ended_s = scene.now_ms.saturating_sub(ended_at_ms) / 1_000;
+        let ended_s = input.now_ms.saturating_sub(ended_at_ms) / 1_000;
         ended_s + CLOCKS_S < down_s
     })
 }

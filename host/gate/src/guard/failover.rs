@@ -1,58 +1,58 @@
-//! Guards of the three ways to fail over.
+//! Guards of the three modes of `failover`: graceful, force and takeover.
 
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
     action::{FailoverMode, Verb},
-    ledger::Ledger,
+    guard_id::GuardId,
     primitives::{NodeId, Role},
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, absence, common, start};
-use crate::ledger::shard_changed_at_ms;
+use crate::{ledger::shard_changed_at_ms, ledger_document::Ledger};
 
-/// How far behind, in bytes, a replica may be for a graceful failover: the primary holds writes until
-/// it has them, and this much takes no time.
+/// How many bytes a replica may lag for a graceful failover. The primary holds writes until the replica has
+/// caught up, which takes no noticeable time for this amount.
 pub(super) const BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(super) fn failover(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     pod: &str,
     primary: NodeId,
     mode: FailoverMode,
 ) -> Result<(), GuardRefusal> {
-    let snapshot = scene.snapshot;
+    let snapshot = input.snapshot;
     let node = is_its_replica(snapshot, pod, primary)?;
-    is_quiet(scene, pod, primary)?;
+    is_quiet(input, pod, primary)?;
     no_open_slots(snapshot, pod, primary)?;
     match mode {
         FailoverMode::Graceful => {
             has_majority(snapshot)?;
             let in_sync = snapshot.check_in_sync(pod, BEHIND_BYTES_MAX);
-            in_sync.map_err(|error| GuardRefusal::new("in-sync", error.to_string()))
+            in_sync.map_err(|error| GuardRefusal::new(GuardId::InSync, error.to_string()))
         }
         FailoverMode::Force => {
             has_majority(snapshot)?;
-            is_lost(scene, primary)?;
+            is_lost(input, primary)?;
             is_furthest(snapshot, pod, node, primary)
         }
         FailoverMode::Takeover => {
-            has_no_majority(scene)?;
-            are_proven_dead(scene, [primary])?;
+            has_no_majority(input)?;
+            are_proven_dead(input, [primary])?;
             is_furthest(snapshot, pod, node, primary)
         }
     }
 }
 
-/// The node in the Pod is a replica of this primary in its own view and in the majority's, and the
-/// primary has slots: without, Redis never elects anybody.
+/// Requires that the node in the Pod is a replica of this primary in its own view and in the majority's, and
+/// that the primary has slots: Redis never elects a successor of a primary without slots.
 fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<NodeId, GuardRefusal> {
     let (node, row) = common::own_row(snapshot, pod)?;
-    let (_, facts) = common::answering(snapshot, pod)?;
-    let refused = |text: String| Err(GuardRefusal::new("replica", text));
+    let (member, _) = common::answering(snapshot, pod)?;
+    let refused = |text: String| Err(GuardRefusal::new(GuardId::Replica, text));
     if row.role != Role::Replica || row.primary != Some(primary) {
-        return refused(format!("`{pod}` does not say to be a replica of {}", primary.short()));
+        return refused(format!("`{pod}` does not report to be a replica of {}", primary.short()));
     }
     let agreed = snapshot.view.get(&node);
     if !agreed.is_some_and(|row| row.role == Role::Replica && row.primary == Some(primary)) {
@@ -64,44 +64,47 @@ fn is_its_replica(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<Nod
     if snapshot.view.get(&primary).is_none_or(|row| row.slots.is_empty()) {
         return refused(format!("{} has no slots in the majority's view", primary.short()));
     }
-    if facts.loading != Some(false) {
-        return refused(format!("`{pod}` still reads its data"));
+    if !member.has_loaded() {
+        return refused(format!("`{pod}` is still loading its data"));
     }
     Ok(node)
 }
 
-/// Voters refuse a shard that changed roles within twice the node timeout, and the primary then holds
-/// writes for five seconds for nothing.
-fn is_quiet(scene: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
-    let (_, facts) = common::answering(scene.snapshot, pod)?;
+/// Requires that for twice the node timeout and a second the shard has neither changed roles nor received a
+/// failover command. Before that, the voters refuse, and the primary holds writes for five seconds without a
+/// result.
+fn is_quiet(input: &GuardInput<'_>, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
+    let (_, facts) = common::answering(input.snapshot, pod)?;
     let timeout = facts.settings.get("cluster-node-timeout").and_then(|value| value.parse().ok());
     let Some(timeout_ms): Option<u64> = timeout else {
-        let text = format!("`{pod}` does not tell its cluster-node-timeout");
-        return Err(GuardRefusal::new("quiet", text));
+        let text = format!("`{pod}` does not report its cluster-node-timeout");
+        return Err(GuardRefusal::new(GuardId::Quiet, text));
     };
-    let Some(changed_at_ms) = shard_changed_at_ms(scene.ledger, scene.snapshot, primary) else {
+    let Some(changed_at_ms) = shard_changed_at_ms(input.ledger, input.snapshot, primary) else {
         return Ok(());
     };
-    let since_ms = scene.now_ms.saturating_sub(changed_at_ms);
-    let wanted_ms = timeout_ms.saturating_mul(2).saturating_add(1_000);
-    if since_ms < wanted_ms {
-        // No number that changes while one waits: the text becomes a condition.
+    let since_ms = input.now_ms.saturating_sub(changed_at_ms);
+    let quiet_ms_min = timeout_ms.saturating_mul(2).saturating_add(1_000);
+    if since_ms < quiet_ms_min {
+        // The text becomes the message of a condition, so it contains no number that changes while the plugin
+        // waits.
         let text = format!(
-            "the shard of {} changed roles or was told to less than {wanted_ms} ms ago",
+            "the shard of {} changed roles or received a failover command less than {quiet_ms_min} ms ago",
             primary.short()
         );
-        return Err(GuardRefusal::new("quiet", text));
+        return Err(GuardRefusal::new(GuardId::Quiet, text));
     }
     Ok(())
 }
 
-/// A failover with an open slot takes the other end of it down, too.
+/// Requires that no slot of the shard is being moved: a failover would take down the shard at the other end
+/// of the move too.
 fn no_open_slots(snapshot: &Snapshot, pod: &str, primary: NodeId) -> Result<(), GuardRefusal> {
     let both = [snapshot.member(pod), snapshot.member_of(primary)];
     let mut open = both.into_iter().flatten().filter_map(Member::facts);
     if let Some(slot) = open.find_map(|facts| facts.open_slots.first()) {
         return Err(GuardRefusal::new(
-            "open-slots",
+            GuardId::OpenSlots,
             format!("slot {} of the shard is being moved", slot.slot),
         ));
     }
@@ -117,23 +120,23 @@ fn has_majority(snapshot: &Snapshot) -> Result<(), GuardRefusal> {
         "{} of {} primaries answered and {} agree on who owns what: no majority",
         quorum.heard, quorum.voters, quorum.agreeing
     );
-    Err(GuardRefusal::new("majority", text))
+    Err(GuardRefusal::new(GuardId::Majority, text))
 }
 
-/// Nobody can vote, and every primary that was not heard is proven dead: silence could be the other
-/// side of a cut network, which goes on without us.
-fn has_no_majority(scene: &GuardInput<'_>) -> Result<(), GuardRefusal> {
-    let quorum = scene.snapshot.quorum();
+/// Requires that the cluster cannot vote, and that every primary that did not answer is proven dead.
+/// Otherwise it could be on the other side of a cut network and go on serving there.
+fn has_no_majority(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
+    let quorum = input.snapshot.quorum();
     if quorum.voters < quorum.heard * 2 {
         let text = format!("{} of {} primaries answer and can vote", quorum.heard, quorum.voters);
-        return Err(GuardRefusal::new("no-majority", text));
+        return Err(GuardRefusal::new(GuardId::NoMajority, text));
     }
-    are_proven_dead(scene, unheard(scene.snapshot))
+    are_proven_dead(input, unanswered_primaries(input.snapshot))
 }
 
-/// The primaries with slots, in the eyes of the majority or of any member that answers, that did not
+/// Returns the primaries with slots, in the view of the majority or of any member that answers, that did not
 /// answer themselves.
-fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
+fn unanswered_primaries(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     let facts = snapshot.members.iter().filter_map(Member::facts);
     let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
     let votes = |row: &NodeRow| {
@@ -145,14 +148,14 @@ fn unheard(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     voters.filter(|id| snapshot.member_of(*id).is_none()).collect()
 }
 
-/// The nodes whose death decides about an action.
+/// Returns the nodes whose death decides whether an action is allowed.
 pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let (node, mut suspects) = match verb {
         Verb::Failover { primary, mode: FailoverMode::Takeover, .. } => {
-            (*primary, unheard(snapshot))
+            (*primary, unanswered_primaries(snapshot))
         }
         Verb::Failover { primary, .. } => (*primary, BTreeSet::new()),
-        // What is given up with a node, nobody who followed it may have.
+        // The node's data is given up, so none of its replicas may still have it.
         Verb::Forget { node } | Verb::AllowStart { node, .. } => {
             (*node, start::followers(snapshot, ledger, *node))
         }
@@ -166,36 +169,41 @@ pub(crate) fn suspects(verb: &Verb, snapshot: &Snapshot, ledger: &Ledger) -> BTr
     suspects
 }
 
-/// The primary is proven dead, or the majority of the cluster itself has given it up.
-fn is_lost(scene: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
-    is_silent(scene.snapshot, primary)?;
-    let agreed = scene.snapshot.view.get(&primary);
+/// Requires that the primary is proven dead, or that the majority of the cluster reports it as failed or
+/// without an address.
+fn is_lost(input: &GuardInput<'_>, primary: NodeId) -> Result<(), GuardRefusal> {
+    is_silent(input.snapshot, primary)?;
+    let agreed = input.snapshot.view.get(&primary);
     let is_given_up = agreed.is_some_and(|row| {
         row.flags.contains(&NodeFlag::Fail) || row.flags.contains(&NodeFlag::NoAddress)
     });
-    if is_given_up || scene.deaths.contains_key(&primary) {
+    if is_given_up || input.deaths.contains_key(&primary) {
         return Ok(());
     }
     let text = format!(
-        "nothing proves that {} is dead, and the majority has not given it up",
+        "nothing proves that {} is dead, and the majority does not report it as failed",
         primary.short()
     );
-    Err(GuardRefusal::new("death", text))
+    Err(GuardRefusal::new(GuardId::Death, text))
 }
 
-/// Each of these nodes is proven dead by more than that its Pod is gone.
+/// Requires that each of these nodes is proven dead by more than the deletion of its Pod.
 fn are_proven_dead(
-    scene: &GuardInput<'_>,
+    input: &GuardInput<'_>,
     nodes: impl IntoIterator<Item = NodeId>,
 ) -> Result<(), GuardRefusal> {
     let mut open = Vec::new();
     for node in nodes {
-        is_silent(scene.snapshot, node)?;
-        if !scene.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
-            open.push((node, scene.unproven.get(&node)));
+        is_silent(input.snapshot, node)?;
+        if !input.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {
+            open.push((node, input.unproven.get(&node)));
         }
     }
-    if open.is_empty() { Ok(()) } else { Err(GuardRefusal::new("death", absence::say(&open))) }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        Err(GuardRefusal::new(GuardId::Death, absence::describe_missing(&open)))
+    }
 }
 
 fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
@@ -203,13 +211,13 @@ fn is_silent(snapshot: &Snapshot, node: NodeId) -> Result<(), GuardRefusal> {
     match answering.next() {
         Some(member) => {
             let text = format!("{} answers in `{}`", node.short(), member.pod);
-            Err(GuardRefusal::new("death", text))
+            Err(GuardRefusal::new(GuardId::Death, text))
         }
         None => Ok(()),
     }
 }
 
-/// No other replica that answers has more of the primary's writes.
+/// Requires that no other replica that answers has received more of the primary's writes.
 fn is_furthest(
     snapshot: &Snapshot,
     pod: &str,
@@ -218,7 +226,10 @@ fn is_furthest(
 ) -> Result<(), GuardRefusal> {
     let stream = |node: NodeId| snapshot.member_of(node)?.facts()?.replication.as_ref();
     let Some(own) = stream(node) else {
-        return Err(GuardRefusal::new("furthest", format!("`{pod}` does not tell how far it is")));
+        return Err(GuardRefusal::new(
+            GuardId::Furthest,
+            format!("`{pod}` does not report its replication offset"),
+        ));
     };
     for (other, _) in snapshot.replicas_of(primary) {
         let further = stream(other)
@@ -230,7 +241,7 @@ fn is_furthest(
                 theirs.offset_bytes,
                 own.offset_bytes
             );
-            return Err(GuardRefusal::new("furthest", text));
+            return Err(GuardRefusal::new(GuardId::Furthest, text));
         }
     }
     Ok(())

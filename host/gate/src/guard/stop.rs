@@ -1,15 +1,18 @@
-//! Guards of what stops a member or drops its volume, through whatever call.
+//! Guards of a write to Kubernetes that stops a member or drops its volume, whichever call it is.
 
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
-    ledger::{Ledger, StoppedMember},
+    guard_id::GuardId,
     primitives::{NodeId, Role},
     snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
 };
 
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
-use crate::fact::ObservedObjects;
+use crate::{
+    fact::ObservedObjects,
+    ledger_document::{Ledger, StoppedMember},
+};
 
 /// A Pod that a call would end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,17 +21,17 @@ pub(crate) struct PodStop {
     pub(crate) pod: String,
     /// Its uid.
     pub(crate) uid: String,
-    /// Whether the container of the group runs now.
+    /// Whether the group's container runs now.
     pub(crate) runs: bool,
-    /// Whether its volume goes, too.
+    /// Whether its volume is deleted as well.
     pub(crate) drops_volume: bool,
 }
 
-/// What the stop of a list of Pods can lose.
+/// Returns what stopping these Pods can lose.
 ///
 /// # Errors
 ///
-/// Fails with the first thing that must not be.
+/// Fails with the first guard that refuses.
 pub(crate) fn stop(
     snapshot: &Snapshot,
     ledger: &Ledger,
@@ -42,14 +45,14 @@ pub(crate) fn stop(
     if let Some(second) = with_data.get(1) {
         let (count, first, second) = (with_data.len(), &first.pod, &second.pod);
         let text = format!(
-            "it would stop {count} members at once, `{first}` and `{second}` among them; stop one, and the \
-             next when it is back"
+            "it would stop {count} members at once, among them `{first}` and `{second}`; stop one, and the \
+             next when the first has returned"
         );
-        return Err(GuardRefusal::new("stop", text));
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     }
     let (deaths, unproven) = (BTreeMap::new(), BTreeMap::new());
     let (objects, approved) = (ObservedObjects::new(), DataLossApproval::default());
-    let scene = GuardInput {
+    let input = GuardInput {
         snapshot,
         ledger,
         policy,
@@ -59,19 +62,19 @@ pub(crate) fn stop(
         objects: &objects,
         now_ms,
     };
-    common::is_fresh(&scene)?;
+    common::is_fresh(&input)?;
     common::no_foreign(snapshot, ledger)?;
     if let Some((_, other)) = ledger.stopped.iter().find(|(uid, _)| **uid != first.uid) {
-        let text = format!("`{}` was stopped and is not back yet", other.pod);
-        return Err(GuardRefusal::new("stop", text));
+        let text = format!("`{}` was stopped and has not returned yet", other.pod);
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     }
     let class = class(snapshot, ledger, first)?;
-    common::allowed(class, &[], &scene)?;
+    common::allowed(class, &[], &input)?;
     Ok(class)
 }
 
-/// Whether nothing can be lost with a Pod: it never answered, and its container does not run now. Nothing
-/// is in memory then, and a volume outlives the Pod.
+/// Returns true if nothing can be lost with a Pod: it never answered and its container does not run now.
+/// Nothing is in memory then, and its volume stays.
 fn never_served(stop: &PodStop, ledger: &Ledger) -> bool {
     let is_known = ledger.nodes.values().any(|known| known.pod_uid == stop.uid);
     !(stop.drops_volume || is_known || stop.runs)
@@ -83,62 +86,56 @@ fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossCla
     let recorded = ledger.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
     let node = member.and_then(Member::node).or_else(|| recorded.map(|(node, _)| *node));
     let Some(node) = node else {
-        let text = format!(
-            "`{pod}` does not tell what it holds, which does not prove that it holds nothing; wait until \
-             it answers"
-        );
-        return Err(GuardRefusal::new("stop", text));
+        let text =
+            format!("`{pod}` does not report its data, so it may have some; wait until it answers");
+        return Err(GuardRefusal::new(GuardId::Stop, text));
     };
     let owned = rows(snapshot, node).find(|row| !row.slots.is_empty()).map(|row| &row.slots);
     let known = recorded.map(|(_, known)| &known.slots).filter(|slots| !slots.is_empty());
     if let Some(slots) = owned.or(known) {
-        // Redis refuses a graceful failover of a primary that its replica calls failed.
+        // Redis refuses a graceful failover of a primary that its replica reports as failed.
         if is_given_up(snapshot, node) {
             return Ok(LossClass::TailLoss);
         }
         if let Some(replica) = in_sync_replica(snapshot, node) {
             let text = format!("`{pod}` serves slots {slots}; let `{replica}` take over first");
-            return Err(GuardRefusal::new("stop", text));
+            return Err(GuardRefusal::new(GuardId::Stop, text));
         }
         return Ok(LossClass::DataLoss);
     }
     let row = rows(snapshot, node).next();
     let primary = row.filter(|row| row.role == Role::Replica).and_then(|row| row.primary);
     if let Some(primary) = primary {
-        let copy = snapshot.member_of(primary).filter(|member| has_loaded(member));
+        let copy = snapshot.member_of(primary).filter(|member| member.has_loaded());
         return Ok(if copy.is_some() { LossClass::Safe } else { LossClass::DataLoss });
     }
     let keys = member.and_then(Member::facts).and_then(|facts| facts.keys);
     Ok(if keys == Some(0) { LossClass::Safe } else { LossClass::DataLoss })
 }
 
-/// Whether the majority has given a primary up while a replica is linked to it: to stop it loses no more than
-/// the failover that the majority is about to vote for.
+/// Returns true if the majority reports a primary as failed while a replica is still linked to it. Stopping
+/// the primary then loses no more than the failover that the majority is about to vote for.
 fn is_given_up(snapshot: &Snapshot, node: NodeId) -> bool {
     // Redis sets this flag only when the majority of the primaries agrees.
-    let is_failed = |heir: &Member| {
-        let row = snapshot.row_seen_by(heir, node);
+    let is_failed = |replica: &Member| {
+        let row = snapshot.row_seen_by(replica, node);
         row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
     };
     let is_linked = |facts: &MemberFacts| {
         let upstream = facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
         upstream.is_some_and(|upstream| upstream.link_up && !upstream.sync_in_progress)
     };
-    let is_heir = |other: &Member| {
+    let is_linked_replica = |other: &Member| {
         let own = other.node().and_then(|node| snapshot.row_seen_by(other, node));
         own.is_some_and(|row| row.primary == Some(node))
             && is_failed(other)
-            && has_loaded(other)
+            && other.has_loaded()
             && other.facts().is_some_and(|facts| is_linked(facts) && !facts.has_never_synced())
     };
-    snapshot.quorum().is_majority() && snapshot.members.iter().any(is_heir)
+    snapshot.quorum().is_majority() && snapshot.members.iter().any(is_linked_replica)
 }
 
-fn has_loaded(member: &Member) -> bool {
-    member.facts().is_some_and(|facts| facts.loading == Some(false))
-}
-
-/// A replica that would lose nothing if it took over.
+/// Returns a replica that would lose nothing if it took over.
 fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
     let replicas = snapshot.members.iter().filter(|member| {
         let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
@@ -149,14 +146,14 @@ fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
     in_sync.next().map(|member| member.pod.as_str())
 }
 
-/// How those who know a node see it, the majority first.
+/// Returns the rows in which members report a node, the majority's first.
 fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
     let each = snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node));
     snapshot.view.get(&node).into_iter().chain(each)
 }
 
-/// Takes in that these Pods are about to be stopped. Write the ledger before the stop is sent.
-pub(crate) fn stopping(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
+/// Records that these Pods are about to be stopped. The ledger must be written before the stop is sent.
+pub(crate) fn record_stops(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
         let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);

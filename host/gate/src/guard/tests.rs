@@ -1,5 +1,5 @@
-//! Each guard in both directions, on a cluster of three primaries (pods 0-2) and three replicas
-//! (pods 3-5, pod 3 following pod 0, and so on).
+//! Each guard, accepting and refusing, on a cluster of three primaries (pods 0-2) and three replicas (pods
+//! 3-5; pod 3 replicates pod 0, and so on).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use serde_json::json;
 use tholepin_schema::{
     action::{Action, FailoverMode, Preconditions, Verb},
     fact::Fact,
-    ledger::{KnownNode, Ledger},
     primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
         MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot, SlotDirection, Snapshot,
@@ -17,11 +16,14 @@ use tholepin_schema::{
 };
 
 use super::*;
-use crate::ledger::learn;
+use crate::{
+    ledger::record,
+    ledger_document::{KnownNode, Ledger},
+};
 
 const NOW_MS: u64 = 1_000_000;
 
-/// What a test changes before it asks.
+/// The input of the guards, which a test changes.
 struct GuardFixture {
     snapshot: Snapshot,
     ledger: Ledger,
@@ -97,16 +99,16 @@ impl GuardFixture {
             ..Snapshot::default()
         };
         let mut ledger = Ledger::default();
-        learn(&mut ledger, &snapshot, NOW_MS - 60_000);
+        record(&mut ledger, &snapshot, NOW_MS - 60_000);
         let policy = SafetyPolicy { tail_loss: true, data_loss: false };
         let (deaths, approved) = (BTreeMap::new(), DataLossApproval::default());
         Self { snapshot, ledger, policy, deaths, approved }
     }
 
-    /// Six nodes that know nobody and own nothing.
+    /// Six nodes that know only themselves and own no slots.
     fn unformed() -> Self {
-        let mut world = Self::healthy();
-        world.snapshot.view.clear();
+        let mut fixture = Self::healthy();
+        fixture.snapshot.view.clear();
         for index in 0..6 {
             let lone = NodeRow {
                 role: Role::Primary,
@@ -115,14 +117,14 @@ impl GuardFixture {
                 slots: SlotSet::EMPTY,
                 ..row(index)
             };
-            let facts = world.facts(index);
+            let facts = fixture.facts(index);
             facts.keys = Some(0);
             facts.differs = [(node(index), lone)].into();
         }
-        world.ledger = Ledger::default();
-        let GuardFixture { snapshot, ledger, .. } = &mut world;
-        learn(ledger, snapshot, NOW_MS);
-        world
+        fixture.ledger = Ledger::default();
+        let GuardFixture { snapshot, ledger, .. } = &mut fixture;
+        record(ledger, snapshot, NOW_MS);
+        fixture
     }
 
     fn facts(&mut self, index: usize) -> &mut MemberFacts {
@@ -142,7 +144,7 @@ impl GuardFixture {
         self.snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message };
     }
 
-    /// Silent, and its recorded container is reported terminated.
+    /// Ends the process: it does not answer, and its recorded container is reported as terminated.
     fn kill(&mut self, index: usize) {
         self.silence(index);
         self.snapshot.members[index].running = false;
@@ -151,7 +153,7 @@ impl GuardFixture {
         self.deaths = deaths(&self.snapshot, &self.ledger);
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&GuardInput<'_>) -> T) -> T {
+    fn evaluate<T>(&self, question: impl FnOnce(&GuardInput<'_>) -> T) -> T {
         let Self { snapshot, ledger, policy, deaths, approved } = self;
         let (objects, unproven, policy) = (&ObservedObjects::new(), &BTreeMap::new(), *policy);
         let now_ms = NOW_MS;
@@ -167,15 +169,15 @@ impl GuardFixture {
         })
     }
 
-    /// What is said of an action that is refused.
+    /// Returns the message with which an action is refused.
     fn refusal(&self, action: impl Into<Action>) -> String {
-        self.ask(|scene| judge(&action.into(), scene)).unwrap_err().message
+        self.evaluate(|input| check(&action.into(), input)).unwrap_err().message
     }
 
-    fn judge(&self, action: impl Into<Action>) -> Result<(), &'static str> {
-        self.ask(|scene| judge(&action.into(), scene)).map_err(|refusal| {
+    fn check(&self, action: impl Into<Action>) -> Result<(), &'static str> {
+        self.evaluate(|input| check(&action.into(), input)).map_err(|refusal| {
             assert!(!refusal.message.is_empty());
-            refusal.guard
+            refusal.guard.as_str()
         })
     }
 }
@@ -190,28 +192,30 @@ fn meet(one: usize, other: usize) -> Verb {
 
 use FailoverMode::{Force, Graceful, Takeover};
 
-/// Changes a healthy cluster and wants an answer.
+/// Changes a healthy cluster and checks the guards' result.
 #[track_caller]
 fn check_that(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
-    let mut world = GuardFixture::healthy();
-    change(&mut world);
-    assert_eq!(world.judge(verb), expected);
+    let mut fixture = GuardFixture::healthy();
+    change(&mut fixture);
+    assert_eq!(fixture.check(verb), expected);
 }
 
-/// Changes an unformed instance and wants an answer.
+/// Changes an unformed instance and checks the guards' result.
 #[track_caller]
 fn check_unformed(verb: Verb, expected: Result<(), &str>, change: impl FnOnce(&mut GuardFixture)) {
-    let mut world = GuardFixture::unformed();
-    change(&mut world);
-    assert_eq!(world.judge(verb), expected);
+    let mut fixture = GuardFixture::unformed();
+    change(&mut fixture);
+    assert_eq!(fixture.check(verb), expected);
 }
 
 #[test]
 fn an_old_snapshot_is_not_acted_on() {
-    check_that(meet(0, 1), Ok(()), |world| world.snapshot.observed_at_ms = NOW_MS - 2_000);
-    check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS - 2_001);
-    // The clock went back since it was taken: its age is not known.
-    check_that(meet(0, 1), Err("fresh"), |world| world.snapshot.observed_at_ms = NOW_MS + 1);
+    check_that(meet(0, 1), Ok(()), |fixture| fixture.snapshot.observed_at_ms = NOW_MS - 2_000);
+    check_that(meet(0, 1), Err("fresh"), |fixture| {
+        fixture.snapshot.observed_at_ms = NOW_MS - 2_001
+    });
+    // The clock went back since the snapshot was taken, so its age is not known.
+    check_that(meet(0, 1), Err("fresh"), |fixture| fixture.snapshot.observed_at_ms = NOW_MS + 1);
 }
 
 fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
@@ -221,10 +225,10 @@ fn fact_about(pod: &str, field: &str, value: &str) -> Fact {
 }
 
 #[test]
-fn what_an_action_presumes_must_be_so() {
-    let judge = |presume: Preconditions| {
+fn preconditions_must_hold() {
+    let check_with = |presume: Preconditions| {
         let verb = fail_over(3, 0, Graceful);
-        GuardFixture::healthy().judge(Action { presume, ..verb.into() })
+        GuardFixture::healthy().check(Action { presume, ..verb.into() })
     };
     let right = Preconditions {
         approved: false,
@@ -234,7 +238,7 @@ fn what_an_action_presumes_must_be_so() {
         epoch: Some(ConfigEpoch(1)),
         facts: vec![fact_about("pod-0", ".podUid", "uid-0")],
     };
-    assert_eq!(judge(right.clone()), Ok(()));
+    assert_eq!(check_with(right.clone()), Ok(()));
     let wrong = [
         Preconditions { node: Some(node(4)), ..right.clone() },
         Preconditions { run_id: facts(4).run_id, ..right.clone() },
@@ -244,87 +248,87 @@ fn what_an_action_presumes_must_be_so() {
         Preconditions { facts: vec![fact_about("nobody", ".podUid", "x")], ..right },
     ];
     for presume in wrong {
-        assert_eq!(judge(presume.clone()), Err("presume"), "{presume:?}");
+        assert_eq!(check_with(presume.clone()), Err("presume"), "{presume:?}");
     }
 }
 
 #[test]
-fn what_is_not_told_is_not_so() {
-    check_that(fail_over(3, 0, Graceful), Err("member"), |world| world.silence(3));
+fn a_fact_that_is_not_known_does_not_hold() {
+    check_that(fail_over(3, 0, Graceful), Err("member"), |fixture| fixture.silence(3));
     let presume = Preconditions { node: Some(node(3)), ..Preconditions::default() };
-    let mut world = GuardFixture::healthy();
-    world.silence(3);
+    let mut fixture = GuardFixture::healthy();
+    fixture.silence(3);
     let action = Action { presume, ..fail_over(3, 0, Graceful).into() };
-    assert_eq!(world.judge(action), Err("presume"));
+    assert_eq!(fixture.check(action), Err("presume"));
 }
 
 #[test]
-fn only_members_that_run_and_answer_are_told_anything() {
+fn actions_are_sent_only_to_members_that_run_and_answer() {
     let stranger = Verb::Meet { pod: "stranger".into(), with: pod(1) };
     check_that(stranger, Err("member"), |_| {});
     check_that(Verb::Meet { pod: pod(0), with: "stranger".into() }, Err("member"), |_| {});
     check_that(Verb::Meet { pod: pod(0), with: "nobody".into() }, Err("member"), |_| {});
-    check_that(meet(0, 1), Err("member"), |world| world.silence(1));
-    check_that(meet(0, 1), Err("member"), |world| world.snapshot.members[0].running = false);
-    check_that(meet(0, 1), Err("member"), |world| world.snapshot.members[1].address = None);
+    check_that(meet(0, 1), Err("member"), |fixture| fixture.silence(1));
+    check_that(meet(0, 1), Err("member"), |fixture| fixture.snapshot.members[0].running = false);
+    check_that(meet(0, 1), Err("member"), |fixture| fixture.snapshot.members[1].address = None);
     check_that(meet(0, 0), Err("meet"), |_| {});
 }
 
 #[test]
-fn a_foreign_node_freezes_everything_but_settings() {
-    let foreign = |world: &mut GuardFixture| {
-        world.facts(4).differs.insert(node(99), row(1));
+fn a_foreign_node_blocks_all_actions_but_settings() {
+    let foreign = |fixture: &mut GuardFixture| {
+        fixture.facts(4).differs.insert(node(99), row(1));
     };
     check_that(fail_over(3, 0, Graceful), Err("foreign"), foreign);
     check_that(meet(0, 1), Err("foreign"), foreign);
     let settings = [("cluster-node-timeout".to_owned(), "5000".to_owned())].into();
     check_that(Verb::Configure { pod: pod(0), settings, temporary: true }, Ok(()), foreign);
-    check_that(fail_over(3, 0, Graceful), Ok(()), |world| {
-        foreign(world);
-        world.facts(4).differs.get_mut(&node(99)).unwrap().connected = false;
+    check_that(fail_over(3, 0, Graceful), Ok(()), |fixture| {
+        foreign(fixture);
+        fixture.facts(4).differs.get_mut(&node(99)).unwrap().connected = false;
     });
 }
 
 #[test]
-fn only_who_is_gone_for_good_is_forgotten() {
-    let ghost = |world: &mut GuardFixture, change: fn(&mut NodeRow)| {
+fn only_a_node_that_is_gone_for_good_is_forgotten() {
+    let ghost = |fixture: &mut GuardFixture, change: fn(&mut NodeRow)| {
         let mut row = NodeRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
         change(&mut row);
-        world.snapshot.view.insert(node(99), row);
+        fixture.snapshot.view.insert(node(99), row);
     };
     let verb = || Verb::Forget { node: node(99) };
-    check_that(verb(), Ok(()), |world| ghost(world, |_| {}));
-    check_that(verb(), Err("ghost"), |world| ghost(world, |row| row.connected = true));
-    check_that(verb(), Err("ghost"), |world| ghost(world, |row| row.slots = slots("5")));
-    check_that(verb(), Err("ghost"), |world| {
-        ghost(world, |_| {});
-        world.snapshot.view.get_mut(&node(3)).unwrap().primary = Some(node(99));
+    check_that(verb(), Ok(()), |fixture| ghost(fixture, |_| {}));
+    check_that(verb(), Err("ghost"), |fixture| ghost(fixture, |row| row.connected = true));
+    check_that(verb(), Err("ghost"), |fixture| ghost(fixture, |row| row.slots = slots("5")));
+    check_that(verb(), Err("ghost"), |fixture| {
+        ghost(fixture, |_| {});
+        fixture.snapshot.view.get_mut(&node(3)).unwrap().primary = Some(node(99));
     });
-    check_that(verb(), Err("ghost"), |world| {
-        ghost(world, |_| {});
-        world.silence(5);
+    check_that(verb(), Err("ghost"), |fixture| {
+        ghost(fixture, |_| {});
+        fixture.silence(5);
     });
-    check_that(verb(), Ok(()), |world| {
-        ghost(world, |_| {});
-        world.silence(5);
-        world.snapshot.members[5].running = false;
+    check_that(verb(), Ok(()), |fixture| {
+        ghost(fixture, |_| {});
+        fixture.silence(5);
+        fixture.snapshot.members[5].running = false;
     });
-    // A Pod that never answered is at its address: it may be that one.
-    check_that(verb(), Err("ghost"), |world| {
-        ghost(world, |row| row.address = Some(address(5)));
-        world.silence(5);
-        world.snapshot.members[5].running = false;
+    // A Pod that never answered has the node's address: it may be that node.
+    check_that(verb(), Err("ghost"), |fixture| {
+        ghost(fixture, |row| row.address = Some(address(5)));
+        fixture.silence(5);
+        fixture.snapshot.members[5].running = false;
     });
     check_that(Verb::Forget { node: node(4) }, Err("ghost"), |_| {});
-    // Its Pod is there and silent: it may come back with this id.
-    check_that(Verb::Forget { node: node(4) }, Err("ghost"), |world| world.kill(4));
-    check_that(Verb::Forget { node: node(4) }, Ok(()), |world| {
-        world.snapshot.members.remove(4);
+    // Its Pod exists and does not answer: it may return with this id.
+    check_that(Verb::Forget { node: node(4) }, Err("ghost"), |fixture| fixture.kill(4));
+    check_that(Verb::Forget { node: node(4) }, Ok(()), |fixture| {
+        fixture.snapshot.members.remove(4);
     });
 }
 
 #[test]
-fn settings_come_from_the_table_and_can_be_put_back() {
+fn settings_are_in_the_table_and_can_be_restored() {
     let verb = |name: &str, value: &str, temporary| Verb::Configure {
         pod: pod(0),
         settings: [(name.to_owned(), value.to_owned())].into(),
@@ -344,7 +348,7 @@ fn actions_of_one_list_must_fit_together() {
     let assign = |index, text: &str| Verb::AssignSlots { pod: pod(index), slots: slots(text) };
     let list = |verbs: Vec<Verb>| {
         let list: Vec<Action> = verbs.into_iter().map(Action::from).collect();
-        check_list(&list).map_err(|refusal| refusal.guard)
+        check_list(&list).map_err(|refusal| refusal.guard.as_str())
     };
     assert_eq!(list(vec![assign(0, "0-9"), assign(1, "10-19"), assign(0, "5-9")]), Ok(()));
     assert_eq!(list(vec![assign(0, "0-9"), assign(1, "9-19")]), Err("list"));
@@ -353,20 +357,23 @@ fn actions_of_one_list_must_fit_together() {
 }
 
 #[test]
-fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
+fn death_is_proven_by_the_end_of_the_recorded_container_or_the_deletion_of_the_pod() {
     let known = &GuardFixture::healthy().ledger.nodes[&node(0)];
     let terminated = |id: &str| json!({"lastState": {"terminated": {"containerID": id}}});
-    let witness = |container_status, kube_node_ready, dial| {
+    let liveness = |container_status, kube_node_ready, dial| {
         proof_of_death(known, &NodeLiveness { container_status, kube_node_ready, dial })
     };
     use DialOutcome::{Inconclusive, Refused};
-    assert_eq!(witness(Some(terminated("c-0")), false, Inconclusive), Some(DeathProof::Terminated));
-    assert_eq!(witness(Some(terminated("c-1")), true, Refused), None);
-    assert_eq!(witness(Some(json!({"state": {"running": {}}})), true, Refused), None);
-    assert_eq!(witness(None, true, Refused), Some(DeathProof::PodGone));
-    assert_eq!(witness(None, true, Inconclusive), None);
-    assert_eq!(witness(None, false, Refused), None);
-    // It was started again several times since: its last state names another container.
+    assert_eq!(
+        liveness(Some(terminated("c-0")), false, Inconclusive),
+        Some(DeathProof::Terminated)
+    );
+    assert_eq!(liveness(Some(terminated("c-1")), true, Refused), None);
+    assert_eq!(liveness(Some(json!({"state": {"running": {}}})), true, Refused), None);
+    assert_eq!(liveness(None, true, Refused), Some(DeathProof::PodGone));
+    assert_eq!(liveness(None, true, Inconclusive), None);
+    assert_eq!(liveness(None, false, Refused), None);
+    // Its container restarted several times, so the last state names another container.
     let started_again = |now: u64, then: Option<u64>| {
         let known = KnownNode { restart_count: then, ..known.clone() };
         let status =
@@ -379,42 +386,45 @@ fn death_is_proven_by_the_recorded_container_or_by_a_pod_that_is_gone() {
     };
     assert_eq!(started_again(3, Some(1)), Some(DeathProof::Terminated));
     assert_eq!(started_again(1, Some(1)), None);
-    assert_eq!(started_again(3, None), None, "an older host did not count");
+    assert_eq!(started_again(3, None), None, "an older host did not record held keys");
     let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
-    let witness = NodeLiveness {
+    let liveness = NodeLiveness {
         container_status: Some(terminated("")),
         kube_node_ready: true,
         dial: Refused,
     };
-    assert_eq!(proof_of_death(&uncertain, &witness), None);
+    assert_eq!(proof_of_death(&uncertain, &liveness), None);
 }
 
 #[test]
 fn a_node_that_answers_is_not_dead() {
-    let mut world = GuardFixture::healthy();
-    world.snapshot.members[0].kubernetes =
+    let mut fixture = GuardFixture::healthy();
+    fixture.snapshot.members[0].kubernetes =
         json!({"lastState": {"terminated": {"containerID": "c-0"}}});
-    assert!(deaths(&world.snapshot, &world.ledger).is_empty());
-    world.silence(0);
-    assert_eq!(deaths(&world.snapshot, &world.ledger), [(node(0), DeathProof::Terminated)].into());
-    // What was learnt stays proven when the Pod is gone, until the node answers again.
+    assert!(deaths(&fixture.snapshot, &fixture.ledger).is_empty());
+    fixture.silence(0);
+    assert_eq!(
+        deaths(&fixture.snapshot, &fixture.ledger),
+        [(node(0), DeathProof::Terminated)].into()
+    );
+    // A recorded end stays proven after the Pod is gone, until the node answers again.
     let mut later = GuardFixture::healthy();
-    learn(&mut later.ledger, &world.snapshot, NOW_MS);
-    let mut gone = world.snapshot.clone();
+    record(&mut later.ledger, &fixture.snapshot, NOW_MS);
+    let mut gone = fixture.snapshot.clone();
     gone.members.remove(0);
     assert_eq!(deaths(&gone, &later.ledger), [(node(0), DeathProof::Terminated)].into());
     assert!(deaths(&later.snapshot, &later.ledger).is_empty());
-    learn(&mut later.ledger, &later.snapshot, NOW_MS);
+    record(&mut later.ledger, &later.snapshot, NOW_MS);
     assert!(deaths(&gone, &later.ledger).is_empty());
-    // Another Pod of the same name says nothing about the one that is recorded.
-    world.snapshot.members[0].pod_uid = "another".to_owned();
-    assert!(deaths(&world.snapshot, &world.ledger).is_empty());
+    // Another Pod of the same name proves nothing about the recorded one.
+    fixture.snapshot.members[0].pod_uid = "another".to_owned();
+    assert!(deaths(&fixture.snapshot, &fixture.ledger).is_empty());
 }
 
 #[test]
 fn classes_follow_what_can_be_lost() {
-    let world = GuardFixture::healthy();
-    let class = |verb: Verb| world.ask(|scene| class(&verb.into(), scene));
+    let fixture = GuardFixture::healthy();
+    let class = |verb: Verb| fixture.evaluate(|input| class(&verb.into(), input));
     assert_eq!(class(fail_over(3, 0, Graceful)), LossClass::Safe);
     assert_eq!(class(fail_over(3, 0, Force)), LossClass::TailLoss);
     assert_eq!(class(fail_over(3, 0, Takeover)), LossClass::TailLoss);
@@ -450,14 +460,14 @@ proptest! {
         policy in any::<(bool, bool)>(),
     ) {
         prop_assume!((0..6).all(|index| pod(index) != name));
-        let mut world = if formed { GuardFixture::healthy() } else { GuardFixture::unformed() };
-        world.ledger.adopted_at_ms = Some(1);
-        world.policy = SafetyPolicy { tail_loss: policy.0, data_loss: policy.1 };
+        let mut fixture = if formed { GuardFixture::healthy() } else { GuardFixture::unformed() };
+        fixture.ledger.adopted_at_ms = Some(1);
+        fixture.policy = SafetyPolicy { tail_loss: policy.0, data_loss: policy.1 };
         for index in dead {
-            world.kill(index);
+            fixture.kill(index);
         }
         for verb in verbs_for(&name, "pod-1").into_iter().chain(verbs_for("stranger", "pod-1")) {
-            prop_assert!(world.judge(verb.clone()).is_err(), "{verb:?}");
+            prop_assert!(fixture.check(verb.clone()).is_err(), "{verb:?}");
         }
     }
 
@@ -467,12 +477,12 @@ proptest! {
         dead in proptest::collection::btree_set(0_usize..6, 0..4),
         replica in 3_usize..6,
     ) {
-        let mut world = GuardFixture::healthy();
-        world.policy = SafetyPolicy::default();
-        silent.into_iter().for_each(|index| world.silence(index));
-        dead.into_iter().for_each(|index| world.kill(index));
+        let mut fixture = GuardFixture::healthy();
+        fixture.policy = SafetyPolicy::default();
+        silent.into_iter().for_each(|index| fixture.silence(index));
+        dead.into_iter().for_each(|index| fixture.kill(index));
         for mode in [Force, Takeover] {
-            prop_assert!(world.judge(fail_over(replica, replica - 3, mode)).is_err());
+            prop_assert!(fixture.check(fail_over(replica, replica - 3, mode)).is_err());
         }
     }
 }

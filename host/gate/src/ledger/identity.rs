@@ -1,33 +1,34 @@
-//! Who a node id is: ours, once ours, nobody, or somebody else.
+//! Classifies node ids: member, absent, ghost, handshake or foreign.
 
 use std::collections::BTreeSet;
 
 use tholepin_schema::{
-    ledger::Ledger,
     primitives::NodeId,
     snapshot::{Member, NodeFlag, NodeRow, Snapshot},
 };
 
-/// Who a node id is.
+use crate::ledger_document::Ledger;
+
+/// The relation of a node id to the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NodeIdentity {
-    /// A member answers to it.
+pub(crate) enum NodeIdentity {
+    /// A member answers with this id.
     Member,
-    /// The ledger knows it, or it is at the address of a member that is silent; no member answers to
-    /// it now.
+    /// No member answers with this id now, but the ledger has it, or it is at the address of a member that
+    /// does not answer.
     Absent,
-    /// Nobody who knows it can reach it, and the ledger does not know it either: it may be forgotten,
-    /// never met.
+    /// No member that knows it can reach it, and the ledger does not have it. It may be forgotten, but must
+    /// not be met.
     Ghost,
-    /// A meeting is under way, and the id is made up for so long.
+    /// A meeting is under way, and the id is a temporary one.
     Handshake,
-    /// A process answers to it that is no member: two clusters may have merged.
+    /// A process that is no member answers with this id: two clusters may have merged.
     Foreign,
 }
 
-/// Who a node id is.
+/// Returns the relation of a node id to the instance.
 #[must_use]
-pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
+pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
     if snapshot.members.iter().any(|member| member.node() == Some(node)) {
         return NodeIdentity::Member;
     }
@@ -47,17 +48,17 @@ pub fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdent
     NodeIdentity::Ghost
 }
 
-/// The ids in any member's view to which somebody answers who is no member.
+/// Returns the ids in any member's view with which a process answers that is no member.
 #[must_use]
-pub fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
+pub(crate) fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<NodeId> {
     let differing = snapshot.members.iter().filter_map(|member| member.facts());
     let ids = differing.flat_map(|facts| facts.differs.keys()).chain(snapshot.view.keys());
     let ids: BTreeSet<NodeId> = ids.copied().collect();
     ids.into_iter().filter(|id| identify(*id, snapshot, ledger) == NodeIdentity::Foreign).collect()
 }
 
-/// The member that does not answer, at whose address somebody sees this node: it is very likely that
-/// member's.
+/// Returns the member that does not answer and at whose address some member sees this node: very likely the
+/// node is that member's.
 pub(crate) fn silent_member_at(snapshot: &Snapshot, node: NodeId) -> Option<&Member> {
     let addresses: BTreeSet<&String> =
         rows(snapshot, node).filter_map(|row| row.address.as_ref()).collect();
@@ -67,7 +68,7 @@ pub(crate) fn silent_member_at(snapshot: &Snapshot, node: NodeId) -> Option<&Mem
     })
 }
 
-/// How those who know a node see it.
+/// Returns the rows in which members report a node.
 fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
     snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node))
 }

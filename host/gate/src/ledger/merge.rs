@@ -1,15 +1,15 @@
-//! Merges two ledgers that grew out of one: what this host learnt, and what another host wrote meanwhile.
+//! Merges two ledgers with a common base: what this host recorded, and what another host wrote meanwhile.
 //!
-//! Entry by entry: what only one side changed is taken from that side, and a change stands against a
-//! removal. Where both sides changed one entry, the rule for the entry decides.
+//! Works entry by entry. A change on one side only is taken from that side, and a change wins over a removal.
+//! If both sides changed an entry, the rule for that kind of entry decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tholepin_schema::ledger::{
+use crate::ledger_document::{
     KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedMember, SuspendedSetting,
 };
 
-/// What `ours` and `theirs` say together, both of which began as `base`.
+/// Merges `ours` and `theirs`, which both began as `base`.
 pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
     let Ledger {
         adopted_at_ms,
@@ -27,7 +27,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         &by_process(&base.suspensions),
         &by_process(suspensions),
         &by_process(&theirs.suspensions),
-        // The first value suspended is the one to put back.
+        // The value that was suspended first is the one to restore.
         |ours, theirs| if theirs.since_ms < ours.since_ms { theirs.clone() } else { ours.clone() },
     );
     Ledger {
@@ -38,7 +38,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
             *ours.max(theirs)
         }),
         suspensions: suspensions.into_values().collect(),
-        // The first one fixed it.
+        // The first use fixes a group.
         groups: entries(&base.groups, groups, &theirs.groups, |_: &ProcessGroup, theirs| {
             theirs.clone()
         }),
@@ -53,7 +53,7 @@ fn earlier(ours: Option<u64>, theirs: Option<u64>) -> Option<u64> {
     [ours, theirs].into_iter().flatten().min()
 }
 
-/// The maps' entries, merged one by one; `both` decides where both sides changed an entry.
+/// Merges two maps entry by entry. `both` decides about an entry that both sides changed.
 fn entries<K: Ord + Clone, V: Clone + PartialEq>(
     base: &BTreeMap<K, V>,
     ours: &BTreeMap<K, V>,
@@ -74,8 +74,8 @@ fn entries<K: Ord + Clone, V: Clone + PartialEq>(
     merged.collect()
 }
 
-/// The entry that was changed later, with the latest times of both: a guard that waits for quiet must
-/// not wait too short.
+/// Returns the entry that was changed later, with the latest times of both: a guard that waits for a quiet
+/// shard must not wait too short.
 fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
     let newer = if theirs.changed_at_ms < ours.changed_at_ms { ours } else { theirs };
     KnownNode {
@@ -85,7 +85,7 @@ fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
     }
 }
 
-/// The tries of both: each host made its own.
+/// Returns the tries of both hosts: each made its own.
 fn both_repairs(ours: &RepairRecord, theirs: &RepairRecord) -> RepairRecord {
     let tries: BTreeSet<u64> =
         ours.tries_at_ms.iter().chain(&theirs.tries_at_ms).copied().collect();
@@ -100,13 +100,14 @@ fn newer_stop(ours: &StoppedMember, theirs: &StoppedMember) -> StoppedMember {
     if theirs.at_ms < ours.at_ms { ours.clone() } else { theirs.clone() }
 }
 
-/// Suspensions by what they are about.
+/// Returns the suspensions by Pod, process and setting.
 fn by_process(
     suspensions: &[SuspendedSetting],
 ) -> BTreeMap<(String, String, String), SuspendedSetting> {
-    let key =
-        |one: &SuspendedSetting| (one.pod.clone(), one.run_id.to_string(), one.setting.clone());
-    suspensions.iter().map(|one| (key(one), one.clone())).collect()
+    let key = |suspension: &SuspendedSetting| {
+        (suspension.pod.clone(), suspension.run_id.to_string(), suspension.setting.clone())
+    };
+    suspensions.iter().map(|suspension| (key(suspension), suspension.clone())).collect()
 }
 
 #[cfg(test)]
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_changed_is_kept_and_a_change_stands_against_a_removal() {
+    fn a_change_on_one_side_is_kept_and_wins_over_a_removal() {
         let id = |digit: &str| digit.repeat(40);
         let base = ledger(json!({"nodes": {
             id("a"): node("same", 1, None), id("b"): node("ours", 1, None),
@@ -143,13 +144,13 @@ mod tests {
         let merged = merge(&base, &ours, &theirs);
         assert_eq!(merged.adopted_at_ms, Some(8));
         assert_eq!(merged.unknown.get("turn"), Some(&json!(1)));
-        let seen: Vec<_> = merged
+        let merged_nodes: Vec<_> = merged
             .nodes
             .values()
             .map(|node| (node.pod.as_str(), node.changed_at_ms, node.role_changed_at_ms))
             .collect();
         assert_eq!(
-            seen,
+            merged_nodes,
             [
                 ("same", 1, None),
                 ("ours", 5, None),
@@ -158,7 +159,11 @@ mod tests {
                 ("new", 3, None),
             ]
         );
-        assert_eq!(merge(&base, &base, &theirs), theirs, "nothing of ours: all of theirs");
+        assert_eq!(
+            merge(&base, &base, &theirs),
+            theirs,
+            "without a change of ours, theirs is the result"
+        );
         assert_eq!(merge(&base, &ours, &base), ours);
     }
 }

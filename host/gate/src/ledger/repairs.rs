@@ -1,20 +1,24 @@
-//! How repairs are remembered: which were tried when, and how often in a row they failed.
+//! Records repairs in the ledger: when each was tried, and how often in a row it failed.
 
 use tholepin_core::port::PerformedAction;
-use tholepin_schema::{
-    action::ActionOutcome,
-    ledger::{Ledger, RepairRecord},
-};
+use tholepin_schema::action::ActionOutcome;
+
+use crate::ledger_document::{Ledger, RepairRecord};
 
 /// How long a repair counts, in milliseconds.
 pub(crate) const WINDOW_MS: u64 = 600_000;
-/// How many repairs are remembered of an object; the oldest go first.
+/// How many repairs of an object are kept; the oldest are dropped first.
 const REPAIRS_MAX: usize = 256;
 
-/// Takes in what became of a repair. What was so already is no try.
-pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, now_ms: u64) {
-    let has_failed = match &deed.outcome {
-        ActionOutcome::Done { .. } if deed.commands.is_empty() => return,
+/// Records the result of a repair. An action that had nothing to do is not a try.
+pub(crate) fn record_try(
+    ledger: &mut Ledger,
+    symptom: &str,
+    result: &PerformedAction,
+    now_ms: u64,
+) {
+    let has_failed = match &result.outcome {
+        ActionOutcome::Done { .. } if result.commands.is_empty() => return,
         ActionOutcome::Done { .. } => false,
         ActionOutcome::Failed { .. } => true,
         ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,
@@ -25,7 +29,7 @@ pub(crate) fn tried(ledger: &mut Ledger, symptom: &str, deed: &PerformedAction, 
     repair.failed = if has_failed { repair.failed.saturating_add(1) } else { 0 };
 }
 
-/// Drops the repairs that no longer count, and the oldest of too many.
+/// Drops the repairs that no longer count, and the oldest beyond the limit.
 pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
     ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
     while REPAIRS_MAX < ledger.repairs.len() {
@@ -36,7 +40,7 @@ pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
     }
 }
 
-/// The tries that count, the oldest first.
+/// Returns the tries that count, the oldest first.
 pub(crate) fn recent(repair: &RepairRecord, now_ms: u64) -> Vec<u64> {
     let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
     let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();

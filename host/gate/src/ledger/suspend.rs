@@ -1,17 +1,18 @@
-//! What an act suspends, and how it is put back.
+//! Temporary settings: records the values that they replace, and makes the actions that restore them.
 
 use std::collections::BTreeMap;
 
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
-    ledger::{Ledger, SuspendedSetting},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
-/// Takes in that a temporary setting is about to be sent: the value that it replaces. The first one
-/// counts; a second temporary value does not make the first the one to go back to. Write the ledger
-/// before sending. Gives what is suspended anew.
-pub fn suspend(
+use crate::ledger_document::{Ledger, SuspendedSetting};
+
+/// Records the value that a temporary setting is about to replace, and returns what it recorded. A second
+/// temporary value of the same setting is not recorded, so that the original value is the one to restore. The
+/// ledger must be written before the setting is sent.
+pub(crate) fn suspend(
     ledger: &mut Ledger,
     action: &Action,
     snapshot: &Snapshot,
@@ -41,17 +42,19 @@ pub fn suspend(
     new
 }
 
-/// Takes in that a lasting setting was sent: it is the one to stay, whatever was to be put back.
-pub fn settle(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
+/// Records that a lasting setting was sent: it stays, so the temporary values that it replaces are not
+/// restored.
+pub(crate) fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
     let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
     suspensions
         .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
 }
 
-/// The actions that put back what is suspended, one per suspension, in the ledger's order. Each
-/// presumes the process that was told: another has read its configuration anew.
+/// Returns the actions that restore the suspended settings, one per suspension, in the ledger's order. Each
+/// requires the process that received the temporary value: another process has read its configuration at its
+/// start.
 #[must_use]
-pub fn lifts(ledger: &Ledger) -> Vec<Action> {
+pub(crate) fn restore_actions(ledger: &Ledger) -> Vec<Action> {
     let lift = |suspension: &SuspendedSetting| {
         let SuspendedSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
         let settings = [(setting.clone(), value.clone())].into();
@@ -62,9 +65,9 @@ pub fn lifts(ledger: &Ledger) -> Vec<Action> {
     ledger.suspensions.iter().map(lift).collect()
 }
 
-/// Drops the suspensions that are put back, or that went with their process: the snapshot shows the
-/// old value or another process. What no snapshot tells stays.
-pub fn restored(ledger: &mut Ledger, snapshot: &Snapshot) {
+/// Drops the suspensions that are over: the snapshot shows the original value, or another process in the Pod.
+/// If the member does not answer, its suspensions stay.
+pub(crate) fn drop_restored(ledger: &mut Ledger, snapshot: &Snapshot) {
     ledger.suspensions.retain(|suspension| {
         let Some(member) = snapshot.member(&suspension.pod) else { return false };
         let Some(MemberFacts { run_id: Some(run_id), settings, .. }) = member.facts() else {

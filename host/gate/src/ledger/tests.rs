@@ -1,4 +1,4 @@
-//! What is remembered, and what is not taken for proven.
+//! What the ledger records, and what it does not take for proven.
 
 use serde_json::json;
 use tholepin_schema::{
@@ -64,18 +64,18 @@ fn silence(snapshot: &mut Snapshot, index: usize) {
     snapshot.members[index].answer = MemberAnswer::Unreachable { reason, message: String::new() };
 }
 
-/// Learnt at 100 ms.
-fn learnt() -> Ledger {
+/// The ledger after recording [`snapshot`] at 100 ms.
+fn recorded() -> Ledger {
     let mut ledger = Ledger::default();
-    assert!(learn(&mut ledger, &snapshot(), 100));
+    assert!(record(&mut ledger, &snapshot(), 100));
     ledger
 }
 
 #[test]
-fn equal_sights_change_nothing() {
-    let mut ledger = learnt();
+fn an_equal_snapshot_changes_nothing() {
+    let mut ledger = recorded();
     let before = ledger.clone();
-    assert!(!learn(&mut ledger, &snapshot(), 200));
+    assert!(!record(&mut ledger, &snapshot(), 200));
     assert_eq!(ledger, before);
     assert_eq!(ledger.nodes[&node('a')].container_id, "container-a");
     assert_eq!(ledger.nodes[&node('b')].role, Role::Replica);
@@ -83,226 +83,230 @@ fn equal_sights_change_nothing() {
 
 #[test]
 fn an_instance_is_adopted_when_all_have_answered_and_agreed_once() {
-    let mut seen = snapshot();
-    silence(&mut seen, 1);
+    let mut observed = snapshot();
+    silence(&mut observed, 1);
     let mut ledger = Ledger::default();
-    learn(&mut ledger, &seen, 100);
+    record(&mut ledger, &observed, 100);
     assert_eq!(ledger.adopted_at_ms, None);
-    // Each has answered, but never both at once: the other was killed while the cluster formed.
+    // Each member has answered, but never both in one snapshot: the other was killed while the cluster
+    // formed.
     let mut formed = ledger.clone();
     let mut other = snapshot();
     silence(&mut other, 0);
-    learn(&mut formed, &other, 150);
+    record(&mut formed, &other, 150);
     assert_eq!((formed.adopted_at_ms, formed.keys_known_since_ms), (Some(150), None));
-    learn(&mut ledger, &snapshot(), 200);
+    record(&mut ledger, &snapshot(), 200);
     assert_eq!(ledger.adopted_at_ms, Some(200));
-    learn(&mut ledger, &seen, 300);
+    record(&mut ledger, &observed, 300);
     assert_eq!(ledger.adopted_at_ms, Some(200));
 }
 
 #[test]
 fn a_process_is_never_tied_to_a_container_that_may_not_be_its_own() {
-    let mut ledger = learnt();
-    let mut seen = snapshot();
+    let mut ledger = recorded();
+    let mut observed = snapshot();
     // Another process answers, but the Pod's status still names the old container.
-    facts(&mut seen, 0).run_id = Some(run('c'));
-    learn(&mut ledger, &seen, 200);
+    facts(&mut observed, 0).run_id = Some(run('c'));
+    record(&mut ledger, &observed, 200);
     assert_eq!(ledger.nodes[&node('a')].container_id, "");
-    learn(&mut ledger, &seen, 300);
-    assert_eq!(ledger.nodes[&node('a')].container_id, "", "it stays in doubt");
-    seen.members[0].container_id = "container-c".into();
-    learn(&mut ledger, &seen, 400);
+    record(&mut ledger, &observed, 300);
+    assert_eq!(ledger.nodes[&node('a')].container_id, "", "the container stays unknown");
+    observed.members[0].container_id = "container-c".into();
+    record(&mut ledger, &observed, 400);
     assert_eq!(ledger.nodes[&node('a')].container_id, "container-c");
     assert_eq!(ledger.nodes[&node('a')].run_id, run('c'));
 }
 
 #[test]
-fn what_can_be_lost_and_since_when_a_pod_is_gone_is_remembered() {
-    let mut ledger = learnt();
-    assert!(ledger.held_keys.is_empty(), "nobody told of keys");
-    let mut seen = snapshot();
-    facts(&mut seen, 0).keys = Some(3);
-    facts(&mut seen, 1).keys = Some(3);
+fn held_keys_and_the_time_a_pod_was_deleted_are_recorded() {
+    let mut ledger = recorded();
+    assert!(ledger.held_keys.is_empty(), "no member reported keys");
+    let mut observed = snapshot();
+    facts(&mut observed, 0).keys = Some(3);
+    facts(&mut observed, 1).keys = Some(3);
     let disk = [("appendonly", "no"), ("save", "60 1")];
-    facts(&mut seen, 0).settings.extend(disk.map(|(name, value)| (name.into(), value.into())));
-    learn(&mut ledger, &seen, 200);
+    facts(&mut observed, 0).settings.extend(disk.map(|(name, value)| (name.into(), value.into())));
+    record(&mut ledger, &observed, 200);
     assert_eq!(ledger.held_keys.slot_count(), 16_384);
     assert_eq!(ledger.nodes[&node('a')].persistent, Some(true));
-    assert_eq!(ledger.nodes[&node('b')].persistent, None, "it does not tell");
+    assert_eq!(ledger.nodes[&node('b')].persistent, None, "its settings are not known");
     assert_eq!(ledger.nodes[&node('b')].primary, Some(node('a')));
-    let gone = seen.members.remove(1);
-    learn(&mut ledger, &seen, 300);
-    learn(&mut ledger, &seen, 400);
+    let gone = observed.members.remove(1);
+    record(&mut ledger, &observed, 300);
+    record(&mut ledger, &observed, 400);
     assert_eq!(ledger.nodes[&node('b')].gone_at_ms, Some(300));
-    seen.members.push(gone);
-    silence(&mut seen, 1);
-    learn(&mut ledger, &seen, 500);
+    observed.members.push(gone);
+    silence(&mut observed, 1);
+    record(&mut ledger, &observed, 500);
     assert_eq!(ledger.nodes[&node('b')].gone_at_ms, None);
-    facts(&mut seen, 0).keys = Some(0);
-    learn(&mut ledger, &seen, 600);
-    assert_eq!(ledger.held_keys.slot_count(), 16_384, "once is for ever");
+    facts(&mut observed, 0).keys = Some(0);
+    record(&mut ledger, &observed, 600);
+    assert_eq!(ledger.held_keys.slot_count(), 16_384, "held keys stay recorded");
 }
 
 #[test]
-fn a_silent_member_stays_as_it_was() {
-    let mut ledger = learnt();
-    let mut seen = snapshot();
-    silence(&mut seen, 0);
-    seen.members[0].container_id = "container-z".into();
-    assert!(!learn(&mut ledger, &seen, 200));
+fn a_member_that_does_not_answer_keeps_its_entry() {
+    let mut ledger = recorded();
+    let mut observed = snapshot();
+    silence(&mut observed, 0);
+    observed.members[0].container_id = "container-z".into();
+    assert!(!record(&mut ledger, &observed, 200));
     assert_eq!(ledger.nodes[&node('a')].container_id, "container-a");
 }
 
 #[test]
-fn a_change_of_roles_is_remembered_for_the_shard() {
-    let mut ledger = learnt();
+fn a_change_of_roles_is_recorded_for_the_shard() {
+    let mut ledger = recorded();
     let quiet = snapshot();
     assert_eq!(shard_changed_at_ms(&ledger, &quiet, node('a')), None);
-    // `b` has replaced `a`, which is silent.
-    let mut seen = snapshot();
-    silence(&mut seen, 0);
-    seen.view = [(node('a'), row("", None)), (node('b'), row("0-16383", None))].into();
-    learn(&mut ledger, &seen, 200);
-    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
+    // `b` has replaced `a`, which does not answer.
+    let mut observed = snapshot();
+    silence(&mut observed, 0);
+    observed.view = [(node('a'), row("", None)), (node('b'), row("0-16383", None))].into();
+    record(&mut ledger, &observed, 200);
+    assert_eq!(shard_changed_at_ms(&ledger, &observed, node('b')), Some(200));
     assert!(ledger.nodes[&node('a')].slots.is_empty());
-    // That `a` comes back as a replica is no new change.
-    let mut seen = snapshot();
-    seen.view = [(node('a'), row("", Some(node('b')))), (node('b'), row("0-16383", None))].into();
-    learn(&mut ledger, &seen, 900);
-    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(200));
-    // A failover that is tried counts, too, from either end.
+    // That `a` returns as a replica is not another change.
+    let mut observed = snapshot();
+    observed.view =
+        [(node('a'), row("", Some(node('b')))), (node('b'), row("0-16383", None))].into();
+    record(&mut ledger, &observed, 900);
+    assert_eq!(shard_changed_at_ms(&ledger, &observed, node('b')), Some(200));
+    // A failover that is tried counts too, from either end.
     let verb = Verb::Failover { pod: "a".into(), primary: node('b'), mode: FailoverMode::Graceful };
-    tried(&mut ledger, &verb.into(), 950);
-    assert_eq!(shard_changed_at_ms(&ledger, &seen, node('b')), Some(950));
+    record_try(&mut ledger, &verb.into(), 950);
+    assert_eq!(shard_changed_at_ms(&ledger, &observed, node('b')), Some(950));
 }
 
 #[test]
 fn becoming_a_replica_without_having_had_slots_is_no_change_of_roles() {
-    let mut seen = snapshot();
-    seen.view.insert(node('b'), row("", None));
+    let mut observed = snapshot();
+    observed.view.insert(node('b'), row("", None));
     let mut ledger = Ledger::default();
-    learn(&mut ledger, &seen, 100);
-    learn(&mut ledger, &snapshot(), 200);
+    record(&mut ledger, &observed, 100);
+    record(&mut ledger, &snapshot(), 200);
     assert_eq!(ledger.nodes[&node('b')].role, Role::Replica);
     assert_eq!(shard_changed_at_ms(&ledger, &snapshot(), node('a')), None);
 }
 
 #[test]
-fn who_nobody_knows_any_more_is_forgotten_but_still_no_stranger() {
-    let mut ledger = learnt();
-    let mut seen = snapshot();
-    seen.members.pop();
-    learn(&mut ledger, &seen, 200);
+fn a_node_that_no_member_knows_is_forgotten_but_not_foreign() {
+    let mut ledger = recorded();
+    let mut observed = snapshot();
+    observed.members.pop();
+    record(&mut ledger, &observed, 200);
     assert!(ledger.nodes.contains_key(&node('b')), "`a` still knows it");
-    seen.view.remove(&node('b'));
-    learn(&mut ledger, &seen, 300);
+    observed.view.remove(&node('b'));
+    record(&mut ledger, &observed, 300);
     assert!(!ledger.nodes.contains_key(&node('b')));
     assert_eq!(ledger.forgotten.get(&node('b')), Some(&300));
     for index in 0..300_u64 {
-        forgot(&mut ledger, format!("{index:040x}").parse().unwrap(), 1_000 + index);
+        record_forgotten(&mut ledger, format!("{index:040x}").parse().unwrap(), 1_000 + index);
     }
     assert_eq!(ledger.forgotten.len(), FORGOTTEN_MAX);
     assert!(!ledger.forgotten.contains_key(&node('b')), "the oldest go first");
 }
 
-/// Node `c` in the Pod of `a`, and `d` in that of `b`: fresh, with nothing but themselves, or met.
+/// Node `c` in the Pod of `a`, and `d` in that of `b`: fresh nodes that know only themselves, or that have
+/// met.
 fn fresh(met: bool) -> Snapshot {
-    let mut seen = snapshot();
-    seen.view = if met { ['c', 'd'].map(|it| (node(it), row("", None))).into() } else { [].into() };
+    let mut observed = snapshot();
+    observed.view =
+        if met { ['c', 'd'].map(|name| (node(name), row("", None))).into() } else { [].into() };
     for (index, name) in ['c', 'd'].into_iter().enumerate() {
-        seen.members[index].pod_uid = format!("uid-{name}");
-        let facts = facts(&mut seen, index);
+        observed.members[index].pod_uid = format!("uid-{name}");
+        let facts = facts(&mut observed, index);
         (facts.node, facts.run_id) = (Some(node(name)), Some(run(name)));
         if !met {
             facts.differs = [(node(name), row("", None))].into();
         }
     }
-    seen
+    observed
 }
 
 #[test]
 fn the_last_owner_of_slots_that_held_keys_is_kept_until_they_have_another() {
     for held_keys in [false, true] {
-        let mut seen = snapshot();
-        facts(&mut seen, 0).keys = Some(u64::from(held_keys));
+        let mut observed = snapshot();
+        facts(&mut observed, 0).keys = Some(u64::from(held_keys));
         let mut ledger = Ledger::default();
-        learn(&mut ledger, &seen, 100);
-        let kept = |ledger: &Ledger| ['a', 'b'].map(|it| ledger.nodes.contains_key(&node(it)));
-        learn(&mut ledger, &fresh(false), 200);
-        assert_eq!(kept(&ledger), [held_keys; 2], "nobody could have told");
-        learn(&mut ledger, &fresh(true), 300);
-        assert_eq!(kept(&ledger), [held_keys; 2], "nor could they by hearsay");
+        record(&mut ledger, &observed, 100);
+        let kept = |ledger: &Ledger| ['a', 'b'].map(|name| ledger.nodes.contains_key(&node(name)));
+        record(&mut ledger, &fresh(false), 200);
+        assert_eq!(kept(&ledger), [held_keys; 2], "fresh members know no other nodes");
+        record(&mut ledger, &fresh(true), 300);
+        assert_eq!(kept(&ledger), [held_keys; 2], "the members that met them do not either");
         let mut owned = fresh(true);
         owned.view.insert(node('c'), row("0-16383", None));
-        learn(&mut ledger, &owned, 400);
+        record(&mut ledger, &owned, 400);
         assert_eq!(kept(&ledger), [false; 2]);
     }
 }
 
 #[test]
-fn who_somebody_is_follows_from_all_views_and_the_ledger() {
-    let ledger = learnt();
-    let mut seen = snapshot();
-    let with = |seen: &mut Snapshot, row: NodeRow| {
-        seen.view.insert(node('f'), row);
+fn the_identity_of_a_node_follows_from_all_views_and_the_ledger() {
+    let ledger = recorded();
+    let mut observed = snapshot();
+    let with = |observed: &mut Snapshot, row: NodeRow| {
+        observed.view.insert(node('f'), row);
     };
-    assert_eq!(identify(node('a'), &seen, &ledger), NodeIdentity::Member);
-    silence(&mut seen, 0);
-    assert_eq!(identify(node('a'), &seen, &ledger), NodeIdentity::Absent);
-    with(&mut seen, row("", None));
-    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Foreign);
-    assert_eq!(foreign_nodes(&seen, &ledger), [node('f')].into());
-    with(&mut seen, NodeRow { connected: false, ..row("", None) });
-    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Ghost);
+    assert_eq!(identify(node('a'), &observed, &ledger), NodeIdentity::Member);
+    silence(&mut observed, 0);
+    assert_eq!(identify(node('a'), &observed, &ledger), NodeIdentity::Absent);
+    with(&mut observed, row("", None));
+    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Foreign);
+    assert_eq!(foreign_nodes(&observed, &ledger), [node('f')].into());
+    with(&mut observed, NodeRow { connected: false, ..row("", None) });
+    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Ghost);
     for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
-        with(&mut seen, NodeRow { flags: [flag].into(), ..row("", None) });
-        assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Ghost, "{flag:?}");
+        with(&mut observed, NodeRow { flags: [flag].into(), ..row("", None) });
+        assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Ghost, "{flag:?}");
     }
-    with(&mut seen, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
-    assert_eq!(identify(node('f'), &seen, &ledger), NodeIdentity::Handshake);
-    // What the ledger has forgotten is nobody's cluster.
-    with(&mut seen, row("", None));
+    with(&mut observed, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
+    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Handshake);
+    // A node that the ledger has forgotten is not foreign.
+    with(&mut observed, row("", None));
     let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
-    assert_eq!(identify(node('f'), &seen, &forgotten), NodeIdentity::Ghost);
+    assert_eq!(identify(node('f'), &observed, &forgotten), NodeIdentity::Ghost);
 }
 
 #[test]
-fn what_is_suspended_is_put_back_once() {
-    let mut ledger = learnt();
-    let mut seen = snapshot();
+fn a_suspended_setting_is_restored_once() {
+    let mut ledger = recorded();
+    let mut observed = snapshot();
     let set = |value: &str| -> Action {
         let settings = [("cluster-node-timeout".to_owned(), value.to_owned())].into();
         Verb::Configure { pod: "a".into(), settings, temporary: true }.into()
     };
-    suspend(&mut ledger, &set("500"), &seen, 100);
-    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "500".into());
-    suspend(&mut ledger, &set("700"), &seen, 200);
+    suspend(&mut ledger, &set("500"), &observed, 100);
+    facts(&mut observed, 0).settings.insert("cluster-node-timeout".into(), "500".into());
+    suspend(&mut ledger, &set("700"), &observed, 200);
     assert_eq!(ledger.suspensions.len(), 1, "{:?}", ledger.suspensions);
-    let [lift] = &lifts(&ledger)[..] else { panic!() };
+    let [lift] = &restore_actions(&ledger)[..] else { panic!() };
     assert_eq!(lift.presume.run_id, Some(run('a')));
     let Verb::Configure { settings, temporary: false, .. } = &lift.verb else { panic!("{lift:?}") };
     assert_eq!(settings["cluster-node-timeout"], "5000");
 
-    restored(&mut ledger, &seen);
-    assert_eq!(ledger.suspensions.len(), 1, "it is not put back yet");
-    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "5000".into());
-    restored(&mut ledger, &seen);
+    drop_restored(&mut ledger, &observed);
+    assert_eq!(ledger.suspensions.len(), 1, "the setting is not restored yet");
+    facts(&mut observed, 0).settings.insert("cluster-node-timeout".into(), "5000".into());
+    drop_restored(&mut ledger, &observed);
     assert!(ledger.suspensions.is_empty());
 }
 
 #[test]
-fn a_suspension_goes_with_its_process() {
-    let mut ledger = learnt();
-    let mut seen = snapshot();
+fn a_suspension_ends_with_its_process() {
+    let mut ledger = recorded();
+    let mut observed = snapshot();
     let settings = [("cluster-node-timeout".to_owned(), "500".to_owned())].into();
     let verb = Verb::Configure { pod: "a".into(), settings, temporary: true };
-    suspend(&mut ledger, &verb.into(), &seen, 100);
-    facts(&mut seen, 0).settings.insert("cluster-node-timeout".into(), "500".into());
-    let mut silent = seen.clone();
+    suspend(&mut ledger, &verb.into(), &observed, 100);
+    facts(&mut observed, 0).settings.insert("cluster-node-timeout".into(), "500".into());
+    let mut silent = observed.clone();
     silence(&mut silent, 0);
-    restored(&mut ledger, &silent);
-    assert_eq!(ledger.suspensions.len(), 1, "silence says nothing");
-    facts(&mut seen, 0).run_id = Some(run('c'));
-    restored(&mut ledger, &seen);
+    drop_restored(&mut ledger, &silent);
+    assert_eq!(ledger.suspensions.len(), 1, "a member that does not answer keeps its suspensions");
+    facts(&mut observed, 0).run_id = Some(run('c'));
+    drop_restored(&mut ledger, &observed);
     assert!(ledger.suspensions.is_empty());
 }

@@ -1,4 +1,4 @@
-//! What is done while the API server is away: looking, and what the cluster itself votes for.
+//! What is done while the API server is away: observing, and actions that the cluster itself votes for.
 
 use std::sync::atomic::Ordering;
 
@@ -47,12 +47,12 @@ fn snapshot(failed: bool) -> Value {
         id('b'): slots("10-19"), id('c'): slots("20-16383"), id('d'): lost}})
 }
 
-async fn ask(bench: &GateFixture, pass: &ReconcileContext, call: RedisCall) -> Answer {
-    pass.perform(&bench.context, Call::Redis(call)).await
+async fn ask(bench: &GateFixture, context: &ReconcileContext, call: RedisCall) -> Answer {
+    context.perform(&bench.call_context, Call::Redis(call)).await
 }
 
 #[tokio::test]
-async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_follows() {
+async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() {
     let verbs = ["observe", "failover"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
     let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
@@ -62,25 +62,25 @@ async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_fo
     let shows = |snapshot: Value| {
         *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot).unwrap();
     };
-    let mut opened = bench.opened.clone();
-    let mut thing = (*opened.object).clone();
+    let mut scope = bench.scope.clone();
+    let mut thing = (*scope.object).clone();
     thing["spec"]["onPodDeath"] = json!("force");
-    opened.object = thing.into();
+    scope.object = thing.into();
     let path = Some(".spec.onPodDeath".to_owned());
-    opened.safety = SafetyPaths { data_loss: None, tail_loss: path }.into();
-    let pass = bench.gate.open(opened);
+    scope.safety = SafetyPaths { data_loss: None, tail_loss: path }.into();
+    let context = bench.gate.open(scope);
     shows(snapshot(false));
-    ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await.unwrap();
+    ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();
     bench.world.away.store(true, Ordering::SeqCst);
     shows(snapshot(true));
-    let seen = ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await;
+    let seen = ask(&bench, &context, RedisCall::Observe { instance: instance() }).await;
     assert!(matches!(seen, Ok(Reply::Document(_))), "{seen:?}");
     let fail_over = |mode: &str| RedisCall::Act {
         instance: instance(),
         actions: vec![json!({"verb": "failover",
             "args": {"pod": "a-0", "primary": id('d'), "mode": mode}})],
     };
-    let sent = ask(&bench, &pass, fail_over("force")).await;
+    let sent = ask(&bench, &context, fail_over("force")).await;
     let Ok(Reply::Results(results)) = sent else { panic!("{sent:?}") };
     assert!(results[0].as_ref().unwrap()["outcome"]["done"].is_object(), "{results:?}");
     assert_eq!(bench.writes().last().unwrap(), "failover to a-0");
@@ -91,8 +91,8 @@ async fn without_the_api_server_only_what_is_voted_for_is_sent_and_the_ledger_fo
     };
     assert_eq!(tried(), Value::Null);
     bench.world.away.store(false, Ordering::SeqCst);
-    ask(&bench, &pass, RedisCall::Observe { instance: instance() }).await.unwrap();
-    assert_eq!(tried(), json!(NOW_MS), "it is written afterwards");
+    ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();
+    assert_eq!(tried(), json!(NOW_MS), "the ledger is written afterwards");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The password in force: made once, kept for the Pods, and the same for every host.
+//! The password in force: created once, kept for the Pods, and the same for every host.
 
 use std::sync::atomic::Ordering;
 
@@ -30,11 +30,11 @@ impl GateFixture {
         self.world.put(secret);
     }
 
-    /// Looks at an instance: the password that was used, and what is said of the one named.
+    /// Observes an instance. Returns the password that was used and the facts about the named one.
     async fn used(&self, instance: Value) -> (Option<String>, Value) {
         *self.world.snapshot.lock().unwrap() = snapshot();
         let call = Call::Redis(RedisCall::Observe { instance });
-        let answer = self.pass.perform(&self.context, call).await;
+        let answer = self.context.perform(&self.call_context, call).await;
         let Ok(Reply::Document(snapshot)) = answer else { panic!("{answer:?}") };
         let password = self.world.passwords.lock().unwrap().last().cloned().flatten();
         (password, snapshot.get("credentials").cloned().unwrap_or_default())
@@ -46,10 +46,10 @@ impl GateFixture {
         self.world.objects.lock().unwrap().get(&name).map(|secret| (**secret).clone())
     }
 
-    /// A host that was started anew.
+    /// Restarts the host.
     fn restart(&mut self) {
         self.gate = Gate::new(self.ports.clone());
-        self.pass = self.sibling(WriteMode::Live);
+        self.context = self.sibling(WriteMode::Live);
     }
 }
 
@@ -74,14 +74,14 @@ async fn the_first_password_stays_in_force_after_a_change_and_a_restart() {
     let missing = json!({"named": "secret-missing"});
     assert_eq!(bench.used(named()).await, (old.clone(), missing.clone()));
 
-    // Somebody deletes what is kept: the host still has it.
+    // The kept Secret is deleted while the host has the password in memory.
     bench.world.objects.lock().unwrap().retain(|name, _| name.name != KEPT);
     assert_eq!(bench.used(named()).await, (old, missing));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "old"}));
 }
 
 #[tokio::test]
-async fn no_password_is_kept_too_and_an_empty_one_is_not() {
+async fn the_absence_of_a_password_is_kept_and_an_empty_password_is_not() {
     let bench = bench(WriteMode::Live);
     bench.name_password("");
     let empty = json!({"named": "empty", "pending": true});
@@ -106,7 +106,7 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
     bench.name_password("new");
     bench.restart();
     assert_eq!(bench.used(named()).await.0, Some("hunter2".into()));
-    assert!(!format!("{:?}", bench.pass.take_recording()).contains("hunter2"), "no clear value");
+    assert!(!format!("{:?}", bench.context.take_recording()).contains("hunter2"), "no clear text");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
     *bench.world.accepted.lock().unwrap() = Some("right".into());
     bench.used(named()).await;
 
-    // The Secret goes while no host runs, and the user's has another password by then.
+    // The Secret is deleted while no host runs, and the named Secret has another password by then.
     bench.world.objects.lock().unwrap().retain(|name, _| name.name != KEPT);
     bench.name_password("wrong");
     bench.restart();
@@ -124,7 +124,7 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
     assert_eq!(bench.used(named()).await.1, refused);
     assert_eq!(bench.kept(), None);
 
-    // Nobody answers: that proves nothing.
+    // No process answers, which proves nothing.
     bench.world.silent.store(true, Ordering::SeqCst);
     let unproven = json!({"named": "unproven", "pending": true});
     assert_eq!(bench.used(named()).await.1, unproven);
@@ -137,13 +137,13 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
 }
 
 #[tokio::test]
-async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted() {
+async fn a_kept_password_that_no_process_accepts_is_replaced_by_an_accepted_one() {
     let bench = bench(WriteMode::Live);
     bench.name_password("kept");
     *bench.world.accepted.lock().unwrap() = Some("kept".into());
     bench.used(named()).await;
 
-    // Somebody sets another one on the servers by hand, and nothing is known of it yet.
+    // Another password is set on the servers by hand, and the named Secret does not have it yet.
     *bench.world.accepted.lock().unwrap() = Some("other".into());
     assert_eq!(bench.used(named()).await, (Some("kept".into()), Value::Null));
     bench.name_password("third");
@@ -155,7 +155,7 @@ async fn a_kept_password_that_nobody_accepts_gives_way_to_one_that_is_accepted()
 }
 
 #[tokio::test]
-async fn a_password_that_no_process_ever_had_can_be_written_anew() {
+async fn a_password_that_no_process_ever_had_can_be_replaced() {
     let bench = bench(WriteMode::Live);
     let mut stopped = pod("a-0");
     stopped["status"]["containerStatuses"] = json!([]);
@@ -173,7 +173,7 @@ async fn a_password_that_no_process_ever_had_can_be_written_anew() {
 }
 
 #[tokio::test]
-async fn a_falsified_secret_is_put_back_and_one_of_another_host_is_taken_over() {
+async fn a_wrong_secret_is_restored_and_one_of_another_host_is_taken_over() {
     let bench = bench(WriteMode::Live);
     bench.name_password("right");
     *bench.world.accepted.lock().unwrap() = Some("right".into());

@@ -1,4 +1,4 @@
-//! What proves that primaries are dead whose Pods went without anybody seeing their ends.
+//! Proof of death for primaries whose Pods were deleted without a report of their ends.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use crate::{
     grants, instance, kind,
 };
 
-/// 2026, so that times read like times.
+/// A time in 2026, so that printed times are realistic.
 const START_MS: u64 = 1_795_236_000_000;
 const JOINED: &str = "2026-11-20T00:00:00Z";
 
@@ -36,8 +36,8 @@ struct DeathFixture {
     world: Arc<FakeCluster>,
     clock: Arc<MovedClock>,
     gate: Arc<Gate>,
-    opened: ReconcileScope,
-    context: CallContext,
+    scope: ReconcileScope,
+    call_context: CallContext,
     shards: usize,
     /// Whether a replica sees the link to the primary of the first shard connected.
     linked: bool,
@@ -61,7 +61,7 @@ fn placed(name: &str, uid: &str) -> Value {
 }
 
 impl DeathFixture {
-    /// All are well and have been looked at.
+    /// All members are healthy and were observed once.
     async fn new(shards: usize) -> Self {
         let redis = RedisGrants {
             commands: vec![],
@@ -73,16 +73,16 @@ impl DeathFixture {
         let clock = Arc::new(MovedClock(AtomicU64::new(START_MS)));
         let gate = Gate::new(GatePorts { clock: clock.clone(), ..bench.ports.clone() });
         let tail_loss = Some(".spec.tailLoss".to_owned());
-        let mut me = (*bench.opened.object).clone();
+        let mut me = (*bench.scope.object).clone();
         me["spec"]["tailLoss"] = json!("force");
-        let opened = ReconcileScope {
+        let scope = ReconcileScope {
             safety: Arc::new(SafetyPaths { tail_loss, ..SafetyPaths::default() }),
             object: Arc::new(me),
-            ..bench.opened.clone()
+            ..bench.scope.clone()
         };
-        let (world, context) = (bench.world.clone(), bench.context.clone());
+        let (world, call_context) = (bench.world.clone(), bench.call_context.clone());
         let (linked, renewals) = (false, 0);
-        let mut stage = Self { world, clock, gate, opened, context, shards, linked, renewals };
+        let mut stage = Self { world, clock, gate, scope, call_context, shards, linked, renewals };
         for shard in 0..shards {
             for name in [format!("p-{shard}"), format!("r-{shard}")] {
                 stage.world.put(placed(&name, &format!("uid-{name}")));
@@ -98,7 +98,7 @@ impl DeathFixture {
         stage
     }
 
-    /// The Pods of the primaries are deleted by force, and fresh ones come in their places.
+    /// Deletes the primaries' Pods by force; new Pods take their places.
     async fn lose(&mut self) {
         for shard in 0..self.shards {
             let name = format!("p-{shard}");
@@ -118,12 +118,12 @@ impl DeathFixture {
         self.world.put(lease);
     }
 
-    /// Sets what a look shows: of the primaries nothing but what their replicas say, if they do not live.
-    fn show(&self, primaries_live: bool) {
+    /// Sets the next snapshot. Of primaries that do not run, it contains only what their replicas report.
+    fn show(&self, primaries_run: bool) {
         let now_ms = self.clock.now_ms();
         let (mut view, mut members) = (json!({}), Vec::new());
         for shard in 0..self.shards {
-            let connected = primaries_live || (self.linked && shard == 0);
+            let connected = primaries_run || (self.linked && shard == 0);
             let (first, last) = (shard * 100, shard * 100 + 99);
             view[primary(shard)] = json!({"role": "primary", "epoch": 1, "connected": connected,
                 "slots": [format!("{first}-{last}")]});
@@ -143,7 +143,7 @@ impl DeathFixture {
             members.push(member(name.clone(), format!("uid-{name}"), facts(&node('b', shard))));
             let (name, silent) =
                 (format!("p-{shard}"), json!({"reason": "timeout", "message": ""}));
-            members.push(if primaries_live {
+            members.push(if primaries_run {
                 member(name.clone(), format!("uid-{name}"), facts(&primary(shard)))
             } else {
                 member(name, format!("uid-fresh-{shard}"), json!({"unreachable": silent}))
@@ -154,14 +154,14 @@ impl DeathFixture {
     }
 
     async fn redis(&self, call: RedisCall) -> Answer {
-        self.gate.open(self.opened.clone()).perform(&self.context, Call::Redis(call)).await
+        self.gate.open(self.scope.clone()).perform(&self.call_context, Call::Redis(call)).await
     }
 
     async fn observe(&self) {
         self.redis(RedisCall::Observe { instance: instance() }).await.unwrap();
     }
 
-    /// Time goes on, and the plugin asks for a takeover; gives the refusal.
+    /// Advances the clock and asks for a takeover. Returns the refusal.
     async fn tick(&mut self, ms: u64) -> Result<(), String> {
         self.clock.0.fetch_add(ms, Ordering::SeqCst);
         self.show(false);
@@ -178,8 +178,8 @@ impl DeathFixture {
         Err(text("message"))
     }
 
-    /// Asks for a takeover each half second, while the Kubernetes node lives; gives the last refusal, or
-    /// after how many milliseconds there was none.
+    /// Asks for a takeover every half second while the Kubernetes node is alive. Returns after how many
+    /// milliseconds it was allowed, or the last refusal.
     async fn ask_for(&mut self, seconds: u64) -> Result<u64, String> {
         let mut last = String::new();
         for half in 1..=seconds * 2 {
@@ -216,7 +216,7 @@ impl DeathFixture {
 }
 
 #[tokio::test]
-async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_them() {
+async fn primaries_are_replaced_when_their_long_absence_proves_their_end() {
     for shards in [1, 2, 3] {
         let mut stage = DeathFixture::new(shards).await;
         stage.lose().await;
@@ -229,7 +229,7 @@ async fn primaries_whose_pods_went_unseen_are_replaced_when_nothing_can_live_of_
 }
 
 #[tokio::test]
-async fn what_may_live_is_not_taken_over() {
+async fn a_primary_that_may_be_alive_is_not_taken_over() {
     type Change = fn(&mut DeathFixture);
     let cases: [(&str, Change, &str); 6] = [
         (
@@ -259,7 +259,7 @@ async fn what_may_live_is_not_taken_over() {
         (
             "its Pod is there again",
             |stage| stage.world.put(placed("p-0", "uid-p-0")),
-            "its Pod is there",
+            "its Pod exists",
         ),
     ];
     for (what, change, expected) in cases {
@@ -279,7 +279,7 @@ async fn what_may_live_is_not_taken_over() {
 }
 
 #[tokio::test]
-async fn a_link_that_was_seen_again_begins_anew() {
+async fn a_link_that_was_connected_again_restarts_the_time() {
     let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
@@ -289,7 +289,7 @@ async fn a_link_that_was_seen_again_begins_anew() {
     stage.renew(JOINED);
     let took_ms = stage.ask_for(20).await.unwrap();
     assert_eq!(took_ms, 5_500, "the node timeout since the link was seen down");
-    // So does one that nobody looked at.
+    // A primary that was not observed meanwhile needs as long.
     let mut stage = DeathFixture::new(1).await;
     stage.lose().await;
     stage.ask_for(58).await.unwrap_err();
@@ -299,7 +299,7 @@ async fn a_link_that_was_seen_again_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alone() {
+async fn a_confirmation_is_read_from_the_current_object_and_is_for_one_pod() {
     let right = format!("{}/uid-p-0, {}/uid-p-1", primary(0), primary(1));
     for (value, expected) in [
         (right.clone(), true),
@@ -315,28 +315,28 @@ async fn a_person_s_word_is_taken_from_the_object_as_it_is_and_for_that_pod_alon
         stage.annotate(&value);
         assert_eq!(stage.tick(500).await.is_ok(), expected, "{value}");
     }
-    // While the Pod is there, nobody's word counts.
+    // While the Pod exists, no confirmation counts.
     let mut stage = DeathFixture::new(2).await;
     stage.lose().await;
     stage.annotate(&right);
     stage.world.put(placed("p-0", "uid-p-0"));
     let refused = stage.tick(500).await.unwrap_err();
-    assert!(refused.contains("its Pod is there"), "{refused}");
-    // What the pass was begun with is older than the store.
+    assert!(refused.contains("its Pod exists"), "{refused}");
+    // The object that the reconcile began with is older than the store.
     let mut stage = DeathFixture::new(2).await;
-    let mut me = (*stage.opened.object).clone();
+    let mut me = (*stage.scope.object).clone();
     me["metadata"]["annotations"] = json!({"tholepin.dev/confirm-dead": right.clone()});
-    stage.opened.object = Arc::new(me);
+    stage.scope.object = Arc::new(me);
     stage.lose().await;
     stage.tick(500).await.unwrap_err();
-    // Another object of the name is another object.
+    // Another object of the same name is not the one reconciled.
     stage.annotate(&right);
     stage.change("Thing", "me", |me| me["metadata"]["uid"] = json!("uid-other"));
     stage.tick(500).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
+async fn the_out_of_service_taint_is_a_proof() {
     for pods_are_there in [false, true] {
         let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
@@ -356,7 +356,7 @@ async fn the_taint_of_a_machine_that_is_off_is_a_proof() {
 }
 
 #[tokio::test]
-async fn no_plugin_writes_what_a_person_says() {
+async fn no_plugin_writes_the_annotations_of_a_person() {
     let mut granted = grants(GrantScope::Owned);
     granted.kubernetes.push(KubernetesGrant {
         name: kind("tests.tholepin.dev/v1", "Thing"),

@@ -13,11 +13,11 @@ use tholepin_schema::{
     reconcile::WakeTrigger,
     snapshot::Snapshot,
 };
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 use crate::{GateFixture, fake::object, grants, instance, snapshot};
 
-/// A pass that may observe and read its own ConfigMaps; one Pod is a member.
+/// A reconcile that may observe and read its own ConfigMaps; one Pod is a member.
 fn bench(mode: WriteMode) -> GateFixture {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
     let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
@@ -25,7 +25,7 @@ fn bench(mode: WriteMode) -> GateFixture {
     bench
 }
 
-/// A snapshot in which the member holds so many keys.
+/// A snapshot in which the member has this many keys.
 fn with_keys(keys: u64) -> Arc<Snapshot> {
     let mut value = serde_json::to_value(snapshot()).unwrap();
     value["members"][0]["answer"]["answered"]["keys"] = keys.into();
@@ -44,8 +44,25 @@ fn data(name: &str, value: &str) -> Value {
 
 async fn wait(bench: &GateFixture, facts: Vec<Value>, ms: u32) -> Answer {
     let call = Call::Runtime(RuntimeCall::Wait { facts, ms });
-    let answer = bench.pass.perform(&bench.context, call);
+    let answer = bench.context.perform(&bench.call_context, call);
     timeout(Duration::from_secs(5), answer).await.expect("a wait ends")
+}
+
+/// Lets the other futures of the test run until the condition holds.
+async fn until(condition: impl Fn() -> bool) {
+    const TURNS_MAX: usize = 1_000;
+    for _ in 0..TURNS_MAX {
+        if condition() {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("the condition does not hold after {TURNS_MAX} turns");
+}
+
+/// Waits until the wait polls the member and so has read the objects once.
+async fn polls(bench: &GateFixture) {
+    until(|| bench.writes() == ["join a-0"]).await;
 }
 
 fn outcome(answer: Answer) -> Value {
@@ -53,7 +70,7 @@ fn outcome(answer: Answer) -> Value {
     outcome
 }
 
-/// Changes an object in the store, and tells the gate.
+/// Changes an object in the store and returns the change.
 fn change(bench: &GateFixture, value: Value) -> StoreChange {
     bench.world.put(value.clone());
     let reference = ObjectMeta::of(&value).unwrap().object;
@@ -67,71 +84,74 @@ fn mine(value: &str) -> Value {
     object
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_wait_ends_when_all_facts_hold() {
     let bench = bench(WriteMode::Live);
     let facts = vec![keys(2), data("mine", "on")];
     let (outcome_seen, ()) = tokio::join!(wait(&bench, facts, 2000), async {
+        polls(&bench).await;
         for count in 0..3 {
             bench.world.shown.send_replace(Some(with_keys(count)));
-            tokio::task::yield_now().await;
         }
         let _ = bench.gate.woken_by_change(&change(&bench, mine("off")));
-        tokio::task::yield_now().await;
         let _ = bench.gate.woken_by_change(&change(&bench, mine("on")));
     });
-    assert!(outcome(outcome_seen)["held"]["tookMs"].as_u64().unwrap() < 1000);
-    let recording = bench.pass.take_recording();
+    assert_eq!(outcome(outcome_seen)["held"]["tookMs"], 0, "the clock stands still");
+    let recording = bench.context.take_recording();
     assert_eq!(recording.calls()[0].call.function(), "runtime/wait");
     assert!(recording.calls()[0].answer.is_ok());
 }
 
-#[tokio::test]
-async fn a_wait_that_times_out_says_what_was_there() {
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_times_out_returns_the_values_found() {
     let bench = bench(WriteMode::Live);
     let facts = vec![keys(1), keys(9), data("mine", "on")];
-    let (seen, ()) = tokio::join!(wait(&bench, facts, 50), async {
-        tokio::task::yield_now().await;
+    let (answer, ()) = tokio::join!(wait(&bench, facts, 50), async {
+        polls(&bench).await;
         bench.world.shown.send_replace(Some(with_keys(5)));
     });
-    let seen = outcome(seen);
+    let answer = outcome(answer);
     let missing = json!([
         {"index": 1, "held": {"no": {"seen": 5}}},
         {"index": 2, "held": {"no": {"seen": null}}},
     ]);
-    assert_eq!(seen["timedOut"]["missing"], missing, "{seen}");
-    assert!(50 <= seen["timedOut"]["tookMs"].as_u64().unwrap(), "{seen}");
-    // Nobody looked in time: that is no value.
-    let seen = outcome(wait(&bench, vec![keys(1)], 1).await);
-    assert!(seen["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{seen}");
+    assert_eq!(answer["timedOut"]["missing"], missing, "{answer}");
+    assert_eq!(answer["timedOut"]["tookMs"], 50, "{answer}");
+    // No poll came in time, so the fact is unknown.
+    let answer = outcome(wait(&bench, vec![keys(1)], 1).await);
+    assert!(answer["timedOut"]["missing"][0]["held"]["unknown"].is_object(), "{answer}");
 }
 
-#[tokio::test]
-async fn the_looks_follow_the_pods_that_come_and_go() {
+#[tokio::test(start_paused = true)]
+async fn polls_follow_the_current_pods() {
     let bench = bench(WriteMode::Live);
-    let (_, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
-        tokio::task::yield_now().await;
+    let (answer, ()) = tokio::join!(wait(&bench, vec![keys(1)], 500), async {
+        polls(&bench).await;
         let pod = object("v1", "Pod", "a-1", Some("me"));
         let _ = bench.gate.woken_by_change(&change(&bench, pod));
-        tokio::task::yield_now().await;
+        until(|| bench.writes() == ["join a-0", "join a-0,a-1"]).await;
         bench.world.shown.send_replace(Some(with_keys(1)));
     });
-    assert_eq!(bench.writes(), ["join a-0", "join a-0,a-1"]);
+    assert!(outcome(answer)["held"].is_object());
 }
 
-#[tokio::test]
-async fn what_is_urgent_ends_a_wait_at_once() {
+#[tokio::test(start_paused = true)]
+async fn an_urgent_event_ends_a_wait() {
     let bench = bench(WriteMode::Live);
-    let (seen, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
-        tokio::task::yield_now().await;
-        bench.opened.urgent.cancel();
+    let (answer, ()) = tokio::join!(wait(&bench, vec![keys(9)], 2000), async {
+        polls(&bench).await;
+        bench.scope.urgent.cancel();
     });
-    assert_eq!(seen, Err(CallError::Interrupted));
-    assert_eq!(wait(&bench, vec![keys(9)], 2000).await, Err(CallError::Interrupted), "and stays");
+    assert_eq!(answer, Err(CallError::Interrupted));
+    assert_eq!(
+        wait(&bench, vec![keys(9)], 2000).await,
+        Err(CallError::Interrupted),
+        "the event stays"
+    );
 }
 
 #[tokio::test]
-async fn a_plan_looks_once_and_ends_where_it_would_wait() {
+async fn a_plan_reads_once_and_ends_where_it_would_wait() {
     let bench = bench(WriteMode::Plan);
     *bench.world.snapshot.lock().unwrap() = (*with_keys(5)).clone();
     assert_eq!(outcome(wait(&bench, vec![keys(5)], 2000).await), json!({"held": {"tookMs": 0}}));
@@ -142,7 +162,7 @@ async fn a_plan_looks_once_and_ends_where_it_would_wait() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_waited_for_is_refused_by_name() {
+async fn an_invalid_wait_is_refused_with_its_reason() {
     let bench = bench(WriteMode::Live);
     let mut typo = keys(1);
     typo["field"] = json!(".answer.answered.key");
@@ -155,14 +175,14 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
         (vec![nameless], 10, "names no `instance`"),
         (vec![secret], 10, "kind: Secret, verbs: [get]"),
         (vec![data("theirs", "x")], 10, "outside the scope"),
-        (vec![], 10, "1 fact at least"),
+        (vec![], 10, "at least 1 fact"),
         (vec![keys(1)], 0, "1 to 2000 ms"),
         (vec![keys(1)], 2001, "1 to 2000 ms"),
         (vec![keys(1); 65], 10, "65 facts are too many"),
     ];
-    for (facts, ms, words) in rows {
+    for (facts, ms, expected) in rows {
         let error = wait(&bench, facts, ms).await.unwrap_err();
-        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
     let blind = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let denied = wait(&blind, vec![keys(1)], 10).await;
@@ -172,51 +192,58 @@ async fn what_cannot_be_waited_for_is_refused_by_name() {
 async fn subscribe_to(bench: &GateFixture, wakes: Vec<Value>) -> Option<Duration> {
     let wakes: Vec<WakeTrigger> =
         wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
-    bench.gate.subscribe(&bench.opened, &wakes).await
+    bench.gate.subscribe(&bench.scope, &wakes).await
 }
 
-fn look(changed: bool, keys: u64) -> PollReport {
+fn poll(changed: bool, keys: u64) -> PollReport {
     PollReport { instance: "uid-me:servers".into(), changed, snapshot: Some(with_keys(keys)) }
 }
 
 #[tokio::test]
 async fn a_fact_about_a_member_wakes_once() {
     let bench = bench(WriteMode::Live);
-    let causes = |look: &PollReport| -> Vec<&str> {
-        bench.gate.woken_by_look(look).into_iter().map(|(_, cause)| cause).collect()
+    let causes = |report: &PollReport| -> Vec<&str> {
+        bench.gate.woken_by_poll(report).into_iter().map(|(_, cause)| cause).collect()
     };
     assert_eq!(subscribe_to(&bench, vec![json!({"fact": keys(5)})]).await, None);
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Whole { settings: [] }");
-    assert_eq!(causes(&look(true, 4)), [] as [&str; 0], "a change was not asked for");
-    assert_eq!(causes(&look(false, 5)), ["fact"]);
-    assert_eq!(causes(&look(false, 5)), [] as [&str; 0], "once");
+    assert_eq!(causes(&poll(true, 4)), [] as [&str; 0], "no subscription to changes");
+    assert_eq!(causes(&poll(false, 5)), ["fact"]);
+    assert_eq!(causes(&poll(false, 5)), [] as [&str; 0], "once");
 
     let change = json!({"change": {"instance": instance()}});
     subscribe_to(&bench, vec![change, json!({"fact": keys(6)})]).await;
-    assert_eq!(causes(&look(true, 5)), ["change in Redis"]);
-    assert_eq!(causes(&look(true, 6)), ["fact"]);
+    assert_eq!(causes(&poll(true, 5)), ["change in Redis"]);
+    assert_eq!(causes(&poll(true, 6)), ["fact"]);
     subscribe_to(&bench, vec![json!({"change": {"instance": instance()}})]).await;
     assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Changes");
     subscribe_to(&bench, vec![]).await;
-    assert!(bench.world.watched.lock().unwrap().is_empty(), "what is not repeated ends");
-    assert_eq!(causes(&look(true, 9)), [] as [&str; 0]);
+    assert!(
+        bench.world.watched.lock().unwrap().is_empty(),
+        "a subscription that is not repeated ends"
+    );
+    assert_eq!(causes(&poll(true, 9)), [] as [&str; 0]);
 }
 
 #[tokio::test]
-async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
+async fn a_fact_about_an_object_wakes_when_the_store_changes() {
     let bench = bench(WriteMode::Live);
-    let tell = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
+    let woken = |value: &str| bench.gate.woken_by_change(&change(&bench, mine(value))).len();
     assert_eq!(subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await, None);
-    assert_eq!((tell("off"), tell("on"), tell("on")), (0, 1, 0));
+    assert_eq!((woken("off"), woken("on"), woken("on")), (0, 1, 0));
     let again = subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
-    assert_eq!(again, Some(Duration::from_secs(1)), "it holds already: not at once in a circle");
+    assert_eq!(
+        again,
+        Some(Duration::from_secs(1)),
+        "it holds already: woken again after a second, not in a circle"
+    );
     subscribe_to(&bench, vec![json!({"fact": data("mine", "off")})]).await;
     bench.world.put(mine("off"));
     assert_eq!(bench.gate.woken_by_overflow().len(), 1);
     subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
-    bench.gate.disarm(&bench.opened.key);
-    assert_eq!(tell("on"), 0);
-    // What may not be read does not wake.
+    bench.gate.unsubscribe(&bench.scope.key);
+    assert_eq!(woken("on"), 0);
+    // A fact about an object that may not be read does not wake.
     subscribe_to(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
     theirs["data"] = json!({"x": "on"});
@@ -227,13 +254,17 @@ async fn a_fact_about_an_object_wakes_when_the_store_says_so() {
 async fn the_facts_about_one_instance_are_bounded() {
     let bench = bench(WriteMode::Live);
     for name in 0..5 {
-        let mut opened = bench.opened.clone();
-        let mut key = (*opened.key).clone();
+        let mut scope = bench.scope.clone();
+        let mut key = (*scope.key).clone();
         key.plugin = format!("p{name}").parse().unwrap();
-        opened.key = Arc::new(key);
+        scope.key = Arc::new(key);
         let wakes: Vec<WakeTrigger> =
             vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
-        bench.gate.subscribe(&opened, &wakes).await;
+        bench.gate.subscribe(&scope, &wakes).await;
     }
-    assert_eq!(bench.gate.woken_by_look(&look(false, 5)).len(), 4, "256 facts are four keys' here");
+    assert_eq!(
+        bench.gate.woken_by_poll(&poll(false, 5)).len(),
+        4,
+        "256 facts are those of four keys"
+    );
 }

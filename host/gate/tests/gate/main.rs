@@ -1,4 +1,4 @@
-//! What the gate lets pass, and what reaches the ports when it does not.
+//! Tests of the gate with fake ports: which calls pass, and what reaches the ports.
 #![cfg(test)]
 
 mod away;
@@ -36,7 +36,7 @@ fn config_map(name: &str) -> ObjectRef {
     ObjectRef { kind: kind("v1", "ConfigMap"), namespace: "n".into(), name: name.into() }
 }
 
-/// Everything on ConfigMaps of this scope, reads on Pods, and observation.
+/// All verbs on ConfigMaps in this scope, the status of Things, and two verbs on Redis.
 fn grants(scope: GrantScope) -> Grants {
     let all = ["get", "list", "apply", "merge-patch", "delete"].map(str::to_owned).to_vec();
     let name = kind("v1", "ConfigMap");
@@ -60,10 +60,10 @@ struct GateFixture {
     world: Arc<FakeCluster>,
     ports: GatePorts,
     gate: Arc<Gate>,
-    /// What the pass was opened with.
-    opened: ReconcileScope,
-    pass: Arc<ReconcileContext>,
-    context: CallContext,
+    /// The scope that the reconcile was opened with.
+    scope: ReconcileScope,
+    context: Arc<ReconcileContext>,
+    call_context: CallContext,
 }
 
 impl GateFixture {
@@ -90,7 +90,7 @@ impl GateFixture {
             name: "me".into(),
         });
         let gate = Gate::new(ports.clone());
-        let opened = ReconcileScope {
+        let scope = ReconcileScope {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
@@ -101,26 +101,26 @@ impl GateFixture {
             calls_max: 20,
             writes_max: 8,
         };
-        let pass = gate.open(opened.clone());
-        let context = CallContext {
+        let context = gate.open(scope.clone());
+        let call_context = CallContext {
             plugin: "p".parse().unwrap(),
             revision: RevisionDigest("r".into()),
             object: Some(key),
         };
-        Self { world, ports, gate, opened, pass, context }
+        Self { world, ports, gate, scope, context, call_context }
     }
 
-    /// Another pass of the same gate.
+    /// Opens another reconcile of the same gate.
     fn sibling(&self, mode: WriteMode) -> Arc<ReconcileContext> {
-        self.gate.open(ReconcileScope { mode, ..self.opened.clone() })
+        self.gate.open(ReconcileScope { mode, ..self.scope.clone() })
     }
 
     async fn kubernetes(&self, call: KubernetesCall) -> Answer {
-        self.pass.perform(&self.context, Call::Kubernetes(call)).await
+        self.context.perform(&self.call_context, Call::Kubernetes(call)).await
     }
 
     async fn redis(&self, call: RedisCall) -> Answer {
-        self.pass.perform(&self.context, Call::Redis(call)).await
+        self.context.perform(&self.call_context, Call::Redis(call)).await
     }
 
     async fn apply(&self, name: &str, owner: Option<&str>) -> Answer {
@@ -140,7 +140,7 @@ impl GateFixture {
     }
 }
 
-/// The name of the ledger of the object reconciled.
+/// The name of the reconciled object's ledger.
 const LEDGER: &str = "tholepin-ledger-thing-uid-me";
 
 fn instance() -> Value {
@@ -227,7 +227,7 @@ async fn warnings_are_read_about_what_the_grant_for_events_covers() {
 }
 
 #[tokio::test]
-async fn an_intent_must_be_owned_and_must_not_capture_what_others_have() {
+async fn an_intent_must_be_owned_and_must_not_take_over_objects_of_others() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     for (name, owner) in
         [("new", None), ("new", Some("them")), ("theirs", Some("me")), ("free", Some("me"))]
@@ -257,7 +257,7 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
 }
 
 #[tokio::test]
-async fn a_delete_means_the_object_that_was_seen() {
+async fn a_delete_is_for_the_object_that_was_read() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let delete = |uid: Option<&str>| KubernetesCall::Delete {
         object: config_map("mine"),
@@ -284,7 +284,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
     assert_eq!(
         bench.writes(),
         ["apply me by tholepin:p kept, forced"],
-        "the status is its plugin's"
+        "the status belongs to the plugin"
     );
 }
 
@@ -292,7 +292,7 @@ async fn the_hosts_own_conditions_cannot_be_applied() {
 async fn a_plan_sees_its_own_writes_and_keeps_none() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Plan);
     bench.apply("new", Some("me")).await.unwrap();
-    assert!(bench.get("new").await.is_ok(), "the pass sees what it applied");
+    assert!(bench.get("new").await.is_ok(), "the reconcile sees what it applied");
     let delete = KubernetesCall::Delete {
         object: config_map("mine"),
         uid: None,
@@ -308,7 +308,7 @@ async fn a_plan_sees_its_own_writes_and_keeps_none() {
 }
 
 #[tokio::test]
-async fn a_pass_that_writes_too_much_is_throttled() {
+async fn a_reconcile_that_writes_too_much_is_throttled() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     for number in 0..8 {
         bench.apply(&format!("new{number}"), Some("me")).await.unwrap();
@@ -318,15 +318,15 @@ async fn a_pass_that_writes_too_much_is_throttled() {
 }
 
 #[tokio::test]
-async fn a_pass_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
+async fn a_reconcile_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
     let bench = GateFixture::new(Grants::default(), WriteMode::Live);
-    let ask = |call| bench.pass.perform(&bench.context, Call::Runtime(call));
+    let ask = |call| bench.context.perform(&bench.call_context, Call::Runtime(call));
     assert_eq!(ask(RuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
     assert_eq!(ask(RuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
     assert_eq!(ask(RuntimeCall::Random { bytes: 2 }).await, Ok(Reply::Bytes(vec![7, 7])));
     let much = ask(RuntimeCall::Random { bytes: 4096 }).await;
     assert!(matches!(much, Err(CallError::Invalid(_))));
-    let recording = bench.pass.take_recording();
+    let recording = bench.context.take_recording();
     assert_eq!(recording.calls().len(), 4);
     assert_eq!(recording.answers().values().filter(|answer| answer.is_ok()).count(), 3);
 }
@@ -343,7 +343,7 @@ async fn an_action_that_its_guard_refuses_is_not_sent() {
     assert!(!bench.writes().iter().any(|line| line.starts_with("meet")), "{:?}", bench.writes());
 }
 
-/// One member that answers.
+/// A snapshot of one member that answers.
 fn snapshot() -> Snapshot {
     let facts = json!({"answeredAtMs": NOW_MS, "node": "a".repeat(40), "runId": "b".repeat(40),
         "settings": {"maxmemory": "0"}});
@@ -353,7 +353,7 @@ fn snapshot() -> Snapshot {
 }
 
 #[tokio::test]
-async fn what_an_action_presumes_of_an_object_is_read_anew() {
+async fn a_precondition_about_an_object_is_read_live() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = snapshot();
     let act = async |subject: Value, field: &str, value: &str| {
@@ -377,10 +377,10 @@ async fn what_an_action_presumes_of_an_object_is_read_anew() {
         let outcome = &results[0].as_ref().unwrap()["outcome"];
         match refused {
             None => assert!(outcome["done"].is_object(), "{outcome}"),
-            Some(words) => {
+            Some(expected) => {
                 assert_eq!(outcome["refused"]["guard"], "presume");
                 let text = outcome["refused"]["message"].as_str().unwrap();
-                assert!(text.contains(words), "{text}");
+                assert!(text.contains(expected), "{text}");
             }
         }
     }
@@ -396,7 +396,7 @@ async fn what_an_action_presumes_of_an_object_is_read_anew() {
 }
 
 #[tokio::test]
-async fn a_secret_is_read_only_if_the_object_names_it_and_another_namespace_never() {
+async fn a_secret_is_read_only_if_the_object_names_it() {
     let bench = GateFixture::new(
         Grants {
             redis: RedisGrants { commands: vec![], verbs: vec!["observe".into()] },

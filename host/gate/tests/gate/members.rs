@@ -1,4 +1,4 @@
-//! Who is a member, whatever a plugin says, and where the ledger of it is kept.
+//! Membership, whatever a plugin asks for, and where the ledger is kept.
 
 use serde_json::{Value, json};
 use tholepin_core::{
@@ -29,7 +29,7 @@ impl GateFixture {
         self.redis(RedisCall::Observe { instance }).await
     }
 
-    /// The Pods that the port was asked to look at.
+    /// The Pods that the Redis port was asked to observe.
     fn looked_at(&self) -> Vec<String> {
         self.world.looked_at.lock().unwrap().clone()
     }
@@ -41,32 +41,32 @@ fn ledger(world: &FakeCluster) -> Value {
     serde_json::from_str(map["data"]["ledger.json"].as_str().unwrap()).unwrap()
 }
 
-/// Lets the fake's snapshot be that of the Pod as the store has it, with this container.
-fn recorded(bench: &GateFixture, container_id: &str) {
-    let mut seen = serde_json::to_value(snapshot()).unwrap();
+/// Sets the fake's snapshot to the Pod in the store, with this container.
+fn set_snapshot(bench: &GateFixture, container_id: &str) {
+    let mut observed = serde_json::to_value(snapshot()).unwrap();
     let row = json!({"role": "primary", "epoch": 1, "connected": true});
-    seen["view"] = json!({"a".repeat(40): row});
-    seen["members"][0]["podUid"] = json!("uid-a-0");
-    seen["members"][0]["containerId"] = json!(container_id);
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
+    observed["view"] = json!({"a".repeat(40): row});
+    observed["members"][0]["podUid"] = json!("uid-a-0");
+    observed["members"][0]["containerId"] = json!(container_id);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed).unwrap();
 }
 
 #[tokio::test]
-async fn a_selector_narrows_what_is_shown_and_not_who_is_a_member() {
+async fn a_selector_limits_what_is_shown_and_not_the_membership() {
     let bench = bench();
     let mut hidden = pod("b-0");
     hidden["metadata"]["labels"] = json!({"app": "hidden"});
     bench.world.put(hidden);
-    let Ok(Reply::Document(seen)) = bench.observe(json!({})).await else { panic!() };
+    let Ok(Reply::Document(observed)) = bench.observe(json!({})).await else { panic!() };
     assert_eq!(bench.looked_at(), ["a-0", "b-0"], "guards and ledger see both");
-    assert_eq!(seen["members"].as_array().map(Vec::len), Some(1));
-    assert_eq!(seen["strangers"], Value::Null);
+    assert_eq!(observed["members"].as_array().map(Vec::len), Some(1));
+    assert_eq!(observed["strangers"], Value::Null);
 }
 
 #[tokio::test]
 async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     let mut orphan = pod("a-0");
     orphan["metadata"]["labels"] = json!({"app": "other"});
@@ -78,11 +78,11 @@ async fn a_member_stays_one_when_it_is_orphaned_or_relabelled() {
     orphan["metadata"]["uid"] = json!("uid-another");
     bench.world.put(orphan);
     bench.observe(json!({})).await.unwrap_err();
-    assert_eq!(bench.looked_at(), ["b-0"], "another Pod of the name is none");
+    assert_eq!(bench.looked_at(), ["b-0"], "another Pod of the same name is no member");
 }
 
 #[tokio::test]
-async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none() {
+async fn a_pod_of_no_group_is_a_member_that_does_not_answer() {
     let bench = bench();
     let with_container = |name: &str, container: &str| {
         let mut pod = pod(name);
@@ -96,7 +96,7 @@ async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none()
     let running = bench.world.running.lock().unwrap().clone();
     assert_eq!(running, [true, false], "the container of the group does not run in it");
     let sentinels = json!({"group": "sentinels", "container": "sentinel", "port": 26379});
-    // The fake shows the same snapshot whoever is asked.
+    // The fake returns the same snapshot for all instances.
     bench.observe(sentinels).await.unwrap();
     assert_eq!(bench.looked_at(), ["b-0"]);
     bench.observe(json!({})).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_pod_of_no_group_is_a_silent_member_and_one_of_another_group_is_none()
 #[tokio::test]
 async fn the_container_and_the_port_of_a_group_are_fixed_by_its_first_use() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     assert_eq!(ledger(&bench.world)["groups"]["servers"]["port"], 7000);
     for change in [json!({"port": 7001}), json!({"container": "other"})] {
@@ -117,7 +117,7 @@ async fn the_container_and_the_port_of_a_group_are_fixed_by_its_first_use() {
 }
 
 #[tokio::test]
-async fn an_instance_without_members_is_no_answer() {
+async fn an_instance_without_members_is_not_found() {
     let bench = bench();
     bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
     let forget = json!({"verb": "forget", "args": {"node": "f".repeat(40)}});
@@ -137,9 +137,9 @@ async fn an_instance_without_members_is_no_answer() {
 }
 
 #[tokio::test]
-async fn no_grant_reaches_what_the_host_keeps() {
+async fn no_grant_covers_reserved_objects() {
     let bench = bench();
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     bench.observe(json!({})).await.unwrap();
     for name in [LEDGER, "me-ledger"] {
         bench.world.put(object("v1", "ConfigMap", name, Some("me")));
@@ -177,22 +177,22 @@ async fn no_grant_reaches_what_the_host_keeps() {
 }
 
 #[tokio::test]
-async fn a_second_host_s_ledger_is_merged_with_and_not_overwritten() {
-    let one = bench();
-    recorded(&one, "c-a-0");
-    one.observe(json!({})).await.unwrap();
-    // Another host writes: a field that this one does not know, and a node that it has not seen.
-    let mut theirs = ledger(&one.world);
+async fn a_second_host_s_ledger_is_merged_and_not_overwritten() {
+    let bench = bench();
+    set_snapshot(&bench, "c-a-0");
+    bench.observe(json!({})).await.unwrap();
+    // Another host writes a field that this one does not know, and a node that it has not seen.
+    let mut theirs = ledger(&bench.world);
     theirs["turn"] = json!({"holder": "x"});
     theirs["nodes"]["e".repeat(40)] = theirs["nodes"]["a".repeat(40)].clone();
     let key = config_map(LEDGER);
-    let mut map = (*one.world.objects.lock().unwrap()[&key]).clone();
+    let mut map = (*bench.world.objects.lock().unwrap()[&key]).clone();
     map["data"]["ledger.json"] = json!(theirs.to_string());
     map["metadata"]["resourceVersion"] = json!("99");
-    one.world.put(map);
-    recorded(&one, "c-new");
-    one.observe(json!({})).await.unwrap();
-    let merged = ledger(&one.world);
+    bench.world.put(map);
+    set_snapshot(&bench, "c-new");
+    bench.observe(json!({})).await.unwrap();
+    let merged = ledger(&bench.world);
     assert_eq!(merged["turn"], theirs["turn"]);
     assert_eq!(merged["nodes"]["a".repeat(40)]["containerId"], "c-new");
     assert_eq!(merged["nodes"]["e".repeat(40)], theirs["nodes"]["e".repeat(40)]);
@@ -202,7 +202,7 @@ async fn a_second_host_s_ledger_is_merged_with_and_not_overwritten() {
 async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
     for (uid, is_taken) in [("uid-me", true), ("uid-of-another-kind", false)] {
         let bench = bench();
-        recorded(&bench, "c-a-0");
+        set_snapshot(&bench, "c-a-0");
         let mut old = object("v1", "ConfigMap", "me-ledger", None);
         old["metadata"]["ownerReferences"] = json!([{"uid": uid}]);
         old["data"] = json!({"ledger.json": json!({"adoptedAtMs": 7}).to_string()});
@@ -211,12 +211,15 @@ async fn the_ledger_of_an_older_host_is_taken_over_if_it_is_this_object_s() {
         let adopted = ledger(&bench.world)["adoptedAtMs"].clone();
         assert_eq!(adopted == json!(7), is_taken, "{uid}: {adopted}");
         let reference = ObjectRef { name: "me-ledger".into(), ..config_map("x") };
-        assert!(bench.world.objects.lock().unwrap().contains_key(&reference), "it stays");
+        assert!(
+            bench.world.objects.lock().unwrap().contains_key(&reference),
+            "the old ledger stays"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() {
+async fn a_start_without_data_is_approved_for_one_process_and_written_to_its_pod() {
     let bench = bench();
     let with_start = |value: &str| {
         let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
@@ -224,29 +227,29 @@ async fn a_start_without_data_is_approved_for_one_process_and_said_on_its_pod() 
         thing["metadata"]["annotations"] = json!({"tholepin.dev/approve-data-loss": value});
         thing
     };
-    recorded(&bench, "c-a-0");
+    set_snapshot(&bench, "c-a-0");
     let (node, run_id) = ("a".repeat(40), "b".repeat(40));
-    let mut seen = serde_json::to_value(bench.world.snapshot.lock().unwrap().clone()).unwrap();
-    seen["view"][&node]["slots"] = json!(["0-16383"]);
-    seen["members"][0]["answer"]["answered"]["keys"] = json!(3);
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen.clone()).unwrap();
+    let mut observed = serde_json::to_value(bench.world.snapshot.lock().unwrap().clone()).unwrap();
+    observed["view"][&node]["slots"] = json!(["0-16383"]);
+    observed["members"][0]["answer"]["answered"]["keys"] = json!(3);
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed.clone()).unwrap();
     bench.observe(json!({})).await.unwrap();
-    // It was started again, and waits.
-    seen["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
-    seen["members"][0]["containerId"] = json!("c-new");
-    seen["members"][0]["kubernetes"] =
+    // The process was restarted and waits.
+    observed["members"][0]["answer"] = json!({"unreachable": {"reason": "refused", "message": ""}});
+    observed["members"][0]["containerId"] = json!("c-new");
+    observed["members"][0]["kubernetes"] =
         json!({"lastState": {"terminated": {"containerID": "c-a-0"}}});
-    seen["view"] = json!({});
-    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(seen).unwrap();
-    let mut opened = bench.opened.clone();
-    let mut grants = (*opened.grants).clone();
+    observed["view"] = json!({});
+    *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed).unwrap();
+    let mut scope = bench.scope.clone();
+    let mut grants = (*scope.grants).clone();
     grants.redis.verbs.push("allow-start".into());
-    opened.grants = grants.into();
-    let pass = bench.gate.open(opened);
+    scope.grants = grants.into();
+    let context = bench.gate.open(scope);
     let act = async || {
         let action = json!({"verb": "allow-start", "args": {"pod": "a-0", "node": node}});
         let call = RedisCall::Act { instance: instance(), actions: vec![action] };
-        let answer = pass.perform(&bench.context, Call::Redis(call)).await;
+        let answer = context.perform(&bench.call_context, Call::Redis(call)).await;
         let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };
         results[0].as_ref().unwrap()["outcome"].clone()
     };

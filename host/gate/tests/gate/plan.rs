@@ -1,4 +1,4 @@
-//! What a plan shows, and that it shows what a live pass does.
+//! The steps of a plan, which are those of a live reconcile.
 
 use serde_json::json;
 use tholepin_core::{
@@ -14,7 +14,7 @@ use crate::{
     grants, instance,
 };
 
-/// Grants for verbs, for commands that write, and for everything on ConfigMaps.
+/// Grants verbs, commands that write, and everything on ConfigMaps.
 fn wide() -> Grants {
     let redis = RedisGrants {
         commands: vec!["+@read".into(), "+@write".into()],
@@ -37,7 +37,7 @@ fn configure(pod: &str, name: &str) -> serde_json::Value {
     json!({"verb": "configure", "args": {"pod": pod, "settings": {name: "500"}}})
 }
 
-/// A member that answers, so that `configure` is let pass.
+/// Adds a member that answers, so that the guards accept `configure`.
 fn with_a_member(bench: &GateFixture) {
     bench.world.put(pod("p-0"));
     let snapshot = json!({
@@ -49,16 +49,16 @@ fn with_a_member(bench: &GateFixture) {
 }
 
 fn steps(bench: &GateFixture) -> Vec<PlanStep> {
-    let recording = bench.pass.take_recording();
+    let recording = bench.context.take_recording();
     recording.calls().iter().flat_map(|recorded| recorded.steps.clone()).collect()
 }
 
-/// What a pass of this mode asks for, and its steps.
+/// Performs the same calls in this mode. Returns the steps and the writes.
 async fn planned_steps(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
     let bench = GateFixture::new(wide(), mode);
     with_a_member(&bench);
     bench.apply("new", Some("me")).await.unwrap();
-    // Nothing changes, so this is no step.
+    // An apply that changes nothing has no step.
     bench.apply("mine", Some("me")).await.unwrap();
     bench.apply("theirs", Some("me")).await.unwrap_err();
     let actions = vec![configure("p-0", "cluster-node-timeout"), configure("p-9", "hz")];
@@ -73,7 +73,7 @@ async fn planned_steps(mode: WriteMode) -> (Vec<PlanStep>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
+async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     let (planned, reached) = planned_steps(WriteMode::Plan).await;
     let (done, _) = planned_steps(WriteMode::Live).await;
     assert_eq!(serde_json::to_value(&planned).unwrap(), serde_json::to_value(&done).unwrap());
@@ -84,7 +84,7 @@ async fn a_plan_has_the_steps_of_a_live_pass_and_writes_nothing() {
     };
     assert_eq!(reached.iter().filter(kept).count(), 0, "{reached:?}");
     let pipelines = reached.iter().filter(|line| line.starts_with("pipeline")).count();
-    assert_eq!(pipelines, 1, "the read alone: {reached:?}");
+    assert_eq!(pipelines, 1, "only the read: {reached:?}");
 
     let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
         panic!("{planned:#?}")
@@ -117,11 +117,11 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
     let ends = CallError::PlanEnds("the reply to `INCR a` on `p-0`".into());
     let end = bench.redis(RedisCall::Pipeline(pipeline(&["SET a 1", "INCR a"]))).await;
     assert_eq!(end, Err(ends.clone()));
-    // What comes after is not known, and no part of the plan.
+    // What follows is not known and is not part of the plan.
     assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
     assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
-    let now = bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Now)).await;
-    assert!(now.is_ok(), "the clock goes on");
+    let now = bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Now)).await;
+    assert!(now.is_ok(), "the clock is read also after the end of the plan");
     assert_eq!(bench.writes().iter().filter(|line| line.starts_with("pipeline")).count(), 0);
     let steps = steps(&bench);
     assert_eq!(steps.len(), 2, "{steps:#?}");
@@ -145,7 +145,7 @@ async fn an_action_after_a_planned_one_depends_on_it() {
 }
 
 #[tokio::test]
-async fn what_is_paused_meanwhile_is_not_written_any_more() {
+async fn nothing_is_written_after_the_object_was_paused() {
     let bench = GateFixture::new(wide(), WriteMode::Live);
     with_a_member(&bench);
     bench.apply("one", Some("me")).await.unwrap();
@@ -161,10 +161,13 @@ async fn what_is_paused_meanwhile_is_not_written_any_more() {
     assert_eq!(set, Err(CallError::Interrupted));
     assert!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await.is_ok());
     let instance = instance();
-    assert!(bench.redis(RedisCall::Observe { instance }).await.is_ok(), "a look is no write");
+    assert!(
+        bench.redis(RedisCall::Observe { instance }).await.is_ok(),
+        "an observation is no write"
+    );
     let kept: Vec<_> =
         bench.writes().into_iter().filter(|line| !line.starts_with("pipe")).collect();
-    assert_eq!(kept, ["apply one by tholepin:p kept"], "not even the ledger");
+    assert_eq!(kept, ["apply one by tholepin:p kept"], "the ledger is not written either");
     thing["metadata"]["annotations"] = json!({PAUSED: "false"});
     bench.world.put(thing);
     assert!(bench.apply("two", Some("me")).await.is_ok());
@@ -181,7 +184,7 @@ async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
     let act = Call::Redis(RedisCall::Act { instance: instance(), actions });
     let observe = Call::Redis(RedisCall::Observe { instance: instance() });
     for call in [act, observe, Call::Runtime(RuntimeCall::Now)] {
-        plan.perform(&bench.context, call).await.unwrap();
+        plan.perform(&bench.call_context, call).await.unwrap();
     }
-    assert_eq!(bench.writes(), wrote, "the ledger was neither read anew nor written");
+    assert_eq!(bench.writes(), wrote, "the ledger was neither read again nor written");
 }

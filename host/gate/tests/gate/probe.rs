@@ -1,4 +1,4 @@
-//! Which ports a plugin may ask, and of whom.
+//! Which ports of which Pods a plugin may probe.
 
 use serde_json::{Value, json};
 use tholepin_core::{Answer, Call, CallError, HostCalls, Reply, RuntimeCall, WriteMode};
@@ -9,8 +9,8 @@ use tholepin_schema::{
 
 use crate::{GateFixture, fake::object, grants};
 
-/// A pass that may probe one port; one Pod is the object's, one a stranger's, one shares its node's
-/// network.
+/// A reconcile that may probe one port. One Pod is the object's, one is another owner's, one uses the network
+/// of its Kubernetes node.
 fn bench(mode: WriteMode) -> GateFixture {
     let bench =
         GateFixture::new(Grants { probes: vec![22_123], ..grants(GrantScope::Owned) }, mode);
@@ -26,7 +26,7 @@ fn bench(mode: WriteMode) -> GateFixture {
 }
 
 async fn probe(bench: &GateFixture, probe: PodProbe) -> Answer {
-    bench.pass.perform(&bench.context, Call::Runtime(RuntimeCall::Probe(probe))).await
+    bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Probe(probe))).await
 }
 
 fn outcome(answer: Answer) -> Value {
@@ -35,7 +35,7 @@ fn outcome(answer: Answer) -> Value {
 }
 
 #[tokio::test]
-async fn a_granted_port_of_a_pod_of_the_object_is_asked_also_in_a_plan() {
+async fn a_granted_port_of_a_pod_of_the_object_is_probed_also_in_a_plan() {
     for mode in [WriteMode::Live, WriteMode::Plan] {
         let bench = bench(mode);
         let seen = outcome(probe(&bench, PodProbe::get("a-0", 22_123, "/stats?all")).await);
@@ -48,29 +48,29 @@ async fn a_granted_port_of_a_pod_of_the_object_is_asked_also_in_a_plan() {
 }
 
 #[tokio::test]
-async fn whatever_else_is_refused_by_name() {
+async fn any_other_probe_is_refused_with_its_reason() {
     let bench = bench(WriteMode::Live);
     let late = PodProbe { deadline_ms: 2_001, ..PodProbe::connect("a-0", 22_123) };
     let rows = [
         (PodProbe::connect("a-0", 22), "spec.grants.probes needs 22"),
         (PodProbe::connect("b-0", 22_123), "does not belong"),
-        (PodProbe::connect("host-0", 22_123), "network of its node"),
+        (PodProbe::connect("host-0", 22_123), "network of its Kubernetes node"),
         (PodProbe::connect("c-0", 22_123), "c-0"),
         (PodProbe::get("a-0", 22_123, "stats"), "begins with `/`"),
         (PodProbe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
         (late, "1 to 2000, not 2001"),
     ];
-    for (asked, words) in rows {
-        let error = probe(&bench, asked.clone()).await.unwrap_err();
-        assert!(error.to_string().contains(words), "{asked:?}: {error}");
+    for (probed, expected) in rows {
+        let error = probe(&bench, probed.clone()).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{probed:?}: {error}");
     }
-    assert_eq!(bench.writes(), [] as [&str; 0], "nothing was asked");
+    assert_eq!(bench.writes(), [] as [&str; 0], "nothing was probed");
 }
 
 #[tokio::test]
-async fn what_is_urgent_ends_a_probe() {
+async fn an_urgent_event_ends_a_probe() {
     let bench = bench(WriteMode::Live);
-    bench.opened.urgent.cancel();
+    bench.scope.urgent.cancel();
     let answer = probe(&bench, PodProbe::connect("a-0", 22_123)).await;
     assert_eq!(answer, Err(CallError::Interrupted));
 }

@@ -1,4 +1,4 @@
-//! What ends a member or drops its volume is judged by its effect, whichever call it is.
+//! A write that ends a member or drops its volume is checked by its effect, whichever call it is.
 
 use serde_json::{Value, json};
 use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef};
@@ -13,7 +13,7 @@ use crate::{
 
 const ALL: &str = "0-16383";
 
-/// A StatefulSet `set` of a primary in `set-0` and a replica in `set-1`, and everything granted.
+/// A StatefulSet `set` with a primary in `set-0` and a replica in `set-1`; everything is granted.
 struct ShardFixture {
     bench: GateFixture,
 }
@@ -65,7 +65,7 @@ fn id(digit: char) -> String {
     digit.to_string().repeat(40)
 }
 
-/// `set-0` is the primary of all slots, `set-1` its replica, in sync.
+/// `set-0` is the primary of all slots, `set-1` is its replica, in sync.
 fn snapshot() -> Value {
     let member = |pod: &str, node: char, replication: Value| {
         json!({"pod": pod, "podUid": format!("uid-{pod}"), "running": true,
@@ -94,12 +94,12 @@ impl ShardFixture {
         for claim in ["data-set-0", "data-set-1", "data-set-2"] {
             bench.world.put(object("v1", "PersistentVolumeClaim", claim, None));
         }
-        bench.opened.writes_max = 100;
-        bench.pass = bench.sibling(WriteMode::Live);
+        bench.scope.writes_max = 100;
+        bench.context = bench.sibling(WriteMode::Live);
         let mut shard = Self { bench };
         shard.shows(snapshot());
         shard.observe().await.unwrap();
-        shard.bench.pass = shard.bench.sibling(mode);
+        shard.bench.context = shard.bench.sibling(mode);
         shard
     }
 
@@ -132,13 +132,13 @@ impl ShardFixture {
         self.bench.kubernetes(KubernetesCall::MergePatch { object, patch }).await
     }
 
-    /// The same with a pass that sees the store as it is now.
-    fn next_pass(mut self) -> Self {
-        self.bench.pass = self.bench.sibling(WriteMode::Live);
+    /// Continues with a reconcile that sees the present store.
+    fn next_reconcile(mut self) -> Self {
+        self.bench.context = self.bench.sibling(WriteMode::Live);
         self
     }
 
-    /// The writes, but for those to the ledger.
+    /// Returns the writes except those to the ledger.
     fn writes(&self) -> Vec<String> {
         let writes = self.bench.writes().into_iter();
         writes.filter(|line| !line.contains("tholepin-ledger")).collect()
@@ -150,26 +150,26 @@ fn reference(api_version: &str, name_of_kind: &str, name: &str) -> ObjectRef {
 }
 
 #[track_caller]
-fn refused(answer: Answer, words: &str) {
+fn refused(answer: Answer, expected: &str) {
     let Err(CallError::Refused(text)) = &answer else { panic!("{answer:?}") };
-    assert!(text.contains(words), "{text}");
+    assert!(text.contains(expected), "{text}");
 }
 
 #[tokio::test]
-async fn whatever_ends_the_primary_or_both_members_is_refused() {
+async fn any_write_that_ends_the_primary_or_both_members_is_refused() {
     let shard = ShardFixture::new(WriteMode::Live).await;
-    let serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
-    refused(shard.delete("v1", "Pod", "set-0").await, serves);
-    refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, serves);
+    let still_serves = "`set-0` serves slots 0-16383; let `set-1` take over first";
+    refused(shard.delete("v1", "Pod", "set-0").await, still_serves);
+    refused(shard.delete("v1", "PersistentVolumeClaim", "data-set-0").await, still_serves);
     let pod = || reference("v1", "Pod", "set-0");
     let label = json!({"metadata": {"labels": {"app": "y"}}});
-    refused(shard.patch(pod(), label).await, serves);
+    refused(shard.patch(pod(), label).await, still_serves);
     let orphan = json!({"metadata": {"ownerReferences": []}});
-    refused(shard.patch(pod(), orphan).await, serves);
+    refused(shard.patch(pod(), orphan).await, still_serves);
     let image = json!({"spec": {"containers": [{"name": "redis", "image": "other"}]}});
-    refused(shard.patch(pod(), image).await, serves);
+    refused(shard.patch(pod(), image).await, still_serves);
 
-    let both = "it would stop 2 members at once, `set-0` and `set-1` among them";
+    let both = "it would stop 2 members at once, among them `set-0` and `set-1`";
     refused(shard.delete("apps/v1", "StatefulSet", "set").await, both);
     refused(shard.apply(json!({"replicas": 0})).await, both);
     let rolling =
@@ -186,7 +186,7 @@ async fn whatever_ends_the_primary_or_both_members_is_refused() {
 }
 
 #[tokio::test]
-async fn what_ends_nobody_is_let_pass() {
+async fn a_write_that_ends_no_member_passes() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let more = json!({"replicas": 3, "template": {"image": "two"}});
     assert!(shard.apply(more).await.is_ok());
@@ -196,64 +196,68 @@ async fn what_ends_nobody_is_let_pass() {
 }
 
 #[tokio::test]
-async fn one_replica_at_a_time_and_the_next_when_it_is_back() {
+async fn replicas_are_stopped_one_at_a_time() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let mut third = pod_of_set("set-2");
     third["metadata"]["uid"] = json!("uid-set-2");
     shard.bench.world.put(third);
-    let mut seen = snapshot();
-    let mut member = seen["members"][1].clone();
+    let mut observed = snapshot();
+    let mut member = observed["members"][1].clone();
     member["pod"] = json!("set-2");
     member["podUid"] = json!("uid-set-2");
     member["containerId"] = json!("c-set-2");
     member["answer"]["answered"]["node"] = json!(id('c'));
     member["answer"]["answered"]["runId"] = json!(id('c'));
-    seen["members"].as_array_mut().unwrap().push(member);
-    seen["view"][id('c')] = seen["view"][id('b')].clone();
-    shard.shows(seen.clone());
-    let shard = shard.next_pass();
+    observed["members"].as_array_mut().unwrap().push(member);
+    observed["view"][id('c')] = observed["view"][id('b')].clone();
+    shard.shows(observed.clone());
+    let shard = shard.next_reconcile();
     shard.observe().await.unwrap();
     shard.delete("v1", "Pod", "set-1").await.unwrap();
     assert_eq!(shard.writes().last().unwrap(), "delete set-1 uid uid-set-1 kept");
-    refused(shard.delete("v1", "Pod", "set-2").await, "`set-1` was stopped and is not back yet");
-    // Its successor answers, but is not in sync yet.
-    seen["members"][1]["podUid"] = json!("uid-new");
-    seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(false);
-    shard.shows(seen.clone());
+    refused(
+        shard.delete("v1", "Pod", "set-2").await,
+        "`set-1` was stopped and has not returned yet",
+    );
+    // The successor answers, but is not in sync yet.
+    observed["members"][1]["podUid"] = json!("uid-new");
+    observed["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] =
+        json!(false);
+    shard.shows(observed.clone());
     refused(shard.delete("v1", "Pod", "set-2").await, "`set-1` was stopped");
-    seen["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(true);
-    shard.shows(seen);
+    observed["members"][1]["answer"]["answered"]["replication"]["upstream"]["linkUp"] = json!(true);
+    shard.shows(observed);
     assert!(shard.delete("v1", "Pod", "set-2").await.is_ok());
 }
 
 #[tokio::test]
-async fn a_silent_member_counts_as_a_full_one() {
+async fn a_member_that_does_not_answer_counts_as_having_data() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let silent = json!({"unreachable": {"reason": "timeout", "message": ""}});
-    let mut seen = snapshot();
-    seen["members"][0]["answer"] = silent.clone();
-    shard.shows(seen);
+    let mut observed = snapshot();
+    observed["members"][0]["answer"] = silent.clone();
+    shard.shows(observed);
     refused(shard.delete("v1", "Pod", "set-1").await, "policy");
-    let mut seen = snapshot();
-    seen["members"][1]["answer"] = silent;
-    shard.shows(seen);
-    // The primary answers and has the data, whatever becomes of the silent replica.
+    let mut observed = snapshot();
+    observed["members"][1]["answer"] = silent;
+    shard.shows(observed);
+    // The primary answers and has the data, so its silent replica may be stopped.
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
 }
 
 #[tokio::test]
-async fn a_pod_that_never_answered_and_does_not_run_may_go_as_it_was_seen() {
+async fn a_pod_that_never_answered_and_does_not_run_may_be_deleted() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     let mut waiting = pod_of_set("set-2");
     waiting["status"] = json!({"containerStatuses": [{"name": "redis", "restartCount": 0,
         "state": {"waiting": {"reason": "ErrImagePull"}}}]});
     shard.bench.world.put(waiting.clone());
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     assert!(shard.delete("v1", "Pod", "set-2").await.is_ok());
     waiting["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
     shard.bench.world.put(waiting);
-    let shard = shard.next_pass();
-    refused(shard.delete("v1", "Pod", "set-2").await, "does not tell what it holds");
+    let shard = shard.next_reconcile();
+    refused(shard.delete("v1", "Pod", "set-2").await, "does not report its data");
 }
 
 #[tokio::test]
@@ -262,27 +266,27 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         [("never", true, false), ("acceptable", false, false), ("acceptable", true, true)]
     {
         let mut shard = ShardFixture::new(WriteMode::Live).await;
-        let mut seen = snapshot();
-        seen["members"].as_array_mut().unwrap().pop();
-        seen["view"].as_object_mut().unwrap().remove(&id('b'));
-        shard.shows(seen);
-        let mut opened = shard.bench.opened.clone();
-        let mut thing = (*opened.object).clone();
+        let mut observed = snapshot();
+        observed["members"].as_array_mut().unwrap().pop();
+        observed["view"].as_object_mut().unwrap().remove(&id('b'));
+        shard.shows(observed);
+        let mut scope = shard.bench.scope.clone();
+        let mut thing = (*scope.object).clone();
         thing["spec"]["dataLoss"] = json!(data_loss);
         let mut grants = wide();
         grants.redis.verbs.retain(|verb| granted || verb != "stop-last-copy");
         let path = Some(".spec.dataLoss".to_owned());
-        opened.object = thing.into();
-        opened.grants = grants.into();
-        opened.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
-        shard.bench.pass = shard.bench.gate.open(opened);
+        scope.object = thing.into();
+        scope.grants = grants.into();
+        scope.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
+        shard.bench.context = shard.bench.gate.open(scope);
         let answer = shard.delete("v1", "Pod", "set-0").await;
         assert_eq!(answer.is_ok(), passes, "{data_loss} {granted}: {answer:?}");
     }
 }
 
 #[tokio::test]
-async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() {
+async fn shared_kinds_and_members_of_other_objects_cannot_be_stopped() {
     let shard = ShardFixture::new(WriteMode::Live).await;
     shard.bench.world.put(object("v1", "Node", "node", None));
     let denied = shard.delete("v1", "Node", "node").await;
@@ -290,20 +294,20 @@ async fn what_everybody_s_pods_rest_on_and_members_of_others_are_out_of_reach() 
     let theirs = object("v1", "Pod", "theirs-0", Some("them"));
     shard.bench.world.put(theirs);
     shard.bench.world.put(object("v1", "ConfigMap", "tholepin-ledger-thing-uid-them", None));
-    let shard = shard.next_pass();
+    let shard = shard.next_reconcile();
     refused(shard.delete("v1", "Pod", "theirs-0").await, "is a member of Thing n/them");
     let unclaimed = shard.delete("v1", "PersistentVolumeClaim", "data-set-2").await;
     refused(unclaimed, "no Pod mounts the claim `data-set-2`");
 }
 
 #[tokio::test]
-async fn a_plan_tells_the_refusal_and_notes_nothing() {
+async fn a_plan_contains_the_refusal_and_records_nothing() {
     let shard = ShardFixture::new(WriteMode::Plan).await;
     refused(shard.delete("v1", "Pod", "set-0").await, "serves slots");
     assert!(shard.delete("v1", "Pod", "set-1").await.is_ok());
-    let kept: Vec<_> =
+    let performed: Vec<_> =
         shard.writes().into_iter().filter(|line| !line.contains("dry run")).collect();
-    assert_eq!(kept, [] as [String; 0]);
-    let shard = shard.next_pass();
-    assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan noted no stop");
+    assert_eq!(performed, [] as [String; 0]);
+    let shard = shard.next_reconcile();
+    assert!(shard.delete("v1", "Pod", "set-1").await.is_ok(), "the plan recorded no stop");
 }

@@ -1,16 +1,18 @@
-//! What proves that a process has ended whose Pod is gone, and what is said where something is missing.
+//! Proof that a process has ended whose Pod is gone, and the texts about what is missing.
 
 use serde_json::json;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
-    ledger::Ledger,
     snapshot::Snapshot,
 };
 
 use super::*;
-use crate::guard::{DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy, judge};
+use crate::{
+    guard::{self, DataLossApproval, GuardInput, ObservedObjects, SafetyPolicy},
+    ledger_document::Ledger,
+};
 
-/// Its Pod is gone for 55 s.
+/// The Pod has been gone for 55 s.
 const GONE_AT_MS: u64 = 1_000_000;
 const NOW_MS: u64 = GONE_AT_MS + 55_000;
 
@@ -27,17 +29,17 @@ fn known(pod: &str) -> KnownNode {
     .unwrap()
 }
 
-/// Everything is as it must be for a takeover.
+/// An absence that fulfils all conditions of a takeover.
 fn whole() -> NodeAbsence {
     NodeAbsence {
-        witness: NodeLiveness {
+        liveness: NodeLiveness {
             container_status: None,
             kube_node_ready: true,
             dial: DialOutcome::Refused,
         },
         out_of_service: false,
         confirmed: false,
-        unknown_word: None,
+        unknown_entry: None,
         renewed: Ok(()),
         link_down_ms: Some(5_000),
         node_timeout_ms: Some(5_000),
@@ -53,7 +55,7 @@ fn check(
 ) {
     let (mut known, mut absence) = (known("p"), whole());
     change(&mut known, &mut absence);
-    let found = find(&known, &absence);
+    let found = conclude(&known, &absence);
     assert_eq!(found.proof, proof);
     let text = found.unproven.map(|unproven| unproven.missing.join("; "));
     match missing {
@@ -66,47 +68,63 @@ fn check(
 }
 
 #[test]
-fn a_long_absence_needs_everything_at_once() {
+fn a_long_absence_needs_all_conditions() {
     check(|_, _| {}, Some(DeathProof::LongGone), None);
     let weak = Some(DeathProof::PodGone);
-    let gone_for = |_: &mut KnownNode, it: &mut NodeAbsence| it.now_ms = NOW_MS - 1;
+    let gone_for = |_: &mut KnownNode, absence: &mut NodeAbsence| absence.now_ms = NOW_MS - 1;
     check(gone_for, weak, Some("grace period of 45 s and 10 s more"));
     check(|known, _| known.grace_s = None, weak, Some("the grace period of its Pod is not known"));
     check(|known, _| known.grace_s = Some(46), weak, Some("grace period of 46 s"));
     check(|known, _| known.gone_at_ms = None, weak, Some("grace period of 45 s"));
     check(|known, _| known.grace_s = Some(u64::MAX), weak, Some("grace period"));
-    check(|_, it| it.renewed = Err("no Lease".into()), weak, Some("no Lease"));
-    check(|_, it| it.link_down_ms = Some(4_999), weak, Some("disconnected for 5000 ms"));
-    // A member sees a link: a process that hangs, or one that only the host cannot reach.
-    check(|_, it| it.link_down_ms = None, weak, Some("disconnected for 5000 ms"));
-    check(|_, it| it.node_timeout_ms = None, weak, Some("no member tells"));
-    check(|_, it| it.node_timeout_ms = Some(5_001), weak, Some("disconnected for 5001 ms"));
-    // A time-out proves nothing, not even enough for a vote.
-    check(|_, it| it.witness.dial = DialOutcome::Inconclusive, None, Some("does not refuse"));
-    check(|_, it| it.witness.container_status = Some(json!({})), None, Some("its Pod is there"));
-    check(|_, it| it.witness.container_status = Some(Value::Null), None, Some("cannot be read"));
+    check(|_, absence| absence.renewed = Err("no Lease".into()), weak, Some("no Lease"));
+    check(|_, absence| absence.link_down_ms = Some(4_999), weak, Some("disconnected for 5000 ms"));
+    // A member sees a link: the process hangs, or the host alone cannot reach it.
+    check(|_, absence| absence.link_down_ms = None, weak, Some("disconnected for 5000 ms"));
+    check(|_, absence| absence.node_timeout_ms = None, weak, Some("no member reports"));
+    check(
+        |_, absence| absence.node_timeout_ms = Some(5_001),
+        weak,
+        Some("disconnected for 5001 ms"),
+    );
+    // A time-out proves nothing, not even enough for a failover by vote.
+    check(
+        |_, absence| absence.liveness.dial = DialOutcome::Inconclusive,
+        None,
+        Some("does not refuse"),
+    );
+    check(
+        |_, absence| absence.liveness.container_status = Some(json!({})),
+        None,
+        Some("its Pod exists"),
+    );
+    check(
+        |_, absence| absence.liveness.container_status = Some(Value::Null),
+        None,
+        Some("cannot be read"),
+    );
 }
 
 #[test]
-fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
+fn a_confirmation_counts_where_the_pod_is_gone_and_a_taint_always() {
     let ended = || Some(json!({"state": {"terminated": {"containerID": "c"}}}));
-    // Whether a person named it, whether its node is tainted, what its Pod's status says.
+    // confirmed by a person, Kubernetes node tainted, status of the container
     let cases = [
         (true, false, None, Some(DeathProof::Confirmed), None),
         (false, true, None, Some(DeathProof::Confirmed), None),
         (false, true, Some(json!({})), Some(DeathProof::Confirmed), None),
-        (true, false, Some(json!({})), None, Some("its Pod is there")),
+        (true, false, Some(json!({})), None, Some("its Pod exists")),
         (true, false, Some(Value::Null), None, Some("cannot be read")),
         (false, false, None, None, Some("no Lease")),
-        // A reported end needs nobody's word.
+        // A reported end needs no confirmation.
         (false, false, ended(), Some(DeathProof::Terminated), None),
     ];
     for (confirmed, out_of_service, container_status, proof, missing) in cases {
         let dial = DialOutcome::Inconclusive;
-        let witness = NodeLiveness { container_status, kube_node_ready: false, dial };
+        let liveness = NodeLiveness { container_status, kube_node_ready: false, dial };
         let renewed = Err("no Lease".to_owned());
-        let absence = NodeAbsence { witness, out_of_service, confirmed, renewed, ..whole() };
-        let found = find(&known("p"), &absence);
+        let absence = NodeAbsence { liveness, out_of_service, confirmed, renewed, ..whole() };
+        let found = conclude(&known("p"), &absence);
         assert_eq!(found.proof, proof, "{absence:?}");
         let text = found.unproven.map(|unproven| unproven.missing.join("; "));
         let is_said = match (&text, missing) {
@@ -121,7 +139,9 @@ fn a_person_s_word_counts_where_the_pod_is_gone_or_its_node_is_off() {
 fn an_annotation_names_nodes_each_with_its_pod() {
     let (a, b) = ("a".repeat(40), "b".repeat(40));
     let is_known = |node: &NodeId, uid: &str| {
-        [("a", "u"), ("b", "v")].iter().any(|it| node.to_string() == it.0.repeat(40) && uid == it.1)
+        [("a", "u"), ("b", "v")]
+            .iter()
+            .any(|(digit, known)| node.to_string() == digit.repeat(40) && uid == *known)
     };
     let read = |text: &str| {
         let found = confirmed(&[(CONFIRM_DEAD.to_owned(), text.to_owned())].into(), is_known);
@@ -165,7 +185,7 @@ fn two_dead() -> (Snapshot, Ledger) {
     (serde_json::from_value(snapshot).unwrap(), serde_json::from_value(ledger).unwrap())
 }
 
-fn judged(
+fn check_verb(
     deaths: &[(char, DeathProof)],
     absences: &[(char, NodeAbsence)],
     mode: FailoverMode,
@@ -173,9 +193,9 @@ fn judged(
     let (snapshot, ledger) = two_dead();
     let deaths = deaths.iter().map(|(digit, proof)| (node(*digit), *proof)).collect();
     let unproven = absences.iter().filter_map(|(digit, absence)| {
-        Some((node(*digit), find(&ledger.nodes[&node(*digit)], absence).unproven?))
+        Some((node(*digit), conclude(&ledger.nodes[&node(*digit)], absence).unproven?))
     });
-    let scene = GuardInput {
+    let input = GuardInput {
         snapshot: &snapshot,
         ledger: &ledger,
         policy: SafetyPolicy { tail_loss: true, data_loss: false },
@@ -186,38 +206,38 @@ fn judged(
         now_ms: NOW_MS,
     };
     let verb = Verb::Failover { pod: "c".to_owned(), primary: node('a'), mode };
-    judge(&verb.into(), &scene).map_err(|refusal| refusal.to_string())
+    guard::check(&verb.into(), &input).map_err(|refusal| refusal.to_string())
 }
 
 #[test]
-fn a_takeover_accepts_every_strong_proof_and_wants_one_for_each_primary() {
+fn a_takeover_accepts_every_strong_proof_and_needs_one_for_each_primary() {
     use FailoverMode::Takeover;
     let strong = [DeathProof::Terminated, DeathProof::Confirmed, DeathProof::LongGone];
     for one in strong {
         for other in strong {
-            assert_eq!(judged(&[('a', one), ('b', other)], &[], Takeover), Ok(()));
+            assert_eq!(check_verb(&[('a', one), ('b', other)], &[], Takeover), Ok(()));
         }
         for weak in [&[('a', one)][..], &[('a', one), ('b', DeathProof::PodGone)]] {
-            let refused = judged(weak, &[], Takeover).unwrap_err();
+            let refused = check_verb(weak, &[], Takeover).unwrap_err();
             assert!(refused.starts_with("death: ") && refused.contains(&node('b').short()));
         }
     }
 }
 
 #[test]
-fn a_refusal_names_what_is_missing_and_both_ways_out() {
+fn a_refusal_names_what_is_missing_and_both_confirmations() {
     let early = NodeAbsence { now_ms: NOW_MS - 1, ..whole() };
     let cut = NodeAbsence {
-        witness: NodeLiveness {
+        liveness: NodeLiveness {
             dial: DialOutcome::Inconclusive,
             kube_node_ready: false,
-            ..early.witness.clone()
+            ..early.liveness.clone()
         },
         ..early.clone()
     };
     let absences = [('a', early), ('b', cut)];
     let refused =
-        judged(&[('a', DeathProof::PodGone)], &absences, FailoverMode::Takeover).unwrap_err();
+        check_verb(&[('a', DeathProof::PodGone)], &absences, FailoverMode::Takeover).unwrap_err();
     let annotation = format!("`tholepin.dev/confirm-dead={}/uid-p,{}/uid-q`", node('a'), node('b'));
     let expected = [
         "(Pod `p`): its Pod must be gone for its grace period of 45 s and 10 s more. ",
@@ -229,12 +249,12 @@ fn a_refusal_names_what_is_missing_and_both_ways_out() {
     for text in expected {
         assert!(refused.contains(text), "{text}: {refused}");
     }
-    // A Pod that is there is no person's to declare dead.
+    // A Pod that exists cannot be confirmed as dead.
     let there = NodeAbsence {
-        witness: NodeLiveness { container_status: Some(json!({})), ..whole().witness },
+        liveness: NodeLiveness { container_status: Some(json!({})), ..whole().liveness },
         ..whole()
     };
     let absences = [('a', there.clone()), ('b', there)];
-    let refused = judged(&[], &absences, FailoverMode::Takeover).unwrap_err();
+    let refused = check_verb(&[], &absences, FailoverMode::Takeover).unwrap_err();
     assert!(!refused.contains("confirm-dead") && refused.contains("out-of-service"), "{refused}");
 }

@@ -1,20 +1,21 @@
-//! When a process may start without data, and what that gives up.
+//! Guard of a start without data, and what a start gives up.
 
 use super::*;
 
-/// The primary 0 ended and its successor in the same Pod waits; its replica 3 does what the test says.
+/// The primary 0 has ended and its successor waits in the same Pod. Each test sets the state of its replica
+/// 3.
 fn waiting() -> GuardFixture {
-    let mut world = GuardFixture::healthy();
-    world.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(false);
-    world.silence(0);
-    world.snapshot.members[0].kubernetes =
+    let mut fixture = GuardFixture::healthy();
+    fixture.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(false);
+    fixture.silence(0);
+    fixture.snapshot.members[0].kubernetes =
         json!({"lastState": {"terminated": {"containerID": "c-0"}}});
-    world.deaths = deaths(&world.snapshot, &world.ledger);
-    world
+    fixture.deaths = deaths(&fixture.snapshot, &fixture.ledger);
+    fixture
 }
 
-fn empty(world: &mut GuardFixture, index: usize) {
-    let facts = world.facts(index);
+fn empty(fixture: &mut GuardFixture, index: usize) {
+    let facts = fixture.facts(index);
     facts.keys = Some(0);
     facts.replication.as_mut().unwrap().offset_bytes = 1;
 }
@@ -24,104 +25,112 @@ fn start() -> Verb {
 }
 
 #[test]
-fn a_replica_that_has_data_or_says_nothing_keeps_the_primary_waiting() {
-    let mut world = waiting();
-    world.policy.data_loss = true;
-    assert_eq!(world.judge(start()), Err("copies"), "it has seven keys");
-    world.silence(3);
-    assert_eq!(world.judge(start()), Err("copies"), "silence counts as keys");
-    world.approved.nodes = [node(0)].into();
-    assert_eq!(world.judge(start()), Ok(()), "a person gives them up");
-    let mut world = waiting();
-    world.policy.data_loss = true;
-    empty(&mut world, 3);
-    world.facts(3).loading = Some(true);
-    assert_eq!(world.judge(start()), Err("copies"), "it reads its data");
-    world.facts(3).loading = Some(false);
-    assert_eq!(world.judge(start()), Ok(()));
+fn a_replica_that_has_data_or_does_not_answer_keeps_the_primary_waiting() {
+    let mut fixture = waiting();
+    fixture.policy.data_loss = true;
+    assert_eq!(fixture.check(start()), Err("copies"), "the replica has seven keys");
+    fixture.silence(3);
+    assert_eq!(
+        fixture.check(start()),
+        Err("copies"),
+        "a replica that does not answer counts as having the data"
+    );
+    fixture.approved.nodes = [node(0)].into();
+    assert_eq!(fixture.check(start()), Ok(()), "a person has given the data up");
+    let mut fixture = waiting();
+    fixture.policy.data_loss = true;
+    empty(&mut fixture, 3);
+    fixture.facts(3).loading = Some(true);
+    assert_eq!(fixture.check(start()), Err("copies"), "the replica is loading its data");
+    fixture.facts(3).loading = Some(false);
+    assert_eq!(fixture.check(start()), Ok(()));
 }
 
 #[test]
 fn a_replica_without_a_disk_that_is_proven_ended_has_nothing() {
-    let mut world = waiting();
-    world.policy.data_loss = true;
-    world.kill(3);
-    assert_eq!(world.judge(start()), Ok(()));
-    world.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(true);
-    assert_eq!(world.judge(start()), Err("copies"), "its volume has the data");
-    world.ledger.nodes.get_mut(&node(3)).unwrap().persistent = None;
-    assert_eq!(world.judge(start()), Err("copies"), "nobody knows");
+    let mut fixture = waiting();
+    fixture.policy.data_loss = true;
+    fixture.kill(3);
+    assert_eq!(fixture.check(start()), Ok(()));
+    fixture.ledger.nodes.get_mut(&node(3)).unwrap().persistent = Some(true);
+    assert_eq!(fixture.check(start()), Err("copies"), "its volume may have the data");
+    fixture.ledger.nodes.get_mut(&node(3)).unwrap().persistent = None;
+    assert_eq!(fixture.check(start()), Err("copies"), "it is not known whether it has a disk");
 }
 
 #[test]
-fn what_held_keys_once_is_given_up_by_policy_or_by_a_person_only() {
-    let mut world = waiting();
-    empty(&mut world, 3);
-    assert_eq!(world.judge(start()), Err("data-loss"));
-    world.approved.nodes = [node(1)].into();
-    assert_eq!(world.judge(start()), Err("data-loss"), "another node's data");
-    world.approved.unknown = vec!["slip".to_owned()];
-    let said = world.refusal(start());
-    assert!(said.contains("`slip`, which is there, names no process"), "{said}");
-    world.approved.nodes = [node(0)].into();
-    assert_eq!(world.judge(start()), Ok(()));
-    world.approved.nodes.clear();
-    world.ledger.held_keys = slots("5461-16383");
-    assert_eq!(world.judge(start()), Ok(()), "the shard never held any");
-    world.ledger.keys_known_since_ms = None;
-    assert_eq!(world.judge(start()), Err("data-loss"), "an older host did not look");
+fn slots_that_held_keys_are_given_up_only_by_policy_or_by_a_person() {
+    let mut fixture = waiting();
+    empty(&mut fixture, 3);
+    assert_eq!(fixture.check(start()), Err("data-loss"));
+    fixture.approved.nodes = [node(1)].into();
+    assert_eq!(fixture.check(start()), Err("data-loss"), "another node's data");
+    fixture.approved.unknown = vec!["typo".to_owned()];
+    let message = fixture.refusal(start());
+    assert!(message.contains("present entry `typo` names no process"), "{message}");
+    fixture.approved.nodes = [node(0)].into();
+    assert_eq!(fixture.check(start()), Ok(()));
+    fixture.approved.nodes.clear();
+    fixture.ledger.held_keys = slots("5461-16383");
+    assert_eq!(fixture.check(start()), Ok(()), "the shard never held keys");
+    fixture.ledger.keys_known_since_ms = None;
+    assert_eq!(fixture.check(start()), Err("data-loss"), "an older host did not record held keys");
 }
 
 #[test]
-fn only_the_process_that_is_proven_to_wait_is_let_start() {
+fn only_a_process_that_is_proven_to_wait_may_start() {
     let ready = || {
-        let mut world = waiting();
-        world.policy.data_loss = true;
-        empty(&mut world, 3);
-        world
+        let mut fixture = waiting();
+        fixture.policy.data_loss = true;
+        empty(&mut fixture, 3);
+        fixture
     };
-    let mut world = ready();
-    world.deaths.clear();
-    assert_eq!(world.judge(start()), Err("start"), "the old process may live");
-    let mut world = ready();
-    world.snapshot.members[0].pod_uid = "another".to_owned();
-    assert_eq!(world.judge(start()), Err("start"), "another Pod has no nodes.conf of it");
-    let mut world = ready();
-    world.snapshot.members[0].running = false;
-    assert_eq!(world.judge(start()), Err("start"));
-    let lives = GuardFixture::healthy();
-    assert_eq!(lives.judge(start()), Err("start"), "it answers");
+    let mut fixture = ready();
+    fixture.deaths.clear();
+    assert_eq!(fixture.check(start()), Err("start"), "the old process may be alive");
+    let mut fixture = ready();
+    fixture.snapshot.members[0].pod_uid = "another".to_owned();
+    assert_eq!(fixture.check(start()), Err("start"), "another Pod does not have its nodes.conf");
+    let mut fixture = ready();
+    fixture.snapshot.members[0].running = false;
+    assert_eq!(fixture.check(start()), Err("start"));
+    let running = GuardFixture::healthy();
+    assert_eq!(running.check(start()), Err("start"), "the process answers");
 }
 
 #[test]
 fn an_empty_replica_is_not_promoted_over_data_that_may_exist() {
-    let mut world = waiting();
-    empty(&mut world, 3);
-    assert_eq!(world.judge(fail_over(3, 0, Force)), Err("data-loss"));
-    world.facts(3).replication.as_mut().unwrap().offset_bytes = 1000;
-    assert_eq!(world.judge(fail_over(3, 0, Force)), Ok(()), "it followed, and all keys are gone");
+    let mut fixture = waiting();
+    empty(&mut fixture, 3);
+    assert_eq!(fixture.check(fail_over(3, 0, Force)), Err("data-loss"));
+    fixture.facts(3).replication.as_mut().unwrap().offset_bytes = 1000;
+    assert_eq!(
+        fixture.check(fail_over(3, 0, Force)),
+        Ok(()),
+        "it has replicated the primary, which has no keys left"
+    );
 }
 
 #[test]
 fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
-    let mut world = GuardFixture::healthy();
+    let mut fixture = GuardFixture::healthy();
     for index in [0, 3] {
-        world.kill(index);
-        world.ledger.nodes.get_mut(&node(index)).unwrap().persistent = Some(false);
+        fixture.kill(index);
+        fixture.ledger.nodes.get_mut(&node(index)).unwrap().persistent = Some(false);
     }
-    // New Pods are in their places, and know nobody.
-    world.snapshot.view.remove(&node(3));
-    world.ledger.nodes.remove(&node(3));
+    // New Pods have taken their places and know no other node.
+    fixture.snapshot.view.remove(&node(3));
+    fixture.ledger.nodes.remove(&node(3));
     for (index, name) in [(0, "new-0"), (3, "new-3")] {
-        world.snapshot.members[index].pod_uid = name.to_owned();
-        world.snapshot.members[index].pod = name.to_owned();
-        world.snapshot.members[index].address = None;
-        world.snapshot.members[index].running = false;
+        fixture.snapshot.members[index].pod_uid = name.to_owned();
+        fixture.snapshot.members[index].pod = name.to_owned();
+        fixture.snapshot.members[index].address = None;
+        fixture.snapshot.members[index].running = false;
     }
     let forget = || Verb::Forget { node: node(0) };
-    assert_eq!(world.judge(forget()), Err("data-loss"));
-    world.approved.nodes = [node(0)].into();
-    assert_eq!(world.judge(forget()), Ok(()));
-    world.deaths.insert(node(0), DeathProof::PodGone);
-    assert_eq!(world.judge(forget()), Err("ghost"), "its process may live");
+    assert_eq!(fixture.check(forget()), Err("data-loss"));
+    fixture.approved.nodes = [node(0)].into();
+    assert_eq!(fixture.check(forget()), Ok(()));
+    fixture.deaths.insert(node(0), DeathProof::PodGone);
+    assert_eq!(fixture.check(forget()), Err("ghost"), "its process may be alive");
 }

@@ -1,17 +1,19 @@
-//! When the stop of a member is over.
+//! Determines when the stop of a member is over, so that the next member may be stopped.
 
 use tholepin_schema::{
-    ledger::Ledger,
     primitives::Role,
     snapshot::{Member, Snapshot},
 };
 
-/// How long, in milliseconds, a Pod that was to be stopped may still answer before the stop counts as
-/// one that did not happen.
+use crate::ledger_document::Ledger;
+
+/// How long, in milliseconds, a Pod may still answer after its stop was sent. After that the stop counts as
+/// not performed.
 const STOP_MS_MAX: u64 = 60_000;
 
-/// Drops the stops whose Pods have their successors, that did not happen, or whose nodes were forgotten.
-pub(super) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
+/// Drops the stops that are over: the Pod has a successor that has taken its place, the stop was not
+/// performed, or the node was forgotten.
+pub(super) fn drop_finished(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     let nodes = &ledger.nodes;
     ledger.stopped.retain(|uid, stopped| {
         let successor = snapshot.members.iter().find(|member| member.pod == stopped.pod);
@@ -26,10 +28,10 @@ pub(super) fn returned(ledger: &mut Ledger, snapshot: &Snapshot, now_ms: u64) {
     });
 }
 
-/// Whether a member serves, or follows one that does.
+/// Returns true if a member has loaded its data and owns slots, or is in sync with its primary.
 fn has_its_place(snapshot: &Snapshot, member: &Member) -> bool {
     let own = member.node().and_then(|node| snapshot.row_seen_by(member, node));
-    member.facts().is_some_and(|facts| facts.loading == Some(false))
+    member.has_loaded()
         && own.is_some_and(|row| match row.role {
             Role::Primary => !row.slots.is_empty(),
             Role::Replica => snapshot.check_in_sync(&member.pod, u64::MAX).is_ok(),

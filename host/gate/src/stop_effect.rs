@@ -1,7 +1,7 @@
-//! Finds out which Pods a write to Kubernetes stops, and which volumes it drops. Pure.
+//! Determines which Pods a write to Kubernetes stops and which volumes it drops. Pure.
 //!
-//! What a write is called does not matter: a deletion, an apply and a patch that have the same effect
-//! give the same answer.
+//! The result depends on the effect and not on the call: a deletion, an apply and a patch with the same
+//! effect give the same result.
 
 use std::sync::Arc;
 
@@ -14,36 +14,36 @@ use crate::{
     ownership::{self, descendants, text},
 };
 
-/// What becomes of an object by a write.
+/// The state of an object after a write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ObjectAfterWrite<'a> {
     /// It is deleted.
     Deleted,
-    /// It becomes this.
+    /// It is stored like this.
     Is(&'a Value),
 }
 
 /// What a write does to Pods and volumes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StopEffect {
-    /// Pods that end, or that nobody keeps any more.
+    /// Pods that end, or that lose the controller that would replace them.
     pub(crate) pods: Vec<Arc<Value>>,
-    /// PersistentVolumeClaims that go, by name.
+    /// The names of PersistentVolumeClaims that are deleted.
     pub(crate) claims: Vec<String>,
 }
 
 impl StopEffect {
-    /// Whether nothing ends.
+    /// Returns true if the write stops and drops nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.claims.is_empty()
     }
 }
 
-/// Whether an apply can stop a Pod at all, by what it says and without asking the server: if not, its
-/// result need not be known.
+/// Returns true if an apply may stop a Pod, judged by its intent without asking the server. If it may not,
+/// its result need not be known.
 ///
-/// It cannot if the object is no Pod and no volume, nobody is below it, or it names as many replicas as
-/// before or more and leaves restarts to others.
+/// It may not if the object is neither a Pod nor an autoscaler and has no Pods below it, or if the intent
+/// names at least as many replicas as before and leaves restarts to others (`OnDelete`).
 pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> bool {
     match text(before, "/kind") {
         "Pod" => true,
@@ -52,7 +52,7 @@ pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> 
         _ if pods_below(view, before).is_empty() => false,
         _ => {
             let named = intent.pointer("/spec/replicas").and_then(Value::as_u64);
-            let keeps = named.is_some_and(|wanted| replicas(before) <= wanted);
+            let keeps = named.is_some_and(|requested| replicas(before) <= requested);
             !keeps || text(intent, STRATEGY) != ON_DELETE || !is_on_delete(before)
         }
     }
@@ -61,7 +61,7 @@ pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> 
 const STRATEGY: &str = "/spec/updateStrategy/type";
 const ON_DELETE: &str = "OnDelete";
 
-/// What an object does that comes into being.
+/// Returns the effect of creating an object.
 pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> StopEffect {
     match text(intent, "/kind") {
         "HorizontalPodAutoscaler" => scaled(view, intent),
@@ -69,7 +69,7 @@ pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> StopEffect {
     }
 }
 
-/// What the write does.
+/// Returns the effect of a write on an object that exists.
 pub(crate) fn stops(
     view: &dyn StoreView,
     before: &Value,
@@ -101,7 +101,7 @@ pub(crate) fn stops(
 const RETENTION_DELETED: &str = "/spec/persistentVolumeClaimRetentionPolicy/whenDeleted";
 const RETENTION_SCALED: &str = "/spec/persistentVolumeClaimRetentionPolicy/whenScaled";
 
-/// A workload that becomes another.
+/// Returns the effect of changing a workload.
 fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
     let pods = pods_below(view, before);
     if pods.is_empty() {
@@ -113,23 +113,23 @@ fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
     if is_released || restarts || (is_suspended(after) && !is_suspended(before)) {
         return StopEffect { pods, claims: Vec::new() };
     }
-    let (had, wanted) = (replicas(before), replicas(after));
-    if had <= wanted {
+    let (previous, requested) = (replicas(before), replicas(after));
+    if previous <= requested {
         return StopEffect::default();
     }
     let first = after.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
-    let goes = |pod: &Arc<Value>| match ordinal(before, pod) {
-        Some(ordinal) => first.saturating_add(wanted) <= ordinal,
-        // Which one goes is the controller's choice: it may be any.
+    let ends = |pod: &Arc<Value>| match ordinal(before, pod) {
+        Some(ordinal) => first.saturating_add(requested) <= ordinal,
+        // The controller chooses which Pod ends, so it may be any.
         None => true,
     };
-    let pods: Vec<Arc<Value>> = pods.into_iter().filter(goes).collect();
+    let pods: Vec<Arc<Value>> = pods.into_iter().filter(ends).collect();
     let drops = text(after, RETENTION_SCALED) == "Delete";
     let claims = if drops { claims_of(&pods) } else { Vec::new() };
     StopEffect { pods, claims }
 }
 
-/// Whether the workload's controller restarts Pods on its own account because of this change.
+/// Returns true if the workload's controller restarts Pods by itself because of this change.
 fn restarts_by_itself(before: &Value, after: &Value) -> bool {
     let same = |pointer: &str| before.pointer(pointer) == after.pointer(pointer);
     match text(after, "/kind") {
@@ -143,7 +143,8 @@ fn is_on_delete(workload: &Value) -> bool {
     text(workload, STRATEGY) == ON_DELETE
 }
 
-/// An autoscaler ends Pods without asking; one for a workload with Pods is taken for ending them all.
+/// Returns the effect of an autoscaler. It ends Pods without asking the host, so it counts as ending all Pods
+/// of its target.
 fn scaled(view: &dyn StoreView, autoscaler: &Value) -> StopEffect {
     let at = |field: &str| text(autoscaler, &format!("/spec/scaleTargetRef/{field}")).to_owned();
     let target = ObjectRef {
@@ -155,8 +156,8 @@ fn scaled(view: &dyn StoreView, autoscaler: &Value) -> StopEffect {
     StopEffect { pods, claims: Vec::new() }
 }
 
-/// Whether a change of a Pod ends its container, or takes it from its controller, which then makes
-/// another in its place.
+/// Returns true if a change of a Pod ends its container, or releases it from its controller, which then
+/// creates a replacement.
 fn is_let_go(view: &dyn StoreView, before: &Value, after: &Value) -> bool {
     let differs = |pointer: &str| before.pointer(pointer) != after.pointer(pointer);
     if differs("/spec") || differs("/metadata/ownerReferences") {
@@ -171,7 +172,7 @@ fn is_let_go(view: &dyn StoreView, before: &Value, after: &Value) -> bool {
     selected_labels(&owner).iter().any(|name| labels(before, name) != labels(after, name))
 }
 
-/// The labels by which a controller finds its Pods.
+/// Returns the labels by which a controller selects its Pods.
 fn selected_labels(workload: &Value) -> Vec<String> {
     let matched = workload.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
     let expressions = workload.pointer("/spec/selector/matchExpressions").and_then(Value::as_array);
@@ -185,21 +186,21 @@ fn selected_labels(workload: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The Pods whose chain of controllers passes through an object.
+/// Returns the Pods whose chain of controllers contains an object.
 fn pods_below(view: &dyn StoreView, object: &Value) -> Vec<Arc<Value>> {
     let below = descendants(view, uid(object));
     let pods = below.iter().filter(|meta| meta.object.kind == pod_kind());
     pods.filter_map(|meta| view.get(&meta.object)).collect()
 }
 
-/// How many Pods a workload wants: one if it does not say.
+/// Returns the number of Pods that a workload requests; one if it does not name a number.
 fn replicas(workload: &Value) -> u64 {
     let field =
         if text(workload, "/kind") == "Job" { "/spec/parallelism" } else { "/spec/replicas" };
     workload.pointer(field).and_then(Value::as_u64).unwrap_or(1)
 }
 
-/// The number of a Pod of a StatefulSet.
+/// Returns the ordinal of a Pod of a StatefulSet.
 fn ordinal(workload: &Value, pod: &Value) -> Option<u64> {
     if text(workload, "/kind") != "StatefulSet" {
         return None;
@@ -212,12 +213,12 @@ fn controller_uid(object: &Value) -> Option<String> {
     ownership::controller(object).map(|(_, uid)| uid)
 }
 
-/// The claims that Pods mount.
+/// Returns the claims that these Pods mount.
 fn claims_of(pods: &[Arc<Value>]) -> Vec<String> {
     pods.iter().flat_map(|pod| claims(pod)).collect()
 }
 
-/// The claims that a Pod mounts.
+/// Returns the claims that a Pod mounts.
 pub(crate) fn claims(pod: &Value) -> Vec<String> {
     let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
     let claims = volumes.into_iter().flatten();
