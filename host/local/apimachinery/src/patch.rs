@@ -1,42 +1,42 @@
-//! Applies merge patches (RFC 7386) and JSON patches (RFC 6902) to an object.
+//! Merge patches (RFC 7386) and JSON patches (RFC 6902).
 //!
-//! It changes JSON and nothing else: ownership of fields, defaults and validation come after.
-//! Strategic merge patch is not offered; the server answers 415.
+//! The functions change the JSON only; the caller then applies defaults, validates and records field ownership.
+//! Strategic merge patches are not supported: the server answers them with 415.
 //!
 //! Invariant: a JSON patch is applied whole or not at all.
 
 use json_patch::{Patch, PatchOperation};
 use serde_json::{Map, Value};
 
-/// How many operations one JSON patch may have, as in the real server.
+/// The most operations in one JSON patch, as in the real server.
 pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 
-/// How many bytes of JSON the `copy` operations of one patch may copy together, as in the real
-/// server: each may double the object.
+/// The most bytes of JSON that the `copy` operations of one patch may copy together, as in the real server. The
+/// limit is needed because each `copy` can double the object.
 pub const JSON_PATCH_COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// How deep merge patches may nest; what is deeper is set without being merged.
+/// The deepest level at which merge patches are merged; a deeper value replaces the target's.
 const MERGE_DEPTH_MAX: usize = 128;
 
-/// Why a JSON patch was not applied. The object is unchanged.
+/// The error of a JSON patch. The object is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// The body is no JSON patch: 400.
+    /// The body is not a JSON patch: HTTP 400.
     #[error("the body is not a JSON patch: a list of operations with `op` and `path`")]
     Malformed(#[source] serde_json::Error),
-    /// Too many operations: 413.
+    /// The patch has too many operations: HTTP 413.
     #[error("the JSON patch has {count} operations, {max} are allowed", max = JSON_PATCH_OPERATIONS_MAX)]
     TooMany {
         /// Operations in the patch.
         count: usize,
     },
-    /// The `copy` operations make the object too large: 413.
+    /// The `copy` operations copy too many bytes: HTTP 413.
     #[error(
         "the copy operations of the JSON patch copy more than {max} bytes",
         max = JSON_PATCH_COPIED_BYTES_MAX
     )]
     CopiesTooMuch,
-    /// A `test` found another value: 422.
+    /// A `test` operation found another value: HTTP 422.
     #[error("the test operation {index} on `{path}` failed")]
     TestFailed {
         /// Position of the operation, from 0.
@@ -44,7 +44,7 @@ pub enum PatchError {
         /// Its JSON pointer.
         path: String,
     },
-    /// An operation points at nothing: 422.
+    /// The path of an operation does not exist: HTTP 422.
     #[error("operation {index} cannot be applied at `{path}`: there is no such place")]
     NoSuchPlace {
         /// Position of the operation, from 0.
@@ -55,7 +55,7 @@ pub enum PatchError {
 }
 
 impl PatchError {
-    /// The HTTP code that the real server gives.
+    /// Returns the HTTP code that the real server uses for this error.
     pub const fn code(&self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
@@ -65,7 +65,7 @@ impl PatchError {
     }
 }
 
-/// Merges `patch` into `target`: objects member by member, `null` removes, all else replaces.
+/// Merges `patch` into `target`: objects member by member; `null` removes a member; any other value replaces it.
 ///
 /// Source: RFC 7386, section 2.
 pub fn merge_patch(target: &mut Value, patch: &Value) {
@@ -96,12 +96,13 @@ fn merge_at_depth(target: &mut Value, patch: &Value, depth: usize) {
 
 /// Applies the JSON patch `patch` (its JSON text, parsed) to `target`.
 ///
-/// As in the real server, a `test` for `null` succeeds where the path is missing: kube's
-/// `finalizer()` sends one to say "there are no finalizers yet".
+/// As in the real server, a `test` for `null` succeeds if the path is missing: kube's `finalizer()` sends such a test
+/// to check that the object has no finalizers yet.
 ///
 /// # Errors
 ///
-/// Fails if the patch is malformed or too long, or if an operation cannot be applied.
+/// Fails if the patch is malformed, has too many operations or copies too much, or if an operation cannot be
+/// applied.
 pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let count = patch.as_array().map_or(0, Vec::len);
     if JSON_PATCH_OPERATIONS_MAX < count {

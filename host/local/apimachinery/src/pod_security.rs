@@ -1,24 +1,24 @@
-//! What the Pod Security standards object to in a Pod.
+//! The Pod Security admission checks, levels `baseline` and `restricted`.
 //!
-//! Source: "Pod Security Standards" of the Kubernetes documentation, as of version 1.33. Controls that need
-//! a kernel module of the node (AppArmor, SELinux) are not looked at: nodes here have neither.
+//! Source: "Pod Security Standards" of the Kubernetes documentation, as of version 1.33. The controls for AppArmor
+//! and SELinux are not checked: the nodes of the embedded cluster have neither.
 
 use serde_json::Value;
 
-/// How strict a namespace is.
+/// The Pod Security level that a namespace enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodSecurityLevel {
-    /// No known way to more rights.
+    /// Forbids the known privilege escalations.
     Baseline,
-    /// Hardened.
+    /// Also requires the hardening of the Pod Security Standards.
     Restricted,
 }
 
-/// The label of a namespace that names its level.
+/// The namespace label that names the enforced level.
 pub const ENFORCE_LABEL: &str = "pod-security.kubernetes.io/enforce";
 
 impl PodSecurityLevel {
-    /// The level of a namespace; none if everything is allowed there.
+    /// Returns the level of a namespace, or `None` if it enforces none.
     #[must_use]
     pub fn of(namespace: &Value) -> Option<Self> {
         let labels = namespace.pointer("/metadata/labels")?;
@@ -29,7 +29,7 @@ impl PodSecurityLevel {
         }
     }
 
-    /// As the label has it.
+    /// Returns the value of the label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ const BASELINE_CAPABILITIES: &[&str] = &[
     "SETUID",
     "SYS_CHROOT",
 ];
-/// Sysctls that are kept apart for each Pod.
+/// Sysctls that are isolated between Pods, which every Pod may set.
 const SAFE_SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
@@ -70,7 +70,7 @@ const SAFE_SYSCTLS: &[&str] = &[
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];
-/// Kinds of volumes at the level `restricted`.
+/// The volume types that are allowed at the level `restricted`.
 const RESTRICTED_VOLUMES: &[&str] = &[
     "configMap",
     "csi",
@@ -83,7 +83,7 @@ const RESTRICTED_VOLUMES: &[&str] = &[
     "secret",
 ];
 
-/// What a level objects to in a Pod, each with what it must have instead; nothing if it is allowed.
+/// Returns the violations of a level by a Pod, each with the required value; the list is empty if the Pod is allowed.
 #[must_use]
 pub fn objections(level: PodSecurityLevel, pod: &Value) -> Vec<String> {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
@@ -155,7 +155,7 @@ fn restricted(spec: &Value) -> Vec<String> {
             format!("{what} (container \"{name}\" must set securityContext.{wanted})")
         };
         let own = |path: &str| context.and_then(|context| context.pointer(path));
-        // A container's own value goes before the Pod's.
+        // A container's own value overrides the Pod's.
         let either = |path: &str| own(path).or_else(|| of_pod.and_then(|it| it.pointer(path)));
         if own("/allowPrivilegeEscalation") != Some(&Value::Bool(false)) {
             found.push(must("allowPrivilegeEscalation", "allowPrivilegeEscalation=false"));
@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    /// A Pod that the strictest level allows.
+    /// Returns a Pod that the level `restricted` allows.
     fn hardened() -> Value {
         json!({"spec": {
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},

@@ -1,4 +1,4 @@
-//! Parses the JSONPath subset. Never recurses deeper than one filter.
+//! The parser of the JSONPath subset. Its recursion is one level deep: a filter holds no other filter.
 
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A member's name; a backslash makes the next character part of it.
+    /// Parses a member's name; a backslash makes the next character part of the name.
     fn name(&mut self) -> Result<PathStep, JsonPathError> {
         let mut name = String::new();
         loop {

@@ -1,7 +1,7 @@
-//! Finds which fields an object sets, and which differ between two objects.
+//! Computes the set of fields of an object, and the fields that differ between two objects.
 //!
-//! A field is what can have an owner: a scalar, an atomic list or map, an item of a list with keys,
-//! an element of a set. A container counts as a field where it is empty or appears whole.
+//! A field is a value that can have an owner: a scalar, an atomic list or map, an item of a list with keys, an
+//! element of a set. A map or list that is merged counts as a field itself if it is empty or was added whole.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::field_set::{FieldSet, key_element, value_element};
 use crate::merge_schema::{ListMapKey, MergeSchema, MergeShape, MergeStep};
 
-/// What differs between two objects.
+/// The fields that differ between two objects.
 #[derive(Debug, Default)]
 pub(super) struct ObjectDifference {
     pub(super) added: FieldSet,
@@ -23,7 +23,7 @@ impl ObjectDifference {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    /// What has a new value.
+    /// Returns the fields that have a new value.
     pub(super) fn changed(&self) -> FieldSet {
         self.added.union(&self.modified)
     }
@@ -35,26 +35,28 @@ impl ObjectDifference {
     }
 }
 
-/// The fields that an intent sets.
+/// Returns the fields that an intent sets.
 ///
-/// Fails with the message for items that lack their keys or occur twice.
+/// # Errors
+///
+/// Fails if a list item has none of its keys or occurs twice.
 pub(super) fn field_set_of(intent: &Value, topology: &dyn MergeSchema) -> Result<FieldSet, String> {
     let mut set = fields(intent, &mut Vec::new(), topology, Whole::Leaves)?;
     set.clear_member();
     Ok(set)
 }
 
-/// Compares two objects field by field. Of items that occur twice, the first counts.
+/// Compares two objects field by field. If an item occurs twice, the first is compared.
 pub(super) fn compare(old: &Value, new: &Value, topology: &dyn MergeSchema) -> ObjectDifference {
     differ(Some(old), Some(new), &mut Vec::new(), topology)
 }
 
-/// Whether containers that are not empty are fields themselves.
+/// Whether maps and lists that are not empty count as fields themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whole {
-    /// No: an apply owns what it mentions.
+    /// No: an apply owns the values that it sets.
     Leaves,
-    /// Yes: what appeared whole is owned whole.
+    /// Yes: a container that was added whole is owned as well.
     Containers,
 }
 
@@ -112,7 +114,7 @@ fn differ<'a>(
     topology: &dyn MergeSchema,
 ) -> ObjectDifference {
     let whole = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
-        // What cannot be told apart is one field.
+        // If the items of a list cannot be identified, the list is one field.
         fields(value, path, topology, Whole::Containers).unwrap_or_else(|_| FieldSet::here())
     };
     let mut difference = ObjectDifference::default();
@@ -135,7 +137,7 @@ fn differ<'a>(
         (Some(old), Some(new)) => {
             difference.removed = whole(old, path);
             difference.added = whole(new, path);
-            // The place itself stays and has another value; only what was below is gone.
+            // The field itself stays and has another value; only the fields below it were removed.
             difference.removed.clear_member();
             difference.added.clear_member();
             difference.modified.insert_here();
@@ -193,9 +195,11 @@ fn by_element<'a>(items: &'a [Value], shape: &MergeShape) -> BTreeMap<String, &'
     found
 }
 
-/// What identifies an item of a list: its keys, or itself in a set.
+/// Returns the path element that identifies a list item: its keys, or the item itself in a set.
 ///
-/// Fails with the message for an item that lacks a key without default.
+/// # Errors
+///
+/// Fails if the item has none of the keys and no key has a default.
 pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String> {
     let keys = match shape {
         MergeShape::Map(keys) => keys,
@@ -206,7 +210,7 @@ pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String
     let mut found = BTreeMap::new();
     for ListMapKey { name, default } in keys {
         let value = item.get(name).filter(|value| !value.is_null()).or(default.as_ref());
-        // Of several keys some may be absent; an item without any has no identity.
+        // With several keys, some may be absent; an item without any key has no identity.
         if let Some(value) = value {
             found.insert(name.as_str(), value);
         }
@@ -221,7 +225,7 @@ pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String
     Ok(key_element(&found))
 }
 
-/// An element without the letter in front, for messages.
+/// Returns an element without its `k:` or `v:` prefix, for messages.
 fn plain(element: &str) -> &str {
     element.split_at_checked(2).map_or(element, |(_, rest)| rest)
 }

@@ -1,7 +1,7 @@
-//! Merges an intent into the live object, and removes what its manager gave up.
+//! Merges an intent into the live object, and removes the fields that its manager no longer sets.
 //!
-//! It knows no managers. The order of merged lists follows structured-merge-diff `typed/merge.go`:
-//! the intent's order for what it names, the live object's for the rest.
+//! The module does not read managers. The order of merged lists follows structured-merge-diff `typed/merge.go`: the
+//! intent's order for the items that it has, the live object's order for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,11 @@ use super::compare::element;
 use super::field_set::FieldSet;
 use crate::merge_schema::{MergeSchema, MergeShape, MergeStep};
 
-/// The live object with everything that the intent says.
+/// Returns the live object with all values of the intent.
 ///
-/// Fails with the message for items that lack their keys.
+/// # Errors
+///
+/// Fails if a list item of the intent has none of its keys.
 pub(super) fn merge(
     live: &Value,
     intent: &Value,
@@ -59,7 +61,7 @@ fn merge_items<'a>(
     topology: &dyn MergeSchema,
 ) -> Result<Vec<Value>, String> {
     let wanted = intent.iter().map(|item| element(item, shape)).collect::<Result<Vec<_>, _>>()?;
-    // Live items without identity stay where they are.
+    // Live items without identity keep their position.
     let existing: Vec<Option<String>> = live.iter().map(|item| element(item, shape).ok()).collect();
     let mut live_by_element: BTreeMap<&str, &Value> = BTreeMap::new();
     for (element, item) in existing.iter().zip(live) {
@@ -73,7 +75,7 @@ fn merge_items<'a>(
     for (index, (element, item)) in wanted.iter().zip(intent).enumerate() {
         let rest = wanted.get(index..).unwrap_or_default().iter();
         let next_shared = rest.map(String::as_str).find(|name| live_by_element.contains_key(name));
-        // What only the live object has keeps its place before the items that followed it.
+        // Items that only the live object has stay before the items that followed them.
         while let Some((own, kept)) = left.peek().copied() {
             if !own.as_deref().is_some_and(|own| named.contains(own)) {
                 merged.push(kept.clone());
@@ -96,9 +98,9 @@ fn merge_items<'a>(
     Ok(merged)
 }
 
-/// Takes `dropped` out of the object, except for what is in `kept` or holds something that is.
+/// Removes the fields in `dropped` from the object, except those that are in `kept` or contain a field that is.
 ///
-/// A map that loses its last member this way goes too.
+/// Also removes a map that loses its last member this way.
 pub(super) fn remove(
     object: &mut Value,
     dropped: &FieldSet,
@@ -145,7 +147,7 @@ fn remove_at(
     }
 }
 
-/// Removes what was given up inside a value; `true` if the value itself is to go.
+/// Removes the dropped fields inside a value; returns true if the value itself is to be removed.
 fn give_up(
     value: &mut Value,
     dropped: &FieldSet,
@@ -169,8 +171,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Stands for an item in a path of names; no member of an object can be named so in a path,
-/// because a zero byte is no part of a field's name.
+/// Marks a list item in a path of names. A field's name does not contain a zero byte, so the marker cannot be taken
+/// for a name.
 const ITEM: &str = "\0";
 
 fn step(name: &str) -> MergeStep<'_> {

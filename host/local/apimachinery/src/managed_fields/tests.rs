@@ -9,7 +9,7 @@ const T1: &str = "2026-01-01T00:00:01Z";
 const T2: &str = "2026-01-01T00:00:02Z";
 const T3: &str = "2026-01-01T00:00:03Z";
 
-/// An object of one kind with its life: every write replaces it.
+/// An object of one kind; every write replaces its state.
 struct ObjectHistory {
     topology: BuiltinMergeSchema,
     api_version: String,
@@ -76,7 +76,7 @@ impl ObjectHistory {
         self.object.as_ref().unwrap().pointer(pointer).cloned().unwrap_or(Value::Null)
     }
 
-    /// Entries as `manager operation [subresource] time fieldsV1`.
+    /// Returns the entries as `manager operation subresource time fieldsV1`, with `-` for an absent value.
     fn entries(&self) -> Vec<String> {
         let entries = self.at("/metadata/managedFields");
         let entries = entries.as_array().cloned().unwrap_or_default();
@@ -247,7 +247,7 @@ fn containers_merge_by_name() {
 fn an_item_goes_with_the_defaults_that_nobody_owns() {
     let mut story = ObjectHistory::of("", "pods");
     story.apply("one", T1, pod(json!([{"name": "a", "image": "x"}, {"name": "b", "image": "y"}])));
-    // Defaulting happens after an apply and is nobody's.
+    // Defaults are filled in after an apply and have no owner.
     let object = story.object.as_mut().unwrap();
     object["spec"]["containers"][1]["imagePullPolicy"] = json!("Always");
     story.apply("one", T2, pod(json!([{"name": "a", "image": "x"}])));
@@ -259,7 +259,7 @@ fn ports_without_protocol_are_tcp() {
     let mut story = ObjectHistory::of("", "services");
     let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
     story.apply("one", T1, service(json!([{"port": 53}, {"port": 53, "protocol": "UDP"}])));
-    // The server fills in the protocol.
+    // The server fills in the default protocol.
     story.object.as_mut().unwrap()["spec"]["ports"][0]["protocol"] = json!("TCP");
     let applied =
         story.apply("one", T2, service(json!([{"port": 53}, {"port": 53, "protocol": "UDP"}])));
@@ -381,7 +381,7 @@ fn status_has_entries_of_its_own() {
 fn managed_fields_can_be_edited_and_reset() {
     let mut story = ObjectHistory::of("", "configmaps");
     story.update("kubectl-client-side-apply", T1, |object| *object = map(json!({"a": "1"})));
-    // What kubectl does when it moves an object to server-side apply.
+    // kubectl edits the entries in this way when it moves an object to server-side apply.
     story.update("kubectl", T2, |object| {
         object["metadata"]["managedFields"][0]["manager"] = json!("kubectl");
         object["metadata"]["managedFields"][0]["operation"] = json!("Apply");
@@ -460,7 +460,7 @@ fn the_order_of_lists_follows_the_intent() {
     }
 }
 
-/// Values of `data`: maps over few names, so that intents meet.
+/// Generates values of `data`: maps over three names, so that intents often have fields in common.
 fn any_data() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![(0..3).prop_map(Value::from), Just(json!(["x"])), Just(json!([]))];
     let tree = scalar.prop_recursive(2, 12, 3, |inner| {
@@ -469,7 +469,7 @@ fn any_data() -> impl Strategy<Value = Value> {
     prop::collection::btree_map("[a-c]", tree, 0..4).prop_map(|members| json!(members))
 }
 
-/// Whether `object` has everything that `intent` says.
+/// Returns true if `object` has every value of `intent`.
 fn holds(object: &Value, intent: &Value) -> bool {
     match (object, intent) {
         (Value::Object(object), Value::Object(intent)) => intent

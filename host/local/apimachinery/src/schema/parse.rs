@@ -1,6 +1,6 @@
-//! Compiles OpenAPI v3 into a [`SchemaNode`] tree and refuses what is not structural.
+//! The compiler of OpenAPI v3 schemas to a [`SchemaNode`] tree, which refuses schemas that are not structural.
 //!
-//! Source of the rules and their words: apiextensions-apiserver
+//! Source of the rules and their wording: apiextensions-apiserver
 //! `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation/validation.go`.
 
 use regex::Regex;
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{FieldError, FieldErrorReason};
 
-/// How deep a schema may nest.
+/// The deepest nesting of a schema.
 const DEPTH_MAX: usize = 64;
 
-/// Keywords that a structural schema may not have.
+/// Keywords that a structural schema must not have.
 const FORBIDDEN: [&str; 13] = [
     "$ref",
     "definitions",
@@ -32,7 +32,7 @@ const FORBIDDEN: [&str; 13] = [
     "propertyNames",
 ];
 
-/// Keywords that describe structure and so may not stand inside `allOf` and the like.
+/// Keywords that describe structure, and so must not occur inside `allOf`, `anyOf`, `oneOf` and `not`.
 const STRUCTURAL: [&str; 10] = [
     "type",
     "default",
@@ -46,7 +46,7 @@ const STRUCTURAL: [&str; 10] = [
     "x-kubernetes-validations",
 ];
 
-/// Compiles the whole schema; the tree is only good if there are no faults.
+/// Compiles the whole schema; the tree is complete only if there are no errors.
 pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     let mut parser = Parser { errors: Vec::new() };
     let place = NodePosition { position: Position::Root, depth: 0, correlatable: true };
@@ -54,7 +54,7 @@ pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     (root, parser.errors)
 }
 
-/// Checks that every default is valid against its own schema and holds no unknown field.
+/// Checks that every default is valid against its own schema and has no unknown field.
 pub(super) fn check_defaults(root: &SchemaNode) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check_default(root, "", &mut errors);
@@ -89,12 +89,12 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Where a node stands; decides what it must and may not have.
+/// The position of a node in the schema, which decides the keywords that it must and must not have.
 #[derive(Clone, Copy)]
 struct NodePosition {
     position: Position,
     depth: usize,
-    /// Whether an old value can be found for it: not below atomic lists and sets.
+    /// Whether the old value of the node can be found in an update: not below atomic lists and sets.
     correlatable: bool,
 }
 
@@ -104,7 +104,7 @@ enum Position {
     Property,
     Items,
     Values,
-    /// Inside `allOf`, `anyOf`, `oneOf` or `not`; `Types` where int-or-string allows a type.
+    /// Inside `allOf`, `anyOf`, `oneOf` or `not`.
     Branch(BranchTypes),
 }
 
@@ -116,7 +116,7 @@ enum BranchTypes {
 
 impl NodePosition {
     fn inside(self, position: Position) -> Self {
-        // Below a branch all is branch, however it is reached.
+        // Every node below a branch is part of the branch.
         let position = match self.position {
             Position::Branch(_) => Position::Branch(BranchTypes::Forbidden),
             Position::Root | Position::Property | Position::Items | Position::Values => position,
@@ -373,8 +373,9 @@ impl Parser {
         }
     }
 
-    /// The one form in which branches may name types (`anyOf: [integer, string]`) says what
-    /// int-or-string says already; without the types its branches accept everything.
+    /// Removes the types from the branches of an int-or-string node. The only form that allows types in branches
+    /// (`anyOf: [integer, string]`) repeats what int-or-string requires already; without types the branches accept
+    /// every value.
     fn branches_of_int_or_string(&mut self, checks: &mut ValueConstraints) {
         for branch in checks.any_of.iter_mut().chain(&mut checks.all_of) {
             branch.kind = None;
@@ -465,7 +466,7 @@ fn join(path: &str, keyword: &str) -> String {
     crate::field_error::child(path, keyword)
 }
 
-/// The root of the schema has no path of its own.
+/// Returns a path as messages print it: `<nil>` for the root of the schema.
 fn shown(path: &str) -> &str {
     if path.is_empty() { "<nil>" } else { path }
 }
@@ -483,7 +484,7 @@ fn strings(list: Option<&Value>) -> Vec<String> {
     items.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// A limit with its exclusiveness; OpenAPI v3.0 writes a boolean, v3.1 a number.
+/// Reads a limit and whether it is exclusive: `exclusive` is a boolean in OpenAPI v3.0 and a number in v3.1.
 fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<NumericBound> {
     if let Some(value) = members.get(exclusive).and_then(Value::as_f64) {
         return Some(NumericBound { value, exclusive: true });

@@ -1,10 +1,10 @@
-//! Runs the CEL rules of a schema against an object and what it replaces.
+//! The evaluation of a schema's CEL rules against an object and its old version.
 //!
-//! An old value is found for properties, for values of maps and for items of lists of type map;
-//! where none is found, transition rules do not run.
+//! An old value is found for properties, for values of maps and for items of lists of type map or set. If there is
+//! none, transition rules do not run.
 //!
-//! The real server bounds the cost of rules; nothing does here. Rules come with CRDs, from whoever
-//! may install them, and a rule over nested lists can take long on large ones.
+//! The cost of rules is not limited, unlike in the real server: a rule over nested lists can run long if the lists
+//! are large. Rules come from CRDs, so only a user who may install CRDs can cause this.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +16,7 @@ use super::cel::{self, CelRule};
 use crate::field_error::child;
 use crate::{FieldError, FieldErrorReason};
 
-/// Checks all rules at and below the root.
+/// Runs all rules at and below the root.
 pub(super) fn check(
     root: &SchemaNode,
     new: &Value,
@@ -95,7 +95,7 @@ fn check_node(
 }
 
 impl CelRule {
-    /// What the rule has against the value, if anything. A rule that cannot be run refuses it.
+    /// Returns the error of the rule for the value, if any. A rule whose evaluation fails is an error too.
     fn fault(
         &self,
         node: &SchemaNode,
@@ -118,8 +118,8 @@ impl CelRule {
         }
     }
 
-    /// Runs the rule. The interpreter is not known to be free of panics, and what it computes with
-    /// comes from clients.
+    /// Evaluates the rule. The interpreter may panic, and its input comes from clients, so a panic is caught and
+    /// returned as an error.
     fn run(&self, scope: &Context<'_>) -> Result<CelValue, String> {
         catch_unwind(AssertUnwindSafe(|| self.program.execute(scope)))
             .map_err(|_| "the rule cannot be computed".to_owned())?
@@ -141,7 +141,7 @@ impl CelRule {
         }
     }
 
-    /// `messageExpression` if it gives one non-empty line, else `message`, else the rule itself.
+    /// Returns the result of `messageExpression` if it is one non-empty line, else `message`, else the rule itself.
     fn text(&self, scope: &Context<'_>) -> String {
         if let Some(program) = &self.message_program
             && let Ok(CelValue::String(text)) = program.execute(scope)
@@ -163,7 +163,7 @@ impl CelRule {
     }
 }
 
-/// What stands after `Invalid value:`: scalars themselves, the type's name for what is large.
+/// Returns the value to print after `Invalid value:`: a scalar itself, else the name of its type.
 fn shown(node: &SchemaNode, value: &Value) -> Value {
     match value {
         Value::Object(_) | Value::Array(_) => json!(cel::type_name(node)),

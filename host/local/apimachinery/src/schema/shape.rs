@@ -1,26 +1,26 @@
-//! Gives an object the shape that its schema asks for: defaults in, unknown fields out.
+//! Defaulting and pruning of an object by its schema.
 //!
-//! It never judges values. Recursion follows the object, whose depth the JSON parser bounds.
+//! The module does not validate values. Recursion follows the object, whose depth the JSON parser limits.
 
 use serde_json::Value;
 
 use super::{AdditionalProperties, SchemaNode};
 use crate::field_error::child;
 
-/// Fields that the root and embedded resources have whether the schema says so or not.
+/// Fields that the root and embedded resources have even if the schema does not declare them.
 const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// Fills absent fields below the root.
+/// Sets absent fields below the root to their defaults.
 pub(super) fn apply_defaults(root: &SchemaNode, object: &mut Value) {
     fill(root, object, NodePosition::Resource);
 }
 
-/// Drops unknown fields below the root.
+/// Removes unknown fields below the root and adds their paths to `dropped`.
 pub(super) fn prune(root: &SchemaNode, object: &mut Value, dropped: &mut Vec<String>) {
     drop_unknown(root, object, NodePosition::Resource, "", dropped);
 }
 
-/// Whether a node stands for a whole resource, whose meta fields are not the schema's business.
+/// Whether a node is a whole resource; the schema does not apply to the meta fields of a resource.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NodePosition {
     Resource,

@@ -11,7 +11,7 @@ fn parse(spec: Value) -> StructuralSchema {
     StructuralSchema::parse(&schema(spec)).unwrap()
 }
 
-/// The faults of an object whose spec has this schema, as text.
+/// Returns the errors of an object whose spec has this schema, as text.
 #[track_caller]
 fn faults(spec_schema: Value, spec: Value) -> Vec<String> {
     let errors = parse(spec_schema).validate(&json!({"spec": spec}), None);

@@ -1,6 +1,6 @@
-//! Checks values against a schema: types, ranges, patterns, uniqueness. CEL rules come after.
+//! Validation of values against a schema: types, ranges, patterns, uniqueness. CEL rules are in `rules`.
 //!
-//! Wording follows go-openapi/validate as apiextensions-apiserver turns it into field errors.
+//! The wording follows go-openapi/validate, as apiextensions-apiserver converts its results to field errors.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use super::{ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, fo
 use crate::field_error::child;
 use crate::{FieldError, FieldErrorReason};
 
-/// Checks `new` below the root; `old` mutes what has not changed.
+/// Validates `new`; a value that equals the one in `old` is not checked.
 pub(super) fn validate(
     root: &SchemaNode,
     new: &Value,
@@ -18,7 +18,7 @@ pub(super) fn validate(
     walk(root, new, old, "", errors);
 }
 
-/// Whether a value satisfies a node, for branches of `anyOf` and the like, and for defaults.
+/// Returns true if a value satisfies a node: a branch of `anyOf`, `oneOf` or `not`.
 pub(super) fn holds(node: &SchemaNode, value: &Value) -> bool {
     let mut errors = Vec::new();
     walk(node, value, None, "", &mut errors);
@@ -74,7 +74,7 @@ fn walk_members(
     errors: &mut Vec<FieldError>,
 ) {
     for (name, member) in members {
-        // Metadata has its own validation; a schema may narrow the name only.
+        // `crate::validation` checks `metadata`; a schema may only narrow the names in it.
         if let Some(schema) = node.member(name) {
             let old = old.and_then(|old| old.get(name));
             walk(schema, member, old, &child(path, name), errors);
@@ -105,9 +105,8 @@ fn walk_items(
 }
 
 impl SchemaNode {
-    /// The item of the old list that is the same thing as `item`: by keys, or by value.
-    ///
-    /// Items of atomic lists have no identity, so nothing is found for them.
+    /// Returns the item of the old list with the identity of `item`: equal keys in a list of type map, an equal value
+    /// in a set. Items of atomic lists have no identity, so the result is `None` for them.
     pub(super) fn matching_item<'a>(&self, old: &'a Value, item: &Value) -> Option<&'a Value> {
         let old = old.as_array()?;
         match self.list_type {
@@ -120,7 +119,7 @@ impl SchemaNode {
         }
     }
 
-    /// What makes an item of a list of type map itself: its keys with their values.
+    /// Returns the identity of an item in a list of type map: its keys with their values.
     fn identity(&self, item: &Value) -> Value {
         let keys = self.keys().map(|key| {
             let value = item.get(&key.name).cloned().or(key.default);
@@ -138,7 +137,7 @@ fn check_unique(node: &SchemaNode, items: &[Value], path: &str, errors: &mut Vec
     };
     let mut seen = std::collections::BTreeSet::new();
     for (index, identity) in identities.iter().enumerate() {
-        // Equal JSON has equal text, because members are ordered.
+        // Equal JSON has equal text, because members are sorted.
         if !seen.insert(identity.to_string()) {
             errors.push(FieldError::duplicate(format!("{path}[{index}]"), identity));
         }
@@ -281,13 +280,13 @@ fn check_branches(
     if checks.not.as_deref().is_some_and(|branch| holds(branch, value)) {
         fault("must not validate the schema (not)");
     }
-    // The faults of each branch say more than that one of them failed.
+    // `allOf` reports the errors of each branch, which are more precise than the fact that one branch failed.
     for branch in &checks.all_of {
         walk(branch, value, None, path, errors);
     }
 }
 
-/// How a path is printed: the object itself has a name of its own.
+/// Returns a path as messages print it: `<nil>` for the object itself.
 fn shown(path: &str) -> &str {
     if path.is_empty() { "<nil>" } else { path }
 }

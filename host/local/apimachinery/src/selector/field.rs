@@ -1,13 +1,13 @@
-//! Parses and matches field selectors; each kind offers a few fields only.
+//! Field selectors. Each kind supports a few fields only.
 //!
-//! An absent field compares as its default: the empty string, or `false` for a boolean.
+//! An absent field is compared as its default: the empty string, or `false` for a boolean.
 
 use serde_json::Value;
 
 use super::SelectorError;
 use crate::Kind;
 
-/// A parsed field selector; the empty one matches everything.
+/// A parsed field selector; an empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
     terms: Vec<FieldTerm>,
@@ -26,7 +26,7 @@ impl FieldSelector {
     ///
     /// # Errors
     ///
-    /// Fails on bad syntax, and on a field that the kind does not offer with the server's words
+    /// Fails on bad syntax, and on a field that the kind does not support with the server's text
     /// `field label not supported: FIELD`.
     pub fn parse(text: &str, kind: &Kind) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
@@ -41,29 +41,29 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
-    /// Whether the selector has no terms and so matches everything.
+    /// Returns true if the selector has no terms and so matches every object.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }
 
-    /// The name that an object must have to match, where the selector says `metadata.name=NAME`.
+    /// Returns the `metadata.name` that the selector requires, if it has a term `metadata.name=NAME`.
     pub fn name(&self) -> Option<&str> {
         self.required("metadata.name")
     }
 
-    /// The value that this field must have to match, where the selector pins it.
+    /// Returns the value that the selector requires of this field, if it has a term `FIELD=VALUE`.
     pub fn required(&self, field: &str) -> Option<&str> {
         let term = self.terms.iter().find(|term| term.equal && term.field == field)?;
         Some(&term.value)
     }
 
-    /// Whether this object matches.
+    /// Returns true if this object matches.
     pub fn matches(&self, object: &Value) -> bool {
         self.terms.iter().all(|term| (field_value(object, &term.field) == term.value) == term.equal)
     }
 }
 
-/// Splits at commas that are not escaped; the escapes stay.
+/// Splits the text at commas that are not escaped, and keeps the escapes.
 fn split_terms(text: &str) -> Vec<String> {
     let mut terms = vec![String::new()];
     let mut escaped = false;
@@ -91,7 +91,7 @@ fn parse_term(text: &str) -> Result<FieldTerm, SelectorError> {
     Ok(FieldTerm { field: field.trim().to_owned(), equal, value })
 }
 
-/// Resolves `\,`, `\=` and `\\`; nothing for a bare `=`, `,` or another escape.
+/// Resolves `\,`, `\=` and `\\`; returns `None` for an unescaped `=` or `,` and for any other escape.
 fn unescape(value: &str) -> Option<String> {
     let mut plain = String::new();
     let mut characters = value.chars();
@@ -108,8 +108,8 @@ fn unescape(value: &str) -> Option<String> {
     Some(plain)
 }
 
-/// Reads a field as text. Events are stored once and seen in two versions, so their fields have two
-/// names; whichever is there counts.
+/// Returns a field as text. The fields of events have different names in the two API versions in which an event is
+/// served; the one that exists is read.
 fn field_value(object: &Value, field: &str) -> String {
     let found = at_path(object, field).or_else(|| at_path(object, &other_name(field)?));
     match found {
@@ -121,7 +121,7 @@ fn field_value(object: &Value, field: &str) -> String {
     }
 }
 
-/// The name of an event's field in the other version.
+/// Returns the name of an event's field in the other API version.
 fn other_name(field: &str) -> Option<String> {
     if let Some(rest) = field.strip_prefix("involvedObject.") {
         return Some(format!("regarding.{rest}"));

@@ -1,6 +1,6 @@
-//! Parses and matches label selectors, as query text and as `LabelSelector` objects.
+//! Label selectors, as query text and as `LabelSelector` objects.
 //!
-//! It checks the syntax of the selector, and of keys and values only as far as the grammar goes.
+//! The parser checks the selector's grammar; it does not check that keys and values are valid label keys and values.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::SelectorError;
 
-/// A parsed label selector; the empty one matches everything.
+/// A parsed label selector; an empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
     requirements: Vec<LabelRequirement>,
@@ -24,13 +24,13 @@ struct LabelRequirement {
 enum LabelOperator {
     Exists,
     Absent,
-    /// One of these; the label must be there.
+    /// The label exists and has one of these values.
     In(BTreeSet<String>),
-    /// None of these; an absent label is fine.
+    /// The label is absent or has none of these values.
     NotIn(BTreeSet<String>),
-    /// A whole number above this.
+    /// The label is a whole number greater than this.
     Above(i64),
-    /// A whole number below this.
+    /// The label is a whole number less than this.
     Below(i64),
 }
 
@@ -39,7 +39,7 @@ impl LabelSelector {
     ///
     /// # Errors
     ///
-    /// Fails on anything outside the grammar.
+    /// Fails if the text does not follow the grammar.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut parser = Parser { tokens: tokens(text), at: 0, text };
         let mut requirements = Vec::new();
@@ -56,7 +56,7 @@ impl LabelSelector {
         }
     }
 
-    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    /// Converts a `LabelSelector` object (`matchLabels`, `matchExpressions`).
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl LabelSelector {
         Ok(Self { requirements })
     }
 
-    /// Reads a plain map of labels (`spec.selector` of a Service): all must be equal.
+    /// Converts a plain map of labels (`spec.selector` of a Service), all of which must be equal.
     pub fn from_map(labels: &Map<String, Value>) -> Self {
         let requirement = |(key, value): (&String, &Value)| LabelRequirement {
             key: key.clone(),
@@ -87,17 +87,17 @@ impl LabelSelector {
         Self { requirements: labels.iter().map(requirement).collect() }
     }
 
-    /// Whether the selector has no terms and so matches everything.
+    /// Returns true if the selector has no terms and so matches every object.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// Whether `metadata.labels` of this object match.
+    /// Returns true if `metadata.labels` of this object match.
     pub fn matches(&self, object: &Value) -> bool {
         self.matches_labels(object.pointer("/metadata/labels").and_then(Value::as_object))
     }
 
-    /// Whether these labels match; none is the same as an empty map.
+    /// Returns true if these labels match; `None` is the same as an empty map.
     pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.requirements.iter().all(|requirement| {
             let label = labels.and_then(|labels| labels.get(&requirement.key));
@@ -159,7 +159,7 @@ enum LabelToken {
     Below,
 }
 
-/// Cuts the text at blanks and at the characters that mean something.
+/// Splits the text into tokens at white space and at operators.
 fn tokens(text: &str) -> Vec<LabelToken> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
@@ -248,7 +248,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A value after `=`; nothing there means the empty value.
+    /// Parses a value after an operator; a missing one is the empty value.
     fn value(&mut self) -> String {
         match self.peek() {
             Some(LabelToken::Word(word)) => {

@@ -7,7 +7,7 @@ fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
 }
 
-/// The cells of one object by header, wide ones too.
+/// Returns the cells of one object as `HEADER=CELL`, including the wide columns.
 fn cells(group: &str, plural: &str, mut object: Value) -> Vec<String> {
     object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:54:57Z");
     let kind = kinds::find(group, "v1", plural).unwrap();

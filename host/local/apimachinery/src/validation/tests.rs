@@ -170,7 +170,7 @@ fn the_schema_in_a_crd_is_known_to_its_depth() {
     assert_eq!(object["data"], json!({"any": {"thing": null}}));
 }
 
-/// The faults of an object as one text.
+/// Returns the type errors of an object as one text.
 fn wrong(kind: &Kind, object: Value) -> String {
     let faults = wrong_types(kind, &object);
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")

@@ -1,8 +1,7 @@
-//! Checks that the values of an object have the types that the schemas of the built-in kinds give them,
-//! as decoding into a typed value would.
+//! The check that values have the types of the built-in kinds' schemas, as decoding into a typed value would check.
 //!
-//! It follows references between schemas; a schema that describes nothing accepts everything. What is
-//! `null` is absent. What a field may hold beyond its type is not judged here.
+//! References between schemas are followed; a schema without a type accepts every value. `null` counts as absent.
+//! Constraints beyond the type (ranges, enumerations) are not checked.
 
 use std::sync::LazyLock;
 
@@ -14,27 +13,27 @@ use crate::field_error::child;
 use crate::schema::formats;
 use crate::{FieldError, FieldErrorReason};
 
-/// How many faults are named; an object with more is as wrong.
+/// The most errors that are reported for one object.
 const FAULTS_MAX: usize = 10;
-/// How many characters of a wrong value are shown.
+/// The most characters of a wrong value in an error.
 const SHOWN_MAX: usize = 40;
-/// A string that may be written as a number. Source: `UnmarshalJSON` in k8s.io/apimachinery
-/// `pkg/api/resource/quantity.go`.
+/// The schema of a quantity: a string that may also be written as a number. Source: `UnmarshalJSON` in
+/// k8s.io/apimachinery `pkg/api/resource/quantity.go`.
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
-/// What a quantity is, signs included. Source: `ParseQuantity` in the same file.
+/// The syntax of a quantity, including signs. Source: `ParseQuantity` in the same file.
 static QUANTITY_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let form = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
     Regex::new(form).ok()
 });
 
-/// Whether faults may show the value.
+/// Whether errors may contain the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueDisplay {
     Shown,
     Hidden,
 }
 
-/// Adds a fault for each value of a wrong type.
+/// Adds an error for each value of a wrong type.
 pub(super) fn check(
     schema: &Value,
     value: &Value,
@@ -85,7 +84,7 @@ pub(super) fn check(
     }
 }
 
-/// What is wrong with a value by itself, and what to do.
+/// Returns what is wrong with the type or format of a single value, and how to fix it.
 fn wrong(schema: &Value, value: &Value, values: ValueDisplay) -> Option<String> {
     let text = |name: &str| schema.get(name).and_then(Value::as_str).unwrap_or_default();
     let format = text("format");
@@ -101,7 +100,7 @@ fn wrong(schema: &Value, value: &Value, values: ValueDisplay) -> Option<String> 
         }
         _ => (true, ""),
     };
-    // Only for what is wrong: an object is visited once for each of its values.
+    // Computed only for a wrong value: the text of an object would be built again for each of its values.
     let shown = || shown(value, values);
     if !is_right {
         let found = type_of(value);
@@ -145,7 +144,7 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// The beginning of a value as JSON.
+/// Returns the beginning of a value as JSON.
 fn shown(value: &Value, values: ValueDisplay) -> String {
     if values == ValueDisplay::Hidden {
         return "the value".to_owned();
