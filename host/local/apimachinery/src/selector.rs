@@ -3,8 +3,8 @@
 //! Both are conjunctions: an object matches if every term does. Source of the grammar: k8s.io/apimachinery
 //! `pkg/labels/selector.go`, `pkg/fields/selector.go`.
 //!
-//! `kube::core::Selector` is not used: it has no operators `>` and `<` and no field selectors, and only
-//! `tholepin-kube` depends on `kube` (invariant 2 in ARCHITECTURE.md).
+//! `kube::core::Selector` is not used: it matches label selectors but has no parser for their text (`kube` 5), and no
+//! operators `>` and `<`. `kube` has no field selectors.
 
 mod field;
 mod label;

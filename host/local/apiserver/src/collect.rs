@@ -1,8 +1,8 @@
-//! Deletes what nobody holds any more: dependents of absent owners, the contents of ending namespaces,
-//! the objects of ending CRDs, old events.
+//! The garbage collector: deletes dependents whose owners do not exist, the contents of terminating namespaces, the
+//! objects of terminating CRDs, and old events.
 //!
-//! It runs as one task, woken by changes. It only ever deletes as a client would, so finalizers and
-//! grace periods hold for it too.
+//! It is one task, woken by changes. It deletes through the same code as a client's request, so finalizers and grace
+//! periods apply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +23,17 @@ use crate::verbs::update::{ObjectEdit, update};
 use crate::write_context::ObjectPart;
 use crate::write_context::WriteContext;
 
-/// Who collects, in `managedFields` and in the audit log.
+/// The collector's name in `managedFields` and in the audit log.
 const MANAGER: &str = "tholepin-collector";
 
-/// How long an event is kept after it was last seen, as in Kubernetes.
+/// How long an event is kept after its last occurrence, as in Kubernetes.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
-/// How often old events are looked for.
+/// The interval between searches for old events.
 const EVENT_SWEEP: Duration = Duration::from_secs(60);
-/// How many events are kept, and how much memory they may take, however young they are.
+/// The most events that are kept, and the most memory that they may use, whatever their age.
 const EVENTS_MAX: StoreSize = StoreSize { objects: 2_048, bytes: 16 * 1024 * 1024 };
 
-/// Collects until the server stops.
+/// Runs the collector until the server stops.
 pub(crate) async fn run(server: Arc<ServerState>) {
     let mut sweep = tokio::time::interval(EVENT_SWEEP);
     loop {
@@ -68,7 +68,7 @@ fn context(server: &Arc<ServerState>, (resource, key): &ObjectLocation) -> Optio
     })
 }
 
-/// Deletes an object all of whose owners are absent, or takes the references to absent ones.
+/// Deletes an object if none of its owners exists; else removes its references to owners that do not exist.
 async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
     let (resource, key) = location;
     let Some(object) = server.store.get(resource, key) else { return };
@@ -82,7 +82,7 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
         return;
     }
     debug!(resource = &*resource.plural, name = &*key.name, "collecting: all owners are gone");
-    // Only this very object: one of the same name may have taken its place.
+    // The uid is a precondition: another object of the same name may exist by now.
     let options = DeleteOptions {
         uid: text(&object, "/metadata/uid").map(str::to_owned),
         ..DeleteOptions::default()
@@ -90,7 +90,7 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
     remove(server, location, &options).await;
 }
 
-/// Deletes what is in an ending namespace, and the namespace once nothing is.
+/// Deletes the objects in a terminating namespace, or the namespace itself if it is empty.
 async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
     let location = (GroupResource::new("", "namespaces"), key.clone());
     let Some(namespace) = server.store.get(&location.0, key) else { return };
@@ -108,7 +108,7 @@ async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
     }
 }
 
-/// Deletes the objects of ending CRDs, and each CRD once none is left.
+/// Deletes the objects of terminating CRDs, and each CRD once it has no objects.
 async fn purge_definitions(server: &Arc<ServerState>) {
     let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
     let all = server.store.all(&definitions);
@@ -135,14 +135,14 @@ async fn delete_inside(server: &Arc<ServerState>, location: &ObjectLocation, obj
     }
 }
 
-/// Deletes the events that were last seen too long ago.
+/// Deletes the events whose last occurrence is older than [`EVENT_LIFE`].
 async fn expire_events(server: &Arc<ServerState>, now: Timestamp) {
     let all = server.store.all(&events());
     drop_events(server, all.iter().filter(|event| is_old(event, now))).await;
 }
 
-/// Deletes the events that were seen longest ago where there are too many: an eighth of them, so that
-/// not every new event has them all looked through.
+/// Deletes the oldest eighth of the events if there are too many. Fewer deletions would mean that each new event
+/// causes a search through all of them.
 async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
     let size = server.store.size(&events());
     if size.objects <= max.objects && size.bytes <= max.bytes {
@@ -153,7 +153,7 @@ async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
     drop_events(server, all.iter().take(all.len().div_ceil(8))).await;
 }
 
-/// Deletes events. They go unnoted, as they come by the hundred.
+/// Deletes events, without lines in the audit log, because they can be hundreds at a time.
 async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc<Value>>) {
     for event in those {
         let namespace = text(event, "/metadata/namespace").unwrap_or("");
@@ -174,20 +174,20 @@ fn is_old(event: &Value, now: Timestamp) -> bool {
     last_seen(event).is_none_or(|seen| EVENT_LIFE < now.duration_since(seen))
 }
 
-/// When an event was seen last; one that does not say so is older than all others.
+/// Returns the time of an event's last occurrence; `None`, which sorts as the oldest, if the event has no time.
 fn last_seen(event: &Value) -> Option<Timestamp> {
     let times = ["/metadata/creationTimestamp", "/lastTimestamp", "/series/lastObservedTime"];
     times.iter().filter_map(|at| text(event, at)?.parse::<Timestamp>().ok()).max()
 }
 
-/// Deletes one object, and notes it.
+/// Deletes one object, and writes an audit line.
 async fn remove(server: &Arc<ServerState>, location: &ObjectLocation, options: &DeleteOptions) {
     let Some(cx) = context(server, location) else { return };
     let deleted = delete::delete_object(&cx, &location.1.name, options).map(drop);
     note(&cx, location, "delete", deleted).await;
 }
 
-/// Takes our finalizer from a CRD, whose deletion ends with the last one.
+/// Removes the server's finalizer from a CRD, whose deletion ends when it has no finalizer left.
 async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation) {
     let Some(cx) = context(server, location) else { return };
     let edit = |old: &Value| {
@@ -202,7 +202,7 @@ async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation
     note(&cx, location, "patch", released).await;
 }
 
-/// Writes a line about what was done; an object that is gone already needs none.
+/// Writes an audit line for a write, except if the object did not exist any more.
 async fn note(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,

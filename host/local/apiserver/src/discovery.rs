@@ -1,4 +1,4 @@
-//! Describes the server: health, version, the kinds it offers, and their OpenAPI documents.
+//! Health, version, API discovery and OpenAPI documents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
 
-/// The Kubernetes version whose API this follows.
+/// The Kubernetes version that the server reports: major, minor, git version.
 const VERSION: (&str, &str, &str) = ("1", "33", "v1.33.0+tholepin");
-/// What can be done to every kind.
+/// The verbs of every kind.
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
-/// The subresources that are served of a kind.
+/// Returns the subresources of a kind that are served.
 pub(crate) fn subresources(served: &ServedKind) -> impl Iterator<Item = &str> {
     let own = served.kind.subresources.iter().map(String::as_str);
     let of_pods = ["binding", "eviction"].into_iter().filter(|_| served.is("", "pods"));
     own.filter(|word| matches!(*word, "status" | "log")).chain(of_pods)
 }
 
-/// Answers a GET of a document about the server.
+/// Answers a GET of a path that is not a resource.
 ///
 /// # Errors
 ///
-/// 404 for a group or version that is not offered.
+/// 404 for a group or version that is not served.
 pub(crate) fn answer(
     server: &Arc<ServerState>,
     call: &AuthenticatedRequest,
@@ -70,7 +70,7 @@ fn version() -> Value {
     })
 }
 
-/// Kinds by group and version, the preferred version first.
+/// The kinds by group and version; the preferred version is the first.
 type ApiGroups = BTreeMap<String, Vec<(String, Vec<Arc<ServedKind>>)>>;
 
 fn by_group(server: &ServerState) -> ApiGroups {
@@ -88,7 +88,7 @@ fn by_group(server: &ServerState) -> ApiGroups {
     groups
 }
 
-/// Orders versions as Kubernetes does: v2 before v1 before v1beta2 before v1alpha1 before others.
+/// Returns the sort key of a version in Kubernetes' order: v2, v1, v1beta2, v1alpha1, then all others.
 fn priority(version: &str) -> (u8, u64, u64) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
     let (word, stage) = if rest.contains("beta") {
@@ -178,7 +178,7 @@ fn resources(server: &ServerState, group: &str, version: &str) -> Result<ApiResp
     })))
 }
 
-/// Group and version, kind and verbs of a subresource.
+/// Returns group and version, kind, and verbs of a subresource.
 fn subresource<'a>(
     served: &'a ServedKind,
     word: &str,
@@ -193,7 +193,7 @@ fn subresource<'a>(
     }
 }
 
-/// All groups that `wanted` names, in one document, if the client takes that.
+/// Returns the groups that `wanted` accepts in one document, if the client accepts aggregated discovery.
 fn aggregated(
     server: &ServerState,
     shape: ResponseFormat,

@@ -1,7 +1,6 @@
-//! Takes one request from its headers to its answer: who asks, for what, and in which shape.
+//! The handling of one request: authentication, routing, and dispatch to `verbs` or `discovery`.
 //!
-//! Order of the checks: the `Host` it was sent to, the token, the path, the body. What a verb does
-//! is the business of `verbs`.
+//! The checks run in this order: `Host` header, token, path, query and `Accept` header, body.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::{discovery, verbs};
 
-/// The largest request body, as in Kubernetes, and the longest a client may take to send it.
+/// The largest request body, as in Kubernetes, and the longest time in which a client must send it.
 const BODY: BodyLimits =
     BodyLimits { bytes_max: 3 * 1024 * 1024, deadline: Duration::from_secs(60) };
 
@@ -84,7 +83,7 @@ impl ServerState {
 ///
 /// # Errors
 ///
-/// 413 where it is too large, 408 where it is late, 400 where it breaks off.
+/// 413 if the body is too large, 408 if it arrives too late, 400 if it breaks off.
 async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
     tholepin_http::read_body(body, BODY).await.map_err(|error| match &error {
         BodyError::TooLarge { bytes_max } => {

@@ -1,30 +1,30 @@
-//! Chooses the shape of an answer from the `Accept` header. Answers are always JSON.
+//! Content negotiation: the response format for an `Accept` header. Responses are always JSON.
 
 use crate::status::ApiError;
 
-/// How objects are shown.
+/// The format in which objects are returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseFormat {
-    /// As they are.
+    /// Whole objects.
     Whole,
     /// As `Table` rows.
     Table,
     /// Only their metadata.
     Metadata,
-    /// Discovery in one document, `apidiscovery.k8s.io/v2`.
+    /// Aggregated discovery, `apidiscovery.k8s.io/v2`.
     DiscoveryV2,
-    /// The same in its beta version.
+    /// Aggregated discovery, `apidiscovery.k8s.io/v2beta1`.
     DiscoveryV2Beta1,
 }
 
-/// Picks the first shape that the client accepts and the server has.
+/// Returns the first format in the `Accept` header that the server supports.
 ///
-/// `Accept` lists are read in order, which is how Kubernetes clients write their preference; protobuf
-/// is passed over.
+/// The order of the header decides, because Kubernetes clients list their preferred format first. Protobuf is not
+/// supported and is skipped.
 ///
 /// # Errors
 ///
-/// 406 where nothing on the list can be had.
+/// 406 if the server supports no format of the header.
 pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     let accept = accept.unwrap_or("").trim();
     if accept.is_empty() {

@@ -1,5 +1,4 @@
-//! Refuses objects that their namespace does not allow: too many (ResourceQuota), or too powerful
-//! (Pod Security).
+//! Admission by namespace: ResourceQuotas of object counts, and Pod Security levels.
 
 use serde_json::Value;
 use tholepin_apimachinery::{
@@ -14,11 +13,11 @@ use crate::{
     write_context::WriteContext,
 };
 
-/// Kinds that a quota counts without the prefix `count/`.
+/// The resources that a quota may name without the prefix `count/`.
 const COUNTED: &[&str] =
     &["configmaps", "persistentvolumeclaims", "pods", "resourcequotas", "secrets", "services"];
 
-/// Checks a quota: numbers of objects alone are counted here.
+/// Validates a quota: only counts of objects are supported.
 pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
     let hard = new.pointer("/spec/hard").and_then(Value::as_object);
     let mut errors = Vec::new();
@@ -35,7 +34,7 @@ pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Checks that a new object is within the quotas of its namespace.
+/// Refuses a new object that exceeds a quota of its namespace.
 pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     let quotas = in_namespace(cx, &GroupResource::new("", "resourcequotas"));
     if quotas.is_empty() {
@@ -61,7 +60,7 @@ pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiE
     Ok(())
 }
 
-/// Checks that a new Pod is within the Pod Security level of its namespace.
+/// Refuses a new Pod that violates the Pod Security level of its namespace.
 pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), ApiError> {
     let namespaces = GroupResource::new("", "namespaces");
     let namespace = cx.server.store.get(&namespaces, &ObjectKey::new("", &cx.namespace));
@@ -85,12 +84,12 @@ fn in_namespace(cx: &WriteContext, resource: &GroupResource) -> Vec<std::sync::A
     all.filter(|it| text(it, "/metadata/namespace") == Some(&cx.namespace)).collect()
 }
 
-/// Whether a Pod has ended: it uses nothing any more.
+/// Returns true for a Pod that has ended, which does not count against a quota.
 fn is_ended(object: &Value) -> bool {
     matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed"))
 }
 
-/// A number of objects, as a number or as the text that quantities are.
+/// Parses a number of objects, which may be a number or, as a quantity, text.
 fn number(limit: &Value) -> Option<usize> {
     match limit {
         Value::String(text) => text.parse().ok(),

@@ -1,4 +1,4 @@
-//! Pods: defaults, checks, what may change, and how long one is given to end.
+//! Pods: defaults, quality of service, validation, and grace periods.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
@@ -6,7 +6,7 @@ use tholepin_apimachinery::FieldError;
 use crate::kinds::pod_template;
 use crate::object::{as_map_mut, child_mut, default, items_mut, text};
 
-/// Fills in a Pod.
+/// Sets the defaults of a Pod.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     pod_template::defaults(spec);
@@ -15,7 +15,7 @@ pub(super) fn defaults(object: &mut Value) {
     default(child_mut(object, "status"), "phase", json!("Pending"));
 }
 
-/// Gives a new Pod its quality-of-service class.
+/// Sets the quality-of-service class of a new Pod.
 pub(super) fn before_create(object: &mut Value) {
     let class = quality(object);
     child_mut(object, "status").insert("qosClass".into(), json!(class));
@@ -47,7 +47,7 @@ fn quality(pod: &Value) -> &'static str {
     }
 }
 
-/// Checks a Pod.
+/// Validates a Pod, and checks that an update changes no immutable field.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let null = Value::Null;
     let mut errors = pod_template::validate(new.get("spec").unwrap_or(&null), "spec");
@@ -65,7 +65,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
-/// The specification without what may change.
+/// Returns the spec without the fields that an update may change.
 fn fixed(pod: &Value, node: &str) -> Value {
     let mut pod = pod.clone();
     for list in ["/spec/containers", "/spec/initContainers"] {
@@ -85,7 +85,7 @@ fn fixed(pod: &Value, node: &str) -> Value {
     pod.get("spec").cloned().unwrap_or(Value::Null)
 }
 
-/// Seconds that a Pod is given: none where no node runs it, or where it has ended.
+/// Returns the grace period in seconds: 0 for a Pod that is not bound to a node or has ended.
 pub(super) fn grace_s(pod: &Value, asked: Option<u64>) -> u64 {
     let is_bound = text(pod, "/spec/nodeName").is_some_and(|node| !node.is_empty());
     let has_ended = matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed"));

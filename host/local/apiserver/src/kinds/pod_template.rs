@@ -1,4 +1,4 @@
-//! The specification of Pods, alone or in a template: defaults and checks.
+//! The spec of Pods, alone or in a template: defaults and validation.
 
 use serde_json::{Map, Value, json};
 use tholepin_apimachinery::FieldError;
@@ -7,10 +7,10 @@ use crate::object::{as_map_mut, default, items};
 
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
-/// Permission bits of files that a volume shows, as in Kubernetes (0644).
+/// The default permission bits of a volume's files, as in Kubernetes (0644).
 const FILE_MODE: u32 = 0o644;
 
-/// Fills in what agents and controllers rely on.
+/// Sets the defaults on which agents and controllers depend.
 pub(super) fn defaults(spec: &mut Map<String, Value>) {
     default(spec, "restartPolicy", json!("Always"));
     default(spec, "dnsPolicy", json!("ClusterFirst"));
@@ -97,7 +97,7 @@ fn volume_defaults(volume: &mut Map<String, Value>) {
     }
 }
 
-/// Whether an image names no version, or `latest`.
+/// Returns true if an image has no tag and no digest, or the tag `latest`.
 fn is_latest(image: &str) -> bool {
     if image.contains('@') {
         return false;
@@ -106,7 +106,7 @@ fn is_latest(image: &str) -> bool {
     last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
-/// Checks a Pod's specification; `at` is where it stands.
+/// Validates a Pod's spec; `at` is its path in the object.
 pub(super) fn validate(spec: &Value, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if items(spec, "/containers").is_empty() {

@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps: `stringData`, types, and immutability.
+//! Secrets and ConfigMaps: `stringData`, types, keys and immutability.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use tholepin_apimachinery::FieldError;
 
 use crate::object::{as_map_mut, child_mut, default};
 
-/// Turns `stringData` into `data`, and fills in the type.
+/// Moves `stringData` to `data`, encoded as base64, and sets the default type.
 pub(super) fn defaults(object: &mut Value) {
     default(as_map_mut(object), "type", json!("Opaque"));
     let given = as_map_mut(object).remove("stringData");
@@ -20,7 +20,7 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Checks keys, type and immutability.
+/// Validates the keys of a Secret, and checks that an update does not change its type or immutable data.
 pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = keys(new, "data");
     if let Some(old) = old {
@@ -33,7 +33,7 @@ pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldErro
     errors
 }
 
-/// Checks keys and immutability.
+/// Validates the keys of a ConfigMap, and checks that an update does not change immutable data.
 pub(super) fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = keys(new, "data");
     errors.extend(keys(new, "binaryData"));

@@ -1,4 +1,4 @@
-//! Services: their addresses, ports and defaults. Node ports are not given.
+//! Services: defaults, cluster addresses and validation. Node ports are not allocated.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::write_context::WriteContext;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
-/// Fills in a Service.
+/// Sets the defaults of a Service.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     default(spec, "type", json!("ClusterIP"));
@@ -30,7 +30,7 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Gives the Service its address: the one it names, or a free one.
+/// Reserves the Service's cluster address: the one that it requests, or a free one.
 pub(super) fn allocate(
     cx: &WriteContext,
     object: &mut Value,
@@ -65,7 +65,7 @@ pub(super) fn allocate(
     Ok(Some(address))
 }
 
-/// Keeps the address where an edit leaves it out.
+/// Keeps the address if an update leaves it out.
 pub(super) fn carry_over(old: &Value, new: &mut Value) {
     let spec = child_mut(new, "spec");
     for field in ["clusterIP", "clusterIPs"] {
@@ -80,7 +80,7 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
     }
 }
 
-/// Gives the address back.
+/// Releases the address.
 pub(super) fn release(cx: &WriteContext, last: &Value) {
     let address = text(last, "/spec/clusterIP").and_then(|text| text.parse().ok());
     if let Some(address) = address {
@@ -88,7 +88,7 @@ pub(super) fn release(cx: &WriteContext, last: &Value) {
     }
 }
 
-/// Checks a Service.
+/// Validates a Service, and checks that an update does not change its address.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = text(new, "/spec/type").unwrap_or("");

@@ -1,7 +1,7 @@
-//! Drops changes that are kept too long, are too many, or weigh too much.
+//! The limits on the history: number, memory and age of changes.
 //!
-//! A watch whose position is dropped is told so and lists again, so dropping is always safe; it only
-//! costs. Old changes go first, whatever their resource.
+//! A watch whose position was dropped gets 410 and its client lists again, so dropping is safe and costs only that
+//! list. The oldest change is dropped first, whatever its resource.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use tokio::time::Instant;
 use super::history::ResourceHistory;
 use super::{GroupResource, StoreState};
 
-/// How much of the past is kept for watches and lists that begin there.
+/// The limits on the history that is kept for watches and lists from an earlier revision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HistoryRetention {
-    /// Changes of one resource.
+    /// The most changes of one resource.
     pub(crate) events_max: usize,
-    /// What the changes of all resources weigh together, in memory.
+    /// The most memory of the changes of all resources together.
     pub(crate) bytes_max: usize,
-    /// How long a change is kept.
+    /// The longest time for which a change is kept.
     pub(crate) age_max: Duration,
 }
 
-/// As long as a Kubernetes API server keeps old revisions in etcd.
+/// The time after which a Kubernetes API server compacts old revisions in etcd.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
-/// A change of a Pod weighs about 100 KB.
+/// A change of a Pod takes about 100 KB.
 const BYTES_MAX: usize = 24 * 1024 * 1024;
 
 impl HistoryRetention {
-    /// The usual bounds, with at most so many changes of one resource.
+    /// Returns the default limits, with at most `events_max` changes per resource.
     pub(crate) fn of_events(events_max: usize) -> Self {
         Self { events_max: events_max.max(1), bytes_max: BYTES_MAX, age_max: AGE_MAX }
     }
 }
 
 impl StoreState {
-    /// Drops what is beyond the bounds after a change of `changed`.
+    /// Drops the changes that exceed the limits after a change of `changed`.
     pub(super) fn trim(&mut self, changed: &GroupResource, now: Instant) {
         if let Some(table) = self.tables.get_mut(changed) {
             while self.retention.events_max < table.history.len() {
@@ -43,7 +43,7 @@ impl StoreState {
         }
         self.expire(now);
         while self.retention.bytes_max < self.history_bytes {
-            // The last change of each resource stays: its watches have not read it yet.
+            // The last change of each resource is kept, because its watches have not read it yet.
             let histories = self.tables.values_mut().map(|table| &mut table.history);
             let several = histories.filter(|history| 1 < history.len());
             let revision =
@@ -135,7 +135,7 @@ mod tests {
         }
         assert!(store.changes(&quiet, first - 1, 10).is_none());
         assert_eq!(store.changes(&quiet, first, 10).unwrap().0.len(), 1);
-        // Heavier than the bound, alone.
+        // This change alone exceeds the memory limit.
         create(&store, &busy, "giant", 2_000);
         let (events, _) = store.changes(&busy, store.revision() - 1, 10).unwrap();
         assert_eq!(events.len(), 1, "its watches have not read it yet");

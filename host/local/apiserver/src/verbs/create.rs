@@ -1,4 +1,4 @@
-//! Creates objects, for clients and for the server itself.
+//! The create verb, for clients and for the server itself.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use crate::verbs::{ResourceRequest, prepare, read, update};
 use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
-/// How often a generated name is tried.
+/// The most attempts to find a free generated name.
 const NAMES_TRIED_MAX: usize = 8;
-/// What generated names end in: no vowels, so no words.
+/// The characters of a generated suffix: without vowels, so that it forms no words.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// Length of the generated ending.
+/// The length of the generated suffix.
 const NAME_ENDING: usize = 5;
-/// Longest part of `generateName` that is used.
+/// The longest part of `generateName` that is used.
 const NAME_PREFIX_MAX: usize = 63 - NAME_ENDING;
 
-/// Who keeps the books of the fields of a new object.
+/// Whether the owners of a new object's fields are recorded already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldOwnership {
-    /// A create: the manager owns all it set.
+    /// No: the manager of the create becomes the owner of all fields.
     Create,
-    /// An apply, which has entered its fields already.
+    /// Yes: an apply has recorded them.
     Apply,
 }
 
@@ -44,11 +44,12 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     read::single(request, 201, &created, warnings)
 }
 
-/// Creates an object, and gives it as the kind's version shows it.
+/// Creates an object, and returns it in the kind's version.
 ///
 /// # Errors
 ///
-/// As Kubernetes: 400, 404 for the namespace, 409 for the name, 422.
+/// As in Kubernetes: 400 if a resourceVersion is set, 403 by admission or for a terminating namespace, 404 for a
+/// missing namespace, 409 for an existing name, 422 for an invalid object.
 pub(crate) fn create(
     cx: &WriteContext,
     mut object: Value,
@@ -113,7 +114,7 @@ fn create_named(
     Ok(view::show(&cx.served, &stored))
 }
 
-/// Creates the object that the creation of the one of this name has brought about.
+/// Creates the object that follows from the creation of the object `cause`.
 fn follow_up(other: FollowUpObject, cause: &str) {
     if let Err(error) = create(&other.cx, other.object, FieldOwnership::Create) {
         warn!(name = cause, message = %error.message, "{}", other.failure);

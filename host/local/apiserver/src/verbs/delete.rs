@@ -1,4 +1,4 @@
-//! Deletes objects: at once, after a grace period, or when the last finalizer is taken.
+//! The delete verbs: immediate removal, or a deletion that waits for the grace period or for finalizers.
 
 use std::sync::Arc;
 
@@ -15,44 +15,44 @@ use crate::verbs::{ResourceRequest, input, read};
 use crate::write_context::WriteContext;
 use crate::{kinds, view};
 
-/// How often a deletion is repeated on what another writer stored meanwhile.
+/// The most attempts of a deletion if the object changes concurrently.
 const ATTEMPTS_MAX: usize = 16;
 /// The longest grace period, in seconds.
 const GRACE_S_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// What happens to the objects that name the deleted one as their owner.
+/// What happens to the dependents of a deleted object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PropagationPolicy {
-    /// They are deleted afterwards.
+    /// The collector deletes them afterwards.
     #[default]
     Background,
-    /// They stay and lose the reference.
+    /// They stay, and their owner references are removed.
     Orphan,
 }
 
-/// The finalizer of an owner while its dependents are let go, as in Kubernetes.
+/// The finalizer of an owner while the owner references of its dependents are removed, as in Kubernetes.
 const ORPHAN: &str = "orphan";
 
-/// How to delete.
+/// The options of a deletion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeleteOptions {
-    /// Seconds until it is gone, where the kind knows grace.
+    /// The grace period in seconds, for kinds that have one.
     pub(crate) grace_s: Option<u64>,
-    /// What happens to its dependents.
+    /// What happens to the dependents.
     pub(crate) propagation: PropagationPolicy,
-    /// The uid it must have.
+    /// The uid that the object must have.
     pub(crate) uid: Option<String>,
-    /// The resourceVersion it must have.
+    /// The resourceVersion that the object must have.
     pub(crate) resource_version: Option<String>,
-    /// The server itself is done with what the object had to wait for.
+    /// Whether the server has deleted the objects for which this deletion had to wait.
     pub(crate) is_final: bool,
 }
 
-/// What became of the object.
+/// The outcome of a deletion.
 pub(crate) enum DeleteOutcome {
-    /// It is gone; this was its last state.
+    /// The object was removed; this is its final state.
     Gone(Arc<Value>),
-    /// It stays for a while, in this state.
+    /// The object waits for its grace period or its finalizers, in this state.
     Waiting(Arc<Value>),
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
     let (options, cx) = options(request)?;
     match delete_object(&cx, request.name(), &options)? {
         DeleteOutcome::Waiting(object) => read::single(request, 200, &object, Vec::new()),
-        // As in Kubernetes, these kinds answer with what was deleted.
+        // As in Kubernetes, the response for a Pod is the deleted object.
         DeleteOutcome::Gone(object) if request.served.is("", "pods") => {
             read::single(request, 200, &object, Vec::new())
         }
@@ -80,7 +80,7 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
     }
 }
 
-/// Answers a DELETE of a collection, with the objects it was about.
+/// Answers a DELETE of a collection with the objects that were deleted or began to be.
 pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
     let selection = ObjectSelection::of(&request.served, &request.call.query, None)?;
@@ -114,7 +114,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
     })))
 }
 
-/// Reads the options from the query and the body.
+/// Reads the options of a DELETE from the query and the body.
 fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext), ApiError> {
     let query = &request.call.query;
     let body = if request.call.body.is_empty() {
@@ -162,11 +162,11 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
     Ok((options, cx))
 }
 
-/// Deletes an object, or begins to.
+/// Deletes an object, or starts its deletion.
 ///
 /// # Errors
 ///
-/// 404, 409 where a precondition does not hold, or 403 where the kind refuses.
+/// 404 if it does not exist, 409 if a precondition fails or the object keeps changing, 403 if the kind refuses.
 pub(crate) fn delete_object(
     cx: &WriteContext,
     object_name: &str,
@@ -184,7 +184,7 @@ pub(crate) fn delete_object(
             match begin_orphaning(cx, &key, read, options) {
                 Ok(read) => {
                     orphan_dependents(cx, &read);
-                    // By its own hand it has another version now.
+                    // The deletion itself changed the object's version.
                     options.resource_version = None;
                     read
                 }
@@ -238,7 +238,7 @@ fn check_preconditions(
     Ok(())
 }
 
-/// The next state of an object to be deleted, and whether it goes at once.
+/// Returns the next state of an object to delete, and whether it is to be removed now.
 fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
     let mut new = object.clone();
     if options.propagation == PropagationPolicy::Orphan {
@@ -249,7 +249,7 @@ fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, b
     if is_deleting(object) {
         let pending = object.pointer("/metadata/deletionGracePeriodSeconds");
         let pending = pending.and_then(Value::as_u64).unwrap_or(0);
-        // A grace period that runs can only be shortened.
+        // A second deletion can only shorten the grace period.
         if options.grace_s.is_some() && grace_s < pending {
             mark(cx, &mut new, grace_s);
         }
@@ -273,8 +273,8 @@ fn mark(cx: &WriteContext, object: &mut Value, grace_s: u64) {
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_s));
 }
 
-/// Marks an owner as being deleted, as a finalizer `orphan` does it. Only then are its dependents let go:
-/// a controller that adopts what nobody owns must be able to see that this owner ends.
+/// Starts the deletion of an owner, with the finalizer `orphan`, before the owner references of its dependents are
+/// removed: a controller that adopts objects without owner must be able to see that this owner is being deleted.
 fn begin_orphaning(
     cx: &WriteContext,
     key: &ObjectKey,
@@ -305,7 +305,7 @@ fn drop_finalizer(object: &mut Value, finalizer: &str) {
     }
 }
 
-/// Takes the reference to `owner` from all its dependents.
+/// Removes the reference to `owner` from all its dependents.
 fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     let Some(uid) = text(owner, "/metadata/uid") else { return };
     for (resource, key) in cx.server.store.dependents(uid) {
@@ -313,8 +313,8 @@ fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     }
 }
 
-/// Takes those owner references from an object whose uid `gone` names. An object that changes all
-/// the time keeps them for now; the collector will look at it again.
+/// Removes the owner references whose uid `gone` accepts. If the object changes at every attempt, they stay; the
+/// collector checks the object again.
 pub(crate) fn drop_owners(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,

@@ -1,4 +1,4 @@
-//! Reads objects from request bodies, and says what is wrong with them as `fieldValidation` asks.
+//! Request bodies: parsing, checks against the path, types, and unknown fields by `fieldValidation`.
 
 use serde_json::Value;
 use tholepin_apimachinery::validation::{self, NonResourceBody};
@@ -9,23 +9,23 @@ use crate::registry::ServedKind;
 use crate::status::ApiError;
 use crate::verbs::ResourceRequest;
 
-/// What to do about fields that the schema does not know.
+/// The treatment of fields that the schema does not declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
-    /// Drop them.
+    /// Remove them.
     Ignore,
-    /// Drop them and say so.
+    /// Remove them and return a warning.
     Warn,
     /// Refuse the request.
     Strict,
 }
 
 impl FieldValidation {
-    /// Reads the query parameter; `Warn` where it is absent, as in Kubernetes.
+    /// Reads the query parameter; the default is `Warn`, as in Kubernetes.
     ///
     /// # Errors
     ///
-    /// 400 for an unknown word.
+    /// 400 for an unknown value.
     pub(crate) fn of(call: &AuthenticatedRequest) -> Result<Self, ApiError> {
         match call.query.text("fieldValidation") {
             None | Some("Warn") => Ok(Self::Warn),
@@ -38,7 +38,7 @@ impl FieldValidation {
     }
 }
 
-/// Parses a body that is no object of a kind.
+/// Parses a body that is not an object of a served kind.
 ///
 /// # Errors
 ///
@@ -53,8 +53,7 @@ pub(crate) fn body(call: &AuthenticatedRequest, body: NonResourceBody) -> Result
 ///
 /// # Errors
 ///
-/// As [`AuthenticatedRequest::document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the
-/// path says.
+/// As [`AuthenticatedRequest::document`], and 400 if `apiVersion`, `kind` or `metadata` do not match the path.
 pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
     let value = request.call.document()?;
     check_object(request, &value)?;
@@ -65,11 +64,11 @@ pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
 ///
 /// # Errors
 ///
-/// 400 where it is not.
+/// 400 if it is not.
 pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Result<(), ApiError> {
     let kind = &request.served.kind;
     let Some(map) = value.as_object() else {
-        return Err(ApiError::bad_request("the body is no object"));
+        return Err(ApiError::bad_request("the body is not an object"));
     };
     let word = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
     if word("kind") != kind.kind || word("apiVersion") != kind.api_version() {
@@ -101,8 +100,8 @@ pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Resu
     Ok(())
 }
 
-/// Checks that values have the types of the kind's fields; then drops fields that the kind does not have,
-/// and warns or refuses as the request asks.
+/// Checks that values have the types of the kind's fields; then removes fields that the kind does not have, and
+/// returns warnings or an error for them, according to `mode`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Patches objects: JSON merge patch, JSON patch, and server-side apply.
+//! The patch verb: JSON merge patch, JSON patch, and server-side apply.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conflict};
@@ -19,7 +19,7 @@ const MERGE: &str = "application/merge-patch+json";
 const JSON: &str = "application/json-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
-/// Whether a PATCH is a server-side apply.
+/// Returns true if a PATCH is a server-side apply.
 pub(crate) fn is_apply(call: &AuthenticatedRequest) -> bool {
     call.content_type == APPLY
 }
@@ -42,7 +42,7 @@ pub(crate) fn patch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
 
 fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let patch: Value = serde_json::from_slice(&request.call.body)
-        .map_err(|error| ApiError::bad_request(format!("the patch is no JSON: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the patch is not JSON: {error}")))?;
     let is_merge = request.call.content_type == MERGE;
     if is_merge && !patch.is_object() {
         return Err(ApiError::bad_request("a merge patch must be an object"));
@@ -115,7 +115,7 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
         let applied = merge(Some(old))?;
         Ok(if applied.changed { ObjectEdit::Applied(applied.object) } else { ObjectEdit::Keep })
     };
-    // Another writer may create or delete it in between; each way is tried once more then.
+    // Another writer may create or delete the object between the two steps, so both are tried twice.
     for _ in 0..2 {
         match update::update(&cx, request.name(), part, &change) {
             Err(failure) if failure.code == 404 && part == ObjectPart::Main => {}
@@ -129,8 +129,8 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     Err(ApiError::modified(request.served.subject(request.name())))
 }
 
-/// An intent that names a uid or a resource version means that very object: not its successor under the
-/// same name, nor a later state.
+/// Checks the preconditions of an intent: a `uid` in it must be the object's, so that the intent is not applied to a
+/// later object of the same name, and a `resourceVersion` in it must be the current one.
 fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Result<(), ApiError> {
     for (field, pointer) in
         [("UID", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")]
@@ -147,8 +147,8 @@ fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Re
     Ok(())
 }
 
-/// Whether all conflicts are with kubectl's own client-side apply, which `kubectl apply --server-side`
-/// takes over from. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
+/// Returns true if all conflicts are with kubectl's client-side apply, whose fields `kubectl apply --server-side`
+/// takes over. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
 fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
     options.manager == "kubectl"
         && conflicts
@@ -156,7 +156,7 @@ fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
             .all(|conflict| conflict.by_update && conflict.manager == "kubectl-client-side-apply")
 }
 
-/// The object that the manager wants, reduced to the part that the request is about.
+/// Returns the intent of the request, reduced to the part that the request writes, and warnings.
 fn intent(
     request: &ResourceRequest<'_>,
     part: ObjectPart,

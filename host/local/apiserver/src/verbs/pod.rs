@@ -1,4 +1,4 @@
-//! The subresources of Pods: log, binding and eviction.
+//! The subresources `log`, `binding` and `eviction` of Pods.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         limit_bytes: query.number("limitBytes")?,
     };
     let Some(logs) = &request.server.options.pod_logs else {
-        let message = "no node agent gives logs to this server";
+        let message = "this server has no source of container logs";
         return Err(ApiError::new(501, "NotImplemented", message));
     };
     if target.node.is_empty() {
@@ -68,7 +68,7 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
     Ok(ApiResponse::Stream { content_type: "text/plain", pieces: pieces.boxed() })
 }
 
-/// The container named, or the Pod's only one.
+/// Returns the container that the request names, or the Pod's only one.
 fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiError> {
     let lists = ["/spec/containers", "/spec/initContainers"];
     let names: Vec<&str> = lists
@@ -95,7 +95,7 @@ fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiEr
     }
 }
 
-/// Answers a POST of a Binding: puts the Pod on a node.
+/// Answers a POST of a Binding: binds the Pod to a node.
 pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let body = input::body(request.call, NonResourceBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
@@ -138,7 +138,7 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     Ok(success(201))
 }
 
-/// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
+/// Answers a POST of an Eviction: deletes the Pod if all its disruption budgets allow it.
 pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let mut body = input::body(request.call, NonResourceBody::Eviction)?;
     let cx = request.context()?;
@@ -156,7 +156,7 @@ pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     Ok(success(201))
 }
 
-/// Refuses while a budget that selects the Pod allows no disruption, or does not say yet.
+/// Refuses the eviction if a budget that selects the Pod allows no disruption, or has no status yet.
 fn check_budgets(request: &ResourceRequest<'_>, pod: &Value) -> Result<(), ApiError> {
     let budgets = request.server.store.all(&GroupResource::new("policy", "poddisruptionbudgets"));
     let here = |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());

@@ -1,4 +1,4 @@
-//! Reads one object or a list, in the shape asked for.
+//! The get and list verbs, and the response formats of objects.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) fn get(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError
     single(request, 200, &view::show(&request.served, &stored), Vec::new())
 }
 
-/// Answers with one object in the shape asked for.
+/// Returns a response with one object in the requested format.
 pub(crate) fn single(
     request: &ResourceRequest<'_>,
     code: u16,
@@ -46,7 +46,7 @@ pub(crate) fn single(
     Ok(ApiResponse::Json { code, value, warnings })
 }
 
-/// One object in the shape asked for.
+/// Returns one object in the requested format.
 pub(crate) fn shaped(
     request: &ResourceRequest<'_>,
     object: &Arc<Value>,
@@ -55,7 +55,7 @@ pub(crate) fn shaped(
     Ok(shaper.one(object, request.now))
 }
 
-/// Brings objects into the shape asked for.
+/// Converts objects to the requested response format.
 pub(crate) struct ResponseFormatter {
     served: Arc<ServedKind>,
     shape: ResponseFormat,
@@ -63,7 +63,7 @@ pub(crate) struct ResponseFormatter {
 }
 
 impl ResponseFormatter {
-    /// Reads the shape from a request.
+    /// Reads the format from a request.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl ResponseFormatter {
         Ok(Self { served: Arc::clone(&request.served), shape: request.call.shape, include })
     }
 
-    /// One object, as shown.
+    /// Formats one object.
     pub(crate) fn one(&self, object: &Arc<Value>, now: Timestamp) -> Value {
         match self.shape {
             ResponseFormat::Table => {
@@ -100,7 +100,7 @@ impl ResponseFormatter {
         }
     }
 
-    /// An object that only says how far a watch has come.
+    /// Returns the object of a bookmark, which reports the revision of a watch.
     pub(crate) fn bookmark(&self, revision: u64, initial_end: bool) -> Value {
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
@@ -125,7 +125,7 @@ impl ResponseFormatter {
         }
     }
 
-    /// A list; `metadata` is the list's own.
+    /// Formats a list; `metadata` is that of the list itself.
     fn list(&self, objects: &[Arc<Value>], metadata: Map<String, Value>, now: Timestamp) -> Value {
         match self.shape {
             ResponseFormat::Table => {
@@ -151,7 +151,7 @@ impl ResponseFormatter {
         }
     }
 
-    /// Items of built-in kinds go without apiVersion and kind, as the real server's do.
+    /// Formats an item of a list. Items of built-in kinds have no `apiVersion` and `kind`, as in the real server.
     fn item(&self, object: &Value) -> Value {
         if self.served.custom.is_some() {
             return object.clone();
@@ -170,11 +170,11 @@ fn partial(object: &Value) -> Value {
     })
 }
 
-/// `resourceVersion` of a query.
+/// Reads `resourceVersion` of a query.
 ///
 /// # Errors
 ///
-/// 400 where it is no number.
+/// 400 if it is not a number.
 pub(crate) fn revision(query: &QueryParameters) -> Result<Option<u64>, ApiError> {
     let Some(given) = query.text("resourceVersion") else { return Ok(None) };
     given.parse().map(Some).map_err(|_| {
@@ -220,7 +220,7 @@ fn out_of_reach(refused: &ListError, at: ListVersion, is_continued: bool) -> Api
     }
 }
 
-/// The moment and the key to begin after.
+/// Reads the revision of a list and the key after which the page begins.
 fn position(query: &QueryParameters) -> Result<(ListVersion, Option<ObjectKey>), ApiError> {
     let asked = revision(query)?;
     let rule = query.text("resourceVersionMatch");

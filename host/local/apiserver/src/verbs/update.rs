@@ -1,4 +1,4 @@
-//! Replaces objects: reads, lets an edit decide, and commits if nobody was faster.
+//! The update verb: reads an object, applies an edit, and commits it if the object did not change meanwhile.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::verbs::{ResourceRequest, prepare, read};
 use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
-/// How often an edit is repeated on what another writer stored meanwhile.
+/// The most attempts of an edit if the object changes concurrently.
 const ATTEMPTS_MAX: usize = 16;
 
-/// What an edit makes of an object.
+/// The result of an edit.
 pub(crate) enum ObjectEdit {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// This; the fields' owners are still to be entered.
+    /// This object; the owners of its changed fields are not recorded yet.
     Put(Value),
-    /// This, with the fields' owners.
+    /// This object, in which an apply has recorded the owners of fields.
     Applied(Value),
 }
 
@@ -38,19 +38,20 @@ pub(crate) fn put(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError
     read::single(request, 200, &updated, warnings)
 }
 
-/// The part of the object that a request is about.
+/// Returns the part of the object that a request writes.
 pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
     if request.path.subresource.is_some() { ObjectPart::Status } else { ObjectPart::Main }
 }
 
-/// Edits an object, and gives it as the kind's version shows it.
+/// Edits an object, and returns it in the kind's version.
 ///
-/// `edit` may run several times, each time on the newest state. An edit that changes nothing keeps
-/// the revision. The object goes if the edit took the last finalizer of a deleted one.
+/// `edit` may run several times, each time on the latest state. An edit that changes nothing keeps the revision. The
+/// object is removed if it is being deleted and the edit removed its last finalizer.
 ///
 /// # Errors
 ///
-/// 404, 409, 422, or what the edit refuses.
+/// 404 if the object does not exist, 409 for a stale resourceVersion or if the object keeps changing, 422 for an
+/// invalid result, or the error of `edit`.
 pub(crate) fn update(
     cx: &WriteContext,
     object_name: &str,
@@ -104,7 +105,7 @@ pub(crate) fn update(
     Err(cx.refused(&CommitError::Changed, object_name))
 }
 
-/// Writes the status of an object that a write to it has brought about.
+/// Writes the status that follows from a write to an object.
 pub(crate) fn follow_up(status: FollowUpStatus, object_name: &str) {
     let edit = |old: &Value| Ok(ObjectEdit::Put((status.edit)(old)));
     if let Err(error) = update(&status.cx, object_name, ObjectPart::Status, &edit) {

@@ -1,7 +1,7 @@
-//! Streams the changes of a resource, from now, from the past, or from a full state.
+//! The watch verb: a stream of the changes of a resource, from a revision, or after its current objects.
 //!
-//! A watch is a position in the history and no more: a client that reads slowly holds nobody up, and
-//! one that falls out of the history is told 410 in the stream, whose HTTP status stays 200.
+//! A watch holds only a position in the history, so a client that reads slowly does not block writers. If its position
+//! is dropped from the history, the stream ends with an event of code 410; the HTTP status is 200 by then.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::verbs::ResourceRequest;
 use crate::verbs::read::{self, ResponseFormatter};
 use crate::view;
 
-/// How many events are written at once.
+/// The most events in one piece of the stream.
 const BATCH_MAX: usize = 256;
 
 struct WatchStream {
@@ -34,11 +34,11 @@ struct WatchStream {
     selection: ObjectSelection,
     shaper: ResponseFormatter,
     latest: Receiver<u64>,
-    /// The state still to be sent before the changes.
+    /// The current objects that are still to be sent before the changes.
     initial: VecDeque<Arc<Value>>,
-    /// Whether the end of the state is still to be marked.
+    /// Whether the bookmark that marks the end of `initial` is still to be sent.
     initial_end: bool,
-    /// All changes up to this revision are sent.
+    /// The revision up to which all changes are sent.
     position: u64,
     bookmarks: bool,
     bookmark_at: Instant,
@@ -54,7 +54,7 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     let server = request.server;
     let resource = &request.served.resource;
     let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
-    // Subscribed before the state is read, so no change falls between the two.
+    // Subscribes before it reads the current objects, so that no change is missed between the two.
     let latest = server.store.subscribe(resource);
     let (initial, position) = if send_initial || asked == 0 {
         let page = server.store.page(&ListRequest {
@@ -102,10 +102,11 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     Ok(ApiResponse::Stream { content_type: "application/json", pieces: pieces.boxed() })
 }
 
-/// The longest a watch lasts, whatever it asks for.
+/// The longest duration of a watch, whatever its `timeoutSeconds`.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Checks the parameters that only fit together; tells whether the state is to be sent first.
+/// Checks `sendInitialEvents` and `resourceVersionMatch`, which depend on each other. Returns true if the current
+/// objects are to be sent first.
 fn check(request: &ResourceRequest<'_>) -> Result<bool, ApiError> {
     let query = &request.call.query;
     let rule = query.text("resourceVersionMatch");
@@ -123,7 +124,7 @@ fn check(request: &ResourceRequest<'_>) -> Result<bool, ApiError> {
 }
 
 impl WatchStream {
-    /// The next lines to send, or nothing once the watch has ended.
+    /// Returns the next lines to send, or `None` once the watch has ended.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.ended {
@@ -151,7 +152,8 @@ impl WatchStream {
         }
     }
 
-    /// The bookmark that is due, and the end if that is.
+    /// Ends the watch if its time is over or its kind is no longer served, and returns a bookmark if the client
+    /// requested bookmarks.
     fn tick(&mut self) -> Option<Bytes> {
         let now = Instant::now();
         self.ended |= self.ends_at <= now;
@@ -165,7 +167,7 @@ impl WatchStream {
         (!line.is_empty()).then(|| Bytes::from(line))
     }
 
-    /// Writes what there is to tell right now, at most one batch.
+    /// Writes the events that are available now, at most one batch.
     fn collect(&mut self, lines: &mut Vec<u8>) {
         let now = Timestamp::now();
         if !self.initial.is_empty() {
@@ -202,7 +204,7 @@ impl WatchStream {
         }
     }
 
-    /// Writes one change as this watch sees it, if it does.
+    /// Writes one change as an event, if it concerns the selection of this watch.
     fn send(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
         if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
             return;
@@ -224,7 +226,7 @@ impl WatchStream {
     }
 }
 
-/// Writes an event; `type` comes first, because clients read the line from left to right.
+/// Writes an event; `type` is the first member, because clients parse the line from left to right.
 fn write(lines: &mut Vec<u8>, word: &str, object: &Value) {
     lines.extend_from_slice(format!("{{\"type\":\"{word}\",\"object\":").as_bytes());
     let text = serde_json::to_vec(object).unwrap_or_else(|_| b"null".to_vec());
