@@ -44,7 +44,7 @@ enum FilterOperator {
 
 /// The error for a path that does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the JSONPath `{path}` is not understood at byte {at}: expected {expected}")]
+#[error("cannot parse the JSONPath `{path}` at byte {at}: expected {expected}")]
 pub struct JsonPathError {
     /// The whole path.
     pub path: String,

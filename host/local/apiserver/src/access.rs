@@ -49,7 +49,7 @@ pub(crate) fn review(
             json!({"username": call.user, "groups": ["system:masters", "system:authenticated"]});
         ("SelfSubjectReview", json!({"userInfo": user}))
     } else {
-        let reason = "whoever has a token may do everything";
+        let reason = "every user with a token may do everything";
         ("SelfSubjectAccessReview", json!({"allowed": true, "reason": reason}))
     };
     let value = json!({

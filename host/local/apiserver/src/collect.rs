@@ -81,7 +81,11 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
         delete::drop_owners(&cx, location, &is_absent);
         return;
     }
-    debug!(resource = &*resource.plural, name = &*key.name, "collecting: all owners are gone");
+    debug!(
+        resource = &*resource.plural,
+        name = &*key.name,
+        "deleting an object without existing owners"
+    );
     // The uid is a precondition: another object of the same name may exist by now.
     let options = DeleteOptions {
         uid: text(&object, "/metadata/uid").map(str::to_owned),
@@ -160,7 +164,7 @@ async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc
         let location = (events(), ObjectKey::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
         if let Err(failure) = delete::delete_object(&cx, name(event), &DeleteOptions::default()) {
-            debug!(message = %failure.message, "an old event stays");
+            debug!(message = %failure.message, "cannot delete an old event");
         }
         tokio::task::yield_now().await;
     }
@@ -214,7 +218,7 @@ async fn note(
         Err(failure) if failure.code == 404 => return,
         Err(failure) => {
             let (name, message) = (&*key.name, &failure.message);
-            warn!(resource = &*resource.plural, name, %message, "cannot collect");
+            warn!(resource = &*resource.plural, name, %message, "the collector cannot write an object");
             failure.code
         }
     };

@@ -45,7 +45,7 @@ impl ServerState {
         body: Incoming,
     ) -> Result<ApiResponse, ApiError> {
         self.hosts.check(parts).map_err(|foreign| {
-            let message = format!("{foreign}; ask it as `{}`", self.address);
+            let message = format!("{foreign}; use the address `{}`", self.address);
             ApiError::new(421, "MisdirectedRequest", message)
         })?;
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
@@ -55,7 +55,7 @@ impl ServerState {
             .ok_or_else(|| ApiError::new(401, "Unauthorized", "Unauthorized"))?;
         if parts.headers.contains_key("impersonate-user") {
             return Err(ApiError::forbidden(
-                "impersonation is not served; use a kubeconfig of that user",
+                "impersonation is not supported; use a kubeconfig of that user",
             ));
         }
         let target = route::parse(parts.uri.path())?;
@@ -90,7 +90,9 @@ async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
             let message = format!("Request entity too large: limit is {bytes_max}");
             ApiError::new(413, "RequestEntityTooLarge", message)
         }
-        BodyError::Late { .. } => ApiError::new(408, "Timeout", "the body did not arrive in time"),
-        BodyError::Broken(_) => ApiError::bad_request(format!("the body: {error}")),
+        BodyError::Late { .. } => {
+            ApiError::new(408, "Timeout", "the request body did not arrive in time")
+        }
+        BodyError::Broken(_) => ApiError::bad_request(format!("the request body: {error}")),
     })
 }

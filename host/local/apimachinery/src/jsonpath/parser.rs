@@ -145,7 +145,7 @@ impl<'a> Parser<'a> {
         if digits.is_empty() {
             return Ok(None);
         }
-        digits.parse().map(Some).map_err(|_| self.expected("a whole number before this"))
+        digits.parse().map(Some).map_err(|_| self.expected("an integer before this byte"))
     }
 
     fn filter(&mut self) -> Result<PathStep, JsonPathError> {
@@ -190,7 +190,10 @@ impl<'a> Parser<'a> {
         let word = self.take_while(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '+'));
         match serde_json::from_str(word) {
             Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => Ok(value),
-            _ => Err(self.expected("a quoted text, a number, true, false or null before this")),
+            _ => {
+                Err(self
+                    .expected("a quoted string, a number, true, false or null before this byte"))
+            }
         }
     }
 }

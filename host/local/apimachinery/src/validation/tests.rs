@@ -187,7 +187,7 @@ fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
         (secrets, json!({"stringData": {"password": true}}),
             format!("stringData[password]: the value is a boolean, {string}")),
         (secrets, json!({"data": {"password": "hunter2!"}}),
-            "data[password]: the value is no base64: encode it, or use a field for plain text".into()),
+            "data[password]: the value is not base64: encode it, or use a field for plain text".into()),
         (secrets, json!({"immutable": "yes"}),
             "immutable: the value is a string, where true or false is expected: write it without \
              quotes".into()),
@@ -208,13 +208,13 @@ fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
             format!("spec.template.spec.containers[0].env[0].value: 1 is a number, {string}")),
         (sets, json!({"spec": {"template": {"spec": {"containers": [
             {"resources": {"requests": {"memory": "lots", "cpu": "500m"}, "limits": {"cpu": 2}}}]}}}}),
-            "spec.template.spec.containers[0].resources.requests[memory]: \"lots\" is no quantity: \
+            "spec.template.spec.containers[0].resources.requests[memory]: \"lots\" is not a quantity: \
              write a number with or without a unit, such as `500m` or `2Gi`".into()),
         (services, json!({"spec": {"ports": [{"targetPort": true}]}}),
             "spec.ports[0].targetPort: true is a boolean, where an integer or a string is expected"
                 .into()),
         (kind("coordination.k8s.io", "leases"), json!({"spec": {"renewTime": "now"}}),
-            r#"spec.renewTime: "now" is no time as RFC 3339 has it: write `2026-01-02T03:04:05Z`"#
+            r#"spec.renewTime: "now" is not an RFC 3339 time: write `2026-01-02T03:04:05Z`"#
                 .into()),
     ];
     for (kind, object, expected) in cases {

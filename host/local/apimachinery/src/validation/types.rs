@@ -49,7 +49,7 @@ pub(super) fn check(
         && QUANTITY_FORM.as_ref().is_some_and(|form| !form.is_match(text))
     {
         let wrong = format!(
-            "{} is no quantity: write a number with or without a unit, such as `500m` or `2Gi`",
+            "{} is not a quantity: write a number with or without a unit, such as `500m` or `2Gi`",
             shown(value, values)
         );
         faults.push(FieldError::build(path, FieldErrorReason::TypeInvalid, wrong));
@@ -120,10 +120,10 @@ fn wrong(schema: &Value, value: &Value, values: ValueDisplay) -> Option<String> 
     let text = value.as_str()?;
     match format {
         "byte" if !formats::holds(format, text) => {
-            Some(format!("{} is no base64: encode it, or use a field for plain text", shown()))
+            Some(format!("{} is not base64: encode it, or use a field for plain text", shown()))
         }
         "date-time" if !formats::holds(format, text) => {
-            Some(format!("{} is no time as RFC 3339 has it: write `2026-01-02T03:04:05Z`", shown()))
+            Some(format!("{} is not an RFC 3339 time: write `2026-01-02T03:04:05Z`", shown()))
         }
         _ => None,
     }

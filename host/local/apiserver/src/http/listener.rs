@@ -85,7 +85,7 @@ async fn connection<S: HttpService>(
     let stream = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         stream = handshake => {
-            stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake"))??
+            stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {

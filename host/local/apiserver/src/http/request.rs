@@ -76,7 +76,7 @@ impl AuthenticatedRequest {
         }
         if media == "application/vnd.kubernetes.protobuf" {
             return Err(ApiError::unsupported_media_type(
-                "protobuf bodies are not served here: send JSON (with kubectl, write the object to a file \
+                "protobuf bodies are not supported: send JSON (with kubectl, write the object to a file \
                  or add `--dry-run=client -o yaml`, and use `kubectl apply --server-side -f`)",
             ));
         }

@@ -24,8 +24,7 @@ pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
     for (what, limit) in hard.into_iter().flatten() {
         let field = format!("spec.hard[{what}]");
         if !what.starts_with("count/") && !COUNTED.contains(&what.as_str()) {
-            let detail =
-                "this server counts objects only: `pods`, `count/statefulsets.apps` and the like";
+            let detail = "this server supports counts of objects only, such as `pods` or `count/statefulsets.apps`";
             errors.push(FieldError::forbidden(field, detail));
         } else if number(limit).is_none() {
             errors.push(FieldError::invalid(field, limit, "must be a number of objects"));

@@ -175,7 +175,7 @@ pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> 
                 cx.server.registry.offer(group, plural, versions);
             }
             Err(failure) => {
-                warn!(crd = name(crd), message = %failure.message, "a CRD is not served");
+                warn!(crd = name(crd), message = %failure.message, "cannot serve the kind of a CRD");
                 return None;
             }
         }
@@ -184,7 +184,7 @@ pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> 
     Some(FollowUpStatus {
         cx: WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
         edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
-        failure: "a CRD's status is not written",
+        failure: "cannot write the status of a CRD",
     })
 }
 
@@ -294,7 +294,7 @@ pub(super) fn withdraw(cx: &WriteContext, crd: &Value) {
         let key = ObjectKey::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
         let last = (*object).clone();
         if cx.server.store.remove(&resource, &key, &object, last, false).is_err() {
-            warn!(name = &*key.name, "an object outlives its CRD");
+            warn!(name = &*key.name, "cannot remove an object of a deleted CRD");
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 
 /// Returns the create of the ServiceAccount `default` for a new namespace.
 pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<FollowUpObject> {
-    let failure = "no default ServiceAccount";
+    let failure = "cannot create the default ServiceAccount";
     let object = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
     });

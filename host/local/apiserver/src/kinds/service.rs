@@ -54,7 +54,9 @@ pub(super) fn allocate(
         let detail = match why {
             ServiceAddressError::Outside => "the provided IP is not in the valid range",
             ServiceAddressError::Taken => "provided IP is already allocated",
-            ServiceAddressError::Exhausted => "all addresses are taken; delete a Service first",
+            ServiceAddressError::Exhausted => {
+                "all addresses are taken; delete a Service to free one"
+            }
         };
         let error = FieldError::invalid("spec.clusterIPs", &json!([asked]), detail);
         ApiError::invalid(cx.served.kind_subject(crate::object::name(object)), vec![error])

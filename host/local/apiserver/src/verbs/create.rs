@@ -75,7 +75,7 @@ pub(crate) fn create(
     Err(ApiError::new(
         409,
         "AlreadyExists",
-        format!("no free name beginning with `{prefix}` was found; try again"),
+        format!("found no free name with the prefix `{prefix}`; try again"),
     ))
 }
 

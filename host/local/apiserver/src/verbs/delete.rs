@@ -92,7 +92,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
         limit: None,
         wanted: &|object| selection.matches(object),
     });
-    let page = page.map_err(|_| ApiError::internal("the present cannot be listed"))?;
+    let page = page.map_err(|_| ApiError::internal("cannot list the current objects"))?;
     let mut deleted = Vec::new();
     for object in &page.objects {
         let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
@@ -140,7 +140,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
         Some("Orphan") => PropagationPolicy::Orphan,
         Some("Foreground") => {
             return Err(ApiError::bad_request(
-                "propagationPolicy: `Foreground` is not served yet; use `Background` or `Orphan`",
+                "propagationPolicy: `Foreground` is not supported; use `Background` or `Orphan`",
             ));
         }
         Some(other) => {

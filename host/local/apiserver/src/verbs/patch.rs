@@ -30,7 +30,7 @@ pub(crate) fn patch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
         APPLY => apply(request),
         MERGE | JSON => edit(request),
         STRATEGIC => Err(ApiError::unsupported_media_type(format!(
-            "strategic merge patch is not served here: use --server-side with `kubectl apply`, or \
+            "strategic merge patch is not supported: use --server-side with `kubectl apply`, or \
              --type=merge with `kubectl patch` (accepted media types include: {JSON}, {MERGE}, {APPLY})"
         ))),
         other => Err(ApiError::unsupported_media_type(format!(

@@ -100,7 +100,7 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     let body = input::body(request.call, NonResourceBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
-        return Err(ApiError::bad_request("target.name: name the node to bind to"));
+        return Err(ApiError::bad_request("target.name: must be the name of a node"));
     }
     let cx = request.context()?;
     let edit = |old: &Value| {
