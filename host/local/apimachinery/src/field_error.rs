@@ -94,7 +94,7 @@ impl FieldError {
         value: &serde_json::Value,
         detail: impl fmt::Display,
     ) -> Self {
-        let text = format!("Invalid value: {}", show(value));
+        let text = format!("Invalid value: {}", json_text(value));
         Self::build(field, FieldErrorReason::Invalid, with_detail(text, &detail))
     }
 
@@ -106,7 +106,11 @@ impl FieldError {
 
     /// Returns the error for a value that occurs twice: `Duplicate value: VALUE`.
     pub fn duplicate(field: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self::build(field, FieldErrorReason::Duplicate, format!("Duplicate value: {}", show(value)))
+        Self::build(
+            field,
+            FieldErrorReason::Duplicate,
+            format!("Duplicate value: {}", json_text(value)),
+        )
     }
 
     /// Returns the error for a value outside a closed set: `Unsupported value: VALUE: supported values: "a", "b"`.
@@ -115,10 +119,10 @@ impl FieldError {
         value: &serde_json::Value,
         supported: &[serde_json::Value],
     ) -> Self {
-        let supported: Vec<String> = supported.iter().map(show).collect();
+        let supported: Vec<String> = supported.iter().map(json_text).collect();
         let text = format!(
             "Unsupported value: {}: supported values: {}",
-            show(value),
+            json_text(value),
             supported.join(", ")
         );
         Self::build(field, FieldErrorReason::NotSupported, text)
@@ -176,8 +180,13 @@ pub(crate) fn child(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
+/// Returns a path as messages print it: `<nil>` for the object itself.
+pub(crate) fn path_text(path: &str) -> &str {
+    if path.is_empty() { "<nil>" } else { path }
+}
+
 /// Formats a value as the server does inside `Invalid value: …`: as JSON.
-fn show(value: &serde_json::Value) -> String {
+fn json_text(value: &serde_json::Value) -> String {
     value.to_string()
 }
 
@@ -193,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_read_as_the_servers() {
+    fn messages_equal_those_of_the_server() {
         let error = FieldError::invalid("spec.shards", &json!(0), "must be positive");
         assert_eq!(error.to_string(), "spec.shards: Invalid value: 0: must be positive");
         let error = FieldError::required("spec.image", "");
@@ -203,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_fault_stands_alone_and_several_are_bracketed() {
+    fn several_errors_are_joined_in_brackets() {
         let a = FieldError::required("a", "");
         let b = FieldError::required("b", "");
         assert_eq!(aggregate(std::slice::from_ref(&a)), "a: Required value");

@@ -108,7 +108,7 @@ impl PathStep {
             },
             Self::Filter(filter) => {
                 let items = value.as_array().into_iter().flatten();
-                items.filter(|item| filter.holds(item)).collect()
+                items.filter(|item| filter.matches(item)).collect()
             }
         }
     }
@@ -121,19 +121,19 @@ fn position(index: i64, length: usize) -> usize {
 }
 
 impl PathFilter {
-    fn holds(&self, item: &Value) -> bool {
+    fn matches(&self, item: &Value) -> bool {
         let found = select(&self.path, item);
         match &self.comparison {
             None => !found.is_empty(),
-            Some((operator, wanted)) => {
-                found.into_iter().any(|value| operator.holds(value, wanted))
+            Some((operator, expected)) => {
+                found.into_iter().any(|value| operator.matches(value, expected))
             }
         }
     }
 }
 
 impl FilterOperator {
-    fn holds(self, left: &Value, right: &Value) -> bool {
+    fn matches(self, left: &Value, right: &Value) -> bool {
         let numbers = left.as_f64().zip(right.as_f64());
         let texts = left.as_str().zip(right.as_str());
         let ordering = match (numbers, texts) {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_the_subset_is_refused() {
+    fn paths_outside_the_subset_are_refused() {
         let cases =
             ["", "{.a", ".a[", ".a[x]", "..a", ".a[?(@.b==)]", ".a[?(b)]", ".a['b]", ".a b"];
         for path in cases {

@@ -219,7 +219,7 @@ impl KindRow {
     }
 
     fn kind(&self) -> Kind {
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        let split = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         Kind {
             group: self.group.to_owned(),
             version: self.version.to_owned(),
@@ -227,12 +227,12 @@ impl KindRow {
             list_kind: format!("{}List", self.kind),
             plural: self.plural.to_owned(),
             singular: self.kind.to_lowercase(),
-            short_names: words(self.short),
-            categories: words(self.categories),
+            short_names: split(self.short),
+            categories: split(self.categories),
             namespaced: self.scope == KindScope::Namespaced,
-            subresources: words(self.subresources),
+            subresources: split(self.subresources),
             tracks_generation: self.generation == Generation::Tracked,
-            selectable_fields: words(self.selectable),
+            selectable_fields: split(self.selectable),
             custom: false,
         }
     }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crd_gives_the_same_facts() {
+    fn a_kind_is_read_from_a_crd() {
         let crd = json!({"spec": {
             "group": "redis.tholepin.dev", "scope": "Namespaced",
             "names": {"kind": "RedisCluster", "plural": "redisclusters", "shortNames": ["rc"]},

@@ -104,20 +104,20 @@ pub fn apply(
     live: Option<&Value>,
     intent: &Value,
     options: &ApplyOptions<'_>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
 ) -> Result<Applied, ApplyError> {
     let intent = ownable_intent(intent)?;
-    let mut wanted = field_set_of(&intent, topology).map_err(ApplyError::Invalid)?;
-    drop_unowned(&mut wanted);
+    let mut intended = field_set_of(&intent, schema).map_err(ApplyError::Invalid)?;
+    drop_unowned(&mut intended);
 
-    let nothing = Value::Object(Map::new());
-    let before = live.unwrap_or(&nothing);
+    let empty = Value::Object(Map::new());
+    let before = live.unwrap_or(&empty);
     let mut entries = ManagedFieldsEntries::of(before);
-    adopt_orphans(live, &mut entries, options, topology);
+    own_unmanaged_fields(live, &mut entries, options, schema);
 
-    let merged = merge::merge(before, &intent, topology).map_err(ApplyError::Invalid)?;
+    let merged = merge::merge(before, &intent, schema).map_err(ApplyError::Invalid)?;
     let identity = ManagerIdentity::apply(options.manager, options.subresource);
-    let mut difference = compare(before, &merged, topology);
+    let mut difference = compare(before, &merged, schema);
     difference.strip();
 
     let taken = difference.changed();
@@ -125,29 +125,29 @@ pub fn apply(
     if !conflicts.is_empty() && !options.force {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    entries.retreat(&identity, &taken.union(&difference.removed));
+    entries.remove_from_others(&identity, &taken.union(&difference.removed));
 
     let mut object = merged;
     let previous = entries.take(&identity);
     if let Some(previous) = &previous {
-        let dropped = previous.fields.difference(&wanted);
-        let kept = entries.all_fields().union(&wanted);
-        merge::remove(&mut object, &dropped, &kept, topology);
+        let dropped = previous.fields.difference(&intended);
+        let kept = entries.all_fields().union(&intended);
+        merge::remove(&mut object, &dropped, &kept, schema);
     }
     if live.is_none() {
         // The object is new, so no other manager owns fields of it.
         entries = ManagedFieldsEntries::default();
     }
-    let mut removed = compare(before, &object, topology);
+    let mut removed = compare(before, &object, schema);
     removed.strip();
     let unchanged = removed.is_empty();
-    entries.retreat(&identity, &removed.removed);
+    entries.remove_from_others(&identity, &removed.removed);
     let time = match &previous {
-        Some(previous) if unchanged && previous.fields == wanted => previous.time.clone(),
+        Some(previous) if unchanged && previous.fields == intended => previous.time.clone(),
         _ => Some(options.now.to_owned()),
     };
     let api_version = options.api_version.to_owned();
-    entries.put(ManagedFieldsEntry { identity, api_version, time, fields: wanted });
+    entries.put(ManagedFieldsEntry { identity, api_version, time, fields: intended });
     entries.write(&mut object);
     let changed = live.is_none_or(|live| *live != object);
     Ok(Applied { object, changed, created: live.is_none() })
@@ -167,29 +167,29 @@ pub fn track_update(
     old: Option<&Value>,
     new: &mut Value,
     options: &UpdateOptions<'_>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
 ) {
-    let mut entries = entries::after_request(old, new, options.subresource);
+    let mut entries = entries::entries_of_request(old, new, options.subresource);
     if old.is_some() && entries.is_empty() {
         entries.write(new);
         return;
     }
-    let nothing = Value::Object(Map::new());
-    let mut difference = compare(old.unwrap_or(&nothing), new, topology);
+    let empty = Value::Object(Map::new());
+    let mut difference = compare(old.unwrap_or(&empty), new, schema);
     difference.strip();
     if !difference.is_empty() {
         let ObjectDifference { removed, .. } = &difference;
         let taken = difference.changed();
         let identity =
             ManagerIdentity::update(options.manager, options.subresource, options.api_version);
-        entries.retreat(&identity, &taken.union(removed));
+        entries.remove_from_others(&identity, &taken.union(removed));
         let own = entries.take(&identity);
         let own = own.map(|entry| entry.fields).unwrap_or_default();
         let fields = own.difference(removed).union(&taken);
         let api_version = options.api_version.to_owned();
         let time = Some(options.now.to_owned());
         entries.put(ManagedFieldsEntry { identity, api_version, time, fields });
-        entries.bound_updates();
+        entries.limit_updates();
     }
     entries.write(new);
 }
@@ -244,15 +244,15 @@ impl ObjectDifference {
 
 /// Makes [`BEFORE_FIRST_APPLY`] the owner of all fields of an object without entries, so that an apply that changes
 /// them reports a conflict.
-fn adopt_orphans(
+fn own_unmanaged_fields(
     live: Option<&Value>,
     entries: &mut ManagedFieldsEntries,
     options: &ApplyOptions<'_>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
 ) {
     let Some(live) = live.filter(|_| entries.is_empty()) else { return };
-    let nothing = Value::Object(Map::new());
-    let mut difference = compare(&nothing, live, topology);
+    let empty = Value::Object(Map::new());
+    let mut difference = compare(&empty, live, schema);
     difference.strip();
     entries.put(ManagedFieldsEntry {
         identity: ManagerIdentity::update(BEFORE_FIRST_APPLY, None, options.api_version),

@@ -98,14 +98,14 @@ fn custom_schema(kind: &Kind, schema: &Value) -> Value {
 
 /// Adds the schemas that the present ones refer to, directly or through others.
 fn add_referenced(schemas: &mut Map<String, Value>) {
-    let mut wanted = BTreeSet::new();
-    schemas.values().for_each(|schema| collect_references(schema, &mut wanted));
-    while let Some(name) = wanted.pop_first() {
+    let mut pending = BTreeSet::new();
+    schemas.values().for_each(|schema| collect_references(schema, &mut pending));
+    while let Some(name) = pending.pop_first() {
         if schemas.contains_key(&name) {
             continue;
         }
         let Some(schema) = builtin::schemas().get(&name) else { continue };
-        collect_references(schema, &mut wanted);
+        collect_references(schema, &mut pending);
         schemas.insert(name, schema.clone());
     }
 }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn kubectl_finds_the_kind_of_a_resource_and_what_patch_takes() {
+    fn a_document_names_the_kind_and_the_patch_parameters_of_a_resource() {
         let pods = kinds::find("", "v1", "pods").unwrap();
         let document = document("", "v1", &[(pods, None)]);
         let kind = json!({"group": "", "version": "v1", "kind": "Pod"});

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merge_patch_does_what_the_rfc_lists() {
+    fn merge_patch_passes_the_cases_of_the_rfc() {
         let cases = [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
             (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_for_null_succeeds_where_nothing_is() {
+    fn a_test_for_null_succeeds_if_the_path_is_missing() {
         let mut object = json!({"metadata": {}});
         let patch = json!([
             {"op": "test", "path": "/metadata/finalizers", "value": null},
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_patch_is_refused() {
+    fn a_malformed_patch_is_refused() {
         for body in [json!({}), json!([{"op": "frobnicate", "path": "/a"}]), json!(null)] {
             let error = json_patch(&mut json!({}), &body).unwrap_err();
             assert_eq!(error.code(), 400, "{body}");
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(json_patch(&mut json!({}), &long).unwrap_err().code(), 413);
     }
     #[test]
-    fn copies_cannot_blow_an_object_up() {
+    fn copied_bytes_are_limited() {
         let mut object = json!({"a": "x".repeat(1000)});
         let copy = |index: usize| json!({"op": "copy", "from": "", "path": format!("/c{index}")});
         let patch = Value::Array((0..64).map(copy).collect());

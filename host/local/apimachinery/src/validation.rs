@@ -23,8 +23,8 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// Validates `metadata` of an object before it is stored, after `generateName` was resolved.
 pub fn object_meta(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let nothing = Map::new();
-    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&nothing);
+    let empty = Map::new();
+    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let text = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default();
 
     let generate_name = text("generateName");
@@ -214,19 +214,19 @@ pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
 ///
 /// The errors do not contain the values of a Secret.
 pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     let is_secret = (kind.group.as_str(), kind.kind.as_str()) == ("", "Secret");
     let values = if is_secret { types::ValueDisplay::Hidden } else { types::ValueDisplay::Shown };
     match builtin::schema(kind) {
-        Some(schema) => types::check(schema, object, "", values, &mut faults),
+        Some(schema) => types::check(schema, object, "", values, &mut errors),
         None => {
             let schema = builtin::schemas().get(builtin::OBJECT_META);
             if let (Some(schema), Some(metadata)) = (schema, object.get("metadata")) {
-                types::check(schema, metadata, "metadata", values, &mut faults);
+                types::check(schema, metadata, "metadata", values, &mut errors);
             }
         }
     }
-    faults
+    errors
 }
 
 /// The type of a request body that is not an object of a served kind.
@@ -248,11 +248,11 @@ pub fn wrong_types_of_body(body: NonResourceBody, value: &Value) -> Vec<FieldErr
         NonResourceBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         NonResourceBody::Eviction => "io.k8s.api.policy.v1.Eviction",
     };
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {
-        types::check(schema, value, "", types::ValueDisplay::Shown, &mut faults);
+        types::check(schema, value, "", types::ValueDisplay::Shown, &mut errors);
     }
-    faults
+    errors
 }
 
 #[cfg(test)]

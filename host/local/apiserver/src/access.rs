@@ -38,7 +38,7 @@ pub(crate) fn review(
     if is_protobuf && !call.body.starts_with(PROTOBUF) {
         return Err(ApiError::bad_request("the body is not Kubernetes' protobuf"));
     }
-    let asked = if is_protobuf {
+    let spec = if is_protobuf {
         json!({})
     } else {
         let body = call.document()?;
@@ -56,7 +56,7 @@ pub(crate) fn review(
         "kind": kind,
         "apiVersion": format!("{}/{}", path.group, path.version),
         "metadata": {},
-        "spec": asked,
+        "spec": spec,
         "status": status,
     });
     Ok(ApiResponse::Json { code: 201, value, warnings: Vec::new() })

@@ -107,8 +107,8 @@ async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
         remove(server, &location, &options).await;
         return;
     }
-    for (inside, object) in contents {
-        delete_inside(server, &inside, &object).await;
+    for (dependent_location, object) in contents {
+        delete_inside(server, &dependent_location, &object).await;
     }
 }
 
@@ -127,8 +127,8 @@ async fn purge_definitions(server: &Arc<ServerState>) {
         }
         for object in objects {
             let namespace = text(&object, "/metadata/namespace").unwrap_or("");
-            let inside = (resource.clone(), ObjectKey::new(namespace, name(&object)));
-            delete_inside(server, &inside, &object).await;
+            let dependent_location = (resource.clone(), ObjectKey::new(namespace, name(&object)));
+            delete_inside(server, &dependent_location, &object).await;
         }
     }
 }
@@ -141,27 +141,27 @@ async fn delete_inside(server: &Arc<ServerState>, location: &ObjectLocation, obj
 
 /// Deletes the events whose last occurrence is older than [`EVENT_LIFE`].
 async fn expire_events(server: &Arc<ServerState>, now: Timestamp) {
-    let all = server.store.all(&events());
+    let all = server.store.all(&event_resource());
     drop_events(server, all.iter().filter(|event| is_old(event, now))).await;
 }
 
 /// Deletes the oldest eighth of the events if there are too many. Fewer deletions would mean that each new event
 /// causes a search through all of them.
 async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
-    let size = server.store.size(&events());
+    let size = server.store.size(&event_resource());
     if size.objects <= max.objects && size.bytes <= max.bytes {
         return;
     }
-    let mut all = server.store.all(&events());
+    let mut all = server.store.all(&event_resource());
     all.sort_by_cached_key(|event| last_seen(event));
     drop_events(server, all.iter().take(all.len().div_ceil(8))).await;
 }
 
 /// Deletes events, without lines in the audit log, because they can be hundreds at a time.
-async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc<Value>>) {
-    for event in those {
+async fn drop_events(server: &Arc<ServerState>, old: impl Iterator<Item = &Arc<Value>>) {
+    for event in old {
         let namespace = text(event, "/metadata/namespace").unwrap_or("");
-        let location = (events(), ObjectKey::new(namespace, name(event)));
+        let location = (event_resource(), ObjectKey::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
         if let Err(failure) = delete::delete_object(&cx, name(event), &DeleteOptions::default()) {
             debug!(message = %failure.message, "cannot delete an old event");
@@ -170,7 +170,7 @@ async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc
     }
 }
 
-fn events() -> GroupResource {
+fn event_resource() -> GroupResource {
     GroupResource::new("", "events")
 }
 
@@ -188,7 +188,7 @@ fn last_seen(event: &Value) -> Option<Timestamp> {
 async fn remove(server: &Arc<ServerState>, location: &ObjectLocation, options: &DeleteOptions) {
     let Some(cx) = context(server, location) else { return };
     let deleted = delete::delete_object(&cx, &location.1.name, options).map(drop);
-    note(&cx, location, "delete", deleted).await;
+    audit(&cx, location, "delete", deleted).await;
 }
 
 /// Removes the server's finalizer from a CRD, whose deletion ends when it has no finalizer left.
@@ -203,11 +203,11 @@ async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation
         Ok(ObjectEdit::Put(new))
     };
     let released = update(&cx, &location.1.name, ObjectPart::Main, &edit).map(drop);
-    note(&cx, location, "patch", released).await;
+    audit(&cx, location, "patch", released).await;
 }
 
 /// Writes an audit line for a write, except if the object did not exist any more.
-async fn note(
+async fn audit(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,
     verb: &'static str,
@@ -222,7 +222,7 @@ async fn note(
             failure.code
         }
     };
-    let line = AuditEvent {
+    let event = AuditEvent {
         time: format!("{:.6}", cx.now),
         user: MANAGER.to_owned(),
         field_manager: MANAGER.to_owned(),
@@ -235,7 +235,7 @@ async fn note(
         dry_run: false,
         code,
     };
-    cx.server.audit.write(line).await;
+    cx.server.audit.write(event).await;
 }
 
 #[cfg(test)]
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_lives_an_hour_after_it_was_last_seen() {
+    fn an_event_expires_an_hour_after_its_last_occurrence() {
         let now = "2026-01-02T12:00:00Z".parse().unwrap();
         let made = json!({"creationTimestamp": "2026-01-02T09:00:00Z"});
         let cases = [

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_token_handed_out_names_a_user() {
+    fn only_an_issued_token_identifies_a_user() {
         let credentials = TokenStore::default();
         let token = credentials.issue("agent").unwrap();
         let cases = [

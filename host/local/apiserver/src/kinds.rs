@@ -145,8 +145,8 @@ pub(crate) fn after_delete(cx: &WriteContext, last: &Arc<Value>) {
 }
 
 /// Returns the grace period of a deletion in seconds; 0 for every kind but Pods.
-pub(crate) fn grace_s(served: &ServedKind, object: &Value, asked: Option<u64>) -> u64 {
-    if served.is("", "pods") { pod::grace_s(object, asked) } else { 0 }
+pub(crate) fn grace_s(served: &ServedKind, object: &Value, requested_s: Option<u64>) -> u64 {
+    if served.is("", "pods") { pod::grace_s(object, requested_s) } else { 0 }
 }
 
 /// Returns true if the server must delete other objects before this one may be removed.
@@ -159,7 +159,7 @@ pub(crate) fn waits_for_server(served: &ServedKind, object: &Value) -> bool {
 }
 
 /// Returns true if only the collector removes objects of this kind, once they are empty.
-pub(crate) fn ends_by_collector(served: &ServedKind) -> bool {
+pub(crate) fn is_removed_by_collector(served: &ServedKind) -> bool {
     served.is("", "namespaces")
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn finalizers(object: &Value) -> Vec<&str> {
 }
 
 /// Returns true if an object that is being deleted has no finalizer and no grace period left.
-pub(crate) fn may_go(object: &Value) -> bool {
+pub(crate) fn may_be_removed(object: &Value) -> bool {
     let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_u64);
     is_deleting(object) && finalizers(object).is_empty() && grace.unwrap_or(0) == 0
 }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deleted_object_goes_when_finalizers_and_grace_are_done() {
+    fn a_deleted_object_may_be_removed_without_finalizers_and_grace() {
         let cases = [
             (json!({}), false),
             (json!({"deletionTimestamp": "t"}), true),
@@ -130,12 +130,12 @@ mod tests {
             (json!({"deletionTimestamp": "t", "deletionGracePeriodSeconds": 0}), true),
         ];
         for (metadata, expected) in cases {
-            assert_eq!(may_go(&json!({ "metadata": metadata })), expected, "{metadata}");
+            assert_eq!(may_be_removed(&json!({ "metadata": metadata })), expected, "{metadata}");
         }
     }
 
     #[test]
-    fn only_what_lies_outside_metadata_and_status_is_specification() {
+    fn only_changes_outside_metadata_and_status_change_the_spec() {
         let old = json!({"metadata": {"labels": {}}, "spec": {"a": 1}, "status": {"b": 1}});
         let same = json!({"metadata": {"labels": {"c": "d"}}, "spec": {"a": 1}, "status": {}});
         assert!(!spec_differs(&old, &same));

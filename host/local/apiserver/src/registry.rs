@@ -85,7 +85,7 @@ impl ServedKind {
     }
 
     /// Returns the merge rules of the kind's fields.
-    pub(crate) fn topology(&self) -> &dyn MergeSchema {
+    pub(crate) fn merge_schema(&self) -> &dyn MergeSchema {
         match (&self.custom, &self.builtin) {
             (Some(custom), _) => &custom.schema,
             (None, Some(builtin)) => builtin,
@@ -143,8 +143,9 @@ pub(crate) struct KindRegistry {
 impl KindRegistry {
     /// Returns a registry of the built-in kinds.
     pub(crate) fn builtin() -> Self {
-        let kinds =
-            kinds::builtin().iter().map(|kind| (place(kind), Arc::new(ServedKind::builtin(kind))));
+        let kinds = kinds::builtin()
+            .iter()
+            .map(|kind| (version_key(kind), Arc::new(ServedKind::builtin(kind))));
         Self { kinds: RwLock::new(kinds.collect()), documents: Mutex::default() }
     }
 
@@ -160,8 +161,8 @@ impl KindRegistry {
         plural: &str,
     ) -> Result<Arc<ServedKind>, ApiError> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
-        let place = (group.to_owned(), version.to_owned(), plural.to_owned());
-        kinds.get(&place).cloned().ok_or_else(ApiError::no_such_path)
+        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
+        kinds.get(&key).cloned().ok_or_else(ApiError::no_such_path)
     }
 
     /// Returns a served version of a resource: the stored version if it is served, else the first.
@@ -187,7 +188,7 @@ impl KindRegistry {
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|(g, _, p), served| served.custom.is_none() || g != group || p != plural);
         for served in versions {
-            kinds.insert(place(&served.kind), Arc::new(served));
+            kinds.insert(version_key(&served.kind), Arc::new(served));
         }
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         documents.retain(|(of, _), _| of != group);
@@ -223,9 +224,9 @@ impl KindRegistry {
         if kinds.is_empty() {
             return None;
         }
-        let place = (group.to_owned(), version.to_owned());
+        let key = (group.to_owned(), version.to_owned());
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(document) = documents.get(&place) {
+        if let Some(document) = documents.get(&key) {
             return Some(Arc::clone(document));
         }
         let parts: Vec<(&Kind, Option<&Value>)> = kinds
@@ -235,7 +236,7 @@ impl KindRegistry {
         let value = openapi::document(group, version, &parts);
         let text = serde_json::to_vec(&value).unwrap_or_default();
         let document = Arc::new((text, openapi::hash(&value)));
-        documents.insert(place, Arc::clone(&document));
+        documents.insert(key, Arc::clone(&document));
         Some(document)
     }
 
@@ -245,6 +246,6 @@ impl KindRegistry {
     }
 }
 
-fn place(kind: &Kind) -> (String, String, String) {
+fn version_key(kind: &Kind) -> (String, String, String) {
     (kind.group.clone(), kind.version.clone(), kind.plural.clone())
 }

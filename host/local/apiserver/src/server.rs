@@ -65,7 +65,7 @@ impl ServerState {
             agent: header(USER_AGENT).unwrap_or("").to_owned(),
             method: parts.method.clone(),
             query: QueryParameters::parse(parts.uri.query().unwrap_or(""))?,
-            shape: negotiate::choose(header(ACCEPT))?,
+            format: negotiate::choose(header(ACCEPT))?,
             content_type: media.trim().to_ascii_lowercase(),
             body: read_body(body).await?,
         };

@@ -134,7 +134,7 @@ impl ApiError {
     }
 
     /// Sets the subject.
-    pub(crate) fn about(self, subject: StatusTarget) -> Self {
+    pub(crate) fn with_subject(self, subject: StatusTarget) -> Self {
         Self { subject: Some(Box::new(subject)), ..self }
     }
 
@@ -158,7 +158,7 @@ impl ApiError {
     }
 
     /// Returns 504 for a resourceVersion that does not exist yet.
-    pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
+    pub(crate) fn too_large_resource_version(requested: u64, current: u64) -> Self {
         Self {
             causes: vec![StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
@@ -169,7 +169,7 @@ impl ApiError {
             ..Self::new(
                 504,
                 "Timeout",
-                format!("Timeout: Too large resource version: {asked}, current: {current}"),
+                format!("Timeout: Too large resource version: {requested}, current: {current}"),
             )
         }
     }

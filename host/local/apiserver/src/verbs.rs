@@ -83,7 +83,7 @@ pub(crate) async fn dispatch(
     check_scope(&request)?;
     let Some(verb) = write_verb(&request) else {
         return match (&path.subresource, &path.name) {
-            (Some(word), _) if word == "log" && request.served.is("", "pods") => {
+            (Some(subresource), _) if subresource == "log" && request.served.is("", "pods") => {
                 pod::log(&request).await
             }
             (None, _) if call.query.flag("watch") => watch::watch(&request),
@@ -92,7 +92,7 @@ pub(crate) async fn dispatch(
         };
     };
     let result = write(&request, verb);
-    server.audit.write(line(&request, verb, &result)).await;
+    server.audit.write(audit_event(&request, verb, &result)).await;
     let mut result = result;
     if let (Ok(ApiResponse::Json { warnings, .. }), Some(custom)) =
         (&mut result, &request.served.custom)
@@ -142,14 +142,16 @@ fn check_scope(request: &ResourceRequest<'_>) -> Result<(), ApiError> {
         return Err(ApiError::no_such_path());
     }
     match &path.subresource {
-        Some(word) if !discovery::subresources(&request.served).any(|offered| offered == word) => {
+        Some(subresource)
+            if !discovery::subresources(&request.served).any(|offered| offered == subresource) =>
+        {
             Err(ApiError::no_such_path())
         }
         _ => Ok(()),
     }
 }
 
-fn line(
+fn audit_event(
     request: &ResourceRequest<'_>,
     verb: &'static str,
     result: &Result<ApiResponse, ApiError>,

@@ -54,7 +54,7 @@ impl WriteContext {
                         self.served.kind.resource_name(),
                         self.namespace
                     ))
-                    .about(subject)
+                    .with_subject(subject)
                 }
             }
             CommitError::Full => ApiError::new(

@@ -40,63 +40,63 @@ impl ObjectDifference {
 /// # Errors
 ///
 /// Fails if a list item has none of its keys or occurs twice.
-pub(super) fn field_set_of(intent: &Value, topology: &dyn MergeSchema) -> Result<FieldSet, String> {
-    let mut set = fields(intent, &mut Vec::new(), topology, Whole::Leaves)?;
+pub(super) fn field_set_of(intent: &Value, schema: &dyn MergeSchema) -> Result<FieldSet, String> {
+    let mut set = fields(intent, &mut Vec::new(), schema, ContainerFields::Excluded)?;
     set.clear_member();
     Ok(set)
 }
 
 /// Compares two objects field by field. If an item occurs twice, the first is compared.
-pub(super) fn compare(old: &Value, new: &Value, topology: &dyn MergeSchema) -> ObjectDifference {
-    differ(Some(old), Some(new), &mut Vec::new(), topology)
+pub(super) fn compare(old: &Value, new: &Value, schema: &dyn MergeSchema) -> ObjectDifference {
+    differ(Some(old), Some(new), &mut Vec::new(), schema)
 }
 
 /// Whether maps and lists that are not empty count as fields themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whole {
+enum ContainerFields {
     /// No: an apply owns the values that it sets.
-    Leaves,
+    Excluded,
     /// Yes: a container that was added whole is owned as well.
-    Containers,
+    Included,
 }
 
 fn fields<'a>(
     value: &'a Value,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
-    whole: Whole,
+    schema: &dyn MergeSchema,
+    containers: ContainerFields,
 ) -> Result<FieldSet, String> {
     let mut set = FieldSet::default();
     match value {
-        Value::Object(members) if topology.map_shape(path) != MergeShape::Atomic => {
+        Value::Object(members) if schema.map_shape(path) != MergeShape::Atomic => {
             for (name, member) in members {
                 path.push(MergeStep::Field(name));
-                let below = fields(member, path, topology, whole);
+                let below = fields(member, path, schema, containers);
                 path.pop();
                 set.insert(format!("f:{name}"), below?);
             }
-            if members.is_empty() || whole == Whole::Containers {
+            if members.is_empty() || containers == ContainerFields::Included {
                 set.insert_here();
             }
         }
         Value::Array(items) => {
-            let shape = topology.list_shape(path);
+            let shape = schema.list_shape(path);
             if shape == MergeShape::Atomic {
                 return Ok(FieldSet::here());
             }
             for item in items {
                 let element = element(item, &shape)?;
-                if set.child(&element).is_some() && whole == Whole::Leaves {
-                    return Err(format!("duplicate entries for key {}", plain(&element)));
+                if set.child(&element).is_some() && containers == ContainerFields::Excluded {
+                    return Err(format!("duplicate entries for key {}", without_prefix(&element)));
                 }
                 path.push(MergeStep::Item);
-                let below = fields(item, path, topology, whole);
+                let below = fields(item, path, schema, containers);
                 path.pop();
                 let mut below = below?;
                 below.insert_here();
                 set.insert(element, below);
             }
-            if items.is_empty() || whole == Whole::Containers {
+            if items.is_empty() || containers == ContainerFields::Included {
                 set.insert_here();
             }
         }
@@ -111,32 +111,32 @@ fn differ<'a>(
     old: Option<&'a Value>,
     new: Option<&'a Value>,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
 ) -> ObjectDifference {
-    let whole = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
+    let all_fields = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
         // If the items of a list cannot be identified, the list is one field.
-        fields(value, path, topology, Whole::Containers).unwrap_or_else(|_| FieldSet::here())
+        fields(value, path, schema, ContainerFields::Included).unwrap_or_else(|_| FieldSet::here())
     };
     let mut difference = ObjectDifference::default();
     match (old, new) {
         (None, None) => {}
-        (None, Some(new)) => difference.added = whole(new, path),
-        (Some(old), None) => difference.removed = whole(old, path),
+        (None, Some(new)) => difference.added = all_fields(new, path),
+        (Some(old), None) => difference.removed = all_fields(old, path),
         (Some(old), Some(new)) if old == new => {}
         (Some(Value::Object(old)), Some(Value::Object(new)))
-            if topology.map_shape(path) != MergeShape::Atomic =>
+            if schema.map_shape(path) != MergeShape::Atomic =>
         {
-            differ_members(old, new, path, topology, &mut difference);
+            differ_members(old, new, path, schema, &mut difference);
         }
         (Some(Value::Array(old)), Some(Value::Array(new)))
-            if topology.list_shape(path) != MergeShape::Atomic =>
+            if schema.list_shape(path) != MergeShape::Atomic =>
         {
-            let shape = topology.list_shape(path);
-            differ_items((old, new), &shape, path, topology, &mut difference);
+            let shape = schema.list_shape(path);
+            differ_items((old, new), &shape, path, schema, &mut difference);
         }
         (Some(old), Some(new)) => {
-            difference.removed = whole(old, path);
-            difference.added = whole(new, path);
+            difference.removed = all_fields(old, path);
+            difference.added = all_fields(new, path);
             // The field itself stays and has another value; only the fields below it were removed.
             difference.removed.clear_member();
             difference.added.clear_member();
@@ -150,13 +150,13 @@ fn differ_members<'a>(
     old: &'a Map<String, Value>,
     new: &'a Map<String, Value>,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
     difference: &mut ObjectDifference,
 ) {
     let added = new.keys().filter(|name| !old.contains_key(*name));
     for name in old.keys().chain(added) {
         path.push(MergeStep::Field(name));
-        let below = differ(old.get(name), new.get(name), path, topology);
+        let below = differ(old.get(name), new.get(name), path, schema);
         path.pop();
         difference.insert(&format!("f:{name}"), below);
     }
@@ -166,7 +166,7 @@ fn differ_items<'a>(
     (old, new): (&'a [Value], &'a [Value]),
     shape: &MergeShape,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
     difference: &mut ObjectDifference,
 ) {
     let (old, new) = (by_element(old, shape), by_element(new, shape));
@@ -174,7 +174,7 @@ fn differ_items<'a>(
     for element in old.keys().chain(added) {
         path.push(MergeStep::Item);
         let (old, new) = (old.get(element).copied(), new.get(element).copied());
-        let mut below = differ(old, new, path, topology);
+        let mut below = differ(old, new, path, schema);
         path.pop();
         match (old, new) {
             (None, Some(_)) => below.added.insert_here(),
@@ -226,6 +226,6 @@ pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String
 }
 
 /// Returns an element without its `k:` or `v:` prefix, for messages.
-fn plain(element: &str) -> &str {
+fn without_prefix(element: &str) -> &str {
     element.split_at_checked(2).map_or(element, |(_, rest)| rest)
 }

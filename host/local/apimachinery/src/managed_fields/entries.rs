@@ -136,7 +136,7 @@ impl ManagedFieldsEntries {
     }
 
     /// Removes fields from all entries except this one, and then the entries that have no field left.
-    pub(super) fn retreat(&mut self, except: &ManagerIdentity, fields: &FieldSet) {
+    pub(super) fn remove_from_others(&mut self, except: &ManagerIdentity, fields: &FieldSet) {
         for entry in self.0.iter_mut().filter(|entry| entry.identity != *except) {
             entry.fields = entry.fields.difference(fields);
         }
@@ -149,7 +149,7 @@ impl ManagedFieldsEntries {
     }
 
     /// Merges the oldest Update entries until at most [`UPDATE_ENTRIES_MAX`] are left.
-    pub(super) fn bound_updates(&mut self) {
+    pub(super) fn limit_updates(&mut self) {
         self.sort();
         let is_update =
             |entry: &&ManagedFieldsEntry| entry.identity.operation == ManagedOperation::Update;
@@ -200,7 +200,7 @@ impl ManagedFieldsEntries {
 
 /// Returns the entries before the changes of a request are recorded: those in `new` if the request edited them, else
 /// those of `old`.
-pub(super) fn after_request(
+pub(super) fn entries_of_request(
     old: Option<&Value>,
     new: &Value,
     subresource: Option<&str>,

@@ -124,7 +124,7 @@ impl FieldSet {
             paths.push(path.to_owned());
         }
         for (element, child) in &self.children {
-            child.collect_paths(&format!("{path}{}", shown(element)), paths);
+            child.collect_paths(&format!("{path}{}", display_element(element)), paths);
         }
     }
 
@@ -192,7 +192,7 @@ fn canonical(element: &str) -> String {
     element.to_owned()
 }
 
-fn shown(element: &str) -> String {
+fn display_element(element: &str) -> String {
     match element.split_at_checked(2) {
         Some(("f:", name)) => format!(".{name}"),
         Some(("v:", value)) => format!("[={value}]"),

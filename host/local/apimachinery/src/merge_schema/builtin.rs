@@ -23,21 +23,21 @@ pub struct BuiltinMergeSchema {
 impl BuiltinMergeSchema {
     /// Returns the merge rules of this kind; a kind without rows in the table has those of `metadata` only.
     pub fn for_kind(kind: &Kind) -> Self {
-        let mut topology = Self { lists: BTreeMap::new(), atomic_maps: BTreeSet::new() };
+        let mut schema = Self { lists: BTreeMap::new(), atomic_maps: BTreeSet::new() };
         let of_kind = |row: &&BuiltinMergeRow| row.group == kind.group && row.kind == kind.kind;
         for row in ROWS.iter().filter(of_kind) {
-            topology.add("", row);
+            schema.add("", row);
         }
         match (kind.group.as_str(), kind.kind.as_str()) {
-            ("", "Pod") => topology.add_pod_spec("spec."),
+            ("", "Pod") => schema.add_pod_spec("spec."),
             ("apps", "StatefulSet") => {
                 let template = BuiltinMergeRow { lists: METADATA_LISTS, ..NO_ROW };
-                topology.add("spec.template.", &template);
-                topology.add_pod_spec("spec.template.spec.");
+                schema.add("spec.template.", &template);
+                schema.add_pod_spec("spec.template.spec.");
             }
             _ => {}
         }
-        topology
+        schema
     }
 
     fn add_pod_spec(&mut self, prefix: &str) {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_and_references_are_whole() {
+    fn selectors_and_references_are_atomic() {
         let atomic = |group: &str, plural: &str, path: &str| {
             let kind = kinds::find(group, "v1", plural).unwrap();
             BuiltinMergeSchema::for_kind(kind).map_shape(&steps(path)) == MergeShape::Atomic

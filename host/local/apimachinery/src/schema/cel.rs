@@ -101,17 +101,17 @@ fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<CelRule
 }
 
 fn compile_expression(source: &str, field: &str) -> Result<Program, FieldError> {
-    let fault = |why: &str| {
+    let invalid = |why: &str| {
         let text = format!("Invalid value: {}: compilation failed: {why}", json!(source));
         FieldError::build(field, FieldErrorReason::Invalid, text)
     };
     // The parser is generated code that may panic.
     let compiled = catch_unwind(AssertUnwindSafe(|| Program::compile(source)));
     let program = compiled
-        .map_err(|_| fault("the expression cannot be parsed"))?
-        .map_err(|error| fault(&error.to_string()))?;
+        .map_err(|_| invalid("the expression cannot be parsed"))?
+        .map_err(|error| invalid(&error.to_string()))?;
     match scope::unbound_name(program.expression()) {
-        Some(name) => Err(fault(&format!("undeclared reference to '{name}'"))),
+        Some(name) => Err(invalid(&format!("undeclared reference to '{name}'"))),
         None => Ok(program),
     }
 }

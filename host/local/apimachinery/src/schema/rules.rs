@@ -73,12 +73,12 @@ fn check_node(
     let this = cel::value(Some(node), new);
     let old = old.map(|old| cel::value(Some(node), old));
     for rule in &node.rules {
-        let runs = match (rule.is_transition, &old) {
+        let applies = match (rule.is_transition, &old) {
             (true, Some(_)) => true,
             (true, None) => rule.optional_old_self,
             (false, _) => !unchanged,
         };
-        if !runs {
+        if !applies {
             continue;
         }
         let mut scope = context.new_inner_scope();
@@ -88,7 +88,7 @@ fn check_node(
         } else if let Some(old) = &old {
             scope.add_variable_from_value("oldSelf", old.clone());
         }
-        if let Some(error) = rule.fault(node, new, path, &scope) {
+        if let Some(error) = rule.error_for(node, new, path, &scope) {
             errors.push(error);
         }
     }
@@ -96,7 +96,7 @@ fn check_node(
 
 impl CelRule {
     /// Returns the error of the rule for the value, if any. A rule whose evaluation fails is an error too.
-    fn fault(
+    fn error_for(
         &self,
         node: &SchemaNode,
         new: &Value,
@@ -109,11 +109,11 @@ impl CelRule {
             Ok(CelValue::Bool(false)) => Some(self.refusal(field, node, new, &self.text(scope))),
             Ok(_) => {
                 let text = format!("rule must evaluate to a bool: {}", self.source);
-                Some(FieldError::invalid(field, &shown(node, new), text))
+                Some(FieldError::invalid(field, &value_for_message(node, new), text))
             }
             Err(error) => {
                 let text = format!("{error} evaluating rule: {}", self.source);
-                Some(FieldError::invalid(field, &shown(node, new), text))
+                Some(FieldError::invalid(field, &value_for_message(node, new), text))
             }
         }
     }
@@ -130,14 +130,18 @@ impl CelRule {
         match self.reason {
             FieldErrorReason::Required => FieldError::required(field, text),
             FieldErrorReason::Forbidden => FieldError::forbidden(field, text),
-            FieldErrorReason::Duplicate => FieldError::duplicate(field, &shown(node, new)),
+            FieldErrorReason::Duplicate => {
+                FieldError::duplicate(field, &value_for_message(node, new))
+            }
             FieldErrorReason::Invalid
             | FieldErrorReason::TypeInvalid
             | FieldErrorReason::NotSupported
             | FieldErrorReason::TooLong
             | FieldErrorReason::TooMany
             | FieldErrorReason::NotFound
-            | FieldErrorReason::Internal => FieldError::invalid(field, &shown(node, new), text),
+            | FieldErrorReason::Internal => {
+                FieldError::invalid(field, &value_for_message(node, new), text)
+            }
         }
     }
 
@@ -164,7 +168,7 @@ impl CelRule {
 }
 
 /// Returns the value to print after `Invalid value:`: a scalar itself, else the name of its type.
-fn shown(node: &SchemaNode, value: &Value) -> Value {
+fn value_for_message(node: &SchemaNode, value: &Value) -> Value {
     match value {
         Value::Object(_) | Value::Array(_) => json!(cel::type_name(node)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),

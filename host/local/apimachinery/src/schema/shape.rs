@@ -37,11 +37,11 @@ impl NodePosition {
     }
 }
 
-fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
+fn fill(node: &SchemaNode, value: &mut Value, position: NodePosition) {
     match value {
         Value::Object(members) => {
             for (name, property) in &node.properties {
-                if place.keeps(name) {
+                if position.keeps(name) {
                     continue;
                 }
                 let Some(default) = &property.default else { continue };
@@ -51,7 +51,7 @@ fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
                 }
             }
             for (name, member) in members.iter_mut() {
-                if !place.keeps(name)
+                if !position.keeps(name)
                     && let Some(schema) = node.member(name)
                 {
                     if let (true, false, Some(default)) =
@@ -77,7 +77,7 @@ fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
 fn drop_unknown(
     node: &SchemaNode,
     value: &mut Value,
-    place: NodePosition,
+    position: NodePosition,
     path: &str,
     dropped: &mut Vec<String>,
 ) {
@@ -86,7 +86,7 @@ fn drop_unknown(
             let keeps_all =
                 node.preserve_unknown || matches!(node.additional, Some(AdditionalProperties::Any));
             members.retain(|name, member| {
-                if place.keeps(name) {
+                if position.keeps(name) {
                     return true;
                 }
                 match node.member(name) {

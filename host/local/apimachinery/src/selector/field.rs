@@ -79,15 +79,16 @@ fn split_terms(text: &str) -> Vec<String> {
 }
 
 fn parse_term(text: &str) -> Result<FieldTerm, SelectorError> {
-    let fault = || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
-    let at = text.find(['=', '!']).ok_or_else(fault)?;
-    let (field, rest) = text.split_at_checked(at).ok_or_else(fault)?;
+    let invalid =
+        || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
+    let at = text.find(['=', '!']).ok_or_else(invalid)?;
+    let (field, rest) = text.split_at_checked(at).ok_or_else(invalid)?;
     let operators = [("!=", false), ("==", true), ("=", true)];
     let (value, equal) = operators
         .into_iter()
         .find_map(|(operator, equal)| Some((rest.strip_prefix(operator)?, equal)))
-        .ok_or_else(fault)?;
-    let value = unescape(value).ok_or_else(fault)?;
+        .ok_or_else(invalid)?;
+    let value = unescape(value).ok_or_else(invalid)?;
     Ok(FieldTerm { field: field.trim().to_owned(), equal, value })
 }
 
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_the_kind_does_not_offer_is_named() {
+    fn an_unsupported_field_is_refused_by_name() {
         let maps = kinds::find("", "v1", "configmaps").unwrap();
         let error = FieldSelector::parse("spec.nodeName=a", maps).unwrap_err();
         assert_eq!(error.0, "field label not supported: spec.nodeName");
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn events_answer_to_the_names_of_both_versions() {
+    fn events_match_the_field_names_of_both_versions() {
         let core = kinds::find("", "v1", "events").unwrap();
         let new = kinds::find("events.k8s.io", "v1", "events").unwrap();
         let old_shape = json!({"involvedObject": {"name": "a"}, "source": {"component": "x"}});

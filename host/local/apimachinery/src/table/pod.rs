@@ -125,8 +125,8 @@ impl<'a> PodSummary<'a> {
         if condition(pod, "PodScheduled", "reason") == Some("SchedulingGated") {
             summary.status = "SchedulingGated".to_owned();
         }
-        if !summary.look_at_init(pod, init) {
-            summary.look_at_containers(pod);
+        if !summary.read_init_containers(pod, init) {
+            summary.read_containers(pod);
         }
         let is_terminal = matches!(phase, "Succeeded" | "Failed");
         if pod.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string) {
@@ -140,7 +140,7 @@ impl<'a> PodSummary<'a> {
     }
 
     /// Reads the init containers. Returns true if the Pod still initialises; the main containers are not read then.
-    fn look_at_init(&mut self, pod: &'a Value, specs: &[Value]) -> bool {
+    fn read_init_containers(&mut self, pod: &'a Value, specs: &[Value]) -> bool {
         let (mut sidecar_restarts, mut sidecar_last) = (0, None);
         for (index, status) in items(pod, "/status/initContainerStatuses").iter().enumerate() {
             self.count_restarts(status);
@@ -175,7 +175,7 @@ impl<'a> PodSummary<'a> {
         false
     }
 
-    fn look_at_containers(&mut self, pod: &'a Value) {
+    fn read_containers(&mut self, pod: &'a Value) {
         let mut any_running = false;
         for status in items(pod, "/status/containerStatuses").iter().rev() {
             self.count_restarts(status);

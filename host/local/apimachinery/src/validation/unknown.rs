@@ -48,14 +48,14 @@ pub(super) fn resolve<'a>(mut schema: &'a Value, value: &Value) -> Option<&'a Va
         } else if let Some(inner) = schema.get("allOf").and_then(Value::as_array) {
             schema = inner.first()?;
         } else if let Some(alternatives) = schema.get("oneOf").and_then(Value::as_array) {
-            let wanted = match value {
+            let expected = match value {
                 Value::Array(_) => "array",
                 Value::Bool(_) => "boolean",
                 Value::Null | Value::Number(_) | Value::String(_) | Value::Object(_) => "object",
             };
             let fits = |alternative: &&Value| {
                 let type_name = alternative.get("type").and_then(Value::as_str);
-                type_name.map_or(wanted == "object", |type_name| type_name == wanted)
+                type_name.map_or(expected == "object", |type_name| type_name == expected)
             };
             schema = alternatives.iter().find(fits)?;
         } else {

@@ -30,7 +30,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     if accept.is_empty() {
         return Ok(ResponseFormat::Whole);
     }
-    accept.split(',').find_map(shape).ok_or_else(|| {
+    accept.split(',').find_map(response_format).ok_or_else(|| {
         ApiError::new(
             406,
             "NotAcceptable",
@@ -39,7 +39,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     })
 }
 
-fn shape(range: &str) -> Option<ResponseFormat> {
+fn response_format(range: &str) -> Option<ResponseFormat> {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or("");
     if !matches!(media, "application/json" | "*/*" | "application/*" | "text/plain" | "text/*") {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_shape_that_can_be_had_is_chosen() {
+    fn the_first_supported_format_is_chosen() {
         check("", Some(ResponseFormat::Whole));
         check("*/*", Some(ResponseFormat::Whole));
         check("application/vnd.kubernetes.protobuf,application/json", Some(ResponseFormat::Whole));

@@ -24,7 +24,7 @@ pub(crate) struct AuthenticatedRequest {
     /// The query parameters.
     pub(crate) query: QueryParameters,
     /// The requested response format.
-    pub(crate) shape: ResponseFormat,
+    pub(crate) format: ResponseFormat,
     /// The body's media type without parameters, in lower case; may be empty.
     pub(crate) content_type: String,
     /// The body.

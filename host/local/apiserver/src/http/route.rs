@@ -66,8 +66,8 @@ pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
         .filter(|part| !part.is_empty())
         .map(|part| decode_path(part).ok_or_else(|| malformed(part)))
         .collect::<Result<Vec<String>, ApiError>>()?;
-    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    let segments: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(RouteTarget::Health),
         ["version"] => Ok(RouteTarget::Version),
         ["openapi", "v3"] => Ok(RouteTarget::OpenApiIndex),
@@ -112,7 +112,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, Ap
         namespace,
         plural: (*plural).to_owned(),
         name: name.map(|name| (*name).to_owned()),
-        subresource: subresource.map(|word| (*word).to_owned()),
+        subresource: subresource.map(|segment| (*segment).to_owned()),
     }))
 }
 
@@ -125,7 +125,7 @@ mod tests {
             assert_eq!(expected, "-", "{path}");
             return;
         };
-        let show = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
+        let show = |segment: &Option<String>| segment.clone().unwrap_or_else(|| "-".into());
         let text = format!(
             "{}|{}|{}|{}|{}|{}",
             found.group,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_name_what_kubernetes_says() {
+    fn paths_are_parsed_as_in_kubernetes() {
         check("/api/v1/pods", "|v1|-|pods|-|-");
         check("/api/v1/namespaces", "|v1|-|namespaces|-|-");
         check("/api/v1/namespaces/a", "|v1|-|namespaces|a|-");

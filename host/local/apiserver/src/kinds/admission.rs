@@ -41,7 +41,7 @@ pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiE
     }
     let resource = cx.served.kind.resource_name();
     let counted = in_namespace(cx, &cx.served.resource);
-    let used = counted.iter().filter(|it| !is_ended(it)).count();
+    let used = counted.iter().filter(|object| !is_ended(object)).count();
     for quota in &quotas {
         let hard = quota.pointer("/spec/hard");
         for what in [resource.clone(), format!("count/{resource}")] {
@@ -66,21 +66,21 @@ pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), 
     let Some(level) = namespace.and_then(|namespace| PodSecurityLevel::of(&namespace)) else {
         return Ok(());
     };
-    let objections = pod_security::objections(level, pod);
-    if objections.is_empty() {
+    let violations = pod_security::violations(level, pod);
+    if violations.is_empty() {
         return Ok(());
     }
     Err(ApiError::forbidden(format!(
         "pods \"{}\" is forbidden: violates PodSecurity \"{}:latest\": {}",
         name(pod),
         level.as_str(),
-        objections.join(", ")
+        violations.join(", ")
     )))
 }
 
 fn in_namespace(cx: &WriteContext, resource: &GroupResource) -> Vec<std::sync::Arc<Value>> {
     let all = cx.server.store.all(resource).into_iter();
-    all.filter(|it| text(it, "/metadata/namespace") == Some(&cx.namespace)).collect()
+    all.filter(|object| text(object, "/metadata/namespace") == Some(&cx.namespace)).collect()
 }
 
 /// Returns true for a Pod that has ended, which does not count against a quota.
@@ -92,7 +92,7 @@ fn is_ended(object: &Value) -> bool {
 fn number(limit: &Value) -> Option<usize> {
     match limit {
         Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.as_u64().and_then(|it| usize::try_from(it).ok()),
+        Value::Number(number) => number.as_u64().and_then(|count| usize::try_from(count).ok()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }

@@ -221,8 +221,8 @@ fn served(crd: &Value) -> Result<Vec<ServedKind>, ApiError> {
         });
         let custom = CustomResourceSchema { schema, open_api, deprecation };
         let columns = version.get("additionalPrinterColumns");
-        let one = ServedKind::custom(kind, stored_api_version.clone(), custom, columns);
-        served.push(one.map_err(|error| unusable(error.to_string()))?);
+        let served_kind = ServedKind::custom(kind, stored_api_version.clone(), custom, columns);
+        served.push(served_kind.map_err(|error| unusable(error.to_string()))?);
     }
     Ok(served)
 }
@@ -230,7 +230,7 @@ fn served(crd: &Value) -> Result<Vec<ServedKind>, ApiError> {
 fn with_status(crd: &Value, conflict: Option<&str>, now: &str) -> Value {
     let mut new = crd.clone();
     let accepted = conflict.is_none();
-    let words = if accepted {
+    let texts = if accepted {
         [
             "NoConflicts",
             "no conflicts found",
@@ -240,7 +240,7 @@ fn with_status(crd: &Value, conflict: Option<&str>, now: &str) -> Value {
     } else {
         ["KindConflict", conflict.unwrap_or(""), "NotAccepted", "not all names are accepted"]
     };
-    let [names_reason, names_message, reason, message] = words;
+    let [names_reason, names_message, reason, message] = texts;
     let mut conditions = vec![
         condition(crd, "NamesAccepted", accepted, (names_reason, names_message), now),
         condition(crd, "Established", accepted, (reason, message), now),

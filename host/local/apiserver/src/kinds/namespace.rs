@@ -41,7 +41,7 @@ pub(super) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), Api
     if INITIAL.contains(&own_name) {
         let message =
             format!("namespaces \"{own_name}\" is forbidden: this namespace may not be deleted");
-        return Err(ApiError::forbidden(message).about(cx.served.subject(own_name)));
+        return Err(ApiError::forbidden(message).with_subject(cx.served.subject(own_name)));
     }
     Ok(())
 }

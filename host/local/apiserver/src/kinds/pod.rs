@@ -53,7 +53,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = pod_template::validate(new.get("spec").unwrap_or(&null), "spec");
     if let Some(old) = old {
         let node = text(old, "/spec/nodeName").unwrap_or("");
-        if fixed(old, node) != fixed(new, node) {
+        if immutable_spec(old, node) != immutable_spec(new, node) {
             errors.push(FieldError::forbidden(
                 "spec",
                 "pod updates may not change fields other than `spec.containers[*].image`, \
@@ -66,7 +66,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 }
 
 /// Returns the spec without the fields that an update may change.
-fn fixed(pod: &Value, node: &str) -> Value {
+fn immutable_spec(pod: &Value, node: &str) -> Value {
     let mut pod = pod.clone();
     for list in ["/spec/containers", "/spec/initContainers"] {
         for container in items_mut(&mut pod, list) {
@@ -86,14 +86,14 @@ fn fixed(pod: &Value, node: &str) -> Value {
 }
 
 /// Returns the grace period in seconds: 0 for a Pod that is not bound to a node or has ended.
-pub(super) fn grace_s(pod: &Value, asked: Option<u64>) -> u64 {
+pub(super) fn grace_s(pod: &Value, requested_s: Option<u64>) -> u64 {
     let is_bound = text(pod, "/spec/nodeName").is_some_and(|node| !node.is_empty());
     let has_ended = matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed"));
     if !is_bound || has_ended {
         return 0;
     }
     let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
-    asked.or(own).unwrap_or(30)
+    requested_s.or(own).unwrap_or(30)
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_running_pod_is_given_grace() {
+    fn only_a_running_pod_has_a_grace_period() {
         let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}});
         let cases = [
             (pod("", "Pending"), None, 0),
@@ -110,8 +110,8 @@ mod tests {
             (pod("n", "Running"), Some(3), 3),
             (pod("n", "Failed"), None, 0),
         ];
-        for (pod, asked, expected) in cases {
-            assert_eq!(grace_s(&pod, asked), expected, "{pod} {asked:?}");
+        for (pod, requested_s, expected) in cases {
+            assert_eq!(grace_s(&pod, requested_s), expected, "{pod} {requested_s:?}");
         }
     }
 }

@@ -22,37 +22,37 @@ pub(super) fn defaults(object: &mut Value) {
 
 /// Validates the keys of a Secret, and checks that an update does not change its type or immutable data.
 pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = keys(new, "data");
+    let mut errors = check_keys(new, "data");
     if let Some(old) = old {
         if old.get("type") != new.get("type") {
             let value = new.get("type").unwrap_or(&Value::Null);
             errors.push(FieldError::invalid("type", value, "field is immutable"));
         }
-        errors.extend(frozen(new, old, &["data"]));
+        errors.extend(check_immutable(new, old, &["data"]));
     }
     errors
 }
 
 /// Validates the keys of a ConfigMap, and checks that an update does not change immutable data.
 pub(super) fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = keys(new, "data");
-    errors.extend(keys(new, "binaryData"));
+    let mut errors = check_keys(new, "data");
+    errors.extend(check_keys(new, "binaryData"));
     if let Some(old) = old {
-        errors.extend(frozen(new, old, &["data", "binaryData"]));
+        errors.extend(check_immutable(new, old, &["data", "binaryData"]));
     }
     errors
 }
 
-fn keys(object: &Value, field: &str) -> Vec<FieldError> {
+fn check_keys(object: &Value, field: &str) -> Vec<FieldError> {
     let map = object.get(field).and_then(Value::as_object);
-    let is_good = |key: &str| {
+    let is_valid = |key: &str| {
         !key.is_empty()
             && key.len() <= 253
             && !matches!(key, "." | "..")
             && !key.starts_with("..")
             && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
-    let bad = map.into_iter().flatten().filter(|(key, _)| !is_good(key));
+    let bad = map.into_iter().flatten().filter(|(key, _)| !is_valid(key));
     bad.map(|(key, _)| {
         let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
         FieldError::invalid(format!("{field}[{key}]"), &json!(key), detail)
@@ -60,7 +60,7 @@ fn keys(object: &Value, field: &str) -> Vec<FieldError> {
     .collect()
 }
 
-fn frozen(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
+fn check_immutable(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
     let is_immutable = |object: &Value| object.get("immutable") == Some(&Value::Bool(true));
     if !is_immutable(old) {
         return Vec::new();

@@ -38,8 +38,8 @@ pub(super) fn allocate(
     if text(object, "/spec/type") == Some("ExternalName") {
         return Ok(None);
     }
-    let asked = text(object, "/spec/clusterIP").unwrap_or("").to_owned();
-    let address = match asked.as_str() {
+    let requested = text(object, "/spec/clusterIP").unwrap_or("").to_owned();
+    let address = match requested.as_str() {
         "None" => {
             child_mut(object, "spec").insert("clusterIPs".into(), json!(["None"]));
             return Ok(None);
@@ -58,7 +58,7 @@ pub(super) fn allocate(
                 "all addresses are taken; delete a Service to free one"
             }
         };
-        let error = FieldError::invalid("spec.clusterIPs", &json!([asked]), detail);
+        let error = FieldError::invalid("spec.clusterIPs", &json!([requested]), detail);
         ApiError::invalid(cx.served.kind_subject(crate::object::name(object)), vec![error])
     })?;
     let spec = child_mut(object, "spec");
@@ -95,7 +95,7 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = text(new, "/spec/type").unwrap_or("");
     if !TYPES.contains(&kind) {
-        let allowed = TYPES.map(|word| json!(word));
+        let allowed = TYPES.map(|name| json!(name));
         errors.push(FieldError::not_supported("spec.type", &json!(kind), &allowed));
     }
     let ports = items(new, "/spec/ports");

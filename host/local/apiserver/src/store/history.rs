@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_lost_nothing_reaches_back_for_ever() {
+    fn a_complete_history_serves_every_revision() {
         check(&history(&[3, 5], 2), 0, Some(&[3, 5]));
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct ListRequest<'a> {
     /// The most objects of the page.
     pub(crate) limit: Option<usize>,
     /// Returns true for the objects to list.
-    pub(crate) wanted: &'a dyn Fn(&Arc<Value>) -> bool,
+    pub(crate) filter: &'a dyn Fn(&Arc<Value>) -> bool,
 }
 
 /// One page of a list.
@@ -46,7 +46,7 @@ pub(crate) struct ListPage {
     pub(crate) revision: u64,
     /// The last key of this page, if another page follows.
     pub(crate) more_after: Option<ObjectKey>,
-    /// The number of stored objects after this page, whether `wanted` or not.
+    /// The number of stored objects after this page, whether they pass `filter` or not.
     pub(crate) remaining: usize,
 }
 
@@ -70,11 +70,13 @@ impl ObjectStore {
         let now = state.revision;
         let revision = match request.at {
             ListVersion::Latest => now,
-            ListVersion::NotOlderThan(asked) | ListVersion::Exact(asked) if now < asked => {
+            ListVersion::NotOlderThan(requested) | ListVersion::Exact(requested)
+                if now < requested =>
+            {
                 return Err(ListError::Future(now));
             }
             ListVersion::NotOlderThan(_) => now,
-            ListVersion::Exact(asked) => asked,
+            ListVersion::Exact(requested) => requested,
         };
         let Some(table) = state.tables.get(request.resource) else {
             return Ok(ListPage { objects: Vec::new(), revision, more_after: None, remaining: 0 });
@@ -89,8 +91,9 @@ impl ObjectStore {
         for event in &later {
             undone.entry(&event.key).or_insert(event.previous.as_ref());
         }
-        let inside =
-            |key: &ObjectKey| request.namespace.is_none_or(|wanted| *key.namespace == *wanted);
+        let inside = |key: &ObjectKey| {
+            request.namespace.is_none_or(|namespace| *key.namespace == *namespace)
+        };
         let start = match (request.after, request.namespace) {
             (Some(after), _) => after.clone(),
             (None, Some(namespace)) => ObjectKey::new(namespace, ""),
@@ -103,12 +106,12 @@ impl ObjectStore {
             .range(start..)
             .take_while(|(key, _)| inside(key))
             .filter(|(key, _)| follows(key) && !undone.contains_key(key))
-            .filter(|(_, object)| (request.wanted)(object))
+            .filter(|(_, object)| (request.filter)(object))
             .take(limit.saturating_add(1));
         let past = undone
             .iter()
             .filter_map(|(key, object)| object.map(|object| (*key, object)))
-            .filter(|(key, object)| inside(key) && follows(key) && (request.wanted)(object));
+            .filter(|(key, object)| inside(key) && follows(key) && (request.filter)(object));
         let mut found: Vec<(&ObjectKey, &Arc<Value>)> = present.chain(past).collect();
         found.sort_by_key(|(key, _)| *key);
         let more = limit < found.len();

@@ -47,7 +47,7 @@ impl StoreState {
             let histories = self.tables.values_mut().map(|table| &mut table.history);
             let several = histories.filter(|history| 1 < history.len());
             let revision =
-                |history: &&mut ResourceHistory| history.oldest().map(|it| it.revision());
+                |history: &&mut ResourceHistory| history.oldest().map(|change| change.revision());
             let Some(history) = several.min_by_key(revision) else { return };
             self.history_bytes -= history.drop_oldest();
         }
@@ -58,7 +58,7 @@ impl StoreState {
         let HistoryRetention { age_max, .. } = self.retention;
         for table in self.tables.values_mut() {
             let history = &mut table.history;
-            while history.oldest().is_some_and(|it| age_max < now.duration_since(it.at)) {
+            while history.oldest().is_some_and(|change| age_max < now.duration_since(change.at)) {
                 self.history_bytes -= history.drop_oldest();
             }
         }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn five_hundred_objects_that_came_and_went_leave_no_more_than_the_bound() {
+    fn deleted_objects_leave_history_within_the_limit() {
         let store = ObjectStore::new(SMALL);
         let things = GroupResource::new("", "things");
         for n in 0..500 {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_change_goes_first_and_the_last_of_each_resource_stays() {
+    fn the_oldest_change_is_dropped_first_and_the_last_of_each_resource_is_kept() {
         let store = ObjectStore::new(SMALL);
         let [quiet, busy] = ["quiet", "busy"].map(|plural| GroupResource::new("", plural));
         create(&store, &quiet, "first", 20);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_goes_when_it_is_old_and_who_knows_it_goes_on() {
+    fn an_old_change_is_dropped_and_later_watches_continue() {
         let store = ObjectStore::new(SMALL);
         let things = GroupResource::new("", "things");
         let start = Instant::now();

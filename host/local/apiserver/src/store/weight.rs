@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_weigh_most_and_what_is_inside_is_counted() {
+    fn nested_maps_are_counted() {
         let flat = weight(&json!({"a": "b"}));
         assert!((NODE_BYTES..NODE_BYTES + 100).contains(&flat), "{flat}");
         assert_eq!(weight(&json!({"a": {"a": "b"}})), 2 * flat - weight(&json!("b")));

@@ -53,12 +53,12 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
 pub(crate) fn create(
     cx: &WriteContext,
     mut object: Value,
-    origin: FieldOwnership,
+    ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::identity(cx, &mut object)?;
     let prefix = text(&object, "/metadata/generateName").unwrap_or("").to_owned();
     if !name(&object).is_empty() {
-        return create_named(cx, object, origin);
+        return create_named(cx, object, ownership);
     }
     if prefix.is_empty() {
         let error = FieldError::required("metadata.name", "name or generateName is required");
@@ -67,7 +67,7 @@ pub(crate) fn create(
     for _ in 0..NAMES_TRIED_MAX {
         let mut candidate = object.clone();
         metadata_mut(&mut candidate).insert("name".into(), json!(generate(&prefix)));
-        match create_named(cx, candidate, origin) {
+        match create_named(cx, candidate, ownership) {
             Err(failure) if failure.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -82,13 +82,13 @@ pub(crate) fn create(
 fn create_named(
     cx: &WriteContext,
     mut object: Value,
-    origin: FieldOwnership,
+    ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::defaults(cx, &mut object);
-    let claim = kinds::before_create(cx, &mut object)?;
+    let reservation = kinds::before_create(cx, &mut object)?;
     let commit = || {
         prepare::check(cx, &object, None)?;
-        if origin == FieldOwnership::Create {
+        if ownership == FieldOwnership::Create {
             prepare::track(cx, None, &mut object, ObjectPart::Main);
         }
         view::store(&cx.served, &mut object);
@@ -101,13 +101,13 @@ fn create_named(
     };
     let stored = match commit() {
         Ok(stored) if !cx.dry_run => stored,
-        other => {
-            claim.release(&cx.server);
-            return other.map(|stored| view::show(&cx.served, &stored));
+        result => {
+            reservation.release(&cx.server);
+            return result.map(|stored| view::show(&cx.served, &stored));
         }
     };
     match kinds::after_create(cx, &stored) {
-        Some(FollowUpWrite::Create(other)) => follow_up(other, name(&stored)),
+        Some(FollowUpWrite::Create(object_to_create)) => follow_up(object_to_create, name(&stored)),
         Some(FollowUpWrite::Status(status)) => update::follow_up(status, name(&stored)),
         None => {}
     }
@@ -115,9 +115,11 @@ fn create_named(
 }
 
 /// Creates the object that follows from the creation of the object `cause`.
-fn follow_up(other: FollowUpObject, cause: &str) {
-    if let Err(error) = create(&other.cx, other.object, FieldOwnership::Create) {
-        warn!(name = cause, message = %error.message, "{}", other.failure);
+fn follow_up(object_to_create: FollowUpObject, cause: &str) {
+    if let Err(error) =
+        create(&object_to_create.cx, object_to_create.object, FieldOwnership::Create)
+    {
+        warn!(name = cause, message = %error.message, "{}", object_to_create.failure);
     }
 }
 

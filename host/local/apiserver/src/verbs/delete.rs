@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tholepin_apimachinery::validation::NonResourceBody;
 
 use crate::http::answer::ApiResponse;
-use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
+use crate::object::{
+    bump_generation, is_deleting, may_be_removed, metadata_mut, name, seconds, text,
+};
 use crate::selection::ObjectSelection;
 use crate::status::ApiError;
 use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
@@ -51,7 +53,7 @@ pub(crate) struct DeleteOptions {
 /// The outcome of a deletion.
 pub(crate) enum DeleteOutcome {
     /// The object was removed; this is its final state.
-    Gone(Arc<Value>),
+    Removed(Arc<Value>),
     /// The object waits for its grace period or its finalizers, in this state.
     Waiting(Arc<Value>),
 }
@@ -62,10 +64,10 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
     match delete_object(&cx, request.name(), &options)? {
         DeleteOutcome::Waiting(object) => read::single(request, 200, &object, Vec::new()),
         // As in Kubernetes, the response for a Pod is the deleted object.
-        DeleteOutcome::Gone(object) if request.served.is("", "pods") => {
+        DeleteOutcome::Removed(object) if request.served.is("", "pods") => {
             read::single(request, 200, &object, Vec::new())
         }
-        DeleteOutcome::Gone(object) => Ok(ApiResponse::ok(json!({
+        DeleteOutcome::Removed(object) => Ok(ApiResponse::ok(json!({
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -90,7 +92,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
         at: ListVersion::Latest,
         after: None,
         limit: None,
-        wanted: &|object| selection.matches(object),
+        filter: &|object| selection.matches(object),
     });
     let page = page.map_err(|_| ApiError::internal("cannot list the current objects"))?;
     let mut deleted = Vec::new();
@@ -98,7 +100,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
         let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
         let cx = WriteContext { namespace, ..cx.clone() };
         match delete_object(&cx, name(object), &options) {
-            Ok(DeleteOutcome::Gone(object) | DeleteOutcome::Waiting(object)) => {
+            Ok(DeleteOutcome::Removed(object) | DeleteOutcome::Waiting(object)) => {
                 deleted.push(object)
             }
             Err(failure) if failure.code == 404 => {}
@@ -194,8 +196,8 @@ pub(crate) fn delete_object(
         } else {
             read
         };
-        let (new, goes) = plan(cx, &read, options);
-        let committed = if goes {
+        let (new, is_removed) = next_state(cx, &read, options);
+        let committed = if is_removed {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
         } else if new == *read {
             return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &read)));
@@ -205,11 +207,11 @@ pub(crate) fn delete_object(
         match committed {
             Err(CommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
-            Ok(stored) if goes => {
+            Ok(stored) if is_removed => {
                 if !cx.dry_run {
                     kinds::after_delete(cx, &stored);
                 }
-                return Ok(DeleteOutcome::Gone(view::show(&cx.served, &stored)));
+                return Ok(DeleteOutcome::Removed(view::show(&cx.served, &stored)));
             }
             Ok(stored) => return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &stored))),
         }
@@ -226,11 +228,11 @@ fn check_preconditions(
         ("UID", "/metadata/uid", &options.uid),
         ("ResourceVersion", "/metadata/resourceVersion", &options.resource_version),
     ];
-    for (word, pointer, wanted) in checks {
+    for (name_in_message, pointer, expected) in checks {
         let found = text(object, pointer).unwrap_or("");
-        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+        if let Some(expected) = expected.as_deref().filter(|expected| *expected != found) {
             let why = format!(
-                "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}"
+                "Precondition failed: {name_in_message} in precondition: {expected}, {name_in_message} in object meta: {found}"
             );
             return Err(ApiError::conflict(cx.served.subject(name(object)), &why));
         }
@@ -239,7 +241,7 @@ fn check_preconditions(
 }
 
 /// Returns the next state of an object to delete, and whether it is to be removed now.
-fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
+fn next_state(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
     let mut new = object.clone();
     if options.propagation == PropagationPolicy::Orphan {
         drop_finalizer(&mut new, ORPHAN);
@@ -251,13 +253,13 @@ fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, b
         let pending = pending.and_then(Value::as_u64).unwrap_or(0);
         // A second deletion can only shorten the grace period.
         if options.grace_s.is_some() && grace_s < pending {
-            mark(cx, &mut new, grace_s);
+            set_deletion(cx, &mut new, grace_s);
         }
-        let goes = may_go(&new) && !waits;
-        return (new, goes);
+        let is_removed = may_be_removed(&new) && !waits;
+        return (new, is_removed);
     }
-    mark(cx, &mut new, grace_s);
-    if may_go(&new) && !waits {
+    set_deletion(cx, &mut new, grace_s);
+    if may_be_removed(&new) && !waits {
         return (object.clone(), true);
     }
     bump_generation(&mut new);
@@ -265,7 +267,7 @@ fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, b
     (new, false)
 }
 
-fn mark(cx: &WriteContext, object: &mut Value, grace_s: u64) {
+fn set_deletion(cx: &WriteContext, object: &mut Value, grace_s: u64) {
     let seconds_from_now = i64::try_from(grace_s).unwrap_or(i64::MAX);
     let end = cx.now.checked_add(SignedDuration::from_secs(seconds_from_now)).unwrap_or(cx.now);
     let metadata = metadata_mut(object);
@@ -285,7 +287,7 @@ fn begin_orphaning(
         return Ok(read);
     }
     let mut new = (*read).clone();
-    mark(cx, &mut new, kinds::grace_s(&cx.served, &read, options.grace_s));
+    set_deletion(cx, &mut new, kinds::grace_s(&cx.served, &read, options.grace_s));
     let finalizers = metadata_mut(&mut new).entry("finalizers").or_insert_with(|| json!([]));
     if let Some(finalizers) = finalizers.as_array_mut() {
         finalizers.push(json!(ORPHAN));
@@ -298,7 +300,7 @@ fn begin_orphaning(
 fn drop_finalizer(object: &mut Value, finalizer: &str) {
     let metadata = metadata_mut(object);
     if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
-        finalizers.retain(|it| it != finalizer);
+        finalizers.retain(|name| name != finalizer);
         if finalizers.is_empty() {
             metadata.remove("finalizers");
         }
@@ -313,19 +315,19 @@ fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     }
 }
 
-/// Removes the owner references whose uid `gone` accepts. If the object changes at every attempt, they stay; the
+/// Removes the owner references whose uid `is_absent` accepts. If the object changes at every attempt, they stay; the
 /// collector checks the object again.
 pub(crate) fn drop_owners(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,
-    gone: &dyn Fn(&str) -> bool,
+    is_absent: &dyn Fn(&str) -> bool,
 ) {
     for _ in 0..ATTEMPTS_MAX {
         let Some(read) = cx.server.store.get(resource, key) else { return };
         let mut new = (*read).clone();
         let metadata = metadata_mut(&mut new);
         if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
-            owners.retain(|owner| !gone(text(owner, "/uid").unwrap_or("")));
+            owners.retain(|owner| !is_absent(text(owner, "/uid").unwrap_or("")));
             if owners.is_empty() {
                 metadata.remove("ownerReferences");
             }

@@ -45,8 +45,8 @@ impl FieldValidation {
 /// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
 pub(crate) fn body(call: &AuthenticatedRequest, body: NonResourceBody) -> Result<Value, ApiError> {
     let value = call.document()?;
-    let wrong = validation::wrong_types_of_body(body, &value);
-    if wrong.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&wrong))) }
+    let errors = validation::wrong_types_of_body(body, &value);
+    if errors.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&errors))) }
 }
 
 /// Parses the body as an object of the kind that the path names.
@@ -70,12 +70,12 @@ pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Resu
     let Some(map) = value.as_object() else {
         return Err(ApiError::bad_request("the body is not an object"));
     };
-    let word = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
-    if word("kind") != kind.kind || word("apiVersion") != kind.api_version() {
+    let member = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
+    if member("kind") != kind.kind || member("apiVersion") != kind.api_version() {
         return Err(ApiError::bad_request(format!(
             "the API version and kind in the data ({}, Kind={}) do not match the expected ones ({}, Kind={})",
-            word("apiVersion"),
-            word("kind"),
+            member("apiVersion"),
+            member("kind"),
             kind.api_version(),
             kind.kind
         )));
@@ -111,25 +111,25 @@ pub(crate) fn decode(
     object: &mut Value,
     mode: FieldValidation,
 ) -> Result<Vec<String>, ApiError> {
-    let wrong = validation::wrong_types(&served.kind, object);
-    if !wrong.is_empty() {
+    let errors = validation::wrong_types(&served.kind, object);
+    if !errors.is_empty() {
         let Kind { kind, version, .. } = &served.kind;
         return Err(ApiError::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {}",
-            aggregate(&wrong)
+            aggregate(&errors)
         )));
     }
     let unknown = match &served.custom {
         Some(custom) => custom.schema.prune(object),
         None => validation::prune_builtin(&served.kind, object),
     };
-    let sentences: Vec<String> =
+    let warnings: Vec<String> =
         unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
     match mode {
-        FieldValidation::Strict if !sentences.is_empty() => {
-            Err(ApiError::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
+        FieldValidation::Strict if !warnings.is_empty() => {
+            Err(ApiError::bad_request(format!("strict decoding error: {}", warnings.join(", "))))
         }
-        FieldValidation::Warn => Ok(sentences),
+        FieldValidation::Warn => Ok(warnings),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
 }

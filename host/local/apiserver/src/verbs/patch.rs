@@ -78,7 +78,7 @@ fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiErro
         413 => ApiError::new(413, "RequestEntityTooLarge", message),
         _ => ApiError::bad_request(message),
     };
-    failure.about(subject.clone())
+    failure.with_subject(subject.clone())
 }
 
 fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
@@ -100,11 +100,11 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
         api_version: &api_version,
     };
     let merge = |live: Option<&Value>| {
-        let topology = request.served.topology();
-        match managed_fields::apply(live, &intent, &options, topology) {
+        let schema = request.served.merge_schema();
+        match managed_fields::apply(live, &intent, &options, schema) {
             Err(ApplyError::Conflicts(conflicts)) if may_take_over(&options, &conflicts) => {
                 let forced = ApplyOptions { force: true, ..options };
-                managed_fields::apply(live, &intent, &forced, topology)
+                managed_fields::apply(live, &intent, &forced, schema)
             }
             done => done,
         }
@@ -135,11 +135,11 @@ fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Re
     for (field, pointer) in
         [("UID", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")]
     {
-        let wanted = intent.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let expected = intent.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let found = old.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        if !wanted.is_empty() && wanted != found {
+        if !expected.is_empty() && expected != found {
             let why = format!(
-                "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
+                "Precondition failed: {field} in precondition: {expected}, {field} in object meta: {found}"
             );
             return Err(ApiError::conflict(request.served.subject(request.name()), &why));
         }
@@ -202,10 +202,10 @@ fn apply_failure(request: &ResourceRequest<'_>, error: ApplyError) -> ApiError {
                 field: conflict.field.clone(),
             });
             ApiError { causes: causes.collect(), ..ApiError::new(409, "Conflict", message) }
-                .about(request.served.subject(request.name()))
+                .with_subject(request.served.subject(request.name()))
         }
         ApplyError::Invalid(message) => {
-            ApiError::bad_request(message).about(request.served.subject(request.name()))
+            ApiError::bad_request(message).with_subject(request.served.subject(request.name()))
         }
     }
 }

@@ -159,8 +159,9 @@ pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
 /// Refuses the eviction if a budget that selects the Pod allows no disruption, or has no status yet.
 fn check_budgets(request: &ResourceRequest<'_>, pod: &Value) -> Result<(), ApiError> {
     let budgets = request.server.store.all(&GroupResource::new("policy", "poddisruptionbudgets"));
-    let here = |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
-    for budget in budgets.iter().filter(|budget| here(budget)) {
+    let is_in_namespace =
+        |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
+    for budget in budgets.iter().filter(|budget| is_in_namespace(budget)) {
         let Some(selector) = budget.pointer("/spec/selector") else { continue };
         let is_selected = LabelSelector::from_object(selector).is_ok_and(|s| s.matches(pod));
         let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_u64);

@@ -81,15 +81,15 @@ pub(crate) fn carry_over(
         return Ok(());
     }
     let empty = Map::new();
-    let had = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let old_metadata = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let metadata = metadata_mut(new);
     for field in SERVER_OWNED.iter().chain(&["resourceVersion"]) {
-        put_or_remove(metadata, field, had.get(*field).cloned());
+        put_or_remove(metadata, field, old_metadata.get(*field).cloned());
     }
     for field in ["name", "namespace", "uid"] {
         let given = metadata.get(field).and_then(Value::as_str).unwrap_or("");
         if given.is_empty() {
-            put_or_remove(metadata, field, had.get(field).cloned());
+            put_or_remove(metadata, field, old_metadata.get(field).cloned());
         }
     }
     if cx.served.kind.has_subresource("status") {
@@ -144,7 +144,7 @@ pub(crate) fn track(cx: &WriteContext, old: Option<&Value>, new: &mut Value, par
         now: &seconds(cx.now),
         api_version: &cx.served.kind.api_version(),
     };
-    track_update(old, new, &options, cx.served.topology());
+    track_update(old, new, &options, cx.served.merge_schema());
 }
 
 fn is_empty(value: &Value) -> bool {

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::http::answer::ApiResponse;
 use crate::kinds::FollowUpStatus;
-use crate::object::{is_same, may_go};
+use crate::object::{is_same, may_be_removed};
 use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
@@ -80,9 +80,9 @@ pub(crate) fn update(
         if is_same(&old, &new) {
             return Ok(old);
         }
-        let goes = may_go(&new) && !kinds::ends_by_collector(&cx.served);
+        let is_removed = may_be_removed(&new) && !kinds::is_removed_by_collector(&cx.served);
         view::store(&cx.served, &mut new);
-        let committed = if goes {
+        let committed = if is_removed {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
         } else {
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
@@ -92,7 +92,7 @@ pub(crate) fn update(
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) => {
                 if !cx.dry_run {
-                    if goes {
+                    if is_removed {
                         kinds::after_delete(cx, &stored);
                     } else if let Some(status) = kinds::after_update(cx, &stored, part) {
                         follow_up(status, object_name);

@@ -32,7 +32,7 @@ struct WatchStream {
     resource: GroupResource,
     namespace: Option<String>,
     selection: ObjectSelection,
-    shaper: ResponseFormatter,
+    formatter: ResponseFormatter,
     latest: Receiver<u64>,
     /// The current objects that are still to be sent before the changes.
     initial: VecDeque<Arc<Value>>,
@@ -50,30 +50,31 @@ struct WatchStream {
 pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let query = &request.call.query;
     let send_initial = check(request)?;
-    let asked = read::revision(query)?.unwrap_or(0);
+    let requested = read::revision(query)?.unwrap_or(0);
     let server = request.server;
     let resource = &request.served.resource;
     let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
     // Subscribes before it reads the current objects, so that no change is missed between the two.
     let latest = server.store.subscribe(resource);
-    let (initial, position) = if send_initial || asked == 0 {
+    let (initial, position) = if send_initial || requested == 0 {
         let page = server.store.page(&ListRequest {
             resource,
             namespace: request.path.namespace.as_deref(),
-            at: ListVersion::NotOlderThan(asked),
+            at: ListVersion::NotOlderThan(requested),
             after: None,
             limit: None,
-            wanted: &|object| selection.matches(object),
+            filter: &|object| selection.matches(object),
         });
-        let page =
-            page.map_err(|_| ApiError::too_large_resource_version(asked, server.store.revision()))?;
+        let page = page.map_err(|_| {
+            ApiError::too_large_resource_version(requested, server.store.revision())
+        })?;
         (page.objects.into(), page.revision)
     } else {
         let current = server.store.revision();
-        if current < asked {
-            return Err(ApiError::too_large_resource_version(asked, current));
+        if current < requested {
+            return Err(ApiError::too_large_resource_version(requested, current));
         }
-        (VecDeque::new(), asked)
+        (VecDeque::new(), requested)
     };
     let bookmarks = query.flag("allowWatchBookmarks");
     let now = Instant::now();
@@ -85,7 +86,7 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
         resource: resource.clone(),
         namespace: request.path.namespace.clone(),
         selection,
-        shaper: ResponseFormatter::of(request)?,
+        formatter: ResponseFormatter::of(request)?,
         latest,
         initial,
         initial_end: send_initial && bookmarks,
@@ -162,7 +163,7 @@ impl WatchStream {
         self.bookmark_at = now + self.server.options.bookmark_interval;
         let mut line = Vec::new();
         if self.bookmarks {
-            write(&mut line, "BOOKMARK", &self.shaper.bookmark(self.position, false));
+            write(&mut line, "BOOKMARK", &self.formatter.bookmark(self.position, false));
         }
         (!line.is_empty()).then(|| Bytes::from(line))
     }
@@ -174,12 +175,12 @@ impl WatchStream {
             let count = self.initial.len().min(BATCH_MAX);
             for stored in self.initial.drain(..count) {
                 let shown = view::show(&self.served, &stored);
-                write(lines, "ADDED", &self.shaper.one(&shown, now));
+                write(lines, "ADDED", &self.formatter.format(&shown, now));
             }
             return;
         }
         if std::mem::take(&mut self.initial_end) {
-            write(lines, "BOOKMARK", &self.shaper.bookmark(self.position, true));
+            write(lines, "BOOKMARK", &self.formatter.bookmark(self.position, true));
             return;
         }
         loop {
@@ -206,13 +207,13 @@ impl WatchStream {
 
     /// Writes one change as an event, if it concerns the selection of this watch.
     fn send(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
-        if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
+        if self.namespace.as_deref().is_some_and(|namespace| namespace != &*event.key.namespace) {
             return;
         }
         let before =
             event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
         let after = event.change != ChangeType::Deleted && self.selection.matches(&event.object);
-        let (word, stored) = match (before, after) {
+        let (event_type, stored) = match (before, after) {
             (false, false) => return,
             (false, true) => ("ADDED", Arc::clone(&event.object)),
             (true, true) => ("MODIFIED", Arc::clone(&event.object)),
@@ -222,13 +223,13 @@ impl WatchStream {
             (true, false) => ("DELETED", event.last_seen()),
         };
         let shown = view::show(&self.served, &stored);
-        write(lines, word, &self.shaper.one(&shown, now));
+        write(lines, event_type, &self.formatter.format(&shown, now));
     }
 }
 
 /// Writes an event; `type` is the first member, because clients parse the line from left to right.
-fn write(lines: &mut Vec<u8>, word: &str, object: &Value) {
-    lines.extend_from_slice(format!("{{\"type\":\"{word}\",\"object\":").as_bytes());
+fn write(lines: &mut Vec<u8>, event_type: &str, object: &Value) {
+    lines.extend_from_slice(format!("{{\"type\":\"{event_type}\",\"object\":").as_bytes());
     let text = serde_json::to_vec(object).unwrap_or_else(|_| b"null".to_vec());
     lines.extend_from_slice(&text);
     lines.extend_from_slice(b"}\n");
