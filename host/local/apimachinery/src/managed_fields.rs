@@ -25,6 +25,7 @@ mod entries;
 mod field_set;
 mod merge;
 
+pub use compare::ListItemError;
 pub use conflict::{Conflict, conflict_summary};
 
 use compare::{ObjectDifference, compare, field_set_of};
@@ -79,9 +80,15 @@ pub enum ApplyError {
     /// Other managers own fields that the intent changes: HTTP 409.
     #[error("{}", conflict_summary(.0))]
     Conflicts(Vec<Conflict>),
-    /// The intent cannot be merged: HTTP 400.
-    #[error("{0}")]
-    Invalid(String),
+    /// An item of a list in the intent cannot be identified: HTTP 400.
+    #[error(transparent)]
+    Item(#[from] ListItemError),
+    /// The intent has `managedFields`: HTTP 400.
+    #[error("metadata.managedFields must be nil")]
+    ManagedFieldsSet,
+    /// The intent is not an object: HTTP 400.
+    #[error("the body of an apply must be an object")]
+    NotAnObject,
 }
 
 /// Applies `intent`, which holds every field that one manager sets, to the live object.
@@ -107,7 +114,7 @@ pub fn apply(
     schema: &dyn MergeSchema,
 ) -> Result<Applied, ApplyError> {
     let intent = ownable_intent(intent)?;
-    let mut intended = field_set_of(&intent, schema).map_err(ApplyError::Invalid)?;
+    let mut intended = field_set_of(&intent, schema)?;
     drop_unowned(&mut intended);
 
     let empty = Value::Object(Map::new());
@@ -115,7 +122,7 @@ pub fn apply(
     let mut entries = ManagedFieldsEntries::of(before);
     own_unmanaged_fields(live, &mut entries, options, schema);
 
-    let merged = merge::merge(before, &intent, schema).map_err(ApplyError::Invalid)?;
+    let merged = merge::merge(before, &intent, schema)?;
     let identity = ManagerIdentity::apply(options.manager, options.subresource);
     let mut difference = compare(before, &merged, schema);
     difference.strip();
@@ -210,10 +217,10 @@ const METADATA_OF_THE_SERVER: [&str; 8] = [
 fn ownable_intent(intent: &Value) -> Result<Value, ApplyError> {
     let given = intent.pointer("/metadata/managedFields").and_then(Value::as_array);
     if given.is_some_and(|entries| !entries.is_empty()) {
-        return Err(ApplyError::Invalid("metadata.managedFields must be nil".to_owned()));
+        return Err(ApplyError::ManagedFieldsSet);
     }
     if !intent.is_object() {
-        return Err(ApplyError::Invalid("the body of an apply must be an object".to_owned()));
+        return Err(ApplyError::NotAnObject);
     }
     let mut intent = intent.clone();
     if let Some(metadata) = intent.get_mut("metadata").and_then(Value::as_object_mut) {

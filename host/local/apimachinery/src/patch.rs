@@ -5,7 +5,7 @@
 //!
 //! Invariant: a JSON patch is applied whole or not at all.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::{Patch, PatchErrorKind, PatchOperation};
 use serde_json::{Map, Value};
 
 /// The most operations in one JSON patch, as in the real server.
@@ -22,7 +22,7 @@ const MERGE_DEPTH_MAX: usize = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
     /// The body is not a JSON patch: HTTP 400.
-    #[error("the body is not a JSON patch: a list of operations with `op` and `path`")]
+    #[error("the body is not a JSON patch (a list of operations with `op` and `path`)")]
     Malformed(#[source] serde_json::Error),
     /// The patch has too many operations: HTTP 413.
     #[error("the JSON patch has {count} operations, {max} are allowed", max = JSON_PATCH_OPERATIONS_MAX)]
@@ -43,14 +43,18 @@ pub enum PatchError {
         index: usize,
         /// Its JSON pointer.
         path: String,
+        /// Why the test failed.
+        source: PatchErrorKind,
     },
-    /// The path of an operation does not exist: HTTP 422.
-    #[error("operation {index} cannot be applied at `{path}`: there is no such place")]
-    NoSuchPlace {
+    /// An operation cannot be applied, for example because its path does not exist: HTTP 422.
+    #[error("operation {index} cannot be applied at `{path}`")]
+    NotApplicable {
         /// Position of the operation, from 0.
         index: usize,
         /// Its JSON pointer.
         path: String,
+        /// Why it cannot be applied.
+        source: PatchErrorKind,
     },
 }
 
@@ -60,7 +64,7 @@ impl PatchError {
         match self {
             Self::Malformed(_) => 400,
             Self::TooMany { .. } | Self::CopiesTooMuch => 413,
-            Self::TestFailed { .. } | Self::NoSuchPlace { .. } => 422,
+            Self::TestFailed { .. } | Self::NotApplicable { .. } => 422,
         }
     }
 }
@@ -139,11 +143,12 @@ fn apply_operation(
     } else {
         false
     };
-    json_patch::patch_unsafe(target, &[operation]).map_err(|_| {
+    json_patch::patch_unsafe(target, &[operation]).map_err(|error| {
+        let source = error.kind;
         if is_test {
-            PatchError::TestFailed { index, path }
+            PatchError::TestFailed { index, path, source }
         } else {
-            PatchError::NoSuchPlace { index, path }
+            PatchError::NotApplicable { index, path, source }
         }
     })
 }
@@ -200,7 +205,7 @@ mod tests {
             {"op": "remove", "path": "/nowhere"},
         ]);
         let error = json_patch(&mut object, &patch).unwrap_err();
-        assert!(matches!(error, PatchError::NoSuchPlace { index: 1, .. }), "{error}");
+        assert!(matches!(error, PatchError::NotApplicable { index: 1, .. }), "{error}");
         assert_eq!(object, json!({"a": 1}));
     }
 

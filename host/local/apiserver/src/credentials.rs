@@ -93,6 +93,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_number_of_tokens_is_limited() {
+        let credentials = TokenStore::default();
+        for _ in 0..TOKENS_MAX {
+            credentials.issue("agent").unwrap();
+        }
+        assert!(matches!(credentials.issue("agent"), Err(TokenError::TooMany)));
+    }
+
+    #[test]
     fn only_an_issued_token_identifies_a_user() {
         let credentials = TokenStore::default();
         let token = credentials.issue("agent").unwrap();

@@ -1,5 +1,6 @@
 //! The options of the server, and the trait through which it reads container logs.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -103,8 +104,8 @@ pub struct LogTarget {
 #[non_exhaustive]
 pub enum LogError {
     /// The container has no such log: it has not run, or has no previous run.
-    #[error("{0}")]
-    NotFound(String),
+    #[error(transparent)]
+    NotFound(Box<dyn Error + Send + Sync>),
     /// The log cannot be read.
     #[error("the log cannot be read")]
     Io(#[from] io::Error),

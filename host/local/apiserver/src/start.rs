@@ -1,5 +1,6 @@
 //! The start and the shutdown of the server: its files, its listener and its tasks.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,8 +52,8 @@ pub enum StartError {
     #[error("cannot issue a token")]
     Token(#[from] TokenError),
     /// The initial namespaces cannot be created.
-    #[error("cannot create the initial namespaces: {0}")]
-    Initial(String),
+    #[error("cannot create the initial namespaces")]
+    Initial(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// A running server. [`ApiServer::shutdown`] stops it; dropping it aborts its tasks without a grace period.
@@ -130,7 +131,7 @@ pub async fn start_on(
         hosts: AllowedHosts::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
-    create_initial_namespaces(&server).map_err(|failure| StartError::Initial(failure.message))?;
+    create_initial_namespaces(&server).map_err(|error| StartError::Initial(error.into()))?;
     let (mut tasks, mut writing) = (JoinSet::new(), JoinSet::new());
     writing.spawn(writer.run());
     tasks.spawn(collect::run(Arc::clone(&server)));

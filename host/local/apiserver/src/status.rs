@@ -3,6 +3,8 @@
 //! Clients branch on `reason` and `code`, so most errors are built with the constructors here, which give both the
 //! values of Kubernetes.
 
+use std::error::Error;
+
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
@@ -50,8 +52,26 @@ impl From<FieldError> for StatusCause {
     }
 }
 
+/// Returns the texts of an error and its sources as one line: `outer: middle: root`.
+///
+/// Skips a source whose text the error above it contains, because some libraries print their source themselves.
+pub(crate) fn error_text(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    for source in std::iter::successors(error.source(), |&error| error.source()) {
+        let source = source.to_string();
+        if !last.contains(&source) {
+            text.push_str(": ");
+            text.push_str(&source);
+            last = source;
+        }
+    }
+    text
+}
+
 /// The error of a request, with all that its `Status` contains.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct ApiError {
     /// The HTTP status.
     pub(crate) code: u16,

@@ -10,6 +10,17 @@ use serde_json::{Map, Value};
 use super::field_set::{FieldSet, key_element, value_element};
 use crate::merge_schema::{ListMapKey, MergeSchema, MergeShape, MergeStep};
 
+/// The error for a list item that cannot be identified.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListItemError {
+    /// Two items have equal keys, or are equal in a set.
+    #[error("duplicate entries for key {0}")]
+    Duplicate(String),
+    /// The item has none of its keys, and no key has a default.
+    #[error("associative list with keys has an element that omits key field \"{}\"", .0.join("\", \""))]
+    NoKeys(Vec<String>),
+}
+
 /// The fields that differ between two objects.
 #[derive(Debug, Default)]
 pub(super) struct ObjectDifference {
@@ -40,7 +51,10 @@ impl ObjectDifference {
 /// # Errors
 ///
 /// Fails if a list item has none of its keys or occurs twice.
-pub(super) fn field_set_of(intent: &Value, schema: &dyn MergeSchema) -> Result<FieldSet, String> {
+pub(super) fn field_set_of(
+    intent: &Value,
+    schema: &dyn MergeSchema,
+) -> Result<FieldSet, ListItemError> {
     let mut set = fields(intent, &mut Vec::new(), schema, ContainerFields::Excluded)?;
     set.clear_member();
     Ok(set)
@@ -65,7 +79,7 @@ fn fields<'a>(
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
     containers: ContainerFields,
-) -> Result<FieldSet, String> {
+) -> Result<FieldSet, ListItemError> {
     let mut set = FieldSet::default();
     match value {
         Value::Object(members) if schema.map_shape(path) != MergeShape::Atomic => {
@@ -87,7 +101,7 @@ fn fields<'a>(
             for item in items {
                 let element = element(item, &shape)?;
                 if set.child(&element).is_some() && containers == ContainerFields::Excluded {
-                    return Err(format!("duplicate entries for key {}", without_prefix(&element)));
+                    return Err(ListItemError::Duplicate(without_prefix(&element).to_owned()));
                 }
                 path.push(MergeStep::Item);
                 let below = fields(item, path, schema, containers);
@@ -200,7 +214,7 @@ fn by_element<'a>(items: &'a [Value], shape: &MergeShape) -> BTreeMap<String, &'
 /// # Errors
 ///
 /// Fails if the item has none of the keys and no key has a default.
-pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String> {
+pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, ListItemError> {
     let keys = match shape {
         MergeShape::Map(keys) => keys,
         MergeShape::Set | MergeShape::Atomic | MergeShape::Granular => {
@@ -216,11 +230,7 @@ pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String
         }
     }
     if found.is_empty() {
-        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-        return Err(format!(
-            "associative list with keys has an element that omits key field \"{}\"",
-            names.join("\", \"")
-        ));
+        return Err(ListItemError::NoKeys(keys.iter().map(|key| key.name.clone()).collect()));
     }
     Ok(key_element(&found))
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::compare::element;
+use super::compare::{ListItemError, element};
 use super::field_set::FieldSet;
 use crate::merge_schema::{MergeSchema, MergeShape, MergeStep};
 
@@ -20,7 +20,7 @@ pub(super) fn merge(
     live: &Value,
     intent: &Value,
     schema: &dyn MergeSchema,
-) -> Result<Value, String> {
+) -> Result<Value, ListItemError> {
     merge_at(Some(live), intent, &mut Vec::new(), schema)
 }
 
@@ -29,7 +29,7 @@ fn merge_at<'a>(
     intent: &'a Value,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-) -> Result<Value, String> {
+) -> Result<Value, ListItemError> {
     match (live, intent) {
         (Some(Value::Object(live)), Value::Object(intent))
             if schema.map_shape(path) != MergeShape::Atomic =>
@@ -59,7 +59,7 @@ fn merge_items<'a>(
     shape: &MergeShape,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-) -> Result<Vec<Value>, String> {
+) -> Result<Vec<Value>, ListItemError> {
     let intended = intent.iter().map(|item| element(item, shape)).collect::<Result<Vec<_>, _>>()?;
     // Live items without identity keep their position.
     let existing: Vec<Option<String>> = live.iter().map(|item| element(item, shape).ok()).collect();

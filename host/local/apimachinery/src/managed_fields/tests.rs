@@ -59,7 +59,11 @@ impl TestObject {
                 .into_iter()
                 .map(|conflict| format!("{} {}", conflict.manager, conflict.field))
                 .collect(),
-            ApplyError::Invalid(message) => vec![message],
+            error @ (ApplyError::Item(_)
+            | ApplyError::ManagedFieldsSet
+            | ApplyError::NotAnObject) => {
+                vec![error.to_string()]
+            }
         }
     }
 

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::status::error_text;
+
 /// The longest a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The longest an HTTP/1.1 connection may wait for a request's headers. Clients keep idle connections for up to
@@ -62,7 +64,7 @@ pub(crate) async fn run<S: HttpService>(
         let (stop, tracked) = (stop.clone(), TrackedExecutor(streams.clone()));
         async move {
             if let Err(error) = connection(stream, acceptor, server, stop, tracked).await {
-                debug!(%error, "a connection ended");
+                debug!(error = error_text(&*error), "a connection ended with an error");
             }
         }
     })

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tholepin_apimachinery::FieldError;
+use tholepin_apimachinery::validation::is_dns1123_label;
 
 use crate::object::{as_map_mut, default, items};
 
@@ -147,7 +148,7 @@ fn validate_container<'a>(
     let name = container.get("name").and_then(Value::as_str).unwrap_or("");
     if name.is_empty() {
         errors.push(FieldError::required(format!("{field}.name"), ""));
-    } else if !is_label(name) {
+    } else if is_dns1123_label(name).is_err() {
         let detail = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
                       or '-', and must start and end with an alphanumeric character";
         errors.push(FieldError::invalid(format!("{field}.name"), &json!(name), detail));
@@ -173,14 +174,6 @@ fn validate_container<'a>(
             }
         }
     }
-}
-
-fn is_label(name: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 63
-        && name.bytes().all(|byte| good(byte) || byte == b'-')
-        && name.bytes().next().is_some_and(good)
-        && name.bytes().last().is_some_and(good)
 }
 
 #[cfg(test)]

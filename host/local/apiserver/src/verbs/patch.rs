@@ -7,7 +7,7 @@ use tholepin_apimachinery::{FieldError, patch as patches};
 use crate::http::answer::ApiResponse;
 use crate::http::request::AuthenticatedRequest;
 use crate::object::{as_map_mut, metadata_mut, seconds};
-use crate::status::{ApiError, StatusCause, StatusTarget};
+use crate::status::{ApiError, StatusCause, StatusTarget, error_text};
 use crate::verbs::create::{self, FieldOwnership};
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::update::{self, ObjectEdit};
@@ -68,7 +68,7 @@ fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
 }
 
 fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiError {
-    let message = error.to_string();
+    let message = error_text(error);
     let failure = match error.code() {
         422 => ApiError::new(
             422,
@@ -204,8 +204,9 @@ fn apply_failure(request: &ResourceRequest<'_>, error: ApplyError) -> ApiError {
             ApiError { causes: causes.collect(), ..ApiError::new(409, "Conflict", message) }
                 .with_subject(request.served.subject(request.name()))
         }
-        ApplyError::Invalid(message) => {
-            ApiError::bad_request(message).with_subject(request.served.subject(request.name()))
+        ApplyError::Item(_) | ApplyError::ManagedFieldsSet | ApplyError::NotAnObject => {
+            ApiError::bad_request(error.to_string())
+                .with_subject(request.served.subject(request.name()))
         }
     }
 }

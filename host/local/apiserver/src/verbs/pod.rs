@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::http::answer::ApiResponse;
 use crate::object::{as_map_mut, child_mut, items, text};
 use crate::options::{LogError, LogOptions, LogTarget};
-use crate::status::ApiError;
+use crate::status::{ApiError, error_text};
 use crate::store::{CommitError, GroupResource};
 use crate::verbs::delete::{self, DeleteOptions};
 use crate::verbs::update::{ObjectEdit, update};
@@ -51,8 +51,8 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         return Err(ApiError::bad_request(message));
     }
     let stream = logs.open(target, options).await.map_err(|error| match error {
-        LogError::NotFound(message) => ApiError::bad_request(message),
-        LogError::Io(error) => ApiError::internal(format!("the log cannot be read: {error}")),
+        LogError::NotFound(_) => ApiError::bad_request(error_text(&error)),
+        LogError::Io(_) => ApiError::internal(error_text(&error)),
     })?;
     let stop = request.server.stop.clone();
     let pieces = stream
