@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-/// Why a field is refused; the `reason` of a cause in `Status.details.causes`.
+/// The kind of a field error: the `reason` of a cause in `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FieldErrorReason {
     /// The field must be given.

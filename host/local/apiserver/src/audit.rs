@@ -19,9 +19,9 @@ const LINES_WAITING_MAX: usize = 1_024;
 /// One write, accepted or refused.
 #[derive(Debug, Serialize)]
 pub(crate) struct AuditEvent {
-    /// When the answer was ready, RFC 3339 with microseconds.
+    /// The time at which the server began to process the write, RFC 3339 with microseconds.
     pub(crate) time: String,
-    /// The name behind the token.
+    /// The user of the token.
     pub(crate) user: String,
     /// The field manager of the request, or the one derived from the user agent.
     pub(crate) field_manager: String,
@@ -31,11 +31,11 @@ pub(crate) struct AuditEvent {
     pub(crate) group: String,
     /// The plural resource name.
     pub(crate) resource: String,
-    /// The subresource, possibly empty.
+    /// The subresource; may be empty.
     pub(crate) subresource: String,
-    /// The namespace, possibly empty.
+    /// The namespace; empty for cluster scope.
     pub(crate) namespace: String,
-    /// The object's name, possibly empty.
+    /// The object's name; may be empty.
     pub(crate) name: String,
     /// Whether the write was a dry run.
     pub(crate) dry_run: bool,

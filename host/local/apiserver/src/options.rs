@@ -76,7 +76,7 @@ pub struct LogOptions {
     pub previous: bool,
     /// Prefix each line with its RFC 3339 time.
     pub timestamps: bool,
-    /// Only lines younger than this.
+    /// Only lines that are at most this old.
     pub since: Option<Duration>,
     /// Only lines from this time on, RFC 3339.
     pub since_time: Option<String>,

@@ -12,7 +12,7 @@ use crate::store::{CommitError, ObjectKey};
 /// The context of a write, by a client or by the server itself.
 #[derive(Clone)]
 pub(crate) struct WriteContext {
-    /// What all requests share.
+    /// The state that all requests share.
     pub(crate) server: Arc<ServerState>,
     /// The kind.
     pub(crate) served: Arc<ServedKind>,
