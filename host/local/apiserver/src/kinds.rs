@@ -114,7 +114,7 @@ pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) -> Option<Fol
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "namespaces") => namespace::service_account(cx, stored).map(FollowUpWrite::Create),
         ("apiextensions.k8s.io", "customresourcedefinitions") => {
-            crd::publish(cx, stored).map(FollowUpWrite::Status)
+            crd::register(cx, stored).map(FollowUpWrite::Status)
         }
         _ => None,
     }
@@ -127,7 +127,7 @@ pub(crate) fn after_update(
     part: ObjectPart,
 ) -> Option<FollowUpStatus> {
     let is_crd = cx.served.is("apiextensions.k8s.io", "customresourcedefinitions");
-    if part == ObjectPart::Main && is_crd { crd::publish(cx, stored) } else { None }
+    if part == ObjectPart::Main && is_crd { crd::register(cx, stored) } else { None }
 }
 
 /// Refuses the deletion of objects that the server needs.
@@ -139,7 +139,7 @@ pub(crate) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), Api
 pub(crate) fn after_delete(cx: &WriteContext, last: &Arc<Value>) {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "services") => service::release(cx, last),
-        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::withdraw(cx, last),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::unregister(cx, last),
         _ => {}
     }
 }

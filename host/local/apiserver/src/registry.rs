@@ -1,6 +1,6 @@
 //! The registry of served kinds, with their versions and the resource under which each is stored.
 //!
-//! Built-in kinds are always registered; [`KindRegistry::offer`] and [`KindRegistry::withdraw`] add and remove the
+//! Built-in kinds are always registered; [`KindRegistry::set_versions`] and [`KindRegistry::remove`] add and remove the
 //! kinds of CRDs. The registry holds no objects.
 
 use std::collections::BTreeMap;
@@ -184,7 +184,7 @@ impl KindRegistry {
     }
 
     /// Replaces the served versions of a CRD's kind.
-    pub(crate) fn offer(&self, group: &str, plural: &str, versions: Vec<ServedKind>) {
+    pub(crate) fn set_versions(&self, group: &str, plural: &str, versions: Vec<ServedKind>) {
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|(g, _, p), served| served.custom.is_none() || g != group || p != plural);
         for served in versions {
@@ -241,8 +241,8 @@ impl KindRegistry {
     }
 
     /// Stops serving a CRD's kind.
-    pub(crate) fn withdraw(&self, group: &str, plural: &str) {
-        self.offer(group, plural, Vec::new());
+    pub(crate) fn remove(&self, group: &str, plural: &str) {
+        self.set_versions(group, plural, Vec::new());
     }
 }
 

@@ -143,7 +143,7 @@ fn check_scope(request: &ResourceRequest<'_>) -> Result<(), ApiError> {
     }
     match &path.subresource {
         Some(subresource)
-            if !discovery::subresources(&request.served).any(|offered| offered == subresource) =>
+            if !discovery::subresources(&request.served).any(|served| served == subresource) =>
         {
             Err(ApiError::no_such_path())
         }

@@ -162,7 +162,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Registers the served versions of the kind, and returns the status that reports it.
-pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
+pub(super) fn register(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
     if is_deleting(crd) {
         return None;
     }
@@ -172,7 +172,7 @@ pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> 
             Ok(versions) => {
                 let group = text(crd, "/spec/group").unwrap_or("");
                 let plural = text(crd, "/spec/names/plural").unwrap_or("");
-                cx.server.registry.offer(group, plural, versions);
+                cx.server.registry.set_versions(group, plural, versions);
             }
             Err(failure) => {
                 warn!(crd = name(crd), message = %failure.message, "cannot serve the kind of a CRD");
@@ -285,10 +285,10 @@ fn condition(
 }
 
 /// Unregisters the kind, and removes objects that were created after the collector deleted the others.
-pub(super) fn withdraw(cx: &WriteContext, crd: &Value) {
+pub(super) fn unregister(cx: &WriteContext, crd: &Value) {
     let group = text(crd, "/spec/group").unwrap_or("");
     let plural = text(crd, "/spec/names/plural").unwrap_or("");
-    cx.server.registry.withdraw(group, plural);
+    cx.server.registry.remove(group, plural);
     let resource = GroupResource::new(group, plural);
     for object in cx.server.store.all(&resource) {
         let key = ObjectKey::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));

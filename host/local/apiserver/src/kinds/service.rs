@@ -75,8 +75,8 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
             None | Some(Value::Null) => true,
             Some(given) => *given == json!("") || *given == json!([]),
         };
-        let had = old.get("spec").and_then(|spec| spec.get(field));
-        if let (true, Some(value)) = (is_left_out, had) {
+        let old_value = old.get("spec").and_then(|spec| spec.get(field));
+        if let (true, Some(value)) = (is_left_out, old_value) {
             spec.insert(field.to_owned(), value.clone());
         }
     }
