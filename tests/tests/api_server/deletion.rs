@@ -123,7 +123,7 @@ async fn dependents_follow_their_owner_by_uid() -> Result<()> {
     let options = json!({"propagationPolicy": "Foreground"});
     let path = format!("{CONFIG_MAPS}/two");
     let refused = fixture.ask("DELETE", &path, "application/json", &options).await.unwrap_err();
-    assert!(refused.message.contains("not served yet"), "{}", refused.message);
+    assert!(refused.message.contains("not supported"), "{}", refused.message);
     Ok(())
 }
 

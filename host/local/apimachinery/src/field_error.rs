@@ -1,13 +1,13 @@
-//! Says what is wrong with which field, in the words of the real API server.
+//! Field errors, worded as the real API server words them.
 //!
-//! A [`FieldError`] becomes one cause of a `Status` with reason `Invalid`. It never decides the HTTP
-//! code: that is 422 for all of them and chosen by the server.
+//! A [`FieldError`] becomes one cause of a `Status` with reason `Invalid`. The HTTP code is not part of it: the
+//! caller chooses it (422 for values that are not valid, 400 for values of a wrong type).
 //!
 //! Source of names and wording: k8s.io/apimachinery `pkg/util/validation/field/errors.go`.
 
 use std::fmt;
 
-/// Why a field is refused; the `reason` of a cause in `Status.details.causes`.
+/// The kind of a field error: the `reason` of a cause in `Status.details.causes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FieldErrorReason {
     /// The field must be given.
@@ -18,7 +18,7 @@ pub enum FieldErrorReason {
     TypeInvalid,
     /// The value occurs twice where it must be unique.
     Duplicate,
-    /// The value is none of a closed set.
+    /// The value is not in the closed set of allowed values.
     NotSupported,
     /// The string has too many bytes.
     TooLong,
@@ -26,14 +26,14 @@ pub enum FieldErrorReason {
     TooMany,
     /// The field may not be set here.
     Forbidden,
-    /// The value refers to what does not exist.
+    /// The value refers to something that does not exist.
     NotFound,
-    /// The server could not find out.
+    /// The server failed to check the value.
     Internal,
 }
 
 impl FieldErrorReason {
-    /// The word in `Status.details.causes[].reason`.
+    /// Returns the text for `Status.details.causes[].reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
@@ -49,9 +49,9 @@ impl FieldErrorReason {
         }
     }
 
-    /// Reads the `reason` of an `x-kubernetes-validations` rule; absent means `Invalid`.
+    /// Parses the `reason` of an `x-kubernetes-validations` rule; an absent one means `Invalid`.
     ///
-    /// Only the four reasons that a rule may name are known.
+    /// Returns `None` for a reason that a rule may not use.
     pub fn from_rule(reason: Option<&str>) -> Option<Self> {
         match reason {
             None | Some("FieldValueInvalid") => Some(Self::Invalid),
@@ -63,23 +63,23 @@ impl FieldErrorReason {
     }
 }
 
-/// One fault of one field.
+/// One error about one field.
 ///
-/// `Display` gives what the server prints: `spec.shards: Invalid value: 0: …`.
+/// `Display` prints it as the server does: `spec.shards: Invalid value: 0: …`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct FieldError {
     /// Path of the field: `spec.shards`, `spec.ports[0].name`, `metadata.labels[a/b]`;
     /// `<nil>` for the object itself.
     pub field: String,
-    /// Why.
+    /// The kind of error.
     pub reason: FieldErrorReason,
-    /// `message` of the cause: without the field, beginning with the kind of fault.
+    /// `message` of the cause: without the field, beginning with the kind of error.
     pub message: String,
 }
 
 impl FieldError {
-    /// A field that must be given: `Required value: DETAIL`.
+    /// Returns the error for a missing field: `Required value: DETAIL`.
     pub fn required(field: impl Into<String>, detail: impl fmt::Display) -> Self {
         Self::build(
             field,
@@ -88,43 +88,47 @@ impl FieldError {
         )
     }
 
-    /// A malformed value: `Invalid value: VALUE: DETAIL`. Strings are quoted as Go quotes them.
+    /// Returns the error for a malformed value: `Invalid value: VALUE: DETAIL`, with the value as JSON.
     pub fn invalid(
         field: impl Into<String>,
         value: &serde_json::Value,
         detail: impl fmt::Display,
     ) -> Self {
-        let text = format!("Invalid value: {}", show(value));
+        let text = format!("Invalid value: {}", json_text(value));
         Self::build(field, FieldErrorReason::Invalid, with_detail(text, &detail))
     }
 
-    /// A value of the wrong JSON type: `Invalid value: "TYPE": DETAIL`.
+    /// Returns the error for a value of the wrong JSON type: `Invalid value: "TYPE": DETAIL`.
     pub fn type_invalid(field: impl Into<String>, found: &str, detail: impl fmt::Display) -> Self {
         let text = format!("Invalid value: \"{found}\"");
         Self::build(field, FieldErrorReason::TypeInvalid, with_detail(text, &detail))
     }
 
-    /// A value that occurs twice: `Duplicate value: VALUE`.
+    /// Returns the error for a value that occurs twice: `Duplicate value: VALUE`.
     pub fn duplicate(field: impl Into<String>, value: &serde_json::Value) -> Self {
-        Self::build(field, FieldErrorReason::Duplicate, format!("Duplicate value: {}", show(value)))
+        Self::build(
+            field,
+            FieldErrorReason::Duplicate,
+            format!("Duplicate value: {}", json_text(value)),
+        )
     }
 
-    /// A value outside a closed set: `Unsupported value: VALUE: supported values: "a", "b"`.
+    /// Returns the error for a value outside a closed set: `Unsupported value: VALUE: supported values: "a", "b"`.
     pub fn not_supported(
         field: impl Into<String>,
         value: &serde_json::Value,
         supported: &[serde_json::Value],
     ) -> Self {
-        let supported: Vec<String> = supported.iter().map(show).collect();
+        let supported: Vec<String> = supported.iter().map(json_text).collect();
         let text = format!(
             "Unsupported value: {}: supported values: {}",
-            show(value),
+            json_text(value),
             supported.join(", ")
         );
         Self::build(field, FieldErrorReason::NotSupported, text)
     }
 
-    /// A string longer than `max` bytes: `Too long: may not be more than MAX bytes`.
+    /// Returns the error for a string longer than `max` bytes: `Too long: may not be more than MAX bytes`.
     pub fn too_long(field: impl Into<String>, max: u64) -> Self {
         Self::build(
             field,
@@ -133,13 +137,13 @@ impl FieldError {
         )
     }
 
-    /// A list of `count` items where at most `max` are allowed.
+    /// Returns the error for a list of `count` items where at most `max` are allowed.
     pub fn too_many(field: impl Into<String>, count: usize, max: u64) -> Self {
         let text = format!("Too many: {count}: must have at most {max} items");
         Self::build(field, FieldErrorReason::TooMany, text)
     }
 
-    /// A field that may not be set: `Forbidden: DETAIL`.
+    /// Returns the error for a field that may not be set: `Forbidden: DETAIL`.
     pub fn forbidden(field: impl Into<String>, detail: impl fmt::Display) -> Self {
         Self::build(
             field,
@@ -148,15 +152,15 @@ impl FieldError {
         )
     }
 
-    /// A fault whose message is already worded.
+    /// Returns an error with a finished message.
     pub fn build(field: impl Into<String>, reason: FieldErrorReason, message: String) -> Self {
         Self { field: field.into(), reason, message }
     }
 }
 
-/// Joins faults as the server does in `Status.message`: one alone, several in brackets.
+/// Joins errors as the server does in `Status.message`: one as it is, several in brackets.
 ///
-/// Equal texts are printed once, in order of their first occurrence.
+/// Prints equal texts once, in order of their first occurrence.
 pub fn aggregate(errors: &[FieldError]) -> String {
     let mut texts: Vec<String> = Vec::new();
     for error in errors {
@@ -171,13 +175,18 @@ pub fn aggregate(errors: &[FieldError]) -> String {
     }
 }
 
-/// Appends a property to a path: `spec` + `shards` is `spec.shards`, a root adds no dot.
+/// Appends a property to a path: `spec` and `shards` give `spec.shards`; an empty path adds no dot.
 pub(crate) fn child(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// Shows a value as the server does inside `Invalid value: …`: scalars as JSON, `null` for nothing.
-fn show(value: &serde_json::Value) -> String {
+/// Returns a path as messages print it: `<nil>` for the object itself.
+pub(crate) fn path_text(path: &str) -> &str {
+    if path.is_empty() { "<nil>" } else { path }
+}
+
+/// Formats a value as the server does inside `Invalid value: …`: as JSON.
+fn json_text(value: &serde_json::Value) -> String {
     value.to_string()
 }
 
@@ -193,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_read_as_the_servers() {
+    fn messages_equal_those_of_the_server() {
         let error = FieldError::invalid("spec.shards", &json!(0), "must be positive");
         assert_eq!(error.to_string(), "spec.shards: Invalid value: 0: must be positive");
         let error = FieldError::required("spec.image", "");
@@ -203,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_fault_stands_alone_and_several_are_bracketed() {
+    fn several_errors_are_joined_in_brackets() {
         let a = FieldError::required("a", "");
         let b = FieldError::required("b", "");
         assert_eq!(aggregate(std::slice::from_ref(&a)), "a: Required value");

@@ -1,8 +1,8 @@
-//! Selects values by JSONPath, as far as printer columns and kubectl's CRDs use it.
+//! A JSONPath evaluator for the subset that the printer columns of CRDs use.
 //!
 //! The subset: `.name`, `['x.y']`, `[0]`, `[-1]`, `[*]`, `.*`, `[a:b]`,
-//! `[?(@.type=="Ready")]` with `== != < <= > >=` or mere existence. No recursion (`..`), no
-//! functions, no templates around the path. A missing member selects nothing and is no fault.
+//! `[?(@.type=="Ready")]` with `== != < <= > >=`, or `[?(@.n)]` for existence. Recursion (`..`), functions and
+//! templates around the path are not supported. A missing member selects nothing; it is not an error.
 
 use serde_json::Value;
 
@@ -17,9 +17,9 @@ pub struct JsonPath {
 #[derive(Clone, Debug, PartialEq)]
 enum PathStep {
     Member(String),
-    /// From the end if negative.
+    /// Counts from the end if negative.
     Index(i64),
-    /// `[from:to]`; `to` is left out of the result, both count from the end if negative.
+    /// `[from:to]`, without the item at `to`; each counts from the end if negative.
     Slice(Option<i64>, Option<i64>),
     Every,
     Filter(PathFilter),
@@ -28,7 +28,7 @@ enum PathStep {
 #[derive(Clone, Debug, PartialEq)]
 struct PathFilter {
     path: Vec<PathStep>,
-    /// Nothing asks whether the path selects anything.
+    /// `None` tests only whether the path selects anything.
     comparison: Option<(FilterOperator, Value)>,
 }
 
@@ -42,15 +42,15 @@ enum FilterOperator {
     GreaterOrEqual,
 }
 
-/// Why a path does not compile.
+/// The error for a path that does not compile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the JSONPath `{path}` is not understood at byte {at}: expected {expected}")]
+#[error("cannot parse the JSONPath `{path}` at byte {at}: expected {expected}")]
 pub struct JsonPathError {
     /// The whole path.
     pub path: String,
-    /// Offset in bytes of what is not understood.
+    /// Offset in bytes at which parsing failed.
     pub at: usize,
-    /// What should be there.
+    /// The token that the parser expected there.
     pub expected: &'static str,
 }
 
@@ -59,17 +59,17 @@ impl JsonPath {
     ///
     /// # Errors
     ///
-    /// Fails on what is outside the subset.
+    /// Fails on syntax outside the subset.
     pub fn parse(path: &str) -> Result<Self, JsonPathError> {
         parser::parse(path).map(|steps| Self { steps })
     }
 
-    /// Every value that the path selects, in document order.
+    /// Returns every value that the path selects, in document order.
     pub fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
         select(&self.steps, object)
     }
 
-    /// The first value that the path selects.
+    /// Returns the first value that the path selects.
     pub fn first<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         self.find(object).into_iter().next()
     }
@@ -108,32 +108,32 @@ impl PathStep {
             },
             Self::Filter(filter) => {
                 let items = value.as_array().into_iter().flatten();
-                items.filter(|item| filter.holds(item)).collect()
+                items.filter(|item| filter.matches(item)).collect()
             }
         }
     }
 }
 
-/// The offset that an index means in a list; beyond its end if there is none.
+/// Returns the offset of an index in a list, or `usize::MAX` for a negative index beyond the list's start.
 fn position(index: i64, length: usize) -> usize {
     let from_end = usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX);
     if index < 0 { length.checked_sub(from_end).unwrap_or(usize::MAX) } else { from_end }
 }
 
 impl PathFilter {
-    fn holds(&self, item: &Value) -> bool {
+    fn matches(&self, item: &Value) -> bool {
         let found = select(&self.path, item);
         match &self.comparison {
             None => !found.is_empty(),
-            Some((operator, wanted)) => {
-                found.into_iter().any(|value| operator.holds(value, wanted))
+            Some((operator, expected)) => {
+                found.into_iter().any(|value| operator.matches(value, expected))
             }
         }
     }
 }
 
 impl FilterOperator {
-    fn holds(self, left: &Value, right: &Value) -> bool {
+    fn matches(self, left: &Value, right: &Value) -> bool {
         let numbers = left.as_f64().zip(right.as_f64());
         let texts = left.as_str().zip(right.as_str());
         let ordering = match (numbers, texts) {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_the_subset_is_refused() {
+    fn paths_outside_the_subset_are_refused() {
         let cases =
             ["", "{.a", ".a[", ".a[x]", "..a", ".a[?(@.b==)]", ".a[?(b)]", ".a['b]", ".a b"];
         for path in cases {

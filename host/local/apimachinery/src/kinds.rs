@@ -1,6 +1,6 @@
-//! Lists the kinds that the server offers, and reads more of them from CRDs.
+//! The built-in kinds that the server serves, and the reading of custom kinds from CRDs.
 //!
-//! It knows names, scope and subresources, never a field's type: that is `schema` and `openapi`.
+//! A [`Kind`] holds names, scope and subresources. The types of fields are in `schema` and `openapi`.
 //! Source of the names: the discovery documents of Kubernetes 1.33.
 
 use std::sync::LazyLock;
@@ -22,11 +22,11 @@ pub struct Kind {
     pub plural: String,
     /// Lower-case singular: `configmap`.
     pub singular: String,
-    /// Abbreviations that kubectl takes: `cm`.
+    /// Abbreviations that kubectl accepts: `cm`.
     pub short_names: Vec<String>,
-    /// Groups of kinds that kubectl takes: `all`.
+    /// Groups of kinds that kubectl accepts: `all`.
     pub categories: Vec<String>,
-    /// Whether objects live in a namespace.
+    /// Whether objects are in a namespace.
     pub namespaced: bool,
     /// Names of subresources: `status`, `log`.
     pub subresources: Vec<String>,
@@ -39,19 +39,19 @@ pub struct Kind {
     pub custom: bool,
 }
 
-/// Why a CRD gives no kind.
+/// The error for a CRD from which no kind can be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CrdError {
     /// A field that every CRD has is absent or has the wrong type.
     #[error("the CRD has no usable `{0}`")]
     Missing(&'static str),
-    /// The CRD does not list the version asked for.
+    /// The CRD does not list the requested version.
     #[error("the CRD has no version `{0}`")]
     NoVersion(String),
 }
 
 impl Kind {
-    /// `v1` for core, else `group/version`.
+    /// Returns `v1` for a core kind, else `group/version`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
             self.version.clone()
@@ -60,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// `configmaps` for core, else `statefulsets.apps`: how messages name the resource.
+    /// Returns the resource name as messages print it: `configmaps` for a core kind, else `statefulsets.apps`.
     pub fn resource_name(&self) -> String {
         if self.group.is_empty() {
             self.plural.clone()
@@ -69,19 +69,19 @@ impl Kind {
         }
     }
 
-    /// Whether the kind has this subresource.
+    /// Returns true if the kind has this subresource.
     pub fn has_subresource(&self, name: &str) -> bool {
         self.subresources.iter().any(|subresource| subresource == name)
     }
 
     /// Reads one version of a `CustomResourceDefinition` (apiextensions.k8s.io/v1).
     ///
-    /// Names come from `spec.names` (absent ones are derived: the singular is the lower-case kind,
-    /// the list kind ends in `List`).
+    /// Names come from `spec.names`. An absent singular is the kind in lower case; an absent list kind is the kind
+    /// followed by `List`.
     ///
     /// # Errors
     ///
-    /// Fails if a needed field is missing or the version is not listed.
+    /// Fails if a required field is missing or the version is not listed.
     pub fn from_crd(crd: &Value, version: &str) -> Result<Self, CrdError> {
         let text = |pointer: &str, name: &'static str| {
             crd.pointer(pointer).and_then(Value::as_str).ok_or(CrdError::Missing(name))
@@ -119,11 +119,11 @@ impl Kind {
     }
 }
 
-/// Finds the entry of `spec.versions` with this name.
+/// Returns the entry of `spec.versions` with this name.
 ///
 /// # Errors
 ///
-/// Fails if the CRD has no versions, or not this one.
+/// Fails if the CRD has no `spec.versions` or does not list this version.
 pub fn crd_version<'a>(crd: &'a Value, version: &str) -> Result<&'a Value, CrdError> {
     let versions = crd
         .pointer("/spec/versions")
@@ -135,20 +135,20 @@ pub fn crd_version<'a>(crd: &'a Value, version: &str) -> Result<&'a Value, CrdEr
         .ok_or_else(|| CrdError::NoVersion(version.to_owned()))
 }
 
-/// The kinds that the server offers without any CRD, ordered by group, version and plural.
+/// Returns the built-in kinds, ordered by group, version and plural.
 pub fn builtin() -> &'static [Kind] {
     static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(KindRow::kind).collect());
     &KINDS
 }
 
-/// Finds a built-in kind by its resource name.
+/// Returns the built-in kind with this resource name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     builtin()
         .iter()
         .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
 }
 
-/// One row of the table; lists are separated by spaces.
+/// One row of [`ROWS`]; the items of a list are separated by spaces.
 struct KindRow {
     group: &'static str,
     version: &'static str,
@@ -219,7 +219,7 @@ impl KindRow {
     }
 
     fn kind(&self) -> Kind {
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        let split = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         Kind {
             group: self.group.to_owned(),
             version: self.version.to_owned(),
@@ -227,18 +227,18 @@ impl KindRow {
             list_kind: format!("{}List", self.kind),
             plural: self.plural.to_owned(),
             singular: self.kind.to_lowercase(),
-            short_names: words(self.short),
-            categories: words(self.categories),
+            short_names: split(self.short),
+            categories: split(self.categories),
             namespaced: self.scope == KindScope::Namespaced,
-            subresources: words(self.subresources),
+            subresources: split(self.subresources),
             tracks_generation: self.generation == Generation::Tracked,
-            selectable_fields: words(self.selectable),
+            selectable_fields: split(self.selectable),
             custom: false,
         }
     }
 }
 
-/// Field selectors of core/v1 events; kubectl describe uses the first four.
+/// Field selectors of core/v1 events; `kubectl describe` uses the first four.
 const EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involvedObject.name \
     involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion \
     involvedObject.fieldPath reason reportingComponent source type";
@@ -246,11 +246,11 @@ const EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involve
 const NEW_EVENT_FIELDS: &str = "regarding.kind regarding.namespace regarding.name regarding.uid \
     regarding.apiVersion regarding.resourceVersion regarding.fieldPath reason \
     reportingController type";
-/// Field selectors of pods; the scheduler and the node agent live by `spec.nodeName`.
+/// Field selectors of Pods; the scheduler and the node agent depend on `spec.nodeName`.
 const POD_FIELDS: &str = "spec.nodeName spec.restartPolicy spec.schedulerName \
     spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName";
 
-/// The table itself; the order is that of [`builtin`].
+/// The built-in kinds, in the order of [`builtin`].
 const ROWS: &[KindRow] = &[
     KindRow::namespaced("", "ConfigMap", "configmaps").short("cm"),
     KindRow::namespaced("", "Endpoints", "endpoints").short("ep"),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crd_gives_the_same_facts() {
+    fn a_kind_is_read_from_a_crd() {
         let crd = json!({"spec": {
             "group": "redis.tholepin.dev", "scope": "Namespaced",
             "names": {"kind": "RedisCluster", "plural": "redisclusters", "shortNames": ["rc"]},

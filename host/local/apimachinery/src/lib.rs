@@ -1,8 +1,7 @@
-//! Decides what a Kubernetes API server answers: the pure half of the embedded one.
+//! Implements the object semantics of a Kubernetes API server as pure functions, for the embedded API server.
 //!
-//! Every object is a [`serde_json::Value`]. Nothing here opens a socket, keeps an object, reads a
-//! clock or draws a random number: the time is an argument, and `tholepin-apiserver` owns storage,
-//! HTTP and resource versions.
+//! Every object is a [`serde_json::Value`]. The crate opens no socket, stores no object, reads no clock and draws
+//! no random number: the time is an argument, and `tholepin-apiserver` owns storage, HTTP and resource versions.
 //!
 //! ```text
 //! request ─► patch | managed_fields::apply ─► schema (prune, defaults, validate) ─► validation
@@ -13,7 +12,9 @@
 //! Invariants:
 //! - Equal arguments give equal results, byte for byte, on any machine.
 //! - A function that fails leaves its `&mut` arguments as they were.
-//! - Nothing panics on what a client sent; depth and counts are bounded.
+//! - No function panics on a client's input; the depth of recursion and the sizes of results are bounded.
+//!
+//! The crate does not enforce rules of single kinds (a Service's ports, a CRD's names): `tholepin-apiserver` does.
 
 pub mod field_error;
 pub mod jsonpath;

@@ -1,7 +1,7 @@
-//! Answers how a place in an object is merged: field by field, item by item, or as a whole.
+//! How the lists and maps of a kind's objects are merged: field by field, item by item, or as a whole.
 //!
-//! Server-side apply asks this for each list and map it meets. The answer comes from the schema of a
-//! custom resource or from the table of the built-in kinds; objects are never looked at.
+//! Server-side apply uses this for each list and map. The source is the schema of a custom resource or the table of
+//! the built-in kinds, never an object.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ mod builtin;
 
 pub use builtin::BuiltinMergeSchema;
 
-/// One step from an object to a place in it. Items of a list are all alike.
+/// One step of a path into an object. All items of a list have the same step.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MergeStep<'a> {
     /// Into the member of this name.
@@ -23,10 +23,9 @@ pub enum MergeStep<'a> {
 pub enum MergeShape {
     /// Replaced as a whole; one manager owns all of it.
     Atomic,
-    /// A list whose items are identified by the values of these keys, each with the default that
-    /// stands for an absent one.
+    /// A list whose items are identified by the values of these keys.
     Map(Vec<ListMapKey>),
-    /// A list of scalars, each owned by itself.
+    /// A list of scalars, each with its own owners.
     Set,
     /// A map or struct, merged field by field.
     Granular,
@@ -37,21 +36,20 @@ pub enum MergeShape {
 pub struct ListMapKey {
     /// Name of the field.
     pub name: String,
-    /// What an absent value means: the port's `protocol` is `TCP`.
+    /// The value that an absent key stands for: `TCP` for the `protocol` of a port.
     pub default: Option<Value>,
 }
 
-/// Says how each place of a kind's objects is merged.
+/// The merge rules of one kind's objects.
 pub trait MergeSchema {
-    /// The shape of the list at `path`. Lists without any declaration are [`MergeShape::Atomic`].
+    /// Returns the shape of the list at `path`; [`MergeShape::Atomic`] if the schema declares none.
     fn list_shape(&self, path: &[MergeStep<'_>]) -> MergeShape;
 
-    /// The shape of the map or struct at `path`. Without any declaration it is
-    /// [`MergeShape::Granular`].
+    /// Returns the shape of the map or struct at `path`; [`MergeShape::Granular`] if the schema declares none.
     fn map_shape(&self, path: &[MergeStep<'_>]) -> MergeShape;
 }
 
-/// The shape of the lists that every object has in its metadata; nothing for other places.
+/// Returns the shape of the lists in `metadata`, which all kinds share; `None` for other paths.
 pub(crate) fn metadata_list_shape(path: &[MergeStep<'_>]) -> Option<MergeShape> {
     let key =
         |name: &str| MergeShape::Map(vec![ListMapKey { name: name.to_owned(), default: None }]);
@@ -62,7 +60,7 @@ pub(crate) fn metadata_list_shape(path: &[MergeStep<'_>]) -> Option<MergeShape> 
     }
 }
 
-/// Whether a map in the metadata that every object has is atomic: an owner reference.
+/// Returns true for an owner reference, the only atomic map in `metadata`.
 pub(crate) fn is_atomic_metadata(path: &[MergeStep<'_>]) -> bool {
     path == [MergeStep::Field("metadata"), MergeStep::Field("ownerReferences"), MergeStep::Item]
 }

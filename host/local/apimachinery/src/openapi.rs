@@ -1,9 +1,9 @@
-//! Describes what the server serves as OpenAPI v3, for `kubectl explain` and `kubectl apply`.
+//! The OpenAPI v3 documents of the server, for `kubectl explain` and `kubectl apply`.
 //!
-//! Schemas of built-in kinds come from `k8s-openapi`, those of custom ones from their CRD. Paths hold
-//! what kubectl looks for: the kind behind each resource, and the parameters of PATCH, from which it
-//! concludes that the server validates fields and knows dry run. It is no complete description of
-//! the API: bodies and most parameters are left out.
+//! Schemas of built-in kinds come from `k8s-openapi`, those of custom kinds from their CRD. The paths hold what
+//! kubectl reads: the kind of each resource, and the parameters of PATCH, from which kubectl concludes that the
+//! server supports field validation and dry run. The documents are incomplete: request bodies and most parameters
+//! are left out.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::Kind;
 pub(crate) mod builtin;
 mod paths;
 
-/// The index at `/openapi/v3`, from group-versions (`v1`, `apps/v1`) and the hash of each document.
+/// Returns the index at `/openapi/v3` for pairs of a group-version (`v1`, `apps/v1`) and the hash of its document.
 pub fn index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
     let entry = |(group_version, hash): (&str, &str)| {
         let root = if group_version.contains('/') { "apis" } else { "api" };
@@ -27,14 +27,14 @@ pub fn index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Val
     json!({"paths": paths})
 }
 
-/// The hash of a document: upper-case hex of the SHA-512 of its JSON text, as the real server has it.
+/// Returns the hash of a document: the SHA-512 of its JSON text in upper-case hex, as in the real server.
 pub fn hash(document: &Value) -> String {
     let digest = Sha512::digest(document.to_string());
     digest.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-/// The document of one group-version. A kind's schema is the CRD's `openAPIV3Schema`; built-in kinds
-/// need none.
+/// Returns the document of one group-version. Each custom kind comes with the `openAPIV3Schema` of its CRD; built-in
+/// kinds need no schema argument.
 pub fn document(group: &str, version: &str, kinds: &[(&Kind, Option<&Value>)]) -> Value {
     let mut schemas = Map::new();
     let mut path_items = Map::new();
@@ -63,7 +63,7 @@ pub fn document(group: &str, version: &str, kinds: &[(&Kind, Option<&Value>)]) -
     })
 }
 
-/// The name of a kind's schema: `io.k8s.api.core.v1.Pod`, `dev.tholepin.redis.v1alpha1.RedisCluster`.
+/// Returns the name of a kind's schema: `io.k8s.api.core.v1.Pod`, `dev.tholepin.redis.v1alpha1.RedisCluster`.
 fn schema_name(kind: &Kind) -> String {
     if let Some(name) = builtin::schema_name(kind) {
         return name;
@@ -76,7 +76,7 @@ fn group_version_kind(kind: &Kind) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
 
-/// A CRD's schema with the members that every object has.
+/// Returns a CRD's schema with `apiVersion`, `kind` and `metadata` added.
 fn custom_schema(kind: &Kind, schema: &Value) -> Value {
     let mut schema = schema.clone();
     let Some(members) = schema.as_object_mut() else { return json!({"type": "object"}) };
@@ -96,16 +96,16 @@ fn custom_schema(kind: &Kind, schema: &Value) -> Value {
     schema
 }
 
-/// Adds the schemas that those here refer to, and what these refer to in turn.
+/// Adds the schemas that the present ones refer to, directly or through others.
 fn add_referenced(schemas: &mut Map<String, Value>) {
-    let mut wanted = BTreeSet::new();
-    schemas.values().for_each(|schema| collect_references(schema, &mut wanted));
-    while let Some(name) = wanted.pop_first() {
+    let mut pending = BTreeSet::new();
+    schemas.values().for_each(|schema| collect_references(schema, &mut pending));
+    while let Some(name) = pending.pop_first() {
         if schemas.contains_key(&name) {
             continue;
         }
         let Some(schema) = builtin::schemas().get(&name) else { continue };
-        collect_references(schema, &mut wanted);
+        collect_references(schema, &mut pending);
         schemas.insert(name, schema.clone());
     }
 }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn kubectl_finds_the_kind_of_a_resource_and_what_patch_takes() {
+    fn a_document_names_the_kind_and_the_patch_parameters_of_a_resource() {
         let pods = kinds::find("", "v1", "pods").unwrap();
         let document = document("", "v1", &[(pods, None)]);
         let kind = json!({"group": "", "version": "v1", "kind": "Pod"});

@@ -1,71 +1,75 @@
-//! Applies merge patches (RFC 7386) and JSON patches (RFC 6902) to an object.
+//! Merge patches (RFC 7386) and JSON patches (RFC 6902).
 //!
-//! It changes JSON and nothing else: ownership of fields, defaults and validation come after.
-//! Strategic merge patch is not offered; the server answers 415.
+//! The functions change the JSON only; the caller then applies defaults, validates and records field ownership.
+//! Strategic merge patches are not supported: the server answers them with 415.
 //!
 //! Invariant: a JSON patch is applied whole or not at all.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::{Patch, PatchErrorKind, PatchOperation};
 use serde_json::{Map, Value};
 
-/// How many operations one JSON patch may have, as in the real server.
+/// The most operations in one JSON patch, as in the real server.
 pub const JSON_PATCH_OPERATIONS_MAX: usize = 10_000;
 
-/// How many bytes of JSON the `copy` operations of one patch may copy together, as in the real
-/// server: each may double the object.
+/// The most bytes of JSON that the `copy` operations of one patch may copy together, as in the real server. The
+/// limit is needed because each `copy` can double the object.
 pub const JSON_PATCH_COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// How deep merge patches may nest; what is deeper is set without being merged.
+/// The deepest level at which merge patches are merged; a deeper value replaces the target's.
 const MERGE_DEPTH_MAX: usize = 128;
 
-/// Why a JSON patch was not applied. The object is unchanged.
+/// The error of a JSON patch. The object is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// The body is no JSON patch: 400.
-    #[error("the body is not a JSON patch: a list of operations with `op` and `path`")]
+    /// The body is not a JSON patch: HTTP 400.
+    #[error("the body is not a JSON patch (a list of operations with `op` and `path`)")]
     Malformed(#[source] serde_json::Error),
-    /// Too many operations: 413.
+    /// The patch has too many operations: HTTP 413.
     #[error("the JSON patch has {count} operations, {max} are allowed", max = JSON_PATCH_OPERATIONS_MAX)]
     TooMany {
         /// Operations in the patch.
         count: usize,
     },
-    /// The `copy` operations make the object too large: 413.
+    /// The `copy` operations copy too many bytes: HTTP 413.
     #[error(
         "the copy operations of the JSON patch copy more than {max} bytes",
         max = JSON_PATCH_COPIED_BYTES_MAX
     )]
     CopiesTooMuch,
-    /// A `test` found another value: 422.
+    /// A `test` operation found another value: HTTP 422.
     #[error("the test operation {index} on `{path}` failed")]
     TestFailed {
         /// Position of the operation, from 0.
         index: usize,
         /// Its JSON pointer.
         path: String,
+        /// Why the test failed.
+        source: PatchErrorKind,
     },
-    /// An operation points at nothing: 422.
-    #[error("operation {index} cannot be applied at `{path}`: there is no such place")]
-    NoSuchPlace {
+    /// An operation cannot be applied, for example because its path does not exist: HTTP 422.
+    #[error("operation {index} cannot be applied at `{path}`")]
+    NotApplicable {
         /// Position of the operation, from 0.
         index: usize,
         /// Its JSON pointer.
         path: String,
+        /// Why it cannot be applied.
+        source: PatchErrorKind,
     },
 }
 
 impl PatchError {
-    /// The HTTP code that the real server gives.
+    /// Returns the HTTP code that the real server uses for this error.
     pub const fn code(&self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
             Self::TooMany { .. } | Self::CopiesTooMuch => 413,
-            Self::TestFailed { .. } | Self::NoSuchPlace { .. } => 422,
+            Self::TestFailed { .. } | Self::NotApplicable { .. } => 422,
         }
     }
 }
 
-/// Merges `patch` into `target`: objects member by member, `null` removes, all else replaces.
+/// Merges `patch` into `target`: objects member by member; `null` removes a member; any other value replaces it.
 ///
 /// Source: RFC 7386, section 2.
 pub fn merge_patch(target: &mut Value, patch: &Value) {
@@ -96,12 +100,13 @@ fn merge_at_depth(target: &mut Value, patch: &Value, depth: usize) {
 
 /// Applies the JSON patch `patch` (its JSON text, parsed) to `target`.
 ///
-/// As in the real server, a `test` for `null` succeeds where the path is missing: kube's
-/// `finalizer()` sends one to say "there are no finalizers yet".
+/// As in the real server, a `test` for `null` succeeds if the path is missing: kube's `finalizer()` sends such a test
+/// to check that the object has no finalizers yet.
 ///
 /// # Errors
 ///
-/// Fails if the patch is malformed or too long, or if an operation cannot be applied.
+/// Fails if the patch is malformed, has too many operations or copies too much, or if an operation cannot be
+/// applied.
 pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let count = patch.as_array().map_or(0, Vec::len);
     if JSON_PATCH_OPERATIONS_MAX < count {
@@ -138,11 +143,12 @@ fn apply_operation(
     } else {
         false
     };
-    json_patch::patch_unsafe(target, &[operation]).map_err(|_| {
+    json_patch::patch_unsafe(target, &[operation]).map_err(|error| {
+        let source = error.kind;
         if is_test {
-            PatchError::TestFailed { index, path }
+            PatchError::TestFailed { index, path, source }
         } else {
-            PatchError::NoSuchPlace { index, path }
+            PatchError::NotApplicable { index, path, source }
         }
     })
 }
@@ -154,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merge_patch_does_what_the_rfc_lists() {
+    fn merge_patch_passes_the_cases_of_the_rfc() {
         let cases = [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
             (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_for_null_succeeds_where_nothing_is() {
+    fn a_test_for_null_succeeds_if_the_path_is_missing() {
         let mut object = json!({"metadata": {}});
         let patch = json!([
             {"op": "test", "path": "/metadata/finalizers", "value": null},
@@ -199,12 +205,12 @@ mod tests {
             {"op": "remove", "path": "/nowhere"},
         ]);
         let error = json_patch(&mut object, &patch).unwrap_err();
-        assert!(matches!(error, PatchError::NoSuchPlace { index: 1, .. }), "{error}");
+        assert!(matches!(error, PatchError::NotApplicable { index: 1, .. }), "{error}");
         assert_eq!(object, json!({"a": 1}));
     }
 
     #[test]
-    fn a_body_that_is_no_patch_is_refused() {
+    fn a_malformed_patch_is_refused() {
         for body in [json!({}), json!([{"op": "frobnicate", "path": "/a"}]), json!(null)] {
             let error = json_patch(&mut json!({}), &body).unwrap_err();
             assert_eq!(error.code(), 400, "{body}");
@@ -213,7 +219,7 @@ mod tests {
         assert_eq!(json_patch(&mut json!({}), &long).unwrap_err().code(), 413);
     }
     #[test]
-    fn copies_cannot_blow_an_object_up() {
+    fn copied_bytes_are_limited() {
         let mut object = json!({"a": "x".repeat(1000)});
         let copy = |index: usize| json!({"op": "copy", "from": "", "path": format!("/c{index}")});
         let patch = Value::Array((0..64).map(copy).collect());

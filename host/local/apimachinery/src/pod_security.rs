@@ -1,24 +1,24 @@
-//! What the Pod Security standards object to in a Pod.
+//! The Pod Security admission checks, levels `baseline` and `restricted`.
 //!
-//! Source: "Pod Security Standards" of the Kubernetes documentation, as of version 1.33. Controls that need
-//! a kernel module of the node (AppArmor, SELinux) are not looked at: nodes here have neither.
+//! Source: "Pod Security Standards" of the Kubernetes documentation, as of version 1.33. The controls for AppArmor
+//! and SELinux are not checked: the nodes of the embedded cluster have neither.
 
 use serde_json::Value;
 
-/// How strict a namespace is.
+/// The Pod Security level that a namespace enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodSecurityLevel {
-    /// No known way to more rights.
+    /// Forbids the known privilege escalations.
     Baseline,
-    /// Hardened.
+    /// Also requires the hardening of the Pod Security Standards.
     Restricted,
 }
 
-/// The label of a namespace that names its level.
+/// The namespace label that names the enforced level.
 pub const ENFORCE_LABEL: &str = "pod-security.kubernetes.io/enforce";
 
 impl PodSecurityLevel {
-    /// The level of a namespace; none if everything is allowed there.
+    /// Returns the level of a namespace, or `None` if it enforces none.
     #[must_use]
     pub fn of(namespace: &Value) -> Option<Self> {
         let labels = namespace.pointer("/metadata/labels")?;
@@ -29,7 +29,7 @@ impl PodSecurityLevel {
         }
     }
 
-    /// As the label has it.
+    /// Returns the value of the label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ const BASELINE_CAPABILITIES: &[&str] = &[
     "SETUID",
     "SYS_CHROOT",
 ];
-/// Sysctls that are kept apart for each Pod.
+/// Sysctls that are isolated between Pods, which every Pod may set.
 const SAFE_SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
@@ -70,7 +70,7 @@ const SAFE_SYSCTLS: &[&str] = &[
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];
-/// Kinds of volumes at the level `restricted`.
+/// The volume types that are allowed at the level `restricted`.
 const RESTRICTED_VOLUMES: &[&str] = &[
     "configMap",
     "csi",
@@ -83,106 +83,109 @@ const RESTRICTED_VOLUMES: &[&str] = &[
     "secret",
 ];
 
-/// What a level objects to in a Pod, each with what it must have instead; nothing if it is allowed.
+/// Returns the violations of a level by a Pod, each with the required value; the list is empty if the Pod is allowed.
 #[must_use]
-pub fn objections(level: PodSecurityLevel, pod: &Value) -> Vec<String> {
+pub fn violations(level: PodSecurityLevel, pod: &Value) -> Vec<String> {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
-    let mut found = baseline(spec);
+    let mut violations = baseline(spec);
     if level == PodSecurityLevel::Restricted {
-        found.extend(restricted(spec));
+        violations.extend(restricted(spec));
     }
-    found
+    violations
 }
 
 fn baseline(spec: &Value) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut violations = Vec::new();
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
         if spec.get(field) == Some(&Value::Bool(true)) {
-            found.push(format!("host namespaces ({field}=true)"));
+            violations.push(format!("host namespaces ({field}=true)"));
         }
     }
     for volume in items(spec, "/volumes").filter(|volume| volume.get("hostPath").is_some()) {
-        found.push(format!("hostPath volumes (volume \"{}\")", name(volume)));
+        violations.push(format!("hostPath volumes (volume \"{}\")", name(volume)));
     }
     let sysctls = items(spec, "/securityContext/sysctls").map(name);
     for sysctl in sysctls.filter(|sysctl| !SAFE_SYSCTLS.contains(sysctl)) {
-        found.push(format!("forbidden sysctls ({sysctl})"));
+        violations.push(format!("forbidden sysctls ({sysctl})"));
     }
     let unconfined = |context: Option<&Value>| {
-        context.and_then(|it| it.pointer("/seccompProfile/type")?.as_str()) == Some("Unconfined")
+        context.and_then(|context| context.pointer("/seccompProfile/type")?.as_str())
+            == Some("Unconfined")
     };
     if unconfined(spec.get("securityContext")) {
-        found.push("seccompProfile (pod must not set it to \"Unconfined\")".to_owned());
+        violations.push("seccompProfile (pod must not set it to \"Unconfined\")".to_owned());
     }
     for container in containers(spec) {
         let (name, context) = (name(container), container.get("securityContext"));
         let must_not = |what: &str| format!("{what} (container \"{name}\" must not set it)");
         let field = |path: &str| context.and_then(|context| context.pointer(path));
         if field("/privileged") == Some(&Value::Bool(true)) {
-            found.push(must_not("privileged"));
+            violations.push(must_not("privileged"));
         }
         if unconfined(context) {
-            found.push(must_not("seccompProfile=Unconfined"));
+            violations.push(must_not("seccompProfile=Unconfined"));
         }
         if field("/procMount").is_some_and(|mount| mount != "Default") {
-            found.push(must_not("procMount"));
+            violations.push(must_not("procMount"));
         }
         let is_host_port =
             |port: &Value| port.get("hostPort").and_then(Value::as_u64).unwrap_or(0) != 0;
         if items(container, "/ports").any(is_host_port) {
-            found.push(must_not("hostPort"));
+            violations.push(must_not("hostPort"));
         }
         let added = added_capabilities(container);
-        let excess: Vec<_> = added.filter(|it| !BASELINE_CAPABILITIES.contains(it)).collect();
+        let excess: Vec<_> = added.filter(|name| !BASELINE_CAPABILITIES.contains(name)).collect();
         if !excess.is_empty() {
-            found.push(must_not(&format!("capabilities.add={}", excess.join(","))));
+            violations.push(must_not(&format!("capabilities.add={}", excess.join(","))));
         }
     }
-    found
+    violations
 }
 
 fn restricted(spec: &Value) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut violations = Vec::new();
     let is_allowed =
         |volume: &Value| RESTRICTED_VOLUMES.iter().any(|kind| volume.get(kind).is_some());
     for volume in items(spec, "/volumes").filter(|volume| !is_allowed(volume)) {
-        found.push(format!("restricted volume types (volume \"{}\")", name(volume)));
+        violations.push(format!("restricted volume types (volume \"{}\")", name(volume)));
     }
     let of_pod = spec.get("securityContext");
     for container in containers(spec) {
         let (name, context) = (name(container), container.get("securityContext"));
-        let must = |what: &str, wanted: &str| {
-            format!("{what} (container \"{name}\" must set securityContext.{wanted})")
+        let must = |what: &str, required: &str| {
+            format!("{what} (container \"{name}\" must set securityContext.{required})")
         };
-        let own = |path: &str| context.and_then(|context| context.pointer(path));
-        // A container's own value goes before the Pod's.
-        let either = |path: &str| own(path).or_else(|| of_pod.and_then(|it| it.pointer(path)));
-        if own("/allowPrivilegeEscalation") != Some(&Value::Bool(false)) {
-            found.push(must("allowPrivilegeEscalation", "allowPrivilegeEscalation=false"));
+        let of_container = |path: &str| context.and_then(|context| context.pointer(path));
+        // A container's own value overrides the Pod's.
+        let own_or_pods = |path: &str| {
+            of_container(path).or_else(|| of_pod.and_then(|context| context.pointer(path)))
+        };
+        if of_container("/allowPrivilegeEscalation") != Some(&Value::Bool(false)) {
+            violations.push(must("allowPrivilegeEscalation", "allowPrivilegeEscalation=false"));
         }
-        if !items(container, "/securityContext/capabilities/drop").any(|it| it == "ALL") {
-            found.push(must("unrestricted capabilities", "capabilities.drop=[\"ALL\"]"));
+        if !items(container, "/securityContext/capabilities/drop").any(|name| name == "ALL") {
+            violations.push(must("unrestricted capabilities", "capabilities.drop=[\"ALL\"]"));
         }
-        if added_capabilities(container).any(|it| it != "NET_BIND_SERVICE") {
-            found.push(must(
+        if added_capabilities(container).any(|name| name != "NET_BIND_SERVICE") {
+            violations.push(must(
                 "unrestricted capabilities",
                 "capabilities.add=[\"NET_BIND_SERVICE\"] or nothing",
             ));
         }
-        if either("/runAsNonRoot") != Some(&Value::Bool(true)) {
-            found.push(must("runAsNonRoot", "runAsNonRoot=true, or the Pod its own"));
+        if own_or_pods("/runAsNonRoot") != Some(&Value::Bool(true)) {
+            violations.push(must("runAsNonRoot", "runAsNonRoot=true, or the Pod its own"));
         }
-        if either("/runAsUser").and_then(Value::as_i64) == Some(0) {
-            found.push(must("runAsUser=0", "runAsUser to another user"));
+        if own_or_pods("/runAsUser").and_then(Value::as_i64) == Some(0) {
+            violations.push(must("runAsUser=0", "runAsUser to another user"));
         }
-        let profile = either("/seccompProfile/type").and_then(Value::as_str);
+        let profile = own_or_pods("/seccompProfile/type").and_then(Value::as_str);
         if !matches!(profile, Some("RuntimeDefault" | "Localhost")) {
-            let wanted =
+            let required =
                 "seccompProfile.type to \"RuntimeDefault\" or \"Localhost\", or the Pod its own";
-            found.push(must("seccompProfile", wanted));
+            violations.push(must("seccompProfile", required));
         }
     }
-    found
+    violations
 }
 
 fn containers(spec: &Value) -> impl Iterator<Item = &Value> {
@@ -208,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    /// A Pod that the strictest level allows.
+    /// Returns a Pod that the level `restricted` allows.
     fn hardened() -> Value {
         json!({"spec": {
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -219,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn each_control_objects_to_its_field_and_to_nothing_else() {
+    fn each_control_reports_its_field_only() {
         use PodSecurityLevel::{Baseline, Restricted};
-        assert_eq!(objections(Restricted, &hardened()), [""; 0]);
+        assert_eq!(violations(Restricted, &hardened()), [""; 0]);
         let container = "/spec/containers/0/securityContext";
         let rows: &[(&str, Value, &str, PodSecurityLevel)] = &[
             ("/spec/hostNetwork", json!(true), "host namespaces", Baseline),
@@ -250,13 +253,13 @@ mod tests {
             ("/spec/securityContext/seccompProfile", json!(null), "seccompProfile", Restricted),
             ("/spec/volumes", json!([{"name": "v", "nfs": {}}]), "volume \"v\"", Restricted),
         ];
-        for (path, value, word, level) in rows {
+        for (path, value, expected, level) in rows {
             let mut pod = hardened();
             let (parent, field) = path.rsplit_once('/').unwrap();
             pod.pointer_mut(parent).unwrap()[field] = value.clone();
-            let found = objections(Restricted, &pod);
-            assert!(found.iter().any(|it| it.contains(word)), "{path}: {found:?}");
-            let at_baseline = !objections(Baseline, &pod).is_empty();
+            let found = violations(Restricted, &pod);
+            assert!(found.iter().any(|text| text.contains(expected)), "{path}: {found:?}");
+            let at_baseline = !violations(Baseline, &pod).is_empty();
             assert_eq!(at_baseline, *level == Baseline, "{path}");
         }
     }

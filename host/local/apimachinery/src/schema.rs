@@ -1,17 +1,16 @@
-//! Holds the structural schema of a CRD version: it defaults, prunes and validates custom resources.
+//! Structural schemas of CRD versions, which default, prune and validate custom resources.
 //!
 //! ```text
-//! openAPIV3Schema ─► parse (refuses what is not structural, compiles patterns and CEL rules)
+//! openAPIV3Schema ─► parse (refuses schemas that are not structural, compiles patterns and CEL rules)
 //! object ─► prune ─► apply_defaults ─► validate (values, then CEL rules)
 //! ```
 //!
-//! It judges one version's shape. `metadata` is left to `validation`; a schema may only narrow
-//! `metadata.name` and `metadata.generateName`.
+//! `metadata` is validated by `validation`; a schema may only narrow `metadata.name` and `metadata.generateName`.
 //!
 //! Invariants:
 //! - Patterns and rules are compiled once, in [`StructuralSchema::parse`].
-//! - An update that leaves a value as it was is never refused for that value (ratcheting, as in
-//!   Kubernetes ≥ 1.30); only transition rules look at it again.
+//! - An update is not refused for a value that it does not change (ratcheting, as in Kubernetes ≥ 1.30); only
+//!   transition rules check unchanged values.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +30,7 @@ mod scope;
 mod shape;
 mod validate;
 
-/// A structural schema of one version of a CRD, compiled.
+/// The compiled structural schema of one version of a CRD.
 #[derive(Debug)]
 pub struct StructuralSchema {
     root: SchemaNode,
@@ -42,9 +41,9 @@ impl StructuralSchema {
     ///
     /// # Errors
     ///
-    /// Gives every fault that makes the schema not structural and every rule, pattern or default
-    /// that cannot be used. Fields are relative to the schema (`properties[spec].type`); the caller
-    /// puts `spec.versions[0].schema.openAPIV3Schema.` in front.
+    /// Returns an error for each part of the schema that is not structural, and for each rule, pattern or default that
+    /// cannot be used. Fields are relative to the schema (`properties[spec].type`); the caller prepends
+    /// `spec.versions[0].schema.openAPIV3Schema.`.
     pub fn parse(open_api_v3: &Value) -> Result<Self, Vec<FieldError>> {
         let (root, mut errors) = parse::parse(open_api_v3);
         if errors.is_empty() {
@@ -53,21 +52,20 @@ impl StructuralSchema {
         if errors.is_empty() { Ok(Self { root }) } else { Err(errors) }
     }
 
-    /// Fills absent fields that have a default, from the outside inwards.
+    /// Sets absent fields that have a default, outer objects before inner ones.
     ///
-    /// `null` counts as absent where the field is not nullable and has a default. `metadata` is
-    /// left alone.
+    /// `null` counts as absent if the field is not nullable and has a default. `metadata` is not changed.
     pub fn apply_defaults(&self, object: &mut Value) {
         shape::apply_defaults(&self.root, object);
     }
 
-    /// Drops fields that the schema does not know; returns their paths (`spec.foo`), sorted.
+    /// Removes fields that the schema does not declare; returns their paths (`spec.foo`), sorted.
     ///
-    /// Members that are `null` where the schema does not allow it go too, untold: they stand for
-    /// nothing, and defaults fill them.
+    /// Also removes members that are `null` although the schema does not allow it, so that defaults can set them; their
+    /// paths are not returned.
     ///
-    /// Keeps `apiVersion`, `kind` and `metadata` of the object and of embedded resources, and all
-    /// that lies under `x-kubernetes-preserve-unknown-fields`.
+    /// Keeps `apiVersion`, `kind` and `metadata` of the object and of embedded resources, and the fields that
+    /// `x-kubernetes-preserve-unknown-fields` covers.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut dropped = Vec::new();
         shape::prune(&self.root, object, &mut dropped);
@@ -75,10 +73,9 @@ impl StructuralSchema {
         dropped
     }
 
-    /// Checks `new`, and the transition from `old` where there is one.
+    /// Validates `new`, and the transition from `old` in an update.
     ///
-    /// Both must be pruned and defaulted. Rules run only if the values themselves are valid, as in
-    /// the real server.
+    /// Both must be pruned and defaulted. CEL rules run only if the values themselves are valid, as in the real server.
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         validate::validate(&self.root, new, old, &mut errors);
@@ -88,7 +85,7 @@ impl StructuralSchema {
         errors
     }
 
-    /// Finds the node of a place; items and values of maps are all alike.
+    /// Returns the node of a path; all items of a list, and all values of a map, have the same node.
     fn node(&self, path: &[MergeStep<'_>]) -> Option<&SchemaNode> {
         path.iter().try_fold(&self.root, |node, step| match step {
             MergeStep::Field(name) => node.member(name),
@@ -122,7 +119,7 @@ impl MergeSchema for StructuralSchema {
 /// One node of the schema.
 #[derive(Debug, Default)]
 struct SchemaNode {
-    /// Absent only for int-or-string, for preserved unknown values, and inside `allOf` and the like.
+    /// Absent only for int-or-string, for preserved unknown values, and inside `allOf`, `anyOf`, `oneOf` and `not`.
     kind: Option<SchemaType>,
     nullable: bool,
     int_or_string: bool,
@@ -137,11 +134,11 @@ struct SchemaNode {
     atomic_map: bool,
     checks: ValueConstraints,
     rules: Vec<cel::CelRule>,
-    /// Whether this node or any below has rules; without one no CEL context is built.
+    /// Whether this node or one below it has CEL rules; if not, validation builds no CEL context.
     has_rules: bool,
 }
 
-/// The JSON type that a node asks for.
+/// The JSON type that a node requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SchemaType {
     Object,
@@ -168,7 +165,7 @@ enum ListType {
     Map,
 }
 
-/// What a value must satisfy beyond its type.
+/// The constraints on a value beyond its type.
 #[derive(Debug, Default)]
 struct ValueConstraints {
     required: Vec<String>,
@@ -190,7 +187,7 @@ struct ValueConstraints {
     not: Option<Box<SchemaNode>>,
 }
 
-/// A limit of a number.
+/// The lower or upper limit of a number.
 #[derive(Clone, Copy, Debug)]
 struct NumericBound {
     value: f64,
@@ -198,7 +195,7 @@ struct NumericBound {
 }
 
 impl SchemaNode {
-    /// The schema of a member: a property, else the values of the map.
+    /// Returns the schema of a member: that of the property, else that of the map's values.
     fn member(&self, name: &str) -> Option<&Self> {
         match (self.properties.get(name), &self.additional) {
             (Some(node), _) => Some(node),
@@ -207,7 +204,7 @@ impl SchemaNode {
         }
     }
 
-    /// The keys of a list of type map, with the defaults that its items' schema gives them.
+    /// Returns the keys of a list of type map, with their defaults from the schema of the items.
     fn keys(&self) -> impl Iterator<Item = ListMapKey> {
         self.map_keys.iter().map(|name| {
             let property = self.items.as_deref().and_then(|items| items.properties.get(name));
@@ -218,7 +215,8 @@ impl SchemaNode {
         })
     }
 
-    /// Properties, items and map values; not the branches of `allOf` and the like.
+    /// Returns the nodes of properties, items and map values, without the branches of `allOf`, `anyOf`, `oneOf` and
+    /// `not`.
     fn children(&self) -> impl Iterator<Item = &Self> {
         let values = match &self.additional {
             Some(AdditionalProperties::Values(values)) => Some(values.as_ref()),
@@ -258,12 +256,12 @@ impl SchemaType {
     }
 }
 
-/// Whether a value is a whole number; `1.0` is one, as in the real server.
+/// Returns true if a value is a whole number; `1.0` is one, as in the real server.
 fn is_integer(value: &Value) -> bool {
     value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
 }
 
-/// The JSON type of a value, in the words of OpenAPI.
+/// Returns the OpenAPI name of a value's JSON type.
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,7 +1,10 @@
-//! Decides which objects a list or watch shows: label selectors and field selectors.
+//! Label selectors and field selectors: parsing and matching, without an index.
 //!
-//! It parses and matches; it keeps no index. Both selectors are conjunctions: every term must hold.
-//! Source of the grammar: k8s.io/apimachinery `pkg/labels/selector.go`, `pkg/fields/selector.go`.
+//! Both are conjunctions: an object matches if every term does. Source of the grammar: k8s.io/apimachinery
+//! `pkg/labels/selector.go`, `pkg/fields/selector.go`.
+//!
+//! `kube::core::Selector` is not used: it matches label selectors but has no parser for their text (`kube` 5), and no
+//! operators `>` and `<`. `kube` has no field selectors.
 
 mod field;
 mod label;
@@ -9,7 +12,7 @@ mod label;
 pub use field::FieldSelector;
 pub use label::LabelSelector;
 
-/// Why a selector is refused; the server answers 400 with this text.
+/// The error for a selector that cannot be parsed; the server answers 400 with its text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SelectorError(pub String);

@@ -1,7 +1,7 @@
-//! Renders objects as the rows that `kubectl get` prints: the `meta.k8s.io/v1` Table.
+//! The `meta.k8s.io/v1` Table: objects as the rows that `kubectl get` prints.
 //!
-//! Built-in kinds have the columns of the real server; custom ones those of their CRD. It formats
-//! and decides nothing else; the caller fills the list's own metadata in.
+//! Built-in kinds have the columns of the real server, custom kinds those of their CRD. The caller sets the list's
+//! own metadata.
 //!
 //! Source: kubernetes `pkg/printers/internalversion/printers.go`, apiextensions-apiserver
 //! `pkg/registry/customresource/tableconvertor`.
@@ -23,46 +23,46 @@ pub use age::{age_since, human_duration};
 /// One column of a table.
 #[derive(Clone, Debug)]
 pub struct TableColumn {
-    /// Header: `Name`. kubectl prints it in capitals.
+    /// Header, such as `Name`; kubectl prints it in upper case.
     pub name: String,
     /// JSON type of the cells: `string`, `integer`, `number`, `boolean`, `date`.
     pub kind: String,
-    /// OpenAPI format; `name` marks the column that kubectl takes names from.
+    /// OpenAPI format; `name` marks the column from which kubectl reads names.
     pub format: String,
-    /// What the column says, for clients that show it.
+    /// Description, for clients that show it.
     pub description: String,
-    /// 0 is shown always, larger ones only with `-o wide`.
+    /// kubectl shows a column with a priority above 0 only with `-o wide`.
     pub priority: i64,
     cell: CellSource,
 }
 
-/// How a cell is computed.
+/// The computation of a cell.
 #[derive(Clone, Debug)]
 enum CellSource {
-    /// By a function of the object and the time.
+    /// A function of the object and the time.
     Computed(fn(&Value, Timestamp) -> Value),
-    /// From a printer column of a CRD.
+    /// The JSONPath of a CRD's printer column.
     Path(JsonPath),
 }
 
-/// How much of each object goes beside its row.
+/// The part of each object that the table includes with its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncludeObject {
     /// `PartialObjectMetadata`, the default.
     Metadata,
     /// The whole object.
     Object,
-    /// Nothing.
+    /// No part.
     None,
 }
 
-/// The columns of a kind; `printer_columns` is `additionalPrinterColumns` of a CRD version.
+/// Returns the columns of a kind; `printer_columns` is `additionalPrinterColumns` of a CRD version.
 ///
-/// A custom kind without printer columns has `Name` and `Age`.
+/// A custom kind without printer columns has the columns `Name` and `Age`.
 ///
 /// # Errors
 ///
-/// Fails if a JSONPath of a printer column is outside the subset.
+/// Fails if the JSONPath of a printer column is outside the supported subset.
 pub fn columns(
     kind: &Kind,
     printer_columns: Option<&Value>,
@@ -92,9 +92,9 @@ fn printer_column(spec: &Value) -> Result<TableColumn, JsonPathError> {
     })
 }
 
-/// Renders a Table; its `metadata` is empty, for the caller to fill.
+/// Renders a Table; its `metadata` is empty, and the caller sets it.
 ///
-/// Ages are counted up to `now`, which is why a watch renders each event anew.
+/// Ages are computed from `now`, so a watch must render each event at the time at which it sends it.
 pub fn render(
     columns: &[TableColumn],
     objects: &[&Value],
@@ -152,7 +152,7 @@ impl TableColumn {
         }
     }
 
-    /// Only with `-o wide`.
+    /// Makes the column one that kubectl shows only with `-o wide`.
     fn wide(self) -> Self {
         Self { priority: 1, ..self }
     }
@@ -177,8 +177,8 @@ impl TableColumn {
         }
     }
 
-    /// What the real server makes of a value for the type of a printer column; what does not fit
-    /// the type is empty.
+    /// Converts a value to the type of its printer column as the real server does; a value of another type gives an
+    /// empty cell.
     fn custom_cell(&self, value: &Value, now: Timestamp) -> Value {
         match (self.kind.as_str(), value) {
             ("string", Value::String(_)) => value.clone(),
@@ -194,20 +194,20 @@ impl TableColumn {
     }
 }
 
-/// What stands where there is nothing.
+/// The text of a cell without a value.
 const NONE: &str = "<none>";
 
-/// Text at a pointer; empty if absent.
+/// Returns the text at a JSON pointer; empty if absent.
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Text at a pointer as a cell.
+/// Returns the text at a JSON pointer as a cell.
 fn member_text(object: &Value, pointer: &str) -> Value {
     json!(text(object, pointer))
 }
 
-/// Text at a pointer as a cell, `<none>` if absent or empty.
+/// Returns the text at a JSON pointer as a cell; `<none>` if absent or empty.
 fn text_or_none(object: &Value, pointer: &str) -> Value {
     json!(or_none(text(object, pointer).to_owned()))
 }
@@ -216,17 +216,17 @@ fn or_none(text: String) -> String {
     if text.is_empty() { NONE.to_owned() } else { text }
 }
 
-/// The items of the list at a pointer; none if absent.
+/// Returns the items of the list at a JSON pointer; an empty list if absent.
 fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// How many members the map at a pointer has.
+/// Returns the number of members of the map at a JSON pointer.
 fn member_count(object: &Value, pointer: &str) -> usize {
     object.pointer(pointer).and_then(Value::as_object).map_or(0, Map::len)
 }
 
-/// A map of strings as `a=b,c=d`, `<none>` if empty.
+/// Formats a map of strings as `a=b,c=d`; `<none>` if empty.
 fn labels(map: Option<&Value>) -> String {
     let members = map.and_then(Value::as_object).into_iter().flatten();
     let pairs =

@@ -1,9 +1,7 @@
-//! Checks what all objects have in common: `metadata`, and that a built-in kind has only its fields, with
-//! values of their types.
+//! Validation that applies to all kinds: `metadata`, unknown fields of built-in kinds, and types of values.
 //!
-//! What is special to one kind (a Service's ports, a CRD's names) is checked elsewhere.
-//! Source of rules and wording: k8s.io/apimachinery `pkg/api/validation/objectmeta.go`,
-//! `pkg/util/validation/validation.go`.
+//! Rules of a single kind (a Service's ports, a CRD's names) are in `tholepin-apiserver`. Source of rules and wording:
+//! k8s.io/apimachinery `pkg/api/validation/objectmeta.go`, `pkg/util/validation/validation.go`.
 
 use serde_json::{Map, Value, json};
 
@@ -19,19 +17,19 @@ pub use names::{
     is_dns1035_label, is_dns1123_label, is_dns1123_subdomain, is_label_value, is_qualified_name,
 };
 
-/// Bytes that keys and values of all annotations may have together.
+/// The most bytes of the keys and values of all annotations together.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 
-/// Checks `metadata` of an object about to be stored, after `generateName` was resolved.
+/// Validates `metadata` of an object before it is stored, after `generateName` was resolved.
 pub fn object_meta(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let nothing = Map::new();
-    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&nothing);
+    let empty = Map::new();
+    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let text = |name: &str| metadata.get(name).and_then(Value::as_str).unwrap_or_default();
 
     let generate_name = text("generateName");
     if !generate_name.is_empty() {
-        // Five characters follow, so a dash at the end is none of the name's.
+        // Five characters follow the prefix, so a prefix may end with `-`, unlike a name.
         let stem = generate_name.strip_suffix('-').unwrap_or(generate_name);
         let field = "metadata.generateName";
         errors.extend(
@@ -61,10 +59,10 @@ pub fn object_meta(object: &Value, kind: &Kind) -> Vec<FieldError> {
     errors
 }
 
-/// Why a value that must be a string is refused.
+/// The error detail for a value that must be a string.
 const NOT_TEXT: &str = "must be a string";
 
-/// Checks what may not change between two versions of an object's `metadata`.
+/// Checks that an update changes no immutable field of `metadata`.
 pub fn object_meta_update(new: &Value, old: &Value) -> Vec<FieldError> {
     const IMMUTABLE: [&str; 6] = [
         "name",
@@ -105,7 +103,7 @@ pub fn object_meta_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Checks a map of labels, for `metadata` and for templates of Pods.
+/// Validates a map of labels, in `metadata` or in a Pod template.
 pub fn check_labels(field: &str, labels: Option<&Value>, errors: &mut Vec<FieldError>) {
     let Some(labels) = map_of(field, labels, errors) else { return };
     for (key, value) in labels {
@@ -127,7 +125,7 @@ fn check_annotations(annotations: Option<&Value>, errors: &mut Vec<FieldError>) 
             Some(value) => bytes += value.len(),
             None => errors.push(FieldError::invalid(field, value, NOT_TEXT)),
         }
-        // Upper case is allowed here, also in the part before the slash.
+        // Annotation keys may have upper case, also in the prefix before the slash.
         errors.extend(
             is_qualified_name(&key.to_lowercase())
                 .err()
@@ -181,7 +179,7 @@ fn check_namespace(kind: &Kind, namespace: &str) -> Option<FieldError> {
     }
 }
 
-/// What is wrong with a name for objects of this kind, if anything.
+/// Returns the error detail for a name that objects of this kind may not have.
 fn check_name(kind: &Kind, name: &str) -> Option<&'static str> {
     let check = match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace") => is_dns1123_label,
@@ -191,16 +189,17 @@ fn check_name(kind: &Kind, name: &str) -> Option<&'static str> {
     check(name).err()
 }
 
-/// Paths of fields that a built-in kind does not have (`spec.containers[0].imag`), sorted.
+/// Returns the paths of fields that a built-in kind does not have (`spec.containers[0].imag`), sorted.
 ///
-/// For `fieldValidation`; empty for other kinds, whose schema prunes and tells.
+/// Used for `fieldValidation`. The result is empty for custom kinds: [`StructuralSchema::prune`] returns theirs.
+///
+/// [`StructuralSchema::prune`]: crate::StructuralSchema::prune
 pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     prune_builtin(kind, &mut object.clone())
 }
 
-/// Brings an object into the shape of its built-in kind, as decoding into a typed value would: drops
-/// fields that the kind does not have, and members that are `null`. Returns the paths of the
-/// former, sorted. Other kinds are left alone.
+/// Removes the fields that a built-in kind does not have, and members that are `null`, as decoding into a typed value
+/// would. Returns the paths of the unknown fields, sorted. Objects of custom kinds are not changed.
 pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
     let mut dropped = Vec::new();
     if let Some(schema) = builtin::schema(kind) {
@@ -210,50 +209,50 @@ pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
     dropped
 }
 
-/// Checks that the values of an object have the types that its kind gives them: all of a built-in kind,
-/// and the `metadata` of other kinds, whose schema judges the rest. The server answers 400.
+/// Checks the types of values against the kind's schema: all values of a built-in kind, and `metadata` of a custom
+/// kind, whose own schema validates the rest. The server answers 400 if there are errors.
 ///
-/// The values of a Secret are not shown.
+/// The errors do not contain the values of a Secret.
 pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     let is_secret = (kind.group.as_str(), kind.kind.as_str()) == ("", "Secret");
     let values = if is_secret { types::ValueDisplay::Hidden } else { types::ValueDisplay::Shown };
     match builtin::schema(kind) {
-        Some(schema) => types::check(schema, object, "", values, &mut faults),
+        Some(schema) => types::check(schema, object, "", values, &mut errors),
         None => {
             let schema = builtin::schemas().get(builtin::OBJECT_META);
             if let (Some(schema), Some(metadata)) = (schema, object.get("metadata")) {
-                types::check(schema, metadata, "metadata", values, &mut faults);
+                types::check(schema, metadata, "metadata", values, &mut errors);
             }
         }
     }
-    faults
+    errors
 }
 
-/// The body of a request that is no object of a kind.
+/// The type of a request body that is not an object of a served kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonResourceBody {
-    /// Of a Pod's `binding`.
+    /// The body of a POST to a Pod's `binding`.
     Binding,
-    /// Of a DELETE.
+    /// The body of a DELETE.
     DeleteOptions,
-    /// Of a Pod's `eviction`.
+    /// The body of a POST to a Pod's `eviction`.
     Eviction,
 }
 
-/// Checks the types of such a body like [`wrong_types`]. A member of a wrong type must not read as
-/// absent: it may be the precondition of a deletion.
+/// Checks the types of values in such a body as [`wrong_types`] does. Without the check, a member of a wrong type
+/// would be read as absent, and it may be the precondition of a deletion.
 pub fn wrong_types_of_body(body: NonResourceBody, value: &Value) -> Vec<FieldError> {
     let name = match body {
         NonResourceBody::Binding => "io.k8s.api.core.v1.Binding",
         NonResourceBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         NonResourceBody::Eviction => "io.k8s.api.policy.v1.Eviction",
     };
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {
-        types::check(schema, value, "", types::ValueDisplay::Shown, &mut faults);
+        types::check(schema, value, "", types::ValueDisplay::Shown, &mut errors);
     }
-    faults
+    errors
 }
 
 #[cfg(test)]

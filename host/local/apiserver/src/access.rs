@@ -1,4 +1,4 @@
-//! Answers "may I?" and "who am I?": everybody with a token may do everything.
+//! Self-reviews of access and identity. Every user with a token may do everything.
 
 use hyper::Method;
 use serde_json::json;
@@ -8,10 +8,10 @@ use crate::http::request::AuthenticatedRequest;
 use crate::http::route::ResourcePath;
 use crate::status::ApiError;
 
-/// What a protobuf body of Kubernetes begins with.
+/// The first bytes of a protobuf body of Kubernetes.
 const PROTOBUF: &[u8] = b"k8s\0";
 
-/// Whether a path names a review.
+/// Returns true if a path names a self-review.
 pub(crate) fn is_review(path: &ResourcePath) -> bool {
     matches!(
         (path.group.as_str(), path.version.as_str(), path.plural.as_str()),
@@ -21,12 +21,12 @@ pub(crate) fn is_review(path: &ResourcePath) -> bool {
         && path.name.is_none()
 }
 
-/// Answers a review. kubectl sends its question as protobuf; the answer does not depend on it, so no
-/// more of it is read than its kind of encoding.
+/// Answers a self-review. kubectl sends the request as protobuf; the answer does not depend on its content, so only
+/// the prefix that marks the encoding is checked.
 ///
 /// # Errors
 ///
-/// 405 for other verbs than create, 415 for a body that is neither JSON nor Kubernetes' protobuf.
+/// 405 for verbs other than create, 415 for a body of another media type, 400 for a malformed body.
 pub(crate) fn review(
     call: &AuthenticatedRequest,
     path: &ResourcePath,
@@ -38,7 +38,7 @@ pub(crate) fn review(
     if is_protobuf && !call.body.starts_with(PROTOBUF) {
         return Err(ApiError::bad_request("the body is not Kubernetes' protobuf"));
     }
-    let asked = if is_protobuf {
+    let spec = if is_protobuf {
         json!({})
     } else {
         let body = call.document()?;
@@ -49,14 +49,14 @@ pub(crate) fn review(
             json!({"username": call.user, "groups": ["system:masters", "system:authenticated"]});
         ("SelfSubjectReview", json!({"userInfo": user}))
     } else {
-        let reason = "whoever has a token may do everything";
+        let reason = "every user with a token may do everything";
         ("SelfSubjectAccessReview", json!({"allowed": true, "reason": reason}))
     };
     let value = json!({
         "kind": kind,
         "apiVersion": format!("{}/{}", path.group, path.version),
         "metadata": {},
-        "spec": asked,
+        "spec": spec,
         "status": status,
     });
     Ok(ApiResponse::Json { code: 201, value, warnings: Vec::new() })

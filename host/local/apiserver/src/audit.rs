@@ -1,7 +1,7 @@
-//! Writes down who changed what: one JSON line per write, in a file that cannot grow without bound.
+//! The audit log: one JSON line per write, in a file of limited size.
 //!
-//! A line that finds the buffer full waits for room, and its request with it, rather than be lost.
-//! The file is flushed whenever the buffer is empty.
+//! If the buffer is full, a request waits until its line has room; no line is dropped. The file is flushed whenever
+//! the buffer is empty.
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,17 +13,17 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// How many lines may wait to be written.
+/// The most lines that wait to be written.
 const LINES_WAITING_MAX: usize = 1_024;
 
 /// One write, accepted or refused.
 #[derive(Debug, Serialize)]
 pub(crate) struct AuditEvent {
-    /// When the answer was ready, RFC 3339 with microseconds.
+    /// The time at which the server began to process the write, RFC 3339 with microseconds.
     pub(crate) time: String,
-    /// The name behind the token.
+    /// The user of the token.
     pub(crate) user: String,
-    /// The field manager named or derived from the user agent.
+    /// The field manager of the request, or the one derived from the user agent.
     pub(crate) field_manager: String,
     /// `create`, `update`, `patch`, `apply`, `delete` or `deletecollection`.
     pub(crate) verb: &'static str,
@@ -31,26 +31,26 @@ pub(crate) struct AuditEvent {
     pub(crate) group: String,
     /// The plural resource name.
     pub(crate) resource: String,
-    /// The subresource, possibly empty.
+    /// The subresource; may be empty.
     pub(crate) subresource: String,
-    /// The namespace, possibly empty.
+    /// The namespace; empty for cluster scope.
     pub(crate) namespace: String,
-    /// The object's name, possibly empty.
+    /// The object's name; may be empty.
     pub(crate) name: String,
-    /// Whether nothing was stored.
+    /// Whether the write was a dry run.
     pub(crate) dry_run: bool,
     /// The HTTP status.
     pub(crate) code: u16,
 }
 
-/// Where lines are put.
+/// The sender of audit lines; [`AuditWriter`] writes them.
 #[derive(Clone)]
 pub(crate) struct AuditLog {
     lines: mpsc::Sender<AuditEvent>,
 }
 
 impl AuditLog {
-    /// Hands a line over; waits while the buffer is full.
+    /// Queues a line; waits while the buffer is full.
     pub(crate) async fn write(&self, line: AuditEvent) {
         if self.lines.send(line).await.is_err() {
             warn!("a write is missing from the audit log: its writer has ended");
@@ -58,7 +58,7 @@ impl AuditLog {
     }
 }
 
-/// The other end: the file.
+/// The task that writes audit lines to the file.
 pub(crate) struct AuditWriter {
     lines: mpsc::Receiver<AuditEvent>,
     path: PathBuf,
@@ -67,11 +67,11 @@ pub(crate) struct AuditWriter {
     bytes_max: u64,
 }
 
-/// Opens the log at `path`, which is rotated once it holds `bytes_max` bytes.
+/// Opens the log at `path`. The writer rotates it before it exceeds `bytes_max` bytes.
 ///
 /// # Errors
 ///
-/// The file cannot be opened.
+/// Fails if the file cannot be opened.
 pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(AuditLog, AuditWriter)> {
     let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
     let file = append(&path).await?;
@@ -87,7 +87,7 @@ async fn append(path: &Path) -> io::Result<File> {
 }
 
 impl AuditWriter {
-    /// Writes lines until no sender is left; the last line is on disk when this returns.
+    /// Writes lines until all senders are dropped; the last line is flushed to the file when this returns.
     pub(crate) async fn run(mut self) {
         while let Some(line) = self.lines.recv().await {
             if let Err(error) = self.write(&line).await {

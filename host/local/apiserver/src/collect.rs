@@ -1,8 +1,8 @@
-//! Deletes what nobody holds any more: dependents of absent owners, the contents of ending namespaces,
-//! the objects of ending CRDs, old events.
+//! The garbage collector: deletes dependents whose owners do not exist, the contents of terminating namespaces, the
+//! objects of terminating CRDs, and old events.
 //!
-//! It runs as one task, woken by changes. It only ever deletes as a client would, so finalizers and
-//! grace periods hold for it too.
+//! It is one task, woken by changes. It deletes through the same code as a client's request, so finalizers and grace
+//! periods apply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +23,17 @@ use crate::verbs::update::{ObjectEdit, update};
 use crate::write_context::ObjectPart;
 use crate::write_context::WriteContext;
 
-/// Who collects, in `managedFields` and in the audit log.
+/// The collector's name in `managedFields` and in the audit log.
 const MANAGER: &str = "tholepin-collector";
 
-/// How long an event is kept after it was last seen, as in Kubernetes.
+/// How long an event is kept after its last occurrence, as in Kubernetes.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
-/// How often old events are looked for.
+/// The interval between searches for old events.
 const EVENT_SWEEP: Duration = Duration::from_secs(60);
-/// How many events are kept, and how much memory they may take, however young they are.
+/// The most events that are kept, and the most memory that they may use, whatever their age.
 const EVENTS_MAX: StoreSize = StoreSize { objects: 2_048, bytes: 16 * 1024 * 1024 };
 
-/// Collects until the server stops.
+/// Runs the collector until the server stops.
 pub(crate) async fn run(server: Arc<ServerState>) {
     let mut sweep = tokio::time::interval(EVENT_SWEEP);
     loop {
@@ -68,7 +68,7 @@ fn context(server: &Arc<ServerState>, (resource, key): &ObjectLocation) -> Optio
     })
 }
 
-/// Deletes an object all of whose owners are absent, or takes the references to absent ones.
+/// Deletes an object if none of its owners exists; else removes its references to owners that do not exist.
 async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
     let (resource, key) = location;
     let Some(object) = server.store.get(resource, key) else { return };
@@ -81,8 +81,12 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
         delete::drop_owners(&cx, location, &is_absent);
         return;
     }
-    debug!(resource = &*resource.plural, name = &*key.name, "collecting: all owners are gone");
-    // Only this very object: one of the same name may have taken its place.
+    debug!(
+        resource = &*resource.plural,
+        name = &*key.name,
+        "deleting an object without existing owners"
+    );
+    // The uid is a precondition: another object of the same name may exist by now.
     let options = DeleteOptions {
         uid: text(&object, "/metadata/uid").map(str::to_owned),
         ..DeleteOptions::default()
@@ -90,7 +94,7 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
     remove(server, location, &options).await;
 }
 
-/// Deletes what is in an ending namespace, and the namespace once nothing is.
+/// Deletes the objects in a terminating namespace, or the namespace itself if it is empty.
 async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
     let location = (GroupResource::new("", "namespaces"), key.clone());
     let Some(namespace) = server.store.get(&location.0, key) else { return };
@@ -103,12 +107,12 @@ async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
         remove(server, &location, &options).await;
         return;
     }
-    for (inside, object) in contents {
-        delete_inside(server, &inside, &object).await;
+    for (dependent_location, object) in contents {
+        delete_inside(server, &dependent_location, &object).await;
     }
 }
 
-/// Deletes the objects of ending CRDs, and each CRD once none is left.
+/// Deletes the objects of terminating CRDs, and each CRD once it has no objects.
 async fn purge_definitions(server: &Arc<ServerState>) {
     let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
     let all = server.store.all(&definitions);
@@ -123,8 +127,8 @@ async fn purge_definitions(server: &Arc<ServerState>) {
         }
         for object in objects {
             let namespace = text(&object, "/metadata/namespace").unwrap_or("");
-            let inside = (resource.clone(), ObjectKey::new(namespace, name(&object)));
-            delete_inside(server, &inside, &object).await;
+            let dependent_location = (resource.clone(), ObjectKey::new(namespace, name(&object)));
+            delete_inside(server, &dependent_location, &object).await;
         }
     }
 }
@@ -135,38 +139,38 @@ async fn delete_inside(server: &Arc<ServerState>, location: &ObjectLocation, obj
     }
 }
 
-/// Deletes the events that were last seen too long ago.
+/// Deletes the events whose last occurrence is older than [`EVENT_LIFE`].
 async fn expire_events(server: &Arc<ServerState>, now: Timestamp) {
-    let all = server.store.all(&events());
+    let all = server.store.all(&event_resource());
     drop_events(server, all.iter().filter(|event| is_old(event, now))).await;
 }
 
-/// Deletes the events that were seen longest ago where there are too many: an eighth of them, so that
-/// not every new event has them all looked through.
+/// Deletes the oldest eighth of the events if there are too many. Fewer deletions would mean that each new event
+/// causes a search through all of them.
 async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
-    let size = server.store.size(&events());
+    let size = server.store.size(&event_resource());
     if size.objects <= max.objects && size.bytes <= max.bytes {
         return;
     }
-    let mut all = server.store.all(&events());
+    let mut all = server.store.all(&event_resource());
     all.sort_by_cached_key(|event| last_seen(event));
     drop_events(server, all.iter().take(all.len().div_ceil(8))).await;
 }
 
-/// Deletes events. They go unnoted, as they come by the hundred.
-async fn drop_events(server: &Arc<ServerState>, those: impl Iterator<Item = &Arc<Value>>) {
-    for event in those {
+/// Deletes events, without lines in the audit log, because they can be hundreds at a time.
+async fn drop_events(server: &Arc<ServerState>, old: impl Iterator<Item = &Arc<Value>>) {
+    for event in old {
         let namespace = text(event, "/metadata/namespace").unwrap_or("");
-        let location = (events(), ObjectKey::new(namespace, name(event)));
+        let location = (event_resource(), ObjectKey::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
         if let Err(failure) = delete::delete_object(&cx, name(event), &DeleteOptions::default()) {
-            debug!(message = %failure.message, "an old event stays");
+            debug!(message = %failure.message, "cannot delete an old event");
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn events() -> GroupResource {
+fn event_resource() -> GroupResource {
     GroupResource::new("", "events")
 }
 
@@ -174,20 +178,20 @@ fn is_old(event: &Value, now: Timestamp) -> bool {
     last_seen(event).is_none_or(|seen| EVENT_LIFE < now.duration_since(seen))
 }
 
-/// When an event was seen last; one that does not say so is older than all others.
+/// Returns the time of an event's last occurrence; `None`, which sorts as the oldest, if the event has no time.
 fn last_seen(event: &Value) -> Option<Timestamp> {
     let times = ["/metadata/creationTimestamp", "/lastTimestamp", "/series/lastObservedTime"];
     times.iter().filter_map(|at| text(event, at)?.parse::<Timestamp>().ok()).max()
 }
 
-/// Deletes one object, and notes it.
+/// Deletes one object, and writes an audit line.
 async fn remove(server: &Arc<ServerState>, location: &ObjectLocation, options: &DeleteOptions) {
     let Some(cx) = context(server, location) else { return };
     let deleted = delete::delete_object(&cx, &location.1.name, options).map(drop);
-    note(&cx, location, "delete", deleted).await;
+    audit(&cx, location, "delete", deleted).await;
 }
 
-/// Takes our finalizer from a CRD, whose deletion ends with the last one.
+/// Removes the server's finalizer from a CRD, whose deletion ends when it has no finalizer left.
 async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation) {
     let Some(cx) = context(server, location) else { return };
     let edit = |old: &Value| {
@@ -199,11 +203,11 @@ async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation
         Ok(ObjectEdit::Put(new))
     };
     let released = update(&cx, &location.1.name, ObjectPart::Main, &edit).map(drop);
-    note(&cx, location, "patch", released).await;
+    audit(&cx, location, "patch", released).await;
 }
 
-/// Writes a line about what was done; an object that is gone already needs none.
-async fn note(
+/// Writes an audit line for a write, except if the object did not exist any more.
+async fn audit(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,
     verb: &'static str,
@@ -214,11 +218,11 @@ async fn note(
         Err(failure) if failure.code == 404 => return,
         Err(failure) => {
             let (name, message) = (&*key.name, &failure.message);
-            warn!(resource = &*resource.plural, name, %message, "cannot collect");
+            warn!(resource = &*resource.plural, name, %message, "the collector cannot write an object");
             failure.code
         }
     };
-    let line = AuditEvent {
+    let event = AuditEvent {
         time: format!("{:.6}", cx.now),
         user: MANAGER.to_owned(),
         field_manager: MANAGER.to_owned(),
@@ -231,7 +235,7 @@ async fn note(
         dry_run: false,
         code,
     };
-    cx.server.audit.write(line).await;
+    cx.server.audit.write(event).await;
 }
 
 #[cfg(test)]
@@ -241,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_lives_an_hour_after_it_was_last_seen() {
+    fn an_event_expires_an_hour_after_its_last_occurrence() {
         let now = "2026-01-02T12:00:00Z".parse().unwrap();
         let made = json!({"creationTimestamp": "2026-01-02T09:00:00Z"});
         let cases = [

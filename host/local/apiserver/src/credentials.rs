@@ -1,8 +1,7 @@
-//! Knows who may talk to the server: bearer tokens, kept as digests, and the kubeconfigs that carry
-//! them.
+//! Bearer tokens, stored as digests, and the kubeconfigs that contain them.
 //!
-//! Who has a token may do everything: there is one machine and one user. The name behind the token
-//! only says in the audit log who wrote.
+//! Every token gives full access, because the server is for one machine and one user. The user of a token is
+//! recorded in the audit log and serves no other purpose.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,32 +14,32 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tholepin_http::{RandomError, TokenDigest, bearer, new_token, write_private};
 
-/// The user of the kubeconfig that is always written.
+/// The user of the kubeconfig that the server writes at its start.
 pub(crate) const ADMIN: &str = "admin";
 
-/// The most tokens kept; they are handed out to our own parts only.
+/// The most tokens; they are issued only to parts of this program.
 const TOKENS_MAX: usize = 1_000;
 
-/// The tokens handed out.
+/// The issued tokens.
 #[derive(Default)]
 pub(crate) struct TokenStore {
     users: Mutex<BTreeMap<TokenDigest, String>>,
 }
 
-/// Why a token could not be made.
+/// The error of issuing a token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The operating system gave no random bytes.
+    /// The operating system returned no random bytes.
     #[error(transparent)]
     NoRandom(#[from] RandomError),
-    /// Too many were made.
-    #[error("{TOKENS_MAX} tokens are handed out already; keep one per user")]
+    /// The limit on tokens is reached.
+    #[error("{TOKENS_MAX} tokens are issued already; issue one per user and reuse it")]
     TooMany,
 }
 
 impl TokenStore {
-    /// Makes a new token for `user`: 64 hex digits.
+    /// Issues a new token for `user`: 64 hex digits.
     pub(crate) fn issue(&self, user: &str) -> Result<String, TokenError> {
         let token = new_token()?;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,9 +50,9 @@ impl TokenStore {
         Ok(token)
     }
 
-    /// The user whose token an `Authorization` header carries.
+    /// Returns the user of the token in an `Authorization` header.
     ///
-    /// Looks up the digest, so the time it takes tells nothing about the token.
+    /// The lookup compares digests, so its duration reveals nothing about the token.
     pub(crate) fn user(&self, authorization: Option<&str>) -> Option<String> {
         let token = TokenDigest::of(bearer(authorization)?);
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,11 +60,11 @@ impl TokenStore {
     }
 }
 
-/// Writes a kubeconfig (JSON, which is YAML) that only this user can read.
+/// Writes a kubeconfig (as JSON, which is valid YAML) that only this system user can read.
 ///
 /// # Errors
 ///
-/// The file cannot be written.
+/// Fails if the file cannot be written.
 pub(crate) fn write_kubeconfig(
     path: &Path,
     address: SocketAddr,
@@ -94,7 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_token_handed_out_names_a_user() {
+    fn the_number_of_tokens_is_limited() {
+        let credentials = TokenStore::default();
+        for _ in 0..TOKENS_MAX {
+            credentials.issue("agent").unwrap();
+        }
+        assert!(matches!(credentials.issue("agent"), Err(TokenError::TooMany)));
+    }
+
+    #[test]
+    fn only_an_issued_token_identifies_a_user() {
         let credentials = TokenStore::default();
         let token = credentials.issue("agent").unwrap();
         let cases = [

@@ -1,4 +1,4 @@
-//! Describes the server: health, version, the kinds it offers, and their OpenAPI documents.
+//! Health, version, API discovery and OpenAPI documents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
 
-/// The Kubernetes version whose API this follows.
+/// The Kubernetes version that the server reports: major, minor, git version.
 const VERSION: (&str, &str, &str) = ("1", "33", "v1.33.0+tholepin");
-/// What can be done to every kind.
+/// The verbs of every kind.
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const V2_BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
-/// The subresources that are served of a kind.
+/// Returns the subresources of a kind that are served.
 pub(crate) fn subresources(served: &ServedKind) -> impl Iterator<Item = &str> {
     let own = served.kind.subresources.iter().map(String::as_str);
     let of_pods = ["binding", "eviction"].into_iter().filter(|_| served.is("", "pods"));
-    own.filter(|word| matches!(*word, "status" | "log")).chain(of_pods)
+    own.filter(|name| matches!(*name, "status" | "log")).chain(of_pods)
 }
 
-/// Answers a GET of a document about the server.
+/// Answers a GET of a path that is not a resource.
 ///
 /// # Errors
 ///
-/// 404 for a group or version that is not offered.
+/// 404 for a group or version that is not served.
 pub(crate) fn answer(
     server: &Arc<ServerState>,
     call: &AuthenticatedRequest,
@@ -43,12 +43,12 @@ pub(crate) fn answer(
             Ok(ApiResponse::Text { content_type: "text/plain", text: b"ok".to_vec() })
         }
         RouteTarget::Version => Ok(ApiResponse::ok(version())),
-        RouteTarget::CoreVersions => Ok(core_versions(server, call.shape)),
-        RouteTarget::Groups => Ok(groups(server, call.shape)),
+        RouteTarget::CoreVersions => Ok(core_versions(server, call.format)),
+        RouteTarget::Groups => Ok(groups(server, call.format)),
         RouteTarget::Group(name) => by_group(server)
             .get(name)
             .filter(|_| !name.is_empty())
-            .map(|versions| ApiResponse::ok(headed("APIGroup", group(name, versions))))
+            .map(|versions| ApiResponse::ok(with_kind("APIGroup", group(name, versions))))
             .ok_or_else(ApiError::no_such_path),
         RouteTarget::Resources { group, version } => resources(server, group, version),
         RouteTarget::OpenApiIndex => Ok(ApiResponse::ok(server.registry.open_api_index())),
@@ -70,7 +70,7 @@ fn version() -> Value {
     })
 }
 
-/// Kinds by group and version, the preferred version first.
+/// The kinds by group and version; the preferred version is the first.
 type ApiGroups = BTreeMap<String, Vec<(String, Vec<Arc<ServedKind>>)>>;
 
 fn by_group(server: &ServerState) -> ApiGroups {
@@ -88,24 +88,24 @@ fn by_group(server: &ServerState) -> ApiGroups {
     groups
 }
 
-/// Orders versions as Kubernetes does: v2 before v1 before v1beta2 before v1alpha1 before others.
+/// Returns the sort key of a version in Kubernetes' order: v2, v1, v1beta2, v1alpha1, then all others.
 fn priority(version: &str) -> (u8, u64, u64) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    let (word, stage) = if rest.contains("beta") {
+    let (stage_name, stage) = if rest.contains("beta") {
         ("beta", 2)
     } else if rest.contains("alpha") {
         ("alpha", 1)
     } else {
         return rest.parse().map_or((0, 0, 0), |major| (3, major, 0));
     };
-    let (major, minor) = rest.split_once(word).unwrap_or((rest, ""));
+    let (major, minor) = rest.split_once(stage_name).unwrap_or((rest, ""));
     match (major.parse(), minor.parse()) {
         (Ok(major), Ok(minor)) => (stage, major, minor),
         _ => (0, 0, 0),
     }
 }
 
-fn headed(kind: &str, mut value: Value) -> Value {
+fn with_kind(kind: &str, mut value: Value) -> Value {
     if let Some(map) = value.as_object_mut() {
         map.insert("kind".into(), json!(kind));
         map.insert("apiVersion".into(), json!("v1"));
@@ -113,8 +113,8 @@ fn headed(kind: &str, mut value: Value) -> Value {
     value
 }
 
-fn core_versions(server: &ServerState, shape: ResponseFormat) -> ApiResponse {
-    if let Some(answer) = aggregated(server, shape, &|group| group.is_empty()) {
+fn core_versions(server: &ServerState, format: ResponseFormat) -> ApiResponse {
+    if let Some(answer) = aggregated(server, format, &|group| group.is_empty()) {
         return answer;
     }
     let address = server.address.to_string();
@@ -125,8 +125,8 @@ fn core_versions(server: &ServerState, shape: ResponseFormat) -> ApiResponse {
     }))
 }
 
-fn groups(server: &ServerState, shape: ResponseFormat) -> ApiResponse {
-    if let Some(answer) = aggregated(server, shape, &|group| !group.is_empty()) {
+fn groups(server: &ServerState, format: ResponseFormat) -> ApiResponse {
+    if let Some(answer) = aggregated(server, format, &|group| !group.is_empty()) {
         return answer;
     }
     let groups = by_group(server);
@@ -164,11 +164,11 @@ fn resources(server: &ServerState, group: &str, version: &str) -> Result<ApiResp
             map.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
         }
         list.push(entry);
-        for word in subresources(served) {
-            let (_, kind_of_it, verbs) = subresource(served, word);
+        for name in subresources(served) {
+            let (_, response_kind, verbs) = subresource(served, name);
             list.push(json!({
-                "name": format!("{}/{word}", kind.plural), "singularName": "",
-                "namespaced": kind.namespaced, "kind": kind_of_it, "verbs": verbs,
+                "name": format!("{}/{name}", kind.plural), "singularName": "",
+                "namespaced": kind.namespaced, "kind": response_kind, "verbs": verbs,
             }));
         }
     }
@@ -178,14 +178,14 @@ fn resources(server: &ServerState, group: &str, version: &str) -> Result<ApiResp
     })))
 }
 
-/// Group and version, kind and verbs of a subresource.
+/// Returns group and version, kind, and verbs of a subresource.
 fn subresource<'a>(
     served: &'a ServedKind,
-    word: &str,
+    name: &str,
 ) -> ((&'a str, &'a str), &'a str, &'static [&'static str]) {
     let kind = &served.kind;
     let own = (kind.group.as_str(), kind.version.as_str());
-    match word {
+    match name {
         "log" => (own, &kind.kind, &["get"]),
         "binding" => (own, "Binding", &["create"]),
         "eviction" => (("policy", "v1"), "Eviction", &["create"]),
@@ -193,13 +193,13 @@ fn subresource<'a>(
     }
 }
 
-/// All groups that `wanted` names, in one document, if the client takes that.
+/// Returns the groups that `includes` accepts in one document, if the client accepts aggregated discovery.
 fn aggregated(
     server: &ServerState,
-    shape: ResponseFormat,
-    wanted: &dyn Fn(&str) -> bool,
+    format: ResponseFormat,
+    includes: &dyn Fn(&str) -> bool,
 ) -> Option<ApiResponse> {
-    let (version, content_type) = match shape {
+    let (version, content_type) = match format {
         ResponseFormat::DiscoveryV2 => ("v2", V2),
         ResponseFormat::DiscoveryV2Beta1 => ("v2beta1", V2_BETA1),
         ResponseFormat::Whole | ResponseFormat::Table | ResponseFormat::Metadata => return None,
@@ -207,7 +207,7 @@ fn aggregated(
     let groups = by_group(server);
     let items: Vec<Value> = groups
         .iter()
-        .filter(|(name, _)| wanted(name))
+        .filter(|(name, _)| includes(name))
         .map(|(name, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
@@ -234,9 +234,9 @@ fn aggregated_resource(served: &ServedKind) -> Value {
     let kind = &served.kind;
     let response = |(group, version): (&str, &str), kind: &str| json!({"group": group, "version": version, "kind": kind});
     let subresources: Vec<Value> = subresources(served)
-        .map(|word| {
-            let (place, kind, verbs) = subresource(served, word);
-            json!({"subresource": word, "responseKind": response(place, kind), "verbs": verbs})
+        .map(|name| {
+            let (group_version, kind, verbs) = subresource(served, name);
+            json!({"subresource": name, "responseKind": response(group_version, kind), "verbs": verbs})
         })
         .collect();
     json!({

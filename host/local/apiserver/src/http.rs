@@ -1,6 +1,6 @@
-//! Speaks HTTP: listens, negotiates, reads requests and writes answers.
+//! The HTTP side: listener, content negotiation, requests and responses.
 //!
-//! Nothing below here knows an object; nothing above knows a socket.
+//! The modules below do not read objects; the other modules of the crate do not use sockets.
 
 pub(crate) mod answer;
 pub(crate) mod listener;

@@ -1,6 +1,6 @@
-//! What is special about single built-in kinds: defaults, checks, and what follows a write.
+//! The rules of single built-in kinds: defaults, validation, and actions before and after a write.
 //!
-//! A kind without an entry here has no defaults and no checks of its own.
+//! A kind that no function here names has no defaults and no validation of its own.
 
 mod admission;
 pub(crate) mod crd;
@@ -27,15 +27,15 @@ use crate::write_context::{ObjectPart, WriteContext};
 pub(crate) use follow_up::{FollowUpObject, FollowUpStatus, FollowUpWrite};
 pub(crate) use namespace::initial as initial_namespaces;
 
-/// Something reserved for an object that is not stored yet.
-#[must_use = "a claim nobody releases keeps its addresses"]
+/// The Service address that is reserved for an object before it is stored.
+#[must_use = "a reservation that is not released keeps its address"]
 #[derive(Default)]
 pub(crate) struct NameReservation {
     address: Option<Ipv4Addr>,
 }
 
 impl NameReservation {
-    /// Gives back what was reserved, because the object is not stored.
+    /// Releases the address, because the object was not stored.
     pub(crate) fn release(self, server: &ServerState) {
         if let Some(address) = self.address {
             server.addresses.release(address);
@@ -43,7 +43,7 @@ impl NameReservation {
     }
 }
 
-/// Fills in a built-in kind's defaults.
+/// Sets the defaults of a built-in kind.
 pub(crate) fn defaults(served: &ServedKind, object: &mut Value) {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => namespace::defaults(object),
@@ -59,7 +59,7 @@ pub(crate) fn defaults(served: &ServedKind, object: &mut Value) {
     }
 }
 
-/// Checks a built-in kind's object, and the step from `old` where there is one.
+/// Validates an object of a built-in kind, and the transition from `old` in an update.
 pub(crate) fn validate(served: &ServedKind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "pods") => pod::validate(new, old),
@@ -74,7 +74,7 @@ pub(crate) fn validate(served: &ServedKind, new: &Value, old: Option<&Value>) ->
     }
 }
 
-/// Prepares a new object after its defaults and before its checks.
+/// Prepares a new object after defaulting and before validation.
 pub(crate) fn before_create(
     cx: &WriteContext,
     object: &mut Value,
@@ -94,7 +94,7 @@ pub(crate) fn before_create(
     }
 }
 
-/// Prepares an edited object after its defaults and before its checks.
+/// Prepares a changed object after defaulting and before validation.
 pub(crate) fn before_update(
     cx: &WriteContext,
     old: &Value,
@@ -109,47 +109,47 @@ pub(crate) fn before_update(
     Ok(())
 }
 
-/// Does what follows the creation of `stored`, but for the write that it gives.
+/// Acts on the creation of `stored`; returns the write that the caller must make.
 pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) -> Option<FollowUpWrite> {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "namespaces") => namespace::service_account(cx, stored).map(FollowUpWrite::Create),
         ("apiextensions.k8s.io", "customresourcedefinitions") => {
-            crd::publish(cx, stored).map(FollowUpWrite::Status)
+            crd::register(cx, stored).map(FollowUpWrite::Status)
         }
         _ => None,
     }
 }
 
-/// Does what follows a change to `stored`, but for the write that it gives.
+/// Acts on a change of `stored`; returns the status write that the caller must make.
 pub(crate) fn after_update(
     cx: &WriteContext,
     stored: &Arc<Value>,
     part: ObjectPart,
 ) -> Option<FollowUpStatus> {
     let is_crd = cx.served.is("apiextensions.k8s.io", "customresourcedefinitions");
-    if part == ObjectPart::Main && is_crd { crd::publish(cx, stored) } else { None }
+    if part == ObjectPart::Main && is_crd { crd::register(cx, stored) } else { None }
 }
 
-/// Refuses deletions that would break the server.
+/// Refuses the deletion of objects that the server needs.
 pub(crate) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     if cx.served.is("", "namespaces") { namespace::before_delete(cx, object) } else { Ok(()) }
 }
 
-/// Does what follows the end of `last`.
+/// Acts on the removal of an object, whose final state is `last`.
 pub(crate) fn after_delete(cx: &WriteContext, last: &Arc<Value>) {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "services") => service::release(cx, last),
-        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::withdraw(cx, last),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => crd::unregister(cx, last),
         _ => {}
     }
 }
 
-/// Seconds that an object is given before it goes; only Pods know grace.
-pub(crate) fn grace_s(served: &ServedKind, object: &Value, asked: Option<u64>) -> u64 {
-    if served.is("", "pods") { pod::grace_s(object, asked) } else { 0 }
+/// Returns the grace period of a deletion in seconds; 0 for every kind but Pods.
+pub(crate) fn grace_s(served: &ServedKind, object: &Value, requested_s: Option<u64>) -> u64 {
+    if served.is("", "pods") { pod::grace_s(object, requested_s) } else { 0 }
 }
 
-/// Whether the server itself has work to do before the object may go.
+/// Returns true if the server must delete other objects before this one may be removed.
 pub(crate) fn waits_for_server(served: &ServedKind, object: &Value) -> bool {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => true,
@@ -158,12 +158,12 @@ pub(crate) fn waits_for_server(served: &ServedKind, object: &Value) -> bool {
     }
 }
 
-/// Whether only the collector ends objects of this kind, once nothing is left in them.
-pub(crate) fn ends_by_collector(served: &ServedKind) -> bool {
+/// Returns true if only the collector removes objects of this kind, once they are empty.
+pub(crate) fn is_removed_by_collector(served: &ServedKind) -> bool {
     served.is("", "namespaces")
 }
 
-/// Shows in the object that its deletion has begun.
+/// Changes the object to show that its deletion has begun.
 pub(crate) fn begin_delete(served: &ServedKind, object: &mut Value) {
     match (&*served.resource.group, &*served.resource.plural) {
         ("", "namespaces") => namespace::begin_delete(object),

@@ -1,8 +1,8 @@
-//! Serves the Kubernetes API from memory, for one machine and one user.
+//! The embedded Kubernetes API server, for one machine and one user.
 //!
-//! It stores objects and enforces the API's rules; it schedules nothing, runs nothing and forgets
-//! everything when it stops. Schemas, patches, ownership of fields and tables are computed by
-//! `tholepin-apimachinery`; this crate owns storage, time, sockets and the order of things.
+//! It serves HTTPS, keeps all objects in memory and enforces the rules of the API. It does not schedule or run Pods,
+//! runs no controllers except garbage collection, and loses all objects when it stops. `tholepin-apimachinery` computes
+//! schemas, patches, field ownership and tables; this crate owns storage, time and sockets.
 //!
 //! ```text
 //! listener (TLS) ─► server (host, token, path) ─► verbs ─► store ─► history ─► watches
@@ -11,9 +11,11 @@
 //! ```
 //!
 //! Invariants:
-//! - One revision counts every change of every kind; a list and a watch that begins there miss nothing.
-//! - No client can block a writer, and none is served without a token and the right `Host`.
-//! - Every write of a client or of the collector leaves a line in the audit log.
+//! - One revision counter covers the changes of all kinds; a watch that starts at the revision of a list reports every
+//!   later change.
+//! - A slow reader does not block a writer. A request without a valid token and an allowed `Host` is refused.
+//! - Every write by a client has a line in the audit log, and every write by the collector except the deletion of
+//!   events and the removal of owner references.
 
 mod access;
 mod audit;

@@ -1,5 +1,6 @@
-//! What a server is started with, and the one thing it asks of others: the logs of containers.
+//! The options of the server, and the trait through which it reads container logs.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,34 +12,34 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use hyper::body::Bytes;
 
-/// How to start the API server.
+/// The options of the API server.
 #[derive(Clone)]
 pub struct ApiServerOptions {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 means a free port.
     pub listen: SocketAddr,
-    /// Where `ca.crt`, `kubeconfig` and `audit.jsonl` are written; made private to this user (0700).
+    /// The directory of `ca.crt`, `kubeconfig` and `audit.jsonl`; the server makes it private (mode 0700).
     pub directory: PathBuf,
-    /// First and last address given to Services, both included.
+    /// The first and the last address for Services, both included.
     pub service_addresses: (Ipv4Addr, Ipv4Addr),
-    /// Where container logs come from; without it the `log` subresource answers 501.
+    /// The source of container logs; without it the `log` subresource answers 501.
     pub pod_logs: Option<Arc<dyn PodLogs>>,
-    /// Changes kept per resource for watches that begin in the past; an older position gets 410. Fewer
-    /// are kept where they are older than five minutes or weigh too much together.
+    /// The most changes that are kept per resource for watches that start in the past; a watch from an older revision
+    /// gets 410. Changes older than five minutes are dropped, and older ones first if all changes use too much memory.
     pub watch_cache_events_max: usize,
-    /// How often a quiet watch is told the current resourceVersion.
+    /// The interval of bookmarks, which report the current resourceVersion to a watch without changes.
     pub bookmark_interval: Duration,
-    /// How long a watch lasts that names no `timeoutSeconds`.
+    /// The duration of a watch without `timeoutSeconds`.
     pub watch_timeout: Duration,
-    /// How long connections may take to end once the server stops.
+    /// The longest wait for connections to end when the server stops.
     pub shutdown_grace: Duration,
-    /// Size at which `audit.jsonl` is rotated to `audit.jsonl.1`; at most two files of it exist.
+    /// The size at which `audit.jsonl` is rotated to `audit.jsonl.1`; at most these two files exist.
     pub audit_bytes_max: u64,
 }
 
 impl ApiServerOptions {
-    /// The usual values for a server at `listen` that keeps its files in `directory`.
+    /// Returns the default options for a server at `listen` that keeps its files in `directory`.
     ///
-    /// Services get `127.22.240.0` to `127.22.255.254` until the caller says otherwise.
+    /// Services get addresses from `127.22.240.0` to `127.22.255.254` unless the caller sets `service_addresses`.
     pub fn new(listen: SocketAddr, directory: impl Into<PathBuf>) -> Self {
         Self {
             listen,
@@ -64,26 +65,26 @@ impl fmt::Debug for ApiServerOptions {
     }
 }
 
-/// Which part of a log is wanted, as `PodLogOptions` of the API says.
+/// The requested part of a log, as in `PodLogOptions` of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Go on with what is written from now on, until the container ends.
+    /// Continue with lines that are written later, until the container ends.
     pub follow: bool,
-    /// Only so many lines from the end.
+    /// Only this many lines from the end.
     pub tail_lines: Option<u64>,
     /// The log of the container's previous run.
     pub previous: bool,
-    /// Begin each line with its RFC 3339 time.
+    /// Prefix each line with its RFC 3339 time.
     pub timestamps: bool,
-    /// Only lines younger than this.
+    /// Only lines that are at most this old.
     pub since: Option<Duration>,
-    /// Only lines from this moment on, RFC 3339.
+    /// Only lines from this time on, RFC 3339.
     pub since_time: Option<String>,
-    /// End after so many bytes.
+    /// End after this many bytes.
     pub limit_bytes: Option<u64>,
 }
 
-/// Whose log is wanted.
+/// The container whose log is requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogTarget {
     /// The Pod's namespace.
@@ -94,30 +95,30 @@ pub struct LogTarget {
     pub uid: String,
     /// The node that runs it; empty while it is not scheduled.
     pub node: String,
-    /// The container.
+    /// The container's name.
     pub container: String,
 }
 
-/// Why there is no log.
+/// The error of opening a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The container has not run, or not before.
-    #[error("{0}")]
-    NotFound(String),
+    /// The container has no such log: it has not run, or has no previous run.
+    #[error(transparent)]
+    NotFound(Box<dyn Error + Send + Sync>),
     /// The log cannot be read.
     #[error("the log cannot be read")]
     Io(#[from] io::Error),
 }
 
-/// A log: pieces of bytes until its end.
+/// The bytes of a log, in pieces.
 pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// The answer to come of [`PodLogs::open`].
+/// The future that [`PodLogs::open`] returns.
 pub type OpenLog<'a> = Pin<Box<dyn Future<Output = Result<LogStream, LogError>> + Send + 'a>>;
 
-/// Gives the logs of containers.
+/// A source of container logs.
 pub trait PodLogs: Send + Sync {
-    /// Opens one container's log. The stream ends when the reader drops it.
+    /// Opens one container's log. The reader may drop the stream before its end.
     fn open(&self, target: LogTarget, options: LogOptions) -> OpenLog<'_>;
 }

@@ -1,7 +1,7 @@
-//! Makes the server's own certificate authority and certificate, anew at every start.
+//! The server's certificate authority and certificate, which are generated at every start.
 //!
-//! The private keys never leave memory; only the authority's certificate is written, so that clients
-//! can check whom they talk to.
+//! The private keys are kept in memory only. Only the authority's certificate is written to a file, with which
+//! clients verify the server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// The names, besides its address, under which the server may be asked.
+/// The `Host` names that the server accepts besides its address; the certificate contains them.
 pub(crate) const NAMES: [&str; 4] =
     ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
 
-/// What a TLS listener and its clients need.
+/// The TLS configuration of the listener, and the certificate that its clients need.
 pub(crate) struct TlsIdentity {
     /// The authority's certificate, PEM.
     pub(crate) authority_pem: String,
-    /// The listener's configuration; offers HTTP/2 and HTTP/1.1.
+    /// The listener's configuration; ALPN offers HTTP/2 and HTTP/1.1.
     pub(crate) tls: Arc<ServerConfig>,
 }
 
-/// Why no identity could be made.
+/// The error of generating the certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsIdentityError {
     /// A key or certificate could not be generated.
     #[error("cannot generate a certificate")]
     Generate(#[from] rcgen::Error),
-    /// The TLS library refused what was generated.
+    /// The TLS library refused the generated key or certificate.
     #[error("cannot configure TLS")]
     Configure(#[from] rustls::Error),
 }

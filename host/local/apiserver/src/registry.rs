@@ -1,7 +1,7 @@
-//! Knows which kinds are served, under which names and versions, and how each is stored.
+//! The registry of served kinds, with their versions and the resource under which each is stored.
 //!
-//! Built-in kinds are always there; those of CRDs come and go with [`KindRegistry::offer`] and
-//! [`KindRegistry::withdraw`]. It holds no object.
+//! Built-in kinds are always registered; [`KindRegistry::set_versions`] and [`KindRegistry::remove`] add and remove the
+//! kinds of CRDs. The registry holds no objects.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,40 +15,40 @@ use tholepin_apimachinery::{kinds, openapi};
 use crate::status::{ApiError, StatusTarget};
 use crate::store::GroupResource;
 
-/// One kind in one version, ready to be served.
+/// One served version of a kind.
 pub(crate) struct ServedKind {
     /// Names, scope and subresources.
     pub(crate) kind: Kind,
-    /// `apiVersion` of the objects shown.
+    /// `apiVersion` of objects in responses.
     pub(crate) api_version: String,
-    /// Where its objects are stored, shared by all versions and by both event groups.
+    /// The resource under which objects are stored, the same for all versions and for both API groups of events.
     pub(crate) resource: GroupResource,
     /// `apiVersion` of stored objects.
     pub(crate) stored_api_version: String,
-    /// The columns of its table.
+    /// The columns of the kind's tables.
     pub(crate) columns: Vec<TableColumn>,
-    /// What a CRD says about its fields.
+    /// The schema of a custom kind.
     pub(crate) custom: Option<CustomResourceSchema>,
-    /// How a built-in kind's fields are merged.
+    /// The merge rules of a built-in kind.
     builtin: Option<BuiltinMergeSchema>,
 }
 
-/// What a CRD version says about its fields.
+/// The schema of a CRD version.
 pub(crate) struct CustomResourceSchema {
-    /// The schema, compiled.
+    /// The compiled schema.
     pub(crate) schema: StructuralSchema,
-    /// The schema as written, for OpenAPI.
+    /// The source of the schema, for OpenAPI.
     pub(crate) open_api: Value,
-    /// The sentence to warn with, where the version is deprecated.
+    /// The warning, if the version is deprecated.
     pub(crate) deprecation: Option<String>,
 }
 
 impl ServedKind {
-    /// Makes a CRD's version ready. Fails with the text of a column that cannot be read.
+    /// Returns the served kind for a version of a CRD.
     ///
     /// # Errors
     ///
-    /// A printer column's path is not understood.
+    /// Fails if the JSONPath of a printer column cannot be parsed.
     pub(crate) fn custom(
         kind: Kind,
         stored_api_version: String,
@@ -76,7 +76,7 @@ impl ServedKind {
             api_version: kind.api_version(),
             resource: GroupResource::new(group, &kind.plural),
             stored_api_version: if is_event { "v1".into() } else { kind.api_version() },
-            // Built-in kinds have no printer columns of their own, so no path can be wrong.
+            // Built-in kinds have no printer columns, so there is no JSONPath that can fail.
             columns: table::columns(kind, None).unwrap_or_default(),
             custom: None,
             builtin: Some(BuiltinMergeSchema::for_kind(kind)),
@@ -84,8 +84,8 @@ impl ServedKind {
         }
     }
 
-    /// How its fields are merged.
-    pub(crate) fn topology(&self) -> &dyn MergeSchema {
+    /// Returns the merge rules of the kind's fields.
+    pub(crate) fn merge_schema(&self) -> &dyn MergeSchema {
         match (&self.custom, &self.builtin) {
             (Some(custom), _) => &custom.schema,
             (None, Some(builtin)) => builtin,
@@ -93,23 +93,23 @@ impl ServedKind {
         }
     }
 
-    /// Names one object of this kind in messages that speak of resources.
+    /// Returns the target for messages that name an object by its resource.
     pub(crate) fn subject(&self, name: &str) -> StatusTarget {
         StatusTarget::new(&self.kind.group, &self.kind.plural, name)
     }
 
-    /// Names one object of this kind in messages that speak of kinds.
+    /// Returns the target for messages that name an object by its kind.
     pub(crate) fn kind_subject(&self, name: &str) -> StatusTarget {
         StatusTarget::new(&self.kind.group, &self.kind.kind, name)
     }
 
-    /// Whether this is the built-in resource so named.
+    /// Returns true if the kind is stored under this resource.
     pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
         self.resource.is(group, plural)
     }
 }
 
-/// Nothing is known of the fields: lists are whole, maps are merged.
+/// The merge rules of a kind without a schema: lists are atomic, maps are merged.
 struct Schemaless;
 
 impl MergeSchema for Schemaless {
@@ -128,31 +128,32 @@ impl MergeSchema for Schemaless {
     }
 }
 
-/// An OpenAPI document, as sent, and its hash.
+/// An OpenAPI document as JSON, and its hash.
 type OpenApiDocument = (Vec<u8>, String);
 
 type KindVersions = BTreeMap<(String, String, String), Arc<ServedKind>>;
 
-/// All kinds served.
+/// All served kinds.
 pub(crate) struct KindRegistry {
     kinds: RwLock<KindVersions>,
-    /// Documents made already, by group and version; at most one for each version served.
+    /// The OpenAPI documents that were built, by group and version; at most one for each served version.
     documents: Mutex<BTreeMap<(String, String), Arc<OpenApiDocument>>>,
 }
 
 impl KindRegistry {
-    /// The built-in kinds.
+    /// Returns a registry of the built-in kinds.
     pub(crate) fn builtin() -> Self {
-        let kinds =
-            kinds::builtin().iter().map(|kind| (place(kind), Arc::new(ServedKind::builtin(kind))));
+        let kinds = kinds::builtin()
+            .iter()
+            .map(|kind| (version_key(kind), Arc::new(ServedKind::builtin(kind))));
         Self { kinds: RwLock::new(kinds.collect()), documents: Mutex::default() }
     }
 
-    /// Finds what is served at a path.
+    /// Returns the kind that is served at a path.
     ///
     /// # Errors
     ///
-    /// 404 where nothing is.
+    /// 404 if there is none.
     pub(crate) fn find(
         &self,
         group: &str,
@@ -160,11 +161,11 @@ impl KindRegistry {
         plural: &str,
     ) -> Result<Arc<ServedKind>, ApiError> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
-        let place = (group.to_owned(), version.to_owned(), plural.to_owned());
-        kinds.get(&place).cloned().ok_or_else(ApiError::no_such_path)
+        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
+        kinds.get(&key).cloned().ok_or_else(ApiError::no_such_path)
     }
 
-    /// Finds any version of a stored resource, the stored one if it is served.
+    /// Returns a served version of a resource: the stored version if it is served, else the first.
     pub(crate) fn of_resource(&self, resource: &GroupResource) -> Option<Arc<ServedKind>> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = kinds.values().filter(|served| served.resource == *resource);
@@ -176,24 +177,24 @@ impl KindRegistry {
         Some(Arc::clone(found.find(|served| is_stored(served)).unwrap_or(first)))
     }
 
-    /// Everything served, ordered by group, version and plural.
+    /// Returns all served kinds, ordered by group, version and plural.
     pub(crate) fn all(&self) -> Vec<Arc<ServedKind>> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         kinds.values().cloned().collect()
     }
 
-    /// Serves exactly these versions of a CRD's kind, instead of what was served before.
-    pub(crate) fn offer(&self, group: &str, plural: &str, versions: Vec<ServedKind>) {
+    /// Replaces the served versions of a CRD's kind.
+    pub(crate) fn set_versions(&self, group: &str, plural: &str, versions: Vec<ServedKind>) {
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|(g, _, p), served| served.custom.is_none() || g != group || p != plural);
         for served in versions {
-            kinds.insert(place(&served.kind), Arc::new(served));
+            kinds.insert(version_key(&served.kind), Arc::new(served));
         }
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         documents.retain(|(of, _), _| of != group);
     }
 
-    /// The index of OpenAPI documents, with the hash of each.
+    /// Returns the index of the OpenAPI documents, with the hash of each.
     pub(crate) fn open_api_index(&self) -> Value {
         let mut places: Vec<(String, String)> =
             self.all().iter().map(|s| (s.kind.group.clone(), s.kind.version.clone())).collect();
@@ -209,7 +210,7 @@ impl KindRegistry {
         openapi::index(found.iter().map(|(name, document)| (name.as_str(), document.1.as_str())))
     }
 
-    /// The OpenAPI document of one version of a group, as JSON.
+    /// Returns the OpenAPI document of one version of a group, as JSON.
     pub(crate) fn open_api(&self, group: &str, version: &str) -> Option<Vec<u8>> {
         self.document(group, version).map(|document| document.0.clone())
     }
@@ -223,9 +224,9 @@ impl KindRegistry {
         if kinds.is_empty() {
             return None;
         }
-        let place = (group.to_owned(), version.to_owned());
+        let key = (group.to_owned(), version.to_owned());
         let mut documents = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(document) = documents.get(&place) {
+        if let Some(document) = documents.get(&key) {
             return Some(Arc::clone(document));
         }
         let parts: Vec<(&Kind, Option<&Value>)> = kinds
@@ -235,16 +236,16 @@ impl KindRegistry {
         let value = openapi::document(group, version, &parts);
         let text = serde_json::to_vec(&value).unwrap_or_default();
         let document = Arc::new((text, openapi::hash(&value)));
-        documents.insert(place, Arc::clone(&document));
+        documents.insert(key, Arc::clone(&document));
         Some(document)
     }
 
     /// Stops serving a CRD's kind.
-    pub(crate) fn withdraw(&self, group: &str, plural: &str) {
-        self.offer(group, plural, Vec::new());
+    pub(crate) fn remove(&self, group: &str, plural: &str) {
+        self.set_versions(group, plural, Vec::new());
     }
 }
 
-fn place(kind: &Kind) -> (String, String, String) {
+fn version_key(kind: &Kind) -> (String, String, String) {
     (kind.group.clone(), kind.version.clone(), kind.plural.clone())
 }

@@ -1,4 +1,4 @@
-//! Says which objects a list, a watch or a deletion of many is about.
+//! The selection of objects for a list, a watch or the deletion of a collection.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::registry::ServedKind;
 use crate::status::ApiError;
 use crate::view;
 
-/// The objects of one kind whose labels and fields match.
+/// A filter for the objects of one kind by labels, fields and name.
 pub(crate) struct ObjectSelection {
     served: Arc<ServedKind>,
     labels: LabelSelector,
@@ -19,11 +19,11 @@ pub(crate) struct ObjectSelection {
 }
 
 impl ObjectSelection {
-    /// Reads `labelSelector` and `fieldSelector`; `name` narrows it to one object.
+    /// Parses `labelSelector` and `fieldSelector`; `name` narrows the selection to one object.
     ///
     /// # Errors
     ///
-    /// 400 where a selector is malformed or names a field that the kind does not offer.
+    /// 400 if a selector is malformed or names a field that the kind does not support.
     pub(crate) fn of(
         served: &Arc<ServedKind>,
         query: &QueryParameters,
@@ -40,12 +40,12 @@ impl ObjectSelection {
         })
     }
 
-    /// Whether every object matches.
+    /// Returns true if every object matches.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
     }
 
-    /// Whether a stored object matches.
+    /// Returns true if a stored object matches.
     pub(crate) fn matches(&self, stored: &Arc<Value>) -> bool {
         if self.is_everything() {
             return true;

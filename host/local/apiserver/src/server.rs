@@ -1,7 +1,6 @@
-//! Takes one request from its headers to its answer: who asks, for what, and in which shape.
+//! The handling of one request: authentication, routing, and dispatch to `verbs` or `discovery`.
 //!
-//! Order of the checks: the `Host` it was sent to, the token, the path, the body. What a verb does
-//! is the business of `verbs`.
+//! The checks run in this order: `Host` header, token, path, query and `Accept` header, body.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::{discovery, verbs};
 
-/// The largest request body, as in Kubernetes, and the longest a client may take to send it.
+/// The largest request body, as in Kubernetes, and the longest time in which a client must send it.
 const BODY: BodyLimits =
     BodyLimits { bytes_max: 3 * 1024 * 1024, deadline: Duration::from_secs(60) };
 
@@ -46,7 +45,7 @@ impl ServerState {
         body: Incoming,
     ) -> Result<ApiResponse, ApiError> {
         self.hosts.check(parts).map_err(|foreign| {
-            let message = format!("{foreign}; ask it as `{}`", self.address);
+            let message = format!("{foreign}; use the address `{}`", self.address);
             ApiError::new(421, "MisdirectedRequest", message)
         })?;
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
@@ -56,7 +55,7 @@ impl ServerState {
             .ok_or_else(|| ApiError::new(401, "Unauthorized", "Unauthorized"))?;
         if parts.headers.contains_key("impersonate-user") {
             return Err(ApiError::forbidden(
-                "impersonation is not served; use a kubeconfig of that user",
+                "impersonation is not supported; use a kubeconfig of that user",
             ));
         }
         let target = route::parse(parts.uri.path())?;
@@ -66,7 +65,7 @@ impl ServerState {
             agent: header(USER_AGENT).unwrap_or("").to_owned(),
             method: parts.method.clone(),
             query: QueryParameters::parse(parts.uri.query().unwrap_or(""))?,
-            shape: negotiate::choose(header(ACCEPT))?,
+            format: negotiate::choose(header(ACCEPT))?,
             content_type: media.trim().to_ascii_lowercase(),
             body: read_body(body).await?,
         };
@@ -84,14 +83,16 @@ impl ServerState {
 ///
 /// # Errors
 ///
-/// 413 where it is too large, 408 where it is late, 400 where it breaks off.
+/// 413 if the body is too large, 408 if it arrives too late, 400 if it breaks off.
 async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
     tholepin_http::read_body(body, BODY).await.map_err(|error| match &error {
         BodyError::TooLarge { bytes_max } => {
             let message = format!("Request entity too large: limit is {bytes_max}");
             ApiError::new(413, "RequestEntityTooLarge", message)
         }
-        BodyError::Late { .. } => ApiError::new(408, "Timeout", "the body did not arrive in time"),
-        BodyError::Broken(_) => ApiError::bad_request(format!("the body: {error}")),
+        BodyError::Late { .. } => {
+            ApiError::new(408, "Timeout", "the request body did not arrive in time")
+        }
+        BodyError::Broken(_) => ApiError::bad_request(format!("the request body: {error}")),
     })
 }

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::net::SocketAddr;
 
@@ -12,24 +12,24 @@ use crate::registry::KindRegistry;
 use crate::service_addresses::ServiceAddressAllocator;
 use crate::store::ObjectStore;
 
-/// What all requests share.
+/// The state that all requests share.
 pub(crate) struct ServerState {
-    /// Every object.
+    /// All objects.
     pub(crate) store: ObjectStore,
-    /// Every kind.
+    /// All served kinds.
     pub(crate) registry: KindRegistry,
-    /// Every token.
+    /// All tokens.
     pub(crate) credentials: TokenStore,
-    /// Where writes are noted.
+    /// The audit log of writes.
     pub(crate) audit: AuditLog,
     /// The addresses of Services.
     pub(crate) addresses: ServiceAddressAllocator,
-    /// What it was started with.
+    /// The options of the server.
     pub(crate) options: ApiServerOptions,
-    /// Where it listens.
+    /// The address on which the server listens.
     pub(crate) address: SocketAddr,
-    /// The `Host` names it answers to.
+    /// The `Host` names that the server accepts.
     pub(crate) hosts: AllowedHosts,
-    /// Cancelled once the server stops.
+    /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
 }

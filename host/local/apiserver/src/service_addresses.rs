@@ -1,13 +1,13 @@
-//! Gives each Service an address of its own, from one block.
+//! The allocator of Service addresses from one block.
 //!
-//! An address is given again only after all others were; so what still holds an old one does not
-//! reach a new Service at once.
+//! A released address is allocated again only after the rest of the block, so that a client that still uses a deleted
+//! Service's address does not soon reach another Service.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
-/// The block and what is taken of it.
+/// The block of addresses, and the allocated ones.
 pub(crate) struct ServiceAddressAllocator {
     first: u32,
     last: u32,
@@ -19,26 +19,26 @@ struct State {
     next: u32,
 }
 
-/// Why an address could not be had.
+/// The error of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServiceAddressError {
-    /// It lies outside the block.
+    /// The address is outside the block.
     Outside,
-    /// Another Service has it.
+    /// Another Service has the address.
     Taken,
-    /// All are taken.
+    /// All addresses are allocated.
     Exhausted,
 }
 
 impl ServiceAddressAllocator {
-    /// The block between two addresses, both included.
+    /// Returns an allocator for the block between two addresses, both included.
     pub(crate) fn new((first, last): (Ipv4Addr, Ipv4Addr)) -> Self {
         let (first, last) = (u32::from(first), u32::from(last));
         let state = State { taken: BTreeSet::new(), next: first };
         Self { first, last, state: Mutex::new(state) }
     }
 
-    /// Takes the next free address.
+    /// Allocates the next free address.
     pub(crate) fn take(&self) -> Result<Ipv4Addr, ServiceAddressError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let from_next = state.next..=self.last;
@@ -49,7 +49,7 @@ impl ServiceAddressAllocator {
         Ok(Ipv4Addr::from(free))
     }
 
-    /// Takes this very address.
+    /// Allocates this address.
     pub(crate) fn claim(&self, address: Ipv4Addr) -> Result<(), ServiceAddressError> {
         let number = u32::from(address);
         if number < self.first || self.last < number {
@@ -59,7 +59,7 @@ impl ServiceAddressAllocator {
         if state.taken.insert(number) { Ok(()) } else { Err(ServiceAddressError::Taken) }
     }
 
-    /// Gives an address back.
+    /// Releases an address.
     pub(crate) fn release(&self, address: Ipv4Addr) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.taken.remove(&u32::from(address));

@@ -1,5 +1,6 @@
-//! Starts and stops the server: its files, its listener and its tasks.
+//! The start and the shutdown of the server: its files, its listener and its tasks.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,44 +25,44 @@ use crate::store::{HistoryRetention, ObjectStore};
 use crate::verbs::create::{FieldOwnership, create};
 use crate::{audit, collect, kinds};
 
-/// Why the server does not start.
+/// The error of starting the server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The directory cannot be made or made private.
+    /// The directory, or a file in it, cannot be created or made private.
     #[error("cannot use the directory `{}` for the API server's files", .path.display())]
     Directory {
         /// The directory, or a file in it.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {address}; choose another address or stop what listens there")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Keys or certificates cannot be made.
-    #[error("cannot make the server's identity")]
+    /// Keys or certificates cannot be generated.
+    #[error("cannot generate the server's TLS identity")]
     Identity(#[from] TlsIdentityError),
-    /// A token cannot be made.
-    #[error("cannot make the admin's token")]
+    /// A token cannot be issued.
+    #[error("cannot issue a token")]
     Token(#[from] TokenError),
-    /// The first objects cannot be made.
-    #[error("cannot create the initial namespaces: {0}")]
-    Initial(String),
+    /// The initial namespaces cannot be created.
+    #[error("cannot create the initial namespaces")]
+    Initial(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// A server that runs until [`ApiServer::shutdown`]. Dropping it ends its tasks without grace.
+/// A running server. [`ApiServer::shutdown`] stops it; dropping it aborts its tasks without a grace period.
 pub struct ApiServer {
-    /// The admin's kubeconfig, readable by this user only.
+    /// The path of the admin's kubeconfig, which only this system user can read.
     pub kubeconfig: PathBuf,
-    /// Where it listens.
+    /// The address on which the server listens.
     pub address: SocketAddr,
-    /// The certificate of its authority, PEM.
+    /// The certificate of the server's authority, PEM.
     pub authority_pem: String,
     server: Arc<ServerState>,
     tasks: JoinSet<()>,
@@ -70,11 +71,12 @@ pub struct ApiServer {
     grace: Duration,
 }
 
-/// Starts a server. It is ready when this returns.
+/// Starts a server, which accepts requests when this returns.
 ///
 /// # Errors
 ///
-/// Its files cannot be written, or its address cannot be had.
+/// Fails if the files cannot be written, the address cannot be bound, the certificates or the token cannot be
+/// generated, or the initial namespaces cannot be created.
 pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
     let listener = std::net::TcpListener::bind(options.listen);
     let listener =
@@ -82,11 +84,11 @@ pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
     start_on(listener, options).await
 }
 
-/// As [`start`], on a socket that listens on the address of the options already.
+/// Starts a server as [`start`] does, on a socket that listens already on the address of the options.
 ///
 /// # Errors
 ///
-/// Its files cannot be written.
+/// As [`start`].
 pub async fn start_on(
     listener: std::net::TcpListener,
     options: ApiServerOptions,
@@ -129,7 +131,7 @@ pub async fn start_on(
         hosts: AllowedHosts::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
-    create_initial_namespaces(&server).map_err(|failure| StartError::Initial(failure.message))?;
+    create_initial_namespaces(&server).map_err(|error| StartError::Initial(error.into()))?;
     let (mut tasks, mut writing) = (JoinSet::new(), JoinSet::new());
     writing.spawn(writer.run());
     tasks.spawn(collect::run(Arc::clone(&server)));
@@ -146,11 +148,11 @@ pub async fn start_on(
     })
 }
 
-/// Creates the namespaces that are always there.
+/// Creates the initial namespaces.
 ///
 /// # Errors
 ///
-/// One cannot be created.
+/// Fails if one of them cannot be created.
 fn create_initial_namespaces(server: &Arc<ServerState>) -> Result<(), ApiError> {
     let (cx, namespaces) = kinds::initial_namespaces(server)?;
     for object in namespaces {
@@ -160,28 +162,28 @@ fn create_initial_namespaces(server: &Arc<ServerState>) -> Result<(), ApiError> 
 }
 
 impl ApiServer {
-    /// Makes a token under which `user` appears in the audit log.
+    /// Issues a token; the audit log names `user` for its requests.
     ///
     /// # Errors
     ///
-    /// The system gives no random bytes, or a thousand tokens exist already.
+    /// Fails if the system returns no random bytes, or if a thousand tokens exist already.
     pub fn token_for(&self, user: &str) -> Result<String, TokenError> {
         self.server.credentials.issue(user)
     }
 
-    /// Writes a kubeconfig for `user`, with a token of its own, that only this system user can read.
+    /// Writes a kubeconfig with a new token for `user`. Only this system user can read the file.
     ///
     /// # Errors
     ///
-    /// The file cannot be written.
+    /// Fails if the token cannot be issued or the file cannot be written.
     pub fn write_kubeconfig(&self, user: &str, path: &Path) -> Result<(), StartError> {
         let token = self.token_for(user)?;
         write_kubeconfig(path, self.address, &self.authority_pem, user, &token)
             .map_err(|source| StartError::Directory { path: path.to_owned(), source })
     }
 
-    /// Stops: watches end, requests in flight are answered, all tasks are joined. Takes at most three
-    /// times the grace of the options.
+    /// Stops the server: ends watches, answers requests in flight, and joins all tasks. Waits at most three times the
+    /// grace period of the options, and one second.
     pub async fn shutdown(self) {
         let Self { server, mut tasks, mut writer, running, grace, .. } = self;
         drop(running);
@@ -189,7 +191,7 @@ impl ApiServer {
         if timeout(twice, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
             tasks.shutdown().await;
         }
-        // The writer ends when the last of those who can write has gone.
+        // The audit writer ends when its last sender is dropped, which is part of the server's state.
         drop(server);
         if timeout(grace, async { while writer.join_next().await.is_some() {} }).await.is_err() {
             writer.shutdown().await;

@@ -1,24 +1,26 @@
-//! The one error type of the API: a Kubernetes `Status` with its code, reason and causes.
+//! The error type of the API: a Kubernetes `Status` with its code, reason and causes.
 //!
-//! Clients branch on `reason` and `code`, so both come from the constructors here and nowhere else.
-//! This module never decides whether something is wrong; it only says it the way Kubernetes does.
+//! Clients branch on `reason` and `code`, so most errors are built with the constructors here, which give both the
+//! values of Kubernetes.
+
+use std::error::Error;
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
-/// Where a request would have ended, named as `Status.details` names it.
+/// The object that an error is about, as in `Status.details`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StatusTarget {
     /// The API group, empty for the core group.
     pub(crate) group: String,
-    /// The plural resource name, or the kind where Kubernetes says the kind.
+    /// The plural resource name, or the kind in messages in which Kubernetes prints the kind.
     pub(crate) kind: String,
-    /// The object's name, possibly empty.
+    /// The object's name; may be empty.
     pub(crate) name: String,
 }
 
 impl StatusTarget {
-    /// Names one object by its resource.
+    /// Returns the target for a group, a resource or kind, and a name.
     pub(crate) fn new(group: &str, kind: &str, name: &str) -> Self {
         Self { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
     }
@@ -32,12 +34,12 @@ impl StatusTarget {
     }
 }
 
-/// One cause in `Status.details.causes`.
+/// One item of `Status.details.causes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusCause {
-    /// A word such as `FieldValueInvalid`.
+    /// The reason, such as `FieldValueInvalid`.
     pub(crate) reason: String,
-    /// What is wrong, as a sentence fragment.
+    /// The description of the error, as a sentence fragment.
     pub(crate) message: String,
     /// The field's path, such as `spec.replicas`.
     pub(crate) field: String,
@@ -50,25 +52,43 @@ impl From<FieldError> for StatusCause {
     }
 }
 
-/// A refusal, complete enough to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Returns the texts of an error and its sources as one line: `outer: middle: root`.
+///
+/// Skips a source whose text the error above it contains, because some libraries print their source themselves.
+pub(crate) fn error_text(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    for source in std::iter::successors(error.source(), |&error| error.source()) {
+        let source = source.to_string();
+        if !last.contains(&source) {
+            text.push_str(": ");
+            text.push_str(&source);
+            last = source;
+        }
+    }
+    text
+}
+
+/// The error of a request, with all that its `Status` contains.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct ApiError {
     /// The HTTP status.
     pub(crate) code: u16,
-    /// Kubernetes' word for it, such as `NotFound`.
+    /// The `reason` of Kubernetes, such as `NotFound`.
     pub(crate) reason: &'static str,
-    /// The sentence that kubectl prints.
+    /// The message that kubectl prints.
     pub(crate) message: String,
-    /// Group, kind, name and causes, where known.
+    /// The object that the error is about, if known.
     pub(crate) subject: Option<Box<StatusTarget>>,
-    /// The causes, possibly none.
+    /// The causes; may be empty.
     pub(crate) causes: Vec<StatusCause>,
-    /// Seconds after which a retry makes sense.
+    /// The number of seconds after which the client may retry.
     pub(crate) retry_after_s: Option<u32>,
 }
 
 impl ApiError {
-    /// A refusal without subject and causes.
+    /// Returns an error without subject and causes.
     pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -80,24 +100,24 @@ impl ApiError {
         }
     }
 
-    /// 404 for an object.
+    /// Returns 404 for an object that does not exist.
     pub(crate) fn not_found(subject: StatusTarget) -> Self {
         let message = format!("{} \"{}\" not found", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(404, "NotFound", message) }
     }
 
-    /// 404 for a path that is not served.
+    /// Returns 404 for a path that is not served.
     pub(crate) fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
-    /// 409 for a name that is taken.
+    /// Returns 409 for a name that exists already.
     pub(crate) fn already_exists(subject: StatusTarget) -> Self {
         let message = format!("{} \"{}\" already exists", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(409, "AlreadyExists", message) }
     }
 
-    /// 409 for a lost race or a failed precondition.
+    /// Returns 409 for a concurrent change or a failed precondition.
     pub(crate) fn conflict(subject: StatusTarget, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{}\": {why}",
@@ -107,7 +127,7 @@ impl ApiError {
         Self { subject: Some(Box::new(subject)), ..Self::new(409, "Conflict", message) }
     }
 
-    /// 409 for a stale resourceVersion.
+    /// Returns 409 for a stale resourceVersion.
     pub(crate) fn modified(subject: StatusTarget) -> Self {
         Self::conflict(
             subject,
@@ -115,7 +135,7 @@ impl ApiError {
         )
     }
 
-    /// 422 with one cause per field. `subject.kind` is the kind, not the resource.
+    /// Returns 422 with one cause per field error. `subject.kind` is the kind, not the resource.
     pub(crate) fn invalid(subject: StatusTarget, errors: Vec<FieldError>) -> Self {
         let text = tholepin_apimachinery::field_error::aggregate(&errors);
         let message = format!("{} \"{}\" is invalid: {text}", subject.qualified(), subject.name);
@@ -123,22 +143,22 @@ impl ApiError {
         Self { subject: Some(Box::new(subject)), causes, ..Self::new(422, "Invalid", message) }
     }
 
-    /// 400: the request itself cannot be read.
+    /// Returns 400 for a malformed request.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
     }
 
-    /// 403: understood and refused.
+    /// Returns 403 for a request that the server refuses.
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(403, "Forbidden", message)
     }
 
-    /// The same, about this subject.
-    pub(crate) fn about(self, subject: StatusTarget) -> Self {
+    /// Sets the subject.
+    pub(crate) fn with_subject(self, subject: StatusTarget) -> Self {
         Self { subject: Some(Box::new(subject)), ..self }
     }
 
-    /// 405: the verb is not served here.
+    /// Returns 405 for a method that the resource does not serve.
     pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             405,
@@ -147,18 +167,18 @@ impl ApiError {
         )
     }
 
-    /// 410: the resourceVersion or the continue token is older than the history kept.
+    /// Returns 410 for a resourceVersion or a continue token that is older than the history.
     pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }
 
-    /// 415: the body's media type is not served.
+    /// Returns 415 for a body of a media type that is not supported.
     pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
         Self::new(415, "UnsupportedMediaType", message)
     }
 
-    /// 504 for a resourceVersion that does not exist yet.
-    pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
+    /// Returns 504 for a resourceVersion that does not exist yet.
+    pub(crate) fn too_large_resource_version(requested: u64, current: u64) -> Self {
         Self {
             causes: vec![StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
@@ -169,17 +189,17 @@ impl ApiError {
             ..Self::new(
                 504,
                 "Timeout",
-                format!("Timeout: Too large resource version: {asked}, current: {current}"),
+                format!("Timeout: Too large resource version: {requested}, current: {current}"),
             )
         }
     }
 
-    /// 500: a fault of the server, or of an object it cannot treat.
+    /// Returns 500 for an error of the server, or for a stored object that it cannot process.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "InternalError", message)
     }
 
-    /// The `Status` object to send.
+    /// Converts to the `Status` object of the response.
     pub(crate) fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status",

@@ -1,16 +1,15 @@
-//! Holds every object in memory, under one clock of revisions.
+//! The in-memory store of all objects, with one revision counter.
 //!
-//! One mutex guards all kinds, so a list, a watch position and a write are always about one moment.
-//! The store knows identity (resource, namespace, name, uid), owners, finality and history; it never
-//! defaults, validates or authorises: the verbs do that on a copy and then commit with the revision
-//! they read.
+//! One mutex guards all kinds, so each operation sees a consistent state of all of them. The store tracks identity
+//! (resource, namespace, name, uid), owner references and history. It does not default, validate or authorise: the
+//! verbs do that on a copy, and then commit it with the object that they read.
 //!
 //! Invariants:
-//! - The revision grows by one with every change of any kind, and each change carries its own.
-//! - An object in the store has `metadata.uid` and `metadata.resourceVersion` and is never edited in
-//!   place: readers share it.
-//! - History is bounded by number, weight and age; a reader that falls out of it is told so, and never
-//!   blocks a writer.
+//! - Every change to an object of any kind increments the revision by one, and has a revision of its own.
+//! - A stored object has `metadata.uid` and `metadata.resourceVersion`, and is never changed in place, because readers
+//!   share it.
+//! - The history is limited by number, memory and age. A reader whose revision is older than the history gets an
+//!   error; a reader never blocks a writer.
 
 mod history;
 mod location;
@@ -34,32 +33,32 @@ pub(crate) use page::{ListError, ListPage, ListRequest, ListVersion};
 pub(crate) use retention::HistoryRetention;
 use weight::weight;
 
-/// Why a commit was not made.
+/// The error of a commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CommitError {
-    /// The name is taken.
+    /// An object of this name exists already.
     Exists,
-    /// There is no such object, or no longer.
+    /// The object does not exist.
     Missing,
-    /// The object is not the one that was read.
+    /// The object was changed or replaced since it was read.
     Changed,
-    /// The namespace is not there.
+    /// The namespace does not exist.
     NamespaceMissing,
-    /// The namespace is going away.
+    /// The namespace is being deleted.
     NamespaceTerminating,
-    /// As many objects are kept as the store takes.
+    /// The store holds the maximum number of objects.
     Full,
 }
 
-/// The most objects kept, over all kinds; a bound against runaway loops, far above a local cluster.
+/// The most objects over all kinds: a limit against runaway loops, far above the needs of a local cluster.
 const OBJECTS_MAX: usize = 200_000;
 
-/// How much there is.
+/// The number of objects and their memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoreSize {
-    /// Objects.
+    /// The number of objects.
     pub(crate) objects: usize,
-    /// Bytes in memory, about.
+    /// Their estimated memory in bytes.
     pub(crate) bytes: usize,
 }
 
@@ -73,7 +72,7 @@ struct StoreState {
     revision: u64,
     objects: usize,
     retention: HistoryRetention,
-    /// What the changes that are kept weigh.
+    /// The estimated memory of the history in bytes, as the sum over all resources.
     history_bytes: usize,
     tables: BTreeMap<GroupResource, ResourceTable>,
     by_uid: BTreeMap<String, ObjectLocation>,
@@ -83,7 +82,7 @@ struct StoreState {
 
 struct ResourceTable {
     objects: BTreeMap<ObjectKey, Arc<Value>>,
-    /// What the objects weigh.
+    /// The estimated memory of the objects in bytes.
     bytes: usize,
     history: ResourceHistory,
     latest: watch::Sender<u64>,
@@ -101,7 +100,7 @@ impl ResourceTable {
 }
 
 impl ObjectStore {
-    /// An empty store that keeps so much of the past.
+    /// Returns an empty store with these limits on its history.
     pub(crate) fn new(retention: HistoryRetention) -> Self {
         Self {
             state: Mutex::new(StoreState {
@@ -119,22 +118,21 @@ impl ObjectStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, StoreState> {
-        // No code panics while it holds the lock half way through a commit, so a poisoned state is
-        // still whole.
+        // No code panics in the middle of a commit while it holds the lock, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The revision of the last change.
+    /// Returns the revision of the last change.
     pub(crate) fn revision(&self) -> u64 {
         self.lock().revision
     }
 
-    /// Reads one object.
+    /// Returns one object.
     pub(crate) fn get(&self, resource: &GroupResource, key: &ObjectKey) -> Option<Arc<Value>> {
         self.lock().tables.get(resource)?.objects.get(key).cloned()
     }
 
-    /// Every object of a resource, in list order.
+    /// Returns all objects of a resource, ordered by namespace and name.
     pub(crate) fn all(&self, resource: &GroupResource) -> Vec<Arc<Value>> {
         let state = self.lock();
         state
@@ -144,7 +142,7 @@ impl ObjectStore {
             .unwrap_or_default()
     }
 
-    /// How many objects of a resource there are, and what they weigh in memory.
+    /// Returns the number of objects of a resource and their estimated memory.
     pub(crate) fn size(&self, resource: &GroupResource) -> StoreSize {
         let state = self.lock();
         let size =
@@ -152,7 +150,7 @@ impl ObjectStore {
         state.tables.get(resource).map(size).unwrap_or_default()
     }
 
-    /// Every object within a namespace.
+    /// Returns all objects in a namespace.
     pub(crate) fn in_namespace(&self, namespace: &str) -> Vec<(ObjectLocation, Arc<Value>)> {
         let state = self.lock();
         let mut found = Vec::new();
@@ -167,11 +165,11 @@ impl ObjectStore {
         found
     }
 
-    /// Stores a new object and gives it its first revision.
+    /// Stores a new object, and sets its resourceVersion to the revision of the change.
     ///
     /// # Errors
     ///
-    /// The name is taken, the namespace is missing or terminating, or the store is full.
+    /// Fails if the name exists, the namespace does not exist or is terminating, or the store is full.
     pub(crate) fn insert(
         &self,
         resource: &GroupResource,
@@ -196,11 +194,11 @@ impl ObjectStore {
         Ok(stored)
     }
 
-    /// Replaces `read`, provided it is still what is stored.
+    /// Replaces `read`, if it is still the stored object.
     ///
     /// # Errors
     ///
-    /// The object is gone or was changed meanwhile.
+    /// Fails if the object was deleted or changed since it was read.
     pub(crate) fn replace(
         &self,
         resource: &GroupResource,
@@ -220,12 +218,12 @@ impl ObjectStore {
         Ok(stored)
     }
 
-    /// Removes `read`, provided it is still what is stored; `last` is its final state. The DELETED
-    /// event carries a revision of its own.
+    /// Removes `read`, if it is still the stored object; `last` is its final state. The DELETED event has a revision of
+    /// its own.
     ///
     /// # Errors
     ///
-    /// The object is gone or was changed meanwhile.
+    /// Fails if the object was deleted or changed since it was read.
     pub(crate) fn remove(
         &self,
         resource: &GroupResource,
@@ -245,12 +243,8 @@ impl ObjectStore {
         Ok(stored)
     }
 
-    /// Changes of a resource after `revision`, at most `limit`, and the revision up to which the
-    /// answer is complete.
-    ///
-    /// # Errors
-    ///
-    /// `None` where the history no longer reaches back that far.
+    /// Returns the changes of a resource after the revision `after`, at most `limit`, and the revision up to which they
+    /// are complete. Returns `None` if the history no longer has all of these changes.
     pub(crate) fn changes(
         &self,
         resource: &GroupResource,
@@ -269,7 +263,7 @@ impl ObjectStore {
         Some((events, complete))
     }
 
-    /// Tells of changes of a resource: the receiver holds the revision of the latest.
+    /// Subscribes to changes of a resource: the receiver holds the revision of the latest change.
     pub(crate) fn subscribe(&self, resource: &GroupResource) -> watch::Receiver<u64> {
         let mut state = self.lock();
         let revision = state.revision;
@@ -278,7 +272,7 @@ impl ObjectStore {
         table.latest.subscribe()
     }
 
-    /// Whether an object with this uid is stored, in `namespace` or in cluster scope.
+    /// Returns true if an object with this uid exists in `namespace` or in cluster scope.
     pub(crate) fn owner_is_present(&self, uid: &str, namespace: &str) -> bool {
         let state = self.lock();
         state
@@ -287,23 +281,23 @@ impl ObjectStore {
             .is_some_and(|(_, key)| key.namespace.is_empty() || *key.namespace == *namespace)
     }
 
-    /// Where the objects are that name `uid` as an owner.
+    /// Returns the locations of the objects that have `uid` as an owner.
     pub(crate) fn dependents(&self, uid: &str) -> Vec<ObjectLocation> {
         let state = self.lock();
         state.dependents.get(uid).map(|found| found.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Drops what is kept of the past for too long, in times without a change.
+    /// Drops history that is too old. Each change does this too; this call is needed when there are no changes.
     pub(crate) fn expire(&self, now: Instant) {
         self.lock().expire(now);
     }
 
-    /// Waits until a change may have left something to collect.
+    /// Waits until there was a change, after which the collector may have work.
     pub(crate) async fn work(&self) {
         self.work.notified().await;
     }
 
-    /// Takes what may have to be collected: objects with an absent owner, and namespaces to look at.
+    /// Takes the work of the collector: objects with an owner that does not exist, and namespaces to check.
     pub(crate) fn take_pending(&self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
         self.lock().pending.take()
     }
@@ -448,7 +442,7 @@ impl StoreState {
     }
 }
 
-/// The uids that `metadata.ownerReferences` names.
+/// Returns the uids in `metadata.ownerReferences`.
 pub(crate) fn owner_uids(object: &Value) -> impl Iterator<Item = &str> {
     let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     owners.into_iter().flatten().filter_map(|owner| owner.get("uid").and_then(Value::as_str))

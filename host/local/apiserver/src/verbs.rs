@@ -1,6 +1,6 @@
-//! What can be done to objects. Each verb reads a copy, decides on it, and commits it whole.
+//! The verbs of the API. Each write changes a copy of an object and commits it if the object did not change since.
 //!
-//! Invariant: every write that reaches a verb, accepted or refused, leaves one line in the audit log.
+//! Invariant: every write that reaches a verb, accepted or refused, has one line in the audit log.
 
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -27,9 +27,9 @@ use crate::status::ApiError;
 use crate::write_context::WriteContext;
 use crate::{access, discovery};
 
-/// One request for a resource that is served.
+/// One request for a served resource.
 pub(crate) struct ResourceRequest<'a> {
-    /// What all requests share.
+    /// The state that all requests share.
     pub(crate) server: &'a Arc<ServerState>,
     /// The request.
     pub(crate) call: &'a AuthenticatedRequest,
@@ -37,16 +37,16 @@ pub(crate) struct ResourceRequest<'a> {
     pub(crate) path: &'a ResourcePath,
     /// The kind.
     pub(crate) served: Arc<ServedKind>,
-    /// The moment it is treated.
+    /// The time of the request.
     pub(crate) now: Timestamp,
 }
 
 impl ResourceRequest<'_> {
-    /// What a write for this request needs to know.
+    /// Returns the context of a write for this request.
     ///
     /// # Errors
     ///
-    /// 400 for an unknown `dryRun`.
+    /// 400 for an unknown value of `dryRun`.
     pub(crate) fn context(&self) -> Result<WriteContext, ApiError> {
         Ok(WriteContext {
             server: Arc::clone(self.server),
@@ -58,18 +58,18 @@ impl ResourceRequest<'_> {
         })
     }
 
-    /// The namespace, empty for cluster scope.
+    /// Returns the namespace; empty for cluster scope.
     pub(crate) fn namespace(&self) -> &str {
         self.path.namespace.as_deref().unwrap_or("")
     }
 
-    /// The object's name, empty for a collection.
+    /// Returns the object's name; empty for a collection.
     pub(crate) fn name(&self) -> &str {
         self.path.name.as_deref().unwrap_or("")
     }
 }
 
-/// Answers a request for a resource, and notes it if it may write.
+/// Answers a request for a resource, and writes an audit line if it is a write.
 pub(crate) async fn dispatch(
     server: &Arc<ServerState>,
     call: &AuthenticatedRequest,
@@ -83,7 +83,7 @@ pub(crate) async fn dispatch(
     check_scope(&request)?;
     let Some(verb) = write_verb(&request) else {
         return match (&path.subresource, &path.name) {
-            (Some(word), _) if word == "log" && request.served.is("", "pods") => {
+            (Some(subresource), _) if subresource == "log" && request.served.is("", "pods") => {
                 pod::log(&request).await
             }
             (None, _) if call.query.flag("watch") => watch::watch(&request),
@@ -92,7 +92,7 @@ pub(crate) async fn dispatch(
         };
     };
     let result = write(&request, verb);
-    server.audit.write(line(&request, verb, &result)).await;
+    server.audit.write(audit_event(&request, verb, &result)).await;
     let mut result = result;
     if let (Ok(ApiResponse::Json { warnings, .. }), Some(custom)) =
         (&mut result, &request.served.custom)
@@ -142,14 +142,16 @@ fn check_scope(request: &ResourceRequest<'_>) -> Result<(), ApiError> {
         return Err(ApiError::no_such_path());
     }
     match &path.subresource {
-        Some(word) if !discovery::subresources(&request.served).any(|offered| offered == word) => {
+        Some(subresource)
+            if !discovery::subresources(&request.served).any(|served| served == subresource) =>
+        {
             Err(ApiError::no_such_path())
         }
         _ => Ok(()),
     }
 }
 
-fn line(
+fn audit_event(
     request: &ResourceRequest<'_>,
     verb: &'static str,
     result: &Result<ApiResponse, ApiError>,

@@ -1,7 +1,7 @@
-//! Shows stored objects in the version asked for, and reads requests back into the stored one.
+//! Conversion between the stored version of an object and the requested one.
 //!
-//! Versions of a CRD differ in `apiVersion` only (conversion strategy `None`). Events are stored as
-//! core/v1 and renamed field by field for events.k8s.io/v1; nothing is lost either way.
+//! Versions of a CRD differ in `apiVersion` only (conversion strategy `None`). Events are stored as core/v1; for
+//! events.k8s.io/v1 their fields are renamed, without loss in either direction.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::object::as_map_mut;
 use crate::registry::ServedKind;
 
-/// The fields of an event that have another name in events.k8s.io/v1: core first.
+/// The fields of events with different names in core/v1 (first) and events.k8s.io/v1 (second).
 const EVENT_FIELDS: [(&str, &str); 7] = [
     ("involvedObject", "regarding"),
     ("message", "note"),
@@ -25,7 +25,7 @@ fn is_new_event(served: &ServedKind) -> bool {
     served.kind.group == "events.k8s.io" && served.kind.plural == "events"
 }
 
-/// A stored object as `served` shows it; shared where they are the same.
+/// Converts a stored object to the version of `served`; returns the same object if the versions are equal.
 pub(crate) fn show(served: &ServedKind, stored: &Arc<Value>) -> Arc<Value> {
     if stored.get("apiVersion").and_then(Value::as_str) == Some(&served.api_version) {
         return Arc::clone(stored);
@@ -43,7 +43,7 @@ pub(crate) fn show(served: &ServedKind, stored: &Arc<Value>) -> Arc<Value> {
     Arc::new(object)
 }
 
-/// An object of a request, or shown by [`show`], as it is stored.
+/// Converts an object of a request, or one that [`show`] returned, to the stored version.
 pub(crate) fn store(served: &ServedKind, object: &mut Value) {
     let map = as_map_mut(object);
     map.insert("apiVersion".into(), json!(served.stored_api_version));

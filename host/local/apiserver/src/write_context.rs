@@ -1,4 +1,4 @@
-//! What a write needs to know, and which part of an object it is about.
+//! The context of a write, and the part of the object that it changes.
 
 use std::sync::Arc;
 
@@ -9,30 +9,30 @@ use crate::server_state::ServerState;
 use crate::status::{ApiError, StatusCause, StatusTarget};
 use crate::store::{CommitError, ObjectKey};
 
-/// What a write needs to know, whether a client asked for it or the server itself.
+/// The context of a write, by a client or by the server itself.
 #[derive(Clone)]
 pub(crate) struct WriteContext {
-    /// What all requests share.
+    /// The state that all requests share.
     pub(crate) server: Arc<ServerState>,
     /// The kind.
     pub(crate) served: Arc<ServedKind>,
-    /// The namespace, empty for cluster scope.
+    /// The namespace; empty for cluster scope.
     pub(crate) namespace: String,
-    /// The moment it is treated.
+    /// The time of the write.
     pub(crate) now: Timestamp,
     /// The field manager.
     pub(crate) manager: String,
-    /// Whether nothing is to be stored.
+    /// Whether the write is a dry run.
     pub(crate) dry_run: bool,
 }
 
 impl WriteContext {
-    /// Where an object of this name is stored.
+    /// Returns the key of an object of this name.
     pub(crate) fn key(&self, name: &str) -> ObjectKey {
         ObjectKey::new(&self.namespace, name)
     }
 
-    /// The failure that a refused commit means.
+    /// Converts the error of a commit.
     pub(crate) fn refused(&self, refused: &CommitError, name: &str) -> ApiError {
         let namespace = || StatusTarget::new("", "namespaces", &self.namespace);
         match refused {
@@ -54,7 +54,7 @@ impl WriteContext {
                         self.served.kind.resource_name(),
                         self.namespace
                     ))
-                    .about(subject)
+                    .with_subject(subject)
                 }
             }
             CommitError::Full => ApiError::new(
@@ -66,17 +66,17 @@ impl WriteContext {
     }
 }
 
-/// Which part of an object a write is about.
+/// The part of an object that a write changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ObjectPart {
-    /// All but what has a subresource of its own.
+    /// The object without its status subresource.
     Main,
-    /// The status only.
+    /// The status subresource.
     Status,
 }
 
 impl ObjectPart {
-    /// As `managedFields` names it.
+    /// Returns the subresource in `managedFields`.
     pub(crate) const fn subresource(self) -> Option<&'static str> {
         match self {
             Self::Main => None,

@@ -91,7 +91,7 @@ impl api::PodLogs for AgentLogs {
         Box::pin(async move {
             let wanted = agent_options(&options, Timestamp::now());
             let opened = self.files.open(&target.uid, &target.container, wanted);
-            let lines = opened.map_err(|error| api::LogError::NotFound(error.to_string()))?;
+            let lines = opened.map_err(|error| api::LogError::NotFound(error.into()))?;
             let bytes = lines.map(|line| line.map(Into::into).map_err(io::Error::other));
             let limit = options.limit_bytes;
             Ok(limited(bytes.boxed(), limit))

@@ -1,4 +1,4 @@
-//! Parses the JSONPath subset. Never recurses deeper than one filter.
+//! The parser of the JSONPath subset. Its recursion is one level deep: a filter holds no other filter.
 
 use serde_json::Value;
 
@@ -62,8 +62,8 @@ impl<'a> Parser<'a> {
         self.rest = self.rest.trim_start();
     }
 
-    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
-        let length = self.rest.find(|c| !wanted(c)).unwrap_or(self.rest.len());
+    fn take_while(&mut self, accepts: impl Fn(char) -> bool) -> &'a str {
+        let length = self.rest.find(|c| !accepts(c)).unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at_checked(length).unwrap_or((self.rest, ""));
         self.rest = rest;
         taken
@@ -89,7 +89,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A member's name; a backslash makes the next character part of it.
+    /// Parses a member's name; a backslash makes the next character part of the name.
     fn name(&mut self) -> Result<PathStep, JsonPathError> {
         let mut name = String::new();
         loop {
@@ -145,7 +145,7 @@ impl<'a> Parser<'a> {
         if digits.is_empty() {
             return Ok(None);
         }
-        digits.parse().map(Some).map_err(|_| self.expected("a whole number before this"))
+        digits.parse().map(Some).map_err(|_| self.expected("an integer before this byte"))
     }
 
     fn filter(&mut self) -> Result<PathStep, JsonPathError> {
@@ -190,7 +190,10 @@ impl<'a> Parser<'a> {
         let word = self.take_while(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '+'));
         match serde_json::from_str(word) {
             Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::Null)) => Ok(value),
-            _ => Err(self.expected("a quoted text, a number, true, false or null before this")),
+            _ => {
+                Err(self
+                    .expected("a quoted string, a number, true, false or null before this byte"))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Finds which fields an object sets, and which differ between two objects.
+//! Computes the set of fields of an object, and the fields that differ between two objects.
 //!
-//! A field is what can have an owner: a scalar, an atomic list or map, an item of a list with keys,
-//! an element of a set. A container counts as a field where it is empty or appears whole.
+//! A field is a value that can have an owner: a scalar, an atomic list or map, an item of a list with keys, an
+//! element of a set. A map or list that is merged counts as a field itself if it is empty or was added whole.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,18 @@ use serde_json::{Map, Value};
 use super::field_set::{FieldSet, key_element, value_element};
 use crate::merge_schema::{ListMapKey, MergeSchema, MergeShape, MergeStep};
 
-/// What differs between two objects.
+/// The error for a list item that cannot be identified.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListItemError {
+    /// Two items have equal keys, or are equal in a set.
+    #[error("duplicate entries for key {0}")]
+    Duplicate(String),
+    /// The item has none of its keys, and no key has a default.
+    #[error("associative list with keys has an element that omits key field \"{}\"", .0.join("\", \""))]
+    NoKeys(Vec<String>),
+}
+
+/// The fields that differ between two objects.
 #[derive(Debug, Default)]
 pub(super) struct ObjectDifference {
     pub(super) added: FieldSet,
@@ -23,7 +34,7 @@ impl ObjectDifference {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    /// What has a new value.
+    /// Returns the fields that have a new value.
     pub(super) fn changed(&self) -> FieldSet {
         self.added.union(&self.modified)
     }
@@ -35,66 +46,71 @@ impl ObjectDifference {
     }
 }
 
-/// The fields that an intent sets.
+/// Returns the fields that an intent sets.
 ///
-/// Fails with the message for items that lack their keys or occur twice.
-pub(super) fn field_set_of(intent: &Value, topology: &dyn MergeSchema) -> Result<FieldSet, String> {
-    let mut set = fields(intent, &mut Vec::new(), topology, Whole::Leaves)?;
+/// # Errors
+///
+/// Fails if a list item has none of its keys or occurs twice.
+pub(super) fn field_set_of(
+    intent: &Value,
+    schema: &dyn MergeSchema,
+) -> Result<FieldSet, ListItemError> {
+    let mut set = fields(intent, &mut Vec::new(), schema, ContainerFields::Excluded)?;
     set.clear_member();
     Ok(set)
 }
 
-/// Compares two objects field by field. Of items that occur twice, the first counts.
-pub(super) fn compare(old: &Value, new: &Value, topology: &dyn MergeSchema) -> ObjectDifference {
-    differ(Some(old), Some(new), &mut Vec::new(), topology)
+/// Compares two objects field by field. If an item occurs twice, the first is compared.
+pub(super) fn compare(old: &Value, new: &Value, schema: &dyn MergeSchema) -> ObjectDifference {
+    differ(Some(old), Some(new), &mut Vec::new(), schema)
 }
 
-/// Whether containers that are not empty are fields themselves.
+/// Whether maps and lists that are not empty count as fields themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whole {
-    /// No: an apply owns what it mentions.
-    Leaves,
-    /// Yes: what appeared whole is owned whole.
-    Containers,
+enum ContainerFields {
+    /// No: an apply owns the values that it sets.
+    Excluded,
+    /// Yes: a container that was added whole is owned as well.
+    Included,
 }
 
 fn fields<'a>(
     value: &'a Value,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
-    whole: Whole,
-) -> Result<FieldSet, String> {
+    schema: &dyn MergeSchema,
+    containers: ContainerFields,
+) -> Result<FieldSet, ListItemError> {
     let mut set = FieldSet::default();
     match value {
-        Value::Object(members) if topology.map_shape(path) != MergeShape::Atomic => {
+        Value::Object(members) if schema.map_shape(path) != MergeShape::Atomic => {
             for (name, member) in members {
                 path.push(MergeStep::Field(name));
-                let below = fields(member, path, topology, whole);
+                let below = fields(member, path, schema, containers);
                 path.pop();
                 set.insert(format!("f:{name}"), below?);
             }
-            if members.is_empty() || whole == Whole::Containers {
+            if members.is_empty() || containers == ContainerFields::Included {
                 set.insert_here();
             }
         }
         Value::Array(items) => {
-            let shape = topology.list_shape(path);
+            let shape = schema.list_shape(path);
             if shape == MergeShape::Atomic {
                 return Ok(FieldSet::here());
             }
             for item in items {
                 let element = element(item, &shape)?;
-                if set.child(&element).is_some() && whole == Whole::Leaves {
-                    return Err(format!("duplicate entries for key {}", plain(&element)));
+                if set.child(&element).is_some() && containers == ContainerFields::Excluded {
+                    return Err(ListItemError::Duplicate(without_prefix(&element).to_owned()));
                 }
                 path.push(MergeStep::Item);
-                let below = fields(item, path, topology, whole);
+                let below = fields(item, path, schema, containers);
                 path.pop();
                 let mut below = below?;
                 below.insert_here();
                 set.insert(element, below);
             }
-            if items.is_empty() || whole == Whole::Containers {
+            if items.is_empty() || containers == ContainerFields::Included {
                 set.insert_here();
             }
         }
@@ -109,33 +125,33 @@ fn differ<'a>(
     old: Option<&'a Value>,
     new: Option<&'a Value>,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
 ) -> ObjectDifference {
-    let whole = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
-        // What cannot be told apart is one field.
-        fields(value, path, topology, Whole::Containers).unwrap_or_else(|_| FieldSet::here())
+    let all_fields = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
+        // If the items of a list cannot be identified, the list is one field.
+        fields(value, path, schema, ContainerFields::Included).unwrap_or_else(|_| FieldSet::here())
     };
     let mut difference = ObjectDifference::default();
     match (old, new) {
         (None, None) => {}
-        (None, Some(new)) => difference.added = whole(new, path),
-        (Some(old), None) => difference.removed = whole(old, path),
+        (None, Some(new)) => difference.added = all_fields(new, path),
+        (Some(old), None) => difference.removed = all_fields(old, path),
         (Some(old), Some(new)) if old == new => {}
         (Some(Value::Object(old)), Some(Value::Object(new)))
-            if topology.map_shape(path) != MergeShape::Atomic =>
+            if schema.map_shape(path) != MergeShape::Atomic =>
         {
-            differ_members(old, new, path, topology, &mut difference);
+            differ_members(old, new, path, schema, &mut difference);
         }
         (Some(Value::Array(old)), Some(Value::Array(new)))
-            if topology.list_shape(path) != MergeShape::Atomic =>
+            if schema.list_shape(path) != MergeShape::Atomic =>
         {
-            let shape = topology.list_shape(path);
-            differ_items((old, new), &shape, path, topology, &mut difference);
+            let shape = schema.list_shape(path);
+            differ_items((old, new), &shape, path, schema, &mut difference);
         }
         (Some(old), Some(new)) => {
-            difference.removed = whole(old, path);
-            difference.added = whole(new, path);
-            // The place itself stays and has another value; only what was below is gone.
+            difference.removed = all_fields(old, path);
+            difference.added = all_fields(new, path);
+            // The field itself stays and has another value; only the fields below it were removed.
             difference.removed.clear_member();
             difference.added.clear_member();
             difference.modified.insert_here();
@@ -148,13 +164,13 @@ fn differ_members<'a>(
     old: &'a Map<String, Value>,
     new: &'a Map<String, Value>,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
     difference: &mut ObjectDifference,
 ) {
     let added = new.keys().filter(|name| !old.contains_key(*name));
     for name in old.keys().chain(added) {
         path.push(MergeStep::Field(name));
-        let below = differ(old.get(name), new.get(name), path, topology);
+        let below = differ(old.get(name), new.get(name), path, schema);
         path.pop();
         difference.insert(&format!("f:{name}"), below);
     }
@@ -164,7 +180,7 @@ fn differ_items<'a>(
     (old, new): (&'a [Value], &'a [Value]),
     shape: &MergeShape,
     path: &mut Vec<MergeStep<'a>>,
-    topology: &dyn MergeSchema,
+    schema: &dyn MergeSchema,
     difference: &mut ObjectDifference,
 ) {
     let (old, new) = (by_element(old, shape), by_element(new, shape));
@@ -172,7 +188,7 @@ fn differ_items<'a>(
     for element in old.keys().chain(added) {
         path.push(MergeStep::Item);
         let (old, new) = (old.get(element).copied(), new.get(element).copied());
-        let mut below = differ(old, new, path, topology);
+        let mut below = differ(old, new, path, schema);
         path.pop();
         match (old, new) {
             (None, Some(_)) => below.added.insert_here(),
@@ -193,10 +209,12 @@ fn by_element<'a>(items: &'a [Value], shape: &MergeShape) -> BTreeMap<String, &'
     found
 }
 
-/// What identifies an item of a list: its keys, or itself in a set.
+/// Returns the path element that identifies a list item: its keys, or the item itself in a set.
 ///
-/// Fails with the message for an item that lacks a key without default.
-pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String> {
+/// # Errors
+///
+/// Fails if the item has none of the keys and no key has a default.
+pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, ListItemError> {
     let keys = match shape {
         MergeShape::Map(keys) => keys,
         MergeShape::Set | MergeShape::Atomic | MergeShape::Granular => {
@@ -206,22 +224,18 @@ pub(super) fn element(item: &Value, shape: &MergeShape) -> Result<String, String
     let mut found = BTreeMap::new();
     for ListMapKey { name, default } in keys {
         let value = item.get(name).filter(|value| !value.is_null()).or(default.as_ref());
-        // Of several keys some may be absent; an item without any has no identity.
+        // With several keys, some may be absent; an item without any key has no identity.
         if let Some(value) = value {
             found.insert(name.as_str(), value);
         }
     }
     if found.is_empty() {
-        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-        return Err(format!(
-            "associative list with keys has an element that omits key field \"{}\"",
-            names.join("\", \"")
-        ));
+        return Err(ListItemError::NoKeys(keys.iter().map(|key| key.name.clone()).collect()));
     }
     Ok(key_element(&found))
 }
 
-/// An element without the letter in front, for messages.
-fn plain(element: &str) -> &str {
+/// Returns an element without its `k:` or `v:` prefix, for messages.
+fn without_prefix(element: &str) -> &str {
     element.split_at_checked(2).map_or(element, |(_, rest)| rest)
 }

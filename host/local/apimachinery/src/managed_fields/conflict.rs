@@ -1,4 +1,4 @@
-//! Finds and words the conflicts of an apply.
+//! The conflicts of an apply, and their messages.
 //!
 //! Source of the wording: k8s.io/apimachinery `pkg/util/managedfields/internal/conflict.go`.
 
@@ -12,20 +12,20 @@ use super::field_set::FieldSet;
 pub struct Conflict {
     /// The owner.
     pub manager: String,
-    /// The owner's operation is `Update` (else `Apply`).
+    /// Whether the owner's operation is `Update`; it is `Apply` otherwise.
     pub by_update: bool,
     /// The owner's subresource.
     pub subresource: Option<String>,
     /// The owner's API version.
     pub api_version: String,
-    /// When the owner's set changed last.
+    /// The time of the last change to the owner's entry.
     pub time: Option<String>,
     /// The field: `.data.a`, `.spec.containers[name="a"].image`.
     pub field: String,
 }
 
 impl Conflict {
-    /// `message` of the cause in the `Status`, whose reason is `FieldManagerConflict`:
+    /// Returns `message` of the `Status` cause with reason `FieldManagerConflict`:
     /// `conflict with "kubectl" using v1 at 2026-01-02T03:04:05Z`.
     pub fn message(&self) -> String {
         format!("conflict with {}", self.owner())
@@ -46,7 +46,7 @@ impl Conflict {
     }
 }
 
-/// The text of `Status.message` for conflicts.
+/// Returns the text of `Status.message` for conflicts.
 pub fn conflict_summary(conflicts: &[Conflict]) -> String {
     if let [single] = conflicts {
         return format!("Apply failed with 1 conflict: {}: {}", single.message(), single.field);
@@ -63,7 +63,7 @@ pub fn conflict_summary(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
-/// What others own of the fields that are to change.
+/// Returns a conflict for each changed field that another manager owns.
 pub(super) fn find(
     entries: &ManagedFieldsEntries,
     own: &ManagerIdentity,

@@ -1,30 +1,30 @@
-//! Reads and writes `metadata.managedFields`: who owns which fields, by which operation, since when.
+//! The entries of `metadata.managedFields`: the owner of each field, with the operation and the time.
 //!
-//! It moves ownership and compares no values.
+//! The module moves ownership between entries; it compares no values.
 
 use serde_json::{Map, Value, json};
 
 use super::field_set::FieldSet;
 
-/// How many Update entries an object keeps; older ones are merged, as in the real server.
+/// The most Update entries that an object keeps; older ones are merged, as in the real server.
 const UPDATE_ENTRIES_MAX: usize = 10;
-/// The manager that stands for merged ones.
+/// The manager of the merged entry.
 const ANCIENT_CHANGES: &str = "ancient-changes";
 
-/// How a manager came to own fields.
+/// The kind of write by which a manager became the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ManagedOperation {
     Apply,
     Update,
 }
 
-/// What makes two entries the same one.
+/// The identity of an entry: an object has at most one entry of each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ManagerIdentity {
     pub(super) operation: ManagedOperation,
     pub(super) manager: String,
     pub(super) subresource: Option<String>,
-    /// Only of Update entries: an applier has one entry, whatever version it speaks.
+    /// Set for Update entries only: an applier has one entry for all API versions.
     api_version: Option<String>,
 }
 
@@ -98,12 +98,12 @@ impl ManagedFieldsEntry {
 pub(super) struct ManagedFieldsEntries(Vec<ManagedFieldsEntry>);
 
 impl ManagedFieldsEntries {
-    /// The entries of an object; none if any of them cannot be read, as in the real server.
+    /// Returns the entries of an object, or none if one of them cannot be read, as the real server does.
     pub(super) fn of(object: &Value) -> Self {
         Self::read(object).unwrap_or_default()
     }
 
-    /// The entries of an object, if there are any and all can be read.
+    /// Returns the entries of an object, or `None` if there are none or one cannot be read.
     fn read(object: &Value) -> Option<Self> {
         let list = object.pointer("/metadata/managedFields")?.as_array()?;
         let mut entries = Self::default();
@@ -121,13 +121,13 @@ impl ManagedFieldsEntries {
         self.0.iter()
     }
 
-    /// Takes the entry of this identity out.
+    /// Removes the entry with this identity and returns it.
     pub(super) fn take(&mut self, identity: &ManagerIdentity) -> Option<ManagedFieldsEntry> {
         let position = self.0.iter().position(|entry| entry.identity == *identity)?;
         Some(self.0.remove(position))
     }
 
-    /// Puts an entry in; one without fields is not kept, one of the same identity is replaced.
+    /// Adds an entry in place of one with the same identity; an entry without fields is not kept.
     pub(super) fn put(&mut self, entry: ManagedFieldsEntry) {
         self.take(&entry.identity);
         if !entry.fields.is_empty() {
@@ -135,21 +135,21 @@ impl ManagedFieldsEntries {
         }
     }
 
-    /// Takes fields away from everybody but this one.
-    pub(super) fn retreat(&mut self, except: &ManagerIdentity, fields: &FieldSet) {
+    /// Removes fields from all entries except this one, and then the entries that have no field left.
+    pub(super) fn remove_from_others(&mut self, except: &ManagerIdentity, fields: &FieldSet) {
         for entry in self.0.iter_mut().filter(|entry| entry.identity != *except) {
             entry.fields = entry.fields.difference(fields);
         }
         self.0.retain(|entry| !entry.fields.is_empty());
     }
 
-    /// What anybody owns.
+    /// Returns the fields that have an owner.
     pub(super) fn all_fields(&self) -> FieldSet {
         self.0.iter().fold(FieldSet::default(), |all, entry| all.union(&entry.fields))
     }
 
-    /// Merges the oldest Update entries until few enough are left.
-    pub(super) fn bound_updates(&mut self) {
+    /// Merges the oldest Update entries until at most [`UPDATE_ENTRIES_MAX`] are left.
+    pub(super) fn limit_updates(&mut self) {
         self.sort();
         let is_update =
             |entry: &&ManagedFieldsEntry| entry.identity.operation == ManagedOperation::Update;
@@ -157,7 +157,7 @@ impl ManagedFieldsEntries {
         if surplus == 0 {
             return;
         }
-        // One more, because the merged entry takes a place itself.
+        // One more, because the merged entry counts too.
         let oldest: Vec<ManagerIdentity> =
             self.0.iter().filter(is_update).take(surplus + 1).map(|e| e.identity.clone()).collect();
         for identity in oldest {
@@ -173,7 +173,7 @@ impl ManagedFieldsEntries {
         }
     }
 
-    /// Writes the entries into an object: appliers first, then by time and manager.
+    /// Writes the entries into an object: Apply entries first, then by time and manager.
     pub(super) fn write(mut self, object: &mut Value) {
         self.sort();
         let Some(object) = object.as_object_mut() else { return };
@@ -198,8 +198,9 @@ impl ManagedFieldsEntries {
     }
 }
 
-/// The entries that hold after a request left `new` as it is, before its own changes count.
-pub(super) fn after_request(
+/// Returns the entries before the changes of a request are recorded: those in `new` if the request edited them, else
+/// those of `old`.
+pub(super) fn entries_of_request(
     old: Option<&Value>,
     new: &Value,
     subresource: Option<&str>,

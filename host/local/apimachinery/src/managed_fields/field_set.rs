@@ -1,17 +1,17 @@
-//! Holds a set of fields as the tree that `fieldsV1` writes: `f:name`, `k:{…}`, `v:…`.
+//! A set of fields, as the tree of `fieldsV1`: `f:name`, `k:{…}`, `v:…`.
 //!
-//! It knows names only, neither objects nor schemas.
+//! It holds names only; it reads neither objects nor schemas.
 //!
-//! Invariant: no child is empty, so that equal sets are equal trees.
+//! Invariant: no child is empty, so equal sets are equal trees.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// How deep a `fieldsV1` from outside may nest.
+/// The deepest nesting of a `fieldsV1` that is read.
 const DEPTH_MAX: usize = 128;
 
-/// A set of paths; each node is a path that may be in the set, and the paths below it.
+/// A set of paths. Each node is one path, which may be in the set (`member`), with the paths below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FieldSet {
     member: bool,
@@ -19,7 +19,7 @@ pub(super) struct FieldSet {
 }
 
 impl FieldSet {
-    /// The set of exactly the place where it is put.
+    /// Returns the set that holds only its own path.
     pub(super) fn here() -> Self {
         Self { member: true, children: BTreeMap::new() }
     }
@@ -32,12 +32,12 @@ impl FieldSet {
         self.member
     }
 
-    /// Adds the place itself.
+    /// Adds the path of this node.
     pub(super) fn insert_here(&mut self) {
         self.member = true;
     }
 
-    /// Takes away the place itself, not what is below.
+    /// Removes the path of this node, but not those below it.
     pub(super) fn clear_member(&mut self) {
         self.member = false;
     }
@@ -61,7 +61,7 @@ impl FieldSet {
         self.children.remove(element);
     }
 
-    /// Changes a subtree in place, and drops it if nothing is left.
+    /// Changes a subtree in place, and removes it if it becomes empty.
     pub(super) fn edit_child(&mut self, element: &str, change: impl FnOnce(&mut Self)) {
         if let Some(child) = self.children.get_mut(element) {
             change(child);
@@ -89,7 +89,7 @@ impl FieldSet {
         }
     }
 
-    /// The paths of this set that are not in the other; what is below them does not matter.
+    /// Returns the paths of this set that are not in the other. Each path is compared without those below it.
     pub(super) fn difference(&self, other: &Self) -> Self {
         let mut rest = Self { member: self.member && !other.member, children: BTreeMap::new() };
         for (element, ours) in &self.children {
@@ -101,7 +101,7 @@ impl FieldSet {
         rest
     }
 
-    /// The paths that are in both.
+    /// Returns the paths that are in both sets.
     pub(super) fn intersection(&self, other: &Self) -> Self {
         let mut both = Self { member: self.member && other.member, children: BTreeMap::new() };
         for (element, ours) in &self.children {
@@ -112,7 +112,7 @@ impl FieldSet {
         both
     }
 
-    /// Every path of the set, as people read them: `.spec.containers[name="a"].image`.
+    /// Returns every path of the set in the form of messages: `.spec.containers[name="a"].image`.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
         self.collect_paths("", &mut paths);
@@ -124,11 +124,11 @@ impl FieldSet {
             paths.push(path.to_owned());
         }
         for (element, child) in &self.children {
-            child.collect_paths(&format!("{path}{}", shown(element)), paths);
+            child.collect_paths(&format!("{path}{}", display_element(element)), paths);
         }
     }
 
-    /// The `fieldsV1` of an entry.
+    /// Returns the set as `fieldsV1`.
     pub(super) fn to_json(&self) -> Value {
         let mut members = Map::new();
         if self.member && !self.children.is_empty() {
@@ -140,10 +140,10 @@ impl FieldSet {
         Value::Object(members)
     }
 
-    /// Reads a `fieldsV1`; nothing if it is none.
+    /// Parses a `fieldsV1`; returns `None` if it is malformed or nested too deeply.
     pub(super) fn from_json(json: &Value) -> Option<Self> {
         Self::read(json, 0).map(|mut root| {
-            // An empty object below the root means "this field"; at the root, "no field".
+            // An empty object below the root means "this field"; at the root it means "no field".
             root.member = false;
             root
         })
@@ -165,18 +165,19 @@ impl FieldSet {
     }
 }
 
-/// The element of an item in a list of type map: `k:{"name":"a"}`, keys in order.
+/// Returns the element of an item in a list of type map: `k:{"name":"a"}`, with sorted keys.
 pub(super) fn key_element(keys: &BTreeMap<&str, &Value>) -> String {
     let pairs = keys.iter().map(|(name, value)| format!("{}:{value}", Value::from(*name)));
     format!("k:{{{}}}", pairs.collect::<Vec<_>>().join(","))
 }
 
-/// The element of an item in a set: `v:"a"`.
+/// Returns the element of an item in a set: `v:"a"`.
 pub(super) fn value_element(value: &Value) -> String {
     format!("v:{value}")
 }
 
-/// Writes the JSON of an element from outside as we write it, so that equal elements are equal.
+/// Rewrites the JSON of an element that a client sent in the form of this module, so that equal elements have equal
+/// text.
 fn canonical(element: &str) -> String {
     if let Some(text) = element.strip_prefix("k:")
         && let Ok(Value::Object(keys)) = serde_json::from_str(text)
@@ -191,7 +192,7 @@ fn canonical(element: &str) -> String {
     element.to_owned()
 }
 
-fn shown(element: &str) -> String {
+fn display_element(element: &str) -> String {
     match element.split_at_checked(2) {
         Some(("f:", name)) => format!(".{name}"),
         Some(("v:", value)) => format!("[={value}]"),

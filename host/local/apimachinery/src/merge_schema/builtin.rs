@@ -1,8 +1,8 @@
-//! The table of how the built-in kinds' lists and maps are merged.
+//! The table of merge rules for the lists and maps of the built-in kinds.
 //!
-//! Only what deviates is listed: a list is atomic, a map is merged by field. Paths are written with
-//! dots, items as `[]`. Source: `x-kubernetes-list-type`, `-list-map-keys` and `-map-type` in the
-//! OpenAPI documents of Kubernetes 1.33.
+//! The table lists only exceptions from the default: a list is atomic, a map is merged by field. Paths are written
+//! with dots, items as `[]`. Source: `x-kubernetes-list-type`, `-list-map-keys` and `-map-type` in the OpenAPI
+//! documents of Kubernetes 1.33.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::Kind;
 
-/// The topology of a built-in kind.
+/// The merge rules of a built-in kind.
 #[derive(Clone, Debug)]
 pub struct BuiltinMergeSchema {
     lists: BTreeMap<String, MergeShape>,
@@ -21,23 +21,23 @@ pub struct BuiltinMergeSchema {
 }
 
 impl BuiltinMergeSchema {
-    /// The topology of this kind; a kind without rows of its own has that of `metadata` only.
+    /// Returns the merge rules of this kind; a kind without rows in the table has those of `metadata` only.
     pub fn for_kind(kind: &Kind) -> Self {
-        let mut topology = Self { lists: BTreeMap::new(), atomic_maps: BTreeSet::new() };
+        let mut schema = Self { lists: BTreeMap::new(), atomic_maps: BTreeSet::new() };
         let of_kind = |row: &&BuiltinMergeRow| row.group == kind.group && row.kind == kind.kind;
         for row in ROWS.iter().filter(of_kind) {
-            topology.add("", row);
+            schema.add("", row);
         }
         match (kind.group.as_str(), kind.kind.as_str()) {
-            ("", "Pod") => topology.add_pod_spec("spec."),
+            ("", "Pod") => schema.add_pod_spec("spec."),
             ("apps", "StatefulSet") => {
                 let template = BuiltinMergeRow { lists: METADATA_LISTS, ..NO_ROW };
-                topology.add("spec.template.", &template);
-                topology.add_pod_spec("spec.template.spec.");
+                schema.add("spec.template.", &template);
+                schema.add_pod_spec("spec.template.spec.");
             }
             _ => {}
         }
-        topology
+        schema
     }
 
     fn add_pod_spec(&mut self, prefix: &str) {
@@ -70,7 +70,7 @@ impl MergeSchema for BuiltinMergeSchema {
     }
 }
 
-/// Keys are separated by blanks; `protocol` has the default of all ports.
+/// Parses keys that are separated by spaces; `protocol` has the default `TCP`, as in every list of ports.
 fn map_keys(keys: &str) -> Vec<ListMapKey> {
     let key = |name: &str| ListMapKey {
         name: name.to_owned(),
@@ -95,11 +95,11 @@ fn dotted(path: &[MergeStep<'_>]) -> String {
     text
 }
 
-/// What deviates below one place.
+/// The exceptions of one kind, or of one part of an object such as a container.
 struct BuiltinMergeRow {
     group: &'static str,
     kind: &'static str,
-    /// Path and keys of lists of type map; no keys means a set.
+    /// Path and keys of each list of type map; an empty string means a set.
     lists: &'static [(&'static str, &'static str)],
     atomic_maps: &'static [&'static str],
 }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_and_references_are_whole() {
+    fn selectors_and_references_are_atomic() {
         let atomic = |group: &str, plural: &str, path: &str| {
             let kind = kinds::find(group, "v1", plural).unwrap();
             BuiltinMergeSchema::for_kind(kind).map_shape(&steps(path)) == MergeShape::Atomic

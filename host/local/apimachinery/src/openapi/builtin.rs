@@ -1,7 +1,6 @@
-//! Holds the schemas of the built-in kinds, generated once from the types of `k8s-openapi`.
+//! The schemas of the built-in kinds, generated once from the types of `k8s-openapi`.
 //!
-//! Everything that must know a built-in kind's fields asks here: the OpenAPI documents, and the
-//! search for unknown fields and wrong types.
+//! They are used by the OpenAPI documents and by the checks for unknown fields and wrong types.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -17,10 +16,10 @@ use crate::Kind;
 
 /// The schema of `metadata`.
 pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-/// A kind whose `apiVersion` and `kind` are described as everywhere.
+/// Any built-in kind: `apiVersion` and `kind` have the same description in all of them.
 pub(crate) const ANY_KIND: &str = "io.k8s.api.core.v1.ConfigMap";
 
-/// What the types of `k8s-openapi` can tell about one kind.
+/// The `k8s-openapi` type of one kind.
 struct BuiltinType {
     group: &'static str,
     kind: &'static str,
@@ -73,17 +72,17 @@ fn find(kind: &Kind) -> Option<&'static BuiltinType> {
     TYPES.iter().find(|row| is_builtin && row.group == kind.group && row.kind == kind.kind)
 }
 
-/// The name of a built-in kind's schema.
+/// Returns the name of a built-in kind's schema.
 pub(crate) fn schema_name(kind: &Kind) -> Option<String> {
     find(kind).map(|row| (row.name)())
 }
 
-/// The schema of a built-in kind; its references point into [`schemas`].
+/// Returns the schema of a built-in kind; its references point into [`schemas`].
 pub(crate) fn schema(kind: &Kind) -> Option<&'static Value> {
     schemas().get(&schema_name(kind)?)
 }
 
-/// All schemas of built-in kinds, of their parts, and of the bodies of requests, by name.
+/// Returns the schemas of all built-in kinds, of their parts, and of request bodies, by name.
 pub(crate) fn schemas() -> &'static BTreeMap<String, Value> {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
         let mut generator = SchemaSettings::openapi3().into_generator();
@@ -98,7 +97,7 @@ pub(crate) fn schemas() -> &'static BTreeMap<String, Value> {
     &SCHEMAS
 }
 
-/// The schema's name in a `$ref`.
+/// Returns the name of the schema that a `$ref` points to.
 pub(crate) fn reference(reference: &Value) -> Option<&str> {
     reference.as_str()?.strip_prefix("#/components/schemas/")
 }

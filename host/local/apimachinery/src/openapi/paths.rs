@@ -1,4 +1,4 @@
-//! Writes the paths of one resource, as far as kubectl reads them.
+//! The OpenAPI paths of one resource, limited to what kubectl reads.
 
 use serde_json::{Map, Value, json};
 

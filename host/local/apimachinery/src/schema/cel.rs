@@ -1,7 +1,7 @@
-//! Compiles `x-kubernetes-validations` and turns JSON into what CEL computes with.
+//! Compilation of `x-kubernetes-validations`, and conversion of JSON to CEL values.
 //!
-//! It runs nothing against objects: that is `rules`. The language is that of `kube-cel`, which
-//! parses but does not type-check, so a rule over a field that does not exist fails when it runs.
+//! `rules` runs the compiled rules. `kube-cel` parses rules but does not type-check them, so a rule that uses a field
+//! that does not exist fails only when it runs.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,21 +19,21 @@ use crate::{FieldError, FieldErrorReason};
 /// One compiled rule of a node.
 #[derive(Debug)]
 pub(super) struct CelRule {
-    /// The source text.
+    /// The source text of the rule.
     pub(super) source: String,
     pub(super) program: Program,
-    /// Whether the rule compares with the old value.
+    /// Whether the rule refers to `oldSelf`.
     pub(super) is_transition: bool,
     /// Whether `oldSelf` is an optional, so that the rule also runs on create.
     pub(super) optional_old_self: bool,
     pub(super) message: Option<String>,
     pub(super) message_program: Option<Program>,
     pub(super) reason: FieldErrorReason,
-    /// Where the fault is reported, relative to the node: `.spec.a`.
+    /// The field that the error names, relative to the node: `.spec.a`.
     pub(super) field_path: Option<String>,
 }
 
-/// Compiles the rules of one node; a rule with a fault is left out and reported.
+/// Compiles the rules of one node; a rule that does not compile is left out and reported in `errors`.
 pub(super) fn compile(
     rules: &Value,
     field: &str,
@@ -101,27 +101,27 @@ fn compile_rule(rule: &Value, field: &str, correlatable: bool) -> Result<CelRule
 }
 
 fn compile_expression(source: &str, field: &str) -> Result<Program, FieldError> {
-    let fault = |why: &str| {
+    let invalid = |why: &str| {
         let text = format!("Invalid value: {}: compilation failed: {why}", json!(source));
         FieldError::build(field, FieldErrorReason::Invalid, text)
     };
-    // The parser is generated code that is not known to be free of panics.
+    // The parser is generated code that may panic.
     let compiled = catch_unwind(AssertUnwindSafe(|| Program::compile(source)));
     let program = compiled
-        .map_err(|_| fault("the expression cannot be parsed"))?
-        .map_err(|error| fault(&error.to_string()))?;
+        .map_err(|_| invalid("the expression cannot be parsed"))?
+        .map_err(|error| invalid(&error.to_string()))?;
     match scope::unbound_name(program.expression()) {
-        Some(name) => Err(fault(&format!("undeclared reference to '{name}'"))),
+        Some(name) => Err(invalid(&format!("undeclared reference to '{name}'"))),
         None => Ok(program),
     }
 }
 
-/// The functions that Kubernetes offers to rules.
+/// Returns a CEL context with the functions that Kubernetes provides to rules.
 pub(super) fn context() -> Context<'static> {
     Context::default().with_all()
 }
 
-/// A value as CEL sees it under this node.
+/// Converts a value to CEL according to its schema node.
 pub(super) fn value(node: Option<&SchemaNode>, json: &Value) -> CelValue {
     match json {
         Value::Null => CelValue::Null,
@@ -141,7 +141,7 @@ pub(super) fn value(node: Option<&SchemaNode>, json: &Value) -> CelValue {
         Value::Object(members) => {
             let is_map = node.is_some_and(|node| node.additional.is_some());
             let entry = |(name, member): (&String, &Value)| {
-                // Keys of a map are data; names of fields must be identifiers.
+                // The keys of a map are data; the names of fields must be CEL identifiers.
                 let key = if is_map { name.clone() } else { escape(name) };
                 (Key::String(Arc::new(key)), value(node.and_then(|node| node.member(name)), member))
             };
@@ -151,7 +151,7 @@ pub(super) fn value(node: Option<&SchemaNode>, json: &Value) -> CelValue {
     }
 }
 
-/// An optional holding a value, or nothing.
+/// Wraps a value, or its absence, in a CEL optional.
 pub(super) fn optional(value: Option<CelValue>) -> CelValue {
     let optional = value.map_or_else(OptionalValue::none, OptionalValue::of);
     CelValue::Opaque(Arc::new(optional))
@@ -174,7 +174,7 @@ fn string(node: Option<&SchemaNode>, text: &str) -> CelValue {
     typed.unwrap_or_else(|| CelValue::String(Arc::new(text.to_owned())))
 }
 
-/// Writes a field's name as an identifier.
+/// Escapes a field's name to a CEL identifier.
 ///
 /// Source: "Escaping" in the Kubernetes documentation of `x-kubernetes-validations`.
 fn escape(name: &str) -> String {
@@ -208,7 +208,7 @@ fn escape(name: &str) -> String {
         .replace('/', "__slash__")
 }
 
-/// The name of a node's type in messages about it.
+/// Returns the name of a node's type for messages.
 pub(super) fn type_name(node: &SchemaNode) -> &'static str {
     match (node.kind, &node.additional) {
         (Some(kind), _) => kind.name(),

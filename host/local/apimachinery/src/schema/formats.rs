@@ -1,15 +1,14 @@
-//! Checks strings against OpenAPI's `format`.
+//! Checks of strings against OpenAPI's `format`.
 //!
-//! A format that is not in the list is no check at all, as in the real server. Of the server's own
-//! list, `bsonobjectid`, `isbn`, `creditcard`, `ssn` and the colour formats are left out: nothing is
-//! refused for them.
+//! An unknown format accepts every string, as in the real server. The formats `bsonobjectid`, `isbn`, `creditcard`,
+//! `ssn` and the colour formats, which the real server checks, are not implemented and accept every string too.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::Engine as _;
 
-/// Whether `text` has the format; `true` for unknown formats.
-pub(crate) fn holds(format: &str, text: &str) -> bool {
+/// Returns true if `text` has the format, and for every unknown format.
+pub(crate) fn matches(format: &str, text: &str) -> bool {
     match format {
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
@@ -29,7 +28,7 @@ pub(crate) fn holds(format: &str, text: &str) -> bool {
     }
 }
 
-/// Reads a duration as Go writes it: `1h30m`, `1.5s`, `-10ms`, `0`.
+/// Parses a duration in Go's syntax: `1h30m`, `1.5s`, `-10ms`, `0`.
 pub(super) fn duration_nanoseconds(text: &str) -> Option<i64> {
     const UNITS: [(&str, i64); 7] = [
         ("ns", 1),
@@ -62,7 +61,7 @@ pub(super) fn duration_nanoseconds(text: &str) -> Option<i64> {
     any.then_some(if negative { -total } else { total })
 }
 
-/// `number` (digits with at most one dot) times `scale`, cut to whole nanoseconds.
+/// Multiplies `number` (digits with at most one dot) by `scale`, and truncates to whole nanoseconds.
 fn scaled(number: &str, scale: i64) -> Option<i64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {
@@ -107,7 +106,7 @@ fn is_hostname(text: &str) -> bool {
     text.len() <= 255 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
 }
 
-/// A scheme with something after it, or an absolute path: what Go's `url.ParseRequestURI` takes.
+/// Returns true for a scheme followed by text, and for an absolute path, which Go's `url.ParseRequestURI` accepts.
 fn is_uri(text: &str) -> bool {
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return false;
@@ -141,10 +140,10 @@ mod tests {
             ("uri", "https://a/b", "not a uri"),
         ];
         for (format, good, bad) in cases {
-            assert!(holds(format, good), "{format} must accept {good}");
-            assert!(!holds(format, bad), "{format} must refuse {bad}");
+            assert!(matches(format, good), "{format} must accept {good}");
+            assert!(!matches(format, bad), "{format} must refuse {bad}");
         }
-        assert!(holds("no-such-format", "anything"));
+        assert!(matches("no-such-format", "anything"));
     }
 
     #[test]

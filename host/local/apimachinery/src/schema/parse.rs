@@ -1,6 +1,6 @@
-//! Compiles OpenAPI v3 into a [`SchemaNode`] tree and refuses what is not structural.
+//! The compiler of OpenAPI v3 schemas to a [`SchemaNode`] tree, which refuses schemas that are not structural.
 //!
-//! Source of the rules and their words: apiextensions-apiserver
+//! Source of the rules and their wording: apiextensions-apiserver
 //! `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation/validation.go`.
 
 use regex::Regex;
@@ -10,12 +10,13 @@ use super::{
     AdditionalProperties, ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, cel,
     shape, validate,
 };
+use crate::field_error::{child, path_text};
 use crate::{FieldError, FieldErrorReason};
 
-/// How deep a schema may nest.
+/// The deepest nesting of a schema.
 const DEPTH_MAX: usize = 64;
 
-/// Keywords that a structural schema may not have.
+/// Keywords that a structural schema must not have.
 const FORBIDDEN: [&str; 13] = [
     "$ref",
     "definitions",
@@ -32,7 +33,7 @@ const FORBIDDEN: [&str; 13] = [
     "propertyNames",
 ];
 
-/// Keywords that describe structure and so may not stand inside `allOf` and the like.
+/// Keywords that describe structure, and so must not occur inside `allOf`, `anyOf`, `oneOf` and `not`.
 const STRUCTURAL: [&str; 10] = [
     "type",
     "default",
@@ -46,15 +47,15 @@ const STRUCTURAL: [&str; 10] = [
     "x-kubernetes-validations",
 ];
 
-/// Compiles the whole schema; the tree is only good if there are no faults.
+/// Compiles the whole schema; the tree is complete only if there are no errors.
 pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     let mut parser = Parser { errors: Vec::new() };
-    let place = NodePosition { position: Position::Root, depth: 0, correlatable: true };
-    let root = parser.node(schema, "", place);
+    let position = NodePosition { role: NodeRole::Root, depth: 0, correlatable: true };
+    let root = parser.node(schema, "", position);
     (root, parser.errors)
 }
 
-/// Checks that every default is valid against its own schema and holds no unknown field.
+/// Checks that every default is valid against its own schema and has no unknown field.
 pub(super) fn check_defaults(root: &SchemaNode) -> Vec<FieldError> {
     let mut errors = Vec::new();
     check_default(root, "", &mut errors);
@@ -72,10 +73,10 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
             let detail = format!("must not have unknown fields: {}", dropped.join(", "));
             errors.push(FieldError::invalid(&field, default, detail));
         }
-        let mut faults = Vec::new();
-        validate::validate(node, &full, None, &mut faults);
-        for fault in faults {
-            errors.push(FieldError::build(&field, fault.reason, fault.message));
+        let mut default_errors = Vec::new();
+        validate::validate(node, &full, None, &mut default_errors);
+        for error in default_errors {
+            errors.push(FieldError::build(&field, error.reason, error.message));
         }
     }
     for (name, property) in &node.properties {
@@ -89,22 +90,22 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// Where a node stands; decides what it must and may not have.
+/// The position of a node in the schema, which decides the keywords that it must and must not have.
 #[derive(Clone, Copy)]
 struct NodePosition {
-    position: Position,
+    role: NodeRole,
     depth: usize,
-    /// Whether an old value can be found for it: not below atomic lists and sets.
+    /// Whether the old value of the node can be found in an update: not below atomic lists and sets.
     correlatable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Position {
+enum NodeRole {
     Root,
     Property,
     Items,
     Values,
-    /// Inside `allOf`, `anyOf`, `oneOf` or `not`; `Types` where int-or-string allows a type.
+    /// Inside `allOf`, `anyOf`, `oneOf` or `not`.
     Branch(BranchTypes),
 }
 
@@ -115,17 +116,17 @@ enum BranchTypes {
 }
 
 impl NodePosition {
-    fn inside(self, position: Position) -> Self {
-        // Below a branch all is branch, however it is reached.
-        let position = match self.position {
-            Position::Branch(_) => Position::Branch(BranchTypes::Forbidden),
-            Position::Root | Position::Property | Position::Items | Position::Values => position,
+    fn inside(self, role: NodeRole) -> Self {
+        // Every node below a branch is part of the branch.
+        let role = match self.role {
+            NodeRole::Branch(_) => NodeRole::Branch(BranchTypes::Forbidden),
+            NodeRole::Root | NodeRole::Property | NodeRole::Items | NodeRole::Values => role,
         };
-        Self { position, depth: self.depth + 1, correlatable: self.correlatable }
+        Self { role, depth: self.depth + 1, correlatable: self.correlatable }
     }
 
     fn is_branch(self) -> bool {
-        matches!(self.position, Position::Branch(_))
+        matches!(self.role, NodeRole::Branch(_))
     }
 }
 
@@ -134,28 +135,28 @@ struct Parser {
 }
 
 impl Parser {
-    fn fault(&mut self, error: FieldError) {
+    fn error(&mut self, error: FieldError) {
         self.errors.push(error);
     }
 
     fn forbid(&mut self, path: &str, keyword: &str, why: &str) {
-        self.fault(FieldError::forbidden(join(path, keyword), why));
+        self.error(FieldError::forbidden(join(path, keyword), why));
     }
 
-    fn node(&mut self, schema: &Value, path: &str, place: NodePosition) -> SchemaNode {
+    fn node(&mut self, schema: &Value, path: &str, position: NodePosition) -> SchemaNode {
         let Some(members) = schema.as_object() else {
             let found = super::type_name(schema);
-            self.fault(FieldError::type_invalid(shown(path), found, "must be a schema"));
+            self.error(FieldError::type_invalid(path_text(path), found, "must be a schema"));
             return SchemaNode::default();
         };
-        if DEPTH_MAX < place.depth {
+        if DEPTH_MAX < position.depth {
             let detail = format!("schemas may not nest deeper than {DEPTH_MAX}");
-            self.fault(FieldError::forbidden(shown(path), detail));
+            self.error(FieldError::forbidden(path_text(path), detail));
             return SchemaNode::default();
         }
-        self.check_keywords(members, path, place);
+        self.check_keywords(members, path, position);
         let mut node = SchemaNode {
-            kind: self.kind(members, path, place),
+            kind: self.kind(members, path, position),
             nullable: flag(members, "nullable"),
             int_or_string: flag(members, "x-kubernetes-int-or-string"),
             preserve_unknown: flag(members, "x-kubernetes-preserve-unknown-fields"),
@@ -166,15 +167,15 @@ impl Parser {
             atomic_map: text(members, "x-kubernetes-map-type") == Some("atomic"),
             ..SchemaNode::default()
         };
-        self.structure(&mut node, members, path, place);
-        node.checks = self.checks(members, path, place);
+        self.structure(&mut node, members, path, position);
+        node.checks = self.checks(members, path, position);
         if node.int_or_string {
             self.branches_of_int_or_string(&mut node.checks);
         }
         let rules = members.get("x-kubernetes-validations");
         if let Some(rules) = rules {
             let field = join(path, "x-kubernetes-validations");
-            node.rules = cel::compile(rules, &field, place.correlatable, &mut self.errors);
+            node.rules = cel::compile(rules, &field, position.correlatable, &mut self.errors);
         }
         node.has_rules = !node.rules.is_empty() || node.children().any(|child| child.has_rules);
         self.check_list(&node, path);
@@ -182,7 +183,7 @@ impl Parser {
         node
     }
 
-    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, place: NodePosition) {
+    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, position: NodePosition) {
         for keyword in FORBIDDEN.iter().filter(|keyword| members.contains_key(**keyword)) {
             self.forbid(path, keyword, &format!("{keyword} is not supported"));
         }
@@ -194,9 +195,9 @@ impl Parser {
         let keyword = "x-kubernetes-preserve-unknown-fields";
         if members.get(keyword) == Some(&Value::Bool(false)) {
             let field = join(path, keyword);
-            self.fault(FieldError::invalid(field, &json!(false), "must be true or undefined"));
+            self.error(FieldError::invalid(field, &json!(false), "must be true or undefined"));
         }
-        let Position::Branch(types) = place.position else { return };
+        let NodeRole::Branch(types) = position.role else { return };
         for keyword in STRUCTURAL.iter().filter(|keyword| members.contains_key(**keyword)) {
             if *keyword != "type" || types == BranchTypes::Forbidden {
                 self.forbid(path, keyword, "must be empty to be structural");
@@ -208,36 +209,36 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        place: NodePosition,
+        position: NodePosition,
     ) -> Option<SchemaType> {
         let field = join(path, "type");
         let free = flag(members, "x-kubernetes-int-or-string")
             || flag(members, "x-kubernetes-preserve-unknown-fields");
         let Some(name) = text(members, "type") else {
-            let why = match place.position {
-                Position::Root => "must not be empty at the root",
-                Position::Property if !free => "must not be empty for specified object fields",
-                Position::Items if !free => "must not be empty for specified array items",
-                Position::Values if !free => {
+            let why = match position.role {
+                NodeRole::Root => "must not be empty at the root",
+                NodeRole::Property if !free => "must not be empty for specified object fields",
+                NodeRole::Items if !free => "must not be empty for specified array items",
+                NodeRole::Values if !free => {
                     "must not be empty for specified object fields (additionalProperties)"
                 }
-                Position::Property | Position::Items | Position::Values | Position::Branch(_) => {
+                NodeRole::Property | NodeRole::Items | NodeRole::Values | NodeRole::Branch(_) => {
                     return None;
                 }
             };
-            self.fault(FieldError::required(field, why));
+            self.error(FieldError::required(field, why));
             return None;
         };
         if flag(members, "x-kubernetes-int-or-string") {
             let why = "must be empty if x-kubernetes-int-or-string is true";
-            self.fault(FieldError::invalid(&field, &json!(name), why));
+            self.error(FieldError::invalid(&field, &json!(name), why));
         }
         let kind = SchemaType::parse(name);
         if kind.is_none() {
             let all = ["array", "boolean", "integer", "number", "object", "string"];
-            self.fault(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
-        } else if place.position == Position::Root && kind != Some(SchemaType::Object) {
-            self.fault(FieldError::invalid(&field, &json!(name), "must be object at the root"));
+            self.error(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
+        } else if position.role == NodeRole::Root && kind != Some(SchemaType::Object) {
+            self.error(FieldError::invalid(&field, &json!(name), "must be object at the root"));
         }
         kind
     }
@@ -247,27 +248,27 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        place: NodePosition,
+        position: NodePosition,
     ) {
         if let Some(properties) = members.get("properties").and_then(Value::as_object) {
             for (name, schema) in properties {
                 let path = join(path, &format!("properties[{name}]"));
-                let property = self.node(schema, &path, place.inside(Position::Property));
-                if place.position == Position::Root && name == "metadata" {
+                let property = self.node(schema, &path, position.inside(NodeRole::Property));
+                if position.role == NodeRole::Root && name == "metadata" {
                     self.check_metadata(&property, &path);
                 }
                 node.properties.insert(name.clone(), property);
             }
         }
-        self.additional(node, members, path, place);
+        self.additional(node, members, path, position);
         match members.get("items") {
             Some(schema) => {
-                let mut inside = place.inside(Position::Items);
+                let mut inside = position.inside(NodeRole::Items);
                 inside.correlatable &= node.list_type == ListType::Map;
                 node.items = Some(Box::new(self.node(schema, &join(path, "items"), inside)));
             }
-            None if node.kind == Some(SchemaType::Array) && !place.is_branch() => {
-                self.fault(FieldError::required(join(path, "items"), "must be specified"));
+            None if node.kind == Some(SchemaType::Array) && !position.is_branch() => {
+                self.error(FieldError::required(join(path, "items"), "must be specified"));
             }
             None => {}
         }
@@ -278,11 +279,11 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        place: NodePosition,
+        position: NodePosition,
     ) {
         let keyword = "additionalProperties";
         let Some(additional) = members.get(keyword) else { return };
-        if place.position == Position::Root {
+        if position.role == NodeRole::Root {
             self.forbid(path, keyword, "must not be used at the root");
         }
         if !node.properties.is_empty() {
@@ -296,7 +297,7 @@ impl Parser {
             }
             return;
         }
-        let values = self.node(additional, &join(path, keyword), place.inside(Position::Values));
+        let values = self.node(additional, &join(path, keyword), position.inside(NodeRole::Values));
         node.additional = Some(AdditionalProperties::Values(Box::new(values)));
     }
 
@@ -306,7 +307,7 @@ impl Parser {
         if others.count() != 0 || node.default.is_some() {
             let why = "must not specify anything other than name and generateName, but metadata \
                        is implicitly specified";
-            self.fault(FieldError::forbidden(path, why));
+            self.error(FieldError::forbidden(path, why));
         }
     }
 
@@ -318,7 +319,7 @@ impl Parser {
             Some("map") => ListType::Map,
             Some(other) => {
                 let all = ["atomic", "map", "set"].map(Value::from);
-                self.fault(FieldError::not_supported(join(path, keyword), &json!(other), &all));
+                self.error(FieldError::not_supported(join(path, keyword), &json!(other), &all));
                 ListType::Atomic
             }
         }
@@ -329,31 +330,31 @@ impl Parser {
         if node.list_type != ListType::Map {
             if !node.map_keys.is_empty() {
                 let why = "must not be specified if x-kubernetes-list-type is not map";
-                self.fault(FieldError::forbidden(field, why));
+                self.error(FieldError::forbidden(field, why));
             }
             return;
         }
         if node.map_keys.is_empty() {
             let why = "must not be empty if x-kubernetes-list-type is map";
-            self.fault(FieldError::required(&field, why));
+            self.error(FieldError::required(&field, why));
         }
         let Some(items) = node.items.as_deref() else { return };
         for (index, key) in node.map_keys.iter().enumerate() {
             let field = format!("{field}[{index}]");
             let Some(property) = items.properties.get(key) else {
                 let why = "entries of this list must all be names of item properties";
-                self.fault(FieldError::invalid(field, &json!(key), why));
+                self.error(FieldError::invalid(field, &json!(key), why));
                 continue;
             };
             if matches!(property.kind, Some(SchemaType::Object | SchemaType::Array)) {
                 let why = "items properties used as a key must be of a scalar type";
-                self.fault(FieldError::invalid(&field, &json!(key), why));
+                self.error(FieldError::invalid(&field, &json!(key), why));
             }
             if property.default.is_none() && !items.checks.required.contains(key) {
                 let path = join(path, &format!("items.properties[{key}].default"));
                 let why = "this property is in x-kubernetes-list-map-keys, so it must have a \
                            default or be a required property";
-                self.fault(FieldError::required(path, why));
+                self.error(FieldError::required(path, why));
             }
         }
     }
@@ -364,17 +365,18 @@ impl Parser {
         }
         if node.kind != Some(SchemaType::Object) {
             let why = "must be object if x-kubernetes-embedded-resource is true";
-            self.fault(FieldError::required(join(path, "type"), why));
+            self.error(FieldError::required(join(path, "type"), why));
         }
         if node.properties.is_empty() && !node.preserve_unknown {
             let why = "must not be empty if x-kubernetes-embedded-resource is true without \
                        x-kubernetes-preserve-unknown-fields";
-            self.fault(FieldError::required(join(path, "properties"), why));
+            self.error(FieldError::required(join(path, "properties"), why));
         }
     }
 
-    /// The one form in which branches may name types (`anyOf: [integer, string]`) says what
-    /// int-or-string says already; without the types its branches accept everything.
+    /// Removes the types from the branches of an int-or-string node. The only form that allows types in branches
+    /// (`anyOf: [integer, string]`) repeats what int-or-string requires already; without types the branches accept
+    /// every value.
     fn branches_of_int_or_string(&mut self, checks: &mut ValueConstraints) {
         for branch in checks.any_of.iter_mut().chain(&mut checks.all_of) {
             branch.kind = None;
@@ -385,20 +387,20 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        place: NodePosition,
+        position: NodePosition,
     ) -> ValueConstraints {
         let types = if flag(members, "x-kubernetes-int-or-string") {
             BranchTypes::Allowed
         } else {
             BranchTypes::Forbidden
         };
-        let inherited = place.position == Position::Branch(BranchTypes::Allowed);
+        let inherited = position.role == NodeRole::Branch(BranchTypes::Allowed);
         let types = if inherited { BranchTypes::Allowed } else { types };
-        let mut branches = |keyword: &str| self.branches(members, keyword, path, place, types);
+        let mut branches = |keyword: &str| self.branches(members, keyword, path, position, types);
         let (all_of, any_of, one_of) = (branches("allOf"), branches("anyOf"), branches("oneOf"));
         let not = members.get("not").map(|schema| {
             let inside =
-                NodePosition { position: Position::Branch(types), ..place.inside(place.position) };
+                NodePosition { role: NodeRole::Branch(types), ..position.inside(position.role) };
             Box::new(self.node(schema, &join(path, "not"), inside))
         });
         let count = |keyword: &str| members.get(keyword).and_then(Value::as_u64);
@@ -431,12 +433,12 @@ impl Parser {
         members: &Map<String, Value>,
         keyword: &str,
         path: &str,
-        place: NodePosition,
+        position: NodePosition,
         types: BranchTypes,
     ) -> Vec<SchemaNode> {
         let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
         let inside =
-            NodePosition { position: Position::Branch(types), ..place.inside(place.position) };
+            NodePosition { role: NodeRole::Branch(types), ..position.inside(position.role) };
         let branches = schemas.enumerate();
         branches
             .map(|(index, schema)| {
@@ -453,7 +455,7 @@ impl Parser {
                 let detail = format!("must be a valid regular expression, but isn't: {source}");
                 let field = join(path, "pattern");
                 let message = format!("Invalid value: {}: {detail}", json!(pattern));
-                self.fault(FieldError::build(field, FieldErrorReason::Invalid, message));
+                self.error(FieldError::build(field, FieldErrorReason::Invalid, message));
                 None
             }
         }
@@ -462,12 +464,7 @@ impl Parser {
 
 /// Appends a keyword to a path inside the schema.
 fn join(path: &str, keyword: &str) -> String {
-    crate::field_error::child(path, keyword)
-}
-
-/// The root of the schema has no path of its own.
-fn shown(path: &str) -> &str {
-    if path.is_empty() { "<nil>" } else { path }
+    child(path, keyword)
 }
 
 fn flag(members: &Map<String, Value>, keyword: &str) -> bool {
@@ -483,7 +480,7 @@ fn strings(list: Option<&Value>) -> Vec<String> {
     items.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// A limit with its exclusiveness; OpenAPI v3.0 writes a boolean, v3.1 a number.
+/// Reads a limit and whether it is exclusive: `exclusive` is a boolean in OpenAPI v3.0 and a number in v3.1.
 fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<NumericBound> {
     if let Some(value) = members.get(exclusive).and_then(Value::as_f64) {
         return Some(NumericBound { value, exclusive: true });

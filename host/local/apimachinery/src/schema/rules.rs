@@ -1,10 +1,10 @@
-//! Runs the CEL rules of a schema against an object and what it replaces.
+//! The evaluation of a schema's CEL rules against an object and its old version.
 //!
-//! An old value is found for properties, for values of maps and for items of lists of type map;
-//! where none is found, transition rules do not run.
+//! An old value is found for properties, for values of maps and for items of lists of type map or set. If there is
+//! none, transition rules do not run.
 //!
-//! The real server bounds the cost of rules; nothing does here. Rules come with CRDs, from whoever
-//! may install them, and a rule over nested lists can take long on large ones.
+//! The cost of rules is not limited, unlike in the real server: a rule over nested lists can run long if the lists
+//! are large. Rules come from CRDs, so only a user who may install CRDs can cause this.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +16,7 @@ use super::cel::{self, CelRule};
 use crate::field_error::child;
 use crate::{FieldError, FieldErrorReason};
 
-/// Checks all rules at and below the root.
+/// Runs all rules at and below the root.
 pub(super) fn check(
     root: &SchemaNode,
     new: &Value,
@@ -73,12 +73,12 @@ fn check_node(
     let this = cel::value(Some(node), new);
     let old = old.map(|old| cel::value(Some(node), old));
     for rule in &node.rules {
-        let runs = match (rule.is_transition, &old) {
+        let applies = match (rule.is_transition, &old) {
             (true, Some(_)) => true,
             (true, None) => rule.optional_old_self,
             (false, _) => !unchanged,
         };
-        if !runs {
+        if !applies {
             continue;
         }
         let mut scope = context.new_inner_scope();
@@ -88,15 +88,15 @@ fn check_node(
         } else if let Some(old) = &old {
             scope.add_variable_from_value("oldSelf", old.clone());
         }
-        if let Some(error) = rule.fault(node, new, path, &scope) {
+        if let Some(error) = rule.error_for(node, new, path, &scope) {
             errors.push(error);
         }
     }
 }
 
 impl CelRule {
-    /// What the rule has against the value, if anything. A rule that cannot be run refuses it.
-    fn fault(
+    /// Returns the error of the rule for the value, if any. A rule whose evaluation fails is an error too.
+    fn error_for(
         &self,
         node: &SchemaNode,
         new: &Value,
@@ -109,17 +109,17 @@ impl CelRule {
             Ok(CelValue::Bool(false)) => Some(self.refusal(field, node, new, &self.text(scope))),
             Ok(_) => {
                 let text = format!("rule must evaluate to a bool: {}", self.source);
-                Some(FieldError::invalid(field, &shown(node, new), text))
+                Some(FieldError::invalid(field, &value_for_message(node, new), text))
             }
             Err(error) => {
                 let text = format!("{error} evaluating rule: {}", self.source);
-                Some(FieldError::invalid(field, &shown(node, new), text))
+                Some(FieldError::invalid(field, &value_for_message(node, new), text))
             }
         }
     }
 
-    /// Runs the rule. The interpreter is not known to be free of panics, and what it computes with
-    /// comes from clients.
+    /// Evaluates the rule. The interpreter may panic, and its input comes from clients, so a panic is caught and
+    /// returned as an error.
     fn run(&self, scope: &Context<'_>) -> Result<CelValue, String> {
         catch_unwind(AssertUnwindSafe(|| self.program.execute(scope)))
             .map_err(|_| "the rule cannot be computed".to_owned())?
@@ -130,18 +130,22 @@ impl CelRule {
         match self.reason {
             FieldErrorReason::Required => FieldError::required(field, text),
             FieldErrorReason::Forbidden => FieldError::forbidden(field, text),
-            FieldErrorReason::Duplicate => FieldError::duplicate(field, &shown(node, new)),
+            FieldErrorReason::Duplicate => {
+                FieldError::duplicate(field, &value_for_message(node, new))
+            }
             FieldErrorReason::Invalid
             | FieldErrorReason::TypeInvalid
             | FieldErrorReason::NotSupported
             | FieldErrorReason::TooLong
             | FieldErrorReason::TooMany
             | FieldErrorReason::NotFound
-            | FieldErrorReason::Internal => FieldError::invalid(field, &shown(node, new), text),
+            | FieldErrorReason::Internal => {
+                FieldError::invalid(field, &value_for_message(node, new), text)
+            }
         }
     }
 
-    /// `messageExpression` if it gives one non-empty line, else `message`, else the rule itself.
+    /// Returns the result of `messageExpression` if it is one non-empty line, else `message`, else the rule itself.
     fn text(&self, scope: &Context<'_>) -> String {
         if let Some(program) = &self.message_program
             && let Ok(CelValue::String(text)) = program.execute(scope)
@@ -163,8 +167,8 @@ impl CelRule {
     }
 }
 
-/// What stands after `Invalid value:`: scalars themselves, the type's name for what is large.
-fn shown(node: &SchemaNode, value: &Value) -> Value {
+/// Returns the value to print after `Invalid value:`: a scalar itself, else the name of its type.
+fn value_for_message(node: &SchemaNode, value: &Value) -> Value {
     match value {
         Value::Object(_) | Value::Array(_) => json!(cel::type_name(node)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),

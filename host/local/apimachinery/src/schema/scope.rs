@@ -1,20 +1,20 @@
-//! Finds names in a CEL expression that nothing binds, so that a typing error refuses the schema
-//! and not, much later, every object.
+//! A check for unbound names in a CEL expression, so that a misspelled name makes the server refuse the CRD instead
+//! of every object later.
 //!
-//! It knows what comprehensions (`all`, `exists`, `map`, …) bind; `kube-cel`'s own check does not.
-//! It does not look at types and fields.
+//! The check knows the variables that comprehensions (`all`, `exists`, `map`, …) bind; `kube-cel`'s own check does
+//! not. It does not check types and fields.
 
 use kube_cel::cel::IdedExpr;
 use kube_cel::cel::common::ast::{ComprehensionExpr, EntryExpr, Expr};
 
-/// Variables of every rule.
+/// The variables that every rule has.
 const VARIABLES: [&str; 2] = ["self", "oldSelf"];
 
-/// Names that stand for types: `type(self) == string`.
+/// The names of types: `type(self) == string`.
 const TYPES: [&str; 11] =
     ["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint"];
 
-/// Names in front of functions: `math.greatest(…)`.
+/// The namespaces of functions: `math.greatest(…)`.
 const NAMESPACES: [&str; 11] = [
     "base64",
     "cel",
@@ -29,7 +29,7 @@ const NAMESPACES: [&str; 11] = [
     "strings",
 ];
 
-/// The first name that is neither a variable of rules nor bound by a comprehension around it.
+/// Returns the first name that is neither a variable of rules nor bound by a comprehension around it.
 pub(super) fn unbound_name(expression: &IdedExpr) -> Option<String> {
     search(expression, &mut Vec::new())
 }
@@ -89,7 +89,7 @@ fn search_comprehension<'a>(
 }
 
 fn is_bound(name: &str, bound: &[&str]) -> bool {
-    // Macros bind names of their own, which begin with `@`.
+    // The names that macros bind begin with `@`.
     name.starts_with('@')
         || VARIABLES.contains(&name)
         || TYPES.contains(&name)

@@ -1,26 +1,26 @@
-//! Gives an object the shape that its schema asks for: defaults in, unknown fields out.
+//! Defaulting and pruning of an object by its schema.
 //!
-//! It never judges values. Recursion follows the object, whose depth the JSON parser bounds.
+//! The module does not validate values. Recursion follows the object, whose depth the JSON parser limits.
 
 use serde_json::Value;
 
 use super::{AdditionalProperties, SchemaNode};
 use crate::field_error::child;
 
-/// Fields that the root and embedded resources have whether the schema says so or not.
+/// Fields that the root and embedded resources have even if the schema does not declare them.
 const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// Fills absent fields below the root.
+/// Sets absent fields below the root to their defaults.
 pub(super) fn apply_defaults(root: &SchemaNode, object: &mut Value) {
     fill(root, object, NodePosition::Resource);
 }
 
-/// Drops unknown fields below the root.
+/// Removes unknown fields below the root and adds their paths to `dropped`.
 pub(super) fn prune(root: &SchemaNode, object: &mut Value, dropped: &mut Vec<String>) {
     drop_unknown(root, object, NodePosition::Resource, "", dropped);
 }
 
-/// Whether a node stands for a whole resource, whose meta fields are not the schema's business.
+/// Whether a node is a whole resource; the schema does not apply to the meta fields of a resource.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NodePosition {
     Resource,
@@ -37,11 +37,11 @@ impl NodePosition {
     }
 }
 
-fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
+fn fill(node: &SchemaNode, value: &mut Value, position: NodePosition) {
     match value {
         Value::Object(members) => {
             for (name, property) in &node.properties {
-                if place.keeps(name) {
+                if position.keeps(name) {
                     continue;
                 }
                 let Some(default) = &property.default else { continue };
@@ -51,7 +51,7 @@ fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
                 }
             }
             for (name, member) in members.iter_mut() {
-                if !place.keeps(name)
+                if !position.keeps(name)
                     && let Some(schema) = node.member(name)
                 {
                     if let (true, false, Some(default)) =
@@ -77,7 +77,7 @@ fn fill(node: &SchemaNode, value: &mut Value, place: NodePosition) {
 fn drop_unknown(
     node: &SchemaNode,
     value: &mut Value,
-    place: NodePosition,
+    position: NodePosition,
     path: &str,
     dropped: &mut Vec<String>,
 ) {
@@ -86,7 +86,7 @@ fn drop_unknown(
             let keeps_all =
                 node.preserve_unknown || matches!(node.additional, Some(AdditionalProperties::Any));
             members.retain(|name, member| {
-                if place.keeps(name) {
+                if position.keeps(name) {
                     return true;
                 }
                 match node.member(name) {

@@ -11,15 +11,15 @@ fn parse(spec: Value) -> StructuralSchema {
     StructuralSchema::parse(&schema(spec)).unwrap()
 }
 
-/// The faults of an object whose spec has this schema, as text.
+/// Returns the errors of an object whose spec has this schema, as text.
 #[track_caller]
-fn faults(spec_schema: Value, spec: Value) -> Vec<String> {
+fn errors_of(spec_schema: Value, spec: Value) -> Vec<String> {
     let errors = parse(spec_schema).validate(&json!({"spec": spec}), None);
     errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn scalars_are_refused_in_the_servers_words() {
+fn invalid_scalars_have_the_messages_of_the_server() {
     assert_refusals(&[
         (
             json!({"type": "integer", "minimum": 1}),
@@ -80,7 +80,7 @@ fn scalars_are_refused_in_the_servers_words() {
 }
 
 #[test]
-fn containers_and_combinations_are_refused_in_the_servers_words() {
+fn invalid_containers_and_combinations_have_the_messages_of_the_server() {
     assert_refusals(&[
         (
             json!({"type": "array", "items": {"type": "string"}, "maxItems": 1}),
@@ -125,7 +125,7 @@ fn containers_and_combinations_are_refused_in_the_servers_words() {
 fn assert_refusals(cases: &[(Value, Value, &str)]) {
     for (schema, value, expected) in cases {
         let spec = json!({"type": "object", "properties": {"a": schema}});
-        assert_eq!(faults(spec, json!({"a": value})), [*expected], "{schema} with {value}");
+        assert_eq!(errors_of(spec, json!({"a": value})), [*expected], "{schema} with {value}");
     }
 }
 
@@ -145,7 +145,7 @@ fn good_values_are_accepted() {
     ];
     for (schema, value) in cases {
         let spec = json!({"type": "object", "properties": {"a": schema}});
-        assert_eq!(faults(spec.clone(), json!({"a": value})), [""; 0], "{spec} with {value}");
+        assert_eq!(errors_of(spec.clone(), json!({"a": value})), [""; 0], "{spec} with {value}");
     }
 }
 
@@ -160,7 +160,7 @@ fn a_list_of_type_map_has_unique_keys_with_defaults() {
     let ports = json!({"ports": [{"port": 1}, {"port": 1, "protocol": "UDP"},
         {"port": 1, "protocol": "TCP"}]});
     assert_eq!(
-        faults(spec, ports),
+        errors_of(spec, ports),
         [r#"spec.ports[2]: Duplicate value: {"port":1,"protocol":"TCP"}"#]
     );
 }
@@ -254,7 +254,7 @@ fn defaults_fill_from_the_outside_inwards() {
 }
 
 #[test]
-fn pruning_drops_what_the_schema_does_not_know() {
+fn pruning_removes_undeclared_fields() {
     let schema = parse(json!({"type": "object", "properties": {
         "a": {"type": "string"},
         "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
@@ -300,7 +300,7 @@ fn pruning_drops_what_the_schema_does_not_know() {
 }
 
 #[test]
-fn nulls_that_are_not_allowed_stand_for_nothing() {
+fn nulls_that_are_not_allowed_count_as_absent() {
     let schema = parse(json!({"type": "object", "properties": {
         "a": {"type": "string"},
         "d": {"type": "string", "default": "x"},
@@ -371,10 +371,10 @@ fn rules_refuse_with_their_message() {
         ),
     ];
     for (case, expected) in cases {
-        assert_eq!(faults(rule(case.clone()), spec.clone()), [expected], "{case}");
-        assert_eq!(faults(rule(case.clone()), json!({"a": 1, "b": 1})), [""; 0], "{case}");
+        assert_eq!(errors_of(rule(case.clone()), spec.clone()), [expected], "{case}");
+        assert_eq!(errors_of(rule(case.clone()), json!({"a": 1, "b": 1})), [""; 0], "{case}");
     }
-    let errors = faults(rule(json!({"rule": "self.c == 1"})), spec);
+    let errors = errors_of(rule(json!({"rule": "self.c == 1"})), spec);
     assert!(errors[0].ends_with("evaluating rule: self.c == 1"), "{errors:?}");
 }
 
@@ -474,10 +474,10 @@ fn rules_see_typed_values_and_escaped_names() {
     }, "x-kubernetes-validations": [{"rule": "!has(self.a__dash__b) || self.a__dash__b == 1"}]});
     let good = json!({"ratio": 1, "until": "2026-06-01T00:00:00Z", "every": "90s",
         "map": {"a-1": "x"}, "a-b": 1});
-    assert_eq!(faults(spec.clone(), good), [""; 0]);
+    assert_eq!(errors_of(spec.clone(), good), [""; 0]);
     let bad = json!({"ratio": 2, "until": "2025-06-01T00:00:00Z", "every": "9s",
         "map": {"b": "x"}, "a-b": 2});
-    assert_eq!(faults(spec, bad).len(), 5);
+    assert_eq!(errors_of(spec, bad).len(), 5);
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! Checks values against a schema: types, ranges, patterns, uniqueness. CEL rules come after.
+//! Validation of values against a schema: types, ranges, patterns, uniqueness. CEL rules are in `rules`.
 //!
-//! Wording follows go-openapi/validate as apiextensions-apiserver turns it into field errors.
+//! The wording follows go-openapi/validate, as apiextensions-apiserver converts its results to field errors.
 
 use serde_json::{Map, Value, json};
 
 use super::{ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, formats, type_name};
-use crate::field_error::child;
+use crate::field_error::{child, path_text};
 use crate::{FieldError, FieldErrorReason};
 
-/// Checks `new` below the root; `old` mutes what has not changed.
+/// Validates `new`; a value that equals the one in `old` is not checked.
 pub(super) fn validate(
     root: &SchemaNode,
     new: &Value,
@@ -18,8 +18,8 @@ pub(super) fn validate(
     walk(root, new, old, "", errors);
 }
 
-/// Whether a value satisfies a node, for branches of `anyOf` and the like, and for defaults.
-pub(super) fn holds(node: &SchemaNode, value: &Value) -> bool {
+/// Returns true if a value satisfies a node: a branch of `anyOf`, `oneOf` or `not`.
+pub(super) fn is_valid(node: &SchemaNode, value: &Value) -> bool {
     let mut errors = Vec::new();
     walk(node, value, None, "", &mut errors);
     errors.is_empty()
@@ -51,7 +51,7 @@ fn walk(
 }
 
 fn check_type(node: &SchemaNode, value: &Value, path: &str, errors: &mut Vec<FieldError>) -> bool {
-    let (accepted, wanted) = match node.kind {
+    let (accepted, expected) = match node.kind {
         Some(kind) => (kind.accepts(value), kind.name()),
         None if node.int_or_string => {
             (value.is_string() || SchemaType::Integer.accepts(value), "integer,string")
@@ -60,8 +60,8 @@ fn check_type(node: &SchemaNode, value: &Value, path: &str, errors: &mut Vec<Fie
     };
     if !accepted {
         let found = type_name(value);
-        let detail = format!("{} in body must be of type {wanted}: \"{found}\"", shown(path));
-        errors.push(FieldError::type_invalid(shown(path), found, detail));
+        let detail = format!("{} in body must be of type {expected}: \"{found}\"", path_text(path));
+        errors.push(FieldError::type_invalid(path_text(path), found, detail));
     }
     accepted
 }
@@ -74,7 +74,7 @@ fn walk_members(
     errors: &mut Vec<FieldError>,
 ) {
     for (name, member) in members {
-        // Metadata has its own validation; a schema may narrow the name only.
+        // `crate::validation` checks `metadata`; a schema may only narrow the names in it.
         if let Some(schema) = node.member(name) {
             let old = old.and_then(|old| old.get(name));
             walk(schema, member, old, &child(path, name), errors);
@@ -105,9 +105,8 @@ fn walk_items(
 }
 
 impl SchemaNode {
-    /// The item of the old list that is the same thing as `item`: by keys, or by value.
-    ///
-    /// Items of atomic lists have no identity, so nothing is found for them.
+    /// Returns the item of the old list with the identity of `item`: equal keys in a list of type map, an equal value
+    /// in a set. Items of atomic lists have no identity, so the result is `None` for them.
     pub(super) fn matching_item<'a>(&self, old: &'a Value, item: &Value) -> Option<&'a Value> {
         let old = old.as_array()?;
         match self.list_type {
@@ -120,7 +119,7 @@ impl SchemaNode {
         }
     }
 
-    /// What makes an item of a list of type map itself: its keys with their values.
+    /// Returns the identity of an item in a list of type map: its keys with their values.
     fn identity(&self, item: &Value) -> Value {
         let keys = self.keys().map(|key| {
             let value = item.get(&key.name).cloned().or(key.default);
@@ -138,7 +137,7 @@ fn check_unique(node: &SchemaNode, items: &[Value], path: &str, errors: &mut Vec
     };
     let mut seen = std::collections::BTreeSet::new();
     for (index, identity) in identities.iter().enumerate() {
-        // Equal JSON has equal text, because members are ordered.
+        // Equal JSON has equal text, because members are sorted.
         if !seen.insert(identity.to_string()) {
             errors.push(FieldError::duplicate(format!("{path}[{index}]"), identity));
         }
@@ -147,7 +146,7 @@ fn check_unique(node: &SchemaNode, items: &[Value], path: &str, errors: &mut Vec
 
 fn check_value(checks: &ValueConstraints, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if !checks.enumeration.is_empty() && !checks.enumeration.contains(value) {
-        errors.push(FieldError::not_supported(shown(path), value, &checks.enumeration));
+        errors.push(FieldError::not_supported(path_text(path), value, &checks.enumeration));
     }
     match value {
         Value::Number(number) => {
@@ -180,28 +179,28 @@ fn check_number(
     path: &str,
     errors: &mut Vec<FieldError>,
 ) {
-    let mut fault = |detail: String| {
-        let detail = format!("{} in body {detail}", shown(path));
-        errors.push(FieldError::invalid(shown(path), value, detail));
+    let mut report = |detail: String| {
+        let detail = format!("{} in body {detail}", path_text(path));
+        errors.push(FieldError::invalid(path_text(path), value, detail));
     };
     if let Some(NumericBound { value: bound, exclusive }) = checks.minimum {
         if exclusive && number <= bound {
-            fault(format!("should be greater than {bound}"));
+            report(format!("should be greater than {bound}"));
         } else if number < bound {
-            fault(format!("should be greater than or equal to {bound}"));
+            report(format!("should be greater than or equal to {bound}"));
         }
     }
     if let Some(NumericBound { value: bound, exclusive }) = checks.maximum {
         if exclusive && bound <= number {
-            fault(format!("should be less than {bound}"));
+            report(format!("should be less than {bound}"));
         } else if bound < number {
-            fault(format!("should be less than or equal to {bound}"));
+            report(format!("should be less than or equal to {bound}"));
         }
     }
     if let Some(factor) = checks.multiple_of {
         let quotient = number / factor;
         if (quotient - quotient.round()).abs() > 1e-9 {
-            fault(format!("should be a multiple of {factor}"));
+            report(format!("should be a multiple of {factor}"));
         }
     }
     let range = match checks.format.as_deref() {
@@ -209,7 +208,7 @@ fn check_number(
         _ => return,
     };
     if !range.contains(&number) {
-        fault(format!("must be of type int32: \"{number}\""));
+        report(format!("must be of type int32: \"{number}\""));
     }
 }
 
@@ -220,22 +219,23 @@ fn check_string(
     path: &str,
     errors: &mut Vec<FieldError>,
 ) {
-    let mut fault = |detail: String| {
-        let detail = format!("{} in body {detail}", shown(path));
-        errors.push(FieldError::invalid(shown(path), value, detail));
+    let mut report = |detail: String| {
+        let detail = format!("{} in body {detail}", path_text(path));
+        errors.push(FieldError::invalid(path_text(path), value, detail));
     };
     let length = text.chars().count() as u64;
     if let Some(min) = checks.length_min.filter(|min| length < *min) {
-        fault(format!("should be at least {min} chars long"));
+        report(format!("should be at least {min} chars long"));
     }
     if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-        fault(format!("should match '{}'", pattern.as_str()));
+        report(format!("should match '{}'", pattern.as_str()));
     }
-    if let Some(format) = checks.format.as_deref().filter(|format| !formats::holds(format, text)) {
-        fault(format!("must be of type {format}: \"{text}\""));
+    if let Some(format) = checks.format.as_deref().filter(|format| !formats::matches(format, text))
+    {
+        report(format!("must be of type {format}: \"{text}\""));
     }
     if let Some(max) = checks.length_max.filter(|max| *max < length) {
-        errors.push(FieldError::too_long(shown(path), max));
+        errors.push(FieldError::too_long(path_text(path), max));
     }
 }
 
@@ -248,11 +248,11 @@ fn check_count(
 ) {
     let length = count as u64;
     if let Some(min) = min.filter(|min| length < *min) {
-        let detail = format!("{} in body should have at least {min} {noun}", shown(path));
-        errors.push(FieldError::invalid(shown(path), &json!(count), detail));
+        let detail = format!("{} in body should have at least {min} {noun}", path_text(path));
+        errors.push(FieldError::invalid(path_text(path), &json!(count), detail));
     }
     if let Some(max) = max.filter(|max| *max < length) {
-        errors.push(FieldError::too_many(shown(path), count, max));
+        errors.push(FieldError::too_many(path_text(path), count, max));
     }
 }
 
@@ -263,31 +263,27 @@ fn check_branches(
     errors: &mut Vec<FieldError>,
 ) {
     let count =
-        |branches: &[SchemaNode]| branches.iter().filter(|branch| holds(branch, value)).count();
-    let mut fault = |detail: &str| {
-        let text = format!("Invalid value: \"{}\": \"{}\" {detail}", type_name(value), shown(path));
-        errors.push(FieldError::build(shown(path), FieldErrorReason::Invalid, text));
+        |branches: &[SchemaNode]| branches.iter().filter(|branch| is_valid(branch, value)).count();
+    let mut report = |detail: &str| {
+        let text =
+            format!("Invalid value: \"{}\": \"{}\" {detail}", type_name(value), path_text(path));
+        errors.push(FieldError::build(path_text(path), FieldErrorReason::Invalid, text));
     };
     if !checks.any_of.is_empty() && count(&checks.any_of) == 0 {
-        fault("must validate at least one schema (anyOf)");
+        report("must validate at least one schema (anyOf)");
     }
     match (checks.one_of.is_empty(), count(&checks.one_of)) {
         (true, _) | (false, 1) => {}
-        (false, 0) => fault("must validate one and only one schema (oneOf). Found none valid"),
-        (false, valid) => fault(&format!(
+        (false, 0) => report("must validate one and only one schema (oneOf). Found none valid"),
+        (false, valid) => report(&format!(
             "must validate one and only one schema (oneOf). Found {valid} valid alternatives"
         )),
     }
-    if checks.not.as_deref().is_some_and(|branch| holds(branch, value)) {
-        fault("must not validate the schema (not)");
+    if checks.not.as_deref().is_some_and(|branch| is_valid(branch, value)) {
+        report("must not validate the schema (not)");
     }
-    // The faults of each branch say more than that one of them failed.
+    // `allOf` reports the errors of each branch, which are more precise than the fact that one branch failed.
     for branch in &checks.all_of {
         walk(branch, value, None, path, errors);
     }
-}
-
-/// How a path is printed: the object itself has a name of its own.
-fn shown(path: &str) -> &str {
-    if path.is_empty() { "<nil>" } else { path }
 }

@@ -1,13 +1,13 @@
-//! Parses and matches field selectors; each kind offers a few fields only.
+//! Field selectors. Each kind supports a few fields only.
 //!
-//! An absent field compares as its default: the empty string, or `false` for a boolean.
+//! An absent field is compared as its default: the empty string, or `false` for a boolean.
 
 use serde_json::Value;
 
 use super::SelectorError;
 use crate::Kind;
 
-/// A parsed field selector; the empty one matches everything.
+/// A parsed field selector; an empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
     terms: Vec<FieldTerm>,
@@ -26,7 +26,7 @@ impl FieldSelector {
     ///
     /// # Errors
     ///
-    /// Fails on bad syntax, and on a field that the kind does not offer with the server's words
+    /// Fails on bad syntax, and on a field that the kind does not support with the server's text
     /// `field label not supported: FIELD`.
     pub fn parse(text: &str, kind: &Kind) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
@@ -41,29 +41,29 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
-    /// Whether the selector has no terms and so matches everything.
+    /// Returns true if the selector has no terms and so matches every object.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }
 
-    /// The name that an object must have to match, where the selector says `metadata.name=NAME`.
+    /// Returns the `metadata.name` that the selector requires, if it has a term `metadata.name=NAME`.
     pub fn name(&self) -> Option<&str> {
         self.required("metadata.name")
     }
 
-    /// The value that this field must have to match, where the selector pins it.
+    /// Returns the value that the selector requires of this field, if it has a term `FIELD=VALUE`.
     pub fn required(&self, field: &str) -> Option<&str> {
         let term = self.terms.iter().find(|term| term.equal && term.field == field)?;
         Some(&term.value)
     }
 
-    /// Whether this object matches.
+    /// Returns true if this object matches.
     pub fn matches(&self, object: &Value) -> bool {
         self.terms.iter().all(|term| (field_value(object, &term.field) == term.value) == term.equal)
     }
 }
 
-/// Splits at commas that are not escaped; the escapes stay.
+/// Splits the text at commas that are not escaped, and keeps the escapes.
 fn split_terms(text: &str) -> Vec<String> {
     let mut terms = vec![String::new()];
     let mut escaped = false;
@@ -79,19 +79,20 @@ fn split_terms(text: &str) -> Vec<String> {
 }
 
 fn parse_term(text: &str) -> Result<FieldTerm, SelectorError> {
-    let fault = || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
-    let at = text.find(['=', '!']).ok_or_else(fault)?;
-    let (field, rest) = text.split_at_checked(at).ok_or_else(fault)?;
+    let invalid =
+        || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
+    let at = text.find(['=', '!']).ok_or_else(invalid)?;
+    let (field, rest) = text.split_at_checked(at).ok_or_else(invalid)?;
     let operators = [("!=", false), ("==", true), ("=", true)];
     let (value, equal) = operators
         .into_iter()
         .find_map(|(operator, equal)| Some((rest.strip_prefix(operator)?, equal)))
-        .ok_or_else(fault)?;
-    let value = unescape(value).ok_or_else(fault)?;
+        .ok_or_else(invalid)?;
+    let value = unescape(value).ok_or_else(invalid)?;
     Ok(FieldTerm { field: field.trim().to_owned(), equal, value })
 }
 
-/// Resolves `\,`, `\=` and `\\`; nothing for a bare `=`, `,` or another escape.
+/// Resolves `\,`, `\=` and `\\`; returns `None` for an unescaped `=` or `,` and for any other escape.
 fn unescape(value: &str) -> Option<String> {
     let mut plain = String::new();
     let mut characters = value.chars();
@@ -108,8 +109,8 @@ fn unescape(value: &str) -> Option<String> {
     Some(plain)
 }
 
-/// Reads a field as text. Events are stored once and seen in two versions, so their fields have two
-/// names; whichever is there counts.
+/// Returns a field as text. The fields of events have different names in the two API versions in which an event is
+/// served; the one that exists is read.
 fn field_value(object: &Value, field: &str) -> String {
     let found = at_path(object, field).or_else(|| at_path(object, &other_name(field)?));
     match found {
@@ -121,7 +122,7 @@ fn field_value(object: &Value, field: &str) -> String {
     }
 }
 
-/// The name of an event's field in the other version.
+/// Returns the name of an event's field in the other API version.
 fn other_name(field: &str) -> Option<String> {
     if let Some(rest) = field.strip_prefix("involvedObject.") {
         return Some(format!("regarding.{rest}"));
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_the_kind_does_not_offer_is_named() {
+    fn an_unsupported_field_is_refused_by_name() {
         let maps = kinds::find("", "v1", "configmaps").unwrap();
         let error = FieldSelector::parse("spec.nodeName=a", maps).unwrap_err();
         assert_eq!(error.0, "field label not supported: spec.nodeName");
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn events_answer_to_the_names_of_both_versions() {
+    fn events_match_the_field_names_of_both_versions() {
         let core = kinds::find("", "v1", "events").unwrap();
         let new = kinds::find("events.k8s.io", "v1", "events").unwrap();
         let old_shape = json!({"involvedObject": {"name": "a"}, "source": {"component": "x"}});

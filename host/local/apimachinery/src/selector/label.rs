@@ -1,6 +1,6 @@
-//! Parses and matches label selectors, as query text and as `LabelSelector` objects.
+//! Label selectors, as query text and as `LabelSelector` objects.
 //!
-//! It checks the syntax of the selector, and of keys and values only as far as the grammar goes.
+//! The parser checks the selector's grammar; it does not check that keys and values are valid label keys and values.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::SelectorError;
 
-/// A parsed label selector; the empty one matches everything.
+/// A parsed label selector; an empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
     requirements: Vec<LabelRequirement>,
@@ -17,20 +17,20 @@ pub struct LabelSelector {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LabelRequirement {
     key: String,
-    test: LabelOperator,
+    operator: LabelOperator,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum LabelOperator {
     Exists,
     Absent,
-    /// One of these; the label must be there.
+    /// The label exists and has one of these values.
     In(BTreeSet<String>),
-    /// None of these; an absent label is fine.
+    /// The label is absent or has none of these values.
     NotIn(BTreeSet<String>),
-    /// A whole number above this.
+    /// The label is a whole number greater than this.
     Above(i64),
-    /// A whole number below this.
+    /// The label is a whole number less than this.
     Below(i64),
 }
 
@@ -39,7 +39,7 @@ impl LabelSelector {
     ///
     /// # Errors
     ///
-    /// Fails on anything outside the grammar.
+    /// Fails if the text does not follow the grammar.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut parser = Parser { tokens: tokens(text), at: 0, text };
         let mut requirements = Vec::new();
@@ -56,7 +56,7 @@ impl LabelSelector {
         }
     }
 
-    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    /// Converts a `LabelSelector` object (`matchLabels`, `matchExpressions`).
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl LabelSelector {
             let value = value.as_str().unwrap_or_default().to_owned();
             requirements.push(LabelRequirement {
                 key: key.clone(),
-                test: LabelOperator::In([value].into()),
+                operator: LabelOperator::In([value].into()),
             });
         }
         let expressions = selector.get("matchExpressions").and_then(Value::as_array);
@@ -78,30 +78,30 @@ impl LabelSelector {
         Ok(Self { requirements })
     }
 
-    /// Reads a plain map of labels (`spec.selector` of a Service): all must be equal.
+    /// Converts a plain map of labels (`spec.selector` of a Service), all of which must be equal.
     pub fn from_map(labels: &Map<String, Value>) -> Self {
         let requirement = |(key, value): (&String, &Value)| LabelRequirement {
             key: key.clone(),
-            test: LabelOperator::In([value.as_str().unwrap_or_default().to_owned()].into()),
+            operator: LabelOperator::In([value.as_str().unwrap_or_default().to_owned()].into()),
         };
         Self { requirements: labels.iter().map(requirement).collect() }
     }
 
-    /// Whether the selector has no terms and so matches everything.
+    /// Returns true if the selector has no terms and so matches every object.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// Whether `metadata.labels` of this object match.
+    /// Returns true if `metadata.labels` of this object match.
     pub fn matches(&self, object: &Value) -> bool {
         self.matches_labels(object.pointer("/metadata/labels").and_then(Value::as_object))
     }
 
-    /// Whether these labels match; none is the same as an empty map.
+    /// Returns true if these labels match; `None` is the same as an empty map.
     pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.requirements.iter().all(|requirement| {
             let label = labels.and_then(|labels| labels.get(&requirement.key));
-            requirement.test.holds(label.and_then(Value::as_str))
+            requirement.operator.matches(label.and_then(Value::as_str))
         })
     }
 }
@@ -114,7 +114,7 @@ impl LabelRequirement {
         let values = expression.get("values").and_then(Value::as_array);
         let values = values.into_iter().flatten().filter_map(Value::as_str);
         let values: BTreeSet<String> = values.map(str::to_owned).collect();
-        let test = match text("operator").unwrap_or_default() {
+        let operator = match text("operator").unwrap_or_default() {
             "In" => LabelOperator::In(values),
             "NotIn" => LabelOperator::NotIn(values),
             "Exists" => LabelOperator::Exists,
@@ -125,12 +125,12 @@ impl LabelRequirement {
                 )));
             }
         };
-        Ok(Self { key: key.to_owned(), test })
+        Ok(Self { key: key.to_owned(), operator })
     }
 }
 
 impl LabelOperator {
-    fn holds(&self, label: Option<&str>) -> bool {
+    fn matches(&self, label: Option<&str>) -> bool {
         match self {
             Self::Exists => label.is_some(),
             Self::Absent => label.is_none(),
@@ -159,7 +159,7 @@ enum LabelToken {
     Below,
 }
 
-/// Cuts the text at blanks and at the characters that mean something.
+/// Splits the text into tokens at white space and at operators.
 fn tokens(text: &str) -> Vec<LabelToken> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
@@ -206,38 +206,41 @@ impl Parser<'_> {
     fn requirement(&mut self) -> Result<LabelRequirement, SelectorError> {
         if self.peek() == Some(&LabelToken::Not) {
             self.at += 1;
-            return Ok(LabelRequirement { key: self.key()?, test: LabelOperator::Absent });
+            return Ok(LabelRequirement { key: self.key()?, operator: LabelOperator::Absent });
         }
         let key = self.key()?;
-        let test = match self.peek() {
+        let operator = match self.peek() {
             None | Some(LabelToken::Comma) => {
-                return Ok(LabelRequirement { key, test: LabelOperator::Exists });
+                return Ok(LabelRequirement { key, operator: LabelOperator::Exists });
             }
             Some(operator) => {
                 let operator = operator.clone();
                 self.at += 1;
-                self.test(&operator)?
+                self.operator_and_values(&operator)?
             }
         };
-        Ok(LabelRequirement { key, test })
+        Ok(LabelRequirement { key, operator })
     }
 
     fn key(&mut self) -> Result<String, SelectorError> {
         match self.next() {
-            Some(LabelToken::Word(word)) => Ok(word),
+            Some(LabelToken::Word(text)) => Ok(text),
             Some(other) => Err(self.unexpected(&other, "a label key")),
-            None => Err(self.fault("a label key is missing at the end")),
+            None => Err(self.error("a label key is missing at the end")),
         }
     }
 
-    fn test(&mut self, operator: &LabelToken) -> Result<LabelOperator, SelectorError> {
+    fn operator_and_values(
+        &mut self,
+        operator: &LabelToken,
+    ) -> Result<LabelOperator, SelectorError> {
         match operator {
             LabelToken::Equal => Ok(LabelOperator::In([self.value()].into())),
             LabelToken::NotEqual => Ok(LabelOperator::NotIn([self.value()].into())),
             LabelToken::Above => self.bound().map(LabelOperator::Above),
             LabelToken::Below => self.bound().map(LabelOperator::Below),
-            LabelToken::Word(word) if word == "in" => self.values().map(LabelOperator::In),
-            LabelToken::Word(word) if word == "notin" => self.values().map(LabelOperator::NotIn),
+            LabelToken::Word(text) if text == "in" => self.values().map(LabelOperator::In),
+            LabelToken::Word(text) if text == "notin" => self.values().map(LabelOperator::NotIn),
             LabelToken::Word(_)
             | LabelToken::Comma
             | LabelToken::Open
@@ -248,13 +251,13 @@ impl Parser<'_> {
         }
     }
 
-    /// A value after `=`; nothing there means the empty value.
+    /// Parses a value after an operator; a missing one is the empty value.
     fn value(&mut self) -> String {
         match self.peek() {
-            Some(LabelToken::Word(word)) => {
-                let word = word.clone();
+            Some(LabelToken::Word(text)) => {
+                let text = text.clone();
                 self.at += 1;
-                word
+                text
             }
             _ => String::new(),
         }
@@ -262,12 +265,12 @@ impl Parser<'_> {
 
     fn bound(&mut self) -> Result<i64, SelectorError> {
         let value = self.value();
-        value.parse().map_err(|_| self.fault(&format!("`{value}` is not a whole number")))
+        value.parse().map_err(|_| self.error(&format!("`{value}` is not a whole number")))
     }
 
     fn values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
         if self.next() != Some(LabelToken::Open) {
-            return Err(self.fault("`in` and `notin` need values in parentheses"));
+            return Err(self.error("`in` and `notin` need values in parentheses"));
         }
         let mut values = BTreeSet::new();
         loop {
@@ -276,14 +279,14 @@ impl Parser<'_> {
                 Some(LabelToken::Close) => return Ok(values),
                 Some(LabelToken::Comma) => {}
                 Some(other) => return Err(self.unexpected(&other, "`,` or `)`")),
-                None => return Err(self.fault("`)` is missing at the end")),
+                None => return Err(self.error("`)` is missing at the end")),
             }
         }
     }
 
     fn unexpected(&self, token: &LabelToken, expected: &str) -> SelectorError {
         let found = match token {
-            LabelToken::Word(word) => word,
+            LabelToken::Word(text) => text,
             LabelToken::Comma => ",",
             LabelToken::Open => "(",
             LabelToken::Close => ")",
@@ -293,10 +296,10 @@ impl Parser<'_> {
             LabelToken::Above => ">",
             LabelToken::Below => "<",
         };
-        self.fault(&format!("found '{found}', expected: {expected}"))
+        self.error(&format!("found '{found}', expected: {expected}"))
     }
 
-    fn fault(&self, what: &str) -> SelectorError {
+    fn error(&self, what: &str) -> SelectorError {
         SelectorError(format!("unable to parse requirement: {what} (in \"{}\")", self.text))
     }
 }
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operator_decides_as_the_server_does() {
+    fn each_operator_matches_as_in_the_server() {
         let labels = json!({"a": "b", "e": "x", "n": "5", "x.y/z": ""});
         let cases = [
             ("", true),

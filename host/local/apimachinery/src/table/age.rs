@@ -1,11 +1,11 @@
-//! Writes how long ago something was, as the real server prints it: `5m3s`, `2d`, `<unknown>`.
+//! Ages and durations in the format of the real server: `5m3s`, `2d`, `<unknown>`.
 //!
 //! Source: k8s.io/apimachinery `pkg/util/duration/duration.go`.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// The age of a moment (an RFC 3339 string); `<unknown>` if there is none.
+/// Returns the age of a time (an RFC 3339 string); `<unknown>` if there is none.
 pub fn age_since(moment: Option<&Value>, now: Timestamp) -> String {
     match moment.and_then(Value::as_str).map(str::parse::<Timestamp>) {
         None => "<unknown>".to_owned(),
@@ -14,9 +14,9 @@ pub fn age_since(moment: Option<&Value>, now: Timestamp) -> String {
     }
 }
 
-/// A duration of whole seconds with two units at most, fewer the longer it is.
+/// Formats a duration of whole seconds with at most two units.
 ///
-/// Up to one second in the future is `0s`, because clocks differ; more is `<invalid>`.
+/// One second in the future is `0s`, because clocks differ; more is `<invalid>`.
 pub fn human_duration(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     let two = |large: i64, unit: &str, small: i64, small_unit: &str| {

@@ -1,4 +1,4 @@
-//! Chooses the columns of a built-in kind, and holds those that need no file of their own.
+//! The columns of the built-in kinds, except those in `pod`, `event` and `storage`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::Kind;
 
-/// The columns of a built-in kind; nothing for other kinds and for those with Name and Age only.
+/// Returns the columns of a built-in kind; `None` for custom kinds and for kinds with Name and Age only.
 pub(super) fn columns(kind: &Kind) -> Option<Vec<TableColumn>> {
     if kind.custom {
         return None;
@@ -149,7 +149,7 @@ fn address(node: &Value, kind: &str) -> String {
     or_none(found.map(|address| text(address, "/address").to_owned()).unwrap_or_default())
 }
 
-/// `address:port` of what is ready, three at most, then how many more.
+/// Formats the ready endpoints as `address:port`: at most three, then the number of others.
 fn endpoints_text(endpoints: &Value) -> String {
     let mut all = Vec::new();
     for subset in items(endpoints, "/subsets") {
@@ -167,7 +167,7 @@ fn endpoints_text(endpoints: &Value) -> String {
     abbreviated(&all, "<none>")
 }
 
-/// The first three, and how many more there are.
+/// Joins the first three texts, and adds the number of others.
 fn abbreviated(all: &[String], nothing: &str) -> String {
     match all {
         [] => nothing.to_owned(),

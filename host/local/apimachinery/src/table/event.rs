@@ -1,11 +1,11 @@
-//! The cells of events, in the shape of either API group.
+//! The columns of events, for the fields of either API group.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{TableColumn, age_since, member_text, text};
 
-/// The columns of events.
+/// Returns the columns of events.
 pub(super) fn columns() -> Vec<TableColumn> {
     let first =
         TableColumn::computed("Last Seen", "string", |event, now| json!(last_seen(event, now)));
@@ -66,7 +66,7 @@ fn either<'a>(event: &'a Value, one: &str, other: &str) -> &'a str {
     if found.is_empty() { text(event, other) } else { found }
 }
 
-/// The first of these places where there is something.
+/// Returns the first of these fields that is set.
 fn present<'a>(event: &'a Value, pointers: &[&str]) -> Option<&'a Value> {
     pointers.iter().filter_map(|pointer| event.pointer(pointer)).find(|value| !value.is_null())
 }

@@ -1,13 +1,11 @@
-//! The cells of Pods and of what stands for them: readiness, the one word for their state, restarts.
-//!
-//! It reads statuses and judges none.
+//! The columns of Pods, StatefulSets and Services.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{TableColumn, age_since, items, labels, or_none, text, text_or_none};
 
-/// The columns of Pods.
+/// Returns the columns of Pods.
 pub(super) fn columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
@@ -29,7 +27,7 @@ pub(super) fn columns() -> Vec<TableColumn> {
     ]
 }
 
-/// The columns of StatefulSets.
+/// Returns the columns of StatefulSets.
 pub(super) fn stateful_set_columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
@@ -52,7 +50,7 @@ fn containers(set: &Value, field: &str) -> String {
     fields.collect::<Vec<_>>().join(",")
 }
 
-/// The columns of Services.
+/// Returns the columns of Services.
 pub(super) fn service_columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
@@ -102,7 +100,7 @@ fn ports(service: &Value) -> String {
     or_none(ports.join(","))
 }
 
-/// What a row says about a Pod.
+/// The values of a Pod's row.
 struct PodSummary<'a> {
     status: String,
     ready: usize,
@@ -127,8 +125,8 @@ impl<'a> PodSummary<'a> {
         if condition(pod, "PodScheduled", "reason") == Some("SchedulingGated") {
             summary.status = "SchedulingGated".to_owned();
         }
-        if !summary.look_at_init(pod, init) {
-            summary.look_at_containers(pod);
+        if !summary.read_init_containers(pod, init) {
+            summary.read_containers(pod);
         }
         let is_terminal = matches!(phase, "Succeeded" | "Failed");
         if pod.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string) {
@@ -141,8 +139,8 @@ impl<'a> PodSummary<'a> {
         summary
     }
 
-    /// Whether the Pod still initialises; then the other containers do not count.
-    fn look_at_init(&mut self, pod: &'a Value, specs: &[Value]) -> bool {
+    /// Reads the init containers. Returns true if the Pod still initialises; the main containers are not read then.
+    fn read_init_containers(&mut self, pod: &'a Value, specs: &[Value]) -> bool {
         let (mut sidecar_restarts, mut sidecar_last) = (0, None);
         for (index, status) in items(pod, "/status/initContainerStatuses").iter().enumerate() {
             self.count_restarts(status);
@@ -177,7 +175,7 @@ impl<'a> PodSummary<'a> {
         false
     }
 
-    fn look_at_containers(&mut self, pod: &'a Value) {
+    fn read_containers(&mut self, pod: &'a Value) {
         let mut any_running = false;
         for status in items(pod, "/status/containerStatuses").iter().rev() {
             self.count_restarts(status);
@@ -233,7 +231,7 @@ fn last_finished(status: &Value) -> Option<&Value> {
     status.pointer("/lastState/terminated/finishedAt")
 }
 
-/// The later of two moments; in one format and zone their text is ordered as they are.
+/// Returns the later of two times.
 fn later<'a>(one: Option<&'a Value>, other: Option<&'a Value>) -> Option<&'a Value> {
     let moment = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
     if other.and_then(moment) > one.and_then(moment) { other } else { one }

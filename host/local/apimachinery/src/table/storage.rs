@@ -1,10 +1,10 @@
-//! The cells of volumes, claims and storage classes.
+//! The columns of volumes, claims and storage classes.
 
 use serde_json::{Value, json};
 
 use super::{TableColumn, items, member_text, text};
 
-/// The columns of PersistentVolumeClaims.
+/// Returns the columns of PersistentVolumeClaims.
 pub(super) fn claim_columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
@@ -34,7 +34,7 @@ pub(super) fn claim_columns() -> Vec<TableColumn> {
     ]
 }
 
-/// The columns of PersistentVolumes.
+/// Returns the columns of PersistentVolumes.
 pub(super) fn volume_columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
@@ -70,7 +70,7 @@ pub(super) fn volume_columns() -> Vec<TableColumn> {
     ]
 }
 
-/// The columns of StorageClasses.
+/// Returns the columns of StorageClasses.
 pub(super) fn class_columns() -> Vec<TableColumn> {
     vec![
         TableColumn {
@@ -111,7 +111,7 @@ fn attributes(object: &Value) -> &str {
     if class.is_empty() { "<unset>" } else { class }
 }
 
-/// Access modes by their abbreviations, in the order in which the real server prints them.
+/// Formats access modes as abbreviations, in the order of the real server.
 fn modes(object: &Value, pointer: &str) -> String {
     const MODES: [(&str, &str); 4] = [
         ("ReadWriteOnce", "RWO"),

@@ -7,7 +7,7 @@ fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
 }
 
-/// The cells of one object by header, wide ones too.
+/// Returns the cells of one object as `HEADER=CELL`, including the wide columns.
 fn cells(group: &str, plural: &str, mut object: Value) -> Vec<String> {
     object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:54:57Z");
     let kind = kinds::find(group, "v1", plural).unwrap();
@@ -31,7 +31,7 @@ fn pod(status: Value) -> Value {
 }
 
 #[test]
-fn pods_show_what_matters_most() {
+fn pod_status_is_the_most_important_reason() {
     let running = json!({"name": "a", "ready": true, "restartCount": 1, "state": {"running": {}},
         "lastState": {"terminated": {"finishedAt": "2026-01-01T00:59:00Z"}}});
     let crashing = json!({"name": "b", "ready": false, "restartCount": 2,
@@ -256,14 +256,14 @@ fn printer_columns_of_a_crd_are_typed() {
 }
 
 #[test]
-fn the_object_beside_a_row_is_as_asked() {
+fn rows_include_the_requested_part_of_the_object() {
     let kind = kinds::find("", "v1", "configmaps").unwrap();
     let object = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
-    let beside = |include| {
+    let included_object = |include| {
         let table = render(&columns(kind, None).unwrap(), &[&object], include, now());
         table["rows"][0]["object"].clone()
     };
-    assert_eq!(beside(IncludeObject::None), Value::Null);
-    assert_eq!(beside(IncludeObject::Object), object);
-    assert_eq!(beside(IncludeObject::Metadata)["kind"], "PartialObjectMetadata");
+    assert_eq!(included_object(IncludeObject::None), Value::Null);
+    assert_eq!(included_object(IncludeObject::Object), object);
+    assert_eq!(included_object(IncludeObject::Metadata)["kind"], "PartialObjectMetadata");
 }

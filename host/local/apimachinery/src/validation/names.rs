@@ -1,4 +1,4 @@
-//! The syntax of names, label keys and label values, with the words of the real server.
+//! The syntax of names, label keys and label values, with the error texts of the real server.
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
@@ -8,11 +8,11 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 const TOO_LONG_63: &str = "must be no more than 63 characters";
 const TOO_LONG_253: &str = "must be no more than 253 characters";
 
-/// Checks for labels of RFC 1123: `my-name`, 63 characters at most.
+/// Checks that a name is a label of RFC 1123: `my-name`, at most 63 characters.
 ///
 /// # Errors
 ///
-/// Says what a name must look like.
+/// Returns the required syntax if the name does not have it.
 pub fn is_dns1123_label(name: &str) -> Result<(), &'static str> {
     if 63 < name.len() {
         return Err(TOO_LONG_63);
@@ -20,11 +20,11 @@ pub fn is_dns1123_label(name: &str) -> Result<(), &'static str> {
     if is_lower_label(name) { Ok(()) } else { Err(LABEL) }
 }
 
-/// Checks for labels of RFC 1035: as RFC 1123, but the first character is a letter.
+/// Checks that a name is a label of RFC 1035: as RFC 1123, but the first character is a letter.
 ///
 /// # Errors
 ///
-/// Says what a name must look like.
+/// Returns the required syntax if the name does not have it.
 pub fn is_dns1035_label(name: &str) -> Result<(), &'static str> {
     if 63 < name.len() {
         return Err(TOO_LONG_63);
@@ -33,11 +33,11 @@ pub fn is_dns1035_label(name: &str) -> Result<(), &'static str> {
     if starts_well && is_lower_label(name) { Ok(()) } else { Err(LABEL_1035) }
 }
 
-/// Checks for subdomains of RFC 1123: `a.b-c.d`, 253 characters at most.
+/// Checks that a name is a subdomain of RFC 1123: `a.b-c.d`, at most 253 characters.
 ///
 /// # Errors
 ///
-/// Says what a name must look like.
+/// Returns the required syntax if the name does not have it.
 pub fn is_dns1123_subdomain(name: &str) -> Result<(), &'static str> {
     if 253 < name.len() {
         return Err(TOO_LONG_253);
@@ -45,11 +45,11 @@ pub fn is_dns1123_subdomain(name: &str) -> Result<(), &'static str> {
     if name.split('.').all(is_lower_label) { Ok(()) } else { Err(SUBDOMAIN) }
 }
 
-/// Checks for qualified names: `name` or `sub.domain/name`, as keys of labels are.
+/// Checks that a name is qualified, as the keys of labels are: `name` or `sub.domain/name`.
 ///
 /// # Errors
 ///
-/// Says what a name must look like.
+/// Returns the required syntax if the name does not have it.
 pub fn is_qualified_name(name: &str) -> Result<(), &'static str> {
     let local = match name.split_once('/') {
         Some(("", _)) => return Err("prefix part must be non-empty"),
@@ -67,11 +67,11 @@ pub fn is_qualified_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Checks for values of labels: empty or `My_value.1`, 63 characters at most.
+/// Checks that a text is a label value: empty or `My_value.1`, at most 63 characters.
 ///
 /// # Errors
 ///
-/// Says what a value must look like.
+/// Returns the required syntax if the value does not have it.
 pub fn is_label_value(value: &str) -> Result<(), &'static str> {
     if 63 < value.len() {
         return Err(TOO_LONG_63);

@@ -7,7 +7,7 @@ fn kind(group: &str, plural: &str) -> &'static Kind {
     kinds::find(group, "v1", plural).unwrap()
 }
 
-fn faults(kind: &Kind, metadata: Value) -> Vec<String> {
+fn metadata_errors(kind: &Kind, metadata: Value) -> Vec<String> {
     let errors = object_meta(&json!({"metadata": metadata}), kind);
     errors.iter().map(ToString::to_string).collect()
 }
@@ -24,18 +24,18 @@ fn names_are_checked_by_kind() {
         ("services", "1a", false),
         ("services", "a.b", false),
     ];
-    for (plural, name, is_good) in cases {
-        let faults = faults(kind("", plural), json!({"name": name, "namespace": "n"}));
-        assert_eq!(faults.is_empty(), is_good, "{plural} {name}: {faults:?}");
+    for (plural, name, is_valid) in cases {
+        let errors = metadata_errors(kind("", plural), json!({"name": name, "namespace": "n"}));
+        assert_eq!(errors.is_empty(), is_valid, "{plural} {name}: {errors:?}");
     }
     let namespaces = kind("", "namespaces");
-    assert!(faults(namespaces, json!({"name": "a"})).is_empty());
-    assert!(!faults(namespaces, json!({"name": "a.b"})).is_empty());
-    assert!(!faults(namespaces, json!({"name": "a".repeat(64)})).is_empty());
+    assert!(metadata_errors(namespaces, json!({"name": "a"})).is_empty());
+    assert!(!metadata_errors(namespaces, json!({"name": "a.b"})).is_empty());
+    assert!(!metadata_errors(namespaces, json!({"name": "a".repeat(64)})).is_empty());
 }
 
 #[test]
-fn metadata_is_refused_in_the_servers_words() {
+fn invalid_metadata_has_the_messages_of_the_server() {
     let maps = kind("", "configmaps");
     let cases = [
         (
@@ -82,17 +82,17 @@ fn metadata_is_refused_in_the_servers_words() {
         ),
     ];
     for (metadata, expected) in cases {
-        let found = faults(maps, metadata);
+        let found = metadata_errors(maps, metadata);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(expected), "{found:?} must begin with {expected}");
     }
     assert_eq!(
-        faults(kind("", "nodes"), json!({"name": "a", "namespace": "n"})),
+        metadata_errors(kind("", "nodes"), json!({"name": "a", "namespace": "n"})),
         ["metadata.namespace: Forbidden: not allowed on this type"]
     );
     let good = json!({"name": "a", "namespace": "n", "generateName": "a-", "finalizers": ["x.y/z"],
         "labels": {"app.kubernetes.io/name": "R_1.x", "e": ""}, "annotations": {"X.y/Z": "any text"}});
-    assert!(faults(maps, good).is_empty());
+    assert!(metadata_errors(maps, good).is_empty());
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn unknown_fields_of_builtin_kinds_are_found_and_dropped() {
 }
 
 #[test]
-fn the_schema_in_a_crd_is_known_to_its_depth() {
+fn unknown_fields_are_found_at_every_depth_of_a_crd_schema() {
     let crds = kind("apiextensions.k8s.io", "customresourcedefinitions");
     let object = json!({"spec": {"group": "g", "versions": [{"name": "v1", "schema": {"openAPIV3Schema": {
         "type": "object", "typo": 1, "properties": {"spec": {"type": "object", "default": {"free": null},
@@ -170,14 +170,14 @@ fn the_schema_in_a_crd_is_known_to_its_depth() {
     assert_eq!(object["data"], json!({"any": {"thing": null}}));
 }
 
-/// The faults of an object as one text.
-fn wrong(kind: &Kind, object: Value) -> String {
-    let faults = wrong_types(kind, &object);
-    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+/// Returns the type errors of an object as one text.
+fn type_errors(kind: &Kind, object: Value) -> String {
+    let errors = wrong_types(kind, &object);
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 #[test]
-fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
+fn type_errors_name_the_value_and_the_fix() {
     let (secrets, maps) = (kind("", "secrets"), kind("", "configmaps"));
     let (sets, services) = (kind("apps", "statefulsets"), kind("", "services"));
     let string = "where a string is expected: put it in quotes";
@@ -187,7 +187,7 @@ fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
         (secrets, json!({"stringData": {"password": true}}),
             format!("stringData[password]: the value is a boolean, {string}")),
         (secrets, json!({"data": {"password": "hunter2!"}}),
-            "data[password]: the value is no base64: encode it, or use a field for plain text".into()),
+            "data[password]: the value is not base64: encode it, or use a field for plain text".into()),
         (secrets, json!({"immutable": "yes"}),
             "immutable: the value is a string, where true or false is expected: write it without \
              quotes".into()),
@@ -208,22 +208,22 @@ fn a_value_of_a_wrong_type_is_named_with_the_way_out() {
             format!("spec.template.spec.containers[0].env[0].value: 1 is a number, {string}")),
         (sets, json!({"spec": {"template": {"spec": {"containers": [
             {"resources": {"requests": {"memory": "lots", "cpu": "500m"}, "limits": {"cpu": 2}}}]}}}}),
-            "spec.template.spec.containers[0].resources.requests[memory]: \"lots\" is no quantity: \
+            "spec.template.spec.containers[0].resources.requests[memory]: \"lots\" is not a quantity: \
              write a number with or without a unit, such as `500m` or `2Gi`".into()),
         (services, json!({"spec": {"ports": [{"targetPort": true}]}}),
             "spec.ports[0].targetPort: true is a boolean, where an integer or a string is expected"
                 .into()),
         (kind("coordination.k8s.io", "leases"), json!({"spec": {"renewTime": "now"}}),
-            r#"spec.renewTime: "now" is no time as RFC 3339 has it: write `2026-01-02T03:04:05Z`"#
+            r#"spec.renewTime: "now" is not an RFC 3339 time: write `2026-01-02T03:04:05Z`"#
                 .into()),
     ];
     for (kind, object, expected) in cases {
-        assert_eq!(wrong(kind, object.clone()), expected, "{object}");
+        assert_eq!(type_errors(kind, object.clone()), expected, "{object}");
     }
 }
 
 #[test]
-fn what_the_server_takes_has_no_wrong_types() {
+fn accepted_values_have_no_type_errors() {
     let container = json!({"name": "a", "args": [null, "1"], "ports": [{"containerPort": 1}],
         "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": 0.5}},
         "livenessProbe": {"tcpSocket": {"port": 1}}, "readinessProbe": {"tcpSocket": {"port": "p"}}});
@@ -239,15 +239,15 @@ fn what_the_server_takes_has_no_wrong_types() {
         (crds, json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}})),
     ];
     for (kind, object) in cases {
-        assert_eq!(wrong(kind, object.clone()), "", "{object}");
+        assert_eq!(type_errors(kind, object.clone()), "", "{object}");
     }
 }
 
 #[test]
-fn of_a_custom_kind_the_metadata_is_checked_and_of_many_faults_the_first() {
+fn only_metadata_of_custom_kinds_is_checked_and_ten_errors_are_reported() {
     let kind = Kind { kind: "Thing".to_owned(), custom: true, ..kind("", "configmaps").clone() };
     let labels = json!({"metadata": {"labels": {"a": true}}, "data": {"a": 1}});
-    assert!(wrong(&kind, labels).starts_with("metadata.labels[a]: true is a boolean"));
+    assert!(type_errors(&kind, labels).starts_with("metadata.labels[a]: true is a boolean"));
     let labels: Map<String, Value> =
         (0..100).map(|index| (format!("l{index:02}"), json!(index))).collect();
     assert_eq!(wrong_types(&kind, &json!({"metadata": {"labels": labels}})).len(), 10);
@@ -255,9 +255,9 @@ fn of_a_custom_kind_the_metadata_is_checked_and_of_many_faults_the_first() {
 
 #[test]
 fn a_precondition_of_a_wrong_type_is_not_absent() {
-    let faults = |body, value: Value| {
-        let faults = wrong_types_of_body(body, &value);
-        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let error_texts = |body, value: Value| {
+        let errors = wrong_types_of_body(body, &value);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     let string = "is a number, where a string is expected: put it in quotes";
     let cases = [
@@ -287,6 +287,6 @@ fn a_precondition_of_a_wrong_type_is_not_absent() {
         (NonResourceBody::DeleteOptions, Value::Null, String::new()),
     ];
     for (body, value, expected) in cases {
-        assert_eq!(faults(body, value.clone()), expected, "{value}");
+        assert_eq!(error_texts(body, value.clone()), expected, "{value}");
     }
 }

@@ -1,4 +1,4 @@
-//! Turns what the verbs say into HTTP responses.
+//! Conversion of results of the verbs to HTTP responses.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -11,7 +11,7 @@ use tholepin_http::{ResponseBody, respond, whole};
 
 use crate::status::ApiError;
 
-/// An answer that was not refused.
+/// A successful response.
 pub(crate) enum ApiResponse {
     /// A JSON document.
     Json {
@@ -19,7 +19,7 @@ pub(crate) enum ApiResponse {
         code: u16,
         /// The document.
         value: Value,
-        /// Sentences for the client's user.
+        /// Warnings that the client shows to its user.
         warnings: Vec<String>,
     },
     /// A JSON document with a media type of its own, or plain text.
@@ -29,7 +29,7 @@ pub(crate) enum ApiResponse {
         /// The document.
         text: Vec<u8>,
     },
-    /// Pieces until the end, each sent as soon as it is there.
+    /// A stream of pieces, each sent as soon as it is available.
     Stream {
         /// The media type.
         content_type: &'static str,
@@ -39,12 +39,12 @@ pub(crate) enum ApiResponse {
 }
 
 impl ApiResponse {
-    /// 200 with a document.
+    /// Returns a response with status 200 and a document.
     pub(crate) fn ok(value: Value) -> Self {
         Self::Json { code: 200, value, warnings: Vec::new() }
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub(crate) const fn code(&self) -> u16 {
         match self {
             Self::Json { code, .. } => *code,
@@ -52,7 +52,7 @@ impl ApiResponse {
         }
     }
 
-    /// The response to send.
+    /// Converts to the HTTP response.
     pub(crate) fn into_response(self) -> Response<ResponseBody> {
         match self {
             Self::Json { code, value, warnings } => {
@@ -76,7 +76,7 @@ impl ApiResponse {
     }
 }
 
-/// The response that says a refusal.
+/// Converts an error to the HTTP response.
 pub(crate) fn refusal(failure: &ApiError) -> Response<ResponseBody> {
     let mut text = serde_json::to_vec(&failure.to_value()).unwrap_or_default();
     text.push(b'\n');

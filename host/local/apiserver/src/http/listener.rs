@@ -1,7 +1,7 @@
-//! Accepts connections, checks TLS, and gives each request to the server.
+//! The TLS listener, which passes each request to the server.
 //!
-//! Every connection is a task of one set that is joined when the listener ends. HTTP/1.1 and HTTP/2
-//! are told apart by ALPN, never by guessing, so no read is without a deadline.
+//! Every connection is a task of one set, which is joined when the listener ends. ALPN selects HTTP/1.1 or HTTP/2.
+//! Detecting the version from the first bytes would need a read without a deadline.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,19 +20,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::status::error_text;
+
 /// The longest a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The longest an HTTP/1.1 connection may wait for a request's headers. Clients keep idle
-/// connections for up to 90 s, and must be the first to close them.
+/// The longest an HTTP/1.1 connection may wait for a request's headers. Clients keep idle connections for up to
+/// 90 s; a longer limit here makes the client close an idle connection first.
 const HEADERS: Duration = Duration::from_secs(120);
-/// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to answer.
+/// The interval of HTTP/2 keep-alive pings, and the longest wait for the reply.
 const PING: Duration = Duration::from_secs(30);
-/// The most connections served at once.
+/// The most concurrent connections.
 const CONNECTIONS_MAX: usize = 1_024;
-/// The most requests, watches among them, of one HTTP/2 connection.
+/// The most concurrent requests of one HTTP/2 connection, including watches.
 const STREAMS_MAX: u32 = 1_000;
 
-/// Runs streams of HTTP/2 connections as tasks that can be waited for.
+/// Runs the streams of HTTP/2 connections as tasks of a tracker that can be awaited.
 #[derive(Clone)]
 struct TrackedExecutor(TaskTracker);
 
@@ -46,7 +48,7 @@ where
     }
 }
 
-/// Serves until `stop`, then lets connections end for at most `grace`.
+/// Serves until `stop` is cancelled, then waits for connections to end, at most `grace`.
 pub(crate) async fn run<S: HttpService>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -62,7 +64,7 @@ pub(crate) async fn run<S: HttpService>(
         let (stop, tracked) = (stop.clone(), TrackedExecutor(streams.clone()));
         async move {
             if let Err(error) = connection(stream, acceptor, server, stop, tracked).await {
-                debug!(%error, "a connection ended");
+                debug!(error = error_text(&*error), "a connection ended with an error");
             }
         }
     })
@@ -85,7 +87,7 @@ async fn connection<S: HttpService>(
     let stream = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         stream = handshake => {
-            stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake"))??
+            stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {

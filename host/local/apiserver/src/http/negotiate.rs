@@ -1,36 +1,36 @@
-//! Chooses the shape of an answer from the `Accept` header. Answers are always JSON.
+//! Content negotiation: the response format for an `Accept` header. Responses are always JSON.
 
 use crate::status::ApiError;
 
-/// How objects are shown.
+/// The format in which objects are returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResponseFormat {
-    /// As they are.
+    /// Whole objects.
     Whole,
     /// As `Table` rows.
     Table,
     /// Only their metadata.
     Metadata,
-    /// Discovery in one document, `apidiscovery.k8s.io/v2`.
+    /// Aggregated discovery, `apidiscovery.k8s.io/v2`.
     DiscoveryV2,
-    /// The same in its beta version.
+    /// Aggregated discovery, `apidiscovery.k8s.io/v2beta1`.
     DiscoveryV2Beta1,
 }
 
-/// Picks the first shape that the client accepts and the server has.
+/// Returns the first format in the `Accept` header that the server supports.
 ///
-/// `Accept` lists are read in order, which is how Kubernetes clients write their preference; protobuf
-/// is passed over.
+/// The order of the header decides, because Kubernetes clients list their preferred format first. Protobuf is not
+/// supported and is skipped.
 ///
 /// # Errors
 ///
-/// 406 where nothing on the list can be had.
+/// 406 if the server supports no format of the header.
 pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     let accept = accept.unwrap_or("").trim();
     if accept.is_empty() {
         return Ok(ResponseFormat::Whole);
     }
-    accept.split(',').find_map(shape).ok_or_else(|| {
+    accept.split(',').find_map(response_format).ok_or_else(|| {
         ApiError::new(
             406,
             "NotAcceptable",
@@ -39,7 +39,7 @@ pub(crate) fn choose(accept: Option<&str>) -> Result<ResponseFormat, ApiError> {
     })
 }
 
-fn shape(range: &str) -> Option<ResponseFormat> {
+fn response_format(range: &str) -> Option<ResponseFormat> {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or("");
     if !matches!(media, "application/json" | "*/*" | "application/*" | "text/plain" | "text/*") {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_shape_that_can_be_had_is_chosen() {
+    fn the_first_supported_format_is_chosen() {
         check("", Some(ResponseFormat::Whole));
         check("*/*", Some(ResponseFormat::Whole));
         check("application/vnd.kubernetes.protobuf,application/json", Some(ResponseFormat::Whole));

@@ -1,4 +1,7 @@
-//! Reads a URL's query string. It knows no parameter by name.
+//! The parameters of a URL's query string.
+//!
+//! The crate `form_urlencoded` is not used: it keeps a malformed escape as text and replaces invalid UTF-8, where the
+//! API answers 400.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +9,7 @@ use tholepin_http::decode_query;
 
 use crate::status::ApiError;
 
-/// Decoded parameters; of a repeated one the first counts, as in Kubernetes.
+/// Decoded parameters. If one is repeated, its first value counts, as in Kubernetes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct QueryParameters {
     values: BTreeMap<String, Vec<String>>,
@@ -17,7 +20,7 @@ impl QueryParameters {
     ///
     /// # Errors
     ///
-    /// 400 where an escape is malformed or the text is not UTF-8.
+    /// 400 if an escape is malformed or the text is not UTF-8.
     pub(crate) fn parse(query: &str) -> Result<Self, ApiError> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -28,23 +31,23 @@ impl QueryParameters {
         Ok(Self { values })
     }
 
-    /// A parameter's value; an empty one counts as absent.
+    /// Returns a parameter's value; an empty value counts as absent.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let value = self.values.get(name)?.first()?;
         (!value.is_empty()).then_some(value.as_str())
     }
 
-    /// Whether a parameter is given at all, be it empty.
+    /// Returns true if the parameter is present, even if its value is empty.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
 
-    /// All values of a parameter that may be repeated.
+    /// Returns all values of a parameter that may be repeated.
     pub(crate) fn all(&self, name: &str) -> &[String] {
         self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// A boolean; anything but `0` and `false` is true, as in Kubernetes.
+    /// Returns a boolean parameter: false if it is absent, `0` or `false`, else true, as in Kubernetes.
     pub(crate) fn flag(&self, name: &str) -> bool {
         match self.values.get(name).and_then(|values| values.first()) {
             None => false,
@@ -52,21 +55,23 @@ impl QueryParameters {
         }
     }
 
-    /// A whole number.
+    /// Returns a parameter that is a whole number.
     ///
     /// # Errors
     ///
-    /// 400 where it is given and is none.
+    /// 400 if the parameter is present and is not a whole number.
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let Some(value) = self.text(name) else { return Ok(None) };
         let number = value.parse().map_err(|_| {
-            ApiError::bad_request(format!("query parameter `{name}`: `{value}` is no whole number"))
+            ApiError::bad_request(format!(
+                "query parameter `{name}`: `{value}` is not a whole number"
+            ))
         });
         number.map(Some)
     }
 }
 
-/// 400 for an escape that cannot be decoded.
+/// Returns the 400 error for text whose escapes cannot be decoded.
 pub(crate) fn malformed(text: &str) -> ApiError {
     ApiError::bad_request(format!("malformed URL escape in `{text}`"))
 }

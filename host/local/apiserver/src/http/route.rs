@@ -1,11 +1,11 @@
-//! Tells what a path names. It does not know which resources exist.
+//! The parsing of URL paths. It does not check that the resource exists.
 
 use tholepin_http::decode_path;
 
 use crate::http::query::malformed;
 use crate::status::ApiError;
 
-/// What a request is about.
+/// The target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RouteTarget {
     /// `/healthz`, `/livez`, `/readyz`.
@@ -45,11 +45,11 @@ pub(crate) struct ResourcePath {
     pub(crate) group: String,
     /// The version.
     pub(crate) version: String,
-    /// The namespace, where the path names one.
+    /// The namespace, if the path names one.
     pub(crate) namespace: Option<String>,
     /// The resource.
     pub(crate) plural: String,
-    /// The object, if not the collection.
+    /// The object's name; `None` for the collection.
     pub(crate) name: Option<String>,
     /// The subresource.
     pub(crate) subresource: Option<String>,
@@ -59,15 +59,15 @@ pub(crate) struct ResourcePath {
 ///
 /// # Errors
 ///
-/// 404 where nothing can be there, 400 for a malformed escape.
+/// 404 for a path that the API does not have, 400 for a malformed escape.
 pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
     let parts = path
         .split('/')
         .filter(|part| !part.is_empty())
         .map(|part| decode_path(part).ok_or_else(|| malformed(part)))
         .collect::<Result<Vec<String>, ApiError>>()?;
-    let words: Vec<&str> = parts.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    let segments: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Ok(RouteTarget::Health),
         ["version"] => Ok(RouteTarget::Version),
         ["openapi", "v3"] => Ok(RouteTarget::OpenApiIndex),
@@ -95,7 +95,7 @@ pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
 
 fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, ApiError> {
     let (namespace, rest) = match rest {
-        // The namespace itself and its own subresources are resources of the cluster.
+        // A namespace and its subresources have cluster scope.
         ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => (None, rest),
         ["namespaces", namespace, rest @ ..] => (Some((*namespace).to_owned()), rest),
         rest => (None, rest),
@@ -112,7 +112,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, Ap
         namespace,
         plural: (*plural).to_owned(),
         name: name.map(|name| (*name).to_owned()),
-        subresource: subresource.map(|word| (*word).to_owned()),
+        subresource: subresource.map(|segment| (*segment).to_owned()),
     }))
 }
 
@@ -125,7 +125,7 @@ mod tests {
             assert_eq!(expected, "-", "{path}");
             return;
         };
-        let show = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
+        let show = |segment: &Option<String>| segment.clone().unwrap_or_else(|| "-".into());
         let text = format!(
             "{}|{}|{}|{}|{}|{}",
             found.group,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_name_what_kubernetes_says() {
+    fn paths_are_parsed_as_in_kubernetes() {
         check("/api/v1/pods", "|v1|-|pods|-|-");
         check("/api/v1/namespaces", "|v1|-|namespaces|-|-");
         check("/api/v1/namespaces/a", "|v1|-|namespaces|a|-");

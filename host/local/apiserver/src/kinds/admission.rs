@@ -1,5 +1,4 @@
-//! Refuses objects that their namespace does not allow: too many (ResourceQuota), or too powerful
-//! (Pod Security).
+//! Admission by namespace: ResourceQuotas of object counts, and Pod Security levels.
 
 use serde_json::Value;
 use tholepin_apimachinery::{
@@ -14,19 +13,18 @@ use crate::{
     write_context::WriteContext,
 };
 
-/// Kinds that a quota counts without the prefix `count/`.
+/// The resources that a quota may name without the prefix `count/`.
 const COUNTED: &[&str] =
     &["configmaps", "persistentvolumeclaims", "pods", "resourcequotas", "secrets", "services"];
 
-/// Checks a quota: numbers of objects alone are counted here.
+/// Validates a quota: only counts of objects are supported.
 pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
     let hard = new.pointer("/spec/hard").and_then(Value::as_object);
     let mut errors = Vec::new();
     for (what, limit) in hard.into_iter().flatten() {
         let field = format!("spec.hard[{what}]");
         if !what.starts_with("count/") && !COUNTED.contains(&what.as_str()) {
-            let detail =
-                "this server counts objects only: `pods`, `count/statefulsets.apps` and the like";
+            let detail = "this server supports counts of objects only, such as `pods` or `count/statefulsets.apps`";
             errors.push(FieldError::forbidden(field, detail));
         } else if number(limit).is_none() {
             errors.push(FieldError::invalid(field, limit, "must be a number of objects"));
@@ -35,7 +33,7 @@ pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Checks that a new object is within the quotas of its namespace.
+/// Refuses a new object that exceeds a quota of its namespace.
 pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     let quotas = in_namespace(cx, &GroupResource::new("", "resourcequotas"));
     if quotas.is_empty() {
@@ -43,7 +41,7 @@ pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiE
     }
     let resource = cx.served.kind.resource_name();
     let counted = in_namespace(cx, &cx.served.resource);
-    let used = counted.iter().filter(|it| !is_ended(it)).count();
+    let used = counted.iter().filter(|object| !is_ended(object)).count();
     for quota in &quotas {
         let hard = quota.pointer("/spec/hard");
         for what in [resource.clone(), format!("count/{resource}")] {
@@ -61,40 +59,40 @@ pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiE
     Ok(())
 }
 
-/// Checks that a new Pod is within the Pod Security level of its namespace.
+/// Refuses a new Pod that violates the Pod Security level of its namespace.
 pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), ApiError> {
     let namespaces = GroupResource::new("", "namespaces");
     let namespace = cx.server.store.get(&namespaces, &ObjectKey::new("", &cx.namespace));
     let Some(level) = namespace.and_then(|namespace| PodSecurityLevel::of(&namespace)) else {
         return Ok(());
     };
-    let objections = pod_security::objections(level, pod);
-    if objections.is_empty() {
+    let violations = pod_security::violations(level, pod);
+    if violations.is_empty() {
         return Ok(());
     }
     Err(ApiError::forbidden(format!(
         "pods \"{}\" is forbidden: violates PodSecurity \"{}:latest\": {}",
         name(pod),
         level.as_str(),
-        objections.join(", ")
+        violations.join(", ")
     )))
 }
 
 fn in_namespace(cx: &WriteContext, resource: &GroupResource) -> Vec<std::sync::Arc<Value>> {
     let all = cx.server.store.all(resource).into_iter();
-    all.filter(|it| text(it, "/metadata/namespace") == Some(&cx.namespace)).collect()
+    all.filter(|object| text(object, "/metadata/namespace") == Some(&cx.namespace)).collect()
 }
 
-/// Whether a Pod has ended: it uses nothing any more.
+/// Returns true for a Pod that has ended, which does not count against a quota.
 fn is_ended(object: &Value) -> bool {
     matches!(text(object, "/status/phase"), Some("Succeeded" | "Failed"))
 }
 
-/// A number of objects, as a number or as the text that quantities are.
+/// Parses a number of objects, which may be a number or, as a quantity, text.
 fn number(limit: &Value) -> Option<usize> {
     match limit {
         Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.as_u64().and_then(|it| usize::try_from(it).ok()),
+        Value::Number(number) => number.as_u64().and_then(|count| usize::try_from(count).ok()),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }

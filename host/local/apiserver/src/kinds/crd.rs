@@ -1,4 +1,4 @@
-//! CustomResourceDefinitions: their checks, and what makes the server offer the kind.
+//! CustomResourceDefinitions: defaults, validation, and the registration of their kinds.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::kinds as names;
@@ -14,10 +14,10 @@ use crate::status::ApiError;
 use crate::store::{GroupResource, ObjectKey};
 use crate::write_context::WriteContext;
 
-/// Holds a CRD back until its objects are gone.
+/// The finalizer that keeps a CRD until its objects are deleted.
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Fills in names, conversion and served versions.
+/// Sets the defaults of names and conversion.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     default(spec, "conversion", json!({"strategy": "None"}));
@@ -28,7 +28,7 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Checks a CRD, and that its names, group and scope stay.
+/// Validates a CRD, and checks that an update does not change kind, plural, group and scope.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in ["/spec/group", "/spec/names/plural", "/spec/names/kind", "/spec/scope"] {
@@ -118,7 +118,7 @@ fn check_columns(
     Some(FieldError::invalid(field, &Value::Null, error))
 }
 
-/// Refuses new objects of a kind that is going away.
+/// Refuses new objects of a kind whose CRD is being deleted.
 pub(super) fn before_create(cx: &WriteContext) -> Result<(), ApiError> {
     let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
     let key = ObjectKey::new("", &cx.served.kind.resource_name());
@@ -130,7 +130,7 @@ pub(super) fn before_create(cx: &WriteContext) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Whether the kind is being served.
+/// Returns true if the kind is served.
 pub(super) fn is_established(crd: &Value) -> bool {
     has_condition(crd, "Established")
 }
@@ -141,7 +141,7 @@ fn has_condition(crd: &Value, kind: &str) -> bool {
     })
 }
 
-/// Shows that the kind's objects are being deleted first.
+/// Adds the finalizer and the condition `Terminating`: the kind's objects are deleted first.
 pub(super) fn begin_delete(object: &mut Value) {
     let metadata = metadata_mut(object);
     let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
@@ -161,8 +161,8 @@ pub(super) fn begin_delete(object: &mut Value) {
     }
 }
 
-/// Offers the kind in its served versions, and gives the status that shows that it is.
-pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
+/// Registers the served versions of the kind, and returns the status that reports it.
+pub(super) fn register(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
     if is_deleting(crd) {
         return None;
     }
@@ -172,10 +172,10 @@ pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> 
             Ok(versions) => {
                 let group = text(crd, "/spec/group").unwrap_or("");
                 let plural = text(crd, "/spec/names/plural").unwrap_or("");
-                cx.server.registry.offer(group, plural, versions);
+                cx.server.registry.set_versions(group, plural, versions);
             }
             Err(failure) => {
-                warn!(crd = name(crd), message = %failure.message, "a CRD is not served");
+                warn!(crd = name(crd), message = %failure.message, "cannot serve the kind of a CRD");
                 return None;
             }
         }
@@ -184,11 +184,11 @@ pub(super) fn publish(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> 
     Some(FollowUpStatus {
         cx: WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
         edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
-        failure: "a CRD's status is not written",
+        failure: "cannot write the status of a CRD",
     })
 }
 
-/// Why the names cannot be had, if another kind of the group has one of them.
+/// Returns the reason why the kind cannot be registered: another resource of the group has the same kind.
 fn conflict(cx: &WriteContext, crd: &Value) -> Option<String> {
     let group = text(crd, "/spec/group")?;
     let plural = text(crd, "/spec/names/plural")?;
@@ -221,8 +221,8 @@ fn served(crd: &Value) -> Result<Vec<ServedKind>, ApiError> {
         });
         let custom = CustomResourceSchema { schema, open_api, deprecation };
         let columns = version.get("additionalPrinterColumns");
-        let one = ServedKind::custom(kind, stored_api_version.clone(), custom, columns);
-        served.push(one.map_err(|error| unusable(error.to_string()))?);
+        let served_kind = ServedKind::custom(kind, stored_api_version.clone(), custom, columns);
+        served.push(served_kind.map_err(|error| unusable(error.to_string()))?);
     }
     Ok(served)
 }
@@ -230,7 +230,7 @@ fn served(crd: &Value) -> Result<Vec<ServedKind>, ApiError> {
 fn with_status(crd: &Value, conflict: Option<&str>, now: &str) -> Value {
     let mut new = crd.clone();
     let accepted = conflict.is_none();
-    let words = if accepted {
+    let texts = if accepted {
         [
             "NoConflicts",
             "no conflicts found",
@@ -240,7 +240,7 @@ fn with_status(crd: &Value, conflict: Option<&str>, now: &str) -> Value {
     } else {
         ["KindConflict", conflict.unwrap_or(""), "NotAccepted", "not all names are accepted"]
     };
-    let [names_reason, names_message, reason, message] = words;
+    let [names_reason, names_message, reason, message] = texts;
     let mut conditions = vec![
         condition(crd, "NamesAccepted", accepted, (names_reason, names_message), now),
         condition(crd, "Established", accepted, (reason, message), now),
@@ -284,17 +284,17 @@ fn condition(
     })
 }
 
-/// Stops offering the kind, and drops what was created at the very last moment.
-pub(super) fn withdraw(cx: &WriteContext, crd: &Value) {
+/// Unregisters the kind, and removes objects that were created after the collector deleted the others.
+pub(super) fn unregister(cx: &WriteContext, crd: &Value) {
     let group = text(crd, "/spec/group").unwrap_or("");
     let plural = text(crd, "/spec/names/plural").unwrap_or("");
-    cx.server.registry.withdraw(group, plural);
+    cx.server.registry.remove(group, plural);
     let resource = GroupResource::new(group, plural);
     for object in cx.server.store.all(&resource) {
         let key = ObjectKey::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
         let last = (*object).clone();
         if cx.server.store.remove(&resource, &key, &object, last, false).is_err() {
-            warn!(name = &*key.name, "an object outlives its CRD");
+            warn!(name = &*key.name, "cannot remove an object of a deleted CRD");
         }
     }
 }

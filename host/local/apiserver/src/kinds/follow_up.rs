@@ -1,35 +1,35 @@
-//! Writes of the server itself that follow a write to an object of a built-in kind.
+//! Writes that the server makes after a client's write to an object of a built-in kind.
 //!
-//! A kind says what is to be written; the verbs write it.
+//! The modules of the kinds return these writes, and the verbs make them.
 
 use serde_json::Value;
 
 use crate::write_context::WriteContext;
 
-/// What follows the creation of an object. Where it fails, the log says so and the object stays.
+/// The write that follows the creation of an object. If it fails, the failure is logged and the object stays.
 pub(crate) enum FollowUpWrite {
-    /// Another object is created.
+    /// Creates another object.
     Create(FollowUpObject),
-    /// The object gets another status.
+    /// Writes the status of the created object.
     Status(FollowUpStatus),
 }
 
 /// An object that is created because another one was.
 pub(crate) struct FollowUpObject {
-    /// For the new object.
+    /// The context of the create.
     pub(crate) cx: WriteContext,
-    /// The new object.
+    /// The object to create.
     pub(crate) object: Value,
-    /// What the log says where it is not created.
+    /// The log message if the create fails.
     pub(crate) failure: &'static str,
 }
 
-/// Another status of an object that was written.
+/// A new status for an object that was written.
 pub(crate) struct FollowUpStatus {
-    /// For the status.
+    /// The context of the update.
     pub(crate) cx: WriteContext,
-    /// Makes the object with that status of its newest state.
+    /// Returns the object with the new status, given its latest state.
     pub(crate) edit: Box<dyn Fn(&Value) -> Value>,
-    /// What the log says where it is not written.
+    /// The log message if the update fails.
     pub(crate) failure: &'static str,
 }

@@ -1,4 +1,4 @@
-//! Namespaces: the ones that are always there, what each is born with, and how one ends.
+//! Namespaces: the initial ones, defaults, the default ServiceAccount, and deletion.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::write_context::WriteContext;
 
 /// The namespaces that exist from the start and cannot be deleted.
 const INITIAL: [&str; 3] = ["default", "kube-system", "kube-node-lease"];
-/// Who writes what the server writes by itself.
+/// The field manager of the server's own writes.
 pub(crate) const MANAGER: &str = "tholepin-apiserver";
 
-/// Fills in phase, finalizer and the label with the name.
+/// Sets the defaults: phase, finalizer and the label with the name.
 pub(super) fn defaults(object: &mut Value) {
     let own_name = name(object).to_owned();
     let labels = metadata_mut(object).entry("labels").or_insert_with(|| json!({}));
@@ -28,32 +28,32 @@ pub(super) fn defaults(object: &mut Value) {
     default(child_mut(object, "status"), "phase", json!("Active"));
 }
 
-/// The specification is the server's own.
+/// Keeps the old `spec`, which only the server sets.
 pub(super) fn carry_over(old: &Value, new: &mut Value) {
     if let (Some(map), Some(spec)) = (new.as_object_mut(), old.get("spec")) {
         map.insert("spec".into(), spec.clone());
     }
 }
 
-/// Refuses to delete what the server needs.
+/// Refuses to delete an initial namespace.
 pub(super) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
     let own_name = name(object);
     if INITIAL.contains(&own_name) {
         let message =
             format!("namespaces \"{own_name}\" is forbidden: this namespace may not be deleted");
-        return Err(ApiError::forbidden(message).about(cx.served.subject(own_name)));
+        return Err(ApiError::forbidden(message).with_subject(cx.served.subject(own_name)));
     }
     Ok(())
 }
 
-/// Shows that the namespace is going away.
+/// Sets the phase to `Terminating`.
 pub(super) fn begin_delete(object: &mut Value) {
     child_mut(object, "status").insert("phase".into(), json!("Terminating"));
 }
 
-/// The ServiceAccount that a new namespace gets.
+/// Returns the create of the ServiceAccount `default` for a new namespace.
 pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<FollowUpObject> {
-    let failure = "no default ServiceAccount";
+    let failure = "cannot create the default ServiceAccount";
     let object = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
     });
@@ -66,11 +66,11 @@ pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<Follo
     }
 }
 
-/// The namespaces that are always there, and what their creation needs to know.
+/// Returns the initial namespaces, and the context in which to create them.
 ///
 /// # Errors
 ///
-/// The server does not offer namespaces.
+/// Fails if the server does not serve namespaces.
 pub(crate) fn initial(server: &Arc<ServerState>) -> Result<(WriteContext, [Value; 3]), ApiError> {
     let cx = context(server, "namespaces", "", Timestamp::now())?;
     let object =

@@ -1,4 +1,4 @@
-//! Pods: defaults, checks, what may change, and how long one is given to end.
+//! Pods: defaults, quality of service, validation, and grace periods.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
@@ -6,7 +6,7 @@ use tholepin_apimachinery::FieldError;
 use crate::kinds::pod_template;
 use crate::object::{as_map_mut, child_mut, default, items_mut, text};
 
-/// Fills in a Pod.
+/// Sets the defaults of a Pod.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     pod_template::defaults(spec);
@@ -15,7 +15,7 @@ pub(super) fn defaults(object: &mut Value) {
     default(child_mut(object, "status"), "phase", json!("Pending"));
 }
 
-/// Gives a new Pod its quality-of-service class.
+/// Sets the quality-of-service class of a new Pod.
 pub(super) fn before_create(object: &mut Value) {
     let class = quality(object);
     child_mut(object, "status").insert("qosClass".into(), json!(class));
@@ -47,13 +47,13 @@ fn quality(pod: &Value) -> &'static str {
     }
 }
 
-/// Checks a Pod.
+/// Validates a Pod, and checks that an update changes no immutable field.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let null = Value::Null;
     let mut errors = pod_template::validate(new.get("spec").unwrap_or(&null), "spec");
     if let Some(old) = old {
         let node = text(old, "/spec/nodeName").unwrap_or("");
-        if fixed(old, node) != fixed(new, node) {
+        if immutable_spec(old, node) != immutable_spec(new, node) {
             errors.push(FieldError::forbidden(
                 "spec",
                 "pod updates may not change fields other than `spec.containers[*].image`, \
@@ -65,8 +65,8 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
-/// The specification without what may change.
-fn fixed(pod: &Value, node: &str) -> Value {
+/// Returns the spec without the fields that an update may change.
+fn immutable_spec(pod: &Value, node: &str) -> Value {
     let mut pod = pod.clone();
     for list in ["/spec/containers", "/spec/initContainers"] {
         for container in items_mut(&mut pod, list) {
@@ -85,15 +85,15 @@ fn fixed(pod: &Value, node: &str) -> Value {
     pod.get("spec").cloned().unwrap_or(Value::Null)
 }
 
-/// Seconds that a Pod is given: none where no node runs it, or where it has ended.
-pub(super) fn grace_s(pod: &Value, asked: Option<u64>) -> u64 {
+/// Returns the grace period in seconds: 0 for a Pod that is not bound to a node or has ended.
+pub(super) fn grace_s(pod: &Value, requested_s: Option<u64>) -> u64 {
     let is_bound = text(pod, "/spec/nodeName").is_some_and(|node| !node.is_empty());
     let has_ended = matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed"));
     if !is_bound || has_ended {
         return 0;
     }
     let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
-    asked.or(own).unwrap_or(30)
+    requested_s.or(own).unwrap_or(30)
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_running_pod_is_given_grace() {
+    fn only_a_running_pod_has_a_grace_period() {
         let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}});
         let cases = [
             (pod("", "Pending"), None, 0),
@@ -110,8 +110,8 @@ mod tests {
             (pod("n", "Running"), Some(3), 3),
             (pod("n", "Failed"), None, 0),
         ];
-        for (pod, asked, expected) in cases {
-            assert_eq!(grace_s(&pod, asked), expected, "{pod} {asked:?}");
+        for (pod, requested_s, expected) in cases {
+            assert_eq!(grace_s(&pod, requested_s), expected, "{pod} {requested_s:?}");
         }
     }
 }

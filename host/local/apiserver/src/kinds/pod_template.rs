@@ -1,16 +1,17 @@
-//! The specification of Pods, alone or in a template: defaults and checks.
+//! The spec of Pods, alone or in a template: defaults and validation.
 
 use serde_json::{Map, Value, json};
 use tholepin_apimachinery::FieldError;
+use tholepin_apimachinery::validation::is_dns1123_label;
 
 use crate::object::{as_map_mut, default, items};
 
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
-/// Permission bits of files that a volume shows, as in Kubernetes (0644).
+/// The default permission bits of a volume's files, as in Kubernetes (0644).
 const FILE_MODE: u32 = 0o644;
 
-/// Fills in what agents and controllers rely on.
+/// Sets the defaults on which agents and controllers depend.
 pub(super) fn defaults(spec: &mut Map<String, Value>) {
     default(spec, "restartPolicy", json!("Always"));
     default(spec, "dnsPolicy", json!("ClusterFirst"));
@@ -97,7 +98,7 @@ fn volume_defaults(volume: &mut Map<String, Value>) {
     }
 }
 
-/// Whether an image names no version, or `latest`.
+/// Returns true if an image has no tag and no digest, or the tag `latest`.
 fn is_latest(image: &str) -> bool {
     if image.contains('@') {
         return false;
@@ -106,7 +107,7 @@ fn is_latest(image: &str) -> bool {
     last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
-/// Checks a Pod's specification; `at` is where it stands.
+/// Validates a Pod's spec; `at` is its path in the object.
 pub(super) fn validate(spec: &Value, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if items(spec, "/containers").is_empty() {
@@ -147,7 +148,7 @@ fn validate_container<'a>(
     let name = container.get("name").and_then(Value::as_str).unwrap_or("");
     if name.is_empty() {
         errors.push(FieldError::required(format!("{field}.name"), ""));
-    } else if !is_label(name) {
+    } else if is_dns1123_label(name).is_err() {
         let detail = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
                       or '-', and must start and end with an alphanumeric character";
         errors.push(FieldError::invalid(format!("{field}.name"), &json!(name), detail));
@@ -173,14 +174,6 @@ fn validate_container<'a>(
             }
         }
     }
-}
-
-fn is_label(name: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 63
-        && name.bytes().all(|byte| good(byte) || byte == b'-')
-        && name.bytes().next().is_some_and(good)
-        && name.bytes().last().is_some_and(good)
 }
 
 #[cfg(test)]

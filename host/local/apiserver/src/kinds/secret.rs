@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps: `stringData`, types, and immutability.
+//! Secrets and ConfigMaps: `stringData`, types, keys and immutability.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use tholepin_apimachinery::FieldError;
 
 use crate::object::{as_map_mut, child_mut, default};
 
-/// Turns `stringData` into `data`, and fills in the type.
+/// Moves `stringData` to `data`, encoded as base64, and sets the default type.
 pub(super) fn defaults(object: &mut Value) {
     default(as_map_mut(object), "type", json!("Opaque"));
     let given = as_map_mut(object).remove("stringData");
@@ -20,39 +20,39 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Checks keys, type and immutability.
+/// Validates the keys of a Secret, and checks that an update does not change its type or immutable data.
 pub(super) fn validate_secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = keys(new, "data");
+    let mut errors = check_keys(new, "data");
     if let Some(old) = old {
         if old.get("type") != new.get("type") {
             let value = new.get("type").unwrap_or(&Value::Null);
             errors.push(FieldError::invalid("type", value, "field is immutable"));
         }
-        errors.extend(frozen(new, old, &["data"]));
+        errors.extend(check_immutable(new, old, &["data"]));
     }
     errors
 }
 
-/// Checks keys and immutability.
+/// Validates the keys of a ConfigMap, and checks that an update does not change immutable data.
 pub(super) fn validate_config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = keys(new, "data");
-    errors.extend(keys(new, "binaryData"));
+    let mut errors = check_keys(new, "data");
+    errors.extend(check_keys(new, "binaryData"));
     if let Some(old) = old {
-        errors.extend(frozen(new, old, &["data", "binaryData"]));
+        errors.extend(check_immutable(new, old, &["data", "binaryData"]));
     }
     errors
 }
 
-fn keys(object: &Value, field: &str) -> Vec<FieldError> {
+fn check_keys(object: &Value, field: &str) -> Vec<FieldError> {
     let map = object.get(field).and_then(Value::as_object);
-    let is_good = |key: &str| {
+    let is_valid = |key: &str| {
         !key.is_empty()
             && key.len() <= 253
             && !matches!(key, "." | "..")
             && !key.starts_with("..")
             && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
-    let bad = map.into_iter().flatten().filter(|(key, _)| !is_good(key));
+    let bad = map.into_iter().flatten().filter(|(key, _)| !is_valid(key));
     bad.map(|(key, _)| {
         let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
         FieldError::invalid(format!("{field}[{key}]"), &json!(key), detail)
@@ -60,7 +60,7 @@ fn keys(object: &Value, field: &str) -> Vec<FieldError> {
     .collect()
 }
 
-fn frozen(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
+fn check_immutable(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
     let is_immutable = |object: &Value| object.get("immutable") == Some(&Value::Bool(true));
     if !is_immutable(old) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Services: their addresses, ports and defaults. Node ports are not given.
+//! Services: defaults, cluster addresses and validation. Node ports are not allocated.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::write_context::WriteContext;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
-/// Fills in a Service.
+/// Sets the defaults of a Service.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     default(spec, "type", json!("ClusterIP"));
@@ -30,7 +30,7 @@ pub(super) fn defaults(object: &mut Value) {
     }
 }
 
-/// Gives the Service its address: the one it names, or a free one.
+/// Reserves the Service's cluster address: the one that it requests, or a free one.
 pub(super) fn allocate(
     cx: &WriteContext,
     object: &mut Value,
@@ -38,8 +38,8 @@ pub(super) fn allocate(
     if text(object, "/spec/type") == Some("ExternalName") {
         return Ok(None);
     }
-    let asked = text(object, "/spec/clusterIP").unwrap_or("").to_owned();
-    let address = match asked.as_str() {
+    let requested = text(object, "/spec/clusterIP").unwrap_or("").to_owned();
+    let address = match requested.as_str() {
         "None" => {
             child_mut(object, "spec").insert("clusterIPs".into(), json!(["None"]));
             return Ok(None);
@@ -54,9 +54,11 @@ pub(super) fn allocate(
         let detail = match why {
             ServiceAddressError::Outside => "the provided IP is not in the valid range",
             ServiceAddressError::Taken => "provided IP is already allocated",
-            ServiceAddressError::Exhausted => "all addresses are taken; delete a Service first",
+            ServiceAddressError::Exhausted => {
+                "all addresses are taken; delete a Service to free one"
+            }
         };
-        let error = FieldError::invalid("spec.clusterIPs", &json!([asked]), detail);
+        let error = FieldError::invalid("spec.clusterIPs", &json!([requested]), detail);
         ApiError::invalid(cx.served.kind_subject(crate::object::name(object)), vec![error])
     })?;
     let spec = child_mut(object, "spec");
@@ -65,7 +67,7 @@ pub(super) fn allocate(
     Ok(Some(address))
 }
 
-/// Keeps the address where an edit leaves it out.
+/// Keeps the address if an update leaves it out.
 pub(super) fn carry_over(old: &Value, new: &mut Value) {
     let spec = child_mut(new, "spec");
     for field in ["clusterIP", "clusterIPs"] {
@@ -73,14 +75,14 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
             None | Some(Value::Null) => true,
             Some(given) => *given == json!("") || *given == json!([]),
         };
-        let had = old.get("spec").and_then(|spec| spec.get(field));
-        if let (true, Some(value)) = (is_left_out, had) {
+        let old_value = old.get("spec").and_then(|spec| spec.get(field));
+        if let (true, Some(value)) = (is_left_out, old_value) {
             spec.insert(field.to_owned(), value.clone());
         }
     }
 }
 
-/// Gives the address back.
+/// Releases the address.
 pub(super) fn release(cx: &WriteContext, last: &Value) {
     let address = text(last, "/spec/clusterIP").and_then(|text| text.parse().ok());
     if let Some(address) = address {
@@ -88,12 +90,12 @@ pub(super) fn release(cx: &WriteContext, last: &Value) {
     }
 }
 
-/// Checks a Service.
+/// Validates a Service, and checks that an update does not change its address.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let kind = text(new, "/spec/type").unwrap_or("");
     if !TYPES.contains(&kind) {
-        let allowed = TYPES.map(|word| json!(word));
+        let allowed = TYPES.map(|name| json!(name));
         errors.push(FieldError::not_supported("spec.type", &json!(kind), &allowed));
     }
     let ports = items(new, "/spec/ports");

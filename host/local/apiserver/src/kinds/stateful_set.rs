@@ -1,4 +1,4 @@
-//! StatefulSets: defaults, checks, and the few fields that may change.
+//! StatefulSets: defaults, validation, and immutable fields.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
@@ -7,7 +7,7 @@ use tholepin_apimachinery::selector::LabelSelector;
 use crate::kinds::{pod_template, volume};
 use crate::object::{as_map_mut, child_mut, default, items_mut, text};
 
-/// The fields of the specification that may change after creation.
+/// The fields of the spec that may change after creation.
 const MUTABLE: [&str; 7] = [
     "minReadySeconds",
     "ordinals",
@@ -18,7 +18,7 @@ const MUTABLE: [&str; 7] = [
     "updateStrategy",
 ];
 
-/// Fills in a StatefulSet.
+/// Sets the defaults of a StatefulSet.
 pub(super) fn defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     default(spec, "replicas", json!(1));
@@ -46,7 +46,7 @@ pub(super) fn defaults(object: &mut Value) {
     default(child_mut(object, "status"), "replicas", json!(0));
 }
 
-/// Checks a StatefulSet.
+/// Validates a StatefulSet, and checks that an update changes no immutable field.
 pub(super) fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let policy = text(new, "/spec/podManagementPolicy").unwrap_or("");

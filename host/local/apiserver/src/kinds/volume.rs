@@ -1,17 +1,17 @@
-//! Storage: claims, volumes and classes.
+//! PersistentVolumeClaims, PersistentVolumes and StorageClasses: defaults and validation.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::FieldError;
 
 use crate::object::{as_map_mut, child_mut, default, items};
 
-/// Fills in a claim.
+/// Sets the defaults of a claim.
 pub(super) fn claim_defaults(object: &mut Value) {
     default(child_mut(object, "spec"), "volumeMode", json!("Filesystem"));
     default(child_mut(object, "status"), "phase", json!("Pending"));
 }
 
-/// Fills in a volume.
+/// Sets the defaults of a volume.
 pub(super) fn volume_defaults(object: &mut Value) {
     let spec = child_mut(object, "spec");
     default(spec, "volumeMode", json!("Filesystem"));
@@ -19,14 +19,14 @@ pub(super) fn volume_defaults(object: &mut Value) {
     default(child_mut(object, "status"), "phase", json!("Pending"));
 }
 
-/// Fills in a class.
+/// Sets the defaults of a class.
 pub(super) fn class_defaults(object: &mut Value) {
     let map = as_map_mut(object);
     default(map, "reclaimPolicy", json!("Delete"));
     default(map, "volumeBindingMode", json!("Immediate"));
 }
 
-/// Checks a claim: what it asks for, and that only its size may change once it is made.
+/// Validates a claim, and checks that an update changes only the requested resources.
 pub(super) fn validate_claim(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if items(new, "/spec/accessModes").is_empty() {
@@ -40,7 +40,7 @@ pub(super) fn validate_claim(new: &Value, old: Option<&Value>) -> Vec<FieldError
     let fixed = |object: &Value| {
         let mut spec = object.get("spec").cloned().unwrap_or(Value::Null);
         let map = as_map_mut(&mut spec);
-        // The binder sets the volume's name, the class only where there is none yet.
+        // The binder sets `volumeName` later, and `storageClassName` if the claim has none.
         map.remove("resources");
         let bound = object.pointer("/spec/volumeName").is_some();
         (spec, bound)

@@ -1,6 +1,6 @@
-//! Keeps the last changes of one resource, so that a watch can begin in the past.
+//! The latest changes of one resource, from which a watch can start in the past.
 //!
-//! Invariant: every change after `complete_after` is kept; nothing is known about older ones.
+//! Invariant: every change after the revision `complete_after` is kept, and no older one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,35 +10,35 @@ use tokio::time::Instant;
 
 use super::ObjectKey;
 
-/// What happened to an object.
+/// The type of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeType {
-    /// It was created.
+    /// The object was created.
     Added,
-    /// It was changed.
+    /// The object was changed.
     Modified,
-    /// It is gone.
+    /// The object was deleted.
     Deleted,
 }
 
-/// One change.
+/// One change of an object.
 #[derive(Debug)]
 pub(crate) struct StoreEvent {
     /// The revision of the change.
     pub(crate) revision: u64,
-    /// What happened.
+    /// The type of the change.
     pub(crate) change: ChangeType,
-    /// The object's place.
+    /// The object's namespace and name.
     pub(crate) key: ObjectKey,
-    /// The object after the change; for a deletion its last state with the deletion's revision.
+    /// The object after the change; for a deletion its final state with the deletion's revision.
     pub(crate) object: Arc<Value>,
     /// The object before the change.
     pub(crate) previous: Option<Arc<Value>>,
 }
 
 impl StoreEvent {
-    /// The object before the change, with the change's revision: what a watch is told whose
-    /// selection the object has left.
+    /// Returns the object before the change, with the change's revision. A watch whose selection the object has left
+    /// sends it in a DELETED event.
     pub(crate) fn last_seen(&self) -> Arc<Value> {
         let mut object = self.previous.as_deref().unwrap_or(&self.object).clone();
         super::set_revision(&mut object, self.revision);
@@ -46,20 +46,20 @@ impl StoreEvent {
     }
 }
 
-/// The last changes of one resource. One without any change is complete since the beginning.
+/// The latest changes of one resource. A history without changes is complete from revision 0.
 #[derive(Default)]
 pub(super) struct ResourceHistory {
     kept: VecDeque<RetainedEvent>,
     complete_after: u64,
 }
 
-/// A change that is kept.
+/// A change in the history.
 pub(super) struct RetainedEvent {
     event: Arc<StoreEvent>,
-    /// When it was made.
+    /// The time of the change.
     pub(super) at: Instant,
-    /// What it weighs. The state before it weighs nothing here: as long as the change that made that
-    /// state is kept, it is counted there.
+    /// The estimated memory in bytes of the object after the change. The object before it is not counted here, because
+    /// it is counted for the earlier change as long as that one is kept.
     pub(super) bytes: usize,
 }
 
@@ -75,24 +75,24 @@ impl ResourceHistory {
         self.kept.push_back(RetainedEvent { event: Arc::new(event), at, bytes });
     }
 
-    /// How many changes are kept.
+    /// Returns the number of changes.
     pub(super) fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// The oldest change that is kept.
+    /// Returns the oldest change.
     pub(super) fn oldest(&self) -> Option<&RetainedEvent> {
         self.kept.front()
     }
 
-    /// Drops the oldest change, and gives what it weighed.
+    /// Drops the oldest change, and returns its estimated memory in bytes.
     pub(super) fn drop_oldest(&mut self) -> usize {
         let Some(dropped) = self.kept.pop_front() else { return 0 };
         self.complete_after = dropped.revision();
         dropped.bytes
     }
 
-    /// Changes after `revision`, oldest first, at most `limit`; `None` where some are lost.
+    /// Returns the changes after `revision`, oldest first, at most `limit`; `None` if some of them were dropped.
     pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<Arc<StoreEvent>>> {
         if revision < self.complete_after {
             return None;
@@ -105,7 +105,7 @@ impl ResourceHistory {
 
 #[cfg(test)]
 impl ResourceHistory {
-    /// What the changes that are kept weigh.
+    /// Returns the estimated memory in bytes of all changes.
     pub(super) fn bytes(&self) -> usize {
         self.kept.iter().map(|kept| kept.bytes).sum()
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_lost_nothing_reaches_back_for_ever() {
+    fn a_complete_history_serves_every_revision() {
         check(&history(&[3, 5], 2), 0, Some(&[3, 5]));
     }
 }

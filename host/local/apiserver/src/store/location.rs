@@ -1,8 +1,8 @@
-//! Names what the store holds: a resource, an object within it, an object of any resource.
+//! Identifiers in the store: a resource, an object of a resource, and both together.
 
 use std::sync::Arc;
 
-/// Group and plural of a resource: the unit of storage, whatever the version.
+/// Group and plural of a resource: the unit of storage, for all versions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GroupResource {
     /// The API group, empty for the core group.
@@ -12,23 +12,23 @@ pub(crate) struct GroupResource {
 }
 
 impl GroupResource {
-    /// Names a resource.
+    /// Returns the identifier of a resource.
     pub(crate) fn new(group: &str, plural: &str) -> Self {
         Self { group: group.into(), plural: plural.into() }
     }
 
-    /// Whether this is the resource so named in the core group.
+    /// Returns true if this is the resource of this name in the core group.
     pub(crate) fn is_core(&self, plural: &str) -> bool {
         self.group.is_empty() && *self.plural == *plural
     }
 
-    /// Whether this is the resource so named.
+    /// Returns true if this is the resource of this group and name.
     pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
         *self.group == *group && *self.plural == *plural
     }
 }
 
-/// Namespace (empty for cluster scope) and name, in list order.
+/// Namespace and name of an object; the order is that of lists.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectKey {
     /// The namespace, empty for cluster scope.
@@ -38,11 +38,11 @@ pub(crate) struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// Names an object within its resource.
+    /// Returns the key of an object in its resource.
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
-/// An object of any resource.
+/// The resource and the key of an object.
 pub(crate) type ObjectLocation = (GroupResource, ObjectKey);

@@ -1,7 +1,7 @@
-//! Lists a resource as it was at one revision, in pages.
+//! Lists of a resource at one revision, in pages.
 //!
-//! A page in the past is the present with the later changes undone, so pages of one list are
-//! consistent for as long as the history reaches back to its first page.
+//! A page at an earlier revision is the current state with the later changes undone, so the pages of one list are
+//! consistent while the history reaches back to the revision of the first page.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,76 +10,78 @@ use serde_json::Value;
 
 use super::{GroupResource, ObjectKey, ObjectStore};
 
-/// Which moment a list is about.
+/// The revision of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListVersion {
-    /// Now.
+    /// The current revision.
     Latest,
-    /// Now, provided now is not before this revision.
+    /// The current revision, which must not be older than this one.
     NotOlderThan(u64),
     /// Exactly this revision.
     Exact(u64),
 }
 
-/// What to list.
+/// The parameters of a list.
 pub(crate) struct ListRequest<'a> {
     /// The resource.
     pub(crate) resource: &'a GroupResource,
-    /// Only this namespace.
+    /// The namespace; `None` lists all.
     pub(crate) namespace: Option<&'a str>,
-    /// The moment.
+    /// The revision.
     pub(crate) at: ListVersion,
-    /// Begin after this key.
+    /// The key after which the page begins.
     pub(crate) after: Option<&'a ObjectKey>,
-    /// The most objects to return.
+    /// The most objects of the page.
     pub(crate) limit: Option<usize>,
-    /// Whether an object is wanted.
-    pub(crate) wanted: &'a dyn Fn(&Arc<Value>) -> bool,
+    /// Returns true for the objects to list.
+    pub(crate) filter: &'a dyn Fn(&Arc<Value>) -> bool,
 }
 
-/// A part of a list.
+/// One page of a list.
 #[derive(Debug)]
 pub(crate) struct ListPage {
     /// The objects, ordered by namespace and name.
     pub(crate) objects: Vec<Arc<Value>>,
-    /// The revision this is about.
+    /// The revision of the list.
     pub(crate) revision: u64,
-    /// The last key of this page, where more follow.
+    /// The last key of this page, if another page follows.
     pub(crate) more_after: Option<ObjectKey>,
-    /// How many stored objects follow this page, wanted or not.
+    /// The number of stored objects after this page, whether they pass `filter` or not.
     pub(crate) remaining: usize,
 }
 
-/// Why a page could not be had.
+/// The error of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ListError {
-    /// The history no longer reaches back.
+    /// The history no longer reaches back to the revision.
     Expired,
-    /// The revision does not exist yet; the current one is given.
+    /// The revision does not exist yet; the field is the current one.
     Future(u64),
 }
 
 impl ObjectStore {
-    /// Lists.
+    /// Returns a page of a list.
     ///
     /// # Errors
     ///
-    /// The moment asked for is out of reach.
+    /// Fails if the requested revision is too old or does not exist yet.
     pub(crate) fn page(&self, request: &ListRequest<'_>) -> Result<ListPage, ListError> {
         let state = self.lock();
         let now = state.revision;
         let revision = match request.at {
             ListVersion::Latest => now,
-            ListVersion::NotOlderThan(asked) | ListVersion::Exact(asked) if now < asked => {
+            ListVersion::NotOlderThan(requested) | ListVersion::Exact(requested)
+                if now < requested =>
+            {
                 return Err(ListError::Future(now));
             }
             ListVersion::NotOlderThan(_) => now,
-            ListVersion::Exact(asked) => asked,
+            ListVersion::Exact(requested) => requested,
         };
         let Some(table) = state.tables.get(request.resource) else {
             return Ok(ListPage { objects: Vec::new(), revision, more_after: None, remaining: 0 });
         };
-        // For each key that changed later: what it was at `revision`.
+        // For each key that changed later: its object at `revision`.
         let mut undone: BTreeMap<&ObjectKey, Option<&Arc<Value>>> = BTreeMap::new();
         let later = if revision < now {
             table.history.after(revision, usize::MAX).ok_or(ListError::Expired)?
@@ -89,8 +91,9 @@ impl ObjectStore {
         for event in &later {
             undone.entry(&event.key).or_insert(event.previous.as_ref());
         }
-        let inside =
-            |key: &ObjectKey| request.namespace.is_none_or(|wanted| *key.namespace == *wanted);
+        let inside = |key: &ObjectKey| {
+            request.namespace.is_none_or(|namespace| *key.namespace == *namespace)
+        };
         let start = match (request.after, request.namespace) {
             (Some(after), _) => after.clone(),
             (None, Some(namespace)) => ObjectKey::new(namespace, ""),
@@ -103,12 +106,12 @@ impl ObjectStore {
             .range(start..)
             .take_while(|(key, _)| inside(key))
             .filter(|(key, _)| follows(key) && !undone.contains_key(key))
-            .filter(|(_, object)| (request.wanted)(object))
+            .filter(|(_, object)| (request.filter)(object))
             .take(limit.saturating_add(1));
         let past = undone
             .iter()
             .filter_map(|(key, object)| object.map(|object| (*key, object)))
-            .filter(|(key, object)| inside(key) && follows(key) && (request.wanted)(object));
+            .filter(|(key, object)| inside(key) && follows(key) && (request.filter)(object));
         let mut found: Vec<(&ObjectKey, &Arc<Value>)> = present.chain(past).collect();
         found.sort_by_key(|(key, _)| *key);
         let more = limit < found.len();

@@ -1,12 +1,12 @@
-//! Remembers what a change may have left to collect. It never collects anything itself.
+//! The queue of the garbage collector.
 //!
-//! Both sets hold each thing once, so they are bounded by the number of objects.
+//! An object or a namespace is queued at most once, so the number of objects limits the queue.
 
 use std::collections::BTreeSet;
 
 use super::{ObjectKey, ObjectLocation};
 
-/// What the collector must look at.
+/// The objects and namespaces that the collector must check.
 #[derive(Default)]
 pub(super) struct GarbageCollectionQueue {
     orphans: BTreeSet<ObjectLocation>,
@@ -14,17 +14,17 @@ pub(super) struct GarbageCollectionQueue {
 }
 
 impl GarbageCollectionQueue {
-    /// An owner of this object is absent.
+    /// Queues an object with an owner that does not exist.
     pub(super) fn orphan(&mut self, location: ObjectLocation) {
         self.orphans.insert(location);
     }
 
-    /// Something changed in this namespace, or the namespace itself did.
+    /// Queues a namespace that changed, or in which an object was deleted.
     pub(super) fn namespace(&mut self, key: ObjectKey) {
         self.namespaces.insert(key);
     }
 
-    /// Hands everything over and forgets it.
+    /// Takes all entries.
     pub(super) fn take(&mut self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
         let orphans = std::mem::take(&mut self.orphans).into_iter().collect();
         let namespaces = std::mem::take(&mut self.namespaces).into_iter().collect();

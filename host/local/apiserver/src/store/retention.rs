@@ -1,7 +1,7 @@
-//! Drops changes that are kept too long, are too many, or weigh too much.
+//! The limits on the history: number, memory and age of changes.
 //!
-//! A watch whose position is dropped is told so and lists again, so dropping is always safe; it only
-//! costs. Old changes go first, whatever their resource.
+//! A watch whose position was dropped gets 410 and its client lists again, so dropping is safe and costs only that
+//! list. The oldest change is dropped first, whatever its resource.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use tokio::time::Instant;
 use super::history::ResourceHistory;
 use super::{GroupResource, StoreState};
 
-/// How much of the past is kept for watches and lists that begin there.
+/// The limits on the history that is kept for watches and lists from an earlier revision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HistoryRetention {
-    /// Changes of one resource.
+    /// The most changes of one resource.
     pub(crate) events_max: usize,
-    /// What the changes of all resources weigh together, in memory.
+    /// The most memory of the changes of all resources together.
     pub(crate) bytes_max: usize,
-    /// How long a change is kept.
+    /// The longest time for which a change is kept.
     pub(crate) age_max: Duration,
 }
 
-/// As long as a Kubernetes API server keeps old revisions in etcd.
+/// The time after which a Kubernetes API server compacts old revisions in etcd.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
-/// A change of a Pod weighs about 100 KB.
+/// A change of a Pod takes about 100 KB.
 const BYTES_MAX: usize = 24 * 1024 * 1024;
 
 impl HistoryRetention {
-    /// The usual bounds, with at most so many changes of one resource.
+    /// Returns the default limits, with at most `events_max` changes per resource.
     pub(crate) fn of_events(events_max: usize) -> Self {
         Self { events_max: events_max.max(1), bytes_max: BYTES_MAX, age_max: AGE_MAX }
     }
 }
 
 impl StoreState {
-    /// Drops what is beyond the bounds after a change of `changed`.
+    /// Drops the changes that exceed the limits after a change of `changed`.
     pub(super) fn trim(&mut self, changed: &GroupResource, now: Instant) {
         if let Some(table) = self.tables.get_mut(changed) {
             while self.retention.events_max < table.history.len() {
@@ -43,11 +43,11 @@ impl StoreState {
         }
         self.expire(now);
         while self.retention.bytes_max < self.history_bytes {
-            // The last change of each resource stays: its watches have not read it yet.
+            // The last change of each resource is kept, because its watches have not read it yet.
             let histories = self.tables.values_mut().map(|table| &mut table.history);
             let several = histories.filter(|history| 1 < history.len());
             let revision =
-                |history: &&mut ResourceHistory| history.oldest().map(|it| it.revision());
+                |history: &&mut ResourceHistory| history.oldest().map(|change| change.revision());
             let Some(history) = several.min_by_key(revision) else { return };
             self.history_bytes -= history.drop_oldest();
         }
@@ -58,7 +58,7 @@ impl StoreState {
         let HistoryRetention { age_max, .. } = self.retention;
         for table in self.tables.values_mut() {
             let history = &mut table.history;
-            while history.oldest().is_some_and(|it| age_max < now.duration_since(it.at)) {
+            while history.oldest().is_some_and(|change| age_max < now.duration_since(change.at)) {
                 self.history_bytes -= history.drop_oldest();
             }
         }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn five_hundred_objects_that_came_and_went_leave_no_more_than_the_bound() {
+    fn deleted_objects_leave_history_within_the_limit() {
         let store = ObjectStore::new(SMALL);
         let things = GroupResource::new("", "things");
         for n in 0..500 {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_change_goes_first_and_the_last_of_each_resource_stays() {
+    fn the_oldest_change_is_dropped_first_and_the_last_of_each_resource_is_kept() {
         let store = ObjectStore::new(SMALL);
         let [quiet, busy] = ["quiet", "busy"].map(|plural| GroupResource::new("", plural));
         create(&store, &quiet, "first", 20);
@@ -135,14 +135,14 @@ mod tests {
         }
         assert!(store.changes(&quiet, first - 1, 10).is_none());
         assert_eq!(store.changes(&quiet, first, 10).unwrap().0.len(), 1);
-        // Heavier than the bound, alone.
+        // This change alone exceeds the memory limit.
         create(&store, &busy, "giant", 2_000);
         let (events, _) = store.changes(&busy, store.revision() - 1, 10).unwrap();
         assert_eq!(events.len(), 1, "its watches have not read it yet");
     }
 
     #[test]
-    fn a_change_goes_when_it_is_old_and_who_knows_it_goes_on() {
+    fn an_old_change_is_dropped_and_later_watches_continue() {
         let store = ObjectStore::new(SMALL);
         let things = GroupResource::new("", "things");
         let start = Instant::now();

@@ -1,19 +1,19 @@
-//! Estimates how much memory a JSON document takes.
+//! An estimate of the memory of a JSON document.
 //!
-//! A parsed document takes ten times its text and more, because a map has room for eleven members
-//! even if it has one. The estimate follows how the standard library lays maps out; it is for bounds,
-//! not for accounts.
+//! A parsed document takes at least ten times the size of its text, because a map node has room for eleven members
+//! even if it has one. The estimate follows the layout of the standard library's maps. It is precise enough for
+//! limits, not for accounting.
 
 use serde_json::Value;
 
-/// Room for the members of one node of a map: eleven names and values, and the node's own fields.
+/// The size of a map node: eleven names and values, and the node's own fields.
 const NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
-/// How many members a node holds when they arrive in order.
+/// The number of members per node if they are inserted in order.
 const NODE_MEMBERS: usize = 6;
-/// What the allocator adds to each piece.
+/// The overhead of the allocator for each allocation.
 const PIECE_BYTES: usize = 16;
 
-/// The bytes on the heap that a document takes, about.
+/// Returns the estimated heap memory of a document in bytes.
 pub(super) fn weight(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_weigh_most_and_what_is_inside_is_counted() {
+    fn nested_maps_are_counted() {
         let flat = weight(&json!({"a": "b"}));
         assert!((NODE_BYTES..NODE_BYTES + 100).contains(&flat), "{flat}");
         assert_eq!(weight(&json!({"a": {"a": "b"}})), 2 * flat - weight(&json!("b")));

@@ -1,4 +1,4 @@
-//! Creates objects, for clients and for the server itself.
+//! The create verb, for clients and for the server itself.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use crate::verbs::{ResourceRequest, prepare, read, update};
 use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
-/// How often a generated name is tried.
+/// The most attempts to find a free generated name.
 const NAMES_TRIED_MAX: usize = 8;
-/// What generated names end in: no vowels, so no words.
+/// The characters of a generated suffix: without vowels, so that it forms no words.
 const NAME_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// Length of the generated ending.
+/// The length of the generated suffix.
 const NAME_ENDING: usize = 5;
-/// Longest part of `generateName` that is used.
+/// The longest part of `generateName` that is used.
 const NAME_PREFIX_MAX: usize = 63 - NAME_ENDING;
 
-/// Who keeps the books of the fields of a new object.
+/// Whether the owners of a new object's fields are recorded already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldOwnership {
-    /// A create: the manager owns all it set.
+    /// No: the manager of the create becomes the owner of all fields.
     Create,
-    /// An apply, which has entered its fields already.
+    /// Yes: an apply has recorded them.
     Apply,
 }
 
@@ -44,20 +44,21 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     read::single(request, 201, &created, warnings)
 }
 
-/// Creates an object, and gives it as the kind's version shows it.
+/// Creates an object, and returns it in the kind's version.
 ///
 /// # Errors
 ///
-/// As Kubernetes: 400, 404 for the namespace, 409 for the name, 422.
+/// As in Kubernetes: 400 if a resourceVersion is set, 403 by admission or for a terminating namespace, 404 for a
+/// missing namespace, 409 for an existing name, 422 for an invalid object.
 pub(crate) fn create(
     cx: &WriteContext,
     mut object: Value,
-    origin: FieldOwnership,
+    ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::identity(cx, &mut object)?;
     let prefix = text(&object, "/metadata/generateName").unwrap_or("").to_owned();
     if !name(&object).is_empty() {
-        return create_named(cx, object, origin);
+        return create_named(cx, object, ownership);
     }
     if prefix.is_empty() {
         let error = FieldError::required("metadata.name", "name or generateName is required");
@@ -66,7 +67,7 @@ pub(crate) fn create(
     for _ in 0..NAMES_TRIED_MAX {
         let mut candidate = object.clone();
         metadata_mut(&mut candidate).insert("name".into(), json!(generate(&prefix)));
-        match create_named(cx, candidate, origin) {
+        match create_named(cx, candidate, ownership) {
             Err(failure) if failure.reason == "AlreadyExists" => {}
             done => return done,
         }
@@ -74,20 +75,20 @@ pub(crate) fn create(
     Err(ApiError::new(
         409,
         "AlreadyExists",
-        format!("no free name beginning with `{prefix}` was found; try again"),
+        format!("found no free name with the prefix `{prefix}`; try again"),
     ))
 }
 
 fn create_named(
     cx: &WriteContext,
     mut object: Value,
-    origin: FieldOwnership,
+    ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::defaults(cx, &mut object);
-    let claim = kinds::before_create(cx, &mut object)?;
+    let reservation = kinds::before_create(cx, &mut object)?;
     let commit = || {
         prepare::check(cx, &object, None)?;
-        if origin == FieldOwnership::Create {
+        if ownership == FieldOwnership::Create {
             prepare::track(cx, None, &mut object, ObjectPart::Main);
         }
         view::store(&cx.served, &mut object);
@@ -100,23 +101,25 @@ fn create_named(
     };
     let stored = match commit() {
         Ok(stored) if !cx.dry_run => stored,
-        other => {
-            claim.release(&cx.server);
-            return other.map(|stored| view::show(&cx.served, &stored));
+        result => {
+            reservation.release(&cx.server);
+            return result.map(|stored| view::show(&cx.served, &stored));
         }
     };
     match kinds::after_create(cx, &stored) {
-        Some(FollowUpWrite::Create(other)) => follow_up(other, name(&stored)),
+        Some(FollowUpWrite::Create(object_to_create)) => follow_up(object_to_create, name(&stored)),
         Some(FollowUpWrite::Status(status)) => update::follow_up(status, name(&stored)),
         None => {}
     }
     Ok(view::show(&cx.served, &stored))
 }
 
-/// Creates the object that the creation of the one of this name has brought about.
-fn follow_up(other: FollowUpObject, cause: &str) {
-    if let Err(error) = create(&other.cx, other.object, FieldOwnership::Create) {
-        warn!(name = cause, message = %error.message, "{}", other.failure);
+/// Creates the object that follows from the creation of the object `cause`.
+fn follow_up(object_to_create: FollowUpObject, cause: &str) {
+    if let Err(error) =
+        create(&object_to_create.cx, object_to_create.object, FieldOwnership::Create)
+    {
+        warn!(name = cause, message = %error.message, "{}", object_to_create.failure);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Deletes objects: at once, after a grace period, or when the last finalizer is taken.
+//! The delete verbs: immediate removal, or a deletion that waits for the grace period or for finalizers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tholepin_apimachinery::validation::NonResourceBody;
 
 use crate::http::answer::ApiResponse;
-use crate::object::{bump_generation, is_deleting, may_go, metadata_mut, name, seconds, text};
+use crate::object::{
+    bump_generation, is_deleting, may_be_removed, metadata_mut, name, seconds, text,
+};
 use crate::selection::ObjectSelection;
 use crate::status::ApiError;
 use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
@@ -15,44 +17,44 @@ use crate::verbs::{ResourceRequest, input, read};
 use crate::write_context::WriteContext;
 use crate::{kinds, view};
 
-/// How often a deletion is repeated on what another writer stored meanwhile.
+/// The most attempts of a deletion if the object changes concurrently.
 const ATTEMPTS_MAX: usize = 16;
 /// The longest grace period, in seconds.
 const GRACE_S_MAX: u64 = 7 * 24 * 60 * 60;
 
-/// What happens to the objects that name the deleted one as their owner.
+/// What happens to the dependents of a deleted object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PropagationPolicy {
-    /// They are deleted afterwards.
+    /// The collector deletes them afterwards.
     #[default]
     Background,
-    /// They stay and lose the reference.
+    /// They stay, and their owner references are removed.
     Orphan,
 }
 
-/// The finalizer of an owner while its dependents are let go, as in Kubernetes.
+/// The finalizer of an owner while the owner references of its dependents are removed, as in Kubernetes.
 const ORPHAN: &str = "orphan";
 
-/// How to delete.
+/// The options of a deletion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeleteOptions {
-    /// Seconds until it is gone, where the kind knows grace.
+    /// The grace period in seconds, for kinds that have one.
     pub(crate) grace_s: Option<u64>,
-    /// What happens to its dependents.
+    /// What happens to the dependents.
     pub(crate) propagation: PropagationPolicy,
-    /// The uid it must have.
+    /// The uid that the object must have.
     pub(crate) uid: Option<String>,
-    /// The resourceVersion it must have.
+    /// The resourceVersion that the object must have.
     pub(crate) resource_version: Option<String>,
-    /// The server itself is done with what the object had to wait for.
+    /// Whether the server has deleted the objects for which this deletion had to wait.
     pub(crate) is_final: bool,
 }
 
-/// What became of the object.
+/// The outcome of a deletion.
 pub(crate) enum DeleteOutcome {
-    /// It is gone; this was its last state.
-    Gone(Arc<Value>),
-    /// It stays for a while, in this state.
+    /// The object was removed; this is its final state.
+    Removed(Arc<Value>),
+    /// The object waits for its grace period or its finalizers, in this state.
     Waiting(Arc<Value>),
 }
 
@@ -61,11 +63,11 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
     let (options, cx) = options(request)?;
     match delete_object(&cx, request.name(), &options)? {
         DeleteOutcome::Waiting(object) => read::single(request, 200, &object, Vec::new()),
-        // As in Kubernetes, these kinds answer with what was deleted.
-        DeleteOutcome::Gone(object) if request.served.is("", "pods") => {
+        // As in Kubernetes, the response for a Pod is the deleted object.
+        DeleteOutcome::Removed(object) if request.served.is("", "pods") => {
             read::single(request, 200, &object, Vec::new())
         }
-        DeleteOutcome::Gone(object) => Ok(ApiResponse::ok(json!({
+        DeleteOutcome::Removed(object) => Ok(ApiResponse::ok(json!({
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -80,7 +82,7 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
     }
 }
 
-/// Answers a DELETE of a collection, with the objects it was about.
+/// Answers a DELETE of a collection with the objects that were deleted or began to be.
 pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
     let selection = ObjectSelection::of(&request.served, &request.call.query, None)?;
@@ -90,15 +92,15 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
         at: ListVersion::Latest,
         after: None,
         limit: None,
-        wanted: &|object| selection.matches(object),
+        filter: &|object| selection.matches(object),
     });
-    let page = page.map_err(|_| ApiError::internal("the present cannot be listed"))?;
+    let page = page.map_err(|_| ApiError::internal("cannot list the current objects"))?;
     let mut deleted = Vec::new();
     for object in &page.objects {
         let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
         let cx = WriteContext { namespace, ..cx.clone() };
         match delete_object(&cx, name(object), &options) {
-            Ok(DeleteOutcome::Gone(object) | DeleteOutcome::Waiting(object)) => {
+            Ok(DeleteOutcome::Removed(object) | DeleteOutcome::Waiting(object)) => {
                 deleted.push(object)
             }
             Err(failure) if failure.code == 404 => {}
@@ -114,7 +116,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
     })))
 }
 
-/// Reads the options from the query and the body.
+/// Reads the options of a DELETE from the query and the body.
 fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext), ApiError> {
     let query = &request.call.query;
     let body = if request.call.body.is_empty() {
@@ -140,7 +142,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
         Some("Orphan") => PropagationPolicy::Orphan,
         Some("Foreground") => {
             return Err(ApiError::bad_request(
-                "propagationPolicy: `Foreground` is not served yet; use `Background` or `Orphan`",
+                "propagationPolicy: `Foreground` is not supported; use `Background` or `Orphan`",
             ));
         }
         Some(other) => {
@@ -162,11 +164,11 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
     Ok((options, cx))
 }
 
-/// Deletes an object, or begins to.
+/// Deletes an object, or starts its deletion.
 ///
 /// # Errors
 ///
-/// 404, 409 where a precondition does not hold, or 403 where the kind refuses.
+/// 404 if it does not exist, 409 if a precondition fails or the object keeps changing, 403 if the kind refuses.
 pub(crate) fn delete_object(
     cx: &WriteContext,
     object_name: &str,
@@ -184,7 +186,7 @@ pub(crate) fn delete_object(
             match begin_orphaning(cx, &key, read, options) {
                 Ok(read) => {
                     orphan_dependents(cx, &read);
-                    // By its own hand it has another version now.
+                    // The deletion itself changed the object's version.
                     options.resource_version = None;
                     read
                 }
@@ -194,8 +196,8 @@ pub(crate) fn delete_object(
         } else {
             read
         };
-        let (new, goes) = plan(cx, &read, options);
-        let committed = if goes {
+        let (new, is_removed) = next_state(cx, &read, options);
+        let committed = if is_removed {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
         } else if new == *read {
             return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &read)));
@@ -205,11 +207,11 @@ pub(crate) fn delete_object(
         match committed {
             Err(CommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
-            Ok(stored) if goes => {
+            Ok(stored) if is_removed => {
                 if !cx.dry_run {
                     kinds::after_delete(cx, &stored);
                 }
-                return Ok(DeleteOutcome::Gone(view::show(&cx.served, &stored)));
+                return Ok(DeleteOutcome::Removed(view::show(&cx.served, &stored)));
             }
             Ok(stored) => return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &stored))),
         }
@@ -226,11 +228,11 @@ fn check_preconditions(
         ("UID", "/metadata/uid", &options.uid),
         ("ResourceVersion", "/metadata/resourceVersion", &options.resource_version),
     ];
-    for (word, pointer, wanted) in checks {
+    for (name_in_message, pointer, expected) in checks {
         let found = text(object, pointer).unwrap_or("");
-        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+        if let Some(expected) = expected.as_deref().filter(|expected| *expected != found) {
             let why = format!(
-                "Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {found}"
+                "Precondition failed: {name_in_message} in precondition: {expected}, {name_in_message} in object meta: {found}"
             );
             return Err(ApiError::conflict(cx.served.subject(name(object)), &why));
         }
@@ -238,8 +240,8 @@ fn check_preconditions(
     Ok(())
 }
 
-/// The next state of an object to be deleted, and whether it goes at once.
-fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
+/// Returns the next state of an object to delete, and whether it is to be removed now.
+fn next_state(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
     let mut new = object.clone();
     if options.propagation == PropagationPolicy::Orphan {
         drop_finalizer(&mut new, ORPHAN);
@@ -249,15 +251,15 @@ fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, b
     if is_deleting(object) {
         let pending = object.pointer("/metadata/deletionGracePeriodSeconds");
         let pending = pending.and_then(Value::as_u64).unwrap_or(0);
-        // A grace period that runs can only be shortened.
+        // A second deletion can only shorten the grace period.
         if options.grace_s.is_some() && grace_s < pending {
-            mark(cx, &mut new, grace_s);
+            set_deletion(cx, &mut new, grace_s);
         }
-        let goes = may_go(&new) && !waits;
-        return (new, goes);
+        let is_removed = may_be_removed(&new) && !waits;
+        return (new, is_removed);
     }
-    mark(cx, &mut new, grace_s);
-    if may_go(&new) && !waits {
+    set_deletion(cx, &mut new, grace_s);
+    if may_be_removed(&new) && !waits {
         return (object.clone(), true);
     }
     bump_generation(&mut new);
@@ -265,7 +267,7 @@ fn plan(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, b
     (new, false)
 }
 
-fn mark(cx: &WriteContext, object: &mut Value, grace_s: u64) {
+fn set_deletion(cx: &WriteContext, object: &mut Value, grace_s: u64) {
     let seconds_from_now = i64::try_from(grace_s).unwrap_or(i64::MAX);
     let end = cx.now.checked_add(SignedDuration::from_secs(seconds_from_now)).unwrap_or(cx.now);
     let metadata = metadata_mut(object);
@@ -273,8 +275,8 @@ fn mark(cx: &WriteContext, object: &mut Value, grace_s: u64) {
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_s));
 }
 
-/// Marks an owner as being deleted, as a finalizer `orphan` does it. Only then are its dependents let go:
-/// a controller that adopts what nobody owns must be able to see that this owner ends.
+/// Starts the deletion of an owner, with the finalizer `orphan`, before the owner references of its dependents are
+/// removed: a controller that adopts objects without owner must be able to see that this owner is being deleted.
 fn begin_orphaning(
     cx: &WriteContext,
     key: &ObjectKey,
@@ -285,7 +287,7 @@ fn begin_orphaning(
         return Ok(read);
     }
     let mut new = (*read).clone();
-    mark(cx, &mut new, kinds::grace_s(&cx.served, &read, options.grace_s));
+    set_deletion(cx, &mut new, kinds::grace_s(&cx.served, &read, options.grace_s));
     let finalizers = metadata_mut(&mut new).entry("finalizers").or_insert_with(|| json!([]));
     if let Some(finalizers) = finalizers.as_array_mut() {
         finalizers.push(json!(ORPHAN));
@@ -298,14 +300,14 @@ fn begin_orphaning(
 fn drop_finalizer(object: &mut Value, finalizer: &str) {
     let metadata = metadata_mut(object);
     if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
-        finalizers.retain(|it| it != finalizer);
+        finalizers.retain(|name| name != finalizer);
         if finalizers.is_empty() {
             metadata.remove("finalizers");
         }
     }
 }
 
-/// Takes the reference to `owner` from all its dependents.
+/// Removes the reference to `owner` from all its dependents.
 fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     let Some(uid) = text(owner, "/metadata/uid") else { return };
     for (resource, key) in cx.server.store.dependents(uid) {
@@ -313,19 +315,19 @@ fn orphan_dependents(cx: &WriteContext, owner: &Value) {
     }
 }
 
-/// Takes those owner references from an object whose uid `gone` names. An object that changes all
-/// the time keeps them for now; the collector will look at it again.
+/// Removes the owner references whose uid `is_absent` accepts. If the object changes at every attempt, they stay; the
+/// collector checks the object again.
 pub(crate) fn drop_owners(
     cx: &WriteContext,
     (resource, key): &ObjectLocation,
-    gone: &dyn Fn(&str) -> bool,
+    is_absent: &dyn Fn(&str) -> bool,
 ) {
     for _ in 0..ATTEMPTS_MAX {
         let Some(read) = cx.server.store.get(resource, key) else { return };
         let mut new = (*read).clone();
         let metadata = metadata_mut(&mut new);
         if let Some(owners) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
-            owners.retain(|owner| !gone(text(owner, "/uid").unwrap_or("")));
+            owners.retain(|owner| !is_absent(text(owner, "/uid").unwrap_or("")));
             if owners.is_empty() {
                 metadata.remove("ownerReferences");
             }

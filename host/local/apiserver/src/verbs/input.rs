@@ -1,4 +1,4 @@
-//! Reads objects from request bodies, and says what is wrong with them as `fieldValidation` asks.
+//! Request bodies: parsing, checks against the path, types, and unknown fields by `fieldValidation`.
 
 use serde_json::Value;
 use tholepin_apimachinery::validation::{self, NonResourceBody};
@@ -9,23 +9,23 @@ use crate::registry::ServedKind;
 use crate::status::ApiError;
 use crate::verbs::ResourceRequest;
 
-/// What to do about fields that the schema does not know.
+/// The treatment of fields that the schema does not declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
-    /// Drop them.
+    /// Remove them.
     Ignore,
-    /// Drop them and say so.
+    /// Remove them and return a warning.
     Warn,
     /// Refuse the request.
     Strict,
 }
 
 impl FieldValidation {
-    /// Reads the query parameter; `Warn` where it is absent, as in Kubernetes.
+    /// Reads the query parameter; the default is `Warn`, as in Kubernetes.
     ///
     /// # Errors
     ///
-    /// 400 for an unknown word.
+    /// 400 for an unknown value.
     pub(crate) fn of(call: &AuthenticatedRequest) -> Result<Self, ApiError> {
         match call.query.text("fieldValidation") {
             None | Some("Warn") => Ok(Self::Warn),
@@ -38,23 +38,22 @@ impl FieldValidation {
     }
 }
 
-/// Parses a body that is no object of a kind.
+/// Parses a body that is not an object of a served kind.
 ///
 /// # Errors
 ///
 /// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
 pub(crate) fn body(call: &AuthenticatedRequest, body: NonResourceBody) -> Result<Value, ApiError> {
     let value = call.document()?;
-    let wrong = validation::wrong_types_of_body(body, &value);
-    if wrong.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&wrong))) }
+    let errors = validation::wrong_types_of_body(body, &value);
+    if errors.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&errors))) }
 }
 
 /// Parses the body as an object of the kind that the path names.
 ///
 /// # Errors
 ///
-/// As [`AuthenticatedRequest::document`], and 400 where `apiVersion`, `kind` or `metadata` are not what the
-/// path says.
+/// As [`AuthenticatedRequest::document`], and 400 if `apiVersion`, `kind` or `metadata` do not match the path.
 pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
     let value = request.call.document()?;
     check_object(request, &value)?;
@@ -65,18 +64,18 @@ pub(crate) fn object(request: &ResourceRequest<'_>) -> Result<Value, ApiError> {
 ///
 /// # Errors
 ///
-/// 400 where it is not.
+/// 400 if it is not.
 pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Result<(), ApiError> {
     let kind = &request.served.kind;
     let Some(map) = value.as_object() else {
-        return Err(ApiError::bad_request("the body is no object"));
+        return Err(ApiError::bad_request("the body is not an object"));
     };
-    let word = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
-    if word("kind") != kind.kind || word("apiVersion") != kind.api_version() {
+    let member = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
+    if member("kind") != kind.kind || member("apiVersion") != kind.api_version() {
         return Err(ApiError::bad_request(format!(
             "the API version and kind in the data ({}, Kind={}) do not match the expected ones ({}, Kind={})",
-            word("apiVersion"),
-            word("kind"),
+            member("apiVersion"),
+            member("kind"),
             kind.api_version(),
             kind.kind
         )));
@@ -101,8 +100,8 @@ pub(crate) fn check_object(request: &ResourceRequest<'_>, value: &Value) -> Resu
     Ok(())
 }
 
-/// Checks that values have the types of the kind's fields; then drops fields that the kind does not have,
-/// and warns or refuses as the request asks.
+/// Checks that values have the types of the kind's fields; then removes fields that the kind does not have, and
+/// returns warnings or an error for them, according to `mode`.
 ///
 /// # Errors
 ///
@@ -112,25 +111,25 @@ pub(crate) fn decode(
     object: &mut Value,
     mode: FieldValidation,
 ) -> Result<Vec<String>, ApiError> {
-    let wrong = validation::wrong_types(&served.kind, object);
-    if !wrong.is_empty() {
+    let errors = validation::wrong_types(&served.kind, object);
+    if !errors.is_empty() {
         let Kind { kind, version, .. } = &served.kind;
         return Err(ApiError::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {}",
-            aggregate(&wrong)
+            aggregate(&errors)
         )));
     }
     let unknown = match &served.custom {
         Some(custom) => custom.schema.prune(object),
         None => validation::prune_builtin(&served.kind, object),
     };
-    let sentences: Vec<String> =
+    let warnings: Vec<String> =
         unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
     match mode {
-        FieldValidation::Strict if !sentences.is_empty() => {
-            Err(ApiError::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
+        FieldValidation::Strict if !warnings.is_empty() => {
+            Err(ApiError::bad_request(format!("strict decoding error: {}", warnings.join(", "))))
         }
-        FieldValidation::Warn => Ok(sentences),
+        FieldValidation::Warn => Ok(warnings),
         FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
     }
 }

@@ -1,4 +1,4 @@
-//! Patches objects: JSON merge patch, JSON patch, and server-side apply.
+//! The patch verb: JSON merge patch, JSON patch, and server-side apply.
 
 use serde_json::{Value, json};
 use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conflict};
@@ -7,7 +7,7 @@ use tholepin_apimachinery::{FieldError, patch as patches};
 use crate::http::answer::ApiResponse;
 use crate::http::request::AuthenticatedRequest;
 use crate::object::{as_map_mut, metadata_mut, seconds};
-use crate::status::{ApiError, StatusCause, StatusTarget};
+use crate::status::{ApiError, StatusCause, StatusTarget, error_text};
 use crate::verbs::create::{self, FieldOwnership};
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::update::{self, ObjectEdit};
@@ -19,7 +19,7 @@ const MERGE: &str = "application/merge-patch+json";
 const JSON: &str = "application/json-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
-/// Whether a PATCH is a server-side apply.
+/// Returns true if a PATCH is a server-side apply.
 pub(crate) fn is_apply(call: &AuthenticatedRequest) -> bool {
     call.content_type == APPLY
 }
@@ -30,7 +30,7 @@ pub(crate) fn patch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
         APPLY => apply(request),
         MERGE | JSON => edit(request),
         STRATEGIC => Err(ApiError::unsupported_media_type(format!(
-            "strategic merge patch is not served here: use --server-side with `kubectl apply`, or \
+            "strategic merge patch is not supported: use --server-side with `kubectl apply`, or \
              --type=merge with `kubectl patch` (accepted media types include: {JSON}, {MERGE}, {APPLY})"
         ))),
         other => Err(ApiError::unsupported_media_type(format!(
@@ -42,7 +42,7 @@ pub(crate) fn patch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
 
 fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let patch: Value = serde_json::from_slice(&request.call.body)
-        .map_err(|error| ApiError::bad_request(format!("the patch is no JSON: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("the patch is not JSON: {error}")))?;
     let is_merge = request.call.content_type == MERGE;
     if is_merge && !patch.is_object() {
         return Err(ApiError::bad_request("a merge patch must be an object"));
@@ -68,7 +68,7 @@ fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
 }
 
 fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiError {
-    let message = error.to_string();
+    let message = error_text(error);
     let failure = match error.code() {
         422 => ApiError::new(
             422,
@@ -78,7 +78,7 @@ fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiErro
         413 => ApiError::new(413, "RequestEntityTooLarge", message),
         _ => ApiError::bad_request(message),
     };
-    failure.about(subject.clone())
+    failure.with_subject(subject.clone())
 }
 
 fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
@@ -100,11 +100,11 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
         api_version: &api_version,
     };
     let merge = |live: Option<&Value>| {
-        let topology = request.served.topology();
-        match managed_fields::apply(live, &intent, &options, topology) {
+        let schema = request.served.merge_schema();
+        match managed_fields::apply(live, &intent, &options, schema) {
             Err(ApplyError::Conflicts(conflicts)) if may_take_over(&options, &conflicts) => {
                 let forced = ApplyOptions { force: true, ..options };
-                managed_fields::apply(live, &intent, &forced, topology)
+                managed_fields::apply(live, &intent, &forced, schema)
             }
             done => done,
         }
@@ -115,7 +115,7 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
         let applied = merge(Some(old))?;
         Ok(if applied.changed { ObjectEdit::Applied(applied.object) } else { ObjectEdit::Keep })
     };
-    // Another writer may create or delete it in between; each way is tried once more then.
+    // Another writer may create or delete the object between the two steps, so both are tried twice.
     for _ in 0..2 {
         match update::update(&cx, request.name(), part, &change) {
             Err(failure) if failure.code == 404 && part == ObjectPart::Main => {}
@@ -129,17 +129,17 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     Err(ApiError::modified(request.served.subject(request.name())))
 }
 
-/// An intent that names a uid or a resource version means that very object: not its successor under the
-/// same name, nor a later state.
+/// Checks the preconditions of an intent: a `uid` in it must be the object's, so that the intent is not applied to a
+/// later object of the same name, and a `resourceVersion` in it must be the current one.
 fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Result<(), ApiError> {
     for (field, pointer) in
         [("UID", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")]
     {
-        let wanted = intent.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let expected = intent.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let found = old.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        if !wanted.is_empty() && wanted != found {
+        if !expected.is_empty() && expected != found {
             let why = format!(
-                "Precondition failed: {field} in precondition: {wanted}, {field} in object meta: {found}"
+                "Precondition failed: {field} in precondition: {expected}, {field} in object meta: {found}"
             );
             return Err(ApiError::conflict(request.served.subject(request.name()), &why));
         }
@@ -147,8 +147,8 @@ fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Re
     Ok(())
 }
 
-/// Whether all conflicts are with kubectl's own client-side apply, which `kubectl apply --server-side`
-/// takes over from. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
+/// Returns true if all conflicts are with kubectl's client-side apply, whose fields `kubectl apply --server-side`
+/// takes over. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
 fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
     options.manager == "kubectl"
         && conflicts
@@ -156,7 +156,7 @@ fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
             .all(|conflict| conflict.by_update && conflict.manager == "kubectl-client-side-apply")
 }
 
-/// The object that the manager wants, reduced to the part that the request is about.
+/// Returns the intent of the request, reduced to the part that the request writes, and warnings.
 fn intent(
     request: &ResourceRequest<'_>,
     part: ObjectPart,
@@ -202,10 +202,11 @@ fn apply_failure(request: &ResourceRequest<'_>, error: ApplyError) -> ApiError {
                 field: conflict.field.clone(),
             });
             ApiError { causes: causes.collect(), ..ApiError::new(409, "Conflict", message) }
-                .about(request.served.subject(request.name()))
+                .with_subject(request.served.subject(request.name()))
         }
-        ApplyError::Invalid(message) => {
-            ApiError::bad_request(message).about(request.served.subject(request.name()))
+        ApplyError::Item(_) | ApplyError::ManagedFieldsSet | ApplyError::NotAnObject => {
+            ApiError::bad_request(error.to_string())
+                .with_subject(request.served.subject(request.name()))
         }
     }
 }

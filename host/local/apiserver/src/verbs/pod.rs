@@ -1,4 +1,4 @@
-//! The subresources of Pods: log, binding and eviction.
+//! The subresources `log`, `binding` and `eviction` of Pods.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tracing::debug;
 use crate::http::answer::ApiResponse;
 use crate::object::{as_map_mut, child_mut, items, text};
 use crate::options::{LogError, LogOptions, LogTarget};
-use crate::status::ApiError;
+use crate::status::{ApiError, error_text};
 use crate::store::{CommitError, GroupResource};
 use crate::verbs::delete::{self, DeleteOptions};
 use crate::verbs::update::{ObjectEdit, update};
@@ -43,7 +43,7 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         limit_bytes: query.number("limitBytes")?,
     };
     let Some(logs) = &request.server.options.pod_logs else {
-        let message = "no node agent gives logs to this server";
+        let message = "this server has no source of container logs";
         return Err(ApiError::new(501, "NotImplemented", message));
     };
     if target.node.is_empty() {
@@ -51,8 +51,8 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         return Err(ApiError::bad_request(message));
     }
     let stream = logs.open(target, options).await.map_err(|error| match error {
-        LogError::NotFound(message) => ApiError::bad_request(message),
-        LogError::Io(error) => ApiError::internal(format!("the log cannot be read: {error}")),
+        LogError::NotFound(_) => ApiError::bad_request(error_text(&error)),
+        LogError::Io(_) => ApiError::internal(error_text(&error)),
     })?;
     let stop = request.server.stop.clone();
     let pieces = stream
@@ -68,7 +68,7 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
     Ok(ApiResponse::Stream { content_type: "text/plain", pieces: pieces.boxed() })
 }
 
-/// The container named, or the Pod's only one.
+/// Returns the container that the request names, or the Pod's only one.
 fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiError> {
     let lists = ["/spec/containers", "/spec/initContainers"];
     let names: Vec<&str> = lists
@@ -95,12 +95,12 @@ fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiEr
     }
 }
 
-/// Answers a POST of a Binding: puts the Pod on a node.
+/// Answers a POST of a Binding: binds the Pod to a node.
 pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let body = input::body(request.call, NonResourceBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
-        return Err(ApiError::bad_request("target.name: name the node to bind to"));
+        return Err(ApiError::bad_request("target.name: must be the name of a node"));
     }
     let cx = request.context()?;
     let edit = |old: &Value| {
@@ -138,7 +138,7 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     Ok(success(201))
 }
 
-/// Answers a POST of an Eviction: deletes the Pod if no disruption budget forbids it.
+/// Answers a POST of an Eviction: deletes the Pod if all its disruption budgets allow it.
 pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let mut body = input::body(request.call, NonResourceBody::Eviction)?;
     let cx = request.context()?;
@@ -156,11 +156,12 @@ pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     Ok(success(201))
 }
 
-/// Refuses while a budget that selects the Pod allows no disruption, or does not say yet.
+/// Refuses the eviction if a budget that selects the Pod allows no disruption, or has no status yet.
 fn check_budgets(request: &ResourceRequest<'_>, pod: &Value) -> Result<(), ApiError> {
     let budgets = request.server.store.all(&GroupResource::new("policy", "poddisruptionbudgets"));
-    let here = |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
-    for budget in budgets.iter().filter(|budget| here(budget)) {
+    let is_in_namespace =
+        |budget: &Value| text(budget, "/metadata/namespace") == Some(request.namespace());
+    for budget in budgets.iter().filter(|budget| is_in_namespace(budget)) {
         let Some(selector) = budget.pointer("/spec/selector") else { continue };
         let is_selected = LabelSelector::from_object(selector).is_ok_and(|s| s.matches(pod));
         let allowed = budget.pointer("/status/disruptionsAllowed").and_then(Value::as_u64);

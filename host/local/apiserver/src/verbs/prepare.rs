@@ -1,5 +1,5 @@
-//! Brings an object into the form in which it is stored: identity, defaults, checks, ownership of
-//! fields. It commits nothing.
+//! The preparation of an object before it is stored: identity, defaults, validation and field ownership. The verbs
+//! commit it.
 
 use serde_json::{Map, Value, json};
 use tholepin_apimachinery::managed_fields::{UpdateOptions, track_update};
@@ -10,7 +10,7 @@ use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, sp
 use crate::status::ApiError;
 use crate::write_context::{ObjectPart, WriteContext};
 
-/// The metadata that only the server sets.
+/// The members of `metadata` that only the server sets.
 const SERVER_OWNED: [&str; 5] = [
     "selfLink",
     "creationTimestamp",
@@ -19,15 +19,15 @@ const SERVER_OWNED: [&str; 5] = [
     "generation",
 ];
 
-/// The metadata of many entries or none.
+/// The members of `metadata` that are removed if they are empty.
 const CAN_BE_EMPTY: [&str; 5] =
     ["annotations", "finalizers", "labels", "managedFields", "ownerReferences"];
 
-/// Gives a new object its identity and drops what clients may not set.
+/// Sets the identity of a new object, and removes the fields that clients may not set.
 ///
 /// # Errors
 ///
-/// 400 where a resourceVersion is given.
+/// 400 if a resourceVersion is set.
 pub(crate) fn identity(cx: &WriteContext, object: &mut Value) -> Result<(), ApiError> {
     let kind = &cx.served.kind;
     if text(object, "/metadata/resourceVersion").is_some_and(|version| !version.is_empty()) {
@@ -53,11 +53,11 @@ pub(crate) fn identity(cx: &WriteContext, object: &mut Value) -> Result<(), ApiE
     Ok(())
 }
 
-/// Carries over from `old` what a write of this part may not change, and counts the generation.
+/// Copies the fields from `old` that a write of this part may not change.
 ///
 /// # Errors
 ///
-/// 409 where `new` names another resourceVersion than `old` has.
+/// 409 if `new` has another resourceVersion than `old`.
 pub(crate) fn carry_over(
     cx: &WriteContext,
     old: &Value,
@@ -81,15 +81,15 @@ pub(crate) fn carry_over(
         return Ok(());
     }
     let empty = Map::new();
-    let had = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let old_metadata = old.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     let metadata = metadata_mut(new);
     for field in SERVER_OWNED.iter().chain(&["resourceVersion"]) {
-        put_or_remove(metadata, field, had.get(*field).cloned());
+        put_or_remove(metadata, field, old_metadata.get(*field).cloned());
     }
     for field in ["name", "namespace", "uid"] {
         let given = metadata.get(field).and_then(Value::as_str).unwrap_or("");
         if given.is_empty() {
-            put_or_remove(metadata, field, had.get(field).cloned());
+            put_or_remove(metadata, field, old_metadata.get(field).cloned());
         }
     }
     if cx.served.kind.has_subresource("status") {
@@ -98,14 +98,14 @@ pub(crate) fn carry_over(
     Ok(())
 }
 
-/// Adds one to the generation where the specification differs.
+/// Increments the generation if the spec changed.
 pub(crate) fn count_generation(cx: &WriteContext, old: &Value, new: &mut Value) {
     if cx.served.kind.tracks_generation && spec_differs(old, new) {
         bump_generation(new);
     }
 }
 
-/// Fills in what the kind has defaults for, and drops what is empty of the metadata: it is absent then.
+/// Sets the kind's defaults, and removes empty members of `metadata`.
 pub(crate) fn defaults(cx: &WriteContext, object: &mut Value) {
     metadata_mut(object)
         .retain(|field, value| !(CAN_BE_EMPTY.contains(&&**field) && is_empty(value)));
@@ -115,11 +115,11 @@ pub(crate) fn defaults(cx: &WriteContext, object: &mut Value) {
     }
 }
 
-/// Checks an object, and the step from `old` where there is one.
+/// Validates an object, and the transition from `old` in an update.
 ///
 /// # Errors
 ///
-/// 422 with a cause per fault.
+/// 422 with a cause per field error.
 pub(crate) fn check(cx: &WriteContext, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut errors: Vec<FieldError> = validation::object_meta(new, &cx.served.kind);
     if let Some(old) = old {
@@ -136,7 +136,7 @@ pub(crate) fn check(cx: &WriteContext, new: &Value, old: Option<&Value>) -> Resu
     }
 }
 
-/// Notes who owns which field now.
+/// Records the owners of the changed fields in `metadata.managedFields`.
 pub(crate) fn track(cx: &WriteContext, old: Option<&Value>, new: &mut Value, part: ObjectPart) {
     let options = UpdateOptions {
         manager: &cx.manager,
@@ -144,7 +144,7 @@ pub(crate) fn track(cx: &WriteContext, old: Option<&Value>, new: &mut Value, par
         now: &seconds(cx.now),
         api_version: &cx.served.kind.api_version(),
     };
-    track_update(old, new, &options, cx.served.topology());
+    track_update(old, new, &options, cx.served.merge_schema());
 }
 
 fn is_empty(value: &Value) -> bool {

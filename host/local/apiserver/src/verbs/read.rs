@@ -1,4 +1,4 @@
-//! Reads one object or a list, in the shape asked for.
+//! The get and list verbs, and the response formats of objects.
 
 use std::sync::Arc;
 
@@ -21,49 +21,49 @@ use crate::view;
 
 /// Answers a GET of one object.
 pub(crate) fn get(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    if request.path.subresource.as_deref().is_some_and(|word| word != "status") {
+    if request.path.subresource.as_deref().is_some_and(|subresource| subresource != "status") {
         return Err(ApiError::method_not_allowed());
     }
     let cx = request.context()?;
-    let asked = revision(&request.call.query)?.unwrap_or(0);
+    let requested = revision(&request.call.query)?.unwrap_or(0);
     let current = request.server.store.revision();
-    if current < asked {
-        return Err(ApiError::too_large_resource_version(asked, current));
+    if current < requested {
+        return Err(ApiError::too_large_resource_version(requested, current));
     }
     let stored = request.server.store.get(&request.served.resource, &cx.key(request.name()));
     let stored = stored.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
     single(request, 200, &view::show(&request.served, &stored), Vec::new())
 }
 
-/// Answers with one object in the shape asked for.
+/// Returns a response with one object in the requested format.
 pub(crate) fn single(
     request: &ResourceRequest<'_>,
     code: u16,
     object: &Arc<Value>,
     warnings: Vec<String>,
 ) -> Result<ApiResponse, ApiError> {
-    let value = shaped(request, object)?;
+    let value = formatted(request, object)?;
     Ok(ApiResponse::Json { code, value, warnings })
 }
 
-/// One object in the shape asked for.
-pub(crate) fn shaped(
+/// Returns one object in the requested format.
+pub(crate) fn formatted(
     request: &ResourceRequest<'_>,
     object: &Arc<Value>,
 ) -> Result<Value, ApiError> {
-    let shaper = ResponseFormatter::of(request)?;
-    Ok(shaper.one(object, request.now))
+    let formatter = ResponseFormatter::of(request)?;
+    Ok(formatter.format(object, request.now))
 }
 
-/// Brings objects into the shape asked for.
+/// Converts objects to the requested response format.
 pub(crate) struct ResponseFormatter {
     served: Arc<ServedKind>,
-    shape: ResponseFormat,
+    format: ResponseFormat,
     include: IncludeObject,
 }
 
 impl ResponseFormatter {
-    /// Reads the shape from a request.
+    /// Reads the format from a request.
     ///
     /// # Errors
     ///
@@ -79,12 +79,12 @@ impl ResponseFormatter {
                 )));
             }
         };
-        Ok(Self { served: Arc::clone(&request.served), shape: request.call.shape, include })
+        Ok(Self { served: Arc::clone(&request.served), format: request.call.format, include })
     }
 
-    /// One object, as shown.
-    pub(crate) fn one(&self, object: &Arc<Value>, now: Timestamp) -> Value {
-        match self.shape {
+    /// Formats one object.
+    pub(crate) fn format(&self, object: &Arc<Value>, now: Timestamp) -> Value {
+        match self.format {
             ResponseFormat::Table => {
                 let mut table =
                     table::render(&self.served.columns, &[object.as_ref()], self.include, now);
@@ -100,7 +100,7 @@ impl ResponseFormatter {
         }
     }
 
-    /// An object that only says how far a watch has come.
+    /// Returns the object of a bookmark, which reports the revision of a watch.
     pub(crate) fn bookmark(&self, revision: u64, initial_end: bool) -> Value {
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
@@ -108,7 +108,7 @@ impl ResponseFormatter {
             map.insert("annotations".into(), json!({"k8s.io/initial-events-end": "true"}));
         }
         let kind = &self.served.kind;
-        match self.shape {
+        match self.format {
             ResponseFormat::Table => json!({
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "columnDefinitions": [], "rows": [],
@@ -125,9 +125,9 @@ impl ResponseFormatter {
         }
     }
 
-    /// A list; `metadata` is the list's own.
+    /// Formats a list; `metadata` is that of the list itself.
     fn list(&self, objects: &[Arc<Value>], metadata: Map<String, Value>, now: Timestamp) -> Value {
-        match self.shape {
+        match self.format {
             ResponseFormat::Table => {
                 let objects: Vec<&Value> = objects.iter().map(Arc::as_ref).collect();
                 let mut table = table::render(&self.served.columns, &objects, self.include, now);
@@ -151,7 +151,7 @@ impl ResponseFormatter {
         }
     }
 
-    /// Items of built-in kinds go without apiVersion and kind, as the real server's do.
+    /// Formats an item of a list. Items of built-in kinds have no `apiVersion` and `kind`, as in the real server.
     fn item(&self, object: &Value) -> Value {
         if self.served.custom.is_some() {
             return object.clone();
@@ -170,11 +170,11 @@ fn partial(object: &Value) -> Value {
     })
 }
 
-/// `resourceVersion` of a query.
+/// Reads `resourceVersion` of a query.
 ///
 /// # Errors
 ///
-/// 400 where it is no number.
+/// 400 if it is not a number.
 pub(crate) fn revision(query: &QueryParameters) -> Result<Option<u64>, ApiError> {
     let Some(given) = query.text("resourceVersion") else { return Ok(None) };
     given.parse().map(Some).map_err(|_| {
@@ -195,7 +195,7 @@ pub(crate) fn list(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
         at,
         after: after.as_ref(),
         limit,
-        wanted: &|object| selection.matches(object),
+        filter: &|object| selection.matches(object),
     });
     let page = page.map_err(|refused| out_of_reach(&refused, at, after.is_some()))?;
     let shown: Vec<Arc<Value>> =
@@ -208,8 +208,8 @@ fn out_of_reach(refused: &ListError, at: ListVersion, is_continued: bool) -> Api
     match (refused, at) {
         (
             ListError::Future(current),
-            ListVersion::NotOlderThan(asked) | ListVersion::Exact(asked),
-        ) => ApiError::too_large_resource_version(asked, *current),
+            ListVersion::NotOlderThan(requested) | ListVersion::Exact(requested),
+        ) => ApiError::too_large_resource_version(requested, *current),
         (ListError::Expired | ListError::Future(_), _) if is_continued => ApiError::expired(
             "The provided continue parameter is too old to display a consistent list result. You \
              must start a new list without the continue parameter.",
@@ -220,12 +220,12 @@ fn out_of_reach(refused: &ListError, at: ListVersion, is_continued: bool) -> Api
     }
 }
 
-/// The moment and the key to begin after.
+/// Reads the revision of a list and the key after which the page begins.
 fn position(query: &QueryParameters) -> Result<(ListVersion, Option<ObjectKey>), ApiError> {
-    let asked = revision(query)?;
+    let requested = revision(query)?;
     let rule = query.text("resourceVersionMatch");
     if let Some(token) = query.text("continue") {
-        if asked.is_some_and(|revision| revision != 0) || rule.is_some() {
+        if requested.is_some_and(|revision| revision != 0) || rule.is_some() {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
@@ -235,7 +235,7 @@ fn position(query: &QueryParameters) -> Result<(ListVersion, Option<ObjectKey>),
         })?;
         return Ok((ListVersion::Exact(revision), Some(key)));
     }
-    let at = match (asked, rule) {
+    let at = match (requested, rule) {
         (None, None) => ListVersion::Latest,
         (None, Some(_)) => {
             return Err(ApiError::bad_request(

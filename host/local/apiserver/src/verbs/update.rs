@@ -1,4 +1,4 @@
-//! Replaces objects: reads, lets an edit decide, and commits if nobody was faster.
+//! The update verb: reads an object, applies an edit, and commits it if the object did not change meanwhile.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::http::answer::ApiResponse;
 use crate::kinds::FollowUpStatus;
-use crate::object::{is_same, may_go};
+use crate::object::{is_same, may_be_removed};
 use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
@@ -15,16 +15,16 @@ use crate::verbs::{ResourceRequest, prepare, read};
 use crate::write_context::{ObjectPart, WriteContext};
 use crate::{kinds, view};
 
-/// How often an edit is repeated on what another writer stored meanwhile.
+/// The most attempts of an edit if the object changes concurrently.
 const ATTEMPTS_MAX: usize = 16;
 
-/// What an edit makes of an object.
+/// The result of an edit.
 pub(crate) enum ObjectEdit {
-    /// Nothing.
+    /// No change.
     Keep,
-    /// This; the fields' owners are still to be entered.
+    /// This object; the owners of its changed fields are not recorded yet.
     Put(Value),
-    /// This, with the fields' owners.
+    /// This object, in which an apply has recorded the owners of fields.
     Applied(Value),
 }
 
@@ -38,19 +38,20 @@ pub(crate) fn put(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError
     read::single(request, 200, &updated, warnings)
 }
 
-/// The part of the object that a request is about.
+/// Returns the part of the object that a request writes.
 pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
     if request.path.subresource.is_some() { ObjectPart::Status } else { ObjectPart::Main }
 }
 
-/// Edits an object, and gives it as the kind's version shows it.
+/// Edits an object, and returns it in the kind's version.
 ///
-/// `edit` may run several times, each time on the newest state. An edit that changes nothing keeps
-/// the revision. The object goes if the edit took the last finalizer of a deleted one.
+/// `edit` may run several times, each time on the latest state. An edit that changes nothing keeps the revision. The
+/// object is removed if it is being deleted and the edit removed its last finalizer.
 ///
 /// # Errors
 ///
-/// 404, 409, 422, or what the edit refuses.
+/// 404 if the object does not exist, 409 for a stale resourceVersion or if the object keeps changing, 422 for an
+/// invalid result, or the error of `edit`.
 pub(crate) fn update(
     cx: &WriteContext,
     object_name: &str,
@@ -79,9 +80,9 @@ pub(crate) fn update(
         if is_same(&old, &new) {
             return Ok(old);
         }
-        let goes = may_go(&new) && !kinds::ends_by_collector(&cx.served);
+        let is_removed = may_be_removed(&new) && !kinds::is_removed_by_collector(&cx.served);
         view::store(&cx.served, &mut new);
-        let committed = if goes {
+        let committed = if is_removed {
             cx.server.store.remove(resource, &key, &read, new, cx.dry_run)
         } else {
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
@@ -91,7 +92,7 @@ pub(crate) fn update(
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) => {
                 if !cx.dry_run {
-                    if goes {
+                    if is_removed {
                         kinds::after_delete(cx, &stored);
                     } else if let Some(status) = kinds::after_update(cx, &stored, part) {
                         follow_up(status, object_name);
@@ -104,7 +105,7 @@ pub(crate) fn update(
     Err(cx.refused(&CommitError::Changed, object_name))
 }
 
-/// Writes the status of an object that a write to it has brought about.
+/// Writes the status that follows from a write to an object.
 pub(crate) fn follow_up(status: FollowUpStatus, object_name: &str) {
     let edit = |old: &Value| Ok(ObjectEdit::Put((status.edit)(old)));
     if let Err(error) = update(&status.cx, object_name, ObjectPart::Status, &edit) {

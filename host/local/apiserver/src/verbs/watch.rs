@@ -1,7 +1,7 @@
-//! Streams the changes of a resource, from now, from the past, or from a full state.
+//! The watch verb: a stream of the changes of a resource, from a revision, or after its current objects.
 //!
-//! A watch is a position in the history and no more: a client that reads slowly holds nobody up, and
-//! one that falls out of the history is told 410 in the stream, whose HTTP status stays 200.
+//! A watch holds only a position in the history, so a client that reads slowly does not block writers. If its position
+//! is dropped from the history, the stream ends with an event of code 410; the HTTP status is 200 by then.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::verbs::ResourceRequest;
 use crate::verbs::read::{self, ResponseFormatter};
 use crate::view;
 
-/// How many events are written at once.
+/// The most events in one piece of the stream.
 const BATCH_MAX: usize = 256;
 
 struct WatchStream {
@@ -32,13 +32,13 @@ struct WatchStream {
     resource: GroupResource,
     namespace: Option<String>,
     selection: ObjectSelection,
-    shaper: ResponseFormatter,
+    formatter: ResponseFormatter,
     latest: Receiver<u64>,
-    /// The state still to be sent before the changes.
+    /// The current objects that are still to be sent before the changes.
     initial: VecDeque<Arc<Value>>,
-    /// Whether the end of the state is still to be marked.
+    /// Whether the bookmark that marks the end of `initial` is still to be sent.
     initial_end: bool,
-    /// All changes up to this revision are sent.
+    /// The revision up to which all changes are sent.
     position: u64,
     bookmarks: bool,
     bookmark_at: Instant,
@@ -50,30 +50,31 @@ struct WatchStream {
 pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let query = &request.call.query;
     let send_initial = check(request)?;
-    let asked = read::revision(query)?.unwrap_or(0);
+    let requested = read::revision(query)?.unwrap_or(0);
     let server = request.server;
     let resource = &request.served.resource;
     let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
-    // Subscribed before the state is read, so no change falls between the two.
+    // Subscribes before it reads the current objects, so that no change is missed between the two.
     let latest = server.store.subscribe(resource);
-    let (initial, position) = if send_initial || asked == 0 {
+    let (initial, position) = if send_initial || requested == 0 {
         let page = server.store.page(&ListRequest {
             resource,
             namespace: request.path.namespace.as_deref(),
-            at: ListVersion::NotOlderThan(asked),
+            at: ListVersion::NotOlderThan(requested),
             after: None,
             limit: None,
-            wanted: &|object| selection.matches(object),
+            filter: &|object| selection.matches(object),
         });
-        let page =
-            page.map_err(|_| ApiError::too_large_resource_version(asked, server.store.revision()))?;
+        let page = page.map_err(|_| {
+            ApiError::too_large_resource_version(requested, server.store.revision())
+        })?;
         (page.objects.into(), page.revision)
     } else {
         let current = server.store.revision();
-        if current < asked {
-            return Err(ApiError::too_large_resource_version(asked, current));
+        if current < requested {
+            return Err(ApiError::too_large_resource_version(requested, current));
         }
-        (VecDeque::new(), asked)
+        (VecDeque::new(), requested)
     };
     let bookmarks = query.flag("allowWatchBookmarks");
     let now = Instant::now();
@@ -85,7 +86,7 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
         resource: resource.clone(),
         namespace: request.path.namespace.clone(),
         selection,
-        shaper: ResponseFormatter::of(request)?,
+        formatter: ResponseFormatter::of(request)?,
         latest,
         initial,
         initial_end: send_initial && bookmarks,
@@ -102,10 +103,11 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     Ok(ApiResponse::Stream { content_type: "application/json", pieces: pieces.boxed() })
 }
 
-/// The longest a watch lasts, whatever it asks for.
+/// The longest duration of a watch, whatever its `timeoutSeconds`.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Checks the parameters that only fit together; tells whether the state is to be sent first.
+/// Checks `sendInitialEvents` and `resourceVersionMatch`, which depend on each other. Returns true if the current
+/// objects are to be sent first.
 fn check(request: &ResourceRequest<'_>) -> Result<bool, ApiError> {
     let query = &request.call.query;
     let rule = query.text("resourceVersionMatch");
@@ -123,7 +125,7 @@ fn check(request: &ResourceRequest<'_>) -> Result<bool, ApiError> {
 }
 
 impl WatchStream {
-    /// The next lines to send, or nothing once the watch has ended.
+    /// Returns the next lines to send, or `None` once the watch has ended.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.ended {
@@ -151,7 +153,8 @@ impl WatchStream {
         }
     }
 
-    /// The bookmark that is due, and the end if that is.
+    /// Ends the watch if its time is over or its kind is no longer served, and returns a bookmark if the client
+    /// requested bookmarks.
     fn tick(&mut self) -> Option<Bytes> {
         let now = Instant::now();
         self.ended |= self.ends_at <= now;
@@ -160,24 +163,24 @@ impl WatchStream {
         self.bookmark_at = now + self.server.options.bookmark_interval;
         let mut line = Vec::new();
         if self.bookmarks {
-            write(&mut line, "BOOKMARK", &self.shaper.bookmark(self.position, false));
+            write(&mut line, "BOOKMARK", &self.formatter.bookmark(self.position, false));
         }
         (!line.is_empty()).then(|| Bytes::from(line))
     }
 
-    /// Writes what there is to tell right now, at most one batch.
+    /// Writes the events that are available now, at most one batch.
     fn collect(&mut self, lines: &mut Vec<u8>) {
         let now = Timestamp::now();
         if !self.initial.is_empty() {
             let count = self.initial.len().min(BATCH_MAX);
             for stored in self.initial.drain(..count) {
                 let shown = view::show(&self.served, &stored);
-                write(lines, "ADDED", &self.shaper.one(&shown, now));
+                write(lines, "ADDED", &self.formatter.format(&shown, now));
             }
             return;
         }
         if std::mem::take(&mut self.initial_end) {
-            write(lines, "BOOKMARK", &self.shaper.bookmark(self.position, true));
+            write(lines, "BOOKMARK", &self.formatter.bookmark(self.position, true));
             return;
         }
         loop {
@@ -202,15 +205,15 @@ impl WatchStream {
         }
     }
 
-    /// Writes one change as this watch sees it, if it does.
+    /// Writes one change as an event, if it concerns the selection of this watch.
     fn send(&self, lines: &mut Vec<u8>, event: &StoreEvent, now: Timestamp) {
-        if self.namespace.as_deref().is_some_and(|wanted| wanted != &*event.key.namespace) {
+        if self.namespace.as_deref().is_some_and(|namespace| namespace != &*event.key.namespace) {
             return;
         }
         let before =
             event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
         let after = event.change != ChangeType::Deleted && self.selection.matches(&event.object);
-        let (word, stored) = match (before, after) {
+        let (event_type, stored) = match (before, after) {
             (false, false) => return,
             (false, true) => ("ADDED", Arc::clone(&event.object)),
             (true, true) => ("MODIFIED", Arc::clone(&event.object)),
@@ -220,13 +223,13 @@ impl WatchStream {
             (true, false) => ("DELETED", event.last_seen()),
         };
         let shown = view::show(&self.served, &stored);
-        write(lines, word, &self.shaper.one(&shown, now));
+        write(lines, event_type, &self.formatter.format(&shown, now));
     }
 }
 
-/// Writes an event; `type` comes first, because clients read the line from left to right.
-fn write(lines: &mut Vec<u8>, word: &str, object: &Value) {
-    lines.extend_from_slice(format!("{{\"type\":\"{word}\",\"object\":").as_bytes());
+/// Writes an event; `type` is the first member, because clients parse the line from left to right.
+fn write(lines: &mut Vec<u8>, event_type: &str, object: &Value) {
+    lines.extend_from_slice(format!("{{\"type\":\"{event_type}\",\"object\":").as_bytes());
     let text = serde_json::to_vec(object).unwrap_or_else(|_| b"null".to_vec());
     lines.extend_from_slice(&text);
     lines.extend_from_slice(b"}\n");
