@@ -1,5 +1,5 @@
-//! One node against any API server, for trying the agent by hand and for its tests:
-//! `node run KUBECONFIG DIRECTORY NAME`, and `node container SPEC`, which it starts itself.
+//! Runs one node against any API server, for manual trials and for the tests of the agent: `node run
+//! KUBECONFIG DIRECTORY NAME`. The example itself starts `node container SPEC`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +17,7 @@ use tholepin_agent::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Counts up from 127.23.1.1; no address is used twice.
+/// An address pool that counts up from 127.23.1.1 and uses no address twice.
 #[derive(Debug, Default)]
 struct Addresses(Mutex<BTreeMap<String, Ipv4Addr>>);
 
@@ -32,7 +32,7 @@ impl AddressPool for Addresses {
     fn release(&self, _uid: &str) {}
 }
 
-/// One fixed name, to see that names reach the containers.
+/// A source of one fixed name, which shows that names reach the containers.
 #[derive(Debug)]
 struct Names(watch::Sender<Arc<str>>);
 

@@ -1,4 +1,4 @@
-//! Runs one node: probes what the machine allows, declares the node, and gives every Pod a task.
+//! Runs one node: checks what the machine allows, registers the Node object, and starts a task for each Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,52 +29,53 @@ use crate::pod::{AgentContext, KubeClient, PodSignals, live};
 use crate::processes::ProcessSpawner;
 use crate::rootfs::HostPaths;
 
-/// How long Pods may take beyond the stop grace to end with the agent.
+/// How long Pods may take to end with the agent, beyond the stop grace.
 const STOP_SLACK: Duration = Duration::from_secs(15);
 
-/// Why an agent could not start, or could not go on.
+/// Why an agent could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// Its directory cannot be used.
+    /// The agent's directory cannot be used.
     #[error("prepare the agent's directory `{}`", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Containers cannot have a private root here.
+    /// Containers cannot get a private root on this machine.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// The thread that starts processes could not be made.
+    /// The thread that starts processes could not be created.
     #[error("start the thread that starts containers")]
     Thread {
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A task that must last as long as the agent has ended.
+    /// A task ended that must last as long as the agent.
     #[error("the agent's {task} task ended")]
     TaskEnded {
-        /// Which one.
+        /// The name of the task.
         task: &'static str,
     },
 }
 
 /// Runs the node until `stop`, then ends its containers.
 ///
-/// Knows the API server through `client` only; survives its restarts. Several agents may run in one
+/// Reaches the API server only through `client`, and survives restarts of it. Several agents may run in one
 /// process, each with its own directory.
 ///
 /// # Guarantees
 ///
-/// When this returns, nothing that it started runs any more. If it is dropped or killed instead, the
-/// containers' processes die with it, and [`clean_up`] (which this calls first) ends what they left.
+/// When this returns, no process that it started runs any more. If the future is dropped or the process is
+/// killed instead, the containers' processes are killed with it, and [`clean_up`] (which this calls first)
+/// ends the processes that those have left behind.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be used, the machine allows no private root (the error names the setting
-/// to change), or a vital task ends.
+/// Returns an error if the directory cannot be used, if the machine allows no private root (the error names
+/// the setting to change), or if a task ends that must last as long as the agent.
 pub async fn run(
     client: Client,
     options: AgentOptions,
@@ -94,7 +95,7 @@ pub async fn run(
     let (processes, thread) = ProcessSpawner::start(options.container_program.clone())
         .map_err(|source| AgentError::Thread { source })?;
     let result = serve(client, options, processes, stop).await;
-    // All handles are dropped, so the thread ends, and with it whatever it started.
+    // All handles are dropped, so the thread ends, and with it every process that it started.
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
     if !matches!(joined, Ok(Ok(()))) {
         tracing::error!("the thread that starts containers panicked");
@@ -183,13 +184,13 @@ impl AgentTasks {
     }
 }
 
-/// The Pods of the node.
+/// The Pods of the node, and their tasks.
 struct PodTable {
     node: Arc<AgentContext>,
-    /// Each returns the uid of the Pod that it lived.
+    /// Each task returns the uid of its Pod.
     tasks: JoinSet<String>,
     known: BTreeMap<String, KnownPod>,
-    /// Tells every Pod's task to end.
+    /// Tells the task of every Pod to end.
     stop: CancellationToken,
 }
 
@@ -200,7 +201,8 @@ struct KnownPod {
 }
 
 impl PodTable {
-    /// Follows the Pods until the watch ends, which it does not.
+    /// Processes the events of the Pod watch. Returns when the watch ends, which it does not in normal
+    /// operation.
     async fn follow(
         &mut self,
         mut events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Unpin,
@@ -248,7 +250,7 @@ impl PodTable {
             known.pod.send_replace(pod);
             return;
         }
-        // A missed deletion: another Pod has the name.
+        // The deletion of the Pod that had this name was missed.
         let same_name = self.known.iter().filter(|(_, known)| known.name == name);
         for old in same_name.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
             self.gone(&old);
@@ -273,13 +275,14 @@ impl PodTable {
 
     fn forget(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
-            // Kept until the API says that the object is gone, so that it is not begun anew.
+            // The Pod stays in `known` until the API server reports its deletion, so that no second task is
+            // started for it.
             Ok(uid) => tracing::debug!(uid, "pod task ended"),
             Err(error) => tracing::error!(%error, "pod task panicked"),
         }
     }
 
-    /// Removes directories of Pods that were deleted while no agent ran.
+    /// Removes the directories of Pods that were deleted while no agent ran.
     fn remove_unknown_directories(&self) {
         let directory = &self.node.options.directory;
         for uid in pod_uids(directory).iter().filter(|uid| !self.known.contains_key(*uid)) {

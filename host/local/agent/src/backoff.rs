@@ -1,13 +1,15 @@
-//! How long a container waits before it is started again.
+//! The restart back-off of a container. It is hand-made because its rules are the kubelet's: it counts ends
+//! of runs, and a long run resets it.
 
 use jiff::{SignedDuration, Timestamp};
 
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
 const LONGEST: SignedDuration = SignedDuration::from_secs(300);
-/// A container that ran this long is taken as healthy: its next end counts as the first.
+/// A container that ran for this long counts as healthy: its next end is treated as the first one.
 const FORGIVEN_AFTER: SignedDuration = SignedDuration::from_secs(600);
 
-/// Counts ends, and turns the count into a pause: none, then 10 s doubling up to 300 s.
+/// Counts the ends of a container, and returns the pause before its next start: none at first, then 10 s,
+/// doubling up to 300 s.
 ///
 /// The first restart is immediate, as the kubelet's is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub(crate) struct RestartBackoff {
 }
 
 impl RestartBackoff {
-    /// Notes that a run ended and returns the earliest moment for the next.
+    /// Counts the end of a run, and returns the earliest time for the next one.
     pub(crate) fn after_end(&mut self, started: Timestamp, ended: Timestamp) -> Timestamp {
         if ended.duration_since(started) >= FORGIVEN_AFTER {
             self.ends = 0;
@@ -26,13 +28,13 @@ impl RestartBackoff {
         ended.saturating_add(pause).unwrap_or(ended)
     }
 
-    /// Notes that a start failed (no run at all) and returns the pause before the next try.
+    /// Counts a start that failed (so that there was no run), and returns the pause before the next attempt.
     pub(crate) fn after_failure(&mut self) -> SignedDuration {
         self.ends = self.ends.saturating_add(1);
         self.pause()
     }
 
-    /// Forgets the past.
+    /// Forgets all counted ends.
     pub(crate) const fn reset(&mut self) {
         self.ends = 0;
     }

@@ -1,9 +1,9 @@
-//! Prints an error with its causes on one line: `outer: middle: root`.
+//! Formats an error with its causes on one line: `outer: middle: root`.
 
 use std::error::Error;
 
-/// The text of `error` and of each of its causes; a cause that is already in the text is left out,
-/// because some libraries repeat it themselves.
+/// Returns the text of `error` and of each of its causes. A cause that the text already contains is left out,
+/// because some libraries repeat their cause in their own text.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that a Pod names, and what is known of them.
+//! The ConfigMaps and Secrets that a Pod references, and their current state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,22 +43,22 @@ impl fmt::Display for ConfigSourceKey {
 /// The keys of a ConfigMap or Secret with their bytes.
 pub(crate) type ConfigSourceData = BTreeMap<String, Vec<u8>>;
 
-/// What is known of a ConfigMap or Secret.
+/// The state of a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ConfigSourceState {
     /// Not read yet.
     #[default]
     Unknown,
-    /// Read: there is none.
+    /// Read, and it does not exist.
     Missing,
-    /// Read.
+    /// Read, and it exists.
     Present(Arc<ConfigSourceData>),
 }
 
-/// What is known of everything that a Pod names.
+/// The states of all ConfigMaps and Secrets that a Pod references.
 pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceKey, ConfigSourceState>;
 
-/// Why something that a Pod names cannot be used.
+/// Why a ConfigMap or Secret that a Pod references cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigSourceError {
     #[error("{0} not found")]
@@ -69,7 +69,7 @@ pub(crate) enum ConfigSourceError {
     NoKey { reference: ConfigSourceKey, key: String },
 }
 
-/// The data of `key`, or `None` if it is absent and `optional`.
+/// Returns the data of `key`, or `None` if it does not exist and is `optional`.
 pub(crate) fn data<'a>(
     references: &'a ConfigSourceStates,
     key: &ConfigSourceKey,
@@ -83,7 +83,7 @@ pub(crate) fn data<'a>(
     }
 }
 
-/// Every ConfigMap and Secret that the Pod names, in environment or volumes.
+/// Returns every ConfigMap and Secret that the Pod references in environment variables or volumes.
 pub(crate) fn named_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
     let mut keys = BTreeSet::new();
     let Some(spec) = &pod.spec else { return keys };
@@ -127,7 +127,7 @@ fn named_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
     keys
 }
 
-/// The data of a ConfigMap, text and binary alike.
+/// Returns the data of a ConfigMap, both text and binary.
 pub(crate) fn config_map_data(object: ConfigMap) -> ConfigSourceData {
     let text =
         object.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
@@ -136,7 +136,7 @@ pub(crate) fn config_map_data(object: ConfigMap) -> ConfigSourceData {
     text.chain(binary).collect()
 }
 
-/// The data of a Secret.
+/// Returns the data of a Secret.
 pub(crate) fn secret_data(object: Secret) -> ConfigSourceData {
     object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
 }

@@ -1,4 +1,4 @@
-//! What a Pod can learn about itself: `fieldRef` and `resourceFieldRef`.
+//! The downward API: values of `fieldRef` and `resourceFieldRef`.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
 
-/// Where a Pod runs: what the API object does not hold before its first status.
+/// Where a Pod runs. Before the first status the API object does not contain these values.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DownwardApiSource {
     /// The Kubernetes node.
@@ -17,7 +17,7 @@ pub(crate) struct DownwardApiSource {
     pub host_ip: Ipv4Addr,
     /// The Pod's address.
     pub pod_ip: Ipv4Addr,
-    /// What a container without a limit may use: the node's capacity.
+    /// The node's capacity, which is the limit of a container that sets none.
     pub capacity: BTreeMap<String, Quantity>,
 }
 
@@ -34,7 +34,8 @@ pub(crate) enum DownwardApiError {
     NotANumber { value: String, divisor: String },
 }
 
-/// The value of `path`. In a volume, `metadata.labels` and `metadata.annotations` name the whole map.
+/// Returns the value of `path`. In a volume, `metadata.labels` and `metadata.annotations` stand for the whole
+/// map.
 pub(crate) fn field(
     pod: &Pod,
     place: &DownwardApiSource,
@@ -70,13 +71,13 @@ pub(crate) fn field(
     }
 }
 
-/// `key="value"` per line, as Kubernetes writes maps into downward API files.
+/// Formats a map as one `key="value"` per line, as Kubernetes writes it into downward API files.
 fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
     let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The value of a resource of `container`, or of the container that the selector names.
+/// Returns the value of a resource of the container that the selector names, or else of `container`.
 pub(crate) fn resource(
     pod: &Pod,
     place: &DownwardApiSource,

@@ -1,8 +1,7 @@
-//! A container's environment: literals, ConfigMap and Secret keys, fields of the Pod.
+//! The environment of a container: literals, keys of ConfigMaps and Secrets, fields of the Pod.
 //!
-//! Pure: what ConfigMaps and Secrets hold comes in as an argument. Variables for Services
-//! (`enableServiceLinks`) are not made: names resolve through `/etc/hosts`, and nothing here needs the
-//! older way.
+//! This module is pure: the contents of ConfigMaps and Secrets are arguments. It sets no Service environment
+//! variables (`enableServiceLinks`), because Services resolve by name through `/etc/hosts`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourc
 use crate::downward::{self, DownwardApiError, DownwardApiSource};
 use crate::expand::expand;
 
-/// Why a container has no environment yet; becomes `CreateContainerConfigError`.
+/// Why the environment of a container cannot be built yet. Reported as `CreateContainerConfigError`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EnvError {
     #[error(transparent)]
@@ -23,17 +22,17 @@ pub(crate) enum EnvError {
     UnknownSource(String),
 }
 
-/// What an environment is made from.
+/// The inputs of an environment.
 #[derive(Clone, Copy)]
 pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
     pub place: &'a DownwardApiSource,
     pub references: &'a ConfigSourceStates,
-    /// What the image sets; the container's own variables win.
+    /// The variables of the image. The container's own variables override them.
     pub image: &'a BTreeMap<String, String>,
 }
 
-/// The whole environment of `container`, with references expanded in declaration order.
+/// Returns the whole environment of `container`, with references expanded in declaration order.
 pub(crate) fn environment(
     input: EnvSources<'_>,
     container: &Container,

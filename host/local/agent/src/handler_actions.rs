@@ -1,4 +1,5 @@
-//! Performs what a probe or a hook asks for: a program in the container, a connection, a GET.
+//! Performs the action of a probe or a hook: a program in the container, a TCP connection, an HTTP GET, a
+//! pause.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use crate::container::{ContainerProcessSpec, ContainerTask, ExecSpec, ProcessSpe
 use crate::orphans;
 use crate::processes::{ProcessOutput, ProcessSpawner};
 
-/// What of an HTTP answer is read: enough for the status line.
+/// How many bytes of an HTTP response are read: enough for the status line.
 const STATUS_LINE_BYTES_MAX: usize = 256;
 
-/// What to do.
+/// The action of a probe or hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HandlerAction {
     Exec(Vec<String>),
@@ -34,12 +35,12 @@ pub(crate) enum HandlerAction {
         headers: Vec<(String, String)>,
     },
     Sleep(Duration),
-    /// Cannot be done here, and why.
+    /// The action is not supported or its definition is invalid; the text says why.
     Impossible(String),
 }
 
 impl HandlerAction {
-    /// What `probe` of `container` asks for.
+    /// Returns the action of `probe` of `container`.
     pub(crate) fn of_probe(probe: &Probe, container: &Container, pod_ip: &str) -> Self {
         if let Some(exec) = &probe.exec {
             Self::Exec(exec.command.clone().unwrap_or_default())
@@ -52,7 +53,7 @@ impl HandlerAction {
         }
     }
 
-    /// What a hook of `container` asks for.
+    /// Returns the action of a hook of `container`.
     pub(crate) fn of_hook(hook: &LifecycleHandler, container: &Container, pod_ip: &str) -> Self {
         if let Some(exec) = &hook.exec {
             Self::Exec(exec.command.clone().unwrap_or_default())
@@ -112,23 +113,23 @@ fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
     }
 }
 
-/// A running container, as far as programs started in it need to know.
+/// A running container, with the facts that a program started in it needs.
 #[derive(Debug)]
 pub(crate) struct ExecTarget {
     pub processes: ProcessSpawner,
-    /// The container's process.
+    /// The pid of the container's main process.
     pub pid: u32,
     pub user_namespace: bool,
     pub env: BTreeMap<String, String>,
     pub workdir: PathBuf,
-    /// Where specifications are written.
+    /// The directory to which specifications are written.
     pub directory: PathBuf,
 }
 
-/// Performs `action`; an error says what went wrong, in words for an event.
+/// Performs `action`. An error is the text for an event.
 ///
-/// `name` is one word that tells concurrent uses in one container apart. Programs that take longer than
-/// `limit` are killed.
+/// `name` distinguishes concurrent actions in one container. A program that runs for longer than `limit` is
+/// killed.
 pub(crate) async fn perform(
     action: &HandlerAction,
     inside: &ExecTarget,

@@ -1,4 +1,4 @@
-//! Finds out how containers can have a private root on this machine, by trying.
+//! Checks, by trying, how containers can get a private root on this machine.
 
 use std::io;
 use std::path::Path;
@@ -12,31 +12,31 @@ use crate::processes::{ProcessOutput, ProcessSpawner};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why containers cannot have a private root here.
+/// Why containers cannot get a private root on this machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
     /// The kernel or its settings forbid it.
     #[error("containers cannot have a private root on this machine ({said}): {advice}")]
     Forbidden {
-        /// What the kernel said.
+        /// The error of the kernel.
         said: String,
-        /// What to change.
+        /// The setting to change.
         advice: String,
     },
-    /// It could not be tried.
+    /// The check itself failed.
     #[error("try whether containers can have a private root")]
     Check {
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// Tries, without an agent, how containers can have a private root; `directory` is for scratch files.
+/// Checks, without an agent, how containers can get a private root. `directory` is for scratch files.
 ///
 /// # Errors
 ///
-/// Fails if they cannot; the error names the setting to change.
+/// Returns an error if they cannot get one; the error names the setting to change.
 pub async fn probe_namespaces(
     container_program: &Path,
     directory: &Path,
@@ -55,14 +55,14 @@ pub async fn probe_namespaces(
     })
 }
 
-/// Whether containers need a user namespace.
+/// Returns true if containers need a user namespace.
 ///
-/// Root makes a mount namespace directly; anybody else, and a root without that right, needs a user
-/// namespace around it.
+/// Root can create a mount namespace directly. Any other user, and a root user without that right, needs a
+/// user namespace around it.
 ///
 /// # Errors
 ///
-/// Fails if neither is allowed; the error names the setting to change.
+/// Returns an error if the kernel allows neither; the error names the setting to change.
 pub(crate) async fn probe(
     processes: &ProcessSpawner,
     directory: &Path,
@@ -80,7 +80,7 @@ pub(crate) async fn probe(
     Err(NamespaceError::Forbidden { said, advice: settings.advice() })
 }
 
-/// Tries one way; `Some` says what was refused.
+/// Tries one kind of namespace. Returns the error text if the kernel refuses it.
 async fn check(
     processes: &ProcessSpawner,
     directory: &Path,
@@ -113,7 +113,7 @@ async fn check(
     Ok(Some(said))
 }
 
-/// The kernel's settings that decide; absent ones do not exist on this kernel.
+/// The kernel settings that can forbid user namespaces. A setting is `None` if this kernel does not have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct UserNamespaceSysctls {
     unprivileged_userns_clone: Option<u64>,

@@ -1,4 +1,4 @@
-//! The Node object and its lease: how the cluster knows that this agent is there.
+//! The Node object and its lease, by which the cluster knows that this agent runs.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// What this machine is, as `status.nodeInfo` wants it.
+/// The facts about this machine that `status.nodeInfo` requires.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MachineFacts {
     machine_id: String,
@@ -44,7 +44,7 @@ impl MachineFacts {
     }
 }
 
-/// The word of Kubernetes for this machine's architecture.
+/// Returns the name that Kubernetes uses for this machine's architecture.
 const fn architecture() -> &'static str {
     match std::env::consts::ARCH.as_bytes() {
         b"x86_64" => "amd64",
@@ -53,7 +53,7 @@ const fn architecture() -> &'static str {
     }
 }
 
-/// The Node as this agent declares it.
+/// Returns the Node object as this agent applies it.
 fn declared(options: &NodeOptions) -> Value {
     let mut labels = options.labels.clone();
     labels.insert("kubernetes.io/hostname".into(), options.name.clone());
@@ -66,7 +66,7 @@ fn declared(options: &NodeOptions) -> Value {
     })
 }
 
-/// The Node's status. `since` is the moment this agent began.
+/// Returns the Node's status. `since` is the time at which this agent started.
 fn status(options: &NodeOptions, facts: &MachineFacts, since: Timestamp) -> Value {
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let condition = |name: &str, status: &str, reason: &str, message: &str| {
@@ -106,7 +106,7 @@ fn status(options: &NodeOptions, facts: &MachineFacts, since: Timestamp) -> Valu
     })
 }
 
-/// Declares the Node and its status; tries until the API server takes them.
+/// Creates the Node and writes its status; retries until the API server accepts both.
 pub(crate) async fn register(client: &Client, options: &NodeOptions) {
     let api: Api<Node> = Api::all(client.clone());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
@@ -129,7 +129,8 @@ pub(crate) async fn register(client: &Client, options: &NodeOptions) {
     }
 }
 
-/// Renews the node's lease for ever. A missed renewal is made up for at the next turn.
+/// Renews the node's lease until the future is dropped. A renewal that fails is retried after the normal
+/// interval.
 pub(crate) async fn renew_lease(client: Client, name: String) {
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);

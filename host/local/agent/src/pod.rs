@@ -1,17 +1,17 @@
-//! The life of one Pod: performs what [`PodLifecycle`] decides, and tells it what happened.
+//! The task of one Pod: performs the actions that [`PodLifecycle`] decides, and reports to it what happened.
 //!
 //! ```text
 //! API object, ends of processes, probes, hooks, references ─► Happened ─► Lifecycle ─► Effect ─► tasks
 //!                                                                     └─► status ─► API server
 //! ```
 //!
-//! One task per Pod owns all of this, so nothing here needs a lock. Work that takes time (a start, a
-//! stop, a probe) is a task of its own, in a set that is joined or dropped with the Pod.
+//! One task per Pod owns all of this state, so no lock is needed. Work that takes time (a start, a stop, a
+//! probe) runs in a task of its own, in a set that is joined or dropped with the Pod.
 //!
 //! Invariants:
-//! - The end of a process is in the status before anything is done about it.
-//! - A container is not started again while a process of its last run is alive.
-//! - The object is deleted only after nothing of the Pod runs and its directory is gone.
+//! - The end of a process is in the Pod's status before anything else is done about it.
+//! - A container is not started again while a process of its last run still exists.
+//! - The Pod object is deleted only after no process of the Pod runs and its directory is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -54,13 +54,13 @@ pub(crate) use write::FIELD_MANAGER;
 
 use start::{ContainerRun, StartedContainer};
 
-/// Things that happened and wait to be looked at, per Pod.
+/// How many events of a Pod's tasks may wait to be processed.
 const HAPPENED_MAX: usize = 256;
 
-/// How often an address is asked for while there is none.
+/// The pause between two attempts to allocate an address while none is free.
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
-/// What all Pods of one agent share.
+/// The state that all Pods of one agent share.
 #[derive(Debug)]
 pub(crate) struct AgentContext {
     pub client: KubeClient,
@@ -73,7 +73,7 @@ pub(crate) struct AgentContext {
     pub user_namespace: bool,
 }
 
-/// A client that can be shown in debug output.
+/// A client with an implementation of `Debug`.
 #[derive(Clone)]
 pub(crate) struct KubeClient(pub Client);
 
@@ -91,18 +91,19 @@ impl std::ops::Deref for KubeClient {
     }
 }
 
-/// What the agent tells a Pod's task. None of it can be missed, and none of it makes the agent wait.
+/// The channels on which the agent notifies the task of a Pod. No notification can be missed, and none makes
+/// the agent wait.
 #[derive(Clone, Debug)]
 pub(crate) struct PodSignals {
     /// The newest version of the object.
     pub pod: watch::Receiver<Arc<Pod>>,
-    /// Cancelled when the object is gone.
+    /// Cancelled when the object is deleted.
     pub gone: CancellationToken,
     /// Cancelled when the agent stops.
     pub stop: CancellationToken,
 }
 
-/// What the tasks of a Pod report.
+/// An event that a task of the Pod reports.
 #[derive(Debug)]
 enum PodTaskEvent {
     Started { index: usize, result: Result<Box<StartedContainer>, StartFailure> },
@@ -113,24 +114,24 @@ enum PodTaskEvent {
     Reference { key: ConfigSourceKey, found: ConfigSourceState },
 }
 
-/// A run that has not ended.
+/// A run of a container that has not ended.
 #[derive(Debug)]
 struct RunningContainer {
     run: Arc<ContainerRun>,
     ended: CancellationToken,
-    /// Whether postStart is through; until then a passed startup probe does not count.
+    /// Whether the postStart hook has finished. Until then a passed startup probe does not count.
     post_start_done: bool,
     startup_passed: bool,
-    /// Why we ended it, to be told as the reason of its end.
+    /// Why the agent ended the run; the message of its termination.
     message: Option<String>,
 }
 
 /// How a Pod's task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PodTaskOutcome {
-    /// Its object was deleted, by us or by force.
+    /// The object was deleted, by this agent or by force.
     Removed,
-    /// The agent stops; the Pod lives on in the API.
+    /// The agent stops. The Pod's object stays in the API server.
     Stopped,
 }
 
@@ -141,9 +142,10 @@ struct PodWorker {
     directory: PodDirectory,
     lifecycle: PodLifecycle,
     live: BTreeMap<usize, RunningContainer>,
-    /// Containers whose last run's stray processes are being ended.
+    /// Containers of whose last run stray processes are still being ended.
     sweeping: BTreeSet<usize>,
-    /// Containers to start as soon as they are swept and what the Pod names has been read.
+    /// Containers to start as soon as their last run is swept and every object that the Pod references has
+    /// been read.
     held: BTreeSet<usize>,
     references: ConfigSourceStates,
     happened: mpsc::Sender<PodTaskEvent>,
@@ -154,7 +156,7 @@ struct PodWorker {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Lives one Pod's life; returns when nothing of it is left to do on this node.
+/// Runs one Pod; returns when nothing is left to do for it on this node.
 pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
     let pod = signals.pod.borrow_and_update().clone();
     let uid = pod.uid().unwrap_or_default();
@@ -170,7 +172,7 @@ pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
     }
 }
 
-/// Asks for the Pod's address until there is one; `None` if the Pod or the agent goes before.
+/// Retries until the Pod has an address. Returns `None` if the Pod is deleted or the agent stops before that.
 async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<DownwardApiSource> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
@@ -196,7 +198,7 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Dow
     }
 }
 
-/// Quantities from their texts.
+/// Converts texts to quantities.
 fn quantities(texts: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
     texts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect()
 }
@@ -231,7 +233,7 @@ impl PodWorker {
         }
     }
 
-    /// Makes the Pod's own files, and follows what it names.
+    /// Creates the Pod's own files, and subscribes to the objects that it references.
     async fn prepare(&mut self) -> std::io::Result<()> {
         storage::write_pod_files(&self.pod, &self.directory)?;
         let namespace = self.pod.namespace().unwrap_or_default();
@@ -311,14 +313,14 @@ impl PodWorker {
         }
     }
 
-    /// Takes a new version of the object.
+    /// Processes a new version of the object.
     fn pod_changed(&mut self, pod: Arc<Pod>) {
         self.pod = pod;
         if self.is_leaving() {
             let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
             let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
             let deadline = Instant::now() + grace;
-            // A later deletion may shorten the time, never prolong it.
+            // A later deletion may shorten the grace period but never extend it.
             self.deadline.send_if_modified(|current| {
                 let shorter = current.is_none_or(|current| deadline < current);
                 if shorter {
@@ -328,7 +330,7 @@ impl PodWorker {
             });
             self.lifecycle.end(TerminationCause::Deletion);
         }
-        // Labels and annotations may be in volumes.
+        // Volumes can contain labels and annotations.
         self.storage().refresh(&self.references);
     }
 
@@ -342,7 +344,7 @@ impl PodWorker {
         }
     }
 
-    /// Performs what is to be done now.
+    /// Performs the actions that the life cycle decides now.
     fn act(&mut self) {
         if self.lifecycle.is_ending() {
             for index in std::mem::take(&mut self.held) {
@@ -360,7 +362,7 @@ impl PodWorker {
         self.start_held();
     }
 
-    /// Starts the containers that nothing holds back any more.
+    /// Starts the held containers that can be started now.
     fn start_held(&mut self) {
         if self.references.values().any(|found| *found == ConfigSourceState::Unknown) {
             return;
@@ -372,7 +374,7 @@ impl PodWorker {
         }
     }
 
-    /// Tells the API server, if there is anything new.
+    /// Publishes the status to the API server if it changed.
     fn publish_status(&mut self) {
         let addresses = PodAddresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
         let now = Timestamp::now();
@@ -438,7 +440,8 @@ impl PodWorker {
             finished_at: exit.at,
         };
         self.lifecycle.ended(index, ended);
-        // Told before anything else is done: others act on the proof that the process is gone.
+        // The status is published before anything else is done: others act on the proof that the process has
+        // ended.
         self.publish_status();
         self.directory.forget(&container.name);
         self.sweep(index, live.run);
@@ -452,13 +455,13 @@ impl PodWorker {
     }
 }
 
-/// The end of the log, for a container that failed and asks for it.
+/// Returns the end of the log, for a container that failed and whose policy asks for it.
 fn log_tail(container: &Container, exit: &ProcessExit) -> Option<String> {
     let asks = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     (asks && exit.code != 0 && !exit.output.is_empty()).then(|| exit.output.clone())
 }
 
-/// Waits until `moment`, or for ever.
+/// Waits until `moment`, or forever if there is none.
 async fn until(moment: Option<Timestamp>) {
     let Some(moment) = moment else { return std::future::pending().await };
     let left = moment.duration_since(Timestamp::now());

@@ -1,12 +1,13 @@
-//! What the results of a probe mean.
+//! The results of a probe, and when they change the state of a container.
 //!
-//! Pure: [`ProbeResultCounter`] counts results and says when they change something; [`crate::handler_actions`] performs them.
+//! This module is pure: [`ProbeResultCounter`] counts results and reports changes; [`crate::handler_actions`]
+//! performs the probes.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 
-/// What a probe is for.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeKind {
     Startup,
@@ -24,7 +25,7 @@ impl ProbeKind {
     }
 }
 
-/// When a probe is performed and how often it must agree, with Kubernetes' defaults.
+/// When a probe is performed and how many consecutive results count, with Kubernetes' defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProbeTiming {
     pub initial_delay: Duration,
@@ -54,7 +55,7 @@ impl ProbeTiming {
     }
 }
 
-/// Counts results in a row, and turns them into a verdict as the kubelet does.
+/// Counts consecutive results, and derives the verdict from them as the kubelet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProbeResultCounter {
     timing: ProbeTiming,
@@ -64,8 +65,8 @@ pub(crate) struct ProbeResultCounter {
 }
 
 impl ProbeResultCounter {
-    /// Before the first result a container is presumed alive and not ready; whether it has started is
-    /// open.
+    /// Creates the counter. Before the first result a container counts as alive and not ready; whether it has
+    /// started is undecided.
     pub(crate) const fn new(kind: ProbeKind, timing: ProbeTiming) -> Self {
         let verdict = match kind {
             ProbeKind::Startup => None,
@@ -75,7 +76,7 @@ impl ProbeResultCounter {
         Self { timing, verdict, last: None, in_a_row: 0 }
     }
 
-    /// Takes a result; `Some` if that changes the verdict.
+    /// Counts a result. Returns the verdict if this result changes it.
     pub(crate) fn count(&mut self, passed: bool) -> Option<bool> {
         self.in_a_row = if self.last == Some(passed) { self.in_a_row.saturating_add(1) } else { 1 };
         self.last = Some(passed);

@@ -1,7 +1,7 @@
-//! Turns what is known of a Pod into the status that the API shows.
+//! Computes the status of a Pod, as shown in the API, from the state of its life cycle.
 //!
-//! Pure. The agent owns this status as a whole under its own field manager; conditions of others
-//! (`PodScheduled`, readiness gates) are read but never written.
+//! This module is pure. The agent owns the status as a whole under its own field manager. It reads the
+//! conditions of other writers (`PodScheduled`, readiness gates) but never writes them.
 
 use std::net::Ipv4Addr;
 
@@ -17,15 +17,15 @@ use crate::lifecycle::{
     TrackedContainer,
 };
 
-/// The addresses of a Pod and its node.
+/// The addresses of a Pod and of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PodAddresses {
     pub host: Ipv4Addr,
     pub pod: Option<Ipv4Addr>,
 }
 
-/// The status of `pod`. `previous` is the one before, whose condition times are kept while a condition
-/// stays what it is.
+/// Returns the status of `pod`. `previous` is the status before, from which a condition that did not change
+/// keeps its transition time.
 pub(crate) fn status(
     pod: &Pod,
     lifecycle: &PodLifecycle,
@@ -84,7 +84,7 @@ fn container_status(one: &TrackedContainer, lifecycle: &PodLifecycle) -> Contain
             },
             Some(id.clone()),
         ),
-        // It will start again, but not now.
+        // The container will be started again, but only after a back-off.
         ContainerPhase::Ended { ended, restart_at: Some(at) } if ended.finished_at < *at => {
             last = Some(ended);
             (waiting("CrashLoopBackOff".into(), Some(back_off_message(one, ended, *at))), None)
@@ -110,7 +110,8 @@ fn back_off_message(one: &TrackedContainer, ended: &ContainerTermination, at: Ti
     format!("back-off {pause_seconds}s restarting failed container={}", one.name)
 }
 
-/// A container whose turn has not come says so; one that is created again and again says why.
+/// Returns the reason to report for a waiting container: `PodInitializing` only while an application
+/// container waits for init containers, otherwise `ContainerCreating` or the reason of the last failed start.
 fn waiting_reason(one: &TrackedContainer, reason: &str, lifecycle: &PodLifecycle) -> String {
     match reason {
         "PodInitializing"
@@ -149,7 +150,8 @@ fn terminated(ended: &ContainerTermination) -> ContainerState {
     }
 }
 
-/// Kubernetes' `Time` has whole seconds; a finer one would come back changed from a real API server.
+/// Rounds to whole seconds, because Kubernetes' `Time` has only these: a real API server would return a finer
+/// time changed.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
@@ -250,7 +252,7 @@ fn unready(lifecycle: &PodLifecycle) -> Vec<&str> {
     lifecycle.containers.iter().filter(counts).map(|one| one.name.as_str()).collect()
 }
 
-/// The first readiness gate whose condition somebody has not set to `True`.
+/// Returns the first readiness gate whose condition is not `True`.
 fn closed_gate(pod: &Pod) -> Option<&str> {
     let gates = pod.spec.as_ref()?.readiness_gates.as_ref()?;
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());

@@ -1,4 +1,4 @@
-//! Makes a Pod's volumes and its own `/etc` files on disk.
+//! Creates the volumes of a Pod, and its own `/etc` files, on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,15 +19,15 @@ use crate::expand::expand;
 use crate::rootfs::RootMount;
 use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
 
-/// A volume that is there.
+/// A volume that exists on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PreparedVolume {
     pub path: PathBuf,
-    /// Containers never write it: it follows its source.
+    /// Whether containers cannot write to it, because its files follow a source.
     pub read_only: bool,
 }
 
-/// Why a volume is not there.
+/// Why a volume cannot be provided.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StorageError {
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub(crate) enum StorageError {
     SubPath { volume: String, sub_path: String },
 }
 
-/// What is needed to make volumes.
+/// The inputs for creating volumes.
 #[derive(Clone, Copy)]
 pub(crate) struct VolumeProvisioner<'a> {
     pub client: &'a Client,
@@ -55,7 +55,7 @@ pub(crate) struct VolumeProvisioner<'a> {
 }
 
 impl VolumeProvisioner<'_> {
-    /// Makes all volumes of the Pod, or brings those up to date that follow a source.
+    /// Creates all volumes of the Pod. Updates those that follow a source.
     pub(crate) async fn prepare(
         self,
         references: &ConfigSourceStates,
@@ -67,8 +67,8 @@ impl VolumeProvisioner<'_> {
         Ok(prepared)
     }
 
-    /// Brings the volumes up to date that follow a ConfigMap, a Secret or the Pod itself. One whose
-    /// source is gone keeps what it had, as in Kubernetes.
+    /// Updates the volumes that follow a ConfigMap, a Secret or the Pod itself. A volume whose source was
+    /// deleted keeps its files, as in Kubernetes.
     pub(crate) fn refresh(self, references: &ConfigSourceStates) {
         for volume in self.volumes() {
             let Ok(VolumeContent::Files(files)) =
@@ -97,7 +97,7 @@ impl VolumeProvisioner<'_> {
         let (path, read_only) = match volume::content(self.pod, self.place, references, volume)? {
             VolumeContent::Empty => {
                 fs::create_dir_all(&path).map_err(disk)?;
-                // As Kubernetes does: any user of the container may write.
+                // Any user of the container may write, as in Kubernetes.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(disk)?;
                 (path, false)
             }
@@ -113,7 +113,7 @@ impl VolumeProvisioner<'_> {
         Ok(PreparedVolume { path, read_only })
     }
 
-    /// The directory behind a claim: that of the `hostPath` or `local` volume it is bound to.
+    /// Returns the directory of a claim: that of the `hostPath` or `local` volume to which it is bound.
     async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, StorageError> {
         let fail = |why: String| StorageError::Claim { volume: volume.to_owned(), why };
         let namespace = self.pod.namespace().unwrap_or_default();
@@ -141,12 +141,12 @@ impl VolumeProvisioner<'_> {
     }
 }
 
-/// A name for a generation of files; later ones sort later.
+/// Returns a name for a generation of files. Names of later generations sort later.
 fn stamp() -> String {
     format!("{:.9}", Timestamp::now())
 }
 
-/// What `container` mounts of the Pod's volumes. `env` expands `subPathExpr`.
+/// Returns the volumes that `container` mounts. `env` expands `subPathExpr`.
 pub(crate) fn mounts(
     container: &Container,
     volumes: &BTreeMap<String, PreparedVolume>,
@@ -188,7 +188,8 @@ fn source(
     if path.starts_with(&volume.path) { Ok(path) } else { Err(fail()) }
 }
 
-/// Writes the Pod's `hosts`, replacing the old one by a rename: a reader sees one or the other.
+/// Writes the Pod's `hosts` file and replaces the old one by a rename, so that a reader never sees half of
+/// it.
 pub(crate) fn write_hosts(
     pod: &Pod,
     place: &DownwardApiSource,
@@ -215,7 +216,7 @@ pub(crate) fn write_hosts(
     fs::rename(next, files.join("hosts"))
 }
 
-/// Writes the files that do not change while the Pod lives.
+/// Writes the Pod's files that do not change.
 pub(crate) fn write_pod_files(pod: &Pod, directory: &PodDirectory) -> io::Result<()> {
     let files = directory.files();
     fs::create_dir_all(&files)?;
@@ -224,7 +225,8 @@ pub(crate) fn write_pod_files(pod: &Pod, directory: &PodDirectory) -> io::Result
     fs::write(files.join("resolv.conf"), resolv)
 }
 
-/// The host name inside: `spec.hostname`, else the Pod's name, cut to what a host name may be long.
+/// Returns the host name inside the container: `spec.hostname`, or else the Pod's name, cut to the maximum
+/// length of a host name.
 pub(crate) fn hostname(pod: &Pod) -> String {
     const HOSTNAME_CHARS_MAX: usize = 63;
     let named = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());

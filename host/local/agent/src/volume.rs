@@ -1,6 +1,6 @@
-//! What a Pod's volumes hold.
+//! The contents of a Pod's volumes.
 //!
-//! Pure: a volume is turned into what shall be there ([`VolumeContent`]); [`payload`] writes it.
+//! This module is pure: it computes the desired [`VolumeContent`] of a volume; [`payload`] writes it.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::downward::{self, DownwardApiError, DownwardApiSource};
 
 pub(crate) mod payload;
 
-/// The mode of files for which nobody asks another.
+/// The mode of files for which the spec sets none.
 const DEFAULT_MODE: i32 = 0o644;
 
 /// One file of a volume.
@@ -27,7 +27,7 @@ pub(crate) struct VolumeFile {
 /// The files of a volume by their path within it.
 pub(crate) type VolumeFiles = BTreeMap<PathBuf, VolumeFile>;
 
-/// What a volume holds.
+/// The content of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VolumeContent {
     /// An empty directory that lasts as long as the Pod.
@@ -40,7 +40,7 @@ pub(crate) enum VolumeContent {
     HostPath(PathBuf),
 }
 
-/// Why a volume cannot be made.
+/// Why the content of a volume cannot be computed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("volume `{volume}`")]
@@ -56,7 +56,7 @@ pub(crate) enum VolumeError {
     Kind(String),
 }
 
-/// What `volume` of `pod` holds.
+/// Returns the content of `volume` of `pod`.
 pub(crate) fn content(
     pod: &Pod,
     place: &DownwardApiSource,
@@ -103,7 +103,7 @@ struct VolumeBuilder<'a> {
     files: VolumeFiles,
 }
 
-/// Which keys of a source are wanted, and how.
+/// The keys of a source to use, and how to use them.
 struct KeySelection<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
@@ -205,7 +205,7 @@ impl VolumeBuilder<'_> {
     }
 }
 
-/// Whether a relative path stays below where it starts.
+/// Returns true if a relative path does not lead out of its start.
 pub(crate) fn is_inside(path: &Path) -> bool {
     let normal = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     path.components().all(normal) && path.components().next().is_some()

@@ -1,4 +1,4 @@
-//! Real containers, in both kinds of namespace that this machine allows this user.
+//! Tests with real containers, in each kind of namespace that this machine allows this user.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ impl Fixture {
         self.directory.path().canonicalize().unwrap().join(name)
     }
 
-    /// Starts `script` in a shell as the run `run`, with a writable and a read-only volume.
+    /// Starts `argv` as the run `run`, with a writable and a read-only volume.
     async fn start(&self, run: &str, argv: &[&str]) -> SpawnedProcess {
         let image = PulledImage::for_tests("/bin/sh");
         let mount = |target: &str, read_only| RootMount {
@@ -95,7 +95,7 @@ impl Fixture {
         perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await
     }
 
-    /// Waits until the program runs: until then its namespaces are not the container's.
+    /// Waits until the program runs. Before that the process is not in the namespaces of the container.
     async fn until_running(&self, launched: &SpawnedProcess) {
         let ready = async {
             while !self.path("volume").join("ready").exists() {
@@ -115,7 +115,7 @@ async fn end(launched: SpawnedProcess) -> ProcessExit {
     tokio::time::timeout(DEADLINE, launched.exit).await.unwrap().unwrap()
 }
 
-/// Root can use either kind; anybody else needs a user namespace.
+/// Returns the kinds of namespace to test: root can use either one, any other user needs a user namespace.
 fn kinds() -> &'static [bool] {
     if geteuid().is_root() { &[false, true] } else { &[true] }
 }
@@ -191,7 +191,7 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         assert_eq!((exit.code, exit.signal), (137, Some(9)));
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
-        // A child that was killed may need a moment to be gone.
+        // A killed child process may need a moment to end.
         let gone = async {
             while !orphans::processes_of(&runs).is_empty() {
                 tokio::task::yield_now().await;
@@ -208,7 +208,7 @@ async fn what_leaves_the_session_is_found_by_its_root() {
         let script = "setsid sleep 600 & touch /data/ready; wait";
         let launched = fixture.start("run-1", &["sh", "-c", script]).await;
         fixture.until_running(&launched).await;
-        // Not before it has left the session.
+        // Waits until the process has left the session.
         let left = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done | grep -q '^sleep 600'";
         let gone = async { while fixture.exec(&launched, left).await.is_err() {} };
         tokio::time::timeout(DEADLINE, gone).await.unwrap();

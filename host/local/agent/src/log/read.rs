@@ -1,4 +1,4 @@
-//! Reads container logs back: what the API server's `log` endpoint answers.
+//! Reads the logs of containers, for the API server's `log` endpoint.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,14 +13,14 @@ use jiff::Timestamp;
 use super::rotated;
 use crate::directory::PodDirectory;
 
-/// How often a followed log is looked at.
+/// The interval at which a followed log is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a log cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The container has not been started here, or not often enough for `previous`.
+    /// The container has not been started on this machine, or only once if `previous` is requested.
     #[error("container `{container}` of this pod has no {which} log here")]
     NoLog {
         /// The container asked for.
@@ -33,47 +33,47 @@ pub enum LogError {
     Read {
         /// The container asked for.
         container: String,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// What of a log is wanted, in the words of the `log` endpoint's query.
+/// The parts of a log to return, as in the query of the `log` endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Go on until the container ends.
+    /// Continue until the container ends.
     pub follow: bool,
-    /// Only the last so many lines.
+    /// Only this number of lines from the end.
     pub tail_lines: Option<usize>,
-    /// The run before the current one.
+    /// The log of the run before the current one.
     pub previous: bool,
-    /// Each line begins with its time.
+    /// Start each line with its time.
     pub timestamps: bool,
-    /// Only lines that are not older.
+    /// Only lines that are not older than this.
     pub since: Option<Timestamp>,
 }
 
-/// The logs under one or more agents' directories.
+/// The logs in the directories of one or more agents.
 #[derive(Clone, Debug)]
 pub struct PodLogFiles {
     directories: Vec<PathBuf>,
 }
 
 impl PodLogFiles {
-    /// Reads the logs of the agents that were started with these directories.
+    /// Creates a reader for the agents that use these directories.
     #[must_use]
     pub const fn new(directories: Vec<PathBuf>) -> Self {
         Self { directories }
     }
 
-    /// Opens a log; the stream yields whole lines, each with its line end, and ends with the log, or
-    /// with the container if it is followed.
+    /// Opens a log. The stream yields whole lines, each with its line end. It ends at the end of the log, or
+    /// at the end of the container if the log is followed.
     ///
-    /// The file is read on the caller's task: at most two files of some megabytes.
+    /// The files are read on the caller's task: at most two files of some megabytes.
     ///
     /// # Errors
     ///
-    /// Fails if there is no such log. The stream itself yields an error if the disk refuses.
+    /// Returns an error if there is no such log. The stream yields an error if a file cannot be read.
     pub fn open(
         &self,
         pod_uid: &str,
@@ -98,7 +98,7 @@ impl PodLogFiles {
         let start = reader.start().map_err(&fail)?;
         let following = options.follow && !options.previous;
         let state = LogFollower { reader, pod, container: container.to_owned(), following };
-        // No empty piece: a reader may take it for the end.
+        // The stream must not start with an empty piece: a reader may take it for the end.
         let first = futures::stream::iter((!start.is_empty()).then_some(Ok(start)));
         let rest = futures::stream::unfold(state, move |mut state| {
             let fail = fail.clone();
@@ -116,10 +116,11 @@ struct LogFollower {
 }
 
 impl LogFollower {
-    /// Waits for more; `None` when the container has ended and all is read.
+    /// Waits for more lines. Returns `None` when the container has ended and everything is read.
     async fn more(&mut self) -> Option<io::Result<Vec<u8>>> {
         while self.following {
-            // Asked first: what was written before the end is then certainly in the file.
+            // The end is checked before reading, so that everything written before it is read. Output that is
+            // drained after the end was recorded is not returned.
             let ended = !self.pod.is_running(&self.container, &self.reader.path);
             let more = self.reader.read_on();
             if !matches!(&more, Ok(bytes) if bytes.is_empty()) {
@@ -142,7 +143,7 @@ struct LogReader {
 }
 
 impl LogReader {
-    /// What is there now.
+    /// Returns the lines that exist now.
     fn start(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();
         let older = rotated(&self.path);
@@ -156,7 +157,8 @@ impl LogReader {
         Ok(lines.into_iter().flatten().collect())
     }
 
-    /// What has come since; starts over if the file was rotated.
+    /// Returns the lines written since. If the file was rotated, reads the rest of the old file, then the new
+    /// one.
     fn read_on(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();
         if std::fs::metadata(&self.path)?.ino() != self.inode {
@@ -167,7 +169,7 @@ impl LogReader {
         Ok(lines.into_iter().flatten().collect())
     }
 
-    /// Reads whole lines from `offset` on; returns the file's inode and how far it was read.
+    /// Reads whole lines from `offset` on. Returns the file's inode and the offset up to which it was read.
     fn take(
         &self,
         path: &Path,
@@ -189,7 +191,7 @@ impl LogReader {
     }
 }
 
-/// A stored line as the reader wants it; `None` if it is too old or torn.
+/// Formats a stored line as the options request. Returns `None` if it is too old or incomplete.
 fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let time = fields.next()?;

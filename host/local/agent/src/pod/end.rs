@@ -1,17 +1,18 @@
-//! Everything that ends: one run, the whole Pod, the Pod's stay on this agent.
+//! The ends: of one run, of the whole Pod, of the agent with its Pods.
 
 use super::*;
 use crate::handler_actions::HandlerAction;
 use crate::orphans;
 
-/// How long the last status may take to be written.
+/// How long writing the last status may take.
 const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long killed processes may take to be reported.
+/// How long it may take until the ends of killed processes are reported.
 const KILLED_DEADLINE: Duration = Duration::from_secs(5);
 
 impl PodWorker {
-    /// Ends a run because a probe or a hook failed; it is started again as its policy says.
+    /// Ends a run because a probe or a hook failed. The restart policy decides whether the container is
+    /// started again.
     pub(super) fn end_run(&mut self, index: usize, why: String, kind: Option<ProbeKind>) {
         if self.lifecycle.stop_failing(index).is_none() {
             return;
@@ -22,7 +23,8 @@ impl PodWorker {
         self.stop(index, kind);
     }
 
-    /// Stops a container in the background. `failed` is the probe that gave up on it, if one did.
+    /// Stops a container in the background. `failed` is the probe whose failure is the reason, if there is
+    /// one.
     pub(super) fn stop(&mut self, index: usize, failed: Option<ProbeKind>) {
         let (Some(container), Some(live)) = (self.container(index), self.live.get(&index)) else {
             return;
@@ -60,7 +62,7 @@ impl PodWorker {
         });
     }
 
-    /// Ends what a run left behind and removes its root, in the background.
+    /// Ends the stray processes of a run and removes its root, in the background.
     pub(super) fn sweep(&mut self, index: usize, run: Arc<ContainerRun>) {
         self.sweeping.insert(index);
         let happened = self.happened.clone();
@@ -76,7 +78,7 @@ impl PodWorker {
         });
     }
 
-    /// Writes the last status, removes what is on disk, then the object.
+    /// Writes the last status, removes the Pod's directory, then deletes the object.
     pub(super) async fn finish(&mut self) {
         self.publish_status();
         self.statuses = None;
@@ -88,7 +90,7 @@ impl PodWorker {
         write::remove(self.node.client.0.clone(), &self.pod).await;
     }
 
-    /// Kills everything: the object is gone, and nobody grants any time.
+    /// Kills everything. The object was deleted, so no grace period applies.
     pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.kill_all();
         self.wait_for_ends(events, KILLED_DEADLINE).await;
@@ -97,8 +99,8 @@ impl PodWorker {
         self.remove_directory().await;
     }
 
-    /// Ends the processes because the agent stops. The Pod lives on in the API and is started again by
-    /// the next agent; so its volumes stay, and no status is written.
+    /// Ends the processes because the agent stops. The Pod's object stays in the API server, and the next
+    /// agent starts the Pod again; so the volumes are kept, and no status is written.
     pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.statuses = None;
         self.writer.abort_all();
@@ -118,7 +120,7 @@ impl PodWorker {
         }
     }
 
-    /// Waits until nothing runs; what is being started meanwhile is killed when it runs.
+    /// Waits until no container runs. A container that is still being started is killed as soon as it runs.
     async fn wait_for_ends(
         &mut self,
         events: &mut mpsc::Receiver<PodTaskEvent>,

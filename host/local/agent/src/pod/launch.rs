@@ -1,4 +1,4 @@
-//! From a decision to start a container to the moment it has started.
+//! The start of a container: from the decision until it has started.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::handler_actions::{self, HandlerAction};
 use crate::lifecycle::{ContainerPhase, StartFailure, TrackedContainer};
 use crate::probe::ProbeKind;
 
-/// A hook without its own limit is waited for this long; the kubelet waits for ever.
+/// The limit for a postStart hook, which has none of its own; the kubelet waits forever.
 const POST_START_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl PodWorker {
@@ -32,7 +32,7 @@ impl PodWorker {
         let happened = self.happened.clone();
         self.tasks.spawn(async move {
             let result = start(to_start).await.map(Box::new);
-            // Fails only when the Pod's task has ended; what was started is then found by its record.
+            // Fails only if the Pod's task has ended. The started process is then found by its record.
             let _ = happened.send(PodTaskEvent::Started { index, result }).await;
         });
     }
@@ -43,7 +43,7 @@ impl PodWorker {
             "ContainerCreating" => "FailedMount",
             _ => "Failed",
         };
-        // Told once, not at every try.
+        // An event is recorded once, not at each attempt.
         let is_new = |tracked: &&TrackedContainer| !matches!(&tracked.state, ContainerPhase::Starting { message: Some(told), .. } if told == message);
         if let Some(container) = self.lifecycle.containers.get(index).filter(is_new) {
             let about = EventKey::container(&self.pod, &container.name);
@@ -53,7 +53,7 @@ impl PodWorker {
         self.lifecycle.start_failed(index, failure, Timestamp::now());
     }
 
-    /// A process of a container exists.
+    /// Records that a process of a container exists, and starts its probes and its postStart hook.
     pub(super) fn runs(&mut self, index: usize, started: StartedContainer) {
         let StartedContainer { run, image_id, since, exit, suspicious } = started;
         let Some(container) = self.container(index) else { return };
@@ -77,7 +77,7 @@ impl PodWorker {
         };
         let (happened, name) = (self.happened.clone(), live.run.name.clone());
         self.tasks.spawn(async move {
-            // An error means that the thread of all processes is gone: so is this agent.
+            // An error means that the thread of all processes has ended, and so has this agent.
             if let Ok(exit) = exit.await {
                 let _ = happened.send(PodTaskEvent::Exited { index, run: name, exit }).await;
             }
@@ -132,7 +132,8 @@ impl PodWorker {
         self.note_started(index);
     }
 
-    /// Notes that a container has started, if both its hook and its startup probe are through.
+    /// Records that a container has started, once its postStart hook has finished and its startup probe has
+    /// passed.
     fn note_started(&mut self, index: usize) {
         let Some(live) = self.live.get(&index) else { return };
         let probed = self.lifecycle.containers.get(index).is_some_and(|one| one.has_startup());
@@ -141,7 +142,7 @@ impl PodWorker {
         }
     }
 
-    /// A probe has changed its mind.
+    /// Processes a changed result of a probe.
     pub(super) fn verdict(&mut self, index: usize, kind: ProbeKind, passed: bool, said: String) {
         match (kind, passed) {
             (ProbeKind::Startup, true) => {
@@ -163,7 +164,7 @@ impl PodWorker {
         }
     }
 
-    /// When the current run of a container began.
+    /// Returns the time at which the current run of a container started.
     pub(super) fn since(&self, index: usize) -> Option<Timestamp> {
         match &self.lifecycle.containers.get(index)?.state {
             ContainerPhase::Running { since, .. } => Some(*since),

@@ -1,4 +1,4 @@
-//! Performs a container's probes for as long as the run lasts.
+//! The probes of a container, performed for as long as its run lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::events::{EventKey, EventRecorder};
 use crate::handler_actions::{self, HandlerAction};
 use crate::probe::{ProbeKind, ProbeResultCounter, ProbeTiming};
 
-/// Pauses between tries before results count.
+/// The pauses between attempts before results count.
 const EARLY_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const EARLY_PAUSE_LONGEST: Duration = Duration::from_millis(200);
 
 impl PodWorker {
-    /// Starts the probes of a run. Liveness and readiness wait for the startup probe.
+    /// Starts the probes of a run. The liveness and readiness probes wait for the startup probe.
     pub(super) fn spawn_probes(
         &mut self,
         index: usize,
@@ -54,7 +54,7 @@ impl PodWorker {
     }
 }
 
-/// How long a container gets to end when `probe` gives up on it, if the probe says so itself.
+/// Returns the probe's own grace period for a container on which it failed, if it has one.
 pub(super) fn own_grace(probe: Option<&Probe>) -> Option<i64> {
     probe?.termination_grace_period_seconds
 }
@@ -69,7 +69,7 @@ struct ProbeLoop {
     container: String,
     happened: mpsc::Sender<PodTaskEvent>,
     events: EventRecorder,
-    /// Opened by the startup probe.
+    /// Set to true by the startup probe when it passes.
     started: watch::Sender<bool>,
     gate: watch::Receiver<bool>,
 }
@@ -114,7 +114,8 @@ impl ProbeLoop {
             }
             let Some(passed) = tally.count(said.is_none()) else { continue };
             self.report(passed, said.unwrap_or_default()).await;
-            // Startup has its answer; a container that failed liveness is on its way out.
+            // The startup probe is done once it has a result. A container whose liveness probe failed is
+            // being ended.
             let done = match self.kind {
                 ProbeKind::Startup => true,
                 ProbeKind::Liveness => !passed,
@@ -127,11 +128,11 @@ impl ProbeLoop {
         }
     }
 
-    /// Tries until it passes, for at most one period, before results count.
+    /// Repeats the probe until it passes, for at most one period, before results count.
     ///
-    /// A program needs some milliseconds until it listens. The kubelet would find it not ready, say so
-    /// in an event, and look again a whole period later; here that period is used. What fails for longer
-    /// fails as often as in Kubernetes from then on.
+    /// A program needs some milliseconds until it listens. The kubelet would find it not ready, record an
+    /// event, and probe again a whole period later; the agent uses that period. A probe that fails for longer
+    /// than that fails as often as in Kubernetes from then on.
     async fn wait_briefly(&self) {
         let name = format!("{}-early", self.kind.name().to_lowercase());
         let deadline = Instant::now() + self.timing.period;
@@ -151,7 +152,7 @@ impl ProbeLoop {
     async fn report(&self, passed: bool, said: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
         let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
-        // Fails only when the Pod's task has ended.
+        // Fails only if the Pod's task has ended.
         let _ = self.happened.send(verdict).await;
     }
 }

@@ -1,4 +1,5 @@
-//! Starts one container: image, environment, volumes, root, process.
+//! Starts one container: pulls its image, prepares environment and volumes, builds its root, starts its
+//! process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,10 @@ use crate::processes::{ProcessExit, ProcessOutput};
 use crate::rootfs::{self, RootMount};
 use crate::storage::{self, VolumeProvisioner};
 
-/// What names a container of ours in the API, in front of the run's name.
+/// The prefix of a container id in the API, in front of the name of the run.
 const ID_SCHEME: &str = "tholepin://";
 
-/// What a container may write its last words to, unless its spec says otherwise.
+/// The file for the termination message of a container, unless its spec names another one.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// A container to start.
@@ -43,21 +44,21 @@ pub(super) struct ContainerStartRequest {
     pub restart_count: u32,
 }
 
-/// A container that runs.
+/// A container that was started.
 #[derive(Debug)]
 pub(super) struct StartedContainer {
     pub run: ContainerRun,
     pub image_id: String,
     pub since: Timestamp,
     pub exit: oneshot::Receiver<ProcessExit>,
-    /// Words of the command that look like a bind to every address or to loopback.
+    /// The argument of the command that looks like a bind to every address or to loopback.
     pub suspicious: Option<String>,
 }
 
 /// One run of a container.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerRun {
-    /// Its name: random, and in the path of its root.
+    /// The random name of the run, which is part of the path of its root.
     pub name: String,
     pub directory: PathBuf,
     pub start_ticks: u64,
@@ -65,23 +66,23 @@ pub(super) struct ContainerRun {
 }
 
 impl ContainerRun {
-    /// The container's id as the API shows it: another one at each start.
+    /// Returns the container's id as shown in the API. It differs at each start.
     pub(super) fn id(&self) -> String {
         format!("{ID_SCHEME}{}", self.name)
     }
 
-    /// Whether the process is still the one that was started.
+    /// Returns true if the process is still the one that was started.
     pub(super) fn is_same_process(&self) -> bool {
         orphans::start_ticks(self.inside.pid) == Some(self.start_ticks)
     }
 
-    /// What stopped the process before it became its program; `None` if it became it.
+    /// Returns the error that kept the process from executing its program; `None` if there was none.
     pub(super) fn start_error(&self) -> Option<String> {
         let why = std::fs::read_to_string(self.directory.join("error")).ok()?;
         (!why.is_empty()).then_some(why)
     }
 
-    /// What the program wrote to its termination log.
+    /// Returns the text that the program wrote to its termination log.
     pub(super) fn last_words(&self) -> Option<String> {
         const BYTES_MAX: usize = 4096;
         let words = std::fs::read(self.directory.join("termination-log")).ok()?;
@@ -90,7 +91,7 @@ impl ContainerRun {
     }
 }
 
-/// Starts the container, or says why it cannot be.
+/// Starts the container, or returns why it cannot be started.
 pub(super) async fn start(
     to_start: ContainerStartRequest,
 ) -> Result<StartedContainer, StartFailure> {
@@ -117,7 +118,7 @@ fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
     StartFailure { reason: reason.into(), message: chain(error) }
 }
 
-/// The program, with references to the environment expanded in command and arguments.
+/// Builds the process specification, with references to the environment expanded in command and arguments.
 fn process(
     container: &Container,
     image: &PulledImage,
@@ -194,13 +195,13 @@ fn termination_log(container: &Container, run_directory: &Path) -> std::io::Resu
     Ok(RootMount { source: source.canonicalize()?, target, read_only: false })
 }
 
-/// A name for a run that no other run has ever had.
+/// Returns a name for a run that no other run ever has.
 fn run_name() -> String {
     format!("{:032x}", rand::rng().random::<u128>())
 }
 
-/// The first word that binds to all addresses or to loopback: Pods share one network here, so the Pods
-/// of a StatefulSet would take each other's port.
+/// Returns the first argument that binds to all addresses or to loopback. Pods share one network here, so
+/// with such a bind the Pods of a StatefulSet would take each other's port.
 fn loopback_word(argv: &[String]) -> Option<String> {
     let suspicious = |word: &&String| {
         ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| word.contains(address))

@@ -1,4 +1,4 @@
-//! Ends one run of a container: preStop, SIGTERM, patience, SIGKILL.
+//! Ends one run of a container: preStop hook, SIGTERM, grace period, SIGKILL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::start::ContainerRun;
 use crate::handler_actions::{self, HandlerAction};
 use crate::orphans;
 
-/// What a container gets after its preStop hook, however long that took. Source: the kubelet's
-/// `minimumGracePeriodInSeconds`.
+/// The minimum that a container gets after its preStop hook, however long the hook took. Source: the
+/// kubelet's `minimumGracePeriodInSeconds`.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// A run to end.
@@ -22,13 +22,13 @@ pub(super) struct ContainerStopRequest {
     /// Cancelled when the run has ended.
     pub ended: CancellationToken,
     pub pre_stop: Option<HandlerAction>,
-    /// How long the run may take, preStop included.
+    /// How long the run may take to end, the preStop hook included.
     pub grace: Duration,
-    /// When it must be over in any case: the end of the Pod's own grace period.
+    /// The end of the Pod's own grace period, after which the run is killed in any case.
     pub deadline: watch::Receiver<Option<Instant>>,
 }
 
-/// Ends the run; returns when it has ended or was killed, with what went wrong in its preStop hook.
+/// Ends the run; returns when it has ended or was killed. An error is that of the preStop hook.
 pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String> {
     let own = Instant::now() + to_stop.grace;
     let mut result = Ok(());
@@ -41,7 +41,7 @@ pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String
                 handler_actions::perform(&pre_stop, &to_stop.run.inside, "pre-stop", patience);
             tokio::select! {
                 performed = hook => result = performed,
-                // A deletion without grace does not wait for a hook.
+                // A deletion without a grace period does not wait for a hook.
                 () = at_deadline(own, &mut deadline) => {}
                 () = to_stop.ended.cancelled() => return Ok(()),
             }
@@ -60,7 +60,7 @@ pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String
     result
 }
 
-/// Kills the run's process and all of its session.
+/// Kills the run's process and all processes of its session.
 pub(super) fn kill(run: &ContainerRun) {
     if run.is_same_process() {
         orphans::kill_session(run.inside.pid);
@@ -78,7 +78,7 @@ async fn patience_ends(
 ) {
     at_deadline(own, deadline).await;
     if let Some(least) = least {
-        // The minimum after a hook, unless the Pod is being deleted without any grace at all.
+        // The minimum after a hook applies, unless the Pod is being deleted without any grace period.
         let forced = deadline.borrow().is_some_and(|deadline| deadline + GRACE_MIN < least);
         if !forced {
             sleep_until(least).await;
@@ -86,7 +86,7 @@ async fn patience_ends(
     }
 }
 
-/// Waits until `own` or the Pod's deadline, whichever is first; the latter may move.
+/// Waits until `own` or the Pod's deadline, whichever comes first. The Pod's deadline may change meanwhile.
 async fn at_deadline(own: Instant, deadline: &mut watch::Receiver<Option<Instant>>) {
     loop {
         let until = limit(own, *deadline.borrow_and_update());

@@ -1,4 +1,5 @@
-//! Writes a Pod's status to the API server: only the newest one, only when it changed.
+//! Writes the status of a Pod to the API server, always the newest one and only if it changed; deletes the
+//! Pod.
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// Writes every status that `statuses` brings until its sender is dropped; the last one is written even
-/// then. A status that a newer one overtakes is skipped. Ends early when the Pod is gone.
+/// Writes each status that `statuses` receives until its sender is dropped. The last status is written even
+/// then. A status is skipped if a newer one arrives before it is written. Returns early when the Pod is
+/// deleted.
 pub(super) async fn write_statuses(
     client: Client,
     pod: Pod,
@@ -51,7 +53,7 @@ async fn write_until_overtaken(
     newer: &watch::Receiver<Option<PodStatus>>,
 ) -> WriteResult {
     let name = pod.name_any();
-    // The uid keeps the status of one Pod from the next one of that name.
+    // The uid prevents that the status of one Pod is written to a later Pod with the same name.
     let patch = Patch::Apply(json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -70,7 +72,7 @@ async fn write_until_overtaken(
             }
             WriteErrorClass::TryAgain(error) => {
                 tracing::debug!(pod = name, error, "pod status not written");
-                // Another Pod may have the name by now: its status is not ours to write.
+                // Another Pod may have this name by now, and its status must not be overwritten.
                 if let Ok(Ok(found)) = timeout(WRITE_DEADLINE, api.get_opt(&name)).await
                     && found.and_then(|found| found.uid()) != pod.uid()
                 {
@@ -78,7 +80,7 @@ async fn write_until_overtaken(
                 }
             }
         }
-        // A dropped sender is no newer status: the last one is worth trying again.
+        // A dropped sender does not count as a newer status: the last status is retried.
         if matches!(newer.has_changed(), Ok(true)) {
             return WriteResult::Done;
         }
@@ -87,7 +89,7 @@ async fn write_until_overtaken(
     }
 }
 
-/// What an answer of the API server means for a writer.
+/// The class of an API server's reply, by which a writer decides whether to retry.
 enum WriteErrorClass {
     Done,
     Gone,
@@ -107,7 +109,8 @@ fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> WriteErrorClass {
     }
 }
 
-/// Removes a Pod's object for good, now that nothing of it runs. Tries until the API server takes it.
+/// Deletes a Pod's object for good, after no process of it runs any more. Retries until the API server
+/// accepts it.
 pub(super) async fn remove(client: Client, pod: &Pod) {
     let api: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap_or_default());
     let name = pod.name_any();
@@ -117,7 +120,7 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
     let mut pause = RETRY_FIRST;
     loop {
         let answer = timeout(WRITE_DEADLINE, api.delete(&name, &parameters)).await;
-        // Another Pod has the name by now.
+        // Another Pod has this name by now.
         if matches!(&answer, Ok(Err(Error::Api(status))) if status.code == 409) {
             return;
         }
