@@ -1,4 +1,4 @@
-//! Gives a local host its own block of loopback addresses, and each Pod one of its own.
+//! Reserves a block of loopback addresses for a local host, and allocates an address of it to each Pod.
 //!
 //! ```text
 //! 127.N.0.1                    the API server
@@ -6,15 +6,16 @@
 //! 127.N.240.0 - 127.N.255.254  Services
 //! ```
 //!
-//! The block is held by a file lock and by the socket on which the API server will listen, so it is free
-//! again as soon as its holder's process ends, however it ends. The lock tells local hosts of one user apart
-//! whatever ports they use; the socket tells apart those of different users, who share no directory, and
-//! whatever else listens there. It hands out no Service address.
+//! A block is reserved by a file lock and by the socket on which the API server will listen, so it becomes
+//! free as soon as the process of its holder ends, however it ends. The lock separates the local hosts of one
+//! user, whatever ports they use. The socket separates those of different users, who share no lock directory,
+//! and every other program that listens there. This module allocates no Service addresses; the API server
+//! does.
 //!
 //! Invariants:
-//! - Two local hosts of one user, or with one API port, never hold the same block.
-//! - A Pod address in use is not given out again, and a released one only after the block has
-//!   wrapped: whoever still dials a dead Pod's address reaches nobody.
+//! - Two local hosts of one user, or with the same API port, never hold the same block.
+//! - A Pod address in use is not allocated again. A released address is allocated again only after the block
+//!   has wrapped, so that a client that still dials the address of a deleted Pod reaches no other Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,13 +28,13 @@ use std::sync::{Mutex, PoisonError};
 
 use tholepin_agent::AddressPool;
 
-/// The blocks (N in 127.N.0.0/16) that are tried in turn when none is asked for.
+/// The blocks (N in 127.N.0.0/16) that are tried in order if none is requested.
 pub const BLOCKS: RangeInclusive<u8> = 100..=250;
 
-/// The offsets within a block that Pods get: 127.N.1.0 to 127.N.239.255.
+/// The offsets of Pod addresses within a block: 127.N.1.0 to 127.N.239.255.
 const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
 
-/// Why no block could be taken.
+/// Why no block could be reserved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressBlockError {
@@ -42,7 +43,7 @@ pub enum AddressBlockError {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and how to fix it.
         problem: String,
     },
     /// The lock file cannot be opened.
@@ -53,7 +54,7 @@ pub enum AddressBlockError {
         /// The cause.
         source: io::Error,
     },
-    /// The block that was asked for is held.
+    /// The requested block is held by another local host.
     #[error(
         "address block 127.{block}.0.0/16 is held by another local host: stop it or choose another block"
     )]
@@ -61,7 +62,7 @@ pub enum AddressBlockError {
         /// The block's number.
         block: u8,
     },
-    /// Somebody else listens where the API server of the block that was asked for would.
+    /// Another program listens on the address for the API server in the requested block.
     #[error(
         "cannot listen on {address} for the API server; choose another address block, or none to have the \
          first free one"
@@ -80,7 +81,7 @@ pub enum AddressBlockError {
     AllTaken,
 }
 
-/// A block 127.N.0.0/16, ours until this value is dropped.
+/// A block 127.N.0.0/16, reserved until this value is dropped.
 #[derive(Debug)]
 pub struct AddressBlock {
     number: u8,
@@ -89,13 +90,13 @@ pub struct AddressBlock {
 }
 
 impl AddressBlock {
-    /// Takes the block of that number, or the first free one. Gives it with the socket on which its API
-    /// server is to listen.
+    /// Reserves the block with the number `wanted`, or the first free one. Returns it with the socket on
+    /// which its API server must listen.
     ///
     /// # Errors
     ///
-    /// Fails if the wanted block, or every block, is held by another local host, or if `locks` is
-    /// not a directory that belongs to this user alone.
+    /// Returns an error if the requested block, or every block, is held by another local host, or if `locks`
+    /// is not a directory that only this user can enter.
     pub fn take(
         locks: &Path,
         wanted: Option<u8>,
@@ -137,17 +138,17 @@ impl AddressBlock {
         Ok((block, listener))
     }
 
-    /// N in 127.N.0.0/16.
+    /// Returns N of 127.N.0.0/16.
     pub fn number(&self) -> u8 {
         self.number
     }
 
-    /// The API server's address.
+    /// Returns the address of the API server.
     pub fn api(&self) -> Ipv4Addr {
         self.at(1)
     }
 
-    /// The first and the last address that Services get.
+    /// Returns the range of the addresses of Services.
     pub fn services(&self) -> RangeInclusive<Ipv4Addr> {
         self.at(0xF000)..=self.at(0xFFFE)
     }
@@ -157,10 +158,11 @@ impl AddressBlock {
     }
 }
 
-/// The directory of the address locks: one per user, the same for all local hosts of that user.
+/// Returns the directory of the address locks: one per user, the same for all local hosts of that user.
 pub fn lock_directory() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // Whoever became another user may still have the folder of the first one in the environment.
+    // After a change of user (`su`, `sudo`), the environment may still contain the directory of the first
+    // user.
     match base.filter(|path| path.is_dir() && is_ours(path)) {
         Some(base) => base.join("tholepin"),
         None => std::env::temp_dir().join(format!("tholepin-{}", nix::unistd::getuid())),
@@ -171,8 +173,8 @@ fn is_ours(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.uid() == nix::unistd::getuid().as_raw())
 }
 
-/// Makes the directory with mode 0700, or checks that the existing one is ours and closed to others:
-/// in a shared folder such as `/tmp` anybody may have made it first.
+/// Creates the directory with mode 0700, or checks that the existing one belongs to this user and is closed
+/// to others: in a shared directory such as `/tmp` any user may have created it first.
 fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
     let bad = |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
@@ -194,7 +196,7 @@ fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
     Ok(())
 }
 
-/// Hands out the Pod addresses of one block, in order.
+/// Allocates the Pod addresses of one block, in order.
 #[derive(Debug)]
 pub struct PodAddresses {
     block: u8,
@@ -209,14 +211,14 @@ struct PoolState {
 }
 
 impl PodAddresses {
-    /// Starts at the first Pod address of the block.
+    /// Creates the pool. The first allocation returns the first Pod address of the block.
     pub fn new(block: &AddressBlock) -> Self {
         let next = *POD_OFFSETS.start();
         let state = PoolState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
         Self { block: block.number(), state: Mutex::new(state) }
     }
 
-    /// The offset of an address in the Pods' part of this block.
+    /// Returns the offset of an address, if it is a Pod address of this block.
     fn offset(&self, address: Ipv4Addr) -> Option<u16> {
         let [net, block, high, low] = address.octets();
         let offset = u16::from_be_bytes([high, low]);
@@ -249,7 +251,7 @@ impl AddressPool for PodAddresses {
 }
 
 impl PoolState {
-    /// The next offset in turn that is not in use.
+    /// Returns the next offset that is not in use.
     fn advance(&mut self) -> Option<u16> {
         for _ in POD_OFFSETS {
             let offset = self.next;
@@ -307,7 +309,7 @@ mod tests {
     fn a_block_in_which_another_user_listens_is_passed_over() {
         let (home, other_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (locks, others) = (home.path().join("locks"), other_home.path().join("locks"));
-        // A port of this test's own.
+        // A free port, so that other tests do not interfere.
         let port = AddressBlock::take(&others, None, 0).unwrap().1.local_addr().unwrap().port();
         let (theirs, listener) = AddressBlock::take(&others, None, port).unwrap();
         let (ours, api) = AddressBlock::take(&locks, None, port).unwrap();
@@ -338,7 +340,7 @@ mod tests {
         pool.release("first");
         let second = pool.allocate("second", None).unwrap();
         assert_eq!(second, Ipv4Addr::new(127, 124, 1, 1));
-        // `second` stays in use, so one turn later it is passed over.
+        // `second` stays in use, so it is skipped after the block has wrapped.
         for _ in POD_OFFSETS.skip(2) {
             assert_ne!(pool.allocate("passing", None), Some(first));
             pool.release("passing");

@@ -1,15 +1,17 @@
 //! Starts and stops a whole local host: API server, controllers, node agents.
 //!
 //! ```text
-//! take the directory and an address block ─► clean up after a predecessor ─► API server ─► controllers ─► agents
+//! lock the directory and an address block ─► clean up after an earlier run ─► API server ─► controllers ─► agents
 //! ```
 //!
-//! Stopping goes the other way round: first nobody makes anything new, then the containers end, then the
-//! API. It decides nothing about workloads.
+//! The parts are stopped in this order: the controllers, so that nothing new is created; the agents, which
+//! end the containers; the API server. This module decides nothing about workloads.
 //!
 //! Invariants:
-//! - Every task is joined; one that ends by itself ends the local host, with its reason ([`LocalCluster::wait`]).
-//! - Only one local host works in a directory, and what a killed one left there is gone before the next starts.
+//! - Every task is joined. A task that ends by itself ends the local host, with its reason
+//!   ([`LocalCluster::wait`]).
+//! - Only one local host uses a directory. What a killed one left there is cleaned up before the next one
+//!   starts.
 
 mod client;
 mod control;
@@ -35,12 +37,12 @@ use crate::hosts_file_names::HostsFileNames;
 use crate::parts::Parts;
 use crate::reflectors::Reflectors;
 
-/// How long controllers may take to finish what they are writing.
+/// How long the controllers may take to finish their current writes.
 const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// How long agents may take to end all containers, beyond the grace that these have.
+/// How long the agents may take to end all containers, beyond the containers' grace period.
 const AGENTS_STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Why a local host does not start, or ended.
+/// Why a local host does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalError {
@@ -52,7 +54,7 @@ pub enum LocalError {
         /// The cause.
         source: io::Error,
     },
-    /// Another local host works in the directory.
+    /// Another local host uses the directory.
     #[error("another local host works in `{}`: stop it or choose another directory", path.display())]
     InUse {
         /// The directory.
@@ -61,7 +63,7 @@ pub enum LocalError {
     /// There is no free address block.
     #[error(transparent)]
     Addresses(#[from] AddressBlockError),
-    /// What a killed predecessor left behind cannot be removed.
+    /// The leftovers of an earlier local host cannot be removed.
     #[error("cannot clean up what an earlier local host left in `{}`", path.display())]
     CleanUp {
         /// The directory of the agent concerned.
@@ -69,53 +71,54 @@ pub enum LocalError {
         /// The cause.
         source: io::Error,
     },
-    /// The image table is wrong.
+    /// The image table cannot be read.
     #[error(transparent)]
     Images(#[from] tholepin_agent::ImageError),
     /// The API server does not start.
     #[error("the API server does not start")]
     Api(#[from] tholepin_apiserver::StartError),
-    /// No client can be made for the API server that has just started.
+    /// No client can be created for the API server that has just started.
     #[error("no client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The first objects cannot be made.
+    /// The initial objects cannot be created.
     #[error("cannot create the initial objects: {0}")]
     Initial(String),
-    /// A part that everything rests on ended.
+    /// A part ended that must last as long as the local host.
     #[error("`{part}` ended: {reason}")]
     Ended {
-        /// Which part.
+        /// The name of the part.
         part: String,
-        /// Why, on one line.
+        /// Why it ended, on one line.
         reason: String,
     },
 }
 
-/// A running local host. Dropping it kills its tasks without grace: use [`LocalCluster::shutdown`].
+/// A running local host. Dropping it aborts its tasks without a grace period; use [`LocalCluster::shutdown`]
+/// instead.
 pub struct LocalCluster {
     /// The admin's kubeconfig, readable by this user only.
     pub kubeconfig: PathBuf,
     /// The host's kubeconfig: its writes appear in the audit log under the user `host`.
     pub host_kubeconfig: PathBuf,
-    /// Where the API server listens.
+    /// The address of the API server.
     pub api_address: SocketAddr,
-    /// N of its address block 127.N.0.0/16.
+    /// The number N of its address block 127.N.0.0/16.
     pub block: u8,
     server: ApiServer,
     controllers: Parts,
     agents: Parts,
     agents_grace: Duration,
-    // Held for their locks; the block must outlive everything that listens in it.
+    // Held for their locks. The block must outlive everything that listens in it.
     _block: AddressBlock,
     _lock: File,
 }
 
-/// Starts a local host; when this returns, the API serves and the nodes are about to be ready.
+/// Starts a local host. When this returns, the API server serves requests, and the nodes become ready soon.
 ///
 /// # Errors
 ///
-/// Fails if the directory or the address block is in use, if what an earlier host left cannot be
-/// removed, or if a part does not start. Nothing keeps running then.
+/// Returns an error if the directory or the address block is in use, if leftovers of an earlier host cannot
+/// be removed, or if a part does not start. No part keeps running then.
 pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let lock = take_directory(&options.directory)?;
     let (block, listener) =
@@ -188,17 +191,17 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// A client that appears as `user` in the API's audit log.
+    /// Returns a client that appears as `user` in the audit log of the API server.
     ///
     /// # Errors
     ///
-    /// Fails if no token or no client can be made.
+    /// Returns an error if no token or no client can be created.
     pub fn client(&self, user: &str) -> Result<Client, LocalError> {
         client::client(&self.server, user)
     }
 
-    /// Waits until a part that everything rests on ends, and says why. While all is well it waits
-    /// for ever.
+    /// Waits until a part ends that must last as long as the local host, and returns the reason. Waits
+    /// forever while all parts run.
     pub async fn wait(&mut self) -> LocalError {
         let ended = tokio::select! {
             ended = self.controllers.ended() => ended,
@@ -207,8 +210,8 @@ impl LocalCluster {
         LocalError::Ended { part: ended.name, reason: ended.reason }
     }
 
-    /// Stops everything: no process and no task is left. Takes as long as the containers' grace and
-    /// some seconds at most.
+    /// Stops everything, so that no process and no task is left. Takes at most the containers' grace period
+    /// and some seconds.
     pub async fn shutdown(mut self) {
         self.controllers.finish(CONTROLLERS_STOP_DEADLINE).await;
         self.agents.finish(self.agents_grace + AGENTS_STOP_DEADLINE).await;
@@ -232,7 +235,7 @@ async fn start_api(
     Ok(tholepin_apiserver::start_on(listener, api).await?)
 }
 
-/// Makes the directory, for this user only, and locks it.
+/// Creates the directory with mode 0700, and locks it.
 fn take_directory(path: &Path) -> Result<File, LocalError> {
     let bad = |path: &Path| {
         let path = path.to_owned();
@@ -250,8 +253,8 @@ fn take_directory(path: &Path) -> Result<File, LocalError> {
     }
 }
 
-/// Ends processes and removes files that an earlier local host left in this directory. The API that
-/// knew its volumes has forgotten them: they are put aside, or go too if nobody wants them back.
+/// Ends the processes and removes the files that an earlier local host left in this directory. No object of
+/// the API server refers to its volumes any more: they are set aside, or removed if `discard_volumes` is set.
 fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
     let nodes = fs::read_dir(directory.join("nodes")).into_iter().flatten().flatten();
     for node in nodes {

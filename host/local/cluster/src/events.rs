@@ -1,8 +1,11 @@
-//! Tells people in Kubernetes events what a controller did or why it cannot.
+//! Records in Kubernetes events what a controller did, or why it cannot do something.
 //!
-//! An event's name follows from what it says about whom, so saying the same again raises a counter
-//! instead of adding an object, and no memory of what was said is needed. A failure to tell is logged and
-//! nothing more: no work depends on events.
+//! The name of an event is derived from its object, reason and message. Recording the same event again raises
+//! the counter of the existing object, so no memory of earlier events is needed. A failure is logged and has
+//! no other effect, because no work depends on events.
+//!
+//! kube's `Recorder` is not used: it remembers events per process, so a restarted controller would repeat
+//! them, and its `events.k8s.io/v1` events have no `count`.
 
 use std::time::Duration;
 
@@ -17,19 +20,19 @@ use tracing::debug;
 
 use crate::name_hash::hash;
 
-/// How long telling may take; the controller waits for it.
+/// How long recording an event may take. The controller waits for it.
 const TELL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The kind of news.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSeverity {
     /// Something happened as it should.
     Normal,
-    /// Somebody may have to do something.
+    /// A user may have to do something.
     Warning,
 }
 
-/// Publishes events in the name of one controller.
+/// Records events on behalf of one controller.
 #[derive(Clone)]
 pub struct EventRecorder {
     client: Client,
@@ -37,12 +40,12 @@ pub struct EventRecorder {
 }
 
 impl EventRecorder {
-    /// Publishes as `component`.
+    /// Creates a recorder for the controller `component`.
     pub fn new(client: Client, component: &'static str) -> Self {
         Self { client, component }
     }
 
-    /// Says something about an object. `reason` is one CamelCase word of a closed set.
+    /// Records an event about an object. `reason` is one CamelCase word of a closed set.
     pub async fn record<K>(
         &self,
         about: &K,

@@ -1,4 +1,4 @@
-//! The tasks of a local host, in groups that stop together.
+//! The tasks of a local host, in groups that are stopped together.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Tasks that stop together.
+/// A group of tasks that are stopped together.
 pub(crate) struct Parts {
     stop: CancellationToken,
     tasks: JoinSet<(String, Result<(), String>)>,
@@ -18,12 +18,12 @@ impl Parts {
         Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
-    /// What tells the parts to stop.
+    /// Returns the token that tells the tasks to stop.
     pub(crate) fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Runs a part, which ends with a reason on one line.
+    /// Starts a task. An error that it returns is the reason of its end, on one line.
     pub(crate) fn spawn(
         &mut self,
         part: impl Into<String>,
@@ -33,7 +33,7 @@ impl Parts {
         self.tasks.spawn(async move { (part, run.await) });
     }
 
-    /// Waits until a part ends; for ever while there is none.
+    /// Waits until a task ends; waits forever while there is none.
     pub(crate) async fn ended(&mut self) -> EndedPart {
         let (name, reason) = match self.tasks.join_next().await {
             None => return std::future::pending().await,
@@ -44,7 +44,7 @@ impl Parts {
         EndedPart { name, reason }
     }
 
-    /// Tells all to stop and joins them; whoever does not end in time is dropped.
+    /// Tells all tasks to stop and joins them. Tasks that do not end in time are aborted.
     pub(crate) async fn finish(&mut self, deadline: Duration) {
         self.stop.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };
@@ -55,10 +55,10 @@ impl Parts {
     }
 }
 
-/// A part that ended.
+/// A task that ended.
 pub(crate) struct EndedPart {
-    /// Which part.
+    /// The name of the task.
     pub(crate) name: String,
-    /// Why, on one line.
+    /// Why it ended, on one line.
     pub(crate) reason: String,
 }

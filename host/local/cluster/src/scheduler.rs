@@ -1,8 +1,8 @@
-//! Binds each Pod to a node, or says on the Pod why none suits, and tries again when something changes.
+//! Binds each Pod to a node, or reports on the Pod why no node suits and tries again when something changes.
 //!
-//! Where a Pod goes is decided in [`decide()`], without I/O. One Pod is decided at a time, and what was
-//! bound counts at once, before the watch brings it back: two Pods never take the same room. It never
-//! moves or evicts a Pod that is bound.
+//! The pure function [`decide()`] chooses the node. Pods are scheduled one at a time, and a binding counts
+//! immediately, before the watch delivers it: two Pods never take the same room. The scheduler never moves or
+//! evicts a bound Pod.
 
 mod affinity;
 mod decide;
@@ -33,13 +33,13 @@ use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This scheduler's name: Pods that name another one are not its business.
+/// The name of this scheduler. It ignores Pods that name another one.
 const NAME: &str = "default-scheduler";
 
-/// How long a new Pod may wait for its volumes before that is said on it.
+/// How long a new Pod may wait for its volumes before the wait is reported on it.
 const VOLUME_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a Pod is still without a node.
+/// Why a Pod could not be scheduled.
 #[derive(Debug, thiserror::Error)]
 enum ScheduleError {
     #[error("cannot bind the Pod to node `{node}`")]
@@ -48,7 +48,7 @@ enum ScheduleError {
     Report(#[from] WriteError),
 }
 
-/// The controller.
+/// The scheduler.
 #[derive(Clone)]
 pub struct Scheduler {
     client: Client,
@@ -58,7 +58,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Listens to the mirrors, which must not be followed yet.
+    /// Registers listeners at the reflectors, which must not have been started yet.
     pub fn new(client: Client, mirrors: &Reflectors) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
@@ -89,14 +89,14 @@ impl Scheduler {
         Self { client, mirrors: mirrors.clone(), marks, events }
     }
 
-    /// Works until told to stop.
+    /// Schedules Pods until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
         let marks = Arc::clone(&self.marks);
-        // One at a time: each decision counts on the one before.
+        // One at a time, because each decision counts on the binding before it.
         let worker = Worker { name: NAME, marks, concurrency: 1, stop };
         worker
             .run(|key| {
@@ -112,7 +112,7 @@ impl Scheduler {
         };
         match decide(&pod, &self.snapshot()) {
             SchedulingDecision::Bind { node } => self.bind(&pod, node).await?,
-            // The binder is about to make the volume: a warning now would be noise.
+            // The volume controller is about to create the volume, so a warning would be premature.
             SchedulingDecision::AwaitVolumes { .. } if is_new(&pod, Timestamp::now()) => {
                 return Ok(Requeue::After(VOLUME_PATIENCE));
             }
@@ -155,7 +155,7 @@ impl Scheduler {
             api.create_subresource("binding", &key.name, &params, &binding).await;
         match bound {
             Ok(_) => {}
-            // Gone, or bound by an earlier pass whose news is on its way.
+            // The Pod was deleted, or an earlier reconcile bound it and the watch has not delivered that yet.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 return Ok(());
             }
@@ -187,7 +187,7 @@ impl Scheduler {
     }
 }
 
-/// The condition that says why a Pod waits; `None` if it says so already.
+/// Returns the condition that reports why a Pod waits; `None` if the Pod has it already.
 fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<PodCondition> {
     let conditions = || pod.status.as_ref()?.conditions.as_deref();
     let mut scheduled =
@@ -207,13 +207,13 @@ fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<P
     })
 }
 
-/// A Pod that was created a moment ago.
+/// Returns true if the Pod was created a moment ago.
 fn is_new(pod: &Pod, now: Timestamp) -> bool {
     let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
     age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age < VOLUME_PATIENCE)
 }
 
-/// A Pod that this scheduler has to find a node for.
+/// Returns true if this scheduler must find a node for the Pod.
 fn is_waiting(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
@@ -224,8 +224,8 @@ fn is_waiting(pod: &Pod) -> bool {
         && spec.scheduler_name.as_deref().is_none_or(|name| name == NAME)
 }
 
-/// A change after which a Pod that fitted nowhere may fit: one ended, went, or has other labels. A
-/// new one on a node matters too: somebody may want its company.
+/// Returns true if a Pod that did not fit may fit after this change: a Pod ended, was deleted, or has other
+/// labels. A newly bound Pod counts too, because another Pod may have an affinity to it.
 fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
     let facts = |pod: &Pod| {
         let node = fit::node_of(pod).map(str::to_owned);
@@ -234,7 +234,7 @@ fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
     change.after.is_none() || has_changed(change, facts)
 }
 
-/// What of a node a decision rests on; its heartbeat changes without meaning anything.
+/// Returns the facts of a node on which decisions depend. The heartbeat is not one of them.
 fn node_facts(node: &Node) -> impl PartialEq + use<> {
     let spec = node.spec.clone().unwrap_or_default();
     let status = node.status.clone().unwrap_or_default();

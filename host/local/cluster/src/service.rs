@@ -1,7 +1,7 @@
-//! Keeps the EndpointSlices of Services: which Pods serve, at which address, in which state.
+//! Maintains the EndpointSlices of Services: which Pods serve, at which address, in which state.
 //!
-//! Which slices there should be is decided in `slices`, without I/O. It gives Services no address
-//! (the API server does) and forwards no connection ([`crate::service_proxy`] does).
+//! The pure module `slices` decides which slices must exist. This controller does not allocate addresses of
+//! Services (the API server does) and forwards no connections ([`crate::service_proxy`] does).
 
 pub(crate) mod slices;
 
@@ -19,9 +19,9 @@ use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This controller's name.
+/// The name of this controller.
 const NAME: &str = "endpointslice-controller";
-/// How many Services are worked on at once.
+/// How many Services are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
 /// The controller.
@@ -33,7 +33,7 @@ pub struct EndpointSlices {
 }
 
 impl EndpointSlices {
-    /// Listens to the mirrors, which must not be followed yet.
+    /// Registers listeners at the reflectors, which must not have been started yet.
     pub fn new(client: Client, mirrors: &Reflectors) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
@@ -60,7 +60,7 @@ impl EndpointSlices {
                     .for_each(|name| on_slice.enqueue(ObjectKey::new(&*namespace, name)));
             }
         });
-        // A node's zone is part of its endpoints.
+        // The zone of a node is part of the endpoints on it.
         let (on_node, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
         mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
@@ -74,11 +74,11 @@ impl EndpointSlices {
         Self { client, mirrors: mirrors.clone(), marks }
     }
 
-    /// Works until told to stop.
+    /// Reconciles Services until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
         let marks = Arc::clone(&self.marks);
         let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
@@ -91,7 +91,7 @@ impl EndpointSlices {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
-        // The slices of a Service that has gone are the garbage collection's.
+        // Garbage collection deletes the slices of a deleted Service.
         let Some(service) = self.mirrors.services.get(key) else { return Ok(Requeue::AwaitChange) };
         let pods = self.mirrors.pods.in_namespace(&key.namespace);
         let wanted = slices::slices(&service, &pods, &self.mirrors.nodes.all());

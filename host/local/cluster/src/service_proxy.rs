@@ -1,12 +1,14 @@
-//! Makes the addresses of Services work: accepts connections at ClusterIP:port and passes them to a ready endpoint.
+//! Makes the addresses of Services usable: accepts connections at ClusterIP:port and forwards them to a ready
+//! endpoint.
 //!
-//! Runs in user space, TCP only, ClusterIP only (no NodePort). Where to listen and whither to forward is
-//! decided in `routes`, without I/O.
+//! The proxy runs in user space, and supports only TCP and ClusterIP (no NodePort). The pure module `routes`
+//! decides on which addresses to listen and to which endpoints to forward.
 //!
 //! Invariants:
-//! - A Service without a ready endpoint is not listened on, so its clients are refused at once.
-//! - A connection whose dial fails goes to another endpoint; when all fail it is reset, never left open.
-//! - The number of connections has a bound; beyond it new ones wait to be accepted.
+//! - A Service without an endpoint that can serve has no listener, so its clients are refused immediately.
+//! - If an endpoint cannot be dialled, the connection goes to another one. If all fail it is reset, never
+//!   left open.
+//! - The number of connections is bounded. Beyond the bound new ones wait to be accepted.
 
 mod connection;
 pub(crate) mod routes;
@@ -31,22 +33,22 @@ use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use connection::{ProxiedConnections, accept};
 use routes::{ServiceBackends, routes};
 
-/// This part's name in log lines.
+/// The name of this part in log lines.
 const NAME: &str = "forwarder";
-/// ProxiedConnections over all Services together.
+/// The maximum number of connections of all Services together.
 const CONNECTIONS_MAX: usize = 4_096;
-/// When to try again to listen where it did not work.
+/// The pause before listening is tried again on an address where it failed.
 const LISTEN_RETRY: Duration = Duration::from_millis(500);
-/// How long connections may take to end when the forwarder stops.
+/// How long connections may take to end when the proxy stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The forwarder.
+/// The proxy.
 pub struct ServiceProxy {
     mirrors: Reflectors,
     marks: Arc<DirtyKeys<AllRoutes>>,
 }
 
-/// The only key: routes are compared as a whole.
+/// The only key: the routes of all Services are compared as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AllRoutes;
 
@@ -56,7 +58,7 @@ impl std::fmt::Display for AllRoutes {
     }
 }
 
-/// Where it listens now, and the tasks that do.
+/// The current listeners, and their tasks.
 struct ActiveListener {
     listeners: BTreeMap<SocketAddr, Listener>,
     tasks: JoinSet<()>,
@@ -66,12 +68,12 @@ struct ActiveListener {
 
 struct Listener {
     backends: watch::Sender<ServiceBackends>,
-    // Ends the accepting; connections that exist go on.
+    // Stops accepting. Existing connections continue.
     accepting: CancellationToken,
 }
 
 impl ServiceProxy {
-    /// Listens to the mirrors, which must not be followed yet.
+    /// Registers listeners at the reflectors, which must not have been started yet.
     pub fn new(mirrors: &Reflectors) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&marks);
@@ -83,11 +85,11 @@ impl ServiceProxy {
         Self { mirrors: mirrors.clone(), marks }
     }
 
-    /// Forwards until told to stop.
+    /// Forwards connections until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a task panics.
+    /// Returns an error if a task panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
         let listening = Arc::new(Mutex::new(ActiveListener {
             listeners: BTreeMap::new(),
@@ -143,7 +145,8 @@ async fn reconcile(
 }
 
 impl ActiveListener {
-    /// Updates what is listened on already, ends what is not wanted, and returns what is missing.
+    /// Updates the endpoints of existing listeners, stops listeners that are not needed any more, and returns
+    /// the missing ones.
     fn follow(
         &mut self,
         wanted: BTreeMap<SocketAddr, ServiceBackends>,

@@ -1,8 +1,8 @@
-//! Keeps the Pods, claims and revisions of StatefulSets as their specs want them.
+//! Maintains the Pods, claims and revisions of StatefulSets according to their specs.
 //!
-//! What to do is decided in [`plan()`], without I/O; this module performs the writes and hands their
-//! answers to the mirrors, so that the next pass does not act on the past. It runs no container and
-//! binds nothing to a node.
+//! The pure function [`plan()`] decides what to do. This module performs the writes and passes the replies to
+//! the reflectors, so that the next reconcile reads its own writes. It runs no containers and binds no Pods
+//! to nodes.
 
 mod claims;
 mod plan;
@@ -29,9 +29,9 @@ use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This controller's name: as field manager, in events and in log lines.
+/// The name of this controller: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
-/// How many sets are worked on at once.
+/// How many sets are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
 /// The controller.
@@ -44,7 +44,7 @@ pub struct StatefulSets {
 }
 
 impl StatefulSets {
-    /// Listens to the mirrors, which must not be followed yet.
+    /// Registers listeners at the reflectors, which must not have been started yet.
     pub fn new(client: Client, mirrors: &Reflectors) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let on_set = Arc::clone(&marks);
@@ -53,7 +53,7 @@ impl StatefulSets {
         });
         enqueue_owner(&mirrors.pods, &marks);
         enqueue_owner(&mirrors.revisions, &marks);
-        // A retained claim has no owner, so a change of any claim concerns the sets of its namespace.
+        // A retained claim has no owner, so a change of any claim concerns all sets of its namespace.
         let (on_claim, sets) = (Arc::clone(&marks), Arc::clone(&mirrors.sets));
         mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
@@ -65,11 +65,11 @@ impl StatefulSets {
         Self { client, mirrors: mirrors.clone(), marks, events }
     }
 
-    /// Works until told to stop.
+    /// Reconciles StatefulSets until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
         let marks = Arc::clone(&self.marks);
         let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
@@ -169,8 +169,9 @@ impl StatefulSets {
         }
     }
 
-    /// Whether the set is still there and stays: read live, because a mirror may not have heard yet that the
-    /// set is being deleted, and what it adopted then would be collected with it.
+    /// Returns true if the set still exists and is not being deleted. The set is read from the API server: a
+    /// reflector may not have received its deletion yet, and objects adopted then would be garbage-collected
+    /// with it.
     async fn may_adopt(&self, set: &StatefulSet) -> Result<bool, WriteError> {
         let name = set.metadata.name.as_deref().unwrap_or_default();
         let now = self.writer::<StatefulSet>(set).get(name).await?;
@@ -192,7 +193,7 @@ impl StatefulSets {
     }
 }
 
-/// Writes who owns an object from now on; `None` if it has gone.
+/// Writes the owners of an object. Returns `None` if it was deleted.
 async fn adopt<K>(writer: &ApiWriter<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
@@ -202,7 +203,7 @@ where
     writer.merge(name, &json!({ "metadata": metadata })).await
 }
 
-/// Marks the set that controls a changed object, by the object's own word.
+/// Enqueues the set that controls a changed object, according to the object's owner references.
 fn enqueue_owner<K>(mirror: &Reflector<K>, marks: &Arc<DirtyKeys<ObjectKey>>)
 where
     K: Resource<DynamicType = ()>

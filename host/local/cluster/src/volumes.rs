@@ -1,10 +1,11 @@
-//! Makes a volume for each claim, binds the two, protects claims in use, and removes what was released.
+//! Creates a volume for each claim, binds the two, protects claims in use, and removes released volumes.
 //!
-//! What a claim needs is decided in [`claim`], without I/O; directories are made and removed in
-//! `disk`. Volumes of one local host can be reached from all its nodes, so they carry no node
-//! affinity and are bound at once.
+//! The pure module [`claim`] decides what a claim needs; `disk` creates and removes the directories. Volumes
+//! of one local host can be reached from all its nodes, so they have no node affinity and are bound
+//! immediately.
 //!
-//! Invariant: a directory is removed only after a live read of the API says that its claim is gone.
+//! Invariant: a directory is removed only after a read from the API server shows that its claim no longer
+//! exists.
 
 pub mod claim;
 mod disk;
@@ -27,18 +28,18 @@ use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use claim::ClaimStep;
 
-/// The storage class of a local host, which is also the default.
+/// The storage class of a local host, which is also the default class.
 pub const CLASS: &str = "local";
-/// Who makes volumes of that class.
+/// The provisioner of that class.
 pub const PROVISIONER: &str = "tholepin.dev/local";
-/// The annotation that names who made a volume.
+/// The annotation with the name of the provisioner of a volume.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// This controller's name.
+/// The name of this controller.
 const NAME: &str = "persistentvolume-controller";
-/// How many claims and volumes are worked on at once.
+/// How many claims and volumes are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
-/// The storage class that a local host offers.
+/// Returns the storage class of a local host.
 pub fn storage_class() -> Value {
     json!({
         "apiVersion": "storage.k8s.io/v1",
@@ -53,7 +54,7 @@ pub fn storage_class() -> Value {
     })
 }
 
-/// Why a claim or a volume is not as it should be.
+/// Why the reconcile of a claim or a volume failed.
 #[derive(Debug, thiserror::Error)]
 enum VolumeError {
     #[error(transparent)]
@@ -66,7 +67,7 @@ enum VolumeError {
     Broken(#[from] tokio::task::JoinError),
 }
 
-/// A claim, or a volume.
+/// The key of this controller: a claim or a volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VolumeSubject {
     Claim(ObjectKey),
@@ -93,7 +94,8 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Listens to the mirrors, which must not be followed yet. `directory` takes the volumes.
+    /// Registers listeners at the reflectors, which must not have been started yet. `directory` is for the
+    /// volumes.
     pub fn new(client: Client, mirrors: &Reflectors, directory: PathBuf) -> Self {
         let marks = Arc::new(DirtyKeys::default());
         let on_claim = Arc::clone(&marks);
@@ -123,7 +125,7 @@ impl Volumes {
                 .iter()
                 .for_each(|it| on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**it))));
         });
-        // A Pod that has gone lets go of its claims.
+        // A deleted Pod releases its claims.
         let on_pod = Arc::clone(&marks);
         mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             for pod in change.states() {
@@ -135,11 +137,11 @@ impl Volumes {
         Self { client, mirrors: mirrors.clone(), marks, events, directory }
     }
 
-    /// Works until told to stop.
+    /// Reconciles claims and volumes until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
         let marks = Arc::clone(&self.marks);
         let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
@@ -204,7 +206,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Reports whether a volume is bound, and removes one that was made here and is released.
+    /// Writes the phase of a volume, and removes a volume of this provisioner that is released.
     async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), VolumeError> {
         let Some(volume) = self.mirrors.volumes.get(key) else { return Ok(()) };
         let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
@@ -241,7 +243,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Asks the API itself: a mirror may be behind, and what is removed never comes back.
+    /// Returns true if the claim no longer exists. It is read from the API server, because a reflector may be
+    /// behind and a removed directory cannot be restored.
     async fn claim_is_gone(
         &self,
         claim: &ObjectKey,
@@ -265,7 +268,7 @@ fn is_ours_to_delete(volume: &PersistentVolume) -> bool {
     maker.is_some_and(|maker| maker == PROVISIONER) && policy == Some("Delete")
 }
 
-/// Does work on files aside, so that a slow disk holds up no controller.
+/// Runs file operations on another thread, so that a slow disk blocks no controller.
 async fn on_disk(
     volume: String,
     work: impl FnOnce(&str) -> std::io::Result<()> + Send + 'static,

@@ -1,11 +1,16 @@
-//! Runs a controller: takes the keys that changed, one reconcile per key at a time, and tries again later what failed.
+//! Runs a controller: reconciles the keys that changed, one reconcile per key at a time, and retries failed
+//! ones with a back-off.
 //!
 //! ```text
-//! mirrors ─► Marks (a set: deduplicated, bounded by the number of objects) ─► work ─► reconcile(key)
+//! reflectors ─► DirtyKeys (a set: deduplicated, bounded by the number of objects) ─► Worker ─► reconcile(key)
 //! ```
 //!
-//! It knows nothing about what a reconcile does. It never runs two reconciles of one key at once, and
-//! never drops a mark: one that arrives during a reconcile of its key leads to another one after it.
+//! The worker knows nothing about what a reconcile does. It never runs two reconciles of one key
+//! concurrently, and never drops a key: a key that is enqueued during its reconcile is reconciled again
+//! afterwards.
+//!
+//! It is hand-made, because kube's `Controller` owns its reflector and its keys are objects: here several
+//! controllers share one reflector that learns their writes, and a key may stand for a whole table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
@@ -19,18 +24,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// The pause after a key's first failure; it doubles with each further one.
+/// The pause after the first failure of a key. It doubles with each further one.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// The longest pause between two attempts at a key.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// Failures after which a key is reported at `warn`: one or two are races that the retry settles.
+/// The number of failures from which a key is reported at `warn`: one or two are races that a retry resolves.
 const FAILURES_QUIET: u32 = 3;
-/// How long one reconcile may take, all its API calls together.
+/// How long one reconcile may take, with all its API calls.
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the running reconciles may go on once the controller is told to stop.
+/// How long running reconciles may continue once the controller is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Keys that have to be looked at: a set, so a key marked often is looked at once.
+/// The keys to reconcile. They are a set, so that a key enqueued several times is reconciled once.
 #[derive(Debug)]
 pub struct DirtyKeys<K> {
     keys: Mutex<BTreeSet<K>>,
@@ -44,46 +49,46 @@ impl<K> Default for DirtyKeys<K> {
 }
 
 impl<K: Ord> DirtyKeys<K> {
-    /// Asks for a look at `key`, soon.
+    /// Enqueues `key` for a reconcile.
     pub fn enqueue(&self, key: K) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         self.wake.notify_one();
     }
 
-    /// Takes all marks.
+    /// Takes all keys.
     pub fn take(&self) -> BTreeSet<K> {
         std::mem::take(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until something may have been marked since the last [`take`](Self::take).
+    /// Waits until a key may have been enqueued since the last [`take`](Self::take).
     pub async fn changed(&self) {
         self.wake.notified().await;
     }
 }
 
-/// When a reconcile wants to be called again although nothing changed.
+/// When a key is reconciled again although nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// Only when its key is marked.
+    /// Only when the key is enqueued.
     AwaitChange,
-    /// After this time, or earlier when its key is marked.
+    /// After this time, or earlier if the key is enqueued.
     After(Duration),
 }
 
-/// Who works, how many keys at once, and until when.
+/// The settings of one controller's work loop.
 #[derive(Debug)]
 pub struct Worker<K> {
     /// The controller's name, for log lines.
     pub name: &'static str,
-    /// Where its keys arrive.
+    /// The queue of keys to reconcile.
     pub marks: Arc<DirtyKeys<K>>,
-    /// How many keys are reconciled at once; at least 1.
+    /// How many keys are reconciled concurrently; at least 1.
     pub concurrency: usize,
-    /// Ends the work.
+    /// Ends the work loop.
     pub stop: CancellationToken,
 }
 
-/// Why a controller ended without being told to.
+/// Why a controller ended without being told to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller `{controller}` broke")]
 pub struct WorkError {
@@ -92,11 +97,12 @@ pub struct WorkError {
 }
 
 impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
-    /// Reconciles marked keys until told to stop; a failing key is tried again with growing pauses.
+    /// Reconciles the enqueued keys until it is told to stop. A key that fails is retried after growing
+    /// pauses.
     ///
     /// # Errors
     ///
-    /// Fails if a reconcile panics: nobody knows in which state it left what it was doing.
+    /// Returns an error if a reconcile panics, because the state that it left is unknown.
     pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkError>
     where
         F: Future<Output = Result<Requeue, E>> + Send + 'static,
@@ -152,7 +158,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
     }
 }
 
-/// Which keys wait, run, or are due at a later time.
+/// The keys that wait, that are being reconciled, or that are due later.
 struct KeySchedule<K> {
     waiting: BTreeSet<K>,
     running: BTreeSet<K>,
@@ -172,13 +178,14 @@ impl<K> Default for KeySchedule<K> {
 }
 
 impl<K: Ord + Clone> KeySchedule<K> {
-    /// A change wins over a back-off: what failed may work now.
+    /// Makes a key due immediately. A change overrides a back-off, because the cause of the failure may be
+    /// gone.
     fn mark(&mut self, key: K) {
         self.due.remove(&key);
         self.waiting.insert(key);
     }
 
-    /// Picks a key that waits and does not run.
+    /// Returns a key that waits and is not being reconciled, and marks it as being reconciled.
     fn start(&mut self, now: Instant) -> Option<K> {
         let due: Vec<K> =
             self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();

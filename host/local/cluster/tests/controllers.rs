@@ -1,5 +1,5 @@
-//! The controllers against the real API server, with Pods that are played by the test: each becomes ready
-//! at once, at an address where the test listens, and goes when it is told to.
+//! Tests of the controllers against the real API server. The test plays the agents of the Pods: each Pod
+//! becomes ready immediately, at an address where the test listens, and ends when it is deleted.
 
 #![cfg(test)]
 
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A local host without agents, three Node objects, and somebody who plays their agents.
+/// A local host without agents, three Node objects, and a task that plays their agents.
 struct ControllerFixture {
     cluster: LocalCluster,
     client: Client,
@@ -43,7 +43,8 @@ impl ControllerFixture {
         let mut options = LocalOptions::new(directory.path().join("state"), PathBuf::from("/none"));
         options.nodes = 0;
         options.lock_directory = directory.path().join("locks");
-        // Tests of one binary run at once; each takes the next block of this crate's own.
+        // Tests of one binary run concurrently. Each takes the next block of a range that only this crate
+        // uses.
         static NEXT: AtomicU16 = AtomicU16::new(240);
         options.block = u8::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).ok();
         let cluster = start(options).await.unwrap();
@@ -92,7 +93,7 @@ impl ControllerFixture {
         pods.into_iter().map(|pod| (pod.name_any(), pod)).collect()
     }
 
-    /// Waits until the set's status says that all replicas of the newest revision are ready.
+    /// Waits until the status of the set reports that all replicas of the newest revision are ready.
     async fn wait_ready(&self, replicas: i32) {
         let api = self.api::<StatefulSet>();
         eventually(&format!("{replicas} ready"), async || {
@@ -114,7 +115,7 @@ impl ControllerFixture {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Polls `ask` until it returns an answer, for at most [`DEADLINE`].
 async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -126,7 +127,8 @@ async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     }
 }
 
-/// Makes each bound Pod ready at an address where a server says the Pod's name, and ends it on request.
+/// Makes each bound Pod ready at an address where a server replies with the Pod's name, and deletes it on
+/// request.
 async fn play_agents(client: Client, pods: Api<Pod>, block: u8) {
     let mut servers = BTreeMap::new();
     let mut next = 0_u8;
@@ -161,7 +163,7 @@ async fn serve(address: &str, name: String) -> JoinSet<()> {
     tasks
 }
 
-/// Who answers at a Service's address.
+/// Returns the name of the Pod that answers at the address of a Service.
 async fn ask(address: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(format!("{address}:6379")).await?;
     let mut answer = String::new();
@@ -315,7 +317,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() {
     let stage = ControllerFixture::new().await;
     let pod = json!({"metadata": {"name": "picky"}, "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "redis:7"}]}});
     stage.create(stage.api::<Pod>(), pod).await;
-    // The scheduler may have heard of the Pod before it heard of the last node: it says so again then.
+    // The scheduler may process the Pod before the last node. It reports again then.
     let expected = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
     eventually(expected, async || {
         let pod = stage.api::<Pod>().get("picky").await.unwrap();

@@ -22,22 +22,22 @@ use crate::statefulset::StatefulSets;
 use crate::volumes::{self, Volumes};
 use crate::worker::WorkError;
 
-/// How often the API server is asked whether it is there.
+/// The pause between two checks of the API server.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long it may take to answer.
+/// How long the API server may take to reply to a check.
 const API_CHECK_DEADLINE: Duration = Duration::from_secs(5);
-/// So many failures in a row end the local host.
+/// After this many consecutive failed checks the local host ends.
 const API_MISSES_MAX: u32 = 3;
 
-/// Creates what a cluster has from the beginning: the storage class.
+/// Creates the objects that a cluster has from the beginning: the storage class.
 pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
     let writer = ApiWriter::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
     let applied = writer.apply(volumes::CLASS, &volumes::storage_class()).await;
     applied.map(|_| ()).map_err(|error| LocalError::Initial(error.chain()))
 }
 
-/// Starts all controllers. Listeners are registered before the mirrors follow, and nothing is decided
-/// before they are full.
+/// Starts all controllers. Their listeners are registered before the reflectors start, and no controller runs
+/// before the reflectors are synced.
 pub(super) fn start(
     client: &Client,
     mirrors: &Reflectors,
@@ -70,7 +70,8 @@ pub(super) fn start(
     });
 }
 
-/// Asks the API server now and then whether it is there: nothing works without it.
+/// Checks the API server at intervals, because no other part works without it. Returns an error after several
+/// failures in a row.
 pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
     let mut misses = 0;
     loop {

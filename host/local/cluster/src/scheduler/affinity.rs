@@ -1,7 +1,9 @@
-//! Decides which nodes a Pod may share with which other Pods: required and preferred affinity and anti-affinity.
+//! Checks which nodes a Pod may share with which other Pods: required and preferred affinity and
+//! anti-affinity.
 //!
-//! Pure. Nearness is measured in the domains that a node label spans (`topologyKey`). A required
-//! anti-affinity also holds the other way round: a Pod that is there already keeps newcomers away.
+//! This module is pure. Pods are near each other if their nodes are in one domain, which is a value of a node
+//! label (`topologyKey`). A required anti-affinity holds in both directions: an existing Pod also keeps new
+//! Pods away.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +13,26 @@ use super::fit::SchedulableNode;
 use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects};
 
-/// How much an existing Pod's required affinity towards the newcomer counts among preferences.
+/// The weight of an existing Pod's required affinity towards the new Pod, among the preferences.
 const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 
-/// What affinity says about one Pod, worked out once for all nodes.
+/// The affinities of one Pod, computed once for all nodes.
 #[derive(Debug)]
 pub(super) struct PodAffinities<'a> {
-    /// Domains (label, value) that an existing Pod's anti-affinity keeps this Pod out of.
+    /// Domains (label, value) from which an existing Pod's anti-affinity excludes this Pod.
     guarded: Vec<(&'a str, &'a str)>,
-    /// Domains that this Pod's anti-affinity keeps it out of.
+    /// Domains from which this Pod's own anti-affinity excludes it.
     avoided: Vec<(&'a str, &'a str)>,
-    /// Per required affinity term: its label, and the values of that label where its company is.
+    /// For each required affinity term: its label, and the values of that label where matching Pods are.
     wanted: Vec<(&'a str, Vec<&'a str>)>,
-    /// The Pod is the first of the company it asks for.
+    /// Whether no Pod matches the required terms yet except this Pod itself.
     is_first: bool,
-    /// What each domain is worth to the Pod and its neighbours.
+    /// The score of each domain, from the preferences of this Pod and of its neighbours.
     worth: BTreeMap<(&'a str, &'a str), i64>,
 }
 
 impl<'a> PodAffinities<'a> {
-    /// Looks at all Pods on all nodes from the newcomer's point of view.
+    /// Evaluates the terms of the new Pod and of all Pods on all nodes.
     pub(super) fn new(
         pod: &'a Pod,
         nodes: &'a [SchedulableNode<'a>],
@@ -48,7 +50,7 @@ impl<'a> PodAffinities<'a> {
         let avoided = seen.domains(|there| {
             against.iter().filter(|term| seen.term_is_met(term, pod, there)).collect()
         });
-        // Only Pods that meet all terms are company.
+        // Only Pods that meet all required terms count.
         let is_company =
             |there: &Pod| required.iter().all(|term| seen.term_is_met(term, pod, there));
         let company =
@@ -73,7 +75,7 @@ impl<'a> PodAffinities<'a> {
         }
     }
 
-    /// Why affinity forbids the node; `None` if it does not.
+    /// Returns why an affinity excludes the node; `None` if none does.
     pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         let value = |key: &str| node.labels.get(key).map(String::as_str);
         let near = self.wanted.iter().all(|(key, values)| {
@@ -91,7 +93,7 @@ impl<'a> PodAffinities<'a> {
         None
     }
 
-    /// What the preferences say for (or, below 0, against) the node.
+    /// Returns the score of the preferences for the node (below 0: against it).
     pub(super) fn preference(&self, node: &SchedulableNode<'_>) -> i64 {
         let here = self.worth.iter();
         here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
@@ -100,14 +102,14 @@ impl<'a> PodAffinities<'a> {
     }
 }
 
-/// The nodes with their Pods, and what terms need to know besides.
+/// The nodes with their Pods, and the namespaces that terms refer to.
 struct AffinityNodes<'a> {
     snapshot: &'a SchedulerSnapshot,
     nodes: &'a [SchedulableNode<'a>],
 }
 
 impl<'a> AffinityNodes<'a> {
-    /// The domains of all terms that `terms` finds for the Pods on the nodes.
+    /// Returns the domains of all terms that `terms` returns for the Pods on the nodes.
     fn domains<'t: 'a>(
         &self,
         terms: impl Fn(&'a Pod) -> Vec<&'t PodAffinityTerm>,
@@ -127,8 +129,8 @@ impl<'a> AffinityNodes<'a> {
         domains
     }
 
-    /// Adds up what domains are worth: the newcomer's preferences towards each Pod that is there, and
-    /// theirs towards the newcomer.
+    /// Sums up the scores of the domains: the preferences of the new Pod towards each existing Pod, and
+    /// theirs towards the new Pod.
     fn worth(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
         let mut worth = BTreeMap::new();
         for node in self.nodes {
@@ -160,7 +162,7 @@ impl<'a> AffinityNodes<'a> {
         worth
     }
 
-    /// Tells whether `other` is one of the Pods that a term of `owner` speaks of.
+    /// Returns true if a term of `owner` selects `other`.
     fn term_is_met(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
         let empty = Labels::new();
         let labels = other.metadata.labels.as_ref().unwrap_or(&empty);

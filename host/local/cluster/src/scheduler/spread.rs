@@ -1,9 +1,9 @@
-//! Decides how evenly a Pod's kind must be spread over domains: `topologySpreadConstraints`.
+//! Checks how evenly the Pods of a selector must be spread over domains: `topologySpreadConstraints`.
 //!
-//! Pure. Counts, per domain, the Pods of the same namespace that a constraint selects; Pods that are
-//! being deleted do not count. Nodes that the Pod's own node selector excludes are no domain
-//! (`nodeAffinityPolicy: Honor`, the default); tainted ones are (`nodeTaintsPolicy: Ignore`, the
-//! default; `Honor` is not read). Source:
+//! This module is pure. It counts, per domain, the Pods of the same namespace that a constraint selects,
+//! except Pods that are being deleted. Nodes that the Pod's own node selector excludes are not counted as
+//! domains (`nodeAffinityPolicy: Honor`, the default). Tainted nodes are counted (`nodeTaintsPolicy: Ignore`,
+//! the default); `Honor` is not supported. Source:
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/>.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 use super::fit::SchedulableNode;
 use crate::labels::{Labels, selects};
 
-/// One constraint with its domains counted.
+/// One constraint with the number of Pods in each of its domains.
 #[derive(Debug)]
 struct CountedConstraint<'a> {
     constraint: &'a TopologySpreadConstraint,
@@ -21,7 +21,7 @@ struct CountedConstraint<'a> {
     counts_itself: bool,
 }
 
-/// What a Pod's spread constraints say, worked out once for all nodes.
+/// The spread constraints of a Pod, evaluated once for all nodes.
 #[derive(Debug)]
 pub(super) struct TopologySpread<'a> {
     counted: Vec<CountedConstraint<'a>>,
@@ -35,7 +35,7 @@ impl<'a> TopologySpread<'a> {
         Self { counted: counted.map(|constraint| count(constraint, pod, nodes)).collect() }
     }
 
-    /// Why a required constraint forbids the node; `None` if none does.
+    /// Returns why a required constraint excludes the node; `None` if none does.
     pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         self.counted.iter().filter(|counted| is_required(counted.constraint)).find_map(|counted| {
             let Some(domain) = node.labels.get(&counted.constraint.topology_key) else {
@@ -49,13 +49,13 @@ impl<'a> TopologySpread<'a> {
         })
     }
 
-    /// How crowded the node's domains are by the constraints that only wish; less is better.
+    /// Returns how crowded the node's domains are by the preferred constraints; less is better.
     pub(super) fn crowding(&self, node: &SchedulableNode<'_>) -> i64 {
         let wished = self.counted.iter().filter(|counted| !is_required(counted.constraint));
         wished
             .map(|counted| match node.labels.get(&counted.constraint.topology_key) {
                 Some(domain) => counted.after(domain),
-                // No domain at all is worse than the fullest one.
+                // A node without the label is worse than one in the fullest domain.
                 None => counted.pods.values().max().map_or(1, |most| most.saturating_add(2)),
             })
             .sum()
@@ -67,7 +67,8 @@ impl CountedConstraint<'_> {
         self.pods.get(domain).copied().unwrap_or(0) + i64::from(self.counts_itself)
     }
 
-    /// The emptiest domain's count; 0 while there are fewer domains than the constraint asks for.
+    /// Returns the count of the emptiest domain; 0 while there are fewer domains than the constraint
+    /// requires.
     fn least(&self) -> i64 {
         let domains_min = usize::try_from(self.constraint.min_domains.unwrap_or(1)).unwrap_or(1);
         if self.pods.len() < domains_min {

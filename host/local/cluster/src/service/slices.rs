@@ -1,10 +1,11 @@
-//! Decides which EndpointSlices a Service has: who serves it, where, and in which state.
+//! Decides which EndpointSlices a Service has: which Pods serve it, at which address, in which state.
 //!
-//! Pure. Source of the rules: <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
+//! This module is pure. Source of the rules:
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
 //!
 //! Invariants:
-//! - Equal observations give equal slices with equal names, so doing it twice changes nothing.
-//! - A Pod without an address, or one that has ended, is no endpoint.
+//! - Equal inputs give equal slices with equal names, so that applying them twice changes nothing.
+//! - A Pod without an address, or one that has ended, is not an endpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +19,17 @@ use serde_json::json;
 use crate::labels::{Labels, selects_equal};
 use crate::name_hash::hash;
 
-/// The label that names a slice's Service.
+/// The label with the name of a slice's Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The label that names who keeps a slice.
+/// The label with the name of the controller that manages a slice.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// Who keeps our slices.
+/// The manager of this controller's slices.
 pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints per slice, as in Kubernetes.
+/// The maximum number of endpoints per slice, as in Kubernetes.
 const ENDPOINTS_MAX: usize = 100;
 
-/// The slices that a Service wants; empty for one without selector, whose slices others keep.
+/// Returns the desired slices of a Service. There are none for a Service without a selector, whose slices are
+/// managed by others.
 ///
 /// `pods` are those of the Service's namespace.
 pub(crate) fn slices(
@@ -42,7 +44,8 @@ pub(crate) fn slices(
     }
     let publishes_not_ready = spec.publish_not_ready_addresses == Some(true);
     let service_ports = spec.ports.unwrap_or_default();
-    // Pods may give different numbers to the same port name: one group of slices per set of numbers.
+    // Pods may have different numbers for the same port name: there is one group of slices per set of
+    // numbers.
     let mut groups: BTreeMap<String, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     let empty = Labels::new();
     for pod in pods {
@@ -96,13 +99,13 @@ fn metadata(service: &Service, identity: &str) -> ObjectMeta {
     }
 }
 
-/// Tells whether a Service has no address of its own.
+/// Returns true if the Service has no address of its own.
 pub(crate) fn is_headless(service: &Service) -> bool {
     let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
     address == Some("None")
 }
 
-/// Tells whether a Pod says that it is ready.
+/// Returns true if the Pod's condition `Ready` is `True`.
 fn is_ready(pod: &Pod) -> bool {
     let conditions = || pod.status.as_ref()?.conditions.as_deref();
     let mut conditions = conditions().unwrap_or_default().iter();
@@ -152,7 +155,8 @@ fn endpoint(
     })
 }
 
-/// The Service's ports as this Pod numbers them; a name that the Pod does not have is left out.
+/// Returns the ports of the Service with this Pod's numbers. A port whose name the Pod does not have is left
+/// out.
 fn endpoint_ports(ports: &[ServicePort], pod: &Pod) -> Vec<EndpointPort> {
     let number = |port: &ServicePort| match &port.target_port {
         None => Some(port.port),
@@ -183,16 +187,16 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     named.map(|port| port.container_port)
 }
 
-/// What to do so that the slices that exist become those that are wanted.
+/// The writes that turn the existing slices into the desired ones.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SliceWrites {
-    /// To be created or replaced.
+    /// Slices to create or replace.
     pub(crate) apply: Vec<EndpointSlice>,
-    /// Names to be deleted.
+    /// The names of slices to delete.
     pub(crate) delete: Vec<String>,
 }
 
-/// Compares what is with what should be. `existing` are the namespace's slices.
+/// Compares the existing slices with the desired ones. `existing` are all slices of the namespace.
 pub(crate) fn slice_writes(
     service: &str,
     wanted: Vec<EndpointSlice>,

@@ -1,4 +1,4 @@
-//! Carries the connections of one listener.
+//! Forwards the connections of one listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,24 +15,25 @@ use tracing::debug;
 
 use super::routes::ServiceBackends;
 
-/// How long one endpoint may take to accept: it is on this machine, so only a stopped one does.
+/// How long one endpoint may take to accept. Endpoints are on this machine, so only a stopped process exceeds
+/// it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-/// Pause after an error of `accept`, such as too many open files.
+/// The pause after an error of `accept`, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// What the connections of one listener share.
+/// The state that the connections of one listener share.
 pub(super) struct ProxiedConnections {
-    /// The endpoints of the moment.
+    /// The current endpoints.
     pub(super) backends: watch::Receiver<ServiceBackends>,
-    /// One per connection.
+    /// One permit per connection, over all listeners.
     pub(super) permits: Arc<Semaphore>,
-    /// Ends the accepting.
+    /// Stops accepting new connections.
     pub(super) accepting: CancellationToken,
-    /// Ends everything.
+    /// Ends all connections too.
     pub(super) stop: CancellationToken,
 }
 
-/// Accepts until told otherwise, then waits for the connections that are left.
+/// Accepts connections until it is told to stop, then waits for the remaining ones.
 pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnections) {
     let mut running = JoinSet::new();
     let mut turn: usize = 0;
@@ -58,7 +59,7 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
                     debug!(%error, "a connection was not accepted");
                     sleep(ACCEPT_RETRY).await;
                 }
-                // The semaphore is never closed; without it nothing may be accepted.
+                // The semaphore is never closed. Without a permit no connection may be accepted.
                 (Err(_), Ok(_)) => break,
             },
         }
@@ -72,7 +73,7 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
     running.shutdown().await;
 }
 
-/// All endpoints, beginning with the one whose turn it is.
+/// Returns all endpoints, starting with the one whose turn it is.
 fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     let mut ordered = backends.to_vec();
     if !ordered.is_empty() {
@@ -82,14 +83,14 @@ fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     ordered
 }
 
-/// Connects a client to the first endpoint that accepts, and carries bytes until one side ends.
+/// Connects a client to the first endpoint that accepts, and copies bytes until one side ends.
 async fn carry(mut client: TcpStream, backends: &[SocketAddr]) {
     let Some(mut server) = dial(backends).await else {
-        // A reset says "refused" to the client; an ordinary end would say "empty answer".
+        // The client sees a reset as an error. An ordinary end would look like an empty reply.
         let _ = client.set_zero_linger();
         return;
     };
-    // Without it small requests wait for acknowledgements.
+    // Without this, small requests wait for acknowledgements.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     if let Err(error) = copy_bidirectional(&mut client, &mut server).await {
@@ -134,7 +135,7 @@ mod tests {
         assert!(in_turn(&[], 7).is_empty());
     }
 
-    /// A server that answers `ping` with its name and then closes.
+    /// Starts a server that answers `ping` with its name and then closes the connection.
     async fn server(name: &'static str) -> (SocketAddr, JoinSet<()>) {
         let listener = TcpListener::bind("127.24.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

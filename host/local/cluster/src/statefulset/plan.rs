@@ -1,14 +1,14 @@
-//! Decides how a StatefulSet moves from the Pods that exist towards the Pods that are wanted.
+//! Plans how a StatefulSet gets from the existing Pods to the desired ones.
 //!
-//! Pure: observed objects and the time in, writes out. What is decided here follows Kubernetes'
-//! `stateful_set_control.go`; what differs on purpose: `status` counts what was observed and not what
-//! is about to be written, because the watch brings the difference at once.
+//! This module is pure: observed objects and the time in, writes out. The plan follows Kubernetes'
+//! `stateful_set_control.go`, with one deliberate difference: the status counts the observed Pods, not those
+//! that the plan is about to create or delete, because the watch delivers the difference immediately.
 //!
 //! Invariants:
-//! - With `OrderedReady`, a Pod is created only when all before it are available, and at most one Pod
-//!   is created or deleted per pass.
-//! - A claim is made, and its owner set, before the Pod that it concerns is created or deleted.
-//! - Nothing is created while its claim is still going away.
+//! - With `OrderedReady`, a Pod is created only when all Pods before it are available, and at most one Pod is
+//!   created or deleted per reconcile.
+//! - A claim is created, and its owner set, before the Pod that uses it is created or deleted.
+//! - No Pod is created while a claim of its predecessor is still being deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -24,7 +24,7 @@ use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, po
 use super::revision::{SetRevisions, at_revision, revisions};
 use crate::labels::selects;
 
-/// All that a decision about one StatefulSet rests on.
+/// All inputs of a plan for one StatefulSet.
 #[derive(Clone, Debug)]
 pub struct ObservedStatefulSet<'a> {
     /// The set itself.
@@ -35,77 +35,77 @@ pub struct ObservedStatefulSet<'a> {
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// The ControllerRevisions of its namespace.
     pub revisions: &'a [Arc<ControllerRevision>],
-    /// When this was observed.
+    /// The time of the observation.
     pub now: Timestamp,
 }
 
-/// One write, to be performed in the order of the plan; a failure ends the pass.
+/// One write, performed in the order of the plan. A failure ends the reconcile.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlannedWrite {
-    /// Record a new template.
+    /// Creates the revision of a new template.
     CreateRevision(Box<ControllerRevision>),
-    /// Number a revision as the newest: the template went back to it.
+    /// Gives a revision the highest number, because the spec has returned to its template.
     RaiseRevision {
         /// Its name.
         name: String,
         /// Its new number.
         revision: i64,
     },
-    /// Forget a template beyond the history limit.
+    /// Deletes a revision beyond the history limit.
     DeleteRevision {
         /// Its name.
         name: String,
     },
-    /// Make a claim.
+    /// Creates a claim.
     CreateClaim(Box<PersistentVolumeClaim>),
-    /// Change who owns a claim, and so with whose end it goes.
+    /// Changes the owners of a claim, and so with which object it is deleted.
     SetClaimOwners {
         /// The claim's name.
         name: String,
-        /// The claim's resourceVersion when observed; another one makes this write fail.
+        /// The claim's resourceVersion when observed. The write fails if it has changed since.
         resource_version: Option<String>,
-        /// All owners from now on.
+        /// All owners after the write.
         owners: Vec<OwnerReference>,
     },
-    /// Become the controller of a Pod that matches and has none.
+    /// Makes the set the controller of a matching Pod that has none.
     AdoptPod(Adoption),
-    /// Become the controller of a revision that matches and has none.
+    /// Makes the set the controller of a matching revision that has none.
     AdoptRevision(Adoption),
-    /// Make a Pod.
+    /// Creates a Pod.
     CreatePod(Box<Pod>),
-    /// Delete a Pod, gracefully, provided it is still this one.
+    /// Deletes a Pod gracefully, if it still has this uid.
     DeletePod {
         /// Its name.
         name: String,
         /// Its uid.
         uid: Option<String>,
     },
-    /// Report.
+    /// Writes the status of the set.
     SetStatus(Box<StatefulSetStatus>),
 }
 
-/// An object that gets its set as controller beside the owners that it has.
+/// An object to which its set is added as controller, besides its existing owners.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adoption {
     /// Its name.
     pub name: String,
-    /// Its resourceVersion when observed; another one makes this write fail.
+    /// Its resourceVersion when observed. The write fails if it has changed since.
     pub resource_version: Option<String>,
-    /// All owners from now on.
+    /// All owners after the write.
     pub owners: Vec<OwnerReference>,
 }
 
-/// What to do about one StatefulSet in one pass.
+/// The plan of one reconcile of one StatefulSet.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a plan nobody performs leaves the set as it is"]
 pub struct StatefulSetPlan {
     /// The writes, in order.
     pub writes: Vec<PlannedWrite>,
-    /// When to look again although nothing changes: a ready Pod becomes available then.
+    /// When to plan again although nothing changes, because a ready Pod becomes available then.
     pub look_again_at: Option<Timestamp>,
 }
 
-/// Decides what to do about a StatefulSet.
+/// Plans the writes for a StatefulSet.
 pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     let mut plan = StatefulSetPlan { writes: Vec::new(), look_again_at: None };
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
@@ -123,7 +123,7 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     let raise = raise.map(|revision| PlannedWrite::RaiseRevision { name: update_name, revision });
     plan.writes.extend(raise);
     view.own_claims(&mut plan.writes);
-    // Pods first, then the bookkeeping: a successor must not wait for it.
+    // The Pods come before the bookkeeping, so that a successor does not wait for it.
     let _: ControlFlow<()> = view.move_pods(&mut plan.writes);
     let surplus = surplus.iter().cloned().map(|name| PlannedWrite::DeleteRevision { name });
     plan.writes.extend(surplus);
@@ -134,13 +134,13 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     plan
 }
 
-/// The observed objects, read from the set's point of view.
+/// The observed objects, arranged for one set.
 struct ObservedView<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
-    /// Names that Pods of somebody else, or of nobody yet, have.
+    /// Names of Pods that another controller owns, or that have no controller yet.
     taken: BTreeSet<&'a str>,
-    /// Objects that match and belong to nobody, as a set leaves them that is deleted without them.
+    /// Adoptions of matching objects without a controller, which remain when a set is deleted with orphaning.
     adoptions: Vec<PlannedWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
     revisions: SetRevisions,
@@ -195,7 +195,7 @@ impl<'a> ObservedView<'a> {
         }
     }
 
-    /// Creates, deletes and replaces Pods. `Break` says that the rest has to wait.
+    /// Creates, deletes and replaces Pods. `Break` means that the rest must wait.
     fn move_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         for ordinal in self.wanted.clone() {
             self.fill(ordinal, writes)?;
@@ -204,7 +204,7 @@ impl<'a> ObservedView<'a> {
         self.update(writes)
     }
 
-    /// Sees that one wanted Pod is there and, if order matters, that it serves.
+    /// Creates or replaces a desired Pod. If order matters, `Break` means that it is not available yet.
     fn fill(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(pod) = self.pods.get(&ordinal) else {
             self.create(ordinal, writes);
@@ -240,8 +240,8 @@ impl<'a> ObservedView<'a> {
         writes.extend(missing.map(|claim| PlannedWrite::CreateClaim(Box::new(claim))));
     }
 
-    /// Below the partition a missing Pod returns as it was; above it, and without rolling updates, it
-    /// gets the newest template.
+    /// Returns the revision for a missing Pod: the current one below the partition; the update revision from
+    /// the partition on, and without rolling updates.
     fn revision_for(&self, ordinal: i32) -> &ControllerRevision {
         match self.partition() {
             Some(partition) if ordinal < self.wanted.start.saturating_add(partition) => {
@@ -251,12 +251,12 @@ impl<'a> ObservedView<'a> {
         }
     }
 
-    /// Deletes the Pods that are no longer wanted, the highest first.
+    /// Deletes the Pods that are not desired any more, the highest ordinal first.
     fn shrink(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let first_unhealthy =
             self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
         for pod in self.pods.values().rev().filter(|pod| !self.wanted.contains(&pod.ordinal)) {
-            // An unhealthy Pod goes only if no other is unhealthy before it.
+            // An unhealthy Pod may be deleted only if no Pod with a lower ordinal is unhealthy.
             let may_go = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
             if !pod.is_terminating && (may_go || !self.is_ordered) {
                 delete(pod, writes);
@@ -266,7 +266,7 @@ impl<'a> ObservedView<'a> {
         ControlFlow::Continue(())
     }
 
-    /// Replaces Pods of another revision one by one, the highest first, down to the partition.
+    /// Replaces Pods of another revision one by one, the highest ordinal first, down to the partition.
     fn update(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
         let first = self.wanted.start.saturating_add(partition);
@@ -284,7 +284,7 @@ impl<'a> ObservedView<'a> {
         ControlFlow::Continue(())
     }
 
-    /// The partition of rolling updates; `None` if Pods are replaced only when somebody deletes them.
+    /// Returns the partition of rolling updates; `None` if Pods are replaced only when a user deletes them.
     fn partition(&self) -> Option<i32> {
         let strategy = self.set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
@@ -298,7 +298,7 @@ impl<'a> ObservedView<'a> {
         if self.is_ordered { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Sets the owners of the claims that exist, by the retention policy.
+    /// Sets the owners of the existing claims according to the retention policy.
     fn own_claims(&self, writes: &mut Vec<PlannedWrite>) {
         let ordinals: BTreeSet<i32> =
             self.wanted.clone().chain(self.pods.keys().copied()).collect();
@@ -358,8 +358,8 @@ fn delete(pod: &PodState<'_>, writes: &mut Vec<PlannedWrite>) {
     }
 }
 
-/// Makes the set the controller of an object that it selects and that has no controller. One that is
-/// being deleted is left alone.
+/// Returns the adoption of an object that the set selects and that has no controller; `None` for any other
+/// one, and for one that is being deleted.
 fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<Adoption> {
     let owners = metadata.owner_references.clone().unwrap_or_default();
     let is_controlled = owners.iter().any(|owner| owner.controller == Some(true));

@@ -1,8 +1,8 @@
-//! Decides what a volume claim needs next: protection, a class, a volume, or to be let go.
+//! Decides what a volume claim needs next: protection, a class, a volume, or the removal of its protection.
 //!
-//! Pure. Follows Kubernetes' persistent volume binder for what a local host has: volumes made on
-//! demand, bound at once. Claims on volumes that somebody made by hand are bound only if they name
-//! each other.
+//! This module is pure. It follows Kubernetes' persistent volume binder as far as a local host needs it:
+//! volumes are created on demand and bound immediately. A claim is bound to a manually created volume only if
+//! both refer to each other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,35 +18,35 @@ use serde_json::{Value, json};
 
 use super::{PROVISIONED_BY, PROVISIONER, data_directory};
 
-/// What keeps a claim while a Pod uses it.
+/// The finalizer that keeps a claim while a Pod uses it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
-/// All that a decision about one claim rests on.
+/// All inputs of a decision about one claim.
 #[derive(Clone, Debug)]
 pub struct ObservedClaim<'a> {
     /// The claim.
     pub claim: &'a PersistentVolumeClaim,
     /// The Pods of its namespace.
     pub pods: &'a [Arc<Pod>],
-    /// All classes.
+    /// All storage classes.
     pub classes: &'a [Arc<StorageClass>],
     /// All volumes.
     pub volumes: &'a [Arc<PersistentVolume>],
-    /// Where volumes are made on disk.
+    /// The directory in which volumes are created.
     pub directory: &'a Path,
 }
 
-/// One step towards what the claim needs; the steps of a decision are taken in order.
+/// One step for a claim. The steps of a decision are performed in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClaimStep {
-    /// Merge this into the claim.
+    /// Merges this value into the claim.
     Change(Value),
-    /// Make the volume's directory, then the volume.
+    /// Creates the directory of the volume, then the volume.
     Provision(Box<PersistentVolume>),
-    /// Merge this into the claim's status.
+    /// Merges this value into the status of the claim.
     Report(Value),
-    /// Say what is in the way.
+    /// Records an event with the reason why the claim cannot be bound.
     Complain {
         /// The event's reason.
         reason: &'static str,
@@ -77,7 +77,7 @@ pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     steps
 }
 
-/// Tells whether a Pod that is on a node, and has not ended, mounts the claim.
+/// Returns true if a Pod that is bound to a node, and has not ended, mounts the claim.
 fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
     pods.iter().any(|pod| {
         let spec = pod.spec.clone().unwrap_or_default();
@@ -95,7 +95,7 @@ fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
 fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> ClaimStep {
     let mut metadata = change.clone();
     if let Some(fields) = metadata.as_object_mut() {
-        // A finalizer that somebody added meanwhile must not be lost.
+        // The resourceVersion prevents that a finalizer added meanwhile is lost.
         fields.insert("resourceVersion".to_owned(), json!(claim.metadata.resource_version));
     }
     ClaimStep::Change(json!({ "metadata": metadata }))
@@ -215,7 +215,7 @@ fn new_volume(
     }
 }
 
-/// What the status of a claim that names a volume says, if it does not say so yet.
+/// Returns the status update for a claim that names a volume, if the status is not up to date.
 fn report_bound(
     claim: &PersistentVolumeClaim,
     name: &str,

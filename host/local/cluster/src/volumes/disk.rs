@@ -1,12 +1,12 @@
-//! Makes and removes the directories of volumes.
+//! Creates and removes the directories of volumes.
 //!
 //! ```text
-//! DIRECTORY/pvc-UID/volume.json   who it belongs to: the mark that we made it
-//! DIRECTORY/pvc-UID/data/         what Pods see
+//! DIRECTORY/pvc-UID/volume.json   the marker: which volume and claim the directory belongs to
+//! DIRECTORY/pvc-UID/data/         the files that Pods see
 //! ```
 //!
-//! Invariant: removes only a directory directly under ours, no symbolic link, whose mark names the very
-//! volume.
+//! Invariant: only a directory directly below the volume directory is removed, never a symbolic link, and
+//! only if its marker names the same volume.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -15,28 +15,28 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The mark's file name.
+/// The file name of the marker.
 const MARK: &str = "volume.json";
-/// How the names of volumes begin that are made on demand.
+/// The prefix of the names of volumes that are created on demand.
 const PREFIX: &str = "pvc-";
 
-/// What the mark says.
+/// The content of the marker.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct VolumeMarker {
     volume: String,
     claim: String,
 }
 
-/// Where the data of a volume lies.
+/// Returns the directory with the data of a volume.
 pub fn data_directory(directory: &Path, volume: &str) -> PathBuf {
     directory.join(volume).join("data")
 }
 
-/// Makes the directory of a volume for `claim` (namespace/name). One that exists already stays as it is.
+/// Creates the directory of a volume for `claim` (namespace/name). Existing data is kept.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be made.
+/// Returns an error if the directory cannot be created.
 pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()> {
     let data = data_directory(directory, volume);
     DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
@@ -44,11 +44,11 @@ pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()
     fs::write(directory.join(volume).join(MARK), serde_json::to_vec(&mark)?)
 }
 
-/// Removes the directory of a volume with all data. One that does not exist is fine.
+/// Removes the directory of a volume with all data. It is not an error if the directory does not exist.
 ///
 /// # Errors
 ///
-/// Fails if it is none of ours, or cannot be removed.
+/// Returns an error if the directory is not one of this module's, or cannot be removed.
 pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
     let path = directory.join(volume);
     let is_plain = volume.starts_with(PREFIX) && !volume.contains('/') && volume != PREFIX;
@@ -69,12 +69,12 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
-/// Puts the volumes that a predecessor left aside, under the first free name `volumes-N`, and says where
-/// they are now; nothing if there are none.
+/// Renames the directory with the volumes of an earlier run to the first free name `volumes-N`. Returns the
+/// new path, or `None` if there are no volumes.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be renamed.
+/// Returns an error if the directory cannot be renamed.
 pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     if fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none()) {
         return Ok(None);
@@ -86,8 +86,8 @@ pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(free))
 }
 
-/// Removes all volumes that a predecessor left: the API that knew them has forgotten them. Returns
-/// their names; what is none of ours stays.
+/// Removes all volumes of an earlier run, to which no object of the API server refers any more. Returns their
+/// names. Directories that this module did not create stay.
 pub fn remove_all(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

@@ -1,4 +1,4 @@
-//! Tables of Pods and nodes, and where the Pods go.
+//! Tables of Pods and nodes, with the expected decisions.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A node `nX` in zone `zone-X` with 1 CPU, 1 GiB and room for 3 Pods, changed by a merge of `more`.
+/// Returns a node in a zone, with 1 CPU, 1 GiB and room for 3 Pods, changed by a merge of `more`.
 fn node(name: &str, zone: &str, more: Value) -> Arc<Node> {
     let mut node = json!({
         "metadata": {"name": name, "labels": {ZONE: zone, "kubernetes.io/hostname": name}},
@@ -39,7 +39,7 @@ fn pod(spec: Value) -> Pod {
     parse(json!({"metadata": metadata, "spec": spec}))
 }
 
-/// A Pod that is there already.
+/// Returns a Pod that is bound to `node` and runs.
 fn there(node: &str, labels: Value, spec: Value) -> Arc<Pod> {
     let mut all = json!({
         "metadata": {"namespace": "a", "name": format!("on-{node}"), "labels": labels},

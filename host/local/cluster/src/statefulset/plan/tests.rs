@@ -1,11 +1,11 @@
-//! Stories of StatefulSets in a world that performs every write at once and whose Pods do what they are told.
+//! Sequences of plans for StatefulSets, against a fixture that performs every write immediately.
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::statefulset::pods::REVISION_LABEL;
 
-/// The API and the node agent, as far as the planner can tell.
+/// The part of the API server and of the node agent that the planner can observe.
 struct PlanFixture {
     set: StatefulSet,
     pods: BTreeMap<String, Arc<Pod>>,
@@ -37,7 +37,7 @@ impl PlanFixture {
         }
     }
 
-    /// One pass: returns what was written, status left out, as short words.
+    /// Plans and performs one reconcile. Returns the writes, without the status, as short texts.
     fn pass(&mut self) -> Vec<String> {
         let (pods, claims) = (values(&self.pods), values(&self.claims));
         let revisions = values(&self.revisions);
@@ -51,7 +51,8 @@ impl PlanFixture {
         plan.writes.into_iter().filter_map(|write| self.perform(write)).collect()
     }
 
-    /// Passes until nothing is written any more, making Pods ready and ending those that must go.
+    /// Reconciles until nothing is written any more, making Pods ready and ending those that are being
+    /// deleted.
     fn settle(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         for _ in 0..100 {
@@ -123,7 +124,7 @@ impl PlanFixture {
         })
     }
 
-    /// Every Pod takes its next step; tells whether any did.
+    /// Advances every Pod by one step. Returns true if any changed.
     fn run_pods(&mut self) -> bool {
         let names: Vec<String> = self.pods.keys().cloned().collect();
         let mut changed = false;
@@ -140,7 +141,7 @@ impl PlanFixture {
         changed
     }
 
-    /// A Pod's object goes, and with it (by garbage collection) the claims that it owns.
+    /// Removes a Pod and, as garbage collection does, the claims that it owns.
     fn vanish(&mut self, name: &str) {
         let uid = self.pods.remove(name).unwrap().metadata.uid.clone().unwrap();
         self.claims.retain(|_, claim| {
@@ -277,7 +278,7 @@ fn what_a_deleted_set_left_behind_is_adopted() {
     let mut world = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
     world.settle();
     let revision = world.set.status.as_ref().unwrap().update_revision.clone();
-    // `kubectl delete --cascade=orphan`, and the set is made again.
+    // As after `kubectl delete --cascade=orphan` and a new creation of the set.
     for pod in world.pods.values_mut() {
         Arc::make_mut(pod).metadata.owner_references = None;
     }
@@ -286,7 +287,7 @@ fn what_a_deleted_set_left_behind_is_adopted() {
     }
     world.set.metadata.uid = Some("new-uid".into());
     world.set.status = None;
-    // One is controlled by somebody else, and one does not match.
+    // One Pod is controlled by another object, and one does not match the selector.
     let other = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x", "controller": true}]);
     let pod = Arc::make_mut(world.pods.get_mut("db-1").unwrap());
     pod.metadata.owner_references = Some(serde_json::from_value(other).unwrap());
