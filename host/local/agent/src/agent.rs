@@ -90,7 +90,10 @@ pub async fn run(
     let found = swept
         .map_err(|source| AgentError::Directory { path: options.directory.clone(), source })?;
     if found.processes > 0 {
-        tracing::warn!(processes = found.processes, "ended what a killed agent left behind");
+        tracing::warn!(
+            processes = found.processes,
+            "ended processes that a killed agent left behind"
+        );
     }
     let (processes, thread) = ProcessSpawner::start(options.container_program.clone())
         .map_err(|source| AgentError::Thread { source })?;

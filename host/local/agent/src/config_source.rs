@@ -63,7 +63,7 @@ pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceKey, ConfigSourceState
 pub(crate) enum ConfigSourceError {
     #[error("{0} not found")]
     Missing(ConfigSourceKey),
-    #[error("{0} is not read yet")]
+    #[error("{0} has not been read yet")]
     Unknown(ConfigSourceKey),
     #[error("couldn't find key {key} in {reference}")]
     NoKey { reference: ConfigSourceKey, key: String },

@@ -56,7 +56,7 @@ pub enum ContainerError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The agent that started this process has ended, so the process must not continue.
-    #[error("the node agent (pid {expected}) is gone")]
+    #[error("the node agent (pid {expected}) has ended")]
     Orphaned {
         /// The pid that the agent had when it wrote the specification.
         expected: i32,
@@ -135,7 +135,8 @@ fn become_container(spec: &ContainerProcessSpec) -> Result<Infallible, Container
 ///
 /// This is the last step, because a change of credentials (a new user namespace) clears the setting.
 fn tie_to_parent(parent_pid: i32) -> Result<(), ContainerError> {
-    set_pdeathsig(Signal::SIGKILL).map_err(ContainerError::errno("ask to die with the agent"))?;
+    set_pdeathsig(Signal::SIGKILL)
+        .map_err(ContainerError::errno("ask to be killed with the agent"))?;
     if getppid().as_raw() == parent_pid {
         return Ok(());
     }

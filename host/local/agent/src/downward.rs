@@ -24,13 +24,13 @@ pub(crate) struct DownwardApiSource {
 /// Why a field has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DownwardApiError {
-    #[error("`{0}` is no field that a container can refer to")]
+    #[error("`{0}` is not a field that a container can refer to")]
     UnknownField(String),
-    #[error("`{0}` is no resource that a container can refer to")]
+    #[error("`{0}` is not a resource that a container can refer to")]
     UnknownResource(String),
     #[error("container `{0}` is not in this pod")]
     UnknownContainer(String),
-    #[error("`{value}` divided by `{divisor}` is no number")]
+    #[error("`{value}` divided by `{divisor}` is not a number")]
     NotANumber { value: String, divisor: String },
 }
 

@@ -18,7 +18,10 @@ pub(crate) enum EnvError {
     Reference(#[from] ConfigSourceError),
     #[error(transparent)]
     Field(#[from] DownwardApiError),
-    #[error("environment variable `{0}` has a source that the local node agent does not know")]
+    #[error(
+        "environment variable `{0}` has a source that the local node agent does not support: use configMapKeyRef, \
+         secretKeyRef, fieldRef or resourceFieldRef"
+    )]
     UnknownSource(String),
 }
 
@@ -186,7 +189,7 @@ mod tests {
         );
         check(
             from(json!({"secretKeyRef": {"name": "later", "key": "k"}})),
-            Err("secret \"later\" is not read yet"),
+            Err("secret \"later\" has not been read yet"),
         );
     }
 }

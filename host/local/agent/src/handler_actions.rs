@@ -49,7 +49,7 @@ impl HandlerAction {
         } else if let Some(socket) = &probe.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("only exec, httpGet and tcpSocket probes are known here".into())
+            Self::Impossible("only exec, httpGet and tcpSocket probes are supported".into())
         }
     }
 
@@ -64,13 +64,13 @@ impl HandlerAction {
         } else if let Some(socket) = &hook.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("the hook names nothing to do".into())
+            Self::Impossible("the hook has no action".into())
         }
     }
 
     fn of_get(get: &HTTPGetAction, container: &Container, pod_ip: &str) -> Self {
         if get.scheme.as_deref() == Some("HTTPS") {
-            return Self::Impossible("httpGet with scheme HTTPS is not known here".into());
+            return Self::Impossible("httpGet with scheme HTTPS is not supported".into());
         }
         let Some(port) = port_number(&get.port, container) else { return Self::no_port(&get.port) };
         let headers = get.http_headers.iter().flatten();
@@ -243,7 +243,7 @@ async fn get(
     match status_code(&answer) {
         Some(200..400) => Ok(()),
         Some(code) => Err(format!("GET http://{host}:{port}{path}: status {code}")),
-        None => Err(format!("GET http://{host}:{port}{path}: the answer is no HTTP")),
+        None => Err(format!("GET http://{host}:{port}{path}: the response is not HTTP")),
     }
 }
 

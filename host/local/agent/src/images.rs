@@ -36,7 +36,7 @@ pub enum ImageError {
     },
     /// No rule matches the image.
     #[error(
-        "no program stands for image `{image}`: add a line to `images` in {place}, such as \
+        "no program is configured for image `{image}`: add a line to `images` in {place}, such as \
          `- {{repository: {repository}, tag: \"{tag}\", program: PROGRAM}}`"
     )]
     NoRule {
@@ -64,7 +64,7 @@ pub enum ImageError {
     },
     /// The version of the program does not match the tag.
     #[error(
-        "image `{image}` asks for version {wanted}, but `{}` is version {found}",
+        "image `{image}` requires version {wanted}, but `{}` is version {found}",
         program.display()
     )]
     Version {
@@ -164,8 +164,7 @@ impl ImageTable {
     /// Returns an error if the text is not a valid table.
     pub fn built_in(text: &str, option: &str, programs: &Path) -> Result<Self, ImageError> {
         let table = Self::parse(text, Path::new("built-in"), programs)?;
-        let place =
-            format!("a table of your own, which `{option}` takes in place of the built-in one");
+        let place = format!("your own table, which `{option}` uses instead of the built-in one");
         Ok(Self { place, ..table })
     }
 
@@ -261,7 +260,7 @@ images:
         let error = table().rule("nginx").unwrap_err().to_string();
         assert_eq!(
             error,
-            "no program stands for image `nginx`: add a line to `images` in `images.yaml`, such as \
+            "no program is configured for image `nginx`: add a line to `images` in `images.yaml`, such as \
              `- {repository: nginx, tag: \"latest\", program: PROGRAM}`"
         );
     }
@@ -270,7 +269,7 @@ images:
     fn an_image_without_rule_in_the_built_in_table_names_the_option() {
         let table = ImageTable::built_in(TABLE, "x --images FILE", Path::new("/programs")).unwrap();
         let error = table.rule("nginx").unwrap_err().to_string();
-        assert!(error.contains("in a table of your own, which `x --images FILE` takes"), "{error}");
+        assert!(error.contains("in your own table, which `x --images FILE` uses"), "{error}");
     }
 
     #[test]

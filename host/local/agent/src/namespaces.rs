@@ -17,7 +17,7 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum NamespaceError {
     /// The kernel or its settings forbid it.
-    #[error("containers cannot have a private root on this machine ({said}): {advice}")]
+    #[error("containers cannot get a private root on this machine ({said}): {advice}")]
     Forbidden {
         /// The error of the kernel.
         said: String,
@@ -25,7 +25,7 @@ pub enum NamespaceError {
         advice: String,
     },
     /// The check itself failed.
-    #[error("try whether containers can have a private root")]
+    #[error("check whether containers can get a private root")]
     Check {
         /// The error of the operating system.
         source: io::Error,

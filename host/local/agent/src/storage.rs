@@ -32,7 +32,7 @@ pub(crate) struct PreparedVolume {
 pub(crate) enum StorageError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    #[error("volume `{volume}`: make it on disk")]
+    #[error("volume `{volume}`: create it on disk")]
     Disk { volume: String, source: io::Error },
     #[error("volume `{volume}`: {why}")]
     Claim { volume: String, why: String },
@@ -40,7 +40,7 @@ pub(crate) enum StorageError {
     HostPath(String),
     #[error("container mounts volume `{0}`, which the pod does not have")]
     NoVolume(String),
-    #[error("subPath `{sub_path}` of volume `{volume}` leaves the volume or is not there")]
+    #[error("subPath `{sub_path}` of volume `{volume}` leads out of the volume or does not exist")]
     SubPath { volume: String, sub_path: String },
 }
 

@@ -47,10 +47,10 @@ pub(crate) enum VolumeError {
     Reference { volume: String, source: ConfigSourceError },
     #[error("volume `{volume}`")]
     Field { volume: String, source: DownwardApiError },
-    #[error("volume `{volume}` names the path `{path}`, which leaves the volume")]
+    #[error("volume `{volume}` has the path `{path}`, which leads out of the volume")]
     Path { volume: String, path: String },
     #[error(
-        "volume `{0}` is of a kind that the local node agent does not have: use emptyDir, configMap, \
+        "volume `{0}` is of a kind that the local node agent does not support: use emptyDir, configMap, \
          secret, projected (of these), downwardAPI or persistentVolumeClaim"
     )]
     Kind(String),
@@ -274,7 +274,7 @@ mod tests {
         );
         check(
             json!({"configMap": {"name": "c", "items": [{"key": "a", "path": "../a"}]}}),
-            Err("volume `v` names the path `../a`, which leaves the volume"),
+            Err("volume `v` has the path `../a`, which leads out of the volume"),
         );
     }
 }

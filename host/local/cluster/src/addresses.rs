@@ -64,7 +64,7 @@ pub enum AddressBlockError {
     },
     /// Another program listens on the address for the API server in the requested block.
     #[error(
-        "cannot listen on {address} for the API server; choose another address block, or none to have the \
+        "cannot listen on {address} for the API server: choose another address block, or none for the \
          first free one"
     )]
     Listen {
@@ -184,14 +184,14 @@ fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
     }
     let found = fs::symlink_metadata(path).map_err(|error| bad(error.to_string()))?;
     if !found.is_dir() {
-        return Err(bad("it is no directory; remove it".to_owned()));
+        return Err(bad("it is not a directory; remove it".to_owned()));
     }
     if found.uid() != nix::unistd::getuid().as_raw() {
         let text = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
         return Err(bad(text.to_owned()));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(bad("others may enter it; run `chmod 700` on it".to_owned()));
+        return Err(bad("other users can enter it; run `chmod 700` on it".to_owned()));
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ pub enum LocalError {
         source: io::Error,
     },
     /// Another local host uses the directory.
-    #[error("another local host works in `{}`: stop it or choose another directory", path.display())]
+    #[error("another local host uses `{}`: stop it or choose another directory", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum LocalError {
     #[error(transparent)]
     Addresses(#[from] AddressBlockError),
     /// The leftovers of an earlier local host cannot be removed.
-    #[error("cannot clean up what an earlier local host left in `{}`", path.display())]
+    #[error("cannot clean up the leftovers of an earlier local host in `{}`", path.display())]
     CleanUp {
         /// The directory of the agent concerned.
         path: PathBuf,
@@ -78,7 +78,7 @@ pub enum LocalError {
     #[error("the API server does not start")]
     Api(#[from] tholepin_apiserver::StartError),
     /// No client can be created for the API server that has just started.
-    #[error("no client for the API server")]
+    #[error("cannot create a client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The initial objects cannot be created.
     #[error("cannot create the initial objects: {0}")]
@@ -262,7 +262,7 @@ fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
         let found = tholepin_agent::clean_up(&path);
         let found = found.map_err(|source| LocalError::CleanUp { path: path.clone(), source })?;
         if 0 < found.processes {
-            info!(node = %path.display(), processes = found.processes, "ended what was left behind");
+            info!(node = %path.display(), processes = found.processes, "ended processes of an earlier local host");
         }
         fs::remove_dir_all(&path).map_err(|source| LocalError::CleanUp { path, source })?;
     }
@@ -274,7 +274,7 @@ fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
     match crate::volumes::put_aside(&volumes) {
         Ok(None) => {}
         Ok(Some(aside)) => {
-            warn!(path = %aside.display(), "put the volumes of an earlier run aside")
+            warn!(path = %aside.display(), "moved the volumes of an earlier run to another directory")
         }
         Err(source) => return Err(LocalError::CleanUp { path: volumes, source }),
     }

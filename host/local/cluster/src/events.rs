@@ -4,8 +4,8 @@
 //! the counter of the existing object, so no memory of earlier events is needed. A failure is logged and has
 //! no other effect, because no work depends on events.
 //!
-//! kube's `Recorder` is not used: it remembers events per process, so a restarted controller would repeat
-//! them, and its `events.k8s.io/v1` events have no `count`.
+//! kube's `Recorder` is not used: it counts events with equal object, reason and action together, whatever
+//! their messages are, so that "create Pod db-1" would only raise the counter of "create Pod db-0".
 
 use std::time::Duration;
 

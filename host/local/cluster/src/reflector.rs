@@ -4,8 +4,8 @@
 //! reads from memory. A reflector never writes to the API. A controller passes the reply to its write to
 //! [`Reflector::learn`], so that its next decision reads its own write.
 //!
-//! It is hand-made on top of kube's `watcher`, because kube's `reflector` has neither this read-your-writes
-//! nor listeners that get the object before the change.
+//! It is hand-made on top of kube's `watcher`, because kube's `reflector` offers neither this read-your-writes
+//! nor listeners that get the object as it was before the change.
 //!
 //! Invariants:
 //! - Listeners are registered before the watch starts, and are called after the copy has changed.

@@ -34,7 +34,7 @@ use connection::{ProxiedConnections, accept};
 use routes::{ServiceBackends, routes};
 
 /// The name of this part in log lines.
-const NAME: &str = "forwarder";
+const NAME: &str = "service proxy";
 /// The maximum number of connections of all Services together.
 const CONNECTIONS_MAX: usize = 4_096;
 /// The pause before listening is tried again on an address where it failed.

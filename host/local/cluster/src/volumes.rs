@@ -61,9 +61,9 @@ enum VolumeError {
     Write(#[from] WriteError),
     #[error("cannot read claim `{claim}`")]
     Read { claim: String, source: Box<kube::Error> },
-    #[error("the directory of volume `{volume}`")]
+    #[error("cannot create or remove the directory of volume `{volume}`")]
     Disk { volume: String, source: std::io::Error },
-    #[error("a task that works on files broke")]
+    #[error("a file task panicked")]
     Broken(#[from] tokio::task::JoinError),
 }
 

@@ -9,8 +9,8 @@
 //! concurrently, and never drops a key: a key that is enqueued during its reconcile is reconciled again
 //! afterwards.
 //!
-//! It is hand-made, because kube's `Controller` owns its reflector and its keys are objects: here several
-//! controllers share one reflector that learns their writes, and a key may stand for a whole table.
+//! It is hand-made, because the keys of kube's `Controller` are objects of one kind: here a key can stand for
+//! a claim or a volume, or for the routes of all Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
@@ -90,7 +90,7 @@ pub struct Worker<K> {
 
 /// Why a controller ended without being told to stop.
 #[derive(Debug, thiserror::Error)]
-#[error("the controller `{controller}` broke")]
+#[error("the controller `{controller}` panicked")]
 pub struct WorkError {
     controller: &'static str,
     source: tokio::task::JoinError,

@@ -356,7 +356,7 @@ async fn a_directory_and_a_block_have_one_local_host() {
     options.nodes = 0;
     options.lock_directory = stage.directory.path().join("locks");
     let Err(error) = start(options.clone()).await else { panic!("two in one directory") };
-    assert!(error.to_string().contains("another local host works in"), "{error}");
+    assert!(error.to_string().contains("another local host uses"), "{error}");
     options.directory = stage.directory.path().join("other");
     options.block = Some(stage.cluster.block);
     let Err(error) = start(options).await else { panic!("two in one block") };

@@ -166,7 +166,7 @@ impl PodWorker {
             if runs.is_empty() { Ok(0) } else { orphans::end_runs(&runs) }
         });
         if let Ok(Err(error)) = ended.await {
-            tracing::warn!(pod = self.pod.name_any(), %error, "a container's process survives");
+            tracing::warn!(pod = self.pod.name_any(), %error, "a container's process was not ended");
         }
     }
 

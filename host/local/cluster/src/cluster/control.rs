@@ -54,15 +54,15 @@ pub(super) fn start(
     spawn(parts, mirrors, "StatefulSet controller", |stop| sets.run(stop));
     spawn(parts, mirrors, "scheduler", |stop| scheduler.run(stop));
     spawn(parts, mirrors, "EndpointSlice controller", |stop| slices.run(stop));
-    spawn(parts, mirrors, "forwarder", |stop| forwarder.run(stop));
+    spawn(parts, mirrors, "service proxy", |stop| forwarder.run(stop));
     spawn(parts, mirrors, "volume controller", |stop| volumes.run(stop));
     let until = stop.clone();
-    parts.spawn("names", async move {
+    parts.spawn("hosts file names", async move {
         names.run(until).await;
         Ok(())
     });
     let (mirrors, client) = (mirrors.clone(), client.clone());
-    parts.spawn("mirrors", async move {
+    parts.spawn("reflectors", async move {
         tokio::select! {
             never = mirrors.follow(client) => match never {},
             () = stop.cancelled() => Ok(()),

@@ -111,8 +111,8 @@ async fn dial(backends: &[SocketAddr]) -> Option<TcpStream> {
     for backend in backends {
         match timeout(CONNECT_DEADLINE, TcpStream::connect(backend)).await {
             Ok(Ok(server)) => return Some(server),
-            Ok(Err(error)) => debug!(%backend, %error, "an endpoint refuses"),
-            Err(_) => debug!(%backend, "an endpoint does not accept in time"),
+            Ok(Err(error)) => debug!(%backend, %error, "an endpoint refused a connection"),
+            Err(_) => debug!(%backend, "an endpoint did not accept a connection in time"),
         }
     }
     None

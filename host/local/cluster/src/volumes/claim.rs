@@ -128,7 +128,7 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     match known {
         None => {
             let message = format!(
-                "storageclass.storage.k8s.io \"{class}\" not found; this local host makes volumes \
+                "storageclass.storage.k8s.io \"{class}\" not found; this local host creates volumes \
                  of class `{}`",
                 super::CLASS
             );

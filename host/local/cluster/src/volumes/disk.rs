@@ -53,18 +53,18 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
     let path = directory.join(volume);
     let is_plain = volume.starts_with(PREFIX) && !volume.contains('/') && volume != PREFIX;
     if !is_plain {
-        return Err(refused(&path, "its name is not that of a volume made here"));
+        return Err(refused(&path, "its name is not that of a volume of a local host"));
     }
     match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-        Ok(found) if !found.is_dir() => return Err(refused(&path, "it is no directory")),
+        Ok(found) if !found.is_dir() => return Err(refused(&path, "it is not a directory")),
         Ok(_) => {}
     }
     let mark = fs::read(path.join(MARK)).ok();
     let mark = mark.and_then(|mark| serde_json::from_slice::<VolumeMarker>(&mark).ok());
     if mark.is_none_or(|mark| mark.volume != volume) {
-        return Err(refused(&path, "it does not carry the mark of this volume"));
+        return Err(refused(&path, "it has no marker of this volume"));
     }
     fs::remove_dir_all(path)
 }
@@ -81,7 +81,9 @@ pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     }
     let names = (1..=u32::MAX).map(|number| directory.with_file_name(format!("volumes-{number}")));
     let free = names.into_iter().find(|path| !path.exists());
-    let free = free.ok_or_else(|| io::Error::other("no name is free to put the volumes aside"))?;
+    let free = free.ok_or_else(|| {
+        io::Error::other("no name `volumes-N` is free for the volumes of an earlier run")
+    })?;
     fs::rename(directory, &free)?;
     Ok(Some(free))
 }
